@@ -1,0 +1,45 @@
+# `make demo` and `make test` work on a bare Debian machine, as root; `make help` tells the rest.
+SHELL := /bin/bash
+PYTHON ?= python3
+MACHINE := $(PYTHON) -m dev.machine
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench stress down clean
+
+help:  ## show the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+
+demo: $(READY)  ## grade a folder of submissions on one or two Docker hosts
+	@engines="$$($(MACHINE) up)" && $(BIN)/python examples/demo.py $$engines
+
+test: $(READY) lint  ## lint, types, layers, then all tests on real Docker engines
+	@$(MACHINE) run $(BIN)/python -m pytest tests/unit tests/contract tests/integration $(PYTEST_ARGS)
+
+lint: $(READY)  ## ruff, mypy and the layers
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(READY)  ## measure: the figures of docs/
+	@$(MACHINE) run $(BIN)/python -m benchmarks
+
+stress: $(READY)  ## the long tests
+	@$(MACHINE) run $(BIN)/python -m pytest tests/stress $(PYTEST_ARGS)
+
+down:  ## stop the engines that were started here
+	@$(MACHINE) down
+
+clean:  ## stop them, and delete their data, the images and the virtual environment
+	@$(MACHINE) clean
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage .coverage.* htmlcov
+
+$(READY): setup.cfg pyproject.toml
+	@$(MACHINE) python
+	@echo "making the virtual environment $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@

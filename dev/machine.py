@@ -1,0 +1,378 @@
+"""Sets up what the demo and the tests need: Docker engines and images, on a machine that may have nothing.
+
+    python3 -m dev.machine up | down | run COMMAND... | env | engine | images | python | clean
+
+An engine that answers already (DOCKER_HOST, or the default socket) is used as it is and never stopped. Otherwise one is
+started by hand. A second, independent daemon joins where one may be started: as root, on Linux. Everything lives in the
+folder `.machine` of the checkout. Run it from the top folder of the checkout; Python's standard library is all it needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import hashlib
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from dev import apt, dockerd
+from dev.console import MachineError, say
+from dev.dockerd import DaemonError, DaemonFiles
+from dev.image_store import BUSYBOX, PYTHON, ImageStore, docker_environment
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+DEFAULT_SOCKET = Path("/var/run/docker.sock")
+BRIDGE = Path("/sys/class/net/docker0")
+START_TIMEOUT_S = 60.0
+SERVICE_TIMEOUT_S = 20.0
+HOSTS_VARIABLE = "JOBMANAGER_TEST_HOSTS"
+IMAGE_VARIABLE = "JOBMANAGER_TEST_IMAGE_TAR"
+
+
+class Machine:
+    """The engines of one checkout; `state` is the folder with their data, logs and image tars."""
+
+    def __init__(self, state: Path) -> None:
+        self.state = state
+        self.one = self._daemon_files("one")
+        self.two = self._daemon_files("two")
+        self.images = ImageStore(state / "images")
+        self._log = state / "packages.log"
+        self._bridge_mark = state / "one" / "made-docker0"  # the bridge is ours to delete
+
+    def up(self) -> list[str]:
+        """Start what does not run yet; the urls of all engines, each with both images."""
+        engines = self.start_engines()
+        for image in (BUSYBOX, PYTHON):
+            self.images.provide(image, engines)
+        return engines
+
+    def start_engines(self) -> list[str]:
+        engines = [self._first_engine()]
+        if may_start_daemons():
+            engines.append(self._second_engine())
+        else:
+            say("one engine only: a second daemon can be started only as root on Linux")
+        return engines
+
+    def engines(self) -> list[str]:
+        """The urls of the engines that answer now; starts nothing."""
+        foreign = self._foreign_engine()
+        own = [files.url for files in (self.one, self.two) if dockerd.answers(files.socket)]
+        return [foreign, *(url for url in own if url != self.one.url)] if foreign else own
+
+    def started(self) -> list[DaemonFiles]:
+        """Our own daemons that run."""
+        return [files for files in (self.one, self.two) if dockerd.daemon_pid(files) is not None]
+
+    def stop(self, daemons: Sequence[DaemonFiles]) -> None:
+        for files in reversed(daemons):
+            if dockerd.daemon_pid(files) is not None:
+                say(f"stopping the engine {files.url}")
+            dockerd.stop(files)
+        if self.one in daemons:
+            self._delete_bridge()
+
+    def clean(self) -> None:
+        """Stop our daemons and delete the state folder: engines' data, images, logs."""
+        self.stop([self.one, self.two])
+        for files in (self.one, self.two):
+            dockerd.remove_tree(files.runtime)
+        dockerd.remove_tree(self.state)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """One set-up of this checkout at a time."""
+        self.state.mkdir(parents=True, exist_ok=True)
+        with (self.state / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say("waiting for another set-up of this checkout to finish")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    # --- the first engine
+
+    def _first_engine(self) -> str:
+        foreign = self._foreign_engine()
+        if foreign:
+            say(f"using the engine that answers at {foreign}")
+            apt.need_commands({"docker": "docker.io"}, purpose="loading images", log=self._log)
+            return foreign
+        if dockerd.answers(self.one.socket):
+            say(f"using our engine {self.one.url}, which runs already")
+            return self.one.url
+        if not may_start_daemons():
+            raise MachineError(
+                "no Docker engine answers: start one and set DOCKER_HOST to its url, or run this as root to have one started"
+            )
+        if self._install_engine() and answers_soon(DEFAULT_SOCKET, timeout_s=SERVICE_TIMEOUT_S):
+            say("using the engine that its package has started")
+            return f"unix://{DEFAULT_SOCKET}"
+        mount_cgroups(self._log)
+        self._start_first()
+        return self.one.url
+
+    def _foreign_engine(self) -> str | None:
+        """The url of an engine that answers and is not ours."""
+        named = os.environ.get("DOCKER_HOST", "")
+        if named and named not in (self.one.url, self.two.url):
+            if url_answers(named):
+                return named
+            say(f"DOCKER_HOST is {named}, where no engine answers: going on without it")
+        return f"unix://{DEFAULT_SOCKET}" if dockerd.answers(DEFAULT_SOCKET) else None
+
+    def _install_engine(self) -> bool:
+        """Install dockerd and its client where missing; whether a daemon runs by itself now."""
+        purpose = "an engine"
+        was_missing = not apt.has_command("dockerd")
+        apt.need_commands({"dockerd": "docker.io", "iptables": "iptables", "unshare": "util-linux"}, purpose=purpose, log=self._log)
+        apt.need_commands({"docker": "docker-cli"}, purpose=purpose, log=self._log)  # a package of its own since Debian 13
+        return was_missing and (Path("/run/systemd/system").exists() or Path("/var/run/docker.pid").exists())
+
+    def _start_first(self) -> None:
+        """A normal engine, with a bridge network. Where that cannot be, one without."""
+        if BRIDGE.exists() and not self._bridge_mark.exists():
+            say("another engine's bridge docker0 is here: starting ours without a bridge network")
+            self._start(self.one, own_network=True)
+            return
+        self._bridge_mark.parent.mkdir(parents=True, exist_ok=True)
+        self._bridge_mark.touch()
+        try:
+            self._start(self.one, own_network=False)
+        except DaemonError as error:
+            say(f"no bridge network on this machine ({error}): starting the engine without")
+            self._delete_bridge()
+            self._start(self.one, own_network=True)
+
+    def _delete_bridge(self) -> None:
+        if BRIDGE.exists() and self._bridge_mark.exists() and apt.has_command("ip"):
+            command = ["ip", "link", "delete", BRIDGE.name]
+            subprocess.run(command, env={"PATH": dockerd.SBIN_PATH}, capture_output=True, timeout=10, check=False)
+        if not BRIDGE.exists():
+            self._bridge_mark.unlink(missing_ok=True)
+
+    # --- the second one, and what both share
+
+    def _second_engine(self) -> str:
+        if dockerd.answers(self.two.socket):
+            say(f"using our engine {self.two.url}, which runs already")
+        else:
+            self._install_engine()
+            mount_cgroups(self._log)
+            self._start(self.two, own_network=True)
+        return self.two.url
+
+    def _start(self, files: DaemonFiles, *, own_network: bool) -> None:
+        begun = time.monotonic()
+        self._make_runtime_folder(files)
+        dockerd.stop(files)  # what one that was killed has left
+        process = dockerd.start(files, own_network=own_network, flags=["--shutdown-timeout", "5"])
+        try:
+            dockerd.wait_until_answers(files, process, timeout_s=START_TIMEOUT_S)
+        except BaseException:
+            dockerd.stop(files, process=process)
+            raise
+        say(f"started the engine {files.url} in {time.monotonic() - begun:.1f} s ({'no ' if own_network else ''}bridge network)")
+
+    def _daemon_files(self, name: str) -> DaemonFiles:
+        home = self.state / name
+        runtime = home
+        if not dockerd.fits_sockets(runtime):
+            mark = hashlib.sha256(os.fsencode(self.state)).hexdigest()[:12]
+            runtime = Path(f"/tmp/jobmanager-{mark}-{name}")
+        return DaemonFiles(data=home / "data", runtime=runtime, log=home / "dockerd.log")
+
+    def _make_runtime_folder(self, files: DaemonFiles) -> None:
+        files.runtime.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if files.runtime.lstat().st_uid != os.geteuid() or files.runtime.is_symlink():
+            raise MachineError(f"{files.runtime} belongs to somebody else: delete it, or check out into a folder with a shorter path")
+
+
+# --- looking around -----------------------------------------------------------------------------------------------
+
+
+def may_start_daemons() -> bool:
+    return sys.platform == "linux" and os.geteuid() == 0
+
+
+def url_answers(url: str) -> bool:
+    if url.startswith("unix://"):
+        return dockerd.answers(Path(url.removeprefix("unix://")))
+    if not apt.has_command("docker"):
+        return False
+    command = ["docker", "--host", url, "version"]
+    try:
+        done = subprocess.run(command, env=docker_environment(url), capture_output=True, timeout=15, check=False)
+    except subprocess.TimeoutExpired:
+        return False
+    return done.returncode == 0
+
+
+def answers_soon(path: Path, *, timeout_s: float) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while not dockerd.answers(path):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(dockerd.POLL_S)
+    return True
+
+
+def mount_cgroups(log: Path) -> None:
+    """An init system has done this; a bare machine without one has not."""
+    kinds = {line.split()[2] for line in Path("/proc/mounts").read_text().splitlines()}
+    if kinds & {"cgroup", "cgroup2"}:
+        return
+    say("mounting the control groups")
+    apt.need_commands({"cgroupfs-mount": "cgroupfs-mount"}, purpose="limits on a machine without an init system", log=log)
+    subprocess.run(["cgroupfs-mount"], env={"PATH": dockerd.SBIN_PATH}, capture_output=True, timeout=30, check=False)
+
+
+def need_venv(log: Path) -> None:
+    """Make sure that this Python can make a virtual environment."""
+    if sys.version_info < (3, 10):
+        raise MachineError("Python 3.10 or newer is needed: run make with PYTHON=/path/to/a/newer/python3")
+    if importlib.util.find_spec("ensurepip") is None or importlib.util.find_spec("venv") is None:
+        apt.install(["python3-venv"], purpose="a virtual environment", log=log)
+
+
+# --- subcommands --------------------------------------------------------------------------------------------------
+
+
+def show(urls: list[str], *, as_json: bool) -> None:
+    print(json.dumps({"engines": urls}) if as_json else "\n".join(urls), flush=True)
+
+
+def do_up(machine: Machine, options: argparse.Namespace) -> int:
+    with machine.locked():
+        engines = machine.up() if options.action == "up" else machine.start_engines()
+    if machine.started():
+        say("the engines stay up, so that the next run takes seconds; `make down` stops them")
+    show(engines, as_json=options.json)
+    return 0
+
+
+def do_images(machine: Machine, options: argparse.Namespace) -> int:
+    with machine.locked():
+        show(machine.up(), as_json=options.json)
+    return 0
+
+
+def do_env(machine: Machine, options: argparse.Namespace) -> int:
+    engines = machine.engines()
+    if not engines:
+        raise MachineError("no engine is up: run `python3 -m dev.machine up`")
+    show(engines, as_json=options.json)
+    return 0
+
+
+def do_down(machine: Machine, options: argparse.Namespace) -> int:
+    with machine.locked():
+        if not machine.started():
+            say("no engine of ours runs")
+        machine.stop([machine.one, machine.two])
+    return 0
+
+
+def do_clean(machine: Machine, options: argparse.Namespace) -> int:
+    machine.clean()
+    return 0
+
+
+def do_python(machine: Machine, options: argparse.Namespace) -> int:
+    need_venv(machine.state / "packages.log")
+    return 0
+
+
+def do_started(machine: Machine, options: argparse.Namespace) -> int:
+    show([files.url for files in machine.started()], as_json=options.json)
+    return 0
+
+
+def do_run(machine: Machine, options: argparse.Namespace) -> int:
+    """Run a command with the engines up, and then stop those that this run has started."""
+    if not options.command:
+        raise MachineError("run what? For example: python3 -m dev.machine run make stress")
+    before = machine.started()
+    try:
+        with machine.locked():
+            engines = machine.up()
+        tar = machine.images.tar(BUSYBOX)
+        return call(options.command, os.environ | {HOSTS_VARIABLE: ",".join(engines), IMAGE_VARIABLE: str(tar)})
+    finally:
+        with machine.locked():
+            machine.stop([files for files in (machine.one, machine.two) if files not in before])
+
+
+def call(command: Sequence[str], environment: dict[str, str]) -> int:
+    """Run a command to its end: its status, as a shell would give it."""
+    try:
+        process = subprocess.Popen(command, env=environment)
+    except FileNotFoundError as error:
+        raise MachineError(f"there is no {error.filename}") from error
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        if number != signal.SIGINT:  # the terminal sends that one to both
+            process.send_signal(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, pass_on)
+    status = process.wait()
+    return status if status >= 0 else 128 - status
+
+
+ACTIONS: dict[str, tuple[Callable[[Machine, argparse.Namespace], int], str]] = {
+    "up": (do_up, "start the engines, make the images, print the engines' urls"),
+    "engine": (do_up, "start the engines only"),
+    "images": (do_images, "the same as up: images need engines"),
+    "env": (do_env, "print the urls of the engines that are up; starts nothing"),
+    "started": (do_started, "print the urls of the engines that we have started"),
+    "run": (do_run, "run a command with the engines up, then stop those that were started for it"),
+    "down": (do_down, "stop the engines that we have started"),
+    "clean": (do_clean, "stop them and delete the state folder"),
+    "python": (do_python, "make sure that Python can make a virtual environment"),
+}
+
+
+def parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python3 -m dev.machine", description="Docker engines and images for the demo and the tests.")
+    parser.add_argument("--state", type=Path, default=CHECKOUT / ".machine", help="folder for everything (default: %(default)s)")
+    parser.set_defaults(json=False)
+    actions = parser.add_subparsers(dest="action", required=True)
+    for name, (_, text) in ACTIONS.items():
+        action = actions.add_parser(name, help=text)
+        if name == "run":
+            action.add_argument("command", nargs=argparse.REMAINDER)
+        else:
+            action.add_argument("--json", action="store_true", help="print JSON instead of lines")
+    return parser.parse_args(arguments)
+
+
+def end_in_order(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = parsed(arguments)
+    signal.signal(signal.SIGTERM, end_in_order)
+    try:
+        return ACTIONS[options.action][0](Machine(options.state.resolve()), options)
+    except (MachineError, DaemonError) as error:
+        say(str(error))
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
