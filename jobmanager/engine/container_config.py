@@ -1,0 +1,106 @@
+"""A job's container as the Docker API is asked for it: the default profile."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jobmanager.engine.way_in import PID_1
+from jobmanager.model.container import WORKSPACE, ContainerSpec, ImageDefaults
+from jobmanager.model.limits import Limits
+from jobmanager.model.task import Network
+
+USER = "65534:65534"  # nobody; numeric, so that it need not be in the image
+_TMPFS = "uid=65534,gid=65534,nosuid,nodev"
+_CPU_BACKSTOP_S = 10  # RLIMIT_CPU past the limit that the waiter enforces
+_LOG_ROOM_KIB = 1024  # so that no output within its limit is ever rotated away
+_IMAGE_VOLUME_MIB = 1
+
+
+def container_config(spec: ContainerSpec, defaults: ImageDefaults) -> dict[str, Any]:
+    """The body of ``POST /containers/create``: closed by default, opened only where the spec says so."""
+    return {
+        "Image": spec.image,
+        "Entrypoint": ["sh", "-c", PID_1],
+        "Cmd": [],
+        "Env": [f"HOME={WORKSPACE}"],
+        "User": USER,
+        "WorkingDir": "/",
+        "Labels": dict(spec.labels),
+        "OpenStdin": True,
+        "StdinOnce": True,
+        "Tty": False,
+        "NetworkDisabled": spec.network is Network.OFF,  # half the start-up time of network mode "none"
+        "Healthcheck": {"Test": ["NONE"]},
+        "StopTimeout": 0,
+        "HostConfig": {
+            **_closed(),
+            **_limited(spec.limits),
+            "NetworkMode": _network_mode(spec.network),
+            "Mounts": [_workspace(spec)],
+            "Tmpfs": {
+                "/tmp": _scratch(spec.limits.workspace_mib, spec.limits.workspace_inodes),
+                **{path: _scratch(_IMAGE_VOLUME_MIB, 64) for path in defaults.volumes if not _ours(path)},
+            },
+        },
+    }
+
+
+def _closed() -> dict[str, Any]:
+    return {
+        "CapDrop": ["ALL"],
+        "SecurityOpt": ["no-new-privileges"],
+        "ReadonlyRootfs": True,
+        "IpcMode": "private",
+        "CgroupnsMode": "private",
+        "AutoRemove": False,  # it would take the output of a start that failed along
+        "RestartPolicy": {"Name": "no"},
+    }
+
+
+def _limited(limits: Limits) -> dict[str, Any]:
+    cpu_s = int(limits.cpu_time_s) + _CPU_BACKSTOP_S
+    return {
+        "Memory": limits.memory_mib * 2**20,
+        "MemorySwap": limits.memory_mib * 2**20,  # the same: no swap
+        "PidsLimit": limits.processes + 1,  # PID 1 is ours
+        "NanoCpus": int(limits.cpus * 1e9),
+        "ShmSize": min(16, limits.memory_mib) * 2**20,
+        "Ulimits": [
+            {"Name": "core", "Soft": 0, "Hard": 0},
+            {"Name": "nofile", "Soft": limits.open_files, "Hard": limits.open_files},
+            {"Name": "cpu", "Soft": cpu_s, "Hard": cpu_s},
+        ],
+        "LogConfig": {
+            "Type": "local",  # keeps bytes as they are; read only when a waiter has died
+            "Config": {"max-size": f"{limits.output_kib + _LOG_ROOM_KIB}k", "max-file": "1", "compress": "false"},
+        },
+    }
+
+
+def _network_mode(network: Network | str) -> str:
+    if isinstance(network, Network):
+        return {Network.OFF: "default", Network.LOOPBACK: "none", Network.BRIDGE: "bridge"}[network]
+    return network
+
+
+def _workspace(spec: ContainerSpec) -> dict[str, Any]:
+    """A tmpfs volume: limited, seen by the archive calls (a plain tmpfs mount is not), removed with its container."""
+    limits = spec.limits
+    options = f"size={limits.workspace_mib}m,nr_inodes={limits.workspace_inodes},mode=0700,{_TMPFS}"
+    return {
+        "Type": "volume",
+        "Target": WORKSPACE,
+        "VolumeOptions": {
+            "Labels": dict(spec.labels),
+            "NoCopy": True,
+            "DriverConfig": {"Name": "local", "Options": {"type": "tmpfs", "device": "tmpfs", "o": options}},
+        },
+    }
+
+
+def _scratch(size_mib: int, inodes: int) -> str:
+    return f"rw,exec,size={size_mib}m,nr_inodes={inodes},mode=0700,{_TMPFS}"
+
+
+def _ours(path: str) -> bool:
+    return path.rstrip("/") in (WORKSPACE, "/tmp")

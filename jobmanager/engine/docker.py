@@ -1,0 +1,397 @@
+"""The Docker adapter: the only place that imports docker, and the one that translates its errors."""
+
+from __future__ import annotations
+
+import queue
+import socket
+import struct
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+import docker
+import docker.errors
+import docker.tls
+import requests.exceptions
+import urllib3.exceptions
+
+from jobmanager.engine.container_config import container_config
+from jobmanager.engine.protocol import (
+    Chunk,
+    EngineError,
+    EngineFailed,
+    ImageMissing,
+    NameTaken,
+    NoSuchContainer,
+    NotRunning,
+    OutputStream,
+    Refused,
+    Unreachable,
+)
+from jobmanager.model.container import ContainerSpec, ContainerState, EngineInfo, Image, ImageDefaults, Phase
+from jobmanager.model.host import TLS, Address
+
+_PIECE = 65536
+_NEWEST_API = "1.44"  # what this adapter was written against; newer engines still speak it
+_OLDEST_API = "1.41"  # the first with private cgroup namespaces (Engine 20.10)
+_PHASES = {"created": Phase.CREATED, "running": Phase.RUNNING, "restarting": Phase.RUNNING, "paused": Phase.PAUSED}
+
+
+class DockerEngine:
+    """``Engine`` over the Docker API. One per thread: docker's client is not thread-safe."""
+
+    def __init__(self, address: Address, *, timeout_s: float, api_version: str | None = None) -> None:
+        self._address = address
+        self._timeout_s = timeout_s
+        self._client_made: docker.APIClient | None = None
+        self._api_version = api_version
+
+    def info(self) -> EngineInfo:
+        with _translated():
+            said = self._client.info()
+        return EngineInfo(
+            version=str(said.get("ServerVersion", "")),
+            cores=int(said.get("NCPU") or 1),
+            memory_mib=int(said.get("MemTotal") or 0) // 2**20,
+            now_s=_seconds(said.get("SystemTime")),
+            cgroup=str(said.get("CgroupVersion") or "1"),
+        )
+
+    def images(self) -> list[Image]:
+        with _translated():
+            found = self._client.images()
+        return [
+            Image(
+                id=str(image["Id"]),
+                references=tuple(
+                    reference
+                    for reference in [*(image.get("RepoTags") or []), *(image.get("RepoDigests") or [])]
+                    if "<none>" not in reference
+                ),
+                labels=dict(image.get("Labels") or {}),
+                created_at_s=float(image.get("Created") or 0),
+            )
+            for image in found
+        ]
+
+    def image_defaults(self, image: str) -> ImageDefaults:
+        with _translated(missing=ImageMissing):
+            config = self._client.inspect_image(image).get("Config") or {}
+        return ImageDefaults(
+            command=(*(config.get("Entrypoint") or []), *(config.get("Cmd") or [])),
+            volumes=tuple(sorted(config.get("Volumes") or {})),
+        )
+
+    def pull(self, image: str) -> None:
+        with _translated(missing=ImageMissing):
+            for said in self._client.pull(image, stream=True, decode=True, tag=None if _has_tag(image) else "latest"):
+                if "error" in said:
+                    raise ImageMissing(str(said["error"]))
+
+    def create(self, spec: ContainerSpec, defaults: ImageDefaults) -> str:
+        with _translated(missing=ImageMissing, conflict=NameTaken):
+            made = self._client.create_container_from_config(container_config(spec, defaults), spec.name)
+        return str(made["Id"])
+
+    def start(self, container: str) -> None:
+        with _translated():
+            self._client.start(container)
+
+    def attach(self, container: str) -> OutputStream:
+        with _translated():
+            return _SocketStream(self._attach(container, stdout=1, stderr=1))
+
+    def logs(self, container: str) -> OutputStream:
+        with _translated():
+            response = self._client._get(
+                self._client._url("/containers/{0}/logs", container),
+                params={"stdout": 1, "stderr": 1, "follow": 1, "tail": "all"},
+                stream=True,
+            )
+            self._client._raise_for_status(response)
+        return _ResponseStream(response)
+
+    def feed(self, container: str, payload: bytes, timeout_s: float) -> None:
+        with _translated():
+            stdin = self._attach(container, stdin=1)
+            try:
+                plain = _plain_socket(stdin)
+                plain.settimeout(timeout_s)
+                plain.sendall(payload)
+            finally:
+                _shut(stdin)
+
+    def inspect(self, container: str) -> ContainerState:
+        with _translated():
+            said = self._client.inspect_container(container)
+        state = said["State"]
+        phase = _PHASES.get(state["Status"], Phase.ENDED)
+        return ContainerState(
+            id=said["Id"],
+            name=said["Name"].lstrip("/"),
+            phase=phase,
+            labels=dict(said["Config"].get("Labels") or {}),
+            exit_code=int(state["ExitCode"]) if phase is Phase.ENDED else None,
+            oom_killed=bool(state.get("OOMKilled")),
+            error=str(state.get("Error") or ""),
+            created_at_s=_seconds(said.get("Created")),
+        )
+
+    def list(self, labels: Mapping[str, str | None]) -> list[ContainerState]:
+        wanted = [key if value is None else f"{key}={value}" for key, value in labels.items()]
+        with _translated():
+            found = self._client.containers(all=True, filters={"label": wanted})
+        return [
+            ContainerState(
+                id=container["Id"],
+                name=(container.get("Names") or ["/"])[0].lstrip("/"),
+                phase=_PHASES.get(container["State"], Phase.ENDED),
+                labels=dict(container.get("Labels") or {}),
+                created_at_s=float(container.get("Created") or 0),
+            )
+            for container in found
+        ]
+
+    def kill(self, container: str) -> None:
+        with _translated(conflict=NotRunning):
+            self._client.kill(container)
+
+    def pause(self, container: str) -> None:
+        with _translated(conflict=NotRunning):
+            self._client.pause(container)
+
+    def cpu_time_ns(self, container: str) -> int | None:
+        with _translated():
+            usage = self._client.stats(container, stream=False, one_shot=True)["cpu_stats"]["cpu_usage"]
+        return int(usage["total_usage"]) or None
+
+    def archive(self, container: str, path: str) -> Iterator[bytes]:
+        with _translated():
+            pieces, _ = self._client.get_archive(container, path, chunk_size=_PIECE)
+            yield from pieces
+
+    def remove(self, container: str) -> None:
+        try:
+            with _translated(conflict=NoSuchContainer):  # 409: its removal is under way already
+                self._client.remove_container(container, force=True, v=True)
+        except NoSuchContainer:
+            self._raise_if_still_there(container)
+
+    def close(self) -> None:
+        if self._client_made is not None:
+            self._client_made.close()
+            self._client_made = None
+
+    @property
+    def api_version(self) -> str:
+        """The version of the API in use; given to another DockerEngine it saves a question."""
+        with _translated():
+            return str(self._client.api_version)
+
+    @property
+    def _client(self) -> docker.APIClient:
+        if self._client_made is None:
+            if self._api_version is None:
+                self._api_version = self._negotiated()
+            self._client_made = self._new_client(self._api_version)
+        return self._client_made
+
+    def _negotiated(self) -> str:
+        asking = self._new_client(_OLDEST_API)
+        try:
+            said = asking.version(api_version=False)
+        finally:
+            asking.close()
+        newest = str(said.get("ApiVersion", _OLDEST_API))
+        if _version(newest) < _version(_OLDEST_API):
+            raise Refused(f"Docker Engine {said.get('Version')} is too old: 20.10 or newer is needed")
+        return min(newest, _NEWEST_API, key=_version)
+
+    def _new_client(self, version: str) -> docker.APIClient:
+        tls = self._address.tls
+        return docker.APIClient(
+            base_url=self._address.url,
+            version=version,
+            timeout=self._timeout_s,
+            tls=False if tls is None else _tls_config(tls),
+            num_pools=4,
+        )
+
+    def _attach(self, container: str, **streams: int) -> Any:
+        return self._client.attach_socket(container, params={**streams, "stream": 1})
+
+    def _raise_if_still_there(self, container: str) -> None:
+        try:
+            self.inspect(container)
+        except NoSuchContainer:
+            return
+        raise EngineFailed(f"removal of {container} is still under way")
+
+
+class _SocketStream:
+    """An attached container's output, straight from the socket."""
+
+    def __init__(self, attached: Any) -> None:
+        self._attached = attached
+        self._frames = _Frames()
+
+    def read(self, timeout_s: float) -> list[Chunk] | None:
+        plain = _plain_socket(self._attached)
+        try:
+            plain.settimeout(max(timeout_s, 0.001))
+            data = plain.recv(_PIECE)
+        except TimeoutError:
+            return []
+        except OSError:
+            return None
+        return self._frames.feed(data) if data else None
+
+    def close(self) -> None:
+        _shut(self._attached)
+
+
+class _ResponseStream:
+    """A followed log. Reading it blocks, so a thread of its own does; an unread log holds no container up."""
+
+    def __init__(self, response: Any) -> None:
+        self._response = response
+        self._frames = _Frames()
+        self._pieces: queue.Queue[bytes] = queue.Queue(maxsize=64)
+        self._closing = threading.Event()
+        self._reader = threading.Thread(target=self._read_all, name="jobmanager-log", daemon=True)
+        self._reader.start()
+
+    def read(self, timeout_s: float) -> list[Chunk] | None:
+        try:
+            data = self._pieces.get(timeout=max(timeout_s, 0.001))
+        except queue.Empty:
+            return []
+        return self._frames.feed(data) if data else None
+
+    def close(self) -> None:
+        self._closing.set()
+        _shut_response(self._response)
+
+    def _read_all(self) -> None:
+        try:
+            for data in self._response.raw.stream(_PIECE):
+                if data and not self._put(data):
+                    return
+        except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError):
+            pass  # broken off, or closed by us under the reader's hands
+        finally:
+            self._put(b"")
+            self._response.close()
+
+    def _put(self, data: bytes) -> bool:
+        while not self._closing.is_set():
+            try:
+                self._pieces.put(data, timeout=0.5)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+
+class _Frames:
+    """Takes the engine's multiplexed output apart: 8 bytes of header (stream, length), then data."""
+
+    def __init__(self) -> None:
+        self._held = bytearray()
+
+    def feed(self, data: bytes) -> list[Chunk]:
+        self._held += data
+        chunks = []
+        at = 0
+        while len(self._held) - at >= 8:
+            stream, length = struct.unpack_from(">BxxxL", self._held, at)
+            if len(self._held) - at - 8 < length:
+                break
+            chunks.append(Chunk(stream == 2, bytes(self._held[at + 8 : at + 8 + length])))
+            at += 8 + length
+        del self._held[:at]
+        return chunks
+
+
+@contextmanager
+def _translated(
+    *, missing: type[EngineError] = NoSuchContainer, conflict: type[EngineError] = Refused
+) -> Iterator[None]:
+    """Docker's, requests' and urllib3's errors in our words. What 404 and 409 mean depends on the call."""
+    try:
+        yield
+    except docker.errors.APIError as error:
+        raise _api_error(error, missing, conflict) from error
+    except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+        raise Unreachable(_innermost(error)) from error
+    except docker.errors.DockerException as error:
+        raise Unreachable(str(error)) from error
+
+
+def _api_error(error: docker.errors.APIError, missing: type[EngineError], conflict: type[EngineError]) -> EngineError:
+    words = str(error.explanation or error).strip()
+    status = error.status_code
+    if status == 404:
+        return missing(words)
+    if status == 409:
+        return conflict(words)
+    return EngineFailed(words) if status is not None and status >= 500 else Refused(words)
+
+
+def _innermost(error: BaseException) -> str:
+    """The reason that a person can use: requests wraps urllib3's error, which wraps the socket's."""
+    while True:
+        inner = getattr(error, "reason", None) or next((arg for arg in error.args if isinstance(arg, BaseException)), None)
+        if not isinstance(inner, BaseException):
+            return f"{type(error).__name__}: {error}" if not isinstance(error, OSError) else str(error)
+        error = inner
+
+
+def _tls_config(tls: TLS) -> docker.tls.TLSConfig:
+    pair = (str(tls.client_cert), str(tls.client_key)) if tls.client_cert is not None else None
+    return docker.tls.TLSConfig(
+        client_cert=pair, ca_cert=str(tls.ca_cert) if tls.ca_cert is not None else None, verify=tls.verify
+    )
+
+
+def _plain_socket(attached: Any) -> socket.socket:
+    """The socket under docker-py's wrapper: its wrapper refuses to read again after one timeout."""
+    return getattr(attached, "_sock", attached)  # type: ignore[no-any-return]
+
+
+def _shut(attached: Any) -> None:
+    try:
+        _plain_socket(attached).shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass  # the other side was quicker
+    attached.close()
+
+
+def _shut_response(response: Any) -> None:
+    """Wake the thread that reads the response; it closes it."""
+    try:
+        response.raw._fp.fp.raw._sock.shutdown(socket.SHUT_RDWR)
+    except (AttributeError, OSError):
+        response.close()
+
+
+def _has_tag(image: str) -> bool:
+    return ":" in image.rsplit("/", 1)[-1] or "@" in image
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split("."))
+
+
+def _seconds(stamp: str | None) -> float:
+    """An engine's RFC 3339 time with nanoseconds as seconds since 1970; 0 for none."""
+    if not stamp:
+        return 0.0
+    whole, _, rest = stamp.partition(".")
+    zone = "+00:00" if rest.endswith("Z") or len(rest) < 6 else rest[-6:]
+    try:
+        return datetime.fromisoformat(whole.rstrip("Z") + zone).timestamp()
+    except ValueError:
+        return 0.0

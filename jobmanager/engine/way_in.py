@@ -1,0 +1,184 @@
+r"""The way into a container, the same for a cold and for a warm one.
+
+Every container starts as ``PID_1``, a few lines of sh that wait on standard input. The job comes there as one
+payload: a line ``token size`` and a tar of that size, whose last member is ``.jobmanager/command``. PID 1 unpacks
+it, says ``got``, runs the program as its child, kills what is left of it, says ``end`` on both streams (each keeps
+its own order, and a reader needs both to have everything), hands over a result file if there is one, and waits to
+be killed. A mark is ``\x1e TOKEN word ...\n``; the token is in PID 1's memory only, so nothing that the program
+prints is taken for one by accident.
+
+Needs in the image: ``sh``, ``head -c``, ``tar``.
+
+The program is never PID 1: the kernel drops signals that PID 1 sends to itself, so a program that raises SIGSEGV
+would go on. It is no background job of the shell either, which would have SIGINT and SIGQUIT ignored.
+"""
+
+from __future__ import annotations
+
+import io
+import shlex
+import tarfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from jobmanager.model.container import WORKSPACE
+from jobmanager.model.facts import EndMark
+
+RESULT_FILE = ".jobmanager/result.json"
+RESULT_FILE_LIMIT = 1024 * 1024
+_NOT_DELIVERED = 125
+
+PID_1 = rf"""
+exec 3>&1 4>&2 2>/dev/null
+say() {{ printf '\036%s %s\n' "$token" "$*"; }}
+first() {{ read -r "$1" < "$2"; }}
+cpu() {{
+  cpu=-
+  first cpu /sys/fs/cgroup/cpuacct/cpuacct.usage && return
+  while read -r key value; do [ "$key" = usage_usec ] && cpu=${{value}}000; done < /sys/fs/cgroup/cpu.stat
+}}
+counters() {{
+  cpu; oom=- forks=- peak=- full=0
+  for file in /sys/fs/cgroup/memory/memory.oom_control /sys/fs/cgroup/memory.events; do
+    [ -r $file ] && while read -r key value; do [ "$key" = oom_kill ] && oom=$value; done < $file
+  done
+  for file in /sys/fs/cgroup/pids/pids.events /sys/fs/cgroup/pids.events; do
+    [ -r $file ] && while read -r key value; do [ "$key" = max ] && forks=$value; done < $file
+  done
+  first peak /sys/fs/cgroup/memory/memory.max_usage_in_bytes || first peak /sys/fs/cgroup/memory.peak || peak=-
+  [ "$code" = 0 ] || [ ! -w {WORKSPACE} ] || head -c 4096 /dev/zero > "{WORKSPACE}/.jobmanager.$token" || full=1
+}}
+IFS=' ' read -r token size || exit {_NOT_DELIVERED}
+cd {WORKSPACE} || {{ say no "there is no {WORKSPACE}" >&3; exit {_NOT_DELIVERED}; }}
+for tool in head tar; do
+  command -v $tool >/dev/null || {{ say no "the image has no $tool" >&3; exit {_NOT_DELIVERED}; }}
+done
+head -c "$size" | tar -xf - || broken=1
+[ -f .jobmanager/command ] || {{ [ -z "$broken" ] || say no "its files cannot be unpacked into the workspace" >&3; exit {_NOT_DELIVERED}; }}
+cpu
+say got "$cpu" >&3
+. ./.jobmanager/command
+if missing=$(lacking); then
+  say no "$missing" >&3
+else
+  ( program ) < .jobmanager/stdin >&3 2>&4 3>&- 4>&-
+  code=$?
+  kill -9 -1
+  counters
+  say end $code "$cpu" "$peak" "$oom" "$forks" $full >&4
+  say end $code "$cpu" "$peak" "$oom" "$forks" $full >&3
+  [ -f {RESULT_FILE} ] && head -c {RESULT_FILE_LIMIT + 1} {RESULT_FILE} >&3
+  say bye >&3
+fi
+while :; do sh -c 'kill -STOP $$'; done
+"""
+
+
+def payload(
+    token: str,
+    *,
+    command: str | tuple[str, ...],
+    env: Mapping[str, str],
+    files: Mapping[str, bytes],
+    stdin: bytes,
+) -> bytes:
+    """What is written to a container's standard input to give it its job."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        for name, content in files.items():
+            _add(tar, name, content, 0o755 if content.startswith(b"#!") else 0o644)
+        _add(tar, ".jobmanager/stdin", stdin, 0o644)
+        _add(tar, ".jobmanager/command", _command_file(command, env), 0o644)
+    tarred = packed.getvalue()
+    return b"%s %d\n%s" % (token.encode(), len(tarred), tarred)
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes, mode: int) -> None:
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = len(content), mode
+    tar.addfile(member, io.BytesIO(content))
+
+
+def _command_file(command: str | tuple[str, ...], env: Mapping[str, str]) -> bytes:
+    """Shell functions that PID 1 reads: ``lacking`` says what the image lacks, ``program`` becomes the program."""
+    words = ("sh", "-c", command) if isinstance(command, str) else command
+    name = shlex.quote(words[0])
+    exports = "".join(f"export {key}={shlex.quote(value)}; " for key, value in env.items())
+    return (
+        f"lacking() {{ {exports}command -v {name} >/dev/null && return 1;"
+        f" printf '%s' {shlex.quote(f'there is no {words[0]!a} that can be run')}; }}\n"
+        f"program() {{ {exports}exec {shlex.join(words)}; }}\n"
+    ).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A line that PID 1 wrote."""
+
+    word: str  # got, no, end, bye
+    rest: str
+
+
+class MarkedStream:
+    """Tells one stream's output from PID 1's marks. Holds back at most a token's length."""
+
+    def __init__(self, token: str) -> None:
+        self._begin = b"\x1e" + token.encode() + b" "
+        self._held = b""
+
+    def feed(self, data: bytes) -> list[bytes | Mark]:
+        """Output and marks in their order."""
+        self._held += data
+        found: list[bytes | Mark] = []
+        while True:
+            at = self._held.find(self._begin)
+            if at < 0:
+                found += self._output_before_a_possible_mark()
+                return found
+            line_end = self._held.find(b"\n", at)
+            if at > 0:
+                found.append(self._held[:at])
+            if line_end < 0:
+                self._held = self._held[at:]
+                return found
+            words = self._held[at + len(self._begin) : line_end].decode("utf-8", "replace").split(" ", 1)
+            found.append(Mark(words[0], words[1] if len(words) > 1 else ""))
+            self._held = self._held[line_end + 1 :]
+
+    def rest(self) -> bytes:
+        """What was held back, at the end of the stream."""
+        held, self._held = self._held, b""
+        return held
+
+    def _output_before_a_possible_mark(self) -> list[bytes]:
+        at = self._held.rfind(b"\x1e", max(0, len(self._held) - len(self._begin) + 1))
+        if at < 0 or not self._begin.startswith(self._held[at:]):
+            at = len(self._held)
+        output, self._held = self._held[:at], self._held[at:]
+        return [output] if output else []
+
+
+def cpu_before(rest: str) -> int | None:
+    """The CPU counter (ns) that a ``got`` mark carries: what it took to make the container."""
+    return _counter(rest)
+
+
+def end_mark(rest: str, cpu_before_ns: int | None) -> EndMark | None:
+    """The ``end`` mark's fields; None when they are not what PID 1 writes."""
+    words = rest.split(" ")
+    if len(words) != 6 or not words[0].isdigit() or len(words[0]) > 3:
+        return None
+    cpu = _counter(words[1])
+    return EndMark(
+        exit_code=int(words[0]),
+        cpu_ns=None if cpu is None or cpu_before_ns is None else max(0, cpu - cpu_before_ns),
+        peak_memory_bytes=_counter(words[2]),
+        oom_kills=_counter(words[3]),
+        fork_refusals=_counter(words[4]),
+        workspace_full=words[5] == "1",
+    )
+
+
+def _counter(word: str) -> int | None:
+    """A kernel counter; None for ``-`` and for anything that no 64-bit counter holds."""
+    return int(word) if word.isascii() and word.isdigit() and len(word) < 20 else None

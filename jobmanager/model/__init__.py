@@ -1,0 +1,1 @@
+"""The words: frozen, validated, picklable records. Standard library only."""

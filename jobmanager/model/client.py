@@ -1,0 +1,99 @@
+"""``Client``: what the ways in need of a manager, local or distributed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, Union, runtime_checkable
+
+from jobmanager.model.job import JobInput
+from jobmanager.model.problems import Answer
+from jobmanager.model.result import Callback
+from jobmanager.model.task import Task
+
+InputData = Union[JobInput, Mapping[str, Answer], None]
+Debug = Union[bool, str]  # False, True, or "ssh"
+SSHCallback = Callable[[Union[str, None], Union[int, None], Union[str, None], Union[str, None]], object]
+
+
+class RunningJob(NamedTuple):
+    """A job that has a host."""
+
+    job_id: str
+    is_current_client_job: bool  # started by the client that asks
+    info: str  # the task's name or environment, and the host
+    launcher: str
+    started_at: float  # seconds since 1970
+    max_time: float  # wall-clock limit in seconds
+
+
+class WaitingJob(NamedTuple):
+    """A job that has no host yet."""
+
+    job_id: str
+    is_current_client_job: bool
+    info: str
+    launcher: str
+    max_time: float
+
+
+class QueueInfo(NamedTuple):
+    """Where a job stands."""
+
+    jobs_before: int  # -1 when it runs
+    wait_s: float  # approximate seconds: until it starts, or, when it runs, until it must have ended
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostInfo:
+    """A Docker host as the manager sees it now."""
+
+    name: str
+    url: str
+    up: bool
+    reason: str  # why it is down; empty when up
+    running: int  # slots taken: containers that are starting, running or being removed
+    limit: int  # slots in all; 0 while the host has never answered
+    environments: tuple[str, ...]
+
+
+@runtime_checkable
+class Client(Protocol):
+    """What ``ClientSync``, ``ClientBuffer`` and ``ClientFuture`` work with."""
+
+    def start(self) -> None:
+        """Begin to take jobs."""
+
+    def close(self) -> None:
+        """Take no more jobs, let the accepted ones end, stop everything."""
+
+    def new_job(
+        self,
+        task: Task,
+        inputdata: InputData = None,
+        callback: Callback | None = None,
+        *,
+        priority: int = 0,
+        launcher_name: str = "Unknown",
+        debug: Debug = False,
+        ssh_callback: SSHCallback | None = None,
+        job_id: str | None = None,
+    ) -> str:
+        """Accept a job and return its id; the callback is called exactly once, in this process, never from in here."""
+        ...
+
+    def kill_job(self, job_id: str) -> bool:
+        """Ask for a job's end; False when it has ended already or is unknown."""
+        ...
+
+    def get_job_queue_info(self, job_id: str) -> QueueInfo | None:
+        """Jobs before it (-1 when it runs) and approximate seconds; None when it has ended or is unknown."""
+        ...
+
+    def get_job_queue_snapshot(self) -> tuple[list[RunningJob], list[WaitingJob]]:
+        """Running and waiting jobs."""
+        ...
+
+    def get_available_environments(self) -> dict[str, list[str]]:
+        """Names of environments by environment type."""
+        ...

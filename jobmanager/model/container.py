@@ -1,0 +1,75 @@
+"""What an engine is asked to make, and what it says about what it made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from jobmanager.model.limits import Limits
+from jobmanager.model.task import Network
+
+WORKSPACE = "/job"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerSpec:
+    """A container to create. It says nothing about the job's command or files: those come by standard input."""
+
+    name: str  # chosen before the first call, so that a second call finds the first one's container
+    image: str  # a reference or an id that the host has
+    labels: Mapping[str, str]
+    limits: Limits
+    network: Network | str = Network.OFF
+
+
+class Phase(str, Enum):
+    """Where a container is in its life."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    PAUSED = "paused"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerState:
+    """What an engine says about a container."""
+
+    id: str
+    name: str
+    phase: Phase
+    labels: Mapping[str, str] = field(default_factory=dict)
+    exit_code: int | None = None  # of PID 1, once ended
+    oom_killed: bool = False
+    error: str = ""  # the engine's own words, when it could not start it
+    created_at_s: float = 0.0  # seconds since 1970 by the engine's clock
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """An image that a host has."""
+
+    id: str
+    references: tuple[str, ...]  # name:tag and name@digest
+    labels: Mapping[str, str]
+    created_at_s: float  # seconds since 1970
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineInfo:
+    """What a host is: the figures that choosing and limits depend on."""
+
+    version: str
+    cores: int
+    memory_mib: int
+    now_s: float  # the engine's own clock, seconds since 1970
+    cgroup: str  # "1" or "2"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageDefaults:
+    """What an image brings along."""
+
+    command: tuple[str, ...]  # entry point and command
+    volumes: tuple[str, ...]  # paths that it declares as volumes

@@ -1,0 +1,91 @@
+"""Events for hooks: one frozen record per thing that happens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from jobmanager.model.result import JobResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that happened in a manager."""
+
+    at_s: float  # seconds since 1970 (UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManagerStarted(Event):
+    """``start`` has come back: hosts have answered, or a second has passed."""
+
+    hosts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManagerClosing(Event):
+    """``close`` was called; no more jobs are taken."""
+
+    unfinished: int  # jobs that have not ended yet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobQueued(Event):
+    """A job was accepted."""
+
+    job_id: str
+    launcher: str
+    priority: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobPlaced(Event):
+    """A host was chosen; the container is being made."""
+
+    job_id: str
+    host: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobStarted(Event):
+    """The container runs."""
+
+    job_id: str
+    host: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobEnded(Event):
+    """The result is known; its callback is about to be called."""
+
+    job_id: str
+    result: JobResult = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobDeleted(Event):
+    """The job's container and volume are gone, and its slot is free."""
+
+    job_id: str
+    host: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostUp(Event):
+    """A host answers (again)."""
+
+    host: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostDown(Event):
+    """A host does not answer."""
+
+    host: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvironmentsChanged(Event):
+    """What can be run has changed."""
+
+    environments: tuple[str, ...]

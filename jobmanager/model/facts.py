@@ -1,0 +1,69 @@
+"""What a waiter saw of one run. Facts only: ``verdict`` judges them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from jobmanager.model.container import ContainerState
+
+
+class Limit(str, Enum):
+    """A limit for which a waiter stops a job."""
+
+    WALL = "wall_time_s"
+    CPU = "cpu_time_s"
+    OUTPUT = "output_bytes"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stopped:
+    """Our own kill, for a limit."""
+
+    limit: Limit
+    measured: float  # in the limit's unit, when we decided
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndMark:
+    """What PID 1 said when the program had ended. Counters are None where the kernel offers none."""
+
+    exit_code: int
+    cpu_ns: int | None = None  # of the whole container since the program began
+    peak_memory_bytes: int | None = None
+    oom_kills: int | None = None
+    fork_refusals: int | None = None  # how often the limit of processes was hit
+    workspace_full: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFacts:
+    """One run of one container, as its waiter saw it."""
+
+    began: bool  # the job was delivered whole
+    end: EndMark | None = None  # the program ended while PID 1 lived
+    stopped: Stopped | None = None
+    refusal: str = ""  # PID 1's reason for not running the program
+    state: ContainerState | None = None  # asked for when it ended without an end mark
+    gone: bool = False  # the engine knows no such container any more
+    outage_s: float = 0.0  # how long the engine could not be reached during the run
+    host_lost: bool = False  # it was given up
+    trouble: str = ""  # what else went wrong on our side
+    stdout: bytes = field(default=b"", repr=False)
+    stderr: bytes = field(default=b"", repr=False)
+    stdout_bytes: int = 0
+    stderr_bytes: int = 0
+    log_rotated: bool = False  # the first part of the output was lost with a waiter
+    result_file: bytes | None = field(default=None, repr=False)
+    archive: bytes | None = field(default=None, repr=False)
+    archive_trouble: str = ""  # why collected files are missing
+    cpu_time_s: float | None = None
+    wall_time_s: float | None = None
+    peak_memory_bytes: int | None = None
+    timings: Mapping[str, float] = field(default_factory=dict)  # seconds by step
+
+    @property
+    def output_bytes(self) -> int:
+        """Bytes of both streams together."""
+        return self.stdout_bytes + self.stderr_bytes

@@ -1,0 +1,123 @@
+"""``DockerHost``: one Docker daemon and how to reach it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from jobmanager.errors import InvalidHost
+from jobmanager.model import _checks
+
+_SCHEMES = ("unix", "tcp", "ssh", "fake")
+_PULLS = ("never", "missing")
+_EXAMPLES = "unix:///var/run/docker.sock, tcp://host:2376 or ssh://user@host"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TLS:
+    """Certificates for a daemon that listens on TCP. Files are PEM; a folder with Docker's names is ``TLS.folder``."""
+
+    ca_cert: str | Path | None = None  # who signed the daemon's certificate; None: the system's authorities
+    client_cert: str | Path | None = None  # what we show, with client_key
+    client_key: str | Path | None = None
+    verify: bool = True  # check the daemon's certificate, and that it names the url's host
+
+    def __post_init__(self) -> None:
+        for name in ("ca_cert", "client_cert", "client_key"):
+            path = getattr(self, name)
+            if path is not None:
+                _readable(name, path)
+                object.__setattr__(self, name, os.fspath(path))
+        if (self.client_cert is None) != (self.client_key is None):
+            raise InvalidHost("TLS: client_cert and client_key go together")
+
+    @classmethod
+    def folder(cls, path: str | Path, *, verify: bool = True) -> TLS:
+        """The certificates of a folder in the manner of DOCKER_CERT_PATH: ca.pem, cert.pem, key.pem."""
+        folder = Path(path)
+        return cls(ca_cert=folder / "ca.pem", client_cert=folder / "cert.pem", client_key=folder / "key.pem", verify=verify)
+
+
+@dataclass(frozen=True, slots=True)
+class DockerHost:
+    """One Docker daemon.
+
+    Args:
+        url: ``unix:///path``, ``tcp://host:port`` or ``ssh://[user@]host[:port][/path/of/docker.sock]``.
+        name: how results, logs and listings call it; the url by default.
+        max_concurrent_jobs: how many jobs at once; None: twice its cores, and no more than it has
+            times 256 MiB of memory.
+        tls: a TLS, or a folder with ca.pem, cert.pem and key.pem; for tcp only.
+        waiters: how many waiter processes watch its containers.
+        pull: "never", or "missing" to let the host fetch an image that it lacks.
+        ssh_config: a file for ``ssh -F``, for ssh only; None: the caller's own settings.
+
+    Raises:
+        InvalidHost: a url that makes no sense, certificates that are missing.
+    """
+
+    url: str
+    name: str = field(default="", kw_only=True)
+    max_concurrent_jobs: int | None = field(default=None, kw_only=True)
+    tls: TLS | str | Path | None = field(default=None, kw_only=True)
+    waiters: int = field(default=1, kw_only=True)
+    pull: str = field(default="never", kw_only=True)
+    ssh_config: str | Path | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        _check_url(self.url)
+        scheme = urlsplit(self.url).scheme
+        if self.max_concurrent_jobs is not None:
+            _checks.positive_int("max_concurrent_jobs", self.max_concurrent_jobs, InvalidHost)
+        _checks.positive_int("waiters", self.waiters, InvalidHost)
+        if self.pull not in _PULLS:
+            raise InvalidHost(f"pull must be one of {_PULLS}, not {self.pull!r}")
+        if self.tls is not None and scheme != "tcp":
+            raise InvalidHost(f"tls is for tcp urls, not for {self.url!r}")
+        if self.ssh_config is not None:
+            if scheme != "ssh":
+                raise InvalidHost(f"ssh_config is for ssh urls, not for {self.url!r}")
+            _readable("ssh_config", self.ssh_config)
+            object.__setattr__(self, "ssh_config", os.fspath(self.ssh_config))
+        if isinstance(self.tls, (str, Path)):
+            object.__setattr__(self, "tls", TLS.folder(self.tls))
+        elif self.tls is not None and not isinstance(self.tls, TLS):
+            raise InvalidHost(f"tls must be a TLS or a folder of certificates, not {self.tls!r}")
+        object.__setattr__(self, "name", _checks.text("name", self.name or self.url, InvalidHost))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """What a child process needs to reach a host's engine."""
+
+    host: str  # the host's name
+    url: str  # never ssh: a tunnel's local end stands in for it
+    tls: TLS | None = None
+    pull: str = "never"
+
+
+def _check_url(url: str) -> None:
+    if not isinstance(url, str):
+        raise InvalidHost(f"a host's url must be a string such as {_EXAMPLES}, not {url!r}")
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as problem:
+        raise InvalidHost(f"host url {url!r}: {problem}") from None
+    if parts.scheme not in _SCHEMES:
+        raise InvalidHost(f"host url {url!r} makes no sense: give {_EXAMPLES}")
+    if parts.scheme in ("unix", "fake") and (parts.netloc or not parts.path.strip("/")):
+        raise InvalidHost(f"host url {url!r} needs the absolute path of a socket: {_EXAMPLES}")
+    if parts.scheme in ("tcp", "ssh") and not parts.hostname:
+        raise InvalidHost(f"host url {url!r} names no host: {_EXAMPLES}")
+    if parts.scheme == "ssh" and (parts.hostname or "").startswith("-"):
+        raise InvalidHost(f"host url {url!r}: a host's name cannot begin with '-'")
+    if parts.scheme == "tcp" and port is None:
+        raise InvalidHost(f"host url {url!r} names no port (2376 is usual with TLS)")
+
+
+def _readable(name: str, path: str | Path) -> None:
+    if not os.path.isfile(path) or not os.access(path, os.R_OK):
+        raise InvalidHost(f"{name}: no file that can be read at {os.fspath(path)!r}")

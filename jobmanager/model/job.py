@@ -1,0 +1,125 @@
+"""``JobInput``: what one job brings to its task. ``Request``: a job as the manager accepted it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from jobmanager.errors import InvalidInput
+from jobmanager.model import _checks
+from jobmanager.model.problems import Answer, Code, File, Match, MultipleChoice
+from jobmanager.model.task import Content, Task, file_contents
+
+_LONGEST_ID = 200
+
+
+@dataclass(frozen=True, slots=True)
+class JobInput:
+    """What one job brings: answers to problems, files of its own, standard input.
+
+    Args:
+        answers: an answer for each problem id; keys that begin with ``@`` are notes that no problem reads.
+        files: workspace files by relative name; they replace the task's files of the same name.
+        stdin: what the program reads from standard input.
+
+    Raises:
+        InvalidInput: keys that are not strings, names that leave the workspace, contents of a wrong type.
+    """
+
+    answers: Mapping[str, Answer] | None = None
+    files: Mapping[str, Content] | None = field(default=None, kw_only=True, repr=False)
+    stdin: bytes | str = field(default=b"", kw_only=True, repr=False)
+
+    def __post_init__(self) -> None:
+        answers = {} if self.answers is None else self.answers
+        if not isinstance(answers, Mapping):
+            raise InvalidInput(f"answers must map problem ids to answers, not {type(answers).__name__}")
+        for key in answers:
+            if not isinstance(key, str):
+                raise InvalidInput(f"answers must have strings for keys, not {key!r}")
+        stdin = self.stdin.encode() if isinstance(self.stdin, str) else self.stdin
+        if not isinstance(stdin, (bytes, bytearray)):
+            raise InvalidInput(f"stdin must be bytes, not {type(stdin).__name__}")
+        object.__setattr__(self, "answers", dict(answers))
+        object.__setattr__(self, "files", file_contents(self.files, InvalidInput))
+        object.__setattr__(self, "stdin", bytes(stdin))
+
+    @classmethod
+    def of(cls, given: JobInput | Mapping[str, Answer] | None) -> JobInput:
+        """What a caller gave as input data; a plain mapping is taken for the answers."""
+        if isinstance(given, JobInput):
+            return given
+        if given is None or isinstance(given, Mapping):
+            return cls(given)
+        raise InvalidInput(f"inputdata must be a JobInput or a mapping of answers, not {type(given).__name__}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A job as the manager accepted it."""
+
+    job_id: str
+    task: Task
+    inputs: JobInput
+    files: Mapping[str, bytes] = field(repr=False)  # everything that goes into the workspace
+    priority: int  # lower runs sooner
+    launcher_name: str
+    debug: bool
+
+
+def checked_job_id(job_id: str) -> str:
+    """A job id that logs and labels can hold."""
+    _checks.text("job_id", job_id, InvalidInput)
+    if len(job_id) > _LONGEST_ID or not job_id.isprintable():
+        raise InvalidInput(f"job_id must be printable and at most {_LONGEST_ID} characters long")
+    return job_id
+
+
+def workspace_files(task: Task, inputs: JobInput) -> dict[str, bytes]:
+    """The task's files, then the answers that are files, then the job's own.
+
+    Raises:
+        InvalidInput: unknown problems, missing or mistyped answers, more than the workspace holds.
+    """
+    problems, answers = task.problems or {}, inputs.answers or {}
+    unknown = sorted(key for key in answers if key not in problems and not key.startswith("@"))
+    if unknown:
+        raise InvalidInput(f"no such problem: {unknown}; the task has {sorted(problems) or 'none'}")
+    files: dict[str, bytes] = dict(task.files or {})  # type: ignore[arg-type]
+    for key, problem in problems.items():
+        if isinstance(problem, (MultipleChoice, Match)):
+            _check_answer(key, problem, answers.get(key))
+        else:
+            files[problem.filename] = _file_answer(key, problem, answers.get(key))
+    files.update(inputs.files or {})  # type: ignore[arg-type]
+    _refuse_clashes(files)
+    if not task.limits.workspace_holds([*map(len, files.values()), len(inputs.stdin)]):
+        raise InvalidInput(
+            f"the job's files and stdin are larger than the workspace of {task.limits.workspace_mib} MiB: raise workspace_mib"
+        )
+    return files
+
+
+def _check_answer(key: str, problem: MultipleChoice | Match, answer: Answer | None) -> None:
+    try:
+        problem.check(answer)
+    except InvalidInput as wrong:
+        raise InvalidInput(f"problem {key!r}: {wrong}") from None
+
+
+def _file_answer(key: str, problem: Code | File, answer: Answer | None) -> bytes:
+    if answer is None:
+        raise InvalidInput(f"problem {key!r} has no answer; it becomes the file {problem.filename!r}")
+    try:
+        return problem.content(answer)
+    except InvalidInput as wrong:
+        raise InvalidInput(f"problem {key!r}: {wrong}") from None
+
+
+def _refuse_clashes(files: Mapping[str, bytes]) -> None:
+    """A name cannot be a file and a folder at once."""
+    for name in files:
+        parts = name.split("/")
+        for depth in range(1, len(parts)):
+            if "/".join(parts[:depth]) in files:
+                raise InvalidInput(f"{'/'.join(parts[:depth])!r} is a file and the folder of {name!r}")

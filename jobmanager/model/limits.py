@@ -1,0 +1,57 @@
+"""``Limits``: what one job may use. Every one is enforced from outside the program."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jobmanager.errors import InvalidValue
+from jobmanager.model import _checks
+
+_BLOCK = 4096
+_SMALLEST_MEMORY_MIB = 6  # the engine refuses less
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one job may use.
+
+    Raises:
+        InvalidValue: a limit that is not a positive number, or smaller than the engine takes.
+    """
+
+    cpu_time_s: float = 30  # CPU seconds of all processes of the container together
+    wall_time_s: float | None = None  # seconds from the job's delivery to its end; None: 3 x CPU
+    memory_mib: int = 256  # memory and swap together (so: no swap); the workspace's pages count too
+    processes: int = 64  # processes and threads at any one time
+    open_files: int = 256  # per process
+    workspace_mib: int = 64  # all files in /job; as much again in /tmp
+    output_kib: int = 1024  # stdout plus stderr; past it the job is stopped
+    archive_mib: int = 16  # collected files, before compression
+    cpus: float = 1.0  # cores that it can keep busy
+
+    def __post_init__(self) -> None:
+        for name in ("cpu_time_s", "cpus"):
+            _checks.positive(name, getattr(self, name))
+        if self.wall_time_s is not None:
+            _checks.positive("wall_time_s", self.wall_time_s)
+        for name in ("memory_mib", "processes", "open_files", "workspace_mib", "output_kib", "archive_mib"):
+            _checks.positive_int(name, getattr(self, name))
+        if self.memory_mib < _SMALLEST_MEMORY_MIB:
+            raise InvalidValue(f"memory_mib must be at least {_SMALLEST_MEMORY_MIB}, not {self.memory_mib}")
+        if self.cpus < 0.01:
+            raise InvalidValue(f"cpus must be at least 0.01, not {self.cpus}")
+
+    @property
+    def wall_s(self) -> float:
+        """The wall-clock limit that holds, in seconds."""
+        return 3 * self.cpu_time_s if self.wall_time_s is None else self.wall_time_s
+
+    @property
+    def workspace_inodes(self) -> int:
+        """How many files and folders the workspace can hold: 1024, and 64 more for every MiB."""
+        return 1024 + 64 * self.workspace_mib
+
+    def workspace_holds(self, sizes: list[int]) -> bool:
+        """Whether files of these sizes (bytes) fit the workspace, in whole blocks and with room for a folder each."""
+        needed = sum(-(-size // _BLOCK) * _BLOCK for size in sizes)
+        return needed <= self.workspace_mib * 2**20 and 2 * len(sizes) <= self.workspace_inodes

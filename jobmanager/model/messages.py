@@ -1,0 +1,169 @@
+"""What the processes of one manager say to each other."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Union
+
+from jobmanager.model.container import ContainerSpec, EngineInfo, Image
+from jobmanager.model.facts import RunFacts
+from jobmanager.model.host import Address
+from jobmanager.model.limits import Limits
+
+# ---- to a worker of the process pool, and back
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submit:
+    """Make sure that this container exists and runs."""
+
+    address: Address
+    container: ContainerSpec
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delete:
+    """Make sure that this container and its volume are gone."""
+
+    address: Address
+    name: str
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submitted:
+    """The container runs and waits for its job."""
+
+    container_id: str
+    image_command: tuple[str, ...]  # for a task that names none
+    took_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostCannot:
+    """This host cannot, another one may: its image is gone, or the engine cannot be reached."""
+
+    reason: str
+    unreachable: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """No second try would help."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deleted:
+    """Nothing of that name is left."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeleteFailed:
+    """Try again later."""
+
+    reason: str
+
+
+PoolRequest = Union[Submit, Delete]
+PoolReply = Union[Submitted, HostCannot, Refused, Deleted, DeleteFailed]
+
+
+# ---- to a waiter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watch:
+    """A container that runs: give it its job (unless an earlier waiter did), and report its end."""
+
+    job_id: str
+    container_id: str
+    container_name: str
+    token: str  # tells PID 1's marks from the program's output
+    command: str | tuple[str, ...]
+    env: Mapping[str, str]
+    files: Mapping[str, bytes] = field(repr=False)
+    stdin: bytes = field(repr=False)
+    limits: Limits
+    collect: tuple[str, ...]
+    taken_over: bool = False  # an earlier waiter had it
+    elapsed_s: float = 0.0  # how long it has been running by then
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kill:
+    """End this job's container; its report comes as for any other end."""
+
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LookNow:
+    """The host is suspected to be down, or its images to have changed: look at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    """Leave."""
+
+
+# ---- from a waiter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alive:
+    """A waiter's heartbeat."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Began:
+    """The job was delivered."""
+
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """A job's run is over."""
+
+    job_id: str
+    container_name: str
+    facts: RunFacts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Strays:
+    """Containers with this manager's label that this waiter was never told about."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostAnswers:
+    """The host is up."""
+
+    info: EngineInfo
+    images: tuple[Image, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostSilent:
+    """The host is down."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TunnelReady:
+    """The ssh tunnel's local socket answers (from a tunnel keeper)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogLine:
+    """A child's log record on its way to the caller's handlers."""
+
+    record: logging.LogRecord

@@ -1,0 +1,117 @@
+"""``JobResult``: the one immutable object that a job ends in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, NamedTuple
+
+
+class Outcome(str, Enum):
+    """How a job ended; ``docs/outcomes.md`` has the table."""
+
+    SUCCESS = "success"  # exit code 0, or the grader's word
+    FAILED = "failed"  # any other exit code, or the grader's word
+    TIMEOUT = "timeout"  # stopped for CPU time or wall clock
+    OVERFLOW = "overflow"  # stopped for output, or ended badly after hitting memory, processes or a full workspace
+    CRASH = "crash"  # not the program's doing: host, daemon, image, a stranger's hand
+    KILLED = "killed"  # somebody here asked for it
+    ERROR = "error"  # a result file that cannot be read
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """One fact behind a verdict."""
+
+    kind: str  # what was found: "exit_code", "wall_time_s", "oom_kills", ...
+    value: str | int | float  # in the unit that the kind names
+    source: str  # where it comes from: "end mark", "inspect", "our clock", ...
+
+
+class ProblemResult(NamedTuple):
+    """What became of one problem: the old client's pair."""
+
+    outcome: Outcome
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One step of a job's way, with its moment (``debug=True``)."""
+
+    name: str
+    at_s: float  # seconds since the job was accepted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobResult:
+    """What became of a job. Unpacks into ``(result, grade, problems, tests, custom, archive)``."""
+
+    job_id: str
+    outcome: Outcome
+    text: str = ""  # feedback, or why the job ended so
+    grade: float = 0.0  # 0 to 200; 100 for a success unless a grader says else
+    problems: Mapping[str, ProblemResult] = field(default_factory=dict)
+    tests: Mapping[str, object] = field(default_factory=dict)
+    custom: Mapping[str, object] = field(default_factory=dict)
+    archive: bytes | None = None  # tar.gz of the collected files
+    state: str = ""
+    stdout: bytes = b""  # as far as it was kept; nothing of ours inside
+    stderr: bytes = b""
+    stdout_bytes: int = 0  # how many there were, as far as they were counted
+    stderr_bytes: int = 0
+    output_cut: bool = False  # stdout or stderr holds less than was printed
+    exit_code: int | None = None  # None when the program never ended by itself
+    evidence: tuple[Evidence, ...] = ()
+    host: str | None = None  # the Docker host's name; None when it ran nowhere
+    timings: Mapping[str, float] = field(default_factory=dict)  # seconds by step: waiting, starting, running, ...
+    cpu_time_s: float | None = None  # None where nothing could tell
+    wall_time_s: float | None = None
+    peak_memory_mib: float | None = None
+    steps: tuple[Step, ...] = ()  # with debug=True: everything that happened, in order
+
+    @property
+    def stdout_text(self) -> str:
+        """Standard output as UTF-8, undecodable bytes replaced."""
+        return self.stdout.decode("utf-8", "replace")
+
+    @property
+    def stderr_text(self) -> str:
+        """Standard error as UTF-8, undecodable bytes replaced."""
+        return self.stderr.decode("utf-8", "replace")
+
+    @property
+    def stdout_cut_at(self) -> int | None:
+        """After how many bytes stdout was cut; None when it is whole."""
+        return len(self.stdout) if self.stdout_bytes > len(self.stdout) else None
+
+    @property
+    def stderr_cut_at(self) -> int | None:
+        """After how many bytes stderr was cut; None when it is whole."""
+        return len(self.stderr) if self.stderr_bytes > len(self.stderr) else None
+
+    def __iter__(self) -> Iterator[Any]:
+        yield (self.outcome, self.text)
+        yield self.grade
+        yield self.problems
+        yield self.tests
+        yield self.custom
+        yield self.archive
+
+
+Callback = Callable[[JobResult], object]
+
+
+def unpacked(
+    callback: Callable[[tuple[Outcome, str], float, Mapping[str, ProblemResult], Mapping[str, object], Mapping[str, object], bytes | None], object],
+) -> Callback:
+    """Wrap a callback of the old client's six arguments into one that takes a ``JobResult``."""
+
+    def call(result: JobResult) -> object:
+        return callback(*result)
+
+    return call

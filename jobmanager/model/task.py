@@ -1,0 +1,173 @@
+"""``Task``: what to run. Reusable and immutable; checked when made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+
+from jobmanager.errors import InvalidTask, InvalidValue
+from jobmanager.model import _checks
+from jobmanager.model.limits import Limits
+from jobmanager.model.problems import Code, File, Match, MultipleChoice, Problem
+
+Content = bytes | str | Path
+
+
+class Network(str, Enum):
+    """What a job may reach. A string instead of a member names one of the host's own networks."""
+
+    OFF = "off"  # no interface but loopback; `localhost` as a name does not resolve
+    LOOPBACK = "loopback"  # the same, and `localhost` resolves; starts about 100 ms slower
+    BRIDGE = "bridge"  # the engine's default bridge: the outside world, and other containers on it
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What to run: an environment, a command, files, problems, limits.
+
+    Args:
+        environment: an environment's name, or an image reference.
+        command: a list of words run as it is, or a string run by ``sh -c``; None runs the image's own command.
+            It runs in ``/job``, the workspace, as a user that is not root.
+        files: workspace files by relative name; content as bytes, text, or a Path that is read now.
+        directory: a folder whose regular files are read now and put into the workspace too.
+        problems: questions by id; a Code or File answer becomes that file in the workspace.
+        limits: what the job may use.
+        network: off by default.
+        env: environment variables of the program.
+        collect: patterns (``fnmatch``, a folder's name for all in it) of workspace files that come back.
+        name: free text for logs and queue listings; tasks of one name share an estimate of how long they take.
+
+    Raises:
+        InvalidTask: anything that no host could run.
+    """
+
+    environment: str
+    command: str | Sequence[str] | None = field(default=None, kw_only=True)
+    files: Mapping[str, Content] | None = field(default=None, kw_only=True, repr=False)
+    directory: str | Path | None = field(default=None, kw_only=True)
+    problems: Mapping[str, Problem] | None = field(default=None, kw_only=True)
+    limits: Limits = field(default_factory=Limits, kw_only=True)
+    network: Network | str = field(default=Network.OFF, kw_only=True)
+    env: Mapping[str, str] | None = field(default=None, kw_only=True, repr=False)
+    collect: Sequence[str] = field(default=(), kw_only=True)
+    name: str = field(default="", kw_only=True)
+
+    def __post_init__(self) -> None:
+        _checks.text("environment", self.environment, InvalidTask)
+        if not isinstance(self.limits, Limits):
+            raise InvalidTask(f"limits must be a Limits, not {self.limits!r}")
+        if not isinstance(self.name, str):
+            raise InvalidTask(f"name must be a string, not {self.name!r}")
+        freeze = object.__setattr__
+        freeze(self, "command", _command(self.command))
+        freeze(self, "files", _all_files(self.directory, self.files, self.limits))
+        freeze(self, "problems", _problems(self.problems))
+        freeze(self, "network", _network(self.network))
+        freeze(self, "env", _env(self.env))
+        freeze(self, "collect", _patterns(self.collect))
+
+    @property
+    def needs_container(self) -> bool:
+        """False when problems alone make the task and all of them can be answered in process."""
+        local = self.problems and all(isinstance(p, (MultipleChoice, Match)) for p in self.problems.values())
+        return not (local and self.command is None)
+
+
+def file_contents(files: Mapping[str, Content] | None, error: type[InvalidValue]) -> dict[str, bytes]:
+    """Checked names with their bytes; paths are read now."""
+    if files is None:
+        return {}
+    if not isinstance(files, Mapping):
+        raise error(f"files must map names to contents, not {type(files).__name__}")
+    return {_checks.workspace_path(name, error): _content(name, content, error) for name, content in files.items()}
+
+
+def _content(name: str, content: Content, error: type[InvalidValue]) -> bytes:
+    if isinstance(content, (bytes, bytearray)):
+        return bytes(content)
+    if isinstance(content, str):
+        try:
+            return content.encode()
+        except UnicodeEncodeError:
+            raise error(f"file {name!r} holds a lone surrogate; give bytes instead") from None
+    if isinstance(content, Path):
+        try:
+            return content.read_bytes()
+        except OSError as problem:
+            raise error(f"file {name!r} cannot be read: {problem}") from problem
+    raise error(f"file {name!r} must be bytes, text or a Path, not {type(content).__name__}")
+
+
+def _all_files(
+    directory: str | Path | None, files: Mapping[str, Content] | None, limits: Limits
+) -> dict[str, bytes]:
+    found = {} if directory is None else _directory_files(Path(directory), limits)
+    found.update(file_contents(files, InvalidTask))
+    if not limits.workspace_holds([len(content) for content in found.values()]):
+        raise InvalidTask(f"the task's files are larger than the workspace of {limits.workspace_mib} MiB: raise workspace_mib")
+    return found
+
+
+def _directory_files(directory: Path, limits: Limits) -> dict[str, bytes]:
+    """All regular files below a folder; links are not followed, so nothing outside it comes in."""
+    if not directory.is_dir():
+        raise InvalidTask(f"directory {str(directory)!r} does not exist or is no folder")
+    paths = sorted(path for path in directory.rglob("*") if path.is_file() and not path.is_symlink())
+    if not limits.workspace_holds([path.stat().st_size for path in paths]):
+        raise InvalidTask(f"directory {str(directory)!r} is larger than the workspace of {limits.workspace_mib} MiB: raise workspace_mib")
+    return file_contents({path.relative_to(directory).as_posix(): path for path in paths}, InvalidTask)
+
+
+def _command(command: str | Sequence[str] | None) -> str | tuple[str, ...] | None:
+    if command is None:
+        return None
+    if isinstance(command, str):
+        return _checks.text("command", command, InvalidTask)
+    if isinstance(command, (bytes, bytearray)) or not isinstance(command, Sequence) or not command:
+        raise InvalidTask(f"command must be a string or a list of words that is not empty, not {command!r}")
+    _checks.text("command's first word", command[0], InvalidTask)
+    return tuple(_checks.plain("a word of the command", word, InvalidTask) for word in command)
+
+
+def _problems(problems: Mapping[str, Problem] | None) -> dict[str, Problem]:
+    if problems is None:
+        return {}
+    if not isinstance(problems, Mapping):
+        raise InvalidTask(f"problems must map ids to problems, not {type(problems).__name__}")
+    for key, problem in problems.items():
+        _checks.text("a problem's id", key, InvalidTask)
+        if not isinstance(problem, (MultipleChoice, Match, Code, File)):
+            raise InvalidTask(f"problem {key!r} must be a MultipleChoice, Match, Code or File, not {problem!r}")
+    return dict(problems)
+
+
+def _network(network: Network | str) -> Network | str:
+    if isinstance(network, Network):
+        return network
+    named = _checks.text("network", network, InvalidTask)
+    if named in ("host", "none") or named.startswith("container:"):
+        raise InvalidTask(f"network {named!r} is not for jobs: take a member of Network or a network of your own")
+    try:
+        return Network(named)
+    except ValueError:
+        return named
+
+
+def _env(env: Mapping[str, str] | None) -> dict[str, str]:
+    if env is None:
+        return {}
+    if not isinstance(env, Mapping):
+        raise InvalidTask(f"env must map names to values, not {type(env).__name__}")
+    return {
+        _checks.variable(name, InvalidTask): _checks.plain(f"variable {name}", value, InvalidTask)
+        for name, value in env.items()
+    }
+
+
+def _patterns(collect: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(collect, str) or not isinstance(collect, Sequence):
+        raise InvalidTask(f"collect must be a list of patterns, not {collect!r}")
+    return tuple(_checks.workspace_path(pattern, InvalidTask) for pattern in collect)

@@ -1,0 +1,181 @@
+"""The verdict: the table of outcomes in ``docs/outcomes.md`` as code, its first line that fits."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from jobmanager.model.facts import EndMark, Limit, RunFacts
+from jobmanager.model.limits import Limits
+from jobmanager.model.result import Evidence, Outcome
+
+_END_MARK = "end mark of PID 1"
+_CGROUP = "the container's cgroup, read by PID 1"
+_INSPECT = "inspect"
+_OUR_CLOCK = "our clock"
+
+
+class KillReason(str, Enum):
+    """Who asked for a job's end."""
+
+    KILL_JOB = "kill_job"
+    CLOSE = "close"
+    DRAIN_OVER = "drain time over"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """An outcome with its reason."""
+
+    outcome: Outcome
+    text: str = ""
+    evidence: tuple[Evidence, ...] = ()
+
+
+def judge(facts: RunFacts, limits: Limits, killed: KillReason | None = None) -> Verdict:
+    """The first line of the table that fits, and everything that was found as evidence."""
+    lines: tuple[Callable[[], Verdict | None], ...] = (
+        lambda: killed_verdict(killed) if killed else None,
+        lambda: _timeout(facts, limits),
+        lambda: _output_overflow(facts, limits),
+        lambda: _crash(facts),
+        lambda: _overflow(facts, limits),
+        lambda: _by_exit_code(facts),
+    )
+    found = next(verdict for line in lines if (verdict := line()) is not None)
+    return Verdict(outcome=found.outcome, text=found.text, evidence=_merged(found.evidence, _counters(facts)))
+
+
+def killed_verdict(reason: KillReason) -> Verdict:
+    """Our own request, whatever the program was doing."""
+    return Verdict(
+        outcome=Outcome.KILLED,
+        text=f"killed: {reason.value}",
+        evidence=(Evidence(kind="requested_by", value=reason.value, source="our own request"),),
+    )
+
+
+def crash_verdict(kind: str, text: str, source: str = "jobmanager") -> Verdict:
+    """Not the program's doing."""
+    return Verdict(outcome=Outcome.CRASH, text=text, evidence=(Evidence(kind=kind, value=text, source=source),))
+
+
+def exit_code_text(code: int) -> str:
+    """An exit code in words; past 128 no more can be known than what it looks like."""
+    if code > 128:
+        try:
+            return f"exit code {code}, as after {signal.Signals(code - 128).name}"
+        except ValueError:
+            pass
+    return f"exit code {code}"
+
+
+def _timeout(facts: RunFacts, limits: Limits) -> Verdict | None:
+    if facts.stopped is not None and facts.stopped.limit is not Limit.OUTPUT:
+        return _timeout_verdict(facts.stopped.limit, facts.stopped.measured, limits)
+    if facts.end is not None and facts.cpu_time_s is not None and facts.cpu_time_s > limits.cpu_time_s:
+        return _timeout_verdict(Limit.CPU, facts.cpu_time_s, limits)
+    return None
+
+
+def _timeout_verdict(limit: Limit, measured: float, limits: Limits) -> Verdict:
+    if limit is Limit.CPU:
+        words, source = f"CPU time limit of {limits.cpu_time_s:g} s reached", "CPU counter of the whole container"
+    else:
+        words, source = f"wall clock limit of {limits.wall_s:g} s reached", _OUR_CLOCK
+    return Verdict(
+        outcome=Outcome.TIMEOUT, text=words, evidence=(Evidence(kind=limit.value, value=round(measured, 3), source=source),)
+    )
+
+
+def _output_overflow(facts: RunFacts, limits: Limits) -> Verdict | None:
+    if facts.output_bytes <= limits.output_kib * 1024:
+        return None
+    return Verdict(
+        outcome=Outcome.OVERFLOW,
+        text=f"output limit of {limits.output_kib} KiB reached",
+        evidence=(Evidence(kind="output_bytes", value=facts.output_bytes, source="bytes counted"),),
+    )
+
+
+def _crash(facts: RunFacts) -> Verdict | None:
+    if facts.refusal:
+        return crash_verdict("not_started", f"the program was not started: {facts.refusal}", "PID 1")
+    if facts.host_lost:
+        return crash_verdict("host_lost", f"the host could not be reached for {facts.outage_s:.0f} s and was given up", _OUR_CLOCK)
+    if facts.end is not None:
+        return None
+    if facts.gone:
+        return crash_verdict("removed", "the container was removed by somebody else", _INSPECT)
+    if facts.outage_s > 0:
+        return crash_verdict("engine_away", "the engine was away when the container ended", "our record of the outage")
+    if facts.trouble:
+        return crash_verdict("trouble", facts.trouble)
+    if facts.state is not None and facts.state.oom_killed:
+        return None
+    return crash_verdict("stopped_by_stranger", "the container was stopped by somebody else", _INSPECT)
+
+
+def _overflow(facts: RunFacts, limits: Limits) -> Verdict | None:
+    if facts.end is None:  # only PID 1's own death by memory is left here
+        return _overflow_verdict("oom_killed", 1, _INSPECT, f"memory limit of {limits.memory_mib} MiB reached")
+    if facts.end.exit_code == 0:
+        return None
+    if facts.end.oom_kills:
+        return _overflow_verdict("oom_kills", facts.end.oom_kills, _CGROUP, f"memory limit of {limits.memory_mib} MiB reached")
+    if facts.end.fork_refusals:
+        return _overflow_verdict(
+            "fork_refusals", facts.end.fork_refusals, _CGROUP, f"limit of {limits.processes} processes reached"
+        )
+    if facts.end.workspace_full:
+        return _overflow_verdict("workspace_full", 1, "a write into the workspace", f"workspace of {limits.workspace_mib} MiB full")
+    return None
+
+
+def _overflow_verdict(kind: str, value: int, source: str, text: str) -> Verdict:
+    return Verdict(outcome=Outcome.OVERFLOW, text=text, evidence=(Evidence(kind=kind, value=value, source=source),))
+
+
+def _by_exit_code(facts: RunFacts) -> Verdict:
+    assert facts.end is not None, "a run without an end mark is a crash"
+    code = facts.end.exit_code
+    evidence = (Evidence(kind="exit_code", value=code, source=_END_MARK),)
+    if code == 0:
+        return Verdict(outcome=Outcome.SUCCESS, evidence=evidence)
+    return Verdict(outcome=Outcome.FAILED, text=exit_code_text(code), evidence=evidence)
+
+
+def _counters(facts: RunFacts) -> tuple[Evidence, ...]:
+    """Everything else that was found; it changes nothing."""
+    found = [*_end_mark_counters(facts.end)]
+    if facts.state is not None and facts.state.exit_code is not None:
+        found.append(Evidence(kind="container_exit_code", value=facts.state.exit_code, source=_INSPECT))
+    if facts.state is not None and facts.state.oom_killed:
+        found.append(Evidence(kind="oom_killed", value=1, source=_INSPECT))
+    if facts.outage_s > 0:
+        found.append(Evidence(kind="outage_s", value=round(facts.outage_s, 1), source="our record of the outage"))
+    if facts.log_rotated:
+        found.append(Evidence(kind="output_cut", value="its first part was lost with a waiter", source="container log"))
+    if facts.archive_trouble:
+        found.append(Evidence(kind="archive", value=facts.archive_trouble, source="collecting"))
+    return tuple(found)
+
+
+def _end_mark_counters(end: EndMark | None) -> list[Evidence]:
+    if end is None:
+        return []
+    found = [Evidence(kind="exit_code", value=end.exit_code, source=_END_MARK)]
+    if end.oom_kills:
+        found.append(Evidence(kind="oom_kills", value=end.oom_kills, source=_CGROUP))
+    if end.fork_refusals:
+        found.append(Evidence(kind="fork_refusals", value=end.fork_refusals, source=_CGROUP))
+    if end.workspace_full:
+        found.append(Evidence(kind="workspace_full", value=1, source="a write into the workspace"))
+    return found
+
+
+def _merged(first: tuple[Evidence, ...], more: tuple[Evidence, ...]) -> tuple[Evidence, ...]:
+    kinds = {evidence.kind for evidence in first}
+    return first + tuple(evidence for evidence in more if evidence.kind not in kinds)
