@@ -24,6 +24,7 @@ SBIN_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbi
 LONGEST_UNIX_PATH = 107  # bytes in sockaddr_un.sun_path, less the closing zero
 LONGEST_SOCKET_NAME = "exec/containerd/containerd-debug.sock"
 KILL_TIMEOUT_S = 10.0
+CONTAINERD_END_TIMEOUT_S = 5.0
 POLL_S = 0.05
 
 
@@ -124,6 +125,7 @@ def start(
     for folder in (files.data, files.exec_root, files.log.parent):
         folder.mkdir(parents=True, exist_ok=True)
     files.pid_file.unlink(missing_ok=True)  # a daemon refuses to start when that number has become any other process
+    _forget_dead_containerd(files)
     command = [
         *("dockerd", "--data-root", str(files.data), "--exec-root", str(files.exec_root)),
         *("--host", files.url, "--pidfile", str(files.pid_file)),
@@ -145,6 +147,19 @@ def start(
             env=environment | {"PATH": SBIN_PATH},
             start_new_session=True,  # ctrl-C in the terminal is for us, not for the daemon
         )
+
+
+def _forget_dead_containerd(files: DaemonFiles) -> None:
+    """After a daemon was killed the kernel kills its containerd, a moment later: one started meanwhile would wait for it."""
+    pid_file = files.exec_root / "containerd" / "containerd.pid"
+    if not pid_file.exists():
+        return
+    pid = int(pid_file.read_text() or 0)
+    deadline = time.monotonic() + CONTAINERD_END_TIMEOUT_S
+    while _is_alive(pid) and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+    if not _is_alive(pid):
+        pid_file.unlink(missing_ok=True)
 
 
 def wait_until_answers(files: DaemonFiles, process: subprocess.Popen[bytes], *, timeout_s: float) -> None:
