@@ -21,7 +21,7 @@ test: $(READY) lint  ## lint, types, layers, then all tests on real Docker engin
 
 lint: $(READY)  ## ruff, mypy and the layers
 	$(BIN)/ruff check .
-	$(BIN)/mypy
+	$(BIN)/mypy -p jobmanager -p dev
 	$(BIN)/lint-imports
 
 bench: $(READY)  ## measure: the figures of docs/

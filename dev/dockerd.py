@@ -141,7 +141,7 @@ def start(
     with files.log.open("ab") as log:
         return subprocess.Popen(
             command,
-            stdin=subprocess.DEVNULL if listener is None else listener,
+            stdin=subprocess.DEVNULL if listener is None else listener.fileno(),
             stdout=log,
             stderr=log,
             env=environment | {"PATH": SBIN_PATH},

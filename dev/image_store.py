@@ -25,6 +25,7 @@ PYTHON_PACKAGES = ("python3", "gcc", "libc6-dev")
 DOCKERFILE = Path(__file__).parent / "images" / "python.Dockerfile"
 REGISTRY = "https://registry-1.docker.io/v2/"
 REGISTRY_TIMEOUT_S = 3.0
+INSPECT_TIMEOUT_S = 60.0
 DOCKER_TIMEOUT_S = 300.0
 REGISTRY_BUILD_TIMEOUT_S = 300.0
 DEBOOTSTRAP_TIMEOUT_S = 1200.0
@@ -113,10 +114,11 @@ class ImageStore:
         for name in UNNEEDED:
             shutil.rmtree(root / name, ignore_errors=True)
         tar = self._folder / "python-root.tar"
-        pack = ("tar", "--directory", str(root), "--exclude=./proc/*", "--exclude=./sys/*", "--exclude=./dev/*", "-cf", str(tar), ".")
+        kernel_files = ("--exclude=./proc/*", "--exclude=./sys/*", "--exclude=./dev/*")
+        pack = ("tar", "--create", "--file", str(tar), "--directory", str(root), *kernel_files, ".")
         run_quietly(pack, what="packing", log=self._log, timeout_s=DOCKER_TIMEOUT_S)
-        options = ("--change", f"LABEL {PYTHON_LABEL}", "--change", 'CMD ["python3"]')
-        docker(url, "import", *options, str(tar), PYTHON, what=f"importing {PYTHON}", log=self._log)
+        changes = ("--change", f"LABEL {PYTHON_LABEL}", "--change", 'CMD ["python3"]')
+        docker(url, "import", *changes, str(tar), PYTHON, what=f"importing {PYTHON}", log=self._log)
         tar.unlink()
         remove_tree(root)
 
@@ -133,7 +135,12 @@ def registry_answers() -> bool:
 
 def has_image(url: str, image: str) -> bool:
     command = ["docker", "--host", url, "image", "inspect", image]
-    done = subprocess.run(command, capture_output=True, timeout=60, env=docker_environment(url), check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=INSPECT_TIMEOUT_S, env=docker_environment(url), check=False)
+    except subprocess.TimeoutExpired:
+        raise MachineError(
+            f"the engine {url} does not answer: `docker image inspect` took over {INSPECT_TIMEOUT_S:.0f} s"
+        ) from None
     return done.returncode == 0
 
 

@@ -196,7 +196,7 @@ class Machine:
     def _make_runtime_folder(self, files: DaemonFiles) -> None:
         files.runtime.mkdir(mode=0o700, parents=True, exist_ok=True)
         if files.runtime.lstat().st_uid != os.geteuid() or files.runtime.is_symlink():
-            raise MachineError(f"{files.runtime} belongs to somebody else: delete it, or check out into a folder with a shorter path")
+            raise MachineError(f"{files.runtime} belongs to somebody else: delete it, or use a checkout with a shorter path")
 
 
 # --- looking around -----------------------------------------------------------------------------------------------
@@ -345,7 +345,7 @@ ACTIONS: dict[str, tuple[Callable[[Machine, argparse.Namespace], int], str]] = {
 
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python3 -m dev.machine", description="Docker engines and images for the demo and the tests.")
+    parser = argparse.ArgumentParser(prog="python3 -m dev.machine", description="Docker engines and images for demo and tests")
     parser.add_argument("--state", type=Path, default=CHECKOUT / ".machine", help="folder for everything (default: %(default)s)")
     parser.set_defaults(json=False)
     actions = parser.add_subparsers(dest="action", required=True)
