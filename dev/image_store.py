@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 import subprocess
 import tarfile
 import tempfile
@@ -29,7 +28,7 @@ INSPECT_TIMEOUT_S = 60.0
 DOCKER_TIMEOUT_S = 300.0
 REGISTRY_BUILD_TIMEOUT_S = 300.0
 DEBOOTSTRAP_TIMEOUT_S = 1200.0
-UNNEEDED = (  # of the files that debootstrap leaves; the same list that slim images leave out, and apt's caches
+UNNEEDED = (  # files that debootstrap leaves; their folders stay, apt does not work without
     *("var/cache/apt", "var/lib/apt/lists", "var/log", "usr/share/doc", "usr/share/man", "usr/share/info"),
     *("usr/share/locale", "usr/share/lintian", "debootstrap"),
 )
@@ -111,8 +110,9 @@ class ImageStore:
         command = ("unshare", "--mount", "debootstrap", *options, release, str(root), mirror)  # its mounts go with it
         environment = os.environ | apt.proxy()
         run_quietly(command, what="debootstrap", log=self._log, timeout_s=DEBOOTSTRAP_TIMEOUT_S, env=environment)
-        for name in UNNEEDED:
-            shutil.rmtree(root / name, ignore_errors=True)
+        for path in (path for name in UNNEEDED for path in (root / name).rglob("*")):
+            if path.is_symlink() or not path.is_dir():
+                path.unlink()
         tar = self._folder / "python-root.tar"
         kernel_files = ("--exclude=./proc/*", "--exclude=./sys/*", "--exclude=./dev/*")
         pack = ("tar", "--create", "--file", str(tar), "--directory", str(root), *kernel_files, ".")

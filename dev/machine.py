@@ -107,7 +107,7 @@ class Machine:
         foreign = self._foreign_engine()
         if foreign:
             say(f"using the engine that answers at {foreign}")
-            apt.need_commands({"docker": "docker.io"}, purpose="loading images", log=self._log)
+            self._need_client()
             return foreign
         if dockerd.answers(self.one.socket):
             say(f"using our engine {self.one.url}, which runs already")
@@ -137,8 +137,12 @@ class Machine:
         purpose = "an engine"
         was_missing = not apt.has_command("dockerd")
         apt.need_commands({"dockerd": "docker.io", "iptables": "iptables", "unshare": "util-linux"}, purpose=purpose, log=self._log)
-        apt.need_commands({"docker": "docker-cli"}, purpose=purpose, log=self._log)  # a package of its own since Debian 13
+        self._need_client()
         return was_missing and (Path("/run/systemd/system").exists() or Path("/var/run/docker.pid").exists())
+
+    def _need_client(self) -> None:
+        for package in ("docker.io", "docker-cli"):  # a package of its own since Debian 13
+            apt.need_commands({"docker": package}, purpose="loading images", log=self._log)
 
     def _start_first(self) -> None:
         """A normal engine, with a bridge network. Where that cannot be, one without."""
@@ -315,19 +319,24 @@ def do_run(machine: Machine, options: argparse.Namespace) -> int:
 
 
 def call(command: Sequence[str], environment: dict[str, str]) -> int:
-    """Run a command to its end: its status, as a shell would give it."""
+    """Run a command to its end: its status, as a shell would give it.
+
+    Asked to end, we ask the command, with the signal of ctrl-C: pytest then still runs what its fixtures do at the end.
+    """
+    children: list[subprocess.Popen[bytes]] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        for child in children:
+            if number != signal.SIGINT:  # the terminal sends that one to both
+                child.send_signal(signal.SIGINT)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # before the start: an ignored signal is inherited
+        signal.signal(number, interrupt)
     try:
-        process = subprocess.Popen(command, env=environment)
+        children.append(subprocess.Popen(command, env=environment))
     except FileNotFoundError as error:
         raise MachineError(f"there is no {error.filename}") from error
-
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        if number != signal.SIGINT:  # the terminal sends that one to both
-            process.send_signal(number)
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, pass_on)
-    status = process.wait()
+    status = children[0].wait()
     return status if status >= 0 else 128 - status
 
 
