@@ -182,9 +182,26 @@ def _last_complaint(log: Path) -> str:
 def daemon_pid(files: DaemonFiles) -> int | None:
     """The process id of the running daemon that keeps its things in `files`; None when there is none."""
     for pid, arguments in _command_lines():
-        if Path(arguments[0]).name == "dockerd" and str(files.exec_root) in arguments:
+        if _is_dockerd(arguments) and str(files.exec_root) in arguments:
             return pid
     return None
+
+
+def daemon_pids() -> list[int]:
+    """The process ids of all daemons on this machine, whoever started them."""
+    return [pid for pid, arguments in _command_lines() if _is_dockerd(arguments)]
+
+
+def network_of(pid: int) -> Path | None:
+    """The name of a process's network namespace; None when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/ns/net").readlink()
+    except OSError:
+        return None
+
+
+def _is_dockerd(arguments: Sequence[str]) -> bool:
+    return Path(arguments[0]).name == "dockerd"
 
 
 # --- ending -------------------------------------------------------------------------------------------------------

@@ -134,9 +134,9 @@ class Machine:
 
     def _install_engine(self) -> bool:
         """Install dockerd and its client where missing; whether a daemon runs by itself now."""
-        purpose = "an engine"
         was_missing = not apt.has_command("dockerd")
-        apt.need_commands({"dockerd": "docker.io", "iptables": "iptables", "unshare": "util-linux"}, purpose=purpose, log=self._log)
+        packages = {"dockerd": "docker.io", "iptables": "iptables", "ip": "iproute2", "unshare": "util-linux"}
+        apt.need_commands(packages, purpose="an engine", log=self._log)
         self._need_client()
         return was_missing and (Path("/run/systemd/system").exists() or Path("/var/run/docker.pid").exists())
 
@@ -146,12 +146,13 @@ class Machine:
 
     def _start_first(self) -> None:
         """A normal engine, with a bridge network. Where that cannot be, one without."""
-        if BRIDGE.exists() and not self._bridge_mark.exists():
+        if bridge_is_in_use():
             say("another engine's bridge docker0 is here: starting ours without a bridge network")
             self._start(self.one, own_network=True)
             return
-        self._bridge_mark.parent.mkdir(parents=True, exist_ok=True)
-        self._bridge_mark.touch()
+        if not BRIDGE.exists():
+            self._bridge_mark.parent.mkdir(parents=True, exist_ok=True)
+            self._bridge_mark.touch()
         try:
             self._start(self.one, own_network=False)
         except DaemonError as error:
@@ -230,6 +231,12 @@ def answers_soon(path: Path, *, timeout_s: float) -> bool:
             return False
         time.sleep(dockerd.POLL_S)
     return True
+
+
+def bridge_is_in_use() -> bool:
+    """Whether the bridge network is there and a daemon of our network namespace is alive, which may be its owner."""
+    here = Path("/proc/self/ns/net").readlink()
+    return BRIDGE.exists() and any(dockerd.network_of(pid) == here for pid in dockerd.daemon_pids())
 
 
 def mount_cgroups(log: Path) -> None:
