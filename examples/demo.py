@@ -1,0 +1,162 @@
+"""Grade a folder of submissions to a small exercise: read how many numbers follow, then the numbers; print their sum.
+
+    python examples/demo.py [--environment NAME] [HOST_URL ...]
+
+Every submission runs once per test, each time in a container of its own. It gets the test's input and nothing else: the
+expected answers never leave this process. The first line of a submission says what should become of it, for example
+`# expect: failed, wrong answer`; the exit code is 0 when everything went that way, 1 when not, 2 when nothing could run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from jobmanager import DockerHost, JobInput, JobManager, JobManagerError, JobResult, Limits, Outcome, Task
+
+SUBMISSIONS = Path(__file__).parent / "submissions"
+LIMITS = Limits(cpu_time_s=1, wall_time_s=6, memory_mib=128, processes=32, workspace_mib=16, output_kib=64)
+LANGUAGES = {  # by suffix: the file's name in the container, and what runs there
+    ".py": ("main.py", "exec python3 main.py"),
+    ".c": ("main.c", "gcc -O2 -fdiagnostics-plain-output -o main main.c && exec ./main"),
+}
+STYLES = {Outcome.SUCCESS: "green", Outcome.FAILED: "red", Outcome.TIMEOUT: "yellow", Outcome.OVERFLOW: "magenta"}
+
+
+@dataclass(frozen=True)
+class Test:
+    stdin: str
+    answer: str
+
+
+TESTS = (Test("3\n1 2 3\n", "6"), Test("4\n-7 0 7 5\n", "5"), Test("2\n2000000000 2000000000\n", "4000000000"))
+
+
+@dataclass
+class Submission:
+    """A submitted program, and what its jobs ended in so far."""
+
+    path: Path
+    results: dict[Test, JobResult] = field(default_factory=dict)
+
+    @property
+    def graded(self) -> bool:
+        return len(self.results) == len(TESTS)
+
+    @property
+    def verdict(self) -> tuple[Outcome, str]:
+        """The first test that went wrong decides."""
+        verdicts = [judged(test, self.results[test]) for test in TESTS]
+        return next((verdict for verdict in verdicts if verdict[0] is not Outcome.SUCCESS), verdicts[0])
+
+    @property
+    def surprise(self) -> str:
+        """What differs from the expectation in its first line; empty when nothing does."""
+        with self.path.open() as source:
+            expected = re.match(r"\S+ expect: (\w+)(?:, (.+))?$", source.readline())
+        if expected is None:
+            return "its first line does not say what to expect"
+        outcome, text = self.verdict
+        if outcome == expected[1] and (expected[2] or "") in text:
+            return ""
+        return f"expected {expected[0].split(': ', 1)[1]}; got {outcome}, {text}"
+
+
+def judged(test: Test, result: JobResult) -> tuple[Outcome, str]:
+    """A job's outcome, or `failed` when the program ended well and its answer is wrong."""
+    if result.outcome is Outcome.SUCCESS and result.stdout_text.split() != test.answer.split():
+        return Outcome.FAILED, plain(f"wrong answer: {result.stdout_text.strip()!r} instead of {test.answer}")
+    if result.outcome is Outcome.SUCCESS:
+        return Outcome.SUCCESS, f"all {len(TESTS)} tests passed"
+    complaint = result.stderr_text.strip().rpartition("\n")[2] if result.outcome is Outcome.FAILED else ""
+    return result.outcome, plain(f"{result.text}: {complaint}" if complaint else result.text)
+
+
+def plain(text: str) -> str:
+    """Untrusted text for a terminal: one line without control characters."""
+    return "".join(character if character.isprintable() else " " for character in text[:160])
+
+
+def grade(manager: JobManager, environment: str, submissions: Sequence[Submission]) -> Iterator[Submission]:
+    """Run every submission with every test; yields a submission each time one of its jobs has ended."""
+    jobs = {}
+    for submission in submissions:
+        filename, command = LANGUAGES[submission.path.suffix]
+        task = Task(environment, command=command, files={filename: submission.path}, limits=LIMITS, name=submission.path.name)
+        for test in TESTS:
+            jobs[manager.submit(task, JobInput(stdin=test.stdin), launcher_name="demo")] = submission, test
+    for job in as_completed(jobs):
+        submission, test = jobs[job]
+        submission.results[test] = job.result()
+        yield submission
+
+
+def table(submissions: Sequence[Submission]) -> Table:
+    """What is known so far; the figures are the highest of a submission's jobs."""
+    view = Table("submission", "outcome", "text")
+    for name in ("CPU s", "memory MiB", "wall s"):
+        view.add_column(name, justify="right")
+    view.add_column("host")
+    for submission in submissions:
+        results = submission.results.values()
+        outcome, text = submission.verdict if submission.graded else ("...", f"{len(results)} of {len(TESTS)} jobs have ended")
+        view.add_row(
+            submission.path.name,
+            Text(str(outcome), style=STYLES.get(outcome, "dim")),
+            Text(text),
+            highest([result.cpu_time_s for result in results], digits=2),
+            highest([result.peak_memory_mib for result in results], digits=0),
+            highest([result.wall_time_s for result in results], digits=2),
+            ", ".join(sorted({result.host for result in results if result.host})),
+        )
+    return view
+
+
+def highest(values: Sequence[float | None], *, digits: int) -> str:
+    known = [value for value in values if value is not None]
+    return f"{max(known):.{digits}f}" if known else "-"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Grade the submissions in examples/submissions.")
+    parser.add_argument("hosts", nargs="*", metavar="HOST_URL", help="Docker hosts (default: DOCKER_HOST, or the default socket)")
+    parser.add_argument("--environment", default="python3", help="an environment with Python and gcc (default: %(default)s)")
+    options = parser.parse_args()
+    hosts = [DockerHost(url, name=f"host {number}") for number, url in enumerate(options.hosts, start=1)]
+    submissions = [Submission(path) for path in sorted(SUBMISSIONS.iterdir()) if path.suffix in LANGUAGES]
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    where = ", ".join(f"{host.name} ({host.url})" for host in hosts) or "the default Docker host"
+    print(f"grading {len(submissions)} submissions with {len(TESTS)} tests each on {where}", flush=True)
+
+    with JobManager(hosts or None) as manager, Live(console=console, auto_refresh=False, transient=True) as live:
+        for submission in grade(manager, options.environment, submissions):
+            if console.is_terminal:
+                live.update(table(submissions), refresh=True)
+            elif submission.graded:
+                print(submission.path.name, *submission.verdict, flush=True)
+    console.print(table(submissions))
+
+    surprises = [f"{submission.path.name}: {submission.surprise}" for submission in submissions if submission.surprise]
+    print("\n".join(surprises) or "every submission ended as expected")
+    return 1 if surprises else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except JobManagerError as problem:
+        print(f"demo: {problem}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("demo: interrupted", file=sys.stderr)
+        sys.exit(130)

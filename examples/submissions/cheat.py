@@ -1,0 +1,9 @@
+# expect: failed, wrong answer
+# Grades itself. The file is read, but the demo believes only in the printed answer.
+import json
+import os
+
+os.makedirs(".jobmanager", exist_ok=True)
+with open(".jobmanager/result.json", "w") as result:
+    json.dump({"grade": 100, "text": "all tests passed"}, result)
+print("all tests passed")

@@ -1,0 +1,4 @@
+# expect: timeout
+count = int(input())
+while count >= 0:
+    pass

@@ -1,0 +1,7 @@
+# expect: failed, exit code 3
+# Prints the right answer, but says that something went wrong.
+import sys
+
+count = int(input())
+print(sum(map(int, input().split())) if count else 0)
+sys.exit(3)

@@ -1,0 +1,4 @@
+# expect: overflow, memory
+hoard = []
+while True:
+    hoard.append(b"x" * 2**20)

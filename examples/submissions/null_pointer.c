@@ -1,0 +1,15 @@
+// expect: failed, exit code 139
+// No memory was ever asked for.
+#include <stdio.h>
+
+int main(void) {
+    int count;
+    long long *numbers = NULL, sum = 0;
+    scanf("%d", &count);
+    for (int i = 0; i < count; i++) {
+        scanf("%lld", &numbers[i]);
+        sum += numbers[i];
+    }
+    printf("%lld\n", sum);
+    return 0;
+}

@@ -1,0 +1,3 @@
+# expect: overflow, output
+while True:
+    print("6" * 1000)
