@@ -1,0 +1,374 @@
+"""Every example, run as a user runs it: in a process of its own, the web app over HTTP."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import docker
+import psutil
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+HOSTS_VARIABLE = "JOBMANAGER_TEST_HOSTS"
+MARK_VARIABLE = "JOBMANAGER_TEST_EXAMPLE"
+BUSYBOX = "jobmanager-busybox:1"
+LABEL = "jobmanager.manager"
+PATIENCE_S = 60.0
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture(scope="module")
+def engines() -> list[str]:
+    """The urls of the engines to test on; one that lacks an image of the examples is a failure."""
+    named = os.environ.get(HOSTS_VARIABLE, "")
+    if not named and os.environ.get("JOBMANAGER_TEST_WITHOUT_ENGINE") == "1":
+        pytest.skip("asked to go without an engine")
+    if not named:
+        pytest.fail(f"{HOSTS_VARIABLE} names no engine: run `make test`, or set JOBMANAGER_TEST_WITHOUT_ENGINE=1 to skip this")
+    urls = named.split(",")
+    for url in urls:
+        with engine(url) as client:
+            if not client.images.list(filters={"label": "jobmanager.environment=python3"}):
+                pytest.fail(f"{url} has no image with the label jobmanager.environment=python3: run python3 -m dev.machine up")
+    return urls
+
+
+@pytest.fixture
+def environment(engines: list[str]) -> Iterator[dict[str, str]]:
+    """Environment variables for an example; afterwards it must have left nothing behind."""
+    mark = uuid.uuid4().hex
+    before = things_on(engines)
+    yield os.environ | {MARK_VARIABLE: mark, "PYTHONUNBUFFERED": "1"}
+    left = things_on(engines) - before  # what others have begun meanwhile is among it, and ends too
+    eventually(lambda: not marked_processes(mark), "its processes have ended", patience_s=10)
+    eventually(lambda: not left & things_on(engines), "its containers and volumes are gone", patience_s=30)
+
+
+@contextmanager
+def engine(url: str) -> Iterator[docker.DockerClient]:
+    client = docker.DockerClient(base_url=url, timeout=30)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def things_on(urls: Sequence[str]) -> set[str]:
+    """Ids of all managers' containers and names of their volumes."""
+    found: set[str] = set()
+    for url in urls:
+        with engine(url) as client:
+            found |= {container["Id"] for container in client.api.containers(all=True, filters={"label": LABEL})}
+            found |= {volume["Name"] for volume in client.api.volumes(filters={"label": LABEL})["Volumes"] or []}
+    return found
+
+
+def marked_processes(mark: str) -> list[int]:
+    """Processes that an example started, whoever their parent is now."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK_VARIABLE) == mark and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+        except psutil.Error:
+            continue
+    return found
+
+
+def eventually(condition: Callable[[], object], what: str, *, patience_s: float = PATIENCE_S) -> None:
+    deadline = time.monotonic() + patience_s
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {patience_s:g} s: {what}")
+        time.sleep(0.02)
+
+
+def run(environment: dict[str, str], script: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(script), *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+
+
+# --- the scripts ----------------------------------------------------------------------------------------------------
+
+
+def test_the_blocking_script_prints_its_job_s_result(engines: list[str], environment: dict[str, str]) -> None:
+    done = run(environment, EXAMPLES / "blocking.py", engines[0])
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "failed (exit code 3)" in done.stdout
+    assert r"'Hello, world!\nThis file came along with the task.\n'" in done.stdout
+
+
+def test_a_script_without_urls_runs_on_the_engine_that_docker_host_names(engines: list[str], environment: dict[str, str]) -> None:
+    done = run(environment | {"DOCKER_HOST": engines[0]}, EXAMPLES / "blocking.py", "--environment", BUSYBOX)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "failed (exit code 3)" in done.stdout
+
+
+def test_the_polling_script_prints_every_result(engines: list[str], environment: dict[str, str]) -> None:
+    done = run(environment, EXAMPLES / "polling.py", *engines)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[2] == "asked to sleep 9 s: timeout wall clock limit of 2 s reached"  # the last one to end
+    assert sorted(lines[:2]) == ["asked to sleep 0 s: success slept 0 s", "asked to sleep 1 s: success slept 1 s"]
+
+
+# --- the demo -------------------------------------------------------------------------------------------------------
+
+
+def test_the_demo_grades_every_submission_as_expected_on_all_engines(engines: list[str], environment: dict[str, str]) -> None:
+    done = run(environment, EXAMPLES / "demo.py", *engines)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("every submission ended as expected\n")
+    assert "\x1b" not in done.stdout
+    for submission in (EXAMPLES / "submissions").iterdir():
+        assert done.stdout.count(f"{submission.name} ") == 2, "a line when it was graded, and one in the table"
+    for number in range(1, len(engines) + 1):
+        assert re.search(rf"host {number}\b", done.stdout.partition("\n")[2])
+
+
+def test_the_demo_shows_its_progress_on_a_terminal(engines: list[str], environment: dict[str, str]) -> None:
+    shown, status = run_on_terminal(environment | {"TERM": "xterm-256color", "COLUMNS": "150", "LINES": "50"}, engines)
+
+    assert status == 0
+    assert "jobs have ended" in shown
+    assert "every submission ended as expected" in shown
+
+
+def run_on_terminal(environment: dict[str, str], engines: Sequence[str]) -> tuple[str, int]:
+    """What the demo writes to a terminal, and its status."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, str(EXAMPLES / "demo.py"), *engines]
+    with subprocess.Popen(command, env=environment, stdin=theirs, stdout=theirs, stderr=theirs) as demo:
+        os.close(theirs)
+        shown = b""
+        try:
+            while piece := os.read(ours, 65536):
+                shown += piece
+        except OSError:  # so a terminal says that nobody has it open any more
+            pass
+        finally:
+            os.close(ours)
+        return shown.decode(), demo.wait(30)
+
+
+def test_the_demo_s_status_tells_that_a_submission_surprised(
+    engines: list[str], environment: dict[str, str], tmp_path: Path
+) -> None:
+    shutil.copy(EXAMPLES / "demo.py", tmp_path)
+    (tmp_path / "submissions").mkdir()
+    (tmp_path / "submissions" / "quick.py").write_text("# expect: timeout\nprint(6)\n")
+
+    done = run(environment, tmp_path / "demo.py", *engines)
+
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "quick.py: expected timeout; got failed, wrong answer: '6' instead of 5" in done.stdout
+
+
+def test_the_demo_ends_quietly_on_ctrl_c(engines: list[str], environment: dict[str, str]) -> None:
+    before = things_on(engines)
+    command = [sys.executable, str(EXAMPLES / "demo.py"), *engines]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as demo:
+        eventually(lambda: things_on(engines) - before, "the demo's first container is there")
+        os.killpg(demo.pid, signal.SIGINT)  # as a terminal does: to the children too
+        _, complaints = demo.communicate(timeout=30)
+
+    assert (demo.returncode, complaints) == (130, "demo: interrupted\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["unix:///no/such/docker.sock"], ["nonsense"], ["--environment", "no-such-environment"]],
+    ids=["no engine", "no url", "no environment"],
+)
+def test_the_demo_says_in_one_line_what_keeps_it_from_running(
+    engines: list[str], environment: dict[str, str], arguments: list[str]
+) -> None:
+    done = run(environment | {"DOCKER_HOST": engines[0]}, EXAMPLES / "demo.py", *arguments)
+
+    assert done.returncode == 2
+    assert re.fullmatch(r"demo: .+\n", done.stderr)
+
+
+# --- the web app ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class WebApp:
+    url: str
+    database: Path
+
+    def get(self, path: str) -> tuple[int, str]:
+        return self._answer(urllib.request.Request(self.url + path))
+
+    def submit(self, program: str) -> tuple[int, str]:
+        form = urllib.parse.urlencode({"program": program}).encode()
+        return self._answer(urllib.request.Request(f"{self.url}/jobs", data=form))
+
+    def new_job(self, program: str) -> str:
+        """Submit a program; the id of its job."""
+        status, page = self.submit(program)
+        assert status == 200, page
+        found = re.search(r"<h1>Job ([0-9a-f]{32})</h1>", page)
+        assert found, page
+        return found[1]
+
+    def job(self, job_id: str) -> dict[str, object]:
+        status, answer = self.get(f"/jobs/{job_id}/status")
+        assert status == 200, answer
+        return dict(json.loads(answer))
+
+    def wait_for(self, job_id: str) -> str:
+        """The page of a job that is done."""
+        eventually(lambda: self.job(job_id)["status"] == "done", f"job {job_id} is done")
+        return self.get(f"/jobs/{job_id}")[1]
+
+    @staticmethod
+    def _answer(request: urllib.request.Request) -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as refusal:
+            with refusal:
+                return refusal.code, refusal.read().decode()
+
+
+@contextmanager
+def served(environment: dict[str, str], engines: Sequence[str], folder: Path, *options: str) -> Iterator[WebApp]:
+    """The app under gunicorn with two workers; it must end in good order."""
+    database, log = folder / "submissions.sqlite", folder / "gunicorn.log"
+    settings = {"WEBAPP_DATABASE": str(database), "WEBAPP_HOSTS": " ".join(engines)}
+    command = [sys.executable, "-m", "gunicorn", "--workers", "2", "--bind", "127.0.0.1:0", "--chdir", str(EXAMPLES / "webapp")]
+    with log.open("w") as written:
+        gunicorn = subprocess.Popen([*command, *options, "app:app"], env=settings | environment, stderr=written)
+    try:
+        eventually(lambda: gunicorn.poll() is not None or "Listening at" in log.read_text(), "gunicorn listens")
+        address = re.search(r"Listening at: (http://[0-9.]+:[0-9]+)", log.read_text())
+        assert address, log.read_text()
+        yield WebApp(address[1], database)
+    finally:
+        gunicorn.terminate()
+        try:
+            status = gunicorn.wait(45)
+        except subprocess.TimeoutExpired:
+            gunicorn.kill()
+            raise
+    assert status == 0
+    assert "Traceback" not in log.read_text() and "ERROR" not in log.read_text(), log.read_text()
+
+
+@pytest.fixture(params=[[], ["--preload"]], ids=["two workers", "two workers, preloaded"])
+def webapp(engines: list[str], environment: dict[str, str], tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[WebApp]:
+    with served(environment, engines, tmp_path, *request.param) as app:
+        yield app
+
+
+def test_the_web_app_runs_programs_in_both_workers_and_shows_their_results(webapp: WebApp) -> None:
+    job_ids: list[str] = []
+
+    def both_workers_made_jobs() -> bool:
+        with ThreadPoolExecutor(4) as browsers:
+            job_ids.extend(browsers.map(webapp.new_job, [f"print({number} * 7)" for number in range(4)]))
+        return len({webapp.job(job_id)["worker"] for job_id in job_ids}) == 2
+
+    eventually(both_workers_made_jobs, "each worker has made a job")
+
+    for place, job_id in enumerate(job_ids):
+        page = webapp.wait_for(job_id)
+        assert "<strong>success</strong>" in page
+        assert f"<pre>{place % 4 * 7}\n</pre>" in page
+    _, index = webapp.get("/")
+    assert f"{job_ids[-1]}</a>: success" in index
+
+
+def test_the_web_app_shows_what_it_is_given_as_text(webapp: WebApp) -> None:
+    job_id = webapp.new_job("import sys\r\nprint('<script>1</script>')\r\nsys.exit('<b>bold</b>')")
+
+    page = webapp.wait_for(job_id)
+
+    assert "<strong>failed</strong> exit code 1" in page
+    assert "<pre>&lt;script&gt;1&lt;/script&gt;\n</pre>" in page
+    assert "<pre>&lt;b&gt;bold&lt;/b&gt;\n</pre>" in page
+    assert "<script>1" not in page and "<b>" not in page
+
+
+def test_the_web_app_tells_that_a_job_is_under_way_and_then_done(webapp: WebApp) -> None:
+    job_id = webapp.new_job("import time\ntime.sleep(2)")
+
+    seen = set()
+
+    def done() -> bool:
+        seen.add(webapp.job(job_id)["status"])
+        return "done" in seen
+
+    eventually(done, "the job is done")
+    assert seen - {"done"}, "it was seen under way"
+    assert all(re.fullmatch(r"running|under way|waiting for \d+ other jobs|done", str(status)) for status in seen)
+
+
+@pytest.mark.parametrize(
+    ("program", "status", "message"),
+    [
+        ("  ", 400, "The program is empty."),
+        ("#" * 65537, 400, "The program is longer than 65536 bytes."),
+        ("#" * 300_000, 413, "The program is longer than 65536 bytes."),
+    ],
+    ids=["empty", "too long", "much too long"],
+)
+def test_the_web_app_refuses_what_it_cannot_run(
+    engines: list[str], environment: dict[str, str], tmp_path: Path, program: str, status: int, message: str
+) -> None:
+    with served(environment, engines, tmp_path) as webapp:
+        answer, page = webapp.submit(program)
+
+        assert answer == status
+        assert f'<p role="alert">{message}</p>' in page
+        assert "None yet." in webapp.get("/")[1]
+        assert webapp.get("/jobs/unknown")[0] == 404
+
+
+def test_the_web_app_passes_a_refusal_of_the_manager_on(engines: list[str], environment: dict[str, str], tmp_path: Path) -> None:
+    with served(environment | {"WEBAPP_ENVIRONMENT": "no-such-environment"}, engines, tmp_path) as webapp:
+        status, page = webapp.submit("print('kept in the form')")
+
+        assert status == 503
+        assert re.search(r'<p role="alert">.*no-such-environment.*</p>', page)
+        assert "kept in the form" in page
+        assert "None yet." in page
+
+
+def test_the_web_app_tells_that_a_job_went_down_with_its_worker(
+    engines: list[str], environment: dict[str, str], tmp_path: Path
+) -> None:
+    with served(environment, engines, tmp_path) as webapp:
+        eventually(lambda: webapp.get("/")[0] == 200, "the page is there")
+        with sqlite3.connect(webapp.database) as connection:
+            connection.execute("INSERT INTO jobs (job_id, program, worker, submitted_at) VALUES ('old', 'print()', 1, 0)")
+        connection.close()
+
+        assert webapp.job("old")["status"] == "lost"
+        assert "Please submit the program again." in webapp.get("/jobs/old")[1]
