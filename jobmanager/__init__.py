@@ -1,1 +1,52 @@
-from jobmanager._version import __version__ as __version__
+"""Run untrusted code in Docker containers from a Python program, and get one trustworthy result for each job."""
+
+from jobmanager import errors
+from jobmanager._version import __version__
+from jobmanager.buffer import ClientBuffer
+from jobmanager.errors import JobManagerError
+from jobmanager.future import ClientFuture, JobFuture
+from jobmanager.hooks import HookManager
+from jobmanager.manager import JobManager
+from jobmanager.model import events
+from jobmanager.model.client import Client, HostInfo, QueueInfo, RunningJob, WaitingJob
+from jobmanager.model.host import TLS, DockerHost
+from jobmanager.model.job import JobInput
+from jobmanager.model.limits import Limits
+from jobmanager.model.problems import Code, File, Match, MultipleChoice
+from jobmanager.model.result import Evidence, JobResult, Outcome, ProblemResult, Step, unpacked
+from jobmanager.model.task import Network, Task
+from jobmanager.sync import ClientSync
+
+__all__ = [
+    "TLS",
+    "Client",
+    "ClientBuffer",
+    "ClientFuture",
+    "ClientSync",
+    "Code",
+    "DockerHost",
+    "Evidence",
+    "File",
+    "HookManager",
+    "HostInfo",
+    "JobFuture",
+    "JobInput",
+    "JobManager",
+    "JobManagerError",
+    "JobResult",
+    "Limits",
+    "Match",
+    "MultipleChoice",
+    "Network",
+    "Outcome",
+    "ProblemResult",
+    "QueueInfo",
+    "RunningJob",
+    "Step",
+    "Task",
+    "WaitingJob",
+    "__version__",
+    "errors",
+    "events",
+    "unpacked",
+]

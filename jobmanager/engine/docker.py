@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 
 import docker
 import docker.errors
@@ -42,11 +42,12 @@ _PHASES = {"created": Phase.CREATED, "running": Phase.RUNNING, "restarting": Pha
 class DockerEngine:
     """``Engine`` over the Docker API. One per thread: docker's client is not thread-safe."""
 
-    def __init__(self, address: Address, *, timeout_s: float, api_version: str | None = None) -> None:
+    _api_versions: ClassVar[dict[Address, str]] = {}  # what each engine was found to speak; asked once a process
+
+    def __init__(self, address: Address, *, timeout_s: float) -> None:
         self._address = address
         self._timeout_s = timeout_s
         self._client_made: docker.APIClient | None = None
-        self._api_version = api_version
 
     def info(self) -> EngineInfo:
         with _translated():
@@ -185,17 +186,11 @@ class DockerEngine:
             self._client_made = None
 
     @property
-    def api_version(self) -> str:
-        """The version of the API in use; given to another DockerEngine it saves a question."""
-        with _translated():
-            return str(self._client.api_version)
-
-    @property
     def _client(self) -> docker.APIClient:
         if self._client_made is None:
-            if self._api_version is None:
-                self._api_version = self._negotiated()
-            self._client_made = self._new_client(self._api_version)
+            if self._address not in self._api_versions:
+                self._api_versions[self._address] = self._negotiated()
+            self._client_made = self._new_client(self._api_versions[self._address])
         return self._client_made
 
     def _negotiated(self) -> str:

@@ -1,0 +1,1 @@
+"""Problems answered in process, the result file, and how they are merged."""

@@ -77,6 +77,19 @@ PoolReply = Union[Submitted, HostCannot, Refused, Deleted, DeleteFailed]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WaiterSettings:
+    """The first thing that a waiter is told."""
+
+    address: Address
+    manager_id: str
+    keeps_host: bool  # one waiter of each host looks after the host itself
+    engine_timeout_s: float
+    host_lost_timeout_s: float
+    look_interval_s: float  # between looks at a host that is up
+    reconcile_interval_s: float  # between lists of our containers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Watch:
     """A container that runs: give it its job (unless an earlier waiter did), and report its end."""
 
@@ -124,6 +137,7 @@ class Began:
     """The job was delivered."""
 
     job_id: str
+    container_name: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,8 +172,12 @@ class HostSilent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TunnelReady:
-    """The ssh tunnel's local socket answers (from a tunnel keeper)."""
+class TunnelSettings:
+    """The first thing that a tunnel's keeper is told."""
+
+    url: str  # ssh://...
+    socket: str  # the local end
+    ssh_config: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,1 @@
+"""Policy without I/O: the waiting queue, the hosts, the ledger. The clock is injected."""

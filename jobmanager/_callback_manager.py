@@ -1,0 +1,123 @@
+"""Callback managers: threads in the caller's process that make results and call back, each job once."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+
+from jobmanager.errors import WouldDeadlock
+from jobmanager.grading.merge import merged
+from jobmanager.model.result import Callback, JobResult, Outcome
+from jobmanager.scheduling.orders import DeliverJob
+
+_log = logging.getLogger(__name__)
+
+_SLOW_S = 30.0  # a callback that takes longer is said in the log
+_inside: ContextVar[bool] = ContextVar("jobmanager_inside_callback", default=False)
+
+
+def refuse_inside_callback() -> None:
+    """Raise WouldDeadlock in a callback's thread: blocking there could wait for itself."""
+    if _inside.get():
+        raise WouldDeadlock(
+            "a callback cannot wait for a job: all callback threads could be waiting for one another;"
+            " submit with a callback instead"
+        )
+
+
+class CallbackManagers:
+    """The done queue and the threads that empty it."""
+
+    def __init__(self, count: int, *, ended: Callable[[JobResult], None], called_back: Callable[[str], None]) -> None:
+        """``ended`` is told every result before its callback, ``called_back`` every job id after it."""
+        self._done: queue.SimpleQueue[DeliverJob | None] = queue.SimpleQueue()
+        self._ended = ended
+        self._called_back = called_back
+        self._lock = threading.Lock()
+        self._busy_since: dict[threading.Thread, tuple[float, str]] = {}
+        self._warned_of: set[str] = set()
+        self._said_all_blocked = False
+        self._threads = [
+            threading.Thread(target=self._empty, name=f"jobmanager-callbacks-{number}", daemon=True)
+            for number in range(1, count + 1)
+        ]
+
+    def start(self) -> None:
+        """Start the threads."""
+        for thread in self._threads:
+            thread.start()
+
+    def put(self, done: DeliverJob) -> None:
+        """A job has ended."""
+        self._done.put(done)
+
+    def close(self, timeout_s: float) -> None:
+        """Let the threads end; one that is inside a callback is waited for until the time is over, then left."""
+        for _ in self._threads:
+            self._done.put(None)
+        until = time.monotonic() + timeout_s
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(max(0.0, until - time.monotonic()))
+
+    def watch(self) -> None:
+        """Say in the log which callbacks take long, and when all threads are blocked by them."""
+        now = time.monotonic()
+        with self._lock:
+            slow = {job_id: now - since for since, job_id in self._busy_since.values() if now - since > _SLOW_S}
+            all_blocked = len(slow) == len(self._threads)
+        for job_id in slow.keys() - self._warned_of:
+            _log.warning("the callback of job %s has been running for %.0f s", job_id, slow[job_id])
+        self._warned_of = set(slow)
+        if all_blocked and not self._said_all_blocked:
+            _log.error("all %d callback threads are blocked: %d results wait", len(self._threads), self._done.qsize())
+        self._said_all_blocked = all_blocked
+
+    def is_current_thread(self) -> bool:
+        """Whether the caller is inside a callback of these managers."""
+        return threading.current_thread() in self._threads
+
+    def blocked(self) -> tuple[int, int]:
+        """How many threads are inside a callback, and how many results wait."""
+        with self._lock:
+            return len(self._busy_since), self._done.qsize()
+
+    def _empty(self) -> None:
+        _inside.set(True)
+        while (done := self._done.get()) is not None:
+            self._finish(done)
+
+    def _finish(self, done: DeliverJob) -> None:
+        job_id = done.request.job_id
+        thread = threading.current_thread()
+        with self._lock:
+            self._busy_since[thread] = (time.monotonic(), job_id)
+        try:
+            result = _result(done)
+            self._ended(result)
+            if done.callback is not None:
+                _call(done.callback, result)
+        finally:
+            with self._lock:
+                del self._busy_since[thread]
+            self._called_back(job_id)
+
+
+def _result(done: DeliverJob) -> JobResult:
+    try:
+        return merged(done.request, done.verdict, done.facts, host=done.host, timings=done.timings, steps=done.steps)
+    except Exception as error:  # the loop's edge: a bug in merging must not cost the job its result
+        _log.exception("merging the result of job %s failed", done.request.job_id)
+        text = f"the result could not be put together: {type(error).__name__}: {error}"
+        return JobResult(job_id=done.request.job_id, outcome=Outcome.ERROR, text=text, evidence=done.verdict.evidence)
+
+
+def _call(callback: Callback, result: JobResult) -> None:
+    try:
+        callback(result)
+    except BaseException:  # the loop's edge: SystemExit too must not end the thread
+        _log.exception("the callback of job %s failed", result.job_id, extra={"job_id": result.job_id})

@@ -1,0 +1,105 @@
+"""A child process as its parent sees it: messages out, messages in, and its end.
+
+Two threads for each child keep the manager's own loop free: a child that is stopped in the middle of a message, or
+that reads nothing, holds up nobody but itself.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from jobmanager.engine.processes import end_process, start_process
+from jobmanager.model.messages import LogLine
+
+_log = logging.getLogger(__name__)
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A child said something."""
+
+    child: Child
+    message: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """A child has ended; nothing more will come of it."""
+
+    child: Child
+
+
+class Child:
+    """A running child process. ``listen`` gets Heard for each message and Gone once, from a thread of its own."""
+
+    def __init__(self, module: str, listen: Callable[[Heard | Gone], None]) -> None:
+        self._process, self._connection = start_process(module)
+        self._listen = listen
+        self._outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        name = f"jobmanager-{module.rpartition('.')[2].strip('_')}-{next(_numbers)}"
+        self._threads = [
+            threading.Thread(target=self._write, name=f"{name}-out", daemon=True),
+            threading.Thread(target=self._read, name=f"{name}-in", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def send(self, message: Any) -> None:
+        """Say something; never blocks. What is said to one that is gone is lost."""
+        self._outbox.put(message)
+
+    def kill(self) -> None:
+        """SIGKILL; Gone follows."""
+        self._process.kill()
+
+    def end(self, grace_s: float = 2.0) -> None:
+        """See out a child that was told to leave: make it leave after a while, and let go of everything."""
+        end_process(self._process, grace_s)
+        for thread in self._threads:
+            thread.join(grace_s)
+
+    def abandon(self) -> None:
+        """In a forked process: the child is not ours, only its pipe's copy is."""
+        self._connection.close()
+
+    def _write(self) -> None:
+        try:
+            while (message := self._outbox.get()) is not None:
+                self._connection.send(message)
+        except OSError:
+            pass  # it has gone; the reader tells
+
+    def _read(self) -> None:
+        try:
+            while True:
+                message = self._connection.recv()
+                if isinstance(message, LogLine):
+                    _hand_on(message.record)
+                else:
+                    self._listen(Heard(self, message))
+        except (EOFError, OSError):
+            pass
+        self._process.kill()  # its pipe is closed, so it is of no use any more
+        self._process.wait()
+        self.send(None)
+        self._threads[0].join()
+        self._connection.close()
+        self._listen(Gone(self))
+
+
+def _hand_on(record: logging.LogRecord) -> None:
+    logger = logging.getLogger(record.name)
+    if logger.isEnabledFor(record.levelno):
+        logger.handle(record)

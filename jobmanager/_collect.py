@@ -1,0 +1,109 @@
+"""Collecting files from a workspace: a tar from a hostile place, read as a stream, never extracted."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import unicodedata
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+from pathlib import PurePosixPath
+
+from jobmanager.engine.protocol import Engine, EngineError
+from jobmanager.model.container import WORKSPACE
+
+_MOST_MEMBERS = 10_000
+_MOST_SEEN_MEMBERS = 100_000
+_LONGEST_NAME = 1024
+_COMPRESSION = 6
+
+
+class _TooMuch(Exception):
+    """A cap was reached; what was taken so far stands."""
+
+
+def collected(engine: Engine, container: str, patterns: Sequence[str], most_mib: int) -> tuple[bytes | None, str]:
+    """A tar.gz of the regular files that match, and why some are missing (empty when none are).
+
+    Links, devices, fifos and names that leave the workspace are passed over. The cap counts bytes before
+    compression.
+    """
+    packed = io.BytesIO()
+    trouble = ""
+    try:
+        with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=_COMPRESSION, format=tarfile.PAX_FORMAT) as out:
+            try:
+                _copy(engine.archive(container, WORKSPACE), patterns, most_mib * 2**20, out)
+            except _TooMuch as cap:
+                trouble = str(cap)
+    except (EngineError, tarfile.TarError, ValueError, EOFError, OSError) as error:
+        return None, f"the workspace could not be read: {error}"
+    return packed.getvalue(), trouble
+
+
+def _copy(pieces: Iterator[bytes], patterns: Sequence[str], most_bytes: int, out: tarfile.TarFile) -> None:
+    taken = seen = 0
+    left = most_bytes
+    with tarfile.open(fileobj=_Pieces(pieces), mode="r|") as tar:
+        for member in tar:
+            seen += 1
+            if seen > _MOST_SEEN_MEMBERS:
+                raise _TooMuch(f"the workspace holds more than {_MOST_SEEN_MEMBERS} files")
+            tar.members = []  # type: ignore[attr-defined]  # a stream is read once: let go of what was passed
+            name = _workspace_name(member)
+            if name is None or not _wanted(name, patterns):
+                continue
+            if taken >= _MOST_MEMBERS:
+                raise _TooMuch(f"more than {_MOST_MEMBERS} files match")
+            if member.size > left:
+                raise _TooMuch(f"the files are larger than archive_mib = {most_bytes // 2**20}: {name!r} and what follows are missing")
+            content = tar.extractfile(member)
+            assert content is not None, "a regular file has content"
+            _add(out, name, member, content.read(member.size))
+            taken += 1
+            left -= member.size
+
+
+def _workspace_name(member: tarfile.TarInfo) -> str | None:
+    """A regular file's name inside the workspace; None for everything that is not taken."""
+    path = PurePosixPath(member.name)
+    parts = path.parts[1:]  # the engine puts the folder's own name first
+    if not member.isreg() or path.is_absolute() or not parts or ".." in parts or len(member.name) > _LONGEST_NAME:
+        return None
+    if parts[0].startswith(".jobmanager") or any(unicodedata.category(char) in ("Cc", "Cs") for char in member.name):
+        return None
+    return "/".join(parts)
+
+
+def _wanted(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) or name.startswith(f"{pattern.rstrip('/')}/") for pattern in patterns)
+
+
+def _add(out: tarfile.TarFile, name: str, member: tarfile.TarInfo, content: bytes) -> None:
+    clean = tarfile.TarInfo(name)
+    clean.size, clean.mtime = len(content), max(0, min(int(member.mtime), 2**33))
+    clean.mode = 0o755 if member.mode & 0o100 else 0o644
+    out.addfile(clean, io.BytesIO(content))
+
+
+class _Pieces(io.RawIOBase):
+    """Pieces of bytes as a file that can be read once."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._held = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        parts = []
+        while size:
+            if not self._held:
+                self._held = next(self._pieces, b"")
+                if not self._held:
+                    break
+            part, self._held = (self._held, b"") if size < 0 else (self._held[:size], self._held[size:])
+            parts.append(part)
+            size -= len(part) if size > 0 else 0
+        return b"".join(parts)

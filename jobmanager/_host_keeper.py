@@ -1,0 +1,78 @@
+"""The host keeper: whether a Docker host is up, what it has, and no leftovers of dead managers on it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from jobmanager.engine.connect import connect
+from jobmanager.engine.owner import MANAGER_LABEL, is_abandoned
+from jobmanager.engine.protocol import Engine, EngineError
+from jobmanager.model.messages import HostAnswers, HostSilent, WaiterSettings
+
+_log = logging.getLogger(__name__)
+
+_BACK_OFF_S = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0)
+_LOOK_TIMEOUT_S = 5.0
+_SWEEP_TIMEOUT_S = 30.0
+
+
+class HostKeeper:
+    """Looks at one host from a thread of its own, and says what it saw whenever it looked."""
+
+    def __init__(self, settings: WaiterSettings, send: Callable[[Any], None]) -> None:
+        self._settings = settings
+        self._send = send
+        self._wake = threading.Event()
+        self._swept = False
+
+    def start(self) -> None:
+        """Begin to look."""
+        threading.Thread(target=self._keep, name="host-keeper", daemon=True).start()
+
+    def look_now(self) -> None:
+        """Look without waiting for the next turn."""
+        self._wake.set()
+
+    def _keep(self) -> None:
+        failures = 0
+        while True:
+            self._wake.clear()
+            failures = 0 if self._look() else failures + 1
+            if not failures and not self._swept:
+                self._swept = True
+                threading.Thread(target=self._sweep, name="sweep", daemon=True).start()
+            wait_s = _BACK_OFF_S[min(failures, len(_BACK_OFF_S)) - 1] if failures else self._settings.look_interval_s
+            self._wake.wait(wait_s)
+
+    def _look(self) -> bool:
+        engine = connect(self._settings.address, timeout_s=min(_LOOK_TIMEOUT_S, self._settings.engine_timeout_s))
+        try:
+            self._send(HostAnswers(info=engine.info(), images=tuple(engine.images())))
+            return True
+        except EngineError as error:
+            self._send(HostSilent(reason=str(error)))
+            return False
+        finally:
+            engine.close()
+
+    def _sweep(self) -> None:
+        engine = connect(self._settings.address, timeout_s=_SWEEP_TIMEOUT_S)
+        try:
+            for name in sweep(engine):
+                _log.info("host %s: removed container %s of a dead manager", self._settings.address.host, name)
+        except EngineError as error:
+            _log.warning("host %s: sweeping stopped: %s", self._settings.address.host, error)
+        finally:
+            engine.close()
+
+
+def sweep(engine: Engine) -> list[str]:
+    """Remove what dead managers left behind; never what belongs to one that may be alive. Returns the names."""
+    now_s = engine.info().now_s
+    abandoned = [found for found in engine.list({MANAGER_LABEL: None}) if is_abandoned(found, now_s)]
+    for found in abandoned:
+        engine.remove(found.id)
+    return [found.name for found in abandoned]

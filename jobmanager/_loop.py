@@ -1,0 +1,302 @@
+"""The loop: one thread that carries out the ledger's orders and tells it what the children said.
+
+Everything that a child says, or its end, comes through one inbox, so nothing here needs a lock, and nothing here
+waits for an engine: that is what the children are for.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from jobmanager._callback_manager import CallbackManagers
+from jobmanager._children import Child, Gone, Heard
+from jobmanager._pool import ProcessPool, Ticket
+from jobmanager._tunnels import Tunnels
+from jobmanager._waiters import Waiters, farewell
+from jobmanager.engine.owner import Owner, labels
+from jobmanager.hooks import HookManager
+from jobmanager.model.container import ContainerSpec
+from jobmanager.model.events import EnvironmentsChanged, HostDown, HostUp, JobDeleted, JobPlaced, JobQueued, JobStarted
+from jobmanager.model.host import Address, DockerHost
+from jobmanager.model.messages import (
+    Alive,
+    Began,
+    Delete,
+    Deleted,
+    Ended,
+    HostAnswers,
+    HostCannot,
+    HostSilent,
+    PoolReply,
+    Refused,
+    Strays,
+    Submit,
+    Submitted,
+)
+from jobmanager.model.messages import Watch as WatchMessage
+from jobmanager.scheduling.ledger import Ledger
+from jobmanager.scheduling.orders import (
+    AnnounceJob,
+    DeleteContainer,
+    DeliverJob,
+    LookAtHost,
+    Order,
+    StopJob,
+    SubmitJob,
+    WatchJob,
+)
+
+_log = logging.getLogger(__name__)
+
+_TICK_S = 1.0
+_WARM_WORKERS = 2
+_LANE_WHILE_UNKNOWN = 4
+_LEASE_SLACK_S = 900.0  # past a job's wall clock, before anybody may call its container abandoned
+_JOIN_S = 5.0
+
+
+class _Wake:
+    """The ledger has changed."""
+
+
+class _Close:
+    """Leave the loop."""
+
+
+class Loop:
+    """Connects one ledger with its children. ``start``, then ``wake`` whenever the ledger has changed, then ``close``."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        callbacks: CallbackManagers,
+        hooks: HookManager,
+        hosts: Sequence[DockerHost],
+        *,
+        manager_id: str,
+        pool_size: int,
+        engine_timeout_s: float,
+        host_lost_timeout_s: float,
+    ) -> None:
+        self._ledger = ledger
+        self._callbacks = callbacks
+        self._hooks = hooks
+        self._manager_id = manager_id
+        self._engine_timeout_s = engine_timeout_s
+        self._inbox: queue.SimpleQueue[Heard | Gone | _Wake | _Close] = queue.SimpleQueue()
+        self._pool = ProcessPool(self._inbox.put, size=pool_size, lane=self._lane)
+        self._tunnels = Tunnels(hosts, self._inbox.put)
+        self._waiters = Waiters(
+            self._inbox.put,
+            hosts,
+            manager_id=manager_id,
+            engine_timeout_s=engine_timeout_s,
+            host_lost_timeout_s=host_lost_timeout_s,
+        )
+        self._addresses: Mapping[str, Address] = {}
+        self._cores: dict[str, int] = {}
+        self._environments: tuple[str, ...] = ()
+        self._later: list[tuple[float, int, Order]] = []
+        self._numbers = itertools.count()
+        self._next_tick = 0.0
+        self._owner = Owner.this_process()
+        self._thread = threading.Thread(target=self._turn_until_closed, name="jobmanager-loop", daemon=True)
+        self._hearing: Mapping[type[Any], Callable[[Child, str, Any], None]] = {
+            Alive: lambda child, host, said: None,
+            Began: lambda child, host, said: self._ledger.began(said.container_name),
+            Ended: self._ended,
+            HostAnswers: self._host_answers,
+            HostSilent: self._host_silent,
+            Strays: lambda child, host, said: self._ledger.strays(host, said.names),
+        }
+        self._carrying_out: Mapping[type[Order], Callable[[Any], None]] = {
+            AnnounceJob: self._announce,
+            SubmitJob: self._submit,
+            WatchJob: self._watch,
+            StopJob: lambda order: self._waiters.kill(order.job_id),
+            DeliverJob: self._callbacks.put,
+            DeleteContainer: self._delete,
+            LookAtHost: lambda order: self._waiters.look(order.host),
+        }
+
+    def start(self) -> None:
+        """Start the children and the thread. Waiters first: they find out whether the hosts answer."""
+        self._addresses = self._tunnels.start()
+        self._waiters.start(self._addresses)
+        self._thread.start()
+
+    def wake(self) -> None:
+        """The ledger has changed."""
+        self._inbox.put(_Wake())
+
+    def close(self) -> None:
+        """End the thread, then the children."""
+        self._inbox.put(_Close())
+        if self._thread.ident is not None:
+            self._thread.join(_JOIN_S)
+        farewell([*self._waiters.children(), *self._pool.workers(), *self._tunnels.children()])
+        self._tunnels.clean_up()
+
+    # ---- turning
+
+    def _turn_until_closed(self) -> None:
+        while not isinstance(happened := self._next(), _Close):
+            try:
+                self._turn(happened)
+            except Exception:  # the loop's edge: one bad message must not stop all jobs
+                _log.exception("the manager's loop met an error and goes on")
+
+    def _next(self) -> Heard | Gone | _Wake | _Close:
+        due = min(self._next_tick, self._later[0][0]) if self._later else self._next_tick
+        try:
+            return self._inbox.get(timeout=max(0.0, due - time.monotonic()))
+        except queue.Empty:
+            return _Wake()
+
+    def _turn(self, happened: Heard | Gone | _Wake | _Close) -> None:
+        if isinstance(happened, Heard):
+            self._heard(happened.child, happened.message)
+        elif isinstance(happened, Gone):
+            self._gone(happened.child)
+        self._do_what_is_due()
+        for order in self._ledger.take_orders():
+            self._carrying_out[type(order)](order)
+
+    def _do_what_is_due(self) -> None:
+        now = time.monotonic()
+        while self._later and self._later[0][0] <= now:
+            order = heapq.heappop(self._later)[2]
+            self._carrying_out[type(order)](order)
+        if now >= self._next_tick:
+            self._next_tick = now + _TICK_S
+            self._ledger.tick()
+            self._callbacks.watch()
+            self._waiters.do_what_is_due()
+            self._pool.dispatch()
+
+    # ---- what children say
+
+    def _heard(self, child: Child, said: Any) -> None:
+        if child in self._pool:
+            self._pool_replied(self._pool.replied(child), said)
+            self._pool.dispatch()
+        elif (host := self._waiters.heard(child)) is not None:
+            self._hearing[type(said)](child, host, said)
+
+    def _gone(self, child: Child) -> None:
+        if child in self._pool:
+            ticket = self._pool.died(child)
+            if ticket is not None:
+                _log.warning("a pool worker died over container %s", ticket.container)
+                self._pool_replied(ticket, None)
+            self._pool.dispatch()
+        elif (left := self._waiters.gone(child)) is not None:
+            self._ledger.waiter_died(*left)
+        else:
+            self._tunnels.gone(child)
+
+    def _pool_replied(self, ticket: Ticket, reply: PoolReply | None) -> None:
+        if isinstance(ticket.request, Submit):
+            assert reply is None or isinstance(reply, (Submitted, HostCannot, Refused))
+            self._ledger.submitted(ticket.container, reply)
+        elif isinstance(reply, Deleted):
+            self._deleted(ticket)
+        else:
+            if reply is not None:
+                _log.debug("container %s is not removed yet: %s", ticket.container, reply)
+            self._ledger.delete_failed(ticket.container)
+
+    def _deleted(self, ticket: Ticket) -> None:
+        job_id = self._ledger.deleted(ticket.container)
+        if job_id:
+            self._hooks.fire(JobDeleted(at_s=time.time(), job_id=job_id, host=ticket.host))
+
+    def _ended(self, child: Child, host: str, said: Ended) -> None:
+        self._waiters.ended(child, said.job_id)
+        self._ledger.ended(said.container_name, said.facts)
+
+    def _host_answers(self, child: Child, host: str, said: HostAnswers) -> None:
+        self._cores[host] = said.info.cores
+        if self._ledger.host_answers(host, said.info, said.images):
+            self._pool.warm_up(_WARM_WORKERS)
+            _log.info("host %s is up", host, extra={"host": host})
+            self._hooks.fire(HostUp(at_s=time.time(), host=host))
+        self._compare_environments()
+
+    def _host_silent(self, child: Child, host: str, said: HostSilent) -> None:
+        if self._ledger.host_silent(host, said.reason):
+            _log.warning("host %s is down: %s", host, said.reason, extra={"host": host})
+            self._hooks.fire(HostDown(at_s=time.time(), host=host, reason=said.reason))
+
+    def _compare_environments(self) -> None:
+        found = tuple(name for names in self._ledger.environments().values() for name in names)
+        if found != self._environments:
+            self._environments = found
+            self._hooks.fire(EnvironmentsChanged(at_s=time.time(), environments=found))
+
+    # ---- what the ledger orders
+
+    def _announce(self, order: AnnounceJob) -> None:
+        request = order.request
+        self._hooks.fire(
+            JobQueued(at_s=time.time(), job_id=request.job_id, launcher=request.launcher_name, priority=request.priority)
+        )
+
+    def _submit(self, order: SubmitJob) -> None:
+        request = order.request
+        lease_s = request.task.limits.wall_s + _LEASE_SLACK_S
+        container = ContainerSpec(
+            name=order.container,
+            image=order.image,
+            labels=labels(self._manager_id, request.job_id, lease_s, self._owner),
+            limits=request.task.limits,
+            network=request.task.network,
+        )
+        submit = Submit(address=self._addresses[order.host], container=container, timeout_s=self._engine_timeout_s)
+        self._pool.put(Ticket(host=order.host, container=order.container, request=submit))
+        self._hooks.fire(JobPlaced(at_s=time.time(), job_id=request.job_id, host=order.host))
+
+    def _watch(self, order: WatchJob) -> None:
+        request = order.request
+        job = WatchMessage(
+            job_id=request.job_id,
+            container_id=order.container_id,
+            container_name=order.container,
+            token=order.token,
+            command=request.task.command if request.task.command is not None else order.image_command,  # type: ignore[arg-type]
+            env=request.task.env or {},
+            files=request.files,
+            stdin=request.inputs.stdin,  # type: ignore[arg-type]
+            limits=request.task.limits,
+            collect=tuple(request.task.collect),
+            taken_over=order.taken_over,
+            elapsed_s=order.elapsed_s,
+        )
+        if not self._waiters.watch(order.host, job):
+            self._do_later(0.2, order)
+            return
+        if order.kill_at_once:
+            self._waiters.kill(request.job_id)
+        if not order.taken_over:
+            self._hooks.fire(JobStarted(at_s=time.time(), job_id=request.job_id, host=order.host))
+
+    def _delete(self, order: DeleteContainer) -> None:
+        if order.delay_s:
+            self._do_later(order.delay_s, DeleteContainer(host=order.host, container=order.container, job_id=order.job_id))
+            return
+        delete = Delete(address=self._addresses[order.host], name=order.container, timeout_s=self._engine_timeout_s)
+        self._pool.put(Ticket(host=order.host, container=order.container, request=delete))
+
+    def _do_later(self, delay_s: float, order: Order) -> None:
+        heapq.heappush(self._later, (time.monotonic() + delay_s, next(self._numbers), order))
+
+    def _lane(self, host: str) -> int:
+        """Starts and removals under way at once: past twice a host's cores they only get slower."""
+        return 2 * self._cores[host] if host in self._cores else _LANE_WHILE_UNKNOWN

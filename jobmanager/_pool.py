@@ -1,0 +1,118 @@
+"""The process pool for submitters and deleters: a killed worker costs nothing but its own request's answer.
+
+Every worker has a pipe of its own (a queue that several processes share holds a lock that a killed one never gives
+back). Not thread-safe: the manager's loop alone uses it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from jobmanager._children import Child, Gone, Heard
+from jobmanager.model.messages import PoolReply, PoolRequest, Stop
+
+_MODULE = "jobmanager._pool_worker"
+_STUCK_S = 2.0  # a request that takes longer waits for its engine; another worker may stand in
+_MOST_STAND_INS = 4  # for each host
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ticket:
+    """A request on its way through the pool."""
+
+    host: str
+    container: str
+    request: PoolRequest
+
+
+@dataclass(slots=True)
+class _Work:
+    ticket: Ticket
+    since: float
+
+
+class ProcessPool:
+    """Workers in processes, and requests that wait for one, in a line for each host."""
+
+    def __init__(
+        self,
+        listen: Callable[[Heard | Gone], None],
+        *,
+        size: int,
+        lane: Callable[[str], int],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``lane`` says how many requests one host may have under way at once."""
+        self._listen = listen
+        self._size = size
+        self._lane = lane
+        self._clock = clock
+        self._idle: list[Child] = []
+        self._busy: dict[Child, _Work] = {}
+        self._waiting: dict[str, deque[Ticket]] = {}
+        self._leaving: set[Child] = set()
+
+    def warm_up(self, workers: int) -> None:
+        """Start some workers before they are needed."""
+        while len(self._idle) + len(self._busy) < min(workers, self._size):
+            self._idle.append(Child(_MODULE, self._listen))
+
+    def put(self, ticket: Ticket) -> None:
+        """Have a request served."""
+        self._waiting.setdefault(ticket.host, deque()).append(ticket)
+        self.dispatch()
+
+    def dispatch(self) -> None:
+        """Give waiting requests to workers as far as there are any."""
+        for host in sorted(self._waiting, key=self._under_way):
+            line = self._waiting[host]
+            while line and self._under_way(host) < self._lane(host) and (worker := self._worker()) is not None:
+                ticket = line.popleft()
+                self._busy[worker] = _Work(ticket, self._clock())
+                worker.send(ticket.request)
+            if not line:
+                del self._waiting[host]
+
+    def replied(self, worker: Child) -> Ticket:
+        """A worker has answered; it takes the next request."""
+        ticket = self._busy.pop(worker).ticket
+        if len(self._idle) + self._busy_not_stuck() < self._size:
+            self._idle.append(worker)
+        else:  # a stand-in that is no longer needed
+            self._leaving.add(worker)
+            worker.send(Stop())
+        return ticket
+
+    def died(self, worker: Child) -> Ticket | None:
+        """A worker has ended; the request that it had, if any, got no answer."""
+        self._leaving.discard(worker)
+        if worker in self._idle:
+            self._idle.remove(worker)
+        work = self._busy.pop(worker, None)
+        return work.ticket if work is not None else None
+
+    def __contains__(self, child: Child) -> bool:
+        return child in self._busy or child in self._idle or child in self._leaving
+
+    def workers(self) -> list[Child]:
+        """All of them."""
+        return [*self._idle, *self._busy, *self._leaving]
+
+    def _worker(self) -> Child | None:
+        if self._idle:
+            return self._idle.pop()
+        hosts = {work.ticket.host for work in self._busy.values()}
+        most = self._size + _MOST_STAND_INS * len(hosts)
+        if self._busy_not_stuck() < self._size and len(self._busy) < most:
+            return Child(_MODULE, self._listen)
+        return None
+
+    def _under_way(self, host: str) -> int:
+        return sum(work.ticket.host == host for work in self._busy.values())
+
+    def _busy_not_stuck(self) -> int:
+        now = self._clock()
+        return sum(now - work.since < _STUCK_S for work in self._busy.values())

@@ -1,0 +1,38 @@
+"""A worker of the process pool: runs submitters and deleters, one at a time, and keeps a connection to each host."""
+
+from __future__ import annotations
+
+import logging
+from multiprocessing.connection import Connection
+
+from jobmanager._deleter import delete
+from jobmanager._submitter import submit
+from jobmanager.engine.connect import connect
+from jobmanager.engine.processes import forward_logs
+from jobmanager.engine.protocol import Engine
+from jobmanager.model.host import Address
+from jobmanager.model.messages import Delete, DeleteFailed, PoolReply, PoolRequest, Refused, Stop, Submit
+
+_log = logging.getLogger(__name__)
+
+
+def main(connection: Connection) -> None:
+    """Serve requests until told to stop."""
+    forward_logs(connection.send)
+    engines: dict[Address, Engine] = {}
+    while not isinstance(request := connection.recv(), Stop):
+        connection.send(_reply(request, engines))
+
+
+def _reply(request: PoolRequest, engines: dict[Address, Engine]) -> PoolReply:
+    try:
+        engine = engines.get(request.address) or connect(request.address, timeout_s=request.timeout_s)
+        engines[request.address] = engine
+        if isinstance(request, Submit):
+            return submit(engine, request.container, may_pull=request.address.pull == "missing")
+        return delete(engine, request.name)
+    except Exception as error:  # the loop's edge: a bug here must not cost the job its result
+        _log.exception("%s failed", type(request).__name__)
+        engines.pop(request.address, None)
+        said = f"{type(error).__name__}: {error}"
+        return Refused(reason=said) if isinstance(request, Submit) else DeleteFailed(reason=said)

@@ -1,0 +1,64 @@
+"""The submitter: makes sure that a job's container exists and runs. Runs in the process pool.
+
+Its container waits for the job on standard input, so whatever happens here, the program has not begun: submitting
+the same container again is always safe, and goes on with what the first try left behind.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from jobmanager.engine.protocol import Engine, EngineError, EngineFailed, ImageMissing, NameTaken, NoSuchContainer, Unreachable
+from jobmanager.model.container import ContainerSpec, ImageDefaults, Phase
+from jobmanager.model.messages import HostCannot, Refused, Submitted
+
+_log = logging.getLogger(__name__)
+
+
+def submit(engine: Engine, container: ContainerSpec, *, may_pull: bool = False) -> Submitted | HostCannot | Refused:
+    """Create and start a container, whatever an earlier try got done. Returns plain data, never raises EngineError."""
+    began = time.monotonic()
+    try:
+        defaults = _image_defaults(engine, container.image, may_pull)
+        container_id = _create(engine, container, defaults)
+        if isinstance(container_id, Refused):
+            return container_id
+        engine.start(container_id)
+    except Unreachable as error:
+        return HostCannot(reason=str(error), unreachable=True)
+    except (ImageMissing, EngineFailed, NoSuchContainer) as error:
+        return HostCannot(reason=str(error), unreachable=False)
+    except EngineError as error:
+        return Refused(reason=_with_a_hint(str(error), container.image))
+    return Submitted(container_id=container_id, image_command=defaults.command, took_s=time.monotonic() - began)
+
+
+def _image_defaults(engine: Engine, image: str, may_pull: bool) -> ImageDefaults:
+    try:
+        return engine.image_defaults(image)
+    except ImageMissing:
+        if not may_pull:
+            raise
+    _log.info("fetching image %s", image)
+    engine.pull(image)
+    return engine.image_defaults(image)
+
+
+def _create(engine: Engine, container: ContainerSpec, defaults: ImageDefaults) -> str | Refused:
+    try:
+        return engine.create(container, defaults)
+    except NameTaken:
+        found = engine.inspect(container.name)
+    if any(found.labels.get(key) != value for key, value in container.labels.items()):
+        return Refused(reason=f"a container that is not ours has the name {container.name}")
+    if found.phase is Phase.ENDED:  # starting it would run it a second time
+        engine.remove(found.id)
+        return engine.create(container, defaults)
+    return found.id
+
+
+def _with_a_hint(reason: str, image: str) -> str:
+    if '"sh"' in reason and ("not found" in reason or "no such file" in reason):
+        return f"image {image} has no sh: jobmanager needs sh, head and tar in an image ({reason})"
+    return reason

@@ -1,0 +1,83 @@
+"""A transcript: what came out of one container, taken apart into output, PID 1's marks and a result file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from jobmanager.engine.protocol import Chunk
+from jobmanager.engine.way_in import RESULT_FILE_LIMIT, Mark, MarkedStream, cpu_before, end_mark
+from jobmanager.model.facts import EndMark
+
+
+class Transcript:
+    """Reads a container's output from its beginning. Keeps no more than ``keep_bytes`` of it, but counts all."""
+
+    def __init__(self, token: str, keep_bytes: int) -> None:
+        self.began = False
+        self.end: EndMark | None = None
+        self.refusal = ""
+        self.complete = False  # PID 1 has nothing more to say
+        self.beginning_lost = False
+        self.stdout, self.stderr = bytearray(), bytearray()
+        self.stdout_bytes = self.stderr_bytes = 0
+        self._keep_bytes = keep_bytes
+        self._streams = {False: MarkedStream(token), True: MarkedStream(token)}
+        self._cpu_before_ns: int | None = None
+        self._result = bytearray()
+        self._said_bye = self._stderr_ended = False
+
+    @property
+    def output_bytes(self) -> int:
+        """Bytes of both streams so far."""
+        return self.stdout_bytes + self.stderr_bytes
+
+    @property
+    def cpu_before_ns(self) -> int:
+        """The CPU counter when the program began."""
+        return self._cpu_before_ns or 0
+
+    @property
+    def result_file(self) -> bytes | None:
+        """The result file, whole or one byte longer than allowed; None when there was none."""
+        return bytes(self._result) if self._said_bye and self._result else None
+
+    def read(self, chunks: Iterable[Chunk]) -> None:
+        """Take in what came."""
+        for chunk in chunks:
+            for part in self._streams[chunk.stderr].feed(chunk.data):
+                if isinstance(part, Mark):
+                    self._mark(part, chunk.stderr)
+                else:
+                    self._output(part, chunk.stderr)
+
+    def finish(self) -> None:
+        """Nothing more will come: what looked like the beginning of a mark was output."""
+        for stderr, stream in self._streams.items():
+            if rest := stream.rest():
+                self._output(rest, stderr)
+
+    def _mark(self, mark: Mark, stderr: bool) -> None:
+        if mark.word == "got" and not stderr:
+            self.began, self._cpu_before_ns = True, cpu_before(mark.rest)
+        elif mark.word == "no":
+            self.refusal, self.complete = mark.rest[:500], True
+        elif mark.word == "end" and self.end is None:
+            self.end = end_mark(mark.rest, self._cpu_before_ns)
+        elif mark.word == "bye":
+            self._said_bye = True
+        if mark.word == "end" and stderr:
+            self._stderr_ended = True
+        self.complete = self.complete or (self._said_bye and self._stderr_ended)
+
+    def _output(self, data: bytes, stderr: bool) -> None:
+        if not self.began:  # PID 1 says "got" before anything else: a rotated log has lost its beginning
+            self.began = self.beginning_lost = True
+        if self.end is not None and not stderr:
+            self._result += data[: RESULT_FILE_LIMIT + 1 - len(self._result)]
+            return
+        kept = self.stderr if stderr else self.stdout
+        kept += data[: max(0, self._keep_bytes - len(self.stdout) - len(self.stderr))]
+        if stderr:
+            self.stderr_bytes += len(data)
+        else:
+            self.stdout_bytes += len(data)

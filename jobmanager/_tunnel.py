@@ -1,0 +1,102 @@
+"""The keeper of one SSH tunnel: a process that runs ``ssh -N -L`` and starts it again when it ends.
+
+One tunnel a host, as docker's own SSH support starts an ssh for each request and knows no timeouts.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from multiprocessing.connection import Connection
+from urllib.parse import urlsplit
+
+from jobmanager.engine.processes import forward_logs
+from jobmanager.model.messages import TunnelSettings
+
+_log = logging.getLogger(__name__)
+
+_SOCKET_THERE = "/var/run/docker.sock"
+_BACK_OFF_S = (0.5, 1.0, 2.0, 5.0, 10.0)
+_LIVED_LONG_S = 10.0
+_PR_SET_PDEATHSIG = 1
+_socket: str | None = None
+
+
+def main(connection: Connection) -> None:
+    """Keep a tunnel up until told to stop."""
+    global _socket
+    forward_logs(connection.send)
+    settings: TunnelSettings = connection.recv()
+    _socket = settings.socket
+    failures = 0
+    while True:
+        began = time.monotonic()
+        tunnel = _open(settings)
+        while tunnel.poll() is None:
+            if connection.poll(0.2):
+                _shut(tunnel)
+                return
+        failures = 0 if time.monotonic() - began > _LIVED_LONG_S else failures + 1
+        _log.warning("the ssh tunnel to %s ended: %s", settings.url, _last_words(tunnel))
+        if connection.poll(_BACK_OFF_S[min(failures, len(_BACK_OFF_S)) - 1]):
+            return
+
+
+def orphaned() -> None:
+    """The manager has gone without a word: ssh ends with this process, its socket's folder is removed here."""
+    if _socket is not None:
+        shutil.rmtree(os.path.dirname(_socket), ignore_errors=True)
+
+
+def ssh_command(settings: TunnelSettings) -> list[str]:
+    """The ssh that forwards a local socket to the engine's."""
+    parts = urlsplit(settings.url)
+    there = parts.path if parts.path.strip("/") else _SOCKET_THERE
+    options = ["BatchMode=yes", "ExitOnForwardFailure=yes", "StreamLocalBindUnlink=yes", "ConnectTimeout=10",
+               "ServerAliveInterval=5", "ServerAliveCountMax=3", "ControlMaster=no", "ControlPath=none"]  # fmt: skip
+    return [
+        "ssh",
+        *(["-F", settings.ssh_config] if settings.ssh_config else []),
+        *(word for option in options for word in ("-o", option)),
+        *(["-p", str(parts.port)] if parts.port else []),
+        *(["-l", parts.username] if parts.username else []),
+        "-N", "-T",
+        "-L", f"{settings.socket}:{there}",
+        parts.hostname or "",
+    ]  # fmt: skip
+
+
+def _open(settings: TunnelSettings) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        ssh_command(settings),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        preexec_fn=_die_with_keeper if sys.platform == "linux" else None,
+    )
+
+
+def _die_with_keeper() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _shut(tunnel: subprocess.Popen[bytes]) -> None:
+    tunnel.terminate()
+    try:
+        tunnel.wait(2.0)
+    except subprocess.TimeoutExpired:
+        tunnel.kill()
+        tunnel.wait()
+
+
+def _last_words(tunnel: subprocess.Popen[bytes]) -> str:
+    assert tunnel.stderr is not None
+    with tunnel.stderr:
+        said = tunnel.stderr.read().decode("utf-8", "replace").strip()
+    return said.splitlines()[-1] if said else f"exit code {tunnel.returncode}"

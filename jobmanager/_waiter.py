@@ -1,0 +1,166 @@
+"""The waiter: one process, or more, for each Docker host. Notices that containers have ended, and reports.
+
+::
+
+    main thread       reads the wait queue (the pipe): containers to watch, kills
+    a thread a watch  follows one container (``_watch.py``)
+    heartbeat         tells the manager every second that this process is not stuck
+    reconciler        lists our containers every few seconds: what a broken stream did not tell, and strays
+    host keeper       one waiter of each host: is it up, what does it have; sweeps dead managers' leftovers
+
+There is no event stream: each container's own output stream ends with it, at once, and the list is the truth that
+does not depend on any stream (``docs/how-it-works.md`` has the reasons).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from functools import partial
+from multiprocessing.connection import Connection
+from typing import Any
+
+from jobmanager._host_keeper import HostKeeper
+from jobmanager._watch import Watch
+from jobmanager.engine.connect import connect
+from jobmanager.engine.owner import MANAGER_LABEL
+from jobmanager.engine.processes import forward_logs
+from jobmanager.engine.protocol import EngineError
+from jobmanager.model.container import Phase
+from jobmanager.model.facts import RunFacts
+from jobmanager.model.messages import Alive, Began, Ended, Kill, LookNow, Stop, Strays, WaiterSettings
+from jobmanager.model.messages import Watch as WatchMessage
+
+_log = logging.getLogger(__name__)
+
+_the_waiter: Waiter | None = None
+_HEARTBEAT_S = 1.0
+_STACK_BYTES = 512 * 1024
+
+
+def main(connection: Connection) -> None:
+    """Serve one host's wait queue until told to stop."""
+    settings = connection.recv()
+    threading.stack_size(_STACK_BYTES)
+    outbox = _Outbox(connection)
+    forward_logs(outbox.send)
+    global _the_waiter
+    waiter = _the_waiter = Waiter(settings, outbox.send)
+    waiter.start()
+    while not isinstance(message := connection.recv(), Stop):
+        waiter.handle(message)
+
+
+def orphaned() -> None:
+    """The manager has gone without a word: remove its containers, as far as there is time."""
+    if _the_waiter is not None:
+        _the_waiter.remove_all()
+
+
+class Waiter:
+    """What a waiter process does; ``send`` reaches the manager."""
+
+    def __init__(self, settings: WaiterSettings, send: Callable[[Any], None]) -> None:
+        self._settings = settings
+        self._send = send
+        self._lock = threading.Lock()
+        self._watches: dict[str, Watch] = {}  # by job id
+        self._kills_ahead: set[str] = set()
+        self._keeper = HostKeeper(settings, send) if settings.keeps_host else None
+        self._stopping = threading.Event()
+
+    def start(self) -> None:
+        """Start the threads that do not belong to a container."""
+        for loop in (self._beat, self._reconcile):
+            threading.Thread(target=loop, name=loop.__name__, daemon=True).start()
+        if self._keeper is not None:
+            self._keeper.start()
+
+    def handle(self, message: WatchMessage | Kill | LookNow) -> None:
+        """Do what the manager says; never blocks on the engine."""
+        if isinstance(message, WatchMessage):
+            threading.Thread(target=self._watch, args=(message,), name=f"watch-{message.job_id}", daemon=True).start()
+        elif isinstance(message, Kill):
+            self._kill(message.job_id)
+        elif self._keeper is not None:
+            self._keeper.look_now()
+
+    def remove_all(self) -> None:
+        """Remove this manager's containers from the host."""
+        if not self._settings.keeps_host:
+            return
+        engine = connect(self._settings.address, timeout_s=self._settings.engine_timeout_s)
+        for found in engine.list({MANAGER_LABEL: self._settings.manager_id}):
+            engine.remove(found.id)
+
+    def _kill(self, job_id: str) -> None:
+        with self._lock:
+            watch = self._watches.get(job_id)
+            if watch is None:
+                self._kills_ahead.add(job_id)  # its thread is only starting
+        if watch is not None:
+            watch.kill()
+
+    def _watch(self, job: WatchMessage) -> None:
+        try:
+            facts = self._run(job)
+        except Exception as error:  # the loop's edge: a bug here must not cost the job its result
+            _log.exception("watching job %s failed", job.job_id)
+            facts = RunFacts(began=True, trouble=f"{type(error).__name__}: {error}")
+        finally:
+            with self._lock:
+                self._watches.pop(job.job_id, None)
+        self._send(Ended(job_id=job.job_id, container_name=job.container_name, facts=facts))
+
+    def _run(self, job: WatchMessage) -> RunFacts:
+        engine = connect(self._settings.address, timeout_s=self._settings.engine_timeout_s)
+        began = partial(self._send, Began(job_id=job.job_id, container_name=job.container_name))
+        watch = Watch(job, engine, host_lost_timeout_s=self._settings.host_lost_timeout_s, began=began)
+        with self._lock:
+            self._watches[job.job_id] = watch
+            if job.job_id in self._kills_ahead:
+                self._kills_ahead.discard(job.job_id)
+                watch.kill()
+        try:
+            return watch.run()
+        finally:
+            engine.close()
+
+    def _beat(self) -> None:
+        while not self._stopping.wait(_HEARTBEAT_S):
+            self._send(Alive())
+
+    def _reconcile(self) -> None:
+        """Compare what we watch with what the engine has."""
+        settings = self._settings
+        engine = connect(settings.address, timeout_s=settings.engine_timeout_s)
+        unknown: set[str] = set()
+        while not self._stopping.wait(settings.reconcile_interval_s):
+            with self._lock:
+                watched = {watch.container_name: watch for watch in self._watches.values()}
+            try:
+                found = {state.name: state for state in engine.list({MANAGER_LABEL: settings.manager_id})}
+            except EngineError as error:
+                _log.debug("list on %s: %s", settings.address.host, error)
+                continue
+            for name, watch in watched.items():
+                if name not in found or found[name].phase is Phase.ENDED:
+                    watch.look()
+            if settings.keeps_host:
+                seen_twice = (found.keys() - watched.keys()) & unknown
+                unknown = found.keys() - watched.keys()
+                if seen_twice:
+                    self._send(Strays(names=tuple(sorted(seen_twice))))
+
+
+class _Outbox:
+    """A pipe that several threads write to."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+
+    def send(self, message: Any) -> None:
+        with self._lock:
+            self._connection.send(message)

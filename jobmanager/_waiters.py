@@ -1,0 +1,156 @@
+"""The waiter processes as the manager sees them: wait queues, heartbeats, replacement."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from jobmanager._children import Child, Gone, Heard
+from jobmanager.model.host import Address, DockerHost
+from jobmanager.model.messages import Kill, LookNow, Stop, WaiterSettings
+from jobmanager.model.messages import Watch as WatchMessage
+
+_log = logging.getLogger(__name__)
+
+_MODULE = "jobmanager._waiter"
+_HUNG_S = 6.0  # without a heartbeat; one comes every second
+_STARTING_S = 30.0  # for the first one
+_LIVED_LONG_S = 5.0  # a waiter that dies sooner is replaced after a pause
+_LOOK_INTERVAL_S = 5.0
+_RECONCILE_INTERVAL_S = 2.0
+
+
+@dataclass(slots=True, kw_only=True)
+class _Waiter:
+    """One waiter process and what is on its wait queue."""
+
+    settings: WaiterSettings
+    child: Child
+    started_at: float
+    heard_at: float
+    has_spoken: bool = False
+    jobs: set[str] = field(default_factory=set)
+
+    @property
+    def host(self) -> str:
+        """The host that it watches."""
+        return self.settings.address.host
+
+
+class Waiters:
+    """All waiters of a manager. Not thread-safe: the manager's loop alone uses it."""
+
+    def __init__(
+        self,
+        listen: Callable[[Heard | Gone], None],
+        hosts: Sequence[DockerHost],
+        *,
+        manager_id: str,
+        engine_timeout_s: float,
+        host_lost_timeout_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._listen = listen
+        self._hosts = hosts
+        self._manager_id = manager_id
+        self._engine_timeout_s = engine_timeout_s
+        self._host_lost_timeout_s = host_lost_timeout_s
+        self._clock = clock
+        self._waiters: dict[Child, _Waiter] = {}
+        self._to_start: list[tuple[float, WaiterSettings]] = []
+
+    def start(self, addresses: Mapping[str, Address]) -> None:
+        """Start one waiter, or more, for each host."""
+        for host in self._hosts:
+            for number in range(host.waiters):
+                self._start_one(
+                    WaiterSettings(
+                        address=addresses[host.name],
+                        manager_id=self._manager_id,
+                        keeps_host=number == 0,
+                        engine_timeout_s=self._engine_timeout_s,
+                        host_lost_timeout_s=self._host_lost_timeout_s,
+                        look_interval_s=_LOOK_INTERVAL_S,
+                        reconcile_interval_s=_RECONCILE_INTERVAL_S,
+                    )
+                )
+
+    def watch(self, host: str, job: WatchMessage) -> bool:
+        """Put a job on the wait queue of the host's least busy waiter; False while the host has none."""
+        waiters = [waiter for waiter in self._waiters.values() if waiter.host == host]
+        if not waiters:
+            return False
+        waiter = min(waiters, key=lambda waiter: len(waiter.jobs))
+        waiter.jobs.add(job.job_id)
+        waiter.child.send(job)
+        return True
+
+    def kill(self, job_id: str) -> None:
+        """Have a job's container killed."""
+        for waiter in self._waiters.values():
+            if job_id in waiter.jobs:
+                waiter.child.send(Kill(job_id=job_id))
+
+    def look(self, host: str) -> None:
+        """Have a host looked at now."""
+        for waiter in self._waiters.values():
+            if waiter.host == host and waiter.settings.keeps_host:
+                waiter.child.send(LookNow())
+
+    def heard(self, child: Child) -> str | None:
+        """A waiter has said something: it lives. Returns its host; None when it has been given up already."""
+        waiter = self._waiters.get(child)
+        if waiter is None:
+            return None
+        waiter.heard_at, waiter.has_spoken = self._clock(), True
+        return waiter.host
+
+    def ended(self, child: Child, job_id: str) -> None:
+        """A waiter has reported a job's end."""
+        if child in self._waiters:
+            self._waiters[child].jobs.discard(job_id)
+
+    def gone(self, child: Child) -> tuple[str, list[str]] | None:
+        """A waiter has died; another one is started. Returns its host, and the jobs that nobody watches now."""
+        waiter = self._waiters.pop(child, None)
+        if waiter is None:
+            return None
+        _log.warning("a waiter of host %s died with %d jobs; another takes over", waiter.host, len(waiter.jobs))
+        now = self._clock()
+        lived_long = now - waiter.started_at > _LIVED_LONG_S
+        self._to_start.append((now if lived_long else now + 1.0, waiter.settings))
+        self.do_what_is_due()
+        return waiter.host, sorted(waiter.jobs)
+
+    def do_what_is_due(self) -> None:
+        """Start what waits to be started, and end waiters that hang: another takes over when they are gone."""
+        now = self._clock()
+        due = [settings for at, settings in self._to_start if at <= now]
+        self._to_start = [entry for entry in self._to_start if entry[0] > now]
+        for settings in due:
+            self._start_one(settings)
+        for waiter in self._waiters.values():
+            if now - waiter.heard_at > (_HUNG_S if waiter.has_spoken else _STARTING_S):
+                _log.warning("a waiter of host %s hangs: ending it", waiter.host)
+                waiter.child.kill()
+                waiter.heard_at = now  # its end is on its way
+
+    def children(self) -> list[Child]:
+        """All of them."""
+        return list(self._waiters)
+
+    def _start_one(self, settings: WaiterSettings) -> None:
+        child = Child(_MODULE, self._listen)
+        child.send(settings)
+        now = self._clock()
+        self._waiters[child] = _Waiter(settings=settings, child=child, started_at=now, heard_at=now)
+
+
+def farewell(children: Sequence[Child]) -> None:
+    """Tell children to leave, all at once, then see each of them out."""
+    for child in children:
+        child.send(Stop())
+    for child in children:
+        child.end()

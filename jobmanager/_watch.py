@@ -1,0 +1,330 @@
+"""One container's watch: gives it its job, follows it to its end, and says what was seen.
+
+A watch runs in a thread of its waiter and has an engine connection of its own. It reads the container's output
+without pause, since an attached container stands still while nobody reads; at most every ``_GLANCE_S`` it looks at
+the clock, at the CPU counter when that could have reached its limit, and at whether somebody asked for the end.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from enum import Enum, auto
+
+from jobmanager._collect import collected
+from jobmanager._transcript import Transcript
+from jobmanager.engine.protocol import Engine, EngineError, NoSuchContainer, NotRunning, OutputStream, Unreachable
+from jobmanager.engine.way_in import payload
+from jobmanager.model.container import ContainerState, Phase
+from jobmanager.model.facts import Limit, RunFacts, Stopped
+from jobmanager.model.messages import Watch as WatchMessage
+
+_log = logging.getLogger(__name__)
+
+_GLANCE_S = 0.25  # the longest that a kill or a deadline waits for the loop
+_DRAIN_S = 2.0  # for what is still on its way after a kill
+_FIRST_OUTPUT_S = 2.0  # a log that stays empty for so long belongs to a container that had no job yet
+_LAST_WORDS_S = 5.0  # between the end mark and the rest that PID 1 says
+_FEED_S = 60.0
+_RETRY_S = (0.1, 0.2, 0.5, 1.0, 2.0)
+
+
+class _Over(Enum):
+    COMPLETE = auto()  # PID 1 has said everything
+    LIMIT = auto()  # a limit was reached
+    ASKED = auto()  # somebody asked for the end
+    BROKEN = auto()  # the stream ended: the container has, or the connection broke
+
+
+class _HostLost(Exception):
+    """The engine could not be reached for too long."""
+
+
+class Watch:
+    """Follows one container. ``run`` is called once, in a thread; ``kill`` and ``glance`` from anywhere."""
+
+    def __init__(
+        self,
+        job: WatchMessage,
+        engine: Engine,
+        *,
+        host_lost_timeout_s: float,
+        began: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._job = job
+        self._engine = engine
+        self._host_lost_timeout_s = host_lost_timeout_s
+        self._tell_began = began
+        self._clock = clock
+        self._kill_asked = threading.Event()
+        self._look_asked = threading.Event()
+        self._transcript = self._new_transcript()
+        self._told_began = False
+        self._started_at = clock() - job.elapsed_s
+        self._next_cpu_look = self._started_at + job.limits.cpu_time_s / job.limits.cpus
+        self._stopped: Stopped | None = None
+        self._ended_at: float | None = None
+        self._cpu_time_s: float | None = None
+        self._outage_s = 0.0
+        self._timings: dict[str, float] = {}
+
+    @property
+    def container_name(self) -> str:
+        """Which container."""
+        return self._job.container_name
+
+    def kill(self) -> None:
+        """End the container soon; ``run`` comes back with what was seen."""
+        self._kill_asked.set()
+
+    def look(self) -> None:
+        """The container is said to have ended: look."""
+        self._look_asked.set()
+
+    def run(self) -> RunFacts:
+        """Follow the container to its end. Never raises EngineError."""
+        try:
+            state = self._follow_to_the_end()
+        except NoSuchContainer:
+            return self._facts(gone=True)
+        except _HostLost:
+            return self._facts(host_lost=True)
+        except EngineError as error:
+            return self._facts(trouble=f"the engine refused to go on with it: {error}")
+        archive, archive_trouble = self._collect()
+        if self._stopped is not None or self._kill_asked.is_set():
+            self._kill()
+        return self._facts(state=state, archive=archive, archive_trouble=archive_trouble)
+
+    # ---- the way to the end
+
+    def _follow_to_the_end(self) -> ContainerState | None:
+        """Returns the container's state when it ended without PID 1's word."""
+        stream = self._take_over() if self._job.taken_over else self._deliver()
+        while True:
+            try:
+                over = self._follow(stream) if stream is not None else _Over.BROKEN
+                if over is not _Over.BROKEN:
+                    self._stop(stream, over)
+                    return None
+            finally:
+                if stream is not None:
+                    stream.close()
+            outage_before = self._outage_s
+            state = self._inspect()
+            if state.phase is Phase.ENDED and self._outage_s == outage_before and stream is not None:
+                self._transcript.finish()
+                return state
+            stream = self._reread()
+
+    def _deliver(self) -> OutputStream | None:
+        """Attach, then feed: in this order nothing of the output can be missed."""
+        began = self._clock()
+        try:
+            stream = self._engine.attach(self._job.container_id)
+        except (Unreachable, NotRunning):
+            return None
+        self._feed()
+        self._started_at = self._clock()
+        self._next_cpu_look = self._started_at + self._job.limits.cpu_time_s / self._job.limits.cpus
+        self._timings["deliver"] = round(self._started_at - began, 4)
+        return stream
+
+    def _take_over(self) -> OutputStream | None:
+        """Another waiter had it: the log tells whether the job was delivered. If not, this one delivers it."""
+        stream = self._reread()
+        if stream is None:
+            return None
+        until = self._clock() + _FIRST_OUTPUT_S
+        while self._clock() < until:
+            chunks = stream.read(_GLANCE_S)
+            if chunks is None:
+                stream.close()
+                return None
+            if chunks:
+                self._transcript.read(chunks)
+                return stream
+        self._feed()
+        return stream
+
+    def _reread(self) -> OutputStream | None:
+        """The output again from its beginning, as the log kept it."""
+        self._transcript = self._new_transcript()
+        try:
+            return self._engine.logs(self._job.container_id)
+        except Unreachable:
+            return None
+
+    def _feed(self) -> None:
+        job = self._job
+        packed = payload(job.token, command=job.command, env=job.env, files=job.files, stdin=job.stdin)
+        try:
+            self._engine.feed(job.container_id, packed, _FEED_S)
+        except (Unreachable, NotRunning) as error:
+            _log.warning("job %s could not be delivered whole: %s", job.job_id, error)  # PID 1 sees that it is short
+
+    def _follow(self, stream: OutputStream) -> _Over:
+        while True:
+            chunks = stream.read(_GLANCE_S)
+            if chunks is None:
+                return _Over.BROKEN
+            self._transcript.read(chunks)
+            if self._transcript.began and not self._told_began:
+                self._told_began = True
+                self._tell_began()
+            over = self._glance()
+            if over is not None:
+                return over
+
+    def _glance(self) -> _Over | None:
+        """Whether it is over, by what has been read and by the clock."""
+        transcript = self._transcript
+        if transcript.end is not None and self._ended_at is None:
+            self._ended_at = self._clock()
+        if transcript.complete:
+            return _Over.COMPLETE
+        if transcript.output_bytes > self._job.limits.output_kib * 1024:
+            return self._reached(Limit.OUTPUT, transcript.output_bytes)
+        if self._kill_asked.is_set():
+            return _Over.ASKED
+        if self._ended_at is not None:
+            return _Over.COMPLETE if self._clock() - self._ended_at > _LAST_WORDS_S else None
+        return self._look_at_the_clocks()
+
+    def _look_at_the_clocks(self) -> _Over | None:
+        now = self._clock()
+        if now - self._started_at >= self._job.limits.wall_s:
+            return self._reached(Limit.WALL, now - self._started_at)
+        if now >= self._next_cpu_look:
+            return self._look_at_cpu()
+        if self._look_asked.is_set():
+            self._look_asked.clear()
+            if self._inspect().phase is Phase.ENDED:
+                return _Over.BROKEN
+        return None
+
+    def _look_at_cpu(self) -> _Over | None:
+        """The counter of the whole container; the next look is due when it could have reached the limit."""
+        limits = self._job.limits
+        try:
+            counted = self._engine.cpu_time_ns(self._job.container_id)
+        except EngineError:
+            counted = None  # the stream will tell what is the matter
+        if counted is not None:
+            self._cpu_time_s = max(0.0, (counted - self._transcript.cpu_before_ns) / 1e9)
+            if self._cpu_time_s >= limits.cpu_time_s:
+                return self._reached(Limit.CPU, self._cpu_time_s)
+        left_s = limits.cpu_time_s - (self._cpu_time_s or 0.0)
+        self._next_cpu_look = self._clock() + max(0.1, left_s / limits.cpus)
+        return None
+
+    def _reached(self, limit: Limit, measured: float) -> _Over:
+        self._stopped = Stopped(limit=limit, measured=measured)
+        return _Over.LIMIT
+
+    # ---- the end
+
+    def _stop(self, stream: OutputStream | None, over: _Over) -> None:
+        """After a limit or a request: kill, and read what is still on its way. A container to collect from waits."""
+        if over is _Over.COMPLETE or stream is None:
+            return
+        if self._ended_at is None:
+            self._ended_at = self._clock()
+        if self._job.collect and over is _Over.LIMIT:
+            self._pause()
+            return
+        self._kill()
+        until = self._clock() + _DRAIN_S
+        while self._clock() < until and (chunks := stream.read(_GLANCE_S)) is not None:
+            self._transcript.read(chunks)
+        self._transcript.finish()
+
+    def _kill(self) -> None:
+        try:
+            self._engine.kill(self._job.container_id)
+        except EngineError as error:
+            _log.debug("kill of %s: %s", self._job.container_name, error)  # its removal follows
+
+    def _pause(self) -> None:
+        """Once it has ended its workspace is empty, so it is collected from while it is frozen."""
+        try:
+            self._engine.pause(self._job.container_id)
+        except EngineError as error:
+            _log.debug("pause of %s: %s", self._job.container_name, error)
+
+    def _collect(self) -> tuple[bytes | None, str]:
+        wanted = self._job.collect and self._ended_at is not None and not self._kill_asked.is_set()
+        if not wanted or self._transcript.refusal:
+            return None, ""
+        began = self._clock()
+        found = collected(self._engine, self._job.container_id, self._job.collect, self._job.limits.archive_mib)
+        self._timings["collect"] = round(self._clock() - began, 4)
+        return found
+
+    def _inspect(self) -> ContainerState:
+        """The container's state; an engine that cannot be reached is asked again until it is given up."""
+        began, tries = self._clock(), 0
+        while True:
+            try:
+                state = self._engine.inspect(self._job.container_id)
+            except Unreachable as error:
+                waited_s = self._clock() - began
+                if tries == 0:
+                    _log.warning("host of job %s cannot be reached: %s", self._job.job_id, error)
+                if waited_s > self._host_lost_timeout_s:
+                    self._outage_s += waited_s
+                    raise _HostLost from error
+                if self._kill_asked.wait(_RETRY_S[min(tries, len(_RETRY_S) - 1)]):
+                    raise _HostLost from error
+                tries += 1
+                continue
+            if tries:
+                self._outage_s += max(0.001, self._clock() - began)
+            return state
+
+    def _new_transcript(self) -> Transcript:
+        return Transcript(self._job.token, self._job.limits.output_kib * 1024)
+
+    def _facts(
+        self,
+        *,
+        state: ContainerState | None = None,
+        gone: bool = False,
+        host_lost: bool = False,
+        trouble: str = "",
+        archive: bytes | None = None,
+        archive_trouble: str = "",
+    ) -> RunFacts:
+        transcript = self._transcript
+        if self._stopped is not None and not transcript.began:
+            trouble = trouble or "the container did not take its job in time"
+        wall_s = (self._ended_at if self._ended_at is not None else self._clock()) - self._started_at
+        end = transcript.end
+        if end is not None and end.cpu_ns is not None:
+            self._cpu_time_s = end.cpu_ns / 1e9
+        return RunFacts(
+            began=transcript.began,
+            end=end,
+            stopped=self._stopped if transcript.began else None,
+            refusal=transcript.refusal,
+            state=state,
+            gone=gone,
+            outage_s=self._outage_s,
+            host_lost=host_lost,
+            trouble=trouble,
+            stdout=bytes(transcript.stdout),
+            stderr=bytes(transcript.stderr),
+            stdout_bytes=transcript.stdout_bytes,
+            stderr_bytes=transcript.stderr_bytes,
+            log_rotated=transcript.beginning_lost,
+            result_file=transcript.result_file,
+            archive=archive,
+            archive_trouble=archive_trouble,
+            cpu_time_s=None if self._cpu_time_s is None else round(self._cpu_time_s, 4),
+            wall_time_s=round(wall_s, 4),
+            peak_memory_bytes=end.peak_memory_bytes if end is not None else None,
+            timings={**self._timings, "run": round(wall_s, 4)},
+        )

@@ -1,0 +1,99 @@
+"""``ClientBuffer``: runs jobs and keeps their results until they are asked for."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Callable
+
+from jobmanager.errors import UnknownJob
+from jobmanager.model import _checks
+from jobmanager.model.client import Client, Debug, InputData
+from jobmanager.model.result import JobResult
+from jobmanager.model.task import Task
+
+__all__ = ["ClientBuffer"]
+
+
+class ClientBuffer:
+    """Polling for any ``Client``. Thread-safe.
+
+    Args:
+        client: who runs the jobs.
+        keep_results_s: how long a result that nobody fetches is kept, in seconds; None: for ever.
+    """
+
+    def __init__(
+        self, client: Client, *, keep_results_s: float | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        if keep_results_s is not None:
+            _checks.positive("keep_results_s", keep_results_s)
+        self._client = client
+        self._keep_results_s = keep_results_s
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._waiting: set[str] = set()
+        self._done: dict[str, tuple[float, JobResult]] = {}  # in the order of their ends
+
+    def new_job(
+        self,
+        task: Task,
+        inputdata: InputData = None,
+        *,
+        priority: int = 0,
+        launcher_name: str = "Unknown",
+        debug: Debug = False,
+    ) -> str:
+        """Accept a job and return its id; raises what the client's ``new_job`` raises."""
+        job_id = uuid.uuid4().hex
+        with self._lock:
+            self._forget_expired()
+            self._waiting.add(job_id)  # before it is submitted: it may end before new_job has returned
+        try:
+            return self._client.new_job(
+                task, inputdata, self._ended, priority=priority, launcher_name=launcher_name, debug=debug, job_id=job_id
+            )
+        except BaseException:
+            with self._lock:
+                self._waiting.discard(job_id)
+            raise
+
+    def is_waiting(self, job_id: str) -> bool:
+        """Whether the job has not ended yet. Raises UnknownJob."""
+        return not self.is_done(job_id)
+
+    def is_done(self, job_id: str) -> bool:
+        """Whether the result can be fetched. Raises UnknownJob."""
+        with self._lock:
+            self._forget_expired()
+            if job_id not in self._waiting and job_id not in self._done:
+                raise _unknown(job_id)
+            return job_id in self._done
+
+    def get_result(self, job_id: str) -> JobResult:
+        """The result; only once. Raises UnknownJob for a job that is not done, was fetched, expired, or never was."""
+        with self._lock:
+            self._forget_expired()
+            if job_id not in self._done:
+                raise _unknown(job_id)
+            return self._done.pop(job_id)[1]
+
+    def _ended(self, result: JobResult) -> None:
+        with self._lock:
+            self._waiting.discard(result.job_id)
+            self._done[result.job_id] = (self._clock(), result)
+            self._forget_expired()
+
+    def _forget_expired(self) -> None:
+        if self._keep_results_s is None:
+            return
+        oldest = self._clock() - self._keep_results_s
+        for job_id, (ended_at, _) in list(self._done.items()):
+            if ended_at >= oldest:
+                return
+            del self._done[job_id]
+
+
+def _unknown(job_id: str) -> UnknownJob:
+    return UnknownJob(f"no result of job {job_id!r} here: it is not done, was fetched already, has expired, or never was")

@@ -1,0 +1,212 @@
+"""``FakeEngine``: the ``Engine`` protocol spoken with a fake engine's process (``jobmanager.testing``) instead of Docker."""
+
+from __future__ import annotations
+
+import pickle
+import select
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from jobmanager.engine import protocol
+from jobmanager.engine.fake_wire import PIECE, STDERR, Inbox, packed
+from jobmanager.engine.protocol import Chunk, EngineError, OutputStream, Unreachable
+from jobmanager.model.container import ContainerSpec, ContainerState, EngineInfo, Image, ImageDefaults, Phase
+from jobmanager.model.host import Address
+
+__all__ = ["FakeEngine"]
+
+_SHORTEST_WAIT_S = 0.001
+
+
+class FakeEngine:
+    """``Engine`` over a fake engine's socket: one connection for calls, one for each open stream. One per thread."""
+
+    def __init__(self, address: Address, *, timeout_s: float) -> None:
+        self._path = unquote(urlsplit(address.url).path)
+        self._timeout_s = timeout_s
+        self._connection: _Connection | None = None
+
+    def info(self) -> EngineInfo:
+        version, cores, memory_mib, now_s = self._call("info")
+        return EngineInfo(version=version, cores=cores, memory_mib=memory_mib, now_s=now_s, cgroup="1")
+
+    def images(self) -> list[Image]:
+        return [
+            Image(id=id_, references=references, labels=labels, created_at_s=created_at_s)
+            for id_, references, labels, created_at_s in self._call("images")
+        ]
+
+    def image_defaults(self, image: str) -> ImageDefaults:
+        command, volumes = self._call("image_defaults", image)
+        return ImageDefaults(command=command, volumes=volumes)
+
+    def pull(self, image: str) -> None:
+        self._call("pull", image)
+
+    def create(self, spec: ContainerSpec, defaults: ImageDefaults) -> str:
+        limits = spec.limits
+        bounds = (limits.workspace_mib, limits.workspace_inodes, limits.output_kib, limits.cpus)
+        return str(self._call("create", spec.name, spec.image, dict(spec.labels), bounds))
+
+    def start(self, container: str) -> None:
+        self._call("start", container)
+
+    def attach(self, container: str) -> OutputStream:
+        return self._stream("attach", container)
+
+    def logs(self, container: str) -> OutputStream:
+        return self._stream("logs", container)
+
+    def feed(self, container: str, payload: bytes, timeout_s: float) -> None:
+        self._call("feed", container, payload, timeout_s=timeout_s)
+
+    def inspect(self, container: str) -> ContainerState:
+        return _state(self._call("inspect", container))
+
+    def list(self, labels: Mapping[str, str | None]) -> list[ContainerState]:
+        return [_state(row) for row in self._call("list", dict(labels))]
+
+    def kill(self, container: str) -> None:
+        self._call("kill", container)
+
+    def pause(self, container: str) -> None:
+        self._call("pause", container)
+
+    def cpu_time_ns(self, container: str) -> int | None:
+        used = self._call("cpu_time_ns", container)
+        return None if used is None else int(used)
+
+    def archive(self, container: str, path: str) -> Iterator[bytes]:
+        tar: bytes = self._call("archive", container, path)
+        for at in range(0, len(tar), PIECE):
+            yield tar[at : at + PIECE]
+
+    def remove(self, container: str) -> None:
+        self._call("remove", container)
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _call(self, call: str, *arguments: object, timeout_s: float | None = None) -> Any:
+        try:
+            return self._connected().ask((call, *arguments), timeout_s or self._timeout_s)
+        except OSError as error:
+            self.close()
+            raise Unreachable(f"{self._path}: {error}") from error
+
+    def _connected(self) -> _Connection:
+        if self._connection is not None and self._connection.is_dropped():
+            self.close()
+        if self._connection is None:
+            self._connection = _Connection(self._path, self._timeout_s)
+        return self._connection
+
+    def _stream(self, call: str, container: str) -> OutputStream:
+        try:
+            connection = _Connection(self._path, self._timeout_s)
+        except OSError as error:
+            raise Unreachable(f"{self._path}: {error}") from error
+        try:
+            connection.ask((call, container), self._timeout_s)
+        except OSError as error:
+            connection.close()
+            raise Unreachable(f"{self._path}: {error}") from error
+        except EngineError:
+            connection.close()
+            raise
+        return _FakeStream(connection)
+
+
+class _Connection:
+    """Requests and their replies on one socket; what comes after a reply is kept for the next reader."""
+
+    def __init__(self, path: str, timeout_s: float) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.inbox = Inbox()
+        self.waiting: list[bytes] = []
+        self._timeout_s = timeout_s
+        try:
+            self.socket.settimeout(timeout_s)
+            self.socket.connect(path)
+        except OSError:
+            self.socket.close()
+            raise
+        self._readable = select.poll()
+        self._readable.register(self.socket, select.POLLIN)
+
+    def ask(self, request: tuple[object, ...], timeout_s: float) -> Any:
+        """The reply's value; raises the EngineError that it names, OSError when none came in time."""
+        deadline = time.monotonic() + timeout_s
+        self._patience(timeout_s)
+        self.socket.sendall(packed(request))
+        while not self.waiting:
+            self._patience(max(deadline - time.monotonic(), _SHORTEST_WAIT_S) if self.inbox.begun else timeout_s)
+            self.receive()
+        failure, value = pickle.loads(self.waiting.pop(0))
+        if failure:
+            raise getattr(protocol, failure)(value)
+        return value
+
+    def receive(self) -> None:
+        """Take in what came; waits for it. Raises OSError, TimeoutError among them."""
+        data = self.socket.recv(PIECE)
+        if not data:
+            raise ConnectionResetError("the engine closed the connection")
+        self.waiting += self.inbox.feed(data)
+
+    def is_dropped(self) -> bool:
+        """Whether the engine closed it while we did not look: a new one can be made before a request is lost."""
+        return bool(self._readable.poll(0))  # it ended, or has an answer that nobody waits for any more
+
+    def close(self) -> None:
+        self.socket.close()
+
+    def _patience(self, timeout_s: float) -> None:
+        if timeout_s != self._timeout_s:
+            self.socket.settimeout(timeout_s)
+            self._timeout_s = timeout_s
+
+
+class _FakeStream:
+    """A container's output on a connection of its own."""
+
+    def __init__(self, connection: _Connection) -> None:
+        self._connection = connection
+
+    def read(self, timeout_s: float) -> list[Chunk] | None:
+        if not self._connection.waiting:
+            try:
+                self._connection.socket.settimeout(max(timeout_s, _SHORTEST_WAIT_S))
+                self._connection.receive()
+            except TimeoutError:
+                return []
+            except OSError:
+                return None
+        came, self._connection.waiting = self._connection.waiting, []
+        return [Chunk(body[:1] == STDERR, body[1:]) for body in came]
+
+    def close(self) -> None:
+        try:
+            self._connection.socket.shutdown(socket.SHUT_RDWR)  # wakes a thread that reads it
+        except OSError:
+            pass  # the other side was quicker
+        self._connection.close()
+
+
+def _state(row: tuple[str, str, str, dict[str, str], int | None, bool, str, float]) -> ContainerState:
+    id_, name, phase, labels, exit_code, oom_killed, error, created_at_s = row
+    return ContainerState(
+        id=id_,
+        name=name,
+        phase=Phase(phase),
+        labels=labels,
+        exit_code=exit_code,
+        oom_killed=oom_killed,
+        error=error,
+        created_at_s=created_at_s,
+    )

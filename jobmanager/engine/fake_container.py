@@ -1,0 +1,348 @@
+"""One container of the fake engine: its life, its output, and its PID 1, which behaves as ``way_in.PID_1`` does."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+from jobmanager.engine import fake_grammar as grammar
+from jobmanager.engine.fake_files import FileProblem, Files
+from jobmanager.engine.fake_process import (
+    AllKilled,
+    Burn,
+    Console,
+    Killed,
+    Machine,
+    Output,
+    Pid1Died,
+    Process,
+    Sleep,
+    Steps,
+    Text,
+    encoded,
+)
+from jobmanager.engine.fake_shell import can_run, run
+from jobmanager.engine.fake_wire import PIECE, STDERR, STDOUT, framed
+from jobmanager.engine.way_in import RESULT_FILE, RESULT_FILE_LIMIT
+from jobmanager.model.container import WORKSPACE, Phase
+
+KILLED = 137
+_NOT_DELIVERED = 125
+_START_CPU_NS = 12_000_000  # what the kernel and the runtime take to start one
+_AHEAD = 4 * PIECE  # how far a program may be ahead of who reads its output
+_TURN = PIECE  # how much it may write before others have their turn
+_TURN_S = 0.001
+_LOG_ROOM_KIB = 1024
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+Later = Callable[[float, Callable[[], None]], None]  # call this in so many seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FakeSpec:
+    """What ``create`` was told."""
+
+    id: str
+    name: str
+    image: str
+    labels: Mapping[str, str]
+    workspace_mib: int
+    workspace_inodes: int
+    output_kib: int
+    cpus: float
+    created_at_s: float  # seconds since 1970
+
+
+class Follower:
+    """A reader of a container's output, from some place on."""
+
+    def __init__(self, container: FakeContainer, place: int, *, holds: bool, wake: Callable[[], None]) -> None:
+        self.holds = holds  # the container stands still while it is far behind
+        self.place = place
+        self.wake = wake
+        self._container = container
+
+    def take(self) -> bytes:
+        """The next output as it is sent; none when there is none yet."""
+        log = self._container.log
+        self.place = max(self.place, log.first)
+        taken = log.pieces[self.place - log.first : self.place - log.first + 16]
+        self.place += len(taken)
+        self._container.go_on()
+        return b"".join(taken)
+
+    @property
+    def finished(self) -> bool:
+        """Whether there will never be more."""
+        return self._container.phase is Phase.ENDED and self.place >= self._container.log.next
+
+    def leave(self) -> None:
+        """Stop following."""
+        self._container.followers.discard(self)
+        self._container.go_on()
+
+
+class Log:
+    """A container's output, ready to be sent. Past its limit everything so far is lost, as with one rotated file."""
+
+    def __init__(self, limit: int) -> None:
+        self.pieces: list[bytes] = []
+        self.first = 0  # number of the first piece that is kept
+        self._limit = limit
+        self._kept = 0
+
+    @property
+    def next(self) -> int:
+        return self.first + len(self.pieces)
+
+    def add(self, piece: bytes) -> None:
+        if self._kept + len(piece) > self._limit:
+            self.first, self._kept = self.next, 0
+            self.pieces = []
+        self.pieces.append(piece)
+        self._kept += len(piece)
+
+    def bytes_after(self, place: int) -> int:
+        return sum(map(len, self.pieces[max(0, place - self.first) :]))
+
+
+class FakeContainer:
+    """A container: CREATED, then RUNNING, perhaps PAUSED, then ENDED; ``start`` of an ended one begins again."""
+
+    def __init__(self, spec: FakeSpec, *, scripts: Mapping[str, str], later: Later) -> None:
+        self.spec = spec
+        self.phase = Phase.CREATED
+        self.exit_code: int | None = None
+        self.oom_killed = False
+        self.times_started = 0
+        self.log = Log((spec.output_kib + _LOG_ROOM_KIB) * 1024)
+        self.followers: set[Follower] = set()
+        self.machine = self._new_machine(scripts)
+        self._scripts = scripts
+        self._later = later
+        self._steps: Steps | None = None
+        self._run = 0  # tells timers of an earlier run from this one's
+        self._waiting = False  # for its timer
+        self._cpu_ns = 0
+        self._burning_since: float | None = None
+        self._burned_before_pause = False
+
+    # ---- its life
+
+    def start(self) -> None:
+        """Begin, or begin again; nothing when it runs."""
+        if self.phase in (Phase.RUNNING, Phase.PAUSED):
+            return
+        self.machine = self._new_machine(self._scripts)
+        self.phase, self.exit_code, self.oom_killed = Phase.RUNNING, None, False
+        self.times_started += 1
+        self._run += 1
+        self._cpu_ns, self._steps, self._waiting = _START_CPU_NS, None, False
+
+    def feed(self, payload: bytes) -> None:
+        """Everything that standard input will ever give. PID 1 takes no notice of a second one."""
+        if self._steps is None and self.phase is Phase.RUNNING:
+            self._steps = _pid_1(self, payload)
+            self.go_on()
+
+    def end(self, exit_code: int) -> None:
+        """All its processes are dead."""
+        self._burn(False)
+        self.phase, self.exit_code = Phase.ENDED, exit_code
+        self._run += 1
+        self._waiting = False
+        if self._steps is not None:
+            self._steps.close()
+        self.machine = self._new_machine(self._scripts)  # the workspace goes with the last process
+        self._wake_followers()
+
+    def pause(self) -> None:
+        """Freeze its processes."""
+        self._burned_before_pause = self._burning_since is not None
+        self._burn(False)
+        self.phase = Phase.PAUSED
+
+    def resume(self) -> None:
+        """Let them go on."""
+        self._burn(self._burned_before_pause)
+        self.phase = Phase.RUNNING
+        self.go_on()
+
+    # ---- its output
+
+    def follow(self, *, from_beginning: bool, wake: Callable[[], None]) -> Follower:
+        """A new reader; ``wake`` is called whenever there is more."""
+        place = self.log.first if from_beginning else self.log.next
+        follower = Follower(self, place, holds=not from_beginning, wake=wake)
+        self.followers.add(follower)
+        return follower
+
+    def cpu_ns(self) -> int:
+        """CPU time so far."""
+        if self._burning_since is None:
+            return self._cpu_ns
+        return self._cpu_ns + int((time.monotonic() - self._burning_since) * min(1.0, self.spec.cpus) * 1e9)
+
+    # ---- its processes
+
+    def go_on(self) -> None:
+        """Give the processes a turn, unless they sleep, are frozen, or are too far ahead of a reader."""
+        steps = self._steps
+        if steps is None or self._waiting or self.phase is not Phase.RUNNING or steps.gi_running:
+            return
+        try:
+            pause_s = self._turn(steps)
+        except StopIteration as done:
+            self.end(int(done.value))
+        except Pid1Died:
+            self.oom_killed = True
+            self.end(KILLED)
+        else:
+            if pause_s is not None:
+                self._wait(pause_s)
+
+    def _turn(self, steps: Steps) -> float | None:
+        """Run until there is something to wait for: seconds, or None for a reader that is behind."""
+        written = 0
+        while True:
+            if self._is_ahead():
+                self._burn(False)
+                return None
+            if written > _TURN:
+                self._burn(True)
+                return _TURN_S
+            effect = next(steps)
+            if isinstance(effect, Output):
+                written += len(effect.data)
+                self._print(effect)
+                continue
+            if isinstance(effect, (Sleep, Burn)):
+                self._burn(isinstance(effect, Burn))
+                return effect.seconds
+
+    def _print(self, output: Output) -> None:
+        for at in range(0, len(output.data), PIECE):
+            self.log.add(framed((STDERR if output.stderr else STDOUT) + output.data[at : at + PIECE]))
+        self._wake_followers()
+
+    def _wake_followers(self) -> None:
+        for follower in tuple(self.followers):
+            follower.wake()
+
+    def _is_ahead(self) -> bool:
+        return any(follower.holds and self.log.bytes_after(follower.place) > _AHEAD for follower in self.followers)
+
+    def _wait(self, pause_s: float) -> None:
+        self._waiting = True
+        if not math.isinf(pause_s):
+            run_number = self._run
+            self._later(pause_s, lambda: self._woken(run_number))
+
+    def _woken(self, run_number: int) -> None:
+        if run_number != self._run:
+            return
+        self._waiting = False
+        self.go_on()
+
+    def _burn(self, burns: bool) -> None:
+        self._cpu_ns = self.cpu_ns()
+        self._burning_since = time.monotonic() if burns else None
+
+    def _new_machine(self, scripts: Mapping[str, str]) -> Machine:
+        return Machine(Files(size_mib=self.spec.workspace_mib, inodes=self.spec.workspace_inodes), scripts)
+
+
+def _pid_1(container: FakeContainer, payload: bytes) -> Steps:
+    """What ``way_in.PID_1`` does with its standard input; the tests in ``tests/contract`` hold the two together."""
+    line, newline, tar = payload.partition(b"\n")
+    if not newline:
+        return _NOT_DELIVERED
+    token, _, size = line.strip(b" ").partition(b" ")
+    files = container.machine.files
+    broken = False
+    try:
+        files.unpack(tar[: int(size)] if size.strip().isdigit() else b"")
+    except FileProblem:
+        broken = True
+    command = files.files.get(f"{WORKSPACE}/.jobmanager/command")
+    if command is None:
+        if broken:
+            yield _mark(token, b"no its files cannot be unpacked into the workspace")
+        return _NOT_DELIVERED
+    yield _mark(token, b"got %d" % container.cpu_ns())
+    exports, words, refusal = command_file(bytes(command.data).decode("utf-8", "surrogateescape"))
+    process = _program_process(container, exports)
+    if not can_run(process, words[0]):
+        yield _mark(token, b"no " + encoded(refusal))
+    else:
+        code = yield from _program(process, words)
+        yield from _last_words(container, token, code)
+    while True:
+        yield Sleep(math.inf)
+
+
+def _program_process(container: FakeContainer, exports: Mapping[str, str]) -> Process:
+    machine = container.machine
+    stdin = machine.files.files.get(f"{WORKSPACE}/.jobmanager/stdin")
+    return Process(
+        machine,
+        machine.next_pid(),
+        {"PATH": _PATH, "HOSTNAME": container.spec.id[:12], "HOME": WORKSPACE, "PWD": WORKSPACE, **exports},
+        WORKSPACE,
+        Text(stdin.data if stdin is not None else b""),
+        Console(stderr=False),
+        Console(stderr=True),
+    )
+
+
+def _program(process: Process, words: tuple[str, ...]) -> Steps:
+    try:
+        return (yield from run(process, list(words))) & 255
+    except (Killed, AllKilled) as killed:
+        return 128 + killed.number
+    except FileProblem as problem:
+        return (yield from process.fail(f"{words[0]}: write error: {problem}"))
+
+
+def _last_words(container: FakeContainer, token: bytes, code: int) -> Iterator[Output]:
+    machine = container.machine
+    full = int(code != 0 and machine.files.free_bytes() < 4096)
+    peak = 2**20 + sum(len(file.data) for file in machine.files.files.values())
+    counters = (code, container.cpu_ns(), peak, machine.oom_kills, machine.fork_refusals, full)
+    end = b"end " + b" ".join(b"%d" % counter for counter in counters)
+    yield Output(True, _mark(token, end).data)
+    yield _mark(token, end)
+    result = machine.files.files.get(f"{WORKSPACE}/{RESULT_FILE}")
+    if result is not None and result.data:
+        yield Output(False, bytes(result.data[: RESULT_FILE_LIMIT + 1]))
+    yield _mark(token, b"bye")
+
+
+def _mark(token: bytes, words: bytes) -> Output:
+    return Output(False, b"\x1e%s %s\n" % (token, words))
+
+
+@lru_cache(maxsize=1024)
+def command_file(text: str) -> tuple[Mapping[str, str], tuple[str, ...], str]:
+    """A ``.jobmanager/command`` taken apart: exported variables, the program's words, and what is said when it is missing."""
+    lines = _statements(text)
+    refusal = next(words[-1] for words in lines if words[:2] == ["printf", "%s"])
+    last = lines[-1]
+    exports = dict(words[1].split("=", 1) for words in lines[1:] if words[:1] == ["export"])
+    return exports, tuple(last[1:]), refusal
+
+
+def _statements(text: str) -> list[list[str]]:
+    """The words of each simple command, in order."""
+    found: list[list[str]] = [[]]
+    for token in grammar.tokens(text):
+        if isinstance(token[1], str):
+            found.append([])
+            continue
+        word = "".join(part[1] for part in token[1])
+        if grammar.literal(token[1]) not in ("{", "}"):
+            found[-1].append(word)
+    return [words for words in found if words]

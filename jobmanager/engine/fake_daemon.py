@@ -1,0 +1,246 @@
+"""What the fake engine knows and does, without its sockets: images, containers, and the faults it was told to have."""
+
+from __future__ import annotations
+
+import hashlib
+import posixpath
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jobmanager.engine.fake_container import KILLED, FakeContainer, FakeSpec, Follower, Later
+from jobmanager.engine.fake_files import FileProblem
+from jobmanager.engine.protocol import (
+    EngineFailed,
+    ImageMissing,
+    NameTaken,
+    NoSuchContainer,
+    NotRunning,
+    Refused,
+)
+from jobmanager.model.container import Phase
+
+_HISTORY = 20_000
+VERSION = "fake"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FakeImage:
+    """An image of the fake engine."""
+
+    id: str
+    reference: str
+    labels: Mapping[str, str]
+    command: tuple[str, ...]
+    created_at_s: float
+
+
+class FakeDaemon:
+    """The calls of the ``Engine`` protocol by name, with plain data in and out."""
+
+    def __init__(self, *, cores: int, memory_mib: int, later: Later) -> None:
+        self.containers: dict[str, FakeContainer] = {}  # by name
+        self.images: dict[str, FakeImage] = {}
+        self.registry: dict[str, Mapping[str, str]] = {}  # what pull can fetch
+        self.scripts: dict[str, str] = {}
+        self.history: deque[tuple[str, str]] = deque(maxlen=_HISTORY)
+        self.starts: Counter[str] = Counter()
+        self.disk_full = False
+        self._ids: dict[str, FakeContainer] = {}
+        self._cores = cores
+        self._memory_mib = memory_mib
+        self._later = later
+        self._made = 0
+        self._calls: Mapping[str, Callable[..., Any]] = {
+            call.__name__: call
+            for call in (
+                self.info,
+                self.image_defaults,
+                self.pull,
+                self.create,
+                self.start,
+                self.feed,
+                self.inspect,
+                self.kill,
+                self.pause,
+                self.cpu_time_ns,
+                self.archive,
+                self.remove,
+            )
+        }
+        self._calls = {**self._calls, "images": self.all_images, "list": self.matching}
+
+    def call(self, name: str, *arguments: Any) -> Any:
+        """Carry out a call; raises EngineError."""
+        return self._calls[name](*arguments)
+
+    def note(self, call: str, target: object) -> None:
+        """Remember that this was asked for."""
+        container = self._ids.get(target) if isinstance(target, str) else None
+        self.history.append((call, container.spec.name if container is not None else str(target or "")))
+
+    # ---- the host and its images
+
+    def info(self) -> tuple[str, int, int, float]:
+        return VERSION, self._cores, self._memory_mib, time.time()
+
+    def all_images(self) -> list[tuple[str, tuple[str, ...], Mapping[str, str], float]]:
+        by_id: dict[str, list[FakeImage]] = {}
+        for image in self.images.values():
+            by_id.setdefault(image.id, []).append(image)
+        return [
+            (id_, tuple(image.reference for image in same), same[0].labels, same[0].created_at_s)
+            for id_, same in by_id.items()
+        ]
+
+    def image_defaults(self, reference: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        return self._image(reference).command, ()
+
+    def pull(self, reference: str) -> None:
+        if tagged(reference) not in self.registry:
+            raise ImageMissing(f"pull access denied for {reference}, repository does not exist")
+        if self.disk_full:
+            raise EngineFailed("write /var/lib/docker/tmp/GetImageBlob: no space left on device")
+        self.add_image(reference, self.registry[tagged(reference)], ("sh",))
+
+    def add_image(self, reference: str, labels: Mapping[str, str], command: tuple[str, ...]) -> None:
+        reference = tagged(reference)
+        self.images[reference] = FakeImage(
+            id="sha256:" + hashlib.sha256(reference.encode()).hexdigest(),
+            reference=reference,
+            labels=dict(labels),
+            command=command,
+            created_at_s=time.time(),
+        )
+
+    def remove_image(self, reference: str) -> None:
+        self.images.pop(tagged(reference), None)
+
+    # ---- containers
+
+    def create(self, name: str, image: str, labels: Mapping[str, str], bounds: tuple[int, int, int, float]) -> str:
+        if name in self.containers:
+            other = self.containers[name].spec.id
+            raise NameTaken(f'Conflict. The container name "/{name}" is already in use by container "{other}".')
+        known = self._image(image)
+        if self.disk_full:
+            raise EngineFailed("mkdir /var/lib/docker/overlay2: no space left on device")
+        self._made += 1
+        workspace_mib, workspace_inodes, output_kib, cpus = bounds
+        spec = FakeSpec(
+            id=hashlib.sha256(b"%s %d" % (name.encode(), self._made)).hexdigest(),
+            name=name,
+            image=known.reference,
+            labels=labels,
+            workspace_mib=workspace_mib,
+            workspace_inodes=workspace_inodes,
+            output_kib=output_kib,
+            cpus=cpus,
+            created_at_s=time.time(),
+        )
+        container = FakeContainer(spec, scripts=self.scripts, later=self._later)
+        self.containers[name] = self._ids[spec.id] = container
+        return spec.id
+
+    def start(self, target: str) -> None:
+        container = self.find(target)
+        if container.phase is Phase.PAUSED:
+            raise Refused("cannot start a paused container, try unpause instead")
+        if container.phase is not Phase.RUNNING:
+            self.starts[container.spec.name] += 1
+            container.start()
+
+    def feed(self, target: str, payload: bytes) -> None:
+        self.find(target).feed(payload)
+
+    def follow(self, target: str, *, from_beginning: bool, wake: Callable[[], None]) -> Follower:
+        return self.find(target).follow(from_beginning=from_beginning, wake=wake)
+
+    def inspect(self, target: str) -> tuple[object, ...]:
+        return _row(self.find(target), with_exit_code=True)
+
+    def matching(self, labels: Mapping[str, str | None]) -> list[tuple[object, ...]]:
+        return [
+            _row(container, with_exit_code=False)
+            for container in self.containers.values()
+            if all(
+                key in container.spec.labels and value in (None, container.spec.labels[key])
+                for key, value in labels.items()
+            )
+        ]
+
+    def kill(self, target: str) -> None:
+        container = self.find(target)
+        if container.phase not in (Phase.RUNNING, Phase.PAUSED):
+            raise NotRunning(f"Cannot kill container: {target}: Container {container.spec.id} is not running")
+        container.end(KILLED)
+
+    def pause(self, target: str) -> None:
+        container = self.find(target)
+        if container.phase is Phase.PAUSED:
+            raise NotRunning(f"Container {container.spec.id} is already paused")
+        if container.phase is not Phase.RUNNING:
+            raise NotRunning(f"Container {container.spec.id} is not running")
+        container.pause()
+
+    def unpause(self, target: str) -> None:
+        container = self.find(target)
+        if container.phase is Phase.PAUSED:
+            container.resume()
+
+    def cpu_time_ns(self, target: str) -> int | None:
+        container = self.find(target)
+        return container.cpu_ns() if container.phase in (Phase.RUNNING, Phase.PAUSED) else None
+
+    def archive(self, target: str, path: str) -> bytes:
+        container = self.find(target)
+        try:
+            return container.machine.files.packed(posixpath.normpath(path))
+        except FileProblem:
+            raise NoSuchContainer(
+                f"Could not find the file {path} in container {container.spec.name}"
+            ) from None
+
+    def remove(self, target: str) -> None:
+        container = self._ids.get(target) or self.containers.get(target)
+        if container is None:
+            return
+        container.end(container.exit_code if container.phase is Phase.ENDED and container.exit_code is not None else KILLED)
+        del self.containers[container.spec.name], self._ids[container.spec.id]
+
+    def end_all(self) -> None:
+        """What a daemon without live-restore does to its containers when it comes back."""
+        for container in self.containers.values():
+            if container.phase in (Phase.RUNNING, Phase.PAUSED):
+                container.end(KILLED)
+
+    def find(self, target: str) -> FakeContainer:
+        """A container by id or name; raises NoSuchContainer."""
+        container = self._ids.get(target) or self.containers.get(target)
+        if container is None:
+            raise NoSuchContainer(f"No such container: {target}")
+        return container
+
+    def _image(self, reference: str) -> FakeImage:
+        image = self.images.get(tagged(reference))
+        if image is None:
+            image = next((other for other in self.images.values() if other.id == reference), None)
+        if image is None:
+            raise ImageMissing(f"No such image: {tagged(reference)}")
+        return image
+
+
+def tagged(reference: str) -> str:
+    """A reference with its tag, ``latest`` when it names none."""
+    if reference.startswith("sha256:") or "@" in reference or ":" in reference.rsplit("/", 1)[-1]:
+        return reference
+    return reference + ":latest"
+
+
+def _row(container: FakeContainer, *, with_exit_code: bool) -> tuple[object, ...]:
+    spec = container.spec
+    exit_code = container.exit_code if with_exit_code else None
+    oom_killed = container.oom_killed and with_exit_code
+    return (spec.id, spec.name, container.phase.value, spec.labels, exit_code, oom_killed, "", spec.created_at_s)

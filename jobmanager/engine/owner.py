@@ -1,0 +1,120 @@
+"""Who owns a container: labels that let anybody tell whether the owner is still alive.
+
+An owner is proven dead only from inside its own PID namespace, in its own boot: PID and start time name a process
+for ever there. For all others time must tell: a container's label says how long it can be of use at most.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+
+import psutil
+
+from jobmanager.model.container import ContainerState
+
+MANAGER_LABEL = "jobmanager.manager"
+JOB_LABEL = "jobmanager.job"
+OWNER_LABEL = "jobmanager.owner"
+LEASE_LABEL = "jobmanager.lease_s"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owner:
+    """The process that a manager lives in."""
+
+    boot: str
+    pid_namespace: str
+    pid: int
+    started: str
+
+    @classmethod
+    def this_process(cls) -> Owner:
+        """The calling process."""
+        return cls(boot=_boot(), pid_namespace=_pid_namespace(), pid=os.getpid(), started=_started(os.getpid()) or "")
+
+    @classmethod
+    def parse(cls, label: str) -> Owner | None:
+        """An owner from its label; None when it is not one of ours."""
+        words = label.split("/")
+        if len(words) != 4 or not words[2].isdigit():
+            return None
+        return cls(boot=words[0], pid_namespace=words[1], pid=int(words[2]), started=words[3])
+
+    def label(self) -> str:
+        """The owner as a label's value."""
+        return f"{self.boot}/{self.pid_namespace}/{self.pid}/{self.started}"
+
+    def is_proven_dead(self) -> bool:
+        """Whether this process can see that the owner is gone; False for one that it could not see."""
+        if (self.boot, self.pid_namespace) != (_boot(), _pid_namespace()):
+            return False
+        return _started(self.pid) != self.started
+
+
+def labels(manager_id: str, job_id: str, lease_s: float, owner: Owner) -> dict[str, str]:
+    """The labels of a job's container and volume."""
+    return {
+        MANAGER_LABEL: manager_id,
+        JOB_LABEL: job_id,
+        OWNER_LABEL: owner.label(),
+        LEASE_LABEL: str(int(lease_s)),
+    }
+
+
+def is_abandoned(container: ContainerState, now_s: float) -> bool:
+    """Whether a container's owner is dead: proven here, or its lease is over by the engine's own clock (``now_s``)."""
+    owner = Owner.parse(container.labels.get(OWNER_LABEL, ""))
+    if owner is None:
+        return False
+    if owner.is_proven_dead():
+        return True
+    if (owner.boot, owner.pid_namespace) == (_boot(), _pid_namespace()):
+        return False
+    return container.created_at_s > 0 and now_s - container.created_at_s > _lease_s(container.labels)
+
+
+def _lease_s(given: Mapping[str, str]) -> float:
+    value = given.get(LEASE_LABEL, "")
+    return float(value) if value.isdigit() else float("inf")
+
+
+@cache
+def _boot() -> str:
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return file.read().strip()
+    except OSError:  # not Linux
+        return f"boot-{psutil.boot_time():.0f}"
+
+
+@cache
+def _pid_namespace() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid").strip("pid:[]")
+    except OSError:
+        return "-"
+
+
+def _started(pid: int) -> str | None:
+    """When a process started, in a form that never changes while it lives; None when there is none, or a zombie.
+
+    Not psutil's create_time on Linux: that moves when the system's clock is set.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        return None if fields[0] in (b"Z", b"X") else fields[19].decode()
+    except FileNotFoundError:
+        return None if os.path.exists("/proc/self/stat") else _started_elsewhere(pid)
+    except ProcessLookupError:
+        return None
+
+
+def _started_elsewhere(pid: int) -> str | None:
+    try:
+        return f"{psutil.Process(pid).create_time():.2f}"
+    except psutil.NoSuchProcess:
+        return None

@@ -1,0 +1,135 @@
+"""Child processes of the library: started without the user's main module, ended with their parent.
+
+A child is ``python -c`` with one pipe. It is not forked (threads may be running), not spawned by multiprocessing
+(which imports the user's main module, and refuses inside daemonic processes), and has a session of its own, so that
+ctrl-C on a terminal reaches the user's program only.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing import spawn
+from multiprocessing.connection import Connection, Pipe
+from typing import Any
+
+from jobmanager.model.messages import LogLine
+
+_BOOT = (
+    "import sys, json; path, module, fd, parent, level = json.loads(sys.argv[1]); sys.path[:] = path;"
+    " from jobmanager.engine.processes import run_child; run_child(module, fd, parent, level)"
+)
+_GRACE_S = 2.0
+_ORPHAN_S = 3.0
+
+ChildMain = Callable[[Connection], None]
+
+
+def start_process(module: str) -> tuple[subprocess.Popen[bytes], Connection]:
+    """Start a process that runs ``module.main(connection)``, and our end of its pipe."""
+    ours, theirs = Pipe(duplex=True)
+    level = logging.getLogger("jobmanager").getEffectiveLevel()
+    said = json.dumps([[entry or os.getcwd() for entry in sys.path], module, theirs.fileno(), os.getpid(), level])
+    try:
+        process = subprocess.Popen(
+            [os.fsdecode(spawn.get_executable()), "-c", _BOOT, said],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+    return process, ours
+
+
+def end_process(process: subprocess.Popen[bytes], grace_s: float = _GRACE_S) -> None:
+    """Wait a little for a process that was told to leave, then make it."""
+    try:
+        process.wait(grace_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+# ---- in the child
+
+
+def run_child(module: str, fd: int, parent: int, level: int) -> None:
+    """What a child process does from its first line to its last."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    connection = Connection(fd)
+    os.set_inheritable(fd, False)
+    __import__(module)
+    code = sys.modules[module]
+    main: ChildMain = code.main
+    orphaned: Callable[[], None] | None = getattr(code, "orphaned", None)
+    threading.Thread(target=_leave_with, args=(parent, orphaned), name="jobmanager-parent-watch", daemon=True).start()
+    try:
+        main(connection)
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        if os.getppid() != parent:
+            _tidy_up(orphaned)
+    finally:
+        logging.shutdown()
+        os._exit(0)  # threads that wait for an engine do not hold us up
+
+
+def forward_logs(send: Callable[[Any], None]) -> None:
+    """Let this process's log records come out of the caller's handlers."""
+    logger = logging.getLogger("jobmanager")
+    logger.handlers[:] = [_PipeHandler(send)]
+    logger.propagate = False
+
+
+class _PipeHandler(logging.Handler):
+    def __init__(self, send: Callable[[Any], None]) -> None:
+        super().__init__()
+        self._send = send
+
+    def emit(self, record: logging.LogRecord) -> None:
+        record.msg, record.args = record.getMessage(), None
+        if record.exc_info:
+            record.exc_text = logging.Formatter().formatException(record.exc_info)
+            record.exc_info = None
+        try:
+            self._send(LogLine(record=record))
+        except OSError:
+            pass  # nobody is left to read it
+
+
+def _leave_with(parent: int, orphaned: Callable[[], None] | None) -> None:
+    """End this process when its parent ends. End of file on the pipe is not enough: a forked sibling may hold it."""
+    _wait_for_end_of(parent)
+    _tidy_up(orphaned)
+    os._exit(0)
+
+
+def _tidy_up(orphaned: Callable[[], None] | None) -> None:
+    """A child's own clean-up after its parent's sudden end, as far as it can be done in time."""
+    if orphaned is not None:
+        last = threading.Thread(target=orphaned, daemon=True)
+        last.start()
+        last.join(_ORPHAN_S)
+
+
+def _wait_for_end_of(parent: int) -> None:
+    try:
+        watched = os.pidfd_open(parent)
+    except (AttributeError, OSError):  # not Linux, an old kernel, or gone already
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        return
+    if os.getppid() == parent:
+        select.select([watched], [], [])

@@ -1,0 +1,65 @@
+"""``ClientFuture``: jobs as futures, also for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Generator
+from concurrent.futures import Future
+from typing import Any
+
+from jobmanager.model.client import Client, Debug, InputData
+from jobmanager.model.result import JobResult
+from jobmanager.model.task import Task
+
+__all__ = ["ClientFuture", "JobFuture"]
+
+
+class JobFuture(Future[JobResult]):
+    """A future of a job's result; ``await`` works too. It never holds an exception: what happens to a job is a result.
+
+    Cancelling it kills the job.
+    """
+
+    job_id: str
+
+    def __init__(self, client: Client) -> None:
+        super().__init__()
+        self._client = client
+
+    def cancel(self) -> bool:
+        """Kill the job and forget its result; False when it has ended already."""
+        if not super().cancel():
+            return False
+        self._client.kill_job(self.job_id)
+        return True
+
+    def __await__(self) -> Generator[Any, None, JobResult]:
+        return asyncio.wrap_future(self).__await__()
+
+    def _ended(self, result: JobResult) -> None:
+        if self.set_running_or_notify_cancel():
+            self.set_result(result)
+
+
+class ClientFuture:
+    """Gives a future for each job of any ``Client``."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def new_job(
+        self,
+        task: Task,
+        inputdata: InputData = None,
+        *,
+        priority: int = 0,
+        launcher_name: str = "Unknown",
+        debug: Debug = False,
+        job_id: str | None = None,
+    ) -> JobFuture:
+        """Accept a job; raises what the client's ``new_job`` raises."""
+        future = JobFuture(self._client)
+        future.job_id = self._client.new_job(
+            task, inputdata, future._ended, priority=priority, launcher_name=launcher_name, debug=debug, job_id=job_id
+        )
+        return future

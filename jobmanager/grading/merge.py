@@ -1,0 +1,108 @@
+"""Merging: what the container did, what its result file says and what was answered in process make one JobResult."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from jobmanager.grading.local import answered
+from jobmanager.grading.result_file import ResultFile, ResultFileError, parse
+from jobmanager.model.facts import RunFacts
+from jobmanager.model.job import Request
+from jobmanager.model.result import Evidence, JobResult, Outcome, ProblemResult, Step
+from jobmanager.model.verdict import Verdict
+
+_RESULT_OF_THE_PROGRAM = (Outcome.SUCCESS, Outcome.FAILED)
+
+
+def merged(
+    request: Request,
+    verdict: Verdict,
+    facts: RunFacts | None,
+    *,
+    host: str | None,
+    timings: Mapping[str, float],
+    steps: tuple[Step, ...],
+) -> JobResult:
+    """The one result of a job.
+
+    A result file counts only when the program ended by itself within its limits. It cannot turn a bad exit code into
+    a success. A wrong local answer makes a success a failure. The grade is 100 or 0 unless the file says else.
+    """
+    said = ResultFile()
+    if verdict.outcome in _RESULT_OF_THE_PROGRAM and facts is not None and facts.result_file is not None:
+        try:
+            said = parse(facts.result_file)
+            verdict = _with_the_graders_word(verdict, said)
+        except ResultFileError as error:
+            verdict = _unreadable(verdict, str(error))
+    local = answered(request) if verdict.outcome is not Outcome.KILLED else {}
+    outcome = _with_local(verdict.outcome, local)
+    return replace(
+        _as_it_ran(request, facts, verdict),
+        outcome=outcome,
+        text=_joined(said.text or verdict.text, local),
+        grade=_grade(outcome, verdict, said),
+        problems={**said.problems, **local},
+        tests=said.tests,
+        custom=said.custom,
+        state=said.state,
+        host=host,
+        timings=dict(timings),
+        steps=steps if request.debug else (),
+    )
+
+
+def _as_it_ran(request: Request, facts: RunFacts | None, verdict: Verdict) -> JobResult:
+    if facts is None:
+        return JobResult(job_id=request.job_id, outcome=verdict.outcome, evidence=verdict.evidence)
+    kept = len(facts.stdout) + len(facts.stderr)
+    peak = facts.peak_memory_bytes
+    return JobResult(
+        job_id=request.job_id,
+        outcome=verdict.outcome,
+        evidence=verdict.evidence,
+        archive=facts.archive,
+        stdout=facts.stdout,
+        stderr=facts.stderr,
+        stdout_bytes=facts.stdout_bytes,
+        stderr_bytes=facts.stderr_bytes,
+        output_cut=facts.log_rotated or facts.output_bytes > kept,
+        exit_code=facts.end.exit_code if facts.end is not None else None,
+        cpu_time_s=facts.cpu_time_s,
+        wall_time_s=facts.wall_time_s,
+        peak_memory_mib=None if peak is None else round(peak / 2**20, 2),
+    )
+
+
+def _with_the_graders_word(verdict: Verdict, said: ResultFile) -> Verdict:
+    if verdict.outcome is Outcome.SUCCESS and said.outcome is Outcome.FAILED:
+        word = Evidence(kind="grader", value=said.outcome.value, source="result.json")
+        return replace(verdict, outcome=Outcome.FAILED, evidence=(*verdict.evidence, word))
+    return verdict
+
+
+def _unreadable(verdict: Verdict, reason: str) -> Verdict:
+    evidence = Evidence(kind="result_file", value=reason, source="result.json")
+    return Verdict(
+        outcome=Outcome.ERROR, text=f"the result file cannot be read: {reason}", evidence=(*verdict.evidence, evidence)
+    )
+
+
+def _with_local(outcome: Outcome, local: Mapping[str, ProblemResult]) -> Outcome:
+    wrong = any(problem.outcome is Outcome.FAILED for problem in local.values())
+    return Outcome.FAILED if outcome is Outcome.SUCCESS and wrong else outcome
+
+
+def _joined(text: str, local: Mapping[str, ProblemResult]) -> str:
+    """The container's text, then the local ones."""
+    return "\n".join(part for part in (text, *(problem.text for problem in local.values())) if part)
+
+
+def _grade(outcome: Outcome, verdict: Verdict, said: ResultFile) -> float:
+    if verdict.outcome not in _RESULT_OF_THE_PROGRAM:
+        return 0.0
+    contradicted = said.outcome is Outcome.SUCCESS and verdict.outcome is Outcome.FAILED
+    if said.grade is not None and not contradicted:
+        return said.grade
+    return 100.0 if outcome is Outcome.SUCCESS else 0.0

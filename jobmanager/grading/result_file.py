@@ -1,0 +1,151 @@
+"""``.jobmanager/result.json``: what a program says of itself. Checked field by field; it is as hostile as its author.
+
+::
+
+    {"result": "success" | "failed", "grade": 0..200, "text": "...", "tests": {...}, "custom": {...}, "state": "...",
+     "problems": {"id": ["success" | "failed", "text"]} or {"id": {"result": ..., "text": ...}}}
+
+Every field may be left out. Whatever is wrong makes the whole file unreadable.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+from jobmanager.engine.way_in import RESULT_FILE_LIMIT
+from jobmanager.model.result import Outcome, ProblemResult
+
+HIGHEST_GRADE = 200.0
+_LONGEST_ID = 200
+_MOST_PROBLEMS = 1000
+_DEEPEST = 50
+_MOST_DIGITS = 300
+_FIELDS = {"result", "grade", "text", "problems", "tests", "custom", "state"}
+_GRADERS_WORDS = {"success": Outcome.SUCCESS, "failed": Outcome.FAILED}
+
+
+class ResultFileError(Exception):
+    """What is wrong with a result file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultFile:
+    """A result file that could be read. None and empty: not said."""
+
+    outcome: Outcome | None = None
+    grade: float | None = None
+    text: str = ""
+    problems: Mapping[str, ProblemResult] = field(default_factory=dict)
+    tests: Mapping[str, object] = field(default_factory=dict)
+    custom: Mapping[str, object] = field(default_factory=dict)
+    state: str = ""
+
+
+def parse(data: bytes) -> ResultFile:
+    """Read a result file. Raises ResultFileError with the reason, never anything else."""
+    if len(data) > RESULT_FILE_LIMIT:
+        raise ResultFileError(f"it is larger than {RESULT_FILE_LIMIT // 1024} KiB")
+    try:
+        said = json.loads(data.decode(), parse_constant=_no_constant, parse_int=_whole, object_pairs_hook=_pairs)
+    except RecursionError:
+        raise ResultFileError("it is nested too deep") from None
+    except UnicodeDecodeError:
+        raise ResultFileError("it is not UTF-8") from None
+    except ValueError as error:
+        raise ResultFileError(f"it is not JSON: {error}") from None
+    if not isinstance(said, dict):
+        raise ResultFileError("it is no object")
+    unknown = sorted(set(said) - _FIELDS)
+    if unknown:
+        raise ResultFileError(f"it has fields that mean nothing here: {unknown[:5]}")
+    _check(said, 0)
+    return ResultFile(
+        outcome=_outcome("result", said["result"]) if "result" in said else None,
+        grade=_grade("grade", said["grade"]) if "grade" in said else None,
+        text=_text("text", said.get("text", "")),
+        problems=_problems("problems", said.get("problems", {})),
+        tests=_object("tests", said.get("tests", {})),
+        custom=_object("custom", said.get("custom", {})),
+        state=_text("state", said.get("state", "")),
+    )
+
+
+def _no_constant(word: str) -> NoReturn:
+    raise ResultFileError(f"{word} is no JSON")
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > _MOST_DIGITS:
+        raise ResultFileError(f"it holds a number of {len(digits)} digits")
+    return int(digits)
+
+
+def _pairs(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ResultFileError("it names a field twice")
+    return found
+
+
+def _check(value: object, depth: int) -> None:
+    """No text that cannot be encoded, no number that JSON has no word for, nothing nested too deep."""
+    if depth > _DEEPEST:
+        raise ResultFileError("it is nested too deep")
+    if isinstance(value, str):
+        _text("a text", value)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ResultFileError("it holds a number that is not finite")
+    elif isinstance(value, list):
+        for item in value:
+            _check(item, depth + 1)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _text("a key", key)
+            _check(item, depth + 1)
+
+
+def _text(key: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise ResultFileError(f"{key} is no text")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ResultFileError(f"{key} holds a lone surrogate") from None
+    return value
+
+
+def _outcome(key: str, value: object) -> Outcome:
+    if not isinstance(value, str) or value not in _GRADERS_WORDS:
+        raise ResultFileError(f"{key} is neither success nor failed")
+    return _GRADERS_WORDS[value]
+
+
+def _grade(key: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ResultFileError(f"{key} is no number")
+    return float(min(max(value, 0), HIGHEST_GRADE))
+
+
+def _object(key: str, value: object) -> dict[str, object]:
+    if not isinstance(value, dict):
+        raise ResultFileError(f"{key} is no object")
+    return value
+
+
+def _problems(key: str, value: object) -> dict[str, ProblemResult]:
+    said = _object(key, value)
+    if len(said) > _MOST_PROBLEMS or any(len(name) > _LONGEST_ID for name in said):
+        raise ResultFileError(f"{key} has too many entries, or names that are too long")
+    return {name: _problem(f"problem {name!r}", entry) for name, entry in said.items()}
+
+
+def _problem(key: str, entry: object) -> ProblemResult:
+    if isinstance(entry, dict) and set(entry) <= {"result", "text"} and "result" in entry:
+        entry = [entry["result"], entry.get("text", "")]
+    if not isinstance(entry, list) or len(entry) != 2:
+        raise ResultFileError(f"{key} is neither [result, text] nor an object of these")
+    return ProblemResult(_outcome(f"the result of {key}", entry[0]), _text(f"the text of {key}", entry[1]))

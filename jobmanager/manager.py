@@ -1,0 +1,475 @@
+r"""``JobManager``: runs untrusted code in containers, from inside the caller's process.
+
+The way of a job::
+
+    caller's process                              process pool        waiter process (one per host)     Docker host
+    new_job ─ problems without a container ─┐
+       │                                    │
+       ▼  needs one                         │
+    waiting queue ─► scheduler ─► submitter ═══════════► create, start ──────────────────────────────► container
+     (priority,      (fewest running         │                                                            │ waits
+      arrival,        jobs, has room,        └── container id ──► wait queue ─► attach, give it its job ─►│ runs
+      bounded)        has the image)                                            output, deadlines, CPU ◄──┘
+                                            │                                    │
+                                            ▼                                    ▼
+                                       done queue ◄────────────────────────── facts, judged
+                                            │            └──► deleter ═══► remove container, volume
+                                      callback manager (threads) ─► callback, once ─► hooks
+
+Processes and threads of one manager::
+
+    caller's process   jobmanager-loop         carries out the ledger's orders, hears the children
+                       jobmanager-callbacks-N  callback managers (4 by default)
+                       jobmanager-*-in, -out   two for each child: its messages
+                       jobmanager-hooks        while hooks are set
+    children           pool workers            submitters and deleters; twice the cores, at most 8
+                       waiters                 one or more for each host
+                       tunnels                 one for each host reached by SSH
+
+The ledger (``scheduling/ledger.py``) decides everything that happens to a job; this file only connects it with the
+world. Its lock, and the one that guards starting and closing here, are never held while Docker, a callback or a hook
+is called.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from jobmanager._callback_manager import CallbackManagers
+from jobmanager._loop import Loop
+from jobmanager.engine.default_host import default_host
+from jobmanager.errors import (
+    Closed,
+    EngineUnavailable,
+    InvalidHost,
+    InvalidInput,
+    InvalidTask,
+    InvalidValue,
+    NotStarted,
+    NotSupported,
+)
+from jobmanager.hooks import HookManager
+from jobmanager.model import _checks
+from jobmanager.model.client import Debug, HostInfo, InputData, QueueInfo, RunningJob, SSHCallback, WaitingJob
+from jobmanager.model.events import JobEnded, ManagerClosing, ManagerStarted
+from jobmanager.model.host import DockerHost
+from jobmanager.model.job import JobInput, Request, checked_job_id, workspace_files
+from jobmanager.model.result import Callback, JobResult
+from jobmanager.model.task import Task
+from jobmanager.model.verdict import KillReason
+from jobmanager.scheduling.hosts import HostStatus
+from jobmanager.scheduling.ledger import Ledger
+
+if TYPE_CHECKING:
+    from jobmanager.future import JobFuture
+
+__all__ = ["JobManager"]
+
+_log = logging.getLogger(__name__)
+
+_READY_S = 1.0  # after which hosts that have not answered are no longer waited for
+_ANY_ANSWER_S = 10.0  # for the first word of any host
+_GLANCE_S = 0.5  # between looks at whether a drain has become a kill
+_THREAD_END_S = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Patience:
+    """How long each step of closing may take, in seconds."""
+
+    kill_s: float  # for every job to end after it was asked to
+    callback_s: float  # without any callback returning, once all jobs have ended
+    delete_s: float  # for containers to be gone
+
+
+_AT_CLOSE = _Patience(kill_s=15.0, callback_s=10.0, delete_s=15.0)
+_AT_EXIT = _Patience(kill_s=3.0, callback_s=1.0, delete_s=3.0)
+
+
+class JobManager:
+    """Runs jobs on Docker hosts. The constructor starts nothing; ``start`` or ``with`` does.
+
+    ``with`` waits for all jobs at its end, and kills them when it is left by an exception.
+
+    Args:
+        hosts: DockerHosts, or their urls; None: the engine that DOCKER_HOST or the default socket names.
+        environments: names for images. Images labelled ``jobmanager.environment`` have a name without it.
+        hook_manager: told of everything that happens.
+        max_waiting_jobs: how many jobs may wait; past it ``new_job`` raises QueueFull.
+        queue_timeout_s: a job that waits longer ends as ``crash``.
+        callback_threads: how many callbacks can run at once.
+        pool_size: processes that create and remove containers; None: twice the cores, at most 8.
+        host_lost_timeout_s: how long a host may be away before its running jobs end as ``crash``.
+        engine_timeout_s: for each single call of the Docker API.
+
+    Raises:
+        InvalidValue: an argument makes no sense.
+    """
+
+    def __init__(
+        self,
+        hosts: Sequence[DockerHost | str] | DockerHost | str | None = None,
+        *,
+        environments: Mapping[str, str] | None = None,
+        hook_manager: HookManager | None = None,
+        max_waiting_jobs: int = 10_000,
+        queue_timeout_s: float = 3600.0,
+        callback_threads: int = 4,
+        pool_size: int | None = None,
+        host_lost_timeout_s: float = 60.0,
+        engine_timeout_s: float = 30.0,
+    ) -> None:
+        self._configs = _hosts(hosts)
+        self._aliases = _aliases(environments)
+        if hook_manager is not None and not isinstance(hook_manager, HookManager):
+            raise InvalidValue(f"hook_manager must be a HookManager, not {hook_manager!r}")
+        self._hooks = hook_manager if hook_manager is not None else HookManager()
+        self._max_waiting_jobs = _checks.positive_int("max_waiting_jobs", max_waiting_jobs)
+        self._queue_timeout_s = _checks.positive("queue_timeout_s", queue_timeout_s)
+        self._callback_threads = _checks.positive_int("callback_threads", callback_threads)
+        default_size = min(8, 2 * (os.cpu_count() or 1))
+        self._pool_size = default_size if pool_size is None else _checks.positive_int("pool_size", pool_size)
+        self._host_lost_timeout_s = _checks.positive("host_lost_timeout_s", host_lost_timeout_s)
+        self._engine_timeout_s = _checks.positive("engine_timeout_s", engine_timeout_s)
+        self._lock = threading.Lock()  # guards what follows: starting, closing
+        self._run: _Run | None = None
+        self._closed = False
+
+    def start(self) -> None:
+        """Start the processes and threads, and wait until every host has answered or a second has passed.
+
+        A second call does nothing.
+
+        Raises:
+            EngineUnavailable: no host answers; nothing is left running.
+            Closed: the manager was closed.
+        """
+        with self._lock:
+            if self._closed:
+                raise _closed()
+            if self._run is not None and self._run.is_ours():
+                return
+            run = self._run = _Run(self)
+        try:
+            run.start()
+        except BaseException:
+            with self._lock:
+                self._run = None
+            run.abort()
+            raise
+        self._hooks.fire(ManagerStarted(at_s=time.time(), hosts=tuple(config.name for config in self._configs)))
+
+    def close(self, *, drain_timeout_s: float | None = None, kill: bool = False) -> None:
+        """Take no more jobs, let those accepted end, stop everything and leave nothing behind.
+
+        Args:
+            drain_timeout_s: how long to wait for jobs, in seconds; then they are killed. None: until they end.
+            kill: kill them at once.
+
+        A second call returns when everything has stopped; with ``kill`` it hurries the first. Inside a callback it
+        takes no more jobs, and the rest happens behind the callback's back.
+        """
+        with self._lock:
+            self._closed = True
+            run = self._run
+        if run is not None and run.is_ours():
+            run.close(drain_timeout_s=drain_timeout_s, kill=kill)
+
+    def __enter__(self) -> JobManager:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close(kill=kind is not None)
+
+    def new_job(
+        self,
+        task: Task,
+        inputdata: InputData = None,
+        callback: Callback | None = None,
+        *,
+        priority: int = 0,
+        launcher_name: str = "Unknown",
+        debug: Debug = False,
+        ssh_callback: SSHCallback | None = None,
+        job_id: str | None = None,
+    ) -> str:
+        """Accept a job and return its id.
+
+        Args:
+            task: what to run.
+            inputdata: a JobInput, or a mapping of answers.
+            callback: called once with the JobResult, in this process, never from in here. Any callable.
+            priority: lower runs sooner; equal ones in the order of their arrival.
+            launcher_name: who asks; for logs and listings.
+            debug: True adds the list of steps with their times to the result.
+            ssh_callback: for ``debug="ssh"``, which is not supported yet.
+            job_id: chosen by the caller; None: made here.
+
+        Raises:
+            InvalidTask, InvalidInput: it makes no sense; nothing was started.
+            JobRefused: unknown environment, limits that no host has, a full queue, an id in use.
+            NotStarted, Closed: not now.
+        """
+        run = self._running()
+        request = _request(task, inputdata, priority, launcher_name, debug, job_id)
+        if callback is not None and not callable(callback):
+            raise InvalidInput(f"callback must be callable, not {callback!r}")
+        if ssh_callback is not None and not callable(ssh_callback):
+            raise InvalidInput(f"ssh_callback must be callable, not {ssh_callback!r}")
+        run.ledger.accept(request, callback)
+        run.loop.wake()
+        return request.job_id
+
+    def submit(
+        self,
+        task: Task,
+        inputdata: InputData = None,
+        *,
+        priority: int = 0,
+        launcher_name: str = "Unknown",
+        debug: Debug = False,
+        job_id: str | None = None,
+    ) -> JobFuture:
+        """``ClientFuture(self).new_job(...)``: accept a job and return a future of its result."""
+        from jobmanager.future import ClientFuture  # the ways in know the manager's protocol, not the other way round
+
+        return ClientFuture(self).new_job(
+            task, inputdata, priority=priority, launcher_name=launcher_name, debug=debug, job_id=job_id
+        )
+
+    def kill_job(self, job_id: str) -> bool:
+        """Ask for a job's end; its result is ``killed``. False when it has ended already or is unknown."""
+        run = self._running()
+        asked = run.ledger.kill(job_id, KillReason.KILL_JOB)
+        run.loop.wake()
+        return asked
+
+    def get_job_queue_info(self, job_id: str) -> QueueInfo | None:
+        """Jobs before it (-1 when it runs) and approximate seconds to wait; None when it has ended or is unknown."""
+        return self._running().ledger.queue_info(job_id)
+
+    def get_job_queue_snapshot(self) -> tuple[list[RunningJob], list[WaitingJob]]:
+        """Jobs that have a host, and jobs that wait, in their order."""
+        return self._running().ledger.snapshot()
+
+    def get_available_environments(self) -> dict[str, list[str]]:
+        """Names by environment type: from the alias map, and of images labelled ``jobmanager.environment``."""
+        return self._running().ledger.environments()
+
+    def hosts(self) -> list[HostInfo]:
+        """A record for each host."""
+        return self._running().ledger.hosts()
+
+    def _running(self) -> _Run:
+        """What runs in this process. In a forked child of the one that started, it is started here first."""
+        run = self._run
+        if run is not None and run.is_ours():
+            return run
+        if self._closed:
+            raise _closed()
+        if run is None:
+            raise NotStarted("this JobManager has not been started: call start(), or use it in a with statement")
+        self.start()
+        return self._running()
+
+
+class _Run:
+    """Everything that runs between one start and its close, in one process."""
+
+    def __init__(self, manager: JobManager) -> None:
+        self._pid = os.getpid()
+        self._hooks = manager._hooks
+        self._closing = threading.Lock()
+        self._stopped = False
+        self._kill_asked = threading.Event()
+        manager_id = uuid.uuid4().hex[:12]
+        self.ledger = Ledger(
+            manager._configs,
+            manager._aliases,
+            manager_id=manager_id,
+            max_waiting_jobs=manager._max_waiting_jobs,
+            queue_timeout_s=manager._queue_timeout_s,
+            host_lost_timeout_s=manager._host_lost_timeout_s,
+        )
+        self._callbacks = CallbackManagers(manager._callback_threads, ended=self._ended, called_back=self.ledger.called_back)
+        self.loop = Loop(
+            self.ledger,
+            self._callbacks,
+            self._hooks,
+            manager._configs,
+            manager_id=manager_id,
+            pool_size=manager._pool_size,
+            engine_timeout_s=manager._engine_timeout_s,
+            host_lost_timeout_s=manager._host_lost_timeout_s,
+        )
+
+    def is_ours(self) -> bool:
+        """False in a forked child, where no thread and no pipe of it can be used."""
+        return self._pid == os.getpid()
+
+    def start(self) -> None:
+        """Start threads and children, and wait for the hosts."""
+        self._callbacks.start()
+        self.loop.start()
+        atexit.register(self._at_exit)
+        self.ledger.wait_for_hosts(_all_have_answered, _READY_S)
+        self.ledger.wait_for_hosts(_enough_have_answered, _ANY_ANSWER_S)
+        records = self.ledger.hosts()
+        if not any(host.up for host in records):
+            raise EngineUnavailable(_nobody_answers(records))
+        for host in records:
+            if not host.up:
+                _log.warning("host %s is down: %s", host.name, host.reason, extra={"host": host.name})
+
+    def abort(self) -> None:
+        """Undo a start that failed."""
+        self._stop(_AT_EXIT)
+
+    def close(self, *, drain_timeout_s: float | None, kill: bool, patience: _Patience = _AT_CLOSE) -> None:
+        """Let jobs end, or end them, then stop."""
+        if self.ledger.take_no_more():
+            self._hooks.fire(ManagerClosing(at_s=time.time(), unfinished=self.ledger.unfinished()))
+        if kill:
+            self._kill_all(KillReason.CLOSE)
+        if self._callbacks.is_current_thread():  # it cannot wait for itself
+            threading.Thread(target=self._close, args=(drain_timeout_s, patience), name="jobmanager-close").start()
+            return
+        try:
+            self._close(drain_timeout_s, patience)
+        except BaseException:  # ctrl-C while jobs were waited for
+            self._kill_all(KillReason.CLOSE)
+            self._close(0.0, patience)
+            raise
+
+    def _close(self, drain_timeout_s: float | None, patience: _Patience) -> None:
+        with self._closing:
+            if not self._stopped:
+                self._drain(drain_timeout_s, patience)
+                self._stop(patience)
+
+    def _drain(self, drain_timeout_s: float | None, patience: _Patience) -> None:
+        """Wait for all jobs; those still there when the time is over are killed."""
+        until = None if drain_timeout_s is None else time.monotonic() + drain_timeout_s
+        while not self._kill_asked.is_set():
+            left_s = _GLANCE_S if until is None else min(_GLANCE_S, until - time.monotonic())
+            if self.ledger.wait_until_decided(max(0.0, left_s)):
+                break
+            if left_s <= 0:
+                self._kill_all(KillReason.DRAIN_OVER)
+        if not self.ledger.wait_until_decided(patience.kill_s):
+            self.ledger.give_up_all()
+            self.loop.wake()
+        self._wait_for_callbacks(patience)
+
+    def _wait_for_callbacks(self, patience: _Patience) -> None:
+        """As long as they come back one after the other."""
+        before, left = -1, self.ledger.unfinished()
+        while left and left != before:
+            if self.ledger.wait_until_called_back(patience.callback_s):
+                return
+            before, left = left, self.ledger.unfinished()
+        if left:
+            _log.error("%d callbacks have not returned; their threads are left behind", left)
+
+    def _kill_all(self, reason: KillReason) -> None:
+        self._kill_asked.set()
+        self.ledger.kill_all(reason)
+        self.loop.wake()
+
+    def _stop(self, patience: _Patience) -> None:
+        """Containers first, as the pool is needed for that; then the loop with all children, then the threads."""
+        if not self.ledger.wait_until_deleted(patience.delete_s):
+            _log.error("left on their hosts, for the next start to sweep: %s", self.ledger.containers())
+        self.loop.close()
+        self._callbacks.close(_THREAD_END_S)
+        self._hooks.drain(_THREAD_END_S)
+        atexit.unregister(self._at_exit)
+        self._stopped = True
+
+    def _at_exit(self) -> None:
+        """The interpreter ends without close()."""
+        if self.is_ours():
+            self.close(drain_timeout_s=0.0, kill=True, patience=_AT_EXIT)
+
+    def _ended(self, result: JobResult) -> None:
+        self._hooks.fire(JobEnded(at_s=time.time(), job_id=result.job_id, result=result))
+
+
+def _request(
+    task: Task, inputdata: InputData, priority: int, launcher_name: str, debug: Debug, job_id: str | None
+) -> Request:
+    """A job's parts, checked."""
+    if not isinstance(task, Task):
+        raise InvalidTask(f"task must be a Task, not {task!r}")
+    if isinstance(priority, bool) or not isinstance(priority, int):
+        raise InvalidInput(f"priority must be a whole number, not {priority!r}")
+    if not isinstance(launcher_name, str):
+        raise InvalidInput(f"launcher_name must be a string, not {launcher_name!r}")
+    if debug == "ssh":
+        raise NotSupported('debug="ssh" is not supported yet: use debug=True')
+    if not isinstance(debug, bool):
+        raise InvalidInput(f"debug must be True or False, not {debug!r}")
+    inputs = JobInput.of(inputdata)
+    return Request(
+        job_id=uuid.uuid4().hex if job_id is None else checked_job_id(job_id),
+        task=task,
+        inputs=inputs,
+        files=workspace_files(task, inputs),
+        priority=priority,
+        launcher_name=launcher_name,
+        debug=debug,
+    )
+
+
+def _hosts(given: Sequence[DockerHost | str] | DockerHost | str | None) -> list[DockerHost]:
+    if given is None:
+        return [default_host()]
+    several = [given] if isinstance(given, (DockerHost, str)) else list(given)
+    hosts = [DockerHost(host) if isinstance(host, str) else host for host in several]
+    if not hosts:
+        raise InvalidHost("hosts is empty: give at least one DockerHost, or None for the default engine")
+    for host in hosts:
+        if not isinstance(host, DockerHost):
+            raise InvalidHost(f"hosts must be DockerHosts or urls, not {host!r}")
+    names = [host.name for host in hosts]
+    if len(set(names)) != len(names):
+        raise InvalidHost(f"two hosts have one name: {sorted(name for name in names if names.count(name) > 1)[0]!r}")
+    return hosts
+
+
+def _aliases(environments: Mapping[str, str] | None) -> dict[str, str]:
+    if environments is None:
+        return {}
+    if not isinstance(environments, Mapping):
+        raise InvalidValue(f"environments must map names to images, not {type(environments).__name__}")
+    return {
+        _checks.text("an environment's name", name): _checks.text(f"the image of environment {name!r}", image)
+        for name, image in environments.items()
+    }
+
+
+def _closed() -> Closed:
+    return Closed("this JobManager is closed, or closing: make another one")
+
+
+def _all_have_answered(statuses: Sequence[HostStatus]) -> bool:
+    return HostStatus.UNKNOWN not in statuses
+
+
+def _enough_have_answered(statuses: Sequence[HostStatus]) -> bool:
+    return HostStatus.UP in statuses or _all_have_answered(statuses)
+
+
+def _nobody_answers(hosts: Sequence[HostInfo]) -> str:
+    said = "; ".join(f"{host.url}: {host.reason}" for host in hosts)
+    return f"no Docker host answers ({said}); start the engine, or set DOCKER_HOST, or give hosts=[...]"

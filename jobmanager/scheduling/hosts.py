@@ -1,0 +1,179 @@
+"""The host table: what each Docker host has, how full it is, and which one takes the next job."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from enum import Enum
+
+from jobmanager.model.client import HostInfo
+from jobmanager.model.container import EngineInfo, Image
+from jobmanager.model.host import DockerHost
+from jobmanager.scheduling.waiting_queue import Needs
+
+ENVIRONMENT_LABEL = "jobmanager.environment"
+ENVIRONMENT_TYPE = "docker"
+_MIB_PER_JOB = 256
+
+
+class HostStatus(Enum):
+    """What is known of a host."""
+
+    UNKNOWN = "has not answered yet"
+    UP = "up"
+    DOWN = "down"
+
+
+class Host:
+    """One Docker host as the scheduler sees it."""
+
+    def __init__(self, config: DockerHost, aliases: Mapping[str, str]) -> None:
+        self.config = config
+        self.name = config.name
+        self.status = HostStatus.UNKNOWN
+        self.reason = HostStatus.UNKNOWN.value
+        self.info: EngineInfo | None = None
+        self.taken: set[str] = set()  # names of containers that are starting, running or being removed
+        self.last_placed = 0
+        self._aliases = aliases
+        self._images: dict[str, str] = {}
+
+    @property
+    def limit(self) -> int:
+        """How many jobs at once; 0 while it is not known."""
+        if self.config.max_concurrent_jobs is not None:
+            return self.config.max_concurrent_jobs
+        if self.info is None:
+            return 0
+        return max(1, min(2 * self.info.cores, self.info.memory_mib // _MIB_PER_JOB))
+
+    def answers(self, info: EngineInfo, images: Iterable[Image]) -> None:
+        """It is up, and this is what it has."""
+        self.status, self.reason, self.info = HostStatus.UP, "", info
+        self._images = _by_name(images)
+
+    def silent(self, reason: str) -> None:
+        """It is down. What it had is remembered: a job for it waits instead of being refused."""
+        self.status, self.reason = HostStatus.DOWN, reason
+
+    def image(self, environment: str) -> str | None:
+        """The image that stands for an environment here; None when it has none and may not fetch it."""
+        aliased = self._aliases.get(environment)
+        reference = _full(aliased or environment)
+        if reference in self._images:
+            return self._images[reference]
+        if aliased is None and (labelled := self._images.get(_label_key(environment))) is not None:
+            return labelled
+        return (aliased or environment) if self.config.pull == "missing" else None
+
+    def environments(self) -> set[str]:
+        """Names of what can be run here: aliases and labelled images."""
+        labelled = {name.removeprefix(_label_key("")) for name in self._images if name.startswith(_label_key(""))}
+        return labelled | {alias for alias in self._aliases if self.image(alias) is not None}
+
+    def references(self) -> set[str]:
+        """Every image reference here."""
+        return {name for name in self._images if not name.startswith(_label_key(""))}
+
+    def could_run(self, needs: Needs) -> bool:
+        """Whether it could once it is up and has room; True as long as nothing is known of it."""
+        if self.name in needs.excluded:
+            return False
+        if self.info is None:
+            return True
+        return self.large_enough(needs) and self.image(needs.environment) is not None
+
+    def large_enough(self, needs: Needs) -> bool:
+        """Whether the machine has the memory and the cores; True as long as nothing is known of it."""
+        return self.info is None or (needs.memory_mib <= self.info.memory_mib and needs.cpus <= self.info.cores)
+
+    def has_room(self) -> bool:
+        """Whether it is up and a slot is free."""
+        return self.status is HostStatus.UP and len(self.taken) < self.limit
+
+    def record(self) -> HostInfo:
+        """What users are told."""
+        return HostInfo(
+            name=self.name,
+            url=self.config.url,
+            up=self.status is HostStatus.UP,
+            reason=self.reason,
+            running=len(self.taken),
+            limit=self.limit,
+            environments=tuple(sorted(self.environments())),
+        )
+
+
+class HostTable:
+    """All hosts. Not thread-safe: the ledger's lock guards it."""
+
+    def __init__(self, configs: Sequence[DockerHost], aliases: Mapping[str, str]) -> None:
+        self._hosts = {config.name: Host(config, aliases) for config in configs}
+        self._placements = itertools.count(1)
+        self._aliases = aliases
+
+    def __iter__(self) -> Iterator[Host]:
+        return iter(self._hosts.values())
+
+    def __getitem__(self, name: str) -> Host:
+        return self._hosts[name]
+
+    def choose(self, needs: Needs) -> Host | None:
+        """The host with the fewest running jobs that has room and the image; among equals the one longest unused."""
+        fit = [host for host in self._hosts.values() if host.has_room() and host.could_run(needs)]
+        return min(fit, key=lambda host: (len(host.taken), host.last_placed), default=None)
+
+    def take(self, host: Host, container_name: str) -> None:
+        """Take a slot."""
+        host.taken.add(container_name)
+        host.last_placed = next(self._placements)
+
+    def anybody_could(self, needs: Needs) -> bool:
+        """Whether some host could run it once it is up and has room."""
+        return any(host.could_run(needs) for host in self._hosts.values())
+
+    def environments(self) -> dict[str, list[str]]:
+        """What can be run, by environment type."""
+        return {ENVIRONMENT_TYPE: sorted(set().union(*(host.environments() for host in self._hosts.values())))}
+
+    def known_names(self) -> list[str]:
+        """Environments and image references, for an error message."""
+        names = set(self._aliases)
+        for host in self._hosts.values():
+            names |= host.environments() | host.references()
+        return sorted(names)
+
+    def most_memory_mib(self) -> int:
+        """The largest host's memory, of those that have answered."""
+        return max((host.info.memory_mib for host in self._hosts.values() if host.info is not None), default=0)
+
+    def most_cores(self) -> int:
+        """The largest host's cores, of those that have answered."""
+        return max((host.info.cores for host in self._hosts.values() if host.info is not None), default=0)
+
+    def slots(self) -> int:
+        """Slots of all hosts that are up; at least 1."""
+        return max(1, sum(host.limit for host in self._hosts.values() if host.status is HostStatus.UP))
+
+
+def _by_name(images: Iterable[Image]) -> dict[str, str]:
+    """Every name that an image goes by, and its id; of two with one label the newer has it."""
+    names: dict[str, str] = {}
+    for image in sorted(images, key=lambda image: image.created_at_s):
+        for reference in (*image.references, image.id):
+            names[_full(reference)] = image.id
+        if ENVIRONMENT_LABEL in image.labels:
+            names[_label_key(image.labels[ENVIRONMENT_LABEL])] = image.id
+    return names
+
+
+def _label_key(environment: str) -> str:
+    return f"label {environment}"  # no reference holds a space
+
+
+def _full(reference: str) -> str:
+    """A reference with its tag, without the parts that Docker takes for granted."""
+    short = reference.removeprefix("docker.io/").removeprefix("library/")
+    if "@" in short or short.startswith("sha256:") or ":" in short.rsplit("/", 1)[-1]:
+        return short
+    return f"{short}:latest"

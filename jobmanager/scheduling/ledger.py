@@ -1,0 +1,566 @@
+"""The ledger: the one place that decides what becomes of a job, and that it ends in one result.
+
+It does no I/O: what happens comes in by method calls, what is to be done goes out as orders. ``life.LIFE`` says
+which orders follow from what; this file says what each of them means.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from jobmanager.errors import Closed, DuplicateJob, QueueFull, UnknownEnvironment, Unsatisfiable
+from jobmanager.model.client import HostInfo, QueueInfo, RunningJob, WaitingJob
+from jobmanager.model.container import EngineInfo, Image
+from jobmanager.model.facts import RunFacts
+from jobmanager.model.host import DockerHost
+from jobmanager.model.job import Request
+from jobmanager.model.messages import HostCannot, Refused, Submitted
+from jobmanager.model.result import Callback, Outcome, Step
+from jobmanager.model.verdict import KillReason, Verdict, crash_verdict, judge, killed_verdict
+from jobmanager.scheduling.estimate import Durations
+from jobmanager.scheduling.hosts import Host, HostStatus, HostTable
+from jobmanager.scheduling.life import LIFE, Do, Happening, State
+from jobmanager.scheduling.orders import AnnounceJob, DeleteContainer, DeliverJob, LookAtHost, Order, StopJob, SubmitJob, WatchJob
+from jobmanager.scheduling.waiting_queue import Needs, WaitingQueue
+
+_MOST_PLACEMENTS = 5  # of one job, before what keeps failing is called a crash
+_MOST_SUBMITS_LOST = 10
+_OVERDUE_SLACK_S = 60.0  # past every limit, before a waiter's silence is called a crash
+_DELETE_DELAYS_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+_TOKEN_BYTES = 16
+
+
+@dataclass(slots=True, kw_only=True)
+class _Job:
+    """A job that has not been called back yet."""
+
+    request: Request
+    callback: Callback | None
+    number: int
+    accepted_at: float
+    accepted_wall_s: float
+    needs: Needs
+    state: State = State.WAITING
+    host: str | None = None
+    container: str = ""
+    container_id: str = ""
+    image_command: tuple[str, ...] = ()
+    token: str = ""
+    placements: int = 0
+    submits_lost: int = 0
+    began_at: float | None = None
+    killed: KillReason | None = None
+    verdict: Verdict | None = None
+    facts: RunFacts | None = None
+    trouble: list[str] = field(default_factory=list)  # why hosts could not
+    timings: dict[str, float] = field(default_factory=dict)
+    steps: list[Step] = field(default_factory=list)
+
+    @property
+    def kind(self) -> str:
+        """Tasks of one kind are expected to take the same time."""
+        return self.request.task.name or self.request.task.environment
+
+
+@dataclass(slots=True, kw_only=True)
+class _Container:
+    """A container that holds a slot."""
+
+    job_id: str
+    host: str
+    being_deleted: bool = False
+    delete_tries: int = 0
+
+
+class Ledger:
+    """All jobs of one manager that have not been called back, their containers, and the hosts. Thread-safe."""
+
+    def __init__(
+        self,
+        hosts: Sequence[DockerHost],
+        aliases: Mapping[str, str],
+        *,
+        manager_id: str,
+        max_waiting_jobs: int,
+        queue_timeout_s: float,
+        host_lost_timeout_s: float,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        self._hosts = HostTable(hosts, aliases)
+        self._queue = WaitingQueue()
+        self._jobs: dict[str, _Job] = {}
+        self._containers: dict[str, _Container] = {}
+        self._orders: deque[Order] = deque()
+        self._durations = Durations()
+        self._manager_id = manager_id
+        self._max_waiting_jobs = max_waiting_jobs
+        self._queue_timeout_s = queue_timeout_s
+        self._overdue_s = host_lost_timeout_s + _OVERDUE_SLACK_S
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._numbers = 0
+        self._open = True
+        self._doings: Mapping[Do, Callable[[_Job], None]] = {
+            Do.SUBMIT: self._submit,
+            Do.WATCH: self._watch,
+            Do.HAND_OVER: self._hand_over,
+            Do.STOP: self._stop,
+            Do.REQUEUE: self._requeue,
+            Do.DELIVER: self._deliver,
+            Do.DELETE: lambda job: self._delete(job.container),
+        }
+
+    # ---- what callers ask
+
+    def accept(self, request: Request, callback: Callback | None) -> None:
+        """Take a job. Raises JobRefused's children, and then nothing has changed."""
+        needs = Needs(
+            environment=request.task.environment, memory_mib=request.task.limits.memory_mib, cpus=request.task.limits.cpus
+        )
+        with self._lock:
+            if not self._open:
+                raise Closed("this JobManager is closed, or closing: it takes no more jobs")
+            if request.job_id in self._jobs:
+                raise DuplicateJob(f"a job with the id {request.job_id!r} has not ended yet")
+            if request.task.needs_container:
+                self._refuse_what_nobody_could_run(needs)
+                if len(self._queue) >= self._max_waiting_jobs:
+                    raise QueueFull(f"{len(self._queue)} jobs are waiting already: try again later, or raise max_waiting_jobs")
+            self._numbers += 1
+            job = _Job(
+                request=request,
+                callback=callback,
+                number=self._numbers,
+                accepted_at=self._clock(),
+                accepted_wall_s=self._wall_clock(),
+                needs=needs,
+            )
+            self._jobs[request.job_id] = job
+            self._note(job, "accepted")
+            self._orders.append(AnnounceJob(request=request))
+            if request.task.needs_container:
+                self._queue.add(request.job_id, needs, request.priority)
+            else:
+                job.state, job.verdict = State.DONE, Verdict(outcome=Outcome.SUCCESS)
+                self._deliver(job)
+
+    def take_no_more(self) -> bool:
+        """Refuse every further job; False when that was so already."""
+        with self._lock:
+            was_open, self._open = self._open, False
+            return was_open
+
+    def kill(self, job_id: str, reason: KillReason) -> bool:
+        """Ask for a job's end; False when it has ended or is unknown."""
+        with self._lock:
+            job = self._jobs.get(job_id)
+            if job is None or job.state is State.DONE:
+                return False
+            if job.killed is None:
+                job.killed = reason
+                job.verdict = killed_verdict(reason)
+                self._happen(job, Happening.KILL_ASKED)
+            return True
+
+    def kill_all(self, reason: KillReason) -> None:
+        """Ask for the end of every job."""
+        with self._lock:
+            for job_id in list(self._jobs):
+                self.kill(job_id, reason)
+
+    def queue_info(self, job_id: str) -> QueueInfo | None:
+        """Where a job stands; None when it has ended or is unknown."""
+        with self._lock:
+            job = self._jobs.get(job_id)
+            if job is None or job.state is State.DONE:
+                return None
+            if job.state is not State.WAITING:
+                return QueueInfo(-1, max(0.0, job.request.task.limits.wall_s - self._running_for_s(job)))
+            before = self._queue.jobs_before(job_id)
+            return QueueInfo(before, self._wait_s(job_id))
+
+    def snapshot(self) -> tuple[list[RunningJob], list[WaitingJob]]:
+        """Jobs that have a host, and those that wait, in their order."""
+        with self._lock:
+            running = [self._running_record(job) for job in self._jobs.values() if job.state in (State.PLACED, State.RUNNING)]
+            waiting = [self._waiting_record(self._jobs[job_id]) for job_id in self._queue.in_order()]
+            return running, waiting
+
+    def environments(self) -> dict[str, list[str]]:
+        """What can be run, by environment type."""
+        with self._lock:
+            return self._hosts.environments()
+
+    def hosts(self) -> list[HostInfo]:
+        """All hosts."""
+        with self._lock:
+            return [host.record() for host in self._hosts]
+
+    def unfinished(self) -> int:
+        """How many jobs have not been called back."""
+        with self._lock:
+            return len(self._jobs)
+
+    def containers(self) -> dict[str, str]:
+        """Containers that hold a slot, and their hosts."""
+        with self._lock:
+            return {name: container.host for name, container in self._containers.items()}
+
+    def wait_until_decided(self, timeout_s: float) -> bool:
+        """Block until every job's result is decided; False when the time is over first."""
+        with self._changed:
+            return self._changed.wait_for(lambda: all(job.state is State.DONE for job in self._jobs.values()), timeout_s)
+
+    def give_up_all(self) -> None:
+        """Decide every job that was to be killed and has not ended: its host does not answer."""
+        with self._lock:
+            for job in list(self._jobs.values()):
+                if job.state is not State.DONE:
+                    self._say_crash(job, "given_up", "its host did not answer while the manager was closing")
+                    self._happen(job, Happening.OVERDUE)
+
+    def wait_until_called_back(self, timeout_s: float | None) -> bool:
+        """Block until every job has been called back; False when the time is over first."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._jobs, timeout_s)
+
+    def wait_until_deleted(self, timeout_s: float) -> bool:
+        """Block until no container holds a slot; False when the time is over first."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._containers, timeout_s)
+
+    # ---- what the manager reports
+
+    def take_orders(self) -> list[Order]:
+        """Place what can be placed, and everything that is to be done now."""
+        with self._lock:
+            if len(self._queue):
+                self._queue.place_all(self._place)
+            orders = list(self._orders)
+            self._orders.clear()
+            return orders
+
+    def submitted(self, container: str, reply: Submitted | HostCannot | Refused | None) -> None:
+        """A submitter's word; None when it died."""
+        with self._lock:
+            held = self._containers[container]
+            job = self._job_of(container)
+            if isinstance(reply, HostCannot) and reply.unreachable:
+                self._suspect(held.host, reply.reason)
+            if job is None:
+                self._delete(container)
+                return
+            if isinstance(reply, Submitted):
+                job.container_id, job.image_command = reply.container_id, reply.image_command
+                job.timings["start"] = round(reply.took_s, 4)
+                self._happen(job, Happening.CONTAINER_RUNS)
+            elif isinstance(reply, HostCannot):
+                self._host_cannot(job, held.host, reply)
+            elif isinstance(reply, Refused):
+                self._say_crash(job, "start_refused", f"host {held.host} could not start it: {reply.reason}", "the engine's answer")
+                self._happen(job, Happening.START_REFUSED)
+            else:
+                self._submitter_died(job)
+
+    def began(self, container: str) -> None:
+        """A waiter's word: the job was delivered."""
+        with self._lock:
+            job = self._job_of(container)
+            if job is not None:
+                self._note(job, "began")
+
+    def ended(self, container: str, facts: RunFacts) -> None:
+        """A waiter's report."""
+        with self._lock:
+            job = self._job_of(container)
+            if job is None or job.state is not State.RUNNING:
+                return
+            if not (facts.began or facts.refusal or job.killed or facts.host_lost or facts.trouble):
+                job.trouble.append(f"{job.host}: the container ended before it had its job")
+                self._happen(job, Happening.NEVER_BEGAN)
+                return
+            job.facts = facts
+            job.verdict = judge(facts, job.request.task.limits, job.killed)
+            job.timings.update(facts.timings)
+            if facts.wall_time_s is not None:
+                self._durations.record(job.kind, facts.wall_time_s)
+            self._happen(job, Happening.RUN_ENDED)
+
+    def waiter_died(self, host: str, job_ids: Sequence[str]) -> None:
+        """Its list goes to another waiter."""
+        with self._lock:
+            for job_id in job_ids:
+                job = self._jobs.get(job_id)
+                if job is not None and job.host == host:
+                    self._happen(job, Happening.WAITER_DIED)
+
+    def deleted(self, container: str) -> str | None:
+        """Nothing of it is left: its slot is free. Returns its job's id."""
+        with self._changed:
+            held = self._containers.pop(container, None)
+            if held is None:
+                return None
+            self._hosts[held.host].taken.discard(container)
+            self._changed.notify_all()
+            return held.job_id
+
+    def delete_failed(self, container: str) -> None:
+        """Try again later."""
+        with self._lock:
+            held = self._containers.get(container)
+            if held is not None:
+                delay_s = _DELETE_DELAYS_S[min(held.delete_tries, len(_DELETE_DELAYS_S) - 1)]
+                held.delete_tries += 1
+                self._orders.append(
+                    DeleteContainer(host=held.host, container=container, job_id=held.job_id, delay_s=delay_s)
+                )
+
+    def strays(self, host: str, containers: Sequence[str]) -> None:
+        """A host has containers with our label that its waiter was never told about: those of nobody are deleted."""
+        with self._lock:
+            for name in containers:
+                if name not in self._containers:
+                    self._containers[name] = _Container(job_id="", host=host)
+                    self._hosts[host].taken.add(name)
+                    self._delete(name)
+
+    def called_back(self, job_id: str) -> None:
+        """Its callback has returned, or there was none: the job is over."""
+        with self._changed:
+            self._jobs.pop(job_id, None)
+            self._changed.notify_all()
+
+    def host_answers(self, name: str, info: EngineInfo, images: Sequence[Image]) -> bool:
+        """A host is up; True when it was not before."""
+        with self._changed:
+            host = self._hosts[name]
+            was_up = host.status is HostStatus.UP
+            host.answers(info, images)
+            if not was_up:
+                self._crash_what_nobody_can_run()
+            self._changed.notify_all()
+            return not was_up
+
+    def host_silent(self, name: str, reason: str) -> bool:
+        """A host is down; True when that is news."""
+        with self._changed:
+            host = self._hosts[name]
+            was_down = host.status is HostStatus.DOWN
+            host.silent(reason)
+            self._changed.notify_all()
+            return not was_down
+
+    def wait_for_hosts(self, done: Callable[[list[HostStatus]], bool], timeout_s: float) -> None:
+        """Block until ``done`` says so of the hosts' states, or the time is over."""
+        with self._changed:
+            self._changed.wait_for(lambda: done([host.status for host in self._hosts]), timeout_s)
+
+    def tick(self) -> None:
+        """Look at the clock: jobs that waited too long, runs that are overdue."""
+        with self._changed:
+            now = self._clock()
+            for job in list(self._jobs.values()):
+                if job.state is State.WAITING and now - job.accepted_at > self._queue_timeout_s:
+                    self._say_crash(
+                        job, "queue_timeout", f"waited longer than {self._queue_timeout_s:g} s for a host{self._because(job)}"
+                    )
+                    self._happen(job, Happening.QUEUE_TIME_OVER)
+                elif job.state is State.RUNNING and self._running_for_s(job) > job.request.task.limits.wall_s + self._overdue_s:
+                    self._say_crash(job, "overdue", "no word of it long after its wall clock limit")
+                    self._happen(job, Happening.OVERDUE)
+
+    # ---- what is done
+
+    def _happen(self, job: _Job, happening: Happening) -> None:
+        move = LIFE[happening].get(job.state)
+        if move is None:
+            return
+        self._note(job, happening.name.lower())
+        if job.state is State.WAITING and move.to is State.DONE:
+            self._queue.remove(job.request.job_id)
+        job.state = move.to
+        for do in move.do:
+            self._doings[do](job)
+
+    def _place(self, job_id: str, needs: Needs) -> bool:
+        host = self._hosts.choose(needs)
+        if host is None:
+            return False
+        self._place_on(self._jobs[job_id], host)
+        return True
+
+    def _place_on(self, job: _Job, host: Host) -> None:
+        job.placements += 1
+        job.host = host.name
+        job.container = f"jobmanager-{self._manager_id}-{job.number}-{job.placements}"
+        job.token = secrets.token_hex(_TOKEN_BYTES)
+        job.timings["waiting"] = round(self._clock() - job.accepted_at, 4)
+        self._containers[job.container] = _Container(job_id=job.request.job_id, host=host.name)
+        self._hosts.take(host, job.container)
+        self._happen(job, Happening.HOST_HAS_ROOM)
+
+    def _submit(self, job: _Job) -> None:
+        assert job.host is not None
+        image = self._hosts[job.host].image(job.request.task.environment)
+        if image is None:
+            self._host_cannot(job, job.host, HostCannot(reason="its image is gone", unreachable=False))
+            return
+        self._orders.append(SubmitJob(host=job.host, container=job.container, image=image, request=job.request))
+
+    def _watch(self, job: _Job, *, taken_over: bool = False) -> None:
+        assert job.host is not None
+        if job.began_at is None:
+            job.began_at = self._clock()
+        self._orders.append(
+            WatchJob(
+                host=job.host,
+                container=job.container,
+                container_id=job.container_id,
+                image_command=job.image_command,
+                request=job.request,
+                token=job.token,
+                taken_over=taken_over,
+                elapsed_s=self._running_for_s(job),
+                kill_at_once=job.killed is not None,
+            )
+        )
+
+    def _hand_over(self, job: _Job) -> None:
+        self._watch(job, taken_over=True)
+
+    def _stop(self, job: _Job) -> None:
+        assert job.host is not None
+        self._orders.append(StopJob(host=job.host, job_id=job.request.job_id))
+
+    def _requeue(self, job: _Job) -> None:
+        job.host, job.container, job.began_at = None, "", None
+        if job.placements < _MOST_PLACEMENTS and self._hosts.anybody_could(job.needs):
+            self._queue.add(job.request.job_id, job.needs, job.request.priority)
+            return
+        self._say_crash(job, "no_host", f"no host could start it{self._because(job)}")
+        job.state = State.DONE
+        self._deliver(job)
+
+    def _deliver(self, job: _Job) -> None:
+        assert job.verdict is not None
+        self._changed.notify_all()
+        self._orders.append(
+            DeliverJob(
+                request=job.request,
+                callback=job.callback,
+                verdict=job.verdict,
+                facts=job.facts,
+                host=job.host,
+                timings=job.timings,
+                steps=tuple(job.steps),
+            )
+        )
+
+    def _delete(self, container: str) -> None:
+        held = self._containers.get(container)
+        if held is not None and not held.being_deleted:
+            held.being_deleted = True
+            self._orders.append(DeleteContainer(host=held.host, container=container, job_id=held.job_id))
+
+    def _host_cannot(self, job: _Job, host: str, reply: HostCannot) -> None:
+        job.trouble.append(f"{host}: {reply.reason}")
+        if not reply.unreachable:  # one that cannot be reached is passed over until it answers again
+            job.needs = Needs(
+                environment=job.needs.environment,
+                memory_mib=job.needs.memory_mib,
+                cpus=job.needs.cpus,
+                excluded=job.needs.excluded | {host},
+            )
+            self._orders.append(LookAtHost(host=host))
+        else:
+            job.placements -= 1 if job.placements > 1 else 0
+        self._happen(job, Happening.HOST_CANNOT)
+
+    def _submitter_died(self, job: _Job) -> None:
+        job.submits_lost += 1
+        if job.submits_lost > _MOST_SUBMITS_LOST:
+            self._say_crash(job, "submitter_died", f"the submitter process died {job.submits_lost} times over it")
+            self._happen(job, Happening.START_REFUSED)
+        else:
+            self._happen(job, Happening.SUBMITTER_DIED)
+
+    def _suspect(self, name: str, reason: str) -> None:
+        self._hosts[name].silent(reason)
+        self._orders.append(LookAtHost(host=name))
+
+    def _crash_what_nobody_can_run(self) -> None:
+        """A host that answers for the first time may show that what waits for it is not there."""
+        for job_id in list(self._queue.in_order()):
+            job = self._jobs[job_id]
+            if not self._hosts.anybody_could(job.needs):
+                self._say_crash(job, "no_host", f"no host has the environment {job.needs.environment!r}{self._because(job)}")
+                self._happen(job, Happening.QUEUE_TIME_OVER)
+
+    # ---- small answers
+
+    def _refuse_what_nobody_could_run(self, needs: Needs) -> None:
+        if self._hosts.anybody_could(needs):
+            return
+        if any(host.image(needs.environment) for host in self._hosts):
+            raise Unsatisfiable(
+                f"no host could ever run it: it asks for {needs.memory_mib} MiB and {needs.cpus:g} cpus, the largest host"
+                f" has {self._hosts.most_memory_mib()} MiB and {self._hosts.most_cores()} cores"
+            )
+        known = ", ".join(self._hosts.known_names()) or "none"
+        raise UnknownEnvironment(f"no host has the environment {needs.environment!r}; known: {known}")
+
+    def _job_of(self, container: str) -> _Job | None:
+        """The job that a container still belongs to."""
+        held = self._containers.get(container)
+        job = self._jobs.get(held.job_id) if held is not None else None
+        return job if job is not None and job.container == container and job.state is not State.DONE else None
+
+    def _say_crash(self, job: _Job, kind: str, text: str, source: str = "jobmanager") -> None:
+        job.verdict = killed_verdict(job.killed) if job.killed else crash_verdict(kind, text, source)
+
+    def _because(self, job: _Job) -> str:
+        return f" ({'; '.join(job.trouble[-3:])})" if job.trouble else ""
+
+    def _note(self, job: _Job, name: str) -> None:
+        job.steps.append(Step(name=name, at_s=round(self._clock() - job.accepted_at, 4)))
+
+    def _running_for_s(self, job: _Job) -> float:
+        return 0.0 if job.began_at is None else self._clock() - job.began_at
+
+    def _wait_s(self, job_id: str) -> float:
+        """What runs and what comes before it, spread over all slots."""
+        work_s = 0.0
+        for job in self._jobs.values():
+            if job.state in (State.PLACED, State.RUNNING):
+                work_s += max(0.0, self._expected_s(job) - self._running_for_s(job))
+        for other in self._queue.in_order():
+            if other == job_id:
+                break
+            work_s += self._expected_s(self._jobs[other])
+        return round(work_s / self._hosts.slots(), 3)
+
+    def _expected_s(self, job: _Job) -> float:
+        return self._durations.expected_s(job.kind, job.request.task.limits.wall_s)
+
+    def _running_record(self, job: _Job) -> RunningJob:
+        return RunningJob(
+            job.request.job_id,
+            True,
+            f"{job.kind} on {job.host}",
+            job.request.launcher_name,
+            job.accepted_wall_s + job.timings.get("waiting", 0.0),
+            job.request.task.limits.wall_s,
+        )
+
+    def _waiting_record(self, job: _Job) -> WaitingJob:
+        return WaitingJob(
+            job.request.job_id, True, job.kind, job.request.launcher_name, job.request.task.limits.wall_s
+        )

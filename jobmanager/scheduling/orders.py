@@ -1,0 +1,84 @@
+"""Orders: what the ledger wants done in the world. The manager carries them out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Union
+
+from jobmanager.model.facts import RunFacts
+from jobmanager.model.job import Request
+from jobmanager.model.result import Callback, Step
+from jobmanager.model.verdict import Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnnounceJob:
+    """Tell the hooks that a job was accepted."""
+
+    request: Request
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmitJob:
+    """Have a submitter make sure that the container of this name exists and runs."""
+
+    host: str
+    container: str
+    image: str
+    request: Request
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchJob:
+    """Put it on its host's wait queue."""
+
+    host: str
+    container: str
+    container_id: str
+    image_command: tuple[str, ...]
+    request: Request
+    token: str
+    taken_over: bool
+    elapsed_s: float
+    kill_at_once: bool  # somebody asked for its end while nobody watched
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopJob:
+    """Have its waiter kill it."""
+
+    host: str
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliverJob:
+    """Onto the done queue."""
+
+    request: Request
+    callback: Callback | None
+    verdict: Verdict
+    facts: RunFacts | None
+    host: str | None
+    timings: dict[str, float]
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeleteContainer:
+    """Have a deleter remove it."""
+
+    host: str
+    container: str
+    job_id: str
+    delay_s: float = field(default=0.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LookAtHost:
+    """Have its waiter look at once: it is suspected to be down, or its images to have changed."""
+
+    host: str
+
+
+Order = Union[AnnounceJob, SubmitJob, WatchJob, StopJob, DeliverJob, DeleteContainer, LookAtHost]

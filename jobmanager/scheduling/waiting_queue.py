@@ -1,0 +1,90 @@
+"""The waiting queue: priority, then arrival; a job that no free host can run holds up no other."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """What a host must have for a job. Jobs of the same needs wait in one line."""
+
+    environment: str
+    memory_mib: int
+    cpus: float
+    excluded: frozenset[str] = frozenset()  # hosts that tried and could not
+
+
+class Place(NamedTuple):
+    """A job's place: lower comes first."""
+
+    priority: int
+    arrival: int
+    job_id: str
+
+
+class WaitingQueue:
+    """Jobs that have no host yet. Not thread-safe: the ledger's lock guards it."""
+
+    def __init__(self) -> None:
+        self._lines: dict[Needs, list[Place]] = {}
+        self._needs: dict[str, tuple[Needs, Place]] = {}
+        self._arrivals = itertools.count()
+
+    def __len__(self) -> int:
+        return len(self._needs)
+
+    def __contains__(self, job_id: str) -> bool:
+        return job_id in self._needs
+
+    def add(self, job_id: str, needs: Needs, priority: int) -> None:
+        """Put a job at the end of those with its priority."""
+        place = Place(priority, next(self._arrivals), job_id)
+        self._needs[job_id] = (needs, place)
+        heapq.heappush(self._lines.setdefault(needs, []), place)
+
+    def remove(self, job_id: str) -> None:
+        """Take a job out; its place in the line is skipped later."""
+        del self._needs[job_id]
+
+    def in_order(self) -> Iterator[str]:
+        """All waiting jobs, the next one first."""
+        return (place.job_id for place in sorted(place for _, place in self._needs.values()))
+
+    def jobs_before(self, job_id: str) -> int:
+        """How many waiting jobs come before this one."""
+        own = self._needs[job_id][1]
+        return sum(place < own for _, place in self._needs.values())
+
+    def place_all(self, place: Callable[[str, Needs], bool]) -> None:
+        """Offer jobs to ``place`` in order until it can place no more; each that it takes leaves the queue.
+
+        A line whose first job cannot be placed is passed over: its others need the same.
+        """
+        heads = [(line[0], needs) for needs in list(self._lines) if (line := self._live_line(needs))]
+        heads.sort()
+        heap = [(head, number, needs) for number, (head, needs) in enumerate(heads)]
+        while heap:
+            head, number, needs = heapq.heappop(heap)
+            if not place(head.job_id, needs):
+                continue
+            del self._needs[head.job_id]
+            if line := self._live_line(needs):
+                heapq.heappush(heap, (line[0], number, needs))
+
+    def _live_line(self, needs: Needs) -> list[Place]:
+        """A line without the jobs at its head that have left; forgotten when empty."""
+        line = self._lines[needs]
+        while line and not self._stands(line[0]):
+            heapq.heappop(line)
+        if not line:
+            del self._lines[needs]
+        return line
+
+    def _stands(self, place: Place) -> bool:
+        entry = self._needs.get(place.job_id)
+        return entry is not None and entry[1] == place

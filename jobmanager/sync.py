@@ -1,0 +1,63 @@
+"""``ClientSync``: runs a job and waits for its result."""
+
+from __future__ import annotations
+
+import threading
+
+from jobmanager._callback_manager import refuse_inside_callback
+from jobmanager.errors import JobTimeout
+from jobmanager.model import _checks
+from jobmanager.model.client import Client, Debug, InputData
+from jobmanager.model.result import JobResult
+from jobmanager.model.task import Task
+
+__all__ = ["ClientSync"]
+
+
+class ClientSync:
+    """Runs jobs of any ``Client`` one call at a time; several threads may call at once."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def new_job(
+        self,
+        task: Task,
+        inputdata: InputData = None,
+        *,
+        priority: int = 0,
+        launcher_name: str = "Unknown",
+        debug: Debug = False,
+        timeout_s: float | None = None,
+    ) -> JobResult:
+        """Run a job and return its result.
+
+        Args:
+            timeout_s: how long the caller waits, queue included, in seconds; None: until the job ends.
+
+        Raises:
+            JobTimeout: it took longer; the job has been killed.
+            WouldDeadlock: called inside a callback.
+        """
+        refuse_inside_callback()
+        if timeout_s is not None:
+            _checks.positive("timeout_s", timeout_s)
+        results: list[JobResult] = []
+        ended = threading.Event()
+
+        def keep(result: JobResult) -> None:
+            results.append(result)
+            ended.set()
+
+        job_id = self._client.new_job(
+            task, inputdata, keep, priority=priority, launcher_name=launcher_name, debug=debug
+        )
+        try:
+            in_time = ended.wait(timeout_s)
+        except BaseException:  # ctrl-C: nobody waits for the job any more
+            self._client.kill_job(job_id)
+            raise
+        if not in_time:
+            self._client.kill_job(job_id)
+            raise JobTimeout(f"job {job_id} did not end within {timeout_s:g} s and was killed")
+        return results[0]

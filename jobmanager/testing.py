@@ -1,0 +1,281 @@
+"""A fake engine for your own tests: a whole Docker host in one small process, without Docker, with faults at will.
+
+::
+
+    from jobmanager import DockerHost, JobManager
+    from jobmanager.testing import FakeEngineServer
+
+    with FakeEngineServer(images=["python3"], programs={"python3": "echo 42"}) as fake:
+        with JobManager([DockerHost(fake.url)]) as manager:
+            ...
+        fake.faults.stop()      # the daemon has died
+
+It runs no program of yours. It knows a small part of busybox: ``sh -c`` with ``;`` ``&&`` ``||`` ``|``, redirections,
+loops, ``if``, variables; ``true``, ``false``, ``echo``, ``printf``, ``cat``, ``head``, ``wc``, ``dd``, ``seq``, ``sleep``, ``yes``,
+``mkdir``, ``rm``, ``touch``, ``chmod``, ``ls``, ``env``, ``kill``, ``test``; and ``fake-oom``, ``fake-forks N`` and
+``fake-pid1-oom``, which hit limits. ``programs`` adds further ones, each a script for that shell.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from multiprocessing import spawn
+from types import TracebackType
+from typing import Any
+
+from jobmanager.engine import protocol
+from jobmanager.engine.fake_wire import PIECE, Inbox, packed
+from jobmanager.model.container import Phase
+
+__all__ = ["FakeContainerRecord", "FakeEngineServer", "Faults"]
+
+_BOOT = (
+    "import sys, json; path, folder, fd, owner = json.loads(sys.argv[1]); sys.path[:] = path;"
+    " from jobmanager.engine.fake_server import serve; serve(folder, fd, owner)"
+)
+_PATIENCE_S = 30.0
+_GRACE_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FakeContainerRecord:
+    """A container of the fake engine."""
+
+    id: str
+    name: str
+    image: str
+    labels: Mapping[str, str]
+    phase: Phase
+    times_started: int
+    exit_code: int | None  # of PID 1, once ended
+
+
+class FakeEngineServer:
+    """A fake engine in a process of its own, which ends with the one that made it.
+
+    Args:
+        images: the references that it has, or a mapping from references to the images' labels.
+        registry: the same, for what a pull can fetch.
+        programs: further programs by name, each a script for the fake's shell (``"$@"`` are its arguments).
+        cores: how many cores it says to have.
+        memory_mib: how much memory it says to have.
+    """
+
+    def __init__(
+        self,
+        images: Iterable[str] | Mapping[str, Mapping[str, str]] = ("busybox",),
+        *,
+        registry: Iterable[str] | Mapping[str, Mapping[str, str]] = (),
+        programs: Mapping[str, str] | None = None,
+        cores: int = 2,
+        memory_mib: int = 4096,
+    ) -> None:
+        self._settings = {
+            "images": _with_labels(images),
+            "registry": _with_labels(registry),
+            "programs": dict(programs or {}),
+            "cores": cores,
+            "memory_mib": memory_mib,
+        }
+        self._folder = ""
+        self._process: subprocess.Popen[bytes] | None = None
+        self._line: _Line | None = None
+        self.faults = Faults(self._ask)
+
+    @property
+    def url(self) -> str:
+        """For ``DockerHost``."""
+        if not self._folder:
+            raise RuntimeError("the fake engine is not started: use it in a with statement")
+        return f"fake://{self._folder}/engine.sock"
+
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        if self._process is None:
+            raise RuntimeError("the fake engine is not started: use it in a with statement")
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start the process; returns when it answers."""
+        if self._process is not None:
+            return
+        self._folder = tempfile.mkdtemp(prefix="jobmanager-fake-", dir="/tmp")  # a socket's path must be short
+        ours, theirs = socket.socketpair()
+        said = json.dumps([[entry or os.getcwd() for entry in sys.path], self._folder, theirs.fileno(), os.getpid()])
+        with theirs:
+            self._process = subprocess.Popen(
+                [os.fsdecode(spawn.get_executable()), "-c", _BOOT, said],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+            )
+        self._line = _Line(ours)
+        try:
+            self._line.send(self._settings)
+            self._line.receive()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End the process and all that it held."""
+        if self._line is not None:
+            self._line.close()
+            self._line = None
+        if self._process is not None:
+            try:
+                self._process.wait(_GRACE_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder = ""
+
+    def __enter__(self) -> FakeEngineServer:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def containers(self) -> list[FakeContainerRecord]:
+        """All containers, ended ones too."""
+        return [
+            FakeContainerRecord(
+                id=id_,
+                name=name,
+                image=image,
+                labels=labels,
+                phase=Phase(phase),
+                times_started=times_started,
+                exit_code=exit_code,
+            )
+            for id_, name, image, labels, phase, times_started, exit_code in self._ask("containers")
+        ]
+
+    def times_started(self, container: str) -> int:
+        """How often a container of that name was started, removed ones included."""
+        return int(self._ask("times_started", container))
+
+    def history(self) -> list[tuple[str, str]]:
+        """The last 20,000 calls that reached it, in order: call, and container's (or image's) name."""
+        return [(call, name) for call, name in self._ask("history")]
+
+    def add_image(self, reference: str, labels: Mapping[str, str] | None = None, *, command: Iterable[str] = ("sh",)) -> None:
+        """Let it have one more image."""
+        self._ask("add_image", reference, dict(labels or {}), tuple(command))
+
+    def remove_image(self, reference: str) -> None:
+        """Take an image away."""
+        self._ask("remove_image", reference)
+
+    def _ask(self, command: str, *arguments: object) -> Any:
+        if self._line is None:
+            raise RuntimeError("the fake engine is not started: use it in a with statement")
+        return self._line.ask(command, *arguments)
+
+
+class Faults:
+    """What can go wrong with an engine, and what strangers can do to its containers. Each holds until it is taken back."""
+
+    def __init__(self, ask: Any) -> None:
+        self._ask = ask
+
+    def stop(self, *, keep_running: bool = True) -> None:
+        """The daemon dies; with ``keep_running`` False its containers will have been killed when it is back."""
+        self._ask("stop", keep_running)
+
+    def start_again(self) -> None:
+        """The daemon comes back after ``stop``."""
+        self._ask("start_again")
+
+    def pause(self) -> None:
+        """The daemon hangs: connections are taken, nothing is answered. What is asked meanwhile is done at ``resume``."""
+        self._ask("pause")
+
+    def resume(self) -> None:
+        """The daemon goes on after ``pause``."""
+        self._ask("resume")
+
+    def drop_replies(self, call: str, times: int = 1) -> None:
+        """So many calls of that name are carried out, but the connection breaks before the reply."""
+        self._ask("drop_replies", call, times)
+
+    def delay_replies(self, seconds: float) -> None:
+        """Calls are carried out at once, and answered so much later; 0 ends it."""
+        self._ask("delay_replies", seconds)
+
+    def refuse(self, call: str, message: str, times: int = 1) -> None:
+        """So many calls of that name are not carried out; the answer is EngineFailed with this message."""
+        self._ask("refuse", call, message, times)
+
+    def fill_disk(self, full: bool = True) -> None:
+        """The engine's own disk is full: no container can be created, no image pulled."""
+        self._ask("fill_disk", full)
+
+    def kill_container(self, name: str) -> None:
+        """A stranger kills a container."""
+        self._ask("kill_container", name)
+
+    def remove_container(self, name: str) -> None:
+        """A stranger removes a container by force."""
+        self._ask("remove_container", name)
+
+    def pause_container(self, name: str) -> None:
+        """A stranger freezes a container."""
+        self._ask("pause_container", name)
+
+    def unpause_container(self, name: str) -> None:
+        """A stranger lets a frozen container go on."""
+        self._ask("unpause_container", name)
+
+
+class _Line:
+    """Our end of the pipe to the fake engine's process: one command at a time, from any thread."""
+
+    def __init__(self, ours: socket.socket) -> None:
+        self._socket = ours
+        self._socket.settimeout(_PATIENCE_S)
+        self._inbox = Inbox()
+        self._lock = threading.Lock()
+
+    def ask(self, command: str, *arguments: object) -> Any:
+        with self._lock:
+            self.send((command, *arguments))
+            return self.receive()
+
+    def send(self, message: object) -> None:
+        self._socket.sendall(packed(message))
+
+    def receive(self) -> Any:
+        while True:
+            data = self._socket.recv(PIECE)
+            if not data:
+                raise RuntimeError("the fake engine's process has ended")
+            for body in self._inbox.feed(data):
+                failure, value = pickle.loads(body)
+                if failure:
+                    raise getattr(protocol, failure)(value)
+                return value
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def _with_labels(images: Iterable[str] | Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
+    if isinstance(images, Mapping):
+        return {reference: dict(labels) for reference, labels in images.items()}
+    return {reference: {} for reference in images}
