@@ -46,7 +46,7 @@ class FakeEngine:
     def pull(self, image: str) -> None:
         self._call("pull", image)
 
-    def create(self, spec: ContainerSpec, defaults: ImageDefaults) -> str:
+    def create(self, spec: ContainerSpec, defaults: ImageDefaults) -> str:  # noqa: ARG002
         limits = spec.limits
         bounds = (limits.workspace_mib, limits.workspace_inodes, limits.output_kib, limits.cpus)
         return str(self._call("create", spec.name, spec.image, dict(spec.labels), bounds))

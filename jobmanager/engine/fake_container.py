@@ -191,7 +191,7 @@ class FakeContainer:
     def go_on(self) -> None:
         """Give the processes a turn, unless they sleep, are frozen, or are too far ahead of a reader."""
         steps = self._steps
-        if steps is None or self._waiting or self.phase is not Phase.RUNNING or steps.gi_running:
+        if steps is None or self._waiting or self.phase is not Phase.RUNNING:
             return
         try:
             pause_s = self._turn(steps)

@@ -214,7 +214,7 @@ class _Lexer:
             token = self.next()
             if token is None:
                 raise ShellSyntaxError('unexpected end of file (expecting ")")')
-            depth += {("op", "("): 1, ("op", ")"): -1}.get(token, 0) if token[0] == "op" else 0
+            depth += int(token == ("op", "(")) - int(token == ("op", ")"))
         return self._script[begin : self._at - 1]
 
 

@@ -90,7 +90,7 @@ class Console:
 class Nowhere:
     """/dev/null."""
 
-    def write(self, data: bytes) -> Writing:
+    def write(self, data: bytes) -> Writing:  # noqa: ARG002
         yield from ()
 
 

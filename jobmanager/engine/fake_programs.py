@@ -1,17 +1,17 @@
 """The programs of a fake container's image, a small part of busybox, and a few that only tests need."""
 
+# ruff: noqa: ARG001 - every program is called with the same arguments
+
 from __future__ import annotations
 
 import math
 import re
 import signal
 from collections.abc import Callable
-from typing import Union
 
 from jobmanager.engine.fake_process import (
     PIECE,
     AllKilled,
-    Burn,
     FileProblem,
     Killed,
     Pid1Died,
@@ -19,7 +19,6 @@ from jobmanager.engine.fake_process import (
     Sleep,
     Source,
     Steps,
-    Text,
     Writing,
     encoded,
 )

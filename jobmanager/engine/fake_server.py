@@ -106,7 +106,7 @@ class FakeServer:
         except (AttributeError, OSError):  # not Linux, or an old kernel
             self._look_for_owner()
             return
-        self._selector.register(watched, _READ, lambda events: self._end())
+        self._selector.register(watched, _READ, lambda _: self._end())
         if os.getppid() != self._owner:  # it ended before we looked
             self._end()
 
@@ -144,7 +144,7 @@ class FakeServer:
         for peer in tuple(self._peers):
             self._drop(peer)
 
-    def _accept(self, events: int) -> None:
+    def _accept(self, _: int) -> None:
         if self._paused or self._listener is None:
             return
         try:
@@ -267,7 +267,7 @@ class FakeServer:
 
     # ---- the owner's commands
 
-    def _commanded(self, events: int) -> None:
+    def _commanded(self, _: int) -> None:
         try:
             data = self._commands.recv(PIECE)
         except BlockingIOError:
@@ -399,5 +399,5 @@ def _first_message(commands: socket.socket) -> dict[str, Any]:
             return settings
 
 
-def _leave(number: int, frame: object) -> None:
+def _leave(_number: int, _frame: object) -> None:
     raise SystemExit

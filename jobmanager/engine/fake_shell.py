@@ -1,12 +1,13 @@
 """Runs programs in a fake container: the fake engine's small shell, scripts, and the programs of ``fake_programs``."""
 
+# ruff: noqa: ARG002 - every builtin is called with the same arguments
+
 from __future__ import annotations
 
 import ast
 import fnmatch
 import math
 import operator
-import posixpath
 import re
 import signal
 from collections.abc import Callable, Generator, Mapping
