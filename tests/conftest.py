@@ -1,0 +1,116 @@
+"""What all tests share: real engines, waiting for conditions, and the check that nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import docker
+import psutil
+import pytest
+
+BUSYBOX = "jobmanager-busybox:1"
+T = TypeVar("T")
+
+
+def eventually(condition: Callable[[], T], *, within_s: float = 20.0, what: str = "") -> T:
+    """Wait until a condition holds, and return what it gave; fails when it does not in time."""
+    until = time.monotonic() + within_s
+    while not (found := condition()):
+        if time.monotonic() > until:
+            pytest.fail(f"not within {within_s:g} s: {what or condition}")
+        time.sleep(0.02)
+    return found
+
+
+def without_engine() -> bool:
+    """Whether somebody asked for the tests that need no engine only."""
+    return os.environ.get("JOBMANAGER_TEST_WITHOUT_ENGINE") == "1"
+
+
+@pytest.fixture(scope="session")
+def engine_urls() -> list[str]:
+    """Urls of the real engines that tests may use, but never disturb."""
+    urls = [url for url in os.environ.get("JOBMANAGER_TEST_HOSTS", "").split(",") if url]
+    if urls:
+        return urls
+    if without_engine():
+        pytest.skip("JOBMANAGER_TEST_WITHOUT_ENGINE is set")
+    return pytest.fail("JOBMANAGER_TEST_HOSTS names no engine: run `make test`, or set JOBMANAGER_TEST_WITHOUT_ENGINE=1")
+
+
+@pytest.fixture(scope="session")
+def engine_url(engine_urls: list[str]) -> str:
+    """One real engine."""
+    return engine_urls[0]
+
+
+@pytest.fixture(scope="session")
+def image_tar() -> str:
+    """The busybox image as a tar, for private daemons."""
+    path = os.environ.get("JOBMANAGER_TEST_IMAGE_TAR", "")
+    if path:
+        return path
+    if without_engine():
+        pytest.skip("JOBMANAGER_TEST_WITHOUT_ENGINE is set")
+    return pytest.fail("JOBMANAGER_TEST_IMAGE_TAR names no image: run `make test`")
+
+
+def our_containers(url: str) -> list[str]:
+    """Names of all containers on an engine that some manager has made."""
+    client = docker.DockerClient(base_url=url, version="1.41", timeout=20)
+    try:
+        found = client.api.containers(all=True, filters={"label": "jobmanager.manager"})
+        return [container["Names"][0].lstrip("/") for container in found]
+    finally:
+        client.close()
+
+
+def our_volumes(url: str) -> list[str]:
+    """Names of all volumes on an engine that some manager has made."""
+    client = docker.DockerClient(base_url=url, version="1.41", timeout=20)
+    try:
+        found = client.api.volumes(filters={"label": "jobmanager.manager"})
+        return [volume["Name"] for volume in found["Volumes"] or []]
+    finally:
+        client.close()
+
+
+def our_threads() -> list[str]:
+    """Names of threads that the library has started in this process."""
+    return sorted(thread.name for thread in threading.enumerate() if thread.name.startswith("jobmanager"))
+
+
+def children() -> list[str]:
+    """Command lines of this process's children, their children included, the dead too."""
+    return [f"{child.pid} {' '.join(child.cmdline())[:80]}" for child in psutil.Process().children(recursive=True) if _alive(child)]
+
+
+def _alive(process: psutil.Process) -> bool:
+    try:
+        process.cmdline()
+        return True
+    except psutil.Error:
+        return False
+
+
+def open_files() -> int:
+    """How many descriptors this process has."""
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every test fails that leaves a thread, a child, a descriptor, a container or a volume behind."""
+    children_before, files_before = set(children()), open_files()
+    yield
+    eventually(lambda: not our_threads(), what=f"the library's threads are gone: {our_threads()}")
+    eventually(lambda: set(children()) <= children_before, what=f"children are gone: {set(children()) - children_before}")
+    eventually(lambda: open_files() <= files_before, what=f"descriptors are closed: {open_files()} now, {files_before} before")
+    if "engine_urls" in request.fixturenames or "engine_url" in request.fixturenames:
+        for url in request.getfixturevalue("engine_urls"):
+            eventually(lambda url=url: not our_containers(url), what=f"containers are gone from {url}: {our_containers(url)}")
+            eventually(lambda url=url: not our_volumes(url), what=f"volumes are gone from {url}: {our_volumes(url)}")
