@@ -25,7 +25,7 @@ from rich.text import Text
 from jobmanager import DockerHost, JobInput, JobManager, JobManagerError, JobResult, Limits, Outcome, Task
 
 SUBMISSIONS = Path(__file__).parent / "submissions"
-LIMITS = Limits(cpu_time_s=1, wall_time_s=6, memory_mib=128, processes=32, workspace_mib=16, output_kib=64)
+LIMITS = Limits(cpu_time_s=1, wall_time_s=5, memory_mib=128, processes=32, workspace_mib=16, output_kib=64)
 LANGUAGES = {  # by suffix: the file's name in the container, and what runs there
     ".py": ("main.py", "exec python3 main.py"),
     ".c": ("main.c", "gcc -O2 -fdiagnostics-plain-output -o main main.c && exec ./main"),
@@ -132,7 +132,7 @@ def main() -> int:
     parser.add_argument("hosts", nargs="*", metavar="HOST_URL", help="Docker hosts (default: DOCKER_HOST, or the default socket)")
     parser.add_argument("--environment", default="python3", help="an environment with Python and gcc (default: %(default)s)")
     options = parser.parse_args()
-    hosts = [DockerHost(url, name=f"host {number}") for number, url in enumerate(options.hosts, start=1)]
+    hosts = [DockerHost(url, name=f"docker-{number}") for number, url in enumerate(options.hosts, start=1)]
     submissions = [Submission(path) for path in sorted(SUBMISSIONS.iterdir()) if path.suffix in LANGUAGES]
     console = Console() if sys.stdout.isatty() else Console(width=160)
     where = ", ".join(f"{host.name} ({host.url})" for host in hosts) or "the default Docker host"

@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
@@ -91,8 +92,10 @@ class Waiter:
         if not self._settings.keeps_host:
             return
         engine = connect(self._settings.address, timeout_s=self._settings.engine_timeout_s)
-        for found in engine.list({MANAGER_LABEL: self._settings.manager_id}):
-            engine.remove(found.id)
+        with suppress(EngineError):  # the next start sweeps what is left
+            for found in engine.list({MANAGER_LABEL: self._settings.manager_id}):
+                with suppress(EngineError):
+                    engine.remove(found.id)
 
     def _kill(self, job_id: str) -> None:
         with self._lock:

@@ -206,13 +206,15 @@ class DockerEngine:
 
     def _new_client(self, version: str) -> docker.APIClient:
         tls = self._address.tls
-        return docker.APIClient(
+        client = docker.APIClient(
             base_url=self._address.url,
             version=version,
             timeout=self._timeout_s,
             tls=False if tls is None else _tls_config(tls),
             num_pools=4,
         )
+        client.trust_env = False  # else REQUESTS_CA_BUNDLE replaces the host's own ca_cert, and verify=False
+        return client
 
     def _attach(self, container: str, **streams: int) -> Any:
         return self._client.attach_socket(container, params={**streams, "stream": 1})
