@@ -1,0 +1,65 @@
+"""Where benchmarks run: the engines, the image, and what kind of machine it is."""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import docker
+import psutil
+
+from jobmanager.engine.default_host import default_host
+
+IMAGE = "jobmanager-busybox:1"
+HOSTS_VARIABLE = "JOBMANAGER_TEST_HOSTS"  # set by `make bench`
+IMAGE_TAR_VARIABLE = "JOBMANAGER_TEST_IMAGE_TAR"
+IMAGE_TAR = ".machine/images/jobmanager-busybox-1.tar"
+
+
+@contextmanager
+def engines(*, private: bool) -> Iterator[list[str]]:
+    """Urls of the engines to measure on: those that the environment names, or two quiet ones of our own."""
+    if not private:
+        named = [url for url in os.environ.get(HOSTS_VARIABLE, "").split(",") if url]
+        yield named or [default_host().url]
+        return
+    from tests.daemons import PrivateDaemon  # root on Linux only
+
+    tar = Path(os.environ.get(IMAGE_TAR_VARIABLE) or IMAGE_TAR)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jobmanager-bench-")))
+        daemons = [stack.enter_context(PrivateDaemon(folder / str(number))) for number in (1, 2)]
+        for daemon in daemons:
+            daemon.load_image(tar)
+        yield [daemon.url for daemon in daemons]
+
+
+def facts(url: str) -> list[tuple[str, str]]:
+    """What somebody must know who compares figures."""
+    client = docker.APIClient(base_url=url, version="auto", timeout=10)
+    try:
+        said = client.info()
+    finally:
+        client.close()
+    runtime = said.get("DefaultRuntime", "?")
+    return [
+        ("processor", f"{_processor()}, {os.cpu_count()} cores"),
+        ("memory", f"{psutil.virtual_memory().total / 2**30:.1f} GiB"),
+        ("kernel", f"{platform.system()} {platform.release()}"),
+        ("Python", platform.python_version()),
+        ("docker (Python)", docker.__version__),
+        ("engine", f"{said['ServerVersion']}, {runtime}, {said['Driver']}, cgroup v{said.get('CgroupVersion', '1')}"),
+        ("load before", f"{os.getloadavg()[0]:.1f} (one minute)"),
+    ]
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
