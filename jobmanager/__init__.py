@@ -1,13 +1,12 @@
 """Run untrusted code in Docker containers from a Python program, and get one trustworthy result for each job."""
 
-from jobmanager import errors
+from jobmanager import errors, events
 from jobmanager._version import __version__
 from jobmanager.buffer import ClientBuffer
 from jobmanager.errors import JobManagerError
 from jobmanager.future import ClientFuture, JobFuture
 from jobmanager.hooks import HookManager
 from jobmanager.manager import JobManager
-from jobmanager.model import events
 from jobmanager.model.client import Client, HostInfo, QueueInfo, RunningJob, WaitingJob
 from jobmanager.model.host import TLS, DockerHost
 from jobmanager.model.job import JobInput

@@ -23,7 +23,7 @@ from jobmanager._waiters import Waiters, farewell
 from jobmanager.engine.owner import Owner, labels
 from jobmanager.hooks import HookManager
 from jobmanager.model.container import ContainerSpec
-from jobmanager.model.events import EnvironmentsChanged, HostDown, HostUp, JobDeleted, JobPlaced, JobQueued, JobStarted
+from jobmanager.events import EnvironmentsChanged, HostDown, HostUp, JobDeleted, JobPlaced, JobQueued, JobStarted
 from jobmanager.model.host import Address, DockerHost
 from jobmanager.model.messages import (
     Alive,

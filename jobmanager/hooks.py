@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from jobmanager.errors import InvalidValue
-from jobmanager.model.events import Event
+from jobmanager.events import Event
 
 __all__ = ["HookManager"]
 

@@ -60,7 +60,7 @@ from jobmanager.errors import (
 from jobmanager.hooks import HookManager
 from jobmanager.model import _checks
 from jobmanager.model.client import Debug, HostInfo, InputData, QueueInfo, RunningJob, SSHCallback, WaitingJob
-from jobmanager.model.events import JobEnded, ManagerClosing, ManagerStarted
+from jobmanager.events import JobEnded, ManagerClosing, ManagerStarted
 from jobmanager.model.host import DockerHost
 from jobmanager.model.job import JobInput, Request, checked_job_id, workspace_files
 from jobmanager.model.result import Callback, JobResult
@@ -92,7 +92,7 @@ class _Patience:
 
 
 _AT_CLOSE = _Patience(kill_s=15.0, callback_s=10.0, delete_s=15.0)
-_AT_EXIT = _Patience(kill_s=3.0, callback_s=1.0, delete_s=3.0)
+_AT_EXIT = _Patience(kill_s=2.0, callback_s=1.0, delete_s=6.0)
 
 
 class JobManager:

@@ -6,11 +6,14 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 import docker
 import psutil
 import pytest
+
+from tests.daemons import PrivateDaemon
 
 BUSYBOX = "jobmanager-busybox:1"
 T = TypeVar("T")
@@ -114,3 +117,11 @@ def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
         for url in request.getfixturevalue("engine_urls"):
             eventually(lambda url=url: not our_containers(url), what=f"containers are gone from {url}: {our_containers(url)}")
             eventually(lambda url=url: not our_volumes(url), what=f"volumes are gone from {url}: {our_volumes(url)}")
+
+
+@pytest.fixture(scope="session")
+def private_engine(image_tar: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateDaemon]:
+    """A daemon for tests that kill our own processes, so that what they leave disturbs nobody else's tests."""
+    with PrivateDaemon(tmp_path_factory.mktemp("private-engine")) as daemon:
+        daemon.load_image(Path(image_tar))
+        yield daemon

@@ -43,6 +43,7 @@ def start_process(module: str) -> tuple[subprocess.Popen[bytes], Connection]:
             [os.fsdecode(spawn.get_executable()), "-c", _BOOT, said],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
             start_new_session=True,
         )
     except BaseException:

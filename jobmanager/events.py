@@ -6,6 +6,20 @@ from dataclasses import dataclass, field
 
 from jobmanager.model.result import JobResult
 
+__all__ = [
+    "EnvironmentsChanged",
+    "Event",
+    "HostDown",
+    "HostUp",
+    "JobDeleted",
+    "JobEnded",
+    "JobPlaced",
+    "JobQueued",
+    "JobStarted",
+    "ManagerClosing",
+    "ManagerStarted",
+]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
