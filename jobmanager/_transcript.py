@@ -24,7 +24,7 @@ class Transcript:
         self._streams = {False: MarkedStream(token), True: MarkedStream(token)}
         self._cpu_before_ns: int | None = None
         self._result = bytearray()
-        self._said_bye = self._stderr_ended = False
+        self._said_got = self._said_bye = self._stdout_ended = self._stderr_ended = False
 
     @property
     def output_bytes(self) -> int:
@@ -56,23 +56,29 @@ class Transcript:
             if rest := stream.rest():
                 self._output(rest, stderr)
 
+    # The two streams come in any order: all of standard error may be here before the first word of standard output.
+
     def _mark(self, mark: Mark, stderr: bool) -> None:
         if mark.word == "got" and not stderr:
-            self.began, self._cpu_before_ns = True, cpu_before(mark.rest)
+            self.began = self._said_got = True
+            self._cpu_before_ns = cpu_before(mark.rest)
         elif mark.word == "no":
             self.refusal, self.complete = mark.rest[:500], True
-        elif mark.word == "end" and self.end is None:
-            self.end = end_mark(mark.rest, self._cpu_before_ns)
+        elif mark.word == "end" and stderr and not self._stderr_ended:
+            self._stderr_ended = True
+            self.end = self.end or end_mark(mark.rest, self._cpu_before_ns)
+        elif mark.word == "end" and not stderr and not self._stdout_ended:
+            self._stdout_ended = True
+            self.end = end_mark(mark.rest, self._cpu_before_ns) or self.end  # by now the counter's start is known
         elif mark.word == "bye":
             self._said_bye = True
-        if mark.word == "end" and stderr:
-            self._stderr_ended = True
         self.complete = self.complete or (self._said_bye and self._stderr_ended)
 
     def _output(self, data: bytes, stderr: bool) -> None:
-        if not self.began:  # PID 1 says "got" before anything else: a rotated log has lost its beginning
-            self.began = self.beginning_lost = True
-        if self.end is not None and not stderr:
+        self.began = True  # PID 1 says "got" on standard output before anything else
+        if not stderr and not self._said_got:
+            self.beginning_lost = True  # from a log that was rotated
+        if self._stdout_ended and not stderr:
             self._result += data[: RESULT_FILE_LIMIT + 1 - len(self._result)]
             return
         kept = self.stderr if stderr else self.stdout

@@ -92,7 +92,7 @@ class _Patience:
 
 
 _AT_CLOSE = _Patience(kill_s=15.0, callback_s=10.0, delete_s=15.0)
-_AT_EXIT = _Patience(kill_s=2.0, callback_s=1.0, delete_s=6.0)
+_AT_EXIT = _Patience(kill_s=2.0, callback_s=1.0, delete_s=7.0)
 
 
 class JobManager:

@@ -53,7 +53,7 @@ def wait_until_running(manager: JobManager, *job_ids: str) -> None:
     eventually(run, what="jobs run")
 
 
-def wait_for_output(url: str, count: int = 1) -> None:
+def wait_for_running_containers(url: str, count: int) -> None:
     """Until so many containers run."""
     client = docker.APIClient(base_url=url, version="1.41")
     try:
@@ -409,6 +409,7 @@ def test_after_kill_9_children_go_and_the_next_start_sweeps_but_never_a_living_m
         job_id = neighbour.new_job(Task(BUSYBOX, command="sleep 8; echo survived"), callback=results.append)
         wait_until_running(neighbour, job_id)
         process = run_script(url, "time.sleep(60)")
+        wait_for_running_containers(url, 3)
         family = psutil.Process(process.pid).children(recursive=True)
         for child in family:  # all at once, so that no child of it can tidy up
             child.suspend()
