@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -76,13 +78,28 @@ class Task:
         return not (local and self.command is None)
 
 
-def file_contents(files: Mapping[str, Content] | None, error: type[InvalidValue]) -> dict[str, bytes]:
-    """Checked names with their bytes; paths are read now."""
+def file_contents(files: Mapping[str, Content] | None, error: type[InvalidValue], limits: Limits | None = None) -> dict[str, bytes]:
+    """Checked names with their bytes; paths are read now, unless they are larger than the limits allow."""
     if files is None:
         return {}
     if not isinstance(files, Mapping):
         raise error(f"files must map names to contents, not {type(files).__name__}")
-    return {_checks.workspace_path(name, error): _content(name, content, error) for name, content in files.items()}
+    checked = {_checks.workspace_path(name, error): content for name, content in files.items()}
+    sizes = [_size(name, content, error) for name, content in checked.items() if isinstance(content, Path)]
+    if limits is not None and not limits.workspace_holds(sizes):
+        raise error(f"the files are larger than the workspace of {limits.workspace_mib} MiB: raise workspace_mib")
+    return {name: _content(name, content, error) for name, content in checked.items()}
+
+
+def _size(name: str, path: Path, error: type[InvalidValue]) -> int:
+    """A regular file's size: all else, a fifo or a device, could block for ever or never end."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError) as problem:
+        raise error(f"file {name!r} cannot be read: {problem}") from problem
+    if not stat.S_ISREG(found.st_mode):
+        raise error(f"file {name!r} cannot be read: no regular file at {str(path)!r}")
+    return found.st_size
 
 
 def _content(name: str, content: Content, error: type[InvalidValue]) -> bytes:
@@ -101,23 +118,26 @@ def _content(name: str, content: Content, error: type[InvalidValue]) -> bytes:
     raise error(f"file {name!r} must be bytes, text or a Path, not {type(content).__name__}")
 
 
-def _all_files(
-    directory: str | Path | None, files: Mapping[str, Content] | None, limits: Limits
-) -> dict[str, bytes]:
-    found = {} if directory is None else _directory_files(Path(directory), limits)
-    found.update(file_contents(files, InvalidTask))
+def _all_files(directory: str | Path | None, files: Mapping[str, Content] | None, limits: Limits) -> dict[str, bytes]:
+    found = {} if directory is None else _directory_files(directory, limits)
+    found.update(file_contents(files, InvalidTask, limits))
     if not limits.workspace_holds([len(content) for content in found.values()]):
         raise InvalidTask(f"the task's files are larger than the workspace of {limits.workspace_mib} MiB: raise workspace_mib")
     return found
 
 
-def _directory_files(directory: Path, limits: Limits) -> dict[str, bytes]:
+def _directory_files(given: str | Path, limits: Limits) -> dict[str, bytes]:
     """All regular files below a folder; links are not followed, so nothing outside it comes in."""
+    if not isinstance(given, (str, Path)):
+        raise InvalidTask(f"directory must be a folder's path, not {given!r}")
+    directory = Path(given)
     if not directory.is_dir():
         raise InvalidTask(f"directory {str(directory)!r} does not exist or is no folder")
     paths = sorted(path for path in directory.rglob("*") if path.is_file() and not path.is_symlink())
     if not limits.workspace_holds([path.stat().st_size for path in paths]):
-        raise InvalidTask(f"directory {str(directory)!r} is larger than the workspace of {limits.workspace_mib} MiB: raise workspace_mib")
+        raise InvalidTask(
+            f"directory {str(directory)!r} is larger than the workspace of {limits.workspace_mib} MiB: raise workspace_mib"
+        )
     return file_contents({path.relative_to(directory).as_posix(): path for path in paths}, InvalidTask)
 
 
@@ -162,8 +182,7 @@ def _env(env: Mapping[str, str] | None) -> dict[str, str]:
     if not isinstance(env, Mapping):
         raise InvalidTask(f"env must map names to values, not {type(env).__name__}")
     return {
-        _checks.variable(name, InvalidTask): _checks.plain(f"variable {name}", value, InvalidTask)
-        for name, value in env.items()
+        _checks.variable(name, InvalidTask): _checks.plain(f"variable {name}", value, InvalidTask) for name, value in env.items()
     }
 
 
