@@ -119,5 +119,7 @@ def _check_url(url: str) -> None:
 
 
 def _readable(name: str, path: str | Path) -> None:
+    if not isinstance(path, (str, Path)):
+        raise InvalidHost(f"{name} must be a file's path, not {path!r}")
     if not os.path.isfile(path) or not os.access(path, os.R_OK):
         raise InvalidHost(f"{name}: no file that can be read at {os.fspath(path)!r}")

@@ -37,12 +37,9 @@ class JobInput:
         for key in answers:
             if not isinstance(key, str):
                 raise InvalidInput(f"answers must have strings for keys, not {key!r}")
-        stdin = self.stdin.encode() if isinstance(self.stdin, str) else self.stdin
-        if not isinstance(stdin, (bytes, bytearray)):
-            raise InvalidInput(f"stdin must be bytes, not {type(stdin).__name__}")
         object.__setattr__(self, "answers", dict(answers))
         object.__setattr__(self, "files", file_contents(self.files, InvalidInput))
-        object.__setattr__(self, "stdin", bytes(stdin))
+        object.__setattr__(self, "stdin", _stdin(self.stdin))
 
     @classmethod
     def of(cls, given: JobInput | Mapping[str, Answer] | None) -> JobInput:
@@ -65,6 +62,17 @@ class Request:
     priority: int  # lower runs sooner
     launcher_name: str
     debug: bool
+
+
+def _stdin(given: bytes | str) -> bytes:
+    if isinstance(given, (bytes, bytearray)):
+        return bytes(given)
+    if not isinstance(given, str):
+        raise InvalidInput(f"stdin must be bytes, not {type(given).__name__}")
+    try:
+        return given.encode()
+    except UnicodeEncodeError:
+        raise InvalidInput("stdin holds a lone surrogate and cannot be written as UTF-8; give bytes instead") from None
 
 
 def checked_job_id(job_id: str) -> str:

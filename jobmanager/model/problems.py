@@ -28,10 +28,14 @@ class MultipleChoice:
     def __post_init__(self) -> None:
         if not self.correct_keys:
             raise InvalidTask("MultipleChoice needs at least one correct choice")
+        if not isinstance(self.correct, (str, int)):
+            object.__setattr__(self, "correct", tuple(self.correct))
         if self.choices is not None:
+            object.__setattr__(self, "choices", _choices(self.choices))
             unknown = self.correct_keys - {str(key) for key in self.choices}
             if unknown:
                 raise InvalidTask(f"MultipleChoice: correct {sorted(unknown)} is not among the choices")
+        _check_texts(self)
 
     @property
     def correct_keys(self) -> frozenset[str]:
@@ -60,6 +64,7 @@ class Match:
     def __post_init__(self) -> None:
         if not isinstance(self.answer, str):
             raise InvalidTask(f"Match needs the expected text, not {self.answer!r}")
+        _check_texts(self)
 
     def is_right(self, answer: Answer | None) -> bool:
         """Whether the text is the expected one."""
@@ -116,6 +121,19 @@ class File:
 LocalProblem = Union[MultipleChoice, Match]
 ContainerProblem = Union[Code, File]
 Problem = Union[LocalProblem, ContainerProblem]
+
+
+def _choices(given: Mapping[str, str] | Collection[str | int]) -> Mapping[str, str] | Collection[str | int]:
+    """All keys in a form that does not change under our hands."""
+    if isinstance(given, (str, bytes)) or not isinstance(given, Collection):
+        raise InvalidTask(f"choices must be a mapping or a collection of keys, not {given!r}")
+    return dict(given) if isinstance(given, Mapping) else tuple(given)
+
+
+def _check_texts(problem: LocalProblem) -> None:
+    """Both texts end in a result, beside those of others."""
+    for name in ("success_text", "failure_text"):
+        _checks.plain(name, getattr(problem, name), InvalidTask)
 
 
 def _keys(given: Answer, error: type[InvalidTask] | type[InvalidInput]) -> frozenset[str]:
