@@ -1,0 +1,260 @@
+"""``Task``: what could not be run anywhere is refused when it is made, with a message that says what would do."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+
+import pytest
+
+from jobmanager import Code, File, Limits, Match, MultipleChoice, Network, Task
+from jobmanager.errors import InvalidTask, InvalidValue
+
+BAD_NAMES = [
+    ("/etc/passwd", "must be relative to the workspace"),
+    ("../x", "without '..'"),
+    ("a/../../b", "without '..'"),
+    ("a/..", "without '..'"),
+    ("..", "without '..'"),
+    (".", "must be relative"),
+    ("", "not empty"),
+    ("   ", "not empty"),
+    ("a\0b", "NUL"),
+    ("a\ud800b", "lone surrogate"),
+    (5, "must be a string"),
+    (None, "must be a string"),
+    (b"a", "must be a string"),
+    (".jobmanager/result.json", "the library's own"),
+    ("./.jobmanager/command", "the library's own"),
+    (".jobmanager", "the library's own"),
+    ("x" * 256, "longer than 255 bytes a part"),
+    ("é" * 128, "longer than 255 bytes a part"),
+    ("/".join(["a" * 200] * 6), "1024 in all"),
+]
+
+BAD_TASKS = [
+    ({"environment": ""}, "environment must be a string that is not empty"),
+    ({"environment": "  "}, "environment must be a string that is not empty"),
+    ({"environment": None}, "environment must be a string"),
+    ({"environment": 3}, "environment must be a string"),
+    ({"environment": "a\0"}, "environment holds a NUL"),
+    ({"command": ""}, "command must be a string that is not empty"),
+    ({"command": " \n"}, "command must be a string that is not empty"),
+    ({"command": []}, "command must be a string or a list of words that is not empty"),
+    ({"command": ()}, "command must be a string or a list of words that is not empty"),
+    ({"command": 5}, "command must be a string or a list of words"),
+    ({"command": b"ls"}, "command must be a string or a list of words"),
+    ({"command": {"ls"}}, "command must be a string or a list of words"),
+    ({"command": [1]}, "first word"),
+    ({"command": [""]}, "first word"),
+    ({"command": ["ls", 1]}, "a word of the command must be a string"),
+    ({"command": ["ls", None]}, "a word of the command must be a string"),
+    ({"command": ["ls", "a\0b"]}, "NUL"),
+    ({"command": "echo \ud800"}, "lone surrogate"),
+    ({"files": ["a"]}, "files must map names to contents"),
+    ({"files": "a"}, "files must map names to contents"),
+    ({"files": {"a": 5}}, "file 'a' must be bytes, text or a Path"),
+    ({"files": {"a": None}}, "file 'a' must be bytes, text or a Path"),
+    ({"files": {"a": "\ud800"}}, "lone surrogate; give bytes"),
+    ({"files": {"a": Path("/nowhere/at/all")}}, "file 'a' cannot be read"),
+    ({"files": {"a": Path("/")}}, "file 'a' cannot be read"),
+    ({"files": {"a": bytes(2**20 + 1)}, "limits": Limits(workspace_mib=1)}, "raise workspace_mib"),
+    ({"directory": "/nowhere/at/all"}, "does not exist or is no folder"),
+    ({"directory": "/etc/passwd"}, "does not exist or is no folder"),
+    ({"directory": 5}, "directory must be"),
+    ({"directory": b"/tmp"}, "directory must be"),
+    ({"problems": [Match("a")]}, "problems must map ids to problems"),
+    ({"problems": {"q": "match"}}, "problem 'q' must be a MultipleChoice, Match, Code or File"),
+    ({"problems": {"q": Match}}, "problem 'q' must be a MultipleChoice, Match, Code or File"),
+    ({"problems": {5: Match("a")}}, "problem's id"),
+    ({"problems": {"": Match("a")}}, "problem's id"),
+    ({"limits": {"memory_mib": 5}}, "limits must be a Limits"),
+    ({"limits": None}, "limits must be a Limits"),
+    ({"network": None}, "network must be a string"),
+    ({"network": ""}, "network must be a string that is not empty"),
+    ({"network": "host"}, "not for jobs"),
+    ({"network": "none"}, "not for jobs"),
+    ({"network": "container:abc"}, "not for jobs"),
+    ({"env": ["A=1"]}, "env must map names to values"),
+    ({"env": {"A": 1}}, "variable A must be a string"),
+    ({"env": {"A": "x\0"}}, "NUL"),
+    ({"env": {"1A": "x"}}, "no name for an environment variable"),
+    ({"env": {"A-B": "x"}}, "no name for an environment variable"),
+    ({"env": {"A;rm": "x"}}, "no name for an environment variable"),
+    ({"env": {"A\n": "x"}}, "no name for an environment variable"),
+    ({"env": {"": "x"}}, "no name for an environment variable"),
+    ({"env": {5: "x"}}, "no name for an environment variable"),
+    ({"collect": "*.txt"}, "collect must be a list of patterns"),
+    ({"collect": 5}, "collect must be a list of patterns"),
+    ({"collect": None}, "collect must be a list of patterns"),
+    ({"collect": [5]}, "must be a string"),
+    ({"collect": ["../*"]}, "without '..'"),
+    ({"collect": ["/etc/*"]}, "relative to the workspace"),
+    ({"collect": [".jobmanager/command"]}, "the library's own"),
+    ({"name": 5}, "name must be a string"),
+    ({"name": None}, "name must be a string"),
+]
+
+
+@pytest.mark.parametrize(("given", "says"), BAD_TASKS, ids=lambda value: None if isinstance(value, str) else repr(value)[:60])
+def test_a_task_that_makes_no_sense_is_refused_and_the_message_says_why(given, says):
+    with pytest.raises(InvalidTask) as refused:
+        Task(**{"environment": "python3", **given})
+
+    assert says in str(refused.value)
+
+
+def test_the_error_is_a_value_error_too():
+    with pytest.raises(ValueError, match="environment"):
+        Task("")
+    assert issubclass(InvalidTask, InvalidValue)
+
+
+@pytest.mark.parametrize("where", ["files", "Code", "File"])
+def test_a_file_name_that_leaves_the_workspace_or_cannot_be_is_refused_everywhere(where):
+    make = {"files": lambda name: Task("x", files={name: b""}), "Code": Code, "File": File}[where]
+
+    for name, says in BAD_NAMES:
+        with pytest.raises(InvalidTask) as refused:
+            make(name)
+        assert says in str(refused.value), name
+        assert len(str(refused.value)) < 1000
+
+
+def test_file_names_are_kept_in_their_shortest_form():
+    task = Task("x", files={"./a//b/./c": b"1", "d/": "two", " e": bytearray(b"3"), "..f": b"4", ".jobmanagers": b"5"})
+
+    assert task.files == {"a/b/c": b"1", "d": b"two", " e": b"3", "..f": b"4", ".jobmanagers": b"5"}
+    assert {type(content) for content in task.files.values()} == {bytes}
+
+
+def test_the_longest_names_are_taken():
+    longest = "/".join(["a" * 255] * 4)[:1024].rstrip("/")
+
+    assert set(Task("x", files={longest: b"", "b" * 255: b""}).files) == {longest, "b" * 255}
+
+
+def test_a_path_is_read_when_the_task_is_made(tmp_path):
+    source = tmp_path / "main.c"
+    source.write_bytes(b"int main;\r\n")
+
+    task = Task("x", files={"main.c": source})
+    source.write_bytes(b"changed")
+
+    assert task.files == {"main.c": b"int main;\r\n"}
+
+
+def test_a_path_to_something_that_never_ends_is_refused_instead_of_read(tmp_path):
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+
+    for endless in (fifo, Path("/dev/zero")):
+        with pytest.raises(InvalidTask, match="cannot be read: no regular file"):
+            Task("x", files={"a": endless})
+
+
+def test_a_path_to_a_file_larger_than_the_workspace_is_refused_without_reading_it(tmp_path):
+    huge = tmp_path / "huge"
+    with huge.open("wb") as file:
+        file.truncate(2**40)
+
+    with pytest.raises(InvalidTask, match="raise workspace_mib"):
+        Task("x", files={"a": huge})
+
+
+def test_a_directory_brings_its_regular_files_and_nothing_from_outside_it(tmp_path):
+    outside = tmp_path / "outside"
+    (outside / "deep").mkdir(parents=True)
+    (outside / "deep" / "secret").write_text("secret")
+    inside = tmp_path / "inside"
+    (inside / "sub" / "empty").mkdir(parents=True)
+    (inside / "a.py").write_text("a")
+    (inside / "sub" / ".hidden").write_text("h")
+    (inside / "link_to_file").symlink_to(outside / "deep" / "secret")
+    (inside / "link_to_folder").symlink_to(outside)
+    (inside / "sub" / "link_inside").symlink_to(inside / "a.py")
+    (inside / "dangling").symlink_to(tmp_path / "nowhere")
+    (inside / "loop").symlink_to(inside)
+    os.mkfifo(inside / "fifo")
+
+    assert Task("x", directory=inside).files == {"a.py": b"a", "sub/.hidden": b"h"}
+    assert Task("x", directory=str(inside)).files == {"a.py": b"a", "sub/.hidden": b"h"}
+
+
+def test_files_given_by_name_replace_those_of_the_directory(tmp_path):
+    (tmp_path / "a").write_text("from the directory")
+    (tmp_path / "b").write_text("b")
+
+    assert Task("x", directory=tmp_path, files={"a": "mine"}).files == {"a": b"mine", "b": b"b"}
+
+
+def test_a_directory_larger_than_the_workspace_is_refused_without_reading_it(tmp_path):
+    with (tmp_path / "huge").open("wb") as file:
+        file.truncate(2**40)
+
+    with pytest.raises(InvalidTask, match=r"is larger than the workspace of 64 MiB: raise workspace_mib"):
+        Task("x", directory=tmp_path)
+
+
+def test_a_directory_with_a_name_that_is_no_utf_8_is_refused(tmp_path):
+    with open(os.fsencode(tmp_path) + b"/\xff", "wb"):
+        pass
+
+    with pytest.raises(InvalidTask, match="lone surrogate"):
+        Task("x", directory=tmp_path)
+
+
+def test_a_directory_that_has_our_own_folder_is_refused(tmp_path):
+    (tmp_path / ".jobmanager").mkdir()
+    (tmp_path / ".jobmanager" / "result.json").write_text("{}")
+
+    with pytest.raises(InvalidTask, match=r"\.jobmanager/ is the library's own"):
+        Task("x", directory=tmp_path)
+
+
+def test_a_command_is_a_shell_line_or_words_or_the_images_own():
+    assert Task("x", command="echo $HOME | cat").command == "echo $HOME | cat"
+    assert Task("x", command=["echo", "", "a b"]).command == ("echo", "", "a b")
+    assert Task("x").command is None
+
+
+def test_the_network_is_off_unless_it_is_opened():
+    assert Task("x").network is Network.OFF
+    assert Task("x", network="bridge").network is Network.BRIDGE
+    assert Task("x", network=Network.LOOPBACK).network is Network.LOOPBACK
+    assert Task("x", network="course-db").network == "course-db"
+    assert not isinstance(Task("x", network="course-db").network, Network)
+
+
+def test_a_task_does_not_change_with_what_it_was_made_of():
+    words, files, env, patterns = ["a", "b"], {"f": b"1"}, {"A": "1"}, ["*.txt"]
+    problems = {"q": Match("x")}
+    task = Task("x", command=words, files=files, env=env, collect=patterns, problems=problems)
+
+    words.append("c"), files.clear(), env.clear(), patterns.clear(), problems.clear()
+
+    assert (task.command, task.files, task.env, task.collect) == (("a", "b"), {"f": b"1"}, {"A": "1"}, ("*.txt",))
+    assert task.problems == {"q": Match("x")}
+    with pytest.raises(FrozenInstanceError):
+        task.command = "other"
+
+
+def test_only_a_task_of_problems_that_can_all_be_answered_here_needs_no_container():
+    local = {"m": Match("a"), "c": MultipleChoice("1")}
+
+    assert not Task("x", problems=local).needs_container
+    assert Task("x", problems=local, command="true").needs_container
+    assert Task("x", problems={**local, "p": Code("p.py")}).needs_container
+    assert Task("x", problems={"f": File("f")}).needs_container
+    assert Task("x", problems={}).needs_container
+    assert Task("x").needs_container
+
+
+def test_only_the_environment_may_be_given_by_position():
+    with pytest.raises(TypeError):
+        Task("x", "echo")
+
+
+def test_a_tasks_repr_holds_no_file_and_no_variable():
+    assert "secret" not in repr(Task("x", files={"a": b"secret"}, env={"TOKEN": "secret"}))
