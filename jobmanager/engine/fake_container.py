@@ -62,17 +62,19 @@ class Follower:
     def __init__(self, container: FakeContainer, place: int, *, holds: bool, wake: Callable[[], None]) -> None:
         self.holds = holds  # the container stands still while it is far behind
         self.place = place
+        self.seen_bytes = container.log.all_bytes  # meaningful for one that holds: those begin at the log's end
         self.wake = wake
         self._container = container
 
     def take(self) -> bytes:
         """The next output as it is sent; none when there is none yet."""
         log = self._container.log
-        self.place = max(self.place, log.first)
-        taken = log.pieces[self.place - log.first : self.place - log.first + 16]
-        self.place += len(taken)
+        self.place = max(self.place, log.first if self.holds else log.oldest)
+        taken = b"".join(log.pieces[self.place - log.first : self.place - log.first + 16])
+        self.place = min(self.place + 16, log.next)
+        self.seen_bytes += len(taken)
         self._container.go_on()
-        return b"".join(taken)
+        return taken
 
     @property
     def finished(self) -> bool:
@@ -86,27 +88,31 @@ class Follower:
 
 
 class Log:
-    """A container's output, ready to be sent. Past its limit everything so far is lost, as with one rotated file."""
+    """A container's output, ready to be sent. Past its limit all so far is given up, as with one rotated file."""
 
     def __init__(self, limit: int) -> None:
         self.pieces: list[bytes] = []
-        self.first = 0  # number of the first piece that is kept
+        self.first = 0  # number of the first piece that is here
+        self.oldest = 0  # number of the first piece that has not been given up
+        self.all_bytes = 0
         self._limit = limit
         self._kept = 0
 
     @property
     def next(self) -> int:
+        """The number of the next piece."""
         return self.first + len(self.pieces)
 
-    def add(self, piece: bytes) -> None:
+    def add(self, piece: bytes, needed: Callable[[], int]) -> None:
+        """One piece more; ``needed`` tells from where on somebody waits for pieces, given up or not."""
         if self._kept + len(piece) > self._limit:
-            self.first, self._kept = self.next, 0
-            self.pieces = []
+            self.oldest, self._kept = self.next, 0
+            first = min(needed(), self.oldest)
+            del self.pieces[: first - self.first]
+            self.first = first
         self.pieces.append(piece)
         self._kept += len(piece)
-
-    def bytes_after(self, place: int) -> int:
-        return sum(map(len, self.pieces[max(0, place - self.first) :]))
+        self.all_bytes += len(piece)
 
 
 class FakeContainer:
@@ -175,7 +181,7 @@ class FakeContainer:
 
     def follow(self, *, from_beginning: bool, wake: Callable[[], None]) -> Follower:
         """A new reader; ``wake`` is called whenever there is more."""
-        place = self.log.first if from_beginning else self.log.next
+        place = self.log.oldest if from_beginning else self.log.next
         follower = Follower(self, place, holds=not from_beginning, wake=wake)
         self.followers.add(follower)
         return follower
@@ -225,15 +231,19 @@ class FakeContainer:
 
     def _print(self, output: Output) -> None:
         for at in range(0, len(output.data), PIECE):
-            self.log.add(framed((STDERR if output.stderr else STDOUT) + output.data[at : at + PIECE]))
+            self.log.add(framed((STDERR if output.stderr else STDOUT) + output.data[at : at + PIECE]), self._needed)
         self._wake_followers()
 
     def _wake_followers(self) -> None:
         for follower in tuple(self.followers):
             follower.wake()
 
+    def _needed(self) -> int:
+        return min((follower.place for follower in self.followers if follower.holds), default=self.log.next)
+
     def _is_ahead(self) -> bool:
-        return any(follower.holds and self.log.bytes_after(follower.place) > _AHEAD for follower in self.followers)
+        written = self.log.all_bytes
+        return any(follower.holds and written - follower.seen_bytes > _AHEAD for follower in self.followers)
 
     def _wait(self, pause_s: float) -> None:
         self._waiting = True

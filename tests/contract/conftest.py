@@ -1,0 +1,38 @@
+"""The fake engine always, and each real one that JOBMANAGER_TEST_HOSTS names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from jobmanager.engine.connect import connect
+from jobmanager.model.host import Address
+from jobmanager.testing import FakeEngineServer
+from tests.contract.place import IMAGE, PATIENCE_S, Place
+
+_HOSTS = [url for url in os.environ.get("JOBMANAGER_TEST_HOSTS", "").split(",") if url]
+_REAL = [pytest.param(number, marks=pytest.mark.engine, id=f"real{number}") for number in range(max(1, len(_HOSTS)))]
+
+
+@pytest.fixture(scope="session", autouse=True)  # before any test counts descriptors and children
+def fake_server() -> Iterator[FakeEngineServer]:
+    with FakeEngineServer(images={IMAGE: {"made.for": "tests"}}) as server:
+        yield server
+
+
+@pytest.fixture(params=["fake", *_REAL])
+def address(request: pytest.FixtureRequest) -> Address:
+    if request.param == "fake":
+        server: FakeEngineServer = request.getfixturevalue("fake_server")
+        return Address(host="fake", url=server.url)
+    urls: list[str] = request.getfixturevalue("engine_urls")  # skips, or fails, where there is none
+    return Address(host="real", url=urls[request.param])
+
+
+@pytest.fixture
+def place(address: Address) -> Iterator[Place]:
+    place = Place(connect(address, PATIENCE_S), address)
+    yield place
+    place.close()

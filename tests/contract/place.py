@@ -1,0 +1,154 @@
+"""An engine under test, and what a test made there; one job's way through a container."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from jobmanager.engine.protocol import Engine, OutputStream
+from jobmanager.engine.way_in import Mark, MarkedStream, cpu_before, end_mark, payload
+from jobmanager.model.container import ContainerSpec, ContainerState, ImageDefaults, Phase
+from jobmanager.model.facts import EndMark
+from jobmanager.model.host import Address
+from jobmanager.model.limits import Limits
+from tests.conftest import BUSYBOX as IMAGE
+from tests.conftest import eventually
+
+LABEL = "jobmanager.contract-test"
+PATIENCE_S = 20.0
+_NO_DEFAULTS = ImageDefaults(command=(), volumes=())
+
+
+@dataclass
+class Run:
+    """One job's way through a container, as seen from outside."""
+
+    container: str
+    token: str
+    stdout: bytes = b""
+    stderr: bytes = b""
+    result: bytes = b""
+    marks: list[tuple[bool, Mark]] = field(default_factory=list)  # on stderr?, mark
+
+    @property
+    def words(self) -> list[str]:
+        """The words of the marks on standard output."""
+        return [mark.word for stderr, mark in self.marks if not stderr]
+
+    @property
+    def end(self) -> EndMark:
+        return self.ends[0]
+
+    @property
+    def ends(self) -> list[EndMark]:
+        """What each stream's end mark says: standard error's, then standard output's."""
+        cpu = cpu_before(self.rest("got"))
+        found = [end_mark(mark.rest, cpu) for _, mark in sorted(self.marks, key=lambda m: not m[0]) if mark.word == "end"]
+        assert None not in found, self.marks
+        return [mark for mark in found if mark is not None]
+
+    def rest(self, word: str) -> str:
+        return next(mark.rest for _, mark in self.marks if mark.word == word)
+
+
+class Place:
+    """An engine under test, and what a test made there."""
+
+    def __init__(self, engine: Engine, address: Address) -> None:
+        self.engine = engine
+        self.address = address
+        self.label = secrets.token_hex(6)
+        self._made: list[str] = []
+        self._streams: list[OutputStream] = []
+
+    def create(self, *, limits: Limits | None = None, labels: Mapping[str, str] | None = None, name: str = "") -> str:
+        """A container that was never started; its name."""
+        name = name or f"jobmanager-test-{secrets.token_hex(6)}"
+        self._made.append(name)
+        labels = {LABEL: self.label, **(labels or {})}
+        limits = limits or Limits(memory_mib=64, workspace_mib=4)
+        self.engine.create(ContainerSpec(name=name, image=IMAGE, labels=labels, limits=limits), _NO_DEFAULTS)
+        return name
+
+    def started(self, **options: object) -> str:
+        """A container that waits for its job."""
+        name = self.create(**options)  # type: ignore[arg-type]
+        self.engine.start(name)
+        return name
+
+    def ended(self) -> str:
+        """A container whose PID 1 ended with 125, since it got no job."""
+        name = self.started()
+        self.engine.feed(name, b"", PATIENCE_S)
+        self.until_ended(name)
+        return name
+
+    def attached(self, name: str) -> OutputStream:
+        self._streams.append(self.engine.attach(name))
+        return self._streams[-1]
+
+    def followed(self, name: str) -> OutputStream:
+        self._streams.append(self.engine.logs(name))
+        return self._streams[-1]
+
+    def begin(
+        self,
+        command: str | tuple[str, ...],
+        *,
+        env: Mapping[str, str] | None = None,
+        files: Mapping[str, bytes] | None = None,
+        stdin: bytes = b"",
+        limits: Limits | None = None,
+    ) -> tuple[Run, OutputStream]:
+        """A container that was given this job."""
+        name = self.started(limits=limits)
+        stream = self.attached(name)
+        run = Run(name, secrets.token_hex(8))
+        job = payload(run.token, command=command, env=env or {}, files=files or {}, stdin=stdin)
+        self.engine.feed(name, job, PATIENCE_S)
+        return run, stream
+
+    def run(self, command: str | tuple[str, ...], **options: object) -> Run:
+        """The whole of a job, up to PID 1's last word."""
+        run, stream = self.begin(command, **options)  # type: ignore[arg-type]
+        self.read(run, stream, lambda: bool({"bye", "no"} & set(run.words)) and len(run.ends) in (0, 2))
+        return run
+
+    def read(self, run: Run, stream: OutputStream, enough: Callable[[], bool]) -> None:
+        """Read until there is enough, or to the stream's end."""
+        sorters = {stderr: MarkedStream(run.token) for stderr in (False, True)}
+        deadline = time.monotonic() + PATIENCE_S
+        while not enough():
+            assert time.monotonic() < deadline, f"no end of {run}"
+            chunks = stream.read(1.0)
+            if chunks is None:
+                return
+            for chunk in chunks:
+                for piece in sorters[chunk.stderr].feed(chunk.data):
+                    _sort(run, chunk.stderr, piece)
+
+    def until_ended(self, name: str) -> ContainerState:
+        eventually(lambda: self.engine.inspect(name).phase is Phase.ENDED, within_s=PATIENCE_S)
+        return self.engine.inspect(name)
+
+    def close(self) -> None:
+        for stream in self._streams:
+            stream.close()
+        for name in self._made:
+            self.engine.remove(name)
+        left = self.engine.list({LABEL: self.label})
+        self.engine.close()
+        assert left == []
+
+
+def _sort(run: Run, stderr: bool, piece: bytes | Mark) -> None:
+    if isinstance(piece, Mark):
+        run.marks.append((stderr, piece))
+    elif stderr:
+        run.stderr += piece
+    elif "end" in run.words:
+        run.result += piece
+    else:
+        run.stdout += piece
