@@ -2,9 +2,10 @@
 
     python examples/demo.py [--environment NAME] [HOST_URL ...]
 
-Every submission runs once per test, each time in a container of its own. It gets the test's input and nothing else: the
-expected answers never leave this process. The first line of a submission says what should become of it, for example
-`# expect: failed, wrong answer`; the exit code is 0 when everything went that way, 1 when not, 2 when nothing could run.
+A submission runs once per test until one goes wrong, each time in a container of its own. It gets the test's input and
+nothing else: the expected answers never leave this process. The first line of a submission says what should become of it,
+for example `# expect: failed, wrong answer`. The exit code is 0 when everything went that way, 1 when not, 2 when nothing
+could run.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ import argparse
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import SimpleQueue
 
 from rich.console import Console
 from rich.live import Live
@@ -25,7 +26,7 @@ from rich.text import Text
 from jobmanager import DockerHost, JobInput, JobManager, JobManagerError, JobResult, Limits, Outcome, Task
 
 SUBMISSIONS = Path(__file__).parent / "submissions"
-LIMITS = Limits(cpu_time_s=1, wall_time_s=5, memory_mib=128, processes=32, workspace_mib=16, output_kib=64)
+LIMITS = Limits(cpu_time_s=1, wall_time_s=8, memory_mib=128, processes=32, workspace_mib=16, output_kib=64)
 LANGUAGES = {  # by suffix: the file's name in the container, and what runs there
     ".py": ("main.py", "exec python3 main.py"),
     ".c": ("main.c", "gcc -O2 -fdiagnostics-plain-output -o main main.c && exec ./main"),
@@ -47,17 +48,16 @@ class Submission:
     """A submitted program, and what its jobs ended in so far."""
 
     path: Path
-    results: dict[Test, JobResult] = field(default_factory=dict)
+    results: list[JobResult] = field(default_factory=list)  # one a test, in the order of the tests
 
     @property
     def graded(self) -> bool:
-        return len(self.results) == len(TESTS)
+        """Whether no more jobs are needed: the first test that goes wrong decides."""
+        return len(self.results) == len(TESTS) or (bool(self.results) and self.verdict[0] is not Outcome.SUCCESS)
 
     @property
     def verdict(self) -> tuple[Outcome, str]:
-        """The first test that went wrong decides."""
-        verdicts = [judged(test, self.results[test]) for test in TESTS]
-        return next((verdict for verdict in verdicts if verdict[0] is not Outcome.SUCCESS), verdicts[0])
+        return judged(TESTS[len(self.results) - 1], self.results[-1])
 
     @property
     def surprise(self) -> str:
@@ -88,16 +88,22 @@ def plain(text: str) -> str:
 
 
 def grade(manager: JobManager, environment: str, submissions: Sequence[Submission]) -> Iterator[Submission]:
-    """Run every submission with every test; yields a submission each time one of its jobs has ended."""
-    jobs = {}
-    for submission in submissions:
+    """Run all submissions at once, each test by test; yields a submission each time one of its jobs has ended."""
+    ended: SimpleQueue[JobResult] = SimpleQueue()
+
+    def start(submission: Submission) -> str:
         filename, command = LANGUAGES[submission.path.suffix]
         task = Task(environment, command=command, files={filename: submission.path}, limits=LIMITS, name=submission.path.name)
-        for test in TESTS:
-            jobs[manager.submit(task, JobInput(stdin=test.stdin), launcher_name="demo")] = submission, test
-    for job in as_completed(jobs):
-        submission, test = jobs[job]
-        submission.results[test] = job.result()
+        test = TESTS[len(submission.results)]
+        return manager.new_job(task, JobInput(stdin=test.stdin), ended.put, launcher_name="demo")
+
+    running = {start(submission): submission for submission in submissions}
+    while running:
+        result = ended.get()
+        submission = running.pop(result.job_id)
+        submission.results.append(result)
+        if not submission.graded:
+            running[start(submission)] = submission
         yield submission
 
 
@@ -108,11 +114,15 @@ def table(submissions: Sequence[Submission]) -> Table:
         view.add_column(name, justify="right")
     view.add_column("host")
     for submission in submissions:
-        results = submission.results.values()
-        outcome, text = submission.verdict if submission.graded else ("...", f"{len(results)} of {len(TESTS)} jobs have ended")
+        results = submission.results
+        if submission.graded:
+            outcome, text = submission.verdict
+            shown = Text(outcome.value, STYLES.get(outcome, "blue"))
+        else:
+            shown, text = Text("..."), f"{len(results)} of {len(TESTS)} tests passed"
         view.add_row(
             submission.path.name,
-            Text(str(outcome), style=STYLES.get(outcome, "dim")),
+            shown,
             Text(text),
             highest([result.cpu_time_s for result in results], digits=2),
             highest([result.peak_memory_mib for result in results], digits=0),
@@ -136,7 +146,7 @@ def main() -> int:
     submissions = [Submission(path) for path in sorted(SUBMISSIONS.iterdir()) if path.suffix in LANGUAGES]
     console = Console() if sys.stdout.isatty() else Console(width=160)
     where = ", ".join(f"{host.name} ({host.url})" for host in hosts) or "the default Docker host"
-    print(f"grading {len(submissions)} submissions with {len(TESTS)} tests each on {where}", flush=True)
+    print(f"grading {len(submissions)} submissions with up to {len(TESTS)} tests each on {where}", flush=True)
 
     with JobManager(hosts or None) as manager, Live(console=console, auto_refresh=False, transient=True) as live:
         for submission in grade(manager, options.environment, submissions):
