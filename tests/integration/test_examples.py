@@ -11,12 +11,11 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,41 +25,31 @@ import docker
 import psutil
 import pytest
 
+from tests.conftest import BUSYBOX, eventually, our_containers
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-HOSTS_VARIABLE = "JOBMANAGER_TEST_HOSTS"
 MARK_VARIABLE = "JOBMANAGER_TEST_EXAMPLE"
-BUSYBOX = "jobmanager-busybox:1"
-LABEL = "jobmanager.manager"
 PATIENCE_S = 60.0
 
 pytestmark = pytest.mark.engine
 
 
-@pytest.fixture(scope="module")
-def engines() -> list[str]:
-    """The urls of the engines to test on; one that lacks an image of the examples is a failure."""
-    named = os.environ.get(HOSTS_VARIABLE, "")
-    if not named and os.environ.get("JOBMANAGER_TEST_WITHOUT_ENGINE") == "1":
-        pytest.skip("asked to go without an engine")
-    if not named:
-        pytest.fail(f"{HOSTS_VARIABLE} names no engine: run `make test`, or set JOBMANAGER_TEST_WITHOUT_ENGINE=1 to skip this")
-    urls = named.split(",")
-    for url in urls:
+@pytest.fixture
+def engines(engine_urls: list[str]) -> list[str]:
+    """The urls of the engines to test on; one that lacks the demo's image is a failure."""
+    for url in engine_urls:
         with engine(url) as client:
             if not client.images.list(filters={"label": "jobmanager.environment=python3"}):
                 pytest.fail(f"{url} has no image with the label jobmanager.environment=python3: run python3 -m dev.machine up")
-    return urls
+    return engine_urls
 
 
 @pytest.fixture
 def environment(engines: list[str]) -> Iterator[dict[str, str]]:
-    """Environment variables for an example; afterwards it must have left nothing behind."""
+    """Environment variables for an example; afterwards none of its processes may be left."""
     mark = uuid.uuid4().hex
-    before = things_on(engines)
     yield os.environ | {MARK_VARIABLE: mark, "PYTHONUNBUFFERED": "1"}
-    left = things_on(engines) - before  # what others have begun meanwhile is among it, and ends too
-    eventually(lambda: not marked_processes(mark), "its processes have ended", patience_s=10)
-    eventually(lambda: not left & things_on(engines), "its containers and volumes are gone", patience_s=30)
+    eventually(lambda: not marked_processes(mark), what="the example's processes have ended")
 
 
 @contextmanager
@@ -70,16 +59,6 @@ def engine(url: str) -> Iterator[docker.DockerClient]:
         yield client
     finally:
         client.close()
-
-
-def things_on(urls: Sequence[str]) -> set[str]:
-    """Ids of all managers' containers and names of their volumes."""
-    found: set[str] = set()
-    for url in urls:
-        with engine(url) as client:
-            found |= {container["Id"] for container in client.api.containers(all=True, filters={"label": LABEL})}
-            found |= {volume["Name"] for volume in client.api.volumes(filters={"label": LABEL})["Volumes"] or []}
-    return found
 
 
 def marked_processes(mark: str) -> list[int]:
@@ -94,17 +73,16 @@ def marked_processes(mark: str) -> list[int]:
     return found
 
 
-def eventually(condition: Callable[[], object], what: str, *, patience_s: float = PATIENCE_S) -> None:
-    deadline = time.monotonic() + patience_s
-    while not condition():
-        if time.monotonic() > deadline:
-            pytest.fail(f"not within {patience_s:g} s: {what}")
-        time.sleep(0.02)
-
-
 def run(environment: dict[str, str], script: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(script), *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    done.stderr = without_slow_hosts(done.stderr)
+    return done
+
+
+def without_slow_hosts(complaints: str) -> str:
+    """The manager waits one second for all hosts, and then warns: a busy machine is no failure here."""
+    return re.sub(r"(?m)^host .+ is down: has not answered yet\n", "", complaints)
 
 
 # --- the scripts ----------------------------------------------------------------------------------------------------
@@ -146,14 +124,14 @@ def test_the_demo_grades_every_submission_as_expected_on_all_engines(engines: li
     for submission in (EXAMPLES / "submissions").iterdir():
         assert done.stdout.count(f"{submission.name} ") == 2, "a line when it was graded, and one in the table"
     for number in range(1, len(engines) + 1):
-        assert re.search(rf"host {number}\b", done.stdout.partition("\n")[2])
+        assert re.search(rf"docker-{number}\b", done.stdout.partition("\n")[2])
 
 
 def test_the_demo_shows_its_progress_on_a_terminal(engines: list[str], environment: dict[str, str]) -> None:
     shown, status = run_on_terminal(environment | {"TERM": "xterm-256color", "COLUMNS": "150", "LINES": "50"}, engines)
 
     assert status == 0
-    assert "jobs have ended" in shown
+    assert "1 of 3 tests passed" in shown
     assert "every submission ended as expected" in shown
 
 
@@ -179,25 +157,24 @@ def test_the_demo_s_status_tells_that_a_submission_surprised(
 ) -> None:
     shutil.copy(EXAMPLES / "demo.py", tmp_path)
     (tmp_path / "submissions").mkdir()
-    (tmp_path / "submissions" / "quick.py").write_text("# expect: timeout\nprint(6)\n")
+    (tmp_path / "submissions" / "quick.py").write_text("# expect: timeout\nprint(5)\n")
 
     done = run(environment, tmp_path / "demo.py", *engines)
 
     assert (done.returncode, done.stderr) == (1, "")
-    assert "quick.py: expected timeout; got failed, wrong answer: '6' instead of 5" in done.stdout
+    assert "quick.py: expected timeout; got failed, wrong answer: '5' instead of 6" in done.stdout
 
 
 def test_the_demo_ends_quietly_on_ctrl_c(engines: list[str], environment: dict[str, str]) -> None:
-    before = things_on(engines)
     command = [sys.executable, str(EXAMPLES / "demo.py"), *engines]
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as demo:
-        eventually(lambda: things_on(engines) - before, "the demo's first container is there")
+        eventually(lambda: any(our_containers(url) for url in engines), what="the demo's first container is there")
         os.killpg(demo.pid, signal.SIGINT)  # as a terminal does: to the children too
         _, complaints = demo.communicate(timeout=30)
 
-    assert (demo.returncode, complaints) == (130, "demo: interrupted\n")
+    assert (demo.returncode, without_slow_hosts(complaints)) == (130, "demo: interrupted\n")
 
 
 @pytest.mark.parametrize(
@@ -211,7 +188,7 @@ def test_the_demo_says_in_one_line_what_keeps_it_from_running(
     done = run(environment | {"DOCKER_HOST": engines[0]}, EXAMPLES / "demo.py", *arguments)
 
     assert done.returncode == 2
-    assert re.fullmatch(r"demo: .+\n", done.stderr)
+    assert re.fullmatch(r"(host .+ is down: .+\n)?demo: .+\n", done.stderr)
 
 
 # --- the web app ----------------------------------------------------------------------------------------------------
@@ -244,7 +221,7 @@ class WebApp:
 
     def wait_for(self, job_id: str) -> str:
         """The page of a job that is done."""
-        eventually(lambda: self.job(job_id)["status"] == "done", f"job {job_id} is done")
+        eventually(lambda: self.job(job_id)["status"] == "done", what=f"job {job_id} is done", within_s=PATIENCE_S)
         return self.get(f"/jobs/{job_id}")[1]
 
     @staticmethod
@@ -266,7 +243,9 @@ def served(environment: dict[str, str], engines: Sequence[str], folder: Path, *o
     with log.open("w") as written:
         gunicorn = subprocess.Popen([*command, *options, "app:app"], env=settings | environment, stderr=written)
     try:
-        eventually(lambda: gunicorn.poll() is not None or "Listening at" in log.read_text(), "gunicorn listens")
+        eventually(
+            lambda: gunicorn.poll() is not None or "Listening at" in log.read_text(), what="gunicorn listens", within_s=PATIENCE_S
+        )
         address = re.search(r"Listening at: (http://[0-9.]+:[0-9]+)", log.read_text())
         assert address, log.read_text()
         yield WebApp(address[1], database)
@@ -295,7 +274,7 @@ def test_the_web_app_runs_programs_in_both_workers_and_shows_their_results(webap
             job_ids.extend(browsers.map(webapp.new_job, [f"print({number} * 7)" for number in range(4)]))
         return len({webapp.job(job_id)["worker"] for job_id in job_ids}) == 2
 
-    eventually(both_workers_made_jobs, "each worker has made a job")
+    eventually(both_workers_made_jobs, what="each worker has made a job", within_s=PATIENCE_S)
 
     for place, job_id in enumerate(job_ids):
         page = webapp.wait_for(job_id)
@@ -325,7 +304,7 @@ def test_the_web_app_tells_that_a_job_is_under_way_and_then_done(webapp: WebApp)
         seen.add(webapp.job(job_id)["status"])
         return "done" in seen
 
-    eventually(done, "the job is done")
+    eventually(done, what="the job is done", within_s=PATIENCE_S)
     assert seen - {"done"}, "it was seen under way"
     assert all(re.fullmatch(r"running|under way|waiting for \d+ other jobs|done", str(status)) for status in seen)
 
@@ -352,7 +331,7 @@ def test_the_web_app_refuses_what_it_cannot_run(
 
 
 def test_the_web_app_passes_a_refusal_of_the_manager_on(engines: list[str], environment: dict[str, str], tmp_path: Path) -> None:
-    with served(environment | {"WEBAPP_ENVIRONMENT": "no-such-environment"}, engines, tmp_path) as webapp:
+    with served(environment | {"WEBAPP_ENVIRONMENT": "no-such-environment"}, engines[:1], tmp_path) as webapp:
         status, page = webapp.submit("print('kept in the form')")
 
         assert status == 503
@@ -365,7 +344,7 @@ def test_the_web_app_tells_that_a_job_went_down_with_its_worker(
     engines: list[str], environment: dict[str, str], tmp_path: Path
 ) -> None:
     with served(environment, engines, tmp_path) as webapp:
-        eventually(lambda: webapp.get("/")[0] == 200, "the page is there")
+        eventually(lambda: webapp.get("/")[0] == 200, what="the page is there", within_s=PATIENCE_S)
         with sqlite3.connect(webapp.database) as connection:
             connection.execute("INSERT INTO jobs (job_id, program, worker, submitted_at) VALUES ('old', 'print()', 1, 0)")
         connection.close()
