@@ -34,6 +34,7 @@ from jobmanager.model.container import ContainerSpec, ContainerState, EngineInfo
 from jobmanager.model.host import TLS, Address
 
 _PIECE = 65536
+_MOST_KNOWN_IMAGES = 64
 _NEWEST_API = "1.44"  # what this adapter was written against; newer engines still speak it
 _OLDEST_API = "1.41"  # the first with private cgroup namespaces (Engine 20.10)
 _PHASES = {"created": Phase.CREATED, "running": Phase.RUNNING, "restarting": Phase.RUNNING, "paused": Phase.PAUSED}
@@ -48,6 +49,7 @@ class DockerEngine:
         self._address = address
         self._timeout_s = timeout_s
         self._client_made: docker.APIClient | None = None
+        self._known_defaults: dict[str, ImageDefaults] = {}  # by image id
 
     def info(self) -> EngineInfo:
         with _translated():
@@ -78,12 +80,19 @@ class DockerEngine:
         ]
 
     def image_defaults(self, image: str) -> ImageDefaults:
+        if image in self._known_defaults:  # one that is gone since is missed by ``create``
+            return self._known_defaults[image]
         with _translated(missing=ImageMissing):
             config = self._client.inspect_image(image).get("Config") or {}
-        return ImageDefaults(
+        defaults = ImageDefaults(
             command=(*(config.get("Entrypoint") or []), *(config.get("Cmd") or [])),
             volumes=tuple(sorted(config.get("Volumes") or {})),
         )
+        if image.startswith("sha256:"):  # an id stands for the same content for ever, a name does not
+            if len(self._known_defaults) >= _MOST_KNOWN_IMAGES:
+                self._known_defaults.clear()
+            self._known_defaults[image] = defaults
+        return defaults
 
     def pull(self, image: str) -> None:
         with _translated(missing=ImageMissing):
