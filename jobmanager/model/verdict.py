@@ -91,12 +91,14 @@ def _timeout_verdict(limit: Limit, measured: float, limits: Limits) -> Verdict:
 
 
 def _output_overflow(facts: RunFacts, limits: Limits) -> Verdict | None:
-    if facts.output_bytes <= limits.output_kib * 1024:
+    stopped = facts.stopped if facts.stopped is not None and facts.stopped.limit is Limit.OUTPUT else None
+    counted = facts.output_bytes if stopped is None else max(facts.output_bytes, int(stopped.measured))
+    if stopped is None and counted <= limits.output_kib * 1024:
         return None
     return Verdict(
         outcome=Outcome.OVERFLOW,
         text=f"output limit of {limits.output_kib} KiB reached",
-        evidence=(Evidence(kind="output_bytes", value=facts.output_bytes, source="bytes counted"),),
+        evidence=(Evidence(kind="output_bytes", value=counted, source="bytes counted"),),
     )
 
 
@@ -119,12 +121,12 @@ def _crash(facts: RunFacts) -> Verdict | None:
 
 
 def _overflow(facts: RunFacts, limits: Limits) -> Verdict | None:
-    if facts.end is None:  # only PID 1's own death by memory is left here
-        return _overflow_verdict("oom_killed", 1, _INSPECT, f"memory limit of {limits.memory_mib} MiB reached")
-    if facts.end.exit_code == 0:
+    if facts.end is not None and facts.end.exit_code == 0:
         return None
-    if facts.end.oom_kills:
+    if facts.end is not None and facts.end.oom_kills:
         return _overflow_verdict("oom_kills", facts.end.oom_kills, _CGROUP, f"memory limit of {limits.memory_mib} MiB reached")
+    if facts.end is None or (facts.state is not None and facts.state.oom_killed):  # no end mark: PID 1 died of it too
+        return _overflow_verdict("oom_killed", 1, _INSPECT, f"memory limit of {limits.memory_mib} MiB reached")
     if facts.end.fork_refusals:
         return _overflow_verdict(
             "fork_refusals", facts.end.fork_refusals, _CGROUP, f"limit of {limits.processes} processes reached"
