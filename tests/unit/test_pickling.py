@@ -1,0 +1,147 @@
+"""What crosses a process boundary survives it unchanged."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import logging
+import pickle
+import typing
+
+import pytest
+
+from jobmanager import (
+    TLS,
+    Code,
+    DockerHost,
+    Evidence,
+    File,
+    JobInput,
+    JobResult,
+    Limits,
+    Match,
+    MultipleChoice,
+    Network,
+    Outcome,
+    ProblemResult,
+    Step,
+    Task,
+    events,
+)  # fmt: skip
+from jobmanager.model import messages
+from jobmanager.model.container import ContainerSpec, ContainerState, EngineInfo, Image, Phase
+from jobmanager.model.facts import EndMark, Limit, RunFacts, Stopped
+from jobmanager.model.host import Address
+from jobmanager.model.job import Request
+
+TASK = Task(
+    "python3",
+    command=["python3", "main.py"],
+    files={"main.py": "print(1)", "data": b"\0\xff"},
+    problems={
+        "m": Match("a", ignore_case=True),
+        "c": MultipleChoice({"1", "2"}, {"1": "one", "2": "two"}.keys()),
+        "p": Code("p.py"),
+        "f": File("f"),
+    },
+    limits=Limits(cpu_time_s=1.5, wall_time_s=2),
+    network=Network.LOOPBACK,
+    env={"A": "é"},
+    collect=["*.txt"],
+    name="task",
+)
+INPUT = JobInput({"p": "x", "f": b"\0"}, files={"a": b"1"}, stdin=b"in")
+FACTS = RunFacts(
+    began=True,
+    end=EndMark(exit_code=139, cpu_ns=5, oom_kills=1),
+    stopped=Stopped(limit=Limit.CPU, measured=1.5),
+    state=ContainerState(id="1", name="n", phase=Phase.ENDED, labels={"a": "b"}, exit_code=0),
+    stdout=b"\0",
+    result_file=b"{}",
+    timings={"run": 1.0},
+)
+RESULT = JobResult(
+    job_id="j",
+    outcome=Outcome.TIMEOUT,
+    problems={"q": ProblemResult(Outcome.SUCCESS, "")},
+    tests={"deep": [{"a": None}]},
+    archive=b"tar",
+    evidence=(Evidence(kind="cpu_time_s", value=1.5, source="x"),),
+    steps=(Step(name="accepted", at_s=0.0),),
+    timings={"run": 1.0},
+)
+ADDRESS = Address(host="h", url="tcp://h:2376", tls=TLS(verify=False), pull="missing")
+IMAGE = Image(id="sha256:1", references=("a:latest",), labels={}, created_at_s=1.0)
+INFO = EngineInfo(version="20.10", cores=2, memory_mib=1024, now_s=1.0, cgroup="2")
+SPEC = ContainerSpec(name="n", image="i", labels={"a": "b"}, limits=TASK.limits, network="mine")
+
+MESSAGES = [
+    messages.Submit(address=ADDRESS, container=SPEC, timeout_s=1.0),
+    messages.Delete(address=ADDRESS, name="n", timeout_s=1.0),
+    messages.Submitted(container_id="1", image_command=("sh",), took_s=0.1),
+    messages.HostCannot(reason="r", unreachable=True),
+    messages.Refused(reason="r"),
+    messages.Deleted(),
+    messages.DeleteFailed(reason="r"),
+    messages.WaiterSettings(address=ADDRESS, manager_id="m", keeps_host=True, engine_timeout_s=1, host_lost_timeout_s=1,
+                            look_interval_s=1, reconcile_interval_s=1),
+    messages.Watch(job_id="j", container_id="1", container_name="n", token="t", command=("sh",), env={}, files={"a": b"1"},
+                   stdin=b"", limits=TASK.limits, collect=("*",)),
+    messages.Kill(job_id="j"),
+    messages.LookNow(),
+    messages.Stop(),
+    messages.Alive(),
+    messages.Began(job_id="j", container_name="n"),
+    messages.Ended(job_id="j", container_name="n", facts=FACTS),
+    messages.Strays(names=("a",)),
+    messages.HostAnswers(info=INFO, images=(IMAGE,)),
+    messages.HostSilent(reason="r"),
+    messages.TunnelSettings(url="ssh://h", socket="/s", ssh_config=None),
+]  # fmt: skip
+REQUEST = Request(job_id="j", task=TASK, inputs=INPUT, files={"a": b"1"}, priority=0, launcher_name="x", debug=True)
+OTHERS = [
+    TASK,
+    INPUT,
+    RESULT,
+    REQUEST,
+    DockerHost("unix:///x", max_concurrent_jobs=3),
+    events.JobEnded(at_s=1.0, job_id="j", result=RESULT),
+]
+
+
+@pytest.mark.parametrize("protocol", [2, pickle.HIGHEST_PROTOCOL])
+def test_everything_that_crosses_a_process_boundary_is_the_same_on_the_other_side(protocol):
+    for value in [*MESSAGES, *OTHERS]:
+        copy = pickle.loads(pickle.dumps(value, protocol))
+        assert copy == value
+        assert type(copy) is type(value)
+
+
+def test_every_message_is_among_those_tried():
+    declared = {cls for cls in vars(messages).values() if inspect.isclass(cls) and cls.__module__ == messages.__name__}
+
+    assert declared - {messages.LogLine} == {type(message) for message in MESSAGES}
+
+
+def test_a_log_record_crosses_with_its_text():
+    record = logging.makeLogRecord({"msg": "%s jobs", "args": (3,), "name": "jobmanager.x"})
+
+    copy = pickle.loads(pickle.dumps(messages.LogLine(record=record)))
+
+    assert copy.record.getMessage() == "3 jobs"
+
+
+def test_every_record_is_frozen_and_slotted():
+    for value in [*MESSAGES, *OTHERS, FACTS, SPEC, INFO, IMAGE, ADDRESS, Limits(), Evidence(kind="k", value=1, source="s")]:
+        assert dataclasses.is_dataclass(value)
+        assert value.__dataclass_params__.frozen, type(value)
+        assert not hasattr(value, "__dict__"), type(value)
+
+
+def test_what_is_secret_or_large_is_not_in_the_repr():
+    watch = messages.Watch(job_id="j", container_id="1", container_name="n", token="t", command="sh", env={},
+                           files={"a": b"secret"}, stdin=b"secret", limits=Limits(), collect=())  # fmt: skip
+
+    for value in (watch, INPUT, REQUEST, FACTS):
+        assert "secret" not in repr(value)
+    assert typing.get_type_hints(messages.Watch)  # the annotations can be resolved
