@@ -63,8 +63,8 @@ class Watch:
         self._look_asked = threading.Event()
         self._transcript = self._new_transcript()
         self._told_began = False
-        self._started_at = clock() - job.elapsed_s
-        self._next_cpu_look = self._started_at + job.limits.cpu_time_s / job.limits.cpus
+        self._delivered = False
+        self._start_the_clocks(clock() - job.elapsed_s)
         self._stopped: Stopped | None = None
         self._ended_at: float | None = None
         self._cpu_time_s: float | None = None
@@ -105,50 +105,64 @@ class Watch:
         """Returns the container's state when it ended without PID 1's word."""
         stream = self._take_over() if self._job.taken_over else self._deliver()
         while True:
-            try:
-                over = self._follow(stream) if stream is not None else _Over.BROKEN
-                if over is not _Over.BROKEN:
-                    self._stop(stream, over)
-                    return None
-            finally:
-                if stream is not None:
-                    stream.close()
+            over = self._follow_and_stop(stream)
+            if over is not _Over.BROKEN:
+                return None
             outage_before = self._outage_s
             state = self._inspect()
             if state.phase is Phase.ENDED and self._outage_s == outage_before and stream is not None:
                 self._transcript.finish()
                 return state
-            stream = self._reread()
+            if stream is None:
+                self._kill_asked.wait(_RETRY_S[0])
+            stream = self._reread() if self._delivered else self._take_over()
+
+    def _follow_and_stop(self, stream: OutputStream | None) -> _Over:
+        if stream is None:
+            over = self._glance() or _Over.BROKEN
+            self._stop(stream, over)
+            return over
+        try:
+            over = self._follow(stream)
+            self._stop(stream, over)
+            return over
+        finally:
+            stream.close()
 
     def _deliver(self) -> OutputStream | None:
-        """Attach, then feed: in this order nothing of the output can be missed."""
+        """Attach, then feed: in this order nothing of the output can be missed. None when that did not work."""
         began = self._clock()
         try:
             stream = self._engine.attach(self._job.container_id)
         except (Unreachable, NotRunning):
             return None
-        self._feed()
-        self._started_at = self._clock()
-        self._next_cpu_look = self._started_at + self._job.limits.cpu_time_s / self._job.limits.cpus
-        self._timings["deliver"] = round(self._started_at - began, 4)
+        if not self._feed():
+            stream.close()
+            return None
+        self._timings["deliver"] = round(self._clock() - began, 4)
         return stream
 
     def _take_over(self) -> OutputStream | None:
-        """Another waiter had it: the log tells whether the job was delivered. If not, this one delivers it."""
+        """Somebody may have delivered the job before: the log tells. If not, it is delivered now.
+
+        A delivery that broke off in the middle cannot be repeated, and need not be: PID 1 ends when its input does.
+        """
         stream = self._reread()
         if stream is None:
             return None
         until = self._clock() + _FIRST_OUTPUT_S
         while self._clock() < until:
             chunks = stream.read(_GLANCE_S)
-            if chunks is None:
-                stream.close()
-                return None
             if chunks:
+                self._delivered = True
                 self._transcript.read(chunks)
                 return stream
-        self._feed()
-        return stream
+            if chunks is None:  # it has ended, or cannot be reached
+                return stream
+        if self._feed():
+            return stream
+        stream.close()
+        return None
 
     def _reread(self) -> OutputStream | None:
         """The output again from its beginning, as the log kept it."""
@@ -158,13 +172,21 @@ class Watch:
         except Unreachable:
             return None
 
-    def _feed(self) -> None:
+    def _feed(self) -> bool:
         job = self._job
         packed = payload(job.token, command=job.command, env=job.env, files=job.files, stdin=job.stdin)
         try:
             self._engine.feed(job.container_id, packed, _FEED_S)
         except (Unreachable, NotRunning) as error:
-            _log.warning("job %s could not be delivered whole: %s", job.job_id, error)  # PID 1 sees that it is short
+            _log.warning("job %s could not be delivered whole: %s", job.job_id, error)
+            return False
+        self._delivered = True
+        self._start_the_clocks(self._clock())
+        return True
+
+    def _start_the_clocks(self, at: float) -> None:
+        limits = self._job.limits
+        self._started_at, self._next_cpu_look = at, at + limits.cpu_time_s / limits.cpus
 
     def _follow(self, stream: OutputStream) -> _Over:
         while True:

@@ -1,0 +1,216 @@
+"""Processes of ours that die or hang at each step of a job's way: one result for each job, one run at most."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from jobmanager import DockerHost, JobManager, JobResult, Limits, Outcome, Task
+from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
+from tests.daemons import PrivateDaemon
+from tests.proxy import ATTACH, CREATE, REMOVE, START, Proxy
+
+RUNS_ONCE = Task(BUSYBOX, command="echo begun; sleep 1; echo ended; exit 7")
+SLEEPER = Task(BUSYBOX, command="echo begun; sleep 4; echo ended; exit 7")
+
+
+@pytest.fixture
+def engine(private_engine: PrivateDaemon) -> Iterator[str]:
+    yield private_engine.url
+    eventually(lambda: not our_containers(private_engine.url), what="containers are gone")
+    eventually(lambda: not our_volumes(private_engine.url), what="volumes are gone")
+
+
+@pytest.fixture
+def proxy(engine: str) -> Iterator[Proxy]:
+    with Proxy(engine) as proxy:
+        yield proxy
+
+
+def processes(module: str) -> list[psutil.Process]:
+    """Our children that run this module."""
+    return [child for child in psutil.Process().children() if module in _command_line(child)]
+
+
+def _command_line(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:  # it has just ended
+        return ""
+
+
+def kill_pool_workers() -> int:
+    """SIGKILL every worker of the process pool."""
+    workers = processes("_pool_worker")
+    for worker in workers:
+        worker.kill()
+    return len(workers)
+
+
+def ran_once(result: JobResult) -> bool:
+    """Whether the program ran from its beginning to its end, once."""
+    return (result.outcome, result.exit_code, result.stdout) == (Outcome.FAILED, 7, b"begun\nended\n")
+
+
+def test_a_pool_worker_killed_before_create_costs_nothing(proxy: Proxy) -> None:
+    """Case 1."""
+    results: list[JobResult] = []
+    with JobManager(proxy.url) as manager:
+        with proxy.hold(CREATE) as held:
+            manager.new_job(RUNS_ONCE, callback=results.append)
+            assert held.reached.wait(20)
+            assert kill_pool_workers()
+            for _ in range(3):
+                manager.new_job(RUNS_ONCE, callback=results.append)
+            eventually(lambda: len(results) == 4, what="all jobs have ended")
+    assert all(ran_once(result) for result in results)
+
+
+def test_a_pool_worker_killed_between_create_and_start_costs_nothing(proxy: Proxy) -> None:
+    """Case 2: the container is found by its name and started once."""
+    results: list[JobResult] = []
+    with JobManager(proxy.url) as manager:
+        with proxy.hold(START) as held:
+            manager.new_job(RUNS_ONCE, callback=results.append)
+            assert held.reached.wait(20)
+            assert kill_pool_workers()
+            eventually(lambda: results, what="the job has ended")
+    assert ran_once(results[0])
+    assert proxy.count(CREATE) == 2
+
+
+def test_a_pool_worker_killed_after_start_costs_nothing(proxy: Proxy) -> None:
+    """Case 3: the start was carried out, its answer was lost."""
+    results: list[JobResult] = []
+    with JobManager(proxy.url) as manager:
+        with proxy.hold(START, on_reply=True) as held:
+            manager.new_job(RUNS_ONCE, callback=results.append)
+            assert held.reached.wait(20)
+            assert kill_pool_workers()
+            eventually(lambda: results, what="the job has ended")
+    assert ran_once(results[0])
+
+
+@pytest.mark.parametrize("call", [CREATE, START, REMOVE], ids=["create", "start", "remove"])
+def test_lost_answers_of_the_engine_cost_nothing(proxy: Proxy, call: str) -> None:
+    """Case 13 for the pool's calls."""
+    results: list[JobResult] = []
+    with JobManager(proxy.url) as manager:
+        dropped = proxy.drop(call, on_reply=True, times=3)
+        for _ in range(4):
+            manager.new_job(RUNS_ONCE, callback=results.append)
+        eventually(lambda: len(results) == 4, within_s=40, what="all jobs have ended")
+        assert dropped.reached.wait(10)
+    assert all(ran_once(result) for result in results)
+
+
+def test_a_lost_answer_to_the_delivery_runs_the_program_once(proxy: Proxy) -> None:
+    results: list[JobResult] = []
+    with JobManager(proxy.url) as manager:
+        proxy.drop(ATTACH, on_reply=True, times=3)
+        for _ in range(4):
+            manager.new_job(RUNS_ONCE, callback=results.append)
+        eventually(lambda: len(results) == 4, within_s=40, what="all jobs have ended")
+    assert all(ran_once(result) for result in results)
+
+
+def test_pool_workers_killed_ten_times_in_a_run_of_many_jobs_lose_none(engine: str) -> None:
+    """Case 4."""
+    results: list[JobResult] = []
+    chance = random.Random(4)
+    quick = Task(BUSYBOX, command="echo begun; echo ended; exit 7")
+    with JobManager(engine) as manager:
+        for number in range(60):
+            manager.new_job(quick, callback=results.append)
+        for kill in range(10):
+            wanted = 5 * kill + chance.randint(1, 4)
+            eventually(lambda wanted=wanted: len(results) >= wanted, within_s=60)
+            kill_pool_workers()
+        eventually(lambda: len(results) == 60, within_s=60)
+    assert all(ran_once(result) for result in results), [r for r in results if not ran_once(r)]
+    assert len({result.job_id for result in results}) == 60
+
+
+def test_a_killed_waiter_is_replaced_and_every_exit_code_is_true(engine: str) -> None:
+    """Case 5."""
+    results: list[JobResult] = []
+    with JobManager(DockerHost(engine, max_concurrent_jobs=20)) as manager:
+        ids = [manager.new_job(SLEEPER, callback=results.append) for _ in range(20)]
+        eventually(lambda: len(our_containers(engine)) == 20 and _all_running(manager, ids), within_s=60)
+        for waiter in processes("_waiter"):
+            waiter.kill()
+        eventually(lambda: len(results) == 20, within_s=60)
+    assert all(ran_once(result) for result in results), [r for r in results if not ran_once(r)]
+
+
+def test_a_killed_waiter_of_two_hands_its_jobs_to_the_other(engine: str) -> None:
+    results: list[JobResult] = []
+    with JobManager(DockerHost(engine, waiters=2, max_concurrent_jobs=4)) as manager:
+        ids = [manager.new_job(SLEEPER, callback=results.append) for _ in range(4)]
+        eventually(lambda: _all_running(manager, ids), within_s=60)
+        assert len(processes("_waiter")) == 2
+        processes("_waiter")[0].kill()
+        eventually(lambda: len(results) == 4, within_s=60)
+    assert all(ran_once(result) for result in results)
+
+
+def test_a_stopped_waiter_is_ended_and_the_deadline_holds(engine: str) -> None:
+    """Case 6: it holds the output of a job that floods; that wedges the container until it is gone."""
+    flood = Task(BUSYBOX, command="while :; do echo 0123456789; done", limits=Limits(wall_time_s=2, output_kib=100_000))
+    honest = Task(BUSYBOX, command="exit 7")
+    results: dict[str, JobResult] = {}
+    with JobManager(engine) as manager:
+
+        def keep(result: JobResult) -> None:
+            results[result.job_id] = result
+
+        flooding = manager.new_job(flood, callback=keep)
+        eventually(lambda: _all_running(manager, [flooding]))
+        for waiter in processes("_waiter"):
+            os.kill(waiter.pid, signal.SIGSTOP)
+        neighbour = manager.new_job(honest, callback=keep)
+        eventually(lambda: len(results) == 2, within_s=30)
+    assert results[flooding].outcome in (Outcome.TIMEOUT, Outcome.OVERFLOW)
+    assert results[neighbour].exit_code == 7
+
+
+def test_a_waiter_killed_while_it_writes_a_large_report_gives_one_whole_result(engine: str) -> None:
+    """Case 7."""
+    results: list[JobResult] = []
+    large = Task(BUSYBOX, command="head -c 5000000 /dev/zero; exit 7", limits=Limits(output_kib=6000))
+    with JobManager(engine) as manager:
+        for _ in range(3):
+            manager.new_job(large, callback=results.append)
+            eventually(lambda: processes("_waiter"))
+            threading.Event().wait(random.Random(7).uniform(0.1, 0.4))
+            for waiter in processes("_waiter"):
+                waiter.kill()
+        eventually(lambda: len(results) == 3, within_s=40)
+    for result in results:
+        assert result.exit_code == 7
+        assert len(result.stdout) == 5_000_000 or result.output_cut
+
+
+def test_the_loop_goes_on_when_every_child_is_killed_at_once(engine: str) -> None:
+    results: list[JobResult] = []
+    with JobManager(engine) as manager:
+        for _ in range(6):
+            manager.new_job(RUNS_ONCE, callback=results.append)
+        eventually(lambda: our_containers(engine))
+        for child in psutil.Process().children():
+            if "jobmanager.engine.processes" in _command_line(child):
+                child.kill()
+        eventually(lambda: len(results) == 6, within_s=60)
+    assert all(ran_once(result) for result in results), [r for r in results if not ran_once(r)]
+
+
+def _all_running(manager: JobManager, ids: list[str]) -> bool:
+    running, _ = manager.get_job_queue_snapshot()
+    infos = [manager.get_job_queue_info(job_id) for job_id in ids]
+    return len(running) == len(ids) and all(info is not None and info.jobs_before == -1 for info in infos)

@@ -1,0 +1,192 @@
+"""A proxy on a unix socket in front of an engine, which can hold, delay or drop what goes through it."""
+
+from __future__ import annotations
+
+import re
+import socket
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_PIECE = 65536
+CREATE = r"POST /v[\d.]+/containers/create"
+START = r"POST /v[\d.]+/containers/[^/]+/start"
+ATTACH = r"POST /v[\d.]+/containers/[^/]+/attach"
+REMOVE = r"DELETE /v[\d.]+/containers/"
+INSPECT = r"GET /v[\d.]+/containers/[^/]+/json"
+
+
+@dataclass
+class Rule:
+    """What happens to requests whose first line matches."""
+
+    pattern: str
+    on_reply: bool = False  # False: before the engine sees it; True: when it has been carried out
+    drop: bool = False  # close the connection instead of holding it
+    times: int = 1
+    reached: threading.Event = field(default_factory=threading.Event)
+    go_on: threading.Event = field(default_factory=threading.Event)
+
+
+class Proxy:
+    """Stands between a manager and a daemon. A context manager; ``url`` is what the manager is given."""
+
+    def __init__(self, engine_url: str) -> None:
+        self._engine_path = engine_url.removeprefix("unix://")
+        self._folder = tempfile.TemporaryDirectory(prefix="jmp-", dir="/tmp")
+        self._path = str(Path(self._folder.name) / "s")
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._rules: list[Rule] = []
+        self._lock = threading.Lock()
+        self._open: set[socket.socket] = set()
+        self.seen: list[str] = []  # first lines of requests
+        self._listener.bind(self._path)
+        self._listener.listen(64)
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self._path}"
+
+    def __enter__(self) -> Proxy:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for rule in self._rules:
+            rule.go_on.set()
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        with self._lock:
+            for connection in self._open:
+                connection.close()
+        self._thread.join(5)
+        self._folder.cleanup()
+
+    @contextmanager
+    def hold(self, pattern: str, *, on_reply: bool = False, times: int = 1) -> Iterator[Rule]:
+        """Hold matching requests (or their replies) until the block is left."""
+        rule = Rule(pattern, on_reply=on_reply, times=times)
+        self._rules.append(rule)
+        try:
+            yield rule
+        finally:
+            rule.times = 0
+            rule.go_on.set()
+
+    def drop(self, pattern: str, *, on_reply: bool, times: int) -> Rule:
+        """Close the connection on matching requests: before they are carried out, or after."""
+        rule = Rule(pattern, on_reply=on_reply, drop=True, times=times)
+        self._rules.append(rule)
+        return rule
+
+    def count(self, pattern: str) -> int:
+        """How many requests matched so far."""
+        return sum(bool(re.match(pattern, line)) for line in self.seen)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        engine = socket.socket(socket.AF_UNIX)
+        with self._lock:
+            self._open |= {client, engine}
+        try:
+            engine.connect(self._engine_path)
+            from_client, from_engine = client.makefile("rb"), engine.makefile("rb")
+            with from_client, from_engine:
+                while self._exchange(client, engine, from_client, from_engine):
+                    pass
+        except (OSError, ValueError):
+            pass
+        finally:
+            with self._lock:
+                self._open -= {client, engine}
+            client.close()
+            engine.close()
+
+    def _exchange(self, client: socket.socket, engine: socket.socket, from_client, from_engine) -> bool:  # type: ignore[no-untyped-def]
+        """One request and its reply; False when the connection is over."""
+        head = _head(from_client)
+        if not head:
+            return False
+        line = head.split(b"\r\n", 1)[0].decode()
+        self.seen.append(line)
+        body = from_client.read(_length(head))
+        if not self._pass(line, on_reply=False):
+            return False
+        engine.sendall(head + body)
+        reply = _head(from_engine)
+        if not reply or not self._pass(line, on_reply=True):
+            return False
+        client.sendall(reply)
+        if b" 101 " in reply.split(b"\r\n", 1)[0]:
+            _pump_both(client, engine, from_client, from_engine)
+            return False
+        if b"chunked" in reply.lower():
+            return _relay_chunks(from_engine, client)
+        client.sendall(from_engine.read(_length(reply)))
+        return True
+
+    def _pass(self, line: str, *, on_reply: bool) -> bool:
+        with self._lock:
+            rule = next((r for r in self._rules if r.times > 0 and r.on_reply == on_reply and re.match(r.pattern, line)), None)
+            if rule is None:
+                return True
+            rule.times -= 1
+        rule.reached.set()
+        if rule.drop:
+            return False
+        rule.go_on.wait(60)
+        return True
+
+
+def _head(stream) -> bytes:  # type: ignore[no-untyped-def]
+    lines = []
+    while (line := stream.readline()) not in (b"\r\n", b""):
+        lines.append(line)
+    return b"".join(lines) + b"\r\n" if lines else b""
+
+
+def _length(head: bytes) -> int:
+    found = re.search(rb"(?i)content-length: *(\d+)", head)
+    return int(found.group(1)) if found else 0
+
+
+def _relay_chunks(source, client: socket.socket) -> bool:  # type: ignore[no-untyped-def]
+    while True:
+        size_line = source.readline()
+        if not size_line:
+            return False
+        size = int(size_line.strip() or b"0", 16)
+        client.sendall(size_line + source.read(size + 2))
+        if size == 0:
+            return True
+
+
+def _pump_both(client: socket.socket, engine: socket.socket, from_client, from_engine) -> None:  # type: ignore[no-untyped-def]
+    back = threading.Thread(target=_pump, args=(from_engine, client), daemon=True)
+    back.start()
+    _pump(from_client, engine)
+    back.join()
+
+
+def _pump(source, target: socket.socket) -> None:  # type: ignore[no-untyped-def]
+    try:
+        while data := source.read1(_PIECE):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+    except (OSError, ValueError):
+        for end in (target,):
+            try:
+                end.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
