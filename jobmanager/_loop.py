@@ -141,8 +141,16 @@ class Loop:
         self._inbox.put(_Close())
         if self._thread.ident is not None:
             self._thread.join(_JOIN_S)
-        farewell([*self._waiters.children(), *self._pool.workers(), *self._tunnels.children()])
+        farewell(self._children())
         self._tunnels.clean_up()
+
+    def abandon(self) -> None:
+        """In a forked child: let go of the pipes; thread and children are the parent's."""
+        for child in self._children():
+            child.abandon()
+
+    def _children(self) -> list[Child]:
+        return [*self._waiters.children(), *self._pool.workers(), *self._tunnels.children()]
 
     # ---- turning
 

@@ -70,6 +70,12 @@ class HookManager:
             return
         thread.join(timeout_s)
 
+    def after_fork(self) -> None:
+        """In a forked child: neither thread nor queue nor lock can be used any more; the hooks stay."""
+        self._events = queue.Queue(_MOST_WAITING)
+        self._thread = None
+        self._lock = threading.Lock()
+
     def _call_all(self) -> None:
         while (event := self._events.get()) is not None:
             for wanted, hook in list(self._hooks):

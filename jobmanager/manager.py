@@ -39,6 +39,7 @@ import os
 import threading
 import time
 import uuid
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -143,6 +144,8 @@ class JobManager:
         self._lock = threading.Lock()  # guards what follows: starting, closing
         self._run: _Run | None = None
         self._closed = False
+        self._started_before_fork = False
+        _managers.add(self)
 
     def start(self) -> None:
         """Start the processes and threads, and wait until every host has answered or a second has passed.
@@ -156,7 +159,7 @@ class JobManager:
         with self._lock:
             if self._closed:
                 raise _closed()
-            if self._run is not None and self._run.is_ours():
+            if self._run is not None:
                 return
             run = self._run = _Run(self)
         try:
@@ -181,7 +184,7 @@ class JobManager:
         with self._lock:
             self._closed = True
             run = self._run
-        if run is not None and run.is_ours():
+        if run is not None:
             run.close(drain_timeout_s=drain_timeout_s, kill=kill)
 
     def __enter__(self) -> JobManager:
@@ -273,21 +276,41 @@ class JobManager:
     def _running(self) -> _Run:
         """What runs in this process. In a forked child of the one that started, it is started here first."""
         run = self._run
-        if run is not None and run.is_ours():
+        if run is not None:
             return run
         if self._closed:
             raise _closed()
-        if run is None:
+        if not self._started_before_fork:
             raise NotStarted("this JobManager has not been started: call start(), or use it in a with statement")
         self.start()
         return self._running()
+
+    def _after_fork(self) -> None:
+        """In the child: no thread has come along, locks may be held by nobody, and the processes are the parent's."""
+        self._lock = threading.Lock()
+        self._hooks.after_fork()
+        if self._run is not None:
+            self._started_before_fork = True
+            self._run.abandon()
+            self._run = None
+
+
+_managers: weakref.WeakSet[JobManager] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for manager in list(_managers):
+        manager._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class _Run:
     """Everything that runs between one start and its close, in one process."""
 
     def __init__(self, manager: JobManager) -> None:
-        self._pid = os.getpid()
         self._hooks = manager._hooks
         self._closing = threading.Lock()
         self._stopped = False
@@ -313,9 +336,10 @@ class _Run:
             host_lost_timeout_s=manager._host_lost_timeout_s,
         )
 
-    def is_ours(self) -> bool:
-        """False in a forked child, where no thread and no pipe of it can be used."""
-        return self._pid == os.getpid()
+    def abandon(self) -> None:
+        """In a forked child: all of this is the parent's."""
+        atexit.unregister(self._at_exit)
+        self.loop.abandon()
 
     def start(self) -> None:
         """Start threads and children, and wait for the hosts."""
@@ -332,8 +356,8 @@ class _Run:
                 _log.warning("host %s is down: %s", host.name, host.reason, extra={"host": host.name})
 
     def abort(self) -> None:
-        """Undo a start that failed."""
-        self._stop(_AT_EXIT)
+        """Undo a start that failed; what another thread has submitted meanwhile is called back."""
+        self.close(drain_timeout_s=0.0, kill=True, patience=_AT_EXIT)
 
     def close(self, *, drain_timeout_s: float | None, kill: bool, patience: _Patience = _AT_CLOSE) -> None:
         """Let jobs end, or end them, then stop."""
@@ -398,8 +422,7 @@ class _Run:
 
     def _at_exit(self) -> None:
         """The interpreter ends without close()."""
-        if self.is_ours():
-            self.close(drain_timeout_s=0.0, kill=True, patience=_AT_EXIT)
+        self.close(drain_timeout_s=0.0, kill=True, patience=_AT_EXIT)
 
     def _ended(self, result: JobResult) -> None:
         self._hooks.fire(JobEnded(at_s=time.time(), job_id=result.job_id, result=result))
