@@ -23,6 +23,7 @@ from jobmanager._waiters import Waiters, farewell
 from jobmanager.engine.owner import Owner, labels
 from jobmanager.hooks import HookManager
 from jobmanager.model.container import ContainerSpec
+from jobmanager.model.facts import RunFacts
 from jobmanager.events import EnvironmentsChanged, HostDown, HostUp, JobDeleted, JobPlaced, JobQueued, JobStarted
 from jobmanager.model.host import Address, DockerHost
 from jobmanager.model.messages import (
@@ -175,19 +176,30 @@ class Loop:
             self._gone(happened.child)
         self._do_what_is_due()
         for order in self._ledger.take_orders():
-            self._carrying_out[type(order)](order)
+            self._carry_out(order)
 
     def _do_what_is_due(self) -> None:
         now = time.monotonic()
         while self._later and self._later[0][0] <= now:
-            order = heapq.heappop(self._later)[2]
-            self._carrying_out[type(order)](order)
+            self._carry_out(heapq.heappop(self._later)[2])
         if now >= self._next_tick:
             self._next_tick = now + _TICK_S
             self._ledger.tick()
             self._callbacks.watch()
             self._waiters.do_what_is_due()
+            self._pool.end_hung_workers()
             self._pool.dispatch()
+
+    def _carry_out(self, order: Order) -> None:
+        try:
+            self._carrying_out[type(order)](order)
+        except Exception as error:  # the loop's edge: a bug here must not cost the job its result
+            _log.exception("%s could not be carried out", type(order).__name__)
+            said = f"{type(error).__name__}: {error}"
+            if isinstance(order, SubmitJob):
+                self._ledger.submitted(order.container, Refused(reason=said))
+            elif isinstance(order, WatchJob):
+                self._ledger.ended(order.container, RunFacts(began=True, trouble=said))
 
     # ---- what children say
 

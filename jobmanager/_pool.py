@@ -6,6 +6,7 @@ back). Not thread-safe: the manager's loop alone uses it.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -14,9 +15,13 @@ from dataclasses import dataclass
 from jobmanager._children import Child, Gone, Heard
 from jobmanager.model.messages import PoolReply, PoolRequest, Stop
 
+_log = logging.getLogger(__name__)
+
 _MODULE = "jobmanager._pool_worker"
 _STUCK_S = 2.0  # a request that takes longer waits for its engine; another worker may stand in
 _MOST_STAND_INS = 4  # for each host
+_CALLS = 6  # of the engine, at most, in one request
+_PULL_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +37,11 @@ class Ticket:
 class _Work:
     ticket: Ticket
     since: float
+
+    @property
+    def patience_s(self) -> float:
+        request = self.ticket.request
+        return _PULL_S if request.address.pull == "missing" else _CALLS * request.timeout_s
 
 
 class ProcessPool:
@@ -57,8 +67,8 @@ class ProcessPool:
 
     def warm_up(self, workers: int) -> None:
         """Start some workers before they are needed."""
-        while len(self._idle) + len(self._busy) < min(workers, self._size):
-            self._idle.append(Child(_MODULE, self._listen))
+        while len(self._idle) + len(self._busy) < min(workers, self._size) and (worker := self._new_worker()) is not None:
+            self._idle.append(worker)
 
     def put(self, ticket: Ticket) -> None:
         """Have a request served."""
@@ -75,6 +85,15 @@ class ProcessPool:
                 worker.send(ticket.request)
             if not line:
                 del self._waiting[host]
+
+    def end_hung_workers(self) -> None:
+        """Kill workers that are long past every timeout of their request; their death is then reported as any other."""
+        now = self._clock()
+        for worker, work in self._busy.items():
+            if now - work.since > work.patience_s:
+                _log.warning("a pool worker hangs over container %s: ending it", work.ticket.container)
+                worker.kill()
+                work.since = now  # its end is on its way
 
     def replied(self, worker: Child) -> Ticket:
         """A worker has answered; it takes the next request."""
@@ -107,8 +126,15 @@ class ProcessPool:
         hosts = {work.ticket.host for work in self._busy.values()}
         most = self._size + _MOST_STAND_INS * len(hosts)
         if self._busy_not_stuck() < self._size and len(self._busy) < most:
-            return Child(_MODULE, self._listen)
+            return self._new_worker()
         return None
+
+    def _new_worker(self) -> Child | None:
+        try:
+            return Child(_MODULE, self._listen)
+        except OSError as error:  # no memory, no descriptor, no process to be had: perhaps later
+            _log.error("a pool worker cannot be started: %s", error)
+            return None
 
     def _under_way(self, host: str) -> int:
         return sum(work.ticket.host == host for work in self._busy.values())

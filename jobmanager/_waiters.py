@@ -17,7 +17,9 @@ _log = logging.getLogger(__name__)
 _MODULE = "jobmanager._waiter"
 _HUNG_S = 6.0  # without a heartbeat; one comes every second
 _STARTING_S = 30.0  # for the first one
+_LONGEST_LOOK_S = 2.0  # a longer pause between two looks is our own: the machine, or this process, stood still
 _LIVED_LONG_S = 5.0  # a waiter that dies sooner is replaced after a pause
+_RESTART_PAUSE_S = 1.0
 _LOOK_INTERVAL_S = 5.0
 _RECONCILE_INTERVAL_S = 2.0
 
@@ -29,7 +31,7 @@ class _Waiter:
     settings: WaiterSettings
     child: Child
     started_at: float
-    heard_at: float
+    silent_s: float = 0.0
     has_spoken: bool = False
     jobs: set[str] = field(default_factory=set)
 
@@ -60,6 +62,7 @@ class Waiters:
         self._clock = clock
         self._waiters: dict[Child, _Waiter] = {}
         self._to_start: list[tuple[float, WaiterSettings]] = []
+        self._looked_at = clock()
 
     def start(self, addresses: Mapping[str, Address]) -> None:
         """Start one waiter, or more, for each host."""
@@ -104,7 +107,7 @@ class Waiters:
         waiter = self._waiters.get(child)
         if waiter is None:
             return None
-        waiter.heard_at, waiter.has_spoken = self._clock(), True
+        waiter.silent_s, waiter.has_spoken = 0.0, True
         return waiter.host
 
     def ended(self, child: Child, job_id: str) -> None:
@@ -120,7 +123,7 @@ class Waiters:
         _log.warning("a waiter of host %s died with %d jobs; another takes over", waiter.host, len(waiter.jobs))
         now = self._clock()
         lived_long = now - waiter.started_at > _LIVED_LONG_S
-        self._to_start.append((now if lived_long else now + 1.0, waiter.settings))
+        self._to_start.append((now if lived_long else now + _RESTART_PAUSE_S, waiter.settings))
         self.do_what_is_due()
         return waiter.host, sorted(waiter.jobs)
 
@@ -131,21 +134,28 @@ class Waiters:
         self._to_start = [entry for entry in self._to_start if entry[0] > now]
         for settings in due:
             self._start_one(settings)
+        passed_s, self._looked_at = min(now - self._looked_at, _LONGEST_LOOK_S), now
         for waiter in self._waiters.values():
-            if now - waiter.heard_at > (_HUNG_S if waiter.has_spoken else _STARTING_S):
+            waiter.silent_s += passed_s
+            if waiter.silent_s > (_HUNG_S if waiter.has_spoken else _STARTING_S):
                 _log.warning("a waiter of host %s hangs: ending it", waiter.host)
                 waiter.child.kill()
-                waiter.heard_at = now  # its end is on its way
+                waiter.silent_s = 0.0  # its end is on its way
 
     def children(self) -> list[Child]:
         """All of them."""
         return list(self._waiters)
 
     def _start_one(self, settings: WaiterSettings) -> None:
-        child = Child(_MODULE, self._listen)
-        child.send(settings)
         now = self._clock()
-        self._waiters[child] = _Waiter(settings=settings, child=child, started_at=now, heard_at=now)
+        try:
+            child = Child(_MODULE, self._listen)
+        except OSError as error:  # no memory, no descriptor, no process to be had: perhaps later
+            _log.error("a waiter of host %s cannot be started: %s", settings.address.host, error)
+            self._to_start.append((now + _RESTART_PAUSE_S, settings))
+            return
+        child.send(settings)
+        self._waiters[child] = _Waiter(settings=settings, child=child, started_at=now)
 
 
 def farewell(children: Sequence[Child]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Generator
 from concurrent.futures import Future
 from typing import Any
 
+from jobmanager._callback_manager import refuse_inside_callback
 from jobmanager.model.client import Client, Debug, InputData
 from jobmanager.model.result import JobResult
 from jobmanager.model.task import Task
@@ -32,6 +33,12 @@ class JobFuture(Future[JobResult]):
             return False
         self._client.kill_job(self.job_id)
         return True
+
+    def result(self, timeout: float | None = None) -> JobResult:
+        """The result, waited for up to ``timeout`` seconds. Raises WouldDeadlock inside a callback, while it is not there."""
+        if not self.done():
+            refuse_inside_callback()
+        return super().result(timeout)
 
     def __await__(self) -> Generator[Any, None, JobResult]:
         return asyncio.wrap_future(self).__await__()

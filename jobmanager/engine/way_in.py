@@ -102,6 +102,8 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes, mode: int) -> None:
 def _command_file(command: str | tuple[str, ...], env: Mapping[str, str]) -> bytes:
     """Shell functions that PID 1 reads: ``lacking`` says what the image lacks, ``program`` becomes the program."""
     words = ("sh", "-c", command) if isinstance(command, str) else command
+    if not words:
+        return b"lacking() { printf '%s' 'neither the task nor its image has a command'; }\n"
     name = shlex.quote(words[0])
     exports = "".join(f"export {key}={shlex.quote(value)}; " for key, value in env.items())
     return (

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from jobmanager.errors import Closed, DuplicateJob, QueueFull, UnknownEnvironment, Unsatisfiable
 from jobmanager.model.client import HostInfo, QueueInfo, RunningJob, WaitingJob
@@ -28,7 +28,7 @@ from jobmanager.scheduling.life import LIFE, Do, Happening, State
 from jobmanager.scheduling.orders import AnnounceJob, DeleteContainer, DeliverJob, LookAtHost, Order, StopJob, SubmitJob, WatchJob
 from jobmanager.scheduling.waiting_queue import Needs, WaitingQueue
 
-_MOST_PLACEMENTS = 5  # of one job, before what keeps failing is called a crash
+_MOST_FAILURES = 5  # of one job, before what keeps failing is called a crash
 _MOST_SUBMITS_LOST = 10
 _OVERDUE_SLACK_S = 60.0  # past every limit, before a waiter's silence is called a crash
 _DELETE_DELAYS_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
@@ -51,7 +51,8 @@ class _Job:
     container_id: str = ""
     image_command: tuple[str, ...] = ()
     token: str = ""
-    placements: int = 0
+    placements: int = 0  # makes its containers' names: one is never used again
+    failures: int = 0  # placements that came to nothing although the host could be reached
     submits_lost: int = 0
     began_at: float | None = None
     killed: KillReason | None = None
@@ -285,6 +286,7 @@ class Ledger:
                 return
             if not (facts.began or facts.refusal or job.killed or facts.host_lost or facts.trouble):
                 job.trouble.append(f"{job.host}: the container ended before it had its job")
+                job.failures += 1
                 self._happen(job, Happening.NEVER_BEGAN)
                 return
             job.facts = facts
@@ -442,7 +444,7 @@ class Ledger:
 
     def _requeue(self, job: _Job) -> None:
         job.host, job.container, job.began_at = None, "", None
-        if job.placements < _MOST_PLACEMENTS and self._hosts.anybody_could(job.needs):
+        if job.failures < _MOST_FAILURES and self._hosts.anybody_could(job.needs):
             self._queue.add(job.request.job_id, job.needs, job.request.priority)
             return
         self._say_crash(job, "no_host", f"no host could start it{self._because(job)}")
@@ -473,15 +475,9 @@ class Ledger:
     def _host_cannot(self, job: _Job, host: str, reply: HostCannot) -> None:
         job.trouble.append(f"{host}: {reply.reason}")
         if not reply.unreachable:  # one that cannot be reached is passed over until it answers again
-            job.needs = Needs(
-                environment=job.needs.environment,
-                memory_mib=job.needs.memory_mib,
-                cpus=job.needs.cpus,
-                excluded=job.needs.excluded | {host},
-            )
+            job.failures += 1
+            job.needs = replace(job.needs, excluded=job.needs.excluded | {host})
             self._orders.append(LookAtHost(host=host))
-        else:
-            job.placements -= 1 if job.placements > 1 else 0
         self._happen(job, Happening.HOST_CANNOT)
 
     def _submitter_died(self, job: _Job) -> None:
