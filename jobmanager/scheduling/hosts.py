@@ -72,8 +72,8 @@ class Host:
         return labelled | {alias for alias in self._aliases if self.image(alias) is not None}
 
     def references(self) -> set[str]:
-        """Every image reference here."""
-        return {name for name in self._images if not name.startswith(_label_key(""))}
+        """Every image reference here, without bare ids."""
+        return {name for name in self._images if not name.startswith((_label_key(""), "sha256:"))}
 
     def could_run(self, needs: Needs) -> bool:
         """Whether it could once it is up and has room; True as long as nothing is known of it."""

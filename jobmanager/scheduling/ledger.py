@@ -148,7 +148,7 @@ class Ledger:
             self._note(job, "accepted")
             self._orders.append(AnnounceJob(request=request))
             if request.task.needs_container:
-                self._queue.add(request.job_id, needs, request.priority)
+                self._queue.add(request.job_id, needs, request.priority, job.number)
             else:
                 job.state, job.verdict = State.DONE, Verdict(outcome=Outcome.SUCCESS)
                 self._deliver(job)
@@ -445,7 +445,7 @@ class Ledger:
     def _requeue(self, job: _Job) -> None:
         job.host, job.container, job.began_at = None, "", None
         if job.failures < _MOST_FAILURES and self._hosts.anybody_could(job.needs):
-            self._queue.add(job.request.job_id, job.needs, job.request.priority)
+            self._queue.add(job.request.job_id, job.needs, job.request.priority, job.number)
             return
         self._say_crash(job, "no_host", f"no host could start it{self._because(job)}")
         job.state = State.DONE

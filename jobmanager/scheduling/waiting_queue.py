@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import heapq
-import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
+
+_MOST_LEFT = 100  # places of jobs that have left, before the lines are tidied up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +34,7 @@ class WaitingQueue:
     def __init__(self) -> None:
         self._lines: dict[Needs, list[Place]] = {}
         self._needs: dict[str, tuple[Needs, Place]] = {}
-        self._arrivals = itertools.count()
+        self._left = 0  # places in the lines whose jobs have been removed
 
     def __len__(self) -> int:
         return len(self._needs)
@@ -41,15 +42,18 @@ class WaitingQueue:
     def __contains__(self, job_id: str) -> bool:
         return job_id in self._needs
 
-    def add(self, job_id: str, needs: Needs, priority: int) -> None:
-        """Put a job at the end of those with its priority."""
-        place = Place(priority, next(self._arrivals), job_id)
+    def add(self, job_id: str, needs: Needs, priority: int, arrival: int) -> None:
+        """Put a job where its arrival stands among those with its priority: one that comes back has its old place."""
+        place = Place(priority, arrival, job_id)
         self._needs[job_id] = (needs, place)
         heapq.heappush(self._lines.setdefault(needs, []), place)
 
     def remove(self, job_id: str) -> None:
-        """Take a job out; its place in the line is skipped later."""
+        """Take a job out; its place in the line is skipped later, or tidied up when there are many."""
         del self._needs[job_id]
+        self._left += 1
+        if self._left > _MOST_LEFT + len(self._needs):
+            self._tidy_up()
 
     def in_order(self) -> Iterator[str]:
         """All waiting jobs, the next one first."""
@@ -73,6 +77,7 @@ class WaitingQueue:
             if not place(head.job_id, needs):
                 continue
             del self._needs[head.job_id]
+            heapq.heappop(self._lines[needs])
             if line := self._live_line(needs):
                 heapq.heappush(heap, (line[0], number, needs))
 
@@ -81,9 +86,19 @@ class WaitingQueue:
         line = self._lines[needs]
         while line and not self._stands(line[0]):
             heapq.heappop(line)
+            self._left -= 1
         if not line:
             del self._lines[needs]
         return line
+
+    def _tidy_up(self) -> None:
+        """Forget all places whose jobs have left, so that a head that stands for long keeps no others alive."""
+        for needs, line in list(self._lines.items()):
+            line[:] = filter(self._stands, line)
+            heapq.heapify(line)
+            if not line:
+                del self._lines[needs]
+        self._left = 0
 
     def _stands(self, place: Place) -> bool:
         entry = self._needs.get(place.job_id)
