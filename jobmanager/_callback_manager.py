@@ -110,7 +110,7 @@ class CallbackManagers:
 def _result(done: DeliverJob) -> JobResult:
     try:
         return merged(done.request, done.verdict, done.facts, host=done.host, timings=done.timings, steps=done.steps)
-    except Exception as error:  # the loop's edge: a bug in merging must not cost the job its result
+    except Exception as error:  # noqa: BLE001 - the loop's edge: a bug in merging must not cost the job its result
         _log.exception("merging the result of job %s failed", done.request.job_id)
         text = f"the result could not be put together: {type(error).__name__}: {error}"
         return JobResult(job_id=done.request.job_id, outcome=Outcome.ERROR, text=text, evidence=done.verdict.evidence)
@@ -119,5 +119,5 @@ def _result(done: DeliverJob) -> JobResult:
 def _call(callback: Callback, result: JobResult) -> None:
     try:
         callback(result)
-    except BaseException:  # the loop's edge: SystemExit too must not end the thread
+    except BaseException:  # noqa: BLE001 - the loop's edge: SystemExit too must not end the thread
         _log.exception("the callback of job %s failed", result.job_id, extra={"job_id": result.job_id})

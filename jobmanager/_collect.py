@@ -56,7 +56,7 @@ def _copy(pieces: Iterator[bytes], patterns: Sequence[str], most_bytes: int, out
             if taken >= _MOST_MEMBERS:
                 raise _TooMuch(f"more than {_MOST_MEMBERS} files match")
             if member.size > left:
-                raise _TooMuch(f"the files are larger than archive_mib = {most_bytes // 2**20}: {name!r} and what follows are missing")
+                raise _TooMuch(f"they are larger than archive_mib = {most_bytes // 2**20}: {name!r} and what follows are missing")
             content = tar.extractfile(member)
             assert content is not None, "a regular file has content"
             _add(out, name, member, content.read(member.size))

@@ -21,10 +21,10 @@ from jobmanager._pool import ProcessPool, Ticket
 from jobmanager._tunnels import Tunnels
 from jobmanager._waiters import Waiters, farewell
 from jobmanager.engine.owner import Owner, labels
+from jobmanager.events import EnvironmentsChanged, HostDown, HostUp, JobDeleted, JobPlaced, JobQueued, JobStarted
 from jobmanager.hooks import HookManager
 from jobmanager.model.container import ContainerSpec
 from jobmanager.model.facts import RunFacts
-from jobmanager.events import EnvironmentsChanged, HostDown, HostUp, JobDeleted, JobPlaced, JobQueued, JobStarted
 from jobmanager.model.host import Address, DockerHost
 from jobmanager.model.messages import (
     Alive,
@@ -109,13 +109,13 @@ class Loop:
         self._next_tick = 0.0
         self._owner = Owner.this_process()
         self._thread = threading.Thread(target=self._turn_until_closed, name="jobmanager-loop", daemon=True)
-        self._hearing: Mapping[type[Any], Callable[[Child, str, Any], None]] = {
-            Alive: lambda child, host, said: None,
-            Began: lambda child, host, said: self._ledger.began(said.container_name),
+        self._hearing: Mapping[type[Any], Callable[[str, Any], None]] = {
+            Alive: lambda *_: None,
+            Began: lambda _, said: self._ledger.began(said.container_name),
             Ended: self._ended,
             HostAnswers: self._host_answers,
             HostSilent: self._host_silent,
-            Strays: lambda child, host, said: self._ledger.strays(host, said.names),
+            Strays: lambda host, said: self._ledger.strays(host, said.names),
         }
         self._carrying_out: Mapping[type[Order], Callable[[Any], None]] = {
             AnnounceJob: self._announce,
@@ -159,7 +159,7 @@ class Loop:
         while not isinstance(happened := self._next(), _Close):
             try:
                 self._turn(happened)
-            except Exception:  # the loop's edge: one bad message must not stop all jobs
+            except Exception:  # noqa: BLE001 - the loop's edge: one bad message must not stop all jobs
                 _log.exception("the manager's loop met an error and goes on")
 
     def _next(self) -> Heard | Gone | _Wake | _Close:
@@ -193,7 +193,7 @@ class Loop:
     def _carry_out(self, order: Order) -> None:
         try:
             self._carrying_out[type(order)](order)
-        except Exception as error:  # the loop's edge: a bug here must not cost the job its result
+        except Exception as error:  # noqa: BLE001 - the loop's edge: a bug here must not cost the job its result
             _log.exception("%s could not be carried out", type(order).__name__)
             said = f"{type(error).__name__}: {error}"
             if isinstance(order, SubmitJob):
@@ -208,7 +208,7 @@ class Loop:
             self._pool_replied(self._pool.replied(child), said)
             self._pool.dispatch()
         elif (host := self._waiters.heard(child)) is not None:
-            self._hearing[type(said)](child, host, said)
+            self._hearing[type(said)](host, said)
 
     def _gone(self, child: Child) -> None:
         if child in self._pool:
@@ -238,11 +238,11 @@ class Loop:
         if job_id:
             self._hooks.fire(JobDeleted(at_s=time.time(), job_id=job_id, host=ticket.host))
 
-    def _ended(self, child: Child, host: str, said: Ended) -> None:
-        self._waiters.ended(child, said.job_id)
+    def _ended(self, _: str, said: Ended) -> None:
+        self._waiters.ended(said.job_id)
         self._ledger.ended(said.container_name, said.facts)
 
-    def _host_answers(self, child: Child, host: str, said: HostAnswers) -> None:
+    def _host_answers(self, host: str, said: HostAnswers) -> None:
         self._cores[host] = said.info.cores
         if self._ledger.host_answers(host, said.info, said.images):
             self._pool.warm_up(_WARM_WORKERS)
@@ -250,7 +250,7 @@ class Loop:
             self._hooks.fire(HostUp(at_s=time.time(), host=host))
         self._compare_environments()
 
-    def _host_silent(self, child: Child, host: str, said: HostSilent) -> None:
+    def _host_silent(self, host: str, said: HostSilent) -> None:
         if self._ledger.host_silent(host, said.reason):
             _log.warning("host %s is down: %s", host, said.reason, extra={"host": host})
             self._hooks.fire(HostDown(at_s=time.time(), host=host, reason=said.reason))

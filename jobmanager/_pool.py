@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from jobmanager._children import Child, Gone, Heard
-from jobmanager.model.messages import PoolReply, PoolRequest, Stop
+from jobmanager.model.messages import PoolRequest, Stop
 
 _log = logging.getLogger(__name__)
 

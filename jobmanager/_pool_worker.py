@@ -11,7 +11,7 @@ from jobmanager.engine.connect import connect
 from jobmanager.engine.processes import forward_logs
 from jobmanager.engine.protocol import Engine
 from jobmanager.model.host import Address
-from jobmanager.model.messages import Delete, DeleteFailed, PoolReply, PoolRequest, Refused, Stop, Submit
+from jobmanager.model.messages import DeleteFailed, PoolReply, PoolRequest, Refused, Stop, Submit
 
 _log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ def _reply(request: PoolRequest, engines: dict[Address, Engine]) -> PoolReply:
         if isinstance(request, Submit):
             return submit(engine, request.container, may_pull=request.address.pull == "missing")
         return delete(engine, request.name)
-    except Exception as error:  # the loop's edge: a bug here must not cost the job its result
+    except Exception as error:  # noqa: BLE001 - the loop's edge: a bug here must not cost the job its result
         _log.exception("%s failed", type(request).__name__)
         engines.pop(request.address, None)
         said = f"{type(error).__name__}: {error}"

@@ -108,7 +108,7 @@ class Waiter:
     def _watch(self, job: WatchMessage) -> None:
         try:
             facts = self._run(job)
-        except Exception as error:  # the loop's edge: a bug here must not cost the job its result
+        except Exception as error:  # noqa: BLE001 - the loop's edge: a bug here must not cost the job its result
             _log.exception("watching job %s failed", job.job_id)
             facts = RunFacts(began=True, trouble=f"{type(error).__name__}: {error}")
         finally:

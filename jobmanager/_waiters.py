@@ -110,10 +110,10 @@ class Waiters:
         waiter.silent_s, waiter.has_spoken = 0.0, True
         return waiter.host
 
-    def ended(self, child: Child, job_id: str) -> None:
+    def ended(self, job_id: str) -> None:
         """A waiter has reported a job's end."""
-        if child in self._waiters:
-            self._waiters[child].jobs.discard(job_id)
+        for waiter in self._waiters.values():
+            waiter.jobs.discard(job_id)
 
     def gone(self, child: Child) -> tuple[str, list[str]] | None:
         """A waiter has died; another one is started. Returns its host, and the jobs that nobody watches now."""

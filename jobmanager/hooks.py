@@ -86,5 +86,5 @@ class HookManager:
 def _call(hook: Callable[..., object], event: Event) -> None:
     try:
         hook(event)
-    except Exception:  # the loop's edge: a user's hook may raise anything
+    except Exception:  # noqa: BLE001 - the loop's edge: a user's hook may raise anything
         _log.exception("hook %r failed on %s", hook, type(event).__name__)

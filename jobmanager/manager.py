@@ -58,10 +58,10 @@ from jobmanager.errors import (
     NotStarted,
     NotSupported,
 )
+from jobmanager.events import JobEnded, ManagerClosing, ManagerStarted
 from jobmanager.hooks import HookManager
 from jobmanager.model import _checks
 from jobmanager.model.client import Debug, HostInfo, InputData, QueueInfo, RunningJob, SSHCallback, WaitingJob
-from jobmanager.events import JobEnded, ManagerClosing, ManagerStarted
 from jobmanager.model.host import DockerHost
 from jobmanager.model.job import JobInput, Request, checked_job_id, workspace_files
 from jobmanager.model.result import Callback, JobResult

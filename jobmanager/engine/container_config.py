@@ -14,6 +14,7 @@ _TMPFS = "uid=65534,gid=65534,nosuid,nodev"
 _CPU_BACKSTOP_S = 10  # RLIMIT_CPU past the limit that the waiter enforces
 _LOG_ROOM_KIB = 1024  # so that no output within its limit is ever rotated away
 _IMAGE_VOLUME_MIB = 1
+_UNPACKING = 2  # processes that PID 1 needs to unpack a job
 
 
 def container_config(spec: ContainerSpec, defaults: ImageDefaults) -> dict[str, Any]:
@@ -62,7 +63,7 @@ def _limited(limits: Limits) -> dict[str, Any]:
     return {
         "Memory": limits.memory_mib * 2**20,
         "MemorySwap": limits.memory_mib * 2**20,  # the same: no swap
-        "PidsLimit": limits.processes + 1,  # PID 1 is ours
+        "PidsLimit": max(limits.processes, _UNPACKING) + 1,  # PID 1 is ours
         "NanoCpus": int(limits.cpus * 1e9),
         "ShmSize": min(16, limits.memory_mib) * 2**20,
         "Ulimits": [

@@ -70,6 +70,7 @@ def run_child(module: str, fd: int, parent: int, level: int) -> None:
     """What a child process does from its first line to its last."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    logging.getLogger("jobmanager").setLevel(level)
     connection = Connection(fd)
     os.set_inheritable(fd, False)
     __import__(module)

@@ -11,6 +11,11 @@ Needs in the image: ``sh``, ``head -c``, ``tar``.
 
 The program is never PID 1: the kernel drops signals that PID 1 sends to itself, so a program that raises SIGSEGV
 would go on. It is no background job of the shell either, which would have SIGINT and SIGQUIT ignored.
+
+Once the program has ended, PID 1 must not need what the program may have used up. Processes: the dead count until
+somebody has waited for them, so ``kill_all`` goes on until ``jobs`` has, and there is no fork before that. Space: it is
+measured by a write of the shell's own (busybox's head does not tell that a write failed), and not when memory ran
+out, as a write into the workspace could then cost PID 1 its life.
 """
 
 from __future__ import annotations
@@ -37,8 +42,12 @@ cpu() {{
   first cpu /sys/fs/cgroup/cpuacct/cpuacct.usage && return
   while read -r key value; do [ "$key" = usage_usec ] && cpu=${{value}}000; done < /sys/fs/cgroup/cpu.stat
 }}
+kill_all() {{
+  left=10000
+  while kill -9 -1 && [ $left -gt 0 ]; do jobs >&2; left=$((left - 1)); done
+}}
 counters() {{
-  cpu; oom=- forks=- peak=- full=0
+  oom=- forks=- peak=- full=0
   for file in /sys/fs/cgroup/memory/memory.oom_control /sys/fs/cgroup/memory.events; do
     [ -r $file ] && while read -r key value; do [ "$key" = oom_kill ] && oom=$value; done < $file
   done
@@ -46,7 +55,8 @@ counters() {{
     [ -r $file ] && while read -r key value; do [ "$key" = max ] && forks=$value; done < $file
   done
   first peak /sys/fs/cgroup/memory/memory.max_usage_in_bytes || first peak /sys/fs/cgroup/memory.peak || peak=-
-  [ "$code" = 0 ] || [ ! -w {WORKSPACE} ] || head -c 4096 /dev/zero > "{WORKSPACE}/.jobmanager.$token" || full=1
+  case $oom in [1-9]*) return;; esac
+  [ ! -w {WORKSPACE} ] || printf '%4096s' > "{WORKSPACE}/.jobmanager.$token" || full=1
 }}
 IFS=' ' read -r token size || exit {_NOT_DELIVERED}
 cd {WORKSPACE} || {{ say no "there is no {WORKSPACE}" >&3; exit {_NOT_DELIVERED}; }}
@@ -54,7 +64,10 @@ for tool in head tar; do
   command -v $tool >/dev/null || {{ say no "the image has no $tool" >&3; exit {_NOT_DELIVERED}; }}
 done
 head -c "$size" | tar -xf - || broken=1
-[ -f .jobmanager/command ] || {{ [ -z "$broken" ] || say no "its files cannot be unpacked into the workspace" >&3; exit {_NOT_DELIVERED}; }}
+if [ ! -f .jobmanager/command ]; then
+  [ -z "$broken" ] || say no "its files cannot be unpacked into the workspace" >&3
+  exit {_NOT_DELIVERED}
+fi
 cpu
 say got "$cpu" >&3
 . ./.jobmanager/command
@@ -63,7 +76,8 @@ if missing=$(lacking); then
 else
   ( program ) < .jobmanager/stdin >&3 2>&4 3>&- 4>&-
   code=$?
-  kill -9 -1
+  cpu
+  kill_all
   counters
   say end $code "$cpu" "$peak" "$oom" "$forks" $full >&4
   say end $code "$cpu" "$peak" "$oom" "$forks" $full >&3
@@ -105,9 +119,10 @@ def _command_file(command: str | tuple[str, ...], env: Mapping[str, str]) -> byt
     if not words:
         return b"lacking() { printf '%s' 'neither the task nor its image has a command'; }\n"
     name = shlex.quote(words[0])
+    found = f"[ -f {name} ] && [ -x {name} ]" if "/" in words[0] else f"command -v {name} >/dev/null"
     exports = "".join(f"export {key}={shlex.quote(value)}; " for key, value in env.items())
     return (
-        f"lacking() {{ {exports}command -v {name} >/dev/null && return 1;"
+        f"lacking() {{ {exports}{found} && return 1;"
         f" printf '%s' {shlex.quote(f'there is no {words[0]!a} that can be run')}; }}\n"
         f"program() {{ {exports}exec {shlex.join(words)}; }}\n"
     ).encode()

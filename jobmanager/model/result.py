@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Union
 
 
 class Outcome(str, Enum):
@@ -104,11 +104,11 @@ class JobResult:
 
 
 Callback = Callable[[JobResult], object]
+_Objects = Mapping[str, object]
+OldCallback = Callable[[tuple[Outcome, str], float, Mapping[str, ProblemResult], _Objects, _Objects, Union[bytes, None]], object]
 
 
-def unpacked(
-    callback: Callable[[tuple[Outcome, str], float, Mapping[str, ProblemResult], Mapping[str, object], Mapping[str, object], bytes | None], object],
-) -> Callback:
+def unpacked(callback: OldCallback) -> Callback:
     """Wrap a callback of the old client's six arguments into one that takes a ``JobResult``."""
 
     def call(result: JobResult) -> object:
