@@ -128,6 +128,10 @@ class HostTable:
         host.taken.add(container_name)
         host.last_placed = next(self._placements)
 
+    def any_has_room(self) -> bool:
+        """Whether it is worth looking for a host at all."""
+        return any(host.has_room() for host in self._hosts.values())
+
     def anybody_could(self, needs: Needs) -> bool:
         """Whether some host could run it once it is up and has room."""
         return any(host.could_run(needs) for host in self._hosts.values())

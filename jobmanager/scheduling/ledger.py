@@ -243,7 +243,7 @@ class Ledger:
     def take_orders(self) -> list[Order]:
         """Place what can be placed, and everything that is to be done now."""
         with self._lock:
-            if len(self._queue):
+            if len(self._queue) and self._hosts.any_has_room():
                 self._queue.place_all(self._place)
             orders = list(self._orders)
             self._orders.clear()
