@@ -1,0 +1,143 @@
+"""Drives a ledger without I/O: a clock to turn by hand, hosts made of figures, orders carried out by nobody."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from jobmanager import DockerHost, JobInput, Limits, Match, Task
+from jobmanager.model.container import EngineInfo, Image
+from jobmanager.model.facts import EndMark, RunFacts
+from jobmanager.model.job import Request
+from jobmanager.model.messages import Submitted
+from jobmanager.scheduling.ledger import Ledger
+from jobmanager.scheduling.orders import DeleteContainer, DeliverJob, StopJob, SubmitJob, WatchJob
+
+PYTHON = Image(id="sha256:py", references=("python:3",), labels={"jobmanager.environment": "python3"}, created_at_s=1.0)
+C = Image(id="sha256:c", references=("gcc:13",), labels={"jobmanager.environment": "c"}, created_at_s=1.0)
+SUCCESS = RunFacts(began=True, end=EndMark(exit_code=0), stdout=b"ok", stdout_bytes=2, wall_time_s=1.0)
+LOCAL_ONLY = Task("python3", problems={"q": Match("a")})
+
+
+class Clock:
+    """A clock that somebody else turns."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def wall(self) -> float:
+        return self.now + 1_700_000_000.0
+
+
+class Driver:
+    """A ledger and everything that was ordered so far."""
+
+    def __init__(
+        self,
+        hosts: Sequence[DockerHost] | Mapping[str, int] = (),
+        *,
+        aliases: Mapping[str, str] | None = None,
+        up: bool = True,
+        max_waiting_jobs: int = 100,
+        queue_timeout_s: float = 100.0,
+        host_lost_timeout_s: float = 60.0,
+    ) -> None:
+        if isinstance(hosts, Mapping):
+            hosts = [DockerHost("unix:///s", name=name, max_concurrent_jobs=limit) for name, limit in hosts.items()]
+        self.names = [host.name for host in hosts]
+        self.clock = Clock()
+        self.ledger = Ledger(
+            hosts,
+            aliases or {},
+            manager_id="m",
+            max_waiting_jobs=max_waiting_jobs,
+            queue_timeout_s=queue_timeout_s,
+            host_lost_timeout_s=host_lost_timeout_s,
+            clock=self.clock,
+            wall_clock=self.clock.wall,
+        )
+        self.orders: list[object] = []
+        if up:
+            for name in self.names:
+                self.answers(name)
+
+    # ---- what callers ask
+
+    def accept(self, job_id: str, task: Task | None = None, *, priority: int = 0, callback: object = None, **limits: float) -> str:
+        task = task if task is not None else Task("python3", command="true", limits=Limits(**limits))
+        inputs = JobInput()
+        request = Request(
+            job_id=job_id, task=task, inputs=inputs, files={}, priority=priority, launcher_name=f"of {job_id}", debug=False
+        )
+        self.ledger.accept(request, callback)
+        return job_id
+
+    # ---- what the world reports
+
+    def answers(self, host: str, *images: Image, cores: int = 4, memory_mib: int = 4096) -> bool:
+        info = EngineInfo(version="20.10", cores=cores, memory_mib=memory_mib, now_s=0.0, cgroup="2")
+        return self.ledger.host_answers(host, info, images or (PYTHON,))
+
+    def carry_out(self) -> list[object]:
+        """Take the orders and remember them."""
+        new = self.ledger.take_orders()
+        self.orders += new
+        return new
+
+    def submits(self) -> list[SubmitJob]:
+        return [order for order in self.carry_out() if isinstance(order, SubmitJob)]
+
+    def placed(self) -> dict[str, str]:
+        """Jobs placed just now, and their hosts."""
+        return {order.request.job_id: order.host for order in self.submits()}
+
+    def place(self, job_id: str) -> str:
+        """Let it be placed; its container's name."""
+        return next(order.container for order in reversed(self.of(SubmitJob)) if order.request.job_id == job_id)
+
+    def runs(self, container: str) -> None:
+        self.ledger.submitted(container, Submitted(container_id=f"id of {container}", image_command=("sh",), took_s=0.1))
+
+    def run(self, job_id: str) -> str:
+        """Let it be placed and begin; its container's name."""
+        container = self.place(job_id)
+        self.runs(container)
+        self.carry_out()
+        return container
+
+    def end(self, container: str, facts: RunFacts = SUCCESS) -> None:
+        self.ledger.ended(container, facts)
+
+    # ---- what came of it
+
+    def of(self, kind: type) -> list:
+        """All orders of a kind so far."""
+        self.carry_out()
+        return [order for order in self.orders if isinstance(order, kind)]
+
+    def results(self, job_id: str) -> list[DeliverJob]:
+        return [order for order in self.of(DeliverJob) if order.request.job_id == job_id]
+
+    def result(self, job_id: str) -> DeliverJob:
+        (only,) = self.results(job_id)
+        return only
+
+    def deletes(self) -> list[str]:
+        return [order.container for order in self.of(DeleteContainer)]
+
+    def watches(self) -> list[WatchJob]:
+        return self.of(WatchJob)
+
+    def stops(self) -> list[str]:
+        return [order.job_id for order in self.of(StopJob)]
+
+    def slots(self) -> dict[str, int]:
+        return {host.name: host.running for host in self.ledger.hosts()}
+
+    def empty(self) -> bool:
+        """Whether nothing is left to be done, and all slots are free, once all callbacks have returned."""
+        for order in self.of(DeliverJob):
+            self.ledger.called_back(order.request.job_id)
+        return not self.ledger.unfinished() and not self.ledger.containers() and not any(self.slots().values())

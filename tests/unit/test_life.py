@@ -1,0 +1,196 @@
+"""The life of a job (DESIGN 5a), row by row, and nothing beside it."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from jobmanager import Outcome
+from jobmanager.model.facts import RunFacts
+from jobmanager.model.messages import HostCannot, Refused, Submitted
+from jobmanager.model.verdict import KillReason
+from jobmanager.scheduling.life import LIFE, Do, Happening, State
+from tests.unit.ledger_driver import SUCCESS, Driver
+
+W, P, R, D = State.WAITING, State.PLACED, State.RUNNING, State.DONE
+
+# DESIGN 5a written down once more, by hand: (row, happening, from, to, what is done)
+TABLE = [
+    ("a host has room and the image", Happening.HOST_HAS_ROOM, W, P, {Do.SUBMIT}),
+    ("container begun", Happening.CONTAINER_RUNS, P, R, {Do.WATCH}),
+    ("container begun", Happening.CONTAINER_RUNS, R, R, set()),
+    ("container begun", Happening.CONTAINER_RUNS, D, D, {Do.DELETE}),
+    ("this host cannot", Happening.HOST_CANNOT, P, W, {Do.DELETE, Do.REQUEUE}),
+    ("this host cannot, for nobody", Happening.HOST_CANNOT, D, D, {Do.DELETE}),
+    ("refused for good", Happening.START_REFUSED, P, D, {Do.DELIVER, Do.DELETE}),
+    ("refused for good, for nobody", Happening.START_REFUSED, D, D, {Do.DELETE}),
+    ("submitter died", Happening.SUBMITTER_DIED, P, P, {Do.SUBMIT}),
+    ("submitter died, for nobody", Happening.SUBMITTER_DIED, D, D, {Do.DELETE}),
+    ("container ended before it had its job", Happening.NEVER_BEGAN, R, W, {Do.DELETE, Do.REQUEUE}),
+    ("program or container ended, or a limit is reached", Happening.RUN_ENDED, R, D, {Do.DELIVER, Do.DELETE}),
+    ("kill_job, superseded, close", Happening.KILL_ASKED, W, D, {Do.DELIVER}),
+    ("kill_job, superseded, close", Happening.KILL_ASKED, P, D, {Do.DELIVER}),
+    ("kill_job, superseded, close", Happening.KILL_ASKED, R, R, {Do.STOP}),
+    ("waiter died or hangs", Happening.WAITER_DIED, R, R, {Do.HAND_OVER}),
+    ("host unreachable and never back", Happening.OVERDUE, R, D, {Do.DELIVER, Do.DELETE}),
+    ("queue_timeout_s over", Happening.QUEUE_TIME_OVER, W, D, {Do.DELIVER}),
+]
+MOVES = {(happening, state) for _, happening, state, _, _ in TABLE}
+NOTHING = sorted(set(itertools.product(Happening, State)) - MOVES, key=str)
+
+
+@pytest.mark.parametrize(("row", "happening", "state", "to", "do"), TABLE, ids=lambda value: getattr(value, "name", None))
+def test_each_row_of_the_table_is_in_the_code(row, happening, state, to, do):
+    move = LIFE[happening][state]
+
+    assert move.to is to, row
+    assert set(move.do) == do, row
+    assert len(move.do) == len(do), row
+
+
+def test_no_other_cell_is_in_the_code():
+    assert {(happening, state) for happening, cells in LIFE.items() for state in cells} == MOVES
+    assert set(LIFE) == set(Happening)
+    assert len(MOVES) == len(TABLE)
+
+
+def test_every_way_out_of_an_unfinished_state_that_ends_in_done_delivers_once():
+    for cells in LIFE.values():
+        for state, move in cells.items():
+            assert move.do.count(Do.DELIVER) == (state is not D and move.to is D), (state, move)
+
+
+def test_a_slot_that_is_left_is_given_to_the_deleter_unless_the_submitter_has_still_to_answer():
+    for happening, cells in LIFE.items():
+        for state, move in cells.items():
+            if state in (P, R) and move.to in (W, D) and (happening, state) != (Happening.KILL_ASKED, P):
+                assert Do.DELETE in move.do, (happening, state)
+
+
+def test_nothing_leaves_done():
+    assert all(cells[D].to is D for cells in LIFE.values() if D in cells)
+
+
+# ---- the same, driven through the ledger
+
+
+def _reached(state):
+    """A driver with one job in that state, and its container's name as far as it has one."""
+    driver = Driver({"a": 1}, queue_timeout_s=1000.0)
+    if state is W:
+        driver.ledger.host_silent("a", "away")  # nobody takes it
+    driver.accept("j")
+    driver.carry_out()
+    container = next(iter(driver.ledger.containers()), "jobmanager-m-1-1")
+    if state in (R, D):
+        driver.runs(container)
+    if state is D:
+        driver.end(container)
+    driver.carry_out()
+    assert driver.ledger._jobs["j"].state is state
+    return driver, container
+
+
+def _everything(driver):
+    job = driver.ledger._jobs["j"]
+    fields = {name: getattr(job, name) for name in type(job).__dataclass_fields__ if name != "steps"}
+    return fields, driver.ledger.containers(), driver.slots(), len(driver.ledger._queue), len(job.steps)
+
+
+@pytest.mark.parametrize("state", State, ids=lambda state: state.name)
+def test_what_is_not_in_the_table_changes_nothing(state):
+    driver, _ = _reached(state)
+    before = _everything(driver)
+
+    for happening, at in NOTHING:
+        if at is state:
+            driver.ledger._happen(driver.ledger._jobs["j"], happening)
+            assert _everything(driver) == before, happening
+            assert driver.carry_out() == [], happening
+
+
+# Every report that the world can make, whatever state the job is in: the job has one result in the end
+REPORTS = {
+    "container runs": lambda driver, container: driver.runs(container),
+    "host cannot: image gone": lambda driver, container: driver.ledger.submitted(
+        container, HostCannot(reason="image gone", unreachable=False)
+    ),
+    "host cannot: unreachable": lambda driver, container: driver.ledger.submitted(
+        container, HostCannot(reason="refused", unreachable=True)
+    ),
+    "refused": lambda driver, container: driver.ledger.submitted(container, Refused(reason="bad")),
+    "submitter died": lambda driver, container: driver.ledger.submitted(container, None),
+    "began": lambda driver, container: driver.ledger.began(container),
+    "ended": lambda driver, container: driver.end(container),
+    "never began": lambda driver, container: driver.end(container, RunFacts(began=False)),
+    "gone": lambda driver, container: driver.end(container, RunFacts(began=True, gone=True)),
+    "host lost": lambda driver, container: driver.end(container, RunFacts(began=True, host_lost=True, outage_s=61)),
+    "waiter died": lambda driver, container: driver.ledger.waiter_died("a", ["j"]),
+    "kill": lambda driver, container: driver.ledger.kill("j", KillReason.KILL_JOB),
+    "give up": lambda driver, container: driver.ledger.give_up_all(),
+    "host silent": lambda driver, container: driver.ledger.host_silent("a", "away"),
+    "host answers": lambda driver, container: driver.answers("a"),
+    "delete failed": lambda driver, container: driver.ledger.delete_failed(container),
+    "stray": lambda driver, container: driver.ledger.strays("a", [container]),
+    "a year passes": lambda driver, container: (
+        setattr(driver.clock, "now", driver.clock.now + 3e7),
+        driver.ledger.tick(),
+    ),
+}
+OF_A_SUBMITTER = {"container runs", "host cannot: image gone", "host cannot: unreachable", "refused", "submitter died"}
+
+
+def _bring_to_an_end(driver):
+    """Do what the roles would do, until nothing is left."""
+    for _ in range(60):
+        driver.answers("a")
+        driver.ledger.kill("j", KillReason.KILL_JOB)
+        driver.carry_out()
+        for container in list(driver.ledger.containers()):
+            if driver.ledger._job_of(container) is None or driver.ledger._containers[container].being_deleted:
+                driver.ledger.deleted(container)
+            else:
+                driver.end(container)
+        for order in driver.orders:
+            if hasattr(order, "verdict"):
+                driver.ledger.called_back(order.request.job_id)
+        if driver.ledger._jobs == {} and driver.ledger.containers() == {}:
+            return
+    raise AssertionError("it does not end")
+
+
+@pytest.mark.parametrize("state", State, ids=lambda state: state.name)
+def test_two_reports_in_any_order_leave_one_result_and_no_slot(state):
+    for first, second in itertools.product(REPORTS, REPORTS):
+        driver, container = _reached(state)
+        for name in (first, second):
+            if name in OF_A_SUBMITTER and container not in driver.ledger.containers():
+                continue  # who was asked for a container reports on it before it is deleted
+            REPORTS[name](driver, container)
+            driver.carry_out()
+        if state is P and not {first, second} & OF_A_SUBMITTER:
+            driver.ledger.submitted(container, Submitted(container_id="1", image_command=(), took_s=0.0))
+
+        _bring_to_an_end(driver)
+
+        assert len(driver.results("j")) == 1, (first, second)
+        assert driver.empty(), (first, second)
+
+
+def test_the_way_of_a_job_that_meets_no_trouble():
+    driver = Driver({"a": 1})
+    driver.accept("j")
+    container = driver.run("j")
+    (watch,) = driver.watches()
+    assert (watch.host, watch.container, watch.container_id, watch.kill_at_once) == ("a", container, f"id of {container}", False)
+
+    driver.end(container, SUCCESS)
+
+    result = driver.result("j")
+    assert (result.verdict.outcome, result.host, result.facts) == (Outcome.SUCCESS, "a", SUCCESS)
+    assert [step.name for step in result.steps] == ["accepted", "host_has_room", "container_runs", "run_ended"]
+    assert driver.deletes() == [container]
+    assert driver.slots() == {"a": 1}
+    assert driver.ledger.deleted(container) == "j"
+    assert driver.empty()
