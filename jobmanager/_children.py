@@ -18,6 +18,7 @@ from jobmanager.engine.processes import end_process, start_process
 from jobmanager.model.messages import LogLine
 
 _log = logging.getLogger(__name__)
+_JOIN_S = 2.0
 _numbers = itertools.count(1)
 
 
@@ -64,11 +65,11 @@ class Child:
         """SIGKILL; Gone follows."""
         self._process.kill()
 
-    def end(self, grace_s: float = 2.0) -> None:
+    def end(self, grace_s: float) -> None:
         """See out a child that was told to leave: make it leave after a while, and let go of everything."""
         end_process(self._process, grace_s)
         for thread in self._threads:
-            thread.join(grace_s)
+            thread.join(_JOIN_S)
 
     def abandon(self) -> None:
         """In a forked process: the child is not ours, only its pipe's copy is."""

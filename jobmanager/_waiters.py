@@ -20,6 +20,8 @@ _STARTING_S = 30.0  # for the first one
 _LONGEST_LOOK_S = 2.0  # a longer pause between two looks is our own: the machine, or this process, stood still
 _LIVED_LONG_S = 5.0  # a waiter that dies sooner is replaced after a pause
 _RESTART_PAUSE_S = 1.0
+_FAREWELL_S = 2.0
+_LEAST_FAREWELL_S = 0.05
 _LOOK_INTERVAL_S = 5.0
 _RECONCILE_INTERVAL_S = 2.0
 
@@ -159,8 +161,9 @@ class Waiters:
 
 
 def farewell(children: Sequence[Child]) -> None:
-    """Tell children to leave, all at once, then see each of them out."""
+    """Tell children to leave, all at once, then see each of them out; what hangs is killed."""
     for child in children:
         child.send(Stop())
+    until = time.monotonic() + _FAREWELL_S
     for child in children:
-        child.end()
+        child.end(max(_LEAST_FAREWELL_S, until - time.monotonic()))

@@ -27,7 +27,6 @@ _BOOT = (
     "import sys, json; path, module, fd, parent, level = json.loads(sys.argv[1]); sys.path[:] = path;"
     " from jobmanager.engine.processes import run_child; run_child(module, fd, parent, level)"
 )
-_GRACE_S = 2.0
 _ORPHAN_S = 3.0
 
 ChildMain = Callable[[Connection], None]
@@ -54,7 +53,7 @@ def start_process(module: str) -> tuple[subprocess.Popen[bytes], Connection]:
     return process, ours
 
 
-def end_process(process: subprocess.Popen[bytes], grace_s: float = _GRACE_S) -> None:
+def end_process(process: subprocess.Popen[bytes], grace_s: float) -> None:
     """Wait a little for a process that was told to leave, then make it."""
     try:
         process.wait(grace_s)
