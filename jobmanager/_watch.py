@@ -25,6 +25,7 @@ _log = logging.getLogger(__name__)
 
 _GLANCE_S = 0.25  # the longest that a kill or a deadline waits for the loop
 _DRAIN_S = 2.0  # for what is still on its way after a kill
+_DRAIN_GLANCE_S = 0.05
 _FIRST_OUTPUT_S = 2.0  # a log that stays empty for so long belongs to a container that had no job yet
 _LAST_WORDS_S = 5.0  # between the end mark and the rest that PID 1 says
 _FEED_S = 60.0
@@ -255,13 +256,16 @@ class Watch:
             return
         if self._ended_at is None:
             self._ended_at = self._clock()
-        if self._job.collect and over is _Over.LIMIT:
-            self._pause()
-            return
-        self._kill()
-        until = self._clock() + _DRAIN_S
-        while self._clock() < until and (chunks := stream.read(_GLANCE_S)) is not None:
+        freezes = bool(self._job.collect) and over is _Over.LIMIT
+        acting = threading.Thread(target=self._pause if freezes else self._kill, name="jobmanager-stop", daemon=True)
+        acting.start()
+        self._drain(stream, acting, until=self._clock() + (0.0 if freezes else _DRAIN_S))
+
+    def _drain(self, stream: OutputStream, acting: threading.Thread, *, until: float) -> None:
+        """Read until the time is over, and as long as the engine is at it: it cannot stop a container that is attached and unread."""
+        while (acting.is_alive() or self._clock() < until) and (chunks := stream.read(_DRAIN_GLANCE_S)) is not None:
             self._transcript.read(chunks)
+        acting.join()
         self._transcript.finish()
 
     def _kill(self) -> None:
