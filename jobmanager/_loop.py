@@ -40,6 +40,8 @@ from jobmanager.model.messages import (
     Strays,
     Submit,
     Submitted,
+    TunnelBroken,
+    TunnelOpen,
 )
 from jobmanager.model.messages import Watch as WatchMessage
 from jobmanager.scheduling.ledger import Ledger
@@ -116,6 +118,8 @@ class Loop:
             HostAnswers: self._host_answers,
             HostSilent: self._host_silent,
             Strays: lambda host, said: self._ledger.strays(host, said.names),
+            TunnelOpen: lambda host, said: self._waiters.look(host),
+            TunnelBroken: self._host_silent,
         }
         self._carrying_out: Mapping[type[Order], Callable[[Any], None]] = {
             AnnounceJob: self._announce,
@@ -207,7 +211,7 @@ class Loop:
         if child in self._pool:
             self._pool_replied(self._pool.replied(child), said)
             self._pool.dispatch()
-        elif (host := self._waiters.heard(child)) is not None:
+        elif (host := self._waiters.heard(child) or self._tunnels.heard(child, said)) is not None:
             self._hearing[type(said)](host, said)
 
     def _gone(self, child: Child) -> None:
@@ -250,10 +254,11 @@ class Loop:
             self._hooks.fire(HostUp(at_s=time.time(), host=host))
         self._compare_environments()
 
-    def _host_silent(self, host: str, said: HostSilent) -> None:
-        if self._ledger.host_silent(host, said.reason):
-            _log.warning("host %s is down: %s", host, said.reason, extra={"host": host})
-            self._hooks.fire(HostDown(at_s=time.time(), host=host, reason=said.reason))
+    def _host_silent(self, host: str, said: HostSilent | TunnelBroken) -> None:
+        reason = self._tunnels.why_silent(host, said.reason)
+        if reason is not None and self._ledger.host_silent(host, reason):
+            _log.warning("host %s is down: %s", host, reason, extra={"host": host})
+            self._hooks.fire(HostDown(at_s=time.time(), host=host, reason=reason))
 
     def _compare_environments(self) -> None:
         found = tuple(name for names in self._ledger.environments().values() for name in names)

@@ -12,18 +12,24 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections import deque
 from multiprocessing.connection import Connection
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from jobmanager.engine.processes import forward_logs
-from jobmanager.model.messages import TunnelSettings
+from jobmanager.model.messages import TunnelBroken, TunnelOpen, TunnelSettings
 
 _log = logging.getLogger(__name__)
 
 _SOCKET_THERE = "/var/run/docker.sock"
 _BACK_OFF_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 _LIVED_LONG_S = 10.0
+_GLANCE_S = 0.2
+_OPENING_GLANCE_S = 0.02
+_LAST_WORDS_S = 1.0
 _PR_SET_PDEATHSIG = 1
 _socket: str | None = None
 
@@ -36,14 +42,21 @@ def main(connection: Connection) -> None:
     _socket = settings.socket
     failures = 0
     while True:
-        began = time.monotonic()
+        began, is_open = time.monotonic(), False
+        Path(settings.socket).unlink(missing_ok=True)  # of an ssh that was killed
         tunnel = _open(settings)
+        words = _LastWords(tunnel)
         while tunnel.poll() is None:
-            if connection.poll(0.2):
+            if not is_open and os.path.exists(settings.socket):
+                is_open = True
+                connection.send(TunnelOpen())
+            if connection.poll(_GLANCE_S if is_open else _OPENING_GLANCE_S):
                 _shut(tunnel)
                 return
         failures = 0 if time.monotonic() - began > _LIVED_LONG_S else failures + 1
-        _log.warning("the ssh tunnel to %s ended: %s", settings.url, _last_words(tunnel))
+        reason = words.get()
+        connection.send(TunnelBroken(reason=reason))
+        _log.info("the ssh tunnel to %s ended: %s", settings.url, reason)
         if connection.poll(_BACK_OFF_S[min(failures, len(_BACK_OFF_S)) - 1]):
             return
 
@@ -95,8 +108,23 @@ def _shut(tunnel: subprocess.Popen[bytes]) -> None:
         tunnel.wait()
 
 
-def _last_words(tunnel: subprocess.Popen[bytes]) -> str:
-    assert tunnel.stderr is not None
-    with tunnel.stderr:
-        said = tunnel.stderr.read().decode("utf-8", "replace").strip()
-    return said.splitlines()[-1] if said else f"exit code {tunnel.returncode}"
+class _LastWords:
+    """What ssh said last. It is read all the time: an ssh that nobody listens to stands still in the end."""
+
+    def __init__(self, tunnel: subprocess.Popen[bytes]) -> None:
+        self._tunnel = tunnel
+        self._lines: deque[bytes] = deque(maxlen=1)
+        self._reader = threading.Thread(target=self._read, name="ssh-words", daemon=True)
+        self._reader.start()
+
+    def get(self) -> str:
+        """One line, once ssh has ended."""
+        self._reader.join(_LAST_WORDS_S)  # a helper of ssh's may still hold the pipe
+        return self._lines[0].decode("utf-8", "replace") if self._lines else f"exit code {self._tunnel.returncode}"
+
+    def _read(self) -> None:
+        assert self._tunnel.stderr is not None
+        with self._tunnel.stderr as said:
+            for line in said:
+                if line.strip():
+                    self._lines.append(line.strip())

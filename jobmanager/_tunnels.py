@@ -4,46 +4,87 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from jobmanager._children import Child, Gone, Heard
 from jobmanager.errors import EngineUnavailable
 from jobmanager.model.host import TLS, Address, DockerHost
-from jobmanager.model.messages import TunnelSettings
+from jobmanager.model.messages import TunnelBroken, TunnelOpen, TunnelSettings
 
 _MODULE = "jobmanager._tunnel"
+_SETTLED_S = 1.0  # after its opening: what waiters say of the host has been seen through it
+
+
+@dataclass(slots=True, kw_only=True)
+class _Tunnel:
+    """One keeper, and what it said last."""
+
+    host: str
+    settings: TunnelSettings
+    opened_at: float | None = None
+    trouble: str = ""
 
 
 class Tunnels:
     """The tunnels of one manager, and where each host's engine is reached. Not thread-safe."""
 
-    def __init__(self, hosts: Sequence[DockerHost], listen: Callable[[Heard | Gone], None]) -> None:
+    def __init__(
+        self,
+        hosts: Sequence[DockerHost],
+        listen: Callable[[Heard | Gone], None],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._hosts = hosts
         self._listen = listen
+        self._clock = clock
         self._folder: Path | None = None
-        self._settings: dict[Child, TunnelSettings] = {}
+        self._tunnels: dict[Child, _Tunnel] = {}
 
     def start(self) -> dict[str, Address]:
         """Start what is needed; returns the address of every host."""
         return {host.name: self._address(host, number) for number, host in enumerate(self._hosts)}
 
+    def heard(self, child: Child, said: TunnelOpen | TunnelBroken) -> str | None:
+        """A tunnel's keeper has said something. Returns its host; None when the child is none of ours."""
+        tunnel = self._tunnels.get(child)
+        if tunnel is None:
+            return None
+        tunnel.opened_at = self._clock() if isinstance(said, TunnelOpen) else None
+        tunnel.trouble = "" if isinstance(said, TunnelOpen) else f"the ssh tunnel ended: {said.reason}"
+        return tunnel.host
+
+    def why_silent(self, host: str, seen: str) -> str | None:
+        """Why a host does not answer. None while its tunnel is only being opened: then nobody can tell.
+
+        ``seen`` is what a waiter found: through a tunnel that is not there it finds a missing socket at most.
+        """
+        for tunnel in self._tunnels.values():
+            if tunnel.host == host and tunnel.opened_at is None:
+                return tunnel.trouble or None
+            if tunnel.host == host and tunnel.opened_at is not None and self._clock() - tunnel.opened_at < _SETTLED_S:
+                return None
+        return seen
+
     def gone(self, child: Child) -> bool:
         """A tunnel's keeper has died: start another. False when the child is none of ours."""
-        settings = self._settings.pop(child, None)
-        if settings is None:
+        tunnel = self._tunnels.pop(child, None)
+        if tunnel is None:
             return False
-        self._keep(settings)
+        self._keep(tunnel.host, tunnel.settings)
         return True
 
     def children(self) -> list[Child]:
         """All keepers."""
-        return list(self._settings)
+        return list(self._tunnels)
 
     def clean_up(self) -> None:
         """Remove the folder of sockets; after the keepers have ended."""
-        self._settings.clear()
+        self._tunnels.clear()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
@@ -58,10 +99,10 @@ class Tunnels:
             self._folder = Path(tempfile.mkdtemp(prefix="jobmanager-"))
         socket = self._folder / f"{number}.sock"
         config = None if host.ssh_config is None else str(host.ssh_config)
-        self._keep(TunnelSettings(url=host.url, socket=str(socket), ssh_config=config))
+        self._keep(host.name, TunnelSettings(url=host.url, socket=str(socket), ssh_config=config))
         return Address(host=host.name, url=f"unix://{socket}", pull=host.pull)
 
-    def _keep(self, settings: TunnelSettings) -> None:
+    def _keep(self, host: str, settings: TunnelSettings) -> None:
         child = Child(_MODULE, self._listen)
         child.send(settings)
-        self._settings[child] = settings
+        self._tunnels[child] = _Tunnel(host=host, settings=settings)

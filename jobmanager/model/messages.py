@@ -181,6 +181,18 @@ class TunnelSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TunnelOpen:
+    """A tunnel's keeper: its local end takes connections."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TunnelBroken:
+    """A tunnel's keeper: its ssh has ended; the next one is started after a while."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogLine:
     """A child's log record on its way to the caller's handlers."""
 
