@@ -14,6 +14,7 @@ from jobmanager.model.container import WORKSPACE
 
 _MOST_MEMBERS = 10_000
 _MOST_SEEN_MEMBERS = 100_000
+_MOST_PASSED_BYTES = 4 * 2**30  # holes of sparse files cost a program nothing and come as zeros
 _LONGEST_NAME = 1024
 _COMPRESSION = 6
 
@@ -36,13 +37,13 @@ def collected(engine: Engine, container: str, patterns: Sequence[str], most_mib:
                 _copy(engine.archive(container, WORKSPACE), patterns, most_mib * 2**20, out)
             except _TooMuch as cap:
                 trouble = str(cap)
-    except (EngineError, tarfile.TarError, ValueError, EOFError, OSError) as error:
+    except (EngineError, tarfile.TarError, ValueError, EOFError, OSError, RecursionError) as error:  # of headers upon headers
         return None, f"the workspace could not be read: {error}"
     return packed.getvalue(), trouble
 
 
 def _copy(pieces: Iterator[bytes], patterns: Sequence[str], most_bytes: int, out: tarfile.TarFile) -> None:
-    taken = seen = 0
+    taken = seen = passed = 0
     left = most_bytes
     with tarfile.open(fileobj=_Pieces(pieces), mode="r|") as tar:
         for member in tar:
@@ -52,6 +53,9 @@ def _copy(pieces: Iterator[bytes], patterns: Sequence[str], most_bytes: int, out
             tar.members = []  # type: ignore[attr-defined]  # a stream is read once: let go of what was passed
             name = _workspace_name(member)
             if name is None or not _wanted(name, patterns):
+                passed += member.size
+                if passed > _MOST_PASSED_BYTES:
+                    raise _TooMuch(f"the workspace is too large to be read: {name!r} and what follows are missing")
                 continue
             if taken >= _MOST_MEMBERS:
                 raise _TooMuch(f"more than {_MOST_MEMBERS} files match")
