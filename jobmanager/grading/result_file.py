@@ -24,6 +24,7 @@ _LONGEST_ID = 200
 _MOST_PROBLEMS = 1000
 _DEEPEST = 50
 _MOST_DIGITS = 300
+_SHOWN = 60  # characters of a field's name that a message repeats
 _FIELDS = {"result", "grade", "text", "problems", "tests", "custom", "state"}
 _GRADERS_WORDS = {"success": Outcome.SUCCESS, "failed": Outcome.FAILED}
 
@@ -61,7 +62,7 @@ def parse(data: bytes) -> ResultFile:
         raise ResultFileError("it is no object")
     unknown = sorted(set(said) - _FIELDS)
     if unknown:
-        raise ResultFileError(f"it has fields that mean nothing here: {unknown[:5]}")
+        raise ResultFileError(f"it has fields that mean nothing here: {[name[:_SHOWN] for name in unknown[:5]]}")
     _check(said, 0)
     return ResultFile(
         outcome=_outcome("result", said["result"]) if "result" in said else None,
