@@ -1,0 +1,282 @@
+"""Collecting files: the tar comes from a hostile place. Regular files of the workspace come back, bounded, and nothing else."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import itertools
+import os
+import tarfile
+
+import pytest
+
+from jobmanager import _collect
+from jobmanager._collect import collected
+from jobmanager.engine.protocol import EngineError, NoSuchContainer, Unreachable
+
+
+class StubEngine:
+    """An engine that has one archive."""
+
+    def __init__(self, data: bytes = b"", *, piece: int = 1000, error: Exception | None = None, pieces=None):
+        self._data, self._piece, self._error, self._pieces = data, piece, error, pieces
+        self.asked = []
+
+    def archive(self, container, path):
+        self.asked.append((container, path))
+        if self._pieces is not None:
+            yield from self._pieces
+        for at in range(0, len(self._data), self._piece):
+            yield self._data[at : at + self._piece]
+        if self._error is not None:
+            raise self._error
+
+
+def member(name, content=b"", **fields):
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    for field, value in fields.items():
+        setattr(info, field, value)
+    return info, content
+
+
+def tar(*members, tar_format=tarfile.PAX_FORMAT):
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w", format=tar_format) as out:
+        for info, content in members:
+            out.addfile(info, io.BytesIO(content))
+    return packed.getvalue()
+
+
+def unpacked(archive):
+    with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as found:
+        return {info.name: found.extractfile(info).read() for info in found}
+
+
+def collect(data, patterns=("*",), most_mib=1, **engine):
+    archive, trouble = collected(StubEngine(data, **engine), "c", patterns, most_mib)
+    return (None if archive is None else unpacked(archive)), trouble
+
+
+GOOD = [
+    member("job/", type=tarfile.DIRTYPE),
+    member("job/a.txt", b"A"),
+    member("job/sub/b.txt", b"B" * 5000),
+    member("job/sub/c.bin", b"\0"),
+]
+
+
+def test_files_that_match_come_back_by_their_names_in_the_workspace():
+    engine = StubEngine(tar(*GOOD))
+
+    archive, trouble = collected(engine, "the container", ["*.txt"], 1)
+
+    assert unpacked(archive) == {"a.txt": b"A", "sub/b.txt": b"B" * 5000}
+    assert trouble == ""
+    assert engine.asked == [("the container", "/job")]
+
+
+@pytest.mark.parametrize(
+    ("patterns", "names"),
+    [
+        (["*"], {"a.txt", "sub/b.txt", "sub/c.bin"}),
+        (["sub"], {"sub/b.txt", "sub/c.bin"}),
+        (["sub/*.bin", "a.*"], {"a.txt", "sub/c.bin"}),
+        (["[ab].txt"], {"a.txt"}),
+        (["A.TXT"], set()),
+        (["su"], set()),
+        (["nothing"], set()),
+    ],
+)
+def test_a_pattern_is_a_name_a_wildcard_or_a_folder(patterns, names):
+    found, trouble = collect(tar(*GOOD), patterns)
+
+    assert set(found) == names
+    assert trouble == ""
+
+
+@pytest.mark.parametrize("piece", [1, 7, 511, 512, 513, 100_000])
+def test_it_is_the_same_in_pieces_of_any_size(piece):
+    assert set(collect(tar(*GOOD), piece=piece)[0]) == {"a.txt", "sub/b.txt", "sub/c.bin"}
+
+
+HOSTILE = {
+    "a link to a file outside": member("job/x", type=tarfile.SYMTYPE, linkname="/etc/shadow"),
+    "a hard link": member("job/x", type=tarfile.LNKTYPE, linkname="job/a.txt"),
+    "a fifo": member("job/x", type=tarfile.FIFOTYPE),
+    "a character device": member("job/x", type=tarfile.CHRTYPE, devmajor=1, devminor=5),
+    "a block device": member("job/x", type=tarfile.BLKTYPE, devmajor=8),
+    "a folder": member("job/x", type=tarfile.DIRTYPE),
+    "a type that nobody knows": member("job/../x", b"1", type=b"Z"),
+    "a name that goes up": member("job/../x", b"1"),
+    "a name that goes up later": member("job/sub/../../x", b"1"),
+    "an absolute name": member("/job/x", b"1"),
+    "an absolute name elsewhere": member("//etc/x", b"1"),
+    "no name": member("", b"1"),
+    "the folder's own name": member("job", b"1"),
+    "a name with a newline": member("job/x\ny", b"1"),
+    "a name with an escape": member("job/\x1b[2Jx", b"1"),
+    "a name with a carriage return": member("job/x\r", b"1"),
+    "a name with a C1 control": member("job/x\x9b", b"1"),
+    "a name that is no UTF-8": member("job/x\udcff", b"1"),
+    "a very long name": member("job/" + "x/" * 600 + "x", b"1"),
+    "our own folder": member("job/.jobmanager/command", b"1"),
+    "our own token": member("job/.jobmanager.0123456789", b"1"),
+}
+
+
+@pytest.mark.parametrize("hostile", HOSTILE.values(), ids=HOSTILE)
+@pytest.mark.parametrize("tar_format", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT], ids=["pax", "gnu"])
+def test_what_is_no_regular_file_of_the_workspace_is_passed_over(hostile, tar_format):
+    found, trouble = collect(tar(GOOD[1], hostile, GOOD[3], tar_format=tar_format), ["*", "x", "../x", "etc", ".jobmanager"])
+
+    assert found == {"a.txt": b"A", "sub/c.bin": b"\0"}
+    assert trouble == ""
+
+
+def test_owners_modes_and_odd_times_do_not_come_along():
+    info, content = member("job/x", b"1", mode=0o6777, uid=0, gid=0, uname="root", mtime=2**62)
+    plain, _ = member("job/y", b"", mode=0o600, mtime=-5)
+    archive, _ = collected(StubEngine(tar((info, content), (plain, b""))), "c", ["*"], 1)
+
+    with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as found:
+        x, y = found.getmembers()
+    assert (x.mode, y.mode) == (0o755, 0o644)
+    assert (x.uname, x.uid) == ("", 0)
+    assert 0 <= x.mtime <= 2**33
+    assert y.mtime == 0
+    assert not x.pax_headers.keys() - {"mtime"}
+
+
+def test_past_the_cap_the_rest_is_missing_and_it_says_which():
+    half = os.urandom(2**19)
+    data = tar(member("job/a", half), member("job/b", half), member("job/c", b"1"), member("job/d", b"1"))
+
+    found, trouble = collect(data)
+
+    assert set(found) == {"a", "b"}
+    assert "archive_mib = 1" in trouble
+    assert "'c'" in trouble
+
+
+def test_what_does_not_match_does_not_count():
+    found, trouble = collect(tar(member("job/big", bytes(3 * 2**20)), member("job/small", b"1")), ["small"])
+
+    assert (found, trouble) == ({"small": b"1"}, "")
+
+
+def test_a_file_that_says_it_is_huge_is_not_read():
+    info = tarfile.TarInfo("job/huge")
+    info.size = 8 * 2**40
+    read = []
+
+    def pieces():
+        yield _one(member("job/a", b"1"))
+        yield info.tobuf(tarfile.GNU_FORMAT)
+        while True:
+            read.append(1)
+            assert len(read) < 1000, "it goes on reading"
+            yield bytes(65536)
+
+    found, trouble = collect(b"", pieces=pieces())
+
+    assert found == {"a": b"1"}
+    assert "archive_mib" in trouble
+
+
+def _one(entry):
+    """A member without a tar's end."""
+    info, content = entry
+    return info.tobuf(tarfile.GNU_FORMAT) + content + bytes(-len(content) % 512)
+
+
+def test_huge_holes_that_do_not_match_end_the_reading_too():
+    info = tarfile.TarInfo("job/holes")
+    info.size = 8 * 2**60
+    total = 0
+
+    def pieces():
+        nonlocal total
+        yield _one(member("job/a", b"1"))
+        yield info.tobuf(tarfile.GNU_FORMAT)
+        for _ in itertools.count():
+            total += 2**20
+            assert total < 64 * 2**30, "it goes on reading"
+            yield bytes(2**20)
+
+    found, trouble = collect(b"", ["a"], pieces=pieces())
+
+    assert found == {"a": b"1"}
+    assert "'holes'" in trouble
+
+
+def test_too_many_files_that_match_are_cut_off(monkeypatch):
+    monkeypatch.setattr(_collect, "_MOST_MEMBERS", 1000)
+    data = b"".join(_one(member(f"job/{number}")) for number in range(1050))
+
+    found, trouble = collect(data, piece=2**16)
+
+    assert len(found) == 1000
+    assert "more than 1000 files match" in trouble
+
+
+def test_too_many_files_in_all_are_cut_off(monkeypatch):
+    monkeypatch.setattr(_collect, "_MOST_SEEN_MEMBERS", 3000)
+    one = _one(member("job/x/y"))
+    counted = 0
+
+    def pieces():
+        nonlocal counted
+        while True:
+            counted += 100
+            assert counted < 6000, "it goes on reading"
+            yield one * 100
+
+    found, trouble = collect(b"", ["nothing"], pieces=pieces())
+
+    assert found == {}
+    assert "more than 3000 files" in trouble
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"no tar at all" * 100,
+        b"\xff" * 5000,
+        tar(*GOOD)[:700],
+        tar(*GOOD)[:1100],
+        tar(GOOD[2])[:600],
+        gzip.compress(b"x"),
+        b"".join(_one(member("x", b"30 mtime=1.5\n", type=b"x")) for _ in range(5000)) + tar(*GOOD),
+        b"".join(_one(member("././@LongLink", b"x" * 100, type=b"L")) for _ in range(5000)) + tar(*GOOD),
+        _one(member("x", b"99999999999 path=a\n", type=b"x")) + tar(*GOOD),
+        _one(member("x", b"18 size=notanum\n\n", type=b"x")) + tar(*GOOD),
+        _one(member("x", b"rubbish", type=b"x")) + tar(*GOOD),
+        member("job/a")[0].tobuf(tarfile.GNU_FORMAT)[:124] + b"\xff" * 12 + bytes(376),
+    ],
+    ids=["text", "ones", "cut in a header", "cut in a folder", "cut in a file", "gzip", "pax upon pax", "long upon long",
+         "pax length", "pax size",
+         "pax rubbish", "negative size"],
+)  # fmt: skip
+def test_a_tar_that_is_broken_is_told_and_raises_nothing(data):
+    archive, trouble = collected(StubEngine(data), "c", ["*"], 1)
+
+    if archive is not None:  # what came before the break stands
+        assert set(unpacked(archive)) <= {"a.txt", "sub/b.txt", "sub/c.bin"}
+    else:
+        assert "could not be read" in trouble
+    assert trouble or archive
+
+
+@pytest.mark.parametrize("error", [Unreachable("broken pipe"), NoSuchContainer("gone"), EngineError("no")])
+def test_an_engine_that_fails_in_the_middle_is_told(error):
+    archive, trouble = collected(StubEngine(tar(*GOOD)[:1200], error=error), "c", ["*"], 1)
+
+    assert archive is None
+    assert "the workspace could not be read" in trouble
+    assert str(error) in trouble
+
+
+def test_an_empty_workspace_gives_an_empty_archive():
+    assert collect(tar(GOOD[0])) == ({}, "")
+    assert collect(b"\0" * 1024) == ({}, "")

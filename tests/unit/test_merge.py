@@ -1,0 +1,196 @@
+"""Merging (issue 2, item 6): the container's word, the result file's and the local answers make one result."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from jobmanager import Code, JobInput, Limits, Match, MultipleChoice, Outcome, ProblemResult, Step, Task
+from jobmanager.grading.local import answered
+from jobmanager.grading.merge import merged
+from jobmanager.model.facts import EndMark, RunFacts
+from jobmanager.model.job import Request
+from jobmanager.model.verdict import KillReason, crash_verdict, judge, killed_verdict
+
+QUIZ = {
+    "m": Match("42", success_text="Yes.", failure_text="No, 42."),
+    "c": MultipleChoice(["a", "b"], failure_text="Look again."),
+}
+RIGHT, WRONG = {"m": "42", "c": ["a", "b"]}, {"m": "41", "c": ["a", "b"]}
+BOTH_WRONG = {"m": "41", "c": "a"}
+LIMITS = Limits(output_kib=1)
+
+
+def request(answers=None, *, problems=None, debug=False):
+    task = Task("x", command="true", problems=problems if problems is not None else QUIZ, limits=LIMITS)
+    return Request(job_id="j", task=task, inputs=JobInput(answers or {}), files={}, priority=0, launcher_name="x", debug=debug)
+
+
+def run(exit_code=0, said=None, answers=RIGHT, problems=None, **facts):
+    """The result of a run that ended by itself."""
+    result_file = said if said is None or isinstance(said, bytes) else json.dumps(said).encode()
+    found = RunFacts(began=True, end=EndMark(exit_code=exit_code), result_file=result_file, **facts)
+    return merged(request(answers, problems=problems), judge(found, LIMITS), found, host="h", timings={"run": 1.0}, steps=())
+
+
+# ---- local answers
+
+
+def test_local_answers_are_judged_and_told_with_the_problems_texts():
+    assert answered(request(RIGHT)) == {"m": (Outcome.SUCCESS, "Yes."), "c": (Outcome.SUCCESS, "")}
+    assert answered(request(BOTH_WRONG)) == {"m": (Outcome.FAILED, "No, 42."), "c": (Outcome.FAILED, "Look again.")}
+    assert answered(request({})) == {"m": (Outcome.FAILED, "No, 42."), "c": (Outcome.FAILED, "Look again.")}
+
+
+def test_problems_that_become_files_are_not_answered_here():
+    assert answered(request({"p": "code", "m": "42"}, problems={"p": Code("p.py"), "m": Match("42")})) == {
+        "m": (Outcome.SUCCESS, "")
+    }
+    assert answered(request(problems={})) == {}
+
+
+# ---- merging
+
+# (exit code, what the file says, answers, outcome, grade, text)
+TABLE = [
+    (0, None, RIGHT, "success", 100, "Yes."),
+    (0, None, WRONG, "failed", 0, "No, 42."),
+    (0, None, BOTH_WRONG, "failed", 0, "No, 42.\nLook again."),
+    (3, None, RIGHT, "failed", 0, "exit code 3\nYes."),
+    (3, None, WRONG, "failed", 0, "exit code 3\nNo, 42."),
+    (0, {"text": "good"}, RIGHT, "success", 100, "good\nYes."),
+    (0, {"text": "good"}, BOTH_WRONG, "failed", 0, "good\nNo, 42.\nLook again."),
+    (0, {"grade": 80}, RIGHT, "success", 80, "Yes."),
+    (0, {"grade": 150}, RIGHT, "success", 150, "Yes."),
+    (0, {"grade": 1000}, RIGHT, "success", 200, "Yes."),
+    (0, {"grade": -1}, RIGHT, "success", 0, "Yes."),
+    (0, {"grade": 80}, WRONG, "failed", 80, "No, 42."),
+    (0, {"result": "success", "grade": 80}, RIGHT, "success", 80, "Yes."),
+    (0, {"result": "failed"}, RIGHT, "failed", 0, "Yes."),
+    (0, {"result": "failed", "grade": 30, "text": "half"}, RIGHT, "failed", 30, "half\nYes."),
+    (1, {"result": "failed", "grade": 30}, RIGHT, "failed", 30, "exit code 1\nYes."),
+    (1, {"result": "success", "grade": 100, "text": "ok"}, RIGHT, "failed", 0, "ok\nYes."),
+    (1, {"result": "success"}, RIGHT, "failed", 0, "exit code 1\nYes."),
+]
+
+
+@pytest.mark.parametrize(("exit_code", "said", "answers", "outcome", "grade", "text"), TABLE)
+def test_exit_code_file_and_local_answers_make_outcome_grade_and_text(exit_code, said, answers, outcome, grade, text):
+    result = run(exit_code, said, answers)
+
+    assert (str(result.outcome), result.grade, result.text) == (outcome, grade, text)
+    assert type(result.grade) is float
+
+
+def test_a_file_cannot_turn_a_bad_exit_code_into_a_success_whatever_it_says():
+    for said in ({"result": "success"}, {"result": "success", "grade": 200}, {"grade": 200}, {}):
+        assert run(1, said).outcome is Outcome.FAILED
+    assert run(1, {"result": "success", "grade": 200}).grade == 0
+
+
+def test_the_files_fields_fill_the_result():
+    said = {"problems": {"p": ["success", "fine"]}, "tests": {"t": [1]}, "custom": {"c": None}, "state": "s"}
+
+    result = run(0, said)
+
+    assert result.problems == {"p": ("success", "fine"), "m": ("success", "Yes."), "c": ("success", "")}
+    assert (result.tests, result.custom, result.state) == ({"t": [1]}, {"c": None}, "s")
+
+
+def test_a_file_cannot_overrule_what_was_answered_here():
+    result = run(0, {"problems": {"m": ["success", "mine"], "c": ["success", "mine"]}}, BOTH_WRONG)
+
+    assert result.problems == {"m": ("failed", "No, 42."), "c": ("failed", "Look again.")}
+    assert result.outcome is Outcome.FAILED
+
+
+def test_a_graders_failed_is_told_in_the_evidence():
+    result = run(0, {"result": "failed"})
+
+    assert ("grader", "failed", "result.json") in [(found.kind, found.value, found.source) for found in result.evidence]
+
+
+def test_a_file_that_cannot_be_read_is_an_error_that_says_why():
+    for answers in (RIGHT, BOTH_WRONG):
+        result = run(0, b'{"grade": NaN}', answers)
+
+        assert (result.outcome, result.grade) == (Outcome.ERROR, 0.0)
+        assert result.text.startswith("the result file cannot be read: NaN is no JSON")
+        assert ("result_file", "result.json") in [(found.kind, found.source) for found in result.evidence]
+        assert "exit_code" in [found.kind for found in result.evidence]
+        assert result.tests == {}
+
+
+def test_a_bad_file_of_a_failed_program_is_an_error_too():
+    assert run(1, b"[").outcome is Outcome.ERROR
+
+
+@pytest.mark.parametrize(
+    ("facts", "outcome"),
+    [
+        ({"end": EndMark(exit_code=0), "cpu_time_s": 31.0}, Outcome.TIMEOUT),
+        ({"end": EndMark(exit_code=0), "stdout_bytes": 5000}, Outcome.OVERFLOW),
+        ({"end": EndMark(exit_code=1, oom_kills=1)}, Outcome.OVERFLOW),
+        ({"gone": True}, Outcome.CRASH),
+    ],
+)
+@pytest.mark.parametrize("said", [b'{"result": "success", "grade": 100, "text": "mine", "tests": {"a": 1}}', b"not JSON"])
+def test_limits_rule_over_the_file_whatever_is_in_it(facts, outcome, said):
+    found = RunFacts(began=True, result_file=said, **facts)
+
+    result = merged(request(RIGHT), judge(found, LIMITS), found, host="h", timings={}, steps=())
+
+    assert (result.outcome, result.grade, result.tests) == (outcome, 0.0, {})
+    assert "mine" not in result.text
+
+
+def test_local_answers_do_not_change_an_outcome_other_than_success():
+    found = RunFacts(began=True, end=EndMark(exit_code=0), cpu_time_s=31.0)
+
+    result = merged(request(BOTH_WRONG), judge(found, LIMITS), found, host="h", timings={}, steps=())
+
+    assert result.outcome is Outcome.TIMEOUT
+    assert result.problems["m"] == ProblemResult(Outcome.FAILED, "No, 42.")
+
+
+def test_a_killed_job_has_no_grade_and_tells_nothing_of_its_answers():
+    result = merged(request(RIGHT), killed_verdict(KillReason.KILL_JOB), None, host=None, timings={}, steps=())
+
+    assert (result.outcome, result.grade, result.problems, result.text) == (Outcome.KILLED, 0.0, {}, "killed: kill_job")
+
+
+def test_a_job_that_never_ran_has_a_result_with_every_field():
+    result = merged(
+        request({}, problems={}), crash_verdict("no_host", "nobody"), None, host=None, timings={"waiting": 2.0}, steps=()
+    )
+
+    assert (result.job_id, result.outcome, result.text, result.host) == ("j", Outcome.CRASH, "nobody", None)
+    assert (result.stdout, result.exit_code, result.cpu_time_s, result.archive) == (b"", None, None, None)
+    assert result.timings == {"waiting": 2.0}
+
+
+def test_what_was_seen_of_the_run_is_in_the_result():
+    result = run(
+        7, problems={}, stdout=b"out", stderr=b"err", stdout_bytes=3, stderr_bytes=3, archive=b"tar",
+        cpu_time_s=1.5, wall_time_s=2.5, peak_memory_bytes=3 * 2**20,
+    )  # fmt: skip
+
+    assert (result.stdout, result.stderr, result.exit_code, result.archive, result.host) == (b"out", b"err", 7, b"tar", "h")
+    assert (result.cpu_time_s, result.wall_time_s, result.peak_memory_mib, result.output_cut) == (1.5, 2.5, 3.0, False)
+    assert result.timings == {"run": 1.0}
+
+
+def test_output_that_was_cut_or_whose_beginning_was_lost_is_marked():
+    assert run(stdout=b"ab", stdout_bytes=5).output_cut
+    assert run(log_rotated=True).output_cut
+    assert not run(stdout=b"ab", stdout_bytes=2).output_cut
+
+
+def test_steps_are_told_to_who_asked_for_them():
+    found = RunFacts(began=True, end=EndMark(exit_code=0))
+    steps = (Step(name="accepted", at_s=0.0),)
+
+    for debug in (True, False):
+        result = merged(request(RIGHT, debug=debug), judge(found, LIMITS), found, host="h", timings={}, steps=steps)
+        assert result.steps == (steps if debug else ())
