@@ -183,7 +183,7 @@ def cpu_before(rest: str) -> int | None:
 def end_mark(rest: str, cpu_before_ns: int | None) -> EndMark | None:
     """The ``end`` mark's fields; None when they are not what PID 1 writes."""
     words = rest.split(" ")
-    if len(words) != 6 or not words[0].isdigit() or len(words[0]) > 3:
+    if len(words) != 6 or not (words[0].isascii() and words[0].isdigit()) or len(words[0]) > 3:
         return None
     cpu = _counter(words[1])
     return EndMark(
