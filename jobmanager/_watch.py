@@ -252,7 +252,7 @@ class Watch:
 
     def _stop(self, stream: OutputStream | None, over: _Over) -> None:
         """After a limit or a request: kill, and read what is still on its way. A container to collect from waits."""
-        if over is _Over.COMPLETE or stream is None:
+        if over in (_Over.COMPLETE, _Over.BROKEN) or stream is None:
             return
         if self._ended_at is None:
             self._ended_at = self._clock()
