@@ -7,7 +7,7 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -17,7 +17,7 @@ import docker.tls
 import requests.exceptions
 import urllib3.exceptions
 
-from jobmanager.engine.container_config import container_config
+from jobmanager.engine.container_config import VOLUME_LABEL, container_config
 from jobmanager.engine.protocol import (
     Chunk,
     EngineError,
@@ -128,6 +128,7 @@ class DockerEngine:
             stdin = self._attach(container, stdin=1)
             try:
                 plain = _plain_socket(stdin)
+                assert plain is not None
                 plain.settimeout(timeout_s)
                 plain.sendall(payload)
             finally:
@@ -147,6 +148,7 @@ class DockerEngine:
             oom_killed=bool(state.get("OOMKilled")),
             error=str(state.get("Error") or ""),
             created_at_s=_seconds(said.get("Created")),
+            started_at_s=_seconds(state.get("StartedAt")),
         )
 
     def list(self, labels: Mapping[str, str | None]) -> list[ContainerState]:
@@ -188,6 +190,7 @@ class DockerEngine:
                 self._client.remove_container(container, force=True, v=True)
         except NoSuchContainer:
             self._raise_if_still_there(container)
+            self._remove_volumes_of(container)
 
     def close(self) -> None:
         if self._client_made is not None:
@@ -228,6 +231,14 @@ class DockerEngine:
     def _attach(self, container: str, **streams: int) -> Any:
         return self._client.attach_socket(container, params={**streams, "stream": 1})
 
+    def _remove_volumes_of(self, container: str) -> None:
+        """Somebody else has removed the container, perhaps without its volume."""
+        with _translated():
+            left = self._client.volumes(filters={"label": f"{VOLUME_LABEL}={container}"})["Volumes"]
+        for volume in left or ():
+            with suppress(NoSuchContainer), _translated():
+                self._client.remove_volume(volume["Name"])
+
     def _raise_if_still_there(self, container: str) -> None:
         try:
             self.inspect(container)
@@ -245,6 +256,8 @@ class _SocketStream:
 
     def read(self, timeout_s: float) -> list[Chunk] | None:
         plain = _plain_socket(self._attached)
+        if plain is None:
+            return None  # closed by us
         try:
             plain.settimeout(max(timeout_s, 0.001))
             data = plain.recv(_PIECE)
@@ -270,6 +283,8 @@ class _ResponseStream:
         self._reader.start()
 
     def read(self, timeout_s: float) -> list[Chunk] | None:
+        if self._closing.is_set():
+            return None
         try:
             data = self._pieces.get(timeout=max(timeout_s, 0.001))
         except queue.Empty:
@@ -362,16 +377,20 @@ def _tls_config(tls: TLS) -> docker.tls.TLSConfig:
     )
 
 
-def _plain_socket(attached: Any) -> socket.socket:
-    """The socket under docker-py's wrapper: its wrapper refuses to read again after one timeout."""
+def _plain_socket(attached: Any) -> socket.socket | None:
+    """The socket under docker-py's wrapper, which refuses to read again after one timeout. None: it was closed."""
     return getattr(attached, "_sock", attached)  # type: ignore[no-any-return]
 
 
 def _shut(attached: Any) -> None:
+    plain = _plain_socket(attached)
+    if plain is None:
+        return  # closed before
     try:
-        _plain_socket(attached).shutdown(socket.SHUT_RDWR)
+        plain.shutdown(socket.SHUT_RDWR)
     except OSError:
         pass  # the other side was quicker
+    attached._response.close()  # it and its connection refer to each other, and would keep the descriptor until collected
     attached.close()
 
 
@@ -397,7 +416,8 @@ def _seconds(stamp: str | None) -> float:
         return 0.0
     whole, _, rest = stamp.partition(".")
     zone = "+00:00" if rest.endswith("Z") or len(rest) < 6 else rest[-6:]
+    fraction = rest[: len(rest) - len(rest.lstrip("0123456789"))]
     try:
-        return datetime.fromisoformat(whole.rstrip("Z") + zone).timestamp()
+        return datetime.fromisoformat(whole.rstrip("Z") + zone).timestamp() + float(f"0.{fraction or 0}")
     except ValueError:
         return 0.0
