@@ -63,7 +63,7 @@ cd {WORKSPACE} || {{ say no "there is no {WORKSPACE}" >&3; exit {_NOT_DELIVERED}
 for tool in head tar; do
   command -v $tool >/dev/null || {{ say no "the image has no $tool" >&3; exit {_NOT_DELIVERED}; }}
 done
-head -c "$size" | tar -xf - || broken=1
+head -c "$size" | {{ tar -xf - || {{ head -c "$size" >/dev/null; exit 1; }}; }} || broken=1
 if [ ! -f .jobmanager/command ]; then
   [ -z "$broken" ] || say no "its files cannot be unpacked into the workspace" >&3
   exit {_NOT_DELIVERED}
