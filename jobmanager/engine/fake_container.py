@@ -24,7 +24,7 @@ from jobmanager.engine.fake_process import (
     Text,
     encoded,
 )
-from jobmanager.engine.fake_shell import can_run, run
+from jobmanager.engine.fake_shell import can_run, run, write_error
 from jobmanager.engine.fake_wire import PIECE, STDERR, STDOUT, framed
 from jobmanager.engine.way_in import RESULT_FILE, RESULT_FILE_LIMIT
 from jobmanager.model.container import WORKSPACE, Phase
@@ -65,6 +65,7 @@ class Follower:
         self.seen_bytes = container.log.all_bytes  # meaningful for one that holds: those begin at the log's end
         self.wake = wake
         self._container = container
+        self._run = container.run
 
     def take(self) -> bytes:
         """The next output as it is sent; none when there is none yet."""
@@ -79,7 +80,12 @@ class Follower:
     @property
     def finished(self) -> bool:
         """Whether there will never be more."""
-        return self._container.phase is Phase.ENDED and self.place >= self._container.log.next
+        container = self._container
+        if self.place < container.log.next:
+            return False
+        if not self.holds:
+            return container.phase in (Phase.CREATED, Phase.ENDED)
+        return container.phase is Phase.ENDED and container.run != self._run  # one that had ended is waited for in vain
 
     def leave(self) -> None:
         """Stop following."""
@@ -129,8 +135,8 @@ class FakeContainer:
         self.machine = self._new_machine(scripts)
         self._scripts = scripts
         self._later = later
+        self.run = 0  # grows with every start and end; tells timers of an earlier run from this one's
         self._steps: Steps | None = None
-        self._run = 0  # tells timers of an earlier run from this one's
         self._waiting = False  # for its timer
         self._cpu_ns = 0
         self._burning_since: float | None = None
@@ -145,7 +151,7 @@ class FakeContainer:
         self.machine = self._new_machine(self._scripts)
         self.phase, self.exit_code, self.oom_killed = Phase.RUNNING, None, False
         self.times_started += 1
-        self._run += 1
+        self.run += 1
         self._cpu_ns, self._steps, self._waiting = _START_CPU_NS, None, False
 
     def feed(self, payload: bytes) -> None:
@@ -158,7 +164,7 @@ class FakeContainer:
         """All its processes are dead."""
         self._burn(False)
         self.phase, self.exit_code = Phase.ENDED, exit_code
-        self._run += 1
+        self.run += 1
         self._waiting = False
         if self._steps is not None:
             self._steps.close()
@@ -248,11 +254,11 @@ class FakeContainer:
     def _wait(self, pause_s: float) -> None:
         self._waiting = True
         if not math.isinf(pause_s):
-            run_number = self._run
+            run_number = self.run
             self._later(pause_s, lambda: self._woken(run_number))
 
     def _woken(self, run_number: int) -> None:
-        if run_number != self._run:
+        if run_number != self.run:
             return
         self._waiting = False
         self.go_on()
@@ -314,12 +320,12 @@ def _program(process: Process, words: tuple[str, ...]) -> Steps:
     except (Killed, AllKilled) as killed:
         return 128 + killed.number
     except FileProblem as problem:
-        return (yield from process.fail(f"{words[0]}: write error: {problem}"))
+        return (yield from process.fail(write_error(words[0], problem)))
 
 
 def _last_words(container: FakeContainer, token: bytes, code: int) -> Iterator[Output]:
     machine = container.machine
-    full = int(code != 0 and machine.files.free_bytes() < 4096)
+    full = int(not machine.oom_kills and not _has_room(machine.files, token))
     peak = 2**20 + sum(len(file.data) for file in machine.files.files.values())
     counters = (code, container.cpu_ns(), peak, machine.oom_kills, machine.fork_refusals, full)
     end = b"end " + b" ".join(b"%d" % counter for counter in counters)
@@ -333,6 +339,17 @@ def _last_words(container: FakeContainer, token: bytes, code: int) -> Iterator[O
 
 def _mark(token: bytes, words: bytes) -> Output:
     return Output(False, b"\x1e%s %s\n" % (token, words))
+
+
+def _has_room(files: Files, token: bytes) -> bool:
+    """PID 1 tries it out, and leaves the file."""
+    path = f"{WORKSPACE}/.jobmanager.{token.decode('utf-8', 'replace')}"
+    try:
+        files.create(path)
+        files.append(path, bytes(4096))
+    except FileProblem:
+        return False
+    return True
 
 
 @lru_cache(maxsize=1024)

@@ -153,10 +153,11 @@ class FakeDaemon:
             container.start()
 
     def feed(self, target: str, payload: bytes) -> None:
-        self.find(target).feed(payload)
+        self._attachable(target).feed(payload)
 
     def follow(self, target: str, *, from_beginning: bool, wake: Callable[[], None]) -> Follower:
-        return self.find(target).follow(from_beginning=from_beginning, wake=wake)
+        container = self.find(target) if from_beginning else self._attachable(target)
+        return container.follow(from_beginning=from_beginning, wake=wake)
 
     def inspect(self, target: str) -> tuple[object, ...]:
         return _row(self.find(target), with_exit_code=True)
@@ -221,6 +222,12 @@ class FakeDaemon:
         container = self._ids.get(target) or self.containers.get(target)
         if container is None:
             raise NoSuchContainer(f"No such container: {target}")
+        return container
+
+    def _attachable(self, target: str) -> FakeContainer:
+        container = self.find(target)
+        if container.phase is Phase.PAUSED:
+            raise Refused(f"container {target} is paused, unpause the container before attach")
         return container
 
     def _image(self, reference: str) -> FakeImage:

@@ -10,6 +10,7 @@ from typing import Protocol, Union
 from jobmanager.engine.fake_files import FileProblem, Files
 
 PIECE = 16384
+FIRST_PID = 2  # the program that a job asks for
 
 
 @dataclass(frozen=True)
@@ -237,6 +238,7 @@ def encoded(text: str) -> bytes:
 
 
 __all__ = [
+    "FIRST_PID",
     "PIECE",
     "AllKilled",
     "Burn",

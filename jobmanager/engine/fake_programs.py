@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable
 
 from jobmanager.engine.fake_process import (
+    FIRST_PID,
     PIECE,
     AllKilled,
     FileProblem,
@@ -100,16 +101,19 @@ def wc(process: Process, args: list[str]) -> Steps:
 def dd(process: Process, args: list[str]) -> Steps:
     options = dict(word.partition("=")[::2] for word in args)
     block, count = _size(options.get("bs", "512")), int(options.get("count", "1"))
+    read, code = 0, 0
+    files, target = process.machine.files.files, process.path(options.get("of", "/dev/stdout"))
     try:
         source = process.open(options["if"]) if "if" in options else process.stdin
         sink = process.create(options["of"], append=False) if "of" in options else process.stdout
-        left = block * count
-        while left and (piece := (yield from source.read(min(left, PIECE)))):
-            left -= len(piece)
+        while read < block * count and (piece := (yield from source.read(min(block * count - read, PIECE)))):
+            read += len(piece)
             yield from sink.write(piece)
     except FileProblem as problem:
-        return (yield from process.fail(f"dd: error writing '{options.get('of', 'standard output')}': {problem}"))
-    return 0
+        read = -(-read // block) * block
+        code = yield from process.fail(f"dd: error writing '{options.get('of', 'standard output')}': {problem}")
+    written = len(files[target].data) if target in files else read
+    return (yield from process.fail(f"{_records(read, block)} in\n{_records(written, block)} out", code))
 
 
 def seq(process: Process, args: list[str]) -> Steps:
@@ -204,6 +208,9 @@ def kill(process: Process, args: list[str]) -> Steps:
         return (yield from process.fail(f"sh: bad signal name '{args[0].lstrip('-')}'"))
     code = 0
     for target in targets:
+        if target == "-1" and process.pid == FIRST_PID:  # all but PID 1 and the caller: nobody is left
+            code = yield from process.fail("sh: can't kill pid -1: No such process")
+            continue
         if target in ("-1", "0") and number not in (0, *_HARMLESS):
             raise AllKilled(number)
         if target == str(process.pid):
@@ -274,6 +281,10 @@ PROGRAMS: dict[str, Program] = {
     "wc": wc,
     "yes": yes,
 }
+
+
+def _records(size: int, block: int) -> str:
+    return f"{size // block}+{int(size % block > 0)} records"
 
 
 def _reading(name: str, program: str, problem: FileProblem) -> str:

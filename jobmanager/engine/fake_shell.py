@@ -81,13 +81,19 @@ def run_child(process: Process, words: list[str]) -> Steps:
     try:
         return (yield from run(process.child(), words))
     except FileProblem as problem:
-        return (yield from process.fail(f"{words[0]}: write error: {problem}"))
+        return (yield from process.fail(write_error(words[0], problem)))
     except Killed as killed:
         if type(killed) is not Killed:
             raise
         if killed.number not in _QUIET_SIGNALS:
             yield from process.stderr.write(encoded((signal.strsignal(killed.number) or "") + "\n"))
         return 128 + killed.number
+
+
+def write_error(program: str, problem: FileProblem) -> str:
+    """How busybox's programs say it, each in its own way."""
+    said = {"head": "head: standard output: I/O error", "yes": f"yes: (null): {problem}"}
+    return said.get(program, f"{program}: write error: {problem}")
 
 
 def _find(process: Process, name: str) -> Program | None:
@@ -367,14 +373,14 @@ class Shell:
     def _exit(self, process: Process, args: list[str]) -> Steps:
         yield from ()
         if args and not args[0].isdigit():
-            raise _Exit((yield from process.fail(f"sh: exit: Illegal number: {args[0]}", 2)))
+            raise _Exit((yield from process.fail(f"sh: exit: line 0: Illegal number: {args[0]}", 2)))
         raise _Exit(int(args[0]) & 255 if args else self._status)
 
     def _cd(self, process: Process, args: list[str]) -> Steps:
         name = args[0] if args else self._lookup("HOME")
         path = self._process.path(name)
         if path not in process.machine.files.folders:
-            return (yield from process.fail(f"sh: cd: can't cd to {name}: No such file or directory", 2))
+            return (yield from process.fail(f"sh: cd: line 0: can't cd to {name}: No such file or directory", 2))
         self._process.cwd = path
         self._process.env["PWD"] = path
         return 0
@@ -612,4 +618,4 @@ def _evaluated(node: ast.expr) -> int:
     raise KeyError(type(node))
 
 
-__all__ = ["Shell", "can_run", "run", "run_child"]
+__all__ = ["Shell", "can_run", "run", "run_child", "write_error"]

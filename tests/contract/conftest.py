@@ -10,7 +10,8 @@ import pytest
 from jobmanager.engine.connect import connect
 from jobmanager.model.host import Address
 from jobmanager.testing import FakeEngineServer
-from tests.contract.place import IMAGE, PATIENCE_S, Place
+from tests.conftest import BUSYBOX as IMAGE
+from tests.contract.place import PATIENCE_S, Place
 
 _HOSTS = [url for url in os.environ.get("JOBMANAGER_TEST_HOSTS", "").split(",") if url]
 _REAL = [pytest.param(number, marks=pytest.mark.engine, id=f"real{number}") for number in range(max(1, len(_HOSTS)))]

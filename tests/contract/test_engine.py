@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import secrets
 import tarfile
@@ -10,17 +11,28 @@ import time
 import pytest
 
 from jobmanager.engine.connect import connect
-from jobmanager.engine.protocol import EngineError, ImageMissing, NameTaken, NoSuchContainer, NotRunning, OutputStream, Unreachable
+from jobmanager.engine.protocol import (
+    EngineError,
+    ImageMissing,
+    NameTaken,
+    NoSuchContainer,
+    NotRunning,
+    OutputStream,
+    Refused,
+    Unreachable,
+)
 from jobmanager.engine.way_in import RESULT_FILE, RESULT_FILE_LIMIT, Mark, payload
 from jobmanager.model.container import ContainerSpec, ImageDefaults, Phase
 from jobmanager.model.host import Address
 from jobmanager.model.limits import Limits
+from tests.conftest import BUSYBOX as IMAGE
 from tests.conftest import eventually
-from tests.contract.place import IMAGE, LABEL, PATIENCE_S, Place
+from tests.contract.place import LABEL, PATIENCE_S, Place
 
 NOBODY = "jobmanager-test-no-such-container"
 FOREVER = "while :; do sleep 1; done"
 ALL_BYTES = bytes(range(256))
+SIGNALS = [("KILL", 9), ("SEGV", 11), ("TERM", 15), ("ABRT", 6), ("FPE", 8), ("PIPE", 13), ("HUP", 1)]
 
 
 def everything(stream: OutputStream) -> tuple[bytes, bytes]:
@@ -332,6 +344,38 @@ def test_a_paused_or_running_containers_stream_is_empty_when_nothing_comes_in_ti
     assert place.followed(place.started()).read(0.05) == []
 
 
+def test_a_paused_container_can_be_neither_attached_to_nor_fed(place: Place) -> None:
+    name = place.started()
+    place.engine.pause(name)
+    with pytest.raises(Refused, match="paused"):
+        place.engine.attach(name)
+    with pytest.raises(Refused, match="paused"):
+        place.engine.feed(name, b"", PATIENCE_S)
+
+
+def test_attaching_to_an_ended_container_shows_no_end(place: Place) -> None:
+    stream = place.attached(place.ended())
+    assert stream.read(0.2) == []
+
+
+def test_logs_of_a_container_that_was_never_started_end_at_once(place: Place) -> None:
+    assert everything(place.followed(place.create())) == (b"", b"")
+
+
+def test_a_stream_that_was_attached_before_the_start_shows_everything(place: Place) -> None:
+    name = place.create()
+    stream = place.attached(name)
+    place.engine.start(name)
+    place.engine.feed(name, b"tok 0\n", PATIENCE_S)
+    assert everything(stream) == (b"\x1etok no its files cannot be unpacked into the workspace\n", b"")
+
+
+def test_feeding_an_ended_container_is_lost_in_silence(place: Place) -> None:
+    name = place.ended()
+    place.engine.feed(name, b"tok 0\n", PATIENCE_S)
+    assert place.engine.inspect(name).exit_code == 125
+
+
 # ---- CPU time
 
 
@@ -434,12 +478,12 @@ def test_a_programs_exit_code_is_told(place: Place, code: int) -> None:
     assert place.run(f"exit {code}").end.exit_code == code
 
 
-@pytest.mark.parametrize("name, number", [("KILL", 9), ("SEGV", 11), ("TERM", 15), ("ABRT", 6), ("FPE", 8), ("PIPE", 13), ("HUP", 1)])
+@pytest.mark.parametrize(("name", "number"), SIGNALS)
 def test_a_program_that_a_signal_ended_has_exit_code_128_and_its_number(place: Place, name: str, number: int) -> None:
     assert place.run(f"kill -{name} $$; sleep 5").end.exit_code == 128 + number
 
 
-@pytest.mark.parametrize("command, code", [(("true",), 0), (("false",), 1), (("sh", "-c", "exit 4"), 4), (("cat", "nothing"), 1)])
+@pytest.mark.parametrize(("command", "code"), [(("true",), 0), (("false",), 1), (("sh", "-c", "exit 4"), 4), (("cat", "no"), 1)])
 def test_a_list_command_runs_without_a_shell(place: Place, command: tuple[str, ...], code: int) -> None:
     assert place.run(command).end.exit_code == code
 
@@ -529,12 +573,11 @@ def test_files_that_do_not_fit_the_workspace_are_refused(place: Place) -> None:
     assert everything(stream) == (b"\x1etok no its files cannot be unpacked into the workspace\n", b"")
 
 
-def test_a_full_workspace_is_told_at_a_bad_end(place: Place) -> None:
+def test_a_full_workspace_is_told(place: Place) -> None:
     limits = Limits(memory_mib=64, workspace_mib=1)
     run = place.run("head -c 2000000 /dev/zero > big; exit 1", limits=limits)
     assert run.end.workspace_full
-    assert b"No space left on device" in run.stderr
-    assert not place.run("head -c 2000000 /dev/zero > big; exit 0", limits=limits).end.workspace_full
+    assert run.stderr == b"head: standard output: I/O error\n"
     assert not place.run("exit 1", limits=limits).end.workspace_full
 
 
@@ -549,8 +592,13 @@ def test_a_program_cannot_end_pid_1(place: Place) -> None:
     assert (run.stdout, run.words) == (b"alive\n", ["got", "end", "bye"])
 
 
-def test_a_program_that_kills_everything_kills_itself_only(place: Place) -> None:
+def test_a_program_that_kills_all_that_it_can_does_not_reach_pid_1(place: Place) -> None:
     run = place.run("kill -9 -1; echo alive")
+    assert (run.stdout, run.words) == (b"alive\n", ["got", "end", "bye"])
+
+
+def test_a_program_that_kills_its_process_group_dies_alone(place: Place) -> None:
+    run = place.run("kill -9 0; echo alive")
     assert (run.stdout, run.end.exit_code, run.words) == (b"", 137, ["got", "end", "bye"])
 
 
@@ -619,6 +667,7 @@ def test_every_call_on_an_engine_that_is_not_there_raises_unreachable(place: Pla
                 call()
     finally:
         gone.close()
+        gc.collect()  # docker-py's failed connections sit in reference cycles
 
 
 def test_closing_twice_is_fine_and_a_closed_engine_connects_again(place: Place) -> None:

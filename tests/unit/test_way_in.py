@@ -1,0 +1,192 @@
+"""The payload that gives a container its job, and telling PID 1's marks from a program's output."""
+
+from __future__ import annotations
+
+import io
+import random
+import shlex
+import subprocess
+import tarfile
+
+import pytest
+
+from jobmanager.engine.fake_container import command_file
+from jobmanager.engine.way_in import Mark, MarkedStream, cpu_before, end_mark, payload
+from jobmanager.model.facts import EndMark
+
+TOKEN = "0123456789abcdef"
+BEGIN = b"\x1e" + TOKEN.encode() + b" "
+OUTPUTS = [b"", b"plain\n", b"\x1e", b"\x1e\x1e0123", BEGIN[:-1], b"\x1e" + b"f" * 16 + b" end 0\n", bytes(range(256)), b"\n" * 3]
+
+
+def unpacked(job: bytes) -> dict[str, tuple[bytes, int]]:
+    """A payload's files: content and permission bits by name, in their order."""
+    line, _, tar = job.partition(b"\n")
+    token, size = line.split(b" ")
+    assert token.decode() == TOKEN
+    assert int(size) == len(tar)
+    found = {}
+    with tarfile.open(fileobj=io.BytesIO(tar)) as opened:
+        for member in opened:
+            content = opened.extractfile(member)
+            assert content is not None
+            found[member.name] = (content.read(), member.mode)
+    return found
+
+
+def made(command: str | tuple[str, ...] = ("true",), **given: object) -> bytes:
+    options = {"env": {}, "files": {}, "stdin": b"", **given}
+    return payload(TOKEN, command=command, **options)  # type: ignore[arg-type]
+
+
+def sorted_out(pieces: list[bytes]) -> tuple[bytes, list[Mark]]:
+    """Output and marks of a stream that comes in these pieces."""
+    stream = MarkedStream(TOKEN)
+    output, marks = b"", []
+    for piece in pieces:
+        for found in stream.feed(piece):
+            if isinstance(found, Mark):
+                marks.append(found)
+            else:
+                output += found
+    return output + stream.rest(), marks
+
+
+# ---- payload
+
+
+def test_a_payload_holds_files_then_standard_input_then_the_command() -> None:
+    job = made(files={"a": b"1", "ü/b": b"2"}, stdin=b"in")
+    found = unpacked(job)
+    assert list(found) == ["a", "ü/b", ".jobmanager/stdin", ".jobmanager/command"]
+    assert found[".jobmanager/stdin"][0] == b"in"
+    assert found["ü/b"][0] == b"2"
+
+
+def test_only_scripts_with_an_interpreter_may_be_run() -> None:
+    found = unpacked(made(files={"script": b"#!/bin/sh\n", "data": b"x", "empty": b""}))
+    assert [found[name][1] for name in ("script", "data", "empty")] == [0o755, 0o644, 0o644]
+
+
+def test_long_names_survive() -> None:
+    name = "d/" + "x" * 150 + "/" + "é" * 60
+    assert name in unpacked(made(files={name: b""}))
+
+
+NASTY = ["", " ", "a b", "'", '"', "$HOME", "`ls`", "\\", "\n", "é", ";", "}", "exec", "export A=1;", "() {", "#", "*", "\x1e"]
+
+
+def test_a_shell_reads_the_command_file_as_it_was_meant() -> None:
+    script = unpacked(made(("printf", "<%s>", *NASTY), env={"A": "x 'y'"}))[".jobmanager/command"][0]
+    done = subprocess.run(
+        ["sh", "-c", script.decode() + "lacking; echo $?; ( program ); printf '<%s>' \"$A\""],
+        capture_output=True,
+        check=True,
+        timeout=20,
+    )
+    assert done.stdout.decode() == "1\n" + "".join(f"<{word}>" for word in NASTY) + "<x 'y'>"
+
+
+def test_a_shell_says_which_program_is_lacking() -> None:
+    script = unpacked(made(("no-such-program'", "x")))[".jobmanager/command"][0]
+    done = subprocess.run(["sh", "-c", script.decode() + "lacking"], capture_output=True, check=True, timeout=20)
+    assert done.stdout == b"""there is no "no-such-program'" that can be run"""
+
+
+def test_the_fake_engine_reads_the_command_file_as_it_was_meant() -> None:
+    env = {f"V{number}": value for number, value in enumerate(NASTY)}
+    script = unpacked(made(("prog", *NASTY), env=env))[".jobmanager/command"][0]
+    exports, words, refusal = command_file(script.decode())
+    assert dict(exports) == env
+    assert words == ("prog", *NASTY)
+    assert refusal == "there is no 'prog' that can be run"
+
+
+def test_a_command_in_one_string_is_for_a_shell() -> None:
+    script = unpacked(made("echo $A; exit 3"))[".jobmanager/command"][0]
+    assert command_file(script.decode())[1] == ("sh", "-c", "echo $A; exit 3")
+    assert shlex.quote("echo $A; exit 3") in script.decode()
+
+
+# ---- marks
+
+
+def test_marks_are_taken_out_of_the_output() -> None:
+    output, marks = sorted_out([BEGIN + b"got 12\nhello" + BEGIN + b"end 0 1 2\n" + b"{}" + BEGIN + b"bye\n"])
+    assert output == b"hello{}"
+    assert marks == [Mark("got", "12"), Mark("end", "0 1 2"), Mark("bye", "")]
+
+
+def test_output_and_marks_keep_their_order() -> None:
+    found = MarkedStream(TOKEN).feed(b"a" + BEGIN + b"end 0\nb" + BEGIN + b"bye\nc")
+    assert found == [b"a", Mark("end", "0"), b"b", Mark("bye", ""), b"c"]
+
+
+@pytest.mark.parametrize("output", OUTPUTS, ids=[str(number) for number in range(len(OUTPUTS))])
+def test_output_is_the_same_however_it_is_cut(output: bytes) -> None:
+    whole = output + BEGIN + b"end 0\n" + output
+    for cut in range(len(whole) + 1):
+        assert sorted_out([whole[:cut], whole[cut:]]) == (output + output, [Mark("end", "0")])
+    assert sorted_out([whole[at : at + 1] for at in range(len(whole))]) == (output + output, [Mark("end", "0")])
+
+
+def test_random_output_in_random_pieces_survives() -> None:
+    rng = random.Random(7)
+    for _ in range(300):
+        parts = [rng.choice([*OUTPUTS, BEGIN + b"m 1\n"]) for _ in range(8)]
+        whole = b"".join(parts)
+        cuts = sorted(rng.randrange(len(whole) + 1) for _ in range(6))
+        pieces = [whole[a:b] for a, b in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
+        output, marks = sorted_out(pieces)
+        assert output == b"".join(part for part in parts if not part.startswith(BEGIN))
+        assert len(marks) == sum(part.startswith(BEGIN) for part in parts)
+
+
+def test_another_token_makes_no_mark() -> None:
+    forged = b"\x1efedcba9876543210 end 0\n"
+    assert sorted_out([forged]) == (forged, [])
+
+
+def test_plain_output_is_not_held_back() -> None:
+    assert MarkedStream(TOKEN).feed(b"no newline yet") == [b"no newline yet"]
+
+
+def test_at_most_a_tokens_length_is_held_back() -> None:
+    stream = MarkedStream(TOKEN)
+    assert stream.feed(b"x" + BEGIN[:-1]) == [b"x"]
+    assert stream.rest() == BEGIN[:-1]
+    assert stream.rest() == b""
+
+
+def test_a_mark_whose_line_is_not_utf_8_is_still_a_mark() -> None:
+    assert sorted_out([BEGIN + b"no \xff\n"])[1] == [Mark("no", "\ufffd")]
+
+
+# ---- fields
+
+
+def test_an_end_marks_fields_are_read() -> None:
+    assert end_mark("137 500 4096 1 2 1", 100) == EndMark(
+        exit_code=137, cpu_ns=400, peak_memory_bytes=4096, oom_kills=1, fork_refusals=2, workspace_full=True
+    )
+
+
+def test_counters_that_the_kernel_lacks_are_none() -> None:
+    assert end_mark("0 - - - - 0", None) == EndMark(exit_code=0)
+    assert end_mark("0 5 - - - 0", None) == EndMark(exit_code=0)
+
+
+def test_cpu_time_is_never_negative() -> None:
+    mark = end_mark("0 5 - - - 0", 9)
+    assert mark is not None
+    assert mark.cpu_ns == 0
+
+
+@pytest.mark.parametrize("rest", ["", "0", "0 1 2 3 4", "0 1 2 3 4 5 6", "x 1 2 3 4 0", "-1 1 2 3 4 0", "1000 1 2 3 4 0"])
+def test_an_end_mark_of_another_shape_is_none(rest: str) -> None:
+    assert end_mark(rest, 0) is None
+
+
+@pytest.mark.parametrize("word", ["", "-", "x", "1.5", "-1", "9" * 25, "\u0663"])
+def test_a_counter_that_is_no_number_is_none(word: str) -> None:
+    assert cpu_before(word) is None
