@@ -111,7 +111,8 @@ class Watch:
                 return None
             outage_before = self._outage_s
             state = self._inspect()
-            if state.phase is Phase.ENDED and self._outage_s == outage_before and stream is not None:
+            has_ended = state.phase is Phase.ENDED or self._was_restarted(state)
+            if has_ended and self._outage_s == outage_before and stream is not None:
                 self._transcript.finish()
                 return state
             if stream is None:
@@ -310,6 +311,14 @@ class Watch:
             if tries:
                 self._outage_s += max(0.001, self._clock() - began)
             return state
+
+    def _was_restarted(self, state: ContainerState) -> bool:
+        """Whether it runs for less time than it is followed, by the engine's own clock: its PID 1 knows of no job."""
+        followed_s = self._clock() - self._started_at
+        try:
+            return state.started_at_s > 0 and self._engine.info().now_s - state.started_at_s < followed_s
+        except Unreachable:
+            return False
 
     def _new_transcript(self) -> Transcript:
         return Transcript(self._job.token, self._job.limits.output_kib * 1024)

@@ -9,12 +9,13 @@ from jobmanager.model.container import WORKSPACE, ContainerSpec, ImageDefaults
 from jobmanager.model.limits import Limits
 from jobmanager.model.task import Network
 
+VOLUME_LABEL = "jobmanager.container"  # on a volume: whose it is
 USER = "65534:65534"  # nobody; numeric, so that it need not be in the image
 _TMPFS = "uid=65534,gid=65534,nosuid,nodev"
 _CPU_BACKSTOP_S = 10  # RLIMIT_CPU past the limit that the waiter enforces
 _LOG_ROOM_KIB = 1024  # so that no output within its limit is ever rotated away
 _IMAGE_VOLUME_MIB = 1
-_UNPACKING = 2  # processes that PID 1 needs to unpack a job
+_UNPACKING = 3  # processes that PID 1 needs to unpack a job
 
 
 def container_config(spec: ContainerSpec, defaults: ImageDefaults) -> dict[str, Any]:
@@ -92,7 +93,7 @@ def _workspace(spec: ContainerSpec) -> dict[str, Any]:
         "Type": "volume",
         "Target": WORKSPACE,
         "VolumeOptions": {
-            "Labels": dict(spec.labels),
+            "Labels": {**spec.labels, VOLUME_LABEL: spec.name},
             "NoCopy": True,
             "DriverConfig": {"Name": "local", "Options": {"type": "tmpfs", "device": "tmpfs", "o": options}},
         },

@@ -44,6 +44,7 @@ class ContainerState:
     oom_killed: bool = False
     error: str = ""  # the engine's own words, when it could not start it
     created_at_s: float = 0.0  # seconds since 1970 by the engine's clock
+    started_at_s: float = 0.0  # the same, for its latest start; 0 where it was not asked for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
