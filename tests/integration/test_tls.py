@@ -163,7 +163,9 @@ def test_the_sdk_s_variables_name_a_host_with_tls(
         assert ClientSync(manager).new_job(Task(BUSYBOX, command="true"), None).host == daemon.tls_url
 
 
-def test_a_host_whose_certificate_nobody_vouches_for_is_used_when_told_to(daemon: PrivateDaemon, certificates: Certificates) -> None:
+def test_a_host_whose_certificate_nobody_vouches_for_is_used_when_told_to(
+    daemon: PrivateDaemon, certificates: Certificates
+) -> None:
     trusting = TLS(client_cert=certificates.client_cert, client_key=certificates.client_key, verify=False)
 
     with JobManager(DockerHost(daemon.tls_url, tls=trusting)) as manager:
@@ -229,7 +231,9 @@ def test_a_port_where_nobody_listens_is_told(tls: TLS) -> None:
     assert "refused" in complaint(DockerHost("tcp://127.0.0.1:1", tls=tls))
 
 
-def test_a_host_with_bad_certificates_holds_up_no_job_of_the_other(daemon: PrivateDaemon, certificates: Certificates, tmp_path: Path) -> None:
+def test_a_host_with_bad_certificates_holds_up_no_job_of_the_other(
+    daemon: PrivateDaemon, certificates: Certificates, tmp_path: Path
+) -> None:
     others = make_certificates(tmp_path)
     wrong = TLS(ca_cert=others.ca, client_cert=others.client_cert, client_key=others.client_key)
     hosts = [DockerHost(daemon.tls_url, name="wrong", tls=wrong), DockerHost(daemon.url, name="right")]
@@ -251,7 +255,7 @@ def test_a_certificate_s_missing_file_is_refused_when_the_host_is_made(certifica
 
 
 def test_a_folder_without_certificates_is_refused_when_the_host_is_made(tmp_path: Path) -> None:
-    with pytest.raises(InvalidHost, match="ca.pem"):
+    with pytest.raises(InvalidHost, match=r"ca\.pem"):
         DockerHost("tcp://127.0.0.1:2376", tls=tmp_path)
 
 
@@ -285,7 +289,8 @@ def signed_anew(key: Path, certificates: Certificates, certificate: Path, extens
     dates = [(now - 2 * day).strftime("%Y%m%d%H%M%SZ"), (now - day).strftime("%Y%m%d%H%M%SZ")]
     openssl("req", "-new", "-key", str(key), "-subj", "/CN=expired", "-out", str(request))
     openssl(
-        *("ca", "-batch", "-notext", "-config", str(config), "-extfile", str(options), "-startdate", dates[0], "-enddate", dates[1]),
+        *("ca", "-batch", "-notext", "-config", str(config), "-extfile", str(options)),
+        *("-startdate", dates[0], "-enddate", dates[1]),
         *("-cert", str(certificates.ca), "-keyfile", str(certificates.ca.with_name("ca-key.pem"))),
         *("-in", str(request), "-out", str(certificate)),
     )

@@ -1,0 +1,445 @@
+"""Several Docker hosts: which one takes a job, and what a host that is down, hung or back does to the others."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import wait
+from contextlib import contextmanager
+from pathlib import Path
+
+import docker
+import psutil
+import pytest
+
+from jobmanager import (
+    ClientSync,
+    DockerHost,
+    HostInfo,
+    JobFuture,
+    JobManager,
+    JobResult,
+    Limits,
+    Outcome,
+    Task,
+)
+from jobmanager.errors import EngineUnavailable, InvalidHost, UnknownEnvironment, Unsatisfiable
+from jobmanager.scheduling.hosts import ENVIRONMENT_LABEL
+from tests.conftest import BUSYBOX, children, eventually, our_containers, our_threads, our_volumes
+from tests.daemons import PrivateDaemon
+from tests.registry import Registry
+
+pytestmark = [pytest.mark.engine, pytest.mark.daemon]
+
+PATIENCE_S = 60.0
+LOOK_S = 20.0  # hosts are looked at every few seconds
+ENDLESS = Task(BUSYBOX, command="echo ready; sleep 3000", limits=Limits(wall_time_s=3600))
+NOBODY = "unix:///tmp/nobody-listens-here.sock"
+
+
+@pytest.fixture(scope="module")
+def daemons(image_tar: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[PrivateDaemon, PrivateDaemon]]:
+    """Two that no test of this file ends; it may pause them."""
+    folder = tmp_path_factory.mktemp("hosts")
+    with PrivateDaemon(folder / "a") as a, PrivateDaemon(folder / "b") as b:
+        for daemon in (a, b):
+            daemon.load_image(Path(image_tar))
+        yield a, b
+
+
+@pytest.fixture
+def urls(daemons: tuple[PrivateDaemon, PrivateDaemon]) -> Iterator[tuple[str, str]]:
+    """Their urls; afterwards nothing of ours may be there."""
+    yield daemons[0].url, daemons[1].url
+    for daemon in daemons:
+        eventually(lambda url=daemon.url: not our_containers(url) and not our_volumes(url), what="nothing is left behind")
+
+
+@contextmanager
+def managing(*hosts: DockerHost, **options: object) -> Iterator[JobManager]:
+    """A manager that has heard of all its hosts, but of one named down; its jobs are killed in the end."""
+    manager = JobManager(hosts, **options)  # type: ignore[arg-type]
+    manager.start()
+    try:
+        eventually(lambda: all(record.up for record in manager.hosts() if record.name != "down"), what="all hosts are up")
+        yield manager
+    finally:
+        manager.close(kill=True)
+
+
+def two(urls: Sequence[str], *, a: int | None = 4, b: int | None = 4) -> list[DockerHost]:
+    """Hosts a and b with so many slots."""
+    return [DockerHost(urls[0], name="a", max_concurrent_jobs=a), DockerHost(urls[1], name="b", max_concurrent_jobs=b)]
+
+
+@contextmanager
+def image(url: str, name: str, *, label: str | None = None) -> Iterator[str]:
+    """An image of its own on one host, for a while; its id."""
+    client = docker.APIClient(base_url=url, version="1.41")
+    try:
+        container = client.create_container(BUSYBOX, ["true"])["Id"]
+        repository, _, tag = name.partition(":")
+        changes = [f"LABEL {ENVIRONMENT_LABEL}={label}"] if label else ["LABEL distinct=1"]
+        made = str(client.commit(container, repository, tag, changes=changes)["Id"])
+        client.remove_container(container)
+        try:
+            yield made
+        finally:
+            client.remove_image(name, force=True)
+    finally:
+        client.close()
+
+
+def host(manager: JobManager, name: str) -> HostInfo:
+    return next(record for record in manager.hosts() if record.name == name)
+
+
+def running(manager: JobManager) -> dict[str, int]:
+    """Slots taken by host."""
+    return {record.name: record.running for record in manager.hosts()}
+
+
+def results(futures: Sequence[JobFuture], within_s: float = PATIENCE_S) -> list[JobResult]:
+    wait(futures, timeout=within_s)
+    return [future.result(0) for future in futures]
+
+
+def where(futures: Sequence[JobFuture]) -> Counter[str | None]:
+    """How many jobs each host ran, all of which must have gone well."""
+    found = results(futures)
+    assert {result.outcome for result in found} == {Outcome.SUCCESS}, [result.text for result in found]
+    return Counter(result.host for result in found)
+
+
+def programs_run(url: str, count: int) -> bool:
+    """Whether so many endless programs have begun on a host."""
+    client = docker.DockerClient(base_url=url, version="1.41")
+    try:
+        return sum(b"ready" in container.logs() for container in client.containers.list()) == count
+    finally:
+        client.close()
+
+
+def one_line(said: str) -> str:
+    assert said and "\n" not in said, said
+    return said
+
+
+# ---- which host takes a job
+
+
+def test_the_host_with_the_fewest_running_jobs_takes_the_next(urls: tuple[str, str]) -> None:
+    with image(urls[0], "only-on-a:1"), managing(*two(urls, a=8, b=8)) as manager:
+        for _ in range(3):
+            manager.submit(Task("only-on-a:1", command="sleep 3000"))
+        eventually(lambda: running(manager) == {"a": 3, "b": 0})
+
+        for _ in range(3):
+            manager.submit(ENDLESS)
+
+        eventually(lambda: sum(running(manager).values()) == 6)
+        assert running(manager) == {"a": 3, "b": 3}
+
+
+def test_the_count_is_right_after_jobs_have_ended(urls: tuple[str, str]) -> None:
+    """What ended, and what could not start, holds no slot."""
+    with managing(*two(urls)) as manager:
+        where([manager.submit(Task(BUSYBOX, command="true")) for _ in range(6)])
+        refused = ClientSync(manager).new_job(Task(BUSYBOX, command=["/no/such/program"]), None)
+        eventually(lambda: running(manager) == {"a": 0, "b": 0})
+
+        for _ in range(8):
+            manager.submit(ENDLESS)
+
+        assert refused.outcome in (Outcome.FAILED, Outcome.CRASH)
+        eventually(lambda: running(manager) == {"a": 4, "b": 4})
+
+
+def test_ties_spread_over_the_hosts(urls: tuple[str, str]) -> None:
+    """One job at a time: each finds all hosts idle."""
+    with managing(*two(urls)) as manager:
+        used = []
+        for _ in range(4):
+            used.append(ClientSync(manager).new_job(Task(BUSYBOX, command="true"), None).host)
+            eventually(lambda: running(manager) == {"a": 0, "b": 0})
+
+    assert sorted(used[:2]) == sorted(used[2:]) == ["a", "b"]
+
+
+def test_no_host_has_more_jobs_at_once_than_it_may(urls: tuple[str, str]) -> None:
+    with managing(*two(urls, a=1, b=2)) as manager:
+        futures = [manager.submit(ENDLESS) for _ in range(6)]
+        eventually(lambda: [len(our_containers(url)) for url in urls] == [1, 2])
+
+        for ended in range(1, 4):  # each that ends makes room for one, on its host
+            running_now, waiting = manager.get_job_queue_snapshot()
+            assert (len(running_now), len(waiting)) == (3, 4 - ended)
+            manager.kill_job(running_now[0].job_id)
+            eventually(lambda ended=ended: sum(future.done() for future in futures) == ended)
+            eventually(lambda ended=ended: len(manager.get_job_queue_snapshot()[1]) == 3 - ended)
+            eventually(lambda: running(manager) == {"a": 1, "b": 2})
+            assert len(our_containers(urls[0])) <= 1 and len(our_containers(urls[1])) <= 2
+
+
+def test_a_host_has_its_url_for_a_name_and_a_limit_from_its_machine(urls: tuple[str, str]) -> None:
+    with managing(DockerHost(urls[0])) as manager:
+        record = manager.hosts()[0]
+
+        assert record.name == record.url == urls[0]
+        assert 1 <= record.limit < 10_000
+        assert ClientSync(manager).new_job(Task(BUSYBOX, command="true"), None).host == urls[0]
+
+
+def test_several_waiters_of_one_host_share_its_jobs(urls: tuple[str, str]) -> None:
+    with managing(DockerHost(urls[0], waiters=3, max_concurrent_jobs=4)) as manager:
+        assert sum("jobmanager._waiter" in child for child in full_command_lines()) == 3
+        assert where([manager.submit(Task(BUSYBOX, command="echo hello")) for _ in range(8)]) == {urls[0]: 8}
+
+
+def full_command_lines() -> list[str]:
+    return [" ".join(child.cmdline()) for child in psutil.Process().children()]
+
+
+def test_two_hosts_of_one_name_are_refused(urls: tuple[str, str]) -> None:
+    with pytest.raises(InvalidHost, match="two hosts have one name: 'same'"):
+        JobManager([DockerHost(urls[0], name="same"), DockerHost(urls[1], name="same")])
+
+
+# ---- images
+
+
+def test_a_job_runs_on_the_only_host_that_has_its_image(urls: tuple[str, str]) -> None:
+    with image(urls[1], "only-on-b:1"), managing(*two(urls)) as manager:
+        assert where([manager.submit(Task("only-on-b:1", command="true")) for _ in range(4)]) == {"b": 4}
+
+
+def test_an_environment_that_nobody_has_is_refused_with_the_known_names(urls: tuple[str, str]) -> None:
+    with image(urls[1], "labelled:1", label="cobol"), managing(*two(urls), environments={"old": BUSYBOX}) as manager:
+        began = time.monotonic()
+        with pytest.raises(UnknownEnvironment) as raised:
+            manager.new_job(Task("no-such-environment", command="true"))
+
+        assert time.monotonic() - began < 1
+        said = one_line(str(raised.value))
+        assert "'no-such-environment'" in said
+        assert all(name in said.partition("known:")[2] for name in ("cobol", "old", BUSYBOX, "labelled:1"))
+        assert not any(running(manager).values())
+
+
+def test_memory_that_no_host_has_is_refused(urls: tuple[str, str]) -> None:
+    with managing(*two(urls)) as manager:
+        with pytest.raises(Unsatisfiable, match=r"100000000 MiB.*largest host has \d+ MiB"):
+            manager.new_job(Task(BUSYBOX, command="true", limits=Limits(memory_mib=100_000_000)))
+
+        assert not any(running(manager).values())
+
+
+def test_environments_have_names_by_alias_and_by_label(urls: tuple[str, str]) -> None:
+    names = {"shell": BUSYBOX, "not-here": "no-such-image:1"}
+    with image(urls[1], "labelled:1", label="cobol"), managing(*two(urls), environments=names) as manager:
+
+        assert manager.get_available_environments() == {"docker": ["cobol", "shell"]}
+        assert host(manager, "a").environments == ("shell",)
+        assert host(manager, "b").environments == ("cobol", "shell")
+        by_label = [manager.submit(Task("cobol", command="true")) for _ in range(2)]
+        by_alias = [manager.submit(Task("shell", command="true")) for _ in range(2)]
+        assert where(by_label) == {"b": 2}
+        assert sum(where(by_alias).values()) == 2
+        with pytest.raises(UnknownEnvironment, match="not-here"):
+            manager.new_job(Task("not-here", command="true"))
+
+
+def test_an_alias_goes_before_an_image_of_that_name(urls: tuple[str, str]) -> None:
+    with image(urls[0], "meant:1"), image(urls[1], "shadowed:1", label="meant"), managing(
+        *two(urls), environments={"meant": "meant:1"}
+    ) as manager:
+        assert where([manager.submit(Task("meant", command="true")) for _ in range(3)]) == {"a": 3}
+
+
+def test_images_that_appear_and_vanish_later_are_noticed(urls: tuple[str, str]) -> None:
+    def taken() -> JobFuture | None:
+        try:
+            return manager.submit(Task("late:1", command="true"))
+        except UnknownEnvironment:
+            return None
+
+    with managing(*two(urls)) as manager:
+        assert taken() is None
+
+        with image(urls[1], "late:1", label="late"):
+            job = eventually(taken, within_s=LOOK_S, what="the image is noticed")
+            assert where([job]) == {"b": 1}
+            assert manager.get_available_environments() == {"docker": ["late"]}
+            eventually(lambda: not our_containers(urls[1]), what="nothing uses the image any more")
+
+        eventually(lambda: manager.get_available_environments() == {"docker": []}, within_s=LOOK_S, what="it is missed")
+        assert taken() is None
+
+
+def test_an_image_that_vanished_unnoticed_is_one_clear_crash(urls: tuple[str, str]) -> None:
+    with managing(*two(urls)) as manager:
+        with image(urls[0], "brief:1", label="brief"):
+            eventually(lambda: "brief" in host(manager, "a").environments, within_s=LOOK_S)
+
+        result = ClientSync(manager).new_job(Task("brief:1", command="true"), None, timeout_s=LOOK_S)
+
+    assert result.outcome is Outcome.CRASH
+    assert "No such image" in one_line(result.text)
+
+
+def test_an_image_that_vanished_from_one_host_unnoticed_runs_on_the_other(urls: tuple[str, str]) -> None:
+    with image(urls[1], "both:1"), managing(*two(urls, b=1)) as manager:
+        busy = manager.submit(Task("both:1", command="sleep 3000"))  # so that the next ones are tried on a
+        with image(urls[0], "both:1", label="seen-on-a"):
+            eventually(lambda: "seen-on-a" in host(manager, "a").environments, within_s=LOOK_S)
+
+        futures = [manager.submit(Task("both:1", command="true"), debug=True) for _ in range(3)]
+        eventually(lambda: running(manager) == {"a": 0, "b": 1} and len(manager.get_job_queue_snapshot()[1]) == 3)
+        manager.kill_job(busy.job_id)
+
+        assert where(futures) == {"b": 3}
+        assert all("host_cannot" in [step.name for step in future.result().steps] for future in futures)
+
+
+def test_a_host_that_may_fetch_images_but_reaches_no_registry_says_so_once(urls: tuple[str, str]) -> None:
+    """A real registry cannot be reached from here; the daemon says why it could not fetch."""
+    fetching = DockerHost(urls[0], name="a", pull="missing")
+    with managing(fetching) as manager:
+        began = time.monotonic()
+        result = ClientSync(manager).new_job(Task("registry.invalid/no/such:1", command="true"), None)
+
+        assert result.outcome is Outcome.CRASH
+        assert "registry.invalid" in one_line(result.text)
+        assert time.monotonic() - began < 30
+        eventually(lambda: running(manager) == {"a": 0})
+
+
+def test_a_host_that_may_fetch_images_fetches_one_that_it_lacks(
+    daemons: tuple[PrivateDaemon, PrivateDaemon], urls: tuple[str, str], image_tar: str, tmp_path: Path
+) -> None:
+    hosts = [DockerHost(urls[0], name="a"), DockerHost(urls[1], name="b", pull="missing")]
+    with Registry(Path(image_tar), pid=daemons[1].pid, folder=tmp_path) as registry, managing(*hosts) as manager:
+        try:
+            futures = [manager.submit(Task(registry.image, command="echo fetched")) for _ in range(3)]
+
+            assert where(futures) == {"b": 3}
+            assert {future.result().stdout for future in futures} == {b"fetched\n"}
+            missing = ClientSync(manager).new_job(Task(f"{registry.image}9", command="true"), None)
+            assert missing.outcome is Outcome.CRASH
+            assert "manifest unknown" in one_line(missing.text)
+        finally:
+            client = docker.APIClient(base_url=urls[1], version="1.41")
+            client.remove_image(registry.image)
+            client.close()
+
+
+# ---- hosts that are down
+
+
+def test_the_other_host_is_used_when_one_is_down_at_the_start(urls: tuple[str, str], caplog: pytest.LogCaptureFixture) -> None:
+    hosts = [DockerHost(NOBODY, name="down"), DockerHost(urls[1], name="b")]
+    with caplog.at_level(logging.WARNING, "jobmanager"), managing(*hosts) as manager:
+        assert where([manager.submit(Task(BUSYBOX, command="true")) for _ in range(4)]) == {"b": 4}
+        record = host(manager, "down")
+
+    assert (record.up, record.running, record.limit) == (False, 0, 0)
+    assert "No such file" in record.reason
+    assert any("host down is down" in line.getMessage() for line in caplog.records)
+
+
+def test_a_start_without_any_host_says_what_to_do_and_leaves_nothing() -> None:
+    manager = JobManager([DockerHost(NOBODY, name="x"), DockerHost("tcp://127.0.0.1:1", name="y")])
+    began, before = time.monotonic(), set(children())
+
+    with pytest.raises(EngineUnavailable) as raised:
+        manager.start()
+
+    assert time.monotonic() - began < 12
+    said = one_line(str(raised.value))
+    assert NOBODY in said and "tcp://127.0.0.1:1" in said and "start the engine" in said
+    assert set(children()) <= before and not our_threads()
+    manager.close()
+
+
+def test_a_manager_that_could_not_start_starts_once_its_host_is_there(urls: tuple[str, str], tmp_path: Path) -> None:
+    late = Path("/tmp") / f"jm-late-{tmp_path.name}.sock"
+    manager = JobManager(DockerHost(f"unix://{late}"))
+    with pytest.raises(EngineUnavailable):
+        manager.start()
+    late.symlink_to(urls[0].removeprefix("unix://"))
+    try:
+        with manager:
+            assert ClientSync(manager).new_job(Task(BUSYBOX, command="true"), None).outcome is Outcome.SUCCESS
+    finally:
+        late.unlink()
+
+
+def test_a_host_that_is_killed_while_jobs_wait_is_passed_over_and_takes_jobs_again_when_it_is_back(
+    urls: tuple[str, str], image_tar: str, tmp_path: Path
+) -> None:
+    with PrivateDaemon(tmp_path / "mortal") as mortal:
+        mortal.load_image(Path(image_tar))
+        hosts = [DockerHost(mortal.url, name="mortal", max_concurrent_jobs=2), DockerHost(urls[1], name="b", max_concurrent_jobs=2)]
+        with managing(*hosts, host_lost_timeout_s=30) as manager:
+            first = [manager.submit(ENDLESS) for _ in range(4)]
+            eventually(lambda: running(manager) == {"mortal": 2, "b": 2})
+            eventually(lambda: all(programs_run(url, 2) for url in (mortal.url, urls[1])), what="four programs run")
+            waiting = [manager.submit(Task(BUSYBOX, command="echo mine")) for _ in range(6)]
+
+            mortal.kill()
+            eventually(lambda: not host(manager, "mortal").up, within_s=LOOK_S, what="the manager knows that it is down")
+            reason = host(manager, "mortal").reason
+            for job in manager.get_job_queue_snapshot()[0]:
+                if job.info.endswith("on b"):
+                    manager.kill_job(job.job_id)
+            assert where(waiting) == {"b": 6}
+            assert {future.result().stdout for future in waiting} == {b"mine\n"}
+            assert one_line(reason)
+
+            mortal.restart()
+            eventually(lambda: host(manager, "mortal").up, within_s=30, what="it is known to be back")
+            lost = [result for result in results(first) if result.outcome is not Outcome.KILLED]
+            assert {(result.outcome, result.host) for result in lost} == {(Outcome.CRASH, "mortal")}
+            assert len(lost) == 2
+            eventually(lambda: running(manager)["mortal"] == 0)
+            again = [manager.submit(Task(BUSYBOX, command="true")) for _ in range(4)]
+            assert where(again)["mortal"] >= 1
+        eventually(lambda: not our_containers(mortal.url) and not our_volumes(mortal.url))
+
+
+def test_a_hung_host_holds_up_no_job_of_the_other_and_its_own_go_on(
+    daemons: tuple[PrivateDaemon, PrivateDaemon], urls: tuple[str, str]
+) -> None:
+    """Stopped for a few seconds, in which each host has jobs at every stage."""
+    since = time.time()
+    with image(urls[0], "only-on-a:1"), image(urls[1], "only-on-b:1"), managing(*two(urls)) as manager:
+        own = [manager.submit(Task("only-on-a:1", command=f"sleep {n % 3}; echo ran")) for n in range(8)]
+        eventually(lambda: our_containers(urls[0]))
+        daemons[0].pause()
+        try:
+            others = [manager.submit(Task("only-on-b:1", command="echo ran")) for _ in range(8)]
+            assert where(others) == {"b": 8}
+            eventually(lambda: not host(manager, "a").up, within_s=LOOK_S, what="the manager knows that it hangs")
+            assert where([manager.submit(Task(BUSYBOX, command="true")) for _ in range(4)]) == {"b": 4}
+            assert not all(future.done() for future in own)
+        finally:
+            daemons[0].resume()
+
+        assert where(own) == {"a": 8}
+        assert {future.result().stdout for future in own} == {b"ran\n"}
+        runs = deliveries(urls[0], since)
+        assert {job_id: len(runs[job_id]) for job_id in (future.job_id for future in own)} == {f.job_id: 1 for f in own}
+
+
+def deliveries(url: str, since: float) -> dict[str, set[str]]:
+    """The containers of each job that somebody was attached to: only those can have been given the job."""
+    found: dict[str, set[str]] = defaultdict(set)
+    client = docker.APIClient(base_url=url, version="1.41")
+    try:
+        for event in client.events(since=int(since) - 1, until=int(time.time()) + 1, decode=True, filters={"event": "attach"}):
+            found[event["Actor"]["Attributes"].get("jobmanager.job", "")].add(event["Actor"]["ID"])
+    finally:
+        client.close()
+    return found
