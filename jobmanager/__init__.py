@@ -1,5 +1,7 @@
 """Run untrusted code in Docker containers from a Python program, and get one trustworthy result for each job."""
 
+import logging
+
 from jobmanager import errors, events
 from jobmanager._version import __version__
 from jobmanager.buffer import ClientBuffer
@@ -49,3 +51,5 @@ __all__ = [
     "events",
     "unpacked",
 ]
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # what is said goes to the caller's handlers, or nowhere

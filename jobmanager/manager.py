@@ -352,8 +352,8 @@ class _Run:
         if not any(host.up for host in records):
             raise EngineUnavailable(_nobody_answers(records))
         for host in records:
-            if not host.up:
-                _log.warning("host %s is down: %s", host.name, host.reason, extra={"host": host.name})
+            if not host.up:  # one that answered with an error is in the log already
+                _log.info("starting without host %s: %s", host.name, host.reason, extra={"host": host.name})
 
     def abort(self) -> None:
         """Undo a start that failed; what another thread has submitted meanwhile is called back."""
