@@ -65,6 +65,7 @@ class HostKeeper:
                 _log.info("host %s: removed container %s of a dead manager", self._settings.address.host, name)
         except EngineError as error:
             _log.warning("host %s: sweeping stopped: %s", self._settings.address.host, error)
+            self._swept = False  # again after the next look that finds the host up
         finally:
             engine.close()
 

@@ -250,6 +250,7 @@ class Loop:
         self._cores[host] = said.info.cores
         if self._ledger.host_answers(host, said.info, said.images):
             self._pool.warm_up(_WARM_WORKERS)
+            self._hurry(host)
             _log.info("host %s is up", host, extra={"host": host})
             self._hooks.fire(HostUp(at_s=time.time(), host=host))
         self._compare_environments()
@@ -321,6 +322,15 @@ class Loop:
 
     def _do_later(self, delay_s: float, order: Order) -> None:
         heapq.heappush(self._later, (time.monotonic() + delay_s, next(self._numbers), order))
+
+    def _hurry(self, host: str) -> None:
+        """Removals that were put off while a host was silent are due now that it answers."""
+        now = time.monotonic()
+        self._later = [
+            (now if isinstance(order, DeleteContainer) and order.host == host else at, number, order)
+            for at, number, order in self._later
+        ]
+        heapq.heapify(self._later)
 
     def _lane(self, host: str) -> int:
         """Starts and removals under way at once: past twice a host's cores they only get slower."""
