@@ -1,0 +1,225 @@
+"""The documents say what the code says: tables, names, defaults, and links that lead somewhere."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jobmanager import DockerHost, JobManager, JobResult, Limits, Outcome, Task
+from jobmanager.engine import container_config
+from jobmanager.engine.protocol import Engine
+from jobmanager.model.facts import Limit
+from jobmanager.scheduling.life import LIFE, Do, Happening, Move, State
+from jobmanager.testing import Faults
+
+TOP = Path(__file__).resolve().parents[2]
+DOCUMENTS = [TOP / "README.md", TOP / "CHANGELOG.md", *sorted((TOP / "docs").glob("*.md"))]
+MARKS = {"readme": "python", "engine": "python", "alone": "python", "shell": "sh"}  # how a block is run: its language
+JUDGES = ("model/verdict.py", "grading/merge.py", "scheduling/ledger.py")
+
+
+def text_of(name: str) -> str:
+    return (TOP / name).read_text()
+
+
+def without_code(text: str) -> str:
+    return re.sub(r"(?ms)^```.*?^```$", "", text)
+
+
+def table(text: str, *header: str) -> list[list[str]]:
+    """The rows of the one table whose header begins so."""
+    lines = text.splitlines()
+    starts = [number for number, line in enumerate(lines) if cells(line)[: len(header)] == list(header)]
+    assert len(starts) == 1, f"there is one table that begins with {header}"
+    rows = []
+    for line in lines[starts[0] + 2 :]:
+        if not line.startswith("|"):
+            break
+        rows.append(cells(line))
+    return rows
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip().strip("|").split("|")] if line.startswith("|") else []
+
+
+def quoted(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def anchors(document: Path) -> set[str]:
+    """What the headings of a document are linked by, as GitHub makes it of their text."""
+    headings = re.findall(r"(?m)^#+ (.+)$", without_code(document.read_text()))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+# ---- links and blocks
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_between_documents_leads_somewhere(document: Path) -> None:
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", without_code(document.read_text())):
+        if re.match(r"https?://", target):
+            continue
+        path, _, anchor = target.partition("#")
+        aim = (document.parent / path).resolve() if path else document
+        if not aim.exists() or (anchor and anchor not in anchors(aim)):
+            broken.append(target)
+    assert broken == []
+
+
+def test_the_readme_links_every_document() -> None:
+    linked = set(re.findall(r"\]\((docs/[^)#]+)", text_of("README.md")))
+    assert linked == {f"docs/{path.name}" for path in (TOP / "docs").glob("*.md")}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_python_block_is_python(document: Path) -> None:
+    for block in re.findall(r"(?ms)^```python\n(.*?)^```$", document.read_text()):
+        ast.parse(block)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_mark_of_a_block_that_runs_stands_before_one(document: Path) -> None:
+    text = document.read_text()
+    for mark, language in re.findall(r"<!-- runs: (\w+) -->\n(?:```(\w+)\n)?", text):
+        assert MARKS[mark] == language
+    assert len(re.findall(r"<!-- runs", text)) == len(re.findall(r"(?m)^<!-- runs: \w+ -->\n```", text))
+
+
+def test_the_readmes_program_has_thirty_lines_at_most() -> None:
+    block = re.search(r"(?ms)^<!-- runs: readme -->\n```python\n(.*?)^```$", text_of("README.md"))
+    assert block is not None
+    assert len(block[1].splitlines()) <= 30
+
+
+# ---- tables
+
+
+def test_the_life_of_a_job_is_that_of_the_code() -> None:
+    rows = table(text_of("docs/how-it-works.md"), "what happens", *(state.name for state in State))
+    assert rows == list(lives())
+
+
+def lives() -> Iterator[list[str]]:
+    for happening in Happening:
+        yield [f"`{happening.name}`", *(shown(LIFE[happening].get(state)) for state in State)]
+
+
+def shown(move: Move | None) -> str:
+    """A cell: the next state, and what is done on the way."""
+    if move is None:
+        return "-"
+    return f"{move.to.name}: {', '.join(do.name for do in move.do)}" if move.do else move.to.name
+
+
+def test_every_state_happening_and_doing_is_explained() -> None:
+    text = text_of("docs/how-it-works.md")
+    assert [row[0] for row in table(text, "state", "meaning")] == [state.name for state in State]
+    assert [row[0] for row in table(text, "what happens", "meaning")] == [f"`{happening.name}`" for happening in Happening]
+    assert {row[0] for row in table(text, "done", "meaning")} == {do.name for do in Do}
+
+
+def test_the_table_of_outcomes_names_every_outcome_and_no_other() -> None:
+    rows = table(text_of("docs/outcomes.md"), "", "outcome", "when")
+    assert {outcome for row in rows for outcome in quoted(row[1])} == {outcome.value for outcome in Outcome}
+
+
+def test_the_table_of_evidence_names_every_kind_and_no_other() -> None:
+    rows = table(text_of("docs/outcomes.md"), "kind", "value", "source")
+    told = {kind for row in rows for kind in quoted(row[0])}
+    assert told == evidence_kinds()
+
+
+def test_every_kind_of_crash_is_explained() -> None:
+    rows = table(text_of("docs/outcomes.md"), "kind", "what happened")
+    assert {kind for row in rows for kind in quoted(row[0])} == crash_kinds()
+
+
+def calls() -> Iterator[ast.Call]:
+    for name in JUDGES:
+        for node in ast.walk(ast.parse(text_of(f"jobmanager/{name}"))):
+            if isinstance(node, ast.Call):
+                yield node
+
+
+def name_of(call: ast.Call) -> str:
+    return call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+
+
+def literal(arguments: list[ast.expr], place: int) -> set[str]:
+    found = arguments[place] if len(arguments) > place else None
+    return {found.value} if isinstance(found, ast.Constant) and isinstance(found.value, str) else set()
+
+
+def crash_kinds() -> set[str]:
+    kinds: set[str] = set()
+    for call in calls():
+        if name_of(call) in ("crash_verdict", "_say_crash"):
+            kinds |= literal(call.args, 1 if name_of(call) == "_say_crash" else 0)
+    return kinds
+
+
+def evidence_kinds() -> set[str]:
+    kinds = crash_kinds() | {limit.value for limit in Limit}
+    for call in calls():
+        if name_of(call) == "Evidence":
+            kinds |= literal([keyword.value for keyword in call.keywords if keyword.arg == "kind"], 0)
+        elif name_of(call) == "_overflow_verdict":
+            kinds |= literal(call.args, 0)
+    return kinds
+
+
+def test_the_limits_and_their_defaults_are_those_of_the_code() -> None:
+    rows = table(text_of("docs/tasks.md"), "limit", "default")
+    assert [(row[0], row[1]) for row in rows] == [(f"`{field.name}`", str(field.default)) for field in dataclasses.fields(Limits)]
+
+
+def test_figures_beside_the_limits_are_those_of_the_code() -> None:
+    text = text_of("docs/tasks.md")
+    assert Limits(cpu_time_s=10).wall_s == 30
+    assert Limits(workspace_mib=2).workspace_inodes - Limits(workspace_mib=1).workspace_inodes == 64
+    assert f"stands {container_config._CPU_BACKSTOP_S} s behind it" in text
+    assert f"It is user {container_config.USER.partition(':')[0]}," in text
+
+
+def test_every_argument_of_a_task_is_explained() -> None:
+    rows = table(text_of("docs/tasks.md"), "argument", "meaning")
+    assert [row[0] for row in rows] == [f"`{field.name}`" for field in dataclasses.fields(Task)]
+
+
+def test_every_field_of_a_result_is_explained() -> None:
+    rows = table(text_of("docs/tasks.md"), "field", "meaning")
+    told = {name for row in rows for name in quoted(row[0])}
+    assert told == {field.name for field in dataclasses.fields(JobResult)}
+
+
+def test_every_argument_of_a_docker_host_is_explained() -> None:
+    rows = table(text_of("docs/hosts.md"), "argument of `DockerHost`")
+    assert [row[0] for row in rows] == [f"`{field.name}`" for field in dataclasses.fields(DockerHost)]
+
+
+def test_the_defaults_of_a_job_manager_are_those_of_the_code() -> None:
+    rows = table(text_of("docs/hosts.md"), "argument of `JobManager`")
+    parameters = inspect.signature(JobManager).parameters
+    explained_elsewhere = {"hosts", "environments", "hook_manager"}
+    assert {quoted(row[0])[0] for row in rows} == set(parameters) - explained_elsewhere
+    for row in rows:
+        default = parameters[quoted(row[0])[0]].default
+        if default is not None:
+            assert float(row[1].replace(",", "")) == default, row[0]
+
+
+def test_every_fault_and_every_call_of_the_fake_engine_is_named() -> None:
+    text = text_of("docs/testing-your-app.md")
+    for name in (name for name in vars(Faults) if not name.startswith("_")):
+        assert re.search(rf"\b{name}\(", text), name
+    for name in (name for name in vars(Engine) if not name.startswith("_") and name != "close"):
+        assert f"`{name}`" in text, name
