@@ -198,8 +198,8 @@ class _FakeStream:
         self._connection.close()
 
 
-def _state(row: tuple[str, str, str, dict[str, str], int | None, bool, str, float]) -> ContainerState:
-    id_, name, phase, labels, exit_code, oom_killed, error, created_at_s = row
+def _state(row: tuple[str, str, str, dict[str, str], float, int | None, bool, float]) -> ContainerState:
+    id_, name, phase, labels, created_at_s, exit_code, oom_killed, started_at_s = row
     return ContainerState(
         id=id_,
         name=name,
@@ -207,6 +207,6 @@ def _state(row: tuple[str, str, str, dict[str, str], int | None, bool, str, floa
         labels=labels,
         exit_code=exit_code,
         oom_killed=oom_killed,
-        error=error,
         created_at_s=created_at_s,
+        started_at_s=started_at_s,
     )

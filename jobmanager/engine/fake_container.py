@@ -130,6 +130,7 @@ class FakeContainer:
         self.exit_code: int | None = None
         self.oom_killed = False
         self.times_started = 0
+        self.started_at_s = 0.0  # seconds since 1970, of its latest start
         self.log = Log((spec.output_kib + _LOG_ROOM_KIB) * 1024)
         self.followers: set[Follower] = set()
         self.machine = self._new_machine(scripts)
@@ -151,6 +152,7 @@ class FakeContainer:
         self.machine = self._new_machine(self._scripts)
         self.phase, self.exit_code, self.oom_killed = Phase.RUNNING, None, False
         self.times_started += 1
+        self.started_at_s = time.time()
         self.run += 1
         self._cpu_ns, self._steps, self._waiting = _START_CPU_NS, None, False
 
@@ -319,6 +321,8 @@ def _program(process: Process, words: tuple[str, ...]) -> Steps:
         return (yield from run(process, list(words))) & 255
     except (Killed, AllKilled) as killed:
         return 128 + killed.number
+    except (ValueError, LookupError, OverflowError, RecursionError) as error:  # words that no program here understands
+        return (yield from process.fail(f"{words[0]}: the fake engine cannot do this: {error!r}", 2))
     except FileProblem as problem:
         return (yield from process.fail(write_error(words[0], problem)))
 

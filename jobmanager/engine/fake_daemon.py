@@ -23,6 +23,7 @@ from jobmanager.engine.protocol import (
 from jobmanager.model.container import Phase
 
 _HISTORY = 20_000
+_NAMES = 100_000  # whose starts are remembered
 VERSION = "fake"
 
 
@@ -150,6 +151,8 @@ class FakeDaemon:
             raise Refused("cannot start a paused container, try unpause instead")
         if container.phase is not Phase.RUNNING:
             self.starts[container.spec.name] += 1
+            if len(self.starts) > _NAMES:
+                del self.starts[next(iter(self.starts))]
             container.start()
 
     def feed(self, target: str, payload: bytes) -> None:
@@ -160,11 +163,11 @@ class FakeDaemon:
         return container.follow(from_beginning=from_beginning, wake=wake)
 
     def inspect(self, target: str) -> tuple[object, ...]:
-        return _row(self.find(target), with_exit_code=True)
+        return _row(self.find(target), inspected=True)
 
     def matching(self, labels: Mapping[str, str | None]) -> list[tuple[object, ...]]:
         return [
-            _row(container, with_exit_code=False)
+            _row(container, inspected=False)
             for container in self.containers.values()
             if all(
                 key in container.spec.labels and value in (None, container.spec.labels[key])
@@ -246,8 +249,7 @@ def tagged(reference: str) -> str:
     return reference + ":latest"
 
 
-def _row(container: FakeContainer, *, with_exit_code: bool) -> tuple[object, ...]:
+def _row(container: FakeContainer, *, inspected: bool) -> tuple[object, ...]:
     spec = container.spec
-    exit_code = container.exit_code if with_exit_code else None
-    oom_killed = container.oom_killed and with_exit_code
-    return (spec.id, spec.name, container.phase.value, spec.labels, exit_code, oom_killed, "", spec.created_at_s)
+    told = (container.exit_code, container.oom_killed, container.started_at_s) if inspected else (None, False, 0.0)
+    return (spec.id, spec.name, container.phase.value, spec.labels, spec.created_at_s, *told)

@@ -89,10 +89,13 @@ def head(process: Process, args: list[str]) -> Steps:
 
 
 def wc(process: Process, args: list[str]) -> Steps:
-    data = b""
+    counts = {"-l": 0, "-w": 0, "-c": 0}
+    in_word = False
     while piece := (yield from process.stdin.read()):
-        data += piece
-    counts = {"-l": data.count(b"\n"), "-w": len(data.split()), "-c": len(data)}
+        counts["-l"] += piece.count(b"\n")
+        counts["-w"] += len(piece.split()) - int(in_word and not piece[:1].isspace())
+        counts["-c"] += len(piece)
+        in_word = not piece[-1:].isspace()
     wanted = [counts[option] for option in args if option in counts] or list(counts.values())
     yield from process.say(" ".join(str(count) for count in wanted) + "\n")
     return 0

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jobmanager.engine.fake_container import Follower
-from jobmanager.engine.fake_daemon import FakeDaemon
+from jobmanager.engine.fake_daemon import FakeDaemon, tagged
 from jobmanager.engine.fake_wire import PIECE, Inbox, packed
 from jobmanager.engine.protocol import EngineError, EngineFailed
 
@@ -67,7 +67,7 @@ class FakeServer:
         self._ends_containers = False
         self._daemon = FakeDaemon(cores=settings["cores"], memory_mib=settings["memory_mib"], later=self._later)
         self._daemon.scripts.update(settings["programs"])
-        self._daemon.registry.update(settings["registry"])
+        self._daemon.registry.update((tagged(reference), labels) for reference, labels in settings["registry"].items())
         for reference, labels in settings["images"].items():
             self._daemon.add_image(reference, labels, ("sh",))
 

@@ -15,10 +15,13 @@ from dataclasses import replace
 
 from jobmanager.engine import fake_grammar as grammar
 from jobmanager.engine.fake_process import (
+    BREATH_S,
+    PIECE,
     Burn,
     Effect,
     FileProblem,
     Killed,
+    Machine,
     Pipe,
     Process,
     Sink,
@@ -32,6 +35,7 @@ from jobmanager.engine.fake_programs import PROGRAMS, Program
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
 _TURNS = 20  # a loop lets others run after so many rounds
 _TURN_S = 0.002
+_MEMORY = 16 * 2**20
 _QUIET_SIGNALS = (signal.SIGINT, signal.SIGPIPE)
 _BINARIES = ("/bin/", "/usr/bin/")
 _SHELL_ONLY = frozenset((":", ".", "break", "cd", "continue", "eval", "exec", "exit", "export", "return", "set", "shift", "unset"))
@@ -502,7 +506,7 @@ class Shell:
         return str(_sum(names.sub(lambda found: self._lookup(found.group().lstrip("$")) or "0", text)))
 
     def _substituted(self, script: str) -> Generator[Effect, None, str]:
-        collected = _Collected()
+        collected = _Collected(self._process.machine)
         shell = self._subshell(replace(self._process, stdout=collected))
         self._status_of_substitution = yield from shell._alone(grammar.parse(script))
         return collected.data.decode("utf-8", "surrogateescape").rstrip("\n")
@@ -529,14 +533,20 @@ class Shell:
 
 
 class _Collected:
-    """What a command substitution printed."""
+    """What a command substitution printed. More than its limit is more than the container's memory."""
 
-    def __init__(self) -> None:
-        self.data = b""
+    def __init__(self, machine: Machine) -> None:
+        self.data = bytearray()
+        self._machine = machine
 
     def write(self, data: bytes) -> Writing:
+        before = len(self.data)
         self.data += data
-        yield from ()
+        if len(self.data) > _MEMORY:
+            self._machine.oom_kills += 1
+            raise Killed(signal.SIGKILL)
+        if before // PIECE // 16 != len(self.data) // PIECE // 16:
+            yield Burn(BREATH_S)
 
 
 _GLOB = re.compile(r"[*?\[]")

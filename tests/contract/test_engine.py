@@ -129,6 +129,19 @@ def test_starting_a_container_that_has_ended_runs_it_again(place: Place) -> None
     assert (state.phase, state.exit_code) == (Phase.RUNNING, None)
 
 
+def test_inspect_tells_when_a_container_was_started_last(place: Place) -> None:
+    name = place.create()
+    assert place.engine.inspect(name).started_at_s <= 0
+    before = place.engine.info().now_s
+    place.engine.start(name)
+    first = place.engine.inspect(name).started_at_s
+    assert before - 2 <= first <= place.engine.info().now_s + 2
+    place.engine.kill(name)
+    place.until_ended(name)
+    place.engine.start(name)
+    assert place.engine.inspect(name).started_at_s > first
+
+
 # ---- any call on a container that is not there
 
 
