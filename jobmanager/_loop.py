@@ -118,7 +118,7 @@ class Loop:
             HostAnswers: self._host_answers,
             HostSilent: self._host_silent,
             Strays: lambda host, said: self._ledger.strays(host, said.names),
-            TunnelOpen: lambda host, said: self._waiters.look(host),
+            TunnelOpen: lambda host, _: self._waiters.look(host),
             TunnelBroken: self._host_silent,
         }
         self._carrying_out: Mapping[type[Order], Callable[[Any], None]] = {
