@@ -6,6 +6,7 @@ import logging
 import queue
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 from jobmanager.errors import InvalidValue
@@ -49,32 +50,49 @@ class HookManager:
         """Tell of an event; never blocks, never raises."""
         if not self.wants(type(event)):
             return
-        with self._lock:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._call_all, name="jobmanager-hooks", daemon=True)
-                self._thread.start()
         try:
+            self._start()
             self._events.put_nowait(event)
         except queue.Full:
             _log.warning("hooks are too slow: dropped %s", type(event).__name__)
+        except RuntimeError as error:  # no thread to be had: too many, or the interpreter is ending
+            _log.warning("hooks cannot be told of %s: %s", type(event).__name__, error)
 
     def drain(self, timeout_s: float) -> None:
         """Let the thread finish what was told so far and end; a hook that hangs is left behind."""
         with self._lock:
             thread, self._thread = self._thread, None
-        if thread is None or thread is threading.current_thread():
+        if thread is None:
             return
+        inside = thread is threading.current_thread()  # of a hook: it cannot wait for itself
         try:
-            self._events.put(None, timeout=timeout_s)
+            self._events.put(None, timeout=0.0 if inside else timeout_s)
         except queue.Full:
-            return
-        thread.join(timeout_s)
+            self._drop_all()
+            with suppress(queue.Full):  # somebody fires faster than that
+                self._events.put_nowait(None)
+        if not inside:
+            thread.join(timeout_s)
 
     def after_fork(self) -> None:
         """In a forked child: neither thread nor queue nor lock can be used any more; the hooks stay."""
         self._events = queue.Queue(_MOST_WAITING)
         self._thread = None
         self._lock = threading.Lock()
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._thread is None:
+                thread = threading.Thread(target=self._call_all, name="jobmanager-hooks", daemon=True)
+                thread.start()
+                self._thread = thread
+
+    def _drop_all(self) -> None:
+        """Make room for the word to end: the thread must see it whenever its hook comes back."""
+        _log.warning("hooks are too slow: dropped the last %d events", self._events.qsize())
+        with suppress(queue.Empty):
+            while True:
+                self._events.get_nowait()
 
     def _call_all(self) -> None:
         while (event := self._events.get()) is not None:
@@ -86,5 +104,5 @@ class HookManager:
 def _call(hook: Callable[..., object], event: Event) -> None:
     try:
         hook(event)
-    except Exception:  # noqa: BLE001 - the loop's edge: a user's hook may raise anything
+    except BaseException:  # noqa: BLE001 - the loop's edge: SystemExit too must not end the thread
         _log.exception("hook %r failed on %s", hook, type(event).__name__)
