@@ -53,7 +53,7 @@ class ClientSync:
             task, inputdata, keep, priority=priority, launcher_name=launcher_name, debug=debug
         )
         try:
-            in_time = ended.wait(timeout_s)
+            in_time = ended.wait(None if timeout_s is None else min(timeout_s, threading.TIMEOUT_MAX))
         except BaseException:  # ctrl-C: nobody waits for the job any more
             self._client.kill_job(job_id)
             raise
