@@ -1,0 +1,256 @@
+"""Callback managers: each result once, whatever the callbacks do; who blocks, blocks its own thread."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+
+import pytest
+
+from jobmanager import ClientSync, JobInput, JobResult, Outcome, Task, _callback_manager
+from jobmanager._callback_manager import CallbackManagers, refuse_inside_callback
+from jobmanager.errors import WouldDeadlock
+from jobmanager.model.job import Request
+from jobmanager.model.result import Evidence
+from jobmanager.model.verdict import Verdict
+from jobmanager.scheduling.orders import DeliverJob
+from tests.conftest import eventually
+from tests.unit.stub_client import StubClient
+
+
+def done(job_id, callback=None, outcome=Outcome.SUCCESS):
+    request = Request(
+        job_id=job_id, task=Task("x", command="true"), inputs=JobInput(), files={}, priority=0, launcher_name="x", debug=False
+    )
+    verdict = Verdict(outcome=outcome, evidence=(Evidence(kind="k", value=1, source="s"),))
+    return DeliverJob(request=request, callback=callback, verdict=verdict, facts=None, host="h", timings={}, steps=())
+
+
+class Managers:
+    """Callback managers, and what they told."""
+
+    def __init__(self, count):
+        self.ended, self.called_back = queue.SimpleQueue(), queue.SimpleQueue()
+        self.managers = CallbackManagers(count, ended=self.ended.put, called_back=self.called_back.put)
+        self.managers.start()
+
+    def put(self, *args, **kwargs):
+        self.managers.put(done(*args, **kwargs))
+
+    def wait_for(self, number):
+        """Ids of that many jobs that are over."""
+        return [self.called_back.get(timeout=10) for _ in range(number)]
+
+
+@pytest.fixture
+def made():
+    """Makes callback managers, and ends their threads."""
+    all_made, gates = [], []
+
+    def make(count=1):
+        all_made.append(Managers(count))
+        return all_made[-1]
+
+    make.gate = lambda: gates.append(threading.Event()) or gates[-1]
+    yield make
+    for gate in gates:
+        gate.set()
+    for managers in all_made:
+        managers.managers.close(10)
+
+
+def test_each_callback_gets_its_result_once_in_another_thread(made):
+    managers, got = made(3), []
+    for number in range(100):
+        managers.put(f"j{number}", lambda result: got.append((result.job_id, threading.current_thread().name)))
+
+    managers.wait_for(100)
+
+    assert sorted(job_id for job_id, _ in got) == sorted(f"j{number}" for number in range(100))
+    assert all(name.startswith("jobmanager-callbacks-") for _, name in got)
+
+
+def test_a_job_without_a_callback_ends_all_the_same(made):
+    managers = made()
+    managers.put("j")
+
+    assert managers.wait_for(1) == ["j"]
+    assert managers.ended.get(timeout=10).job_id == "j"
+
+
+def test_hooks_are_told_of_the_end_before_the_callback_and_the_ledger_after_it(made):
+    managers, order = made(), []
+    managers.managers._ended = lambda result: order.append("ended")
+    managers.put("j", lambda result: order.append("callback"))
+    managers.wait_for(1)
+    order.append("called back")
+
+    assert order == ["ended", "callback", "called back"]
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("mine"), SystemExit(3), KeyboardInterrupt(), GeneratorExit(), RecursionError()], ids=repr
+)
+def test_a_callback_that_raises_anything_is_logged_and_harms_nobody(made, caplog, error):
+    managers, got = made(1), []
+
+    def raises(result):
+        raise error
+
+    with caplog.at_level(logging.ERROR, "jobmanager"):
+        managers.put("bad", raises)
+        managers.put("good", got.append)
+        assert managers.wait_for(2) == ["bad", "good"]
+
+    assert [result.job_id for result in got] == ["good"]
+    (record,) = caplog.records
+    assert "callback of job bad failed" in record.getMessage()
+    assert record.exc_info[1] is error
+    assert record.job_id == "bad"
+
+
+def test_a_callback_that_blocks_holds_up_only_its_thread(made):
+    managers, gate, got = made(2), made.gate(), []
+    managers.put("blocks", lambda result: gate.wait(30))
+    for number in range(20):
+        managers.put(f"j{number}", got.append)
+
+    assert sorted(managers.wait_for(20)) == sorted(f"j{number}" for number in range(20))
+    assert managers.managers.blocked() == (1, 0)
+    gate.set()
+    assert managers.wait_for(1) == ["blocks"]
+    assert len(got) == 20
+
+
+def test_slow_callbacks_are_named_once_and_all_being_blocked_is_said_once(made, caplog, monkeypatch):
+    monkeypatch.setattr(_callback_manager, "_SLOW_S", -1.0)  # every callback is slow
+    managers, gate = made(2), made.gate()
+    with caplog.at_level(logging.WARNING, "jobmanager"):
+        managers.managers.watch()
+        assert caplog.records == []
+
+        managers.put("a", lambda result: gate.wait(30))
+        eventually(lambda: managers.managers.blocked() == (1, 0))
+        managers.managers.watch(), managers.managers.watch()
+        assert ["callback of job a" in record.getMessage() for record in caplog.records] == [True]
+
+        managers.put("b", lambda result: gate.wait(30))
+        managers.put("c"), managers.put("d")
+        eventually(lambda: managers.managers.blocked() == (2, 2))
+        managers.managers.watch(), managers.managers.watch()
+
+    said = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert [record.getMessage() for record in said] == ["all 2 callback threads are blocked: 2 results wait"]
+    assert len([record for record in caplog.records if "has been running" in record.getMessage()]) == 2
+    gate.set()
+    assert set(managers.wait_for(4)) == {"a", "b", "c", "d"}
+
+
+def test_being_blocked_again_is_said_again(made, caplog, monkeypatch):
+    monkeypatch.setattr(_callback_manager, "_SLOW_S", -1.0)
+    managers = made(1)
+    for job_id in "ab":
+        gate = made.gate()
+        managers.put(job_id, lambda result, gate=gate: gate.wait(30))
+        eventually(lambda: managers.managers.blocked() == (1, 0))
+        managers.managers.watch()
+        gate.set()
+        managers.wait_for(1)
+        managers.managers.watch()
+
+    assert len([record for record in caplog.records if "are blocked" in record.getMessage()]) == 2
+
+
+def test_waiting_is_refused_in_callbacks_only_and_says_what_to_do(made):
+    managers, raised = made(), []
+
+    def waits(result):
+        with pytest.raises(WouldDeadlock, match="submit with a callback instead") as error:
+            ClientSync(StubClient(fast=True)).new_job(Task("x"))
+        raised.append(error)
+        with pytest.raises(WouldDeadlock):
+            refuse_inside_callback()
+
+    managers.put("j", waits)
+    managers.wait_for(1)
+
+    assert len(raised) == 1
+    refuse_inside_callback()  # not here
+    assert ClientSync(StubClient(fast=True)).new_job(Task("x")).outcome is Outcome.SUCCESS
+
+
+def test_a_result_that_cannot_be_put_together_is_an_error_and_the_callback_is_called(made, monkeypatch, caplog):
+    def broken(*args, **kwargs):
+        raise TypeError("a bug of ours")
+
+    monkeypatch.setattr(_callback_manager, "merged", broken)
+    managers, got = made(), []
+    managers.put("j", got.append)
+    managers.wait_for(1)
+
+    (result,) = got
+    assert (result.outcome, result.job_id) == (Outcome.ERROR, "j")
+    assert "TypeError: a bug of ours" in result.text
+    assert result.evidence[0].kind == "k"
+    assert "merging the result of job j failed" in caplog.text
+
+
+def test_closing_lets_everything_that_was_put_be_called(made):
+    managers, got = made(2), []
+    for number in range(50):
+        managers.put(f"j{number}", got.append)
+
+    managers.managers.close(10)
+
+    assert len(got) == 50
+
+
+def test_closing_does_not_wait_for_a_callback_that_never_returns(made):
+    managers, gate = made(2), made.gate()
+    managers.put("blocks", lambda result: gate.wait(30))
+    eventually(lambda: managers.managers.blocked()[0] == 1)
+
+    managers.managers.close(0.01)
+
+    assert managers.managers.blocked()[0] == 1
+
+
+def test_closing_inside_a_callback_does_not_wait_for_itself(made):
+    managers = made(1)
+    managers.put("j", lambda result: managers.managers.close(30))
+
+    assert managers.wait_for(1) == ["j"]
+
+
+def test_who_is_inside_a_callback_is_known(made):
+    managers, inside = made(1), []
+    managers.put("j", lambda result: inside.append(managers.managers.is_current_thread()))
+    managers.wait_for(1)
+
+    assert inside == [True]
+    assert not managers.managers.is_current_thread()
+
+
+def test_any_callable_is_a_callback(made):
+    import functools
+
+    managers, got = made(1), []
+
+    class Keeper:
+        def method(self, result):
+            got.append(result)
+
+        __call__ = method
+
+    for callback in (
+        Keeper().method,
+        Keeper(),
+        functools.partial(Keeper.method, Keeper()),
+        lambda result: got.append(result),
+        got.append,
+    ):
+        managers.put("j", callback)
+    managers.wait_for(5)
+
+    assert [type(result) for result in got] == [JobResult] * 5

@@ -1,0 +1,151 @@
+"""``ClientFuture``: a future's result is the job's, and cancelling it kills the job, from asyncio too."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+
+import pytest
+
+from jobmanager import ClientFuture, Outcome, Task
+from jobmanager.errors import UnknownEnvironment
+from tests.unit.stub_client import StubClient
+
+TASK = Task("x")
+
+
+def test_a_future_holds_the_jobs_result_and_its_id():
+    client = StubClient()
+    future = ClientFuture(client).new_job(TASK, {"q": "a"}, priority=2, launcher_name="ann", debug=True, job_id="mine")
+    given = client.jobs["mine"]
+    assert (given.inputdata, given.priority, given.launcher_name, given.debug) == ({"q": "a"}, 2, "ann", True)
+    assert isinstance(future, concurrent.futures.Future)
+    assert not future.done()
+
+    client.finish("mine", Outcome.CRASH)
+
+    assert future.job_id == "mine"
+    assert future.result(0).outcome is Outcome.CRASH
+    assert future.exception(0) is None
+
+
+def test_a_callback_that_is_quicker_than_new_job_is_not_lost():
+    future = ClientFuture(StubClient(fast=True)).new_job(TASK)
+
+    assert future.result(0).job_id == future.job_id
+
+
+def test_what_the_client_raises_comes_through():
+    with pytest.raises(UnknownEnvironment):
+        ClientFuture(StubClient(error=UnknownEnvironment("no"))).new_job(TASK)
+
+
+def test_cancelling_kills_the_job_and_its_result_is_forgotten():
+    client = StubClient()
+    future = ClientFuture(client).new_job(TASK)
+
+    assert future.cancel()
+
+    assert client.killed == [future.job_id]
+    assert future.cancelled()
+    client.finish(future.job_id, Outcome.KILLED)  # comes in peace
+    with pytest.raises(concurrent.futures.CancelledError):
+        future.result(0)
+
+
+def test_cancelling_a_job_that_ends_at_once_is_no_trouble():
+    client = StubClient(dies_when_killed=True)
+    future = ClientFuture(client).new_job(TASK)
+
+    assert future.cancel()
+    assert future.cancelled()
+
+
+def test_a_job_that_is_done_cannot_be_cancelled_and_is_not_killed():
+    client = StubClient(fast=True)
+    future = ClientFuture(client).new_job(TASK)
+
+    assert not future.cancel()
+    assert client.killed == []
+    assert future.result(0).outcome is Outcome.SUCCESS
+
+
+def test_futures_can_be_waited_for_together():
+    client = StubClient()
+    futures = [ClientFuture(client).new_job(TASK) for _ in range(5)]
+    for future in reversed(futures):
+        client.finish(future.job_id)
+
+    done, waiting = concurrent.futures.wait(futures, timeout=10)
+
+    assert done == set(futures)
+    assert not waiting
+
+
+def _in_another_thread(client, job_id):
+    return asyncio.get_running_loop().run_in_executor(None, client.finish, job_id)
+
+
+def test_a_future_can_be_awaited():
+    client = StubClient()
+
+    async def main():
+        futures = [ClientFuture(client).new_job(TASK) for _ in range(3)]
+        for future in futures:
+            await _in_another_thread(client, future.job_id)
+        return [(await future).job_id for future in futures] == [future.job_id for future in futures]
+
+    assert asyncio.run(main())
+
+
+def test_cancelling_the_task_that_awaits_kills_the_job():
+    client = StubClient()
+
+    async def main():
+        future = ClientFuture(client).new_job(TASK)
+        begun = asyncio.Event()
+
+        async def wait():
+            begun.set()
+            return await future
+
+        task = asyncio.create_task(wait())
+        await begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return future
+
+    future = asyncio.run(main())
+    assert future.cancelled()
+    assert client.killed == [future.job_id]
+
+
+def test_a_timeout_of_asyncio_kills_the_job():
+    client = StubClient()
+
+    async def main():
+        future = ClientFuture(client).new_job(TASK)
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(future, 0.01)
+        return future
+
+    future = asyncio.run(main())
+    assert client.killed == [future.job_id]
+
+
+def test_two_that_await_one_job_both_get_its_result():
+    client = StubClient()
+
+    async def main():
+        future = ClientFuture(client).new_job(TASK)
+
+        async def wait():
+            return await future
+
+        both = asyncio.gather(wait(), wait())
+        await _in_another_thread(client, future.job_id)
+        return await both
+
+    first, second = asyncio.run(main())
+    assert first is second
