@@ -1,6 +1,6 @@
 """Run untrusted code in Docker containers from a Python program, and get one trustworthy result for each job."""
 
-import logging
+import logging as _logging
 
 from jobmanager import errors, events
 from jobmanager._version import __version__
@@ -52,4 +52,4 @@ __all__ = [
     "unpacked",
 ]
 
-logging.getLogger(__name__).addHandler(logging.NullHandler())  # what is said goes to the caller's handlers, or nowhere
+_logging.getLogger(__name__).addHandler(_logging.NullHandler())  # what is said goes to the caller's handlers, or nowhere

@@ -34,14 +34,14 @@ from types import TracebackType
 from typing import Any
 
 from jobmanager.engine import protocol
-from jobmanager.engine.fake_wire import PIECE, Inbox, packed
+from jobmanager.engine.fake.wire import PIECE, Inbox, packed
 from jobmanager.model.container import Phase
 
 __all__ = ["FakeContainerRecord", "FakeEngineServer", "Faults"]
 
 _BOOT = (
     "import sys, json; path, folder, fd, owner = json.loads(sys.argv[1]); sys.path[:] = path;"
-    " from jobmanager.engine.fake_server import serve; serve(folder, fd, owner)"
+    " from jobmanager.engine.fake.server import serve; serve(folder, fd, owner)"
 )
 _PATIENCE_S = 30.0
 _GRACE_S = 5.0

@@ -11,7 +11,7 @@ __all__ = ["connect"]
 def connect(address: Address, timeout_s: float) -> Engine:
     """The engine of that address; every call on it ends within ``timeout_s``. Connects at the first call."""
     if address.url.startswith("fake://"):
-        from jobmanager.engine.fake import FakeEngine
+        from jobmanager.engine.fake.client import FakeEngine
 
         return FakeEngine(address, timeout_s=timeout_s)
     from jobmanager.engine.docker import DockerEngine  # only here: who talks to a fake never pays for docker's import

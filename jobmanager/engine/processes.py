@@ -7,7 +7,6 @@ ctrl-C on a terminal reaches the user's program only.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import select
@@ -23,9 +22,9 @@ from typing import Any
 
 from jobmanager.model.messages import LogLine
 
-_BOOT = (
-    "import sys, json; path, module, fd, parent, level = json.loads(sys.argv[1]); sys.path[:] = path;"
-    " from jobmanager.engine.processes import run_child; run_child(module, fd, parent, level)"
+_BOOT = (  # imports nothing before the path is ours: `-c` puts the current folder first, whatever lies there
+    "import sys; module, fd, parent, level, *sys.path[:] = sys.argv[1:];"
+    " from jobmanager.engine.processes import run_child; run_child(module, int(fd), int(parent), int(level))"
 )
 _ORPHAN_S = 3.0
 
@@ -36,10 +35,10 @@ def start_process(module: str) -> tuple[subprocess.Popen[bytes], Connection]:
     """Start a process that runs ``module.main(connection)``, and our end of its pipe."""
     ours, theirs = Pipe(duplex=True)
     level = logging.getLogger("jobmanager").getEffectiveLevel()
-    said = json.dumps([[entry or os.getcwd() for entry in sys.path], module, theirs.fileno(), os.getpid(), level])
+    path = [entry or os.getcwd() for entry in sys.path if isinstance(entry, str)]
     try:
         process = subprocess.Popen(
-            [os.fsdecode(spawn.get_executable()), "-c", _BOOT, said],
+            [os.fsdecode(spawn.get_executable()), "-c", _BOOT, module, *map(str, (theirs.fileno(), os.getpid(), level)), *path],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -64,7 +64,7 @@ for tool in head tar; do
   command -v $tool >/dev/null || {{ say no "the image has no $tool" >&3; exit {_NOT_DELIVERED}; }}
 done
 head -c "$size" | {{ tar -xf - || {{ head -c "$size" >/dev/null; exit 1; }}; }} || broken=1
-if [ ! -f .jobmanager/command ]; then
+if [ -n "$broken" ] || [ ! -f .jobmanager/command ]; then
   [ -z "$broken" ] || say no "its files cannot be unpacked into the workspace" >&3
   exit {_NOT_DELIVERED}
 fi

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -101,11 +102,18 @@ def workspace_files(task: Task, inputs: JobInput) -> dict[str, bytes]:
             files[problem.filename] = _file_answer(key, problem, answers.get(key))
     files.update(inputs.files or {})  # type: ignore[arg-type]
     _refuse_clashes(files)
-    if not task.limits.workspace_holds([*map(len, files.values()), len(inputs.stdin)]):
+    if not task.limits.workspace_holds([*map(len, files.values()), len(inputs.stdin), _command_bytes(task), 1]):
         raise InvalidInput(
             f"the job's files and stdin are larger than the workspace of {task.limits.workspace_mib} MiB: raise workspace_mib"
         )
     return files
+
+
+def _command_bytes(task: Task) -> int:
+    """What the command and its variables take in the workspace, where they are a script (``engine/way_in.py``)."""
+    words = [task.command] if isinstance(task.command, str) else list(task.command or ())
+    twice = [text for variable in (task.env or {}).items() for text in variable]
+    return 1024 + sum(len(shlex.quote(word).encode()) + 10 for word in [*words, *words[:1], *twice, *twice])
 
 
 def _check_answer(key: str, problem: MultipleChoice | Match, answer: Answer | None) -> None:

@@ -9,6 +9,7 @@ from jobmanager.model import _checks
 
 _BLOCK = 4096
 _SMALLEST_MEMORY_MIB = 6  # the engine refuses less
+_FEWEST_OPEN_FILES = 16  # with less, no container starts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +39,8 @@ class Limits:
             _checks.positive_int(name, getattr(self, name))
         if self.memory_mib < _SMALLEST_MEMORY_MIB:
             raise InvalidValue(f"memory_mib must be at least {_SMALLEST_MEMORY_MIB}, not {self.memory_mib}")
+        if self.open_files < _FEWEST_OPEN_FILES:
+            raise InvalidValue(f"open_files must be at least {_FEWEST_OPEN_FILES}, not {self.open_files}")
         if self.cpus < 0.01:
             raise InvalidValue(f"cpus must be at least 0.01, not {self.cpus}")
 

@@ -1,4 +1,4 @@
-"""Runs programs in a fake container: the fake engine's small shell, scripts, and the programs of ``fake_programs``."""
+"""Runs programs in a fake container: the fake engine's small shell, scripts, and the programs of ``programs``."""
 
 # ruff: noqa: ARG002 - every builtin is called with the same arguments
 
@@ -13,8 +13,8 @@ import signal
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
 
-from jobmanager.engine import fake_grammar as grammar
-from jobmanager.engine.fake_process import (
+from jobmanager.engine.fake import grammar as grammar
+from jobmanager.engine.fake.process import (
     BREATH_S,
     PIECE,
     Burn,
@@ -30,7 +30,7 @@ from jobmanager.engine.fake_process import (
     Writing,
     encoded,
 )
-from jobmanager.engine.fake_programs import PROGRAMS, Program
+from jobmanager.engine.fake.programs import PROGRAMS, Program
 
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
 _TURNS = 20  # a loop lets others run after so many rounds

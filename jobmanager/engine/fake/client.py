@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from jobmanager.engine import protocol
-from jobmanager.engine.fake_wire import PIECE, STDERR, Inbox, packed
+from jobmanager.engine.fake.wire import PIECE, STDERR, Inbox, packed
 from jobmanager.engine.protocol import Chunk, EngineError, OutputStream, Unreachable
 from jobmanager.model.container import ContainerSpec, ContainerState, EngineInfo, Image, ImageDefaults, Phase
 from jobmanager.model.host import Address

@@ -1,4 +1,4 @@
-"""The grammar of the fake engine's small shell: a script's text becomes nodes. ``fake_shell`` runs them."""
+"""The grammar of the fake engine's small shell: a script's text becomes nodes. ``shell`` runs them."""
 
 from __future__ import annotations
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from jobmanager.engine import fake_grammar as grammar
-from jobmanager.engine.fake_files import FileProblem, Files
-from jobmanager.engine.fake_process import (
+from jobmanager.engine.fake import grammar as grammar
+from jobmanager.engine.fake.files import FileProblem, Files
+from jobmanager.engine.fake.process import (
     AllKilled,
     Burn,
     Console,
@@ -24,8 +24,8 @@ from jobmanager.engine.fake_process import (
     Text,
     encoded,
 )
-from jobmanager.engine.fake_shell import can_run, run, write_error
-from jobmanager.engine.fake_wire import PIECE, STDERR, STDOUT, framed
+from jobmanager.engine.fake.shell import can_run, run, write_error
+from jobmanager.engine.fake.wire import PIECE, STDERR, STDOUT, framed
 from jobmanager.engine.way_in import RESULT_FILE, RESULT_FILE_LIMIT
 from jobmanager.model.container import WORKSPACE, Phase
 
@@ -286,7 +286,7 @@ def _pid_1(container: FakeContainer, payload: bytes) -> Steps:
     except FileProblem:
         broken = True
     command = files.files.get(f"{WORKSPACE}/.jobmanager/command")
-    if command is None:
+    if broken or command is None:
         if broken:
             yield _mark(token, b"no its files cannot be unpacked into the workspace")
         return _NOT_DELIVERED

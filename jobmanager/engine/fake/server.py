@@ -19,9 +19,9 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from jobmanager.engine.fake_container import Follower
-from jobmanager.engine.fake_daemon import FakeDaemon, tagged
-from jobmanager.engine.fake_wire import PIECE, Inbox, packed
+from jobmanager.engine.fake.container import Follower
+from jobmanager.engine.fake.daemon import FakeDaemon, tagged
+from jobmanager.engine.fake.wire import PIECE, Inbox, packed
 from jobmanager.engine.protocol import EngineError, EngineFailed
 
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jobmanager.engine.fake_container import KILLED, FakeContainer, FakeSpec, Follower, Later
-from jobmanager.engine.fake_files import FileProblem
+from jobmanager.engine.fake.container import KILLED, FakeContainer, FakeSpec, Follower, Later
+from jobmanager.engine.fake.files import FileProblem
 from jobmanager.engine.protocol import (
     EngineFailed,
     ImageMissing,
