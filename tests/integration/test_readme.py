@@ -25,8 +25,6 @@ from tests.daemons import PrivateDaemon
 TOP = Path(__file__).resolve().parents[2]
 PATIENCE_S = 100
 
-pytestmark = pytest.mark.engine
-
 
 @dataclass(frozen=True)
 class Block:
@@ -88,6 +86,7 @@ def readme() -> Block:
     return block
 
 
+@pytest.mark.engine
 def test_the_readmes_program_prints_what_it_says(engine: str, tmp_path: Path) -> None:
     block = readme()
     assert block.prints is not None
@@ -108,6 +107,7 @@ def test_the_readmes_program_says_that_no_engine_is_there(tmp_path: Path) -> Non
     assert "DOCKER_HOST" in last
 
 
+@pytest.mark.engine
 def test_the_readmes_program_says_why_its_image_is_not_there_or_fetches_it(private_engine: PrivateDaemon, tmp_path: Path) -> None:
     block = readme()
 
@@ -122,15 +122,22 @@ def test_the_readmes_program_says_why_its_image_is_not_there_or_fetches_it(priva
             assert job.endswith("proof ['no_host']")
 
 
-@pytest.mark.parametrize("block", blocks("engine", "alone"), ids=str)
+@pytest.mark.engine
+@pytest.mark.parametrize("block", blocks("engine"), ids=str)
 def test_a_program_of_the_documents_prints_what_it_says(block: Block, engine: str, tmp_path: Path) -> None:
-    assert block.prints is not None
-
-    done = run(block.code, tmp_path, DOCKER_HOST=engine if block.mark == "engine" else "unix:///no/such/docker.sock")
+    done = run(block.code, tmp_path, DOCKER_HOST=engine)
 
     assert (done.returncode, complaints(done), done.stdout) == (0, "", block.prints)
 
 
+@pytest.mark.parametrize("block", blocks("alone"), ids=str)
+def test_a_program_of_the_documents_that_needs_no_engine_prints_what_it_says(block: Block, tmp_path: Path) -> None:
+    done = run(block.code, tmp_path, DOCKER_HOST="unix:///no/such/docker.sock")
+
+    assert (done.returncode, complaints(done), done.stdout) == (0, "", block.prints)
+
+
+@pytest.mark.engine
 def test_the_image_of_a_shell_is_made_by_the_commands_that_are_given(private_engine: PrivateDaemon, tmp_path: Path) -> None:
     (block,) = blocks("shell")
     download, rest = block.code.split("\n", 1)

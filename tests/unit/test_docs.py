@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from jobmanager import DockerHost, JobManager, JobResult, Limits, Outcome, Task
+from jobmanager import DockerHost, JobManager, JobResult, Limits, Outcome, Task, events
 from jobmanager.engine import container_config
 from jobmanager.engine.protocol import Engine
+from jobmanager.errors import InvalidValue
 from jobmanager.model.facts import Limit
 from jobmanager.scheduling.life import LIFE, Do, Happening, Move, State
 from jobmanager.testing import Faults
@@ -182,6 +183,16 @@ def test_the_limits_and_their_defaults_are_those_of_the_code() -> None:
     assert [(row[0], row[1]) for row in rows] == [(f"`{field.name}`", str(field.default)) for field in dataclasses.fields(Limits)]
 
 
+def test_the_smallest_limits_are_those_of_the_code() -> None:
+    found = re.findall(r"`(\w+)`(?: must be)? at least ([\d.]+)", text_of("docs/tasks.md"))
+    assert len(found) == 3
+    for name, smallest in found:
+        least = float(smallest) if "." in smallest else int(smallest)
+        Limits(**{name: least})
+        with pytest.raises(InvalidValue):
+            Limits(**{name: least * 0.9 if isinstance(least, float) else least - 1})
+
+
 def test_figures_beside_the_limits_are_those_of_the_code() -> None:
     text = text_of("docs/tasks.md")
     assert Limits(cpu_time_s=10).wall_s == 30
@@ -199,6 +210,17 @@ def test_every_field_of_a_result_is_explained() -> None:
     rows = table(text_of("docs/tasks.md"), "field", "meaning")
     told = {name for row in rows for name in quoted(row[0])}
     assert told == {field.name for field in dataclasses.fields(JobResult)}
+
+
+def test_every_event_is_named() -> None:
+    text = text_of("docs/tasks.md")
+    assert [name for name in events.__all__ if not re.search(rf"\b{name}\b", text)] == []
+
+
+def test_every_label_is_named() -> None:
+    rows = table(text_of("docs/hosts.md"), "label", "value")
+    sources = [text_of("jobmanager/engine/owner.py"), text_of("jobmanager/engine/container_config.py")]
+    assert {quoted(row[0])[0] for row in rows} == set(re.findall(r'_LABEL = "([^"]+)"', "\n".join(sources)))
 
 
 def test_every_argument_of_a_docker_host_is_explained() -> None:
