@@ -130,12 +130,22 @@ def test_names_that_only_look_alike_do_not_clash():
 
 def test_files_and_standard_input_must_fit_the_workspace_together():
     task = Task("x", files={"a": bytes(2**19)}, limits=Limits(workspace_mib=1))
-    half = bytes(2**19)
+    most = bytes(2**19 - 2 * 4096)  # a block for the command, and one that shows at the end whether there is room
 
-    assert len(workspace_files(task, JobInput(stdin=half))) == 1
-    for inputs in (JobInput(stdin=half + b"1"), JobInput(files={"b": half + b"1"}), JobInput(files={"b": b"1"}, stdin=half)):
+    assert len(workspace_files(task, JobInput(stdin=most))) == 1
+    for inputs in (JobInput(stdin=most + b"1"), JobInput(files={"b": most + b"1"}), JobInput(files={"b": b"1"}, stdin=most)):
         with pytest.raises(InvalidInput, match="larger than the workspace of 1 MiB: raise workspace_mib"):
             workspace_files(task, inputs)
+
+
+def test_a_long_command_and_its_variables_take_room_in_the_workspace_too():
+    limits = Limits(workspace_mib=1)
+    files = {"a": bytes(2**20 - 2 * 4096)}
+    workspace_files(Task("x", command="true", files=files, limits=limits), JobInput())
+
+    for more in ({"command": "x" * 4096}, {"command": ["true", "'" * 1000]}, {"env": {"A": "x" * 2048}}):
+        with pytest.raises(InvalidInput, match="larger than the workspace of 1 MiB"):
+            workspace_files(Task("x", files=files, limits=limits, **more), JobInput())
 
 
 def test_a_file_of_the_job_that_is_a_fifo_is_refused_instead_of_waited_for(tmp_path):
