@@ -10,7 +10,7 @@ import tarfile
 
 import pytest
 
-from jobmanager.engine.fake_container import command_file
+from jobmanager.engine.fake.container import command_file
 from jobmanager.engine.way_in import Mark, MarkedStream, cpu_before, end_mark, payload
 from jobmanager.model.facts import EndMark
 
