@@ -69,6 +69,7 @@ class Watch:
         self._stopped: Stopped | None = None
         self._ended_at: float | None = None
         self._cpu_time_s: float | None = None
+        self._peak_memory_bytes: int | None = None
         self._outage_s = 0.0
         self._timings: dict[str, float] = {}
 
@@ -95,6 +96,8 @@ class Watch:
             return self._facts(host_lost=True)
         except EngineError as error:
             return self._facts(trouble=f"the engine refused to go on with it: {error}")
+        if self._stopped is not None:
+            self._measure()
         archive, archive_trouble = self._collect()
         if self._stopped is not None or self._kill_asked.is_set():
             self._kill()
@@ -233,17 +236,23 @@ class Watch:
     def _look_at_cpu(self) -> _Over | None:
         """The counter of the whole container; the next look is due when it could have reached the limit."""
         limits = self._job.limits
-        try:
-            counted = self._engine.cpu_time_ns(self._job.container_id)
-        except EngineError:
-            counted = None  # the stream will tell what is the matter
-        if counted is not None:
-            self._cpu_time_s = max(0.0, (counted - self._transcript.cpu_before_ns) / 1e9)
-            if self._cpu_time_s >= limits.cpu_time_s:
-                return self._reached(Limit.CPU, self._cpu_time_s)
+        self._measure()
+        if self._cpu_time_s is not None and self._cpu_time_s >= limits.cpu_time_s:
+            return self._reached(Limit.CPU, self._cpu_time_s)
         left_s = limits.cpu_time_s - (self._cpu_time_s or 0.0)
         self._next_cpu_look = self._clock() + max(0.1, left_s / limits.cpus)
         return None
+
+    def _measure(self) -> None:
+        """The engine's counters, which no program can reach."""
+        try:
+            used = self._engine.usage(self._job.container_id)
+        except EngineError as error:
+            _log.debug("usage of %s: %s", self._job.container_name, error)  # the stream will tell what is the matter
+            return
+        if used is not None:
+            self._cpu_time_s = max(0.0, (used.cpu_time_ns - self._transcript.cpu_before_ns) / 1e9)
+            self._peak_memory_bytes = used.peak_memory_bytes
 
     def _reached(self, limit: Limit, measured: float) -> _Over:
         self._stopped = Stopped(limit=limit, measured=measured)
@@ -252,18 +261,18 @@ class Watch:
     # ---- the end
 
     def _stop(self, stream: OutputStream | None, over: _Over) -> None:
-        """After a limit or a request: kill, and read what is still on its way. A container to collect from waits."""
+        """After a request: kill. After a limit: freeze, as what it has used and made can be had until it is killed."""
         if over in (_Over.COMPLETE, _Over.BROKEN) or stream is None:
             return
         if self._ended_at is None:
             self._ended_at = self._clock()
-        freezes = bool(self._job.collect) and over is _Over.LIMIT
+        freezes = over is _Over.LIMIT
         acting = threading.Thread(target=self._pause if freezes else self._kill, name="jobmanager-stop", daemon=True)
         acting.start()
         self._drain(stream, acting, until=self._clock() + (0.0 if freezes else _DRAIN_S))
 
     def _drain(self, stream: OutputStream, acting: threading.Thread, *, until: float) -> None:
-        """Read until the time is over, and as long as the engine is at it: it cannot stop a container that is attached and unread."""
+        """Read until the time is over, and while the engine is at it: what is attached and unread it cannot stop."""
         while (acting.is_alive() or self._clock() < until) and (chunks := stream.read(_DRAIN_GLANCE_S)) is not None:
             self._transcript.read(chunks)
         acting.join()
@@ -276,7 +285,7 @@ class Watch:
             _log.debug("kill of %s: %s", self._job.container_name, error)  # its removal follows
 
     def _pause(self) -> None:
-        """Once it has ended its workspace is empty, so it is collected from while it is frozen."""
+        """Once it has ended its counters are gone and its workspace is empty, so both are read while it is frozen."""
         try:
             self._engine.pause(self._job.container_id)
         except EngineError as error:
@@ -360,6 +369,6 @@ class Watch:
             archive_trouble=archive_trouble,
             cpu_time_s=None if self._cpu_time_s is None else round(self._cpu_time_s, 4),
             wall_time_s=round(wall_s, 4),
-            peak_memory_bytes=end.peak_memory_bytes if end is not None else None,
+            peak_memory_bytes=end.peak_memory_bytes if end is not None else self._peak_memory_bytes,
             timings={**self._timings, "run": round(wall_s, 4)},
         )

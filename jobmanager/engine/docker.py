@@ -30,13 +30,20 @@ from jobmanager.engine.protocol import (
     Refused,
     Unreachable,
 )
-from jobmanager.model.container import ContainerSpec, ContainerState, EngineInfo, Image, ImageDefaults, Phase
+from jobmanager.model.container import ContainerSpec, ContainerState, EngineInfo, Image, ImageDefaults, Phase, Usage
 from jobmanager.model.host import TLS, Address
 
 _PIECE = 65536
 _MOST_KNOWN_IMAGES = 64
 _NEWEST_API = "1.44"  # what this adapter was written against; newer engines still speak it
 _OLDEST_API = "1.41"  # the first with private cgroup namespaces (Engine 20.10)
+_NO_ANSWER = (
+    requests.exceptions.RequestException,
+    urllib3.exceptions.HTTPError,
+    urllib3.exceptions.ProxySchemeUnsupported,  # a ValueError only
+    docker.errors.StreamParseError,  # a RuntimeError only: an answer that is no JSON
+    OSError,
+)
 _PHASES = {"created": Phase.CREATED, "running": Phase.RUNNING, "restarting": Phase.RUNNING, "paused": Phase.PAUSED}
 
 
@@ -174,10 +181,12 @@ class DockerEngine:
         with _translated(conflict=NotRunning):
             self._client.pause(container)
 
-    def cpu_time_ns(self, container: str) -> int | None:
+    def usage(self, container: str) -> Usage | None:
         with _translated():
-            usage = self._client.stats(container, stream=False, one_shot=True)["cpu_stats"]["cpu_usage"]
-        return int(usage["total_usage"]) or None
+            said = self._client.stats(container, stream=False, one_shot=True)
+        cpu_time_ns = int(said["cpu_stats"]["cpu_usage"]["total_usage"])
+        peak = said["memory_stats"].get("max_usage")
+        return Usage(cpu_time_ns=cpu_time_ns, peak_memory_bytes=peak and int(peak)) if cpu_time_ns else None
 
     def archive(self, container: str, path: str) -> Iterator[bytes]:
         with _translated():
@@ -345,7 +354,7 @@ def _translated(
         yield
     except docker.errors.APIError as error:
         raise _api_error(error, missing, conflict) from error
-    except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+    except _NO_ANSWER as error:
         raise Unreachable(_innermost(error)) from error
     except docker.errors.DockerException as error:
         raise Unreachable(str(error)) from error

@@ -19,6 +19,7 @@ MANAGER_LABEL = "jobmanager.manager"
 JOB_LABEL = "jobmanager.job"
 OWNER_LABEL = "jobmanager.owner"
 LEASE_LABEL = "jobmanager.lease_s"
+_MOST_DIGITS = 18
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +40,7 @@ class Owner:
     def parse(cls, label: str) -> Owner | None:
         """An owner from its label; None when it is not one of ours."""
         words = label.split("/")
-        if len(words) != 4 or not words[2].isdigit():
+        if len(words) != 4 or not _is_number(words[2]):
             return None
         return cls(boot=words[0], pid_namespace=words[1], pid=int(words[2]), started=words[3])
 
@@ -51,7 +52,7 @@ class Owner:
         """Whether this process can see that the owner is gone; False for one that it could not see."""
         if (self.boot, self.pid_namespace) != (_boot(), _pid_namespace()):
             return False
-        return _started(self.pid) != self.started
+        return _started(self.pid) != self.started and not _is_hidden(self.pid)
 
 
 def labels(manager_id: str, job_id: str, lease_s: float, owner: Owner) -> dict[str, str]:
@@ -78,7 +79,12 @@ def is_abandoned(container: ContainerState, now_s: float) -> bool:
 
 def _lease_s(given: Mapping[str, str]) -> float:
     value = given.get(LEASE_LABEL, "")
-    return float(value) if value.isdigit() else float("inf")
+    return float(value) if _is_number(value) else float("inf")
+
+
+def _is_number(word: str) -> bool:
+    """Whether a label's word is a number as we write them: other scripts have digits that int() takes, or does not."""
+    return word.isascii() and word.isdigit() and len(word) <= _MOST_DIGITS
 
 
 @cache
@@ -109,8 +115,24 @@ def _started(pid: int) -> str | None:
         return None if fields[0] in (b"Z", b"X") else fields[19].decode()
     except FileNotFoundError:
         return None if os.path.exists("/proc/self/stat") else _started_elsewhere(pid)
-    except ProcessLookupError:
+    except (ProcessLookupError, PermissionError):
         return None
+
+
+def _is_hidden(pid: int) -> bool:
+    """Whether it lives but /proc does not show it: mounted with ``hidepid``, that keeps other users' processes back."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb"):
+            return False
+    except OSError:
+        pass
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _started_elsewhere(pid: int) -> str | None:

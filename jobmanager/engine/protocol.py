@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from jobmanager.model.container import ContainerSpec, ContainerState, EngineInfo, Image, ImageDefaults
+from jobmanager.model.container import ContainerSpec, ContainerState, EngineInfo, Image, ImageDefaults, Usage
 
 
 class EngineError(Exception):
@@ -132,8 +132,8 @@ class Engine(Protocol):
         """Freeze all processes; raises NoSuchContainer, NotRunning."""
         ...
 
-    def cpu_time_ns(self, container: str) -> int | None:
-        """CPU time of all processes so far; None when it is not running. May take a second."""
+    def usage(self, container: str) -> Usage | None:
+        """What it has used so far, running or paused; None when it is not running. May take a second."""
         ...
 
     def archive(self, container: str, path: str) -> Iterator[bytes]:

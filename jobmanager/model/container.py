@@ -48,6 +48,14 @@ class ContainerState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What a container has used so far, by the engine's own counters."""
+
+    cpu_time_ns: int  # of all processes
+    peak_memory_bytes: int | None  # None where the engine does not tell (cgroup v2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
     """An image that a host has."""
 

@@ -145,7 +145,7 @@ def test_inspect_tells_when_a_container_was_started_last(place: Place) -> None:
 # ---- any call on a container that is not there
 
 
-@pytest.mark.parametrize("call", ["start", "attach", "logs", "inspect", "kill", "pause", "cpu_time_ns"])
+@pytest.mark.parametrize("call", ["start", "attach", "logs", "inspect", "kill", "pause", "usage"])
 def test_a_call_on_an_absent_container_raises_no_such_container(place: Place, call: str) -> None:
     with pytest.raises(NoSuchContainer):
         getattr(place.engine, call)(NOBODY)
@@ -395,16 +395,23 @@ def test_feeding_an_ended_container_is_lost_in_silence(place: Place) -> None:
 def test_cpu_time_of_a_spinning_program_grows_and_is_none_after_the_end(place: Place) -> None:
     run, stream = place.begin("echo on; while :; do :; done")
     place.read(run, stream, lambda: b"on\n" in run.stdout)
-    first = place.engine.cpu_time_ns(run.container)
+    first = place.engine.usage(run.container)
     assert first is not None
-    eventually(lambda: (place.engine.cpu_time_ns(run.container) or 0) > first + 100_000_000)
+
+    def has_grown() -> bool:
+        now = place.engine.usage(run.container)
+        return now is not None and now.cpu_time_ns > first.cpu_time_ns + 100_000_000
+
+    eventually(has_grown)
+    place.engine.pause(run.container)
+    assert place.engine.usage(run.container) is not None
     place.engine.kill(run.container)
     place.until_ended(run.container)
-    assert place.engine.cpu_time_ns(run.container) is None
+    assert place.engine.usage(run.container) is None
 
 
 def test_cpu_time_of_a_container_that_was_never_started_is_none(place: Place) -> None:
-    assert place.engine.cpu_time_ns(place.create()) is None
+    assert place.engine.usage(place.create()) is None
 
 
 # ---- archive

@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 from jobmanager.engine import protocol
 from jobmanager.engine.fake.wire import PIECE, STDERR, Inbox, packed
 from jobmanager.engine.protocol import Chunk, EngineError, OutputStream, Unreachable
-from jobmanager.model.container import ContainerSpec, ContainerState, EngineInfo, Image, ImageDefaults, Phase
+from jobmanager.model.container import ContainerSpec, ContainerState, EngineInfo, Image, ImageDefaults, Phase, Usage
 from jobmanager.model.host import Address
 
 __all__ = ["FakeEngine"]
@@ -75,9 +75,9 @@ class FakeEngine:
     def pause(self, container: str) -> None:
         self._call("pause", container)
 
-    def cpu_time_ns(self, container: str) -> int | None:
-        used = self._call("cpu_time_ns", container)
-        return None if used is None else int(used)
+    def usage(self, container: str) -> Usage | None:
+        cpu_time_ns = self._call("usage", container)
+        return None if cpu_time_ns is None else Usage(cpu_time_ns=int(cpu_time_ns), peak_memory_bytes=None)
 
     def archive(self, container: str, path: str) -> Iterator[bytes]:
         tar: bytes = self._call("archive", container, path)

@@ -66,7 +66,7 @@ class FakeDaemon:
                 self.inspect,
                 self.kill,
                 self.pause,
-                self.cpu_time_ns,
+                self.usage,
                 self.archive,
                 self.remove,
             )
@@ -194,7 +194,7 @@ class FakeDaemon:
         if container.phase is Phase.PAUSED:
             container.resume()
 
-    def cpu_time_ns(self, target: str) -> int | None:
+    def usage(self, target: str) -> int | None:
         container = self.find(target)
         return container.cpu_ns() if container.phase in (Phase.RUNNING, Phase.PAUSED) else None
 
