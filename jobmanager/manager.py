@@ -156,6 +156,7 @@ class JobManager:
             EngineUnavailable: no host answers; nothing is left running.
             Closed: the manager was closed.
         """
+        self._notice_fork()
         with self._lock:
             if self._closed:
                 raise _closed()
@@ -181,6 +182,7 @@ class JobManager:
         A second call returns when everything has stopped; with ``kill`` it hurries the first. Inside a callback it
         takes no more jobs, and the rest happens behind the callback's back.
         """
+        self._notice_fork()
         with self._lock:
             self._closed = True
             run = self._run
@@ -275,6 +277,7 @@ class JobManager:
 
     def _running(self) -> _Run:
         """What runs in this process. In a forked child of the one that started, it is started here first."""
+        self._notice_fork()
         run = self._run
         if run is not None:
             return run
@@ -284,6 +287,11 @@ class JobManager:
             raise NotStarted("this JobManager has not been started: call start(), or use it in a with statement")
         self.start()
         return self._running()
+
+    def _notice_fork(self) -> None:
+        """For forks that run no hooks of Python's, such as uWSGI's."""
+        if self._run is not None and self._run.pid != os.getpid():
+            self._after_fork()
 
     def _after_fork(self) -> None:
         """In the child: no thread has come along, locks may be held by nobody, and the processes are the parent's."""
@@ -311,6 +319,7 @@ class _Run:
     """Everything that runs between one start and its close, in one process."""
 
     def __init__(self, manager: JobManager) -> None:
+        self.pid = os.getpid()
         self._hooks = manager._hooks
         self._closing = threading.Lock()
         self._stopped = False
