@@ -221,8 +221,10 @@ class Loop:
                 _log.warning("a pool worker died over container %s", ticket.container)
                 self._pool_replied(ticket, None)
             self._pool.dispatch()
-        elif (left := self._waiters.gone(child)) is not None:
-            self._ledger.waiter_died(*left)
+        elif (lost := self._waiters.gone(child)) is not None:
+            self._ledger.waiter_died(lost.host, lost.jobs)
+            if not lost.has_spoken:
+                self._host_silent(lost.host, HostSilent(reason="the process that was to look at it died at once"))
         else:
             self._tunnels.gone(child)
 

@@ -43,6 +43,15 @@ class _Waiter:
         return self.settings.address.host
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lost:
+    """What a waiter's death leaves."""
+
+    host: str
+    jobs: tuple[str, ...]  # that nobody watches now
+    has_spoken: bool  # False: it died before its first word
+
+
 class Waiters:
     """All waiters of a manager. Not thread-safe: the manager's loop alone uses it."""
 
@@ -117,8 +126,8 @@ class Waiters:
         for waiter in self._waiters.values():
             waiter.jobs.discard(job_id)
 
-    def gone(self, child: Child) -> tuple[str, list[str]] | None:
-        """A waiter has died; another one is started. Returns its host, and the jobs that nobody watches now."""
+    def gone(self, child: Child) -> Lost | None:
+        """A waiter has died; another one is started."""
         waiter = self._waiters.pop(child, None)
         if waiter is None:
             return None
@@ -127,7 +136,7 @@ class Waiters:
         lived_long = now - waiter.started_at > _LIVED_LONG_S
         self._to_start.append((now if lived_long else now + _RESTART_PAUSE_S, waiter.settings))
         self.do_what_is_due()
-        return waiter.host, sorted(waiter.jobs)
+        return Lost(host=waiter.host, jobs=tuple(sorted(waiter.jobs)), has_spoken=waiter.has_spoken)
 
     def do_what_is_due(self) -> None:
         """Start what waits to be started, and end waiters that hang: another takes over when they are gone."""

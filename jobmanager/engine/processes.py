@@ -38,7 +38,7 @@ def start_process(module: str) -> tuple[subprocess.Popen[bytes], Connection]:
     path = [entry or os.getcwd() for entry in sys.path if isinstance(entry, str)]
     try:
         process = subprocess.Popen(
-            [os.fsdecode(spawn.get_executable()), "-c", _BOOT, module, *map(str, (theirs.fileno(), os.getpid(), level)), *path],
+            [_python(), "-c", _BOOT, module, *map(str, (theirs.fileno(), os.getpid(), level)), *path],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -50,6 +50,14 @@ def start_process(module: str) -> tuple[subprocess.Popen[bytes], Connection]:
     finally:
         theirs.close()
     return process, ours
+
+
+def _python() -> str:
+    """The interpreter; inside a server that embeds one (uWSGI), ``sys.executable`` is that server."""
+    named = os.fsdecode(spawn.get_executable())
+    if "py" in os.path.basename(named):
+        return named
+    return os.path.join(sys.exec_prefix, "bin", "python3")
 
 
 def end_process(process: subprocess.Popen[bytes], grace_s: float) -> None:
@@ -81,6 +89,8 @@ def run_child(module: str, fd: int, parent: int, level: int) -> None:
     except (EOFError, BrokenPipeError, ConnectionResetError):
         if os.getppid() != parent:
             _tidy_up(orphaned)
+    except Exception:  # noqa: BLE001 - the process's edge: said in the caller's log, then another takes over
+        logging.getLogger(__name__).exception("%s failed", module)
     finally:
         logging.shutdown()
         os._exit(0)  # threads that wait for an engine do not hold us up

@@ -68,7 +68,7 @@ class JobResult:
     exit_code: int | None = None  # None when the program never ended by itself
     evidence: tuple[Evidence, ...] = ()
     host: str | None = None  # the Docker host's name; None when it ran nowhere
-    timings: Mapping[str, float] = field(default_factory=dict)  # seconds by step: waiting, starting, running, ...
+    timings: Mapping[str, float] = field(default_factory=dict)  # seconds by step: waiting, start, deliver, run, collect
     cpu_time_s: float | None = None  # None where nothing could tell
     wall_time_s: float | None = None
     peak_memory_mib: float | None = None
