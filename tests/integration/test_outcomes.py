@@ -209,7 +209,8 @@ def test_a_program_whose_child_took_too_much_memory_is_a_success_when_it_ends_wi
 
 @pytest.mark.parametrize("folder", ["/job", "/tmp", "/dev/shm"])
 def test_files_in_memory_count_as_memory(run: Run, shell: str, folder: str) -> None:
-    program = f"echo partial; for n in 1 2 3 4 5 6 7 8; do dd if=/dev/zero of={folder}/f$n bs=4k count=3000 2>/dev/null || exit 5; done; exit 6"
+    write = f"dd if=/dev/zero of={folder}/f$n bs=4k count=3000 2>/dev/null"
+    program = f"echo partial; for n in 1 2 3 4 5 6 7 8; do {write} || exit 5; done; exit 6"
     result = run(program, image=shell, limits=Limits(memory_mib=16, workspace_mib=200))
     assert (result.outcome, result.text) == (Outcome.OVERFLOW, "memory limit of 16 MiB reached"), result
     assert result.stdout == b"partial\n"
@@ -218,17 +219,18 @@ def test_files_in_memory_count_as_memory(run: Run, shell: str, folder: str) -> N
 
 # ---- overflow: processes
 
-BOMB = """
-import os, sys, time
-if os.fork() == 0:
-    while True:
-        try:
-            os.fork()
-        except OSError:
-            pass
-print("partial", flush=True)
-time.sleep(0.5)
-os._exit(int(sys.argv[1]))
+BOMB = r"""
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+int main(int argc, char **words) {
+    if (fork() == 0)
+        for (;;) fork();
+    puts("partial");
+    fflush(stdout);
+    usleep(500000);
+    _exit(atoi(words[1]));
+}
 """
 ZOMBIES = """
 import os, sys
@@ -244,22 +246,34 @@ except OSError:
 """
 
 
-def test_a_fork_bomb_that_ends_badly_is_an_overflow(run: Run) -> None:
-    result = run(["python3", "-c", BOMB, "1"], image=PYTHON, limits=Limits(processes=40))
+@pytest.fixture(scope="module")
+def bomb(shared_manager: JobManager) -> bytes:
+    """A fork bomb that runs in every image; given a number, it ends with it, and its children go on."""
+    task = Task(PYTHON, command=["gcc", "-static", "-O", "bomb.c", "-o", "bomb"], files={"bomb.c": BOMB}, collect=["bomb"])
+    result = shared_manager.submit(task).result(PATIENCE_S)
+    assert result.archive is not None, result
+    with tarfile.open(fileobj=io.BytesIO(result.archive)) as tar:
+        return tar.extractfile("bomb").read()  # type: ignore[union-attr]
+
+
+def test_a_fork_bomb_that_ends_badly_is_an_overflow(run: Run, shell: str, bomb: bytes) -> None:
+    result = run("chmod +x bomb; exec ./bomb 1", image=shell, files={"bomb": bomb}, limits=Limits(processes=40))
     assert (result.outcome, result.text) == (Outcome.OVERFLOW, "limit of 40 processes reached"), result
     assert (result.exit_code, result.stdout) == (1, b"partial\n")
     assert int(proof(result)["fork_refusals"]) > 0
     assert source(result, "fork_refusals") == CGROUP
 
 
-def test_a_fork_bomb_that_ends_with_0_is_a_success_and_its_proof_is_told(run: Run) -> None:
-    result = run(["python3", "-c", BOMB, "0"], image=PYTHON, limits=Limits(processes=40))
+def test_a_fork_bomb_that_ends_with_0_is_a_success_and_its_proof_is_told(run: Run, shell: str, bomb: bytes) -> None:
+    result = run("chmod +x bomb; exec ./bomb 0", image=shell, files={"bomb": bomb}, limits=Limits(processes=40))
     assert (result.outcome, result.stdout) == (Outcome.SUCCESS, b"partial\n"), result
     assert int(proof(result)["fork_refusals"]) > 0
 
 
 def test_a_fork_bomb_that_does_not_end_is_stopped_and_harms_no_neighbour(submit: Submit, run: Run, shell: str) -> None:
-    bomb = submit("echo partial; b() { b | b & }; b; while :; do sleep 1; b; done 2>/dev/null", image=shell, limits=Limits(wall_time_s=3))
+    bomb = submit(
+        "echo partial; b() { b | b & }; b; while :; do sleep 1; b; done 2>/dev/null", image=shell, limits=Limits(wall_time_s=2)
+    )
     assert run("echo fine").stdout == b"fine\n"
     result = bomb.result(PATIENCE_S)
     assert result.outcome in (Outcome.TIMEOUT, Outcome.OVERFLOW)
@@ -295,7 +309,9 @@ def test_a_program_that_ends_badly_with_a_full_workspace_is_an_overflow(run: Run
 
 
 @pytest.mark.parametrize("what", FILL)
-def test_a_program_that_ends_with_0_and_a_full_workspace_is_a_success_and_its_proof_is_told(run: Run, shell: str, what: str) -> None:
+def test_a_program_that_ends_with_0_and_a_full_workspace_is_a_success_and_its_proof_is_told(
+    run: Run, shell: str, what: str
+) -> None:
     result = run(f"{FILL[what]}; exit 0", image=shell, limits=Limits(workspace_mib=2))
     assert result.outcome is Outcome.SUCCESS
     assert proof(result) == {"exit_code": 0, "workspace_full": 1}
@@ -340,9 +356,7 @@ def test_a_container_that_a_stranger_restarted_is_a_crash(submit: Submit, runnin
     assert result.wall_time_s is not None and result.wall_time_s < 20
 
 
-def test_a_container_that_a_stranger_paused_ends_at_its_deadline(
-    submit: Submit, running: Callable[[JobFuture], Container]
-) -> None:
+def test_a_container_that_a_stranger_paused_ends_at_its_deadline(submit: Submit, running: Callable[[JobFuture], Container]) -> None:
     job = submit("echo ready; sleep 60", limits=Limits(wall_time_s=2))
     running(job).pause()
     result = job.result(PATIENCE_S)
@@ -436,7 +450,10 @@ def test_an_image_without_a_tool_that_is_needed_is_refused_in_words(
 
 
 def test_an_image_that_is_removed_while_its_job_waits_is_a_crash(engine_url: str, stranger: docker.DockerClient) -> None:
-    with image_of(stranger, "short-lived", {"hello": b"hello"}) as image, JobManager(DockerHost(engine_url, max_concurrent_jobs=1)) as manager:
+    with (
+        image_of(stranger, "short-lived", {"hello": b"hello"}) as image,
+        JobManager(DockerHost(engine_url, max_concurrent_jobs=1)) as manager,
+    ):
         first = manager.submit(Task(BUSYBOX, command="sleep 1"))
         waiting = manager.submit(Task(image, command=["true"]))
         stranger.images.remove(image)
