@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import re
 import socket
 import struct
 import threading
@@ -37,6 +38,7 @@ _PIECE = 65536
 _MOST_KNOWN_IMAGES = 64
 _NEWEST_API = "1.44"  # what this adapter was written against; newer engines still speak it
 _OLDEST_API = "1.41"  # the first with private cgroup namespaces (Engine 20.10)
+_STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?(Z|[+-]\d\d:\d\d)?", re.ASCII)
 _NO_ANSWER = (
     requests.exceptions.RequestException,
     urllib3.exceptions.HTTPError,
@@ -421,12 +423,12 @@ def _version(text: str) -> tuple[int, ...]:
 
 def _seconds(stamp: str | None) -> float:
     """An engine's RFC 3339 time with nanoseconds as seconds since 1970; 0 for none."""
-    if not stamp:
+    found = _STAMP.fullmatch(stamp or "")
+    if found is None:
         return 0.0
-    whole, _, rest = stamp.partition(".")
-    zone = "+00:00" if rest.endswith("Z") or len(rest) < 6 else rest[-6:]
-    fraction = rest[: len(rest) - len(rest.lstrip("0123456789"))]
+    whole, fraction, zone = found.groups()
     try:
-        return datetime.fromisoformat(whole.rstrip("Z") + zone).timestamp() + float(f"0.{fraction or 0}")
+        moment = datetime.fromisoformat(whole + ("+00:00" if zone in (None, "Z") else zone))
     except ValueError:
         return 0.0
+    return moment.timestamp() + float(f"0{fraction or ''}")
