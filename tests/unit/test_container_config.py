@@ -1,0 +1,166 @@
+"""The default profile: what automated checks of the CIS Docker Benchmark, section 5, ask of a container, for every task."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import pytest
+
+from jobmanager import Limits, Network
+from jobmanager.engine.container_config import container_config
+from jobmanager.model.container import ContainerSpec, ImageDefaults
+
+NOTHING = ImageDefaults(command=("python3",), volumes=())
+NETWORKS = [Network.OFF, Network.LOOPBACK, Network.BRIDGE, "course-db"]
+LIMITS = [
+    Limits(),
+    Limits(memory_mib=6, processes=1, workspace_mib=1, cpus=0.01),
+    Limits(memory_mib=100_000, cpus=64.0, processes=10_000),
+]
+
+
+def config_of(network=Network.OFF, limits=None, defaults=NOTHING, **fields):
+    spec = ContainerSpec(name="n", image="sha256:1", labels={"a": "b"}, limits=limits or Limits(), network=network, **fields)
+    return container_config(spec, defaults)
+
+
+def findings(config):
+    """What an automated check would complain of, by the benchmark's numbers."""
+    host = config["HostConfig"]
+    ulimits = {limit["Name"]: (limit["Soft"], limit["Hard"]) for limit in host["Ulimits"]}
+    checks = {
+        "4.1 runs as root": config["User"].split(":")[0] not in ("", "0", "root")
+        and config["User"].split(":")[-1] not in ("", "0", "root"),
+        "5.2/5.3 security options": not any("unconfined" in option or "disable" in option for option in host["SecurityOpt"]),
+        "5.4 capabilities": host["CapDrop"] == ["ALL"] and not host.get("CapAdd"),
+        "5.5 privileged": not host.get("Privileged"),
+        "5.6/5.32 host paths or the Docker socket": not host.get("Binds")
+        and not host.get("VolumesFrom")
+        and all(mount["Type"] == "volume" and "Source" not in mount for mount in host["Mounts"])
+        and "docker.sock" not in json.dumps(config),
+        "5.8/5.9 published ports": not host.get("PortBindings")
+        and not host.get("PublishAllPorts")
+        and not config.get("ExposedPorts"),
+        "5.10 host network": host["NetworkMode"] not in ("host", "") and not host["NetworkMode"].startswith("container:"),
+        "5.11 memory": 0 < host["Memory"] == host["MemorySwap"],
+        "5.12 CPU": host["NanoCpus"] > 0,
+        "5.13 root file system": host["ReadonlyRootfs"] is True,
+        "5.15 restart": host["RestartPolicy"] == {"Name": "no"} and host["AutoRemove"] is False,
+        "5.16 host PIDs": not host.get("PidMode"),
+        "5.17 host IPC": host["IpcMode"] == "private",
+        "5.18 devices": not host.get("Devices") and not host.get("DeviceRequests") and not host.get("DeviceCgroupRules"),
+        "5.19 ulimits": ulimits["core"] == (0, 0) and {"nofile", "cpu"} <= set(ulimits),
+        "5.20 mount propagation": not any("BindOptions" in mount for mount in host["Mounts"]),
+        "5.21 host UTS": not host.get("UTSMode"),
+        "5.22 seccomp": not any("seccomp" in option for option in host["SecurityOpt"]),
+        "5.25 cgroup parent": not host.get("CgroupParent"),
+        "5.26 new privileges": any(option in ("no-new-privileges", "no-new-privileges:true") for option in host["SecurityOpt"]),
+        "5.27 health check": config["Healthcheck"] == {"Test": ["NONE"]},
+        "5.29 PIDs": host["PidsLimit"] > 0,
+        "5.31 user namespace": host.get("UsernsMode") != "host",
+        "cgroup namespace": host["CgroupnsMode"] == "private",
+        "kernel settings": not host.get("Sysctls") and not host.get("OomKillDisable") and not host.get("OomScoreAdj"),
+        "size of each tmpfs": all(
+            "size=" in options and "nosuid" in options and "nodev" in options for options in host["Tmpfs"].values()
+        ),
+        "size of the workspace": all("size=" in mount["VolumeOptions"]["DriverConfig"]["Options"]["o"] for mount in host["Mounts"]),
+        "size of the log": "max-size" in host["LogConfig"]["Config"],
+        "terminal": config["Tty"] is False,
+    }
+    return [name for name, passed in checks.items() if not passed]
+
+
+@pytest.mark.parametrize(("network", "limits"), list(itertools.product(NETWORKS, LIMITS)))
+def test_no_task_gets_a_container_that_a_check_complains_of(network, limits):
+    for volumes in ((), ("/data", "/var/lib/x", "/tmp", "/job/")):
+        assert findings(config_of(network, limits, ImageDefaults(command=(), volumes=volumes))) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("CapDrop", []),
+        ("CapAdd", ["SYS_ADMIN"]),
+        ("Privileged", True),
+        ("Binds", ["/:/host"]),
+        ("NetworkMode", "host"),
+        ("PidMode", "host"),
+        ("IpcMode", "shareable"),
+        ("ReadonlyRootfs", False),
+        ("SecurityOpt", ["seccomp=unconfined"]),
+        ("PidsLimit", -1),
+        ("MemorySwap", -1),
+        ("CgroupnsMode", "host"),
+        ("RestartPolicy", {"Name": "always"}),
+        ("Devices", [{"PathOnHost": "/dev/mem"}]),
+    ],
+)
+def test_the_checks_do_complain(key, value):
+    config = config_of()
+    config["HostConfig"][key] = value
+
+    assert findings(config)
+
+
+def test_the_network_is_off_by_default_and_opened_one_by_one():
+    modes = {
+        network: (config_of(network)["NetworkDisabled"], config_of(network)["HostConfig"]["NetworkMode"]) for network in NETWORKS
+    }
+
+    assert modes == {
+        Network.OFF: (True, "default"),
+        Network.LOOPBACK: (False, "none"),
+        Network.BRIDGE: (False, "bridge"),
+        "course-db": (False, "course-db"),
+    }
+    assert config_of()["NetworkDisabled"] is True
+
+
+def test_limits_become_the_engines():
+    host = config_of(limits=Limits(memory_mib=100, processes=20, open_files=30, cpus=1.5, cpu_time_s=4.5, output_kib=512))[
+        "HostConfig"
+    ]
+
+    assert (host["Memory"], host["MemorySwap"], host["PidsLimit"], host["NanoCpus"]) == (
+        100 * 2**20,
+        100 * 2**20,
+        21,
+        1_500_000_000,
+    )
+    ulimits = {limit["Name"]: limit["Soft"] for limit in host["Ulimits"]}
+    assert ulimits["nofile"] == 30
+    assert ulimits["cpu"] > 4.5  # only the backstop: the waiter comes first
+    assert int(host["LogConfig"]["Config"]["max-size"].removesuffix("k")) > 512  # what is within the limit is never rotated away
+
+
+def test_the_workspace_is_a_volume_of_limited_size_that_goes_with_its_container():
+    (mount,) = config_of(limits=Limits(workspace_mib=7))["HostConfig"]["Mounts"]
+
+    assert (mount["Type"], mount["Target"]) == ("volume", "/job")
+    assert "Source" not in mount  # anonymous: removed with the container
+    options = mount["VolumeOptions"]["DriverConfig"]["Options"]
+    assert options["type"] == "tmpfs"
+    assert {"size=7m", "nr_inodes=1472", "mode=0700", "uid=65534", "nosuid", "nodev"} <= set(options["o"].split(","))
+    assert mount["VolumeOptions"]["Labels"]["a"] == "b"  # a sweep finds it
+
+
+def test_what_an_image_declares_as_a_volume_becomes_a_small_tmpfs():
+    tmpfs = config_of(defaults=ImageDefaults(command=(), volumes=("/data", "/tmp/", "/job", "/job/")))["HostConfig"]["Tmpfs"]
+
+    assert set(tmpfs) == {"/tmp", "/data"}
+    assert "size=1m" in tmpfs["/data"]
+
+
+def test_the_jobs_command_and_files_are_not_in_the_container():
+    config = config_of()
+
+    assert config["Entrypoint"][:2] == ["sh", "-c"]
+    assert config["Cmd"] == []
+    assert config["Env"] == ["HOME=/job"]
+    assert (config["OpenStdin"], config["StdinOnce"]) == (True, True)
+    assert "python3" not in json.dumps(config)
+
+
+def test_the_config_can_be_sent():
+    json.dumps(config_of())

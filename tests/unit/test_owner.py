@@ -1,0 +1,150 @@
+"""Who owns a container: an owner is dead only when that is proven, or by lease where nobody here could see it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from jobmanager.engine import owner as module
+from jobmanager.engine.owner import JOB_LABEL, LEASE_LABEL, MANAGER_LABEL, OWNER_LABEL, Owner, is_abandoned, labels
+from jobmanager.model.container import ContainerState, Phase
+
+ME = Owner.this_process()
+ELSEWHERE = [
+    replace(ME, boot="another boot"),
+    replace(ME, pid_namespace="4026531999"),
+    replace(ME, boot="b", pid_namespace="n", pid=1),
+]
+
+
+def container(owner, *, lease="100", created_at_s=1000.0):
+    label = owner.label() if isinstance(owner, Owner) else owner
+    given = {OWNER_LABEL: label, LEASE_LABEL: lease}
+    return ContainerState(id="1", name="n", phase=Phase.RUNNING, created_at_s=created_at_s,
+                          labels={key: value for key, value in given.items() if value is not None})  # fmt: skip
+
+
+@pytest.fixture
+def child():
+    """A process that lives until its standard input is closed."""
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def owner_of(process):
+    return replace(ME, pid=process.pid, started=module._started(process.pid))
+
+
+def test_this_process_is_alive():
+    assert ME.pid == os.getpid()
+    assert ME.started
+    assert not ME.is_proven_dead()
+
+
+def test_a_label_gives_the_owner_back():
+    assert Owner.parse(ME.label()) == ME
+
+
+@pytest.mark.parametrize(
+    "label", ["", "/", "a/b/c", "a/b/c/d", "a/b/-1/d", "a/b/1.5/d", "a/b/1/d/e", "a/b/²/d", "a/b/٣/d", "a/b/" + "9" * 5000 + "/d"]
+)
+def test_what_is_no_owners_label_is_nobodys_and_raises_nothing(label):
+    assert Owner.parse(label) is None
+    assert not is_abandoned(container(label), now_s=1e12)
+
+
+def test_a_process_that_lives_is_no_dead_owner(child):
+    assert not owner_of(child).is_proven_dead()
+    assert not is_abandoned(container(owner_of(child)), now_s=1e12)  # not by lease either: it can be seen
+
+
+def test_a_process_that_has_ended_is_proven_dead(child):
+    owner = owner_of(child)
+    child.kill()
+    child.wait(10)
+
+    assert owner.is_proven_dead()
+    assert is_abandoned(container(owner, lease="1000000"), now_s=0.0)
+
+
+def test_a_zombie_is_dead(child):
+    owner = owner_of(child)
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and nobody has taken its exit code
+
+    assert owner.is_proven_dead()
+
+
+def test_another_process_with_the_same_number_is_not_the_owner(child):
+    assert replace(owner_of(child), started="1").is_proven_dead()
+
+
+@pytest.mark.parametrize("owner", ELSEWHERE)
+def test_an_owner_that_cannot_be_seen_from_here_is_never_proven_dead(owner):
+    assert not replace(owner, started="1").is_proven_dead()
+
+
+@pytest.mark.parametrize("owner", ELSEWHERE)
+def test_an_owner_elsewhere_is_dead_by_lease_only_and_by_the_engines_clock(owner):
+    assert not is_abandoned(container(owner), now_s=1100.0)
+    assert is_abandoned(container(owner), now_s=1100.1)
+
+
+@pytest.mark.parametrize("lease", [None, "", "x", "-1", "1.5", "inf", "²", "٣", "9" * 5000])
+def test_without_a_lease_that_can_be_read_nobody_elsewhere_is_ever_dead(lease):
+    assert not is_abandoned(container(ELSEWHERE[0], lease=lease), now_s=1e12)
+
+
+def test_without_the_time_of_its_making_no_container_is_past_its_lease():
+    assert not is_abandoned(container(ELSEWHERE[0], created_at_s=0.0), now_s=1e12)
+    assert not is_abandoned(container(ELSEWHERE[0]), now_s=0.0)
+
+
+def test_a_container_without_our_labels_is_left_alone():
+    assert not is_abandoned(ContainerState(id="1", name="n", phase=Phase.ENDED, created_at_s=1.0), now_s=1e12)
+
+
+def test_the_labels_of_a_job_tell_everything_that_a_sweep_needs():
+    given = labels("manager", "job", 930.7, ME)
+
+    assert given == {MANAGER_LABEL: "manager", JOB_LABEL: "job", OWNER_LABEL: ME.label(), LEASE_LABEL: "930"}
+    assert all(isinstance(value, str) for value in given.values())
+
+
+# ---- /proc mounted with hidepid: other users' processes are there and cannot be seen
+
+
+def _proc_that_hides(monkeypatch, error, signal_error):
+    """A /proc that tells nothing of others, and a kernel that knows them."""
+
+    def hidden(path, *args):
+        if path == f"/proc/{os.getpid()}/stat":
+            return open(path, *args)
+        raise error
+
+    def signal_0(pid, signal):
+        if signal_error is not None:
+            raise signal_error
+
+    monkeypatch.setattr(module, "open", hidden, raising=False)
+    monkeypatch.setattr(module.os, "kill", signal_0)
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError(), PermissionError(), ProcessLookupError()], ids=repr)
+def test_another_users_living_process_that_is_hidden_is_not_dead(monkeypatch, error):
+    _proc_that_hides(monkeypatch, error, PermissionError())
+
+    assert not replace(ME, pid=123, started="5").is_proven_dead()
+    assert not is_abandoned(container(replace(ME, pid=123, started="5")), now_s=1e12)
+
+
+def test_a_process_that_the_kernel_does_not_know_is_dead_even_where_proc_hides(monkeypatch):
+    _proc_that_hides(monkeypatch, FileNotFoundError(), ProcessLookupError())
+
+    assert replace(ME, pid=123, started="5").is_proven_dead()
