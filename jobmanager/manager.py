@@ -368,8 +368,9 @@ class _Run:
         """Undo a start that failed; what another thread has submitted meanwhile is called back."""
         self.close(drain_timeout_s=0.0, kill=True, patience=_AT_EXIT)
 
-    def close(self, *, drain_timeout_s: float | None, kill: bool, patience: _Patience = _AT_CLOSE) -> None:
+    def close(self, *, drain_timeout_s: float | None, kill: bool, patience: _Patience | None = None) -> None:
         """Let jobs end, or end them, then stop."""
+        patience = patience or _AT_CLOSE
         if self.ledger.take_no_more():
             self._hooks.fire(ManagerClosing(at_s=time.time(), unfinished=self.ledger.unfinished()))
         if kill:
