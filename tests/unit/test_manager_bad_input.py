@@ -1,0 +1,150 @@
+"""What ``JobManager`` refuses at the call: nothing is started by any of it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from jobmanager import DockerHost, HookManager, JobInput, JobManager, Limits, Match, Task, errors
+from jobmanager.manager import _request
+from tests.conftest import children, our_threads
+
+TASK = Task("x", command="true", problems={"m": Match("a")})
+
+BAD_MANAGERS = [
+    ({"hosts": []}, errors.InvalidHost, "hosts is empty: give at least one DockerHost"),
+    ({"hosts": ["nonsense"]}, errors.InvalidHost, "host url 'nonsense' makes no sense"),
+    ({"hosts": [5]}, errors.InvalidHost, "hosts must be DockerHosts or urls, not 5"),
+    ({"hosts": ["unix:///a", "unix:///a"]}, errors.InvalidHost, "two hosts have one name: 'unix:///a'"),
+    (
+        {"hosts": [DockerHost("unix:///a", name="n"), DockerHost("unix:///b", name="n")]},
+        errors.InvalidHost,
+        "two hosts have one name: 'n'",
+    ),
+    pytest.param(
+        {"hosts": 5},
+        errors.InvalidHost,
+        "hosts must be",
+        marks=pytest.mark.xfail(strict=True, raises=TypeError, reason="manager.py: JobManager(5) raises TypeError"),
+    ),
+    ({"environments": ["a"]}, errors.InvalidValue, "environments must map names to images, not list"),
+    ({"environments": {1: "a"}}, errors.InvalidValue, "an environment's name must be a string"),
+    ({"environments": {"a": None}}, errors.InvalidValue, "the image of environment 'a' must be a string"),
+    ({"environments": {"a": ""}}, errors.InvalidValue, "the image of environment 'a' must be a string that is not empty"),
+    ({"hook_manager": print}, errors.InvalidValue, "hook_manager must be a HookManager"),
+    ({"max_waiting_jobs": 0}, errors.InvalidValue, "max_waiting_jobs must be a whole number above zero"),
+    ({"queue_timeout_s": -1}, errors.InvalidValue, "queue_timeout_s must be a number above zero"),
+    ({"callback_threads": 0}, errors.InvalidValue, "callback_threads must be a whole number above zero"),
+    ({"pool_size": 0}, errors.InvalidValue, "pool_size must be a whole number above zero"),
+    ({"host_lost_timeout_s": 0}, errors.InvalidValue, "host_lost_timeout_s must be a number above zero"),
+    ({"engine_timeout_s": float("nan")}, errors.InvalidValue, "engine_timeout_s must be a number above zero"),
+]
+
+BAD_JOBS = [
+    ({"task": "python3"}, errors.InvalidTask, "task must be a Task, not 'python3'"),
+    ({"task": None}, errors.InvalidTask, "task must be a Task"),
+    ({"inputdata": ["a"]}, errors.InvalidInput, "inputdata must be a JobInput or a mapping of answers, not list"),
+    ({"inputdata": {1: "a"}}, errors.InvalidInput, "answers must have strings for keys"),
+    ({"inputdata": {"z": "a"}}, errors.InvalidInput, "no such problem"),
+    ({"inputdata": JobInput(stdin=b"x" * 2**27)}, errors.InvalidInput, "raise workspace_mib"),
+    ({"priority": "high"}, errors.InvalidInput, "priority must be a whole number"),
+    ({"priority": 1.5}, errors.InvalidInput, "priority must be a whole number"),
+    ({"priority": True}, errors.InvalidInput, "priority must be a whole number"),
+    ({"launcher_name": 5}, errors.InvalidInput, "launcher_name must be a string"),
+    ({"debug": "ssh"}, errors.NotSupported, "not supported yet"),
+    ({"debug": "yes"}, errors.InvalidInput, "debug must be True or False"),
+    ({"debug": 1}, errors.InvalidInput, "debug must be True or False"),
+    ({"job_id": ""}, errors.InvalidInput, "job_id must be a string that is not empty"),
+    ({"job_id": 5}, errors.InvalidInput, "job_id must be a string"),
+    ({"job_id": "a\nb"}, errors.InvalidInput, "job_id must be printable"),
+]
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "says"), BAD_MANAGERS, ids=lambda value: repr(value)[:50] if isinstance(value, dict) else None
+)
+def test_a_manager_that_makes_no_sense_is_refused_when_it_is_made(given, error, says):
+    with pytest.raises(error) as refused:
+        JobManager(**{"hosts": "unix:///nowhere", **given})
+
+    assert says in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "says"), BAD_JOBS, ids=lambda value: repr(value)[:50] if isinstance(value, dict) else None
+)
+def test_a_job_that_makes_no_sense_is_refused_and_the_message_says_why(given, error, says):
+    job = {"task": TASK, "inputdata": {"m": "a"}, "priority": 0, "launcher_name": "x", "debug": False, "job_id": None, **given}
+
+    with pytest.raises(error) as refused:
+        _request(**job)
+
+    assert says in str(refused.value)
+
+
+def test_a_callback_that_is_not_callable_is_refused_and_nothing_is_accepted():
+    manager, accepted = JobManager("unix:///nowhere"), []
+    ledger = SimpleNamespace(accept=lambda *job: accepted.append(job))
+    manager._run = SimpleNamespace(is_ours=lambda: True, ledger=ledger, loop=SimpleNamespace(wake=lambda: None))
+
+    for bad in ("print", 5, ["print"]):
+        with pytest.raises(errors.InvalidInput, match="callback must be callable, not "):
+            manager.new_job(TASK, {"m": "a"}, bad)
+    with pytest.raises(errors.InvalidInput, match="ssh_callback must be callable"):
+        manager.new_job(TASK, {"m": "a"}, ssh_callback=5)
+    assert accepted == []
+
+    manager.new_job(TASK, {"m": "a"}, print)
+    assert [callback for _, callback in accepted] == [print]
+
+
+def test_making_a_manager_starts_nothing():
+    before = set(children())
+
+    JobManager(["unix:///nowhere", "ssh://nobody@nowhere"], environments={"a": "b"}, hook_manager=HookManager())
+
+    assert our_threads() == []
+    assert set(children()) <= before
+
+
+def test_before_start_every_call_says_what_to_do():
+    manager = JobManager("unix:///nowhere")
+
+    for call in (
+        lambda: manager.new_job(TASK),
+        lambda: manager.submit(TASK),
+        lambda: manager.kill_job("j"),
+        lambda: manager.get_job_queue_info("j"),
+        manager.get_job_queue_snapshot,
+        manager.get_available_environments,
+        manager.hosts,
+    ):
+        with pytest.raises(errors.NotStarted, match=r"call start\(\), or use it in a with statement"):
+            call()
+
+
+def test_after_close_every_call_says_so():
+    manager = JobManager("unix:///nowhere")
+    manager.close()
+    manager.close()
+
+    for call in (lambda: manager.new_job(TASK), manager.start, manager.hosts):
+        with pytest.raises(errors.Closed):
+            call()
+
+
+def test_an_id_that_was_not_chosen_is_made_and_differs():
+    made = {_request(TASK, {"m": "a"}, 0, "x", False, None).job_id for _ in range(100)}
+
+    assert len(made) == 100
+
+
+def test_a_job_holds_everything_that_it_was_given():
+    task = Task("x", command="true", files={"a": b"1"}, limits=Limits(memory_mib=10))
+
+    request = _request(task, JobInput(files={"b": b"2"}, stdin=b"in"), -5, "ann", True, "mine")
+
+    assert (request.job_id, request.task, request.priority, request.launcher_name, request.debug) == ("mine", task, -5, "ann", True)
+    assert request.files == {"a": b"1", "b": b"2"}
+    assert request.inputs.stdin == b"in"
