@@ -467,6 +467,8 @@ def _request(
 def _hosts(given: Sequence[DockerHost | str] | DockerHost | str | None) -> list[DockerHost]:
     if given is None:
         return [default_host()]
+    if not isinstance(given, (Sequence, DockerHost)):
+        raise InvalidHost(f"hosts must be a list of DockerHosts or urls, not {given!r}")
     several = [given] if isinstance(given, (DockerHost, str)) else list(given)
     hosts = [DockerHost(host) if isinstance(host, str) else host for host in several]
     if not hosts:
