@@ -61,26 +61,24 @@ def ran_once(result: JobResult) -> bool:
 def test_a_pool_worker_killed_before_create_costs_nothing(proxy: Proxy) -> None:
     """Case 1."""
     results: list[JobResult] = []
-    with JobManager(proxy.url) as manager:
-        with proxy.hold(CREATE) as held:
+    with JobManager(proxy.url) as manager, proxy.hold(CREATE) as held:
+        manager.new_job(RUNS_ONCE, callback=results.append)
+        assert held.reached.wait(20)
+        assert kill_pool_workers()
+        for _ in range(3):
             manager.new_job(RUNS_ONCE, callback=results.append)
-            assert held.reached.wait(20)
-            assert kill_pool_workers()
-            for _ in range(3):
-                manager.new_job(RUNS_ONCE, callback=results.append)
-            eventually(lambda: len(results) == 4, what="all jobs have ended")
+        eventually(lambda: len(results) == 4, what="all jobs have ended")
     assert all(ran_once(result) for result in results)
 
 
 def test_a_pool_worker_killed_between_create_and_start_costs_nothing(proxy: Proxy) -> None:
     """Case 2: the container is found by its name and started once."""
     results: list[JobResult] = []
-    with JobManager(proxy.url) as manager:
-        with proxy.hold(START) as held:
-            manager.new_job(RUNS_ONCE, callback=results.append)
-            assert held.reached.wait(20)
-            assert kill_pool_workers()
-            eventually(lambda: results, what="the job has ended")
+    with JobManager(proxy.url) as manager, proxy.hold(START) as held:
+        manager.new_job(RUNS_ONCE, callback=results.append)
+        assert held.reached.wait(20)
+        assert kill_pool_workers()
+        eventually(lambda: results, what="the job has ended")
     assert ran_once(results[0])
     assert proxy.count(CREATE) == 2
 
@@ -88,12 +86,11 @@ def test_a_pool_worker_killed_between_create_and_start_costs_nothing(proxy: Prox
 def test_a_pool_worker_killed_after_start_costs_nothing(proxy: Proxy) -> None:
     """Case 3: the start was carried out, its answer was lost."""
     results: list[JobResult] = []
-    with JobManager(proxy.url) as manager:
-        with proxy.hold(START, on_reply=True) as held:
-            manager.new_job(RUNS_ONCE, callback=results.append)
-            assert held.reached.wait(20)
-            assert kill_pool_workers()
-            eventually(lambda: results, what="the job has ended")
+    with JobManager(proxy.url) as manager, proxy.hold(START, on_reply=True) as held:
+        manager.new_job(RUNS_ONCE, callback=results.append)
+        assert held.reached.wait(20)
+        assert kill_pool_workers()
+        eventually(lambda: results, what="the job has ended")
     assert ran_once(results[0])
 
 
