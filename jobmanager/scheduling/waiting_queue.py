@@ -39,9 +39,6 @@ class WaitingQueue:
     def __len__(self) -> int:
         return len(self._needs)
 
-    def __contains__(self, job_id: str) -> bool:
-        return job_id in self._needs
-
     def add(self, job_id: str, needs: Needs, priority: int, arrival: int) -> None:
         """Put a job where its arrival stands among those with its priority: one that comes back has its old place."""
         place = Place(priority, arrival, job_id)
