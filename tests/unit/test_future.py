@@ -7,8 +7,8 @@ import concurrent.futures
 
 import pytest
 
-from jobmanager import ClientFuture, Outcome, Task
-from jobmanager.errors import UnknownEnvironment
+from jobmanager import ClientFuture, Outcome, Task, _callback_manager
+from jobmanager.errors import UnknownEnvironment, WouldDeadlock
 from tests.unit.stub_client import StubClient
 
 TASK = Task("x")
@@ -68,6 +68,19 @@ def test_a_job_that_is_done_cannot_be_cancelled_and_is_not_killed():
     assert not future.cancel()
     assert client.killed == []
     assert future.result(0).outcome is Outcome.SUCCESS
+
+
+def test_waiting_for_a_future_inside_a_callback_is_refused_unless_it_is_there_already():
+    client = StubClient()
+    future = ClientFuture(client).new_job(TASK)
+    inside = _callback_manager._inside.set(True)
+    try:
+        with pytest.raises(WouldDeadlock):
+            future.result()
+        client.finish(future.job_id)
+        assert future.result().outcome is Outcome.SUCCESS
+    finally:
+        _callback_manager._inside.reset(inside)
 
 
 def test_futures_can_be_waited_for_together():

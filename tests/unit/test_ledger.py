@@ -11,6 +11,7 @@ from jobmanager.model.container import Image
 from jobmanager.model.facts import EndMark, RunFacts
 from jobmanager.model.messages import HostCannot, Refused
 from jobmanager.model.verdict import KillReason
+from jobmanager.scheduling.estimate import Durations
 from jobmanager.scheduling.orders import DeleteContainer, DeliverJob, LookAtHost, SubmitJob, WatchJob
 from tests.unit.ledger_driver import LOCAL_ONLY, PYTHON, SUCCESS, C, Driver
 
@@ -934,3 +935,27 @@ def test_orders_are_given_once():
     assert driver.carry_out() == []
     assert not driver.of(WatchJob)
     assert not driver.of(DeliverJob)
+
+
+def test_the_end_of_waiting_for_hosts_is_theirs_or_the_clocks():
+    driver = Driver({"a": 1, "b": 1}, up=False)
+    seen = []
+
+    driver.ledger.wait_for_hosts(lambda statuses: seen.append(list(statuses)) or True, 0)
+    driver.answers("a"), driver.ledger.host_silent("b", "away")
+    driver.ledger.wait_for_hosts(lambda statuses: bool(seen.append(list(statuses))), 0)
+
+    assert [[status.name for status in statuses] for statuses in (seen[0], seen[-1])] == [["UNKNOWN"] * 2, ["UP", "DOWN"]]
+
+
+def test_how_long_kinds_of_task_take_is_remembered_of_the_latest_only():
+    durations = Durations()
+    for number in range(5000):
+        durations.record(f"kind {number}", 7.0)
+
+    assert len(durations._average) == 1000
+    assert durations.expected_s("kind 4999", 100.0) == 7.0
+    assert durations.expected_s("kind 0", 100.0) == 2.0  # forgotten: the first guess
+    assert durations.expected_s("kind 4999", 3.0) == 3.0  # no longer than its limit
+    durations.record("kind 4999", 17.0)
+    assert durations.expected_s("kind 4999", 100.0) == 10.0

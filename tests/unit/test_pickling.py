@@ -96,6 +96,8 @@ MESSAGES = [
     messages.Strays(names=("a",)),
     messages.HostAnswers(info=INFO, images=(IMAGE,)),
     messages.HostSilent(reason="r"),
+    messages.TunnelOpen(),
+    messages.TunnelBroken(reason="r"),
     messages.TunnelSettings(url="ssh://h", socket="/s", ssh_config=None),
 ]  # fmt: skip
 REQUEST = Request(job_id="j", task=TASK, inputs=INPUT, files={"a": b"1"}, priority=0, launcher_name="x", debug=True)

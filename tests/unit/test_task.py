@@ -163,6 +163,17 @@ def test_a_path_to_a_file_larger_than_the_workspace_is_refused_without_reading_i
         Task("x", files={"a": huge})
 
 
+def test_a_file_that_the_system_does_not_let_us_read_is_named(tmp_path, monkeypatch):
+    def read_bytes(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    (tmp_path / "secret").write_text("x")
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+
+    with pytest.raises(InvalidTask, match=r"file 'a' cannot be read: .*Permission denied"):
+        Task("x", files={"a": tmp_path / "secret"})
+
+
 def test_a_directory_brings_its_regular_files_and_nothing_from_outside_it(tmp_path):
     outside = tmp_path / "outside"
     (outside / "deep").mkdir(parents=True)
