@@ -165,5 +165,5 @@ class _Outbox:
         self._lock = threading.Lock()
 
     def send(self, message: Any) -> None:
-        with self._lock:
+        with self._lock, suppress(OSError):  # the manager has gone, and this process is about to go too
             self._connection.send(message)

@@ -7,6 +7,7 @@ ctrl-C on a terminal reaches the user's program only.
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import select
@@ -33,7 +34,7 @@ ChildMain = Callable[[Connection], None]
 
 def start_process(module: str) -> tuple[subprocess.Popen[bytes], Connection]:
     """Start a process that runs ``module.main(connection)``, and our end of its pipe."""
-    ours, theirs = Pipe(duplex=True)
+    ours, theirs = (_above_standard_streams(end) for end in Pipe(duplex=True))
     level = logging.getLogger("jobmanager").getEffectiveLevel()
     path = [entry or os.getcwd() for entry in sys.path if isinstance(entry, str)]
     try:
@@ -42,6 +43,7 @@ def start_process(module: str) -> tuple[subprocess.Popen[bytes], Connection]:
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
+            stderr=None if _is_open(2) else subprocess.DEVNULL,
             start_new_session=True,
         )
     except BaseException:
@@ -58,6 +60,22 @@ def _python() -> str:
     if "py" in os.path.basename(named):
         return named
     return os.path.join(sys.exec_prefix, "bin", "python3")
+
+
+def _above_standard_streams(end: Connection) -> Connection:
+    """The same end of a pipe, with a number that is none of the standard streams': a caller may have closed those."""
+    if end.fileno() > 2:
+        return end
+    with end:
+        return Connection(fcntl.fcntl(end.fileno(), fcntl.F_DUPFD_CLOEXEC, 3))
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
 
 
 def end_process(process: subprocess.Popen[bytes], grace_s: float) -> None:
