@@ -107,7 +107,7 @@ def run_child(module: str, fd: int, parent: int, level: int) -> None:
     except (EOFError, BrokenPipeError, ConnectionResetError):
         if os.getppid() != parent:
             _tidy_up(orphaned)
-    except Exception:  # noqa: BLE001 - the process's edge: said in the caller's log, then another takes over
+    except Exception:  # the process's edge: said in the caller's log, then another takes over
         logging.getLogger(__name__).exception("%s failed", module)
     finally:
         logging.shutdown()
