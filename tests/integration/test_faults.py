@@ -123,7 +123,7 @@ def test_pool_workers_killed_ten_times_in_a_run_of_many_jobs_lose_none(engine: s
     chance = random.Random(4)
     quick = Task(BUSYBOX, command="echo begun; echo ended; exit 7")
     with JobManager(engine) as manager:
-        for number in range(60):
+        for _ in range(60):
             manager.new_job(quick, callback=results.append)
         for kill in range(10):
             wanted = 5 * kill + chance.randint(1, 4)
