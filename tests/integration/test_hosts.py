@@ -24,6 +24,7 @@ from jobmanager import (
     Limits,
     Outcome,
     Task,
+    _waiters,
 )
 from jobmanager.errors import EngineUnavailable, InvalidHost, UnknownEnvironment, Unsatisfiable
 from jobmanager.scheduling.hosts import ENVIRONMENT_LABEL
@@ -55,6 +56,12 @@ def urls(daemons: tuple[PrivateDaemon, PrivateDaemon]) -> Iterator[tuple[str, st
     yield daemons[0].url, daemons[1].url
     for daemon in daemons:
         eventually(lambda url=daemon.url: not our_containers(url) and not our_volumes(url), what="nothing is left behind")
+
+
+@pytest.fixture(autouse=True)
+def hosts_are_looked_at_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As otherwise the tests of what a look finds wait for the next one most of the time."""
+    monkeypatch.setattr(_waiters, "_LOOK_INTERVAL_S", 0.5)
 
 
 @contextmanager

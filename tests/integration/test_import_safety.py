@@ -287,11 +287,8 @@ def test_a_job_of_the_parent_is_unknown_in_a_forked_child_and_goes_on(environmen
 
 
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
-@pytest.mark.parametrize("daemon", [False, True], ids=["plain", "daemonic"])
-def test_a_multiprocessing_child_may_have_a_manager_of_its_own(
-    environment: Environment, tmp_path: Path, method: str, daemon: bool
-) -> None:
-    """Daemonic processes may have no children, says multiprocessing: that holds for its own children only."""
+def test_a_multiprocessing_child_may_have_a_manager_of_its_own(environment: Environment, tmp_path: Path, method: str) -> None:
+    """A daemonic one too: that those may have no children, as multiprocessing says, holds for its own children only."""
     text = f"""\
 import multiprocessing, os
 from jobmanager import ClientSync, JobManager, Task
@@ -304,12 +301,12 @@ def hello():
 if __name__ == "__main__":
     multiprocessing.set_start_method("{method}")
     with JobManager(os.environ["JM_URL"]) as manager:
-        hello()
-        child = multiprocessing.Process(target=hello, daemon={daemon})
-        child.start()
-        child.join()
-        assert child.exitcode == 0, child.exitcode
-        hello()
+        for daemon in (False, True):
+            child = multiprocessing.Process(target=hello, daemon=daemon)
+            child.start()
+            child.join()
+            assert child.exitcode == 0, child.exitcode
+    hello()
 """
 
     assert run(environment, script(tmp_path, text)) == "success hello\n" * 3
@@ -514,8 +511,8 @@ PRELOAD = pytest.mark.parametrize("options", [(), ("--preload",)], ids=["each wo
 
 
 @PRELOAD
-def test_each_gunicorn_worker_serves_jobs_and_knows_its_own_only(
-    environment: Environment, tmp_path: Path, options: Sequence[str]
+def test_each_gunicorn_worker_serves_jobs_knows_its_own_only_and_ends_with_jobs_running(
+    environment: Environment, private_engine: PrivateDaemon, tmp_path: Path, options: Sequence[str]
 ) -> None:
     with served(environment, tmp_path, *options) as app:
         jobs = app.jobs_of_both_workers()
@@ -525,12 +522,6 @@ def test_each_gunicorn_worker_serves_jobs_and_knows_its_own_only(
             for other in jobs.keys() - {worker}:
                 assert app.asked(job_id, other) == {"worker": other, "known": False, "printed": None}
 
-
-@PRELOAD
-def test_gunicorn_ends_with_jobs_running_and_leaves_nothing(
-    environment: Environment, private_engine: PrivateDaemon, tmp_path: Path, options: Sequence[str]
-) -> None:
-    with served(environment, tmp_path, *options) as app:
         app.jobs_of_both_workers(300)
         eventually(lambda: len(our_containers(private_engine.url)) >= 2, what="containers run")
 
