@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -34,6 +35,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.daemon]
 PATIENCE_S = 60.0
 GONE_S = 5.0  # what the library promises for its processes after their parent's sudden end
 MARK_VARIABLE = "JM_TEST_MARK"
+SCRIPTS = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 
 Environment = dict[str, str]
 
@@ -576,3 +578,36 @@ def sweep(url: str) -> None:
     """The next start: what was being started when its manager was killed may be there until then."""
     with JobManager(url):
         eventually(lambda: not our_containers(url), what="containers of dead managers are swept")
+
+
+# ---- the same app under uWSGI
+
+
+@pytest.mark.skipif(not shutil.which("uwsgi", path=SCRIPTS), reason="uWSGI is not installed: pip install uwsgi (it is compiled)")
+@pytest.mark.parametrize("options", [("--lazy-apps",), ()], ids=["each worker imports", "forked from a master that imported"])
+def test_each_uwsgi_worker_serves_jobs_and_knows_its_own_only(
+    environment: Environment, tmp_path: Path, options: Sequence[str]
+) -> None:
+    """uWSGI's own forks run no hooks of Python's, and ``sys.executable`` is uWSGI there."""
+    (tmp_path / "app.py").write_text(APP)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    command = [
+        *("uwsgi", "--http-socket", address, "--master", "--processes", "2", "--enable-threads", "--need-app", "--die-on-term"),
+        *("--virtualenv", sys.prefix, "--chdir", str(tmp_path), "--wsgi-file", "app.py", "--callable", "app", *options),
+    ]
+    log = tmp_path / "uwsgi.log"
+    with log.open("w") as written:
+        uwsgi = subprocess.Popen(command, env=environment | {"PATH": SCRIPTS}, stdout=written, stderr=written)
+    try:
+        eventually(lambda: log.read_text().count("WSGI app 0") >= (2 if options else 1), what=f"uWSGI is ready; see {log}")
+        app = App(f"http://{address}", psutil.Process(uwsgi.pid))
+        jobs = app.jobs_of_both_workers()
+        for worker, job_id in jobs.items():
+            eventually(lambda w=worker, j=job_id: app.asked(j, w)["printed"] == "hello\n", what="its worker has the result")
+            for other in jobs.keys() - {worker}:
+                assert app.asked(job_id, other)["known"] is False
+    finally:
+        uwsgi.terminate()
+        uwsgi.wait(45)
+    assert "Traceback" not in log.read_text(), log.read_text()
