@@ -959,3 +959,34 @@ def test_how_long_kinds_of_task_take_is_remembered_of_the_latest_only():
     assert durations.expected_s("kind 4999", 3.0) == 3.0  # no longer than its limit
     durations.record("kind 4999", 17.0)
     assert durations.expected_s("kind 4999", 100.0) == 10.0
+
+
+def test_a_container_whose_removal_is_under_way_is_not_removed_twice():
+    driver = Driver({"a": 1})
+    driver.accept("j")
+    container = driver.place("j")
+    driver.ledger.submitted(container, None)  # and another submitter goes on with it
+    driver.runs(container)
+    driver.end(container)
+
+    driver.runs(container)  # what the first one had to say comes late
+    driver.ledger.submitted(container, None)
+
+    assert driver.deletes() == [container]
+
+
+def test_an_id_that_is_used_again_has_its_new_place_only():
+    driver = Driver({"a": 1}, up=False)
+    driver.accept("again", priority=-5)
+    driver.ledger.kill("again", KillReason.KILL_JOB)
+    driver.ledger.called_back("again")
+    driver.accept("other", priority=0)
+    driver.accept("again", priority=5)
+    driver.answers("a")
+
+    placed = []
+    while now := driver.placed():
+        placed += now
+        driver.ledger.deleted(next(iter(driver.ledger.containers())))
+
+    assert placed == ["other", "again"]
