@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 from jobmanager.engine.connect import connect
 from jobmanager.engine.owner import MANAGER_LABEL, is_abandoned
-from jobmanager.engine.protocol import Engine, EngineError
+from jobmanager.engine.protocol import Engine, EngineError, EngineFailed, Refused
 from jobmanager.model.messages import HostAnswers, HostSilent, WaiterSettings
 
 _log = logging.getLogger(__name__)
@@ -17,6 +18,7 @@ _log = logging.getLogger(__name__)
 _BACK_OFF_S = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0)
 _LOOK_TIMEOUT_S = 5.0
 _SWEEP_TIMEOUT_S = 30.0
+_SWEEP_INTERVAL_S = 60.0  # a manager may die while others live, or while one of its containers is being made
 
 
 class HostKeeper:
@@ -26,7 +28,7 @@ class HostKeeper:
         self._settings = settings
         self._send = send
         self._wake = threading.Event()
-        self._swept = False
+        self._next_sweep = 0.0
 
     def start(self) -> None:
         """Begin to look."""
@@ -41,8 +43,8 @@ class HostKeeper:
         while True:
             self._wake.clear()
             failures = 0 if self._look() else failures + 1
-            if not failures and not self._swept:
-                self._swept = True
+            if not failures and time.monotonic() >= self._next_sweep:
+                self._next_sweep = time.monotonic() + _SWEEP_INTERVAL_S
                 threading.Thread(target=self._sweep, name="sweep", daemon=True).start()
             wait_s = _BACK_OFF_S[min(failures, len(_BACK_OFF_S)) - 1] if failures else self._settings.look_interval_s
             self._wake.wait(wait_s)
@@ -55,6 +57,10 @@ class HostKeeper:
         except EngineError as error:
             self._send(HostSilent(reason=str(error)))
             return False
+        except Exception as error:  # noqa: BLE001 - the loop's edge: an odd answer must not end the looking
+            _log.exception("looking at host %s failed", self._settings.address.host)
+            self._send(HostSilent(reason=f"{type(error).__name__}: {error}"))
+            return False
         finally:
             engine.close()
 
@@ -65,7 +71,7 @@ class HostKeeper:
                 _log.info("host %s: removed container %s of a dead manager", self._settings.address.host, name)
         except EngineError as error:
             _log.warning("host %s: sweeping stopped: %s", self._settings.address.host, error)
-            self._swept = False  # again after the next look that finds the host up
+            self._next_sweep = 0.0  # again after the next look that finds the host up
         finally:
             engine.close()
 
@@ -73,7 +79,12 @@ class HostKeeper:
 def sweep(engine: Engine) -> list[str]:
     """Remove what dead managers left behind; never what belongs to one that may be alive. Returns the names."""
     now_s = engine.info().now_s
-    abandoned = [found for found in engine.list({MANAGER_LABEL: None}) if is_abandoned(found, now_s)]
-    for found in abandoned:
-        engine.remove(found.id)
-    return [found.name for found in abandoned]
+    removed = []
+    for found in engine.list({MANAGER_LABEL: None}):
+        if is_abandoned(found, now_s):
+            try:
+                engine.remove(found.id)
+                removed.append(found.name)
+            except (EngineFailed, Refused) as error:  # one that cannot be removed now does not keep the others
+                _log.warning("container %s of a dead manager cannot be removed: %s", found.name, error)
+    return removed

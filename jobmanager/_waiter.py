@@ -27,7 +27,7 @@ from jobmanager._watch import Watch
 from jobmanager.engine.connect import connect
 from jobmanager.engine.owner import MANAGER_LABEL
 from jobmanager.engine.processes import forward_logs
-from jobmanager.engine.protocol import EngineError
+from jobmanager.engine.protocol import Engine, EngineError
 from jobmanager.model.container import Phase
 from jobmanager.model.facts import RunFacts
 from jobmanager.model.messages import Alive, Began, Ended, Kill, LookNow, Stop, Strays, WaiterSettings
@@ -135,26 +135,30 @@ class Waiter:
             self._send(Alive())
 
     def _reconcile(self) -> None:
-        """Compare what we watch with what the engine has."""
-        settings = self._settings
-        engine = connect(settings.address, timeout_s=settings.engine_timeout_s)
+        """Compare what we watch with what the engine has, again and again."""
+        engine = connect(self._settings.address, timeout_s=self._settings.engine_timeout_s)
         unknown: set[str] = set()
-        while not self._stopping.wait(settings.reconcile_interval_s):
-            with self._lock:
-                watched = {watch.container_name: watch for watch in self._watches.values()}
+        while not self._stopping.wait(self._settings.reconcile_interval_s):
             try:
-                found = {state.name: state for state in engine.list({MANAGER_LABEL: settings.manager_id})}
+                unknown = self._compare(engine, unknown)
             except EngineError as error:
-                _log.debug("list on %s: %s", settings.address.host, error)
-                continue
-            for name, watch in watched.items():
-                if name not in found or found[name].phase is Phase.ENDED:
-                    watch.look()
-            if settings.keeps_host:
-                seen_twice = (found.keys() - watched.keys()) & unknown
-                unknown = found.keys() - watched.keys()
-                if seen_twice:
-                    self._send(Strays(names=tuple(sorted(seen_twice))))
+                _log.debug("list on %s: %s", self._settings.address.host, error)
+            except Exception:  # noqa: BLE001 - the loop's edge: an odd answer must not end the comparing
+                _log.exception("comparing with host %s failed", self._settings.address.host)
+
+    def _compare(self, engine: Engine, unknown_before: set[str]) -> set[str]:
+        """Have watches look whose containers have ended, tell of strays, and return what nobody here watches."""
+        with self._lock:
+            watched = {watch.container_name: watch for watch in self._watches.values()}
+        found = {state.name: state for state in engine.list({MANAGER_LABEL: self._settings.manager_id})}
+        for name, watch in watched.items():
+            if name not in found or found[name].phase is Phase.ENDED:
+                watch.look()
+        unknown = found.keys() - watched.keys()
+        seen_twice = unknown & unknown_before
+        if seen_twice and self._settings.keeps_host:
+            self._send(Strays(names=tuple(sorted(seen_twice))))
+        return unknown
 
 
 class _Outbox:
