@@ -49,6 +49,7 @@ from jobmanager.scheduling.orders import (
     AnnounceJob,
     DeleteContainer,
     DeliverJob,
+    FindWaiter,
     LookAtHost,
     Order,
     StopJob,
@@ -63,6 +64,7 @@ _WARM_WORKERS = 2
 _LANE_WHILE_UNKNOWN = 4
 _LEASE_SLACK_S = 900.0  # past a job's wall clock, before anybody may call its container abandoned
 _JOIN_S = 5.0
+_NO_WAITER_S = 0.2
 
 
 class _Wake:
@@ -125,6 +127,7 @@ class Loop:
             AnnounceJob: self._announce,
             SubmitJob: self._submit,
             WatchJob: self._watch,
+            FindWaiter: lambda order: self._ledger.waiter_died(order.host, [order.job_id]),
             StopJob: lambda order: self._waiters.kill(order.job_id),
             DeliverJob: self._callbacks.put,
             DeleteContainer: self._delete,
@@ -308,7 +311,7 @@ class Loop:
             elapsed_s=order.elapsed_s,
         )
         if not self._waiters.watch(order.host, job):
-            self._do_later(0.2, order)
+            self._do_later(_NO_WAITER_S, FindWaiter(host=order.host, job_id=request.job_id))
             return
         if order.kill_at_once:
             self._waiters.kill(request.job_id)

@@ -12,6 +12,7 @@ from jobmanager.model.job import Request
 from jobmanager.model.result import Evidence, JobResult, Outcome, ProblemResult, Step
 from jobmanager.model.verdict import Verdict
 
+_OVERRIDING = (Outcome.CRASH, Outcome.KILLED)  # nothing that was answered counts
 _RESULT_OF_THE_PROGRAM = (Outcome.SUCCESS, Outcome.FAILED)
 
 
@@ -36,7 +37,7 @@ def merged(
             verdict = _with_the_graders_word(verdict, said)
         except ResultFileError as error:
             verdict = _unreadable(verdict, str(error))
-    local = answered(request) if verdict.outcome is not Outcome.KILLED else {}
+    local = {} if verdict.outcome in _OVERRIDING else answered(request)
     outcome = _with_local(verdict.outcome, local)
     return replace(
         _as_it_ran(request, facts, verdict),

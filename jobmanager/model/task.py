@@ -168,7 +168,7 @@ def _network(network: Network | str) -> Network | str:
     if isinstance(network, Network):
         return network
     named = _checks.text("network", network, InvalidTask)
-    if named in ("host", "none") or named.startswith("container:"):
+    if named in ("host", "none", "default") or named.startswith("container:"):
         raise InvalidTask(f"network {named!r} is not for jobs: take a member of Network or a network of your own")
     try:
         return Network(named)

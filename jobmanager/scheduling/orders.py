@@ -44,6 +44,14 @@ class WatchJob:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FindWaiter:
+    """Its host has no waiter at the moment: ask the ledger again, which knows what has happened to the job meanwhile."""
+
+    host: str
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StopJob:
     """Have its waiter kill it."""
 
@@ -81,4 +89,4 @@ class LookAtHost:
     host: str
 
 
-Order = Union[AnnounceJob, SubmitJob, WatchJob, StopJob, DeliverJob, DeleteContainer, LookAtHost]
+Order = Union[AnnounceJob, SubmitJob, WatchJob, FindWaiter, StopJob, DeliverJob, DeleteContainer, LookAtHost]
