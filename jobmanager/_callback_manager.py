@@ -7,7 +7,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from contextvars import ContextVar
 
 from jobmanager.errors import WouldDeadlock
 from jobmanager.grading.merge import merged
@@ -17,12 +16,12 @@ from jobmanager.scheduling.orders import DeliverJob
 _log = logging.getLogger(__name__)
 
 _SLOW_S = 30.0  # a callback that takes longer is said in the log
-_inside: ContextVar[bool] = ContextVar("jobmanager_inside_callback", default=False)
+_here = threading.local()  # a context variable would go along with tasks that a callback starts elsewhere
 
 
 def refuse_inside_callback() -> None:
     """Raise WouldDeadlock in a callback's thread: blocking there could wait for itself."""
-    if _inside.get():
+    if getattr(_here, "inside_callback", False):
         raise WouldDeadlock(
             "a callback cannot wait for a job: all callback threads could be waiting for one another;"
             " submit with a callback instead"
@@ -87,7 +86,7 @@ class CallbackManagers:
             return len(self._busy_since), self._done.qsize()
 
     def _empty(self) -> None:
-        _inside.set(True)
+        _here.inside_callback = True
         while (done := self._done.get()) is not None:
             self._finish(done)
 

@@ -49,8 +49,15 @@ class Child:
             threading.Thread(target=self._write, name=f"{name}-out", daemon=True),
             threading.Thread(target=self._read, name=f"{name}-in", daemon=True),
         ]
-        for thread in self._threads:
-            thread.start()
+        try:
+            for thread in self._threads:
+                thread.start()
+        except RuntimeError as error:  # no more threads to be had, or the interpreter is ending
+            self._process.kill()
+            self._process.wait()
+            self.send(None)
+            self._connection.close()
+            raise OSError(str(error)) from error
 
     @property
     def pid(self) -> int:
@@ -92,6 +99,8 @@ class Child:
                     self._listen(Heard(self, message))
         except (EOFError, OSError):
             pass
+        except Exception:  # noqa: BLE001 - the loop's edge: what cannot be read ends the child, not our hearing of its end
+            _log.exception("a message of child %d could not be read", self.pid)
         self._process.kill()  # its pipe is closed, so it is of no use any more
         self._process.wait()
         self.send(None)
@@ -102,5 +111,8 @@ class Child:
 
 def _hand_on(record: logging.LogRecord) -> None:
     logger = logging.getLogger(record.name)
-    if logger.isEnabledFor(record.levelno):
-        logger.handle(record)
+    try:
+        if logger.isEnabledFor(record.levelno):
+            logger.handle(record)
+    except Exception:  # noqa: BLE001 - a handler of the caller's that raises must not end our hearing of the child
+        pass

@@ -128,7 +128,7 @@ class Loop:
             SubmitJob: self._submit,
             WatchJob: self._watch,
             FindWaiter: lambda order: self._ledger.waiter_died(order.host, [order.job_id]),
-            StopJob: lambda order: self._waiters.kill(order.job_id),
+            StopJob: lambda order: self._waiters.kill(order.job_id, order.container),
             DeliverJob: self._callbacks.put,
             DeleteContainer: self._delete,
             LookAtHost: lambda order: self._waiters.look(order.host),
@@ -194,6 +194,7 @@ class Loop:
             self._ledger.tick()
             self._callbacks.watch()
             self._waiters.do_what_is_due()
+            self._tunnels.do_what_is_due()
             self._pool.end_hung_workers()
             self._pool.dispatch()
 
@@ -314,7 +315,7 @@ class Loop:
             self._do_later(_NO_WAITER_S, FindWaiter(host=order.host, job_id=request.job_id))
             return
         if order.kill_at_once:
-            self._waiters.kill(request.job_id)
+            self._waiters.kill(request.job_id, order.container)
         if not order.taken_over:
             self._hooks.fire(JobStarted(at_s=time.time(), job_id=request.job_id, host=order.host))
 

@@ -13,13 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from jobmanager._children import Child, Gone, Heard
-from jobmanager.model.messages import PoolRequest, Stop
+from jobmanager.model.messages import PoolRequest, Stop, Submit
 
 _log = logging.getLogger(__name__)
 
 _MODULE = "jobmanager._pool_worker"
 _STUCK_S = 2.0  # a request that takes longer waits for its engine; another worker may stand in
-_MOST_STAND_INS = 4  # for each host
+_MOST_STUCK = 4  # of each host; with the pool's size that bounds the number of workers
 _CALLS = 6  # of the engine, at most, in one request
 _PULL_S = 3600.0
 
@@ -41,7 +41,7 @@ class _Work:
     @property
     def patience_s(self) -> float:
         request = self.ticket.request
-        return _PULL_S if request.address.pull == "missing" else _CALLS * request.timeout_s
+        return _PULL_S if isinstance(request, Submit) and request.address.pull == "missing" else _CALLS * request.timeout_s
 
 
 class ProcessPool:
@@ -79,7 +79,7 @@ class ProcessPool:
         """Give waiting requests to workers as far as there are any."""
         for host in sorted(self._waiting, key=self._under_way):
             line = self._waiting[host]
-            while line and self._under_way(host) < self._lane(host) and (worker := self._worker()) is not None:
+            while line and self._under_way(host) < self._lane(host) and (worker := self._worker(host)) is not None:
                 ticket = line.popleft()
                 self._busy[worker] = _Work(ticket, self._clock())
                 worker.send(ticket.request)
@@ -120,14 +120,14 @@ class ProcessPool:
         """All of them."""
         return [*self._idle, *self._busy, *self._leaving]
 
-    def _worker(self) -> Child | None:
+    def _worker(self, host: str) -> Child | None:
+        """A worker for a request of this host. A host whose requests are stuck gets a few, and leaves the rest to others."""
+        stuck = [work.ticket.host for work in self._busy.values() if self._is_stuck(work)]
+        if stuck.count(host) >= _MOST_STUCK:
+            return None
         if self._idle:
             return self._idle.pop()
-        hosts = {work.ticket.host for work in self._busy.values()}
-        most = self._size + _MOST_STAND_INS * len(hosts)
-        if self._busy_not_stuck() < self._size and len(self._busy) < most:
-            return self._new_worker()
-        return None
+        return self._new_worker() if len(self._busy) - len(stuck) < self._size else None
 
     def _new_worker(self) -> Child | None:
         try:
@@ -140,5 +140,7 @@ class ProcessPool:
         return sum(work.ticket.host == host for work in self._busy.values())
 
     def _busy_not_stuck(self) -> int:
-        now = self._clock()
-        return sum(now - work.since < _STUCK_S for work in self._busy.values())
+        return sum(not self._is_stuck(work) for work in self._busy.values())
+
+    def _is_stuck(self, work: _Work) -> bool:
+        return self._clock() - work.since >= _STUCK_S

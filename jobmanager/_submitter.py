@@ -10,10 +10,13 @@ import logging
 import time
 
 from jobmanager.engine.protocol import Engine, EngineError, EngineFailed, ImageMissing, NameTaken, NoSuchContainer, Unreachable
-from jobmanager.model.container import ContainerSpec, ImageDefaults, Phase
+from jobmanager.model.container import ContainerSpec, ContainerState, ImageDefaults, Phase
 from jobmanager.model.messages import HostCannot, Refused, Submitted
 
 _log = logging.getLogger(__name__)
+
+_CREATION_LOOKS = 50
+_CREATION_LOOK_S = 0.2
 
 
 def submit(engine: Engine, container: ContainerSpec, *, may_pull: bool = False) -> Submitted | HostCannot | Refused:
@@ -49,13 +52,23 @@ def _create(engine: Engine, container: ContainerSpec, defaults: ImageDefaults) -
     try:
         return engine.create(container, defaults)
     except NameTaken:
-        found = engine.inspect(container.name)
+        found = _found(engine, container.name)
     if any(found.labels.get(key) != value for key, value in container.labels.items()):
         return Refused(reason=f"a container that is not ours has the name {container.name}")
     if found.phase is Phase.ENDED:  # starting it would run it a second time
         engine.remove(found.id)
         return engine.create(container, defaults)
     return found.id
+
+
+def _found(engine: Engine, name: str) -> ContainerState:
+    """The container of that name. An earlier try's creation may still be under way: then the name is taken, and no more."""
+    for _ in range(_CREATION_LOOKS):
+        try:
+            return engine.inspect(name)
+        except NoSuchContainer:
+            time.sleep(_CREATION_LOOK_S)
+    raise EngineFailed(f"the creation of {name} by an earlier try does not end")
 
 
 def _with_a_hint(reason: str, image: str) -> str:

@@ -59,9 +59,8 @@ class Transcript:
     # The two streams come in any order: all of standard error may be here before the first word of standard output.
 
     def _mark(self, mark: Mark, stderr: bool) -> None:
-        if mark.word == "got" and not stderr:
-            self.began = self._said_got = True
-            self._cpu_before_ns = cpu_before(mark.rest)
+        if mark.word == "got":
+            self._got(mark, stderr)
         elif mark.word == "no":
             self.refusal, self.complete = mark.rest[:500], True
         elif mark.word == "end" and stderr and not self._stderr_ended:
@@ -73,6 +72,12 @@ class Transcript:
         elif mark.word == "bye":
             self._said_bye = True
         self.complete = self.complete or (self._said_bye and self._stderr_ended)
+
+    def _got(self, mark: Mark, stderr: bool) -> None:
+        """PID 1 says it once, before anything else on standard output; a second one is a program's forgery."""
+        if not (stderr or self._said_got or self.beginning_lost):
+            self.began = self._said_got = True
+            self._cpu_before_ns = cpu_before(mark.rest)
 
     def _output(self, data: bytes, stderr: bool) -> None:
         self.began = True  # PID 1 says "got" on standard output before anything else

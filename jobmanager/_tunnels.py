@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 import time
@@ -15,7 +16,10 @@ from jobmanager.errors import EngineUnavailable
 from jobmanager.model.host import TLS, Address, DockerHost
 from jobmanager.model.messages import TunnelBroken, TunnelOpen, TunnelSettings
 
+_log = logging.getLogger(__name__)
+
 _MODULE = "jobmanager._tunnel"
+_RESTART_PAUSE_S = 1.0
 _SETTLED_S = 1.0  # after its opening: what waiters say of the host has been seen through it
 
 
@@ -44,6 +48,7 @@ class Tunnels:
         self._clock = clock
         self._folder: Path | None = None
         self._tunnels: dict[Child, _Tunnel] = {}
+        self._to_start: list[tuple[float, str, TunnelSettings]] = []
 
     def start(self) -> dict[str, Address]:
         """Start what is needed; returns the address of every host."""
@@ -75,8 +80,20 @@ class Tunnels:
         tunnel = self._tunnels.pop(child, None)
         if tunnel is None:
             return False
-        self._keep(tunnel.host, tunnel.settings)
+        self._to_start.append((self._clock() + _RESTART_PAUSE_S, tunnel.host, tunnel.settings))
         return True
+
+    def do_what_is_due(self) -> None:
+        """Start what waits to be started again."""
+        now = self._clock()
+        due = [entry for entry in self._to_start if entry[0] <= now]
+        self._to_start = [entry for entry in self._to_start if entry[0] > now]
+        for _, host, settings in due:
+            try:
+                self._keep(host, settings)
+            except OSError as error:  # no memory, no descriptor, no process to be had: perhaps later
+                _log.error("the keeper of host %s's tunnel cannot be started: %s", host, error)
+                self._to_start.append((now + _RESTART_PAUSE_S, host, settings))
 
     def children(self) -> list[Child]:
         """All keepers."""

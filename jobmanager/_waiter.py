@@ -66,7 +66,7 @@ class Waiter:
         self._settings = settings
         self._send = send
         self._lock = threading.Lock()
-        self._watches: dict[str, Watch] = {}  # by job id
+        self._watches: dict[str, Watch] = {}  # by container name, which is never used again
         self._kills_ahead: set[str] = set()
         self._keeper = HostKeeper(settings, send) if settings.keeps_host else None
         self._stopping = threading.Event()
@@ -83,7 +83,7 @@ class Waiter:
         if isinstance(message, WatchMessage):
             threading.Thread(target=self._watch, args=(message,), name=f"watch-{message.job_id}", daemon=True).start()
         elif isinstance(message, Kill):
-            self._kill(message.job_id)
+            self._kill(message.container_name)
         elif self._keeper is not None:
             self._keeper.look_now()
 
@@ -97,11 +97,11 @@ class Waiter:
                 with suppress(EngineError):
                     engine.remove(found.id)
 
-    def _kill(self, job_id: str) -> None:
+    def _kill(self, container_name: str) -> None:
         with self._lock:
-            watch = self._watches.get(job_id)
+            watch = self._watches.get(container_name)
             if watch is None:
-                self._kills_ahead.add(job_id)  # its thread is only starting
+                self._kills_ahead.add(container_name)  # its thread is only starting
         if watch is not None:
             watch.kill()
 
@@ -113,7 +113,8 @@ class Waiter:
             facts = RunFacts(began=True, trouble=f"{type(error).__name__}: {error}")
         finally:
             with self._lock:
-                self._watches.pop(job.job_id, None)
+                self._watches.pop(job.container_name, None)
+                self._kills_ahead.discard(job.container_name)
         self._send(Ended(job_id=job.job_id, container_name=job.container_name, facts=facts))
 
     def _run(self, job: WatchMessage) -> RunFacts:
@@ -121,9 +122,9 @@ class Waiter:
         began = partial(self._send, Began(job_id=job.job_id, container_name=job.container_name))
         watch = Watch(job, engine, host_lost_timeout_s=self._settings.host_lost_timeout_s, began=began)
         with self._lock:
-            self._watches[job.job_id] = watch
-            if job.job_id in self._kills_ahead:
-                self._kills_ahead.discard(job.job_id)
+            self._watches[job.container_name] = watch
+            if job.container_name in self._kills_ahead:
+                self._kills_ahead.discard(job.container_name)
                 watch.kill()
         try:
             return watch.run()

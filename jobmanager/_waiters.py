@@ -101,11 +101,11 @@ class Waiters:
         waiter.child.send(job)
         return True
 
-    def kill(self, job_id: str) -> None:
+    def kill(self, job_id: str, container: str) -> None:
         """Have a job's container killed."""
         for waiter in self._waiters.values():
             if job_id in waiter.jobs:
-                waiter.child.send(Kill(job_id=job_id))
+                waiter.child.send(Kill(container_name=container))
 
     def look(self, host: str) -> None:
         """Have a host looked at now."""

@@ -16,7 +16,7 @@ from enum import Enum, auto
 from jobmanager._collect import collected
 from jobmanager._transcript import Transcript
 from jobmanager.engine.protocol import Engine, EngineError, NoSuchContainer, NotRunning, OutputStream, Unreachable
-from jobmanager.engine.way_in import payload
+from jobmanager.engine.way_in import CANNOT_UNPACK, payload
 from jobmanager.model.container import ContainerState, Phase
 from jobmanager.model.facts import Limit, RunFacts, Stopped
 from jobmanager.model.messages import Watch as WatchMessage
@@ -44,7 +44,7 @@ class _HostLost(Exception):
 
 
 class Watch:
-    """Follows one container. ``run`` is called once, in a thread; ``kill`` and ``glance`` from anywhere."""
+    """Follows one container. ``run`` is called once, in a thread; ``kill`` and ``look`` from anywhere."""
 
     def __init__(
         self,
@@ -65,6 +65,7 @@ class Watch:
         self._transcript = self._new_transcript()
         self._told_began = False
         self._delivered = False
+        self._fed_whole = False  # by this watch itself
         self._start_the_clocks(clock() - job.elapsed_s)
         self._stopped: Stopped | None = None
         self._ended_at: float | None = None
@@ -95,6 +96,8 @@ class Watch:
         except _HostLost:
             return self._facts(host_lost=True)
         except EngineError as error:
+            if not self._delivered:  # the program never began, so somebody else may try
+                return self._facts()
             return self._facts(trouble=f"the engine refused to go on with it: {error}")
         if self._stopped is not None:
             self._measure()
@@ -185,7 +188,7 @@ class Watch:
         except (Unreachable, NotRunning) as error:
             _log.warning("job %s could not be delivered whole: %s", job.job_id, error)
             return False
-        self._delivered = True
+        self._delivered = self._fed_whole = True
         self._start_the_clocks(self._clock())
         return True
 
@@ -329,6 +332,10 @@ class Watch:
         except Unreachable:
             return False
 
+    def _was_cut_short(self) -> bool:
+        """Whether PID 1 could not unpack because a delivery broke off, rather than for the files' own sake."""
+        return self._transcript.refusal == CANNOT_UNPACK and not self._fed_whole
+
     def _new_transcript(self) -> Transcript:
         return Transcript(self._job.token, self._job.limits.output_kib * 1024)
 
@@ -353,7 +360,7 @@ class Watch:
             began=transcript.began,
             end=end,
             stopped=self._stopped if transcript.began else None,
-            refusal=transcript.refusal,
+            refusal="" if self._was_cut_short() else transcript.refusal,
             state=state,
             gone=gone,
             outage_s=self._outage_s,

@@ -40,6 +40,12 @@ class JobFuture(Future[JobResult]):
             refuse_inside_callback()
         return super().result(timeout)
 
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """None, as a job's end is always a result; waited for as ``result`` does."""
+        if not self.done():
+            refuse_inside_callback()
+        return super().exception(timeout)
+
     def __await__(self) -> Generator[Any, None, JobResult]:
         return asyncio.wrap_future(self).__await__()
 

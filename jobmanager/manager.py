@@ -92,7 +92,8 @@ class _Patience:
     delete_s: float  # for containers to be gone
 
 
-_AT_CLOSE = _Patience(kill_s=15.0, callback_s=10.0, delete_s=15.0)
+_AT_CLOSE = _Patience(kill_s=15.0, callback_s=60.0, delete_s=15.0)
+_KILLED_CALLBACK_S = 10.0  # instead, when jobs were killed rather than waited for
 _AT_EXIT = _Patience(kill_s=2.0, callback_s=1.0, delete_s=7.0)
 
 
@@ -290,8 +291,11 @@ class JobManager:
 
     def _notice_fork(self) -> None:
         """For forks that run no hooks of Python's, such as uWSGI's."""
-        if self._run is not None and self._run.pid != os.getpid():
-            self._after_fork()
+        run = self._run
+        if run is not None and run.pid != os.getpid():
+            with _fork_lock:
+                if self._run is run:
+                    self._after_fork()
 
     def _after_fork(self) -> None:
         """In the child: no thread has come along, locks may be held by nobody, and the processes are the parent's."""
@@ -304,9 +308,12 @@ class JobManager:
 
 
 _managers: weakref.WeakSet[JobManager] = weakref.WeakSet()
+_fork_lock = threading.Lock()
 
 
 def _after_fork() -> None:
+    global _fork_lock
+    _fork_lock = threading.Lock()
     for manager in list(_managers):
         manager._after_fork()
 
@@ -352,9 +359,12 @@ class _Run:
 
     def start(self) -> None:
         """Start threads and children, and wait for the hosts."""
-        self._callbacks.start()
-        self.loop.start()
-        atexit.register(self._at_exit)
+        with self._closing:
+            if self._stopped:
+                raise _closed()
+            self._callbacks.start()
+            self.loop.start()
+            atexit.register(self._at_exit)
         self.ledger.wait_for_hosts(_all_have_answered, _READY_S)
         self.ledger.wait_for_hosts(_enough_have_answered, _ANY_ANSWER_S)
         records = self.ledger.hosts()
@@ -407,9 +417,10 @@ class _Run:
 
     def _wait_for_callbacks(self, patience: _Patience) -> None:
         """As long as they come back one after the other."""
+        grace_s = min(patience.callback_s, _KILLED_CALLBACK_S) if self._kill_asked.is_set() else patience.callback_s
         before, left = -1, self.ledger.unfinished()
         while left and left != before:
-            if self.ledger.wait_until_called_back(patience.callback_s):
+            if self.ledger.wait_until_called_back(grace_s):
                 return
             before, left = left, self.ledger.unfinished()
         if left:
@@ -423,7 +434,7 @@ class _Run:
     def _stop(self, patience: _Patience) -> None:
         """Containers first, as the pool is needed for that; then the loop with all children, then the threads."""
         if not self.ledger.wait_until_deleted(patience.delete_s):
-            _log.error("left on their hosts, for the next start to sweep: %s", self.ledger.containers())
+            _log.error("left on their hosts, to be swept when this process has ended: %s", self.ledger.containers())
         self.loop.close()
         self._callbacks.close(_THREAD_END_S)
         self._hooks.drain(_THREAD_END_S)
@@ -432,7 +443,8 @@ class _Run:
 
     def _at_exit(self) -> None:
         """The interpreter ends without close()."""
-        self.close(drain_timeout_s=0.0, kill=True, patience=_AT_EXIT)
+        if self.pid == os.getpid():
+            self.close(drain_timeout_s=0.0, kill=True, patience=_AT_EXIT)
 
     def _ended(self, result: JobResult) -> None:
         self._hooks.fire(JobEnded(at_s=time.time(), job_id=result.job_id, result=result))

@@ -50,7 +50,7 @@ class Owner:
 
     def is_proven_dead(self) -> bool:
         """Whether this process can see that the owner is gone; False for one that it could not see."""
-        if (self.boot, self.pid_namespace) != (_boot(), _pid_namespace()):
+        if not self.started or (self.boot, self.pid_namespace) != (_boot(), _pid_namespace()):
             return False
         return _started(self.pid) != self.started and not _is_hidden(self.pid)
 

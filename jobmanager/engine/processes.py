@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import re
 import select
 import signal
 import subprocess
@@ -57,7 +58,7 @@ def start_process(module: str) -> tuple[subprocess.Popen[bytes], Connection]:
 def _python() -> str:
     """The interpreter; inside a server that embeds one (uWSGI), ``sys.executable`` is that server."""
     named = os.fsdecode(spawn.get_executable())
-    if "py" in os.path.basename(named):
+    if re.match(r"(?i)(python|pypy)", os.path.basename(named)):
         return named
     return os.path.join(sys.exec_prefix, "bin", "python3")
 

@@ -32,6 +32,8 @@ from jobmanager.model.facts import EndMark
 RESULT_FILE = ".jobmanager/result.json"
 RESULT_FILE_LIMIT = 1024 * 1024
 _NOT_DELIVERED = 125
+_LONGEST_MARK = 1024
+CANNOT_UNPACK = "its files cannot be unpacked into the workspace"
 
 PID_1 = rf"""
 exec 3>&1 4>&2 2>/dev/null
@@ -65,7 +67,7 @@ for tool in head tar; do
 done
 head -c "$size" | {{ tar -xf - || {{ head -c "$size" >/dev/null; exit 1; }}; }} || broken=1
 if [ -n "$broken" ] || [ ! -f .jobmanager/command ]; then
-  [ -z "$broken" ] || say no "its files cannot be unpacked into the workspace" >&3
+  [ -z "$broken" ] || say no "{CANNOT_UNPACK}" >&3
   exit {_NOT_DELIVERED}
 fi
 cpu
@@ -123,7 +125,7 @@ def _command_file(command: str | tuple[str, ...], env: Mapping[str, str]) -> byt
     exports = "".join(f"export {key}={shlex.quote(value)}; " for key, value in env.items())
     return (
         f"lacking() {{ {exports}{found} && return 1;"
-        f" printf '%s' {shlex.quote(f'there is no {words[0]!a} that can be run')}; }}\n"
+        f" printf '%s' {shlex.quote(f'there is no {words[0][:100]!a} that can be run')}; }}\n"
         f"program() {{ {exports}exec {shlex.join(words)}; }}\n"
     ).encode()
 
@@ -152,13 +154,17 @@ class MarkedStream:
             if at < 0:
                 found += self._output_before_a_possible_mark()
                 return found
-            line_end = self._held.find(b"\n", at)
             if at > 0:
                 found.append(self._held[:at])
-            if line_end < 0:
                 self._held = self._held[at:]
+            line_end = self._held.find(b"\n", 0, _LONGEST_MARK)
+            if line_end < 0 and len(self._held) < _LONGEST_MARK:
                 return found
-            words = self._held[at + len(self._begin) : line_end].decode("utf-8", "replace").split(" ", 1)
+            if line_end < 0:  # a program that has found the token out, and would have us hold its output for ever
+                found.append(self._held[:1])
+                self._held = self._held[1:]
+                continue
+            words = self._held[len(self._begin) : line_end].decode("utf-8", "replace").split(" ", 1)
             found.append(Mark(words[0], words[1] if len(words) > 1 else ""))
             self._held = self._held[line_end + 1 :]
 

@@ -11,6 +11,7 @@ from jobmanager.errors import InvalidValue
 RESERVED_FOLDER = ".jobmanager"
 _LONGEST_NAME = 255
 _LONGEST_PATH = 1024
+_READ_ONLY = {"UID", "EUID", "PPID", "SHELLOPTS", "BASHOPTS", "BASH_VERSINFO"}
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -52,6 +53,8 @@ def variable(name: str, error: type[InvalidValue]) -> str:
     """A name of an environment variable, as POSIX shells take it."""
     if not isinstance(name, str) or not _VARIABLE.fullmatch(name):
         raise error(f"{name!r} is no name for an environment variable: letters, digits and _ only, no digit first")
+    if name in _READ_ONLY:
+        raise error(f"{name} is a variable that some shells set themselves and let nobody change: take another name")
     return name
 
 

@@ -109,9 +109,9 @@ class Watch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kill:
-    """End this job's container; its report comes as for any other end."""
+    """End this container; its report comes as for any other end."""
 
-    job_id: str
+    container_name: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,8 @@ from jobmanager.model.problems import Code, File, Match, MultipleChoice, Problem
 
 Content = bytes | str | Path
 
+_MOST_BYTES = 2**30  # read into memory for one job
+
 
 class Network(str, Enum):
     """What a job may reach. A string instead of a member names one of the host's own networks."""
@@ -88,6 +90,8 @@ def file_contents(files: Mapping[str, Content] | None, error: type[InvalidValue]
     sizes = [_size(name, content, error) for name, content in checked.items() if isinstance(content, Path)]
     if limits is not None and not limits.workspace_holds(sizes):
         raise error(f"the files are larger than the workspace of {limits.workspace_mib} MiB: raise workspace_mib")
+    if sum(sizes) > _MOST_BYTES:
+        raise error(f"the files are larger than {_MOST_BYTES // 2**20} MiB, which is more than any job may bring")
     return {name: _content(name, content, error) for name, content in checked.items()}
 
 

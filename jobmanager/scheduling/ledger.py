@@ -30,6 +30,9 @@ from jobmanager.scheduling.waiting_queue import Needs, WaitingQueue
 
 _MOST_FAILURES = 5  # of one job, before what keeps failing is called a crash
 _MOST_SUBMITS_LOST = 10
+_MOST_TIMES_UNREACHABLE = 200  # a host that answers when looked at and breaks off every submit
+_MOST_DECIDED = 1000  # results in memory that wait for callbacks; while there are as many, nothing more is started
+_MOST_STEPS = 200
 _OVERDUE_SLACK_S = 60.0  # past every limit, before a waiter's silence is called a crash
 _DELETE_DELAYS_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _TOKEN_BYTES = 16
@@ -52,6 +55,7 @@ class _Job:
     image_command: tuple[str, ...] = ()
     token: str = ""
     placements: int = 0  # makes its containers' names: one is never used again
+    times_unreachable: int = 0
     failures: int = 0  # placements that came to nothing although the host could be reached
     submits_lost: int = 0
     began_at: float | None = None
@@ -108,6 +112,7 @@ class Ledger:
         self._clock = clock
         self._wall_clock = wall_clock
         self._numbers = 0
+        self._decided = 0  # jobs that wait for their callback, or are in it
         self._open = True
         self._doings: Mapping[Do, Callable[[_Job], None]] = {
             Do.SUBMIT: self._submit,
@@ -135,6 +140,8 @@ class Ledger:
                 self._refuse_what_nobody_could_run(needs)
                 if len(self._queue) >= self._max_waiting_jobs:
                     raise QueueFull(f"{len(self._queue)} jobs are waiting already: try again later, or raise max_waiting_jobs")
+            elif self._decided >= self._max_waiting_jobs:
+                raise QueueFull(f"{self._decided} results wait for their callbacks already: are all callbacks blocked?")
             self._numbers += 1
             job = _Job(
                 request=request,
@@ -243,7 +250,7 @@ class Ledger:
     def take_orders(self) -> list[Order]:
         """Place what can be placed, and everything that is to be done now."""
         with self._lock:
-            if len(self._queue) and self._hosts.any_has_room():
+            if len(self._queue) and self._decided < _MOST_DECIDED and self._hosts.any_has_room():
                 self._queue.place_all(self._place)
             orders = list(self._orders)
             self._orders.clear()
@@ -337,7 +344,8 @@ class Ledger:
     def called_back(self, job_id: str) -> None:
         """Its callback has returned, or there was none: the job is over."""
         with self._changed:
-            self._jobs.pop(job_id, None)
+            if self._jobs.pop(job_id, None) is not None:
+                self._decided -= 1
             self._changed.notify_all()
 
     def host_answers(self, name: str, info: EngineInfo, images: Sequence[Image]) -> bool:
@@ -440,11 +448,12 @@ class Ledger:
 
     def _stop(self, job: _Job) -> None:
         assert job.host is not None
-        self._orders.append(StopJob(host=job.host, job_id=job.request.job_id))
+        self._orders.append(StopJob(host=job.host, job_id=job.request.job_id, container=job.container))
 
     def _requeue(self, job: _Job) -> None:
         job.host, job.container, job.began_at = None, "", None
-        if job.failures < _MOST_FAILURES and self._hosts.anybody_could(job.needs):
+        may_try = job.failures < _MOST_FAILURES and job.times_unreachable < _MOST_TIMES_UNREACHABLE
+        if may_try and self._hosts.anybody_could(job.needs):
             self._queue.add(job.request.job_id, job.needs, job.request.priority, job.number)
             return
         self._say_crash(job, "no_host", f"no host could start it{self._because(job)}")
@@ -453,6 +462,7 @@ class Ledger:
 
     def _deliver(self, job: _Job) -> None:
         assert job.verdict is not None
+        self._decided += 1
         self._changed.notify_all()
         self._orders.append(
             DeliverJob(
@@ -473,8 +483,10 @@ class Ledger:
             self._orders.append(DeleteContainer(host=held.host, container=container, job_id=held.job_id))
 
     def _host_cannot(self, job: _Job, host: str, reply: HostCannot) -> None:
-        job.trouble.append(f"{host}: {reply.reason}")
-        if not reply.unreachable:  # one that cannot be reached is passed over until it answers again
+        job.trouble = [*job.trouble[-2:], f"{host}: {reply.reason}"]
+        if reply.unreachable:  # it is passed over until it answers again
+            job.times_unreachable += 1
+        else:
             job.failures += 1
             job.needs = replace(job.needs, excluded=job.needs.excluded | {host})
             self._orders.append(LookAtHost(host=host))
@@ -526,7 +538,8 @@ class Ledger:
         return f" ({'; '.join(job.trouble[-3:])})" if job.trouble else ""
 
     def _note(self, job: _Job, name: str) -> None:
-        job.steps.append(Step(name=name, at_s=round(self._clock() - job.accepted_at, 4)))
+        if len(job.steps) < _MOST_STEPS:
+            job.steps.append(Step(name=name, at_s=round(self._clock() - job.accepted_at, 4)))
 
     def _running_for_s(self, job: _Job) -> float:
         return 0.0 if job.began_at is None else self._clock() - job.began_at

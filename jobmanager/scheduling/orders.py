@@ -57,6 +57,7 @@ class StopJob:
 
     host: str
     job_id: str
+    container: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

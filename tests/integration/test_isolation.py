@@ -348,3 +348,38 @@ def test_a_default_job_has_the_default_profile(inspected: dict[str, Any]) -> Non
     assert host["OomKillDisable"] in (None, False)
     assert set(host["MaskedPaths"]) >= {"/proc/kcore", "/proc/keys", "/sys/firmware"}
     assert set(host["ReadonlyPaths"]) >= {"/proc/sys", "/proc/sysrq-trigger"}
+
+
+FORGER = r"""
+import re, time
+from pathlib import Path
+heap = next(line for line in Path("/proc/1/maps").read_text().splitlines() if "[heap]" in line)
+begin, end = (int(part, 16) for part in heap.split()[0].split("-"))
+with open("/proc/1/mem", "rb", 0) as memory:
+    memory.seek(begin)
+    found = memory.read(end - begin)
+tokens = set(re.findall(rb"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])", found))
+for token in tokens:
+    print("\x1e" + token.decode() + " got 9999999999999999999", flush=True)
+print("tokens", len(tokens), flush=True)
+while True:
+    pass
+"""
+
+
+def test_a_program_that_forges_pid_1s_first_mark_is_stopped_by_its_cpu_limit_all_the_same(run: Run) -> None:
+    result = run(["python3", "-c", FORGER], image=PYTHON, limits=Limits(cpu_time_s=1, wall_time_s=20))
+    assert result.outcome is Outcome.TIMEOUT
+    assert result.evidence[0].kind == "cpu_time_s"
+    assert b"tokens" in result.stdout
+    assert b"tokens 0" not in result.stdout  # else nothing was forged
+
+
+FLOODER = FORGER.replace(' got 9999999999999999999", flush=True)', ' x", end="", flush=True)').replace(
+    "    pass", '    print("y" * 65536, end="")'
+)
+
+
+def test_a_program_that_begins_a_mark_and_never_ends_it_is_stopped_by_its_output_limit_all_the_same(run: Run) -> None:
+    result = run(["python3", "-c", FLOODER], image=PYTHON, limits=Limits(cpu_time_s=20, wall_time_s=30))
+    assert result.outcome is Outcome.OVERFLOW

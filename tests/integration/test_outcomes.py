@@ -72,7 +72,9 @@ def test_a_program_without_a_shell_around_it_dies_by_its_signals_too(submit: Sub
 
 def test_a_program_begins_with_no_signal_blocked_or_ignored(run: Run, shell: str) -> None:
     result = run(["grep", "-E", "Sig(Blk|Ign)", "/proc/self/status"], image=shell)
-    assert [line.split(b"\t")[1] for line in result.stdout.splitlines()] == [b"0" * 16, b"0" * 16]
+    masks = [int(line.split(b"\t")[1], 16) for line in result.stdout.splitlines()]
+    standard = 2**31 - 1  # 1 to 31; the C library keeps 32 and 33 for itself, and whoever starts an engine may ignore them
+    assert [mask & standard for mask in masks] == [0, 0]
 
 
 def test_what_a_program_left_running_ends_with_it(run: Run, shell: str) -> None:

@@ -73,14 +73,14 @@ def test_a_job_that_is_done_cannot_be_cancelled_and_is_not_killed():
 def test_waiting_for_a_future_inside_a_callback_is_refused_unless_it_is_there_already():
     client = StubClient()
     future = ClientFuture(client).new_job(TASK)
-    inside = _callback_manager._inside.set(True)
+    _callback_manager._here.inside_callback = True
     try:
         with pytest.raises(WouldDeadlock):
             future.result()
         client.finish(future.job_id)
         assert future.result().outcome is Outcome.SUCCESS
     finally:
-        _callback_manager._inside.reset(inside)
+        _callback_manager._here.inside_callback = False
 
 
 def test_futures_can_be_waited_for_together():

@@ -87,7 +87,7 @@ MESSAGES = [
                             look_interval_s=1, reconcile_interval_s=1),
     messages.Watch(job_id="j", container_id="1", container_name="n", token="t", command=("sh",), env={}, files={"a": b"1"},
                    stdin=b"", limits=TASK.limits, collect=("*",)),
-    messages.Kill(job_id="j"),
+    messages.Kill(container_name="c"),
     messages.LookNow(),
     messages.Stop(),
     messages.Alive(),

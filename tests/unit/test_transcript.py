@@ -50,3 +50,25 @@ def test_standard_error_before_anything_else_tells_no_such_thing() -> None:
     transcript.read([Chunk(True, b"a complaint\n")])
 
     assert transcript.began and not transcript.beginning_lost
+
+
+def test_a_second_got_is_a_forgery_and_moves_no_counter() -> None:
+    transcript = Transcript(TOKEN, 1024)
+    mark = b"\x1e" + TOKEN.encode()
+
+    transcript.read([Chunk(False, mark + b" got 1000\n")])
+    transcript.read([Chunk(False, b"x\n" + mark + b" got 9999999999999999999\n")])
+
+    assert transcript.cpu_before_ns == 1000
+    assert bytes(transcript.stdout) == b"x\n"
+
+
+def test_a_mark_that_does_not_end_is_output_and_is_counted() -> None:
+    transcript = Transcript(TOKEN, 1024)
+    transcript.read([Chunk(False, b"\x1e" + TOKEN.encode() + b" got 1\n")])
+
+    flood = b"\x1e" + TOKEN.encode() + b" " + b"y" * 100_000
+    for at in range(0, len(flood), 1000):
+        transcript.read([Chunk(False, flood[at : at + 1000])])
+
+    assert transcript.stdout_bytes > 99_000
