@@ -9,7 +9,7 @@ from jobmanager.errors import JobManagerError
 from jobmanager.future import ClientFuture, JobFuture
 from jobmanager.hooks import HookManager
 from jobmanager.manager import JobManager
-from jobmanager.model.client import Client, HostInfo, QueueInfo, RunningJob, WaitingJob
+from jobmanager.model.client import CallbackInfo, Client, HostInfo, QueueInfo, RunningJob, WaitingJob
 from jobmanager.model.host import TLS, DockerHost
 from jobmanager.model.job import JobInput
 from jobmanager.model.limits import Limits
@@ -20,6 +20,7 @@ from jobmanager.sync import ClientSync
 
 __all__ = [
     "TLS",
+    "CallbackInfo",
     "Client",
     "ClientBuffer",
     "ClientFuture",

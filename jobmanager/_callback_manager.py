@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from jobmanager.errors import WouldDeadlock
 from jobmanager.grading.merge import merged
+from jobmanager.model.client import CallbackInfo
 from jobmanager.model.result import Callback, JobResult, Outcome
 from jobmanager.scheduling.orders import DeliverJob
 
@@ -80,10 +81,10 @@ class CallbackManagers:
         """Whether the caller is inside a callback of these managers."""
         return threading.current_thread() in self._threads
 
-    def blocked(self) -> tuple[int, int]:
-        """How many threads are inside a callback, and how many results wait."""
+    def info(self) -> CallbackInfo:
+        """How busy the threads are."""
         with self._lock:
-            return len(self._busy_since), self._done.qsize()
+            return CallbackInfo(len(self._threads), len(self._busy_since), self._done.qsize())
 
     def _empty(self) -> None:
         _here.inside_callback = True

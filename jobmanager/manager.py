@@ -61,7 +61,7 @@ from jobmanager.errors import (
 from jobmanager.events import JobEnded, ManagerClosing, ManagerStarted
 from jobmanager.hooks import HookManager
 from jobmanager.model import _checks
-from jobmanager.model.client import Debug, HostInfo, InputData, QueueInfo, RunningJob, SSHCallback, WaitingJob
+from jobmanager.model.client import CallbackInfo, Debug, HostInfo, InputData, QueueInfo, RunningJob, SSHCallback, WaitingJob
 from jobmanager.model.host import DockerHost
 from jobmanager.model.job import JobInput, Request, checked_job_id, workspace_files
 from jobmanager.model.result import Callback, JobResult
@@ -276,6 +276,10 @@ class JobManager:
         """A record for each host."""
         return self._running().ledger.hosts()
 
+    def callbacks(self) -> CallbackInfo:
+        """How busy the callback threads are."""
+        return self._running().callbacks()
+
     def _running(self) -> _Run:
         """What runs in this process. In a forked child of the one that started, it is started here first."""
         self._notice_fork()
@@ -373,6 +377,10 @@ class _Run:
         for host in records:
             if not host.up:  # one that answered with an error is in the log already
                 _log.info("starting without host %s: %s", host.name, host.reason, extra={"host": host.name})
+
+    def callbacks(self) -> CallbackInfo:
+        """How busy the callback threads are."""
+        return self._callbacks.info()
 
     def abort(self) -> None:
         """Undo a start that failed; what another thread has submitted meanwhile is called back."""

@@ -44,6 +44,14 @@ class QueueInfo(NamedTuple):
     wait_s: float  # approximate seconds: until it starts, or, when it runs, until it must have ended
 
 
+class CallbackInfo(NamedTuple):
+    """How busy the callback threads are. When as many run as there are threads, results wait for one to return."""
+
+    threads: int
+    running: int  # threads inside a callback
+    waiting: int  # results whose callback has not been called yet
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostInfo:
     """A Docker host as the manager sees it now."""

@@ -246,6 +246,7 @@ def test_slots_and_containers_are_free_although_all_callbacks_block(url: str) ->
         for _ in range(3):
             manager.new_job(QUICK, callback=lambda result: go_on.wait(30))
         eventually(lambda: not our_containers(url) and manager.hosts()[0].running == 0, what="all ran and were deleted")
+        eventually(lambda: manager.callbacks() == (1, 1, 2), what="that all callback threads are blocked can be seen")
         go_on.set()
 
 

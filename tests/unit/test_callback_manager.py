@@ -117,7 +117,7 @@ def test_a_callback_that_blocks_holds_up_only_its_thread(made):
         managers.put(f"j{number}", got.append)
 
     assert sorted(managers.wait_for(20)) == sorted(f"j{number}" for number in range(20))
-    assert managers.managers.blocked() == (1, 0)
+    assert managers.managers.info()[1:] == (1, 0)
     gate.set()
     assert managers.wait_for(1) == ["blocks"]
     assert len(got) == 20
@@ -131,13 +131,13 @@ def test_slow_callbacks_are_named_once_and_all_being_blocked_is_said_once(made, 
         assert caplog.records == []
 
         managers.put("a", lambda result: gate.wait(30))
-        eventually(lambda: managers.managers.blocked() == (1, 0))
+        eventually(lambda: managers.managers.info()[1:] == (1, 0))
         managers.managers.watch(), managers.managers.watch()
         assert ["callback of job a" in record.getMessage() for record in caplog.records] == [True]
 
         managers.put("b", lambda result: gate.wait(30))
         managers.put("c"), managers.put("d")
-        eventually(lambda: managers.managers.blocked() == (2, 2))
+        eventually(lambda: managers.managers.info()[1:] == (2, 2))
         managers.managers.watch(), managers.managers.watch()
 
     said = [record for record in caplog.records if record.levelno == logging.ERROR]
@@ -153,7 +153,7 @@ def test_being_blocked_again_is_said_again(made, caplog, monkeypatch):
     for job_id in "ab":
         gate = made.gate()
         managers.put(job_id, lambda result, gate=gate: gate.wait(30))
-        eventually(lambda: managers.managers.blocked() == (1, 0))
+        eventually(lambda: managers.managers.info()[1:] == (1, 0))
         managers.managers.watch()
         gate.set()
         managers.wait_for(1)
@@ -209,11 +209,11 @@ def test_closing_lets_everything_that_was_put_be_called(made):
 def test_closing_does_not_wait_for_a_callback_that_never_returns(made):
     managers, gate = made(2), made.gate()
     managers.put("blocks", lambda result: gate.wait(30))
-    eventually(lambda: managers.managers.blocked()[0] == 1)
+    eventually(lambda: managers.managers.info()[1:][0] == 1)
 
     managers.managers.close(0.01)
 
-    assert managers.managers.blocked()[0] == 1
+    assert managers.managers.info()[1:][0] == 1
 
 
 def test_closing_inside_a_callback_does_not_wait_for_itself(made):
