@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import queue
 import re
-import socket
-import struct
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -19,8 +15,8 @@ import requests.exceptions
 import urllib3.exceptions
 
 from jobmanager.engine.container_config import VOLUME_LABEL, container_config
+from jobmanager.engine.docker_streams import LogStream, SocketStream, plain_socket, shut
 from jobmanager.engine.protocol import (
-    Chunk,
     EngineError,
     EngineFailed,
     ImageMissing,
@@ -120,7 +116,7 @@ class DockerEngine:
 
     def attach(self, container: str) -> OutputStream:
         with _translated():
-            return _SocketStream(self._attach(container, stdout=1, stderr=1))
+            return SocketStream(self._attach(container, stdout=1, stderr=1))
 
     def logs(self, container: str) -> OutputStream:
         with _translated():
@@ -130,18 +126,18 @@ class DockerEngine:
                 stream=True,
             )
             self._client._raise_for_status(response)
-        return _ResponseStream(response)
+        return LogStream(response)
 
     def feed(self, container: str, payload: bytes, timeout_s: float) -> None:
         with _translated():
             stdin = self._attach(container, stdin=1)
             try:
-                plain = _plain_socket(stdin)
+                plain = plain_socket(stdin)
                 assert plain is not None
                 plain.settimeout(timeout_s)
                 plain.sendall(payload)
             finally:
-                _shut(stdin)
+                shut(stdin)
 
     def inspect(self, container: str) -> ContainerState:
         with _translated():
@@ -258,95 +254,6 @@ class DockerEngine:
         raise EngineFailed(f"removal of {container} is still under way")
 
 
-class _SocketStream:
-    """An attached container's output, straight from the socket."""
-
-    def __init__(self, attached: Any) -> None:
-        self._attached = attached
-        self._frames = _Frames()
-
-    def read(self, timeout_s: float) -> list[Chunk] | None:
-        plain = _plain_socket(self._attached)
-        if plain is None:
-            return None  # closed by us
-        try:
-            plain.settimeout(max(timeout_s, 0.001))
-            data = plain.recv(_PIECE)
-        except TimeoutError:
-            return []
-        except OSError:
-            return None
-        return self._frames.feed(data) if data else None
-
-    def close(self) -> None:
-        _shut(self._attached)
-
-
-class _ResponseStream:
-    """A followed log. Reading it blocks, so a thread of its own does; an unread log holds no container up."""
-
-    def __init__(self, response: Any) -> None:
-        self._response = response
-        self._frames = _Frames()
-        self._pieces: queue.Queue[bytes] = queue.Queue(maxsize=64)
-        self._closing = threading.Event()
-        self._reader = threading.Thread(target=self._read_all, name="jobmanager-log", daemon=True)
-        self._reader.start()
-
-    def read(self, timeout_s: float) -> list[Chunk] | None:
-        if self._closing.is_set():
-            return None
-        try:
-            data = self._pieces.get(timeout=max(timeout_s, 0.001))
-        except queue.Empty:
-            return []
-        return self._frames.feed(data) if data else None
-
-    def close(self) -> None:
-        self._closing.set()
-        _shut_response(self._response)
-
-    def _read_all(self) -> None:
-        try:
-            for data in self._response.raw.stream(_PIECE):
-                if data and not self._put(data):
-                    return
-        except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError):
-            pass  # broken off, or closed by us under the reader's hands
-        finally:
-            self._put(b"")
-            self._response.close()
-
-    def _put(self, data: bytes) -> bool:
-        while not self._closing.is_set():
-            try:
-                self._pieces.put(data, timeout=0.5)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-
-class _Frames:
-    """Takes the engine's multiplexed output apart: 8 bytes of header (stream, length), then data."""
-
-    def __init__(self) -> None:
-        self._held = bytearray()
-
-    def feed(self, data: bytes) -> list[Chunk]:
-        self._held += data
-        chunks = []
-        at = 0
-        while len(self._held) - at >= 8:
-            stream, length = struct.unpack_from(">BxxxL", self._held, at)
-            if len(self._held) - at - 8 < length:
-                break
-            chunks.append(Chunk(stream == 2, bytes(self._held[at + 8 : at + 8 + length])))
-            at += 8 + length
-        del self._held[:at]
-        return chunks
-
-
 @contextmanager
 def _translated(
     *, missing: type[EngineError] = NoSuchContainer, conflict: type[EngineError] = Refused
@@ -386,31 +293,6 @@ def _tls_config(tls: TLS) -> docker.tls.TLSConfig:
     return docker.tls.TLSConfig(
         client_cert=pair, ca_cert=str(tls.ca_cert) if tls.ca_cert is not None else None, verify=tls.verify
     )
-
-
-def _plain_socket(attached: Any) -> socket.socket | None:
-    """The socket under docker-py's wrapper, which refuses to read again after one timeout. None: it was closed."""
-    return getattr(attached, "_sock", attached)  # type: ignore[no-any-return]
-
-
-def _shut(attached: Any) -> None:
-    plain = _plain_socket(attached)
-    if plain is None:
-        return  # closed before
-    try:
-        plain.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        pass  # the other side was quicker
-    attached._response.close()  # it and its connection refer to each other, and would keep the descriptor until collected
-    attached.close()
-
-
-def _shut_response(response: Any) -> None:
-    """Wake the thread that reads the response; it closes it."""
-    try:
-        response.raw._fp.fp.raw._sock.shutdown(socket.SHUT_RDWR)
-    except (AttributeError, OSError):
-        response.close()
 
 
 def _has_tag(image: str) -> bool:

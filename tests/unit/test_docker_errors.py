@@ -14,8 +14,7 @@ import requests.exceptions
 import urllib3.exceptions
 
 from jobmanager import Limits
-from jobmanager.engine import docker as adapter
-from jobmanager.engine import protocol
+from jobmanager.engine import docker_streams, protocol
 from jobmanager.engine.docker import DockerEngine, _innermost, _seconds, _translated
 from jobmanager.engine.protocol import (
     EngineError,
@@ -278,7 +277,7 @@ def test_output_is_taken_apart_wherever_it_is_cut():
     expected = [protocol.Chunk(stream == 2, content) for stream, content in frames]
 
     for size in (1, 3, 8, 11, 65536, len(data)):
-        parser = adapter._Frames()
+        parser = docker_streams._Frames()
         found = [chunk for at in range(0, len(data), size) for chunk in parser.feed(data[at : at + size])]
         assert found == expected
 
