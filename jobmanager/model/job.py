@@ -12,6 +12,7 @@ from jobmanager.model.problems import Answer, Code, File, Match, MultipleChoice
 from jobmanager.model.task import Content, Task, file_contents
 
 _LONGEST_ID = 200
+_MEMORY_TO_UNPACK = 4 * 2**20  # what PID 1 and tar need beside the files
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,12 @@ def workspace_files(task: Task, inputs: JobInput) -> dict[str, bytes]:
             files[problem.filename] = _file_answer(key, problem, answers.get(key))
     files.update(inputs.files or {})  # type: ignore[arg-type]
     _refuse_clashes(files)
+    brought = sum(map(len, files.values())) + len(inputs.stdin)
+    if brought > task.limits.memory_mib * 2**20 - _MEMORY_TO_UNPACK:
+        raise InvalidInput(
+            f"the job's files and stdin of {brought / 2**20:.0f} MiB do not fit its memory of {task.limits.memory_mib} MiB,"
+            " of which the workspace is a part: raise memory_mib"
+        )
     if not task.limits.workspace_holds([*map(len, files.values()), len(inputs.stdin), _command_bytes(task), 1]):
         raise InvalidInput(
             f"the job's files and stdin are larger than the workspace of {task.limits.workspace_mib} MiB: raise workspace_mib"

@@ -162,3 +162,10 @@ def test_a_job_id_must_be_something_that_logs_and_labels_can_hold():
                       ("a\nb", "printable"), ("a\0b", "NUL"), ("\ud800", "lone surrogate"), ("a\x1eb", "printable")]:  # fmt: skip
         with pytest.raises(InvalidInput, match=says):
             checked_job_id(bad)
+
+
+def test_files_that_leave_no_memory_to_unpack_them_are_refused():
+    task = Task("python3", command="true", files={"a": b"0" * (33 * 2**20)}, limits=Limits(memory_mib=32))
+
+    with pytest.raises(InvalidInput, match="raise memory_mib"):
+        workspace_files(task, JobInput())
