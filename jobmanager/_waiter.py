@@ -124,7 +124,6 @@ class Waiter:
         with self._lock:
             self._watches[job.container_name] = watch
             if job.container_name in self._kills_ahead:
-                self._kills_ahead.discard(job.container_name)
                 watch.kill()
         try:
             return watch.run()
@@ -150,7 +149,7 @@ class Waiter:
     def _compare(self, engine: Engine, unknown_before: set[str]) -> set[str]:
         """Have watches look whose containers have ended, tell of strays, and return what nobody here watches."""
         with self._lock:
-            watched = {watch.container_name: watch for watch in self._watches.values()}
+            watched = dict(self._watches)
         found = {state.name: state for state in engine.list({MANAGER_LABEL: self._settings.manager_id})}
         for name, watch in watched.items():
             if name not in found or found[name].phase is Phase.ENDED:

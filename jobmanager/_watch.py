@@ -74,11 +74,6 @@ class Watch:
         self._outage_s = 0.0
         self._timings: dict[str, float] = {}
 
-    @property
-    def container_name(self) -> str:
-        """Which container."""
-        return self._job.container_name
-
     def kill(self) -> None:
         """End the container soon; ``run`` comes back with what was seen."""
         self._kill_asked.set()
