@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from jobmanager._sweep import Removal, remove_leftovers, survey
 from jobmanager.engine.connect import connect
-from jobmanager.engine.owner import MANAGER_LABEL, is_abandoned
-from jobmanager.engine.protocol import Engine, EngineError, EngineFailed, Refused
+from jobmanager.engine.protocol import EngineError
 from jobmanager.model.messages import HostAnswers, HostSilent, WaiterSettings
 
 _log = logging.getLogger(__name__)
@@ -29,6 +29,8 @@ class HostKeeper:
         self._send = send
         self._wake = threading.Event()
         self._next_sweep = 0.0
+        self._sweeping = threading.Lock()  # two at once would be in each other's way
+        self._retired: frozenset[str] = frozenset()
 
     def start(self) -> None:
         """Begin to look."""
@@ -36,6 +38,12 @@ class HostKeeper:
 
     def look_now(self) -> None:
         """Look without waiting for the next turn."""
+        self._wake.set()
+
+    def retired(self, manager_ids: frozenset[str]) -> None:
+        """Managers of the same process have closed: what they left here is swept as soon as the host answers."""
+        self._retired = manager_ids
+        self._next_sweep = 0.0
         self._wake.set()
 
     def _keep(self) -> None:
@@ -67,24 +75,20 @@ class HostKeeper:
     def _sweep(self) -> None:
         engine = connect(self._settings.address, timeout_s=_SWEEP_TIMEOUT_S)
         try:
-            for name in sweep(engine):
-                _log.info("host %s: removed container %s of a dead manager", self._settings.address.host, name)
+            with self._sweeping:
+                for removal in remove_leftovers(engine, survey(engine, self._retired).leftovers):
+                    self._tell(removal)
         except EngineError as error:
             _log.warning("host %s: sweeping stopped: %s", self._settings.address.host, error)
             self._next_sweep = 0.0  # again after the next look that finds the host up
         finally:
             engine.close()
 
+    def _tell(self, removal: Removal) -> None:
+        leftover, host = removal.leftover, self._settings.address.host
+        what = f"{leftover.kind} {leftover.name} (manager {leftover.manager_id}: {leftover.why})"
+        if removal.trouble:
+            _log.warning("host %s: leftover %s cannot be removed: %s", host, what, removal.trouble)
+        else:
+            _log.info("host %s: removed leftover %s", host, what)
 
-def sweep(engine: Engine) -> list[str]:
-    """Remove what dead managers left behind; never what belongs to one that may be alive. Returns the names."""
-    now_s = engine.info().now_s
-    removed = []
-    for found in engine.list({MANAGER_LABEL: None}):
-        if is_abandoned(found, now_s):
-            try:
-                engine.remove(found.id)
-                removed.append(found.name)
-            except (EngineFailed, Refused) as error:  # one that cannot be removed now does not keep the others
-                _log.warning("container %s of a dead manager cannot be removed: %s", found.name, error)
-    return removed

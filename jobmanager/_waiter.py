@@ -30,7 +30,7 @@ from jobmanager.engine.processes import forward_logs
 from jobmanager.engine.protocol import Engine, EngineError
 from jobmanager.model.container import Phase
 from jobmanager.model.facts import RunFacts
-from jobmanager.model.messages import Alive, Began, Ended, Kill, LookNow, Stop, Strays, WaiterSettings
+from jobmanager.model.messages import Alive, Began, Ended, Kill, LookNow, Retired, Stop, Strays, WaiterSettings
 from jobmanager.model.messages import Watch as WatchMessage
 
 _log = logging.getLogger(__name__)
@@ -78,13 +78,17 @@ class Waiter:
         if self._keeper is not None:
             self._keeper.start()
 
-    def handle(self, message: WatchMessage | Kill | LookNow) -> None:
+    def handle(self, message: WatchMessage | Kill | LookNow | Retired) -> None:
         """Do what the manager says; never blocks on the engine."""
         if isinstance(message, WatchMessage):
             threading.Thread(target=self._watch, args=(message,), name=f"watch-{message.job_id}", daemon=True).start()
         elif isinstance(message, Kill):
             self._kill(message.container_name)
-        elif self._keeper is not None:
+        elif self._keeper is None:
+            return
+        elif isinstance(message, Retired):
+            self._keeper.retired(message.manager_ids)
+        else:
             self._keeper.look_now()
 
     def remove_all(self) -> None:

@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from jobmanager._children import Child, Gone, Heard
+from jobmanager.engine.owner import retired
 from jobmanager.model.host import Address, DockerHost
-from jobmanager.model.messages import Kill, LookNow, Stop, WaiterSettings
+from jobmanager.model.messages import Kill, LookNow, Retired, Stop, WaiterSettings
 from jobmanager.model.messages import Watch as WatchMessage
 
 _log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ class _Waiter:
     started_at: float
     silent_s: float = 0.0
     has_spoken: bool = False
+    knows_retired: frozenset[str] = frozenset()
     jobs: set[str] = field(default_factory=set)
 
     @property
@@ -152,10 +154,18 @@ class Waiters:
                 _log.warning("a waiter of host %s hangs: ending it", waiter.host)
                 waiter.child.kill()
                 waiter.silent_s = 0.0  # its end is on its way
+        self._tell_of_the_retired()
 
     def children(self) -> list[Child]:
         """All of them."""
         return list(self._waiters)
+
+    def _tell_of_the_retired(self) -> None:
+        now_retired = retired()
+        for waiter in self._waiters.values():
+            if waiter.settings.keeps_host and waiter.knows_retired != now_retired:
+                waiter.knows_retired = now_retired
+                waiter.child.send(Retired(manager_ids=now_retired))
 
     def _start_one(self, settings: WaiterSettings) -> None:
         now = self._clock()

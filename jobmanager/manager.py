@@ -48,6 +48,7 @@ from typing import TYPE_CHECKING
 from jobmanager._callback_manager import CallbackManagers
 from jobmanager._loop import Loop
 from jobmanager.engine.default_host import default_host
+from jobmanager.engine.owner import retire
 from jobmanager.errors import (
     Closed,
     EngineUnavailable,
@@ -335,7 +336,7 @@ class _Run:
         self._closing = threading.Lock()
         self._stopped = False
         self._kill_asked = threading.Event()
-        manager_id = uuid.uuid4().hex[:12]
+        manager_id = self._manager_id = uuid.uuid4().hex[:12]
         self.ledger = Ledger(
             manager._configs,
             manager._aliases,
@@ -442,8 +443,9 @@ class _Run:
     def _stop(self, patience: _Patience) -> None:
         """Containers first, as the pool is needed for that; then the loop with all children, then the threads."""
         if not self.ledger.wait_until_deleted(patience.delete_s):
-            _log.error("left on their hosts, to be swept when this process has ended: %s", self.ledger.containers())
+            _log.error("left on their hosts, to be swept when they answer again: %s", self.ledger.containers())
         self.loop.close()
+        retire(self._manager_id)
         self._callbacks.close(_THREAD_END_S)
         self._hooks.drain(_THREAD_END_S)
         atexit.unregister(self._at_exit)

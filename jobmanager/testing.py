@@ -231,7 +231,7 @@ class Faults:
         self._ask("kill_container", name)
 
     def remove_container(self, name: str) -> None:
-        """A stranger removes a container by force."""
+        """A stranger removes a container by force; its volume stays."""
         self._ask("remove_container", name)
 
     def pause_container(self, name: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any, ClassVar
@@ -27,7 +27,16 @@ from jobmanager.engine.protocol import (
     Refused,
     Unreachable,
 )
-from jobmanager.model.container import ContainerSpec, ContainerState, EngineInfo, Image, ImageDefaults, Phase, Usage
+from jobmanager.model.container import (
+    ContainerSpec,
+    ContainerState,
+    EngineInfo,
+    Image,
+    ImageDefaults,
+    Phase,
+    Usage,
+    VolumeState,
+)
 from jobmanager.model.host import TLS, Address
 
 _PIECE = 65536
@@ -157,9 +166,8 @@ class DockerEngine:
         )
 
     def list(self, labels: Mapping[str, str | None]) -> list[ContainerState]:
-        wanted = [key if value is None else f"{key}={value}" for key, value in labels.items()]
         with _translated():
-            found = self._client.containers(all=True, filters={"label": wanted})
+            found = self._client.containers(all=True, filters={"label": _wanted(labels)})
         return [
             ContainerState(
                 id=container["Id"],
@@ -198,6 +206,22 @@ class DockerEngine:
         except NoSuchContainer:
             self._raise_if_still_there(container)
             self._remove_volumes_of(container)
+
+    def volumes(self, labels: Mapping[str, str | None]) -> Sequence[VolumeState]:
+        with _translated():
+            found = self._client.volumes(filters={"label": _wanted(labels)})["Volumes"]
+        return [
+            VolumeState(
+                name=volume["Name"],
+                labels=dict(volume.get("Labels") or {}),
+                created_at_s=_seconds(volume.get("CreatedAt")),
+            )
+            for volume in found or ()
+        ]
+
+    def remove_volume(self, name: str) -> None:
+        with suppress(NoSuchContainer), _translated():
+            self._client.remove_volume(name)
 
     def close(self) -> None:
         if self._client_made is not None:
@@ -240,11 +264,8 @@ class DockerEngine:
 
     def _remove_volumes_of(self, container: str) -> None:
         """Somebody else has removed the container, perhaps without its volume."""
-        with _translated():
-            left = self._client.volumes(filters={"label": f"{VOLUME_LABEL}={container}"})["Volumes"]
-        for volume in left or ():
-            with suppress(NoSuchContainer), _translated():
-                self._client.remove_volume(volume["Name"])
+        for volume in self.volumes({VOLUME_LABEL: container}):
+            self.remove_volume(volume.name)
 
     def _raise_if_still_there(self, container: str) -> None:
         try:
@@ -252,6 +273,11 @@ class DockerEngine:
         except NoSuchContainer:
             return
         raise EngineFailed(f"removal of {container} is still under way")
+
+
+def _wanted(labels: Mapping[str, str | None]) -> Sequence[str]:
+    """Labels as a filter takes them."""
+    return [key if value is None else f"{key}={value}" for key, value in labels.items()]
 
 
 @contextmanager

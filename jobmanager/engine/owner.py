@@ -1,4 +1,4 @@
-"""Who owns a container: labels that let anybody tell whether the owner is still alive.
+"""Who owns a container or a volume: labels that let anybody tell whether the owner is still alive.
 
 An owner is proven dead only from inside its own PID namespace, in its own boot: PID and start time name a process
 for ever there. For all others time must tell: a container's label says how long it can be of use at most.
@@ -7,19 +7,21 @@ for ever there. For all others time must tell: a container's label says how long
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 
 import psutil
-
-from jobmanager.model.container import ContainerState
 
 MANAGER_LABEL = "jobmanager.manager"
 JOB_LABEL = "jobmanager.job"
 OWNER_LABEL = "jobmanager.owner"
 LEASE_LABEL = "jobmanager.lease_s"
 _MOST_DIGITS = 18
+_MOST_RETIRED = 1000
+
+_retired: deque[str] = deque(maxlen=_MOST_RETIRED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,16 +67,33 @@ def labels(manager_id: str, job_id: str, lease_s: float, owner: Owner) -> dict[s
     }
 
 
-def is_abandoned(container: ContainerState, now_s: float) -> bool:
-    """Whether a container's owner is dead: proven here, or its lease is over by the engine's own clock (``now_s``)."""
-    owner = Owner.parse(container.labels.get(OWNER_LABEL, ""))
+def retire(manager_id: str) -> None:
+    """A manager of this process has closed: what it had to leave on a host is nobody's from now on."""
+    _retired.append(manager_id)
+
+
+def retired() -> frozenset[str]:
+    """The managers of this process that have closed; of very many the latest, the others' things wait for its end."""
+    return frozenset(_retired.copy())  # a copy is made in one step, whoever closes meanwhile
+
+
+def why_abandoned(given: Mapping[str, str], created_at_s: float, now_s: float, retired: Collection[str] = ()) -> str:
+    """Why the owner of something with these labels is dead, in words; empty when it may be alive.
+
+    Its manager has closed (``retired``), its process is proven dead here, or, for one that nobody here could see, its
+    lease is over by the engine's own clock (``now_s``).
+    """
+    owner = Owner.parse(given.get(OWNER_LABEL, ""))
     if owner is None:
-        return False
+        return ""
+    if given.get(MANAGER_LABEL) in retired:
+        return "its manager has closed"
     if owner.is_proven_dead():
-        return True
+        return f"its process {owner.pid} has ended"
     if (owner.boot, owner.pid_namespace) == (_boot(), _pid_namespace()):
-        return False
-    return container.created_at_s > 0 and now_s - container.created_at_s > _lease_s(container.labels)
+        return ""
+    lease_s = _lease_s(given)
+    return f"its lease of {lease_s:.0f} s is over" if created_at_s > 0 and now_s - created_at_s > lease_s else ""
 
 
 def _lease_s(given: Mapping[str, str]) -> float:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from jobmanager.model.container import ContainerSpec, ContainerState, EngineInfo, Image, ImageDefaults, Usage
+from jobmanager.model.container import ContainerSpec, ContainerState, EngineInfo, Image, ImageDefaults, Usage, VolumeState
 
 
 class EngineError(Exception):
@@ -142,6 +142,14 @@ class Engine(Protocol):
 
     def remove(self, container: str) -> None:
         """Kill and remove it with its volumes; none of that name is fine."""
+        ...
+
+    def volumes(self, labels: Mapping[str, str | None]) -> Sequence[VolumeState]:
+        """All volumes with these labels (None: any value)."""
+        ...
+
+    def remove_volume(self, name: str) -> None:
+        """Remove a volume; none of that name is fine; raises Refused while a container has it."""
         ...
 
     def close(self) -> None:

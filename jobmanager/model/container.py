@@ -48,6 +48,15 @@ class ContainerState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeState:
+    """What an engine says about a volume."""
+
+    name: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    created_at_s: float = 0.0  # seconds since 1970 by the engine's clock
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
     """What a container has used so far, by the engine's own counters."""
 

@@ -120,6 +120,13 @@ class LookNow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Retired:
+    """All managers of this process that have closed: what they left is nobody's."""
+
+    manager_ids: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stop:
     """Leave."""
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import partial
 
+import docker
 import pytest
 
 from jobmanager.engine.connect import connect
@@ -33,7 +35,16 @@ def address(request: pytest.FixtureRequest) -> Address:
 
 
 @pytest.fixture
-def place(address: Address) -> Iterator[Place]:
-    place = Place(connect(address, PATIENCE_S), address)
+def place(address: Address, fake_server: FakeEngineServer) -> Iterator[Place]:
+    remove_alone = fake_server.faults.remove_container if address.host == "fake" else partial(_remove_alone, address.url)
+    place = Place(connect(address, PATIENCE_S), address, remove_alone)
     yield place
     place.close()
+
+
+def _remove_alone(url: str, container: str) -> None:
+    client = docker.APIClient(base_url=url, version="1.41", timeout=20)
+    try:
+        client.remove_container(container, force=True, v=False)
+    finally:
+        client.close()

@@ -56,8 +56,9 @@ class Run:
 class Place:
     """An engine under test, and what a test made there."""
 
-    def __init__(self, engine: Engine, address: Address) -> None:
+    def __init__(self, engine: Engine, address: Address, remove_alone: Callable[[str], None]) -> None:
         self.engine = engine
+        self.remove_alone = remove_alone  # a stranger removes a container, and leaves its volume
         self.address = address
         self.label = secrets.token_hex(6)
         self._made: list[str] = []
@@ -138,7 +139,7 @@ class Place:
             stream.close()
         for name in self._made:
             self.engine.remove(name)
-        left = self.engine.list({LABEL: self.label})
+        left = [*self.engine.list({LABEL: self.label}), *self.engine.volumes({LABEL: self.label})]
         self.engine.close()
         assert left == []
 

@@ -11,6 +11,7 @@ import time
 import pytest
 
 from jobmanager.engine.connect import connect
+from jobmanager.engine.container_config import VOLUME_LABEL
 from jobmanager.engine.protocol import (
     EngineError,
     ImageMissing,
@@ -249,6 +250,52 @@ def test_a_listed_container_says_what_inspect_says_but_for_its_exit_code(place: 
     assert (listed.id, listed.name, listed.labels, listed.phase) == (state.id, name, state.labels, Phase.ENDED)
     assert listed.exit_code is None
     assert abs(listed.created_at_s - state.created_at_s) < 2
+
+
+# ---- volumes
+
+
+def test_a_containers_volume_has_its_labels_and_goes_with_it(place: Place) -> None:
+    before = place.engine.info().now_s
+    name = place.create(labels={"kind": "one"})
+    (volume,) = place.engine.volumes({LABEL: place.label, "kind": "one"})
+    assert volume.labels == {LABEL: place.label, "kind": "one", VOLUME_LABEL: name}
+    assert before - 2 <= volume.created_at_s <= place.engine.info().now_s + 2
+    place.engine.remove(name)
+    assert not place.engine.volumes({LABEL: place.label})
+
+
+def test_volumes_are_listed_by_a_label_and_its_value(place: Place) -> None:
+    one, two = place.create(labels={"kind": "one"}), place.create(labels={"kind": "two"})
+    mine = {LABEL: place.label}
+    assert {volume.labels[VOLUME_LABEL] for volume in place.engine.volumes(mine)} == {one, two}
+    assert [volume.labels[VOLUME_LABEL] for volume in place.engine.volumes({**mine, "kind": "two"})] == [two]
+    assert len(place.engine.volumes({**mine, "kind": None})) == 2
+    assert not place.engine.volumes({**mine, "other": None})
+    assert not place.engine.volumes({**mine, "kind": "three"})
+
+
+def test_a_volume_outlives_a_container_that_a_stranger_removed_and_can_be_removed_alone(place: Place) -> None:
+    place.remove_alone(place.started())
+    (volume,) = place.engine.volumes({LABEL: place.label})
+    place.engine.remove_volume(volume.name)
+    assert not place.engine.volumes({LABEL: place.label})
+    place.engine.remove_volume(volume.name)
+
+
+def test_removing_a_container_that_a_stranger_removed_takes_its_volume(place: Place) -> None:
+    name = place.create()
+    place.remove_alone(name)
+    assert place.engine.volumes({LABEL: place.label})
+    place.engine.remove(name)
+    assert not place.engine.volumes({LABEL: place.label})
+
+
+def test_a_volume_that_a_container_has_cannot_be_removed(place: Place) -> None:
+    for name in (place.create(), place.started(), place.ended()):
+        (volume,) = place.engine.volumes({VOLUME_LABEL: name})
+        with pytest.raises(Refused, match="in use"):
+            place.engine.remove_volume(volume.name)
 
 
 # ---- output

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import deque
 from dataclasses import replace
 
 import pytest
 
 from jobmanager.engine import owner as module
-from jobmanager.engine.owner import JOB_LABEL, LEASE_LABEL, MANAGER_LABEL, OWNER_LABEL, Owner, is_abandoned, labels
+from jobmanager.engine.owner import JOB_LABEL, LEASE_LABEL, MANAGER_LABEL, OWNER_LABEL, Owner, labels, why_abandoned
 from jobmanager.model.container import ContainerState, Phase
 
 ME = Owner.this_process()
@@ -26,6 +27,10 @@ def container(owner, *, lease="100", created_at_s=1000.0):
     given = {OWNER_LABEL: label, LEASE_LABEL: lease}
     return ContainerState(id="1", name="n", phase=Phase.RUNNING, created_at_s=created_at_s,
                           labels={key: value for key, value in given.items() if value is not None})  # fmt: skip
+
+
+def is_abandoned(found, now_s, retired=()):
+    return why_abandoned(found.labels, found.created_at_s, now_s, retired)
 
 
 @pytest.fixture
@@ -70,7 +75,7 @@ def test_a_process_that_has_ended_is_proven_dead(child):
     child.wait(10)
 
     assert owner.is_proven_dead()
-    assert is_abandoned(container(owner, lease="1000000"), now_s=0.0)
+    assert is_abandoned(container(owner, lease="1000000"), now_s=0.0) == f"its process {child.pid} has ended"
 
 
 def test_a_zombie_is_dead(child):
@@ -93,7 +98,7 @@ def test_an_owner_that_cannot_be_seen_from_here_is_never_proven_dead(owner):
 @pytest.mark.parametrize("owner", ELSEWHERE)
 def test_an_owner_elsewhere_is_dead_by_lease_only_and_by_the_engines_clock(owner):
     assert not is_abandoned(container(owner), now_s=1100.0)
-    assert is_abandoned(container(owner), now_s=1100.1)
+    assert is_abandoned(container(owner), now_s=1100.1) == "its lease of 100 s is over"
 
 
 @pytest.mark.parametrize("lease", [None, "", "x", "-1", "1.5", "inf", "²", "٣", "9" * 5000])
@@ -115,6 +120,30 @@ def test_the_labels_of_a_job_tell_everything_that_a_sweep_needs():
 
     assert given == {MANAGER_LABEL: "manager", JOB_LABEL: "job", OWNER_LABEL: ME.label(), LEASE_LABEL: "930"}
     assert all(isinstance(value, str) for value in given.values())
+
+
+# ---- managers that have closed in a process that lives
+
+
+def test_what_a_closed_manager_of_a_living_process_left_is_abandoned():
+    found = ContainerState(id="1", name="n", phase=Phase.RUNNING, created_at_s=1000.0, labels=labels("old", "job", 100, ME))
+
+    assert is_abandoned(found, 1000.0, {"old"}) == "its manager has closed"
+    assert is_abandoned(found, 1e12, {"another"}) == ""
+
+
+def test_without_an_owners_label_even_a_closed_managers_id_makes_nothing_abandoned():
+    found = ContainerState(id="1", name="n", phase=Phase.RUNNING, labels={MANAGER_LABEL: "old"})
+
+    assert not is_abandoned(found, 1e12, {"old"})
+
+
+def test_the_latest_thousand_closed_managers_are_remembered(monkeypatch):
+    monkeypatch.setattr(module, "_retired", deque(maxlen=1000))
+    for number in range(1001):
+        module.retire(f"m{number}")
+
+    assert module.retired() == {f"m{number}" for number in range(1, 1001)}
 
 
 # ---- /proc mounted with hidepid: other users' processes are there and cannot be seen

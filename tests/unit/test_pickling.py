@@ -89,6 +89,7 @@ MESSAGES = [
                    stdin=b"", limits=TASK.limits, collect=("*",)),
     messages.Kill(container_name="c"),
     messages.LookNow(),
+    messages.Retired(manager_ids=frozenset({"m"})),
     messages.Stop(),
     messages.Alive(),
     messages.Began(job_id="j", container_name="n"),

@@ -6,14 +6,23 @@ import pickle
 import select
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from jobmanager.engine import protocol
 from jobmanager.engine.fake.wire import PIECE, STDERR, Inbox, packed
 from jobmanager.engine.protocol import Chunk, EngineError, OutputStream, Unreachable
-from jobmanager.model.container import ContainerSpec, ContainerState, EngineInfo, Image, ImageDefaults, Phase, Usage
+from jobmanager.model.container import (
+    ContainerSpec,
+    ContainerState,
+    EngineInfo,
+    Image,
+    ImageDefaults,
+    Phase,
+    Usage,
+    VolumeState,
+)
 from jobmanager.model.host import Address
 
 __all__ = ["FakeEngine"]
@@ -86,6 +95,15 @@ class FakeEngine:
 
     def remove(self, container: str) -> None:
         self._call("remove", container)
+
+    def volumes(self, labels: Mapping[str, str | None]) -> Sequence[VolumeState]:
+        return [
+            VolumeState(name=name, labels=given, created_at_s=created_at_s)
+            for name, given, created_at_s in self._call("volumes", dict(labels))
+        ]
+
+    def remove_volume(self, name: str) -> None:
+        self._call("remove_volume", name)
 
     def close(self) -> None:
         if self._connection is not None:

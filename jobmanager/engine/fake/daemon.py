@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from jobmanager.engine.container_config import VOLUME_LABEL
 from jobmanager.engine.fake.container import KILLED, FakeContainer, FakeSpec, Follower, Later
 from jobmanager.engine.fake.files import FileProblem
 from jobmanager.engine.protocol import (
@@ -38,11 +39,21 @@ class FakeImage:
     created_at_s: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FakeVolume:
+    """A container's workspace as the fake engine lists it."""
+
+    name: str
+    labels: Mapping[str, str]
+    created_at_s: float
+
+
 class FakeDaemon:
     """The calls of the ``Engine`` protocol by name, with plain data in and out."""
 
     def __init__(self, *, cores: int, memory_mib: int, later: Later) -> None:
         self.containers: dict[str, FakeContainer] = {}  # by name
+        self.volumes: dict[str, FakeVolume] = {}  # by name
         self.images: dict[str, FakeImage] = {}
         self.registry: dict[str, Mapping[str, str]] = {}  # what pull can fetch
         self.scripts: dict[str, str] = {}
@@ -69,9 +80,10 @@ class FakeDaemon:
                 self.usage,
                 self.archive,
                 self.remove,
+                self.remove_volume,
             )
         }
-        self._calls = {**self._calls, "images": self.all_images, "list": self.matching}
+        self._calls = {**self._calls, "images": self.all_images, "list": self.matching, "volumes": self.matching_volumes}
 
     def call(self, name: str, *arguments: Any) -> Any:
         """Carry out a call; raises EngineError."""
@@ -143,6 +155,8 @@ class FakeDaemon:
         )
         container = FakeContainer(spec, scripts=self.scripts, later=self._later)
         self.containers[name] = self._ids[spec.id] = container
+        volume = FakeVolume(name=spec.id, labels={**labels, VOLUME_LABEL: name}, created_at_s=spec.created_at_s)
+        self.volumes[volume.name] = volume
         return spec.id
 
     def start(self, target: str) -> None:
@@ -169,11 +183,20 @@ class FakeDaemon:
         return [
             _row(container, inspected=False)
             for container in self.containers.values()
-            if all(
-                key in container.spec.labels and value in (None, container.spec.labels[key])
-                for key, value in labels.items()
-            )
+            if _fits(container.spec.labels, labels)
         ]
+
+    def matching_volumes(self, labels: Mapping[str, str | None]) -> list[tuple[str, Mapping[str, str], float]]:
+        return [
+            (volume.name, volume.labels, volume.created_at_s)
+            for volume in self.volumes.values()
+            if _fits(volume.labels, labels)
+        ]
+
+    def remove_volume(self, name: str) -> None:
+        if name in self._ids:
+            raise Refused(f"remove {name}: volume is in use - [{name}]")
+        self.volumes.pop(name, None)
 
     def kill(self, target: str) -> None:
         container = self.find(target)
@@ -209,8 +232,15 @@ class FakeDaemon:
 
     def remove(self, target: str) -> None:
         container = self._ids.get(target) or self.containers.get(target)
-        if container is None:
+        if container is not None:
+            self.remove_alone(container)
+            del self.volumes[container.spec.id]
             return
+        for name, _, _ in self.matching_volumes({VOLUME_LABEL: target}):
+            self.remove_volume(name)
+
+    def remove_alone(self, container: FakeContainer) -> None:
+        """A container without its volume, as ``docker rm --force`` does it."""
         container.end(container.exit_code if container.phase is Phase.ENDED and container.exit_code is not None else KILLED)
         del self.containers[container.spec.name], self._ids[container.spec.id]
 
@@ -247,6 +277,10 @@ def tagged(reference: str) -> str:
     if reference.startswith("sha256:") or "@" in reference or ":" in reference.rsplit("/", 1)[-1]:
         return reference
     return reference + ":latest"
+
+
+def _fits(labels: Mapping[str, str], wanted: Mapping[str, str | None]) -> bool:
+    return all(key in labels and value in (None, labels[key]) for key, value in wanted.items())
 
 
 def _row(container: FakeContainer, *, inspected: bool) -> tuple[object, ...]:

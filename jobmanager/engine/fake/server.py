@@ -348,8 +348,7 @@ class FakeServer:
         self._daemon.kill(name)
 
     def do_remove_container(self, name: str) -> None:
-        self._daemon.find(name)
-        self._daemon.remove(name)
+        self._daemon.remove_alone(self._daemon.find(name))
 
     def do_pause_container(self, name: str) -> None:
         self._daemon.pause(name)
