@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
+from urllib.parse import urlsplit
+
+import psutil
 
 from jobmanager._sweep import Removal, remove_leftovers, survey
 from jobmanager.engine.connect import connect
 from jobmanager.engine.protocol import EngineError
+from jobmanager.model.container import EngineInfo
+from jobmanager.model.host import Address
 from jobmanager.model.messages import HostAnswers, HostSilent, WaiterSettings
 
 _log = logging.getLogger(__name__)
@@ -60,7 +67,8 @@ class HostKeeper:
     def _look(self) -> bool:
         engine = connect(self._settings.address, timeout_s=min(_LOOK_TIMEOUT_S, self._settings.engine_timeout_s))
         try:
-            self._send(HostAnswers(info=engine.info(), images=tuple(engine.images())))
+            info = _with_available_memory(engine.info(), self._settings.address)
+            self._send(HostAnswers(info=info, images=tuple(engine.images())))
             return True
         except EngineError as error:
             self._send(HostSilent(reason=str(error)))
@@ -92,3 +100,14 @@ class HostKeeper:
         else:
             _log.info("host %s: removed leftover %s", host, what)
 
+
+def _with_available_memory(info: EngineInfo, address: Address) -> EngineInfo:
+    """An engine does not tell what is free. When it is on this very machine, the kernel tells us.
+
+    A unix socket is no proof of that: it may lead into a virtual machine, as Docker Desktop's does.
+    """
+    memory = psutil.virtual_memory()
+    here = (memory.total // 2**20, os.uname().release)
+    if urlsplit(address.url).scheme != "unix" or address.tunnelled or (info.memory_mib, info.kernel) != here:
+        return info
+    return replace(info, available_memory_mib=memory.available // 2**20)

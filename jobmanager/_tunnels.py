@@ -117,7 +117,7 @@ class Tunnels:
         socket = self._folder / f"{number}.sock"
         config = None if host.ssh_config is None else str(host.ssh_config)
         self._keep(host.name, TunnelSettings(url=host.url, socket=str(socket), ssh_config=config))
-        return Address(host=host.name, url=f"unix://{socket}", pull=host.pull)
+        return Address(host=host.name, url=f"unix://{socket}", pull=host.pull, tunnelled=True)
 
     def _keep(self, host: str, settings: TunnelSettings) -> None:
         child = Child(_MODULE, self._listen)

@@ -226,6 +226,10 @@ class Faults:
         """The engine's own disk is full: no container can be created, no image pulled."""
         self._ask("fill_disk", full)
 
+    def leave_memory(self, available_mib: int | None) -> None:
+        """Others on the host use memory, so much is left, and the host can tell; None: it cannot tell, as at first."""
+        self._ask("leave_memory", available_mib)
+
     def kill_container(self, name: str) -> None:
         """A stranger kills a container."""
         self._ask("kill_container", name)

@@ -74,6 +74,7 @@ class DockerEngine:
             memory_mib=int(said.get("MemTotal") or 0) // 2**20,
             now_s=_seconds(said.get("SystemTime")),
             cgroup=str(said.get("CgroupVersion") or "1"),
+            kernel=str(said.get("KernelVersion") or ""),
         )
 
     def images(self) -> list[Image]:

@@ -63,6 +63,8 @@ class HostInfo:
     running: int  # slots taken: containers that are starting, running or being removed
     limit: int  # slots in all; 0 while the host has never answered
     environments: tuple[str, ...]
+    memory_mib: int = 0  # what the machine has; 0 while the host has never answered
+    free_memory_mib: int = 0  # the most that a job may ask for to be placed there now
 
 
 @runtime_checkable

@@ -83,6 +83,8 @@ class EngineInfo:
     memory_mib: int
     now_s: float  # the engine's own clock, seconds since 1970
     cgroup: str  # "1" or "2"
+    kernel: str = ""  # its release, as uname tells it
+    available_memory_mib: int | None = None  # what programs could still take without swapping; None: nothing can tell
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

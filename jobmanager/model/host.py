@@ -96,6 +96,7 @@ class Address:
     url: str  # never ssh: a tunnel's local end stands in for it
     tls: TLS | None = None
     pull: str = "never"
+    tunnelled: bool = False  # the url is the local end of a way to another machine
 
 
 def _check_url(url: str) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum
 
 from jobmanager.model.client import HostInfo
@@ -14,6 +16,8 @@ from jobmanager.scheduling.waiting_queue import Needs
 ENVIRONMENT_LABEL = "jobmanager.environment"
 ENVIRONMENT_TYPE = "docker"
 _MIB_PER_JOB = 256
+_LOOKS_UNTIL_SEEN = 2  # the first to answer may have been under way already when a container was placed
+_MOST_HOSTS_NAMED = 3
 
 
 class HostStatus(Enum):
@@ -24,8 +28,21 @@ class HostStatus(Enum):
     DOWN = "down"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Slot:
+    """What a container holds of its host."""
+
+    memory_mib: int  # what its job may use
+    looks: int  # how many there had been when it was placed
+
+
 class Host:
-    """One Docker host as the scheduler sees it."""
+    """One Docker host as the scheduler sees it.
+
+    Memory is promised to a job in full from its placement until its container is gone, and no more is promised than
+    the machine has. Where the host can also tell what is available, that must suffice too: others may use it. What is
+    available has been seen at the last look, so that what was placed since is taken off in full.
+    """
 
     def __init__(self, config: DockerHost, aliases: Mapping[str, str]) -> None:
         self.config = config
@@ -33,8 +50,11 @@ class Host:
         self.status = HostStatus.UNKNOWN
         self.reason = HostStatus.UNKNOWN.value
         self.info: EngineInfo | None = None
-        self.taken: set[str] = set()  # names of containers that are starting, running or being removed
+        self.taken: dict[str, _Slot] = {}  # by name of the container that is starting, running or being removed
         self.last_placed = 0
+        self.unpromised_mib = 0
+        self.free_memory_mib = 0  # of that, what is available too
+        self._looks = 0
         self._aliases = aliases
         self._images: dict[str, str] = {}
 
@@ -51,6 +71,8 @@ class Host:
         """It is up, and this is what it has."""
         self.status, self.reason, self.info = HostStatus.UP, "", info
         self._images = _by_name(images)
+        self._looks += 1
+        self._count_memory(info)
 
     def silent(self, reason: str) -> None:
         """It is down. What it had is remembered: a job for it waits instead of being refused."""
@@ -91,6 +113,24 @@ class Host:
         """Whether it is up and a slot is free."""
         return self.status is HostStatus.UP and len(self.taken) < self.limit
 
+    def has_memory(self, needs: Needs) -> bool:
+        """Whether the job's memory is free."""
+        return needs.memory_mib <= self.free_memory_mib
+
+    def is_worth_a_look(self, needs: Needs) -> bool:
+        """Whether nothing but what the last look saw keeps it from taking the job: the next one may see more."""
+        return self.free_memory_mib < needs.memory_mib <= self.unpromised_mib and self.has_room() and self.could_run(needs)
+
+    def take(self, container: str, memory_mib: int) -> None:
+        """A container takes a slot."""
+        self.taken[container] = _Slot(memory_mib=memory_mib, looks=self._looks)
+        self._count_memory(self.info)
+
+    def give_back(self, container: str) -> None:
+        """A container is gone."""
+        if self.taken.pop(container, None) is not None:
+            self._count_memory(self.info)
+
     def record(self) -> HostInfo:
         """What users are told."""
         return HostInfo(
@@ -101,7 +141,18 @@ class Host:
             running=len(self.taken),
             limit=self.limit,
             environments=tuple(sorted(self.environments())),
+            memory_mib=self.info.memory_mib if self.info is not None else 0,
+            free_memory_mib=max(0, self.free_memory_mib),
         )
+
+    def _count_memory(self, info: EngineInfo | None) -> None:
+        if info is None:
+            return
+        self.unpromised_mib = info.memory_mib - sum(slot.memory_mib for slot in self.taken.values())
+        self.free_memory_mib = self.unpromised_mib
+        if info.available_memory_mib is not None:
+            unseen = (slot.memory_mib for slot in self.taken.values() if self._looks - slot.looks < _LOOKS_UNTIL_SEEN)
+            self.free_memory_mib = min(self.unpromised_mib, info.available_memory_mib - sum(unseen))
 
 
 class HostTable:
@@ -119,14 +170,23 @@ class HostTable:
         return self._hosts[name]
 
     def choose(self, needs: Needs) -> Host | None:
-        """The host with the fewest running jobs that has room and the image; among equals the one longest unused."""
-        fit = [host for host in self._hosts.values() if host.has_room() and host.could_run(needs)]
+        """The host with the fewest running jobs that has room, memory and the image; among equals the one longest unused."""
+        fit = [host for host in self._hosts.values() if host.has_room() and host.has_memory(needs) and host.could_run(needs)]
         return min(fit, key=lambda host: (len(host.taken), host.last_placed), default=None)
 
-    def take(self, host: Host, container_name: str) -> None:
-        """Take a slot."""
-        host.taken.add(container_name)
+    def take(self, host: Host, container_name: str, memory_mib: int) -> None:
+        """Take a slot, and its memory."""
+        host.take(container_name, memory_mib)
         host.last_placed = next(self._placements)
+
+    def lack_of_memory(self, needs: Needs) -> str:
+        """What a job waits for when every host that is up and could run it lacks the memory; empty otherwise."""
+        hosts = [host for host in self._hosts.values() if host.status is HostStatus.UP and host.could_run(needs)]
+        if not hosts or any(host.has_memory(needs) for host in hosts):
+            return ""
+        most = heapq.nlargest(_MOST_HOSTS_NAMED, hosts, key=lambda host: host.free_memory_mib)
+        named = ", ".join(f"host {host.name} has {max(0, host.free_memory_mib)}" for host in most)
+        return f"waits for {needs.memory_mib} MiB of free memory; {named}"
 
     def any_has_room(self) -> bool:
         """Whether it is worth looking for a host at all."""

@@ -199,7 +199,9 @@ class Ledger:
         """Jobs that have a host, and those that wait, in their order."""
         with self._lock:
             running = [self._running_record(job) for job in self._jobs.values() if job.state in (State.PLACED, State.RUNNING)]
-            waiting = [self._waiting_record(self._jobs[job_id]) for job_id in self._queue.in_order()]
+            lacks = {needs: self._hosts.lack_of_memory(needs) for needs in self._queue.all_needs()}
+            jobs = [self._jobs[job_id] for job_id in self._queue.in_order()]
+            waiting = [self._waiting_record(job, lacks[job.needs]) for job in jobs]
             return running, waiting
 
     def environments(self) -> dict[str, list[str]]:
@@ -317,7 +319,7 @@ class Ledger:
             held = self._containers.pop(container, None)
             if held is None:
                 return None
-            self._hosts[held.host].taken.discard(container)
+            self._hosts[held.host].give_back(container)
             self._changed.notify_all()
             return held.job_id
 
@@ -338,7 +340,7 @@ class Ledger:
             for name in containers:
                 if name not in self._containers:
                     self._containers[name] = _Container(job_id="", host=host)
-                    self._hosts[host].taken.add(name)
+                    self._hosts[host].take(name, memory_mib=0)  # nobody knows any more what it was promised
                     self._delete(name)
 
     def called_back(self, job_id: str) -> None:
@@ -374,18 +376,25 @@ class Ledger:
             self._changed.wait_for(lambda: done([host.status for host in self._hosts]), timeout_s)
 
     def tick(self) -> None:
-        """Look at the clock: jobs that waited too long, runs that are overdue."""
+        """Look at the clock: jobs that waited too long, runs that are overdue, memory that may have come free."""
         with self._changed:
             now = self._clock()
             for job in list(self._jobs.values()):
                 if job.state is State.WAITING and now - job.accepted_at > self._queue_timeout_s:
                     self._say_crash(
-                        job, "queue_timeout", f"waited longer than {self._queue_timeout_s:g} s for a host{self._because(job)}"
+                        job,
+                        "queue_timeout",
+                        f"waited longer than {self._queue_timeout_s:g} s for a host"
+                        + self._because(job, self._hosts.lack_of_memory(job.needs)),
                     )
                     self._happen(job, Happening.QUEUE_TIME_OVER)
                 elif job.state is State.RUNNING and self._running_for_s(job) > job.request.task.limits.wall_s + self._overdue_s:
                     self._say_crash(job, "overdue", "no word of it long after its wall clock limit")
                     self._happen(job, Happening.OVERDUE)
+            waiting = self._queue.all_needs()
+            for host in self._hosts:
+                if any(host.is_worth_a_look(needs) for needs in waiting):
+                    self._orders.append(LookAtHost(host=host.name))
 
     # ---- what is done
 
@@ -414,7 +423,7 @@ class Ledger:
         job.token = secrets.token_hex(_TOKEN_BYTES)
         job.timings["waiting"] = round(self._clock() - job.accepted_at, 4)
         self._containers[job.container] = _Container(job_id=job.request.job_id, host=host.name)
-        self._hosts.take(host, job.container)
+        self._hosts.take(host, job.container, job.needs.memory_mib)
         self._happen(job, Happening.HOST_HAS_ROOM)
 
     def _submit(self, job: _Job) -> None:
@@ -534,8 +543,9 @@ class Ledger:
     def _say_crash(self, job: _Job, kind: str, text: str, source: str = "jobmanager") -> None:
         job.verdict = killed_verdict(job.killed) if job.killed else crash_verdict(kind, text, source)
 
-    def _because(self, job: _Job) -> str:
-        return f" ({'; '.join(job.trouble[-3:])})" if job.trouble else ""
+    def _because(self, job: _Job, lack: str = "") -> str:
+        reasons = [*job.trouble[-3:], *([lack] if lack else [])]
+        return f" ({'; '.join(reasons)})" if reasons else ""
 
     def _note(self, job: _Job, name: str) -> None:
         if len(job.steps) < _MOST_STEPS:
@@ -569,7 +579,6 @@ class Ledger:
             job.request.task.limits.wall_s,
         )
 
-    def _waiting_record(self, job: _Job) -> WaitingJob:
-        return WaitingJob(
-            job.request.job_id, True, job.kind, job.request.launcher_name, job.request.task.limits.wall_s
-        )
+    def _waiting_record(self, job: _Job, lack: str) -> WaitingJob:
+        info = f"{job.kind}, {lack}" if lack else job.kind
+        return WaitingJob(job.request.job_id, True, info, job.request.launcher_name, job.request.task.limits.wall_s)

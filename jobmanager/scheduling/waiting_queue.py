@@ -56,6 +56,10 @@ class WaitingQueue:
         """All waiting jobs, the next one first."""
         return (place.job_id for place in sorted(place for _, place in self._needs.values()))
 
+    def all_needs(self) -> set[Needs]:
+        """What the waiting jobs need, each kind once."""
+        return {needs for needs, _ in self._needs.values()}
+
     def jobs_before(self, job_id: str) -> int:
         """How many waiting jobs come before this one."""
         own = self._needs[job_id][1]

@@ -10,7 +10,7 @@ from jobmanager.model.facts import EndMark, RunFacts
 from jobmanager.model.job import Request
 from jobmanager.model.messages import Submitted
 from jobmanager.scheduling.ledger import Ledger
-from jobmanager.scheduling.orders import DeleteContainer, DeliverJob, StopJob, SubmitJob, WatchJob
+from jobmanager.scheduling.orders import DeleteContainer, DeliverJob, LookAtHost, StopJob, SubmitJob, WatchJob
 
 PYTHON = Image(id="sha256:py", references=("python:3",), labels={"jobmanager.environment": "python3"}, created_at_s=1.0)
 C = Image(id="sha256:c", references=("gcc:13",), labels={"jobmanager.environment": "c"}, created_at_s=1.0)
@@ -76,8 +76,12 @@ class Driver:
 
     # ---- what the world reports
 
-    def answers(self, host: str, *images: Image, cores: int = 4, memory_mib: int = 4096) -> bool:
-        info = EngineInfo(version="20.10", cores=cores, memory_mib=memory_mib, now_s=0.0, cgroup="2")
+    def answers(
+        self, host: str, *images: Image, cores: int = 4, memory_mib: int = 4096, available_mib: int | None = None
+    ) -> bool:
+        info = EngineInfo(
+            version="20.10", cores=cores, memory_mib=memory_mib, now_s=0.0, cgroup="2", available_memory_mib=available_mib
+        )
         return self.ledger.host_answers(host, info, images or (PYTHON,))
 
     def carry_out(self) -> list[object]:
@@ -129,6 +133,10 @@ class Driver:
 
     def watches(self) -> list[WatchJob]:
         return self.of(WatchJob)
+
+    def looks(self) -> list[str]:
+        """Hosts that are to be looked at, as ordered just now."""
+        return [order.host for order in self.carry_out() if isinstance(order, LookAtHost)]
 
     def stops(self) -> list[str]:
         return [order.job_id for order in self.of(StopJob)]

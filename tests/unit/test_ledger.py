@@ -904,7 +904,7 @@ def test_the_callback_comes_back_with_the_result():
 def test_each_run_has_a_token_of_its_own_that_nobody_can_guess():
     driver = Driver({"a": 20})
     for number in range(20):
-        driver.accept(f"j{number}")
+        driver.accept(f"j{number}", memory_mib=64)
     for order in driver.submits():
         driver.runs(order.container)
 

@@ -16,7 +16,7 @@ from jobmanager.model.facts import EndMark, Limit, RunFacts, Stopped
 from jobmanager.model.messages import HostCannot, Refused, Submitted
 from jobmanager.model.verdict import KillReason
 from jobmanager.scheduling.hosts import HostStatus
-from jobmanager.scheduling.orders import DeleteContainer, DeliverJob, StopJob, SubmitJob, WatchJob
+from jobmanager.scheduling.orders import DeleteContainer, DeliverJob, LookAtHost, StopJob, SubmitJob, WatchJob
 from tests.unit.ledger_driver import Driver
 
 IMAGES = [
@@ -29,6 +29,7 @@ TASKS = [
     for memory in (64, 512, 2048)
 ]
 NO = [Refused(reason="no"), HostCannot(reason="gone", unreachable=False), HostCannot(reason="away", unreachable=True)]
+MEMORY_MIB = 4096  # of each host
 LOCAL = Task("python3", problems={"q": Match("a")})
 
 
@@ -57,7 +58,8 @@ class World:
         self.outcomes = Counter()
         self.exists = {}  # container name: host, on the hosts themselves
         self.watched = {}  # container name: job id, at some waiter
-        self.names_given = set()
+        self.memory_mib = {}  # container name: what its job may use
+        self.images = {}  # host: what it has
 
     def host(self, name, limit):
         pull = self.random.choice(["never", "never", "missing"])
@@ -79,7 +81,8 @@ class World:
     def carry_out(self):
         for order in self.ledger.take_orders():
             if isinstance(order, SubmitJob):
-                self.names_given.add(order.container)
+                self.memory_mib[order.container] = order.request.task.limits.memory_mib
+                self.check_memory(order.host)
                 self.later(self.random.uniform(0.1, 1), self.submitter_answers, order)
             elif isinstance(order, WatchJob):
                 self.watched[order.container] = order.request.job_id
@@ -90,6 +93,8 @@ class World:
                         self.later(0.1, self.waiter_reports, container)
             elif isinstance(order, DeleteContainer):
                 self.later(order.delay_s + self.random.uniform(0.05, 0.5), self.deleter_answers, order)
+            elif isinstance(order, LookAtHost):
+                self.later(0.1, self.looked, order.host)
             elif isinstance(order, DeliverJob):
                 self.delivered[order.request.job_id] += 1
                 assert self.delivered[order.request.job_id] == 1
@@ -101,6 +106,10 @@ class World:
     def check(self):
         for host in self.ledger._hosts:
             assert len(host.taken) <= host.limit, host.name
+
+    def check_memory(self, host):
+        there = [container for container, where in self.ledger.containers().items() if where == host]
+        assert sum(self.memory_mib.get(container, 0) for container in there) <= MEMORY_MIB, host
 
     # ---- what happens
 
@@ -125,11 +134,19 @@ class World:
         if self.ledger._hosts[name].status is HostStatus.UP and self.random.random() < 0.5:
             self.ledger.host_silent(name, "no route")
         else:
-            images = self.random.sample(IMAGES, self.random.randint(1, len(IMAGES)))
-            self.driver.answers(name, *images)
+            self.images[name] = self.random.sample(IMAGES, self.random.randint(1, len(IMAGES)))
+            self.answers(name)
             self.strays(name)
         if flips:
             self.later(self.random.expovariate(1 / 40), self.host_flips, name, flips - 1)
+
+    def answers(self, name):
+        available_mib = self.random.choice([None, None, 500, 3000, MEMORY_MIB])
+        self.driver.answers(name, *self.images[name], memory_mib=MEMORY_MIB, available_mib=available_mib)
+
+    def looked(self, name):
+        if self.ledger._hosts[name].status is HostStatus.UP and name in self.images:
+            self.answers(name)
 
     def strays(self, name):
         there = [container for container, host in self.exists.items() if host == name and container not in self.watched]

@@ -39,8 +39,10 @@ class FakeEngine:
         self._connection: _Connection | None = None
 
     def info(self) -> EngineInfo:
-        version, cores, memory_mib, now_s = self._call("info")
-        return EngineInfo(version=version, cores=cores, memory_mib=memory_mib, now_s=now_s, cgroup="1")
+        version, cores, memory_mib, now_s, available = self._call("info")
+        return EngineInfo(
+            version=version, cores=cores, memory_mib=memory_mib, now_s=now_s, cgroup="1", available_memory_mib=available
+        )
 
     def images(self) -> list[Image]:
         return [

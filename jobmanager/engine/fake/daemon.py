@@ -60,6 +60,7 @@ class FakeDaemon:
         self.history: deque[tuple[str, str]] = deque(maxlen=_HISTORY)
         self.starts: Counter[str] = Counter()
         self.disk_full = False
+        self.available_memory_mib: int | None = None  # the host cannot tell
         self._ids: dict[str, FakeContainer] = {}
         self._cores = cores
         self._memory_mib = memory_mib
@@ -96,8 +97,8 @@ class FakeDaemon:
 
     # ---- the host and its images
 
-    def info(self) -> tuple[str, int, int, float]:
-        return VERSION, self._cores, self._memory_mib, time.time()
+    def info(self) -> tuple[str, int, int, float, int | None]:
+        return VERSION, self._cores, self._memory_mib, time.time(), self.available_memory_mib
 
     def all_images(self) -> list[tuple[str, tuple[str, ...], Mapping[str, str], float]]:
         by_id: dict[str, list[FakeImage]] = {}

@@ -338,6 +338,9 @@ class FakeServer:
     def do_fill_disk(self, full: bool) -> None:
         self._daemon.disk_full = full
 
+    def do_leave_memory(self, available_mib: int | None) -> None:
+        self._daemon.available_memory_mib = available_mib
+
     def do_add_image(self, reference: str, labels: dict[str, str], command: tuple[str, ...]) -> None:
         self._daemon.add_image(reference, labels, command)
 
