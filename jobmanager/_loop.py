@@ -46,6 +46,7 @@ from jobmanager.model.messages import (
 from jobmanager.model.messages import Watch as WatchMessage
 from jobmanager.scheduling.ledger import Ledger
 from jobmanager.scheduling.orders import (
+    AnnounceHostDown,
     AnnounceJob,
     DeleteContainer,
     DeliverJob,
@@ -131,6 +132,7 @@ class Loop:
             StopJob: lambda order: self._waiters.kill(order.job_id, order.container),
             DeliverJob: self._callbacks.put,
             DeleteContainer: self._delete,
+            AnnounceHostDown: self._announce_host_down,
             LookAtHost: lambda order: self._waiters.look(order.host),
         }
 
@@ -263,9 +265,8 @@ class Loop:
 
     def _host_silent(self, host: str, said: HostSilent | TunnelBroken) -> None:
         reason = self._tunnels.why_silent(host, said.reason)
-        if reason is not None and self._ledger.host_silent(host, reason):
-            _log.warning("host %s is down: %s", host, reason, extra={"host": host})
-            self._hooks.fire(HostDown(at_s=time.time(), host=host, reason=reason))
+        if reason is not None:
+            self._ledger.host_silent(host, reason)
 
     def _compare_environments(self) -> None:
         found = tuple(name for names in self._ledger.environments().values() for name in names)
@@ -280,6 +281,10 @@ class Loop:
         self._hooks.fire(
             JobQueued(at_s=time.time(), job_id=request.job_id, launcher=request.launcher_name, priority=request.priority)
         )
+
+    def _announce_host_down(self, order: AnnounceHostDown) -> None:
+        _log.warning("host %s is down: %s", order.host, order.reason, extra={"host": order.host})
+        self._hooks.fire(HostDown(at_s=time.time(), host=order.host, reason=order.reason))
 
     def _submit(self, order: SubmitJob) -> None:
         request = order.request

@@ -16,7 +16,7 @@ from enum import Enum, auto
 from jobmanager._collect import collected
 from jobmanager._transcript import Transcript
 from jobmanager.engine.protocol import Engine, EngineError, NoSuchContainer, NotRunning, OutputStream, Unreachable
-from jobmanager.engine.way_in import CANNOT_UNPACK, payload
+from jobmanager.engine.way_in import CANNOT_UNPACK, NOT_DELIVERED, payload
 from jobmanager.model.container import ContainerState, Phase
 from jobmanager.model.facts import Limit, RunFacts, Stopped
 from jobmanager.model.messages import Watch as WatchMessage
@@ -43,6 +43,10 @@ class _HostLost(Exception):
     """The engine could not be reached for too long."""
 
 
+class _NotYetBegun(Exception):
+    """The engine could not be reached before the job was given to the container: another host can have it at once."""
+
+
 class Watch:
     """Follows one container. ``run`` is called once, in a thread; ``kill`` and ``look`` from anywhere."""
 
@@ -64,8 +68,10 @@ class Watch:
         self._look_asked = threading.Event()
         self._transcript = self._new_transcript()
         self._told_began = False
+        self._may_have_begun = job.taken_over  # the program: False is proof that nobody has given it to PID 1
         self._delivered = False
         self._fed_whole = False  # by this watch itself
+        self._catching_up_until = 0.0
         self._start_the_clocks(clock() - job.elapsed_s)
         self._stopped: Stopped | None = None
         self._ended_at: float | None = None
@@ -90,9 +96,9 @@ class Watch:
             return self._facts(gone=True)
         except _HostLost:
             return self._facts(host_lost=True)
+        except _NotYetBegun as error:
+            return self._facts(unreachable=str(error))
         except EngineError as error:
-            if not self._delivered:  # the program never began, so somebody else may try
-                return self._facts()
             return self._facts(trouble=f"the engine refused to go on with it: {error}")
         if self._stopped is not None:
             self._measure()
@@ -137,7 +143,9 @@ class Watch:
         began = self._clock()
         try:
             stream = self._engine.attach(self._job.container_id)
-        except (Unreachable, NotRunning):
+        except Unreachable as error:
+            raise _NotYetBegun(str(error)) from error
+        except NotRunning:
             return None
         if not self._feed():
             stream.close()
@@ -168,8 +176,9 @@ class Watch:
         return None
 
     def _reread(self) -> OutputStream | None:
-        """The output again from its beginning, as the log kept it."""
+        """The output again from its beginning, as the log kept it. Until it has been read, no deadline is looked at."""
         self._transcript = self._new_transcript()
+        self._catching_up_until = self._clock() + _FIRST_OUTPUT_S
         try:
             return self._engine.logs(self._job.container_id)
         except Unreachable:
@@ -178,14 +187,19 @@ class Watch:
     def _feed(self) -> bool:
         job = self._job
         packed = payload(job.token, command=job.command, env=job.env, files=job.files, stdin=job.stdin)
+        self._may_have_begun = True
         try:
-            self._engine.feed(job.container_id, packed, _FEED_S)
+            self._engine.feed(job.container_id, packed, _FEED_S, self._can_still_take_it)
         except (Unreachable, NotRunning) as error:
             _log.warning("job %s could not be delivered whole: %s", job.job_id, error)
             return False
         self._delivered = self._fed_whole = True
         self._start_the_clocks(self._clock())
         return True
+
+    def _can_still_take_it(self) -> bool:
+        """Asked while a container takes nothing of its job: one that has ended never will."""
+        return not self._kill_asked.is_set() and self._engine.inspect(self._job.container_id).phase is not Phase.ENDED
 
     def _start_the_clocks(self, at: float) -> None:
         limits = self._job.limits
@@ -197,6 +211,8 @@ class Watch:
             if chunks is None:
                 return _Over.BROKEN
             self._transcript.read(chunks)
+            if not chunks:
+                self._catching_up_until = 0.0
             if self._transcript.began and not self._told_began:
                 self._told_began = True
                 self._tell_began()
@@ -221,6 +237,8 @@ class Watch:
 
     def _look_at_the_clocks(self) -> _Over | None:
         now = self._clock()
+        if now < self._catching_up_until:  # its end may be in the log already
+            return None
         if now - self._started_at >= self._job.limits.wall_s:
             return self._reached(Limit.WALL, now - self._started_at)
         if now >= self._next_cpu_look:
@@ -331,6 +349,13 @@ class Watch:
         """Whether PID 1 could not unpack because a delivery broke off, rather than for the files' own sake."""
         return self._transcript.refusal == CANNOT_UNPACK and not self._fed_whole
 
+    def _is_untouched(self, state: ContainerState | None) -> bool:
+        """Whether the program never began: nobody gave it to PID 1, or PID 1 says that it did not get all of it."""
+        if self._transcript.began:
+            return False
+        left_without_it = state is not None and state.exit_code == NOT_DELIVERED and not self._transcript.refusal
+        return not self._may_have_begun or self._was_cut_short() or left_without_it
+
     def _new_transcript(self) -> Transcript:
         return Transcript(self._job.token, self._job.limits.output_kib * 1024)
 
@@ -339,6 +364,7 @@ class Watch:
         *,
         state: ContainerState | None = None,
         gone: bool = False,
+        unreachable: str = "",
         host_lost: bool = False,
         trouble: str = "",
         archive: bytes | None = None,
@@ -353,6 +379,8 @@ class Watch:
             self._cpu_time_s = end.cpu_ns / 1e9
         return RunFacts(
             began=transcript.began,
+            untouched=self._is_untouched(state),
+            unreachable=unreachable,
             end=end,
             stopped=self._stopped if transcript.began else None,
             refusal="" if self._was_cut_short() else transcript.refusal,

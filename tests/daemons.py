@@ -58,6 +58,11 @@ class PrivateDaemon:
         return self._started().url
 
     @property
+    def data(self) -> Path:
+        """Its data root."""
+        return self._started().data
+
+    @property
     def tls_url(self) -> str:
         if not self._tls_port:
             raise DaemonError("this daemon does not listen with TLS, or was not started")

@@ -7,7 +7,7 @@ import socket
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,7 +62,8 @@ class Proxy:
         self._listener.close()
         with self._lock:
             for connection in self._open:
-                connection.close()
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)  # wakes a thread that writes to an engine which reads nothing
         self._thread.join(5)
         self._folder.cleanup()
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any, ClassVar
@@ -40,6 +42,7 @@ from jobmanager.model.container import (
 from jobmanager.model.host import TLS, Address
 
 _PIECE = 65536
+_SEND_GLANCE_S = 1.0
 _MOST_KNOWN_IMAGES = 64
 _NEWEST_API = "1.44"  # what this adapter was written against; newer engines still speak it
 _OLDEST_API = "1.41"  # the first with private cgroup namespaces (Engine 20.10)
@@ -138,14 +141,13 @@ class DockerEngine:
             self._client._raise_for_status(response)
         return LogStream(response)
 
-    def feed(self, container: str, payload: bytes, timeout_s: float) -> None:
+    def feed(self, container: str, payload: bytes, timeout_s: float, goes_on: Callable[[], bool] = lambda: True) -> None:
         with _translated():
             stdin = self._attach(container, stdin=1)
             try:
                 plain = plain_socket(stdin)
                 assert plain is not None
-                plain.settimeout(timeout_s)
-                plain.sendall(payload)
+                _send_all(plain, payload, timeout_s, goes_on)
             finally:
                 shut(stdin)
 
@@ -313,6 +315,20 @@ def _innermost(error: BaseException) -> str:
         if not isinstance(inner, BaseException):
             return f"{type(error).__name__}: {error}" if not isinstance(error, OSError) else str(error)
         error = inner
+
+
+def _send_all(plain: socket.socket, payload: bytes, timeout_s: float, goes_on: Callable[[], bool]) -> None:
+    until = time.monotonic() + timeout_s
+    plain.settimeout(_SEND_GLANCE_S)
+    left = memoryview(payload)
+    while left:
+        try:
+            left = left[plain.send(left) :]
+        except TimeoutError:
+            if time.monotonic() > until:
+                raise
+            if not goes_on():
+                raise NotRunning("it has ended, and did not take all of its standard input") from None
 
 
 def _tls_config(tls: TLS) -> docker.tls.TLSConfig:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -112,8 +112,12 @@ class Engine(Protocol):
         """Output from the beginning, as far as it was kept, and then as it comes. Never holds the container up."""
         ...
 
-    def feed(self, container: str, payload: bytes, timeout_s: float) -> None:
-        """Write to a running container's standard input and close it."""
+    def feed(self, container: str, payload: bytes, timeout_s: float, goes_on: Callable[[], bool] = lambda: True) -> None:
+        """Write to a running container's standard input and close it.
+
+        An engine says nothing when the container ends meanwhile: ``goes_on`` is asked about once a second while nothing
+        is taken. Once it says no, NotRunning is raised.
+        """
         ...
 
     def inspect(self, container: str) -> ContainerState:

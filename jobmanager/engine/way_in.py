@@ -31,7 +31,7 @@ from jobmanager.model.facts import EndMark
 
 RESULT_FILE = ".jobmanager/result.json"
 RESULT_FILE_LIMIT = 1024 * 1024
-_NOT_DELIVERED = 125
+NOT_DELIVERED = 125  # PID 1's own exit code when it did not get its job whole
 _LONGEST_MARK = 1024
 CANNOT_UNPACK = "its files cannot be unpacked into the workspace"
 
@@ -60,15 +60,15 @@ counters() {{
   case $oom in [1-9]*) return;; esac
   [ ! -w {WORKSPACE} ] || printf '%4096s' > "{WORKSPACE}/.jobmanager.$token" || full=1
 }}
-IFS=' ' read -r token size || exit {_NOT_DELIVERED}
-cd {WORKSPACE} || {{ say no "there is no {WORKSPACE}" >&3; exit {_NOT_DELIVERED}; }}
+IFS=' ' read -r token size || exit {NOT_DELIVERED}
+cd {WORKSPACE} || {{ say no "there is no {WORKSPACE}" >&3; exit {NOT_DELIVERED}; }}
 for tool in head tar; do
-  command -v $tool >/dev/null || {{ say no "the image has no $tool" >&3; exit {_NOT_DELIVERED}; }}
+  command -v $tool >/dev/null || {{ say no "the image has no $tool" >&3; exit {NOT_DELIVERED}; }}
 done
 head -c "$size" | {{ tar -xf - || {{ head -c "$size" >/dev/null; exit 1; }}; }} || broken=1
 if [ -n "$broken" ] || [ ! -f .jobmanager/command ]; then
   [ -z "$broken" ] || say no "{CANNOT_UNPACK}" >&3
-  exit {_NOT_DELIVERED}
+  exit {NOT_DELIVERED}
 fi
 cpu
 say got "$cpu" >&3

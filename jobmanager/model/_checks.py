@@ -29,6 +29,13 @@ def positive_int(name: str, value: int, error: type[InvalidValue] = InvalidValue
     return value
 
 
+def count(name: str, value: int, error: type[InvalidValue] = InvalidValue, *, most: int) -> int:
+    """A whole number from 0 on."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
+        raise error(f"{name} must be a whole number from 0 to {most}, not {value!r}")
+    return value
+
+
 def text(name: str, value: str, error: type[InvalidValue] = InvalidValue) -> str:
     """A string that any container can be given: not empty, encodable, without NUL."""
     if not isinstance(value, str) or not value.strip():

@@ -41,13 +41,15 @@ class EndMark:
 class RunFacts:
     """One run of one container, as its waiter saw it."""
 
-    began: bool  # the job was delivered whole
+    began: bool  # PID 1, or the program itself, was heard of: the job was delivered whole
+    untouched: bool = False  # it is proven that the program never began, so somebody else may run it
     end: EndMark | None = None  # the program ended while PID 1 lived
     stopped: Stopped | None = None
     refusal: str = ""  # PID 1's reason for not running the program
     state: ContainerState | None = None  # asked for when it ended without an end mark
     gone: bool = False  # the engine knows no such container any more
     outage_s: float = 0.0  # how long the engine could not be reached during the run
+    unreachable: str = ""  # with untouched: the engine's silence is why
     host_lost: bool = False  # it was given up
     trouble: str = ""  # what else went wrong on our side
     stdout: bytes = field(default=b"", repr=False)

@@ -17,6 +17,7 @@ from jobmanager.model.problems import Code, File, Match, MultipleChoice, Problem
 Content = bytes | str | Path
 
 _MOST_BYTES = 2**30  # read into memory for one job
+_MOST_RETRIES = 100
 
 
 class Network(str, Enum):
@@ -42,6 +43,9 @@ class Task:
         network: off by default.
         env: environment variables of the program.
         collect: patterns (``fnmatch``, a folder's name for all in it) of workspace files that come back.
+        retries: how often it may be run again, on another host if one has room, when a run was cut off by what is neither
+            its doing nor the task's: the host is lost, the engine died, a stranger removed the container. 0: a container
+            is started at most once for a job, and the caller is told (``crash``).
         name: free text for logs and queue listings; tasks of one name share an estimate of how long they take.
 
     Raises:
@@ -57,6 +61,7 @@ class Task:
     network: Network | str = field(default=Network.OFF, kw_only=True)
     env: Mapping[str, str] | None = field(default=None, kw_only=True, repr=False)
     collect: Sequence[str] = field(default=(), kw_only=True)
+    retries: int = field(default=0, kw_only=True)
     name: str = field(default="", kw_only=True)
 
     def __post_init__(self) -> None:
@@ -72,6 +77,7 @@ class Task:
         freeze(self, "network", _network(self.network))
         freeze(self, "env", _env(self.env))
         freeze(self, "collect", _patterns(self.collect))
+        _checks.count("retries", self.retries, InvalidTask, most=_MOST_RETRIES)
 
     @property
     def needs_container(self) -> bool:

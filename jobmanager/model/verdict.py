@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from jobmanager.model.facts import EndMark, Limit, RunFacts
@@ -15,6 +15,7 @@ _END_MARK = "end mark of PID 1"
 _CGROUP = "the container's cgroup, read by PID 1"
 _INSPECT = "inspect"
 _OUR_CLOCK = "our clock"
+_TASK_IS_WRONG = frozenset({"not_started", "start_refused", "no_host", "queue_timeout"})  # no run would end otherwise
 
 
 class KillReason(str, Enum):
@@ -32,6 +33,7 @@ class Verdict:
     outcome: Outcome
     text: str = ""
     evidence: tuple[Evidence, ...] = ()
+    cut_off: bool = False  # what ended the run was neither the program's doing nor the task's: it may be run again
 
 
 def judge(facts: RunFacts, limits: Limits, killed: KillReason | None = None) -> Verdict:
@@ -45,7 +47,7 @@ def judge(facts: RunFacts, limits: Limits, killed: KillReason | None = None) -> 
         lambda: _by_exit_code(facts),
     )
     found = next(verdict for line in lines if (verdict := line()) is not None)
-    return Verdict(outcome=found.outcome, text=found.text, evidence=_merged(found.evidence, _counters(facts)))
+    return replace(found, evidence=_merged(found.evidence, _counters(facts)))
 
 
 def killed_verdict(reason: KillReason) -> Verdict:
@@ -59,7 +61,21 @@ def killed_verdict(reason: KillReason) -> Verdict:
 
 def crash_verdict(kind: str, text: str, source: str = "jobmanager") -> Verdict:
     """Not the program's doing."""
-    return Verdict(outcome=Outcome.CRASH, text=text, evidence=(Evidence(kind=kind, value=text, source=source),))
+    return Verdict(
+        outcome=Outcome.CRASH,
+        text=text,
+        evidence=(Evidence(kind=kind, value=text, source=source),),
+        cut_off=kind not in _TASK_IS_WRONG,
+    )
+
+
+def after_reruns(verdict: Verdict, cut_off: Sequence[str]) -> Verdict:
+    """The verdict of the last run, with why the runs before it do not count."""
+    if not cut_off:
+        return verdict
+    runs = Evidence(kind="reruns", value=len(cut_off), source="the task's retries")
+    reasons = tuple(Evidence(kind="cut_off", value=text, source="an earlier run") for text in cut_off)
+    return replace(verdict, evidence=(*verdict.evidence, runs, *reasons))
 
 
 def exit_code_text(code: int) -> str:

@@ -170,9 +170,12 @@ class HostTable:
         return self._hosts[name]
 
     def choose(self, needs: Needs) -> Host | None:
-        """The host with the fewest running jobs that has room, memory and the image; among equals the one longest unused."""
+        """The host with the fewest running jobs that has room, memory and the image; among equals the one longest unused.
+
+        One that the job would rather avoid is taken only when no other has room.
+        """
         fit = [host for host in self._hosts.values() if host.has_room() and host.has_memory(needs) and host.could_run(needs)]
-        return min(fit, key=lambda host: (len(host.taken), host.last_placed), default=None)
+        return min(fit, key=lambda host: (host.name in needs.avoided, len(host.taken), host.last_placed), default=None)
 
     def take(self, host: Host, container_name: str, memory_mib: int) -> None:
         """Take a slot, and its memory."""

@@ -21,11 +21,21 @@ from jobmanager.model.host import DockerHost
 from jobmanager.model.job import Request
 from jobmanager.model.messages import HostCannot, Refused, Submitted
 from jobmanager.model.result import Callback, Outcome, Step
-from jobmanager.model.verdict import KillReason, Verdict, crash_verdict, judge, killed_verdict
+from jobmanager.model.verdict import KillReason, Verdict, after_reruns, crash_verdict, judge, killed_verdict
 from jobmanager.scheduling.estimate import Durations
 from jobmanager.scheduling.hosts import Host, HostStatus, HostTable
 from jobmanager.scheduling.life import LIFE, Do, Happening, State
-from jobmanager.scheduling.orders import AnnounceJob, DeleteContainer, DeliverJob, LookAtHost, Order, StopJob, SubmitJob, WatchJob
+from jobmanager.scheduling.orders import (
+    AnnounceHostDown,
+    AnnounceJob,
+    DeleteContainer,
+    DeliverJob,
+    LookAtHost,
+    Order,
+    StopJob,
+    SubmitJob,
+    WatchJob,
+)
 from jobmanager.scheduling.waiting_queue import Needs, WaitingQueue
 
 _MOST_FAILURES = 5  # of one job, before what keeps failing is called a crash
@@ -58,7 +68,9 @@ class _Job:
     times_unreachable: int = 0
     failures: int = 0  # placements that came to nothing although the host could be reached
     submits_lost: int = 0
+    waiting_since: float
     began_at: float | None = None
+    cut_off: list[str] = field(default_factory=list)  # why runs of it ended before their time
     killed: KillReason | None = None
     verdict: Verdict | None = None
     facts: RunFacts | None = None
@@ -148,6 +160,7 @@ class Ledger:
                 callback=callback,
                 number=self._numbers,
                 accepted_at=self._clock(),
+                waiting_since=self._clock(),
                 accepted_wall_s=self._wall_clock(),
                 needs=needs,
             )
@@ -293,13 +306,13 @@ class Ledger:
             job = self._job_of(container)
             if job is None or job.state is not State.RUNNING:
                 return
-            if not (facts.began or facts.refusal or job.killed or facts.host_lost or facts.trouble):
-                job.trouble.append(f"{job.host}: the container ended before it had its job")
-                job.failures += 1
-                self._happen(job, Happening.NEVER_BEGAN)
+            if facts.untouched and not (facts.refusal or job.killed):
+                self._never_began(job, facts)
                 return
-            job.facts = facts
-            job.verdict = judge(facts, job.request.task.limits, job.killed)
+            verdict = judge(facts, job.request.task.limits, job.killed)
+            if verdict.cut_off and self._run_again(job, verdict.text):
+                return
+            job.facts, job.verdict = facts, verdict
             job.timings.update(facts.timings)
             if facts.wall_time_s is not None:
                 self._durations.record(job.kind, facts.wall_time_s)
@@ -361,14 +374,11 @@ class Ledger:
             self._changed.notify_all()
             return not was_up
 
-    def host_silent(self, name: str, reason: str) -> bool:
-        """A host is down; True when that is news."""
+    def host_silent(self, name: str, reason: str) -> None:
+        """A host is down."""
         with self._changed:
-            host = self._hosts[name]
-            was_down = host.status is HostStatus.DOWN
-            host.silent(reason)
+            self._down(name, reason)
             self._changed.notify_all()
-            return not was_down
 
     def wait_for_hosts(self, done: Callable[[list[HostStatus]], bool], timeout_s: float) -> None:
         """Block until ``done`` says so of the hosts' states, or the time is over."""
@@ -380,7 +390,7 @@ class Ledger:
         with self._changed:
             now = self._clock()
             for job in list(self._jobs.values()):
-                if job.state is State.WAITING and now - job.accepted_at > self._queue_timeout_s:
+                if job.state is State.WAITING and now - job.waiting_since > self._queue_timeout_s:
                     self._say_crash(
                         job,
                         "queue_timeout",
@@ -389,8 +399,7 @@ class Ledger:
                     )
                     self._happen(job, Happening.QUEUE_TIME_OVER)
                 elif job.state is State.RUNNING and self._running_for_s(job) > job.request.task.limits.wall_s + self._overdue_s:
-                    self._say_crash(job, "overdue", "no word of it long after its wall clock limit")
-                    self._happen(job, Happening.OVERDUE)
+                    self._overdue(job)
             waiting = self._queue.all_needs()
             for host in self._hosts:
                 if any(host.is_worth_a_look(needs) for needs in waiting):
@@ -460,7 +469,7 @@ class Ledger:
         self._orders.append(StopJob(host=job.host, job_id=job.request.job_id, container=job.container))
 
     def _requeue(self, job: _Job) -> None:
-        job.host, job.container, job.began_at = None, "", None
+        job.host, job.container, job.began_at, job.waiting_since = None, "", None, self._clock()
         may_try = job.failures < _MOST_FAILURES and job.times_unreachable < _MOST_TIMES_UNREACHABLE
         if may_try and self._hosts.anybody_could(job.needs):
             self._queue.add(job.request.job_id, job.needs, job.request.priority, job.number)
@@ -477,7 +486,7 @@ class Ledger:
             DeliverJob(
                 request=job.request,
                 callback=job.callback,
-                verdict=job.verdict,
+                verdict=after_reruns(job.verdict, job.cut_off),
                 facts=job.facts,
                 host=job.host,
                 timings=job.timings,
@@ -501,6 +510,34 @@ class Ledger:
             self._orders.append(LookAtHost(host=host))
         self._happen(job, Happening.HOST_CANNOT)
 
+    def _never_began(self, job: _Job, facts: RunFacts) -> None:
+        """Another container may have it: nothing was run. A host that does not answer is not the job's fault."""
+        assert job.host is not None
+        reason = facts.unreachable or facts.trouble or "the container ended before it had its job"
+        job.trouble = [*job.trouble[-2:], f"{job.host}: {reason}"]
+        if facts.unreachable or facts.host_lost:
+            job.times_unreachable += 1
+            self._suspect(job.host, reason)
+        else:
+            job.failures += 1
+        self._happen(job, Happening.NEVER_BEGAN)
+
+    def _run_again(self, job: _Job, why: str) -> bool:
+        """A run that was cut off counts only when the task allows no other, or somebody has asked for the job's end."""
+        assert job.host is not None
+        if job.killed or len(job.cut_off) >= job.request.task.retries:
+            return False
+        job.cut_off.append(f"{job.host}: {why}")
+        job.needs = replace(job.needs, avoided=job.needs.avoided | {job.host})
+        self._happen(job, Happening.CUT_OFF)
+        return True
+
+    def _overdue(self, job: _Job) -> None:
+        words = "no word of it long after its wall clock limit"
+        if not self._run_again(job, words):
+            self._say_crash(job, "overdue", words)
+            self._happen(job, Happening.OVERDUE)
+
     def _submitter_died(self, job: _Job) -> None:
         job.submits_lost += 1
         if job.submits_lost > _MOST_SUBMITS_LOST:
@@ -510,8 +547,14 @@ class Ledger:
             self._happen(job, Happening.SUBMITTER_DIED)
 
     def _suspect(self, name: str, reason: str) -> None:
-        self._hosts[name].silent(reason)
+        self._down(name, reason)
         self._orders.append(LookAtHost(host=name))
+
+    def _down(self, name: str, reason: str) -> None:
+        host = self._hosts[name]
+        if host.status is not HostStatus.DOWN:
+            self._orders.append(AnnounceHostDown(host=name, reason=reason))
+        host.silent(reason)
 
     def _crash_what_nobody_can_run(self) -> None:
         """A host that answers for the first time may show that what waits for it is not there."""

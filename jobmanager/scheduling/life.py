@@ -29,6 +29,7 @@ class Happening(Enum):
     START_REFUSED = auto()  # the engine said no for good
     SUBMITTER_DIED = auto()  # or its answer was lost; submitting again finds by name what is there
     NEVER_BEGAN = auto()  # the waiter's word: the container ended before it had its job
+    CUT_OFF = auto()  # the run ended by nobody's fault here, and the task allows another one
     RUN_ENDED = auto()  # the waiter's report: program or container ended, or a limit was reached
     WAITER_DIED = auto()  # or hangs and was ended
     OVERDUE = auto()  # no report although every limit is long past
@@ -79,6 +80,9 @@ LIFE: Mapping[Happening, Mapping[State, Move]] = {
         DONE: Move(DONE, (Do.DELETE,)),
     },
     Happening.NEVER_BEGAN: {
+        RUNNING: Move(WAITING, (Do.DELETE, Do.REQUEUE)),
+    },
+    Happening.CUT_OFF: {
         RUNNING: Move(WAITING, (Do.DELETE, Do.REQUEUE)),
     },
     Happening.RUN_ENDED: {

@@ -84,10 +84,18 @@ class DeleteContainer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AnnounceHostDown:
+    """Tell the log and the hooks."""
+
+    host: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LookAtHost:
     """Have its waiter look at once: it is suspected to be down, or its images to have changed."""
 
     host: str
 
 
-Order = Union[AnnounceJob, SubmitJob, WatchJob, FindWaiter, StopJob, DeliverJob, DeleteContainer, LookAtHost]
+Order = Union[AnnounceJob, SubmitJob, WatchJob, FindWaiter, StopJob, DeliverJob, DeleteContainer, AnnounceHostDown, LookAtHost]

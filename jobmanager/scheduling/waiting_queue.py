@@ -18,6 +18,7 @@ class Needs:
     memory_mib: int
     cpus: float
     excluded: frozenset[str] = frozenset()  # hosts that tried and could not
+    avoided: frozenset[str] = frozenset()  # hosts on which a run was cut off: only when no other has room
 
 
 class Place(NamedTuple):

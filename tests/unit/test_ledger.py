@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from jobmanager import DockerHost, Limits, Outcome, Task
 from jobmanager.errors import Closed, DuplicateJob, QueueFull, UnknownEnvironment, Unsatisfiable
 from jobmanager.model.client import QueueInfo
-from jobmanager.model.container import Image
-from jobmanager.model.facts import EndMark, RunFacts
+from jobmanager.model.container import ContainerState, Image, Phase
+from jobmanager.model.facts import EndMark, Limit, RunFacts, Stopped
 from jobmanager.model.messages import HostCannot, Refused
 from jobmanager.model.verdict import KillReason
 from jobmanager.scheduling.estimate import Durations
-from jobmanager.scheduling.orders import DeleteContainer, DeliverJob, LookAtHost, SubmitJob, WatchJob
+from jobmanager.scheduling.orders import AnnounceHostDown, DeleteContainer, DeliverJob, LookAtHost, SubmitJob, WatchJob
 from tests.unit.ledger_driver import LOCAL_ONLY, PYTHON, SUCCESS, C, Driver
 
 GONE = HostCannot(reason="no such image", unreachable=False)
 UNREACHABLE = HostCannot(reason="connection refused", unreachable=True)
+EXITED = ContainerState(id="i", name="n", phase=Phase.ENDED, exit_code=137)
 
 
 # ---- one result for each job, on each path
@@ -107,7 +110,7 @@ def test_a_job_that_was_killed_before_it_had_its_job_is_not_tried_again():
     container = driver.run("j")
     driver.ledger.kill("j", KillReason.KILL_JOB)
 
-    driver.end(container, RunFacts(began=False))
+    driver.end(container, RunFacts(began=False, untouched=True))
 
     assert driver.result("j").verdict.outcome is Outcome.KILLED
 
@@ -255,13 +258,155 @@ def test_a_container_that_ended_before_it_had_its_job_is_tried_again_a_few_times
     while not driver.results("j"):
         tries += 1
         container = driver.run("j")
-        driver.end(container, RunFacts(began=False))
+        driver.end(container, RunFacts(began=False, untouched=True))
         driver.ledger.deleted(container)
 
     assert tries == 5
     assert driver.result("j").verdict.outcome is Outcome.CRASH
     assert "ended before it had its job" in driver.result("j").verdict.text
     assert driver.empty()
+
+
+def test_a_job_that_was_delivered_and_not_heard_of_is_a_crash_and_never_run_a_second_time():
+    driver = Driver({"a": 2})
+    driver.accept("j")
+
+    driver.end(driver.run("j"), RunFacts(began=False, state=EXITED, outage_s=3.0))
+
+    assert driver.result("j").verdict.evidence[0].kind == "engine_away"
+    assert len(driver.of(SubmitJob)) == 1
+
+
+def test_a_host_that_falls_silent_before_it_had_the_job_loses_it_to_another_at_once():
+    driver = Driver({"a": 1, "b": 1})
+    driver.accept("j")
+    container = driver.run("j")
+    first = driver.of(SubmitJob)[0].host
+
+    driver.end(container, RunFacts(began=False, untouched=True, unreachable="connection refused"))
+
+    assert set(driver.placed().values()) == {"a", "b"} - {first}
+    assert [order.host for order in driver.of(AnnounceHostDown)] == [first]
+
+
+# ---- the rule for reruns
+
+
+CUT_OFF = [
+    RunFacts(began=True, gone=True),
+    RunFacts(began=True, host_lost=True, outage_s=61.0),
+    RunFacts(began=True, state=EXITED),
+    RunFacts(began=True, state=EXITED, outage_s=3.0),
+    RunFacts(began=True, trouble="no space left"),
+]
+RETRIED = Task("python3", command="true", retries=2)
+
+
+@pytest.mark.parametrize("facts", CUT_OFF, ids=["removed", "host lost", "stopped", "engine away", "trouble"])
+def test_a_run_that_was_cut_off_is_the_only_one_unless_the_task_allows_more(facts):
+    driver = Driver({"a": 1, "b": 1})
+    driver.accept("j")
+
+    driver.end(driver.run("j"), facts)
+
+    assert driver.result("j").verdict.outcome is Outcome.CRASH
+    assert len(driver.of(SubmitJob)) == 1
+
+
+@pytest.mark.parametrize("facts", CUT_OFF, ids=["removed", "host lost", "stopped", "engine away", "trouble"])
+def test_a_task_with_retries_is_run_again_on_another_host_and_the_result_says_so(facts):
+    driver = Driver({"a": 3, "b": 3})
+    driver.accept("other")
+    driver.run("other")
+    driver.accept("j", RETRIED)
+    container = driver.run("j")  # on the host with fewer jobs
+
+    driver.end(container, facts)
+    again = driver.run("j")  # on the other one, although it has more
+    driver.end(again)
+
+    first, second = (order.host for order in driver.of(SubmitJob) if order.request.job_id == "j")
+    assert first != second
+    assert container in driver.deletes()
+    verdict = driver.result("j").verdict
+    assert verdict.outcome is Outcome.SUCCESS
+    assert [(e.kind, e.value) for e in verdict.evidence if e.kind == "reruns"] == [("reruns", 1)]
+    assert next(e.value for e in verdict.evidence if e.kind == "cut_off").startswith(f"{first}: ")
+
+
+def test_a_task_with_retries_is_run_again_on_the_same_host_when_there_is_no_other():
+    driver = Driver({"a": 2})
+    driver.accept("j", RETRIED)
+
+    driver.end(driver.run("j"), CUT_OFF[0])
+
+    assert driver.placed() == {"j": "a"}
+
+
+def test_retries_are_bounded_and_the_last_crash_is_told():
+    driver = Driver({"a": 9})
+    driver.accept("j", RETRIED)
+
+    for _ in range(3):
+        driver.end(driver.run("j"), CUT_OFF[0])
+
+    assert driver.result("j").verdict.outcome is Outcome.CRASH
+    assert next(e.value for e in driver.result("j").verdict.evidence if e.kind == "reruns") == 2
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        RunFacts(began=True, end=EndMark(exit_code=1)),
+        RunFacts(began=True, stopped=Stopped(limit=Limit.WALL, measured=90.0)),
+        RunFacts(began=False, refusal="there is no 'x' that can be run"),
+        RunFacts(began=True, state=replace(EXITED, oom_killed=True)),
+    ],
+    ids=["failed", "timeout", "not started", "overflow"],
+)
+def test_what_is_the_programs_own_doing_is_never_run_again(facts):
+    driver = Driver({"a": 9})
+    driver.accept("j", RETRIED)
+
+    driver.end(driver.run("j"), facts)
+
+    assert len(driver.results("j")) == 1
+    assert len(driver.of(SubmitJob)) == 1
+
+
+def test_a_job_whose_end_somebody_asked_for_is_not_run_again():
+    driver = Driver({"a": 9})
+    driver.accept("j", RETRIED)
+    container = driver.run("j")
+    driver.ledger.kill("j", KillReason.KILL_JOB)
+
+    driver.end(container, RunFacts(began=True, host_lost=True, outage_s=1.0))
+
+    assert driver.result("j").verdict.outcome is Outcome.KILLED
+
+
+def test_a_run_without_a_word_long_after_its_limit_is_run_again_too():
+    driver = Driver({"a": 9})
+    driver.accept("j", RETRIED)
+    driver.run("j")
+
+    driver.clock.now += 90 + 60 + 61
+    driver.ledger.tick()
+
+    assert driver.placed() == {"j": "a"}
+
+
+def test_the_time_in_the_queue_begins_anew_when_a_job_comes_back():
+    driver = Driver({"a": 1}, queue_timeout_s=100.0)
+    driver.accept("j", RETRIED)
+    container = driver.run("j")
+    driver.clock.now += 120
+    driver.accept("other")
+
+    driver.end(container, CUT_OFF[0])
+    driver.ledger.tick()
+
+    assert driver.results("j") == []
 
 
 def test_a_refusal_of_pid_1_is_not_tried_again():
@@ -390,7 +535,7 @@ def test_a_report_on_a_container_that_the_job_has_left_changes_nothing():
     driver = Driver({"a": 2})
     driver.accept("j")
     first = driver.run("j")
-    driver.end(first, RunFacts(began=False))
+    driver.end(first, RunFacts(began=False, untouched=True))
     second = driver.run("j")
 
     driver.end(first, SUCCESS)
@@ -554,8 +699,9 @@ def test_jobs_that_come_one_by_one_go_round_all_equal_hosts():
 
 def test_a_host_that_is_down_is_passed_over_and_takes_jobs_again_when_it_is_back():
     driver = Driver({"a": 5, "b": 5})
-    assert driver.ledger.host_silent("a", "no route") is True
-    assert driver.ledger.host_silent("a", "no route") is False
+    driver.ledger.host_silent("a", "no route")
+    driver.ledger.host_silent("a", "no route")
+    assert driver.of(AnnounceHostDown) == [AnnounceHostDown(host="a", reason="no route")]
     for number in range(4):
         driver.accept(f"j{number}")
     assert set(driver.placed().values()) == {"b"}

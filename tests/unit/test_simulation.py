@@ -194,7 +194,9 @@ class World:
         return self.random.choice(
             [
                 RunFacts(began=False),
-                RunFacts(began=False, gone=True),
+                RunFacts(began=False, untouched=True),
+                RunFacts(began=False, untouched=True, unreachable="refused"),
+                RunFacts(began=False, untouched=True, gone=True),
                 RunFacts(began=True, gone=True),
                 RunFacts(began=True, host_lost=True, outage_s=61),
                 RunFacts(began=True, stopped=Stopped(limit=Limit.WALL, measured=20.0)),

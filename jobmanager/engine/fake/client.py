@@ -6,7 +6,7 @@ import pickle
 import select
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -71,7 +71,13 @@ class FakeEngine:
     def logs(self, container: str) -> OutputStream:
         return self._stream("logs", container)
 
-    def feed(self, container: str, payload: bytes, timeout_s: float) -> None:
+    def feed(
+        self,
+        container: str,
+        payload: bytes,
+        timeout_s: float,
+        goes_on: Callable[[], bool] = lambda: True,  # noqa: ARG002 - a fake container takes all of it at once
+    ) -> None:
         self._call("feed", container, payload, timeout_s=timeout_s)
 
     def inspect(self, container: str) -> ContainerState:
