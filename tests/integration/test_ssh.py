@@ -116,6 +116,13 @@ def test_many_jobs_go_through_one_tunnel(host: DockerHost) -> None:
     assert [future.result(0).stdout for future in futures] == [b"%d\n" % number for number in range(12)]
 
 
+def test_this_machine_s_free_memory_says_nothing_of_a_host_behind_a_tunnel(host: DockerHost) -> None:
+    with JobManager(host) as manager:
+        (record,) = manager.hosts()
+
+    assert record.free_memory_mib == record.memory_mib > 0
+
+
 def test_a_job_is_killed_and_limits_hold(host: DockerHost) -> None:
     with JobManager(host) as manager:
         slow = manager.submit(Task(BUSYBOX, command="echo a; sleep 300", limits=Limits(wall_time_s=1)))

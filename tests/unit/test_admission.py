@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
+
+import psutil
+import pytest
+
 from jobmanager import DockerHost, Outcome
+from jobmanager._host_keeper import _with_available_memory
+from jobmanager.model.container import EngineInfo
+from jobmanager.model.host import Address
 from jobmanager.model.verdict import KillReason
 from tests.unit.ledger_driver import PYTHON, Driver
 
@@ -289,3 +298,39 @@ def test_more_memory_used_than_was_thought_is_told_as_none_free():
     driver.answers("a", PYTHON, available_mib=10)
 
     assert free(driver) == 0
+
+
+# ---- whose memory the kernel tells
+
+
+HERE = EngineInfo(
+    version="20.10",
+    cores=1,
+    memory_mib=psutil.virtual_memory().total // 2**20,
+    now_s=0.0,
+    cgroup="2",
+    kernel=os.uname().release,
+)
+SOCKET = Address(host="a", url="unix:///var/run/docker.sock")
+
+
+def test_an_engine_behind_a_unix_socket_with_this_machine_s_memory_and_kernel_has_this_machine_s_free_memory():
+    found = _with_available_memory(HERE, SOCKET).available_memory_mib
+
+    assert found is not None
+    assert 0 < found < HERE.memory_mib
+
+
+@pytest.mark.parametrize(
+    ("info", "address"),
+    [
+        (replace(HERE, kernel="6.6.1-linuxkit"), SOCKET),
+        (replace(HERE, memory_mib=HERE.memory_mib - 1), SOCKET),
+        (HERE, replace(SOCKET, tunnelled=True)),
+        (HERE, replace(SOCKET, url="tcp://127.0.0.1:2376")),
+        (replace(HERE, kernel=""), replace(SOCKET, url="fake:///engine.sock")),
+    ],
+    ids=["a virtual machine", "another machine", "a tunnel to a machine of the same kind", "tcp", "a fake"],
+)
+def test_of_an_engine_that_may_be_elsewhere_nothing_tells_what_is_free(info, address):
+    assert _with_available_memory(info, address).available_memory_mib is None
