@@ -27,6 +27,7 @@ _GLANCE_S = 0.25  # the longest that a kill or a deadline waits for the loop
 _DRAIN_S = 2.0  # for what is still on its way after a kill
 _DRAIN_GLANCE_S = 0.05
 _FIRST_OUTPUT_S = 2.0  # a log that stays empty for so long belongs to a container that had no job yet
+_SILENT_S = 2.0  # after which an open stream of a container that has ended is given up
 _LAST_WORDS_S = 5.0  # between the end mark and the rest that PID 1 says
 _FEED_S = 60.0
 _RETRY_S = (0.1, 0.2, 0.5, 1.0, 2.0)
@@ -206,9 +207,12 @@ class Watch:
         self._started_at, self._next_cpu_look = at, at + limits.cpu_time_s / limits.cpus
 
     def _follow(self, stream: OutputStream) -> _Over:
+        heard_at = self._clock()
         while True:
             chunks = stream.read(_GLANCE_S)
-            if chunks is None:
+            if chunks:
+                heard_at = self._clock()
+            if chunks is None or (self._clock() - heard_at > _SILENT_S and self._is_said_to_have_ended()):
                 return _Over.BROKEN
             self._transcript.read(chunks)
             if not chunks:
@@ -243,11 +247,14 @@ class Watch:
             return self._reached(Limit.WALL, now - self._started_at)
         if now >= self._next_cpu_look:
             return self._look_at_cpu()
-        if self._look_asked.is_set():
-            self._look_asked.clear()
-            if self._inspect().phase is Phase.ENDED:
-                return _Over.BROKEN
         return None
+
+    def _is_said_to_have_ended(self) -> bool:
+        """Whether somebody says that the container has ended, and it has: its stream should have, too."""
+        if not self._look_asked.is_set():
+            return False
+        self._look_asked.clear()
+        return self._inspect().phase is Phase.ENDED
 
     def _look_at_cpu(self) -> _Over | None:
         """The counter of the whole container; the next look is due when it could have reached the limit."""

@@ -88,8 +88,9 @@ def our_threads() -> list[str]:
 
 
 def children() -> list[str]:
-    """Command lines of this process's children, their children included, the dead too."""
-    return [f"{child.pid} {' '.join(child.cmdline())[:80]}" for child in psutil.Process().children(recursive=True) if _alive(child)]
+    """Command lines of this process's children, their children included, the dead too; not of private daemons."""
+    found = (child for child in psutil.Process().children(recursive=True) if _alive(child))
+    return [f"{child.pid} {' '.join(child.cmdline())[:80]}" for child in found if child.name() not in ("dockerd", "containerd")]
 
 
 def _alive(process: psutil.Process) -> bool:

@@ -1,7 +1,9 @@
-"""A proxy on a unix socket in front of an engine, which can hold, delay or drop what goes through it."""
+"""A proxy on a unix socket in front of an engine: holds, delays, drops or refuses what goes through it, and counts deliveries."""
 
 from __future__ import annotations
 
+import json
+import math
 import re
 import socket
 import tempfile
@@ -15,8 +17,16 @@ _PIECE = 65536
 CREATE = r"POST /v[\d.]+/containers/create"
 START = r"POST /v[\d.]+/containers/[^/]+/start"
 ATTACH = r"POST /v[\d.]+/containers/[^/]+/attach"
+FEED = ATTACH + r"\?(.*&)?stdin=1"
+FOLLOW = ATTACH + r"\?(.*&)?stdout=1"
+LOGS = r"GET /v[\d.]+/containers/[^/]+/logs"
+STATS = r"GET /v[\d.]+/containers/[^/]+/stats"
+KILL = r"POST /v[\d.]+/containers/[^/]+/kill"
+PAUSE = r"POST /v[\d.]+/containers/[^/]+/pause"
 REMOVE = r"DELETE /v[\d.]+/containers/"
 INSPECT = r"GET /v[\d.]+/containers/[^/]+/json"
+LIST = r"GET /v[\d.]+/containers/json"
+EVERYTHING = r""
 
 
 @dataclass
@@ -26,7 +36,9 @@ class Rule:
     pattern: str
     on_reply: bool = False  # False: before the engine sees it; True: when it has been carried out
     drop: bool = False  # close the connection instead of holding it
-    times: int = 1
+    status: int = 0  # answer with it, and carry nothing out
+    hold_s: float = 60.0
+    times: float = 1
     reached: threading.Event = field(default_factory=threading.Event)
     go_on: threading.Event = field(default_factory=threading.Event)
 
@@ -43,6 +55,7 @@ class Proxy:
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self.seen: list[str] = []  # first lines of requests
+        self.delivered: list[str] = []  # a container's id for each job that was written to its standard input whole
         self._listener.bind(self._path)
         self._listener.listen(64)
         self._thread = threading.Thread(target=self._accept, daemon=True)
@@ -84,6 +97,23 @@ class Proxy:
         self._rules.append(rule)
         return rule
 
+    def refuse(self, pattern: str, status: int, *, times: int) -> Rule:
+        """Answer matching requests with this status; the engine never sees them."""
+        rule = Rule(pattern, status=status, times=times)
+        self._rules.append(rule)
+        return rule
+
+    @contextmanager
+    def delay(self, seconds: float, pattern: str = EVERYTHING) -> Iterator[Rule]:
+        """Carry matching requests out at once, and answer so much later, until the block is left."""
+        rule = Rule(pattern, on_reply=True, hold_s=seconds, times=math.inf)
+        self._rules.append(rule)
+        try:
+            yield rule
+        finally:
+            rule.times = 0
+            rule.go_on.set()
+
     def count(self, pattern: str) -> int:
         """How many requests matched so far."""
         return sum(bool(re.match(pattern, line)) for line in self.seen)
@@ -122,32 +152,51 @@ class Proxy:
         line = head.split(b"\r\n", 1)[0].decode()
         self.seen.append(line)
         body = from_client.read(_length(head))
-        if not self._pass(line, on_reply=False):
+        rule = self._met(line, on_reply=False)
+        if rule is not None and rule.status:
+            client.sendall(_refusal(rule.status))
+            return True
+        if rule is not None and rule.drop:
             return False
         engine.sendall(head + body)
         reply = _head(from_engine)
-        if not reply or not self._pass(line, on_reply=True):
+        rule = self._met(line, on_reply=True) if reply else None
+        if not reply or (rule is not None and rule.drop):
             return False
         client.sendall(reply)
         if b" 101 " in reply.split(b"\r\n", 1)[0]:
-            _pump_both(client, engine, from_client, from_engine)
+            written = _pump_both(client, engine, from_client, from_engine)
+            if _is_whole_job(written):
+                self.delivered.append(line.split("/")[3])
             return False
         if b"chunked" in reply.lower():
             return _relay_chunks(from_engine, client)
         client.sendall(from_engine.read(_length(reply)))
         return True
 
-    def _pass(self, line: str, *, on_reply: bool) -> bool:
+    def _met(self, line: str, *, on_reply: bool) -> Rule | None:
+        """The rule that a request met, once it has been held as long as that says."""
         with self._lock:
             rule = next((r for r in self._rules if r.times > 0 and r.on_reply == on_reply and re.match(r.pattern, line)), None)
             if rule is None:
-                return True
+                return None
             rule.times -= 1
         rule.reached.set()
-        if rule.drop:
-            return False
-        rule.go_on.wait(60)
-        return True
+        if not (rule.drop or rule.status):
+            rule.go_on.wait(rule.hold_s)
+        return rule
+
+
+def _refusal(status: int) -> bytes:
+    body = json.dumps({"message": f"refused with {status} on purpose"}).encode()
+    return b"HTTP/1.1 %d Refused\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (status, len(body), body)
+
+
+def _is_whole_job(written: bytes) -> bool:
+    """Whether PID 1 got what it needs to run its program: a line that says how much comes, and so much."""
+    line, _, rest = written.partition(b"\n")
+    words = line.split(b" ")
+    return len(words) == 2 and words[1].isdigit() and len(rest) >= int(words[1])
 
 
 def _head(stream) -> bytes:  # type: ignore[no-untyped-def]
@@ -173,17 +222,22 @@ def _relay_chunks(source, client: socket.socket) -> bool:  # type: ignore[no-unt
             return True
 
 
-def _pump_both(client: socket.socket, engine: socket.socket, from_client, from_engine) -> None:  # type: ignore[no-untyped-def]
+def _pump_both(client: socket.socket, engine: socket.socket, from_client, from_engine) -> bytes:  # type: ignore[no-untyped-def]
+    """Relays both ways to the end; what the client wrote."""
     back = threading.Thread(target=_pump, args=(from_engine, client), daemon=True)
     back.start()
-    _pump(from_client, engine)
+    written = bytearray()
+    _pump(from_client, engine, written)
     back.join()
+    return bytes(written)
 
 
-def _pump(source, target: socket.socket) -> None:  # type: ignore[no-untyped-def]
+def _pump(source, target: socket.socket, seen: bytearray | None = None) -> None:  # type: ignore[no-untyped-def]
     try:
         while data := source.read1(_PIECE):
             target.sendall(data)
+            if seen is not None:
+                seen += data
         target.shutdown(socket.SHUT_WR)
     except (OSError, ValueError):
         for end in (target,):

@@ -1,0 +1,102 @@
+"""What the tests with faults share: jobs that tell how often they ran, and what must hold after each fault."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dev import dockerd
+from jobmanager import DockerHost, JobInput, JobManager, JobResult, Limits, Outcome, Task
+from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
+
+PATIENCE_S = 60.0
+RUNS_ONCE = Task(BUSYBOX, command="echo begun; sleep 1; echo ended; exit 7")
+QUICK = Task(BUSYBOX, command="echo begun; echo ended; exit 7")
+ENDLESS = Task(BUSYBOX, command="echo begun; sleep 3000", limits=Limits(wall_time_s=3600))
+
+
+def ran_once(result: JobResult) -> bool:
+    """Whether the program ran from its beginning to its end, once."""
+    return (result.outcome, result.exit_code, result.stdout) == (Outcome.FAILED, 7, b"begun\nended\n")
+
+
+def proof(result: JobResult) -> dict[str, str | int | float]:
+    """The evidence's values by kind."""
+    return {evidence.kind: evidence.value for evidence in result.evidence}
+
+
+class Jobs:
+    """Jobs of one manager, and how often each was called back."""
+
+    def __init__(self, manager: JobManager) -> None:
+        self.manager = manager
+        self._ids: list[str] = []
+        self._called: list[JobResult] = []
+
+    def add(self, task: Task, count: int = 1, inputs: JobInput | None = None) -> list[str]:
+        """Submit a task so many times."""
+        ids = [self.manager.new_job(task, inputs, self._called.append) for _ in range(count)]
+        self._ids += ids
+        return ids
+
+    def ended(self) -> int:
+        """How many callbacks there were."""
+        return len(self._called)
+
+    def results(self, within_s: float = PATIENCE_S) -> list[JobResult]:
+        """All results, in the order of submission, once the last one is there."""
+        eventually(lambda: self.ended() >= len(self._ids), within_s=within_s, what="all jobs are called back")
+        found = {result.job_id: result for result in self._called}
+        return [found[job_id] for job_id in self._ids]
+
+    def wait_until_running(self, count: int, within_s: float = PATIENCE_S) -> None:
+        """Until so many programs have begun."""
+        urls = [host.url for host in self.manager.hosts()]
+        eventually(lambda: sum(programs_begun(url) for url in urls) == count, within_s=within_s, what=f"{count} programs run")
+
+    def check(self) -> None:
+        """One callback for every job."""
+        assert Counter(result.job_id for result in self._called) == Counter(self._ids)
+
+
+@contextmanager
+def jobs_on(*hosts: DockerHost | str, **options: object) -> Iterator[Jobs]:
+    """A manager's jobs. At the end each has been called back once, hosts are known as they are, and nothing is left on them."""
+    with JobManager(hosts, **options) as manager:  # type: ignore[arg-type]
+        jobs = Jobs(manager)
+        yield jobs
+        jobs.results()
+        eventually(lambda: hosts_are_known_as_they_are(manager), what=f"no host is taken for down that is up: {manager.hosts()}")
+    jobs.check()
+    for record in manager_hosts(hosts):
+        if is_up(record):
+            eventually(lambda url=record: not our_containers(url) and not our_volumes(url), what="nothing is left behind")
+
+
+def manager_hosts(hosts: tuple[DockerHost | str, ...]) -> list[str]:
+    """Their urls."""
+    return [host if isinstance(host, str) else host.url for host in hosts]
+
+
+def hosts_are_known_as_they_are(manager: JobManager) -> bool:
+    """Whether a host is up for the manager if and only if it answers."""
+    return all(record.up == is_up(record.url) for record in manager.hosts())
+
+
+def is_up(url: str) -> bool:
+    """Whether an engine answers on a unix socket."""
+    return dockerd.answers(Path(url.removeprefix("unix://")))
+
+
+def programs_begun(url: str) -> int:
+    """How many containers of ours run a program that has printed something."""
+    import docker
+
+    client = docker.DockerClient(base_url=url, version="1.41", timeout=20)
+    try:
+        running = client.containers.list(filters={"label": "jobmanager.manager"})
+        return sum(b"begun" in container.logs() for container in running)
+    finally:
+        client.close()
