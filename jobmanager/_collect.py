@@ -47,6 +47,8 @@ def _copy(pieces: Iterator[bytes], patterns: Sequence[str], most_bytes: int, out
     left = most_bytes
     with tarfile.open(fileobj=_Pieces(pieces), mode="r|") as tar:
         for member in tar:
+            if seen == 0 and member.isdir() and member.uid == 0:  # the program's user owns a workspace, and cannot give it away
+                raise tarfile.ReadError("the engine was restarted meanwhile, and shows another folder in its place")
             seen += 1
             if seen > _MOST_SEEN_MEMBERS:
                 raise _TooMuch(f"the workspace holds more than {_MOST_SEEN_MEMBERS} files")

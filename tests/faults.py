@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import docker
+
 from dev import dockerd
 from jobmanager import DockerHost, JobInput, JobManager, JobResult, Limits, Outcome, Task
 from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
@@ -62,22 +64,18 @@ class Jobs:
 
 
 @contextmanager
-def jobs_on(*hosts: DockerHost | str, **options: object) -> Iterator[Jobs]:
+def jobs_on(*hosts: DockerHost | str, swept_later: bool = False, **options: object) -> Iterator[Jobs]:
     """A manager's jobs. At the end each has been called back once, hosts are known as they are, and nothing is left on them."""
     with JobManager(hosts, **options) as manager:  # type: ignore[arg-type]
+        urls = [record.url for record in manager.hosts()]
         jobs = Jobs(manager)
         yield jobs
         jobs.results()
         eventually(lambda: hosts_are_known_as_they_are(manager), what=f"no host is taken for down that is up: {manager.hosts()}")
     jobs.check()
-    for record in manager_hosts(hosts):
-        if is_up(record):
-            eventually(lambda url=record: not our_containers(url) and not our_volumes(url), what="nothing is left behind")
-
-
-def manager_hosts(hosts: tuple[DockerHost | str, ...]) -> list[str]:
-    """Their urls."""
-    return [host if isinstance(host, str) else host.url for host in hosts]
+    for url in filter(is_up, urls):
+        eventually(lambda url=url: not our_containers(url), what="no container is left behind")
+        eventually(lambda url=url: swept_later or not our_volumes(url), what="no volume is left behind")
 
 
 def hosts_are_known_as_they_are(manager: JobManager) -> bool:
@@ -92,8 +90,6 @@ def is_up(url: str) -> bool:
 
 def programs_begun(url: str) -> int:
     """How many containers of ours run a program that has printed something."""
-    import docker
-
     client = docker.DockerClient(base_url=url, version="1.41", timeout=20)
     try:
         running = client.containers.list(filters={"label": "jobmanager.manager"})

@@ -59,11 +59,22 @@ def collect(data, patterns=("*",), most_mib=1, **engine):
 
 
 GOOD = [
-    member("job/", type=tarfile.DIRTYPE),
+    member("job/", type=tarfile.DIRTYPE, uid=65534),
     member("job/a.txt", b"A"),
     member("job/sub/b.txt", b"B" * 5000),
     member("job/sub/c.bin", b"\0"),
 ]
+
+
+def test_a_folder_that_is_not_the_workspace_is_told_from_an_empty_one():
+    """After a restart with live-restore an engine shows the folder below the workspace's mount."""
+    empty, other = (tar(member("job/", type=tarfile.DIRTYPE, uid=uid)) for uid in (65534, 0))
+
+    assert collect(empty) == ({}, "")
+    assert collect(other) == (
+        None,
+        "the workspace could not be read: the engine was restarted meanwhile, and shows another folder in its place",
+    )
 
 
 def test_files_that_match_come_back_by_their_names_in_the_workspace():
