@@ -51,6 +51,7 @@ def main(connection: Connection) -> None:
     waiter.start()
     while not isinstance(message := connection.recv(), Stop):
         waiter.handle(message)
+    waiter.remove_all()  # a container whose making was given up may have been made all the same, later
 
 
 def orphaned() -> None:

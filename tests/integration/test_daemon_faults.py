@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from jobmanager import DockerHost, JobManager, Limits, Outcome, Task
 from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
 from tests.daemons import PrivateDaemon
-from tests.faults import ENDLESS, QUICK, jobs_on, proof, ran_once
+from tests.faults import ENDLESS, QUICK, RUNS_ONCE, jobs_on, proof, ran_once
+from tests.proxy import CREATE, FEED, REMOVE, START, Proxy
 
 pytestmark = [pytest.mark.engine, pytest.mark.daemon]
 
@@ -101,3 +103,103 @@ def test_programs_that_a_daemon_stopped_when_it_was_told_to_end_are_crashes_neve
         assert (result.outcome, result.stdout) == (Outcome.CRASH, b"begun\n"), result
         assert result.text == "the engine was away when the container ended"
     assert all(ran_once(result) for result in again)
+
+
+@pytest.mark.parametrize("call", [CREATE, START, FEED, REMOVE], ids=["create", "start", "run", "remove"])
+def test_a_daemon_that_hangs_for_a_while_makes_and_runs_nothing_twice(daemon: PrivateDaemon, call: str) -> None:
+    """Case 11: what it is asked meanwhile is given up, and carried out all the same when it goes on."""
+    with Proxy(daemon.url) as proxy, jobs_on(proxy.url, engine_timeout_s=1.0) as jobs, proxy.hold(call) as held:
+        jobs.add(RUNS_ONCE, 3)
+        assert held.reached.wait(30)
+        daemon.pause()
+        try:
+            held.go_on.set()
+            eventually(lambda: not jobs.manager.hosts()[0].up, within_s=30, what="the manager knows that it hangs")
+        finally:
+            daemon.resume()
+        results = jobs.results()
+    assert all(ran_once(result) for result in results), results
+    assert len(proxy.delivered) == len(set(proxy.delivered)) == 3
+
+
+def test_a_killed_containerd_loses_nothing_of_what_runs_and_what_cannot_start_says_so(daemon: PrivateDaemon) -> None:
+    """Case 12: dockerd starts another one after a while."""
+    with Proxy(daemon.url) as proxy, jobs_on(DockerHost(proxy.url, max_concurrent_jobs=2)) as jobs:
+        jobs.add(RUNS_ONCE, 2)
+        jobs.wait_until_running(2)
+        waiting = jobs.add(QUICK, 2)
+
+        for child in psutil.Process(daemon.pid).children():
+            child.kill()
+
+        results = jobs.results()
+    assert all(ran_once(result) for result in results[:2]), results
+    for result in results[2:]:
+        assert ran_once(result) or (result.outcome, "containerd" in result.text) == (Outcome.CRASH, True), result
+    assert len(waiting) == 2 and len(proxy.delivered) == len(set(proxy.delivered)) <= 4
+
+
+def test_a_killed_shim_is_one_crash_and_no_process_is_left(daemon: PrivateDaemon) -> None:
+    """Case 12: its container is gone with it; the others go on."""
+    with jobs_on(DockerHost(daemon.url, max_concurrent_jobs=2)) as jobs:
+        jobs.add(ENDLESS)
+        jobs.wait_until_running(1)
+        shims = shims_of(daemon)
+        program = psutil.Process(shims[0].pid).children(recursive=True)
+        jobs.add(RUNS_ONCE)
+        jobs.wait_until_running(2)
+
+        shims[0].kill()
+
+        lost, kept = jobs.results()
+    assert (lost.outcome, lost.stdout) == (Outcome.CRASH, b"begun\n"), lost
+    assert {"stopped_by_stranger", "engine_away"} & proof(lost).keys()
+    assert ran_once(kept)
+    eventually(lambda: not any(process.is_running() for process in program), what="the program is gone too")
+
+
+def shims_of(daemon: PrivateDaemon) -> list[psutil.Process]:
+    """The processes that hold a private daemon's containers."""
+    mine = daemon.url.removeprefix("unix://").removesuffix("docker.sock")
+    return [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if process.info["cmdline"] and "containerd-shim" in process.info["cmdline"][0] and mine in " ".join(process.info["cmdline"])
+    ]
+
+
+@pytest.fixture(scope="module")
+def broken_runtime(image_tar: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A daemon that creates containers, and can start none of them."""
+    runtime = ("--add-runtime", "broken=/bin/false", "--default-runtime", "broken")
+    with PrivateDaemon(tmp_path_factory.mktemp("broken"), extra_args=runtime) as daemon:
+        daemon.load_image(Path(image_tar))
+        yield daemon.url
+
+
+def test_a_host_whose_runtime_does_not_work_is_one_crash_with_its_words(broken_runtime: str) -> None:
+    """Case 19."""
+    with jobs_on(broken_runtime) as jobs:
+        jobs.add(QUICK, 2)
+        results = jobs.results()
+    for result in results:
+        assert result.outcome is Outcome.CRASH
+        assert "runtime" in result.text or "shim" in result.text, result
+
+
+def test_a_host_whose_runtime_does_not_work_leaves_its_jobs_to_the_other(broken_runtime: str, daemon: PrivateDaemon) -> None:
+    """Cases 18 and 19."""
+    with jobs_on(DockerHost(broken_runtime, name="broken"), DockerHost(daemon.url, name="works")) as jobs:
+        jobs.add(QUICK, 4)
+        results = jobs.results()
+    assert all(ran_once(result) for result in results), results
+    assert {result.host for result in results} == {"works"}
+
+
+def test_a_network_that_does_not_exist_is_one_crash_with_its_name(daemon: PrivateDaemon) -> None:
+    """Case 19."""
+    with jobs_on(daemon.url) as jobs:
+        jobs.add(Task(BUSYBOX, command="true", network="no-such-network"))
+        (result,) = jobs.results()
+    assert result.outcome is Outcome.CRASH
+    assert "no-such-network" in result.text
