@@ -54,6 +54,7 @@ class Proxy:
         self._rules: list[Rule] = []
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
+        self._streams: set[socket.socket] = set()  # those of them that carry a container's output
         self.seen: list[str] = []  # first lines of requests
         self.delivered: list[str] = []  # a container's id for each job that was written to its standard input whole
         self._listener.bind(self._path)
@@ -114,6 +115,13 @@ class Proxy:
             rule.times = 0
             rule.go_on.set()
 
+    def break_streams(self) -> None:
+        """Break off every attached container's output."""
+        with self._lock:
+            for connection in self._streams:
+                connection.shutdown(socket.SHUT_RDWR)
+            self._streams.clear()
+
     def count(self, pattern: str) -> int:
         """How many requests matched so far."""
         return sum(bool(re.match(pattern, line)) for line in self.seen)
@@ -141,6 +149,7 @@ class Proxy:
         finally:
             with self._lock:
                 self._open -= {client, engine}
+                self._streams.discard(client)
             client.close()
             engine.close()
 
@@ -165,6 +174,9 @@ class Proxy:
             return False
         client.sendall(reply)
         if b" 101 " in reply.split(b"\r\n", 1)[0]:
+            if re.match(FOLLOW, line):
+                with self._lock:
+                    self._streams.add(client)
             written = _pump_both(client, engine, from_client, from_engine)
             if _is_whole_job(written):
                 self.delivered.append(line.split("/")[3])

@@ -108,7 +108,7 @@ def test_programs_that_a_daemon_stopped_when_it_was_told_to_end_are_crashes_neve
 @pytest.mark.parametrize("call", [CREATE, START, FEED, REMOVE], ids=["create", "start", "run", "remove"])
 def test_a_daemon_that_hangs_for_a_while_makes_and_runs_nothing_twice(daemon: PrivateDaemon, call: str) -> None:
     """Case 11: what it is asked meanwhile is given up, and carried out all the same when it goes on."""
-    with Proxy(daemon.url) as proxy, jobs_on(proxy.url, engine_timeout_s=1.0) as jobs, proxy.hold(call) as held:
+    with Proxy(daemon.url) as proxy, jobs_on(proxy.url, engine_timeout_s=2.0) as jobs, proxy.hold(call) as held:
         jobs.add(RUNS_ONCE, 3)
         assert held.reached.wait(30)
         daemon.pause()

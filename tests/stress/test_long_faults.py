@@ -1,0 +1,94 @@
+"""The faults of tests/integration that take long, or need to be repeated."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from jobmanager import DockerHost
+from tests.conftest import eventually
+from tests.daemons import PrivateDaemon
+from tests.faults import QUICK, RUNS_ONCE, jobs_on, ran_once
+from tests.integration.test_lost_replies import CALLS, MEASURED
+from tests.proxy import CREATE, FEED, INSPECT, LOGS, REMOVE, START, STATS, Proxy
+
+pytestmark = [pytest.mark.engine, pytest.mark.daemon, pytest.mark.timeout(600)]
+
+LOST = 20
+
+
+@pytest.fixture
+def proxy(private_engine: PrivateDaemon) -> Iterator[Proxy]:
+    with Proxy(private_engine.url) as proxy:
+        yield proxy
+
+
+@pytest.mark.parametrize("carried_out", [True, False], ids=["after", "before"])
+@pytest.mark.parametrize("call", CALLS)
+def test_twenty_lost_answers_run_no_job_twice_and_lose_none(proxy: Proxy, call: str, carried_out: bool) -> None:
+    """Case 13: one for each job, before the engine has carried it out, or after."""
+    with jobs_on(DockerHost(proxy.url, max_concurrent_jobs=1)) as jobs:
+        for _ in range(LOST):
+            dropped = proxy.drop(CALLS[call], on_reply=carried_out, times=1)
+            jobs.add(QUICK if call != "list" else RUNS_ONCE)
+            jobs.results()
+            eventually(lambda dropped=dropped: dropped.times == 0, what="it was dropped")
+        results = jobs.results()
+    assert all(ran_once(result) for result in results), results
+    assert len(proxy.delivered) == len(set(proxy.delivered)) == LOST
+
+
+@pytest.mark.parametrize("call", [INSPECT, LOGS, STATS], ids=["inspect", "logs", "stats"])
+def test_twenty_lost_answers_to_questions_about_running_jobs_change_nothing(proxy: Proxy, call: str) -> None:
+    """Case 13."""
+    with jobs_on(DockerHost(proxy.url, max_concurrent_jobs=5)) as jobs:
+        for _ in range(LOST // 5):
+            ids = jobs.add(MEASURED, 5)
+            jobs.wait_until_running(5)
+            dropped = proxy.drop(call, on_reply=True, times=5)
+            proxy.break_streams()
+            eventually(lambda ids=ids: jobs.ended() % 5 == 0 and jobs.ended() >= len(ids), within_s=60)
+            jobs.results()
+            assert dropped.times == 0
+        results = jobs.results()
+    assert all(ran_once(result) for result in results), results
+    assert len(proxy.delivered) == len(set(proxy.delivered)) == LOST
+
+
+def test_an_engine_whose_answers_come_five_seconds_late_loses_nothing(proxy: Proxy) -> None:
+    """Case 14: first within the manager's patience, then beyond it."""
+    for patience_s in (30.0, 3.0):
+        with jobs_on(DockerHost(proxy.url, max_concurrent_jobs=3), engine_timeout_s=patience_s) as jobs:
+            jobs.add(RUNS_ONCE, 3)
+            jobs.wait_until_running(3)
+            until = time.monotonic() + 40
+            with proxy.delay(5.0):
+                jobs.add(RUNS_ONCE, 6)
+                eventually(lambda until=until: time.monotonic() > until, within_s=60)
+            results = jobs.results(within_s=120)
+        assert all(ran_once(result) for result in results), results
+    assert len(proxy.delivered) == len(set(proxy.delivered)) == 18
+
+
+@pytest.mark.parametrize("call", [CREATE, START, FEED, REMOVE], ids=["create", "start", "run", "remove"])
+def test_a_daemon_that_hangs_for_ninety_seconds_makes_and_runs_nothing_twice(private_engine: PrivateDaemon, call: str) -> None:
+    """Case 11."""
+    with (
+        Proxy(private_engine.url) as proxy,
+        jobs_on(proxy.url, engine_timeout_s=5.0, host_lost_timeout_s=300.0) as jobs,
+        proxy.hold(call) as held,
+    ):
+        jobs.add(RUNS_ONCE, 3)
+        assert held.reached.wait(30)
+        private_engine.pause()
+        try:
+            held.go_on.set()
+            until = time.monotonic() + 90
+            eventually(lambda: time.monotonic() > until, within_s=100)
+        finally:
+            private_engine.resume()
+        results = jobs.results(within_s=120)
+    assert all(ran_once(result) for result in results), results
+    assert len(proxy.delivered) == len(set(proxy.delivered)) == 3
