@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from jobmanager.errors import UnknownEnvironment, Unsatisfiable
 from jobmanager.model.client import HostInfo
 from jobmanager.model.container import EngineInfo, Image
 from jobmanager.model.host import DockerHost
@@ -203,24 +204,25 @@ class HostTable:
         """What can be run, by environment type."""
         return {ENVIRONMENT_TYPE: sorted(set().union(*(host.environments() for host in self._hosts.values())))}
 
-    def known_names(self) -> list[str]:
-        """Environments and image references, for an error message."""
-        names = set(self._aliases)
-        for host in self._hosts.values():
-            names |= host.environments() | host.references()
-        return sorted(names)
-
-    def most_memory_mib(self) -> int:
-        """The largest host's memory, of those that have answered."""
-        return max((host.info.memory_mib for host in self._hosts.values() if host.info is not None), default=0)
-
-    def most_cores(self) -> int:
-        """The largest host's cores, of those that have answered."""
-        return max((host.info.cores for host in self._hosts.values() if host.info is not None), default=0)
+    def refuse_what_nobody_could_run(self, needs: Needs) -> None:
+        """Raises Unsatisfiable or UnknownEnvironment when no host could ever run it."""
+        if self.anybody_could(needs):
+            return
+        if any(host.image(needs.environment) for host in self):
+            answered = [host.info for host in self if host.info is not None]
+            raise Unsatisfiable(
+                f"no host could ever run it: it asks for {needs.memory_mib} MiB and {needs.cpus:g} cpus, the largest host"
+                f" has {max(info.memory_mib for info in answered)} MiB and {max(info.cores for info in answered)} cores"
+            )
+        known = ", ".join(self._known_names()) or "none"
+        raise UnknownEnvironment(f"no host has the environment {needs.environment!r}; known: {known}")
 
     def slots(self) -> int:
         """Slots of all hosts that are up; at least 1."""
         return max(1, sum(host.limit for host in self._hosts.values() if host.status is HostStatus.UP))
+
+    def _known_names(self) -> list[str]:
+        return sorted({*self._aliases}.union(*(host.environments() | host.references() for host in self)))
 
 
 def _by_name(images: Iterable[Image]) -> dict[str, str]:

@@ -11,19 +11,20 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
-from jobmanager.errors import Closed, DuplicateJob, QueueFull, UnknownEnvironment, Unsatisfiable
+from jobmanager.errors import Closed, DuplicateJob, QueueFull
 from jobmanager.model.client import HostInfo, QueueInfo, RunningJob, WaitingJob
 from jobmanager.model.container import EngineInfo, Image
 from jobmanager.model.facts import RunFacts
 from jobmanager.model.host import DockerHost
 from jobmanager.model.job import Request
 from jobmanager.model.messages import HostCannot, Refused, Submitted
-from jobmanager.model.result import Callback, Outcome, Step
-from jobmanager.model.verdict import KillReason, Verdict, after_reruns, crash_verdict, judge, killed_verdict
+from jobmanager.model.result import Callback, Outcome
+from jobmanager.model.verdict import KillReason, Verdict, after_reruns, judge, killed_verdict
 from jobmanager.scheduling.estimate import Durations
 from jobmanager.scheduling.hosts import Host, HostStatus, HostTable
+from jobmanager.scheduling.job_record import HeldContainer, JobRecord
 from jobmanager.scheduling.life import LIFE, Do, Happening, State
 from jobmanager.scheduling.orders import (
     AnnounceHostDown,
@@ -42,56 +43,9 @@ _MOST_FAILURES = 5  # of one job, before what keeps failing is called a crash
 _MOST_SUBMITS_LOST = 10
 _MOST_TIMES_UNREACHABLE = 200  # a host that answers when looked at and breaks off every submit
 _MOST_DECIDED = 1000  # results in memory that wait for callbacks; while there are as many, nothing more is started
-_MOST_STEPS = 200
 _OVERDUE_SLACK_S = 60.0  # past every limit, before a waiter's silence is called a crash
 _DELETE_DELAYS_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _TOKEN_BYTES = 16
-
-
-@dataclass(slots=True, kw_only=True)
-class _Job:
-    """A job that has not been called back yet."""
-
-    request: Request
-    callback: Callback | None
-    number: int
-    accepted_at: float
-    accepted_wall_s: float
-    needs: Needs
-    state: State = State.WAITING
-    host: str | None = None
-    container: str = ""
-    container_id: str = ""
-    image_command: tuple[str, ...] = ()
-    token: str = ""
-    placements: int = 0  # makes its containers' names: one is never used again
-    times_unreachable: int = 0
-    failures: int = 0  # placements that came to nothing although the host could be reached
-    submits_lost: int = 0
-    waiting_since: float
-    began_at: float | None = None
-    cut_off: list[str] = field(default_factory=list)  # why runs of it ended before their time
-    killed: KillReason | None = None
-    verdict: Verdict | None = None
-    facts: RunFacts | None = None
-    trouble: list[str] = field(default_factory=list)  # why hosts could not
-    timings: dict[str, float] = field(default_factory=dict)
-    steps: list[Step] = field(default_factory=list)
-
-    @property
-    def kind(self) -> str:
-        """Tasks of one kind are expected to take the same time."""
-        return self.request.task.name or self.request.task.environment
-
-
-@dataclass(slots=True, kw_only=True)
-class _Container:
-    """A container that holds a slot."""
-
-    job_id: str
-    host: str
-    being_deleted: bool = False
-    delete_tries: int = 0
 
 
 class Ledger:
@@ -113,8 +67,8 @@ class Ledger:
         self._changed = threading.Condition(self._lock)
         self._hosts = HostTable(hosts, aliases)
         self._queue = WaitingQueue()
-        self._jobs: dict[str, _Job] = {}
-        self._containers: dict[str, _Container] = {}
+        self._jobs: dict[str, JobRecord] = {}
+        self._containers: dict[str, HeldContainer] = {}
         self._orders: deque[Order] = deque()
         self._durations = Durations()
         self._manager_id = manager_id
@@ -126,7 +80,7 @@ class Ledger:
         self._numbers = 0
         self._decided = 0  # jobs that wait for their callback, or are in it
         self._open = True
-        self._doings: Mapping[Do, Callable[[_Job], None]] = {
+        self._doings: Mapping[Do, Callable[[JobRecord], None]] = {
             Do.SUBMIT: self._submit,
             Do.WATCH: self._watch,
             Do.HAND_OVER: self._hand_over,
@@ -149,13 +103,13 @@ class Ledger:
             if request.job_id in self._jobs:
                 raise DuplicateJob(f"a job with the id {request.job_id!r} has not ended yet")
             if request.task.needs_container:
-                self._refuse_what_nobody_could_run(needs)
+                self._hosts.refuse_what_nobody_could_run(needs)
                 if len(self._queue) >= self._max_waiting_jobs:
                     raise QueueFull(f"{len(self._queue)} jobs are waiting already: try again later, or raise max_waiting_jobs")
             elif self._decided >= self._max_waiting_jobs:
                 raise QueueFull(f"{self._decided} results wait for their callbacks already: are all callbacks blocked?")
             self._numbers += 1
-            job = _Job(
+            job = JobRecord(
                 request=request,
                 callback=callback,
                 number=self._numbers,
@@ -165,7 +119,7 @@ class Ledger:
                 needs=needs,
             )
             self._jobs[request.job_id] = job
-            self._note(job, "accepted")
+            job.note("accepted", self._clock())
             self._orders.append(AnnounceJob(request=request))
             if request.task.needs_container:
                 self._queue.add(request.job_id, needs, request.priority, job.number)
@@ -204,17 +158,17 @@ class Ledger:
             if job is None or job.state is State.DONE:
                 return None
             if job.state is not State.WAITING:
-                return QueueInfo(-1, max(0.0, job.request.task.limits.wall_s - self._running_for_s(job)))
+                return QueueInfo(-1, max(0.0, job.request.task.limits.wall_s - job.running_for_s(self._clock())))
             before = self._queue.jobs_before(job_id)
             return QueueInfo(before, self._wait_s(job_id))
 
     def snapshot(self) -> tuple[list[RunningJob], list[WaitingJob]]:
         """Jobs that have a host, and those that wait, in their order."""
         with self._lock:
-            running = [self._running_record(job) for job in self._jobs.values() if job.state in (State.PLACED, State.RUNNING)]
+            running = [job.running_job() for job in self._jobs.values() if job.state in (State.PLACED, State.RUNNING)]
             lacks = {needs: self._hosts.lack_of_memory(needs) for needs in self._queue.all_needs()}
             jobs = [self._jobs[job_id] for job_id in self._queue.in_order()]
-            waiting = [self._waiting_record(job, lacks[job.needs]) for job in jobs]
+            waiting = [job.waiting_job(lacks[job.needs]) for job in jobs]
             return running, waiting
 
     def environments(self) -> dict[str, list[str]]:
@@ -247,7 +201,7 @@ class Ledger:
         with self._lock:
             for job in list(self._jobs.values()):
                 if job.state is not State.DONE:
-                    self._say_crash(job, "given_up", "its host did not answer while the manager was closing")
+                    job.say_crash("given_up", "its host did not answer while the manager was closing")
                     self._happen(job, Happening.OVERDUE)
 
     def wait_until_called_back(self, timeout_s: float | None) -> bool:
@@ -288,7 +242,7 @@ class Ledger:
             elif isinstance(reply, HostCannot):
                 self._host_cannot(job, held.host, reply)
             elif isinstance(reply, Refused):
-                self._say_crash(job, "start_refused", f"host {held.host} could not start it: {reply.reason}", "the engine's answer")
+                job.say_crash("start_refused", f"host {held.host} could not start it: {reply.reason}", "the engine's answer")
                 self._happen(job, Happening.START_REFUSED)
             else:
                 self._submitter_died(job)
@@ -298,7 +252,7 @@ class Ledger:
         with self._lock:
             job = self._job_of(container)
             if job is not None:
-                self._note(job, "began")
+                job.note("began", self._clock())
 
     def ended(self, container: str, facts: RunFacts) -> None:
         """A waiter's report."""
@@ -352,7 +306,7 @@ class Ledger:
         with self._lock:
             for name in containers:
                 if name not in self._containers:
-                    self._containers[name] = _Container(job_id="", host=host)
+                    self._containers[name] = HeldContainer(job_id="", host=host)
                     self._hosts[host].take(name, memory_mib=0)  # nobody knows any more what it was promised
                     self._delete(name)
 
@@ -386,19 +340,13 @@ class Ledger:
             self._changed.wait_for(lambda: done([host.status for host in self._hosts]), timeout_s)
 
     def tick(self) -> None:
-        """Look at the clock: jobs that waited too long, runs that are overdue, memory that may have come free."""
+        """Look at the clock: jobs that waited too long, runs that are overdue, memory that may be free by now."""
         with self._changed:
             now = self._clock()
             for job in list(self._jobs.values()):
                 if job.state is State.WAITING and now - job.waiting_since > self._queue_timeout_s:
-                    self._say_crash(
-                        job,
-                        "queue_timeout",
-                        f"waited longer than {self._queue_timeout_s:g} s for a host"
-                        + self._because(job, self._hosts.lack_of_memory(job.needs)),
-                    )
-                    self._happen(job, Happening.QUEUE_TIME_OVER)
-                elif job.state is State.RUNNING and self._running_for_s(job) > job.request.task.limits.wall_s + self._overdue_s:
+                    self._waited_too_long(job)
+                elif job.state is State.RUNNING and job.running_for_s(now) > job.request.task.limits.wall_s + self._overdue_s:
                     self._overdue(job)
             waiting = self._queue.all_needs()
             for host in self._hosts:
@@ -407,11 +355,11 @@ class Ledger:
 
     # ---- what is done
 
-    def _happen(self, job: _Job, happening: Happening) -> None:
+    def _happen(self, job: JobRecord, happening: Happening) -> None:
         move = LIFE[happening].get(job.state)
         if move is None:
             return
-        self._note(job, happening.name.lower())
+        job.note(happening.name.lower(), self._clock())
         if job.state is State.WAITING and move.to is State.DONE:
             self._queue.remove(job.request.job_id)
         job.state = move.to
@@ -425,17 +373,17 @@ class Ledger:
         self._place_on(self._jobs[job_id], host)
         return True
 
-    def _place_on(self, job: _Job, host: Host) -> None:
+    def _place_on(self, job: JobRecord, host: Host) -> None:
         job.placements += 1
         job.host = host.name
         job.container = f"jobmanager-{self._manager_id}-{job.number}-{job.placements}"
         job.token = secrets.token_hex(_TOKEN_BYTES)
         job.timings["waiting"] = round(self._clock() - job.accepted_at, 4)
-        self._containers[job.container] = _Container(job_id=job.request.job_id, host=host.name)
+        self._containers[job.container] = HeldContainer(job_id=job.request.job_id, host=host.name)
         self._hosts.take(host, job.container, job.needs.memory_mib)
         self._happen(job, Happening.HOST_HAS_ROOM)
 
-    def _submit(self, job: _Job) -> None:
+    def _submit(self, job: JobRecord) -> None:
         assert job.host is not None
         image = self._hosts[job.host].image(job.request.task.environment)
         if image is None:
@@ -443,7 +391,7 @@ class Ledger:
             return
         self._orders.append(SubmitJob(host=job.host, container=job.container, image=image, request=job.request))
 
-    def _watch(self, job: _Job, *, taken_over: bool = False) -> None:
+    def _watch(self, job: JobRecord, *, taken_over: bool = False) -> None:
         assert job.host is not None
         if job.began_at is None:
             job.began_at = self._clock()
@@ -456,29 +404,29 @@ class Ledger:
                 request=job.request,
                 token=job.token,
                 taken_over=taken_over,
-                elapsed_s=self._running_for_s(job),
+                elapsed_s=job.running_for_s(self._clock()),
                 kill_at_once=job.killed is not None,
             )
         )
 
-    def _hand_over(self, job: _Job) -> None:
+    def _hand_over(self, job: JobRecord) -> None:
         self._watch(job, taken_over=True)
 
-    def _stop(self, job: _Job) -> None:
+    def _stop(self, job: JobRecord) -> None:
         assert job.host is not None
         self._orders.append(StopJob(host=job.host, job_id=job.request.job_id, container=job.container))
 
-    def _requeue(self, job: _Job) -> None:
+    def _requeue(self, job: JobRecord) -> None:
         job.host, job.container, job.began_at, job.waiting_since = None, "", None, self._clock()
         may_try = job.failures < _MOST_FAILURES and job.times_unreachable < _MOST_TIMES_UNREACHABLE
         if may_try and self._hosts.anybody_could(job.needs):
             self._queue.add(job.request.job_id, job.needs, job.request.priority, job.number)
             return
-        self._say_crash(job, "no_host", f"no host could start it{self._because(job)}")
+        job.say_crash("no_host", f"no host could start it{job.because()}")
         job.state = State.DONE
         self._deliver(job)
 
-    def _deliver(self, job: _Job) -> None:
+    def _deliver(self, job: JobRecord) -> None:
         assert job.verdict is not None
         self._decided += 1
         self._changed.notify_all()
@@ -500,7 +448,7 @@ class Ledger:
             held.being_deleted = True
             self._orders.append(DeleteContainer(host=held.host, container=container, job_id=held.job_id))
 
-    def _host_cannot(self, job: _Job, host: str, reply: HostCannot) -> None:
+    def _host_cannot(self, job: JobRecord, host: str, reply: HostCannot) -> None:
         job.trouble = [*job.trouble[-2:], f"{host}: {reply.reason}"]
         if reply.unreachable:  # it is passed over until it answers again
             job.times_unreachable += 1
@@ -510,7 +458,7 @@ class Ledger:
             self._orders.append(LookAtHost(host=host))
         self._happen(job, Happening.HOST_CANNOT)
 
-    def _never_began(self, job: _Job, facts: RunFacts) -> None:
+    def _never_began(self, job: JobRecord, facts: RunFacts) -> None:
         """Another container may have it: nothing was run. A host that does not answer is not the job's fault."""
         assert job.host is not None
         reason = facts.unreachable or facts.trouble or "the container ended before it had its job"
@@ -522,7 +470,7 @@ class Ledger:
             job.failures += 1
         self._happen(job, Happening.NEVER_BEGAN)
 
-    def _run_again(self, job: _Job, why: str) -> bool:
+    def _run_again(self, job: JobRecord, why: str) -> bool:
         """A run that was cut off counts only when the task allows no other, or somebody has asked for the job's end."""
         assert job.host is not None
         if job.killed or len(job.cut_off) >= job.request.task.retries:
@@ -532,16 +480,21 @@ class Ledger:
         self._happen(job, Happening.CUT_OFF)
         return True
 
-    def _overdue(self, job: _Job) -> None:
+    def _waited_too_long(self, job: JobRecord) -> None:
+        because = job.because(self._hosts.lack_of_memory(job.needs))
+        job.say_crash("queue_timeout", f"waited longer than {self._queue_timeout_s:g} s for a host{because}")
+        self._happen(job, Happening.QUEUE_TIME_OVER)
+
+    def _overdue(self, job: JobRecord) -> None:
         words = "no word of it long after its wall clock limit"
         if not self._run_again(job, words):
-            self._say_crash(job, "overdue", words)
+            job.say_crash("overdue", words)
             self._happen(job, Happening.OVERDUE)
 
-    def _submitter_died(self, job: _Job) -> None:
+    def _submitter_died(self, job: JobRecord) -> None:
         job.submits_lost += 1
         if job.submits_lost > _MOST_SUBMITS_LOST:
-            self._say_crash(job, "submitter_died", f"the submitter process died {job.submits_lost} times over it")
+            job.say_crash("submitter_died", f"the submitter process died {job.submits_lost} times over it")
             self._happen(job, Happening.START_REFUSED)
         else:
             self._happen(job, Happening.SUBMITTER_DIED)
@@ -561,67 +514,28 @@ class Ledger:
         for job_id in list(self._queue.in_order()):
             job = self._jobs[job_id]
             if not self._hosts.anybody_could(job.needs):
-                self._say_crash(job, "no_host", f"no host has the environment {job.needs.environment!r}{self._because(job)}")
+                job.say_crash("no_host", f"no host has the environment {job.needs.environment!r}{job.because()}")
                 self._happen(job, Happening.QUEUE_TIME_OVER)
 
     # ---- small answers
 
-    def _refuse_what_nobody_could_run(self, needs: Needs) -> None:
-        if self._hosts.anybody_could(needs):
-            return
-        if any(host.image(needs.environment) for host in self._hosts):
-            raise Unsatisfiable(
-                f"no host could ever run it: it asks for {needs.memory_mib} MiB and {needs.cpus:g} cpus, the largest host"
-                f" has {self._hosts.most_memory_mib()} MiB and {self._hosts.most_cores()} cores"
-            )
-        known = ", ".join(self._hosts.known_names()) or "none"
-        raise UnknownEnvironment(f"no host has the environment {needs.environment!r}; known: {known}")
-
-    def _job_of(self, container: str) -> _Job | None:
+    def _job_of(self, container: str) -> JobRecord | None:
         """The job that a container still belongs to."""
         held = self._containers.get(container)
         job = self._jobs.get(held.job_id) if held is not None else None
         return job if job is not None and job.container == container and job.state is not State.DONE else None
-
-    def _say_crash(self, job: _Job, kind: str, text: str, source: str = "jobmanager") -> None:
-        job.verdict = killed_verdict(job.killed) if job.killed else crash_verdict(kind, text, source)
-
-    def _because(self, job: _Job, lack: str = "") -> str:
-        reasons = [*job.trouble[-3:], *([lack] if lack else [])]
-        return f" ({'; '.join(reasons)})" if reasons else ""
-
-    def _note(self, job: _Job, name: str) -> None:
-        if len(job.steps) < _MOST_STEPS:
-            job.steps.append(Step(name=name, at_s=round(self._clock() - job.accepted_at, 4)))
-
-    def _running_for_s(self, job: _Job) -> float:
-        return 0.0 if job.began_at is None else self._clock() - job.began_at
 
     def _wait_s(self, job_id: str) -> float:
         """What runs and what comes before it, spread over all slots."""
         work_s = 0.0
         for job in self._jobs.values():
             if job.state in (State.PLACED, State.RUNNING):
-                work_s += max(0.0, self._expected_s(job) - self._running_for_s(job))
+                work_s += max(0.0, self._expected_s(job) - job.running_for_s(self._clock()))
         for other in self._queue.in_order():
             if other == job_id:
                 break
             work_s += self._expected_s(self._jobs[other])
         return round(work_s / self._hosts.slots(), 3)
 
-    def _expected_s(self, job: _Job) -> float:
+    def _expected_s(self, job: JobRecord) -> float:
         return self._durations.expected_s(job.kind, job.request.task.limits.wall_s)
-
-    def _running_record(self, job: _Job) -> RunningJob:
-        return RunningJob(
-            job.request.job_id,
-            True,
-            f"{job.kind} on {job.host}",
-            job.request.launcher_name,
-            job.accepted_wall_s + job.timings.get("waiting", 0.0),
-            job.request.task.limits.wall_s,
-        )
-
-    def _waiting_record(self, job: _Job, lack: str) -> WaitingJob:
-        info = f"{job.kind}, {lack}" if lack else job.kind
-        return WaitingJob(job.request.job_id, True, info, job.request.launcher_name, job.request.task.limits.wall_s)

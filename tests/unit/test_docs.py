@@ -163,8 +163,8 @@ def literal(arguments: list[ast.expr], place: int) -> set[str]:
 def crash_kinds() -> set[str]:
     kinds: set[str] = set()
     for call in calls():
-        if name_of(call) in ("crash_verdict", "_say_crash"):
-            kinds |= literal(call.args, 1 if name_of(call) == "_say_crash" else 0)
+        if name_of(call) in ("crash_verdict", "say_crash"):
+            kinds |= literal(call.args, 0)
     return kinds
 
 

@@ -1,0 +1,92 @@
+"""What the ledger remembers of a job and of a container while they have its attention."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from jobmanager.model.client import RunningJob, WaitingJob
+from jobmanager.model.facts import RunFacts
+from jobmanager.model.job import Request
+from jobmanager.model.result import Callback, Step
+from jobmanager.model.verdict import KillReason, Verdict, crash_verdict, killed_verdict
+from jobmanager.scheduling.life import State
+from jobmanager.scheduling.waiting_queue import Needs
+
+_MOST_STEPS = 200
+
+
+@dataclass(slots=True, kw_only=True)
+class JobRecord:
+    """A job that has not been called back yet. Times are those of the ledger's clock, in seconds."""
+
+    request: Request
+    callback: Callback | None
+    number: int
+    accepted_at: float
+    accepted_wall_s: float
+    waiting_since: float
+    needs: Needs
+    state: State = State.WAITING
+    host: str | None = None
+    container: str = ""
+    container_id: str = ""
+    image_command: tuple[str, ...] = ()
+    token: str = ""
+    placements: int = 0  # makes its containers' names: one is never used again
+    times_unreachable: int = 0
+    failures: int = 0  # placements that came to nothing although the host could be reached
+    submits_lost: int = 0
+    began_at: float | None = None
+    cut_off: list[str] = field(default_factory=list)  # why runs of it ended before their time
+    killed: KillReason | None = None
+    verdict: Verdict | None = None
+    facts: RunFacts | None = None
+    trouble: list[str] = field(default_factory=list)  # why hosts could not
+    timings: dict[str, float] = field(default_factory=dict)
+    steps: list[Step] = field(default_factory=list)
+
+    @property
+    def kind(self) -> str:
+        """Tasks of one kind are expected to take the same time."""
+        return self.request.task.name or self.request.task.environment
+
+    def note(self, step: str, now: float) -> None:
+        """Remember a step for those who debug."""
+        if len(self.steps) < _MOST_STEPS:
+            self.steps.append(Step(name=step, at_s=round(now - self.accepted_at, 4)))
+
+    def say_crash(self, kind: str, text: str, source: str = "jobmanager") -> None:
+        """Its verdict is a crash, unless somebody has asked for its end before."""
+        self.verdict = killed_verdict(self.killed) if self.killed else crash_verdict(kind, text, source)
+
+    def because(self, lack: str = "") -> str:
+        """What hosts said of it, and what it lacks, in brackets."""
+        reasons = [*self.trouble[-3:], *([lack] if lack else [])]
+        return f" ({'; '.join(reasons)})" if reasons else ""
+
+    def running_for_s(self, now: float) -> float:
+        """How long its container has been running; 0 when it has none."""
+        return 0.0 if self.began_at is None else now - self.began_at
+
+    def running_job(self) -> RunningJob:
+        """It in a listing of jobs that have a host."""
+        request = self.request
+        started_at = self.accepted_wall_s + self.timings.get("waiting", 0.0)
+        info = f"{self.kind} on {self.host}"
+        return RunningJob(request.job_id, True, info, request.launcher_name, started_at, request.task.limits.wall_s)
+
+    def waiting_job(self, lack: str) -> WaitingJob:
+        """It in a listing of jobs that wait."""
+        request = self.request
+        info = f"{self.kind}, {lack}" if lack else self.kind
+        return WaitingJob(request.job_id, True, info, request.launcher_name, request.task.limits.wall_s)
+
+
+@dataclass(slots=True, kw_only=True)
+class HeldContainer:
+    """A container that holds a slot."""
+
+    job_id: str
+    host: str
+    being_deleted: bool = False
+    delete_tries: int = 0
