@@ -32,7 +32,7 @@ class WaitingJob(NamedTuple):
 
     job_id: str
     is_current_client_job: bool
-    info: str
+    info: str  # the task's name or environment; what it waits for, when that is memory
     launcher: str
     max_time: float
 
