@@ -1,6 +1,5 @@
 """Run untrusted code in Docker containers from a Python program, and get one trustworthy result for each job."""
 
-import logging as _logging
 
 from jobmanager import errors, events
 from jobmanager._version import __version__
@@ -53,4 +52,3 @@ __all__ = [
     "unpacked",
 ]
 
-_logging.getLogger(__name__).addHandler(_logging.NullHandler())  # what is said goes to the caller's handlers, or nowhere

@@ -113,7 +113,7 @@ def _result(done: DeliverJob) -> JobResult:
     except Exception as error:  # noqa: BLE001 - the loop's edge: a bug in merging must not cost the job its result
         _log.exception("merging the result of job %s failed", done.request.job_id)
         text = f"the result could not be put together: {type(error).__name__}: {error}"
-        return JobResult(job_id=done.request.job_id, outcome=Outcome.ERROR, text=text, evidence=done.verdict.evidence)
+        return JobResult(job_id=done.request.job_id, outcome=Outcome.CRASH, text=text, evidence=done.verdict.evidence)
 
 
 def _call(callback: Callback, result: JobResult) -> None:

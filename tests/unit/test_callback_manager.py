@@ -190,7 +190,7 @@ def test_a_result_that_cannot_be_put_together_is_an_error_and_the_callback_is_ca
     managers.wait_for(1)
 
     (result,) = got
-    assert (result.outcome, result.job_id) == (Outcome.ERROR, "j")
+    assert (result.outcome, result.job_id) == (Outcome.CRASH, "j")
     assert "TypeError: a bug of ours" in result.text
     assert result.evidence[0].kind == "k"
     assert "merging the result of job j failed" in caplog.text
