@@ -1,89 +1,59 @@
-"""Long random histories, seeded: every job has one right result whatever dies meanwhile. ``make stress`` runs them."""
+"""Long random histories: every job has one right result whatever dies meanwhile. ``make stress`` runs them.
+
+``JOBMANAGER_STRESS_SEED=7`` draws another history, ``1,2,3`` three of them. The page that is printed tells what was in it; when
+a rule is broken, the whole history stays in a file, whose place is told.
+"""
 
 from __future__ import annotations
 
 import os
-import random
-import threading
-from collections import Counter
+import tempfile
+from pathlib import Path
 
-import psutil
 import pytest
 
-from jobmanager import DockerHost, JobManager, JobResult, Limits, Task
-from jobmanager.testing import FakeEngineServer
-from tests.conftest import BUSYBOX, eventually
 from tests.daemons import PrivateDaemon
+from tests.soak import Plan, Report, soak_fake, soak_real
 
-SEED = int(os.environ.get("JOBMANAGER_STRESS_SEED", "1"))
-JOBS_ON_FAKE = 20_000
-JOBS_ON_REAL = 300
-MOST_WAITING = 500
-
-
-class History:
-    """What was submitted, and what came back."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self.expected: dict[str, int] = {}
-        self.calls: Counter[str] = Counter()
-        self.wrong: list[JobResult] = []
-
-    def submit(self, manager: JobManager, image: str, number: int) -> None:
-        code = number % 5
-        job_id = f"job-{number}"
-        self.expected[job_id] = code
-        task = Task(image, command=f"echo {job_id}; exit {code}", limits=Limits(wall_time_s=120))
-        manager.new_job(task, callback=self._called_back, job_id=job_id)
-
-    def _called_back(self, result: JobResult) -> None:
-        with self._lock:
-            self.calls[result.job_id] += 1
-            right = (result.exit_code, result.stdout_text) == (self.expected[result.job_id], f"{result.job_id}\n")
-            if not right:
-                self.wrong.append(result)
-
-    def check(self) -> None:
-        assert self.calls.keys() == self.expected.keys(), "lost"
-        assert max(self.calls.values()) == 1, "doubled"
-        assert not self.wrong, self.wrong[:3]
+SEEDS = [int(seed) for seed in os.environ.get("JOBMANAGER_STRESS_SEED", "1").split(",")]
+_MOST_SHOWN = 20
 
 
-def run_history(manager: JobManager, image: str, jobs: int, kills: int, within_s: float) -> History:
-    """Submit jobs while children are killed at random moments."""
-    chance = random.Random(SEED)
-    history = History()
-    kill_at = sorted(chance.sample(range(jobs), kills), reverse=True)
-    for number in range(jobs):
-        history.submit(manager, image, number)
-        if kill_at and number >= kill_at[-1]:
-            kill_at.pop()
-            victims = [child for child in psutil.Process().children() if _is_ours(child)]
-            if victims:
-                chance.choice(victims).kill()
-        eventually(lambda: len(manager.get_job_queue_snapshot()[1]) < MOST_WAITING, within_s=within_s)
-    eventually(lambda: sum(history.calls.values()) >= jobs, within_s=within_s, what="all jobs have ended")
-    return history
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_random_history_on_real_engines_breaks_no_rule(
+    seed: int, image_tar: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = Plan(
+        seed=seed, jobs=2_000, warm_up_jobs=100, in_flight=40, kills_within_s=8.0, child_faults=60, daemon_faults=20
+    )
+    with PrivateDaemon(tmp_path / "one") as one, PrivateDaemon(tmp_path / "two") as two:
+        for daemon in (one, two):
+            daemon.load_image(Path(image_tar))
+        path = _history_file("real", seed)
+        report = soak_real(plan, [one, two], path)
+    _judge(report, path, capsys)
 
 
-def _is_ours(process: psutil.Process) -> bool:
-    try:
-        return "jobmanager.engine.processes" in " ".join(process.cmdline())
-    except psutil.Error:
-        return False
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_long_random_history_on_fake_engines_breaks_no_rule(seed: int, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = Plan(
+        seed=seed, jobs=100_000, warm_up_jobs=5_000, in_flight=400, kills_within_s=1.0, child_faults=100, daemon_faults=100
+    )
+    path = _history_file("fake", seed)
+    report = soak_fake(plan, path)
+    _judge(report, path, capsys)
 
 
-@pytest.mark.timeout(1200)
-def test_a_long_random_history_on_the_fake_engine_loses_and_doubles_nothing() -> None:
-    with (
-        FakeEngineServer(images=["fake"]) as fake,
-        JobManager(DockerHost(fake.url, max_concurrent_jobs=8)) as manager,
-    ):
-        run_history(manager, "fake", JOBS_ON_FAKE, kills=200, within_s=600).check()
+def _history_file(engines: str, seed: int) -> Path:
+    return Path(tempfile.mkdtemp(prefix="jobmanager-soak-")) / f"history-{engines}-{seed}.jsonl"
 
 
-@pytest.mark.timeout(1200)
-def test_a_random_history_on_a_real_engine_loses_and_doubles_nothing(private_engine: PrivateDaemon) -> None:
-    with JobManager(DockerHost(private_engine.url, max_concurrent_jobs=6)) as manager:
-        run_history(manager, BUSYBOX, JOBS_ON_REAL, kills=30, within_s=600).check()
+def _judge(report: Report, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with capsys.disabled():
+        print(f"\n{report.page}")
+    shown = "\n".join(f"{found.rule}: {found.about}: {found.text}" for found in report.violations[:_MOST_SHOWN])
+    assert not report.violations, f"{len(report.violations)} violations, the history is in {path}\n{shown}"
+    path.unlink()
+    path.parent.rmdir()

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from jobmanager.engine.connect import connect
+from jobmanager.engine.owner import JOB_LABEL
 from jobmanager.engine.protocol import Engine, EngineFailed, ImageMissing, NameTaken, NoSuchContainer, Unreachable
 from jobmanager.engine.way_in import end_mark, payload
 from jobmanager.model.container import ContainerSpec, ImageDefaults, Phase
@@ -184,6 +185,17 @@ def test_what_was_asked_and_started_is_remembered(fake: FakeEngineServer, engine
     engine.remove(record.id)
     assert fake.times_started(NAME) == 1
     assert fake.history() == [("create", NAME), ("start", NAME), ("start", NAME), ("remove", NAME)]
+
+
+def test_programs_that_began_are_counted_by_job(fake: FakeEngineServer, engine: Engine) -> None:
+    labels = {JOB_LABEL: "job-7"}
+    for name in ("one", "two", "without-a-job"):
+        engine.create(ContainerSpec(name=name, image="busybox", labels=labels, limits=Limits()), DEFAULTS)
+        engine.start(name)
+    for name, command in (("one", ("true",)), ("two", ("true",)), ("without-a-job", ("no-such-program",))):
+        engine.feed(name, payload("tok", command=command, env={}, files={}, stdin=b""), 5.0)
+    engine.remove("one")
+    assert fake.runs() == {"job-7": 2}
 
 
 # ---- programs for tests

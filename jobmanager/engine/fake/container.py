@@ -124,7 +124,9 @@ class Log:
 class FakeContainer:
     """A container: CREATED, then RUNNING, perhaps PAUSED, then ENDED; ``start`` of an ended one begins again."""
 
-    def __init__(self, spec: FakeSpec, *, scripts: Mapping[str, str], later: Later) -> None:
+    def __init__(
+        self, spec: FakeSpec, *, scripts: Mapping[str, str], later: Later, began: Callable[[FakeSpec], None]
+    ) -> None:
         self.spec = spec
         self.phase = Phase.CREATED
         self.exit_code: int | None = None
@@ -136,6 +138,7 @@ class FakeContainer:
         self.machine = self._new_machine(scripts)
         self._scripts = scripts
         self._later = later
+        self._began = began
         self.run = 0  # grows with every start and end; tells timers of an earlier run from this one's
         self._steps: Steps | None = None
         self._waiting = False  # for its timer
@@ -184,6 +187,10 @@ class FakeContainer:
         self._burn(self._burned_before_pause)
         self.phase = Phase.RUNNING
         self.go_on()
+
+    def program_begins(self) -> None:
+        """PID 1 is about to run the program."""
+        self._began(self.spec)
 
     # ---- its output
 
@@ -296,6 +303,7 @@ def _pid_1(container: FakeContainer, payload: bytes) -> Steps:
     if not can_run(process, words[0]):
         yield _mark(token, b"no " + encoded(refusal))
     else:
+        container.program_begins()
         code = yield from _program(process, words)
         yield from _last_words(container, token, code)
     while True:

@@ -13,6 +13,7 @@ from typing import Any
 from jobmanager.engine.container_config import VOLUME_LABEL
 from jobmanager.engine.fake.container import KILLED, FakeContainer, FakeSpec, Follower, Later
 from jobmanager.engine.fake.files import FileProblem
+from jobmanager.engine.owner import JOB_LABEL
 from jobmanager.engine.protocol import (
     EngineFailed,
     ImageMissing,
@@ -59,6 +60,7 @@ class FakeDaemon:
         self.scripts: dict[str, str] = {}
         self.history: deque[tuple[str, str]] = deque(maxlen=_HISTORY)
         self.starts: Counter[str] = Counter()
+        self.runs: Counter[str] = Counter()  # of programs, by job
         self.disk_full = False
         self.available_memory_mib: int | None = None  # the host cannot tell
         self._ids: dict[str, FakeContainer] = {}
@@ -154,7 +156,7 @@ class FakeDaemon:
             cpus=cpus,
             created_at_s=time.time(),
         )
-        container = FakeContainer(spec, scripts=self.scripts, later=self._later)
+        container = FakeContainer(spec, scripts=self.scripts, later=self._later, began=self._program_began)
         self.containers[name] = self._ids[spec.id] = container
         volume = FakeVolume(name=spec.id, labels={**labels, VOLUME_LABEL: name}, created_at_s=spec.created_at_s)
         self.volumes[volume.name] = volume
@@ -165,9 +167,7 @@ class FakeDaemon:
         if container.phase is Phase.PAUSED:
             raise Refused("cannot start a paused container, try unpause instead")
         if container.phase is not Phase.RUNNING:
-            self.starts[container.spec.name] += 1
-            if len(self.starts) > _NAMES:
-                del self.starts[next(iter(self.starts))]
+            _count(self.starts, container.spec.name)
             container.start()
 
     def feed(self, target: str, payload: bytes) -> None:
@@ -258,6 +258,9 @@ class FakeDaemon:
             raise NoSuchContainer(f"No such container: {target}")
         return container
 
+    def _program_began(self, spec: FakeSpec) -> None:
+        _count(self.runs, spec.labels.get(JOB_LABEL, spec.name))
+
     def _attachable(self, target: str) -> FakeContainer:
         container = self.find(target)
         if container.phase is Phase.PAUSED:
@@ -271,6 +274,13 @@ class FakeDaemon:
         if image is None:
             raise ImageMissing(f"No such image: {tagged(reference)}")
         return image
+
+
+def _count(counts: Counter[str], name: str) -> None:
+    """One more; the oldest are forgotten."""
+    counts[name] += 1
+    if len(counts) > _NAMES:
+        del counts[next(iter(counts))]
 
 
 def tagged(reference: str) -> str:

@@ -376,6 +376,9 @@ class FakeServer:
     def do_times_started(self, name: str) -> int:
         return self._daemon.starts[name]
 
+    def do_runs(self) -> dict[str, int]:
+        return dict(self._daemon.runs)
+
     def do_history(self) -> list[tuple[str, str]]:
         return list(self._daemon.history)
 

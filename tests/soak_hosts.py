@@ -1,0 +1,169 @@
+"""The Docker hosts of a random run, two at a time: how they are broken, who counts what ran there, what is left."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import psutil
+
+from jobmanager.testing import FakeEngineServer
+from tests.conftest import BUSYBOX, our_containers, our_volumes
+from tests.daemons import PrivateDaemon
+from tests.history import Fault, Record, Witnessed, WitnessLeft
+from tests.soak_jobs import Dialect
+from tests.witness import Witness
+
+_REAL_WEIGHTS = {
+    "own exit": 40.0,
+    "stdin": 20.0,
+    "files": 8.0,
+    "sleeper": 8.0,
+    "local": 6.0,
+    "flood": 4.0,
+    "wall": 2.0,
+    "cpu": 3.0,
+    "memory": 4.0,
+    "killed early": 6.0,
+    "killed": 4.0,
+    "refused": 1.0,
+}
+_FAKE_WEIGHTS = _REAL_WEIGHTS | {"own exit": 60.0, "sleeper": 0.3, "wall": 0.3, "cpu": 0.3, "killed early": 4.0, "killed": 1.0}
+
+
+class Site(Dialect, Protocol):
+    """Two Docker hosts that can be broken."""
+
+    faults: Sequence[Fault]
+    urls: Sequence[str]
+    slots: int
+
+    def strike(self, host: int, fault: Fault, chance: random.Random) -> None:
+        """Break a host, and mend it."""
+        ...
+
+    def witnessed(self, jobs: int) -> Iterator[Record]:
+        """How often each job's program began."""
+        ...
+
+    def left(self, host: int) -> list[str]:
+        """What is left on a host."""
+        ...
+
+
+class RealSite:
+    """Two private daemons, and the kernel as witness."""
+
+    image = BUSYBOX
+    memory_hog = "head -c 40000000 /dev/zero | tail -n 1"
+    wall_s = 1.5
+    weights = _REAL_WEIGHTS
+    faults = (Fault.DAEMON_KILLED, Fault.DAEMON_TERMINATED, Fault.DAEMON_HUNG)
+    slots = 6
+
+    def __init__(self, daemons: Sequence[PrivateDaemon], witness: Witness | None) -> None:
+        self._daemons = daemons
+        self._witness = witness
+        self.urls = [daemon.url for daemon in daemons]
+
+    def beginning(self, number: int) -> str:
+        """A random number that no other run has."""
+        known = f"{self._witness.words(number)}; " if self._witness is not None else ""
+        return f"{known}read n < /proc/sys/kernel/random/uuid"
+
+    def strike(self, host: int, fault: Fault, chance: random.Random) -> None:
+        """Break a host, and mend it."""
+        daemon = self._daemons[host]
+        if fault is Fault.DAEMON_HUNG:
+            daemon.pause()
+            pass_time(chance.uniform(3.0, 8.0))
+            daemon.resume()
+            return
+        daemon.kill() if fault is Fault.DAEMON_KILLED else daemon.terminate()
+        pass_time(chance.uniform(0.0, 2.0))
+        daemon.start()
+        daemon.wait_until_answers()
+
+    def witnessed(self, jobs: int) -> Iterator[Record]:
+        """What the kernel has told."""
+        if self._witness is not None:
+            for number in range(jobs):
+                if times := self._witness.times(number):
+                    yield Witnessed(job_id=job_id(number), times=times)
+            yield WitnessLeft(saw_all=self._witness.saw_all)
+
+    def left(self, host: int) -> list[str]:
+        """Containers, volumes, and containerd's shims, of which there is one for each container."""
+        url = self.urls[host]
+        folder = os.path.dirname(url.removeprefix("unix://"))
+        command_lines = (" ".join(found.info["cmdline"] or ()) for found in psutil.process_iter(["cmdline"]))
+        shims = [line for line in command_lines if "containerd-shim" in line and f"{folder}/" in line]
+        return [*our_containers(url), *our_volumes(url), *shims]
+
+
+class FakeSite:
+    """Two fake engines, which count themselves what began."""
+
+    image = "fake"
+    memory_hog = "fake-oom"
+    wall_s = 0.5
+    weights = _FAKE_WEIGHTS
+    faults = (
+        *(Fault.DAEMON_KILLED, Fault.DAEMON_AWAY, Fault.DAEMON_HUNG),
+        *(Fault.REPLIES_DROPPED, Fault.REPLIES_DELAYED),
+    )
+    slots = 16
+
+    def __init__(self, engines: Sequence[FakeEngineServer]) -> None:
+        self._engines = engines
+        self.urls = [engine.url for engine in engines]
+
+    def beginning(self, number: int) -> str:
+        """Anything."""
+        return f"n=x{number}"
+
+    def strike(self, host: int, fault: Fault, chance: random.Random) -> None:
+        """Break a host, and mend it."""
+        faults, seconds = self._engines[host].faults, chance.uniform(0.0, 1.0)
+        if fault is Fault.DAEMON_HUNG:
+            faults.pause()
+            pass_time(seconds)
+            faults.resume()
+        elif fault is Fault.REPLIES_DELAYED:
+            faults.delay_replies(chance.uniform(0.05, 0.5))
+            pass_time(seconds)
+            faults.delay_replies(0)
+        elif fault is Fault.REPLIES_DROPPED:
+            faults.drop_replies(chance.choice(["create", "start", "inspect", "remove", "feed", "attach", "logs"]), 5)
+            pass_time(seconds)
+        else:
+            faults.stop(keep_running=fault is Fault.DAEMON_AWAY)
+            pass_time(seconds)
+            faults.start_again()
+
+    def witnessed(self, jobs: int) -> Iterator[Record]:
+        """What the engines have counted."""
+        counts: Counter[str] = Counter()
+        for engine in self._engines:
+            counts.update(engine.runs())
+        for found, times in counts.items():
+            yield Witnessed(job_id=found, times=times)
+        yield WitnessLeft(saw_all=True)
+
+    def left(self, host: int) -> list[str]:
+        """Containers."""
+        return [container.name for container in self._engines[host].containers()]
+
+
+def pass_time(seconds: float) -> None:
+    """How long a fault lasts."""
+    threading.Event().wait(seconds)
+
+
+def job_id(number: int) -> str:
+    """A job's id."""
+    return f"job-{number}"
