@@ -27,7 +27,7 @@ lint: $(READY)  ## ruff, mypy and the layers
 bench: $(READY)  ## measure: the figures of docs/
 	@$(MACHINE) run $(BIN)/python -m benchmarks
 
-stress: $(READY)  ## the long tests
+stress: $(READY)  ## the long tests; JOBMANAGER_STRESS_SEED=1,2,3 draws three random histories
 	@$(MACHINE) run $(BIN)/python -m pytest tests/stress $(PYTEST_ARGS)
 
 down:  ## stop the engines that were started here

@@ -38,7 +38,6 @@ from tests.history import (
     HistoryLog,
     KillAnswered,
     KillAsked,
-    Left,
     Measured,
     Record,
     Refused,
@@ -48,7 +47,7 @@ from tests.history import (
     read_history,
     violations,
 )
-from tests.soak_hosts import FakeSite, RealSite, Site, job_id, pass_time
+from tests.soak_hosts import FakeSite, RealSite, Site, host_name, job_id, pass_time
 from tests.soak_jobs import Job, Jobs
 from tests.witness import NoWitness, Witness
 
@@ -79,7 +78,7 @@ class Soak:
         self._site = site
         self._log = log
         self._manager = JobManager(
-            [DockerHost(url, name=f"host-{number}", max_concurrent_jobs=site.slots) for number, url in enumerate(site.urls)]
+            [DockerHost(url, name=host_name(number), max_concurrent_jobs=site.slots) for number, url in enumerate(site.urls)]
         )
         self._room = threading.Semaphore(plan.in_flight)
         self._changed = threading.Condition()
@@ -212,7 +211,7 @@ class Soak:
         chance.shuffle(kinds)  # each kind has its turn, so that a short run has several too
         for turn, _ in enumerate(self._moments(chance, self._plan.daemon_faults)):
             fault, host = kinds[turn % len(kinds)], chance.randrange(len(self._site.urls))
-            number = self._begin(fault, self._site.urls[host], f"host-{host}")
+            number = self._begin(fault, self._site.urls[host], host_name(host))
             self._site.strike(host, fault, chance)
             self._log.add(FaultOver(number=number))
 
@@ -264,10 +263,10 @@ class Soak:
         return measured
 
     def _look_for_leftovers(self) -> None:
-        for host, url in enumerate(self._site.urls):
-            _becomes(lambda host=host: not self._site.left(host), _AFTERWARDS_S)
-            for what in self._site.left(host):
-                self._log.add(Left(where=url, what=what))
+        for host in range(len(self._site.urls)):
+            _becomes(lambda host=host: all(left.is_idle_shim for left in self._site.left(host)), _AFTERWARDS_S)
+            for left in self._site.left(host):
+                self._log.add(left)
 
 
 def _becomes(condition: Callable[[], bool], within_s: float) -> bool:
@@ -343,6 +342,7 @@ def page(plan: Plan, records: Sequence[Record], took_s: float) -> str:
     faults = Counter(fault.fault.value for fault, _ in story.faults)
     calls = [call for job in story.jobs.values() for call in job.called_back]
     crashes = Counter(f"{call.evidence} on {call.host}" for call in calls if call.outcome is Outcome.CRASH)
+    shims = Counter(f"idle shim on {left.host}" for left in story.left if left.is_idle_shim)
     runs = sum(job.times_run for job in story.jobs.values())
     witness = f"{runs} programs began" if story.witness_saw_all else "there was none, or it missed something"
     return "\n".join(
@@ -352,6 +352,7 @@ def page(plan: Plan, records: Sequence[Record], took_s: float) -> str:
             *_table("faults", faults.items()),
             *_table("ended", ((f"{kind}: {outcome}", count) for (kind, outcome), count in sorted(ended.items()))),
             *_table("crashes", crashes.items()),
+            *_table("left by engines that were killed", shims.items()),
             "  the caller's process:",
             *(
                 f"    after {seen.jobs:>6} jobs: {seen.rss_bytes / MIB:6.1f} MiB, {seen.descriptors} descriptors,"

@@ -14,7 +14,7 @@ import psutil
 from jobmanager.testing import FakeEngineServer
 from tests.conftest import BUSYBOX, our_containers, our_volumes
 from tests.daemons import PrivateDaemon
-from tests.history import Fault, Record, Witnessed, WitnessLeft
+from tests.history import Fault, Left, Record, Witnessed, WitnessLeft
 from tests.soak_jobs import Dialect
 from tests.witness import Witness
 
@@ -50,7 +50,7 @@ class Site(Dialect, Protocol):
         """How often each job's program began."""
         ...
 
-    def left(self, host: int) -> list[str]:
+    def left(self, host: int) -> list[Left]:
         """What is left on a host."""
         ...
 
@@ -96,13 +96,15 @@ class RealSite:
                     yield Witnessed(job_id=job_id(number), times=times)
             yield WitnessLeft(saw_all=self._witness.saw_all)
 
-    def left(self, host: int) -> list[str]:
+    def left(self, host: int) -> list[Left]:
         """Containers, volumes, and containerd's shims, of which there is one for each container."""
-        url = self.urls[host]
-        folder = os.path.dirname(url.removeprefix("unix://"))
-        command_lines = (" ".join(found.info["cmdline"] or ()) for found in psutil.process_iter(["cmdline"]))
-        shims = [line for line in command_lines if "containerd-shim" in line and f"{folder}/" in line]
-        return [*our_containers(url), *our_volumes(url), *shims]
+        url, name = self.urls[host], host_name(host)
+        shims = [found for found in psutil.process_iter() if _is_shim(found, os.path.dirname(url.removeprefix("unix://")))]
+        return [
+            *(Left(host=name, what=f"container {found}") for found in our_containers(url)),
+            *(Left(host=name, what=f"volume {found}") for found in our_volumes(url)),
+            *(Left(host=name, what=f"shim {shim.pid}", is_idle_shim=_is_idle(shim)) for shim in shims),
+        ]
 
 
 class FakeSite:
@@ -154,9 +156,9 @@ class FakeSite:
             yield Witnessed(job_id=found, times=times)
         yield WitnessLeft(saw_all=True)
 
-    def left(self, host: int) -> list[str]:
+    def left(self, host: int) -> list[Left]:
         """Containers."""
-        return [container.name for container in self._engines[host].containers()]
+        return [Left(host=host_name(host), what=container.name) for container in self._engines[host].containers()]
 
 
 def pass_time(seconds: float) -> None:
@@ -164,6 +166,27 @@ def pass_time(seconds: float) -> None:
     threading.Event().wait(seconds)
 
 
+def host_name(host: int) -> str:
+    """A host's name."""
+    return f"host-{host}"
+
+
 def job_id(number: int) -> str:
     """A job's id."""
     return f"job-{number}"
+
+
+def _is_shim(process: psutil.Process, folder: str) -> bool:
+    try:
+        command_line = " ".join(process.cmdline())
+    except psutil.Error:  # it has just ended
+        return False
+    return "containerd-shim" in command_line and f"{folder}/" in command_line
+
+
+def _is_idle(shim: psutil.Process) -> bool:
+    """Whether no program of a job is in there: PID 1 has a child as long as there is one, and another one ever after."""
+    try:
+        return len(shim.children(recursive=True)) <= 1
+    except psutil.Error:
+        return True

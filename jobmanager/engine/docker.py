@@ -208,7 +208,7 @@ class DockerEngine:
                 self._client.remove_container(container, force=True, v=True)
         except NoSuchContainer:
             self._raise_if_still_there(container)
-            self._remove_volumes_of(container)
+        self._remove_volumes_of(container)
 
     def volumes(self, labels: Mapping[str, str | None]) -> Sequence[VolumeState]:
         with _translated():
@@ -266,7 +266,7 @@ class DockerEngine:
         return self._client.attach_socket(container, params={**streams, "stream": 1})
 
     def _remove_volumes_of(self, container: str) -> None:
-        """Somebody else has removed the container, perhaps without its volume."""
+        """The container may have been removed without its volume: by somebody else, or by an engine that only logs it."""
         for volume in self.volumes({VOLUME_LABEL: container}):
             self.remove_volume(volume.name)
 

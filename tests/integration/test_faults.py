@@ -8,10 +8,13 @@ import signal
 import threading
 from collections.abc import Iterator
 
+import docker
 import psutil
 import pytest
 
 from jobmanager import DockerHost, JobManager, JobResult, Limits, Outcome, Task
+from jobmanager.engine.container_config import VOLUME_LABEL
+from jobmanager.engine.owner import MANAGER_LABEL
 from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
 from tests.daemons import PrivateDaemon
 from tests.proxy import ATTACH, CREATE, REMOVE, START, Proxy
@@ -205,6 +208,20 @@ def test_the_loop_goes_on_when_every_child_is_killed_at_once(engine: str) -> Non
                 child.kill()
         eventually(lambda: len(results) == 6, within_s=60)
     assert all(ran_once(result) for result in results), [r for r in results if not ran_once(r)]
+
+
+def test_a_volume_that_the_engine_did_not_remove_with_its_container_is_removed(engine: str) -> None:
+    """An engine that is being shut down says that it has removed container and volume, and only logs that the volume stays."""
+    hands = docker.DockerClient(base_url=engine, version="1.41", timeout=20)
+    results: list[JobResult] = []
+    with JobManager(engine) as manager:
+        manager.new_job(RUNS_ONCE, callback=results.append)
+        (ours,) = eventually(lambda: our_containers(engine), what="the container is there")
+        hands.volumes.create(labels={MANAGER_LABEL: "ours", VOLUME_LABEL: ours})
+        eventually(lambda: results and manager.hosts()[0].running == 0, what="the slot is free")
+        assert not our_volumes(engine)
+    hands.close()
+    assert ran_once(results[0])
 
 
 def _all_running(manager: JobManager, ids: list[str]) -> bool:

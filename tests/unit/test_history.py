@@ -258,7 +258,15 @@ def test_a_run_that_was_not_measured_is_not_flat() -> None:
 
 
 def test_a_container_that_was_left_is_told() -> None:
-    assert broken_rules(Left(where="unix:///one.sock", what="jobmanager-1", at_s=55.0)) == ["left behind"]
+    assert broken_rules(Left(host="one", what="container jobmanager-1", at_s=55.0)) == ["left behind"]
+
+
+def test_a_shim_without_a_program_is_excused_only_where_an_engine_was_killed() -> None:
+    idle = Left(host="one", what="shim 7", is_idle_shim=True, at_s=55.0)
+    assert broken_rules(DAEMON_KILLED, DAEMON_BACK, idle) == []
+    assert broken_rules(DAEMON_KILLED, DAEMON_BACK, dataclasses.replace(idle, is_idle_shim=False)) == ["left behind"]
+    assert broken_rules(DAEMON_KILLED, DAEMON_BACK, dataclasses.replace(idle, host="two")) == ["left behind"]
+    assert broken_rules(dataclasses.replace(DAEMON_KILLED, fault=Fault.DAEMON_HUNG), DAEMON_BACK, idle) == ["left behind"]
 
 
 # ---- the log
@@ -276,7 +284,7 @@ def test_a_container_that_was_left_is_told() -> None:
         DAEMON_BACK,
         QUIET[0],
         CLOSING,
-        Left(where="one", what="jobmanager-1"),
+        Left(host="one", what="jobmanager-1"),
         WITNESSED,
         WITNESS_LEFT,
     ],
