@@ -51,4 +51,3 @@ __all__ = [
     "events",
     "unpacked",
 ]
-
