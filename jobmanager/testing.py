@@ -35,6 +35,7 @@ from typing import Any
 
 from jobmanager.engine import protocol
 from jobmanager.engine.fake.wire import PIECE, Inbox, packed
+from jobmanager.errors import InvalidValue
 from jobmanager.model.container import Phase
 
 __all__ = ["FakeContainerRecord", "FakeEngineServer", "Faults"]
@@ -45,6 +46,7 @@ _BOOT = (
 )
 _PATIENCE_S = 30.0
 _GRACE_S = 5.0
+_CALLS = frozenset(name for name in vars(protocol.Engine) if not name.startswith("_"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,7 +218,7 @@ class Faults:
 
     def drop_replies(self, call: str, times: int = 1) -> None:
         """So many calls of that name are carried out, but the connection breaks before the reply."""
-        self._ask("drop_replies", call, times)
+        self._ask("drop_replies", _checked_call(call), times)
 
     def delay_replies(self, seconds: float) -> None:
         """Calls are carried out at once, and answered so much later; 0 ends it."""
@@ -224,7 +226,7 @@ class Faults:
 
     def refuse(self, call: str, message: str, times: int = 1) -> None:
         """So many calls of that name are not carried out; the answer is EngineFailed with this message."""
-        self._ask("refuse", call, message, times)
+        self._ask("refuse", _checked_call(call), message, times)
 
     def fill_disk(self, full: bool = True) -> None:
         """The engine's own disk is full: no container can be created, no image pulled."""
@@ -281,6 +283,12 @@ class _Line:
 
     def close(self) -> None:
         self._socket.close()
+
+
+def _checked_call(call: str) -> str:
+    if call not in _CALLS:
+        raise InvalidValue(f"no call of an engine has the name {call!r}: take one of {', '.join(sorted(_CALLS))}")
+    return call
 
 
 def _with_labels(images: Iterable[str] | Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:

@@ -109,7 +109,7 @@ def _check_url(url: str) -> None:
         raise InvalidHost(f"host url {url!r}: {problem}") from None
     if parts.scheme not in _SCHEMES:
         raise InvalidHost(f"host url {url!r} makes no sense: give {_EXAMPLES}")
-    if parts.scheme in ("unix", "fake") and (parts.netloc or not parts.path.strip("/")):
+    if parts.scheme in ("unix", "fake") and (parts.netloc or not parts.path.startswith("/") or not parts.path.strip("/")):
         raise InvalidHost(f"host url {url!r} needs the absolute path of a socket: {_EXAMPLES}")
     if parts.scheme in ("tcp", "ssh") and not parts.hostname:
         raise InvalidHost(f"host url {url!r} names no host: {_EXAMPLES}")

@@ -24,6 +24,7 @@ BAD_URLS = [
     ("http://host:2375", "makes no sense"),
     ("npipe:////./pipe/docker_engine", "makes no sense"),
     ("unix://", "needs the absolute path of a socket"),
+    ("unix:relative", "needs the absolute path of a socket"),
     ("unix:///", "needs the absolute path of a socket"),
     ("unix://var/run/docker.sock", "needs the absolute path of a socket"),
     ("tcp://", "names no host"),

@@ -16,6 +16,7 @@ from jobmanager.engine.connect import connect
 from jobmanager.engine.owner import JOB_LABEL
 from jobmanager.engine.protocol import Engine, EngineFailed, ImageMissing, NameTaken, NoSuchContainer, Unreachable
 from jobmanager.engine.way_in import end_mark, payload
+from jobmanager.errors import InvalidValue
 from jobmanager.model.container import ContainerSpec, ImageDefaults, Phase
 from jobmanager.model.host import Address
 from jobmanager.model.limits import Limits
@@ -294,6 +295,13 @@ def test_a_process_that_talks_to_a_fake_imports_no_docker(fake: FakeEngineServer
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=20)
     assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize("fault", ["drop_replies", "refuse"])
+def test_a_fault_for_a_call_that_there_is_not_is_refused(fake: FakeEngineServer, fault: str) -> None:
+    words = ["oops"] if fault == "refuse" else []
+    with pytest.raises(InvalidValue, match=r"no call of an engine has the name 'crate': take one of .*create"):
+        getattr(fake.faults, fault)("crate", *words)
 
 
 def test_it_can_be_started_in_a_daemonic_process_and_on_any_start_method(tmp_path: Path) -> None:
