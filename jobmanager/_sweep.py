@@ -92,5 +92,5 @@ def _leftover(kind: Kind, found: ContainerState | VolumeState, now_s: float, ret
         manager_id=found.labels.get(MANAGER_LABEL, ""),
         job_id=found.labels.get(JOB_LABEL, ""),
         why=why_abandoned(found.labels, found.created_at_s, now_s, retired),
-        age_s=max(0.0, now_s - found.created_at_s) if found.created_at_s > 0 else 0.0,
+        age_s=round(max(0.0, now_s - found.created_at_s), 1) if found.created_at_s > 0 else 0.0,
     )

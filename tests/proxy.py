@@ -8,10 +8,11 @@ import re
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 _PIECE = 65536
 CREATE = r"POST /v[\d.]+/containers/create"
@@ -52,6 +53,7 @@ class Proxy:
         self._path = str(Path(self._folder.name) / "s")
         self._listener = socket.socket(socket.AF_UNIX)
         self._rules: list[Rule] = []
+        self._changes: list[tuple[str, Callable[[dict[str, Any]], object]]] = []
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self._streams: set[socket.socket] = set()  # those of them that carry a container's output
@@ -122,6 +124,10 @@ class Proxy:
                 connection.shutdown(socket.SHUT_RDWR)
             self._streams.clear()
 
+    def rewrite(self, pattern: str, change: Callable[[dict[str, Any]], object]) -> None:
+        """Change the JSON that matching requests carry, before the engine sees it."""
+        self._changes.append((pattern, change))
+
     def count(self, pattern: str) -> int:
         """How many requests matched so far."""
         return sum(bool(re.match(pattern, line)) for line in self.seen)
@@ -167,7 +173,7 @@ class Proxy:
             return True
         if rule is not None and rule.drop:
             return False
-        engine.sendall(head + body)
+        engine.sendall(self._rewritten(line, head, body))
         reply = _head(from_engine)
         rule = self._met(line, on_reply=True) if reply else None
         if not reply or (rule is not None and rule.drop):
@@ -185,6 +191,15 @@ class Proxy:
             return _relay_chunks(from_engine, client)
         client.sendall(from_engine.read(_length(reply)))
         return True
+
+    def _rewritten(self, line: str, head: bytes, body: bytes) -> bytes:
+        for pattern, change in self._changes:
+            if re.match(pattern, line):
+                said = json.loads(body)
+                change(said)
+                body = json.dumps(said).encode()
+                head = re.sub(rb"(?i)content-length: *\d+", b"Content-Length: %d" % len(body), head)
+        return head + body
 
     def _met(self, line: str, *, on_reply: bool) -> Rule | None:
         """The rule that a request met, once it has been held as long as that says."""

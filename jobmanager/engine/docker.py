@@ -32,6 +32,7 @@ from jobmanager.engine.protocol import (
 from jobmanager.model.container import (
     ContainerSpec,
     ContainerState,
+    EngineAbout,
     EngineInfo,
     Image,
     ImageDefaults,
@@ -54,6 +55,7 @@ _NO_ANSWER = (
     docker.errors.StreamParseError,  # a RuntimeError only: an answer that is no JSON
     OSError,
 )
+_CAN_LIMIT = {"MemoryLimit": "memory", "SwapLimit": "swap", "PidsLimit": "processes", "CpuCfsQuota": "CPU time"}
 _PHASES = {"created": Phase.CREATED, "running": Phase.RUNNING, "restarting": Phase.RUNNING, "paused": Phase.PAUSED}
 
 
@@ -80,6 +82,26 @@ class DockerEngine:
             kernel=str(said.get("KernelVersion") or ""),
         )
 
+    def about(self) -> EngineAbout:
+        with _translated():
+            info, version = self._client.info(), self._client.version(api_version=False)
+        components = {str(part.get("Name")): str(part.get("Version")) for part in version.get("Components") or ()}
+        return EngineAbout(
+            engine=str(version.get("Version", "")),
+            api=str(version.get("ApiVersion", "")),
+            containerd=components.get("containerd", ""),
+            runtime=str(info.get("DefaultRuntime", "")),
+            runc=components.get("runc", ""),
+            operating_system=str(info.get("OperatingSystem", "")),
+            kernel=str(info.get("KernelVersion", "")),
+            cgroup=str(info.get("CgroupVersion") or "1"),
+            storage_driver=str(info.get("Driver", "")),
+            live_restore=bool(info.get("LiveRestoreEnabled")),
+            security=tuple(option.split(",")[0].removeprefix("name=") for option in info.get("SecurityOptions") or ()),
+            cannot_limit=tuple(what for key, what in _CAN_LIMIT.items() if not info.get(key)),
+            warnings=tuple(str(warning).removeprefix("WARNING: ") for warning in info.get("Warnings") or ()),
+        )
+
     def images(self) -> list[Image]:
         with _translated():
             found = self._client.images()
@@ -93,6 +115,7 @@ class DockerEngine:
                 ),
                 labels=dict(image.get("Labels") or {}),
                 created_at_s=float(image.get("Created") or 0),
+                size_bytes=int(image.get("Size") or 0),
             )
             for image in found
         ]

@@ -6,7 +6,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from jobmanager.model.container import ContainerSpec, ContainerState, EngineInfo, Image, ImageDefaults, Usage, VolumeState
+from jobmanager.model.container import (
+    ContainerSpec,
+    ContainerState,
+    EngineAbout,
+    EngineInfo,
+    Image,
+    ImageDefaults,
+    Usage,
+    VolumeState,
+)
 
 
 class EngineError(Exception):
@@ -82,6 +91,10 @@ class Engine(Protocol):
 
     def info(self) -> EngineInfo:
         """What the host is."""
+        ...
+
+    def about(self) -> EngineAbout:
+        """What the engine says about itself, for a person."""
         ...
 
     def images(self) -> list[Image]:

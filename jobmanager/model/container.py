@@ -72,6 +72,7 @@ class Image:
     references: tuple[str, ...]  # name:tag and name@digest
     labels: Mapping[str, str]
     created_at_s: float  # seconds since 1970
+    size_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +86,25 @@ class EngineInfo:
     cgroup: str  # "1" or "2"
     kernel: str = ""  # its release, as uname tells it
     available_memory_mib: int | None = None  # what programs could still take without swapping; None: nothing can tell
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineAbout:
+    """What an engine says about itself and its machine, for a person who looks after it."""
+
+    engine: str  # versions, as they are told
+    api: str
+    containerd: str
+    runtime: str  # the default one's name
+    runc: str
+    operating_system: str
+    kernel: str
+    cgroup: str  # "1" or "2"
+    storage_driver: str
+    live_restore: bool  # containers outlive the daemon
+    security: tuple[str, ...]  # "seccomp", "apparmor", "rootless", ...
+    cannot_limit: tuple[str, ...]  # of "memory", "swap", "processes", "CPU time"
+    warnings: tuple[str, ...]  # the engine's own words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -59,6 +59,13 @@ def test_info_tells_what_the_host_is(place: Place) -> None:
     assert abs(info.now_s - time.time()) < 60
 
 
+def test_an_engine_tells_a_person_what_it_is(place: Place) -> None:
+    about, info = place.engine.about(), place.engine.info()
+    assert (about.engine, about.cgroup) == (info.version, info.cgroup)
+    assert all((about.api, about.runtime, about.operating_system, about.kernel, about.storage_driver))
+    assert set(about.cannot_limit) <= {"memory", "swap", "processes", "CPU time"}
+
+
 def test_images_are_listed_with_their_references(place: Place) -> None:
     images = [image for image in place.engine.images() if IMAGE in image.references]
     assert len(images) == 1

@@ -147,6 +147,7 @@ def test_the_reason_that_a_person_can_use_is_dug_out():
 SPEC = ContainerSpec(name="n", image="i", labels={}, limits=Limits())
 CALLS = {
     "info": lambda engine: engine.info(),
+    "about": lambda engine: engine.about(),
     "images": lambda engine: engine.images(),
     "image_defaults": lambda engine: engine.image_defaults("image never asked for"),
     "pull": lambda engine: engine.pull("i"),

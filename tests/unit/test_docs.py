@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from jobmanager import DockerHost, JobManager, JobResult, Limits, Outcome, Task, events
+from jobmanager import DockerHost, JobManager, JobResult, Limits, Outcome, Task, cli, doctor, events
 from jobmanager.engine import container_config
 from jobmanager.engine.protocol import Engine
 from jobmanager.errors import InvalidValue
@@ -237,6 +237,19 @@ def test_the_defaults_of_a_job_manager_are_those_of_the_code() -> None:
         default = parameters[quoted(row[0])[0]].default
         if default is not None:
             assert float(row[1].replace(",", "")) == default, row[0]
+
+
+def test_every_probe_of_the_doctor_is_explained_in_its_order() -> None:
+    rows = table(text_of("docs/command-line.md"), "probe")
+    assert [quoted(row[0])[0] for row in rows] == [doctor._TRIAL.name, *(probe.name for probe in doctor._PROBES), "clean-up"]
+
+
+def test_every_option_and_exit_code_of_the_command_line_is_told() -> None:
+    text = text_of("docs/command-line.md")
+    options = {name for command in cli.commands.commands.values() for option in command.params for name in option.opts}
+    assert [name for name in options if name.startswith("--") and f"`{name}" not in text] == []
+    codes = [row[0] for row in table(text, "exit code")]
+    assert codes == [str(code) for code in (cli.FINE, cli.BAD, cli.USAGE, cli.UNREACHABLE, cli.INTERRUPTED)]
 
 
 def test_every_fault_and_every_call_of_the_fake_engine_is_named() -> None:

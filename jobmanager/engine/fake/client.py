@@ -16,6 +16,7 @@ from jobmanager.engine.protocol import Chunk, EngineError, OutputStream, Unreach
 from jobmanager.model.container import (
     ContainerSpec,
     ContainerState,
+    EngineAbout,
     EngineInfo,
     Image,
     ImageDefaults,
@@ -42,6 +43,24 @@ class FakeEngine:
         version, cores, memory_mib, now_s, available = self._call("info")
         return EngineInfo(
             version=version, cores=cores, memory_mib=memory_mib, now_s=now_s, cgroup="1", available_memory_mib=available
+        )
+
+    def about(self) -> EngineAbout:
+        version, *_ = self._call("info")
+        return EngineAbout(
+            engine=version,
+            api=version,
+            containerd="",
+            runtime=version,
+            runc="",
+            operating_system=version,
+            kernel=version,
+            cgroup="1",
+            storage_driver=version,
+            live_restore=False,
+            security=(),
+            cannot_limit=(),
+            warnings=(),
         )
 
     def images(self) -> list[Image]:

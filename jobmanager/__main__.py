@@ -1,0 +1,25 @@
+"""``jobmanager`` and ``python -m jobmanager``: the command line, where its libraries are installed."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+_NEEDED = ("click", "rich")
+
+
+def main() -> int:
+    """Run the command line; returns its exit code."""
+    try:
+        from jobmanager.cli import run
+    except ModuleNotFoundError as missing:
+        if missing.name is None or missing.name.partition(".")[0] not in _NEEDED:
+            raise
+        sys.stderr.write(f"jobmanager: there is no {missing.name} here: pip install 'jobmanager-docker[cli]'\n")
+        return 2
+    logging.getLogger("jobmanager").setLevel(logging.ERROR)  # the rest is told in words of the command's own
+    return run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""Reaching a host's engine outside a manager, over SSH as well."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from jobmanager._children import Gone, Heard
+from jobmanager._tunnels import Tunnels
+from jobmanager._waiters import farewell
+from jobmanager.engine.connect import connect
+from jobmanager.engine.protocol import Engine, EngineError, Unreachable
+from jobmanager.errors import EngineUnavailable
+from jobmanager.model.host import DockerHost
+from jobmanager.model.messages import TunnelBroken, TunnelOpen
+
+_TUNNEL_S = 15.0
+
+
+@contextmanager
+def reach(host: DockerHost, *, timeout_s: float) -> Iterator[Engine]:
+    """An engine that has answered; every call on it ends within ``timeout_s``.
+
+    Raises:
+        EngineUnavailable: it does not answer, at the beginning or at any call in the block.
+    """
+    inbox: queue.SimpleQueue[Heard | Gone] = queue.SimpleQueue()
+    tunnels = Tunnels([host], inbox.put)
+    try:
+        address = tunnels.start()[host.name]
+        if tunnels.children():
+            _wait_until_open(inbox)
+        engine = connect(address, timeout_s=timeout_s)
+        try:
+            engine.info()
+            yield engine
+        finally:
+            engine.close()
+    except EngineError as error:
+        raise EngineUnavailable(f"{host.name}: {error}") from error
+    finally:
+        farewell(tunnels.children())
+        tunnels.clean_up()
+
+
+def _wait_until_open(inbox: queue.SimpleQueue[Heard | Gone]) -> None:
+    until = time.monotonic() + _TUNNEL_S
+    while (left_s := until - time.monotonic()) > 0:
+        try:
+            heard = inbox.get(timeout=left_s)
+        except queue.Empty:
+            break
+        said = heard.message if isinstance(heard, Heard) else TunnelBroken(reason="its keeper has died")
+        if isinstance(said, TunnelOpen):
+            return
+        if isinstance(said, TunnelBroken):
+            raise Unreachable(f"the ssh tunnel ended: {said.reason}")
+    raise Unreachable(f"the ssh tunnel was not open within {_TUNNEL_S:g} s")

@@ -1,0 +1,327 @@
+"""The command line, thin: arguments in, tables or JSON out. What is done is done in ``doctor`` and ``_sweep``.
+
+Exit codes: 0 all is well; 1 a limit does not hold, or a leftover could not be removed; 2 bad input; 3 a host cannot be
+reached; 130 interrupted. Of several hosts the highest counts.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from urllib.parse import urlsplit
+
+import click
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+from rich.table import Column, Table
+from rich.text import Text
+
+from jobmanager._reach import reach
+from jobmanager._sweep import Kind, Leftover, Removal, Survey, remove_leftovers, survey
+from jobmanager._version import __version__
+from jobmanager.doctor import HostReport, examine
+from jobmanager.engine.default_host import default_host
+from jobmanager.errors import EngineUnavailable, InvalidHost, JobManagerError
+from jobmanager.model.container import EngineAbout
+from jobmanager.model.host import DockerHost
+
+__all__ = ["run"]
+
+FINE, BAD, USAGE, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
+_TIMEOUT_S = 30.0
+_WIDTH = 160  # where nobody's terminal tells
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns its exit code."""
+    try:
+        code = commands.main(arguments, prog_name="jobmanager", standalone_mode=False)
+        return code if isinstance(code, int) else FINE
+    except click.ClickException as problem:
+        return _complain(problem.format_message(), problem.exit_code)
+    except JobManagerError as problem:
+        return _complain(str(problem), _code(problem))
+    except (KeyboardInterrupt, click.Abort):
+        return _complain("interrupted", INTERRUPTED)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=False)
+@click.version_option(__version__, prog_name="jobmanager")
+def commands() -> None:
+    """Look after the Docker hosts of jobmanager."""
+
+
+def _for_hosts(command: Callable[..., int]) -> Callable[..., int]:
+    """What every command takes."""
+    command = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of tables.")(command)
+    command = click.option("--ssh-config", metavar="FILE", help="For ssh -F, for ssh hosts. Default: your own settings.")(command)
+    command = click.option("--tls", metavar="DIR", help="Folder with ca.pem, cert.pem and key.pem, for tcp hosts.")(command)
+    return click.argument("hosts", nargs=-1, metavar="[HOST]...")(command)
+
+
+@commands.command()
+@_for_hosts
+@click.option("--image", help="Run the probes in this image. Default: the first labelled environment, else the smallest image.")
+def doctor(hosts: tuple[str, ...], tls: str | None, ssh_config: str | None, as_json: bool, image: str | None) -> int:
+    """Tell what each HOST is, and try with real jobs whether every limit holds there.
+
+    HOST is a url such as unix:///var/run/docker.sock, tcp://host:2376 or ssh://user@host. Default: what DOCKER_HOST names,
+    or the default socket. The exit code is 1 when a limit does not hold.
+    """
+    answers = _Answers(as_json=as_json)
+    for host in _hosts(hosts, tls, ssh_config):
+        with answers.about(host), _progress(host) as told:
+            report = examine(host, image=image, told=told)
+            answers.add(asdict(report), FINE if report.all_bite else BAD)
+            _show_report(answers.console, report)
+    return answers.finish()
+
+
+@commands.command()
+@_for_hosts
+@click.option("--yes", is_flag=True, help="Remove what is listed.")
+@click.option("--manager", "managers", metavar="ID", multiple=True, help="What this manager has: you say that it is dead.")
+@click.option("--all", "everything", is_flag=True, help="What every manager has: you say that they are all dead.")
+def sweep(
+    hosts: tuple[str, ...],
+    tls: str | None,
+    ssh_config: str | None,
+    as_json: bool,
+    yes: bool,
+    managers: tuple[str, ...],
+    everything: bool,
+) -> int:
+    """List what dead managers left on each HOST; with --yes, remove it.
+
+    What belongs to a manager that may be alive is counted and left alone, unless you name it.
+    """
+    if managers and everything:
+        raise click.UsageError("--manager and --all: give one of them")
+    answers = _Answers(as_json=as_json)
+    for host in _hosts(hosts, tls, ssh_config):
+        with answers.about(host):
+            chosen, others, removals = _swept(host, _choice(managers, everything), remove=yes)
+            answers.add(_sweep_record(host, chosen, others, removals, removed=yes), _sweep_code(removals))
+            _show_sweep(answers.console, host, chosen, others, removals, removed=yes)
+    return answers.finish()
+
+
+# ---- hosts, and what is answered for each
+
+
+def _hosts(urls: Sequence[str], tls: str | None, ssh_config: str | None) -> list[DockerHost]:
+    """The hosts that are named, each with what is for its kind of url; else the default one."""
+    if not urls and tls is None and ssh_config is None:
+        return [default_host()]
+    urls = list(dict.fromkeys(urls)) or [default_host().url]
+    schemes = {DockerHost(url).url: urlsplit(url).scheme for url in urls}
+    for option, given, scheme in (("--tls", tls, "tcp"), ("--ssh-config", ssh_config, "ssh")):
+        if given is not None and scheme not in schemes.values():
+            raise InvalidHost(f"{option} is for {scheme} hosts, and none is given")
+    return [
+        DockerHost(url, tls=tls if scheme == "tcp" else None, ssh_config=ssh_config if scheme == "ssh" else None)
+        for url, scheme in schemes.items()
+    ]
+
+
+@dataclass(kw_only=True)
+class _Answers:
+    """What was found on each host, and the exit code that it comes to."""
+
+    as_json: bool
+    code: int = FINE
+    records: list[dict[str, object]] = field(default_factory=list)
+
+    @property
+    def console(self) -> Console:
+        """For tables; says nothing when JSON is wanted."""
+        return Console(width=None if sys.stdout.isatty() else _WIDTH, quiet=self.as_json, soft_wrap=False, highlight=False)
+
+    def add(self, record: dict[str, object], code: int) -> None:
+        self.records.append(record)
+        self.code = max(self.code, code)
+
+    @contextmanager
+    def about(self, host: DockerHost) -> Iterator[None]:
+        """A host that fails is told, and does not keep the others."""
+        try:
+            yield
+        except JobManagerError as problem:
+            _complain(str(problem), 0)
+            self.add({"host": host.name, "url": host.url, "problem": str(problem)}, _code(problem))
+
+    def finish(self) -> int:
+        if self.as_json:
+            click.echo(json.dumps({"exit_code": self.code, "hosts": self.records}, indent=2))
+        return self.code
+
+
+def _code(problem: JobManagerError) -> int:
+    return UNREACHABLE if isinstance(problem, EngineUnavailable) else USAGE
+
+
+def _complain(text: str, code: int) -> int:
+    click.echo(f"jobmanager: {_plain(text)}", err=True)
+    return code
+
+
+@contextmanager
+def _progress(host: DockerHost) -> Iterator[Callable[[int, int, str], None]]:
+    """A bar on standard error while probes run; nothing where that is no terminal."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task(f"{host.name}: looking", total=None)
+        yield lambda done, total, name: bar.update(task, completed=done, total=total, description=f"{host.name}: {name}")
+
+
+# ---- doctor
+
+
+def _show_report(console: Console, report: HostReport) -> None:
+    console.print(_heading(report.host))
+    console.print(_about_table(report.about))
+    for sentence in report.advice:
+        console.print(Text(f"look: {_plain(sentence)}", "yellow"))
+    table = Table("limit", "holds", "seen", box=SIMPLE_HEAD)
+    for probe in report.probes:
+        table.add_row(_text(probe.name), Text("yes", "green") if probe.bites else Text("NO", "bold red"), _text(probe.seen))
+    console.print(_text(f"probes, in {report.image}:"), table)
+    failing = [probe.name for probe in report.probes if not probe.bites]
+    console.print(Text(f"does not hold here: {', '.join(failing)}", "bold red") if failing else Text("every limit holds", "green"))
+
+
+def _about_table(about: EngineAbout) -> Table:
+    table = Table(show_header=False, box=SIMPLE_HEAD)
+    rows = {
+        "engine": f"{about.engine}, API {about.api}",
+        "containerd": about.containerd,
+        "runtime": f"{about.runtime}; runc {about.runc}",
+        "system": f"{about.operating_system}, kernel {about.kernel}",
+        "cgroup": f"v{about.cgroup}",
+        "storage driver": about.storage_driver,
+        "live-restore": "on" if about.live_restore else "off",
+        "security": ", ".join(about.security) or "none",
+        "swap limit": "no" if "swap" in about.cannot_limit else "yes",
+    }
+    for name, value in rows.items():
+        table.add_row(name, _text(value or "unknown"))
+    return table
+
+
+# ---- sweep
+
+Choice = Callable[[Leftover], bool]
+
+
+def _choice(managers: Sequence[str], everything: bool) -> Choice:
+    """Which of a host's things are to go."""
+    if managers:
+        return lambda each: each.manager_id in managers
+    return lambda each: everything or bool(each.why)
+
+
+def _swept(host: DockerHost, choice: Choice, *, remove: bool) -> tuple[list[Leftover], list[Leftover], list[Removal]]:
+    """What was chosen, what was left alone, and what became of the chosen."""
+    with reach(host, timeout_s=_TIMEOUT_S) as engine:
+        found: Survey = survey(engine)
+        things = [*found.leftovers, *found.others]
+        chosen = [each for each in things if choice(each)]
+        others = [each for each in things if not choice(each)]
+        return chosen, others, list(remove_leftovers(engine, chosen)) if remove else []
+
+
+def _sweep_code(removals: Sequence[Removal]) -> int:
+    return BAD if any(removal.trouble for removal in removals) else FINE
+
+
+def _sweep_record(
+    host: DockerHost, chosen: Sequence[Leftover], others: Sequence[Leftover], removals: Sequence[Removal], *, removed: bool
+) -> dict[str, object]:
+    troubles = {removal.leftover.id: removal.trouble for removal in removals}
+    return {
+        "host": host.name,
+        "url": host.url,
+        "leftovers": [
+            {**asdict(each), "removed": removed and not troubles[each.id], "trouble": troubles.get(each.id, "")} for each in chosen
+        ],
+        "left_alone": [asdict(each) for each in others],
+    }
+
+
+def _show_sweep(
+    console: Console,
+    host: DockerHost,
+    chosen: Sequence[Leftover],
+    others: Sequence[Leftover],
+    removals: Sequence[Removal],
+    *,
+    removed: bool,
+) -> None:
+    console.print(_heading(host.name))
+    troubles = {removal.leftover.id: removal.trouble for removal in removals}
+    name = Column("name", overflow="fold")
+    table = Table("kind", name, "manager", "job", "age", "why", *(["removed"] if removed else []), box=SIMPLE_HEAD)
+    for each in chosen:
+        end = [_removed(troubles[each.id])] if removed else []
+        why = each.why or "you say so"
+        table.add_row(each.kind.value, *map(_text, (each.name, each.manager_id, each.job_id, _age(each.age_s), why)), *end)
+    if chosen:
+        console.print(table)
+    console.print(_summary(chosen, troubles, removed=removed))
+    for line in _left_alone(others):
+        console.print(_text(line))
+
+
+def _removed(trouble: str) -> Text:
+    return Text(f"NO: {_plain(trouble)}", "bold red") if trouble else Text("yes", "green")
+
+
+def _summary(chosen: Sequence[Leftover], troubles: dict[str, str], *, removed: bool) -> Text:
+    if not chosen:
+        return Text("nothing to sweep", "green")
+    if not removed:
+        return Text(f"{_counted(chosen)} to remove: say so with --yes", "yellow")
+    kept = sum(bool(trouble) for trouble in troubles.values())
+    if kept:
+        return Text(f"{kept} of {len(chosen)} could not be removed", "bold red")
+    return Text(f"removed {_counted(chosen)}", "green")
+
+
+def _left_alone(others: Sequence[Leftover]) -> Iterator[str]:
+    """One line for each manager that may be alive, so that a person can name it."""
+    for manager_id in dict.fromkeys(each.manager_id for each in others):
+        theirs = [each for each in others if each.manager_id == manager_id]
+        oldest = _age(max(each.age_s for each in theirs))
+        yield f"left alone: {_counted(theirs)} of manager {manager_id}, which may be alive; the oldest was made {oldest} ago"
+
+
+def _counted(things: Sequence[Leftover]) -> str:
+    counts = {kind: sum(each.kind is kind for each in things) for kind in Kind}
+    return " and ".join(f"{count} {kind}{'s' if count > 1 else ''}" for kind, count in counts.items() if count)
+
+
+def _age(seconds: float) -> str:
+    for unit_s, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * unit_s:
+            return f"{seconds / unit_s:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+# ---- text
+
+
+def _heading(host: str) -> Text:
+    return Text(_plain(host), "bold")
+
+
+def _text(value: str) -> Text:
+    return Text(_plain(value))
+
+
+def _plain(text: str) -> str:
+    """What an engine or a container says, for a terminal: one line without control characters."""
+    return "".join(character if character.isprintable() else " " for character in text)

@@ -1,0 +1,338 @@
+"""The command line as a person uses it: what it prints, its exit codes, and that it leaves nothing behind."""
+
+from __future__ import annotations
+
+import gc
+import io
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import docker
+import psutil
+import pytest
+
+from jobmanager import JobManager, Limits, Task
+from jobmanager.cli import run
+from jobmanager.testing import FakeEngineServer
+from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
+from tests.daemons import PrivateDaemon
+from tests.proxy import CREATE, Proxy
+
+COMMAND = [sys.executable, "-m", "jobmanager"]
+ALL_PROBES = {
+    *("a job runs", "memory", "processes", "workspace size", "workspace files", "size of /tmp", "open files", "output"),
+    *("wall clock", "CPU time", "cores", "children left behind", "network", "user", "privileges", "root filesystem", "clean-up"),
+}  # fmt: skip
+OURS = {"a job runs", "output", "wall clock", "CPU time", "children left behind", "clean-up"}  # no engine enforces these
+
+
+class Answer:
+    """What a command gave."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code = code
+        self.out = out
+        self.err = err
+
+    @property
+    def host(self) -> dict[str, Any]:
+        """The only host of its JSON."""
+        (host,) = json.loads(self.out)["hosts"]
+        return dict(host)
+
+    @property
+    def failing(self) -> set[str]:
+        return {probe["name"] for probe in self.host["probes"] if not probe["bites"]}
+
+
+Ask = Callable[..., Answer]
+
+
+@pytest.fixture
+def ask(capsys: pytest.CaptureFixture[str]) -> Ask:
+    """Runs a command in this process."""
+
+    def asked(*arguments: str) -> Answer:
+        code = run(arguments)
+        gc.collect()  # urllib3's exceptions refer to each other, with the socket that failed to connect
+        return Answer(code, *capsys.readouterr())
+
+    return asked
+
+
+@pytest.fixture
+def url(private_engine: PrivateDaemon) -> Iterator[str]:
+    yield private_engine.url
+    eventually(lambda: not our_containers(private_engine.url), what="containers are gone")
+    eventually(lambda: not our_volumes(private_engine.url), what="volumes are gone")
+
+
+def ready(url: str) -> int:
+    """How many programs on an engine have printed ``ready``."""
+    client = docker.APIClient(base_url=url, version="1.41", timeout=20)
+    try:
+        return sum(b"ready" in client.logs(name) for name in our_containers(url))
+    finally:
+        client.close()
+
+
+# ---- doctor
+
+
+def test_the_doctor_finds_that_every_limit_holds_on_a_good_host(engine_url: str, ask: Ask) -> None:
+    answer = ask("doctor", engine_url, "--image", BUSYBOX, "--json")
+
+    assert answer.failing == set(), answer.host["probes"]
+    assert (answer.code, answer.err) == (0, "")
+    assert {probe["name"] for probe in answer.host["probes"]} == ALL_PROBES
+    proofs = {probe["name"]: {each["kind"]: each["value"] for each in probe["evidence"]} for probe in answer.host["probes"]}
+    assert proofs["memory"]["oom_kills"] >= 1
+    assert proofs["processes"]["fork_refusals"] >= 1
+    assert proofs["CPU time"]["cpu_time_s"] > 1
+    assert answer.host["about"]["engine"] and answer.host["about"]["runc"]
+
+
+def test_the_doctor_finds_the_one_limit_that_an_engine_drops(engine_url: str, ask: Ask) -> None:
+    """A real engine that is never told how many processes a container may have."""
+    with Proxy(engine_url) as proxy:
+        proxy.rewrite(CREATE, lambda said: said["HostConfig"].pop("PidsLimit"))
+
+        answer = ask("doctor", proxy.url, "--image", BUSYBOX)
+
+    assert answer.code == 1
+    (row,) = [line for line in answer.out.splitlines() if " NO " in line]
+    assert row.split()[:2] == ["processes", "NO"] and "64 processes started" in row
+    assert "does not hold here: processes" in answer.out
+
+
+def test_the_doctor_finds_every_limit_that_an_engine_drops(url: str, ask: Ask) -> None:
+    """The same with nothing left of the default profile; the network is one with a way out."""
+    client = docker.APIClient(base_url=url, version="1.41", timeout=20)
+    network = client.create_network("jobmanager-test-open")["Id"]
+
+    def opened(said: dict[str, Any]) -> None:
+        (workspace,) = said["HostConfig"]["Mounts"]
+        workspace["VolumeOptions"]["DriverConfig"]["Options"]["o"] = "mode=0777"
+        said["HostConfig"] = {"Mounts": [workspace], "NetworkMode": network, "LogConfig": said["HostConfig"]["LogConfig"]}
+        del said["User"], said["NetworkDisabled"]
+
+    try:
+        with Proxy(url) as proxy:
+            proxy.rewrite(CREATE, opened)
+            answer = ask("doctor", proxy.url, "--image", BUSYBOX, "--json")
+    finally:
+        client.remove_network(network)
+        client.close()
+
+    assert answer.code == 1
+    assert answer.failing == ALL_PROBES - OURS, answer.host["probes"]
+
+
+def test_an_image_in_which_no_job_runs_is_told_and_nothing_else_is_tried(url: str, ask: Ask) -> None:
+    with io.BytesIO() as packed:
+        with tarfile.open(fileobj=packed, mode="w") as tar:
+            tar.addfile(tarfile.TarInfo("nothing"))
+        client = docker.APIClient(base_url=url, version="1.41", timeout=20)
+        client.import_image_from_data(packed.getvalue(), repository="jobmanager-test-empty", tag="1")
+    try:
+        answer = ask("doctor", url, "--image", "jobmanager-test-empty:1")
+    finally:
+        client.remove_image("jobmanager-test-empty:1")
+        client.close()
+
+    assert answer.code == 1
+    assert "has no sh" in answer.out
+    assert "memory" not in answer.out
+    assert "does not hold here: a job runs" in answer.out
+
+
+def test_a_host_without_any_image_and_one_without_the_named_image_are_told_in_one_line(ask: Ask) -> None:
+    with FakeEngineServer(images=[]) as empty:
+        without, named = ask("doctor", empty.url), ask("doctor", empty.url, "--image", "nothing:1")
+
+    assert (without.code, named.code) == (2, 2)
+    assert "has no image to run the probes in: pull or load one that has sh, head and tar" in without.err
+    assert "nothing:1" in named.err
+    assert without.err.count("\n") == named.err.count("\n") == 1
+
+
+def test_ctrl_c_while_probes_run_leaves_nothing_behind(url: str) -> None:
+    doctor = subprocess.Popen(
+        [*COMMAND, "doctor", url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    eventually(lambda: len(our_containers(url)) >= 2, what="probes run")
+    family = psutil.Process(doctor.pid).children(recursive=True)
+    os.killpg(doctor.pid, signal.SIGINT)
+    out, err = doctor.communicate(timeout=30)
+
+    assert (doctor.returncode, out, err) == (130, "", "\njobmanager: interrupted\n")  # the terminal's ^C has a line of its own
+    assert not our_containers(url) and not our_volumes(url)
+    assert family and not any(child.is_running() for child in family)
+
+
+def test_a_terminal_shows_how_far_the_probes_are_and_the_only_image_is_taken(url: str, tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    environment = os.environ | {"TERM": "xterm"}
+    with (tmp_path / "out").open("w") as out:
+        doctor = subprocess.Popen([*COMMAND, "doctor", url, "--json"], stdout=out, stderr=theirs, env=environment)
+    os.close(theirs)
+    shown = b""
+    with open(ours, "rb", buffering=0) as terminal:
+        while True:
+            try:
+                shown += terminal.read(4096)
+            except OSError:  # EIO: the other end is closed
+                break
+
+    assert doctor.wait(30) == 0
+    assert b"looking" in shown and b"15/15" in shown
+    (host,) = json.loads((tmp_path / "out").read_text())["hosts"]
+    assert host["image"] == BUSYBOX
+
+
+# ---- bad input, hosts that are away
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        ([], 2, "Missing command"),
+        (["nothing"], 2, "No such command 'nothing'"),
+        (["doctor", "--nothing"], 2, "No such option"),
+        (["doctor", "docker.example.org"], 2, "makes no sense"),
+        (["doctor", "tcp://example.org"], 2, "names no port"),
+        (["doctor", "tcp://127.0.0.1:1", "--tls", "/nothing"], 2, "no file that can be read at '/nothing/ca.pem'"),
+        (["sweep", "unix:///nothing", "--tls", "/nothing"], 2, "--tls is for tcp hosts"),
+        (["sweep", "unix:///nothing", "--ssh-config", "/nothing"], 2, "--ssh-config is for ssh hosts"),
+        (["sweep", "unix:///nothing", "--manager", "a", "--all"], 2, "give one of them"),
+        (["sweep", "unix:///nothing"], 3, "unix:///nothing: [Errno 2] No such file or directory"),
+        (["doctor", "tcp://127.0.0.1:1"], 3, "Connection refused"),
+    ],
+)
+def test_what_cannot_be_done_is_told_in_one_line(ask: Ask, arguments: list[str], code: int, said: str) -> None:
+    answer = ask(*arguments)
+    assert (answer.code, answer.out) == (code, "")
+    assert answer.err.startswith("jobmanager: ") and answer.err.count("\n") == 1
+    assert said in answer.err
+
+
+def test_a_host_that_is_away_does_not_keep_the_others(url: str, ask: Ask) -> None:
+    answer = ask("sweep", "unix:///nothing", url, "--json")
+
+    away, here = json.loads(answer.out)["hosts"]
+    assert answer.code == json.loads(answer.out)["exit_code"] == 3
+    assert "No such file" in away["problem"]
+    assert (here["url"], here["leftovers"], here["left_alone"]) == (url, [], [])
+
+
+def test_without_hosts_the_default_engine_is_asked(url: str, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", url)
+
+    assert ask("sweep", "--json").host["url"] == url
+
+
+def test_without_its_libraries_the_command_says_how_to_install_them() -> None:
+    without = "import sys; sys.modules['click'] = None; from jobmanager.__main__ import main; sys.exit(main())"
+    done = subprocess.run([sys.executable, "-c", without], capture_output=True, text=True, timeout=30, check=False)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "jobmanager: there is no click here: pip install 'jobmanager-docker[cli]'\n"
+
+
+# ---- sweep
+
+DOOMED = """
+import sys
+from jobmanager import JobManager, Limits, Task
+manager = JobManager({url!r})
+manager.start()
+for _ in range(3):
+    manager.new_job(Task({image!r}, command="sleep 300", limits=Limits(wall_time_s=300)))
+sys.stdin.read()
+"""
+
+
+def kill_with_children(url: str) -> None:
+    """A manager with three running jobs dies, and with it all who could tidy up."""
+    there_before = len(our_containers(url))
+    doomed = subprocess.Popen([sys.executable, "-c", DOOMED.format(url=url, image=BUSYBOX)], stdin=subprocess.PIPE)
+    eventually(lambda: len(our_containers(url)) == there_before + 3, what="its jobs run")
+    family = psutil.Process(doomed.pid).children(recursive=True)
+    for process in family:
+        process.suspend()
+    doomed.kill()
+    doomed.communicate(timeout=10)
+    for process in family:
+        process.kill()
+    eventually(lambda: not any(process.is_running() for process in family), what="its children are gone")
+
+
+def test_a_dead_managers_leftovers_are_listed_then_removed_and_a_living_neighbours_are_not(url: str, ask: Ask) -> None:
+    with JobManager(url) as neighbour:
+        job = neighbour.submit(Task(BUSYBOX, command="sleep 300", limits=Limits(wall_time_s=300)))
+        (living,) = eventually(lambda: our_containers(url), what="the neighbour's job runs")
+        kill_with_children(url)
+        dead = set(our_containers(url)) - {living}
+        assert len(dead) == 3
+
+        listed = ask("sweep", url)
+        assert listed.code == 0
+        assert all(name in listed.out for name in dead) and living not in listed.out
+        assert "has ended" in listed.out
+        assert "3 containers to remove: say so with --yes" in listed.out
+        assert "left alone: 1 container of manager" in listed.out
+        assert dead < set(our_containers(url))
+
+        removed = ask("sweep", url, "--yes")
+        assert (removed.code, "removed 3 containers" in removed.out) == (0, True)
+        assert our_containers(url) == [living]
+        assert len(our_volumes(url)) == 1
+        assert "nothing to sweep" in ask("sweep", url, "--yes").out
+        neighbour.kill_job(job.job_id)
+
+
+def test_a_persons_word_removes_what_a_named_manager_has(url: str, ask: Ask) -> None:
+    with JobManager(url) as one, JobManager(url) as other:
+        task = Task(BUSYBOX, command="echo ready; sleep 300", limits=Limits(wall_time_s=300))
+        jobs = [manager.submit(task) for manager in (one, other)]
+        eventually(lambda: ready(url) == 2, what="both programs run: one that has not begun would go elsewhere")
+        alone = ask("sweep", url, "--yes", "--json").host
+        assert (alone["leftovers"], len(alone["left_alone"])) == ([], 2)
+        doomed, spared = alone["left_alone"]
+
+        named = ask("sweep", url, "--yes", "--manager", doomed["manager_id"])
+
+        assert (named.code, our_containers(url)) == (0, [spared["name"]])
+        assert doomed["name"] in named.out and "you say so" in named.out
+        assert ask("sweep", url, "--yes", "--all").code == 0
+        assert [job.result(30).outcome for job in jobs] == ["crash", "crash"]
+
+
+def test_what_cannot_be_removed_is_told_and_the_exit_code_says_so(url: str, ask: Ask) -> None:
+    """A lone volume that a stranger's container has."""
+    kill_with_children(url)
+    client = docker.APIClient(base_url=url, version="1.41", timeout=20)
+    for name in our_containers(url):
+        client.remove_container(name, force=True, v=False)
+    taken, *free = our_volumes(url)
+    config = client.create_host_config(binds=[f"{taken}:/data"])
+    stranger = client.create_container(BUSYBOX, "true", volumes=["/data"], host_config=config)["Id"]
+
+    answer = ask("sweep", url, "--yes", "--json")
+
+    client.remove_container(stranger)
+    client.close()
+    assert answer.code == 1
+    assert our_volumes(url) == [taken]
+    assert {each["name"]: each["removed"] for each in answer.host["leftovers"]} == {taken: False, free[0]: True, free[1]: True}
+    assert all(each["kind"] == "volume" for each in answer.host["leftovers"])
+    assert ["in use" in each["trouble"] for each in answer.host["leftovers"] if each["name"] == taken] == [True]
+    assert ask("sweep", url, "--yes").code == 0
