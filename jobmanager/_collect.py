@@ -11,10 +11,11 @@ from pathlib import PurePosixPath
 
 from jobmanager.engine.protocol import Engine, EngineError
 from jobmanager.model.container import WORKSPACE
+from jobmanager.model.limits import Limits
 
 _MOST_MEMBERS = 10_000
 _MOST_SEEN_MEMBERS = 100_000
-_MOST_PASSED_BYTES = 4 * 2**30  # holes of sparse files cost a program nothing and come as zeros
+_MOST_HOLES_MIB = 256  # of sparse files: they cost a program nothing, come as zeros, and keep the engine busy
 _LONGEST_NAME = 1024
 _COMPRESSION = 6
 
@@ -23,18 +24,18 @@ class _TooMuch(Exception):
     """A cap was reached; what was taken so far stands."""
 
 
-def collected(engine: Engine, container: str, patterns: Sequence[str], most_mib: int) -> tuple[bytes | None, str]:
+def collected(engine: Engine, container: str, patterns: Sequence[str], limits: Limits) -> tuple[bytes | None, str]:
     """A tar.gz of the regular files that match, and why some are missing (empty when none are).
 
-    Links, devices, fifos and names that leave the workspace are passed over. The cap counts bytes before
-    compression.
+    Links, devices, fifos and names that leave the workspace are passed over. ``archive_mib`` counts bytes before
+    compression; what is passed over may be as large as the workspace and not much larger.
     """
     packed = io.BytesIO()
     trouble = ""
     try:
         with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=_COMPRESSION, format=tarfile.PAX_FORMAT) as out:
             try:
-                _copy(engine.archive(container, WORKSPACE), patterns, most_mib * 2**20, out)
+                _copy(engine.archive(container, WORKSPACE), patterns, limits, out)
             except _TooMuch as cap:
                 trouble = str(cap)
     except (EngineError, tarfile.TarError, ValueError, EOFError, OSError, RecursionError) as error:  # of headers upon headers
@@ -42,9 +43,10 @@ def collected(engine: Engine, container: str, patterns: Sequence[str], most_mib:
     return packed.getvalue(), trouble
 
 
-def _copy(pieces: Iterator[bytes], patterns: Sequence[str], most_bytes: int, out: tarfile.TarFile) -> None:
-    taken = seen = passed = 0
-    left = most_bytes
+def _copy(pieces: Iterator[bytes], patterns: Sequence[str], limits: Limits, out: tarfile.TarFile) -> None:
+    taken = seen = 0
+    left = limits.archive_mib * 2**20
+    left_to_pass = (limits.workspace_mib + _MOST_HOLES_MIB) * 2**20
     with tarfile.open(fileobj=_Pieces(pieces), mode="r|") as tar:
         for member in tar:
             if seen == 0 and member.isdir() and member.uid == 0:  # the program's user owns a workspace, and cannot give it away
@@ -55,14 +57,14 @@ def _copy(pieces: Iterator[bytes], patterns: Sequence[str], most_bytes: int, out
             tar.members = []  # type: ignore[attr-defined]  # a stream is read once: let go of what was passed
             name = _workspace_name(member)
             if name is None or not _wanted(name, patterns):
-                passed += member.size
-                if passed > _MOST_PASSED_BYTES:
+                left_to_pass -= member.size
+                if left_to_pass < 0:
                     raise _TooMuch(f"the workspace is too large to be read: {name!r} and what follows are missing")
                 continue
             if taken >= _MOST_MEMBERS:
                 raise _TooMuch(f"more than {_MOST_MEMBERS} files match")
             if member.size > left:
-                raise _TooMuch(f"they are larger than archive_mib = {most_bytes // 2**20}: {name!r} and what follows are missing")
+                raise _TooMuch(f"they are larger than archive_mib = {limits.archive_mib}: {name!r} and what follows are missing")
             content = tar.extractfile(member)
             assert content is not None, "a regular file has content"
             _add(out, name, member, content.read(member.size))

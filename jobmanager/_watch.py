@@ -319,7 +319,7 @@ class Watch:
         if not wanted or self._transcript.refusal:
             return None, ""
         began = self._clock()
-        found = collected(self._engine, self._job.container_id, self._job.collect, self._job.limits.archive_mib)
+        found = collected(self._engine, self._job.container_id, self._job.collect, self._job.limits)
         self._timings["collect"] = round(self._clock() - began, 4)
         return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from jobmanager.engine.seccomp import seccomp_profile
 from jobmanager.engine.way_in import PID_1
 from jobmanager.model.container import WORKSPACE, ContainerSpec, ImageDefaults
 from jobmanager.model.limits import Limits
@@ -13,6 +14,8 @@ VOLUME_LABEL = "jobmanager.container"  # on a volume: whose it is
 USER = "65534:65534"  # nobody; numeric, so that it need not be in the image
 _TMPFS = "uid=65534,gid=65534,nosuid,nodev"
 _CPU_BACKSTOP_S = 10  # RLIMIT_CPU past the limit that the waiter enforces
+_NO_CORE = 1  # at 0 a host that pipes cores to a program (systemd-coredump, apport) starts it for each crash; at 1 it does not
+_LARGEST_FILE_MIB = 4096  # holes included; runtimes such as .NET's map 2 GiB files that they hardly fill
 _LOG_ROOM_KIB = 1024  # so that no output within its limit is ever rotated away
 _IMAGE_VOLUME_MIB = 1
 _UNPACKING = 3  # processes that PID 1 needs to unpack a job
@@ -50,7 +53,7 @@ def container_config(spec: ContainerSpec, defaults: ImageDefaults) -> dict[str, 
 def _closed() -> dict[str, Any]:
     return {
         "CapDrop": ["ALL"],
-        "SecurityOpt": ["no-new-privileges"],
+        "SecurityOpt": ["no-new-privileges", f"seccomp={seccomp_profile()}"],
         "ReadonlyRootfs": True,
         "IpcMode": "private",
         "CgroupnsMode": "private",
@@ -61,6 +64,7 @@ def _closed() -> dict[str, Any]:
 
 def _limited(limits: Limits) -> dict[str, Any]:
     cpu_s = int(limits.cpu_time_s) + _CPU_BACKSTOP_S
+    largest_file = max(limits.workspace_mib, limits.memory_mib, _LARGEST_FILE_MIB) * 2**20
     return {
         "Memory": limits.memory_mib * 2**20,
         "MemorySwap": limits.memory_mib * 2**20,  # the same: no swap
@@ -68,7 +72,8 @@ def _limited(limits: Limits) -> dict[str, Any]:
         "NanoCpus": int(limits.cpus * 1e9),
         "ShmSize": min(16, limits.memory_mib) * 2**20,
         "Ulimits": [
-            {"Name": "core", "Soft": 0, "Hard": 0},
+            {"Name": "core", "Soft": _NO_CORE, "Hard": _NO_CORE},
+            {"Name": "fsize", "Soft": largest_file, "Hard": largest_file},
             {"Name": "nofile", "Soft": limits.open_files, "Hard": limits.open_files},
             {"Name": "cpu", "Soft": cpu_s, "Hard": cpu_s},
         ],

@@ -10,9 +10,11 @@ import tarfile
 
 import pytest
 
-from jobmanager import _collect
+from jobmanager import Limits, _collect
 from jobmanager._collect import collected
 from jobmanager.engine.protocol import EngineError, NoSuchContainer, Unreachable
+
+ONE_MIB = Limits(archive_mib=1)
 
 
 class StubEngine:
@@ -54,7 +56,7 @@ def unpacked(archive):
 
 
 def collect(data, patterns=("*",), most_mib=1, **engine):
-    archive, trouble = collected(StubEngine(data, **engine), "c", patterns, most_mib)
+    archive, trouble = collected(StubEngine(data, **engine), "c", patterns, Limits(archive_mib=most_mib))
     return (None if archive is None else unpacked(archive)), trouble
 
 
@@ -80,7 +82,7 @@ def test_a_folder_that_is_not_the_workspace_is_told_from_an_empty_one():
 def test_files_that_match_come_back_by_their_names_in_the_workspace():
     engine = StubEngine(tar(*GOOD))
 
-    archive, trouble = collected(engine, "the container", ["*.txt"], 1)
+    archive, trouble = collected(engine, "the container", ["*.txt"], ONE_MIB)
 
     assert unpacked(archive) == {"a.txt": b"A", "sub/b.txt": b"B" * 5000}
     assert trouble == ""
@@ -148,7 +150,7 @@ def test_what_is_no_regular_file_of_the_workspace_is_passed_over(hostile, tar_fo
 def test_owners_modes_and_odd_times_do_not_come_along():
     info, content = member("job/x", b"1", mode=0o6777, uid=0, gid=0, uname="root", mtime=2**62)
     plain, _ = member("job/y", b"", mode=0o600, mtime=-5)
-    archive, _ = collected(StubEngine(tar((info, content), (plain, b""))), "c", ["*"], 1)
+    archive, _ = collected(StubEngine(tar((info, content), (plain, b""))), "c", ["*"], ONE_MIB)
 
     with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as found:
         x, y = found.getmembers()
@@ -221,6 +223,28 @@ def test_huge_holes_that_do_not_match_end_the_reading_too():
     assert "'holes'" in trouble
 
 
+def test_many_files_with_holes_are_passed_over_up_to_the_workspaces_size_and_some_more():
+    info = tarfile.TarInfo("job/holes")
+    info.size = 64 * 2**20
+    read_mib = 0
+
+    def pieces():
+        nonlocal read_mib
+        yield _one(member("job/a", b"1"))
+        while True:
+            yield info.tobuf(tarfile.GNU_FORMAT)
+            for _ in range(64):
+                read_mib += 1
+                assert read_mib < 1000, "it goes on reading"
+                yield bytes(2**20)
+
+    found, trouble = collect(b"", ["a"], pieces=pieces())
+
+    assert found == {"a": b"1"}
+    assert "too large to be read" in trouble
+    assert read_mib >= Limits().workspace_mib + 256  # so a full workspace never meets this cap
+
+
 def test_too_many_files_that_match_are_cut_off(monkeypatch):
     monkeypatch.setattr(_collect, "_MOST_MEMBERS", 1000)
     data = b"".join(_one(member(f"job/{number}")) for number in range(1050))
@@ -270,7 +294,7 @@ def test_too_many_files_in_all_are_cut_off(monkeypatch):
          "pax rubbish", "negative size"],
 )  # fmt: skip
 def test_a_tar_that_is_broken_is_told_and_raises_nothing(data):
-    archive, trouble = collected(StubEngine(data), "c", ["*"], 1)
+    archive, trouble = collected(StubEngine(data), "c", ["*"], ONE_MIB)
 
     if archive is not None:  # what came before the break stands
         assert set(unpacked(archive)) <= {"a.txt", "sub/b.txt", "sub/c.bin"}
@@ -281,7 +305,7 @@ def test_a_tar_that_is_broken_is_told_and_raises_nothing(data):
 
 @pytest.mark.parametrize("error", [Unreachable("broken pipe"), NoSuchContainer("gone"), EngineError("no")])
 def test_an_engine_that_fails_in_the_middle_is_told(error):
-    archive, trouble = collected(StubEngine(tar(*GOOD)[:1200], error=error), "c", ["*"], 1)
+    archive, trouble = collected(StubEngine(tar(*GOOD)[:1200], error=error), "c", ["*"], ONE_MIB)
 
     assert archive is None
     assert "the workspace could not be read" in trouble

@@ -50,10 +50,11 @@ def findings(config):
         "5.16 host PIDs": not host.get("PidMode"),
         "5.17 host IPC": host["IpcMode"] == "private",
         "5.18 devices": not host.get("Devices") and not host.get("DeviceRequests") and not host.get("DeviceCgroupRules"),
-        "5.19 ulimits": ulimits["core"] == (0, 0) and {"nofile", "cpu"} <= set(ulimits),
+        "5.19 ulimits": ulimits["core"] == (1, 1) and {"nofile", "cpu", "fsize"} <= set(ulimits),
         "5.20 mount propagation": not any("BindOptions" in mount for mount in host["Mounts"]),
         "5.21 host UTS": not host.get("UTSMode"),
-        "5.22 seccomp": not any("seccomp" in option for option in host["SecurityOpt"]),
+        "5.22 seccomp": [option.split(",")[0] for option in host["SecurityOpt"] if option.startswith("seccomp")]
+        == ['seccomp={"defaultAction":"SCMP_ACT_ERRNO"'],
         "5.25 cgroup parent": not host.get("CgroupParent"),
         "5.26 new privileges": any(option in ("no-new-privileges", "no-new-privileges:true") for option in host["SecurityOpt"]),
         "5.27 health check": config["Healthcheck"] == {"Test": ["NONE"]},
@@ -88,7 +89,9 @@ def test_no_task_gets_a_container_that_a_check_complains_of(network, limits):
         ("PidMode", "host"),
         ("IpcMode", "shareable"),
         ("ReadonlyRootfs", False),
-        ("SecurityOpt", ["seccomp=unconfined"]),
+        ("SecurityOpt", ["no-new-privileges", "seccomp=unconfined"]),
+        ("SecurityOpt", ["no-new-privileges", 'seccomp={"defaultAction": "SCMP_ACT_ALLOW"}']),
+        ("SecurityOpt", ["no-new-privileges"]),
         ("PidsLimit", -1),
         ("MemorySwap", -1),
         ("CgroupnsMode", "host"),
@@ -130,8 +133,15 @@ def test_limits_become_the_engines():
     )
     ulimits = {limit["Name"]: limit["Soft"] for limit in host["Ulimits"]}
     assert ulimits["nofile"] == 30
+    assert ulimits["fsize"] == 4 * 2**30
     assert ulimits["cpu"] > 4.5  # only the backstop: the waiter comes first
     assert int(host["LogConfig"]["Config"]["max-size"].removesuffix("k")) > 512  # what is within the limit is never rotated away
+
+
+def test_no_limit_for_one_file_stands_in_the_way_of_a_large_workspace_or_of_much_memory():
+    for limits in (Limits(workspace_mib=8000, memory_mib=100), Limits(memory_mib=8000)):
+        ulimits = config_of(limits=limits)["HostConfig"]["Ulimits"]
+        assert [limit["Hard"] for limit in ulimits if limit["Name"] == "fsize"] == [8000 * 2**20]
 
 
 def test_the_workspace_is_a_volume_of_limited_size_that_goes_with_its_container():

@@ -1,0 +1,103 @@
+"""Which system calls a job may make: a seccomp profile that goes along with every container.
+
+It is no wider than the engine's own default, of 20.10.24 or of 29: what both allow a container without capabilities, less
+what no ordinary program needs and other programs of the same host can be reached, held up or attacked through.
+
+- Sockets of four families only. vsock knows no network namespace, so it would lead from a job without a network to the
+  hypervisor; AF_ALG and the rest are little used code of the kernel.
+- No io_uring, ptrace, process_vm_*, keyrings, userfaultfd, bpf, perf; debuggers do not work in a job.
+- No sync and syncfs, which write out the whole host's disks; no io_setup, whose queues are counted for the whole host.
+- No calls of a 32-bit kind on a 64-bit processor. On x86 they make sockets by socketcall, whose arguments no filter can see,
+  and the filter library lets socketcall pass when it is told to let socket pass. A 32-bit program ends by SIGSYS.
+
+A call that is not named fails with EPERM. The names are those of x86_64 and of arm64; the runtime passes over one that the
+host's processor or filter library does not know.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+
+_FILES = """
+    access chdir chmod chown close close_range copy_file_range creat dup dup2 dup3 faccessat faccessat2 fadvise64 fallocate
+    fchdir fchmod fchmodat fchown fchownat fcntl fdatasync fgetxattr flistxattr flock fremovexattr fsetxattr fstat fstatfs fsync
+    ftruncate futimesat getcwd getdents getdents64 getxattr ioctl lchown lgetxattr link linkat listxattr llistxattr lremovexattr
+    lseek lsetxattr lstat mkdir mkdirat mknod mknodat newfstatat open openat openat2 pread64 preadv preadv2 pwrite64 pwritev
+    pwritev2 read readahead readlink readlinkat readv removexattr rename renameat renameat2 rmdir sendfile setxattr splice stat
+    statfs statx symlink symlinkat sync_file_range tee truncate umask unlink unlinkat utime utimensat utimes vmsplice write
+    writev
+"""
+_WAITING = """
+    epoll_create epoll_create1 epoll_ctl epoll_pwait epoll_pwait2 epoll_wait eventfd eventfd2 inotify_add_watch inotify_init
+    inotify_init1 inotify_rm_watch pipe pipe2 poll ppoll pselect6 select signalfd signalfd4
+"""
+_MEMORY = """
+    arch_prctl brk madvise membarrier memfd_create mincore mlock mlock2 mlockall mmap mprotect mremap msync munlock munlockall
+    munmap
+"""
+_PROCESSES = """
+    capget capset execve execveat exit exit_group fork futex futex_waitv get_robust_list getcpu getpgid getpgrp getpid getppid
+    getpriority getrlimit getrusage getsid gettid ioprio_get ioprio_set landlock_add_rule landlock_create_ruleset
+    landlock_restrict_self pidfd_open prctl prlimit64 rseq sched_get_priority_max sched_get_priority_min sched_getaffinity
+    sched_getattr sched_getparam sched_getscheduler sched_rr_get_interval sched_setaffinity sched_setattr sched_setparam
+    sched_setscheduler sched_yield seccomp set_robust_list set_tid_address setpgid setpriority setrlimit setsid sysinfo times
+    uname vfork wait4 waitid
+"""
+_USERS = """
+    getegid geteuid getgid getgroups getresgid getresuid getuid setfsgid setfsuid setgid setgroups setregid setresgid setresuid
+    setreuid setuid
+"""
+_SIGNALS = """
+    kill pause pidfd_send_signal restart_syscall rt_sigaction rt_sigpending rt_sigprocmask rt_sigqueueinfo rt_sigreturn
+    rt_sigsuspend rt_sigtimedwait rt_tgsigqueueinfo sigaltstack tgkill tkill
+"""
+_TIME = """
+    alarm clock_getres clock_gettime clock_nanosleep getitimer gettimeofday nanosleep setitimer time timer_create timer_delete
+    timer_getoverrun timer_gettime timer_settime timerfd_create timerfd_gettime timerfd_settime
+"""
+_BETWEEN_PROCESSES = """
+    mq_getsetattr mq_notify mq_open mq_timedreceive mq_timedsend mq_unlink msgctl msgget msgrcv msgsnd semctl semget semop
+    semtimedop shmat shmctl shmdt shmget
+"""
+_SOCKETS = """
+    accept accept4 bind connect getpeername getsockname getsockopt listen recvfrom recvmmsg recvmsg sendmmsg sendmsg sendto
+    setsockopt shutdown socketpair
+"""
+_RANDOM = "getrandom"
+_GROUPS = (_FILES, _WAITING, _MEMORY, _PROCESSES, _USERS, _SIGNALS, _TIME, _BETWEEN_PROCESSES, _SOCKETS, _RANDOM)
+
+_AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
+_NETLINK_ROUTE = 0  # to list addresses; the others configure firewalls, audits and the like
+_PERSONALITIES = (0x0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF)  # Linux, 32 bits, uname as of 2.6, both, and asking which it is
+_NEW_NAMESPACES = 0x7E020000
+_ENOSYS = 38
+
+
+@cache
+def seccomp_profile() -> str:
+    """The profile as JSON, as the Docker API takes it behind ``seccomp=``."""
+    rules = [
+        *map(_allowed, _GROUPS),
+        *(_allowed("socket", _equals(0, family)) for family in (_AF_UNIX, _AF_INET, _AF_INET6)),
+        _allowed("socket", _equals(0, _AF_NETLINK), _equals(2, _NETLINK_ROUTE)),
+        *(_allowed("personality", _equals(0, value)) for value in _PERSONALITIES),
+        _allowed("clone", _has_none_of(0, _NEW_NAMESPACES)),
+        # its flags are out of a filter's sight: C libraries then fall back on clone
+        {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": _ENOSYS},
+    ]
+    architectures = [{"architecture": f"SCMP_ARCH_{name}", "subArchitectures": []} for name in ("X86_64", "AARCH64")]
+    return json.dumps({"defaultAction": "SCMP_ACT_ERRNO", "archMap": architectures, "syscalls": rules}, separators=(",", ":"))
+
+
+def _allowed(names: str, *arguments: dict[str, object]) -> dict[str, object]:
+    """A rule for calls whose arguments all fit."""
+    return {"names": names.split(), "action": "SCMP_ACT_ALLOW", "args": arguments}
+
+
+def _equals(argument: int, value: int) -> dict[str, object]:
+    return {"index": argument, "value": value, "op": "SCMP_CMP_EQ"}
+
+
+def _has_none_of(argument: int, flags: int) -> dict[str, object]:
+    return {"index": argument, "value": flags, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}

@@ -1,0 +1,53 @@
+"""The seccomp profile that goes along with every container: what it leaves out, and that an engine can read it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from jobmanager.engine.seccomp import seccomp_profile
+
+PROFILE = json.loads(seccomp_profile())
+ALLOWED = [rule for rule in PROFILE["syscalls"] if rule["action"] == "SCMP_ACT_ALLOW"]
+FREELY = [name for rule in ALLOWED if not rule["args"] for name in rule["names"]]
+NEVER = """
+    acct add_key adjtimex bpf chroot clock_adjtime clock_settime delete_module fanotify_init finit_module fsconfig fsmount fsopen
+    fspick init_module io_setup io_submit io_uring_enter io_uring_register io_uring_setup ioperm iopl kcmp kexec_file_load
+    kexec_load keyctl lookup_dcookie mbind migrate_pages modify_ldt mount mount_setattr move_mount move_pages name_to_handle_at
+    nfsservctl open_by_handle_at open_tree perf_event_open pidfd_getfd pivot_root process_madvise process_vm_readv
+    process_vm_writev ptrace query_module quotactl quotactl_fd reboot request_key set_mempolicy setdomainname sethostname setns
+    settimeofday socketcall stime swapoff swapon sync syncfs syslog umount umount2 unshare userfaultfd uselib vhangup
+"""
+
+
+@pytest.mark.parametrize("name", NEVER.split())
+def test_a_call_that_no_ordinary_program_needs_is_not_allowed(name):
+    assert name not in {name for rule in ALLOWED for name in rule["names"]}
+
+
+def test_what_is_not_named_is_refused():
+    assert PROFILE["defaultAction"] == "SCMP_ACT_ERRNO"
+
+
+def test_no_call_is_named_twice():
+    assert len(FREELY) == len(set(FREELY))
+
+
+def test_sockets_are_allowed_by_family_and_new_namespaces_never():
+    arguments = {name: [rule["args"] for rule in ALLOWED if name in rule["names"]] for name in ("socket", "clone")}
+
+    assert [[(item["index"], item["value"]) for item in items] for items in arguments["socket"]] == [
+        [(0, 1)],
+        [(0, 2)],
+        [(0, 10)],
+        [(0, 16), (2, 0)],
+    ]
+    assert arguments["clone"] == [[{"index": 0, "value": 0x7E020000, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}]]
+
+
+def test_only_the_processors_own_kind_of_calls_is_allowed():
+    assert {entry["architecture"]: entry["subArchitectures"] for entry in PROFILE["archMap"]} == {
+        "SCMP_ARCH_X86_64": [],
+        "SCMP_ARCH_AARCH64": [],
+    }
