@@ -1,4 +1,4 @@
-"""A job is closed in: every row of the list of attacks that can be tried without root outside is tried."""
+"""A job is closed in: what a program sees, may write and may become. What it may call: test_attacks.py."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ from tests.integration.conftest import PATIENCE_S, PYTHON, Run, Submit
 pytestmark = pytest.mark.engine
 
 PROBE = r"""
-import ctypes, errno, json, os, socket, sys
-
-libc = ctypes.CDLL(None, use_errno=True)
+import errno, json, os, socket, sys
 
 def tried(call, *args):
     try:
@@ -28,14 +26,6 @@ def tried(call, *args):
     except OSError as error:
         return errno.errorcode.get(error.errno, str(error))
     return "done" if result is None or not isinstance(result, int) or result >= 0 else result
-
-def c(name, *args):
-    return tried(lambda: check(getattr(libc, name)(*args)))
-
-def check(result):
-    if result == -1:
-        raise OSError(ctypes.get_errno(), "")
-    return result
 
 def reach(address):
     with socket.create_connection(address, timeout=2):
@@ -57,7 +47,6 @@ def loopback():
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname(), timeout=2):
         pass
 
-NEWNS, NEWUSER, NEWNET = 0x20000, 0x10000000, 0x40000000
 print(json.dumps({
     "interfaces": sorted(os.listdir("/sys/class/net")),
     "reach": {host: tried(reach, (host, port)) for host, port in [("172.17.0.1", 22), ("8.8.8.8", 53), ("169.254.169.254", 80)]},
@@ -77,31 +66,10 @@ print(json.dumps({
         "setuid": tried(os.setuid, 0),
         "setgid": tried(os.setgid, 0),
         "setgroups": tried(os.setgroups, [0]),
-        "chroot": tried(os.chroot, "/tmp"),
         "chown": tried(os.chown, "/job", 0, 0),
         "mknod": tried(os.mknod, "/tmp/device", 0o20666, os.makedev(1, 5)),
-        "packet socket": tried(socket.socket, socket.AF_PACKET, socket.SOCK_RAW, 3),
-        "raw socket": tried(socket.socket, socket.AF_INET, socket.SOCK_RAW, 1),
-        "mount": c("mount", b"none", b"/tmp", b"tmpfs", 0, None),
-        "umount": c("umount2", b"/job", 2),
-        "unshare user": c("unshare", NEWUSER),
-        "unshare mount": c("unshare", NEWNS),
-        "unshare net": c("unshare", NEWNET),
-        "sethostname": c("sethostname", b"x", 1),
-        "reboot": c("reboot", 0x1234567),
-        "swapon": c("swapon", b"/tmp/x", 0),
-        "settimeofday": c("settimeofday", (ctypes.c_long * 2)(1, 1), None),
-        "open_by_handle_at": c("syscall", 304, -1, None, 0),
-        "bpf": c("syscall", 321, 0, None, 0),
-        "perf_event_open": c("syscall", 298, None, 0, -1, -1, 0),
-        "keyctl": c("syscall", 250, 0, -3, 0),
-        "add_key": c("syscall", 248, b"user", b"x", b"y", 1, -3),
-        "init_module": c("syscall", 175, None, 0, b""),
-        "kexec_load": c("syscall", 246, 0, 0, None, 0),
         "nice": tried(os.nice, -5),
         "oom score": tried(write, "/proc/self/oom_score_adj", b"-1000"),
-        "kernel setting": tried(write, "/proc/sys/kernel/core_pattern", b"x"),
-        "sysrq": tried(write, "/proc/sysrq-trigger", b"b"),
     },
 }))
 """
@@ -166,9 +134,7 @@ def test_a_program_in_busybox_is_closed_in_too(run: Run) -> None:
 
 
 def test_what_takes_privileges_is_denied(seen: dict[str, Any]) -> None:
-    assert {
-        name: said for name, said in seen["denied"].items() if said not in ("EPERM", "EACCES", "EROFS", "ENOENT", "EINVAL")
-    } == {}
+    assert {name: said for name, said in seen["denied"].items() if said not in ("EPERM", "EACCES")} == {}
 
 
 def test_a_program_can_write_to_three_places_only(seen: dict[str, Any]) -> None:
@@ -224,27 +190,6 @@ def test_the_environment_is_the_images_and_the_tasks_and_no_more(seen: dict[str,
 def test_our_own_environment_stays_outside(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JOBMANAGER_TEST_SECRET", "shh")
     assert b"shh" not in run(["env"]).stdout
-
-
-LEAVE = """
-import ctypes, os
-libc = ctypes.CDLL(None)
-for folder in ("/job", "/tmp", "/dev/shm"):
-    with open(folder + "/left", "w") as file: file.write("left")
-print(libc.shmget(4711, 4096, 0o1666))
-"""
-FIND = """
-import ctypes, os
-libc = ctypes.CDLL(None)
-print([folder for folder in ("/job", "/tmp", "/dev/shm") if os.listdir(folder) not in ([], [".jobmanager"])])
-print(libc.shmget(4711, 4096, 0))
-"""
-
-
-def test_a_job_finds_nothing_of_the_one_before_it(run: Run) -> None:
-    first = run(["python3", "-c", LEAVE], image=PYTHON)
-    assert first.outcome is Outcome.SUCCESS and int(first.stdout) >= 0, first
-    assert run(["python3", "-c", FIND], image=PYTHON).stdout == b"[]\n-1\n"
 
 
 def test_a_job_cannot_see_one_that_runs_beside_it(submit: Submit, run: Run, running: Callable[[JobFuture], Container]) -> None:
