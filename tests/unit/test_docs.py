@@ -15,6 +15,7 @@ from jobmanager import DockerHost, JobManager, JobResult, Limits, Outcome, Task,
 from jobmanager.engine import container_config
 from jobmanager.engine.protocol import Engine
 from jobmanager.errors import InvalidValue
+from jobmanager.model.container import ContainerSpec, ImageDefaults
 from jobmanager.model.facts import Limit
 from jobmanager.scheduling.life import LIFE, Do, Happening, Move, State
 from jobmanager.testing import Faults
@@ -258,3 +259,36 @@ def test_every_fault_and_every_call_of_the_fake_engine_is_named() -> None:
         assert re.search(rf"\b{name}\(", text), name
     for name in (name for name in vars(Engine) if not name.startswith("_") and name != "close"):
         assert f"`{name}`" in text, name
+
+
+# ---- security
+
+
+def test_every_attack_names_tests_that_there_are() -> None:
+    rows = table(text_of("docs/security.md"), "attack", "what stands against it", "tests")
+    named = [name for row in rows for name in quoted(row[2])]
+    assert all(quoted(row[2]) for row in rows)
+    assert [name for name in named if not is_test(name)] == []
+
+
+def is_test(name: str) -> bool:
+    """Whether ``file::function`` is one of our tests; files without a folder are of the integration tests."""
+    file, _, function = name.partition("::")
+    path = TOP / "tests" / (file if "/" in file else f"integration/{file}")
+    return path.exists() and f"\ndef {function}(" in path.read_text()
+
+
+def test_every_test_of_an_attack_stands_in_the_table_of_attacks() -> None:
+    named = {name for row in table(text_of("docs/security.md"), "attack") for name in quoted(row[2])}
+    ours = re.findall(r"(?m)^def (test_\w+)", text_of("tests/integration/test_attacks.py"))
+    of_the_tests_themselves = {"test_the_probe_tries_every_kind", "test_ordinary_sockets_and_threads_work"}
+    assert {f"test_attacks.py::{name}" for name in ours if name not in of_the_tests_themselves} - named == set()
+
+
+def test_every_setting_of_a_container_is_explained() -> None:
+    spec = ContainerSpec(name="n", image="i", labels={}, limits=Limits())
+    config = container_config.container_config(spec, ImageDefaults(command=(), volumes=()))
+    rows = table(text_of("docs/security.md"), "setting", "value")
+    assert {name for row in rows for name in quoted(row[0])} == {*config, *config["HostConfig"]}
+    (ulimits,) = (row[1] for row in rows if row[0] == "`Ulimits`")
+    assert {limit["Name"] for limit in config["HostConfig"]["Ulimits"]} <= set(quoted(ulimits))
