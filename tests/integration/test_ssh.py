@@ -22,6 +22,7 @@ import psutil
 import pytest
 
 from jobmanager import ClientSync, DockerHost, JobInput, JobManager, Limits, Outcome, Task
+from jobmanager.cli import run as run_command
 from jobmanager.errors import EngineUnavailable, InvalidHost
 from tests.conftest import BUSYBOX, children, eventually, our_containers, our_threads, our_volumes
 from tests.daemons import PrivateDaemon
@@ -261,6 +262,20 @@ def test_a_machine_without_ssh_is_told(host: DockerHost, monkeypatch: pytest.Mon
 
     with pytest.raises(EngineUnavailable, match="openssh-client"):
         JobManager(host).start()
+
+
+# ---- the command line
+
+
+def test_the_command_line_reaches_a_host_and_tells_of_one_that_it_cannot(
+    host: DockerHost, sshd: Sshd, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(["sweep", host.url, "--ssh-config", str(sshd.client_config)]) == 0
+    assert "nothing to sweep" in capsys.readouterr().out
+
+    assert run_command(["sweep", sshd.url("/no/such.sock"), "--ssh-config", str(sshd.client_config)]) == 3
+    said = capsys.readouterr().err
+    assert said.startswith("jobmanager: ssh://") and said.count("\n") == 1
 
 
 # ---- the end of the caller

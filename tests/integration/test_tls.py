@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import subprocess
 import tarfile
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from jobmanager import TLS, ClientSync, DockerHost, JobInput, JobManager, Limits, Outcome, Task
+from jobmanager.cli import run as run_command
 from jobmanager.errors import EngineUnavailable, InvalidHost
 from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
 from tests.daemons import Certificates, PrivateDaemon, make_certificates
@@ -300,3 +302,19 @@ def signed_anew(key: Path, certificates: Certificates, certificate: Path, extens
 def openssl(*arguments: str) -> None:
     done = subprocess.run(["openssl", *arguments], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
+
+
+# ---- the command line
+
+
+def test_the_command_line_shows_certificates_and_tells_of_wrong_ones(
+    daemon: PrivateDaemon, certificates: Certificates, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(["sweep", daemon.tls_url, "--tls", str(certificates.ca.parent)]) == 0
+    assert "nothing to sweep" in capsys.readouterr().out
+
+    make_certificates(tmp_path / "others")
+    assert run_command(["sweep", daemon.tls_url, "--tls", str(tmp_path / "others")]) == 3
+    gc.collect()  # urllib3's exceptions refer to each other, with the socket that failed to connect
+    said = capsys.readouterr().err
+    assert "certificate verify failed" in said and said.count("\n") == 1
