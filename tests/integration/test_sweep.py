@@ -114,22 +114,38 @@ def test_a_starting_manager_removes_a_dead_ones_lone_volume_and_leaves_a_living_
     list(remove_leftovers(engine, [left]))
 
 
-def test_what_a_closed_manager_had_to_leave_is_removed_by_another_of_the_same_process(
+def close_with_a_job_that_cannot_be_removed(url: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A manager of this process whose host takes no removal any more when it closes."""
+    monkeypatch.setattr(module, "_AT_CLOSE", replace(module._AT_CLOSE, kill_s=1.0, delete_s=0.5))
+    there_before = len(our_containers(url))
+    closing = JobManager(proxy.url)
+    closing.start()
+    closing.submit(LONG)
+    eventually(lambda: len(our_containers(url)) == there_before + 1, what="its job runs")
+    proxy.drop(REMOVE, on_reply=False, times=10**6)
+    closing.close(kill=True)
+
+
+def test_what_a_closed_manager_had_to_leave_is_removed_by_another_that_lives_in_the_same_process(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_AT_CLOSE", replace(module._AT_CLOSE, kill_s=1.0, delete_s=0.5))
     with JobManager(url) as other, Proxy(url) as proxy:
         mine = other.submit(LONG)
-        eventually(lambda: len(our_containers(url)) == 1, what="the other manager's job runs")
-        (neighbours,) = our_containers(url)
-        closing = JobManager(proxy.url)
-        closing.start()
-        closing.submit(LONG)
-        eventually(lambda: len(our_containers(url)) == 2, what="both jobs run")
-        proxy.drop(REMOVE, on_reply=False, times=10**6)
+        (neighbours,) = eventually(lambda: our_containers(url), what="the other manager's job runs")
 
-        closing.close(kill=True)
+        close_with_a_job_that_cannot_be_removed(url, proxy, monkeypatch)
 
         eventually(lambda: our_containers(url) == [neighbours], what="the closed manager's container is removed")
         assert not mine.done()
         other.kill_job(mine.job_id)
+
+
+def test_what_a_closed_manager_had_to_leave_is_removed_by_the_next_one_of_the_same_process(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Proxy(url) as proxy:
+        close_with_a_job_that_cannot_be_removed(url, proxy, monkeypatch)
+    assert len(our_containers(url)) == 1
+
+    with JobManager(url):
+        eventually(lambda: not our_containers(url), what="the closed manager's container is removed")
