@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from jobmanager.engine.protocol import Engine, EngineError
+from jobmanager.engine.owner import MANAGER_LABEL
+from jobmanager.engine.protocol import Engine, EngineError, NoSuchContainer
 from jobmanager.model.messages import Deleted, DeleteFailed
 
 
-def delete(engine: Engine, name: str) -> Deleted | DeleteFailed:
-    """Kill and remove a container with its volumes; one that does not exist is fine. Never raises EngineError."""
+def delete(engine: Engine, name: str, manager_id: str) -> Deleted | DeleteFailed:
+    """Kill and remove a manager's container with its volumes; one that does not exist is fine. Never raises EngineError."""
     try:
-        engine.remove(name)
+        if not _is_somebody_elses(engine, name, manager_id):
+            engine.remove(name)
     except EngineError as error:
         return DeleteFailed(reason=str(error))
     return Deleted()
+
+
+def _is_somebody_elses(engine: Engine, name: str, manager_id: str) -> bool:
+    """Whether a stranger has taken the name: then there is none of ours, and theirs is not to be touched."""
+    try:
+        return engine.inspect(name).labels.get(MANAGER_LABEL) != manager_id
+    except NoSuchContainer:
+        return False

@@ -328,7 +328,12 @@ class Loop:
         if order.delay_s:
             self._do_later(order.delay_s, DeleteContainer(host=order.host, container=order.container, job_id=order.job_id))
             return
-        delete = Delete(address=self._addresses[order.host], name=order.container, timeout_s=self._engine_timeout_s)
+        delete = Delete(
+            address=self._addresses[order.host],
+            name=order.container,
+            manager_id=self._manager_id,
+            timeout_s=self._engine_timeout_s,
+        )
         self._pool.put(Ticket(host=order.host, container=order.container, request=delete))
 
     def _do_later(self, delay_s: float, order: Order) -> None:

@@ -26,10 +26,11 @@ class Submit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delete:
-    """Make sure that this container and its volume are gone."""
+    """Make sure that this container and its volume are gone, if it is this manager's."""
 
     address: Address
     name: str
+    manager_id: str
     timeout_s: float
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator
 
+import docker
 import pytest
 
 from jobmanager import DockerHost
-from tests.conftest import eventually
+from tests.conftest import BUSYBOX, eventually
 from tests.daemons import PrivateDaemon
 from tests.faults import QUICK, RUNS_ONCE, jobs_on, ran_once
 from tests.integration.test_lost_replies import CALLS, MEASURED
@@ -92,3 +94,26 @@ def test_a_daemon_that_hangs_for_ninety_seconds_makes_and_runs_nothing_twice(pri
         results = jobs.results(within_s=120)
     assert all(ran_once(result) for result in results), results
     assert len(proxy.delivered) == len(set(proxy.delivered)) == 3
+
+
+def test_a_stranger_who_reads_no_events_slows_the_engine_down_and_costs_no_job(private_engine: PrivateDaemon) -> None:
+    """Case 21: the jobs' ends are not heard of by events, so none can be lost."""
+    stranger = docker.DockerClient(base_url=private_engine.url, version="1.41", timeout=30)
+    image = stranger.images.get(BUSYBOX)
+    with socket.socket(socket.AF_UNIX) as deaf:
+        deaf.connect(private_engine.url.removeprefix("unix://"))
+        deaf.sendall(b"GET /v1.41/events HTTP/1.1\r\nHost: docker\r\n\r\n")
+        eventually(lambda: all(slow_event(image) for _ in range(5)), within_s=300, what="the engine waits for the reader")
+        with jobs_on(DockerHost(private_engine.url, max_concurrent_jobs=4)) as jobs:
+            jobs.add(QUICK, 20)
+            results = jobs.results()
+    stranger.images.remove("made-an-event:1")
+    stranger.close()
+    assert all(ran_once(result) for result in results), results
+
+
+def slow_event(image: docker.models.images.Image) -> bool:
+    """Make one event; whether the engine took as long as it waits for a reader who does not read."""
+    began = time.monotonic()
+    image.tag("made-an-event", "1")
+    return time.monotonic() - began >= 0.1

@@ -77,7 +77,7 @@ SPEC = ContainerSpec(name="n", image="i", labels={"a": "b"}, limits=TASK.limits,
 
 MESSAGES = [
     messages.Submit(address=ADDRESS, container=SPEC, timeout_s=1.0),
-    messages.Delete(address=ADDRESS, name="n", timeout_s=1.0),
+    messages.Delete(address=ADDRESS, name="n", manager_id="m", timeout_s=1.0),
     messages.Submitted(container_id="1", image_command=("sh",), took_s=0.1),
     messages.HostCannot(reason="r", unreachable=True),
     messages.Refused(reason="r"),

@@ -45,7 +45,7 @@ def pool(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> ProcessPool:
 
 
 def ticket(host: str, number: int) -> Ticket:
-    request = Delete(address=Address(host=host, url="unix:///x"), name=f"c{number}", timeout_s=30)
+    request = Delete(address=Address(host=host, url="unix:///x"), name=f"c{number}", manager_id="m", timeout_s=30)
     return Ticket(host=host, container=f"c{number}", request=request)
 
 

@@ -1,0 +1,102 @@
+"""Strangers on the same engine: what they do to our containers is told, and what is theirs is left alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+
+import docker
+import pytest
+from docker.models.containers import Container
+
+from jobmanager import DockerHost, Limits, Outcome, Task
+from jobmanager.engine.owner import JOB_LABEL
+from tests.conftest import BUSYBOX, eventually
+from tests.daemons import PrivateDaemon
+from tests.faults import ENDLESS, QUICK, RUNS_ONCE, jobs_on, proof, ran_once
+from tests.proxy import CREATE, Proxy
+
+pytestmark = [pytest.mark.engine, pytest.mark.daemon]
+
+
+
+@pytest.fixture
+def stranger(private_engine: PrivateDaemon) -> Iterator[docker.DockerClient]:
+    """Somebody who uses the same engine by hand."""
+    client = docker.DockerClient(base_url=private_engine.url, version="1.41", timeout=30)
+    yield client
+    client.close()
+
+
+def container_of(stranger: docker.DockerClient, job_id: str) -> Container:
+    """A job's container, once its program has begun."""
+    label = {"label": f"{JOB_LABEL}={job_id}"}
+    (found,) = eventually(lambda: [each for each in stranger.containers.list(filters=label) if b"begun" in each.logs()])
+    return found
+
+
+HANDS: dict[str, Callable[[Container], object]] = {
+    "rm -f": lambda container: container.remove(force=True),
+    "stop": lambda container: container.stop(timeout=0),
+    "kill": lambda container: container.kill(),
+    "restart": lambda container: container.restart(timeout=0),
+    "pause and kill": lambda container: (container.pause(), container.kill()),
+}
+
+
+def test_whatever_a_stranger_does_to_a_container_is_one_crash_that_says_so(
+    private_engine: PrivateDaemon, stranger: docker.DockerClient
+) -> None:
+    """Case 22."""
+    with jobs_on(DockerHost(private_engine.url, max_concurrent_jobs=6)) as jobs:
+        ids = jobs.add(ENDLESS, len(HANDS))
+        (untouched,) = jobs.add(Task(BUSYBOX, command="echo begun; sleep 4; echo ended; exit 7"))
+        jobs.wait_until_running(len(HANDS) + 1)
+        for job_id, act in zip(ids, HANDS.values(), strict=True):
+            act(container_of(stranger, job_id))
+        results = jobs.results()
+    for result, hand in zip(results, HANDS, strict=False):
+        assert (result.outcome, result.stdout) == (Outcome.CRASH, b"begun\n"), (hand, result)
+        assert "somebody else" in result.text, hand
+        assert {"removed", "stopped_by_stranger"} & proof(result).keys(), hand
+    assert results[-1].job_id == untouched and ran_once(results[-1])
+
+
+def test_a_container_that_a_stranger_froze_goes_on_when_let_go_and_ends_at_its_deadline_when_not(
+    private_engine: PrivateDaemon, stranger: docker.DockerClient
+) -> None:
+    """Case 22."""
+    with jobs_on(DockerHost(private_engine.url, max_concurrent_jobs=2)) as jobs:
+        (kept,) = jobs.add(Task(BUSYBOX, command="echo begun; sleep 3000", limits=Limits(wall_time_s=3)))
+        (let_go,) = jobs.add(RUNS_ONCE)
+        for job_id in (kept, let_go):
+            container_of(stranger, job_id).pause()
+        eventually(lambda: jobs.ended() == 1, what="one has reached its deadline")
+        container_of(stranger, let_go).unpause()
+        results = jobs.results()
+    assert (results[0].outcome, results[0].stdout) == (Outcome.TIMEOUT, b"begun\n")
+    assert ran_once(results[1])
+
+
+def test_a_name_that_a_stranger_has_taken_is_an_error_and_the_strangers_container_stays(
+    private_engine: PrivateDaemon, stranger: docker.DockerClient
+) -> None:
+    """Case 23."""
+    with Proxy(private_engine.url) as proxy:
+        with jobs_on(proxy.url) as jobs:
+            with proxy.hold(CREATE) as held:
+                jobs.add(QUICK)
+                assert held.reached.wait(20)
+                name = re.search(r"name=([^ &]+)", next(line for line in proxy.seen if re.match(CREATE, line)))
+                assert name is not None
+                foreign = stranger.containers.create(BUSYBOX, ["sleep", "3000"], name=name[1], network_disabled=True)
+                foreign.start()
+            (result,) = jobs.results()
+            eventually(lambda: jobs.manager.hosts()[0].running == 0, what="the slot is free again")
+        try:
+            foreign.reload()
+            assert foreign.status == "running"
+        finally:
+            foreign.remove(force=True)
+    assert result.outcome is Outcome.CRASH
+    assert f"a container that is not ours has the name {name[1]}" in result.text
