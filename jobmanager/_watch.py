@@ -16,7 +16,7 @@ from enum import Enum, auto
 from jobmanager._collect import collected
 from jobmanager._transcript import Transcript
 from jobmanager.engine.protocol import Engine, EngineError, NoSuchContainer, NotRunning, OutputStream, Unreachable
-from jobmanager.engine.way_in import CANNOT_UNPACK, NOT_DELIVERED, payload
+from jobmanager.engine.way_in import CANNOT_UNPACK, NOT_DELIVERED, payload, trace_of_the_end
 from jobmanager.model.container import ContainerState, Phase
 from jobmanager.model.facts import Limit, RunFacts, Stopped
 from jobmanager.model.messages import Watch as WatchMessage
@@ -73,6 +73,8 @@ class Watch:
         self._delivered = False
         self._fed_whole = False  # by this watch itself
         self._catching_up_until = 0.0
+        self._reads_log = False
+        self._first_start_s = 0.0  # by the engine's clock; 0 where an earlier waiter delivered the job
         self._start_the_clocks(clock() - job.elapsed_s)
         self._stopped: Stopped | None = None
         self._ended_at: float | None = None
@@ -103,6 +105,10 @@ class Watch:
             return self._facts(trouble=f"the engine refused to go on with it: {error}")
         if self._stopped is not None:
             self._measure()
+            if self._stopped.limit is Limit.WALL and self._has_ended_unheard():
+                self._stopped = None
+                self._kill()
+                return self._facts(trouble="how it ended was lost with the container's log, which the engine could not write")
         archive, archive_trouble = self._collect()
         if self._stopped is not None or self._kill_asked.is_set():
             self._kill()
@@ -143,6 +149,7 @@ class Watch:
         """Attach, then feed: in this order nothing of the output can be missed. None when that did not work."""
         began = self._clock()
         try:
+            self._first_start_s = self._engine.inspect(self._job.container_id).started_at_s
             stream = self._engine.attach(self._job.container_id)
         except Unreachable as error:
             raise _NotYetBegun(str(error)) from error
@@ -179,6 +186,7 @@ class Watch:
     def _reread(self) -> OutputStream | None:
         """The output again from its beginning, as the log kept it. Until it has been read, no deadline is looked at."""
         self._transcript = self._new_transcript()
+        self._reads_log = True
         self._catching_up_until = self._clock() + _FIRST_OUTPUT_S
         try:
             return self._engine.logs(self._job.container_id)
@@ -277,6 +285,15 @@ class Watch:
             self._cpu_time_s = max(0.0, (used.cpu_time_ns - self._transcript.cpu_before_ns) / 1e9)
             self._peak_memory_bytes = used.peak_memory_bytes
 
+    def _has_ended_unheard(self) -> bool:
+        """Whether the program had ended by itself, and only the log lacks it, as it does where the engine's disk is full."""
+        if not (self._reads_log and self._transcript.began):
+            return False
+        try:
+            return any(self._engine.archive(self._job.container_id, trace_of_the_end(self._job.token)))
+        except EngineError:
+            return False
+
     def _reached(self, limit: Limit, measured: float) -> _Over:
         self._stopped = Stopped(limit=limit, measured=measured)
         return _Over.LIMIT
@@ -345,7 +362,12 @@ class Watch:
             return state
 
     def _was_restarted(self, state: ContainerState) -> bool:
-        """Whether it runs for less time than it is followed, by the engine's own clock: its PID 1 knows of no job."""
+        """Whether it was started again since, as then its PID 1 knows of no job.
+
+        One that an earlier waiter had is compared with how long it has been followed, by the engine's own clock.
+        """
+        if self._first_start_s:
+            return state.started_at_s != self._first_start_s
         followed_s = self._clock() - self._started_at
         try:
             return state.started_at_s > 0 and self._engine.info().now_s - state.started_at_s < followed_s
@@ -401,6 +423,7 @@ class Watch:
             stdout_bytes=transcript.stdout_bytes,
             stderr_bytes=transcript.stderr_bytes,
             log_rotated=transcript.beginning_lost,
+            from_log=self._reads_log and transcript.began,
             result_file=transcript.result_file,
             archive=archive,
             archive_trouble=archive_trouble,

@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import docker
+import psutil
 
 from dev import dockerd
-from jobmanager import DockerHost, JobInput, JobManager, JobResult, Limits, Outcome, Task
+from jobmanager import DockerHost, JobManager, JobResult, Limits, Outcome, Task
 from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
 
 PATIENCE_S = 60.0
@@ -29,6 +30,19 @@ def proof(result: JobResult) -> dict[str, str | int | float]:
     return {evidence.kind: evidence.value for evidence in result.evidence}
 
 
+def processes(module: str) -> list[psutil.Process]:
+    """Our children that run this module."""
+    return [child for child in psutil.Process().children() if module in command_line(child)]
+
+
+def command_line(process: psutil.Process) -> str:
+    """Its words; none when it has just ended."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
 class Jobs:
     """Jobs of one manager, and how often each was called back."""
 
@@ -37,9 +51,9 @@ class Jobs:
         self._ids: list[str] = []
         self._called: list[JobResult] = []
 
-    def add(self, task: Task, count: int = 1, inputs: JobInput | None = None) -> list[str]:
+    def add(self, task: Task, count: int = 1, *, job_id: str | None = None) -> list[str]:
         """Submit a task so many times."""
-        ids = [self.manager.new_job(task, inputs, self._called.append) for _ in range(count)]
+        ids = [self.manager.new_job(task, None, self._called.append, job_id=job_id) for _ in range(count)]
         self._ids += ids
         return ids
 

@@ -90,6 +90,11 @@ while :; do ( first self /proc/self/stat; kill -STOP "${{self%% *}}" ); done
 """
 
 
+def trace_of_the_end(token: str) -> str:
+    """A file that PID 1 leaves once the program has ended: it measures space with it, unless memory had run out."""
+    return f"{WORKSPACE}/.jobmanager.{token}"
+
+
 def payload(
     token: str,
     *,

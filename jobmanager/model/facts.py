@@ -57,6 +57,7 @@ class RunFacts:
     stdout_bytes: int = 0
     stderr_bytes: int = 0
     log_rotated: bool = False  # the first part of the output was lost with a waiter
+    from_log: bool = False  # the output is what the engine could write down, not what was heard as it came
     result_file: bytes | None = field(default=None, repr=False)
     archive: bytes | None = field(default=None, repr=False)
     archive_trouble: str = ""  # why collected files are missing

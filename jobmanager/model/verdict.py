@@ -176,6 +176,9 @@ def _counters(facts: RunFacts) -> tuple[Evidence, ...]:
         found.append(Evidence(kind="outage_s", value=round(facts.outage_s, 1), source="our record of the outage"))
     if facts.log_rotated:
         found.append(Evidence(kind="output_cut", value="its first part was lost with a waiter", source="container log"))
+    if facts.from_log:
+        words = "what the engine could not write down is missing"
+        found.append(Evidence(kind="output_from_log", value=words, source="container log"))
     if facts.archive_trouble:
         found.append(Evidence(kind="archive", value=facts.archive_trouble, source="collecting"))
     return tuple(found)

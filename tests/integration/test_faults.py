@@ -15,11 +15,12 @@ import pytest
 from jobmanager import DockerHost, JobManager, JobResult, Limits, Outcome, Task
 from jobmanager.engine.container_config import VOLUME_LABEL
 from jobmanager.engine.owner import MANAGER_LABEL
+from jobmanager.errors import DuplicateJob
 from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
 from tests.daemons import PrivateDaemon
+from tests.faults import QUICK, RUNS_ONCE, command_line, jobs_on, processes, ran_once
 from tests.proxy import ATTACH, CREATE, REMOVE, START, Proxy
 
-RUNS_ONCE = Task(BUSYBOX, command="echo begun; sleep 1; echo ended; exit 7")
 SLEEPER = Task(BUSYBOX, command="echo begun; sleep 4; echo ended; exit 7")
 
 
@@ -36,29 +37,12 @@ def proxy(engine: str) -> Iterator[Proxy]:
         yield proxy
 
 
-def processes(module: str) -> list[psutil.Process]:
-    """Our children that run this module."""
-    return [child for child in psutil.Process().children() if module in _command_line(child)]
-
-
-def _command_line(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:  # it has just ended
-        return ""
-
-
 def kill_pool_workers() -> int:
     """SIGKILL every worker of the process pool."""
     workers = processes("_pool_worker")
     for worker in workers:
         worker.kill()
     return len(workers)
-
-
-def ran_once(result: JobResult) -> bool:
-    """Whether the program ran from its beginning to its end, once."""
-    return (result.outcome, result.exit_code, result.stdout) == (Outcome.FAILED, 7, b"begun\nended\n")
 
 
 def test_a_pool_worker_killed_before_create_costs_nothing(proxy: Proxy) -> None:
@@ -124,10 +108,9 @@ def test_pool_workers_killed_ten_times_in_a_run_of_many_jobs_lose_none(engine: s
     """Case 4."""
     results: list[JobResult] = []
     chance = random.Random(4)
-    quick = Task(BUSYBOX, command="echo begun; echo ended; exit 7")
     with JobManager(engine) as manager:
         for _ in range(60):
-            manager.new_job(quick, callback=results.append)
+            manager.new_job(QUICK, callback=results.append)
         for kill in range(10):
             wanted = 5 * kill + chance.randint(1, 4)
             eventually(lambda wanted=wanted: len(results) >= wanted, within_s=60)
@@ -204,7 +187,7 @@ def test_the_loop_goes_on_when_every_child_is_killed_at_once(engine: str) -> Non
             manager.new_job(RUNS_ONCE, callback=results.append)
         eventually(lambda: our_containers(engine))
         for child in psutil.Process().children():
-            if "jobmanager.engine.processes" in _command_line(child):
+            if "jobmanager.engine.processes" in command_line(child):
                 child.kill()
         eventually(lambda: len(results) == 6, within_s=60)
     assert all(ran_once(result) for result in results), [r for r in results if not ran_once(r)]
@@ -222,6 +205,28 @@ def test_a_volume_that_the_engine_did_not_remove_with_its_container_is_removed(e
         assert not our_volumes(engine)
     hands.close()
     assert ran_once(results[0])
+
+
+def test_an_id_that_twenty_threads_submit_at_once_is_taken_once(engine: str) -> None:
+    """Case 45."""
+    with jobs_on(engine) as jobs:
+        refused: list[DuplicateJob] = []
+        together = threading.Barrier(20)
+
+        def submit() -> None:
+            together.wait(10)
+            try:
+                jobs.add(RUNS_ONCE, job_id="mine")
+            except DuplicateJob as error:
+                refused.append(error)
+
+        threads = [threading.Thread(target=submit) for _ in range(20)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        (first,) = jobs.results()
+    assert ran_once(first) and len(refused) == 19
 
 
 def _all_running(manager: JobManager, ids: list[str]) -> bool:

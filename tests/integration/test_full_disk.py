@@ -1,7 +1,8 @@
 """A Docker host whose own disk is full, on a real daemon whose data is on a small tmpfs.
 
 What is true of it (Engine 20.10): a container cannot be created; one that runs goes on, its log loses what it prints, and
-its attached stream, from which the output comes, loses nothing. So there is nothing to flag while that stream holds.
+its attached stream, from which the output comes, loses nothing. So there is nothing to flag while that stream holds. When it
+breaks only the log is left, and that is told: `output_from_log`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import pytest
 from jobmanager import DockerHost, Limits, Outcome, Task
 from tests.conftest import BUSYBOX, eventually, our_containers
 from tests.daemons import PrivateDaemon
-from tests.faults import QUICK, jobs_on, proof, ran_once
+from tests.faults import QUICK, jobs_on, processes, proof, ran_once
 
 pytestmark = [pytest.mark.engine, pytest.mark.daemon]
 
@@ -27,6 +28,9 @@ PRINTS = Task(
     limits=Limits(output_kib=4096),
     collect=["kept"],
 )
+
+
+PRINTS_LITTLE = Task(BUSYBOX, command="echo begun; sleep 2; head -c 100000 /dev/zero; exit 7", limits=Limits(wall_time_s=5))
 
 
 class SmallDisk:
@@ -80,6 +84,25 @@ def test_a_job_that_runs_on_a_full_disk_loses_no_output_and_a_new_one_is_a_crash
         assert (result.outcome, result.stdout) == (Outcome.CRASH, b"")
         assert "no space left on device" in str(proof(result)["no_host"])
     assert all(ran_once(result) for result in recovered)
+
+
+def test_output_that_only_a_full_disk_has_may_be_cut_and_an_end_that_is_lost_with_it_is_no_timeout(small: SmallDisk) -> None:
+    """Case 20 with a waiter that is killed: the one that takes over has the container's log, and that has holes."""
+    outlives = Task(BUSYBOX, command="echo begun; sleep 6; echo ended; exit 7", limits=Limits(wall_time_s=30))
+    with jobs_on(DockerHost(small.url, max_concurrent_jobs=3)) as jobs:
+        jobs.add(PRINTS_LITTLE)
+        jobs.add(outlives)
+        jobs.wait_until_running(2)
+        with small.full():
+            for waiter in processes("_waiter"):
+                waiter.kill()
+            eventually(lambda: jobs.ended() == 1, what="the one whose end is lost reaches its wall clock limit")
+        lost, kept = jobs.results()
+    assert (lost.outcome, lost.exit_code) == (Outcome.CRASH, None), lost
+    assert "how it ended was lost with the container's log" in lost.text
+    assert {"trouble", "output_from_log"} <= proof(lost).keys()
+    assert ran_once(kept)
+    assert "output_from_log" in proof(kept)
 
 
 def test_a_host_with_a_full_disk_leaves_its_jobs_to_the_other(small: SmallDisk, private_engine: PrivateDaemon) -> None:

@@ -267,12 +267,14 @@ def test_everything_else_that_was_found_is_told_once():
         end=EndMark(exit_code=1, oom_kills=1, fork_refusals=2, workspace_full=True),
         state=EXITED,
         log_rotated=True,
+        from_log=True,
         archive_trouble="more than 10000 files match",
     )
 
     kinds = [evidence.kind for evidence in judge(facts, LIMITS).evidence]
 
-    assert kinds == ["oom_kills", "exit_code", "fork_refusals", "workspace_full", "container_exit_code", "output_cut", "archive"]
+    counters = ["oom_kills", "exit_code", "fork_refusals", "workspace_full", "container_exit_code"]
+    assert kinds == [*counters, "output_cut", "output_from_log", "archive"]
 
 
 @pytest.mark.parametrize(
