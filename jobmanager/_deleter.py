@@ -13,8 +13,18 @@ def delete(engine: Engine, name: str, manager_id: str) -> Deleted | DeleteFailed
         if not _is_somebody_elses(engine, name, manager_id):
             engine.remove(name)
     except EngineError as error:
-        return DeleteFailed(reason=str(error))
+        return DeleteFailed(reason=str(error), only_volume_left=_is_gone(engine, name))
     return Deleted()
+
+
+def _is_gone(engine: Engine, name: str) -> bool:
+    try:
+        engine.inspect(name)
+    except NoSuchContainer:
+        return True
+    except EngineError:
+        pass
+    return False
 
 
 def _is_somebody_elses(engine: Engine, name: str, manager_id: str) -> bool:

@@ -31,6 +31,7 @@ from jobmanager.model.messages import (
     Began,
     Delete,
     Deleted,
+    DeleteFailed,
     Ended,
     HostAnswers,
     HostCannot,
@@ -240,9 +241,10 @@ class Loop:
             self._ledger.submitted(ticket.container, reply)
         elif isinstance(reply, Deleted):
             self._deleted(ticket)
+        elif isinstance(reply, DeleteFailed):
+            _log.debug("container %s is not removed yet: %s", ticket.container, reply)
+            self._ledger.delete_failed(ticket.container, only_volume_left=reply.only_volume_left)
         else:
-            if reply is not None:
-                _log.debug("container %s is not removed yet: %s", ticket.container, reply)
             self._ledger.delete_failed(ticket.container)
 
     def _deleted(self, ticket: Ticket) -> None:

@@ -33,7 +33,7 @@ def submit(engine: Engine, container: ContainerSpec, *, may_pull: bool = False) 
     except (ImageMissing, EngineFailed, NoSuchContainer) as error:
         return HostCannot(reason=str(error), unreachable=False)
     except EngineError as error:
-        return Refused(reason=_with_a_hint(str(error), container.image))
+        return _refusal(str(error), container.image)
     return Submitted(container_id=container_id, image_command=defaults.command, took_s=time.monotonic() - began)
 
 
@@ -71,7 +71,8 @@ def _found(engine: Engine, name: str) -> ContainerState:
     raise EngineFailed(f"the creation of {name} by an earlier try does not end")
 
 
-def _with_a_hint(reason: str, image: str) -> str:
+def _refusal(reason: str, image: str) -> HostCannot | Refused:
+    """An image that lacks what we need lacks it everywhere. All else may be this host's own trouble: a runtime, a network."""
     if '"sh"' in reason and ("not found" in reason or "no such file" in reason):
-        return f"image {image} has no sh: jobmanager needs sh, head and tar in an image ({reason})"
-    return reason
+        return Refused(reason=f"image {image} has no sh: jobmanager needs sh, head and tar in an image ({reason})")
+    return HostCannot(reason=reason, unreachable=False)

@@ -93,7 +93,7 @@ class Waiter:
             self._keeper.look_now()
 
     def remove_all(self) -> None:
-        """Remove this manager's containers from the host."""
+        """Remove this manager's containers and volumes from the host."""
         if not self._settings.keeps_host:
             return
         engine = connect(self._settings.address, timeout_s=self._settings.engine_timeout_s)
@@ -101,6 +101,9 @@ class Waiter:
             for found in engine.list({MANAGER_LABEL: self._settings.manager_id}):
                 with suppress(EngineError):
                     engine.remove(found.id)
+            for volume in engine.volumes({MANAGER_LABEL: self._settings.manager_id}):
+                with suppress(EngineError):
+                    engine.remove_volume(volume.name)
 
     def _kill(self, container_name: str) -> None:
         with self._lock:

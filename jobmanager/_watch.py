@@ -124,6 +124,7 @@ class Watch:
             if over is not _Over.BROKEN:
                 return None
             outage_before = self._outage_s
+            self._engine.close()  # an engine that is being shut down still answers on old connections, and takes no new ones
             state = self._inspect()
             has_ended = state.phase is Phase.ENDED or self._was_restarted(state)
             if has_ended and self._outage_s == outage_before and stream is not None:

@@ -68,6 +68,7 @@ class DeleteFailed:
     """Try again later."""
 
     reason: str
+    only_volume_left: bool = False  # its container is gone
 
 
 PoolRequest = Union[Submit, Delete]

@@ -84,9 +84,10 @@ class JobRecord:
 
 @dataclass(slots=True, kw_only=True)
 class HeldContainer:
-    """A container that holds a slot."""
+    """A container that holds a slot, until it is gone, and is heard of until its volume is, too."""
 
     job_id: str
     host: str
     being_deleted: bool = False
     delete_tries: int = 0
+    is_gone: bool = False  # only its volume is left

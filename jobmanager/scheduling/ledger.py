@@ -45,6 +45,7 @@ _MOST_TIMES_UNREACHABLE = 200  # a host that answers when looked at and breaks o
 _MOST_DECIDED = 1000  # results in memory that wait for callbacks; while there are as many, nothing more is started
 _OVERDUE_SLACK_S = 60.0  # past every limit, before a waiter's silence is called a crash
 _DELETE_DELAYS_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+_VOLUME_TRIES = 4  # before closing waits for a volume no longer
 _TOKEN_BYTES = 16
 
 
@@ -210,9 +211,9 @@ class Ledger:
             return self._changed.wait_for(lambda: not self._jobs, timeout_s)
 
     def wait_until_deleted(self, timeout_s: float) -> bool:
-        """Block until no container holds a slot; False when the time is over first."""
+        """Block until no container holds a slot, and volumes are gone or will not go; False when the time is over first."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._containers, timeout_s)
+            return self._changed.wait_for(lambda: all(map(_is_given_up, self._containers.values())), timeout_s)
 
     # ---- what the manager reports
 
@@ -290,11 +291,15 @@ class Ledger:
             self._changed.notify_all()
             return held.job_id
 
-    def delete_failed(self, container: str) -> None:
-        """Try again later."""
-        with self._lock:
+    def delete_failed(self, container: str, *, only_volume_left: bool = False) -> None:
+        """Try again later. A volume alone holds no slot: an engine may refuse to remove it for as long as it runs."""
+        with self._changed:
             held = self._containers.get(container)
             if held is not None:
+                if only_volume_left:
+                    held.is_gone = True
+                    self._hosts[held.host].give_back(container)
+                    self._changed.notify_all()
                 delay_s = _DELETE_DELAYS_S[min(held.delete_tries, len(_DELETE_DELAYS_S) - 1)]
                 held.delete_tries += 1
                 self._orders.append(
@@ -539,3 +544,7 @@ class Ledger:
 
     def _expected_s(self, job: JobRecord) -> float:
         return self._durations.expected_s(job.kind, job.request.task.limits.wall_s)
+
+
+def _is_given_up(held: HeldContainer) -> bool:
+    return held.is_gone and held.delete_tries >= _VOLUME_TRIES

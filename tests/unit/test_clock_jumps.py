@@ -119,6 +119,9 @@ class StubEngine:
     def usage(self, container):
         return None
 
+    def close(self):
+        pass
+
     def kill(self, container):
         raise NotRunning("stub")
 

@@ -601,6 +601,25 @@ def test_a_delete_that_fails_is_tried_again_ever_later_and_the_slot_stays_taken(
     assert driver.carry_out() == []
 
 
+def test_a_volume_that_will_not_go_holds_no_slot_is_tried_again_and_closing_does_not_wait_for_it_for_ever():
+    driver = Driver({"a": 1})
+    driver.accept("j")
+    container = driver.run("j")
+    driver.end(container)
+    driver.carry_out()
+
+    driver.ledger.delete_failed(container, only_volume_left=True)
+
+    assert driver.slots() == {"a": 0}
+    assert driver.of(DeleteContainer)[-1].delay_s > 0
+    assert not driver.ledger.wait_until_deleted(0.0)
+    for _ in range(3):
+        driver.ledger.delete_failed(container, only_volume_left=True)
+    assert driver.ledger.wait_until_deleted(0.0)
+    assert driver.ledger.deleted(container) == "j"
+    assert driver.slots() == {"a": 0}
+
+
 def test_a_container_is_deleted_once_however_often_it_is_said_to_be_gone():
     driver = Driver({"a": 1})
     driver.accept("j")
