@@ -27,7 +27,6 @@ from jobmanager import DockerHost, JobManager, JobResult, Outcome
 from jobmanager.errors import JobRefused
 from jobmanager.testing import FakeEngineServer
 from tests.conftest import open_files
-from tests.daemons import PrivateDaemon
 from tests.history import (
     MIB,
     CalledBack,
@@ -47,7 +46,7 @@ from tests.history import (
     read_history,
     violations,
 )
-from tests.soak_hosts import FakeSite, RealSite, Site, host_name, job_id, pass_time
+from tests.soak_hosts import FakeSite, RealSite, Site, host_name, job_id, pass_time, real_daemons
 from tests.soak_jobs import Job, Jobs
 from tests.witness import NoWitness, Witness
 
@@ -159,6 +158,7 @@ class Soak:
                 text=result.text,
                 stdout=result.stdout[:_KEPT_STDOUT],
                 archived=_only_file(result.archive),
+                tells_what_is_missing=any(evidence.kind == "archive" for evidence in result.evidence),
                 host=result.host,
                 waited_s=result.timings.get("waiting", 0.0),
             )
@@ -211,7 +211,7 @@ class Soak:
         chance.shuffle(kinds)  # each kind has its turn, so that a short run has several too
         for turn, _ in enumerate(self._moments(chance, self._plan.daemon_faults)):
             fault, host = kinds[turn % len(kinds)], chance.randrange(len(self._site.urls))
-            number = self._begin(fault, self._site.urls[host], host_name(host))
+            number = self._begin(self._site.known_as(host, fault), self._site.urls[host], host_name(host))
             self._site.strike(host, fault, chance)
             self._log.add(FaultOver(number=number))
 
@@ -264,7 +264,7 @@ class Soak:
 
     def _look_for_leftovers(self) -> None:
         for host in range(len(self._site.urls)):
-            _becomes(lambda host=host: all(left.is_idle_shim for left in self._site.left(host)), _AFTERWARDS_S)
+            _becomes(lambda host=host: all(left.kept_by_engine for left in self._site.left(host)), _AFTERWARDS_S)
             for left in self._site.left(host):
                 self._log.add(left)
 
@@ -319,9 +319,10 @@ def soak(plan: Plan, site: Site, path: Path) -> Report:
     return Report(page=page(plan, records, took_s), violations=violations(records))
 
 
-def soak_real(plan: Plan, daemons: Sequence[PrivateDaemon], path: Path) -> Report:
-    """On real daemons; without the kernel's witness where there is none."""
+def soak_real(plan: Plan, folder: Path, image_tar: Path, path: Path) -> Report:
+    """On real daemons, with their data in ``folder``; without the kernel's witness where there is none."""
     with ExitStack() as stack:
+        daemons = stack.enter_context(real_daemons(folder, image_tar))
         try:
             witness = stack.enter_context(Witness())
         except NoWitness:
@@ -342,7 +343,7 @@ def page(plan: Plan, records: Sequence[Record], took_s: float) -> str:
     faults = Counter(fault.fault.value for fault, _ in story.faults)
     calls = [call for job in story.jobs.values() for call in job.called_back]
     crashes = Counter(f"{call.evidence} on {call.host}" for call in calls if call.outcome is Outcome.CRASH)
-    shims = Counter(f"idle shim on {left.host}" for left in story.left if left.is_idle_shim)
+    kept = Counter(f"{left.what.split()[0]} on {left.host}" for left in story.left if left.kept_by_engine)
     runs = sum(job.times_run for job in story.jobs.values())
     witness = f"{runs} programs began" if story.witness_saw_all else "there was none, or it missed something"
     return "\n".join(
@@ -352,7 +353,7 @@ def page(plan: Plan, records: Sequence[Record], took_s: float) -> str:
             *_table("faults", faults.items()),
             *_table("ended", ((f"{kind}: {outcome}", count) for (kind, outcome), count in sorted(ended.items()))),
             *_table("crashes", crashes.items()),
-            *_table("left by engines that were killed", shims.items()),
+            *_table("kept by engines that were restarted", kept.items()),
             "  the caller's process:",
             *(
                 f"    after {seen.jobs:>6} jobs: {seen.rss_bytes / MIB:6.1f} MiB, {seen.descriptors} descriptors,"

@@ -7,6 +7,8 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Protocol
 
 import psutil
@@ -18,6 +20,7 @@ from tests.history import Fault, Left, Record, Witnessed, WitnessLeft
 from tests.soak_jobs import Dialect
 from tests.witness import Witness
 
+_RESTORING = 1
 _REAL_WEIGHTS = {
     "own exit": 40.0,
     "stdin": 20.0,
@@ -42,6 +45,10 @@ class Site(Dialect, Protocol):
     urls: Sequence[str]
     slots: int
 
+    def known_as(self, host: int, fault: Fault) -> Fault:
+        """What a fault is on this host."""
+        ...
+
     def strike(self, host: int, fault: Fault, chance: random.Random) -> None:
         """Break a host, and mend it."""
         ...
@@ -55,8 +62,18 @@ class Site(Dialect, Protocol):
         ...
 
 
+@contextmanager
+def real_daemons(folder: Path, image_tar: Path) -> Iterator[list[PrivateDaemon]]:
+    """The daemons of a ``RealSite``."""
+    restoring = PrivateDaemon(folder / "restoring", extra_args=("--live-restore",))
+    with PrivateDaemon(folder / "plain") as plain, restoring:
+        for daemon in (plain, restoring):
+            daemon.load_image(image_tar)
+        yield [plain, restoring]
+
+
 class RealSite:
-    """Two private daemons, and the kernel as witness."""
+    """Two private daemons, the second with live-restore: its containers outlive it. The kernel is the witness."""
 
     image = BUSYBOX
     memory_hog = "head -c 40000000 /dev/zero | tail -n 1"
@@ -74,6 +91,11 @@ class RealSite:
         """A random number that no other run has."""
         known = f"{self._witness.words(number)}; " if self._witness is not None else ""
         return f"{known}read n < /proc/sys/kernel/random/uuid"
+
+    def known_as(self, host: int, fault: Fault) -> Fault:
+        """With live-restore no container ends with its daemon."""
+        alone = {Fault.DAEMON_KILLED: Fault.DAEMON_KILLED_ALONE, Fault.DAEMON_TERMINATED: Fault.DAEMON_AWAY}
+        return alone.get(fault, fault) if host == _RESTORING else fault
 
     def strike(self, host: int, fault: Fault, chance: random.Random) -> None:
         """Break a host, and mend it."""
@@ -102,8 +124,8 @@ class RealSite:
         shims = [found for found in psutil.process_iter() if _is_shim(found, os.path.dirname(url.removeprefix("unix://")))]
         return [
             *(Left(host=name, what=f"container {found}") for found in our_containers(url)),
-            *(Left(host=name, what=f"volume {found}") for found in our_volumes(url)),
-            *(Left(host=name, what=f"shim {shim.pid}", is_idle_shim=_is_idle(shim)) for shim in shims),
+            *(Left(host=name, what=f"volume {found}", kept_by_engine=host == _RESTORING) for found in our_volumes(url)),
+            *(Left(host=name, what=f"shim {shim.pid}", kept_by_engine=_is_idle(shim)) for shim in shims),
         ]
 
 
@@ -127,6 +149,10 @@ class FakeSite:
     def beginning(self, number: int) -> str:
         """Anything."""
         return f"n=x{number}"
+
+    def known_as(self, host: int, fault: Fault) -> Fault:
+        """It is what it is."""
+        return fault
 
     def strike(self, host: int, fault: Fault, chance: random.Random) -> None:
         """Break a host, and mend it."""

@@ -81,7 +81,7 @@ class Witness:
         task = f"/proc/self/task/{threading.get_native_id()}/comm"
         with open(task) as file:
             name_before = file.read()
-        for name in (f"{self._prefix}0", name_before):
+        for name in (f"{self._prefix}me", name_before):
             with open(task, "w") as file:
                 file.write(name.strip())
         self._socket.recv(4096)

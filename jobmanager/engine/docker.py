@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import socket
 import time
@@ -41,6 +42,8 @@ from jobmanager.model.container import (
     VolumeState,
 )
 from jobmanager.model.host import TLS, Address
+
+_log = logging.getLogger(__name__)
 
 _PIECE = 65536
 _SEND_GLANCE_S = 1.0
@@ -291,7 +294,12 @@ class DockerEngine:
     def _remove_volumes_of(self, container: str) -> None:
         """The container may have been removed without its volume: by somebody else, or by an engine that only logs it."""
         for volume in self.volumes({VOLUME_LABEL: container}):
-            self.remove_volume(volume.name)
+            try:
+                self.remove_volume(volume.name)
+            except EngineFailed as error:
+                if "active mounts" not in str(error):
+                    raise
+                _log.warning("the engine keeps volume %s until it is restarted: %s", volume.name, error)  # after a live-restore
 
     def _raise_if_still_there(self, container: str) -> None:
         try:

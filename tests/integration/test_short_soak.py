@@ -6,17 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemons import PrivateDaemon
 from tests.soak import Plan, soak_fake, soak_real
 
 
 @pytest.mark.timeout(300)
 def test_a_short_random_history_on_real_engines_breaks_no_rule(image_tar: str, tmp_path: Path) -> None:
     plan = Plan(seed=1, jobs=150, warm_up_jobs=30, in_flight=30, kills_within_s=5.0, child_faults=8, daemon_faults=3)
-    with PrivateDaemon(tmp_path / "one") as one, PrivateDaemon(tmp_path / "two") as two:
-        for daemon in (one, two):
-            daemon.load_image(Path(image_tar))
-        report = soak_real(plan, [one, two], tmp_path / "history.jsonl")
+    report = soak_real(plan, tmp_path, Path(image_tar), tmp_path / "history.jsonl")
     assert not report.violations, f"{report.violations[:5]}\n{report.page}\nthe history is in {tmp_path}"
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemons import PrivateDaemon
 from tests.soak import Plan, Report, soak_fake, soak_real
 
 SEEDS = [int(seed) for seed in os.environ.get("JOBMANAGER_STRESS_SEED", "1").split(",")]
@@ -27,11 +26,8 @@ def test_a_random_history_on_real_engines_breaks_no_rule(
     plan = Plan(
         seed=seed, jobs=2_000, warm_up_jobs=100, in_flight=40, kills_within_s=8.0, child_faults=60, daemon_faults=20
     )
-    with PrivateDaemon(tmp_path / "one") as one, PrivateDaemon(tmp_path / "two") as two:
-        for daemon in (one, two):
-            daemon.load_image(Path(image_tar))
-        path = _history_file("real", seed)
-        report = soak_real(plan, [one, two], path)
+    path = _history_file("real", seed)
+    report = soak_real(plan, tmp_path, Path(image_tar), path)
     _judge(report, path, capsys)
 
 

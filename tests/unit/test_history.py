@@ -169,10 +169,7 @@ def test_a_daemon_that_died_with_its_containers_excuses_a_crash_with_that_eviden
     assert broken_rules(SUBMITTED, DAEMON_KILLED, DAEMON_BACK, CRASHED, WITNESSED) == []
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [Fault.WAITER_KILLED, Fault.WORKER_KILLED, Fault.WAITER_STOPPED, Fault.DAEMON_HUNG, Fault.DAEMON_AWAY, Fault.REPLIES_DROPPED],
-)
+@pytest.mark.parametrize("fault", [fault for fault in Fault if fault not in (Fault.DAEMON_KILLED, Fault.DAEMON_TERMINATED)])
 def test_a_fault_that_ends_no_container_excuses_no_crash(fault: Fault) -> None:
     began = dataclasses.replace(DAEMON_KILLED, fault=fault)
     assert broken_rules(SUBMITTED, began, DAEMON_BACK, CRASHED, WITNESSED) == ["wrong outcome"]
@@ -199,6 +196,16 @@ def test_a_daemon_that_hung_excuses_only_a_job_that_was_in_a_hurry() -> None:
     not_delivered = dataclasses.replace(CRASHED, evidence="trouble")
     assert broken_rules(dataclasses.replace(SUBMITTED, expected=SLEEPS), hung, DAEMON_BACK, not_delivered) == []
     assert broken_rules(SUBMITTED, hung, DAEMON_BACK, not_delivered) == ["wrong outcome"]
+
+
+def test_files_that_could_not_be_collected_are_excused_only_when_it_is_told_and_the_daemon_was_away() -> None:
+    submitted = dataclasses.replace(SUBMITTED, expected=dataclasses.replace(EXITS_7, archived=b"kept"))
+    away = dataclasses.replace(DAEMON_KILLED, fault=Fault.DAEMON_AWAY)
+    told = dataclasses.replace(CALLED_BACK, tells_what_is_missing=True)
+    assert broken_rules(submitted, away, DAEMON_BACK, told, WITNESSED) == []
+    assert broken_rules(submitted, away, DAEMON_BACK, CALLED_BACK, WITNESSED) == ["wrong outcome"]
+    assert broken_rules(submitted, told, WITNESSED) == ["wrong outcome"]
+    assert broken_rules(submitted, away, DAEMON_BACK, dataclasses.replace(told, archived=b"other"), WITNESSED) == ["wrong outcome"]
 
 
 # ---- runs
@@ -261,10 +268,10 @@ def test_a_container_that_was_left_is_told() -> None:
     assert broken_rules(Left(host="one", what="container jobmanager-1", at_s=55.0)) == ["left behind"]
 
 
-def test_a_shim_without_a_program_is_excused_only_where_an_engine_was_killed() -> None:
-    idle = Left(host="one", what="shim 7", is_idle_shim=True, at_s=55.0)
+def test_what_an_engine_keeps_is_excused_only_where_it_was_restarted() -> None:
+    idle = Left(host="one", what="shim 7", kept_by_engine=True, at_s=55.0)
     assert broken_rules(DAEMON_KILLED, DAEMON_BACK, idle) == []
-    assert broken_rules(DAEMON_KILLED, DAEMON_BACK, dataclasses.replace(idle, is_idle_shim=False)) == ["left behind"]
+    assert broken_rules(DAEMON_KILLED, DAEMON_BACK, dataclasses.replace(idle, kept_by_engine=False)) == ["left behind"]
     assert broken_rules(DAEMON_KILLED, DAEMON_BACK, dataclasses.replace(idle, host="two")) == ["left behind"]
     assert broken_rules(dataclasses.replace(DAEMON_KILLED, fault=Fault.DAEMON_HUNG), DAEMON_BACK, idle) == ["left behind"]
 
