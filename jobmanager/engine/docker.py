@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import socket
 import time
@@ -42,8 +41,6 @@ from jobmanager.model.container import (
     VolumeState,
 )
 from jobmanager.model.host import TLS, Address
-
-_log = logging.getLogger(__name__)
 
 _PIECE = 65536
 _SEND_GLANCE_S = 1.0
@@ -294,12 +291,7 @@ class DockerEngine:
     def _remove_volumes_of(self, container: str) -> None:
         """The container may have been removed without its volume: by somebody else, or by an engine that only logs it."""
         for volume in self.volumes({VOLUME_LABEL: container}):
-            try:
-                self.remove_volume(volume.name)
-            except EngineFailed as error:
-                if "active mounts" not in str(error):
-                    raise
-                _log.warning("the engine keeps volume %s until it is restarted: %s", volume.name, error)  # after a live-restore
+            self.remove_volume(volume.name)
 
     def _raise_if_still_there(self, container: str) -> None:
         try:
