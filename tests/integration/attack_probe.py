@@ -23,6 +23,9 @@ NEW["net"] = 0x40000000
 
 # kind: {call: (number on x86_64, on aarch64, arguments with which it would succeed, or fail otherwise, were it let through)}
 CALLS = {
+    "disguised sockets": {
+        "vsock by a number of which the kernel takes the low half": (41, 198, 2**32 + 40, socket.SOCK_STREAM, 0),
+    },
     "io_uring": {
         "io_uring_setup": (425, 425, 1, room),
         "io_uring_enter": (426, 426, -1, 0, 0, 0, none, 0),
