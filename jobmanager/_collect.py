@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
-from jobmanager.engine.protocol import Engine, EngineError
+from jobmanager.engine.protocol import Engine, EngineError, Unreachable
 from jobmanager.model.container import WORKSPACE
 from jobmanager.model.limits import Limits
 
@@ -29,6 +29,9 @@ def collected(engine: Engine, container: str, patterns: Sequence[str], limits: L
 
     Links, devices, fifos and names that leave the workspace are passed over. ``archive_mib`` counts bytes before
     compression; what is passed over may be as large as the workspace and not much larger.
+
+    Raises:
+        Unreachable: the engine went away meanwhile; another try may get all.
     """
     packed = io.BytesIO()
     trouble = ""
@@ -38,6 +41,8 @@ def collected(engine: Engine, container: str, patterns: Sequence[str], limits: L
                 _copy(engine.archive(container, WORKSPACE), patterns, limits, out)
             except _TooMuch as cap:
                 trouble = str(cap)
+    except Unreachable:
+        raise
     except (EngineError, tarfile.TarError, ValueError, EOFError, OSError, RecursionError) as error:  # of headers upon headers
         return None, f"the workspace could not be read: {error}"
     return packed.getvalue(), trouble

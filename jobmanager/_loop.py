@@ -38,6 +38,7 @@ from jobmanager.model.messages import (
     HostSilent,
     PoolReply,
     Refused,
+    Stops,
     Strays,
     Submit,
     Submitted,
@@ -118,6 +119,7 @@ class Loop:
         self._hearing: Mapping[type[Any], Callable[[str, Any], None]] = {
             Alive: lambda *_: None,
             Began: lambda _, said: self._ledger.began(said.container_name),
+            Stops: lambda _, said: self._ledger.stops(said.container_name, said.stopped),
             Ended: self._ended,
             HostAnswers: self._host_answers,
             HostSilent: self._host_silent,
@@ -317,6 +319,7 @@ class Loop:
             collect=tuple(request.task.collect),
             taken_over=order.taken_over,
             elapsed_s=order.elapsed_s,
+            stopped=order.stopped,
         )
         if not self._waiters.watch(order.host, job):
             self._do_later(_NO_WAITER_S, FindWaiter(host=order.host, job_id=request.job_id))

@@ -18,7 +18,6 @@ import logging
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -30,7 +29,7 @@ from jobmanager.engine.processes import forward_logs
 from jobmanager.engine.protocol import Engine, EngineError
 from jobmanager.model.container import Phase
 from jobmanager.model.facts import RunFacts
-from jobmanager.model.messages import Alive, Began, Ended, Kill, LookNow, Retired, Stop, Strays, WaiterSettings
+from jobmanager.model.messages import Alive, Ended, Kill, LookNow, Retired, Stop, Strays, WaiterSettings
 from jobmanager.model.messages import Watch as WatchMessage
 
 _log = logging.getLogger(__name__)
@@ -127,8 +126,7 @@ class Waiter:
 
     def _run(self, job: WatchMessage) -> RunFacts:
         engine = connect(self._settings.address, timeout_s=self._settings.engine_timeout_s)
-        began = partial(self._send, Began(job_id=job.job_id, container_name=job.container_name))
-        watch = Watch(job, engine, host_lost_timeout_s=self._settings.host_lost_timeout_s, began=began)
+        watch = Watch(job, engine, host_lost_timeout_s=self._settings.host_lost_timeout_s, send=self._send)
         with self._lock:
             self._watches[job.container_name] = watch
             if job.container_name in self._kills_ahead:

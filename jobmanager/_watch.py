@@ -19,6 +19,7 @@ from jobmanager.engine.protocol import Engine, EngineError, NoSuchContainer, Not
 from jobmanager.engine.way_in import CANNOT_UNPACK, NOT_DELIVERED, payload, trace_of_the_end
 from jobmanager.model.container import ContainerState, Phase
 from jobmanager.model.facts import Limit, RunFacts, Stopped
+from jobmanager.model.messages import Began, Stops
 from jobmanager.model.messages import Watch as WatchMessage
 
 _log = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ _FIRST_OUTPUT_S = 2.0  # a log that stays empty for so long belongs to a contain
 _SILENT_S = 2.0  # after which an open stream of a container that has ended is given up
 _LAST_WORDS_S = 5.0  # between the end mark and the rest that PID 1 says
 _FEED_S = 60.0
+_COLLECT_TRIES = 3
 _RETRY_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 
 
@@ -57,13 +59,13 @@ class Watch:
         engine: Engine,
         *,
         host_lost_timeout_s: float,
-        began: Callable[[], None],
+        send: Callable[[Began | Stops], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._job = job
         self._engine = engine
         self._host_lost_timeout_s = host_lost_timeout_s
-        self._tell_began = began
+        self._send = send
         self._clock = clock
         self._kill_asked = threading.Event()
         self._look_asked = threading.Event()
@@ -228,7 +230,7 @@ class Watch:
                 self._catching_up_until = 0.0
             if self._transcript.began and not self._told_began:
                 self._told_began = True
-                self._tell_began()
+                self._send(Began(container_name=self._job.container_name))
             over = self._glance()
             if over is not None:
                 return over
@@ -297,6 +299,7 @@ class Watch:
 
     def _reached(self, limit: Limit, measured: float) -> _Over:
         self._stopped = Stopped(limit=limit, measured=measured)
+        self._send(Stops(container_name=self._job.container_name, stopped=self._stopped))
         return _Over.LIMIT
 
     # ---- the end
@@ -336,10 +339,24 @@ class Watch:
         wanted = self._job.collect and self._ended_at is not None and not self._kill_asked.is_set()
         if not wanted or self._transcript.refusal:
             return None, ""
-        began = self._clock()
-        found = collected(self._engine, self._job.container_id, self._job.collect, self._job.limits)
+        began, tries = self._clock(), 0
+        while True:
+            try:
+                found = collected(self._engine, self._job.container_id, self._job.collect, self._job.limits)
+                break
+            except Unreachable as error:  # the workspace is there for as long as the container is
+                tries += 1
+                if tries > _COLLECT_TRIES or not self._is_still_there():
+                    return None, f"the workspace could not be read: {error}"
         self._timings["collect"] = round(self._clock() - began, 4)
         return found
+
+    def _is_still_there(self) -> bool:
+        """Whether the container has not ended; an engine that is away is waited for."""
+        try:
+            return self._inspect().phase is not Phase.ENDED
+        except (EngineError, _HostLost):
+            return False
 
     def _inspect(self) -> ContainerState:
         """The container's state; an engine that cannot be reached is asked again until it is given up."""
@@ -386,6 +403,10 @@ class Watch:
         left_without_it = state is not None and state.exit_code == NOT_DELIVERED and not self._transcript.refusal
         return not self._may_have_begun or self._was_cut_short() or left_without_it
 
+    def _stopped_by_us(self, *, ended_unheard: bool) -> Stopped | None:
+        """Our kill for a limit, or that of an earlier waiter which did not live to tell of the end."""
+        return self._stopped or (self._job.stopped if ended_unheard and self._transcript.end is None else None)
+
     def _new_transcript(self) -> Transcript:
         return Transcript(self._job.token, self._job.limits.output_kib * 1024)
 
@@ -412,7 +433,7 @@ class Watch:
             untouched=self._is_untouched(state),
             unreachable=unreachable,
             end=end,
-            stopped=self._stopped if transcript.began else None,
+            stopped=self._stopped_by_us(ended_unheard=gone or state is not None) if transcript.began else None,
             refusal="" if self._was_cut_short() else transcript.refusal,
             state=state,
             gone=gone,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Union
 
 from jobmanager.model.container import ContainerSpec, EngineInfo, Image
-from jobmanager.model.facts import RunFacts
+from jobmanager.model.facts import RunFacts, Stopped
 from jobmanager.model.host import Address
 from jobmanager.model.limits import Limits
 
@@ -107,6 +107,7 @@ class Watch:
     collect: tuple[str, ...]
     taken_over: bool = False  # an earlier waiter had it
     elapsed_s: float = 0.0  # how long it has been running by then
+    stopped: Stopped | None = None  # what that waiter was about to stop it for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,8 +146,15 @@ class Alive:
 class Began:
     """The job was delivered."""
 
-    job_id: str
     container_name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stops:
+    """A limit was reached, and its container is about to be stopped: a waiter that takes over has to know who did it."""
+
+    container_name: str
+    stopped: Stopped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from jobmanager.errors import UnknownEnvironment, Unsatisfiable
+from jobmanager.errors import JobRefused, UnknownEnvironment, Unsatisfiable
 from jobmanager.model.client import HostInfo
 from jobmanager.model.container import EngineInfo, Image
 from jobmanager.model.host import DockerHost
@@ -204,18 +204,18 @@ class HostTable:
         """What can be run, by environment type."""
         return {ENVIRONMENT_TYPE: sorted(set().union(*(host.environments() for host in self._hosts.values())))}
 
-    def refuse_what_nobody_could_run(self, needs: Needs) -> None:
-        """Raises Unsatisfiable or UnknownEnvironment when no host could ever run it."""
+    def refusal(self, needs: Needs) -> JobRefused | None:
+        """Why no host could ever run it; None when one could, as far as is known."""
         if self.anybody_could(needs):
-            return
+            return None
         if any(host.image(needs.environment) for host in self):
             answered = [host.info for host in self if host.info is not None]
-            raise Unsatisfiable(
+            return Unsatisfiable(
                 f"no host could ever run it: it asks for {needs.memory_mib} MiB and {needs.cpus:g} cpus, the largest host"
                 f" has {max(info.memory_mib for info in answered)} MiB and {max(info.cores for info in answered)} cores"
             )
         known = ", ".join(self._known_names()) or "none"
-        raise UnknownEnvironment(f"no host has the environment {needs.environment!r}; known: {known}")
+        return UnknownEnvironment(f"no host has the environment {needs.environment!r}; known: {known}")
 
     def slots(self) -> int:
         """Slots of all hosts that are up; at least 1."""

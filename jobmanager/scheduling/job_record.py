@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from jobmanager.model.client import RunningJob, WaitingJob
-from jobmanager.model.facts import RunFacts
+from jobmanager.model.facts import RunFacts, Stopped
 from jobmanager.model.job import Request
 from jobmanager.model.result import Callback, Step
 from jobmanager.model.verdict import KillReason, Verdict, crash_verdict, killed_verdict
@@ -38,6 +38,7 @@ class JobRecord:
     submits_lost: int = 0
     began_at: float | None = None
     cut_off: list[str] = field(default_factory=list)  # why runs of it ended before their time
+    stopped: Stopped | None = None  # its waiter said that it was about to stop it for that
     killed: KillReason | None = None
     verdict: Verdict | None = None
     facts: RunFacts | None = None

@@ -16,7 +16,7 @@ from dataclasses import replace
 from jobmanager.errors import Closed, DuplicateJob, QueueFull
 from jobmanager.model.client import HostInfo, QueueInfo, RunningJob, WaitingJob
 from jobmanager.model.container import EngineInfo, Image
-from jobmanager.model.facts import RunFacts
+from jobmanager.model.facts import RunFacts, Stopped
 from jobmanager.model.host import DockerHost
 from jobmanager.model.job import Request
 from jobmanager.model.messages import HostCannot, Refused, Submitted
@@ -104,7 +104,8 @@ class Ledger:
             if request.job_id in self._jobs:
                 raise DuplicateJob(f"a job with the id {request.job_id!r} has not ended yet")
             if request.task.needs_container:
-                self._hosts.refuse_what_nobody_could_run(needs)
+                if (refusal := self._hosts.refusal(needs)) is not None:
+                    raise refusal
                 if len(self._queue) >= self._max_waiting_jobs:
                     raise QueueFull(f"{len(self._queue)} jobs are waiting already: try again later, or raise max_waiting_jobs")
             elif self._decided >= self._max_waiting_jobs:
@@ -254,6 +255,13 @@ class Ledger:
             job = self._job_of(container)
             if job is not None:
                 job.note("began", self._clock())
+
+    def stops(self, container: str, stopped: Stopped) -> None:
+        """A waiter's word: it is about to stop the container for a limit."""
+        with self._lock:
+            job = self._job_of(container)
+            if job is not None:
+                job.stopped = stopped
 
     def ended(self, container: str, facts: RunFacts) -> None:
         """A waiter's report."""
@@ -410,6 +418,7 @@ class Ledger:
                 token=job.token,
                 taken_over=taken_over,
                 elapsed_s=job.running_for_s(self._clock()),
+                stopped=job.stopped,
                 kill_at_once=job.killed is not None,
             )
         )
@@ -422,7 +431,8 @@ class Ledger:
         self._orders.append(StopJob(host=job.host, job_id=job.request.job_id, container=job.container))
 
     def _requeue(self, job: JobRecord) -> None:
-        job.host, job.container, job.began_at, job.waiting_since = None, "", None, self._clock()
+        job.host, job.container, job.began_at, job.stopped = None, "", None, None
+        job.waiting_since = self._clock()
         may_try = job.failures < _MOST_FAILURES and job.times_unreachable < _MOST_TIMES_UNREACHABLE
         if may_try and self._hosts.anybody_could(job.needs):
             self._queue.add(job.request.job_id, job.needs, job.request.priority, job.number)
@@ -519,7 +529,8 @@ class Ledger:
         for job_id in list(self._queue.in_order()):
             job = self._jobs[job_id]
             if not self._hosts.anybody_could(job.needs):
-                job.say_crash("no_host", f"no host has the environment {job.needs.environment!r}{job.because()}")
+                refusal = self._hosts.refusal(replace(job.needs, excluded=frozenset()))
+                job.say_crash("no_host", f"{refusal or 'no host could start it'}{job.because()}")
                 self._happen(job, Happening.QUEUE_TIME_OVER)
 
     # ---- small answers

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Union
 
-from jobmanager.model.facts import RunFacts
+from jobmanager.model.facts import RunFacts, Stopped
 from jobmanager.model.job import Request
 from jobmanager.model.result import Callback, Step
 from jobmanager.model.verdict import Verdict
@@ -40,6 +40,7 @@ class WatchJob:
     token: str
     taken_over: bool
     elapsed_s: float
+    stopped: Stopped | None  # an earlier waiter was about to stop it for that
     kill_at_once: bool  # somebody asked for its end while nobody watched
 
 

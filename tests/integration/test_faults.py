@@ -14,12 +14,12 @@ import pytest
 
 from jobmanager import DockerHost, JobManager, JobResult, Limits, Outcome, Task
 from jobmanager.engine.container_config import VOLUME_LABEL
-from jobmanager.engine.owner import MANAGER_LABEL
+from jobmanager.engine.owner import JOB_LABEL, MANAGER_LABEL
 from jobmanager.errors import DuplicateJob
 from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
 from tests.daemons import PrivateDaemon
 from tests.faults import QUICK, RUNS_ONCE, command_line, jobs_on, processes, ran_once
-from tests.proxy import ATTACH, CREATE, REMOVE, START, Proxy
+from tests.proxy import ARCHIVE, ATTACH, CREATE, PAUSE, REMOVE, START, Proxy
 
 SLEEPER = Task(BUSYBOX, command="echo begun; sleep 4; echo ended; exit 7")
 
@@ -35,6 +35,13 @@ def engine(private_engine: PrivateDaemon) -> Iterator[str]:
 def proxy(engine: str) -> Iterator[Proxy]:
     with Proxy(engine) as proxy:
         yield proxy
+
+
+@pytest.fixture
+def hands(engine: str) -> Iterator[docker.DockerClient]:
+    client = docker.DockerClient(base_url=engine, version="1.41", timeout=20)
+    yield client
+    client.close()
 
 
 def kill_pool_workers() -> int:
@@ -178,6 +185,30 @@ def test_a_waiter_killed_while_it_writes_a_large_report_gives_one_whole_result(e
     for result in results:
         assert result.exit_code == 7
         assert len(result.stdout) == 5_000_000 or result.output_cut
+
+
+def test_a_waiter_that_dies_over_stopping_a_job_leaves_word_of_it(proxy: Proxy, hands: docker.DockerClient) -> None:
+    """The next one finds a container that ended without a word: it was our limit, and no stranger."""
+    slow = Task(BUSYBOX, command="echo ready; sleep 60", limits=Limits(wall_time_s=2))
+    with JobManager(proxy.url) as manager:
+        job = manager.submit(slow)
+        with proxy.hold(PAUSE, on_reply=True) as held:
+            assert held.reached.wait(20)
+            for waiter in processes("_waiter"):
+                waiter.kill()
+            (container,) = hands.containers.list(filters={"label": f"{JOB_LABEL}={job.job_id}"}, ignore_removed=True)
+            container.kill()
+        result = job.result(30)
+    assert (result.outcome, result.stdout) == (Outcome.TIMEOUT, b"ready\n")
+
+
+def test_collecting_waits_for_an_engine_that_is_away_for_a_moment(proxy: Proxy) -> None:
+    with JobManager(proxy.url) as manager:
+        dropped = proxy.drop(ARCHIVE, on_reply=False, times=1)
+        result = manager.submit(Task(BUSYBOX, command="echo kept > f", collect=["f"])).result(30)
+    assert dropped.reached.is_set()
+    assert result.outcome is Outcome.SUCCESS
+    assert result.archive is not None, result.evidence
 
 
 def test_the_loop_goes_on_when_every_child_is_killed_at_once(engine: str) -> None:

@@ -143,7 +143,7 @@ def watched(engine):
         limits=Limits(wall_time_s=30),
         collect=(),
     )
-    return Watch(job, engine, host_lost_timeout_s=1.0, began=lambda: None).run()
+    return Watch(job, engine, host_lost_timeout_s=1.0, send=lambda _: None).run()
 
 
 @pytest.mark.parametrize("jump_s", [HOUR_S, -HOUR_S, -0.5, 0.0])

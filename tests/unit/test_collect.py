@@ -303,7 +303,12 @@ def test_a_tar_that_is_broken_is_told_and_raises_nothing(data):
     assert trouble or archive
 
 
-@pytest.mark.parametrize("error", [Unreachable("broken pipe"), NoSuchContainer("gone"), EngineError("no")])
+def test_an_engine_that_goes_away_in_the_middle_may_be_asked_again():
+    with pytest.raises(Unreachable):
+        collected(StubEngine(tar(*GOOD)[:1200], error=Unreachable("broken pipe")), "c", ["*"], ONE_MIB)
+
+
+@pytest.mark.parametrize("error", [NoSuchContainer("gone"), EngineError("no")])
 def test_an_engine_that_fails_in_the_middle_is_told(error):
     archive, trouble = collected(StubEngine(tar(*GOOD)[:1200], error=error), "c", ["*"], ONE_MIB)
 

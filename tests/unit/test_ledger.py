@@ -396,6 +396,32 @@ def test_a_run_without_a_word_long_after_its_limit_is_run_again_too():
     assert driver.placed() == {"j": "a"}
 
 
+def test_what_a_waiter_was_about_to_stop_a_job_for_is_told_to_the_next_one_and_forgotten_with_the_run():
+    driver = Driver({"a": 9})
+    driver.accept("j", RETRIED)
+    container = driver.run("j")
+    stopped = Stopped(limit=Limit.WALL, measured=90.0)
+
+    driver.ledger.stops(container, stopped)
+    driver.ledger.waiter_died("a", ["j"])
+    assert driver.watches()[-1].stopped == stopped
+
+    driver.end(container, CUT_OFF[0])
+    driver.run("j")
+    assert driver.watches()[-1].stopped is None
+
+
+def test_a_job_that_was_taken_before_its_host_had_answered_is_told_why_nobody_can_run_it():
+    driver = Driver({"a": 1}, up=False)
+    driver.accept("large", memory_mib=100_000)
+    driver.accept("unknown", Task("nobody has it", command="true"))
+
+    driver.answers("a")
+
+    assert "asks for 100000 MiB" in driver.result("large").verdict.text
+    assert "no host has the environment 'nobody has it'; known: " in driver.result("unknown").verdict.text
+
+
 def test_the_time_in_the_queue_begins_anew_when_a_job_comes_back():
     driver = Driver({"a": 1}, queue_timeout_s=100.0)
     driver.accept("j", RETRIED)
