@@ -1,0 +1,446 @@
+"""Every cause of an outcome that one job can have by itself or by a stranger's hand, and what must come of it.
+
+``integration/test_outcomes.py`` runs each once, ``stress/test_same_cause_same_outcome.py`` each twenty times. Causes
+that need a host or an image of their own have tests of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+import docker
+import docker.errors
+from docker.models.containers import Container
+
+from jobmanager import JobFuture, JobInput, JobManager, JobResult, Limits, Outcome, Task
+from jobmanager.engine.owner import JOB_LABEL
+from tests.conftest import BUSYBOX, eventually
+
+PYTHON = "python3"  # an environment's name: Debian with dash, Python and gcc
+SHELLS = (BUSYBOX, PYTHON)  # PID 1 is a script: in ash and in dash
+PARTIAL = b"partial\n"
+
+SOURCES = {
+    "requested_by": "our own request",
+    "wall_time_s": "our clock",
+    "cpu_time_s": "CPU counter of the whole container",
+    "output_bytes": "bytes counted",
+    "oom_kills": "the container's cgroup, read by PID 1",
+    "oom_killed": "inspect",
+    "fork_refusals": "the container's cgroup, read by PID 1",
+    "workspace_full": "a write into the workspace",
+    "exit_code": "end mark of PID 1",
+    "container_exit_code": "inspect",
+    "stopped_by_stranger": "inspect",
+    "removed": "inspect",
+    "not_started": "PID 1",
+    "grader": "result.json",
+    "result_file": "result.json",
+}
+
+
+class Hand(str, Enum):
+    """What somebody does to a job, once it has printed its first line."""
+
+    NONE = ""
+    KILL_JOB = "kill_job"
+    KILL = "docker kill"
+    STOP = "docker stop"
+    REMOVE = "docker rm"
+    RESTART = "docker restart"
+    PAUSE = "docker pause"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cause:
+    """What is run, what is done to it, and what must come of it."""
+
+    name: str
+    command: str | tuple[str, ...]
+    outcome: Outcome
+    proof: tuple[str, ...]  # kinds of evidence: all that there must be, the one that decides first
+    may_show: tuple[str, ...] = ()  # kinds that depend on who is quicker
+    text: str = ""
+    exit_code: int | None = None
+    stdout: bytes = PARTIAL  # with ``cut``: how it begins
+    stderr: bytes | None = b""  # None: words of the shell's own
+    cut: bool = False  # the output's limit was reached, and all within it came
+    limits: Limits = field(default_factory=Limits)
+    files: Mapping[str, str] = field(default_factory=dict)
+    stdin: bytes = b""
+    images: tuple[str, ...] = SHELLS
+    hand: Hand = Hand.NONE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """What a result says of its cause."""
+
+    outcome: Outcome
+    text: str
+    exit_code: int | None
+    decided_by: str
+    proof: frozenset[str]
+    sources: Mapping[str, str]
+    stdout: bytes
+    stderr: bytes | None
+    output_bytes: int | None  # only where it was cut
+
+
+def submitted(manager: JobManager, cause: Cause, image: str) -> JobFuture:
+    """Those that somebody has a hand in run first, so that they do not wait while the others run."""
+    task = Task(image, command=cause.command, files=cause.files, limits=cause.limits, name=cause.name)
+    return manager.submit(task, JobInput(stdin=cause.stdin), priority=-1 if cause.hand else 0)
+
+
+def lend_a_hand(cause: Cause, job: JobFuture, manager: JobManager, stranger: docker.DockerClient) -> None:
+    """Wait for the job's first line, then do to it what the cause says."""
+    container = eventually(lambda: _that_has_printed(job, stranger), within_s=60, what=f"{cause.name} has begun")
+    if cause.hand is Hand.KILL_JOB:
+        assert manager.kill_job(job.job_id)
+    elif cause.hand is Hand.REMOVE:
+        container.remove(force=True)
+    elif cause.hand is Hand.RESTART:
+        container.restart(timeout=0)
+    else:
+        {Hand.KILL: container.kill, Hand.STOP: container.stop, Hand.PAUSE: container.pause}[cause.hand]()
+
+
+def _that_has_printed(job: JobFuture, stranger: docker.DockerClient) -> Container | None:
+    for container in stranger.containers.list(filters={"label": f"{JOB_LABEL}={job.job_id}"}, ignore_removed=True):
+        if PARTIAL in container.logs():
+            return container
+    return None
+
+
+def ending(cause: Cause, result: JobResult) -> Ending:
+    """What came of it, without what may differ."""
+    kinds = [evidence.kind for evidence in result.evidence]
+    stdout, stderr = result.stdout, result.stderr
+    return Ending(
+        outcome=result.outcome,
+        text=result.text,
+        exit_code=None if "exit_code" in cause.may_show else result.exit_code,
+        decided_by=kinds[0],
+        proof=frozenset(kinds) - set(cause.may_show),
+        sources={evidence.kind: evidence.source for evidence in result.evidence if evidence.kind not in cause.may_show},
+        stdout=stdout[: len(cause.stdout)] if cause.cut else stdout,
+        stderr=None if cause.cut or cause.stderr is None else stderr,
+        output_bytes=len(stdout) + len(stderr) if cause.cut else None,
+    )
+
+
+def promised(cause: Cause) -> Ending:
+    """What must come of it."""
+    return Ending(
+        outcome=cause.outcome,
+        text=cause.text,
+        exit_code=cause.exit_code,
+        decided_by=cause.proof[0],
+        proof=frozenset(cause.proof),
+        sources={kind: SOURCES[kind] for kind in cause.proof},
+        stdout=cause.stdout,
+        stderr=None if cause.cut else cause.stderr,
+        output_bytes=cause.limits.output_kib * 1024 if cause.cut else None,
+    )
+
+
+# ---- success, failed, error: the program's own end
+
+HOG = "dd if=/dev/zero of=/dev/null bs=200M count=1 2>/dev/null"
+FILL = {
+    "bytes": "dd if=/dev/zero of=big bs=64k 2>/dev/null",
+    "inodes": "i=0; while touch f$i 2>/dev/null; do i=$((i+1)); done",
+}
+FORKS = "(while :; do sleep 60 & done) 2>/dev/null"
+SPIN = "while :; do :; done"
+
+
+def _successes() -> Iterator[Cause]:
+    for name, command in {
+        "ends with 0": "true",
+        "never reads standard input": "true",
+        "reads standard input for ever": "cat >/dev/null; cat /dev/stdin >/dev/null; while read -r line; do :; done",
+        "leaves a daemon behind": f"(setsid sh -c '{SPIN}' &); (trap '' HUP TERM; sleep 60) &",
+        "replaces the shell": "exec true",
+    }.items():
+        yield Cause(
+            name=name,
+            command=f"echo partial; {command}",
+            outcome=Outcome.SUCCESS,
+            proof=("exit_code",),
+            exit_code=0,
+            stdin=b"line\n" * 50_000,
+        )
+    for name, command, stdout, stderr in [
+        ("prints nothing", "true", b"", b""),
+        ("prints to standard error only", "echo partial >&2", b"", PARTIAL),
+    ]:
+        yield Cause(
+            name=name, command=command, outcome=Outcome.SUCCESS, proof=("exit_code",), exit_code=0, stdout=stdout, stderr=stderr
+        )
+    for name, command, kind, limits in [
+        ("a child takes too much memory", HOG, "oom_kills", Limits(memory_mib=32)),
+        ("a child makes too many processes", FORKS, "fork_refusals", Limits(processes=12)),
+        *((f"the workspace is full of {what}", FILL[what], "workspace_full", Limits(workspace_mib=2)) for what in FILL),
+    ]:
+        yield Cause(
+            name=f"{name}, yet it ends with 0",
+            command=f"echo partial; ({command}) 2>/dev/null; exit 0",
+            outcome=Outcome.SUCCESS,
+            proof=("exit_code", kind),
+            exit_code=0,
+            stderr=None,
+            limits=limits,
+        )
+
+
+SIGNALS = {
+    "HUP": 1, "INT": 2, "QUIT": 3, "ILL": 4, "TRAP": 5, "ABRT": 6, "BUS": 7, "FPE": 8, "KILL": 9, "USR1": 10, "SEGV": 11,
+    "USR2": 12, "PIPE": 13, "ALRM": 14, "TERM": 15, "XCPU": 24, "XFSZ": 25, "SYS": 31,
+}  # fmt: skip
+DEATHS = {
+    139: "import ctypes, os; os.write(1, b'partial\\n'); ctypes.string_at(0)",
+    134: "import os; os.write(1, b'partial\\n'); os.abort()",
+    130: "import os, signal; os.write(1, b'partial\\n'); signal.signal(2, signal.SIG_DFL); os.kill(os.getpid(), 2)",
+    136: "import os, signal; os.write(1, b'partial\\n'); os.kill(os.getpid(), signal.SIGFPE)",
+}
+NAMES = {128 + number: f"SIG{name}" for name, number in SIGNALS.items()}
+
+
+def _failures() -> Iterator[Cause]:
+    for code in (1, 42, 125, 126, 128, 137, 255):
+        yield _failure(f"ends with {code}", f"echo partial; exit {code}", code)
+    for name, number in SIGNALS.items():
+        images = (PYTHON,) if name == "QUIT" else SHELLS  # busybox's sh ignores that one
+        yield _failure(f"SIG{name} of its own", f"echo partial; kill -{name} $$; sleep 9", 128 + number, images=images)
+    for code, program in DEATHS.items():
+        yield _failure(f"{NAMES[code]} without a shell", ("python3", "-c", program), code, images=(PYTHON,))
+    yield _failure("its shell finds no such command", "echo partial; nosuch", 127, stderr=None)
+    yield _failure("its shell may not run a file", "echo partial; ./data", 126, stderr=None, files={"data": "echo no\n"})
+    yield _failure("ends badly while children run", f"echo partial; (setsid sh -c '{SPIN}' &); sleep 60 & exit 4", 4)
+    yield Cause(
+        name="its result file says failed",
+        command="""echo partial; echo '{"result": "failed"}' > .jobmanager/result.json""",
+        outcome=Outcome.FAILED,
+        proof=("exit_code", "grader"),
+        exit_code=0,
+    )
+    yield Cause(
+        name="its result file cannot be read",
+        command="echo partial; echo '[]' > .jobmanager/result.json",
+        outcome=Outcome.ERROR,
+        proof=("exit_code", "result_file"),
+        text="the result file cannot be read: it is no object",
+        exit_code=0,
+    )
+
+
+def _failure(name: str, command: str | tuple[str, ...], code: int, **more: object) -> Cause:
+    words = f"exit code {code}, as after {NAMES[code]}" if code in NAMES else f"exit code {code}"
+    return Cause(
+        name=name,
+        command=command,
+        outcome=Outcome.FAILED,
+        proof=("exit_code",),
+        text=words,
+        exit_code=code,
+        **more,  # type: ignore[arg-type]
+    )
+
+
+# ---- timeout
+
+COMPUTES = {
+    "computes": SPIN,
+    "children compute": f"({SPIN}) & ({SPIN}) & wait",
+    "a child with a session of its own computes": f"setsid sh -c '{SPIN}' & while :; do sleep 60; done",
+    "an orphan of an orphan computes": f"((setsid sh -c '{SPIN}' &) &); while :; do sleep 60; done",
+    "many short-lived children compute": "while :; do /bin/true; done",
+    "computes and ignores signals": f"trap '' HUP INT QUIT TERM XCPU USR1; {SPIN}",
+}
+IDLES = {
+    "sleeps": "sleep 60",
+    "stops itself": "kill -STOP $$",
+    "stops all that it may": "kill -STOP -1 2>/dev/null; sleep 60",
+    "ignores all signals": "trap '' HUP INT QUIT TERM PIPE ALRM USR1 USR2; while :; do sleep 60; done",
+    "hides in the background": "setsid sh -c 'sleep 60' & wait",
+    "waits for a fifo": "mkfifo f; cat f",
+    "closes its output": "exec >&- 2>&-; sleep 60",
+    "attacks PID 1": "while :; do kill -KILL 1; kill -STOP 1; kill -TERM 1; sleep 1; done 2>/dev/null",
+}
+PAUSES = "import signal; print('partial', flush=True); signal.pthread_sigmask(0, signal.valid_signals()); signal.pause()"
+
+
+def _timeouts() -> Iterator[Cause]:
+    for name, command in COMPUTES.items():
+        yield Cause(
+            name=name,
+            command=f"echo partial; {command}",
+            outcome=Outcome.TIMEOUT,
+            proof=("cpu_time_s",),
+            text="CPU time limit of 0.5 s reached",
+            limits=Limits(cpu_time_s=0.5, wall_time_s=30, cpus=2),
+        )
+    yield Cause(
+        name="has computed for too long when it ends",
+        command="echo partial; i=0; while [ $i -lt 150000 ]; do i=$((i+1)); done",
+        outcome=Outcome.TIMEOUT,
+        proof=("cpu_time_s",),
+        may_show=("exit_code",),  # unless it was stopped just before its end
+        text="CPU time limit of 0.05 s reached",
+        limits=Limits(cpu_time_s=0.05, wall_time_s=30),
+    )
+    for name, command in IDLES.items():
+        yield _idler(name, f"echo partial; {command}")
+    yield _idler("pauses with all signals blocked", ("python3", "-c", PAUSES), images=(PYTHON,))
+    yield _idler("a stranger pauses it", "echo partial; sleep 60", hand=Hand.PAUSE)
+
+
+def _idler(name: str, command: str | tuple[str, ...], **more: object) -> Cause:
+    return Cause(
+        name=name,
+        command=command,
+        outcome=Outcome.TIMEOUT,
+        proof=("wall_time_s",),
+        text="wall clock limit of 1.5 s reached",
+        limits=Limits(wall_time_s=1.5),
+        **more,  # type: ignore[arg-type]
+    )
+
+
+# ---- overflow
+
+FLOODS = {
+    "lines": "yes",
+    "no newline": "cat /dev/zero",
+    "a line of 50 MB": "head -c 50000000 /dev/zero",
+    "standard error": "yes >&2",
+    "both streams": "while :; do echo 1; echo 2 >&2; done",
+    "lines whatever happens": "trap '' PIPE TERM; while :; do yes; done",
+}
+SHELL_BOMB = "b() { b & b; }; (b) 2>/dev/null & while :; do sleep 60 & done 2>/dev/null"
+ZOMBIES = "import os\nprint('partial', flush=True)\nwhile True:\n  if os.fork() == 0: os._exit(0)"
+HOLDS = "held = []\nprint('partial', flush=True)\nwhile True: held.append(bytearray(2**20))"
+
+
+def _overflows() -> Iterator[Cause]:
+    for name, command in FLOODS.items():
+        yield Cause(
+            name=f"prints {name}",
+            command=f"echo partial; {command}",
+            outcome=Outcome.OVERFLOW,
+            proof=("output_bytes",),
+            may_show=("exit_code",),  # a short one may have ended by itself
+            text="output limit of 64 KiB reached",
+            cut=True,
+            limits=Limits(output_kib=64),
+        )
+    yield Cause(
+        name="has printed too much when it ends with 0",
+        command="echo partial; head -c 9000 /dev/zero; exit 0",
+        outcome=Outcome.OVERFLOW,
+        proof=("output_bytes",),
+        may_show=("exit_code",),
+        text="output limit of 8 KiB reached",
+        cut=True,
+        limits=Limits(output_kib=8),
+    )
+    yield _hog("takes too much memory", f"echo partial; exec {HOG}", 137)
+    yield _hog("a child takes too much memory, and it ends badly", f"echo partial; {HOG} || exit 3", 3)
+    yield _hog("takes memory bit by bit", ("python3", "-c", HOLDS), 137, images=(PYTHON,))
+    for folder in ("/job", "/tmp", "/dev/shm"):
+        yield _hog(f"files in {folder} take too much memory", f"echo partial; exec cat /dev/zero > {folder}/f", 137)
+    yield _bomb("makes too many processes", f"echo partial; {FORKS}; exit 3", 3)
+    yield _bomb("leaves dead children behind", ("python3", "-c", ZOMBIES), 1, images=(PYTHON,), stderr=None)
+    for what, fill in FILL.items():
+        yield Cause(
+            name=f"the workspace is full of {what}, and it ends badly",
+            command=f"echo partial; {fill}; exit 3",
+            outcome=Outcome.OVERFLOW,
+            proof=("workspace_full", "exit_code"),
+            text="workspace of 2 MiB full",
+            exit_code=3,
+            limits=Limits(workspace_mib=2),
+        )
+
+
+def _hog(name: str, command: str | tuple[str, ...], code: int, **more: object) -> Cause:
+    return Cause(
+        name=name,
+        command=command,
+        outcome=Outcome.OVERFLOW,
+        proof=("oom_kills", "exit_code"),
+        text="memory limit of 16 MiB reached",
+        exit_code=code,
+        limits=Limits(memory_mib=16, workspace_mib=200),
+        **more,  # type: ignore[arg-type]
+    )
+
+
+def _bomb(name: str, command: str | tuple[str, ...], code: int, **more: object) -> Cause:
+    return Cause(
+        name=name,
+        command=command,
+        outcome=Outcome.OVERFLOW,
+        proof=("fork_refusals", "exit_code"),
+        text="limit of 12 processes reached",
+        exit_code=code,
+        limits=Limits(processes=12),
+        **more,  # type: ignore[arg-type]
+    )
+
+
+# ---- crash, killed: not the program's doing
+
+
+def _crashes() -> Iterator[Cause]:
+    for name, word, files in [
+        ("its command does not exist", "nosuch", {}),
+        ("its command does not exist in a folder", "/bin/nosuch", {}),
+        ("its command's name is odd", "a'b c", {}),
+        ("its command is not executable", "./data", {"data": "echo hello\n"}),
+        ("its command is a folder", "./folder", {"folder/file": ""}),
+    ]:
+        yield Cause(
+            name=name,
+            command=(word, "word"),
+            files=files,
+            outcome=Outcome.CRASH,
+            proof=("not_started",),
+            text=f"the program was not started: there is no {word!a} that can be run",
+            stdout=b"",
+        )
+    for hand in (Hand.KILL, Hand.STOP, Hand.RESTART, Hand.REMOVE):
+        yield Cause(
+            name=f"a stranger does {hand.value}",
+            command="echo partial; sleep 60",
+            outcome=Outcome.CRASH,
+            proof=("stopped_by_stranger",),
+            may_show=("container_exit_code",),  # of one that was started again, there is none
+            text="the container was stopped by somebody else",
+            hand=hand,
+        )
+
+
+def _kills() -> Iterator[Cause]:
+    yield Cause(
+        name="we are asked to kill it",
+        command="trap '' TERM INT HUP; echo partial; while :; do sleep 60; done",
+        outcome=Outcome.KILLED,
+        proof=("requested_by",),
+        text="killed: kill_job",
+        hand=Hand.KILL_JOB,
+    )
+
+
+CAUSES = (*_crashes(), *_kills(), *_timeouts(), *_overflows(), *_failures(), *_successes())
+CASES = [(cause, image) for cause in CAUSES for image in cause.images]
+
+
+def case_id(case: tuple[Cause, str]) -> str:
+    """How a test's report names it."""
+    cause, image = case
+    return f"{cause.outcome.value}: {cause.name}, {'ash' if image == BUSYBOX else 'dash'}"
