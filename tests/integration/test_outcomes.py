@@ -41,7 +41,7 @@ def ended(shared_manager: JobManager, engine_url: str) -> Callable[[Cause, str],
 
 
 @pytest.mark.parametrize(("cause", "image"), CASES, ids=map(case_id, CASES))
-def test_a_cause_has_its_outcome_with_its_proof_and_what_was_printed_is_kept(
+def test_each_cause_has_its_outcome_its_proof_and_its_output(
     ended: Callable[[Cause, str], JobResult], cause: Cause, image: str
 ) -> None:
     result = ended(cause, image)

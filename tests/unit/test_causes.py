@@ -8,23 +8,33 @@ from jobmanager import Outcome
 from tests.causes import CAUSES, SOURCES
 from tests.unit.test_docs import TOP, evidence_kinds
 
+OUTCOMES = "integration/test_outcomes.py"
+HOSTS = "integration/test_hosts.py"
+DAEMONS = "integration/test_daemon_faults.py"
+RERUNS = "integration/test_reruns.py"
 ELSEWHERE = {
-    "oom_killed": "integration/test_outcomes.py::test_a_pid_1_that_the_kernel_killed_for_memory_is_never_taken_for_the_programs_end",
-    "removed": "integration/test_outcomes.py::test_a_container_that_is_gone_when_it_is_looked_for_was_removed",
-    "start_refused": "integration/test_outcomes.py::test_an_image_without_sh_is_refused_with_what_it_needs",
-    "output_cut": "integration/test_outcomes.py::test_output_whose_beginning_was_lost_with_a_waiter_says_so",
-    "host_lost": "integration/test_outcomes.py::test_a_host_that_does_not_come_back_in_time_is_a_crash_that_keeps_what_was_printed",
-    "queue_timeout": "integration/test_outcomes.py::test_a_job_that_waited_longer_than_it_may_is_a_crash",
-    "container_exit_code": "integration/test_outcomes.py::test_a_pid_1_that_the_kernel_killed_for_memory_is_never_taken_for_the_programs_end",
-    "no_host": "integration/test_hosts.py::test_an_image_that_vanished_unnoticed_is_one_clear_crash",
-    "archive": "integration/test_limits.py::test_collected_files_are_cut_at_a_whole_file",
-    "engine_away": "integration/test_daemon_faults.py::test_programs_that_a_killed_daemon_took_along_are_crashes_never_failures",
-    "outage_s": "integration/test_daemon_faults.py::test_exit_codes_are_true_when_a_killed_daemon_with_live_restore_comes_back",
+    "oom_killed": (OUTCOMES, "test_a_pid_1_that_the_kernel_killed_for_memory_is_never_taken_for_the_programs_end"),
+    "container_exit_code": (OUTCOMES, "test_a_pid_1_that_the_kernel_killed_for_memory_is_never_taken_for_the_programs_end"),
+    "removed": (OUTCOMES, "test_a_container_that_is_gone_when_it_is_looked_for_was_removed"),
+    "start_refused": (OUTCOMES, "test_an_image_without_sh_is_refused_with_what_it_needs"),
+    "output_cut": (OUTCOMES, "test_output_whose_beginning_was_lost_with_a_waiter_says_so"),
+    "output_from_log": (
+        "integration/test_full_disk.py",
+        "test_output_that_only_a_full_disk_has_may_be_cut_and_an_end_that_is_lost_with_it_is_no_timeout",
+    ),
+    "host_lost": (OUTCOMES, "test_a_host_that_does_not_come_back_in_time_is_a_crash_that_keeps_what_was_printed"),
+    "queue_timeout": (OUTCOMES, "test_a_job_that_waited_longer_than_it_may_is_a_crash"),
+    "no_host": (HOSTS, "test_an_image_that_vanished_unnoticed_is_one_clear_crash"),
+    "archive": ("integration/test_limits.py", "test_collected_files_are_cut_at_a_whole_file"),
+    "engine_away": (DAEMONS, "test_programs_that_a_killed_daemon_took_along_are_crashes_never_failures"),
+    "outage_s": (DAEMONS, "test_exit_codes_are_true_when_a_killed_daemon_with_live_restore_comes_back"),
+    "reruns": (RERUNS, "test_a_task_with_retries_runs_again_and_the_result_is_that_of_the_last_run"),
+    "cut_off": (RERUNS, "test_a_task_with_retries_runs_again_and_the_result_is_that_of_the_last_run"),
     # what no real fault brings about at a known moment
-    "trouble": "unit/test_verdict.py::test_each_line_has_its_outcome_and_names_its_proof",
-    "submitter_died": "unit/test_ledger.py::test_a_job_over_which_submitters_keep_dying_is_a_crash",
-    "overdue": "unit/test_ledger.py::test_no_word_long_past_every_limit_is_a_crash_and_not_before",
-    "given_up": "unit/test_life.py::test_every_legal_move_is_made",
+    "trouble": ("unit/test_verdict.py", "test_each_line_has_its_outcome_and_names_its_proof"),
+    "submitter_died": ("unit/test_ledger.py", "test_a_job_over_which_submitters_keep_dying_is_a_crash"),
+    "overdue": ("unit/test_ledger.py", "test_no_word_long_past_every_limit_is_a_crash_and_not_before"),
+    "given_up": ("unit/test_ledger.py", "test_closing_kills_every_job_in_every_state_with_one_result_each"),
 }
 
 
@@ -40,10 +50,9 @@ def test_every_kind_of_evidence_has_a_cause_or_a_test_of_its_own() -> None:
 
 
 def test_the_tests_that_are_named_exist() -> None:
-    for test in ELSEWHERE.values():
-        path, name = test.split("::")
+    for path, name in ELSEWHERE.values():
         module = ast.parse((TOP / "tests" / path).read_text())
-        assert name in {node.name for node in module.body if isinstance(node, ast.FunctionDef)}, test
+        assert name in {node.name for node in module.body if isinstance(node, ast.FunctionDef)}
 
 
 def test_every_cause_has_a_name_of_its_own() -> None:
