@@ -131,6 +131,8 @@ class Watch:
             has_ended = state.phase is Phase.ENDED or self._was_restarted(state)
             if has_ended and self._outage_s == outage_before and stream is not None:
                 self._transcript.finish()
+                if state.in_removal:
+                    raise NoSuchContainer(self._job.container_name)  # soon: whoever looks later must see the same
                 return state
             if stream is None:
                 self._kill_asked.wait(_RETRY_S[0])

@@ -413,7 +413,15 @@ def _crashes() -> Iterator[Cause]:
             text=f"the program was not started: there is no {word!a} that can be run",
             stdout=b"",
         )
-    for hand in (Hand.KILL, Hand.STOP, Hand.RESTART, Hand.REMOVE):
+    yield Cause(
+        name=f"a stranger does {Hand.REMOVE.value}",
+        command="echo partial; sleep 60",
+        outcome=Outcome.CRASH,
+        proof=("removed",),
+        text="the container was removed by somebody else",
+        hand=Hand.REMOVE,
+    )
+    for hand in (Hand.KILL, Hand.STOP, Hand.RESTART):
         yield Cause(
             name=f"a stranger does {hand.value}",
             command="echo partial; sleep 60",

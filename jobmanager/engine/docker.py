@@ -189,6 +189,7 @@ class DockerEngine:
             error=str(state.get("Error") or ""),
             created_at_s=_seconds(said.get("Created")),
             started_at_s=_seconds(state.get("StartedAt")),
+            in_removal=state["Status"] in ("removing", "dead"),
         )
 
     def list(self, labels: Mapping[str, str | None]) -> list[ContainerState]:

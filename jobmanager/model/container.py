@@ -45,6 +45,7 @@ class ContainerState:
     error: str = ""  # the engine's own words, when it could not start it
     created_at_s: float = 0.0  # seconds since 1970 by the engine's clock
     started_at_s: float = 0.0  # the same, for its latest start; 0 where it was not asked for
+    in_removal: bool = False  # an engine ends a container first, and then removes it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,6 @@ RERUNS = "integration/test_reruns.py"
 ELSEWHERE = {
     "oom_killed": (OUTCOMES, "test_a_pid_1_that_the_kernel_killed_for_memory_is_never_taken_for_the_programs_end"),
     "container_exit_code": (OUTCOMES, "test_a_pid_1_that_the_kernel_killed_for_memory_is_never_taken_for_the_programs_end"),
-    "removed": (OUTCOMES, "test_a_container_that_is_gone_when_it_is_looked_for_was_removed"),
     "start_refused": (OUTCOMES, "test_an_image_without_sh_is_refused_with_what_it_needs"),
     "output_cut": (OUTCOMES, "test_output_whose_beginning_was_lost_with_a_waiter_says_so"),
     "output_from_log": (
