@@ -18,6 +18,7 @@ import pytest
 from docker.models.containers import Container
 
 from jobmanager import DockerHost, JobFuture, JobManager, JobResult, Limits, Outcome, Task
+from jobmanager.engine.owner import JOB_LABEL
 from tests.causes import CASES, CAUSES, Cause, case_id, ending, lend_a_hand, promised, submitted
 from tests.conftest import BUSYBOX, eventually
 from tests.daemons import PrivateDaemon
@@ -294,19 +295,23 @@ def test_a_container_that_is_gone_when_it_is_looked_for_was_removed(
     assert (result.stdout, proof(result).keys(), source(result, "removed")) == (b"ready\n", {"removed"}, "inspect")
 
 
-def test_output_whose_beginning_was_lost_with_a_waiter_says_so(engine_url: str, running: Callable[[JobFuture], Container]) -> None:
+def test_output_whose_beginning_was_lost_with_a_waiter_says_so(engine_url: str, stranger: docker.DockerClient) -> None:
     """The engine's log, from which another waiter reads, has room for the output's bytes, not for 200,000 short lines."""
     others = {child.pid for child in psutil.Process().children()}
+    program = "yes '' | head -n 200000; echo ready; until [ -f go ]; do sleep 0.1; done; exit 7"
     with JobManager(engine_url) as manager:
-        job = manager.submit(Task(BUSYBOX, command="yes '' | head -n 200000; echo ready; sleep 2; echo end; exit 7"))
-        running(job)
+        job = manager.submit(Task(BUSYBOX, command=program))
+        labels = {"label": f"{JOB_LABEL}={job.job_id}"}
+        container = eventually(lambda: stranger.containers.list(filters=labels), what="the container runs")[0]
+        eventually(lambda: b"ready" in container.logs(tail=1), what="the program has printed all")
         for child in psutil.Process().children():
             if child.pid not in others and "jobmanager._waiter" in " ".join(child.cmdline()):
                 child.kill()
+        assert container.exec_run(["touch", "/job/go"]).exit_code == 0
         result = job.result(PATIENCE_S)
     assert (result.outcome, result.exit_code, result.output_cut) == (Outcome.FAILED, 7, True)
     assert source(result, "output_cut") == "container log"
-    assert result.stdout.endswith(b"\nready\nend\n")
+    assert result.stdout.endswith(b"\nready\n")
 
 
 def test_a_host_that_does_not_come_back_in_time_is_a_crash_that_keeps_what_was_printed(private_engine: PrivateDaemon) -> None:
