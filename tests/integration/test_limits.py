@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import io
 import tarfile
+from contextlib import suppress
 
+import psutil
 import pytest
 
-from jobmanager import JobResult, Limits, Outcome
+from jobmanager import JobManager, JobResult, Limits, Outcome, Task
+from tests.conftest import BUSYBOX, eventually, our_containers
+from tests.daemons import PrivateDaemon
 from tests.integration.conftest import PATIENCE_S, PYTHON, Run, Submit, proof
 
 pytestmark = pytest.mark.engine
@@ -151,6 +155,32 @@ def test_output_within_its_limit_is_whole(run: Run, shell: str) -> None:
     assert (result.stdout, result.stderr) == (LINES, LINES)
     assert (result.stdout_cut_at, result.stderr_cut_at, result.output_cut) == (None, None, False)
     assert (result.stdout_bytes, result.stderr_bytes) == (len(LINES), len(LINES))
+
+
+@pytest.mark.parametrize("flood", ["yes", "cat /dev/zero"], ids=["lines", "no_newline"])
+def test_a_flood_takes_little_of_the_hosts_disk_and_of_our_memory(private_engine: PrivateDaemon, flood: str) -> None:
+    """Case 36: 4 MiB and 13 MiB were measured at most; a log may have 2 MiB, and more for a moment when it is rotated."""
+    others = set(psutil.Process().children())
+    logged, grown = [0], [0]
+    with JobManager(private_engine.url) as manager:
+        manager.submit(Task(BUSYBOX, command="head -c 500000 /dev/zero")).result(PATIENCE_S)
+        eventually(lambda: not our_containers(private_engine.url), what="its log is gone")
+        ours = [psutil.Process(), *(child for child in psutil.Process().children() if child not in others)]
+        before = sum(process.memory_info().rss for process in ours)
+        job = manager.submit(Task(BUSYBOX, command=flood, limits=Limits(wall_time_s=60, output_kib=1024)))
+
+        def measured_until_done() -> bool:
+            with suppress(FileNotFoundError):  # it is just being removed
+                logs = private_engine.data.glob("containers/*/local-logs/*")
+                logged.append(sum(log.stat().st_size for log in logs))
+            grown.append(sum(process.memory_info().rss for process in ours) - before)
+            return job.done()
+
+        eventually(measured_until_done, within_s=PATIENCE_S)
+        result = job.result(PATIENCE_S)
+    assert (result.outcome, result.text) == (Outcome.OVERFLOW, "output limit of 1024 KiB reached")
+    assert 0 < max(logged) < 6 * 2**20
+    assert max(grown) < 32 * 2**20
 
 
 # ---- collected files
