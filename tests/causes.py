@@ -152,7 +152,7 @@ def promised(cause: Cause) -> Ending:
 HOG = "dd if=/dev/zero of=/dev/null bs=200M count=1 2>/dev/null"
 FILL = {
     "bytes": "dd if=/dev/zero of=big bs=64k 2>/dev/null",
-    "inodes": "i=0; while touch f$i 2>/dev/null; do i=$((i+1)); done",
+    "inodes": "i=0; while true 2>/dev/null >f$i; do i=$((i+1)); done",
 }
 FORKS = "(while :; do sleep 60 & done) 2>/dev/null"
 SPIN = "while :; do :; done"
@@ -282,7 +282,7 @@ def _timeouts() -> Iterator[Cause]:
             outcome=Outcome.TIMEOUT,
             proof=("cpu_time_s",),
             text="CPU time limit of 0.5 s reached",
-            limits=Limits(cpu_time_s=0.5, wall_time_s=30, cpus=2),
+            limits=Limits(cpu_time_s=0.5, wall_time_s=30),
         )
     yield Cause(
         name="has computed for too long when it ends",

@@ -16,15 +16,16 @@ import pytest
 from tests.daemons import PrivateDaemon
 
 BUSYBOX = "jobmanager-busybox:1"
+SLOWNESS = float(os.environ.get("JOBMANAGER_TEST_SLOWNESS", "1"))  # times as much patience: an engine in a virtual machine is slow
 T = TypeVar("T")
 
 
 def eventually(condition: Callable[[], T], *, within_s: float = 20.0, what: str = "") -> T:
     """Wait until a condition holds, and return what it gave; fails when it does not in time."""
-    until = time.monotonic() + within_s
+    until = time.monotonic() + within_s * SLOWNESS
     while not (found := condition()):
         if time.monotonic() > until:
-            pytest.fail(f"not within {within_s:g} s: {what or condition}")
+            pytest.fail(f"not within {within_s * SLOWNESS:g} s: {what or condition}")
         time.sleep(0.02)
     return found
 
@@ -64,7 +65,7 @@ def image_tar() -> str:
 
 def our_containers(url: str) -> list[str]:
     """Names of all containers on an engine that some manager has made."""
-    client = docker.DockerClient(base_url=url, version="1.41", timeout=20)
+    client = docker.DockerClient(base_url=url, version="1.41", timeout=20 * SLOWNESS)
     try:
         found = client.api.containers(all=True, filters={"label": "jobmanager.manager"})
         return [container["Names"][0].lstrip("/") for container in found]
@@ -74,7 +75,7 @@ def our_containers(url: str) -> list[str]:
 
 def our_volumes(url: str) -> list[str]:
     """Names of all volumes on an engine that some manager has made."""
-    client = docker.DockerClient(base_url=url, version="1.41", timeout=20)
+    client = docker.DockerClient(base_url=url, version="1.41", timeout=20 * SLOWNESS)
     try:
         found = client.api.volumes(filters={"label": "jobmanager.manager"})
         return [volume["Name"] for volume in found["Volumes"] or []]

@@ -14,10 +14,10 @@ from jobmanager.model.facts import EndMark
 from jobmanager.model.host import Address
 from jobmanager.model.limits import Limits
 from tests.conftest import BUSYBOX as IMAGE
-from tests.conftest import eventually
+from tests.conftest import SLOWNESS, eventually
 
 LABEL = "jobmanager.contract-test"
-PATIENCE_S = 20.0
+PATIENCE_S = 20.0 * SLOWNESS
 _NO_DEFAULTS = ImageDefaults(command=(), volumes=())
 
 
@@ -131,7 +131,7 @@ class Place:
                     _sort(run, chunk.stderr, piece)
 
     def until_ended(self, name: str) -> ContainerState:
-        eventually(lambda: self.engine.inspect(name).phase is Phase.ENDED, within_s=PATIENCE_S)
+        eventually(lambda: self.engine.inspect(name).phase is Phase.ENDED)
         return self.engine.inspect(name)
 
     def close(self) -> None:

@@ -11,10 +11,10 @@ from docker.models.containers import Container
 
 from jobmanager import DockerHost, JobFuture, JobInput, JobManager, JobResult, Task
 from jobmanager.engine.owner import JOB_LABEL, OWNER_LABEL, Owner
-from tests.conftest import BUSYBOX, children, eventually, open_files, our_threads
+from tests.conftest import BUSYBOX, SLOWNESS, children, eventually, open_files, our_threads
 
 PYTHON = "python3"  # an environment's name: Debian with dash, Python and gcc
-PATIENCE_S = 60.0
+PATIENCE_S = 60.0 * SLOWNESS
 _API = "1.41"
 
 
@@ -99,7 +99,7 @@ def shell(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def stranger(engine_url: str) -> Iterator[docker.DockerClient]:
     """Somebody who uses the same engine by hand."""
-    client = docker.DockerClient(base_url=engine_url, version=_API, timeout=20)
+    client = docker.DockerClient(base_url=engine_url, version=_API, timeout=20 * SLOWNESS)
     yield client
     client.close()
 
