@@ -6,12 +6,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST_ARGS ?=
+RELEASE ?= bookworm
+CGROUP_TESTS := tests/contract $(addprefix tests/integration/test_,outcomes.py limits.py isolation.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench stress down clean
+.PHONY: help demo test lint bench stress cgroup2 down clean
 
 help:  ## show the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /\1\t/' | expand -t 10
 
 demo: $(READY)  ## grade a folder of submissions on one or two Docker hosts
 	@engines="$$($(MACHINE) up)" && $(BIN)/python examples/demo.py $$engines
@@ -29,6 +31,9 @@ bench: $(READY)  ## measure: the figures of docs/
 
 stress: $(READY)  ## the long tests; JOBMANAGER_STRESS_SEED=1,2,3 draws three random histories
 	@$(MACHINE) run $(BIN)/python -m pytest tests/stress $(PYTEST_ARGS)
+
+cgroup2: $(READY)  ## what the kernel decides, tested on cgroup v2 in a small virtual machine (slow; RELEASE=trixie: a newer Docker)
+	@$(PYTHON) -m dev.virtual_machine --release $(RELEASE) $(BIN)/python -m pytest --timeout 600 $(CGROUP_TESTS) $(PYTEST_ARGS)
 
 down:  ## stop the engines that were started here
 	@$(MACHINE) down

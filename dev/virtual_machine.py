@@ -1,0 +1,277 @@
+"""A Docker engine with cgroup v2 in a small virtual machine, for machines that have cgroup v1 only.
+
+    python3 -m dev.virtual_machine [--release NAME] COMMAND...
+
+Runs a command with JOBMANAGER_TEST_HOSTS naming that engine. The machine is User Mode Linux, a whole kernel that runs as
+a process: it needs no support of the processor's, and its programs run at nearly this machine's speed, which an emulated
+processor's do not by far. Its disk is a Debian of the given release with Debian's engine, made by debootstrap and kept in
+`.machine`; what a run writes is forgotten. The command and the machine share a network namespace with nothing else in
+it. The machine ends with the command, whatever happens. Needs root, on Debian.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from dev import apt, dockerd
+from dev.console import MachineError, run_quietly, say
+from dev.dockerd import POLL_S, SBIN_PATH, DaemonError, remove_tree
+from dev.image_store import BUSYBOX, DEBOOTSTRAP_TIMEOUT_S, PYTHON
+from dev.machine import CHECKOUT, HOSTS_VARIABLE, IMAGE_VARIABLE, Machine, call, end_in_order
+
+COMMANDS = {"debootstrap": "debootstrap", "mkfs.ext4": "e2fsprogs", "ip": "iproute2"}
+KERNEL_PACKAGE = "user-mode-linux"
+PACKAGES = ("docker.io", "iproute2", "kmod")
+INIT = Path(__file__).parent / "images" / "virtual_machine_init.sh"
+PATIENCE = {"JOBMANAGER_TEST_SLOWNESS": "8"}  # one slow core, and nobody's time is measured there
+URL = "tcp://10.0.2.15:2375"  # as INIT has it
+PANIC = b"Kernel panic"
+READY = b"API listen on [::]:2375"
+DISK_SIZE = "8G"  # of a sparse file
+MEMORY_MIB = 2560
+PACK_TIMEOUT_S = 300.0
+LOAD_TIMEOUT_S = 300.0
+BOOT_TIMEOUT_S = 120.0
+END_TIMEOUT_S = 30.0
+PROGRESS_EVERY_S = 10.0
+NAMESPACES = ("unshare", "--net", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child")
+# The machine's own dockerd, on this machine's kernel, seeing the machine's root and nothing else
+ENGINE_IN_ROOT = f"""
+set -e
+mount --bind "$1" "$1"
+mount --rbind /sys "$1/sys"
+mount --rbind /dev "$1/dev"
+mount -t proc none "$1/proc"
+mount -t tmpfs none "$1/run"
+mkdir "$1/run/outside"
+mount --bind "$2" "$1/run/outside"
+export PATH={SBIN_PATH}
+exec chroot "$1" dockerd --host unix:///run/outside/docker.sock --bridge none --iptables=false
+"""
+BOOT = """
+set -e
+ip link set lo up
+ip tuntap add dev tap0 mode tap
+ip address add 10.0.2.2/24 dev tap0
+ip link set tap0 up
+exec "$@"
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VirtualMachine:
+    """The files of a machine of one release."""
+
+    folder: Path
+    release: str
+
+    @property
+    def disk(self) -> Path:
+        return self.folder / "disk"
+
+    @property
+    def kernel(self) -> Path:
+        return self.folder / "kernel" / "usr" / "bin" / "linux.uml"
+
+    @property
+    def written(self) -> Path:
+        """What a run has changed on the disk."""
+        return self.folder / "written"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log"
+
+    @property
+    def console(self) -> Path:
+        return self.folder / "console"
+
+    def make(self, image_tars: Sequence[Path]) -> None:
+        """Make the disk, with the images in its engine, unless it is there."""
+        if self.disk.exists():
+            return
+        begun = time.monotonic()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        root = self.folder / "root"
+        remove_tree(root)
+        self._bootstrap(root)
+        shutil.copy(INIT, root / "sbin" / INIT.name)
+        (root / "sbin" / INIT.name).chmod(0o755)
+        self._add_kernel(root)
+        with self._engine_in(root) as engine:
+            for tar in image_tars:
+                say(f"loading {tar.stem} into the virtual machine's engine")
+                dockerd.load_image(engine, tar, timeout_s=LOAD_TIMEOUT_S)
+        self._pack(root)
+        remove_tree(root)
+        say(f"made a virtual machine with Debian {self.release} in {time.monotonic() - begun:.0f} s")
+
+    @contextmanager
+    def booted(self) -> Iterator[int]:
+        """The machine while it runs: a process in its network namespace."""
+        begun = time.monotonic()
+        self.written.unlink(missing_ok=True)
+        command = ["setpriv", "--pdeathsig", "KILL", *NAMESPACES, "sh", "-c", BOOT, "sh", *self._kernel_call()]
+        with self.console.open("wb") as console:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=console,
+                env={"PATH": SBIN_PATH, "HOME": str(self.folder)},  # where it keeps its `.uml`
+                start_new_session=True,  # ctrl-C in the terminal is for us
+            )
+        try:
+            self._wait_until(self._is_ready, process, what="the virtual machine", timeout_s=BOOT_TIMEOUT_S)
+            say(f"the virtual machine's engine answers after {time.monotonic() - begun:.0f} s")
+            yield process.pid
+        finally:
+            process.kill()
+            process.wait()
+            self.written.unlink(missing_ok=True)
+
+    def _is_ready(self) -> bool:
+        said = self.console.read_bytes()
+        if PANIC in said:  # after which it hangs
+            raise MachineError(f"the virtual machine broke down (more in {self.console})")
+        return READY in said
+
+    def _kernel_call(self) -> list[str]:
+        return [
+            *(str(self.kernel), f"mem={MEMORY_MIB}M", "quiet", f"ubd0={self.written},{self.disk}", "root=/dev/ubda", "rw"),
+            *("eth0=tuntap,tap0", "con=null", "con0=null,fd:1", f"init=/sbin/{INIT.name}"),
+        ]
+
+    def _bootstrap(self, root: Path) -> None:
+        say(f"making a virtual machine with Debian {self.release}: some minutes, once")
+        mirror, _ = apt.debian_mirror()
+        options = ("--variant=minbase", f"--include={','.join(PACKAGES)}")
+        command = ("unshare", "--mount", "debootstrap", *options, self.release, str(root), mirror)  # its mounts go with it
+        environment = os.environ | apt.proxy()
+        run_quietly(command, what="debootstrap", log=self.log, timeout_s=DEBOOTSTRAP_TIMEOUT_S, env=environment)
+        for path in (root / "var/cache/apt/archives").glob("*.deb"):
+            path.unlink()
+
+    def _add_kernel(self, root: Path) -> None:
+        """The kernel is this machine's Debian's, as it runs here; its modules belong on the disk."""
+        unpacked = self.folder / "kernel"
+        remove_tree(unpacked)
+        apt.unpack(KERNEL_PACKAGE, unpacked, log=self.log)
+        shutil.copytree(unpacked / "usr/lib/uml/modules", root / "usr/lib/modules", dirs_exist_ok=True)
+
+    @contextmanager
+    def _engine_in(self, root: Path) -> Iterator[Path]:
+        """The socket of the machine's own engine, run here: what takes it seconds here takes minutes in the machine."""
+        with tempfile.TemporaryDirectory(prefix="jobmanager-") as runtime, self.log.open("ab") as log:
+            command = [*NAMESPACES, "sh", "-c", ENGINE_IN_ROOT, "sh", str(root), runtime]
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={"PATH": SBIN_PATH}, start_new_session=True
+            )
+            engine = Path(runtime, "docker.sock")
+            try:
+                self._wait_until(lambda: dockerd.answers(engine), process, what="its engine", timeout_s=LOAD_TIMEOUT_S)
+                yield engine
+            finally:
+                end_group(process)
+
+    def _pack(self, root: Path) -> None:
+        unfinished = self.folder / "unfinished"
+        unfinished.unlink(missing_ok=True)
+        command = ("mkfs.ext4", "-q", "-F", "-d", str(root), str(unfinished), DISK_SIZE)
+        run_quietly(command, what="making its disk", log=self.log, timeout_s=PACK_TIMEOUT_S)
+        unfinished.rename(self.disk)
+
+    def _wait_until(
+        self, condition: Callable[[], bool], process: subprocess.Popen[bytes], *, what: str, timeout_s: float
+    ) -> None:
+        begun = told = time.monotonic()
+        while not condition():
+            now = time.monotonic()
+            if process.poll() is not None:
+                raise MachineError(f"{what} ended with status {process.returncode} (more in {self.folder})")
+            if now - begun > timeout_s:
+                raise MachineError(f"{what} did not answer within {timeout_s:.0f} s (more in {self.folder})")
+            if now - told > PROGRESS_EVERY_S:
+                say(f"... waiting for {what}: {now - begun:.0f} s so far")
+                told = now
+            time.sleep(POLL_S)
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """Ask a process and its children to end; kill those that do not."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=END_TIMEOUT_S)
+            return
+
+
+def need_machine(release: str, folder: Path) -> None:
+    if not apt.has_command("apt-get") or os.geteuid() != 0:
+        raise MachineError("the virtual machine needs root, on Debian")
+    apt.need_commands(COMMANDS, purpose="a virtual machine", log=folder / "log")
+    if not Path("/usr/share/debootstrap/scripts", release).exists():
+        raise MachineError(f"debootstrap knows no Debian {release}")
+
+
+def image_tars(machine: Machine) -> list[Path]:
+    """Both images as files. They are made with an engine of this machine, which is stopped when it was started for that."""
+    tars = [machine.images.tar(image) for image in (BUSYBOX, PYTHON)]
+    if not all(tar.exists() for tar in tars):
+        before = machine.started()
+        try:
+            machine.up()
+        finally:
+            machine.stop([files for files in machine.started() if files not in before])
+    return tars
+
+
+def run(options: argparse.Namespace) -> int:
+    machine = Machine(options.state.resolve())
+    virtual = VirtualMachine(folder=machine.state / f"virtual-{options.release}", release=options.release)
+    with machine.locked():
+        need_machine(virtual.release, virtual.folder)
+        tars = image_tars(machine)
+        virtual.make(tars)
+    with virtual.booted() as pid:
+        command = ["nsenter", "--target", str(pid), "--net", *options.command]
+        return call(command, os.environ | PATIENCE | {HOSTS_VARIABLE: URL, IMAGE_VARIABLE: str(tars[0])})
+
+
+def parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python3 -m dev.virtual_machine", description="An engine with cgroup v2")
+    parser.add_argument("--state", type=Path, default=CHECKOUT / ".machine", help="folder for everything (default: %(default)s)")
+    parser.add_argument("--release", default="bookworm", help="the Debian inside (default: %(default)s)")
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="what to run")
+    options = parser.parse_args(arguments)
+    if not options.command:
+        parser.error("run what? For example: python3 -m dev.virtual_machine .venv/bin/python -m pytest tests/contract")
+    return options
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = parsed(arguments)
+    signal.signal(signal.SIGTERM, end_in_order)
+    try:
+        return run(options)
+    except (MachineError, DaemonError) as error:
+        say(str(error))
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
