@@ -44,6 +44,7 @@ _MOST_SUBMITS_LOST = 10
 _MOST_TIMES_UNREACHABLE = 200  # a host that answers when looked at and breaks off every submit
 _MOST_DECIDED = 1000  # results in memory that wait for callbacks; while there are as many, nothing more is started
 _OVERDUE_SLACK_S = 60.0  # past every limit, before a waiter's silence is called a crash
+_NO_IMAGE_S = 20.0  # an image that is being replaced may be away for a moment
 _DELETE_DELAYS_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _VOLUME_TRIES = 4  # before closing waits for a volume no longer
 _TOKEN_BYTES = 16
@@ -79,6 +80,7 @@ class Ledger:
         self._clock = clock
         self._wall_clock = wall_clock
         self._numbers = 0
+        self._hopeless_since: dict[Needs, float] = {}
         self._decided = 0  # jobs that wait for their callback, or are in it
         self._open = True
         self._doings: Mapping[Do, Callable[[JobRecord], None]] = {
@@ -337,7 +339,7 @@ class Ledger:
             was_up = host.status is HostStatus.UP
             host.answers(info, images)
             if not was_up:
-                self._crash_what_nobody_can_run()
+                self._crash_what_nobody_can_run(patience_s=0.0)
             self._changed.notify_all()
             return not was_up
 
@@ -361,6 +363,7 @@ class Ledger:
                     self._waited_too_long(job)
                 elif job.state is State.RUNNING and job.running_for_s(now) > job.request.task.limits.wall_s + self._overdue_s:
                     self._overdue(job)
+            self._crash_what_nobody_can_run(patience_s=_NO_IMAGE_S)
             waiting = self._queue.all_needs()
             for host in self._hosts:
                 if any(host.is_worth_a_look(needs) for needs in waiting):
@@ -524,11 +527,16 @@ class Ledger:
             self._orders.append(AnnounceHostDown(host=name, reason=reason))
         host.silent(reason)
 
-    def _crash_what_nobody_can_run(self) -> None:
-        """A host that answers for the first time may show that what waits for it is not there."""
-        for job_id in list(self._queue.in_order()):
-            job = self._jobs[job_id]
-            if not self._hosts.anybody_could(job.needs):
+    def _crash_what_nobody_can_run(self, *, patience_s: float) -> None:
+        """What waits for an image, or a size, that no host has any more; a host that is down may still have it."""
+        now = self._clock()
+        hopeless = {needs for needs in self._queue.all_needs() if not self._hosts.anybody_could(needs)}
+        self._hopeless_since = {needs: self._hopeless_since.get(needs, now) for needs in hopeless}
+        given_up = {needs for needs, since in self._hopeless_since.items() if now - since >= patience_s}
+        if not given_up:
+            return
+        for job in [self._jobs[job_id] for job_id in self._queue.in_order()]:
+            if job.needs in given_up:
                 refusal = self._hosts.refusal(replace(job.needs, excluded=frozenset()))
                 job.say_crash("no_host", f"{refusal or 'no host could start it'}{job.because()}")
                 self._happen(job, Happening.QUEUE_TIME_OVER)

@@ -59,7 +59,7 @@ class WaitingQueue:
 
     def all_needs(self) -> set[Needs]:
         """What the waiting jobs need, each kind once."""
-        return {needs for needs, _ in self._needs.values()}
+        return {needs for needs in list(self._lines) if self._live_line(needs)}
 
     def jobs_before(self, job_id: str) -> int:
         """How many waiting jobs come before this one."""

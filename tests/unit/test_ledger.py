@@ -801,6 +801,37 @@ def test_an_image_that_vanishes_makes_its_jobs_wait_and_one_that_appears_lets_th
     assert driver.placed() == {"second": "a"}
 
 
+def test_an_image_that_has_vanished_for_good_makes_its_jobs_crashes_in_words():
+    driver = Driver({"a": 1, "b": 1})
+    for name in ("runs", "runs too", "waits"):
+        driver.accept(name)
+    driver.carry_out()
+    driver.answers("a", C), driver.answers("b", C)
+
+    driver.ledger.tick()
+    driver.clock.now += 19
+    driver.ledger.tick()
+    assert driver.results("waits") == []
+    driver.clock.now += 1
+    driver.ledger.tick()
+
+    assert "no host has the environment 'python3'" in driver.result("waits").verdict.text
+    assert driver.results("runs") == []
+
+
+def test_a_job_for_an_image_on_a_host_that_is_down_goes_on_waiting():
+    driver = Driver({"a": 1, "b": 1})
+    driver.answers("a", C)
+    driver.ledger.host_silent("b", "away")
+    driver.accept("waits")
+
+    for _ in range(5):
+        driver.clock.now += 15
+        driver.ledger.tick()
+
+    assert driver.results("waits") == []
+
+
 def test_a_job_goes_only_where_its_image_and_its_memory_are():
     driver = Driver({"small": 9, "large": 9, "other": 9})
     driver.answers("small", memory_mib=512)
