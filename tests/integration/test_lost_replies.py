@@ -9,13 +9,13 @@ import pytest
 from jobmanager import DockerHost, Limits, Outcome, Task
 from tests.conftest import BUSYBOX, eventually, our_containers
 from tests.daemons import PrivateDaemon
-from tests.faults import ENDLESS, QUICK, RUNS_ONCE, jobs_on, ran_once
+from tests.faults import ENDLESS, LASTS, QUICK, RUNS_ONCE, jobs_on, ran_once
 from tests.proxy import CREATE, FEED, FOLLOW, INSPECT, KILL, LIST, LOGS, REMOVE, START, STATS, Proxy
 
 pytestmark = [pytest.mark.engine, pytest.mark.daemon]
 
 CALLS = {"create": CREATE, "start": START, "follow": FOLLOW, "feed": FEED, "list": LIST, "remove": REMOVE}
-MEASURED = Task(BUSYBOX, command="echo begun; sleep 1; echo ended; exit 7", limits=Limits(cpu_time_s=0.3, wall_time_s=60))
+MEASURED = Task(BUSYBOX, command="echo begun; sleep 3; echo ended; exit 7", limits=Limits(cpu_time_s=0.3, wall_time_s=60))
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_a_refused_removal_is_tried_again_until_the_container_is_gone(proxy: Pro
 def test_a_slow_engine_loses_nothing(proxy: Proxy) -> None:
     """Case 14, short: every answer is later than the manager waits for it; then the engine is quick again."""
     with jobs_on(DockerHost(proxy.url, max_concurrent_jobs=3), engine_timeout_s=2.0) as jobs:
-        jobs.add(RUNS_ONCE, 3)
+        jobs.add(LASTS, 3)
         jobs.wait_until_running(3)
         with proxy.delay(3.0) as delayed:
             jobs.add(RUNS_ONCE, 3)

@@ -7,12 +7,13 @@ import time
 from collections.abc import Iterator
 
 import docker
+import psutil
 import pytest
 
-from jobmanager import DockerHost
+from jobmanager import DockerHost, Outcome
 from tests.conftest import BUSYBOX, eventually
 from tests.daemons import PrivateDaemon
-from tests.faults import QUICK, RUNS_ONCE, jobs_on, ran_once
+from tests.faults import LASTS, QUICK, RUNS_ONCE, jobs_on, ran_once
 from tests.integration.test_lost_replies import CALLS, MEASURED
 from tests.proxy import CREATE, FEED, INSPECT, LOGS, REMOVE, START, STATS, Proxy
 
@@ -63,7 +64,7 @@ def test_an_engine_whose_answers_come_five_seconds_late_loses_nothing(proxy: Pro
     """Case 14: first within the manager's patience, then beyond it."""
     for patience_s in (30.0, 3.0):
         with jobs_on(DockerHost(proxy.url, max_concurrent_jobs=3), engine_timeout_s=patience_s) as jobs:
-            jobs.add(RUNS_ONCE, 3)
+            jobs.add(LASTS, 3)
             jobs.wait_until_running(3)
             until = time.monotonic() + 40
             with proxy.delay(5.0):
@@ -94,6 +95,23 @@ def test_a_daemon_that_hangs_for_ninety_seconds_makes_and_runs_nothing_twice(pri
         results = jobs.results(within_s=120)
     assert all(ran_once(result) for result in results), results
     assert len(proxy.delivered) == len(set(proxy.delivered)) == 3
+
+
+def test_a_killed_containerd_loses_nothing_of_what_runs_and_what_cannot_start_says_so(private_engine: PrivateDaemon) -> None:
+    """Case 12: dockerd starts another one after a while."""
+    with Proxy(private_engine.url) as proxy, jobs_on(DockerHost(proxy.url, max_concurrent_jobs=2)) as jobs:
+        jobs.add(LASTS, 2)
+        jobs.wait_until_running(2)
+        waiting = jobs.add(QUICK, 2)
+
+        for child in psutil.Process(private_engine.pid).children():
+            child.kill()
+
+        results = jobs.results()
+    assert all(ran_once(result) for result in results[:2]), results
+    for result in results[2:]:
+        assert ran_once(result) or (result.outcome, "containerd" in result.text) == (Outcome.CRASH, True), result
+    assert len(waiting) == 2 and len(proxy.delivered) == len(set(proxy.delivered)) <= 4
 
 
 def test_a_stranger_who_reads_no_events_slows_the_engine_down_and_costs_no_job(private_engine: PrivateDaemon) -> None:
