@@ -170,5 +170,5 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of all connections."""
+        """Let go of all connections; a later call makes a new one."""
         ...
