@@ -7,10 +7,10 @@ from jobmanager.engine.protocol import Engine, EngineError, NoSuchContainer
 from jobmanager.model.messages import Deleted, DeleteFailed
 
 
-def delete(engine: Engine, name: str, manager_id: str) -> Deleted | DeleteFailed:
+def delete(engine: Engine, name: str, manager_id: str, *, made: bool) -> Deleted | DeleteFailed:
     """Kill and remove a manager's container with its volumes; one that does not exist is fine. Never raises EngineError."""
     try:
-        if not _is_somebody_elses(engine, name, manager_id):
+        if made or not _is_somebody_elses(engine, name, manager_id):
             engine.remove(name)
     except EngineError as error:
         return DeleteFailed(reason=str(error), only_volume_left=_is_gone(engine, name))

@@ -13,6 +13,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from jobmanager._callback_manager import CallbackManagers
@@ -331,12 +332,13 @@ class Loop:
 
     def _delete(self, order: DeleteContainer) -> None:
         if order.delay_s:
-            self._do_later(order.delay_s, DeleteContainer(host=order.host, container=order.container, job_id=order.job_id))
+            self._do_later(order.delay_s, replace(order, delay_s=0.0))
             return
         delete = Delete(
             address=self._addresses[order.host],
             name=order.container,
             manager_id=self._manager_id,
+            made=order.made,
             timeout_s=self._engine_timeout_s,
         )
         self._pool.put(Ticket(host=order.host, container=order.container, request=delete))

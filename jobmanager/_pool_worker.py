@@ -30,7 +30,7 @@ def _reply(request: PoolRequest, engines: dict[Address, Engine]) -> PoolReply:
         engines[request.address] = engine
         if isinstance(request, Submit):
             return submit(engine, request.container, may_pull=request.address.pull == "missing")
-        return delete(engine, request.name, request.manager_id)
+        return delete(engine, request.name, request.manager_id, made=request.made)
     except Exception as error:  # noqa: BLE001 - the loop's edge: a bug here must not cost the job its result
         _log.exception("%s failed", type(request).__name__)
         engines.pop(request.address, None)

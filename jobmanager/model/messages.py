@@ -31,6 +31,7 @@ class Delete:
     address: Address
     name: str
     manager_id: str
+    made: bool = False  # it is known to be this manager's
     timeout_s: float
 
 

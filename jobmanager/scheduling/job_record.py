@@ -89,6 +89,7 @@ class HeldContainer:
 
     job_id: str
     host: str
+    made: bool = False  # its submitter said that it runs: nobody else has its name
     being_deleted: bool = False
     delete_tries: int = 0
     is_gone: bool = False  # only its volume is left

@@ -233,6 +233,7 @@ class Ledger:
         """A submitter's word; None when it died."""
         with self._lock:
             held = self._containers[container]
+            held.made = held.made or isinstance(reply, Submitted)
             job = self._job_of(container)
             if isinstance(reply, HostCannot) and reply.unreachable:
                 self._suspect(held.host, reply.reason)
@@ -312,9 +313,7 @@ class Ledger:
                     self._changed.notify_all()
                 delay_s = _DELETE_DELAYS_S[min(held.delete_tries, len(_DELETE_DELAYS_S) - 1)]
                 held.delete_tries += 1
-                self._orders.append(
-                    DeleteContainer(host=held.host, container=container, job_id=held.job_id, delay_s=delay_s)
-                )
+                self._orders.append(_deletion(container, held, delay_s))
 
     def strays(self, host: str, containers: Sequence[str]) -> None:
         """A host has containers with our label that its waiter was never told about: those of nobody are deleted."""
@@ -464,7 +463,7 @@ class Ledger:
         held = self._containers.get(container)
         if held is not None and not held.being_deleted:
             held.being_deleted = True
-            self._orders.append(DeleteContainer(host=held.host, container=container, job_id=held.job_id))
+            self._orders.append(_deletion(container, held))
 
     def _host_cannot(self, job: JobRecord, host: str, reply: HostCannot) -> None:
         job.trouble = [*job.trouble[-2:], f"{host}: {reply.reason}"]
@@ -563,6 +562,10 @@ class Ledger:
 
     def _expected_s(self, job: JobRecord) -> float:
         return self._durations.expected_s(job.kind, job.request.task.limits.wall_s)
+
+
+def _deletion(container: str, held: HeldContainer, delay_s: float = 0.0) -> DeleteContainer:
+    return DeleteContainer(host=held.host, container=container, job_id=held.job_id, made=held.made, delay_s=delay_s)
 
 
 def _is_given_up(held: HeldContainer) -> bool:

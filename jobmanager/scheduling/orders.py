@@ -81,6 +81,7 @@ class DeleteContainer:
     host: str
     container: str
     job_id: str
+    made: bool = False  # it is known to be ours; else the name may be a stranger's
     delay_s: float = field(default=0.0)
 
 
