@@ -19,7 +19,7 @@ from jobmanager.errors import DuplicateJob
 from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
 from tests.daemons import PrivateDaemon
 from tests.faults import QUICK, RUNS_ONCE, command_line, jobs_on, processes, ran_once
-from tests.proxy import ARCHIVE, ATTACH, CREATE, PAUSE, REMOVE, START, Proxy
+from tests.proxy import ARCHIVE, CREATE, PAUSE, START, Proxy
 
 SLEEPER = Task(BUSYBOX, command="echo begun; sleep 4; echo ended; exit 7")
 
@@ -86,29 +86,6 @@ def test_a_pool_worker_killed_after_start_costs_nothing(proxy: Proxy) -> None:
         assert kill_pool_workers()
         eventually(lambda: results, what="the job has ended")
     assert ran_once(results[0])
-
-
-@pytest.mark.parametrize("call", [CREATE, START, REMOVE], ids=["create", "start", "remove"])
-def test_lost_answers_of_the_engine_cost_nothing(proxy: Proxy, call: str) -> None:
-    """Case 13 for the pool's calls."""
-    results: list[JobResult] = []
-    with JobManager(proxy.url) as manager:
-        dropped = proxy.drop(call, on_reply=True, times=3)
-        for _ in range(4):
-            manager.new_job(RUNS_ONCE, callback=results.append)
-        eventually(lambda: len(results) == 4, within_s=40, what="all jobs have ended")
-        assert dropped.reached.wait(10)
-    assert all(ran_once(result) for result in results)
-
-
-def test_a_lost_answer_to_the_delivery_runs_the_program_once(proxy: Proxy) -> None:
-    results: list[JobResult] = []
-    with JobManager(proxy.url) as manager:
-        proxy.drop(ATTACH, on_reply=True, times=3)
-        for _ in range(4):
-            manager.new_job(RUNS_ONCE, callback=results.append)
-        eventually(lambda: len(results) == 4, within_s=40, what="all jobs have ended")
-    assert all(ran_once(result) for result in results)
 
 
 def test_pool_workers_killed_ten_times_in_a_run_of_many_jobs_lose_none(engine: str) -> None:
