@@ -20,6 +20,7 @@ from tests.proxy import CREATE, FEED, INSPECT, LOGS, REMOVE, START, STATS, Proxy
 pytestmark = [pytest.mark.engine, pytest.mark.daemon, pytest.mark.timeout(600)]
 
 LOST = 20
+EVENTS_HELD = 1_024  # by an engine, for one who does not read
 
 
 @pytest.fixture
@@ -121,6 +122,8 @@ def test_a_stranger_who_reads_no_events_slows_the_engine_down_and_costs_no_job(p
     with socket.socket(socket.AF_UNIX) as deaf:
         deaf.connect(private_engine.url.removeprefix("unix://"))
         deaf.sendall(b"GET /v1.41/events HTTP/1.1\r\nHost: docker\r\n\r\n")
+        for _ in range(EVENTS_HELD):
+            slow_event(image)
         eventually(lambda: all(slow_event(image) for _ in range(5)), within_s=300, what="the engine waits for the reader")
         with jobs_on(DockerHost(private_engine.url, max_concurrent_jobs=4)) as jobs:
             jobs.add(QUICK, 20)
