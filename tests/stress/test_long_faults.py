@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import socket
 import time
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ import docker
 import psutil
 import pytest
 
-from jobmanager import DockerHost, Outcome
+from jobmanager import DockerHost, Limits, Outcome
 from tests.conftest import BUSYBOX, eventually
 from tests.daemons import PrivateDaemon
 from tests.faults import LASTS, QUICK, RUNS_ONCE, jobs_on, ran_once
@@ -19,6 +20,7 @@ from tests.proxy import CREATE, FEED, INSPECT, LOGS, REMOVE, START, STATS, Proxy
 
 pytestmark = [pytest.mark.engine, pytest.mark.daemon, pytest.mark.timeout(600)]
 
+PATIENT = dataclasses.replace(RUNS_ONCE, limits=Limits(wall_time_s=600))
 LOST = 20
 EVENTS_HELD = 1_024  # by an engine, for one who does not read
 
@@ -78,13 +80,13 @@ def test_an_engine_whose_answers_come_five_seconds_late_loses_nothing(proxy: Pro
 
 @pytest.mark.parametrize("call", [CREATE, START, FEED, REMOVE], ids=["create", "start", "run", "remove"])
 def test_a_daemon_that_hangs_for_ninety_seconds_makes_and_runs_nothing_twice(private_engine: PrivateDaemon, call: str) -> None:
-    """Case 11."""
+    """Case 11. The jobs' own limit is later: one that is reached while nobody can look is a timeout."""
     with (
         Proxy(private_engine.url) as proxy,
         jobs_on(proxy.url, engine_timeout_s=5.0, host_lost_timeout_s=300.0) as jobs,
         proxy.hold(call) as held,
     ):
-        jobs.add(RUNS_ONCE, 3)
+        jobs.add(PATIENT, 3)
         assert held.reached.wait(30)
         private_engine.pause()
         try:
