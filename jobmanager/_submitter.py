@@ -31,7 +31,7 @@ def submit(engine: Engine, container: ContainerSpec, *, may_pull: bool = False) 
     except Unreachable as error:
         return HostCannot(reason=str(error), unreachable=True)
     except (ImageMissing, EngineFailed, NoSuchContainer) as error:
-        return HostCannot(reason=str(error), unreachable=False)
+        return HostCannot(reason=str(error), unreachable=False, image_gone=isinstance(error, ImageMissing))
     except EngineError as error:
         return _refusal(str(error), container.image)
     return Submitted(container_id=container_id, image_command=defaults.command, took_s=time.monotonic() - began)

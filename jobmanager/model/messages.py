@@ -50,6 +50,7 @@ class HostCannot:
 
     reason: str
     unreachable: bool
+    image_gone: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -57,6 +57,7 @@ class Host:
         self.free_memory_mib = 0  # of that, what is available too
         self._looks = 0
         self._aliases = aliases
+        self._all_images: tuple[Image, ...] = ()
         self._images: dict[str, str] = {}
 
     @property
@@ -71,13 +72,21 @@ class Host:
     def answers(self, info: EngineInfo, images: Iterable[Image]) -> None:
         """It is up, and this is what it has."""
         self.status, self.reason, self.info = HostStatus.UP, "", info
-        self._images = _by_name(images)
+        self._all_images = tuple(images)
+        self._images = _by_name(self._all_images)
         self._looks += 1
         self._count_memory(info)
 
     def silent(self, reason: str) -> None:
         """It is down. What it had is remembered: a job for it waits instead of being refused."""
         self.status, self.reason = HostStatus.DOWN, reason
+
+    def forget_image(self, image_id: str) -> bool:
+        """An image is gone, seen before the next look; False when it was not known. An older one may have its names."""
+        left = tuple(image for image in self._all_images if image.id != image_id)
+        was_known = len(left) < len(self._all_images)
+        self._all_images, self._images = left, _by_name(left)
+        return was_known
 
     def image(self, environment: str) -> str | None:
         """The image that stands for an environment here; None when it has none and may not fetch it."""

@@ -30,6 +30,7 @@ class JobRecord:
     host: str | None = None
     container: str = ""
     container_id: str = ""
+    image: str = ""
     image_command: tuple[str, ...] = ()
     token: str = ""
     placements: int = 0  # makes its containers' names: one is never used again

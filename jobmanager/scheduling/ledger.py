@@ -404,6 +404,7 @@ class Ledger:
         if image is None:
             self._host_cannot(job, job.host, HostCannot(reason="its image is gone", unreachable=False))
             return
+        job.image = image
         self._orders.append(SubmitJob(host=job.host, container=job.container, image=image, request=job.request))
 
     def _watch(self, job: JobRecord, *, taken_over: bool = False) -> None:
@@ -471,7 +472,8 @@ class Ledger:
             job.times_unreachable += 1
         else:
             job.failures += 1
-            job.needs = replace(job.needs, excluded=job.needs.excluded | {host})
+            if not (reply.image_gone and self._hosts[host].forget_image(job.image)):
+                job.needs = replace(job.needs, excluded=job.needs.excluded | {host})
             self._orders.append(LookAtHost(host=host))
         self._happen(job, Happening.HOST_CANNOT)
 

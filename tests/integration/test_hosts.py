@@ -7,7 +7,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import wait
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import docker
@@ -308,6 +308,18 @@ def test_an_image_that_vanished_from_one_host_unnoticed_runs_on_the_other(urls: 
 
         assert where(futures) == {"b": 3}
         assert all("host_cannot" in [step.name for step in future.result().steps] for future in futures)
+
+
+def test_an_environment_whose_newest_image_vanished_unnoticed_runs_in_the_one_before(urls: tuple[str, str]) -> None:
+    with image(urls[0], "older:1", label="twice"), ExitStack() as newer:
+        second = int(time.time())
+        eventually(lambda: int(time.time()) > second, what="the next image is newer by the engine's clock")
+        newer.enter_context(image(urls[0], "newer:1", label="twice"))
+        with managing(DockerHost(urls[0], name="a", max_concurrent_jobs=1)) as manager:
+            assert ClientSync(manager).new_job(Task("newer:1", command="true"), None).outcome is Outcome.SUCCESS
+            newer.close()
+            job = manager.submit(Task("twice", command="true"), debug=True)
+            assert job.result(LOOK_S).outcome is Outcome.SUCCESS
 
 
 def test_a_host_that_may_fetch_images_but_reaches_no_registry_says_so_once(urls: tuple[str, str]) -> None:

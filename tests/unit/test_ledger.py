@@ -801,6 +801,30 @@ def test_an_image_that_vanishes_makes_its_jobs_wait_and_one_that_appears_lets_th
     assert driver.placed() == {"second": "a"}
 
 
+def test_an_older_image_of_the_same_name_takes_the_place_of_one_that_is_gone():
+    newer = replace(PYTHON, id="sha256:newer", references=("newer:1",), created_at_s=2.0)
+    driver = Driver({"a": 1})
+    driver.answers("a", PYTHON, newer)
+    driver.accept("j")
+    container = driver.place("j")
+
+    driver.ledger.submitted(container, HostCannot(reason="No such image", unreachable=False, image_gone=True))
+    driver.ledger.deleted(container)
+
+    assert [order.image for order in driver.of(SubmitJob)] == ["sha256:newer", "sha256:py"]
+    assert driver.of(LookAtHost)
+
+
+def test_an_image_that_is_gone_without_another_ends_its_jobs_at_once():
+    driver = Driver({"a": 1})
+    driver.accept("j")
+
+    driver.ledger.submitted(driver.place("j"), HostCannot(reason="No such image: py", unreachable=False, image_gone=True))
+
+    assert driver.result("j").verdict.evidence[0].kind == "no_host"
+    assert "No such image: py" in driver.result("j").verdict.text
+
+
 def test_an_image_that_has_vanished_for_good_makes_its_jobs_crashes_in_words():
     driver = Driver({"a": 1, "b": 1})
     for name in ("runs", "runs too", "waits"):
