@@ -30,6 +30,7 @@ _DRAIN_GLANCE_S = 0.05
 _FIRST_OUTPUT_S = 2.0  # a log that stays empty for so long belongs to a container that had no job yet
 _SILENT_S = 2.0  # after which an open stream of a container that has ended is given up
 _LAST_WORDS_S = 5.0  # between the end mark and the rest that PID 1 says
+_UNTOLD_S = 1.0  # between looks at a CPU counter that the engine does not tell
 _FEED_S = 60.0
 _COLLECT_TRIES = 3
 _RETRY_S = (0.1, 0.2, 0.5, 1.0, 2.0)
@@ -83,6 +84,7 @@ class Watch:
         self._cpu_time_s: float | None = None
         self._peak_memory_bytes: int | None = None
         self._outage_s = 0.0
+        self._survived_outage_s = 0.0
         self._timings: dict[str, float] = {}
 
     def kill(self) -> None:
@@ -134,17 +136,20 @@ class Watch:
                 if state.in_removal:
                     raise NoSuchContainer(self._job.container_name)  # soon: whoever looks later must see the same
                 return state
-            if stream is None:
-                self._kill_asked.wait(_RETRY_S[0])
+            if not has_ended:
+                self._survived_outage_s = self._outage_s
+            if self._outage_s != outage_before:
+                self._catching_up_until = 0.0  # the engine needs as long again to show its log
+            self._kill_asked.wait(_RETRY_S[0])
             stream = self._reread() if self._delivered else self._take_over()
 
     def _follow_and_stop(self, stream: OutputStream | None) -> _Over:
+        over = self._glance()  # a log that ends at once, again and again, must not keep us from looking at the clocks
         if stream is None:
-            over = self._glance() or _Over.BROKEN
-            self._stop(stream, over)
-            return over
+            self._stop(stream, over or _Over.BROKEN)
+            return over or _Over.BROKEN
         try:
-            over = self._follow(stream)
+            over = over or self._follow(stream)
             self._stop(stream, over)
             return over
         finally:
@@ -189,10 +194,13 @@ class Watch:
         return None
 
     def _reread(self) -> OutputStream | None:
-        """The output again from its beginning, as the log kept it. Until it has been read, no deadline is looked at."""
-        self._transcript = self._new_transcript()
+        """The output again from its beginning, as the log kept it.
+
+        Until it has been read, no deadline is looked at; nor for ever, as a log may not be readable any more.
+        """
+        self._transcript, self._ended_at = self._new_transcript(), None
         self._reads_log = True
-        self._catching_up_until = self._clock() + _FIRST_OUTPUT_S
+        self._catching_up_until = self._catching_up_until or self._clock() + _FIRST_OUTPUT_S
         try:
             return self._engine.logs(self._job.container_id)
         except Unreachable:
@@ -272,23 +280,27 @@ class Watch:
     def _look_at_cpu(self) -> _Over | None:
         """The counter of the whole container; the next look is due when it could have reached the limit."""
         limits = self._job.limits
-        self._measure()
+        if not self._measure():
+            self._next_cpu_look = self._clock() + _UNTOLD_S
+            return None
         if self._cpu_time_s is not None and self._cpu_time_s >= limits.cpu_time_s:
             return self._reached(Limit.CPU, self._cpu_time_s)
         left_s = limits.cpu_time_s - (self._cpu_time_s or 0.0)
         self._next_cpu_look = self._clock() + max(0.1, left_s / limits.cpus)
         return None
 
-    def _measure(self) -> None:
-        """The engine's counters, which no program can reach."""
+    def _measure(self) -> bool:
+        """The engine's counters, which no program can reach; False when it does not tell them."""
         try:
             used = self._engine.usage(self._job.container_id)
         except EngineError as error:
             _log.debug("usage of %s: %s", self._job.container_name, error)  # the stream will tell what is the matter
-            return
-        if used is not None:
-            self._cpu_time_s = max(0.0, (used.cpu_time_ns - self._transcript.cpu_before_ns) / 1e9)
-            self._peak_memory_bytes = used.peak_memory_bytes
+            return False
+        if used is None:
+            return False
+        self._cpu_time_s = max(0.0, (used.cpu_time_ns - self._transcript.cpu_before_ns) / 1e9)
+        self._peak_memory_bytes = used.peak_memory_bytes
+        return True
 
     def _has_ended_unheard(self) -> bool:
         """Whether the program had ended by itself, and only the log lacks it, as it does where the engine's disk is full."""
@@ -440,6 +452,7 @@ class Watch:
             state=state,
             gone=gone,
             outage_s=self._outage_s,
+            survived_outage_s=self._survived_outage_s,
             host_lost=host_lost,
             trouble=trouble,
             stdout=bytes(transcript.stdout),

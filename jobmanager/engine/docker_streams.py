@@ -58,7 +58,10 @@ class LogStream:
             data = self._pieces.get(timeout=max(timeout_s, 0.001))
         except queue.Empty:
             return []
-        return self._frames.feed(data) if data else None
+        if not data:
+            self._closing.set()  # whoever reads on sees the end again
+            return None
+        return self._frames.feed(data)
 
     def close(self) -> None:
         self._closing.set()

@@ -49,6 +49,7 @@ class RunFacts:
     state: ContainerState | None = None  # asked for when it ended without an end mark
     gone: bool = False  # the engine knows no such container any more
     outage_s: float = 0.0  # how long the engine could not be reached during the run
+    survived_outage_s: float = 0.0  # of that, what was over while the container still ran
     unreachable: str = ""  # with untouched: the engine's silence is why
     host_lost: bool = False  # it was given up
     trouble: str = ""  # what else went wrong on our side

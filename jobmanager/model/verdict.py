@@ -127,7 +127,7 @@ def _crash(facts: RunFacts) -> Verdict | None:
         return None
     if facts.gone:
         return crash_verdict("removed", "the container was removed by somebody else", _INSPECT)
-    if facts.outage_s > 0:
+    if facts.outage_s > facts.survived_outage_s:
         return crash_verdict("engine_away", "the engine was away when the container ended", "our record of the outage")
     if facts.trouble:
         return crash_verdict("trouble", facts.trouble)

@@ -392,6 +392,12 @@ def test_logs_of_an_ended_container_are_all_that_it_printed(place: Place) -> Non
     assert err.startswith(ALL_BYTES + begin + b" end 3 ")
 
 
+def test_a_log_that_was_read_to_its_end_reads_as_ended_ever_after(place: Place) -> None:
+    stream = place.followed(place.ended())
+    everything(stream)
+    assert stream.read(0.1) is None
+
+
 def test_unread_logs_never_hold_a_container_up(place: Place) -> None:
     limits = Limits(memory_mib=64, workspace_mib=4, output_kib=4096)
     run, stream = place.begin("echo go; sleep 0.2; yes | head -c 3000000; touch ready", limits=limits)

@@ -1,0 +1,220 @@
+"""A watch whose engine answers some calls and not others."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+from jobmanager import Limits
+from jobmanager._watch import Watch
+from jobmanager.engine.protocol import Chunk, NotRunning, OutputStream, Unreachable
+from jobmanager.model.container import ContainerState, EngineInfo, Phase, Usage
+from jobmanager.model.facts import Limit, RunFacts
+from jobmanager.model.messages import Watch as WatchMessage
+from jobmanager.model.verdict import judge
+
+TOKEN = "0123456789abcdef"
+BEGUN = Chunk(False, f"\x1e{TOKEN} got 1\n".encode())
+RUNS = ContainerState(id="c", name="n", phase=Phase.RUNNING, started_at_s=1.0)
+ENDED = ContainerState(id="c", name="n", phase=Phase.ENDED, started_at_s=1.0, exit_code=137)
+
+
+class Clock:
+    """A clock that goes on by itself, a little with each look at it."""
+
+    def __init__(self, step_s: float = 0.1) -> None:
+        self._seconds = itertools.count()
+        self._step_s = step_s
+
+    def __call__(self) -> float:
+        return 1000.0 + next(self._seconds) * self._step_s
+
+
+class Stream:
+    """A container's output: pieces, each for one read, then its end."""
+
+    def __init__(self, *pieces: list[Chunk]) -> None:
+        self._pieces = list(pieces)
+
+    def read(self, timeout_s: float) -> list[Chunk] | None:
+        return self._pieces.pop(0) if self._pieces else None
+
+    def close(self) -> None:
+        pass
+
+
+class StubEngine:
+    """A container that runs on while its attached stream breaks; what else is the matter, its children say."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+        self.looks_at_cpu = 0
+
+    def attach(self, container: str) -> OutputStream:
+        return Stream([BEGUN])
+
+    def feed(self, *_: object) -> None:
+        pass
+
+    def logs(self, container: str) -> OutputStream:
+        return Stream([BEGUN])
+
+    def inspect(self, container: str) -> ContainerState:
+        self.looks += 1
+        return RUNS
+
+    def info(self) -> EngineInfo:
+        return EngineInfo(version="20.10", cores=1, memory_mib=1, now_s=1e9, cgroup="1")
+
+    def usage(self, container: str) -> Usage | None:
+        self.looks_at_cpu += 1
+        return None
+
+    def archive(self, *_: object) -> list[bytes]:
+        return []
+
+    def pause(self, container: str) -> None:
+        raise NotRunning(container)
+
+    kill = pause
+
+    def close(self) -> None:
+        pass
+
+
+def watch(engine: StubEngine, *, taken_over: bool = False, limits: Limits | None = None) -> Watch:
+    job = WatchMessage(
+        job_id="j",
+        container_id="c",
+        container_name="n",
+        token=TOKEN,
+        command="true",
+        env={},
+        files={},
+        stdin=b"",
+        limits=limits or Limits(wall_time_s=30),
+        collect=(),
+        taken_over=taken_over,
+    )
+    return Watch(job, engine, host_lost_timeout_s=60.0, send=lambda _: None, clock=Clock())  # type: ignore[arg-type]
+
+
+def judged(facts: RunFacts) -> tuple[str, str]:
+    verdict = judge(facts, Limits())
+    return verdict.outcome.value, verdict.evidence[0].kind
+
+
+class LogEndsAtOnce(StubEngine):
+    """Its log can be asked for, and ends at once: its file is damaged, say."""
+
+    asked_for_its_log: Callable[[], None] = staticmethod(lambda: None)
+
+    def logs(self, container: str) -> OutputStream:
+        self.asked_for_its_log()
+        return Stream()
+
+
+def test_a_job_whose_log_ends_at_once_again_and_again_is_stopped_at_its_wall_clock_limit():
+    engine = LogEndsAtOnce()
+
+    facts = watch(engine, limits=Limits(cpu_time_s=300, wall_time_s=5)).run()
+
+    assert facts.wall_time_s is not None and 5 <= facts.wall_time_s < 25
+    assert engine.looks < 50
+
+
+def test_a_job_that_was_taken_over_and_whose_log_ends_at_once_is_stopped_at_its_wall_clock_limit():
+    facts = watch(LogEndsAtOnce(), taken_over=True, limits=Limits(cpu_time_s=300, wall_time_s=5)).run()
+
+    assert facts.wall_time_s is not None and 5 <= facts.wall_time_s < 25
+
+
+def test_a_kill_ends_a_job_whose_log_ends_at_once_again_and_again():
+    engine = LogEndsAtOnce()
+    asked = watch(engine, limits=Limits(cpu_time_s=3000, wall_time_s=9000))
+    engine.asked_for_its_log = asked.kill
+
+    facts = asked.run()
+
+    assert facts.stopped is None and facts.wall_time_s is not None and facts.wall_time_s < 10
+
+
+class LosesTheRestOfTheEnd(StubEngine):
+    """It breaks the stream between the end mark and PID 1's last word, and is away for longer than PID 1 is waited for."""
+
+    def attach(self, container: str) -> OutputStream:
+        return Stream([BEGUN], [said("end 7 2 - - - 0", stderr=True)])
+
+    def logs(self, container: str) -> OutputStream:
+        end = "end 7 2 - - - 0"
+        return Stream([BEGUN], [Chunk(False, b"whole\n")], [said(end, stderr=True), said(end), said("bye")])
+
+    def inspect(self, container: str) -> ContainerState:
+        state = super().inspect(container)
+        if 1 < self.looks < 4:
+            raise Unreachable("away")
+        return state
+
+
+def said(words: str, *, stderr: bool = False) -> Chunk:
+    return Chunk(stderr, f"\x1e{TOKEN} {words}\n".encode())
+
+
+def test_an_end_that_was_half_told_before_an_outage_is_heard_whole_after_it():
+    engine = LosesTheRestOfTheEnd()
+    tried = watch(engine)
+    tried._clock = Clock(step_s=1.0)
+
+    facts = tried.run()
+
+    assert facts.end is not None and facts.end.exit_code == 7
+    assert facts.stdout == b"whole\n"
+
+
+class AwayAndLaterStopped(StubEngine):
+    """It is away for a while, the container lives on, and is stopped later."""
+
+    def inspect(self, container: str) -> ContainerState:
+        state = super().inspect(container)
+        if self.looks == 2:
+            raise Unreachable("away")
+        return state if self.looks < 4 else ENDED
+
+
+def test_an_outage_that_a_container_survived_is_not_why_it_ended():
+    facts = watch(AwayAndLaterStopped()).run()
+
+    assert facts.outage_s > 0
+    assert judged(facts) == ("crash", "stopped_by_stranger")
+
+
+class StoppedWhileAway(AwayAndLaterStopped):
+    """It is away for a while, and back the container has ended."""
+
+    def inspect(self, container: str) -> ContainerState:
+        state = super().inspect(container)
+        return state if self.looks < 3 else ENDED
+
+
+def test_an_outage_in_which_a_container_ended_is_why():
+    assert judged(watch(StoppedWhileAway()).run()) == ("crash", "engine_away")
+
+
+class TellsCpuLate(StubEngine):
+    """It does not tell the CPU counter at first."""
+
+    def attach(self, container: str) -> OutputStream:
+        return Stream([BEGUN], *([] for _ in range(10_000)))
+
+    def usage(self, container: str) -> Usage | None:
+        super().usage(container)
+        if self.looks_at_cpu < 3:
+            raise Unreachable("not now")
+        return Usage(cpu_time_ns=11 * 10**9, peak_memory_bytes=None)
+
+
+def test_a_cpu_counter_that_the_engine_did_not_tell_is_looked_at_again_soon():
+    facts = watch(TellsCpuLate(), limits=Limits(cpu_time_s=10, wall_time_s=1000)).run()
+
+    assert facts.stopped is not None and facts.stopped.limit is Limit.CPU
+    assert facts.wall_time_s is not None and facts.wall_time_s < 16
