@@ -252,6 +252,7 @@ class DockerEngine:
 
     def close(self) -> None:
         if self._client_made is not None:
+            _close_pools(self._client_made)
             self._client_made.close()
             self._client_made = None
 
@@ -339,6 +340,14 @@ def _innermost(error: BaseException) -> str:
         if not isinstance(inner, BaseException):
             return f"{type(error).__name__}: {error}" if not isinstance(error, OSError) else str(error)
         error = inner
+
+
+def _close_pools(client: docker.APIClient) -> None:
+    """A TCP client leaves that to the pools' end, and whoever holds a stream holds its pool."""
+    for adapter in client.adapters.values():
+        pools = adapter.poolmanager.pools if hasattr(adapter, "poolmanager") else {}
+        for key in pools.keys():  # noqa: SIM118 - no mapping: it cannot be iterated over
+            pools[key].close()
 
 
 def _send_all(plain: socket.socket, payload: bytes, timeout_s: float, goes_on: Callable[[], bool]) -> None:
