@@ -33,6 +33,7 @@ _LAST_WORDS_S = 5.0  # between the end mark and the rest that PID 1 says
 _UNTOLD_S = 1.0  # between looks at a CPU counter that the engine does not tell
 _FEED_S = 60.0
 _COLLECT_TRIES = 3
+_MOST_STOPS_LOST = 3
 _RETRY_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 
 
@@ -80,6 +81,8 @@ class Watch:
         self._first_start_s = 0.0  # by the engine's clock; 0 where an earlier waiter delivered the job
         self._start_the_clocks(clock() - job.elapsed_s)
         self._stopped: Stopped | None = None
+        self._stop_was_lost = False  # the latest one: the engine did not answer
+        self._stops_lost = 0
         self._ended_at: float | None = None
         self._cpu_time_s: float | None = None
         self._peak_memory_bytes: int | None = None
@@ -151,7 +154,7 @@ class Watch:
         try:
             over = over or self._follow(stream)
             self._stop(stream, over)
-            return over
+            return self._seen_afterwards(over)
         finally:
             stream.close()
 
@@ -324,10 +327,26 @@ class Watch:
             return
         if self._ended_at is None:
             self._ended_at = self._clock()
-        freezes = over is _Over.LIMIT
+        freezes, self._stop_was_lost = over is _Over.LIMIT, False
         acting = threading.Thread(target=self._pause if freezes else self._kill, name="jobmanager-stop", daemon=True)
         acting.start()
         self._drain(stream, acting, until=self._clock() + (0.0 if freezes else _DRAIN_S))
+
+    def _seen_afterwards(self, over: _Over) -> _Over:
+        """What a stop turns out to be, where the engine had been hanging: the program may have ended by itself meanwhile.
+
+        A stop that the engine did not take was none, so all is looked at again once it answers.
+        """
+        if self._stopped is None or over is not _Over.LIMIT:
+            return over
+        if self._stopped.limit is Limit.WALL and self._transcript.end is not None:
+            self._stopped = None
+            return _Over.COMPLETE
+        if self._stop_was_lost and self._stops_lost < _MOST_STOPS_LOST:
+            self._stops_lost += 1
+            self._stopped = self._ended_at = None
+            return _Over.BROKEN
+        return over
 
     def _drain(self, stream: OutputStream, acting: threading.Thread, *, until: float) -> None:
         """Read until the time is over, and while the engine is at it: what is attached and unread it cannot stop."""
@@ -347,6 +366,7 @@ class Watch:
         try:
             self._engine.pause(self._job.container_id)
         except EngineError as error:
+            self._stop_was_lost = isinstance(error, Unreachable)
             _log.debug("pause of %s: %s", self._job.container_name, error)
 
     def _collect(self) -> tuple[bytes | None, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -12,7 +13,7 @@ from jobmanager import DockerHost, JobManager, Limits, Outcome, Task
 from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
 from tests.daemons import PrivateDaemon
 from tests.faults import ENDLESS, LASTS, QUICK, RUNS_ONCE, jobs_on, proof, ran_once
-from tests.proxy import CREATE, FEED, REMOVE, START, Proxy
+from tests.proxy import CREATE, FEED, INSPECT, PAUSE, REMOVE, START, Proxy
 
 pytestmark = [pytest.mark.engine, pytest.mark.daemon]
 
@@ -121,6 +122,27 @@ def test_a_daemon_that_hangs_for_a_while_makes_and_runs_nothing_twice(daemon: Pr
         results = jobs.results()
     assert all(ran_once(result) for result in results), results
     assert len(proxy.delivered) == len(set(proxy.delivered)) == 3
+
+
+@pytest.mark.parametrize("engine_timeout_s", [30.0, 2.0], ids=["waited for", "given up"])
+def test_a_daemon_that_hangs_past_a_jobs_deadline_does_not_make_its_own_end_a_timeout(
+    daemon: PrivateDaemon, engine_timeout_s: float
+) -> None:
+    """Case 11: it had ended in time, and only its last words came late."""
+    in_time = replace(RUNS_ONCE, limits=Limits(wall_time_s=3))
+    with Proxy(daemon.url) as proxy, jobs_on(proxy.url, engine_timeout_s=engine_timeout_s) as jobs:
+        jobs.add(in_time)
+        jobs.wait_until_running(1)
+        looks = proxy.count(INSPECT)
+        daemon.pause()
+        try:
+            eventually(lambda: proxy.count(PAUSE), within_s=30, what="its deadline is over")
+            if engine_timeout_s < 10:
+                eventually(lambda: proxy.count(INSPECT) > looks, within_s=30, what="the stop was given up")
+        finally:
+            daemon.resume()
+        (result,) = jobs.results()
+    assert ran_once(result), result
 
 
 def test_a_killed_shim_is_one_crash_and_no_process_is_left(daemon: PrivateDaemon) -> None:
