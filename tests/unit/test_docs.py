@@ -261,7 +261,26 @@ def test_every_fault_and_every_call_of_the_fake_engine_is_named() -> None:
         assert f"`{name}`" in text, name
 
 
-# ---- security
+# ---- reliability and security
+
+
+def test_every_case_is_listed_and_names_tests_that_there_are() -> None:
+    rows = table(text_of("docs/reliability.md"), "case", "what is done")
+    assert [int(row[0]) for row in rows] == [*range(1, 42), 44, 45, 46]  # 42 and 43 are attacks: docs/security.md
+    assert all(quoted(row[3]) and row[4] for row in rows)
+    assert [name for row in rows for name in named_in(row[3]) if not (is_test(name) or is_test_file(name))] == []
+
+
+def named_in(cell: str) -> list[str]:
+    """The tests of a table's cell; one that begins with ``::`` is in the file of the one before."""
+    found: list[str] = []
+    for name in quoted(cell):
+        found.append(found[-1].partition("::")[0] + name if name.startswith("::") else name)
+    return [name for name in found if not name.startswith("make ")]
+
+
+def is_test_file(name: str) -> bool:
+    return "::" not in name and (TOP / "tests" / name).is_file()
 
 
 def test_every_attack_names_tests_that_there_are() -> None:
