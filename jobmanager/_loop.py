@@ -132,8 +132,8 @@ class Loop:
             AnnounceJob: self._announce,
             SubmitJob: self._submit,
             WatchJob: self._watch,
-            FindWaiter: lambda order: self._ledger.waiter_died(order.host, [order.job_id]),
-            StopJob: lambda order: self._waiters.kill(order.job_id, order.container),
+            FindWaiter: lambda order: self._ledger.waiter_died([order.container]),
+            StopJob: lambda order: self._waiters.kill(order.container),
             DeliverJob: self._callbacks.put,
             DeleteContainer: self._delete,
             AnnounceHostDown: self._announce_host_down,
@@ -232,7 +232,7 @@ class Loop:
                 self._pool_replied(ticket, None)
             self._pool.dispatch()
         elif (lost := self._waiters.gone(child)) is not None:
-            self._ledger.waiter_died(lost.host, lost.jobs)
+            self._ledger.waiter_died(lost.containers)
             if not lost.has_spoken:
                 self._host_silent(lost.host, HostSilent(reason="the process that was to look at it died at once"))
         else:
@@ -251,12 +251,13 @@ class Loop:
             self._ledger.delete_failed(ticket.container)
 
     def _deleted(self, ticket: Ticket) -> None:
+        self._waiters.ended(ticket.container)
         job_id = self._ledger.deleted(ticket.container)
         if job_id:
             self._hooks.fire(JobDeleted(at_s=time.time(), job_id=job_id, host=ticket.host))
 
     def _ended(self, _: str, said: Ended) -> None:
-        self._waiters.ended(said.job_id)
+        self._waiters.ended(said.container_name)
         self._ledger.ended(said.container_name, said.facts)
 
     def _host_answers(self, host: str, said: HostAnswers) -> None:
@@ -323,10 +324,10 @@ class Loop:
             stopped=order.stopped,
         )
         if not self._waiters.watch(order.host, job):
-            self._do_later(_NO_WAITER_S, FindWaiter(host=order.host, job_id=request.job_id))
+            self._do_later(_NO_WAITER_S, FindWaiter(container=order.container))
             return
         if order.kill_at_once:
-            self._waiters.kill(request.job_id, order.container)
+            self._waiters.kill(order.container)
         if not order.taken_over:
             self._hooks.fire(JobStarted(at_s=time.time(), job_id=request.job_id, host=order.host))
 

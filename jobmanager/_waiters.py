@@ -37,7 +37,7 @@ class _Waiter:
     silent_s: float = 0.0
     has_spoken: bool = False
     knows_retired: frozenset[str] = frozenset()
-    jobs: set[str] = field(default_factory=set)
+    containers: set[str] = field(default_factory=set)  # by name: a job that is run again has another one
 
     @property
     def host(self) -> str:
@@ -50,7 +50,7 @@ class Lost:
     """What a waiter's death leaves."""
 
     host: str
-    jobs: tuple[str, ...]  # that nobody watches now
+    containers: tuple[str, ...]  # that nobody watches now
     has_spoken: bool  # False: it died before its first word
 
 
@@ -98,15 +98,15 @@ class Waiters:
         waiters = [waiter for waiter in self._waiters.values() if waiter.host == host]
         if not waiters:
             return False
-        waiter = min(waiters, key=lambda waiter: len(waiter.jobs))
-        waiter.jobs.add(job.job_id)
+        waiter = min(waiters, key=lambda waiter: len(waiter.containers))
+        waiter.containers.add(job.container_name)
         waiter.child.send(job)
         return True
 
-    def kill(self, job_id: str, container: str) -> None:
-        """Have a job's container killed."""
+    def kill(self, container: str) -> None:
+        """Have a container killed."""
         for waiter in self._waiters.values():
-            if job_id in waiter.jobs:
+            if container in waiter.containers:
                 waiter.child.send(Kill(container_name=container))
 
     def look(self, host: str) -> None:
@@ -123,22 +123,22 @@ class Waiters:
         waiter.silent_s, waiter.has_spoken = 0.0, True
         return waiter.host
 
-    def ended(self, job_id: str) -> None:
-        """A waiter has reported a job's end."""
+    def ended(self, container: str) -> None:
+        """A waiter has reported a container's end, or nothing is left of it."""
         for waiter in self._waiters.values():
-            waiter.jobs.discard(job_id)
+            waiter.containers.discard(container)
 
     def gone(self, child: Child) -> Lost | None:
         """A waiter has died; another one is started."""
         waiter = self._waiters.pop(child, None)
         if waiter is None:
             return None
-        _log.warning("a waiter of host %s died with %d jobs; another takes over", waiter.host, len(waiter.jobs))
+        _log.warning("a waiter of host %s died with %d jobs; another takes over", waiter.host, len(waiter.containers))
         now = self._clock()
         lived_long = now - waiter.started_at > _LIVED_LONG_S
         self._to_start.append((now if lived_long else now + _RESTART_PAUSE_S, waiter.settings))
         self.do_what_is_due()
-        return Lost(host=waiter.host, jobs=tuple(sorted(waiter.jobs)), has_spoken=waiter.has_spoken)
+        return Lost(host=waiter.host, containers=tuple(sorted(waiter.containers)), has_spoken=waiter.has_spoken)
 
     def do_what_is_due(self) -> None:
         """Start what waits to be started, and end waiters that hang: another takes over when they are gone."""

@@ -284,12 +284,12 @@ class Ledger:
                 self._durations.record(job.kind, facts.wall_time_s)
             self._happen(job, Happening.RUN_ENDED)
 
-    def waiter_died(self, host: str, job_ids: Sequence[str]) -> None:
+    def waiter_died(self, containers: Sequence[str]) -> None:
         """Its list goes to another waiter."""
         with self._lock:
-            for job_id in job_ids:
-                job = self._jobs.get(job_id)
-                if job is not None and job.host == host:
+            for container in containers:
+                job = self._job_of(container)
+                if job is not None:
                     self._happen(job, Happening.WAITER_DIED)
 
     def deleted(self, container: str) -> str | None:

@@ -46,10 +46,9 @@ class WatchJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FindWaiter:
-    """Its host has no waiter at the moment: ask the ledger again, which knows what has happened to the job meanwhile."""
+    """Its host has no waiter at the moment: ask the ledger again, which knows what has happened to its job meanwhile."""
 
-    host: str
-    job_id: str
+    container: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -403,7 +403,7 @@ def test_what_a_waiter_was_about_to_stop_a_job_for_is_told_to_the_next_one_and_f
     stopped = Stopped(limit=Limit.WALL, measured=90.0)
 
     driver.ledger.stops(container, stopped)
-    driver.ledger.waiter_died("a", ["j"])
+    driver.ledger.waiter_died([container])
     assert driver.watches()[-1].stopped == stopped
 
     driver.end(container, CUT_OFF[0])
@@ -457,7 +457,7 @@ def test_another_waiter_takes_over_the_list_of_one_that_died():
     driver.orders.clear()
     host = containers["k"][1]
 
-    driver.ledger.waiter_died(host, ["j", "k", "l", "unknown"])
+    driver.ledger.waiter_died([*(container for container, place in containers.values() if place == host), "unknown"])
 
     taken_over = {watch.request.job_id: watch for watch in driver.watches()}
     assert set(taken_over) == {job_id for job_id in "jkl" if containers[job_id][1] == host}
@@ -465,6 +465,22 @@ def test_another_waiter_takes_over_the_list_of_one_that_died():
     assert taken_over["k"].kill_at_once
     assert taken_over["k"].token
     assert not any(watch.kill_at_once for job_id, watch in taken_over.items() if job_id != "k")
+
+
+def test_the_death_of_a_waiter_that_still_had_a_jobs_earlier_container_hands_nothing_over():
+    """A run without a word, long past every limit, is given up while its waiter has it still."""
+    driver = Driver({"a": 2}, host_lost_timeout_s=60.0)
+    driver.accept("j", RETRIED)
+    earlier = driver.run("j")
+    driver.clock.now += RETRIED.limits.wall_s + 60 + 61
+    driver.ledger.tick()
+    later = driver.run("j")
+    assert later != earlier
+    driver.orders.clear()
+
+    driver.ledger.waiter_died([earlier])
+
+    assert not driver.watches()
 
 
 def test_no_word_long_past_every_limit_is_a_crash_and_not_before():

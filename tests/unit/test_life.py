@@ -128,7 +128,7 @@ REPORTS = {
     "untouched": lambda driver, container: driver.end(container, RunFacts(began=False, untouched=True)),
     "gone": lambda driver, container: driver.end(container, RunFacts(began=True, gone=True)),
     "host lost": lambda driver, container: driver.end(container, RunFacts(began=True, host_lost=True, outage_s=61)),
-    "waiter died": lambda driver, container: driver.ledger.waiter_died("a", ["j"]),
+    "waiter died": lambda driver, container: driver.ledger.waiter_died([container]),
     "kill": lambda driver, container: driver.ledger.kill("j", KillReason.KILL_JOB),
     "give up": lambda driver, container: driver.ledger.give_up_all(),
     "host silent": lambda driver, container: driver.ledger.host_silent("a", "away"),

@@ -177,8 +177,8 @@ class World:
             return
         host = self.ledger.containers().get(container)
         if host is not None and self.goes_wrong() and self.random.random() < 0.5:
-            job_id = self.watched.pop(container)
-            self.ledger.waiter_died(host, [job_id, "somebody else's"])
+            del self.watched[container]
+            self.ledger.waiter_died([container, "somebody else's"])
             return
         if self.goes_wrong() and self.random.random() < 0.05:
             return  # it never says a word: overdue

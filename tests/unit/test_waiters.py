@@ -1,0 +1,69 @@
+"""What the manager knows of its waiters: which containers each has, whatever becomes of their jobs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from jobmanager import DockerHost, Limits, _waiters
+from jobmanager._waiters import Waiters
+from jobmanager.model.host import Address
+from jobmanager.model.messages import Kill
+from jobmanager.model.messages import Watch as WatchMessage
+
+
+class RecordedChild:
+    """A child that only remembers what it was told."""
+
+    made: list[RecordedChild]
+
+    def __init__(self, *_: object) -> None:
+        self.told: list[Any] = []
+        self.made.append(self)
+
+    def send(self, message: object) -> None:
+        self.told.append(message)
+
+
+@pytest.fixture
+def children(monkeypatch: pytest.MonkeyPatch) -> list[RecordedChild]:
+    monkeypatch.setattr(RecordedChild, "made", [], raising=False)
+    monkeypatch.setattr(_waiters, "Child", RecordedChild)
+    return RecordedChild.made
+
+
+def two_hosts() -> Waiters:
+    hosts = [DockerHost("unix:///s", name=name) for name in "ab"]
+    waiters = Waiters(lambda _: None, hosts, manager_id="m", engine_timeout_s=1.0, host_lost_timeout_s=1.0)
+    waiters.start({name: Address(host=name, url="unix:///s") for name in "ab"})
+    return waiters
+
+
+def run_of(job_id: str, container: str) -> WatchMessage:
+    return WatchMessage(
+        job_id=job_id,
+        container_id="c",
+        container_name=container,
+        token="t",
+        command="true",
+        env={},
+        files={},
+        stdin=b"",
+        limits=Limits(),
+        collect=(),
+    )
+
+
+def test_a_late_report_of_a_jobs_earlier_container_takes_nothing_from_the_waiter_of_its_later_one(children):
+    """As when a run was given up as overdue, and its waiter had only been slow."""
+    waiters = two_hosts()
+    waiters.watch("a", run_of("j", "first"))
+    waiters.watch("b", run_of("j", "second"))
+
+    waiters.ended("first")
+    waiters.kill("second")
+
+    assert [message for message in children[1].told if isinstance(message, Kill)] == [Kill(container_name="second")]
+    assert waiters.gone(children[1]).containers == ("second",)
+    assert waiters.gone(children[0]).containers == ()
