@@ -58,7 +58,7 @@ class HostKeeper:
         while True:
             self._wake.clear()
             failures = 0 if self._look() else failures + 1
-            if not failures and time.monotonic() >= self._next_sweep:
+            if not failures and time.monotonic() >= self._next_sweep and not self._sweeping.locked():
                 self._next_sweep = time.monotonic() + _SWEEP_INTERVAL_S
                 threading.Thread(target=self._sweep, name="sweep", daemon=True).start()
             wait_s = _BACK_OFF_S[min(failures, len(_BACK_OFF_S)) - 1] if failures else self._settings.look_interval_s

@@ -67,7 +67,6 @@ class Waiter:
         self._send = send
         self._lock = threading.Lock()
         self._watches: dict[str, Watch] = {}  # by container name, which is never used again
-        self._kills_ahead: set[str] = set()
         self._keeper = HostKeeper(settings, send) if settings.keeps_host else None
         self._stopping = threading.Event()
 
@@ -81,7 +80,7 @@ class Waiter:
     def handle(self, message: WatchMessage | Kill | LookNow | Retired) -> None:
         """Do what the manager says; never blocks on the engine."""
         if isinstance(message, WatchMessage):
-            threading.Thread(target=self._watch, args=(message,), name=f"watch-{message.job_id}", daemon=True).start()
+            self._begin(message)
         elif isinstance(message, Kill):
             self._kill(message.container_name)
         elif self._keeper is None:
@@ -107,34 +106,28 @@ class Waiter:
     def _kill(self, container_name: str) -> None:
         with self._lock:
             watch = self._watches.get(container_name)
-            if watch is None:
-                self._kills_ahead.add(container_name)  # its thread is only starting
-        if watch is not None:
+        if watch is not None:  # else it has ended, and its report is on its way
             watch.kill()
 
-    def _watch(self, job: WatchMessage) -> None:
-        try:
-            facts = self._run(job)
-        except Exception as error:  # noqa: BLE001 - the loop's edge: a bug here must not cost the job its result
-            _log.exception("watching job %s failed", job.job_id)
-            facts = RunFacts(began=True, trouble=f"{type(error).__name__}: {error}")
-        finally:
-            with self._lock:
-                self._watches.pop(job.container_name, None)
-                self._kills_ahead.discard(job.container_name)
-        self._send(Ended(job_id=job.job_id, container_name=job.container_name, facts=facts))
-
-    def _run(self, job: WatchMessage) -> RunFacts:
+    def _begin(self, job: WatchMessage) -> None:
+        """Known before its thread starts, so that a kill that comes next finds it."""
         engine = connect(self._settings.address, timeout_s=self._settings.engine_timeout_s)
         watch = Watch(job, engine, host_lost_timeout_s=self._settings.host_lost_timeout_s, send=self._send)
         with self._lock:
             self._watches[job.container_name] = watch
-            if job.container_name in self._kills_ahead:
-                watch.kill()
+        threading.Thread(target=self._watch, args=(job, watch, engine), name=f"watch-{job.job_id}", daemon=True).start()
+
+    def _watch(self, job: WatchMessage, watch: Watch, engine: Engine) -> None:
         try:
-            return watch.run()
+            facts = watch.run()
+        except Exception as error:  # noqa: BLE001 - the loop's edge: a bug here must not cost the job its result
+            _log.exception("watching job %s failed", job.job_id)
+            facts = RunFacts(began=True, trouble=f"{type(error).__name__}: {error}")
         finally:
             engine.close()
+            with self._lock:
+                self._watches.pop(job.container_name, None)
+        self._send(Ended(job_id=job.job_id, container_name=job.container_name, facts=facts))
 
     def _beat(self) -> None:
         while not self._stopping.wait(_HEARTBEAT_S):
