@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from jobmanager.engine.protocol import Chunk
 from jobmanager.engine.way_in import RESULT_FILE_LIMIT, Mark, MarkedStream, cpu_before, end_mark
 from jobmanager.model.facts import EndMark
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """What was printed, as far as it is kept, and how much there was."""
+
+    stdout: bytes = b""
+    stderr: bytes = b""
+    stdout_bytes: int = 0
+    stderr_bytes: int = 0
 
 
 class Transcript:
@@ -30,6 +41,22 @@ class Transcript:
     def output_bytes(self) -> int:
         """Bytes of both streams so far."""
         return self.stdout_bytes + self.stderr_bytes
+
+    def output(self, heard: Output) -> Output:
+        """The output, where ``heard`` is what came of it before its connection broke and this, the log, took its place.
+
+        An engine that dies takes along the part of a line that it had not written down yet.
+        """
+        stdout, stderr = bytes(self.stdout), bytes(self.stderr)
+        if not self.beginning_lost:
+            stdout, stderr = _joined(heard.stdout, stdout), _joined(heard.stderr, stderr)
+        room = max(0, self._keep_bytes - len(stdout))
+        return Output(
+            stdout=stdout[: self._keep_bytes],
+            stderr=stderr[:room],
+            stdout_bytes=self.stdout_bytes + len(stdout) - len(self.stdout),
+            stderr_bytes=self.stderr_bytes + len(stderr) - len(self.stderr),
+        )
 
     @property
     def cpu_before_ns(self) -> int:
@@ -92,3 +119,12 @@ class Transcript:
             self.stderr_bytes += len(data)
         else:
             self.stdout_bytes += len(data)
+
+
+def _joined(heard: bytes, logged: bytes) -> bytes:
+    """What both begin with, what only the one has, what only the other has."""
+    if logged.startswith(heard):
+        return logged
+    shorter = min(len(heard), len(logged))
+    common = next((at for at in range(shorter) if heard[at] != logged[at]), shorter)
+    return heard + logged[common:]

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from enum import Enum, auto
 
 from jobmanager._collect import collected
-from jobmanager._transcript import Transcript
+from jobmanager._transcript import Output, Transcript
 from jobmanager.engine.protocol import Engine, EngineError, NoSuchContainer, NotRunning, OutputStream, Unreachable
 from jobmanager.engine.way_in import CANNOT_UNPACK, NOT_DELIVERED, payload, trace_of_the_end
 from jobmanager.model.container import ContainerState, Phase
@@ -72,6 +72,7 @@ class Watch:
         self._kill_asked = threading.Event()
         self._look_asked = threading.Event()
         self._transcript = self._new_transcript()
+        self._heard = Output()  # before the log took the place of the container's own stream
         self._told_began = False
         self._may_have_begun = job.taken_over  # the program: False is proof that nobody has given it to PID 1
         self._delivered = False
@@ -201,6 +202,7 @@ class Watch:
 
         Until it has been read, no deadline is looked at; nor for ever, as a log may not be readable any more.
         """
+        self._heard = self._transcript.output(self._heard)
         self._transcript, self._ended_at = self._new_transcript(), None
         self._reads_log = True
         self._catching_up_until = self._catching_up_until or self._clock() + _FIRST_OUTPUT_S
@@ -383,7 +385,18 @@ class Watch:
                 if tries > _COLLECT_TRIES or not self._is_still_there():
                     return None, f"the workspace could not be read: {error}"
         self._timings["collect"] = round(self._clock() - began, 4)
-        return found
+        archive, trouble = found
+        return archive, trouble or self._why_it_may_be_empty()
+
+    def _why_it_may_be_empty(self) -> str:
+        """The workspace of a container that has ended is an empty folder, and the engine shows it without a word."""
+        try:
+            has_ended = self._engine.inspect(self._job.container_id).phase is Phase.ENDED
+        except NoSuchContainer:
+            has_ended = True
+        except EngineError:  # it has only just given the files
+            has_ended = False
+        return "the container ended before its files were read, or while they were" if has_ended else ""
 
     def _is_still_there(self) -> bool:
         """Whether the container has not ended; an engine that is away is waited for."""
@@ -426,13 +439,18 @@ class Watch:
         except Unreachable:
             return False
 
+    @property
+    def _has_begun(self) -> bool:
+        """Whether the program, or PID 1 on its behalf, was heard of; a log that took the stream's place may know less."""
+        return self._told_began or self._transcript.began
+
     def _was_cut_short(self) -> bool:
         """Whether PID 1 could not unpack because a delivery broke off, rather than for the files' own sake."""
         return self._transcript.refusal == CANNOT_UNPACK and not self._fed_whole
 
     def _is_untouched(self, state: ContainerState | None) -> bool:
         """Whether the program never began: nobody gave it to PID 1, or PID 1 says that it did not get all of it."""
-        if self._transcript.began:
+        if self._has_begun:
             return False
         left_without_it = state is not None and state.exit_code == NOT_DELIVERED and not self._transcript.refusal
         return not self._may_have_begun or self._was_cut_short() or left_without_it
@@ -455,19 +473,19 @@ class Watch:
         archive: bytes | None = None,
         archive_trouble: str = "",
     ) -> RunFacts:
-        transcript = self._transcript
-        if self._stopped is not None and not transcript.began:
+        transcript, output = self._transcript, self._transcript.output(self._heard)
+        if self._stopped is not None and not self._has_begun:
             trouble = trouble or "the container did not take its job in time"
         wall_s = (self._ended_at if self._ended_at is not None else self._clock()) - self._started_at
         end = transcript.end
         if end is not None and end.cpu_ns is not None:
             self._cpu_time_s = end.cpu_ns / 1e9
         return RunFacts(
-            began=transcript.began,
+            began=self._has_begun,
             untouched=self._is_untouched(state),
             unreachable=unreachable,
             end=end,
-            stopped=self._stopped_by_us(ended_unheard=gone or state is not None) if transcript.began else None,
+            stopped=self._stopped_by_us(ended_unheard=gone or state is not None) if self._has_begun else None,
             refusal="" if self._was_cut_short() else transcript.refusal,
             state=state,
             gone=gone,
@@ -475,12 +493,12 @@ class Watch:
             survived_outage_s=self._survived_outage_s,
             host_lost=host_lost,
             trouble=trouble,
-            stdout=bytes(transcript.stdout),
-            stderr=bytes(transcript.stderr),
-            stdout_bytes=transcript.stdout_bytes,
-            stderr_bytes=transcript.stderr_bytes,
+            stdout=output.stdout,
+            stderr=output.stderr,
+            stdout_bytes=output.stdout_bytes,
+            stderr_bytes=output.stderr_bytes,
             log_rotated=transcript.beginning_lost,
-            from_log=self._reads_log and transcript.began,
+            from_log=self._reads_log and self._has_begun,
             result_file=transcript.result_file,
             archive=archive,
             archive_trouble=archive_trouble,

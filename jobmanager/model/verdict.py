@@ -177,7 +177,7 @@ def _counters(facts: RunFacts) -> tuple[Evidence, ...]:
     if facts.log_rotated:
         found.append(Evidence(kind="output_cut", value="its first part was lost with a waiter", source="container log"))
     if facts.from_log:
-        words = "what the engine could not write down is missing"
+        words = "what the engine could not write down may be missing"
         found.append(Evidence(kind="output_from_log", value=words, source="container log"))
     if facts.archive_trouble:
         found.append(Evidence(kind="archive", value=facts.archive_trouble, source="collecting"))

@@ -48,18 +48,22 @@ def test_exit_codes_are_true_when_a_killed_daemon_with_live_restore_comes_back(r
     url = restoring_daemon.url
     within = Task(BUSYBOX, command="echo begun; sleep 2; echo ended; exit 7", collect=["*"])
     after = Task(BUSYBOX, command="echo begun; sleep 6; echo ended; exit 7", collect=["*"])
-    with jobs_on(url, swept_later=True) as jobs:
+    half_a_line = Task(BUSYBOX, command="printf 'begun\\nAnswer: '; sleep 2; echo 42")  # the engine keeps it in mind only
+    with jobs_on(DockerHost(url, max_concurrent_jobs=5), swept_later=True) as jobs:
         jobs.add(within, 2)
         jobs.add(after, 2)
-        jobs.wait_until_running(4)
+        jobs.add(half_a_line)
+        jobs.wait_until_running(5)
 
         restoring_daemon.kill()
         restoring_daemon.restart()
 
-        results = jobs.results()
+        *results, half = jobs.results()
         eventually(lambda: jobs.manager.hosts()[0].running == 0, what="the volumes hold no slots")
     assert all(ran_once(result) for result in results), results
     assert all(float(proof(result)["outage_s"]) > 0 for result in results[2:])
+    assert (half.outcome, half.stdout) == (Outcome.SUCCESS, b"begun\nAnswer: 42\n"), half
+    assert "output_from_log" in proof(half)
     assert all(result.archive is not None or "could not be read" in str(proof(result)["archive"]) for result in results)
     assert not our_containers(url)
 

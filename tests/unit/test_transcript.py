@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import itertools
 
-from jobmanager._transcript import Transcript
+import pytest
+
+from jobmanager._transcript import Output, Transcript
 from jobmanager.engine.protocol import Chunk
 
 TOKEN = "t0ken"
 STDOUT = [b"\x1et0ken got 1000\n", b"out\n", b"\x1et0ken end 0 5000 - - - 0\n", b'{"grade": 5}', b"\x1et0ken bye\n"]
+GOT = b"\x1et0ken got 1000\n"
 STDERR = [b"err\n", b"\x1et0ken end 0 5000 - - - 0\n"]
 
 
@@ -72,3 +75,42 @@ def test_a_mark_that_does_not_end_is_output_and_is_counted() -> None:
         transcript.read([Chunk(False, flood[at : at + 1000])])
 
     assert transcript.stdout_bytes > 99_000
+
+
+@pytest.mark.parametrize(
+    ("heard", "logged", "whole"),
+    [
+        (b"", b"all of it\n", b"all of it\n"),
+        (b"all ", b"all of it\n", b"all of it\n"),
+        (b"all of it\n", b"all of it\n", b"all of it\n"),
+        (b"line\nAnswer: ", b"line\n42\n", b"line\nAnswer: 42\n"),
+        (b"Answer: ", b"42\n", b"Answer: 42\n"),
+        (b"line\nhalf", b"line\n", b"line\nhalf"),
+        (b"half", b"", b"half"),
+    ],
+)
+def test_what_was_heard_and_the_log_does_not_have_is_kept(heard, logged, whole):
+    transcript = Transcript(TOKEN, 1000)
+    transcript.read([Chunk(False, GOT), Chunk(False, logged), Chunk(True, logged)])
+
+    output = transcript.output(Output(stdout=heard, stderr=heard, stdout_bytes=len(heard), stderr_bytes=len(heard)))
+
+    assert (output.stdout, output.stderr) == (whole, whole)
+    assert (output.stdout_bytes, output.stderr_bytes) == (len(whole), len(whole))
+
+
+def test_a_log_that_has_lost_its_beginning_is_taken_as_it_is():
+    transcript = Transcript(TOKEN, 1000)
+    transcript.read([Chunk(False, b"the end\n")])
+
+    assert transcript.output(Output(stdout=b"the beginning\n", stdout_bytes=14)).stdout == b"the end\n"
+
+
+def test_no_more_is_kept_than_may_be_also_of_what_was_pieced_together():
+    transcript = Transcript(TOKEN, 10)
+    transcript.read([Chunk(False, GOT), Chunk(False, b"89"), Chunk(True, b"xyz")])
+
+    output = transcript.output(Output(stdout=b"01234567", stdout_bytes=8))
+
+    assert (output.stdout, output.stderr) == (b"0123456789", b"")
+    assert (output.stdout_bytes, output.stderr_bytes) == (10, 3)
