@@ -79,9 +79,16 @@ def ready(url: str) -> int:
     """How many programs on an engine have printed ``ready``."""
     client = docker.APIClient(base_url=url, version="1.41", timeout=20)
     try:
-        return sum(b"ready" in client.logs(name) for name in our_containers(url))
+        return sum(b"ready" in _log(client, name) for name in our_containers(url))
     finally:
         client.close()
+
+
+def _log(client: docker.APIClient, name: str) -> bytes:
+    try:
+        return bytes(client.logs(name))
+    except docker.errors.NotFound:  # one of an earlier test, gone since it was listed
+        return b""
 
 
 # ---- doctor

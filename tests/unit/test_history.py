@@ -139,6 +139,15 @@ def test_only_a_memory_hog_may_lose_pid_1() -> None:
     assert broken_rules(SUBMITTED, lost_pid_1, WITNESSED) == ["wrong outcome"]
 
 
+def test_only_a_memory_hog_may_lose_its_last_words() -> None:
+    silent = dataclasses.replace(SUBMITTED, expected=HOGS)
+    killed = CalledBack(
+        job_id="a", outcome=Outcome.OVERFLOW, exit_code=137, evidence="oom_kills", stdout=b"begun x1\n", at_s=5.0
+    )
+    assert broken_rules(silent, killed, WITNESSED) == []
+    assert broken_rules(silent, dataclasses.replace(killed, stdout=b""), WITNESSED) == ["wrong outcome"]
+
+
 # ---- kills
 
 
