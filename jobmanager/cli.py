@@ -99,6 +99,8 @@ def sweep(
 
     What belongs to a manager that may be alive is counted and left alone, unless you name it.
     """
+    if not all(map(str.strip, managers)):
+        raise click.UsageError("--manager: give a manager's id")
     if managers and everything:
         raise click.UsageError("--manager and --all: give one of them")
     answers = _Answers(as_json=as_json)
@@ -107,6 +109,8 @@ def sweep(
             chosen, others, removals = _swept(host, _choice(managers, everything), remove=yes)
             answers.add(_sweep_record(host, chosen, others, removals, removed=yes), _sweep_code(removals))
             _show_sweep(answers.console, host, chosen, others, removals, removed=yes)
+            for manager_id in _absent(managers, chosen):
+                answers.console.print(Text(f"manager {_plain(manager_id)} has nothing on this host", "yellow"))
     return answers.finish()
 
 
@@ -117,7 +121,7 @@ def _hosts(urls: Sequence[str], tls: str | None, ssh_config: str | None) -> list
     """The hosts that are named, each with what is for its kind of url; else the default one."""
     if not urls and tls is None and ssh_config is None:
         return [default_host()]
-    urls = list(dict.fromkeys(urls)) or [default_host().url]
+    urls = list({url.rstrip("/"): url for url in urls}.values()) or [default_host().url]
     schemes = {DockerHost(url).url: urlsplit(url).scheme for url in urls}
     for option, given, scheme in (("--tls", tls, "tcp"), ("--ssh-config", ssh_config, "ssh")):
         if given is not None and scheme not in schemes.values():
@@ -232,6 +236,11 @@ def _swept(host: DockerHost, choice: Choice, *, remove: bool) -> tuple[list[Left
         chosen = [each for each in things if choice(each)]
         others = [each for each in things if not choice(each)]
         return chosen, others, list(remove_leftovers(engine, chosen)) if remove else []
+
+
+def _absent(managers: Sequence[str], chosen: Sequence[Leftover]) -> list[str]:
+    """Managers that were named, perhaps with a slip of the hand, and have nothing here."""
+    return [manager_id for manager_id in dict.fromkeys(managers) if manager_id not in {each.manager_id for each in chosen}]
 
 
 def _sweep_code(removals: Sequence[Removal]) -> int:

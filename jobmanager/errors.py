@@ -83,7 +83,7 @@ class QueueFull(JobRefused):
 
 
 class DuplicateJob(JobRefused):
-    """A job with this id has not ended yet."""
+    """A job with this id has not ended yet, or its callback has not returned."""
 
 
 class UnknownJob(JobManagerError, LookupError):

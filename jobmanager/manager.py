@@ -78,6 +78,8 @@ __all__ = ["JobManager"]
 
 _log = logging.getLogger(__name__)
 
+_MOST_CALLBACK_THREADS = 1000
+_MOST_POOL_WORKERS = 1000
 _READY_S = 1.0  # after which hosts that have not answered are no longer waited for
 _ANY_ANSWER_S = 10.0  # for the first word of any host
 _GLANCE_S = 0.5  # between looks at whether a drain has become a kill
@@ -137,12 +139,12 @@ class JobManager:
             raise InvalidValue(f"hook_manager must be a HookManager, not {hook_manager!r}")
         self._hooks = hook_manager if hook_manager is not None else HookManager()
         self._max_waiting_jobs = _checks.positive_int("max_waiting_jobs", max_waiting_jobs)
-        self._queue_timeout_s = _checks.positive("queue_timeout_s", queue_timeout_s)
-        self._callback_threads = _checks.positive_int("callback_threads", callback_threads)
-        default_size = min(8, 2 * (os.cpu_count() or 1))
-        self._pool_size = default_size if pool_size is None else _checks.positive_int("pool_size", pool_size)
-        self._host_lost_timeout_s = _checks.positive("host_lost_timeout_s", host_lost_timeout_s)
-        self._engine_timeout_s = _checks.positive("engine_timeout_s", engine_timeout_s)
+        self._queue_timeout_s = _checks.timeout("queue_timeout_s", queue_timeout_s)
+        self._callback_threads = _checks.positive_int("callback_threads", callback_threads, most=_MOST_CALLBACK_THREADS)
+        wanted_size = min(8, 2 * (os.cpu_count() or 1)) if pool_size is None else pool_size
+        self._pool_size = _checks.positive_int("pool_size", wanted_size, most=_MOST_POOL_WORKERS)
+        self._host_lost_timeout_s = _checks.timeout("host_lost_timeout_s", host_lost_timeout_s)
+        self._engine_timeout_s = _checks.timeout("engine_timeout_s", engine_timeout_s)
         self._lock = threading.Lock()  # guards what follows: starting, closing
         self._run: _Run | None = None
         self._closed = False
@@ -181,9 +183,17 @@ class JobManager:
             drain_timeout_s: how long to wait for jobs, in seconds; then they are killed. None: until they end.
             kill: kill them at once.
 
-        A second call returns when everything has stopped; with ``kill`` it hurries the first. Inside a callback it
-        takes no more jobs, and the rest happens behind the callback's back.
+        Callbacks that still run when all jobs have ended are waited for beyond that, for 60 s each, or 10 s when jobs
+        were killed. A second call returns when everything has stopped; with ``kill`` it hurries the first. Inside a
+        callback it takes no more jobs, and the rest happens behind the callback's back.
+
+        Raises:
+            InvalidValue: an argument makes no sense; nothing was closed.
         """
+        if drain_timeout_s is not None:
+            _checks.timeout("drain_timeout_s", drain_timeout_s, zero=True)
+        if not isinstance(kill, bool):
+            raise InvalidValue(f"kill must be True or False, not {kill!r}")
         self._notice_fork()
         with self._lock:
             self._closed = True
@@ -256,6 +266,7 @@ class JobManager:
 
     def kill_job(self, job_id: str) -> bool:
         """Ask for a job's end; its result is ``killed``. False when it has ended already or is unknown."""
+        _checks.string("job_id", job_id, InvalidInput)
         run = self._running()
         asked = run.ledger.kill(job_id, KillReason.KILL_JOB)
         run.loop.wake()
@@ -263,6 +274,7 @@ class JobManager:
 
     def get_job_queue_info(self, job_id: str) -> QueueInfo | None:
         """Jobs before it (-1 when it runs) and approximate seconds to wait; None when it has ended or is unknown."""
+        _checks.string("job_id", job_id, InvalidInput)
         return self._running().ledger.queue_info(job_id)
 
     def get_job_queue_snapshot(self) -> tuple[list[RunningJob], list[WaitingJob]]:
@@ -501,6 +513,11 @@ def _hosts(given: Sequence[DockerHost | str] | DockerHost | str | None) -> list[
     names = [host.name for host in hosts]
     if len(set(names)) != len(names):
         raise InvalidHost(f"two hosts have one name: {sorted(name for name in names if names.count(name) > 1)[0]!r}")
+    first: dict[str, DockerHost] = {}
+    for host in hosts:
+        other = first.setdefault(host.url.rstrip("/"), host)
+        if other is not host:  # each would give away the whole machine
+            raise InvalidHost(f"two hosts have one url, {host.url!r}: {other.name!r} and {host.name!r}")
     return hosts
 
 

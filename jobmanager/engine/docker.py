@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import socket
 import time
@@ -48,6 +49,11 @@ _MOST_KNOWN_IMAGES = 64
 _NEWEST_API = "1.44"  # what this adapter was written against; newer engines still speak it
 _OLDEST_API = "1.41"  # the first with private cgroup namespaces (Engine 20.10)
 _STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?(Z|[+-]\d\d:\d\d)?", re.ASCII)
+_TIMED_OUT = re.compile(r"timed out\. \((?:read|connect) timeout=([0-9.]+)\)$")  # urllib3's words
+_HINTS = {
+    errno.ENOENT: "no socket there: is Docker running?",
+    errno.ECONNREFUSED: "nobody listens there: is Docker running?",
+}
 _NO_ANSWER = (
     requests.exceptions.RequestException,
     urllib3.exceptions.HTTPError,
@@ -336,10 +342,17 @@ def _api_error(error: docker.errors.APIError, missing: type[EngineError], confli
 def _innermost(error: BaseException) -> str:
     """The reason that a person can use: requests wraps urllib3's error, which wraps the socket's."""
     while True:
+        if (waited := _TIMED_OUT.search(str(error))) is not None:
+            return f"no answer within {waited[1]} s"
         inner = getattr(error, "reason", None) or next((arg for arg in error.args if isinstance(arg, BaseException)), None)
         if not isinstance(inner, BaseException):
-            return f"{type(error).__name__}: {error}" if not isinstance(error, OSError) else str(error)
+            inner = error.__cause__ if isinstance(error, urllib3.exceptions.NewConnectionError) else None
+        if inner is None:
+            break
         error = inner
+    if not isinstance(error, OSError):
+        return f"{type(error).__name__}: {error}"
+    return f"{error} ({_HINTS[error.errno]})" if error.errno in _HINTS else str(error)
 
 
 def _close_pools(client: docker.APIClient) -> None:

@@ -4,35 +4,54 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection, Iterable
 from pathlib import PurePosixPath
 
 from jobmanager.errors import InvalidValue
 
 RESERVED_FOLDER = ".jobmanager"
+YEAR_S = 366 * 24 * 3600.0  # no time of ours is longer
 _LONGEST_NAME = 255
 _LONGEST_PATH = 1024
+_LONGEST_WORD = 2**17 - 1  # bytes; the kernel's MAX_ARG_STRLEN, less its NUL
+_MOST_WORDS = 2**20  # bytes of all words; the kernel takes a quarter of the stack's limit, mostly 2 MiB, with the image's own
+_WORD_COSTS = 9  # bytes more for each: a NUL and a pointer
+_MOST_SHOWN = 128
 _READ_ONLY = {"UID", "EUID", "PPID", "SHELLOPTS", "BASHOPTS", "BASH_VERSINFO"}
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def positive(name: str, value: float, error: type[InvalidValue] = InvalidValue) -> float:
     """A finite number above zero."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
-        raise error(f"{name} must be a number above zero, not {value!r}")
+    if not _is_finite(value) or value <= 0:
+        raise error(f"{name} must be a number above zero, not {_shown(value)}")
     return value
 
 
-def positive_int(name: str, value: int, error: type[InvalidValue] = InvalidValue) -> int:
+def timeout(name: str, value: float, *, zero: bool = False) -> float:
+    """Seconds, at most a year; 0 only if that makes sense."""
+    if not zero:
+        positive(name, value)
+    elif not _is_finite(value) or value < 0:
+        raise InvalidValue(f"{name} must be a number from 0 on, not {_shown(value)}")
+    if value > YEAR_S:
+        raise InvalidValue(f"{name} must be at most a year, not {_shown(value)} seconds")
+    return value
+
+
+def positive_int(name: str, value: int, error: type[InvalidValue] = InvalidValue, *, most: int | None = None) -> int:
     """A whole number above zero."""
     if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
-        raise error(f"{name} must be a whole number above zero, not {value!r}")
+        raise error(f"{name} must be a whole number above zero, not {_shown(value)}")
+    if most is not None and value > most:
+        raise error(f"{name} must be at most {most}, not {_shown(value)}")
     return value
 
 
 def count(name: str, value: int, error: type[InvalidValue] = InvalidValue, *, most: int) -> int:
     """A whole number from 0 on."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
-        raise error(f"{name} must be a whole number from 0 to {most}, not {value!r}")
+        raise error(f"{name} must be a whole number from 0 to {most}, not {_shown(value)}")
     return value
 
 
@@ -43,10 +62,16 @@ def text(name: str, value: str, error: type[InvalidValue] = InvalidValue) -> str
     return plain(name, value, error)
 
 
-def plain(name: str, value: str, error: type[InvalidValue] = InvalidValue) -> str:
-    """A string, perhaps empty, that can cross into a container: encodable, without NUL."""
+def string(name: str, value: str, error: type[InvalidValue] = InvalidValue) -> str:
+    """Any string."""
     if not isinstance(value, str):
         raise error(f"{name} must be a string, not {value!r}")
+    return value
+
+
+def plain(name: str, value: str, error: type[InvalidValue] = InvalidValue) -> str:
+    """A string, perhaps empty, that can cross into a container: encodable, without NUL."""
+    string(name, value, error)
     if "\0" in value:
         raise error(f"{name} holds a NUL character, which no command line or file name can")
     try:
@@ -54,6 +79,31 @@ def plain(name: str, value: str, error: type[InvalidValue] = InvalidValue) -> st
     except UnicodeEncodeError:
         raise error(f"{name} holds a lone surrogate and cannot be written as UTF-8: {value!r}") from None
     return value
+
+
+def fits_a_start(words: Iterable[str], error: type[InvalidValue]) -> None:
+    """Words of a command and NAME=value, which the kernel takes up to a size only: past it the program cannot be started."""
+    sizes = [len(word.encode()) for word in words]
+    in_all = sum(sizes) + _WORD_COSTS * len(sizes)
+    if any(size > _LONGEST_WORD for size in sizes):
+        raise error(
+            f"a word of the command, or a variable, of {max(sizes)} bytes: no program can be started with one longer than"
+            f" {_LONGEST_WORD} bytes; give it as a file or as standard input"
+        )
+    if in_all > _MOST_WORDS:
+        raise error(
+            f"the command and its variables take {in_all} bytes in all, more than {_MOST_WORDS}:"
+            " give them as a file or as standard input"
+        )
+
+
+def no_clashes(names: Collection[str], error: type[InvalidValue]) -> None:
+    """A name cannot be a file and a folder at once."""
+    for name in names:
+        parts = name.split("/")
+        for depth in range(1, len(parts)):
+            if "/".join(parts[:depth]) in names:
+                raise error(f"{'/'.join(parts[:depth])!r} is a file and the folder of {name!r}")
 
 
 def variable(name: str, error: type[InvalidValue]) -> str:
@@ -76,3 +126,20 @@ def workspace_path(name: str, error: type[InvalidValue]) -> str:
     if len(name.encode()) > _LONGEST_PATH or any(len(part.encode()) > _LONGEST_NAME for part in path.parts):
         raise error(f"file name {name[:40]!r}...: longer than {_LONGEST_NAME} bytes a part or {_LONGEST_PATH} in all")
     return str(path)
+
+
+def _is_finite(value: object) -> bool:
+    """Whether it is a number that a float can hold."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def _shown(value: object) -> str:
+    """A value for a message. Python itself refuses to write out a number of very many digits."""
+    if isinstance(value, int) and value.bit_length() > _MOST_SHOWN:
+        return f"a number of {value.bit_length()} bits"
+    return repr(value)

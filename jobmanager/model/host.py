@@ -11,6 +11,7 @@ from jobmanager.errors import InvalidHost
 from jobmanager.model import _checks
 
 _SCHEMES = ("unix", "tcp", "ssh", "fake")
+_MOST_WAITERS = 64
 _PULLS = ("never", "missing")
 _EXAMPLES = "unix:///var/run/docker.sock, tcp://host:2376 or ssh://user@host"
 
@@ -71,7 +72,7 @@ class DockerHost:
         scheme = urlsplit(self.url).scheme
         if self.max_concurrent_jobs is not None:
             _checks.positive_int("max_concurrent_jobs", self.max_concurrent_jobs, InvalidHost)
-        _checks.positive_int("waiters", self.waiters, InvalidHost)
+        _checks.positive_int("waiters", self.waiters, InvalidHost, most=_MOST_WAITERS)
         if self.pull not in _PULLS:
             raise InvalidHost(f"pull must be one of {_PULLS}, not {self.pull!r}")
         if self.tls is not None and scheme != "tcp":
@@ -85,7 +86,7 @@ class DockerHost:
             object.__setattr__(self, "tls", TLS.folder(self.tls))
         elif self.tls is not None and not isinstance(self.tls, TLS):
             raise InvalidHost(f"tls must be a TLS or a folder of certificates, not {self.tls!r}")
-        object.__setattr__(self, "name", _checks.text("name", self.name or self.url, InvalidHost))
+        object.__setattr__(self, "name", _checks.text("name", self.url if self.name == "" else self.name, InvalidHost))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

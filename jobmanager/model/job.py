@@ -70,7 +70,7 @@ def _stdin(given: bytes | str) -> bytes:
     if isinstance(given, (bytes, bytearray)):
         return bytes(given)
     if not isinstance(given, str):
-        raise InvalidInput(f"stdin must be bytes, not {type(given).__name__}")
+        raise InvalidInput(f"stdin must be bytes or text, not {type(given).__name__}")
     try:
         return given.encode()
     except UnicodeEncodeError:
@@ -102,7 +102,7 @@ def workspace_files(task: Task, inputs: JobInput) -> dict[str, bytes]:
         else:
             files[problem.filename] = _file_answer(key, problem, answers.get(key))
     files.update(inputs.files or {})  # type: ignore[arg-type]
-    _refuse_clashes(files)
+    _checks.no_clashes(files, InvalidInput)
     brought = sum(map(len, files.values())) + len(inputs.stdin)
     if brought > task.limits.memory_mib * 2**20 - _MEMORY_TO_UNPACK:
         raise InvalidInput(
@@ -137,12 +137,3 @@ def _file_answer(key: str, problem: Code | File, answer: Answer | None) -> bytes
         return problem.content(answer)
     except InvalidInput as wrong:
         raise InvalidInput(f"problem {key!r}: {wrong}") from None
-
-
-def _refuse_clashes(files: Mapping[str, bytes]) -> None:
-    """A name cannot be a file and a folder at once."""
-    for name in files:
-        parts = name.split("/")
-        for depth in range(1, len(parts)):
-            if "/".join(parts[:depth]) in files:
-                raise InvalidInput(f"{'/'.join(parts[:depth])!r} is a file and the folder of {name!r}")

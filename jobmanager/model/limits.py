@@ -8,7 +8,6 @@ from jobmanager.errors import InvalidValue
 from jobmanager.model import _checks
 
 _BLOCK = 4096
-_LONGEST_S = 366 * 24 * 3600.0
 _MOST = 2**30
 _SMALLEST_MEMORY_MIB = 6  # the engine refuses less
 _FEWEST_OPEN_FILES = 16  # with less, no container starts
@@ -37,11 +36,11 @@ class Limits:
             _checks.positive(name, getattr(self, name))
         if self.wall_time_s is not None:
             _checks.positive("wall_time_s", self.wall_time_s)
-        if max(self.cpu_time_s, self.wall_s) > _LONGEST_S:
+        if max(self.cpu_time_s, self.wall_s) > _checks.YEAR_S:
             raise InvalidValue("cpu_time_s and wall_time_s must be at most a year")
         for name in ("memory_mib", "processes", "open_files", "workspace_mib", "output_kib", "archive_mib"):
-            if _checks.positive_int(name, getattr(self, name)) > _MOST and name != "memory_mib":  # hosts judge that one
-                raise InvalidValue(f"{name} must be at most {_MOST}, not {getattr(self, name)}")
+            most = None if name == "memory_mib" else _MOST  # hosts judge that one
+            _checks.positive_int(name, getattr(self, name), most=most)
         if self.memory_mib < _SMALLEST_MEMORY_MIB:
             raise InvalidValue(f"memory_mib must be at least {_SMALLEST_MEMORY_MIB}, not {self.memory_mib}")
         if self.open_files < _FEWEST_OPEN_FILES:

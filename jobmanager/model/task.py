@@ -72,10 +72,14 @@ class Task:
             raise InvalidTask(f"name must be a string, not {self.name!r}")
         freeze = object.__setattr__
         freeze(self, "command", _command(self.command))
-        freeze(self, "files", _all_files(self.directory, self.files, self.limits))
-        freeze(self, "problems", _problems(self.problems))
+        files, problems = _all_files(self.directory, self.files, self.limits), _problems(self.problems)
+        answers = [problem.filename for problem in problems.values() if isinstance(problem, (Code, File))]
+        _checks.no_clashes({*files, *answers}, InvalidTask)
+        freeze(self, "files", files)
+        freeze(self, "problems", problems)
         freeze(self, "network", _network(self.network))
         freeze(self, "env", _env(self.env))
+        _checks.fits_a_start(_words(self.command, self.env), InvalidTask)
         freeze(self, "collect", _patterns(self.collect))
         _checks.count("retries", self.retries, InvalidTask, most=_MOST_RETRIES)
 
@@ -141,6 +145,8 @@ def _directory_files(given: str | Path, limits: Limits) -> dict[str, bytes]:
     if not isinstance(given, (str, Path)):
         raise InvalidTask(f"directory must be a folder's path, not {given!r}")
     directory = Path(given)
+    if not str(given):  # or it would be the current one
+        raise InvalidTask("directory must be a folder's path, not '': '.' is the current folder")
     if not directory.is_dir():
         raise InvalidTask(f"directory {str(directory)!r} does not exist or is no folder")
     paths = sorted(path for path in directory.rglob("*") if path.is_file() and not path.is_symlink())
@@ -194,6 +200,12 @@ def _env(env: Mapping[str, str] | None) -> dict[str, str]:
     return {
         _checks.variable(name, InvalidTask): _checks.plain(f"variable {name}", value, InvalidTask) for name, value in env.items()
     }
+
+
+def _words(command: str | Sequence[str] | None, env: Mapping[str, str] | None) -> list[str]:
+    """Everything that the kernel is given to start the program."""
+    words = [command] if isinstance(command, str) else list(command or ())
+    return words + [f"{name}={value}" for name, value in (env or {}).items()]
 
 
 def _patterns(collect: Sequence[str]) -> tuple[str, ...]:

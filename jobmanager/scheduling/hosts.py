@@ -198,7 +198,7 @@ class HostTable:
         if not hosts or any(host.has_memory(needs) for host in hosts):
             return ""
         most = heapq.nlargest(_MOST_HOSTS_NAMED, hosts, key=lambda host: host.free_memory_mib)
-        named = ", ".join(f"host {host.name} has {max(0, host.free_memory_mib)}" for host in most)
+        named = ", ".join(f"host {host.name} has {max(0, host.free_memory_mib)} MiB" for host in most)
         return f"waits for {needs.memory_mib} MiB of free memory; {named}"
 
     def any_has_room(self) -> bool:

@@ -104,7 +104,7 @@ class Ledger:
             if not self._open:
                 raise Closed("this JobManager is closed, or closing: it takes no more jobs")
             if request.job_id in self._jobs:
-                raise DuplicateJob(f"a job with the id {request.job_id!r} has not ended yet")
+                raise DuplicateJob(f"a job with the id {request.job_id!r} has not ended yet, or its callback has not returned")
             if request.task.needs_container:
                 if (refusal := self._hosts.refusal(needs)) is not None:
                     raise refusal

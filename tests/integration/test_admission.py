@@ -75,7 +75,7 @@ def test_a_job_that_waits_too_long_for_memory_says_so(fake: FakeEngineServer) ->
         result = manager.submit(asks_for(4000)).result(PATIENCE_S)
 
     assert result.outcome is Outcome.CRASH
-    assert result.text == "waited longer than 1 s for a host (waits for 4000 MiB of free memory; host x has 1200)"
+    assert result.text == "waited longer than 1 s for a host (waits for 4000 MiB of free memory; host x has 1200 MiB)"
 
 
 def test_where_nothing_tells_what_is_free_all_memory_that_is_not_promised_counts(fake: FakeEngineServer) -> None:

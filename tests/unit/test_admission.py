@@ -245,7 +245,7 @@ def test_a_job_that_waited_too_long_for_memory_says_how_much_it_needs_and_what_h
     verdict = driver.result("j").verdict
     assert (verdict.outcome, verdict.evidence[0].kind) == (Outcome.CRASH, "queue_timeout")
     assert verdict.text == (
-        "waited longer than 100 s for a host (waits for 4000 MiB of free memory; host a has 1200, host b has 96)"
+        "waited longer than 100 s for a host (waits for 4000 MiB of free memory; host a has 1200 MiB, host b has 96 MiB)"
     )
 
 
@@ -269,7 +269,7 @@ def test_only_the_hosts_with_the_most_free_memory_are_named():
     driver.accept("j", memory_mib=60)
 
     assert waits_with(driver) == {
-        "j": "python3, waits for 60 MiB of free memory; host h49 has 49, host h48 has 48, host h47 has 47"
+        "j": "python3, waits for 60 MiB of free memory; host h49 has 49 MiB, host h48 has 48 MiB, host h47 has 47 MiB"
     }
 
 
@@ -280,7 +280,7 @@ def test_the_listing_tells_which_jobs_wait_for_memory_and_hosts_tell_what_they_h
     driver.accept("small", memory_mib=100)
     driver.run("small")
 
-    assert waits_with(driver) == {"large": "python3, waits for 4000 MiB of free memory; host a has 1900"}
+    assert waits_with(driver) == {"large": "python3, waits for 4000 MiB of free memory; host a has 1900 MiB"}
     (host,) = driver.ledger.hosts()
     assert (host.memory_mib, host.free_memory_mib) == (8192, 1900)
 

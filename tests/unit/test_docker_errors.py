@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import inspect
+import re
 import socket
 import ssl
 from types import SimpleNamespace
@@ -135,11 +136,39 @@ def test_the_reason_that_a_person_can_use_is_dug_out():
     retried = urllib3.exceptions.MaxRetryError(None, "/info", refused)
     wrapped = requests.exceptions.ConnectionError(retried)
 
-    assert _innermost(wrapped) == "[Errno 111] Connection refused"
+    assert _innermost(wrapped) == "[Errno 111] Connection refused (nobody listens there: is Docker running?)"
     assert _innermost(requests.exceptions.ReadTimeout("read timed out")) == "read timed out"
     assert "broken" in _innermost(urllib3.exceptions.ProtocolError("broken", refused)) or "refused" in _innermost(
         urllib3.exceptions.ProtocolError("broken", refused)
     )
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("unix:///nowhere/docker.sock", "[Errno 2] No such file or directory (no socket there: is Docker running?)"),
+        ("tcp://127.0.0.1:1", "[Errno 111] Connection refused (nobody listens there: is Docker running?)"),
+    ],
+)
+def test_an_engine_that_is_not_there_is_asked_for_in_plain_words(url, says):
+    engine = DockerEngine(Address(host="h", url=url), timeout_s=1.0)
+    try:
+        with pytest.raises(Unreachable, match=f"^{re.escape(says)}$"):
+            engine.info()
+    finally:
+        engine.close()
+        gc.collect()  # as below
+
+
+def test_an_engine_that_takes_the_call_and_says_nothing_is_told_with_the_time_it_had():
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        engine = DockerEngine(Address(host="h", url=f"tcp://127.0.0.1:{mute.getsockname()[1]}"), timeout_s=0.5)
+        try:
+            with pytest.raises(Unreachable, match=r"^no answer within 0\.5 s$"):
+                engine.info()
+        finally:
+            engine.close()
+            gc.collect()  # as below
 
 
 # ---- every call of the protocol

@@ -49,10 +49,13 @@ BAD_OPTIONS = [
     ({"max_concurrent_jobs": True}, "max_concurrent_jobs must be a whole number above zero"),
     ({"waiters": 0}, "waiters must be a whole number above zero"),
     ({"waiters": None}, "waiters must be a whole number above zero"),
+    ({"waiters": 65}, "waiters must be at most 64, not 65"),
     ({"pull": "always"}, "pull must be one of"),
     ({"pull": True}, "pull must be one of"),
     ({"pull": None}, "pull must be one of"),
     ({"name": 5}, "name must be a string"),
+    ({"name": 0}, "name must be a string"),
+    ({"name": None}, "name must be a string"),
     ({"name": "a\0b"}, "name holds a NUL"),
 ]
 

@@ -26,8 +26,8 @@ BAD_INPUTS = [
     ({"files": {"a": Path("/dev/zero")}}, "no regular file"),
     ({"files": {"a": "\ud800"}}, "lone surrogate"),
     ({"files": {".jobmanager/command": b""}}, "the library's own"),
-    ({"stdin": 5}, "stdin must be bytes, not int"),
-    ({"stdin": None}, "stdin must be bytes, not NoneType"),
+    ({"stdin": 5}, "stdin must be bytes or text, not int"),
+    ({"stdin": None}, "stdin must be bytes or text, not NoneType"),
     ({"stdin": "\ud800"}, "stdin holds a lone surrogate"),
 ]
 
@@ -115,7 +115,7 @@ def test_a_task_without_problems_says_so_when_it_is_given_an_answer():
 
 @pytest.mark.parametrize(
     ("of_task", "of_job"),
-    [({"a": b"", "a/b": b""}, {}), ({"a": b""}, {"a/b": b""}), ({"a/b/c": b""}, {"a": b""}), ({}, {"x/y": b"", "x/y/z/w": b""})],
+    [({"a": b""}, {"a/b": b""}), ({"a/b/c": b""}, {"a": b""}), ({}, {"x/y": b"", "x/y/z/w": b""})],
 )
 def test_a_name_cannot_be_a_file_and_a_folder(of_task, of_job):
     with pytest.raises(InvalidInput, match=r"'.+' is a file and the folder of '.+'"):

@@ -1032,7 +1032,7 @@ def test_a_full_queue_refuses_and_takes_again_when_there_is_room():
 def test_an_id_is_refused_while_its_job_has_not_been_called_back_and_free_after():
     driver = Driver({"a": 5})
     driver.accept("j")
-    with pytest.raises(DuplicateJob, match="'j'"):
+    with pytest.raises(DuplicateJob, match="'j' has not ended yet, or its callback has not returned"):
         driver.accept("j")
     first = driver.run("j")
     driver.end(first)

@@ -23,6 +23,11 @@ BAD_MANAGERS = [
         errors.InvalidHost,
         "two hosts have one name: 'n'",
     ),
+    (
+        {"hosts": [DockerHost("tcp://a:1", name="n"), DockerHost("tcp://a:1/", name="m")]},
+        errors.InvalidHost,
+        "two hosts have one url, 'tcp://a:1/': 'n' and 'm'",
+    ),
     ({"hosts": 5}, errors.InvalidHost, "hosts must be"),
     ({"environments": ["a"]}, errors.InvalidValue, "environments must map names to images, not list"),
     ({"environments": {1: "a"}}, errors.InvalidValue, "an environment's name must be a string"),
@@ -35,6 +40,12 @@ BAD_MANAGERS = [
     ({"pool_size": 0}, errors.InvalidValue, "pool_size must be a whole number above zero"),
     ({"host_lost_timeout_s": 0}, errors.InvalidValue, "host_lost_timeout_s must be a number above zero"),
     ({"engine_timeout_s": float("nan")}, errors.InvalidValue, "engine_timeout_s must be a number above zero"),
+    ({"engine_timeout_s": 10**400}, errors.InvalidValue, "engine_timeout_s must be a number above zero, not a number of 1329 bits"),
+    ({"engine_timeout_s": 1e9}, errors.InvalidValue, "engine_timeout_s must be at most a year, not 1000000000.0 seconds"),
+    ({"queue_timeout_s": 1e9}, errors.InvalidValue, "queue_timeout_s must be at most a year"),
+    ({"host_lost_timeout_s": 1e300}, errors.InvalidValue, "host_lost_timeout_s must be at most a year"),
+    ({"callback_threads": 1001}, errors.InvalidValue, "callback_threads must be at most 1000, not 1001"),
+    ({"pool_size": 10**30}, errors.InvalidValue, "pool_size must be at most 1000, not 1000000000000000000000000000000"),
 ]
 
 BAD_JOBS = [
@@ -102,6 +113,52 @@ def test_making_a_manager_starts_nothing():
 
     assert our_threads() == []
     assert set(children()) <= before
+
+
+@pytest.mark.parametrize("option", ["engine_timeout_s", "pool_size"])
+def test_a_number_that_python_itself_will_not_write_out_is_refused_all_the_same(option):
+    with pytest.raises(errors.InvalidValue, match=f"{option} must be .*not a number of 16610 bits"):
+        JobManager("unix:///nowhere", **{option: 10**5000})
+
+
+@pytest.mark.parametrize("drain_timeout_s", [-1, True, "20", float("nan"), float("inf"), 10**400, 1e9])
+def test_closing_with_a_drain_time_that_makes_no_sense_closes_nothing(drain_timeout_s):
+    manager = JobManager("unix:///nowhere")
+
+    with pytest.raises(errors.InvalidValue, match="drain_timeout_s must be "):
+        manager.close(drain_timeout_s=drain_timeout_s)
+
+    with pytest.raises(errors.NotStarted):  # and not Closed
+        manager.hosts()
+
+
+@pytest.mark.parametrize("kill", [None, 1, "yes"])
+def test_closing_with_a_kill_that_is_no_bool_closes_nothing(kill):
+    manager = JobManager("unix:///nowhere")
+
+    with pytest.raises(errors.InvalidValue, match="kill must be True or False, not "):
+        manager.close(kill=kill)
+
+    with pytest.raises(errors.NotStarted):
+        manager.hosts()
+
+
+def test_the_longest_and_the_shortest_times_are_taken():
+    year_s = 366 * 24 * 3600
+    manager = JobManager("unix:///nowhere", queue_timeout_s=year_s, host_lost_timeout_s=year_s, engine_timeout_s=year_s)
+
+    manager.close(drain_timeout_s=year_s)
+    manager.close(drain_timeout_s=0)
+
+
+@pytest.mark.parametrize("job_id", [[], 5, None, b"j"])
+def test_a_job_id_that_is_no_string_is_refused_where_a_job_is_asked_for(job_id):
+    manager = JobManager("unix:///nowhere")
+
+    for call in (manager.kill_job, manager.get_job_queue_info):
+        with pytest.raises(errors.InvalidInput) as refused:
+            call(job_id)
+        assert str(refused.value) == f"job_id must be a string, not {job_id!r}"
 
 
 def test_before_start_every_call_says_what_to_do():

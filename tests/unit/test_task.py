@@ -63,6 +63,10 @@ BAD_TASKS = [
     ({"directory": "/nowhere/at/all"}, "does not exist or is no folder"),
     ({"directory": "/etc/passwd"}, "does not exist or is no folder"),
     ({"directory": 5}, "directory must be"),
+    ({"directory": ""}, "directory must be a folder's path, not ''"),
+    ({"files": {"a": "x", "a/b": "y"}}, "'a' is a file and the folder of 'a/b'"),
+    ({"files": {"a/b/c": "x", "a": "y"}}, "'a' is a file and the folder of 'a/b/c'"),
+    ({"files": {"a/b": "x"}, "problems": {"q": Code("a")}}, "'a' is a file and the folder of 'a/b'"),
     ({"directory": b"/tmp"}, "directory must be"),
     ({"problems": [Match("a")]}, "problems must map ids to problems"),
     ({"problems": {"q": "match"}}, "problem 'q' must be a MultipleChoice, Match, Code or File"),
@@ -228,6 +232,31 @@ def test_a_command_is_a_shell_line_or_words_or_the_images_own():
     assert Task("x", command="echo $HOME | cat").command == "echo $HOME | cat"
     assert Task("x", command=["echo", "", "a b"]).command == ("echo", "", "a b")
     assert Task("x").command is None
+
+
+LONGEST = 131_071  # bytes of one word: the kernel's MAX_ARG_STRLEN, less the NUL
+
+
+@pytest.mark.parametrize(
+    ("longest", "given"),
+    [
+        (LONGEST, lambda size: {"command": "x" * size}),
+        (LONGEST, lambda size: {"command": ["echo", "x" * size]}),
+        (LONGEST, lambda size: {"command": ["echo", "é" * (size // 2) + "x" * (size % 2)]}),
+        (LONGEST, lambda size: {"env": {"A": "x" * (size - 2)}}),
+        (2**20, lambda size: {"command": ["x" * (size // 16 - 9)] * 15 + ["x" * (size // 16 - 9 + size % 16)]}),
+        (2**20, lambda size: {"command": ["x" * 65_000] * 10, "env": {"A": "x" * 120_000, "B": "x" * 120_000, "C": "x" * 120_000,
+                                                                     "D": "x" * (size - 10 * 65_009 - 3 * 120_011 - 11)}}),
+    ],
+    ids=["a shell's line", "a word", "a word's bytes", "a variable", "all words", "words and variables"],
+)  # fmt: skip
+def test_what_no_kernel_would_start_is_refused_and_what_it_would_is_taken(longest, given):
+    Task("x", **given(longest))
+
+    with pytest.raises(InvalidTask, match=r"give (it|them) as a file or as standard input") as refused:
+        Task("x", **given(longest + 1))
+
+    assert len(str(refused.value)) < 200
 
 
 def test_the_network_is_off_unless_it_is_opened():
