@@ -47,6 +47,7 @@ _OVERDUE_SLACK_S = 60.0  # past every limit, before a waiter's silence is called
 _NO_IMAGE_S = 20.0  # an image that is being replaced may be away for a moment
 _DELETE_DELAYS_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _VOLUME_TRIES = 4  # before closing waits for a volume no longer
+_MOST_VOLUME_TRIES = 12
 _TOKEN_BYTES = 16
 
 
@@ -303,7 +304,10 @@ class Ledger:
             return held.job_id
 
     def delete_failed(self, container: str, *, only_volume_left: bool = False) -> None:
-        """Try again later. A volume alone holds no slot: an engine may refuse to remove it for as long as it runs."""
+        """Try again later. A volume alone holds no slot: an engine may refuse to remove it for as long as it runs.
+
+        In the end it is left to sweeping, once this manager is closed: what is remembered of it would add up.
+        """
         with self._changed:
             held = self._containers.get(container)
             if held is not None:
@@ -313,7 +317,10 @@ class Ledger:
                     self._changed.notify_all()
                 delay_s = _DELETE_DELAYS_S[min(held.delete_tries, len(_DELETE_DELAYS_S) - 1)]
                 held.delete_tries += 1
-                self._orders.append(_deletion(container, held, delay_s))
+                if held.is_gone and held.delete_tries > _MOST_VOLUME_TRIES:
+                    del self._containers[container]
+                else:
+                    self._orders.append(_deletion(container, held, delay_s))
 
     def strays(self, host: str, containers: Sequence[str]) -> None:
         """A host has containers with our label that its waiter was never told about: those of nobody are deleted."""

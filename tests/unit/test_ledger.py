@@ -662,6 +662,21 @@ def test_a_volume_that_will_not_go_holds_no_slot_is_tried_again_and_closing_does
     assert driver.slots() == {"a": 0}
 
 
+def test_a_volume_that_never_goes_is_left_to_sweeping_and_forgotten():
+    driver = Driver({"a": 1})
+    driver.accept("j")
+    container = driver.run("j")
+    driver.end(container)
+    driver.carry_out()
+
+    for _ in range(13):
+        assert container in driver.ledger.containers()
+        driver.ledger.delete_failed(container, only_volume_left=True)
+
+    assert driver.ledger.containers() == {}
+    assert len(driver.deletes()) == 1 + 12
+
+
 def test_a_container_is_deleted_once_however_often_it_is_said_to_be_gone():
     driver = Driver({"a": 1})
     driver.accept("j")
