@@ -183,9 +183,9 @@ class JobManager:
             drain_timeout_s: how long to wait for jobs, in seconds; then they are killed. None: until they end.
             kill: kill them at once.
 
-        Callbacks that still run when all jobs have ended are waited for beyond that, for 60 s each, or 10 s when jobs
-        were killed. A second call returns when everything has stopped; with ``kill`` it hurries the first. Inside a
-        callback it takes no more jobs, and the rest happens behind the callback's back.
+        Callbacks that still run when all jobs have ended are waited for beyond that, until none has returned for 60 s,
+        or for 10 s when jobs were killed. A second call returns when everything has stopped; with ``kill`` it hurries
+        the first. Inside a callback it takes no more jobs, and the rest happens behind the callback's back.
 
         Raises:
             InvalidValue: an argument makes no sense; nothing was closed.
