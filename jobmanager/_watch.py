@@ -84,6 +84,7 @@ class Watch:
         self._stopped: Stopped | None = None
         self._stop_was_lost = False  # the latest one: the engine did not answer
         self._stops_lost = 0
+        self._was_frozen = False
         self._ended_at: float | None = None
         self._cpu_time_s: float | None = None
         self._peak_memory_bytes: int | None = None
@@ -369,7 +370,15 @@ class Watch:
             self._engine.pause(self._job.container_id)
         except EngineError as error:
             self._stop_was_lost = isinstance(error, Unreachable)
+            self._was_frozen = self._is_frozen_by_somebody_else()
             _log.debug("pause of %s: %s", self._job.container_name, error)
+
+    def _is_frozen_by_somebody_else(self) -> bool:
+        """Whether it stood still already: not by an earlier waiter's hand, as that leaves word first."""
+        try:
+            return self._job.stopped is None and self._engine.inspect(self._job.container_id).phase is Phase.PAUSED
+        except EngineError:
+            return False
 
     def _collect(self) -> tuple[bytes | None, str]:
         wanted = self._job.collect and self._ended_at is not None and not self._kill_asked.is_set()
@@ -489,6 +498,7 @@ class Watch:
             refusal="" if self._was_cut_short() else transcript.refusal,
             state=state,
             gone=gone,
+            was_frozen=self._was_frozen,
             outage_s=self._outage_s,
             survived_outage_s=self._survived_outage_s,
             host_lost=host_lost,

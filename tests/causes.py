@@ -23,6 +23,7 @@ SHELLS = (BUSYBOX, PYTHON)  # PID 1 is a script: in ash and in dash
 PARTIAL = b"partial\n"
 
 SOURCES = {
+    "frozen": "inspect",
     "requested_by": "our own request",
     "wall_time_s": "our clock",
     "cpu_time_s": "CPU counter of the whole container",
@@ -296,15 +297,17 @@ def _timeouts() -> Iterator[Cause]:
     for name, command in IDLES.items():
         yield _idler(name, f"echo partial; {command}")
     yield _idler("pauses with all signals blocked", ("python3", "-c", PAUSES), images=(PYTHON,))
-    yield _idler("a stranger pauses it", "echo partial; sleep 60", hand=Hand.PAUSE)
+    yield _idler("a stranger pauses it", "echo partial; sleep 60", hand=Hand.PAUSE, proof=("wall_time_s", "frozen"))
 
 
-def _idler(name: str, command: str | tuple[str, ...], **more: object) -> Cause:
+def _idler(
+    name: str, command: str | tuple[str, ...], *, proof: tuple[str, ...] = ("wall_time_s",), **more: object
+) -> Cause:
     return Cause(
         name=name,
         command=command,
         outcome=Outcome.TIMEOUT,
-        proof=("wall_time_s",),
+        proof=proof,
         text="wall clock limit of 1.5 s reached",
         limits=Limits(wall_time_s=1.5),
         **more,  # type: ignore[arg-type]

@@ -48,6 +48,7 @@ class RunFacts:
     refusal: str = ""  # PID 1's reason for not running the program
     state: ContainerState | None = None  # asked for when it ended without an end mark
     gone: bool = False  # the engine knows no such container any more
+    was_frozen: bool = False  # somebody else had paused it when we came to stop it
     outage_s: float = 0.0  # how long the engine could not be reached during the run
     survived_outage_s: float = 0.0  # of that, what was over while the container still ran
     unreachable: str = ""  # with untouched: the engine's silence is why

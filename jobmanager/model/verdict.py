@@ -174,6 +174,8 @@ def _counters(facts: RunFacts) -> tuple[Evidence, ...]:
         found.append(Evidence(kind="oom_killed", value=1, source=_INSPECT))
     if facts.outage_s > 0:
         found.append(Evidence(kind="outage_s", value=round(facts.outage_s, 1), source="our record of the outage"))
+    if facts.was_frozen:
+        found.append(Evidence(kind="frozen", value="somebody else had paused the container", source=_INSPECT))
     if facts.log_rotated:
         found.append(Evidence(kind="output_cut", value="its first part was lost with a waiter", source="container log"))
     if facts.from_log:

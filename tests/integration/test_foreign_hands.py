@@ -75,6 +75,7 @@ def test_a_container_that_a_stranger_froze_goes_on_when_let_go_and_ends_at_its_d
         container_of(stranger, let_go).unpause()
         results = jobs.results()
     assert (results[0].outcome, results[0].stdout) == (Outcome.TIMEOUT, b"begun\n")
+    assert proof(results[0])["frozen"] == "somebody else had paused the container"
     assert ran_once(results[1])
 
 
