@@ -29,6 +29,7 @@ _BOOT = (  # imports nothing before the path is ours: `-c` puts the current fold
     " from jobmanager.engine.processes import run_child; run_child(module, int(fd), int(parent), int(level))"
 )
 _ORPHAN_S = 3.0
+_ENDING_S = 1.0  # between the end of its pipes and its own
 
 ChildMain = Callable[[Connection], None]
 
@@ -106,7 +107,7 @@ def run_child(module: str, fd: int, parent: int, level: int) -> None:
     try:
         main(connection)
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        if os.getppid() != parent:
+        if _is_ending(parent):
             _tidy_up(orphaned)
     except Exception:  # the process's edge: said in the caller's log, then another takes over
         logging.getLogger(__name__).exception("%s failed", module)
@@ -143,6 +144,14 @@ def _leave_with(parent: int, orphaned: Callable[[], None] | None) -> None:
     _wait_for_end_of(parent)
     _tidy_up(orphaned)
     os._exit(0)
+
+
+def _is_ending(parent: int) -> bool:
+    """Whether it ends, and has not just closed our pipe: the kernel closes a process's pipes before it gives its children away."""
+    until = time.monotonic() + _ENDING_S
+    while os.getppid() == parent and time.monotonic() < until:
+        time.sleep(0.01)
+    return os.getppid() != parent
 
 
 def _tidy_up(orphaned: Callable[[], None] | None) -> None:
