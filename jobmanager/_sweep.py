@@ -8,7 +8,7 @@ from enum import Enum
 
 from jobmanager.engine.container_config import VOLUME_LABEL
 from jobmanager.engine.owner import JOB_LABEL, MANAGER_LABEL, why_abandoned
-from jobmanager.engine.protocol import Engine, EngineFailed, Refused
+from jobmanager.engine.protocol import BeingRemoved, Engine, EngineFailed, Refused
 from jobmanager.model.container import ContainerState, VolumeState
 
 _ANY_MANAGER = {MANAGER_LABEL: None}
@@ -78,6 +78,8 @@ def remove_leftovers(engine: Engine, leftovers: Iterable[Leftover]) -> Iterator[
                 engine.remove(leftover.id)
             else:
                 engine.remove_volume(leftover.id)
+        except BeingRemoved:  # another manager sweeps it as well
+            yield Removal(leftover=leftover)
         except (EngineFailed, Refused) as error:
             yield Removal(leftover=leftover, trouble=str(error))
         else:

@@ -20,6 +20,7 @@ import urllib3.exceptions
 from jobmanager.engine.container_config import VOLUME_LABEL, container_config
 from jobmanager.engine.docker_streams import LogStream, SocketStream, plain_socket, shut
 from jobmanager.engine.protocol import (
+    BeingRemoved,
     EngineError,
     EngineFailed,
     ImageMissing,
@@ -306,7 +307,7 @@ class DockerEngine:
             self.inspect(container)
         except NoSuchContainer:
             return
-        raise EngineFailed(f"removal of {container} is still under way")
+        raise BeingRemoved(f"removal of {container} is still under way")
 
 
 def _wanted(labels: Mapping[str, str | None]) -> Sequence[str]:

@@ -30,6 +30,7 @@ class EngineError(Exception):
         ├── NoSuchContainer    no such container (any more)
         ├── NotRunning         the container has ended, or was never started
         ├── EngineFailed       the engine is in trouble itself: disk full, runtime missing, ...
+        │   └── BeingRemoved   it is at it already, for somebody else
         └── Refused            anything else that it said no to, in its own words
     """
 
@@ -56,6 +57,10 @@ class NotRunning(EngineError):
 
 class EngineFailed(EngineError):
     """The engine is in trouble itself (its answer was a 5xx)."""
+
+
+class BeingRemoved(EngineFailed):
+    """A container's removal is under way already, at somebody else's request, and has not ended yet."""
 
 
 class Refused(EngineError):

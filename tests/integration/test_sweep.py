@@ -14,7 +14,7 @@ from jobmanager import manager as module
 from jobmanager._sweep import Kind, remove_leftovers, survey
 from jobmanager.engine.connect import connect
 from jobmanager.engine.owner import Owner, labels
-from jobmanager.engine.protocol import Engine
+from jobmanager.engine.protocol import BeingRemoved, Engine
 from jobmanager.model.container import ContainerSpec, ImageDefaults
 from jobmanager.model.host import Address
 from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
@@ -101,6 +101,19 @@ def test_one_that_cannot_be_removed_does_not_keep_the_others(url: str, engine: E
     removals = list(remove_leftovers(engine, [replace(lone, id=in_use.name, name=in_use.name), container, lone]))
     assert ["in use" in removal.trouble for removal in removals] == [True, False, False]
     assert [removal.trouble for removal in removals[1:]] == ["", ""]
+
+
+def test_one_that_somebody_else_is_removing_already_is_no_trouble(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    left_by(engine, DEAD)
+
+    def under_way(container: str) -> None:
+        raise BeingRemoved(f"removal of {container} is still under way")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(engine, "remove", under_way)
+        (removal,) = remove_leftovers(engine, survey(engine).leftovers)
+    assert removal.trouble == ""
+    assert [each.trouble for each in remove_leftovers(engine, survey(engine).leftovers)] == [""]
 
 
 def test_a_starting_manager_removes_a_dead_ones_lone_volume_and_leaves_a_living_neighbours(url: str, engine: Engine) -> None:
