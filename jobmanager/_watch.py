@@ -394,18 +394,16 @@ class Watch:
                 if tries > _COLLECT_TRIES or not self._is_still_there():
                     return None, f"the workspace could not be read: {error}"
         self._timings["collect"] = round(self._clock() - began, 4)
-        archive, trouble = found
-        return archive, trouble or self._why_it_may_be_empty()
+        return (None, "the container ended before its files were read") if self._has_ended() else found
 
-    def _why_it_may_be_empty(self) -> str:
-        """The workspace of a container that has ended is an empty folder, and the engine shows it without a word."""
+    def _has_ended(self) -> bool:
+        """Whether what was read is nothing: an engine shows the workspace of a container that has ended as an empty folder."""
         try:
-            has_ended = self._engine.inspect(self._job.container_id).phase is Phase.ENDED
+            return self._engine.inspect(self._job.container_id).phase is Phase.ENDED
         except NoSuchContainer:
-            has_ended = True
+            return True
         except EngineError:  # it has only just given the files
-            has_ended = False
-        return "the container ended before its files were read, or while they were" if has_ended else ""
+            return False
 
     def _is_still_there(self) -> bool:
         """Whether the container has not ended; an engine that is away is waited for."""
