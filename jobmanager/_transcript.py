@@ -21,7 +21,10 @@ class Output:
 
 
 class Transcript:
-    """Reads a container's output from its beginning. Keeps no more than ``keep_bytes`` of it, but counts all."""
+    """Reads a container's output from its beginning. Keeps no more than ``keep_bytes`` of it, but counts all.
+
+    While it reads it keeps as much of each stream: the one that is quicker must not take all the room.
+    """
 
     def __init__(self, token: str, keep_bytes: int) -> None:
         self.began = False
@@ -50,10 +53,10 @@ class Transcript:
         stdout, stderr = bytes(self.stdout), bytes(self.stderr)
         if not self.beginning_lost:
             stdout, stderr = _joined(heard.stdout, stdout), _joined(heard.stderr, stderr)
-        room = max(0, self._keep_bytes - len(stdout))
+        kept_stdout = stdout[: max(self._keep_bytes // 2, self._keep_bytes - len(stderr))]
         return Output(
-            stdout=stdout[: self._keep_bytes],
-            stderr=stderr[:room],
+            stdout=kept_stdout,
+            stderr=stderr[: self._keep_bytes - len(kept_stdout)],
             stdout_bytes=self.stdout_bytes + len(stdout) - len(self.stdout),
             stderr_bytes=self.stderr_bytes + len(stderr) - len(self.stderr),
         )
@@ -114,7 +117,7 @@ class Transcript:
             self._result += data[: RESULT_FILE_LIMIT + 1 - len(self._result)]
             return
         kept = self.stderr if stderr else self.stdout
-        kept += data[: max(0, self._keep_bytes - len(self.stdout) - len(self.stderr))]
+        kept += data[: max(0, self._keep_bytes - len(kept))]
         if stderr:
             self.stderr_bytes += len(data)
         else:

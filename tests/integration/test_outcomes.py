@@ -19,6 +19,7 @@ from docker.models.containers import Container
 
 from jobmanager import DockerHost, JobFuture, JobManager, JobResult, Limits, Outcome, Task
 from jobmanager.engine.owner import JOB_LABEL
+from jobmanager.scheduling import ledger
 from tests.causes import CASES, CAUSES, Cause, case_id, ending, lend_a_hand, promised, submitted
 from tests.conftest import BUSYBOX, SLOWNESS, eventually
 from tests.daemons import PrivateDaemon
@@ -250,7 +251,10 @@ def test_an_image_without_a_tool_that_is_needed_is_refused_in_words(
     assert (result.outcome, result.text) == (Outcome.CRASH, f"the program was not started: the image has no {tool}")
 
 
-def test_an_image_that_is_removed_while_its_job_waits_is_a_crash(engine_url: str, stranger: docker.DockerClient) -> None:
+def test_an_image_that_is_removed_while_its_job_waits_is_a_crash(
+    engine_url: str, stranger: docker.DockerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "_NO_IMAGE_S", 1.0)  # for when its host notices it first
     with (
         image_of(stranger, "short-lived", {"hello": b"hello"}) as image,
         JobManager(DockerHost(engine_url, max_concurrent_jobs=1)) as manager,

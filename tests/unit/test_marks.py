@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from jobmanager._transcript import Transcript
+from jobmanager._transcript import Output, Transcript
 from jobmanager.engine.protocol import Chunk
 from jobmanager.engine.way_in import RESULT_FILE_LIMIT, Mark, MarkedStream, cpu_before, end_mark
 from jobmanager.model.facts import EndMark
@@ -118,8 +118,8 @@ def test_no_more_is_kept_than_allowed_but_all_is_counted():
         (False, BEGIN + b"got -\n" + b"o" * 30), (True, b"e" * 30), (False, b"p" * 30), (True, b"f" * 30), keep_bytes=50
     )
 
-    assert bytes(transcript.stdout) == b"o" * 30
-    assert bytes(transcript.stderr) == b"e" * 20
+    kept = transcript.output(Output())
+    assert (kept.stdout, kept.stderr) == (b"o" * 25, b"e" * 25)
     assert (transcript.stdout_bytes, transcript.stderr_bytes, transcript.output_bytes) == (60, 60, 120)
 
 

@@ -112,5 +112,24 @@ def test_no_more_is_kept_than_may_be_also_of_what_was_pieced_together():
 
     output = transcript.output(Output(stdout=b"01234567", stdout_bytes=8))
 
-    assert (output.stdout, output.stderr) == (b"0123456789", b"")
+    assert (output.stdout, output.stderr) == (b"0123456", b"xyz")
     assert (output.stdout_bytes, output.stderr_bytes) == (10, 3)
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["standard output first", "standard error first"])
+def test_a_stream_that_floods_leaves_room_for_what_the_other_said(first):
+    transcript = Transcript(TOKEN, 100)
+    chunks = [Chunk(False, b"partial\n"), Chunk(True, b"y\n" * 200)]
+    transcript.read([Chunk(False, GOT), *(reversed(chunks) if first else chunks)])
+
+    output = transcript.output(Output())
+
+    assert (output.stdout, output.stderr) == (b"partial\n", b"y\n" * 46)
+    assert (output.stdout_bytes, output.stderr_bytes) == (8, 400)
+
+
+def test_two_streams_that_flood_share_the_room():
+    transcript = Transcript(TOKEN, 100)
+    transcript.read([Chunk(False, GOT), Chunk(True, b"e" * 300), Chunk(False, b"o" * 300)])
+
+    assert transcript.output(Output()) == Output(stdout=b"o" * 50, stderr=b"e" * 50, stdout_bytes=300, stderr_bytes=300)
