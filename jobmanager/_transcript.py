@@ -53,7 +53,8 @@ class Transcript:
         stdout, stderr = bytes(self.stdout), bytes(self.stderr)
         if not self.beginning_lost:
             stdout, stderr = _joined(heard.stdout, stdout), _joined(heard.stderr, stderr)
-        kept_stdout = stdout[: max(self._keep_bytes // 2, self._keep_bytes - len(stderr))]
+        for_stderr = min(len(stderr), self._keep_bytes // 4)  # a stream that floods takes not all of the other's room
+        kept_stdout = stdout[: self._keep_bytes - for_stderr]
         return Output(
             stdout=kept_stdout,
             stderr=stderr[: self._keep_bytes - len(kept_stdout)],

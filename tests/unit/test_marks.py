@@ -119,7 +119,7 @@ def test_no_more_is_kept_than_allowed_but_all_is_counted():
     )
 
     kept = transcript.output(Output())
-    assert (kept.stdout, kept.stderr) == (b"o" * 25, b"e" * 25)
+    assert (kept.stdout, kept.stderr) == (b"o" * 30 + b"p" * 8, b"e" * 12)
     assert (transcript.stdout_bytes, transcript.stderr_bytes, transcript.output_bytes) == (60, 60, 120)
 
 
