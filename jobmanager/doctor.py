@@ -23,10 +23,10 @@ from jobmanager.model.host import DockerHost
 from jobmanager.model.limits import Limits
 from jobmanager.model.result import Evidence, JobResult, Outcome
 from jobmanager.model.task import Task
+from jobmanager.scheduling.hosts import ENVIRONMENT_LABEL
 
 __all__ = ["HostReport", "ProbeReport", "examine"]
 
-ENVIRONMENT_LABEL = "jobmanager.environment"
 _TIMEOUT_S = 10.0  # for each call of ours; the probes' manager has its own
 _QUEUE_TIMEOUT_S = 300.0
 _HOST_LOST_TIMEOUT_S = 15.0
