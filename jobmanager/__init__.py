@@ -9,12 +9,14 @@ from jobmanager.future import ClientFuture, JobFuture
 from jobmanager.hooks import HookManager
 from jobmanager.manager import JobManager
 from jobmanager.model.client import CallbackInfo, Client, HostInfo, QueueInfo, RunningJob, WaitingJob
+from jobmanager.model.grader import Grader
 from jobmanager.model.host import TLS, DockerHost
 from jobmanager.model.job import JobInput
 from jobmanager.model.limits import Limits
+from jobmanager.model.network import Network
 from jobmanager.model.problems import Code, File, Match, MultipleChoice
 from jobmanager.model.result import Evidence, JobResult, Outcome, ProblemResult, Step, unpacked
-from jobmanager.model.task import Network, Task
+from jobmanager.model.task import Task
 from jobmanager.sync import ClientSync
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "DockerHost",
     "Evidence",
     "File",
+    "Grader",
     "HookManager",
     "HostInfo",
     "JobFuture",

@@ -8,7 +8,7 @@ from jobmanager.engine.seccomp import seccomp_profile
 from jobmanager.engine.way_in import PID_1
 from jobmanager.model.container import WORKSPACE, ContainerSpec, ImageDefaults
 from jobmanager.model.limits import Limits
-from jobmanager.model.task import Network
+from jobmanager.model.network import Network
 
 VOLUME_LABEL = "jobmanager.container"  # on a volume: whose it is
 USER = "65534:65534"  # nobody; numeric, so that it need not be in the image

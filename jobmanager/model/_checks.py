@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import PurePosixPath
 
 from jobmanager.errors import InvalidValue
@@ -79,6 +79,18 @@ def plain(name: str, value: str, error: type[InvalidValue] = InvalidValue) -> st
     except UnicodeEncodeError:
         raise error(f"{name} holds a lone surrogate and cannot be written as UTF-8: {value!r}") from None
     return value
+
+
+def command(name: str, given: str | Sequence[str] | None, error: type[InvalidValue]) -> str | tuple[str, ...] | None:
+    """A string for ``sh -c``, or words; None stays."""
+    if given is None:
+        return None
+    if isinstance(given, str):
+        return text(name, given, error)
+    if isinstance(given, (bytes, bytearray)) or not isinstance(given, Sequence) or not given:
+        raise error(f"{name} must be a string or a list of words that is not empty, not {given!r}")
+    text(f"{name}'s first word", given[0], error)
+    return tuple(plain(f"a word of the {name}", word, error) for word in given)
 
 
 def fits_a_start(words: Iterable[str], error: type[InvalidValue]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from jobmanager.model.limits import Limits
-from jobmanager.model.task import Network
+from jobmanager.model.network import Network
 
 WORKSPACE = "/job"
 

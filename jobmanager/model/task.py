@@ -4,28 +4,21 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
 
 from jobmanager.errors import InvalidTask, InvalidValue
 from jobmanager.model import _checks
+from jobmanager.model.grader import SCRIPTS, Grader
 from jobmanager.model.limits import Limits
+from jobmanager.model.network import Network, checked_network
 from jobmanager.model.problems import Code, File, Match, MultipleChoice, Problem
 
 Content = bytes | str | Path
 
 _MOST_BYTES = 2**30  # read into memory for one job
 _MOST_RETRIES = 100
-
-
-class Network(str, Enum):
-    """What a job may reach. A string instead of a member names one of the host's own networks."""
-
-    OFF = "off"  # no interface but loopback; `localhost` as a name does not resolve
-    LOOPBACK = "loopback"  # the same, and `localhost` resolves; starts about 100 ms slower
-    BRIDGE = "bridge"  # the engine's default bridge: the outside world, and other containers on it
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +35,7 @@ class Task:
         limits: what the job may use.
         network: off by default.
         env: environment variables of the program.
+        grader: judges what was sent in, instead of a command, and may have it run in student containers.
         collect: patterns (``fnmatch``, a folder's name for all in it) of workspace files that come back.
         retries: how often it may be run again, on another host if one has room, when a run was cut off by what is neither
             its doing nor the task's: the host is lost, the engine died, a stranger removed the container. 0: a container
@@ -54,6 +48,7 @@ class Task:
 
     environment: str
     command: str | Sequence[str] | None = field(default=None, kw_only=True)
+    grader: Grader | None = field(default=None, kw_only=True)
     files: Mapping[str, Content] | None = field(default=None, kw_only=True, repr=False)
     directory: str | Path | None = field(default=None, kw_only=True)
     problems: Mapping[str, Problem] | None = field(default=None, kw_only=True)
@@ -71,15 +66,16 @@ class Task:
         if not isinstance(self.name, str):
             raise InvalidTask(f"name must be a string, not {self.name!r}")
         freeze = object.__setattr__
-        freeze(self, "command", _command(self.command))
+        freeze(self, "command", _checks.command("command", self.command, InvalidTask))
         files, problems = _all_files(self.directory, self.files, self.limits), _problems(self.problems)
         answers = [problem.filename for problem in problems.values() if isinstance(problem, (Code, File))]
         _checks.no_clashes({*files, *answers}, InvalidTask)
+        _check_grader(self.grader, self.command, files, answers)
         freeze(self, "files", files)
         freeze(self, "problems", problems)
-        freeze(self, "network", _network(self.network))
+        freeze(self, "network", checked_network(self.network))
         freeze(self, "env", _env(self.env))
-        _checks.fits_a_start(_words(self.command, self.env), InvalidTask)
+        _checks.fits_a_start(_words(self.command if self.grader is None else self.grader.run, self.env), InvalidTask)
         freeze(self, "collect", _patterns(self.collect))
         _checks.count("retries", self.retries, InvalidTask, most=_MOST_RETRIES)
 
@@ -87,7 +83,12 @@ class Task:
     def needs_container(self) -> bool:
         """False when problems alone make the task and all of them can be answered in process."""
         local = self.problems and all(isinstance(p, (MultipleChoice, Match)) for p in self.problems.values())
-        return not (local and self.command is None)
+        return not (local and self.command is None and self.grader is None)
+
+    @property
+    def memory_mib(self) -> int:
+        """What a host must have for it: its own memory, and that of its student containers."""
+        return self.limits.memory_mib + (0 if self.grader is None else self.grader.students_memory_mib(self.limits))
 
 
 def file_contents(files: Mapping[str, Content] | None, error: type[InvalidValue], limits: Limits | None = None) -> dict[str, bytes]:
@@ -157,17 +158,6 @@ def _directory_files(given: str | Path, limits: Limits) -> dict[str, bytes]:
     return file_contents({path.relative_to(directory).as_posix(): path for path in paths}, InvalidTask)
 
 
-def _command(command: str | Sequence[str] | None) -> str | tuple[str, ...] | None:
-    if command is None:
-        return None
-    if isinstance(command, str):
-        return _checks.text("command", command, InvalidTask)
-    if isinstance(command, (bytes, bytearray)) or not isinstance(command, Sequence) or not command:
-        raise InvalidTask(f"command must be a string or a list of words that is not empty, not {command!r}")
-    _checks.text("command's first word", command[0], InvalidTask)
-    return tuple(_checks.plain("a word of the command", word, InvalidTask) for word in command)
-
-
 def _problems(problems: Mapping[str, Problem] | None) -> dict[str, Problem]:
     if problems is None:
         return {}
@@ -180,16 +170,22 @@ def _problems(problems: Mapping[str, Problem] | None) -> dict[str, Problem]:
     return dict(problems)
 
 
-def _network(network: Network | str) -> Network | str:
-    if isinstance(network, Network):
-        return network
-    named = _checks.text("network", network, InvalidTask)
-    if named in ("host", "none", "default") or named.startswith("container:"):
-        raise InvalidTask(f"network {named!r} is not for jobs: take a member of Network or a network of your own")
-    try:
-        return Network(named)
-    except ValueError:
-        return named
+def _check_grader(grader: Grader | None, command: object, files: Collection[str], answers: Collection[str]) -> None:
+    if grader is None:
+        return
+    if not isinstance(grader, Grader):
+        raise InvalidTask(f"grader must be a Grader, not {grader!r}")
+    if command is not None:
+        raise InvalidTask("a task has a command or a grader, not both: Grader(run=...) names the grader's own command")
+    replaced = sorted(set(SCRIPTS) & set(answers))
+    if replaced:
+        raise InvalidTask(f"an answer would become the file {replaced[0]!r}, the grader's: give the problem another file name")
+    if grader.run is None and not set(SCRIPTS) & set(files):
+        raise InvalidTask(f"the task's files hold no grader to run, which is {_one_of(SCRIPTS)}; or give Grader(run=...)")
+
+
+def _one_of(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 def _env(env: Mapping[str, str] | None) -> dict[str, str]:

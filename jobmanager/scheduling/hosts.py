@@ -113,7 +113,11 @@ class Host:
             return False
         if self.info is None:
             return True
-        return self.large_enough(needs) and self.image(needs.environment) is not None
+        return self.large_enough(needs) and self.has_images(needs)
+
+    def has_images(self, needs: Needs) -> bool:
+        """Whether every environment that the job needs is here."""
+        return all(self.image(environment) is not None for environment in (needs.environment, *needs.student_environments))
 
     def large_enough(self, needs: Needs) -> bool:
         """Whether the machine has the memory and the cores; True as long as nothing is known of it."""
@@ -217,14 +221,15 @@ class HostTable:
         """Why no host could ever run it; None when one could, as far as is known."""
         if self.anybody_could(needs):
             return None
-        if any(host.image(needs.environment) for host in self):
+        if any(host.has_images(needs) for host in self):
             answered = [host.info for host in self if host.info is not None]
             return Unsatisfiable(
                 f"no host could ever run it: it asks for {needs.memory_mib} MiB and {needs.cpus:g} cpus, the largest host"
                 f" has {max(info.memory_mib for info in answered)} MiB and {max(info.cores for info in answered)} cores"
             )
         known = ", ".join(self._known_names()) or "none"
-        return UnknownEnvironment(f"no host has the environment {needs.environment!r}; known: {known}")
+        wanted = " together with ".join(map(repr, (needs.environment, *sorted(needs.student_environments))))
+        return UnknownEnvironment(f"no host has the environment {wanted}; known: {known}")
 
     def slots(self) -> int:
         """Slots of all hosts that are up; at least 1."""

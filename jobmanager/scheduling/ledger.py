@@ -98,8 +98,12 @@ class Ledger:
 
     def accept(self, request: Request, callback: Callback | None) -> None:
         """Take a job. Raises JobRefused's children, and then nothing has changed."""
+        grader = request.task.grader
         needs = Needs(
-            environment=request.task.environment, memory_mib=request.task.limits.memory_mib, cpus=request.task.limits.cpus
+            environment=request.task.environment,
+            memory_mib=request.task.memory_mib,
+            cpus=request.task.limits.cpus,
+            student_environments=frozenset() if grader is None else frozenset(grader.student_environments),
         )
         with self._lock:
             if not self._open:

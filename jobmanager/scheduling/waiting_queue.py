@@ -17,6 +17,7 @@ class Needs:
     environment: str
     memory_mib: int
     cpus: float
+    student_environments: frozenset[str] = frozenset()  # of a grading job: it is placed where these are, too
     excluded: frozenset[str] = frozenset()  # hosts that tried and could not
     avoided: frozenset[str] = frozenset()  # hosts on which a run was cut off: only when no other has room
 

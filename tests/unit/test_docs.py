@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from jobmanager import DockerHost, JobManager, JobResult, Limits, Outcome, Task, cli, doctor, events
+from jobmanager import DockerHost, Grader, JobManager, JobResult, Limits, Outcome, Task, cli, doctor, events
 from jobmanager.engine import container_config
 from jobmanager.engine.protocol import Engine
 from jobmanager.errors import InvalidValue
@@ -200,6 +200,11 @@ def test_figures_beside_the_limits_are_those_of_the_code() -> None:
     assert Limits(workspace_mib=2).workspace_inodes - Limits(workspace_mib=1).workspace_inodes == 64
     assert f"stands {container_config._CPU_BACKSTOP_S} s behind it" in text
     assert f"It is user {container_config.USER.partition(':')[0]}," in text
+
+
+def test_every_argument_of_a_grader_is_explained() -> None:
+    rows = table(text_of("docs/grading.md"), "argument of `Grader`", "meaning")
+    assert [row[0] for row in rows] == [f"`{field.name}`" for field in dataclasses.fields(Grader)]
 
 
 def test_every_argument_of_a_task_is_explained() -> None:
