@@ -18,8 +18,8 @@ help:  ## show the targets
 demo: $(READY)  ## grade a folder of submissions on one or two Docker hosts
 	@engines="$$($(MACHINE) up)" && $(BIN)/python examples/demo.py $$engines
 
-test: $(READY) lint  ## lint, types, layers, then all tests on real Docker engines
-	@$(MACHINE) run $(BIN)/python -m pytest tests/unit tests/contract tests/integration $(PYTEST_ARGS)
+test: $(READY) lint  ## lint, types, layers, then all tests on real Docker engines, as many at once as there are engines
+	@$(MACHINE) run $(BIN)/python -m pytest -n auto --dist loadfile tests/unit tests/contract tests/integration $(PYTEST_ARGS)
 
 lint: $(READY)  ## ruff, mypy and the layers
 	$(BIN)/ruff check .

@@ -35,10 +35,23 @@ def without_engine() -> bool:
     return os.environ.get("JOBMANAGER_TEST_WITHOUT_ENGINE") == "1"
 
 
+def named_engines() -> list[str]:
+    """Urls of the real engines for this process: all of them, or its own one where several test side by side."""
+    urls = [url for url in os.environ.get("JOBMANAGER_TEST_HOSTS", "").split(",") if url]
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    return [urls[int(worker.removeprefix("gw"))]] if worker and urls else urls
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """``-n auto``: as many processes as there are engines, since a test looks at all that is left on its own."""
+    return len(named_engines())
+
+
 @pytest.fixture(scope="session")
 def engine_urls() -> list[str]:
     """Urls of the real engines that tests may use, but never disturb."""
-    urls = [url for url in os.environ.get("JOBMANAGER_TEST_HOSTS", "").split(",") if url]
+    urls = named_engines()
     if urls:
         return urls
     if without_engine():

@@ -113,3 +113,11 @@ def programs_begun(url: str) -> int:
         return 0
     finally:
         client.close()
+
+
+def kill_pool_workers() -> int:
+    """SIGKILL every worker of the process pool."""
+    workers = processes("_pool_worker")
+    for worker in workers:
+        worker.kill()
+    return len(workers)

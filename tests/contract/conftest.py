@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from functools import partial
 
@@ -13,10 +12,10 @@ from jobmanager.engine.connect import connect
 from jobmanager.model.host import Address
 from jobmanager.testing import FakeEngineServer
 from tests.conftest import BUSYBOX as IMAGE
+from tests.conftest import named_engines
 from tests.contract.place import PATIENCE_S, Place
 
-_HOSTS = [url for url in os.environ.get("JOBMANAGER_TEST_HOSTS", "").split(",") if url]
-_REAL = [pytest.param(number, marks=pytest.mark.engine, id=f"real{number}") for number in range(max(1, len(_HOSTS)))]
+_REAL = [pytest.param(number, marks=pytest.mark.engine, id=f"real{number}") for number in range(max(1, len(named_engines())))]
 
 
 @pytest.fixture(scope="session", autouse=True)  # before any test counts descriptors and children

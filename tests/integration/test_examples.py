@@ -127,19 +127,29 @@ def test_the_demo_grades_every_submission_as_expected_on_all_engines(engines: li
         assert re.search(rf"docker-{number}\b", done.stdout.partition("\n")[2])
 
 
-def test_the_demo_shows_its_progress_on_a_terminal(engines: list[str], environment: dict[str, str]) -> None:
-    shown, status = run_on_terminal(environment | {"TERM": "xterm-256color", "COLUMNS": "150", "LINES": "50"}, engines)
+def test_the_demo_shows_its_progress_on_a_terminal(engines: list[str], environment: dict[str, str], tmp_path: Path) -> None:
+    demo = demo_with(tmp_path, EXAMPLES / "submissions" / "right.py", EXAMPLES / "submissions" / "wrong.py")
+
+    shown, status = run_on_terminal(environment | {"TERM": "xterm-256color", "COLUMNS": "150", "LINES": "50"}, demo, engines)
 
     assert status == 0
     assert "1 of 3 tests passed" in shown
     assert "every submission ended as expected" in shown
 
 
-def run_on_terminal(environment: dict[str, str], engines: Sequence[str]) -> tuple[str, int]:
+def demo_with(folder: Path, *submissions: Path) -> Path:
+    """The demo over these submissions only."""
+    (folder / "submissions").mkdir()
+    for submission in submissions:
+        shutil.copy(submission, folder / "submissions")
+    return Path(shutil.copy(EXAMPLES / "demo.py", folder))
+
+
+def run_on_terminal(environment: dict[str, str], demo: Path, engines: Sequence[str]) -> tuple[str, int]:
     """What the demo writes to a terminal, and its status."""
     ours, theirs = pty.openpty()
-    command = [sys.executable, str(EXAMPLES / "demo.py"), *engines]
-    with subprocess.Popen(command, env=environment, stdin=theirs, stdout=theirs, stderr=theirs) as demo:
+    command = [sys.executable, str(demo), *engines]
+    with subprocess.Popen(command, env=environment, stdin=theirs, stdout=theirs, stderr=theirs) as running:
         os.close(theirs)
         shown = b""
         try:
@@ -149,17 +159,16 @@ def run_on_terminal(environment: dict[str, str], engines: Sequence[str]) -> tupl
             pass
         finally:
             os.close(ours)
-        return shown.decode(), demo.wait(30)
+        return shown.decode(), running.wait(30)
 
 
 def test_the_demo_s_status_tells_that_a_submission_surprised(
     engines: list[str], environment: dict[str, str], tmp_path: Path
 ) -> None:
-    shutil.copy(EXAMPLES / "demo.py", tmp_path)
-    (tmp_path / "submissions").mkdir()
+    demo = demo_with(tmp_path)
     (tmp_path / "submissions" / "quick.py").write_text("# expect: timeout\nprint(5)\n")
 
-    done = run(environment, tmp_path / "demo.py", *engines)
+    done = run(environment, demo, *engines)
 
     assert (done.returncode, done.stderr) == (1, "")
     assert "quick.py: expected timeout; got failed, wrong answer: '5' instead of 6" in done.stdout

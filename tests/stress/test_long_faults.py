@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 import socket
 import time
 from collections.abc import Iterator
@@ -11,10 +12,10 @@ import docker
 import psutil
 import pytest
 
-from jobmanager import DockerHost, Limits, Outcome
+from jobmanager import DockerHost, JobManager, JobResult, Limits, Outcome
 from tests.conftest import BUSYBOX, eventually
 from tests.daemons import PrivateDaemon
-from tests.faults import LASTS, QUICK, RUNS_ONCE, jobs_on, ran_once
+from tests.faults import LASTS, QUICK, RUNS_ONCE, jobs_on, kill_pool_workers, ran_once
 from tests.integration.test_lost_replies import CALLS, MEASURED
 from tests.proxy import CREATE, FEED, INSPECT, LOGS, REMOVE, START, STATS, Proxy
 
@@ -29,6 +30,22 @@ EVENTS_HELD = 1_024  # by an engine, for one who does not read
 def proxy(private_engine: PrivateDaemon) -> Iterator[Proxy]:
     with Proxy(private_engine.url) as proxy:
         yield proxy
+
+
+def test_pool_workers_killed_ten_times_in_a_run_of_many_jobs_lose_none(private_engine: PrivateDaemon) -> None:
+    """Case 4."""
+    results: list[JobResult] = []
+    chance = random.Random(4)
+    with JobManager(private_engine.url) as manager:
+        for _ in range(60):
+            manager.new_job(QUICK, callback=results.append)
+        for kill in range(10):
+            wanted = 5 * kill + chance.randint(1, 4)
+            eventually(lambda wanted=wanted: len(results) >= wanted, within_s=60)
+            kill_pool_workers()
+        eventually(lambda: len(results) == 60, within_s=60)
+    assert all(ran_once(result) for result in results), [r for r in results if not ran_once(r)]
+    assert len({result.job_id for result in results}) == 60
 
 
 @pytest.mark.parametrize("carried_out", [True, False], ids=["after", "before"])
