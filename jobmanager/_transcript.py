@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from jobmanager.engine.protocol import Chunk
@@ -20,13 +20,38 @@ class Output:
     stderr_bytes: int = 0
 
 
+class Tap:
+    """Hands a program's output on as it is taken in, without marks, each byte once.
+
+    A log that takes a broken stream's place is read from its beginning: what was handed on before is passed over.
+    """
+
+    def __init__(self, hand_on: Callable[[bool, bytes], None]) -> None:
+        """``hand_on`` is given whether it is standard error, and the bytes; it must not block."""
+        self._hand_on = hand_on
+        self._handed_on = {False: 0, True: 0}
+        self._at = {False: 0, True: 0}
+
+    def begin_again(self) -> None:
+        """What comes next is the output from its beginning."""
+        self._at = {False: 0, True: 0}
+
+    def output(self, stderr: bool, data: bytes) -> None:
+        """The output's next bytes."""
+        fresh = data[max(0, self._handed_on[stderr] - self._at[stderr]) :]
+        self._at[stderr] += len(data)
+        if fresh:
+            self._handed_on[stderr] = self._at[stderr]
+            self._hand_on(stderr, fresh)
+
+
 class Transcript:
     """Reads a container's output from its beginning. Keeps no more than ``keep_bytes`` of it, but counts all.
 
     While it reads it keeps as much of each stream: the one that is quicker must not take all the room.
     """
 
-    def __init__(self, token: str, keep_bytes: int) -> None:
+    def __init__(self, token: str, keep_bytes: int, tap: Tap | None = None) -> None:
         self.began = False
         self.end: EndMark | None = None
         self.refusal = ""
@@ -35,6 +60,7 @@ class Transcript:
         self.stdout, self.stderr = bytearray(), bytearray()
         self.stdout_bytes = self.stderr_bytes = 0
         self._keep_bytes = keep_bytes
+        self._tap = tap
         self._streams = {False: MarkedStream(token), True: MarkedStream(token)}
         self._cpu_before_ns: int | None = None
         self._result = bytearray()
@@ -117,6 +143,8 @@ class Transcript:
         if self._stdout_ended and not stderr:
             self._result += data[: RESULT_FILE_LIMIT + 1 - len(self._result)]
             return
+        if self._tap is not None:
+            self._tap.output(stderr, data)
         kept = self.stderr if stderr else self.stdout
         kept += data[: max(0, self._keep_bytes - len(kept))]
         if stderr:

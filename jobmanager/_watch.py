@@ -14,7 +14,7 @@ from collections.abc import Callable
 from enum import Enum, auto
 
 from jobmanager._collect import collected
-from jobmanager._transcript import Output, Transcript
+from jobmanager._transcript import Output, Tap, Transcript
 from jobmanager.engine.protocol import Engine, EngineError, NoSuchContainer, NotRunning, OutputStream, Unreachable
 from jobmanager.engine.way_in import CANNOT_UNPACK, NOT_DELIVERED, payload, trace_of_the_end
 from jobmanager.model.container import ContainerState, Phase
@@ -62,13 +62,19 @@ class Watch:
         *,
         host_lost_timeout_s: float,
         send: Callable[[Began | Stops], None],
+        on_output: Callable[[bool, bytes], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """``on_output`` is handed what the program prints as it comes: whether it is standard error, and the bytes.
+
+        It is called in the thread of ``run`` and must not block. After a connection broke it may miss some, and hears nothing twice.
+        """
         self._job = job
         self._engine = engine
         self._host_lost_timeout_s = host_lost_timeout_s
         self._send = send
         self._clock = clock
+        self._tap = None if on_output is None else Tap(on_output)
         self._kill_asked = threading.Event()
         self._look_asked = threading.Event()
         self._transcript = self._new_transcript()
@@ -467,7 +473,9 @@ class Watch:
         return self._stopped or (self._job.stopped if ended_unheard and self._transcript.end is None else None)
 
     def _new_transcript(self) -> Transcript:
-        return Transcript(self._job.token, self._job.limits.output_kib * 1024)
+        if self._tap is not None:
+            self._tap.begin_again()
+        return Transcript(self._job.token, self._job.limits.output_kib * 1024, self._tap)
 
     def _facts(
         self,

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from jobmanager._transcript import Output, Transcript
+from jobmanager._transcript import Output, Tap, Transcript
 from jobmanager.engine.protocol import Chunk
 
 TOKEN = "t0ken"
@@ -133,3 +133,26 @@ def test_two_streams_that_flood_share_the_room():
     transcript.read([Chunk(False, GOT), Chunk(True, b"e" * 300), Chunk(False, b"o" * 300)])
 
     assert transcript.output(Output()) == Output(stdout=b"o" * 75, stderr=b"e" * 25, stdout_bytes=300, stderr_bytes=300)
+
+
+def test_a_tap_is_handed_the_output_as_it_comes_and_nothing_of_ours() -> None:
+    heard: list[tuple[bool, bytes]] = []
+    transcript = Transcript(TOKEN, 2, Tap(lambda stderr, data: heard.append((stderr, data))))
+
+    for data in STDOUT:
+        transcript.read([Chunk(False, data)])
+    for data in STDERR:
+        transcript.read([Chunk(True, data)])
+
+    assert heard == [(False, b"out\n"), (True, b"err\n")]
+
+
+def test_a_tap_hears_nothing_twice_when_the_log_takes_a_streams_place() -> None:
+    heard: list[tuple[bool, bytes]] = []
+    tap = Tap(lambda stderr, data: heard.append((stderr, data)))
+    Transcript(TOKEN, 1024, tap).read([Chunk(False, GOT + b"one"), Chunk(True, b"e")])
+
+    tap.begin_again()
+    Transcript(TOKEN, 1024, tap).read([Chunk(False, GOT + b"o"), Chunk(False, b"ne, two"), Chunk(True, b"e")])
+
+    assert heard == [(False, b"one"), (True, b"e"), (False, b", two")]
