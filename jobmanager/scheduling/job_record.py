@@ -1,4 +1,4 @@
-"""What the ledger remembers of a job and of a container while they have its attention."""
+"""What the ledger remembers of a job until it has been called back."""
 
 from __future__ import annotations
 
@@ -82,15 +82,3 @@ class JobRecord:
         request = self.request
         info = f"{self.kind}, {lack}" if lack else self.kind
         return WaitingJob(request.job_id, True, info, request.launcher_name, request.task.limits.wall_s)
-
-
-@dataclass(slots=True, kw_only=True)
-class HeldContainer:
-    """A container that holds a slot, until it is gone, and is heard of until its volume is, too."""
-
-    job_id: str
-    host: str
-    made: bool = False  # its submitter said that it runs: nobody else has its name
-    being_deleted: bool = False
-    delete_tries: int = 0
-    is_gone: bool = False  # only its volume is left

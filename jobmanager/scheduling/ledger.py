@@ -22,14 +22,14 @@ from jobmanager.model.job import Request
 from jobmanager.model.messages import HostCannot, Refused, Submitted
 from jobmanager.model.result import Callback, Outcome
 from jobmanager.model.verdict import KillReason, Verdict, after_reruns, judge, killed_verdict
+from jobmanager.scheduling.containers import HeldContainers
 from jobmanager.scheduling.estimate import Durations
 from jobmanager.scheduling.hosts import Host, HostStatus, HostTable
-from jobmanager.scheduling.job_record import HeldContainer, JobRecord
+from jobmanager.scheduling.job_record import JobRecord
 from jobmanager.scheduling.life import LIFE, Do, Happening, State
 from jobmanager.scheduling.orders import (
     AnnounceHostDown,
     AnnounceJob,
-    DeleteContainer,
     DeliverJob,
     LookAtHost,
     Order,
@@ -45,9 +45,6 @@ _MOST_TIMES_UNREACHABLE = 200  # a host that answers when looked at and breaks o
 _MOST_DECIDED = 1000  # results in memory that wait for callbacks; while there are as many, nothing more is started
 _OVERDUE_SLACK_S = 60.0  # past every limit, before a waiter's silence is called a crash
 _NO_IMAGE_S = 20.0  # an image that is being replaced may be away for a moment
-_DELETE_DELAYS_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-_VOLUME_TRIES = 4  # before closing waits for a volume no longer
-_MOST_VOLUME_TRIES = 12
 _TOKEN_BYTES = 16
 
 
@@ -71,8 +68,8 @@ class Ledger:
         self._hosts = HostTable(hosts, aliases)
         self._queue = WaitingQueue()
         self._jobs: dict[str, JobRecord] = {}
-        self._containers: dict[str, HeldContainer] = {}
         self._orders: deque[Order] = deque()
+        self._containers = HeldContainers(self._hosts, self._orders.append)
         self._durations = Durations()
         self._manager_id = manager_id
         self._max_waiting_jobs = max_waiting_jobs
@@ -91,7 +88,7 @@ class Ledger:
             Do.STOP: self._stop,
             Do.REQUEUE: self._requeue,
             Do.DELIVER: self._deliver,
-            Do.DELETE: lambda job: self._delete(job.container),
+            Do.DELETE: lambda job: self._containers.delete(job.container),
         }
 
     # ---- what callers ask
@@ -198,7 +195,7 @@ class Ledger:
     def containers(self) -> dict[str, str]:
         """Containers that hold a slot, and their hosts."""
         with self._lock:
-            return {name: container.host for name, container in self._containers.items()}
+            return self._containers.hosts()
 
     def wait_until_decided(self, timeout_s: float) -> bool:
         """Block until every job's result is decided; False when the time is over first."""
@@ -221,7 +218,7 @@ class Ledger:
     def wait_until_deleted(self, timeout_s: float) -> bool:
         """Block until no container holds a slot, and volumes are gone or will not go; False when the time is over first."""
         with self._changed:
-            return self._changed.wait_for(lambda: all(map(_is_given_up, self._containers.values())), timeout_s)
+            return self._changed.wait_for(self._containers.are_gone, timeout_s)
 
     # ---- what the manager reports
 
@@ -243,7 +240,7 @@ class Ledger:
             if isinstance(reply, HostCannot) and reply.unreachable:
                 self._suspect(held.host, reply.reason)
             if job is None:
-                self._delete(container)
+                self._containers.delete(container)
                 return
             if isinstance(reply, Submitted):
                 job.container_id, job.image_command = reply.container_id, reply.image_command
@@ -300,40 +297,20 @@ class Ledger:
     def deleted(self, container: str) -> str | None:
         """Nothing of it is left: its slot is free. Returns its job's id."""
         with self._changed:
-            held = self._containers.pop(container, None)
-            if held is None:
-                return None
-            self._hosts[held.host].give_back(container)
+            held = self._containers.deleted(container)
             self._changed.notify_all()
-            return held.job_id
+            return held.job_id if held is not None else None
 
     def delete_failed(self, container: str, *, only_volume_left: bool = False) -> None:
-        """Try again later. A volume alone holds no slot: an engine may refuse to remove it for as long as it runs.
-
-        In the end it is left to sweeping, once this manager is closed: what is remembered of it would add up.
-        """
+        """Try again later."""
         with self._changed:
-            held = self._containers.get(container)
-            if held is not None:
-                if only_volume_left:
-                    held.is_gone = True
-                    self._hosts[held.host].give_back(container)
-                    self._changed.notify_all()
-                delay_s = _DELETE_DELAYS_S[min(held.delete_tries, len(_DELETE_DELAYS_S) - 1)]
-                held.delete_tries += 1
-                if held.is_gone and held.delete_tries > _MOST_VOLUME_TRIES:
-                    del self._containers[container]
-                else:
-                    self._orders.append(_deletion(container, held, delay_s))
+            self._containers.delete_failed(container, only_volume_left=only_volume_left)
+            self._changed.notify_all()
 
     def strays(self, host: str, containers: Sequence[str]) -> None:
         """A host has containers with our label that its waiter was never told about: those of nobody are deleted."""
         with self._lock:
-            for name in containers:
-                if name not in self._containers:
-                    self._containers[name] = HeldContainer(job_id="", host=host)
-                    self._hosts[host].take(name, memory_mib=0)  # nobody knows any more what it was promised
-                    self._delete(name)
+            self._containers.delete_strays(host, containers)
 
     def called_back(self, job_id: str) -> None:
         """Its callback has returned, or there was none: the job is over."""
@@ -405,8 +382,7 @@ class Ledger:
         job.container = f"jobmanager-{self._manager_id}-{job.number}-{job.placements}"
         job.token = secrets.token_hex(_TOKEN_BYTES)
         job.timings["waiting"] = round(self._clock() - job.accepted_at, 4)
-        self._containers[job.container] = HeldContainer(job_id=job.request.job_id, host=host.name)
-        self._hosts.take(host, job.container, job.needs.memory_mib)
+        self._containers.hold(job.container, job.request.job_id, host, job.needs.memory_mib)
         self._happen(job, Happening.HOST_HAS_ROOM)
 
     def _submit(self, job: JobRecord) -> None:
@@ -470,12 +446,6 @@ class Ledger:
                 steps=tuple(job.steps),
             )
         )
-
-    def _delete(self, container: str) -> None:
-        held = self._containers.get(container)
-        if held is not None and not held.being_deleted:
-            held.being_deleted = True
-            self._orders.append(_deletion(container, held))
 
     def _host_cannot(self, job: JobRecord, host: str, reply: HostCannot) -> None:
         job.trouble = [*job.trouble[-2:], f"{host}: {reply.reason}"]
@@ -575,11 +545,3 @@ class Ledger:
 
     def _expected_s(self, job: JobRecord) -> float:
         return self._durations.expected_s(job.kind, job.request.task.limits.wall_s)
-
-
-def _deletion(container: str, held: HeldContainer, delay_s: float = 0.0) -> DeleteContainer:
-    return DeleteContainer(host=held.host, container=container, job_id=held.job_id, made=held.made, delay_s=delay_s)
-
-
-def _is_given_up(held: HeldContainer) -> bool:
-    return held.is_gone and held.delete_tries >= _VOLUME_TRIES
