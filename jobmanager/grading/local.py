@@ -13,8 +13,7 @@ def answered(request: Request) -> dict[str, ProblemResult]:
     found = {}
     for key, problem in (request.task.problems or {}).items():
         if isinstance(problem, (MultipleChoice, Match)):
-            right = problem.is_right(answers.get(key))
-            found[key] = ProblemResult(
-                Outcome.SUCCESS if right else Outcome.FAILED, problem.success_text if right else problem.failure_text
-            )
+            answer = answers.get(key)
+            outcome = Outcome.SUCCESS if problem.is_right(answer) else Outcome.FAILED
+            found[key] = ProblemResult(outcome, problem.told(answer))
     return found

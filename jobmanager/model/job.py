@@ -100,7 +100,9 @@ def workspace_files(task: Task, inputs: JobInput) -> dict[str, bytes]:
         if isinstance(problem, (MultipleChoice, Match)):
             _check_answer(key, problem, answers.get(key))
         else:
-            files[problem.filename] = _file_answer(key, problem, answers.get(key))
+            content = _file_answer(key, problem, answers.get(key))
+            if problem.filename is not None:
+                files[problem.filename] = content
     files.update(inputs.files or {})  # type: ignore[arg-type]
     _checks.no_clashes(files, InvalidInput)
     brought = sum(map(len, files.values())) + len(inputs.stdin)
@@ -132,7 +134,10 @@ def _check_answer(key: str, problem: MultipleChoice | Match, answer: Answer | No
 
 def _file_answer(key: str, problem: Code | File, answer: Answer | None) -> bytes:
     if answer is None:
-        raise InvalidInput(f"problem {key!r} has no answer; it becomes the file {problem.filename!r}")
+        if problem.optional:
+            return b""
+        becomes = "" if problem.filename is None else f"; it becomes the file {problem.filename!r}"
+        raise InvalidInput(f"problem {key!r} has no answer{becomes}")
     try:
         return problem.content(answer)
     except InvalidInput as wrong:

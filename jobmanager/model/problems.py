@@ -2,40 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Union
 
 from jobmanager.errors import InvalidInput, InvalidTask
 from jobmanager.model import _checks
 
-Answer = Union[str, bytes, int, Collection[Union[str, int]]]
+Upload = Mapping[str, Union[str, bytes]]  # {"filename": its own name, "value": its content}
+Answer = Union[str, bytes, int, Collection[Union[str, int, float]], Upload]
+
+_LONGEST_NAME = 255
+_MOST_BYTES = 2**30
+_SHOWN = 5  # keys that a message repeats
 
 
 @dataclass(frozen=True, slots=True)
 class MultipleChoice:
     """A choice among given answers, judged without a container.
 
-    An answer is a choice's key, or a collection of keys where several are right; numbers stand for their
-    decimal text. It is right when exactly the correct keys were chosen.
+    An answer is a choice's key, or a collection of keys; numbers stand for their decimal text. It is right when exactly
+    the correct keys were chosen. With ``multiple=False`` one key is to be chosen, and any correct one is right.
     """
 
     correct: str | int | Collection[str | int]  # the key, or all the keys, of the right choices
     choices: Mapping[str, str] | Collection[str | int] | None = None  # all keys (with their texts); None: not checked
     success_text: str = ""  # told after a right answer
     failure_text: str = "Wrong answer."  # told after a wrong one
+    feedback: Mapping[str | int, str] | None = field(default=None, kw_only=True)  # told, by key, of each choice that was made
+    multiple: bool = field(default=True, kw_only=True)  # whether several may be chosen
 
     def __post_init__(self) -> None:
         if not self.correct_keys:
             raise InvalidTask("MultipleChoice needs at least one correct choice")
         if not isinstance(self.correct, (str, int)):
             object.__setattr__(self, "correct", tuple(self.correct))
+        object.__setattr__(self, "feedback", _feedback(self.feedback))
         if self.choices is not None:
             object.__setattr__(self, "choices", _choices(self.choices))
-            unknown = self.correct_keys - {str(key) for key in self.choices}
-            if unknown:
-                raise InvalidTask(f"MultipleChoice: correct {sorted(unknown)} is not among the choices")
+            _check_known("correct", self.correct_keys, self.choices)
+            _check_known("feedback", self.feedback or (), self.choices)
         _check_texts(self)
+        _check_flag("multiple", self.multiple)
 
     @property
     def correct_keys(self) -> frozenset[str]:
@@ -43,13 +51,30 @@ class MultipleChoice:
         return _keys(self.correct, InvalidTask)
 
     def is_right(self, answer: Answer | None) -> bool:
-        """Whether exactly the right keys were chosen; no answer is a wrong one."""
-        return answer is not None and _keys(answer, InvalidInput) == self.correct_keys
+        """Whether exactly the right keys were chosen (``multiple=False``: a right one); no answer is a wrong one."""
+        if answer is None:
+            return False
+        chosen = _keys(answer, InvalidInput)
+        return chosen == self.correct_keys if self.multiple else len(chosen) == 1 and chosen <= self.correct_keys
+
+    def told(self, answer: Answer | None) -> str:
+        """What the submitter is told: the text for a right or a wrong answer, then the feedback of what was chosen."""
+        chosen = frozenset() if answer is None else _keys(answer, InvalidInput)
+        verdict = self.success_text if self.is_right(answer) else self.failure_text
+        return _lines(verdict, *(text for key, text in (self.feedback or {}).items() if str(key) in chosen))
 
     def check(self, answer: Answer | None) -> None:
-        """Raise InvalidInput for an answer of a wrong type."""
-        if answer is not None:
-            _keys(answer, InvalidInput)
+        """Raise InvalidInput for an answer of a wrong type, a choice that there is not, and for several where one is asked for."""
+        if answer is None:
+            return
+        chosen = _keys(answer, InvalidInput)
+        if self.choices is not None:
+            known = [str(key) for key in self.choices]
+            unknown = sorted(chosen.difference(known))
+            if unknown:
+                raise InvalidInput(f"no such choice: {_some(unknown)}; there are {_some(known)}")
+        if not self.multiple and len(chosen) > 1:
+            raise InvalidInput(f"a MultipleChoice problem with multiple=False takes one choice, not {len(chosen)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +97,10 @@ class Match:
             return False
         return self._folded(answer) == self._folded(self.answer)
 
+    def told(self, answer: Answer | None) -> str:
+        """What the submitter is told."""
+        return self.success_text if self.is_right(answer) else self.failure_text
+
     def check(self, answer: Answer | None) -> None:
         """Raise InvalidInput for an answer that is no text."""
         if answer is not None and not isinstance(answer, str):
@@ -83,44 +112,86 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """Source text that becomes a file in the workspace."""
+    """Source text, which becomes a file in the workspace, or is there for the grader to ask for."""
 
-    filename: str  # relative to the workspace
+    filename: str | None = None  # relative to the workspace; None: no file, the task's grader reads the answer
+    single_line: bool = field(default=False, kw_only=True)  # whether it is one line
+    optional: bool = field(default=False, kw_only=True)  # whether it may have no answer, which then is an empty text
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "filename", _checks.workspace_path(self.filename, InvalidTask))
+        object.__setattr__(self, "filename", _filename(self.filename))
+        _check_flag("single_line", self.single_line)
+        _check_flag("optional", self.optional)
 
     def content(self, answer: Answer | None) -> bytes:
-        """The file's bytes; raises InvalidInput for anything but text."""
+        """The answer's bytes; raises InvalidInput for anything but text."""
         if not isinstance(answer, str):
             raise InvalidInput(f"a Code problem takes a string, not {type(answer).__name__}")
-        try:
-            return answer.encode()
-        except UnicodeEncodeError:
-            raise InvalidInput("a Code answer holds a lone surrogate and cannot be written as UTF-8") from None
+        if self.single_line and ("\n" in answer or "\r" in answer):
+            raise InvalidInput("a Code problem with single_line=True takes one line")
+        return _encoded("a Code answer", answer)
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """An uploaded file that becomes a file in the workspace."""
+    """An uploaded file, which becomes a file in the workspace, or is there for the grader to ask for.
 
-    filename: str  # relative to the workspace
+    An answer is the file's content, or ``{"filename": its own name, "value": its content}``.
+    """
+
+    filename: str | None = None  # relative to the workspace; None: the task's grader asks for it
+    extensions: Collection[str] = field(default=(), kw_only=True)  # how its own name may end (".py"); empty: any way
+    max_bytes: int | None = field(default=None, kw_only=True)  # None: what the workspace holds
+    optional: bool = field(default=False, kw_only=True)  # whether it may have no answer, which then is an empty file
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "filename", _checks.workspace_path(self.filename, InvalidTask))
+        object.__setattr__(self, "filename", _filename(self.filename))
+        object.__setattr__(self, "extensions", _extensions(self.extensions))
+        if self.max_bytes is not None:
+            _checks.positive_int("max_bytes", self.max_bytes, InvalidTask, most=_MOST_BYTES)
+        _check_flag("optional", self.optional)
 
     def content(self, answer: Answer | None) -> bytes:
-        """The file's bytes; raises InvalidInput for anything but bytes or text."""
-        if isinstance(answer, (bytes, bytearray)):
-            return bytes(answer)
-        if isinstance(answer, str):
-            return Code(self.filename).content(answer)
-        raise InvalidInput(f"a File problem takes bytes, not {type(answer).__name__}")
+        """The file's bytes; raises InvalidInput for anything but bytes or text, and for a file that is not allowed."""
+        name = self.own_name(answer)
+        if self.extensions and not (name or "").lower().endswith(tuple(self.extensions)):
+            told = "give {'filename': ..., 'value': ...}" if name is None else f"{name!r} does not"
+            raise InvalidInput(f"the file's name must end in {_some(self.extensions)}: {told}")
+        value = answer["value"] if isinstance(answer, Mapping) else answer
+        content = _encoded("a File answer", value) if isinstance(value, str) else value
+        if not isinstance(content, (bytes, bytearray)):
+            raise InvalidInput(f"a File problem takes bytes, not {type(value).__name__}")
+        if self.max_bytes is not None and len(content) > self.max_bytes:
+            raise InvalidInput(f"the file has {len(content)} bytes, more than {self.max_bytes}")
+        return bytes(content)
+
+    def own_name(self, answer: Answer | None) -> str | None:
+        """The name that the file had where it comes from; None when the answer does not say."""
+        if not isinstance(answer, Mapping):
+            return None
+        if set(answer) != {"filename", "value"}:
+            raise InvalidInput(f"a File answer has a 'filename' and a 'value', not {_some(map(repr, answer))}")
+        name = answer["filename"]
+        if not isinstance(name, str) or not name.isprintable() or "/" in name or name in ("", ".", ".."):
+            raise InvalidInput(f"a file's own name must be a plain one, without folders: {str(name)[:_LONGEST_NAME]!r}")
+        if len(name.encode()) > _LONGEST_NAME:
+            raise InvalidInput(f"a file's own name must be at most {_LONGEST_NAME} bytes long")
+        return name
 
 
 LocalProblem = Union[MultipleChoice, Match]
 ContainerProblem = Union[Code, File]
 Problem = Union[LocalProblem, ContainerProblem]
+
+
+def _filename(given: str | None) -> str | None:
+    return None if given is None else _checks.workspace_path(given, InvalidTask)
+
+
+def _extensions(given: Collection[str]) -> tuple[str, ...]:
+    if isinstance(given, (str, bytes)) or not isinstance(given, Collection):
+        raise InvalidTask(f"extensions must be a collection such as ['.py', '.txt'], not {given!r}")
+    return tuple(_checks.text("an extension", each, InvalidTask).lower() for each in given)
 
 
 def _choices(given: Mapping[str, str] | Collection[str | int]) -> Mapping[str, str] | Collection[str | int]:
@@ -130,16 +201,52 @@ def _choices(given: Mapping[str, str] | Collection[str | int]) -> Mapping[str, s
     return dict(given) if isinstance(given, Mapping) else tuple(given)
 
 
+def _feedback(given: Mapping[str | int, str] | None) -> Mapping[str | int, str] | None:
+    if given is None:
+        return None
+    if not isinstance(given, Mapping):
+        raise InvalidTask(f"feedback must map keys of choices to texts, not {given!r}")
+    return {key: _checks.plain(f"feedback of {key!r}", text, InvalidTask) for key, text in given.items()}
+
+
+def _check_known(name: str, keys: Iterable[str | int], choices: Collection[str | int]) -> None:
+    unknown = {str(key) for key in keys} - {str(key) for key in choices}
+    if unknown:
+        raise InvalidTask(f"MultipleChoice: {name} {sorted(unknown)} is not among the choices")
+
+
 def _check_texts(problem: LocalProblem) -> None:
     """Both texts end in a result, beside those of others."""
     for name in ("success_text", "failure_text"):
         _checks.plain(name, getattr(problem, name), InvalidTask)
 
 
+def _check_flag(name: str, value: bool) -> None:
+    if not isinstance(value, bool):
+        raise InvalidTask(f"{name} must be True or False, not {value!r}")
+
+
 def _keys(given: Answer, error: type[InvalidTask] | type[InvalidInput]) -> frozenset[str]:
     several = [given] if isinstance(given, (str, int)) else given
-    if isinstance(several, (bytes, bytearray)) or not isinstance(several, Collection):
+    if isinstance(several, (bytes, bytearray, Mapping)) or not isinstance(several, Collection):
         raise error(f"a MultipleChoice problem takes a key or a collection of keys, not {type(given).__name__}")
     if any(not isinstance(key, (str, int)) for key in several):
         raise error(f"keys of a MultipleChoice problem are strings or numbers: {given!r}")
     return frozenset(str(key) for key in several)
+
+
+def _encoded(name: str, text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise InvalidInput(f"{name} holds a lone surrogate and cannot be written as UTF-8") from None
+
+
+def _lines(*texts: str) -> str:
+    return "\n".join(text for text in texts if text)
+
+
+def _some(words: Iterable[str]) -> str:
+    """Words for a message, which may come from a stranger: not all, and none at length."""
+    several = [word[:80] for word in words]
+    return ", ".join(several[:_SHOWN]) + (", ..." if len(several) > _SHOWN else "")

@@ -31,7 +31,7 @@ class Task:
             It runs in ``/job``, the workspace, as a user that is not root.
         files: workspace files by relative name; content as bytes, text, or a Path that is read now.
         directory: a folder whose regular files are read now and put into the workspace too.
-        problems: questions by id; a Code or File answer becomes that file in the workspace.
+        problems: questions by id; a Code or File answer becomes that file in the workspace, if it has a filename.
         limits: what the job may use.
         network: off by default.
         env: environment variables of the program.
@@ -69,8 +69,10 @@ class Task:
         freeze(self, "command", _checks.command("command", self.command, InvalidTask))
         files, problems = _all_files(self.directory, self.files, self.limits), _problems(self.problems)
         answers = [problem.filename for problem in problems.values() if isinstance(problem, (Code, File))]
-        _checks.no_clashes({*files, *answers}, InvalidTask)
-        _check_grader(self.grader, self.command, files, answers)
+        names = {*files, *filter(None, answers)}
+        _checks.no_clashes(names, InvalidTask)
+        _check_grader(self.grader, self.command, names)
+        _check_readers(self.grader, problems)
         freeze(self, "files", files)
         freeze(self, "problems", problems)
         freeze(self, "network", checked_network(self.network))
@@ -182,6 +184,12 @@ def _check_grader(grader: Grader | None, command: object, files: Collection[str]
         raise InvalidTask(f"an answer would become the file {replaced[0]!r}, the grader's: give the problem another file name")
     if grader.run is None and not set(SCRIPTS) & set(files):
         raise InvalidTask(f"the task's files hold no grader to run, which is {_one_of(SCRIPTS)}; or give Grader(run=...)")
+
+
+def _check_readers(grader: Grader | None, problems: Mapping[str, Problem]) -> None:
+    unread = [key for key, each in problems.items() if isinstance(each, (Code, File)) and each.filename is None]
+    if unread and grader is None:
+        raise InvalidTask(f"problem {unread[0]!r} needs a filename: only a grader reads answers that become no file")
 
 
 def _one_of(names: Sequence[str]) -> str:

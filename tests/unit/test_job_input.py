@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jobmanager import Code, File, JobInput, Limits, Match, MultipleChoice, Task
+from jobmanager import Code, File, Grader, JobInput, Limits, Match, MultipleChoice, Task
 from jobmanager.errors import InvalidInput
 from jobmanager.model.job import checked_job_id, workspace_files
 
@@ -100,6 +100,22 @@ def test_good_answers_become_files_and_notes_are_nobodys():
 
 def test_an_answer_that_is_missing_to_a_local_problem_is_only_a_wrong_one():
     assert workspace_files(QUIZ, JobInput({"p": "", "f": b""})) == {"p.py": b"", "data/f": b""}
+
+
+def test_an_optional_answer_may_be_missing_and_is_empty_then():
+    task = Task("x", problems={"p": Code("p.py", optional=True), "f": File("f", optional=True, extensions=[".txt"])})
+
+    assert workspace_files(task, JobInput()) == {"p.py": b"", "f": b""}
+
+
+def test_an_answer_without_a_file_of_its_own_is_checked_and_takes_no_place_in_the_workspace():
+    task = Task("x", grader=Grader("true"), problems={"p": Code(), "f": File(max_bytes=1)})
+
+    assert workspace_files(task, JobInput({"p": "x", "f": b"x"})) == {}
+    with pytest.raises(InvalidInput, match=r"problem 'f' has no answer$"):
+        workspace_files(task, JobInput({"p": "x"}))
+    with pytest.raises(InvalidInput, match="problem 'f': the file has 2 bytes, more than 1"):
+        workspace_files(task, JobInput({"p": "x", "f": b"xx"}))
 
 
 @pytest.mark.parametrize(("answers", "says"), BAD_ANSWERS)

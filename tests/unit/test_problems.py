@@ -16,6 +16,9 @@ RIGHT = [
     (MultipleChoice({"a", "b"}), ["a", "b", "a"]),
     (MultipleChoice(["a"], {"a": "Yes", "b": "No"}), "a"),
     (MultipleChoice(1, [1, 2]), "1"),
+    (MultipleChoice(["a", "b"], multiple=False), "b"),
+    (MultipleChoice(["a", "b"], multiple=False), ["a"]),
+    (MultipleChoice("a", feedback={"b": "No."}), "a"),
     (Match("42"), " 42\n"),
     (Match(" 42 "), "42"),
     (Match("Straße", ignore_case=True), "STRASSE"),
@@ -30,6 +33,9 @@ WRONG = [
     (MultipleChoice("ab"), ["a", "b"]),
     (MultipleChoice(["a", "b"]), ["a"]),
     (MultipleChoice(["a", "b"]), "ab"),
+    (MultipleChoice(["a", "b"], multiple=False), "c"),
+    (MultipleChoice(["a", "b"], multiple=False), []),
+    (MultipleChoice(["a", "b"], multiple=False), None),
     (Match("42"), "4 2"),
     (Match("42"), None),
     (Match("a"), "A"),
@@ -41,6 +47,11 @@ REFUSED = [
     (MultipleChoice("a"), b"a", "a key or a collection of keys, not bytes"),
     (MultipleChoice("a"), [None], "strings or numbers"),
     (MultipleChoice("a"), [["a"]], "strings or numbers"),
+    (MultipleChoice("a"), {"a": "b"}, "a key or a collection of keys, not dict"),
+    (MultipleChoice("a", ["a", "b"]), "c", "no such choice: c; there are a, b"),
+    (MultipleChoice(1, [1, 2]), [1, 3], "no such choice: 3; there are 1, 2"),
+    (MultipleChoice(1, range(1000)), "x" * 10**6, f"no such choice: {'x' * 80}; there are 0, 1, 2, 3, 4, ...$"),
+    (MultipleChoice(["a", "b"], multiple=False), ["a", "b"], "takes one choice, not 2"),
     (Match("a"), 5, "takes a string, not int"),
     (Match("a"), b"a", "takes a string, not bytes"),
     (Match("a"), ["a"], "takes a string, not list"),
@@ -56,10 +67,22 @@ BAD_PROBLEMS = [
     (lambda: MultipleChoice("a", 5), "choices must be"),
     (lambda: MultipleChoice("a", success_text=None), "success_text must be a string"),
     (lambda: MultipleChoice("a", failure_text=5), "failure_text must be a string"),
+    (lambda: MultipleChoice("a", feedback="b"), "feedback must map keys"),
+    (lambda: MultipleChoice("a", feedback={"a": 5}), "feedback of 'a' must be a string"),
+    (lambda: MultipleChoice("a", ["a"], feedback={"b": "x"}), r"feedback \['b'\] is not among the choices"),
+    (lambda: MultipleChoice("a", multiple="no"), "multiple must be True or False, not 'no'"),
     (lambda: Match(None), "Match needs the expected text"),
     (lambda: Match(42), "Match needs the expected text"),
     (lambda: Match("a", success_text=5), "success_text must be a string"),
     (lambda: Match("a", failure_text=None), "failure_text must be a string"),
+    (lambda: Code("../a"), "without '..'"),
+    (lambda: Code(single_line=1), "single_line must be True or False, not 1"),
+    (lambda: File(optional="yes"), "optional must be True or False"),
+    (lambda: File(extensions=".py"), "extensions must be a collection"),
+    (lambda: File(extensions=[5]), "an extension must be a string"),
+    (lambda: File(extensions=[""]), "an extension must be a string that is not empty"),
+    (lambda: File(max_bytes=0), "max_bytes must be a whole number above zero"),
+    (lambda: File(max_bytes=1.5), "max_bytes must be a whole number above zero"),
 ]
 
 
@@ -118,3 +141,62 @@ def test_code_takes_text_only_and_a_file_takes_bytes_or_text():
 def test_a_files_name_is_kept_in_its_shortest_form():
     assert Code("./src//a.py").filename == "src/a.py"
     assert File("a/").filename == "a"
+
+
+def test_what_was_chosen_is_told_its_feedback_after_the_verdict():
+    one = MultipleChoice(1, ["0", "1", "2"], success_text="Right.", feedback={"0": "Too small.", 2: "Too large."}, multiple=False)
+    several = MultipleChoice([0, 1], feedback={"1": "Yes.", "2": "No."}, failure_text="")
+
+    assert [one.told(answer) for answer in (1, "0", "2", None)] == [
+        "Right.", "Wrong answer.\nToo small.", "Wrong answer.\nToo large.", "Wrong answer."]  # fmt: skip
+    assert [several.told(answer) for answer in ([0, 1], ["2", "1"], [0])] == ["Yes.", "Yes.\nNo.", ""]
+    assert Match("a", success_text="Right.").told(" a ") == "Right."
+    assert Match("a").told("b") == "Wrong answer."
+
+
+def test_a_single_line_of_code_is_one_line():
+    problem = Code(single_line=True)
+
+    assert problem.content("x = 1; y = 2") == b"x = 1; y = 2"
+    for answer in ("x = 1\ny = 2", "x = 1\n", "\r"):
+        with pytest.raises(InvalidInput, match="takes one line"):
+            problem.content(answer)
+
+
+ANY, SOURCE = File(), File("upload", extensions=[".PY", ".tar.gz"], max_bytes=4)
+
+
+def test_a_file_may_come_with_its_own_name():
+    assert ANY.content({"filename": "a b.txt", "value": b"\0"}) == b"\0"
+    assert ANY.own_name({"filename": "a b.txt", "value": b"\0"}) == "a b.txt"
+    assert ANY.own_name(b"x") is None
+    assert SOURCE.content({"filename": "Main.Py", "value": "1234"}) == b"1234"
+    assert SOURCE.content({"filename": "x.tar.gz", "value": b""}) == b""
+
+
+@pytest.mark.parametrize(
+    ("problem", "answer", "says"),
+    [
+        (SOURCE, {"filename": "a.py", "value": "12345"}, "the file has 5 bytes, more than 4"),
+        (SOURCE, {"filename": "a.py", "value": "ééé"}, "the file has 6 bytes, more than 4"),
+        (SOURCE, {"filename": "a.sh", "value": ""}, r"must end in \.py, \.tar\.gz: 'a\.sh' does not"),
+        (SOURCE, {"filename": "py", "value": ""}, "'py' does not"),
+        (SOURCE, b"", r"give \{'filename': \.\.\., 'value': \.\.\.\}"),
+        (ANY, {"filename": "a"}, "has a 'filename' and a 'value', not 'filename'"),
+        (ANY, {"value": b"", "filename": "a", "mode": "w"}, "has a 'filename' and a 'value'"),
+        (ANY, {"filename": "a", "value": 5}, "takes bytes, not int"),
+        (ANY, {"filename": "a", "value": None}, "takes bytes, not NoneType"),
+        (ANY, {"filename": "a", "value": "\ud800"}, "lone surrogate"),
+        (ANY, {"filename": None, "value": b""}, "must be a plain one"),
+        (ANY, {"filename": "../a", "value": b""}, "without folders: '../a'"),
+        (ANY, {"filename": "..", "value": b""}, "must be a plain one"),
+        (ANY, {"filename": "", "value": b""}, "must be a plain one"),
+        (ANY, {"filename": "a\0b", "value": b""}, "must be a plain one"),
+        (ANY, {"filename": "a\nb", "value": b""}, "must be a plain one"),
+        (ANY, {"filename": "\ud800", "value": b""}, "must be a plain one"),
+        (ANY, {"filename": "é" * 128, "value": b""}, "at most 255 bytes"),
+    ],
+)
+def test_a_file_that_is_too_large_of_another_kind_or_named_to_lead_elsewhere_is_refused(problem, answer, says):
+    with pytest.raises(InvalidInput, match=says):
+        problem.content(answer)
