@@ -68,10 +68,9 @@ class Task:
         freeze = object.__setattr__
         freeze(self, "command", _checks.command("command", self.command, InvalidTask))
         files, problems = _all_files(self.directory, self.files, self.limits), _problems(self.problems)
-        answers = [problem.filename for problem in problems.values() if isinstance(problem, (Code, File))]
-        names = {*files, *filter(None, answers)}
-        _checks.no_clashes(names, InvalidTask)
-        _check_grader(self.grader, self.command, names)
+        answers = [problem.filename for problem in problems.values() if isinstance(problem, (Code, File)) and problem.filename]
+        _checks.no_clashes({*files, *answers}, InvalidTask)
+        _check_grader(self.grader, self.command, files, answers)
         _check_readers(self.grader, problems)
         freeze(self, "files", files)
         freeze(self, "problems", problems)
