@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime, timezone
 from typing import Any
 
 from jobmanager._callback_manager import CallbackManagers
@@ -24,7 +25,7 @@ from jobmanager._waiters import Waiters, farewell
 from jobmanager.engine.owner import Owner, labels
 from jobmanager.events import EnvironmentsChanged, HostDown, HostUp, JobDeleted, JobPlaced, JobQueued, JobStarted
 from jobmanager.hooks import HookManager
-from jobmanager.model.container import ContainerSpec
+from jobmanager.model.container import ContainerSpec, Image
 from jobmanager.model.facts import RunFacts
 from jobmanager.model.host import Address, DockerHost
 from jobmanager.model.messages import (
@@ -60,6 +61,7 @@ from jobmanager.scheduling.orders import (
     SubmitJob,
     WatchJob,
 )
+from jobmanager.scheduling.versions import Version
 
 _log = logging.getLogger(__name__)
 
@@ -112,6 +114,8 @@ class Loop:
         self._addresses: Mapping[str, Address] = {}
         self._cores: dict[str, int] = {}
         self._environments: tuple[str, ...] = ()
+        self._images: dict[str, tuple[Image, ...]] = {}  # by host, as it was seen last
+        self._versions: Mapping[str, Sequence[Version]] = {}  # of which a person has been told
         self._later: list[tuple[float, int, Order]] = []
         self._numbers = itertools.count()
         self._next_tick = 0.0
@@ -262,12 +266,16 @@ class Loop:
 
     def _host_answers(self, host: str, said: HostAnswers) -> None:
         self._cores[host] = said.info.cores
-        if self._ledger.host_answers(host, said.info, said.images):
+        was_down = self._ledger.host_answers(host, said.info, said.images)
+        if was_down:
             self._pool.warm_up(_WARM_WORKERS)
             self._hurry(host)
             _log.info("host %s is up", host, extra={"host": host})
             self._hooks.fire(HostUp(at_s=time.time(), host=host))
-        self._compare_environments()
+        if was_down or said.images != self._images.get(host):
+            self._images[host] = said.images
+            self._compare_environments()
+            self._compare_versions()
 
     def _host_silent(self, host: str, said: HostSilent | TunnelBroken) -> None:
         reason = self._tunnels.why_silent(host, said.reason)
@@ -280,6 +288,13 @@ class Loop:
             self._environments = found
             self._hooks.fire(EnvironmentsChanged(at_s=time.time(), environments=found))
 
+    def _compare_versions(self) -> None:
+        known, self._versions = self._versions, self._ledger.versions()
+        for environment, versions in self._versions.items():
+            if versions != known.get(environment):
+                told = "; ".join(f"{_told(version.image)} on {version.host}" for version in versions)
+                _log.warning("environment %s is several images, of which the newest is preferred: %s", environment, told)
+
     # ---- what the ledger orders
 
     def _announce(self, order: AnnounceJob) -> None:
@@ -291,6 +306,7 @@ class Loop:
     def _announce_host_down(self, order: AnnounceHostDown) -> None:
         _log.warning("host %s is down: %s", order.host, order.reason, extra={"host": order.host})
         self._hooks.fire(HostDown(at_s=time.time(), host=order.host, reason=order.reason))
+        self._compare_environments()
 
     def _submit(self, order: SubmitJob) -> None:
         request = order.request
@@ -359,3 +375,8 @@ class Loop:
     def _lane(self, host: str) -> int:
         """Starts and removals under way at once: past twice a host's cores they only get slower."""
         return 2 * self._cores[host] if host in self._cores else _LANE_WHILE_UNKNOWN
+
+
+def _told(image: Image) -> str:
+    made_at = datetime.fromtimestamp(image.created_at_s, timezone.utc)
+    return f"{image.references[0] if image.references else image.id} of {made_at:%Y-%m-%d %H:%M:%S} UTC"

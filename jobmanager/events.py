@@ -100,6 +100,6 @@ class HostDown(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnvironmentsChanged(Event):
-    """What can be run has changed."""
+    """What the hosts that are up can run has changed: a host or an image has come or gone."""
 
-    environments: tuple[str, ...]
+    environments: tuple[str, ...]  # as it is now

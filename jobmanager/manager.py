@@ -282,7 +282,11 @@ class JobManager:
         return self._running().ledger.snapshot()
 
     def get_available_environments(self) -> dict[str, list[str]]:
-        """Names by environment type: from the alias map, and of images labelled ``jobmanager.environment``."""
+        """What the hosts that are up can run, by environment type.
+
+        Names from the alias map, and of images labelled ``jobmanager.environment``. A job for one whose hosts are all down
+        is taken all the same, and waits.
+        """
         return self._running().ledger.environments()
 
     def hosts(self) -> list[HostInfo]:

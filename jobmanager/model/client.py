@@ -62,7 +62,8 @@ class HostInfo:
     reason: str  # why it is down; empty when up
     running: int  # slots taken: containers that are starting, running or being removed
     limit: int  # slots in all; 0 while the host has never answered
-    environments: tuple[str, ...]
+    environments: tuple[str, ...]  # what it has; what it had when it was last up
+    older_versions: tuple[str, ...] = ()  # of these, what it has an image of that is older than the newest, here or elsewhere
     memory_mib: int = 0  # what the machine has; 0 while the host has never answered
     free_memory_mib: int = 0  # the most that a job may ask for to be placed there now
 
@@ -105,5 +106,5 @@ class Client(Protocol):
         ...
 
     def get_available_environments(self) -> dict[str, list[str]]:
-        """Names of environments by environment type."""
+        """Names of what can be run now, by environment type."""
         ...

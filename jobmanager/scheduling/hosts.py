@@ -12,6 +12,7 @@ from jobmanager.errors import JobRefused, UnknownEnvironment, Unsatisfiable
 from jobmanager.model.client import HostInfo
 from jobmanager.model.container import EngineInfo, Image
 from jobmanager.model.host import DockerHost
+from jobmanager.scheduling.versions import Version, are_several, is_behind, is_older
 from jobmanager.scheduling.waiting_queue import Needs
 
 ENVIRONMENT_LABEL = "jobmanager.environment"
@@ -57,8 +58,10 @@ class Host:
         self.free_memory_mib = 0  # of that, what is available too
         self._looks = 0
         self._aliases = aliases
-        self._all_images: tuple[Image, ...] = ()
-        self._images: dict[str, str] = {}
+        self._images: tuple[Image, ...] | None = None
+        self._by_reference: dict[str, Image] = {}  # by its id too
+        self._by_label: dict[str, tuple[Image, ...]] = {}  # the newest first
+        self._environments: frozenset[str] = frozenset()
 
     @property
     def limit(self) -> int:
@@ -72,8 +75,7 @@ class Host:
     def answers(self, info: EngineInfo, images: Iterable[Image]) -> None:
         """It is up, and this is what it has."""
         self.status, self.reason, self.info = HostStatus.UP, "", info
-        self._all_images = tuple(images)
-        self._images = _by_name(self._all_images)
+        self._has(tuple(images))
         self._looks += 1
         self._count_memory(info)
 
@@ -83,29 +85,34 @@ class Host:
 
     def forget_image(self, image_id: str) -> bool:
         """An image is gone, seen before the next look; False when it was not known. An older one may have its names."""
-        left = tuple(image for image in self._all_images if image.id != image_id)
-        was_known = len(left) < len(self._all_images)
-        self._all_images, self._images = left, _by_name(left)
-        return was_known
+        known = self._images or ()
+        left = tuple(image for image in known if image.id != image_id)
+        self._has(left)
+        return len(left) < len(known)
 
     def image(self, environment: str) -> str | None:
         """The image that stands for an environment here; None when it has none and may not fetch it."""
-        aliased = self._aliases.get(environment)
-        reference = _full(aliased or environment)
-        if reference in self._images:
-            return self._images[reference]
-        if aliased is None and (labelled := self._images.get(_label_key(environment))) is not None:
-            return labelled
-        return (aliased or environment) if self.config.pull == "missing" else None
+        named = self._aliases.get(environment, environment)
+        if (found := self._by_reference.get(_full(named))) is not None:
+            return found.id
+        if versions := self.versions(environment):
+            return versions[0].id
+        return named if self.config.pull == "missing" else None
 
-    def environments(self) -> set[str]:
+    def versions(self, environment: str) -> tuple[Image, ...]:
+        """The images here to which an alias or a label gives this name, the newest first; none when it is a reference."""
+        if environment in self._aliases:
+            aliased = self._by_reference.get(_full(self._aliases[environment]))
+            return () if aliased is None else (aliased,)
+        return () if _full(environment) in self._by_reference else self._by_label.get(environment, ())
+
+    def environments(self) -> frozenset[str]:
         """Names of what can be run here: aliases and labelled images."""
-        labelled = {name.removeprefix(_label_key("")) for name in self._images if name.startswith(_label_key(""))}
-        return labelled | {alias for alias in self._aliases if self.image(alias) is not None}
+        return self._environments
 
     def references(self) -> set[str]:
         """Every image reference here, without bare ids."""
-        return {name for name in self._images if not name.startswith((_label_key(""), "sha256:"))}
+        return {name for name in self._by_reference if not name.startswith("sha256:")}
 
     def could_run(self, needs: Needs) -> bool:
         """Whether it could once it is up and has room; True as long as nothing is known of it."""
@@ -145,7 +152,7 @@ class Host:
         if self.taken.pop(container, None) is not None:
             self._count_memory(self.info)
 
-    def record(self) -> HostInfo:
+    def record(self, older_versions: Iterable[str]) -> HostInfo:
         """What users are told."""
         return HostInfo(
             name=self.name,
@@ -155,9 +162,21 @@ class Host:
             running=len(self.taken),
             limit=self.limit,
             environments=tuple(sorted(self.environments())),
+            older_versions=tuple(sorted(older_versions)),
             memory_mib=self.info.memory_mib if self.info is not None else 0,
             free_memory_mib=max(0, self.free_memory_mib),
         )
+
+    def _has(self, images: tuple[Image, ...]) -> None:
+        if images == self._images:
+            return
+        self._images = images
+        self._by_reference, self._by_label = {}, {}
+        for image in sorted(images, key=lambda image: (image.created_at_s, image.id)):
+            self._by_reference.update({_full(reference): image for reference in (*image.references, image.id)})
+            if (label := image.labels.get(ENVIRONMENT_LABEL)) is not None:
+                self._by_label[label] = (image, *self._by_label.get(label, ()))
+        self._environments = frozenset(self._by_label).union(alias for alias in self._aliases if self.image(alias) is not None)
 
     def _count_memory(self, info: EngineInfo | None) -> None:
         if info is None:
@@ -186,9 +205,12 @@ class HostTable:
     def choose(self, needs: Needs) -> Host | None:
         """The host with the fewest running jobs that has room, memory and the image; among equals the one longest unused.
 
-        One that the job would rather avoid is taken only when no other has room.
+        One whose image is older than another's is taken only when none with the newest is up, and one that the job would
+        rather avoid only when no other has room.
         """
         fit = [host for host in self._hosts.values() if host.has_room() and host.has_memory(needs) and host.could_run(needs)]
+        if fit:
+            fit = self._without_older(needs, fit)
         return min(fit, key=lambda host: (host.name in needs.avoided, len(host.taken), host.last_placed), default=None)
 
     def take(self, host: Host, container_name: str, memory_mib: int) -> None:
@@ -198,7 +220,7 @@ class HostTable:
 
     def lack_of_memory(self, needs: Needs) -> str:
         """What a job waits for when every host that is up and could run it lacks the memory; empty otherwise."""
-        hosts = [host for host in self._hosts.values() if host.status is HostStatus.UP and host.could_run(needs)]
+        hosts = self._without_older(needs, self._able(needs))
         if not hosts or any(host.has_memory(needs) for host in hosts):
             return ""
         most = heapq.nlargest(_MOST_HOSTS_NAMED, hosts, key=lambda host: host.free_memory_mib)
@@ -214,8 +236,24 @@ class HostTable:
         return any(host.could_run(needs) for host in self._hosts.values())
 
     def environments(self) -> dict[str, list[str]]:
-        """What can be run, by environment type."""
-        return {ENVIRONMENT_TYPE: sorted(set().union(*(host.environments() for host in self._hosts.values())))}
+        """What the hosts that are up can run, by environment type."""
+        return {ENVIRONMENT_TYPE: sorted(frozenset().union(*(host.environments() for host in self._up())))}
+
+    def versions(self) -> dict[str, tuple[Version, ...]]:
+        """The environments that stand for several images, on one host or on several, and these, the newest first."""
+        found: dict[str, list[Version]] = {}
+        for host in self:
+            for environment in host.environments():
+                found.setdefault(environment, []).extend(
+                    Version(host=host.name, image=image) for image in host.versions(environment)
+                )
+        newest_first = {name: sorted(all_, key=lambda version: -version.image.created_at_s) for name, all_ in found.items()}
+        return {name: tuple(versions) for name, versions in newest_first.items() if are_several(versions)}
+
+    def records(self) -> list[HostInfo]:
+        """What users are told of the hosts."""
+        versions = self.versions()
+        return [host.record(name for name, known in versions.items() if is_behind(host.name, known)) for host in self]
 
     def refusal(self, needs: Needs) -> JobRefused | None:
         """Why no host could ever run it; None when one could, as far as is known."""
@@ -235,23 +273,22 @@ class HostTable:
         """Slots of all hosts that are up; at least 1."""
         return max(1, sum(host.limit for host in self._hosts.values() if host.status is HostStatus.UP))
 
+    def _up(self) -> Iterator[Host]:
+        return (host for host in self if host.status is HostStatus.UP)
+
+    def _able(self, needs: Needs) -> list[Host]:
+        return [host for host in self._up() if host.could_run(needs)]
+
+    def _without_older(self, needs: Needs, hosts: Sequence[Host]) -> list[Host]:
+        """Those on which the job would not run in an older image than on any host that is up and could run it."""
+        images = [image for host in self._able(needs) for image in host.versions(needs.environment)[:1]]
+        if not images:
+            return list(hosts)
+        newest = max(images, key=lambda image: image.created_at_s)
+        return [host for host in hosts if not any(is_older(i, newest) for i in host.versions(needs.environment)[:1])]
+
     def _known_names(self) -> list[str]:
         return sorted({*self._aliases}.union(*(host.environments() | host.references() for host in self)))
-
-
-def _by_name(images: Iterable[Image]) -> dict[str, str]:
-    """Every name that an image goes by, and its id; of two with one label the newer has it."""
-    names: dict[str, str] = {}
-    for image in sorted(images, key=lambda image: image.created_at_s):
-        for reference in (*image.references, image.id):
-            names[_full(reference)] = image.id
-        if ENVIRONMENT_LABEL in image.labels:
-            names[_label_key(image.labels[ENVIRONMENT_LABEL])] = image.id
-    return names
-
-
-def _label_key(environment: str) -> str:
-    return f"label {environment}"  # no reference holds a space
 
 
 def _full(reference: str) -> str:

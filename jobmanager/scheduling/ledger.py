@@ -37,6 +37,7 @@ from jobmanager.scheduling.orders import (
     SubmitJob,
     WatchJob,
 )
+from jobmanager.scheduling.versions import Version
 from jobmanager.scheduling.waiting_queue import Needs, WaitingQueue
 
 _MOST_FAILURES = 5  # of one job, before what keeps failing is called a crash
@@ -178,14 +179,19 @@ class Ledger:
             return running, waiting
 
     def environments(self) -> dict[str, list[str]]:
-        """What can be run, by environment type."""
+        """What the hosts that are up can run, by environment type."""
         with self._lock:
             return self._hosts.environments()
+
+    def versions(self) -> Mapping[str, Sequence[Version]]:
+        """The environments that stand for several images, and these, the newest first."""
+        with self._lock:
+            return self._hosts.versions()
 
     def hosts(self) -> list[HostInfo]:
         """All hosts."""
         with self._lock:
-            return [host.record() for host in self._hosts]
+            return self._hosts.records()
 
     def unfinished(self) -> int:
         """How many jobs have not been called back."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ import pytest
 from jobmanager import (
     ClientSync,
     DockerHost,
+    HookManager,
     HostInfo,
     JobFuture,
     JobManager,
@@ -27,6 +29,7 @@ from jobmanager import (
     _waiters,
 )
 from jobmanager.errors import EngineUnavailable, InvalidHost, UnknownEnvironment, Unsatisfiable
+from jobmanager.events import EnvironmentsChanged
 from jobmanager.scheduling.hosts import ENVIRONMENT_LABEL
 from tests.conftest import BUSYBOX, children, eventually, our_containers, our_threads, our_volumes
 from tests.daemons import PrivateDaemon
@@ -265,24 +268,59 @@ def test_an_alias_goes_before_an_image_of_that_name(urls: tuple[str, str]) -> No
         assert where([manager.submit(Task("meant", command="true")) for _ in range(3)]) == {"a": 3}
 
 
-def test_images_that_appear_and_vanish_later_are_noticed(urls: tuple[str, str]) -> None:
-    def taken() -> JobFuture | None:
-        try:
-            return manager.submit(Task("late:1", command="true"))
-        except UnknownEnvironment:
-            return None
-
-    with managing(*two(urls)) as manager:
-        assert taken() is None
+def test_environments_come_and_go_with_images_and_hosts_and_a_hook_is_told(
+    daemons: tuple[PrivateDaemon, PrivateDaemon], urls: tuple[str, str]
+) -> None:
+    told: list[tuple[str, ...]] = []
+    hooks = HookManager()
+    hooks.add(EnvironmentsChanged, lambda event: told.append(event.environments))
+    options = {"environments": {"shell": BUSYBOX}, "hook_manager": hooks, "engine_timeout_s": 3.0}
+    with managing(*two(urls), **options) as manager:
+        with pytest.raises(UnknownEnvironment):
+            manager.submit(Task("late", command="true"))
 
         with image(urls[1], "late:1", label="late"):
-            job = eventually(taken, within_s=LOOK_S, what="the image is noticed")
+            eventually(lambda: told == [("shell",), ("late", "shell")], within_s=LOOK_S, what="the image is noticed")
+            assert manager.get_available_environments() == {"docker": ["late", "shell"]}
+            daemons[1].pause()
+            try:
+                eventually(lambda: told[2:] == [("shell",)], within_s=LOOK_S, what="its only host is missed")
+                assert manager.get_available_environments() == {"docker": ["shell"]}
+                job = manager.submit(Task("late", command="true"))  # it is taken all the same, and waits
+            finally:
+                daemons[1].resume()
+            eventually(lambda: told[3:] == [("late", "shell")], within_s=LOOK_S, what="its host is back")
             assert where([job]) == {"b": 1}
-            assert manager.get_available_environments() == {"docker": ["late"]}
             eventually(lambda: not our_containers(urls[1]), what="nothing uses the image any more")
 
-        eventually(lambda: manager.get_available_environments() == {"docker": []}, within_s=LOOK_S, what="it is missed")
-        assert taken() is None
+        eventually(lambda: told[4:] == [("shell",)], within_s=LOOK_S, what="the image is missed")
+        with pytest.raises(UnknownEnvironment):
+            manager.submit(Task("late", command="true"))
+
+
+def test_of_several_images_of_one_environment_the_newest_is_taken_and_a_person_is_told_once(
+    urls: tuple[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with image(urls[0], "older:1", label="twice"), ExitStack() as newer, managing(*two(urls)) as manager:
+        the_next_second()
+        newer.enter_context(image(urls[1], "newer:1", label="twice"))
+        eventually(lambda: host(manager, "a").older_versions == ("twice",), within_s=LOOK_S, what="the newer one is noticed")
+        assert host(manager, "b").older_versions == ()
+        assert where([manager.submit(Task("twice", command="true")) for _ in range(6)]) == {"b": 6}
+        warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+        assert len(warnings) == 1
+        assert re.search(r"environment twice .*newer:1 of .* on b; older:1 of .* on a$", warnings[0])
+
+        eventually(lambda: not our_containers(urls[1]), what="nothing uses the newer image any more")
+        newer.close()
+        eventually(lambda: host(manager, "a").older_versions == (), within_s=LOOK_S, what="its end is noticed")
+        assert where([manager.submit(Task("twice", command="true"))]) == {"a": 1}
+
+
+def the_next_second() -> None:
+    """Engines tell the second in which an image was made."""
+    second = int(time.time())
+    eventually(lambda: int(time.time()) > second, what="the next image is newer by the engine's clock")
 
 
 def test_an_image_that_vanished_unnoticed_is_one_clear_crash(urls: tuple[str, str]) -> None:
@@ -312,8 +350,7 @@ def test_an_image_that_vanished_from_one_host_unnoticed_runs_on_the_other(urls: 
 
 def test_an_environment_whose_newest_image_vanished_unnoticed_runs_in_the_one_before(urls: tuple[str, str]) -> None:
     with image(urls[0], "older:1", label="twice"), ExitStack() as newer:
-        second = int(time.time())
-        eventually(lambda: int(time.time()) > second, what="the next image is newer by the engine's clock")
+        the_next_second()
         newer.enter_context(image(urls[0], "newer:1", label="twice"))
         with managing(DockerHost(urls[0], name="a", max_concurrent_jobs=1)) as manager:
             assert ClientSync(manager).new_job(Task("newer:1", command="true"), None).outcome is Outcome.SUCCESS
