@@ -67,7 +67,7 @@ class Watch:
     ) -> None:
         """``on_output`` is handed what the program prints as it comes: whether it is standard error, and the bytes.
 
-        It is called in the thread of ``run`` and must not block. After a connection broke it may miss some, and hears nothing twice.
+        It is called in the thread of ``run`` and must not block. After a connection broke it may miss some; it hears nothing twice.
         """
         self._job = job
         self._engine = engine

@@ -29,6 +29,7 @@ from jobmanager.engine.protocol import (
     NotRunning,
     OutputStream,
     Refused,
+    StdinLink,
     Unreachable,
 )
 from jobmanager.model.container import (
@@ -172,14 +173,15 @@ class DockerEngine:
         return LogStream(response)
 
     def feed(self, container: str, payload: bytes, timeout_s: float, goes_on: Callable[[], bool] = lambda: True) -> None:
+        link = self.open_stdin(container)
+        try:
+            link.write(payload, timeout_s, goes_on)
+        finally:
+            link.close()
+
+    def open_stdin(self, container: str) -> StdinLink:
         with _translated():
-            stdin = self._attach(container, stdin=1)
-            try:
-                plain = plain_socket(stdin)
-                assert plain is not None
-                _send_all(plain, payload, timeout_s, goes_on)
-            finally:
-                shut(stdin)
+            return _SocketLink(self._attach(container, stdin=1))
 
     def inspect(self, container: str) -> ContainerState:
         with _translated():
@@ -362,6 +364,23 @@ def _close_pools(client: docker.APIClient) -> None:
         pools = adapter.poolmanager.pools if hasattr(adapter, "poolmanager") else {}
         for key in pools.keys():  # noqa: SIM118 - no mapping: it cannot be iterated over
             pools[key].close()
+
+
+class _SocketLink:
+    """An attached standard input."""
+
+    def __init__(self, attached: Any) -> None:
+        self._attached = attached
+
+    def write(self, data: bytes, timeout_s: float, goes_on: Callable[[], bool] = lambda: True) -> None:
+        with _translated():
+            plain = plain_socket(self._attached)
+            if plain is None:
+                raise Unreachable("the standard input was closed")
+            _send_all(plain, data, timeout_s, goes_on)
+
+    def close(self) -> None:
+        shut(self._attached)
 
 
 def _send_all(plain: socket.socket, payload: bytes, timeout_s: float, goes_on: Callable[[], bool]) -> None:

@@ -87,6 +87,22 @@ class OutputStream(Protocol):
         ...
 
 
+class StdinLink(Protocol):
+    """A container's standard input, kept open. A thread of its own may use it; the engine's other calls are not held up."""
+
+    def write(self, data: bytes, timeout_s: float, goes_on: Callable[[], bool] = lambda: True) -> None:
+        """Write all of it, as the container takes it; raises Unreachable.
+
+        An engine says nothing when the container ends meanwhile: ``goes_on`` is asked about once a second while nothing
+        is taken. Once it says no, NotRunning is raised.
+        """
+        ...
+
+    def close(self) -> None:
+        """The end of the container's standard input, for good. Never blocks; a thread that writes meanwhile gets Unreachable."""
+        ...
+
+
 class Engine(Protocol):
     """One engine, over connections of its own. Not for use by two threads at once.
 
@@ -131,11 +147,11 @@ class Engine(Protocol):
         ...
 
     def feed(self, container: str, payload: bytes, timeout_s: float, goes_on: Callable[[], bool] = lambda: True) -> None:
-        """Write to a running container's standard input and close it.
+        """Write to a running container's standard input and close it, as ``open_stdin`` and its link do."""
+        ...
 
-        An engine says nothing when the container ends meanwhile: ``goes_on`` is asked about once a second while nothing
-        is taken. Once it says no, NotRunning is raised.
-        """
+    def open_stdin(self, container: str) -> StdinLink:
+        """A running container's standard input; when the link is closed, or breaks, the container reads its end."""
         ...
 
     def inspect(self, container: str) -> ContainerState:

@@ -35,9 +35,10 @@ RESULT_FILE = ".jobmanager/result.json"
 RESULT_FILE_LIMIT = 1024 * 1024
 NOT_DELIVERED = 125  # PID 1's own exit code when it did not get its job whole
 _LONGEST_MARK = 1024
+_RUNNABLE = ".jobmanager/bin/"
 CANNOT_UNPACK = "its files cannot be unpacked into the workspace"
 
-PID_1 = rf"""
+_PID_1 = rf"""
 exec 3>&1 4>&2 2>/dev/null
 say() {{ printf '\036%s %s\n' "$token" "$*"; }}
 first() {{ read -r "$1" < "$2"; }}
@@ -46,6 +47,7 @@ cpu() {{
   first cpu /sys/fs/cgroup/cpuacct/cpuacct.usage && return
   while read -r key value; do [ "$key" = usage_usec ] && cpu=${{value}}000; done < /sys/fs/cgroup/cpu.stat
 }}
+begin() {{ ( {{ echo 1000 > /proc/self/oom_score_adj; }} 2>/dev/null; program ) >&3 2>&4 3>&- 4>&-; }}
 kill_all() {{
   left=10000
   while kill -9 -1 && [ $left -gt 0 ]; do jobs >&2; left=$((left - 1)); done
@@ -60,10 +62,10 @@ counters() {{
   done
   first peak /sys/fs/cgroup/memory/memory.max_usage_in_bytes || first peak /sys/fs/cgroup/memory.peak || peak=-
   case $oom in [1-9]*) return;; esac
-  [ ! -w {WORKSPACE} ] || printf '%4096s' > "{WORKSPACE}/.jobmanager.$token" || full=1
+  [ ! -w WORKSPACE_PATH ] || printf '%4096s' > "WORKSPACE_PATH/.jobmanager.$token" || full=1
 }}
 IFS=' ' read -r token size || exit {NOT_DELIVERED}
-cd {WORKSPACE} || {{ say no "there is no {WORKSPACE}" >&3; exit {NOT_DELIVERED}; }}
+cd WORKSPACE_PATH || {{ say no "there is no WORKSPACE_PATH" >&3; exit {NOT_DELIVERED}; }}
 for tool in head tar; do
   command -v $tool >/dev/null || {{ say no "the image has no $tool" >&3; exit {NOT_DELIVERED}; }}
 done
@@ -78,7 +80,7 @@ say got "$cpu" >&3
 if missing=$(lacking); then
   say no "$missing" >&3
 else
-  ( {{ echo 1000 > /proc/self/oom_score_adj; }} 2>/dev/null; program ) < .jobmanager/stdin >&3 2>&4 3>&- 4>&-
+  if [ -f .jobmanager/stdin ]; then begin < .jobmanager/stdin; else begin; fi
   code=$?
   cpu
   kill_all
@@ -92,9 +94,17 @@ while :; do ( first self /proc/self/stat; kill -STOP "${{self%% *}}" ); done
 """
 
 
-def trace_of_the_end(token: str) -> str:
+def pid_1(workspace: str = WORKSPACE) -> str:
+    """The script that a container starts as; it works in the given folder."""
+    return _PID_1.replace("WORKSPACE_PATH", workspace)
+
+
+PID_1 = pid_1()
+
+
+def trace_of_the_end(token: str, workspace: str = WORKSPACE) -> str:
     """A file that PID 1 leaves once the program has ended: it measures space with it, unless memory had run out."""
-    return f"{WORKSPACE}/.jobmanager.{token}"
+    return f"{workspace}/.jobmanager.{token}"
 
 
 def payload(
@@ -103,15 +113,22 @@ def payload(
     command: str | tuple[str, ...],
     env: Mapping[str, str],
     files: Mapping[str, bytes],
-    stdin: bytes,
+    stdin: bytes | None,
+    folder: str = "",
 ) -> bytes:
-    """What is written to a container's standard input to give it its job."""
+    """What is written to a container's standard input to give it its job.
+
+    Without ``stdin`` the program reads the container's own, whatever is written after this; but only from PID 1's ``got`` on,
+    as some images' ``head`` reads ahead and throws away what it does not need. ``folder``: where the program runs, instead
+    of the workspace.
+    """
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as tar:
         for name, content in files.items():
-            _add(tar, name, content, 0o755 if content.startswith(b"#!") else 0o644)
-        _add(tar, ".jobmanager/stdin", stdin, 0o644)
-        _add(tar, ".jobmanager/command", _command_file(command, env), 0o644)
+            _add(tar, name, content, 0o755 if content.startswith(b"#!") or name.startswith(_RUNNABLE) else 0o644)
+        if stdin is not None:
+            _add(tar, ".jobmanager/stdin", stdin, 0o644)
+        _add(tar, ".jobmanager/command", _command_file(command, env, folder), 0o644)
     tarred = packed.getvalue()
     return b"%s %d\n%s" % (token.encode(), len(tarred), tarred)
 
@@ -122,14 +139,15 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes, mode: int) -> None:
     tar.addfile(member, io.BytesIO(content))
 
 
-def _command_file(command: str | tuple[str, ...], env: Mapping[str, str]) -> bytes:
+def _command_file(command: str | tuple[str, ...], env: Mapping[str, str], folder: str) -> bytes:
     """Shell functions that PID 1 reads: ``lacking`` says what the image lacks, ``program`` becomes the program."""
     words = ("sh", "-c", command) if isinstance(command, str) else command
     if not words:
         return b"lacking() { printf '%s' 'neither the task nor its image has a command'; }\n"
     name = shlex.quote(words[0])
     found = f"[ -f {name} ] && [ -x {name} ]" if "/" in words[0] else f"command -v {name} >/dev/null"
-    exports = "".join(f"export {key}={shlex.quote(value)}; " for key, value in env.items())
+    enter = f"cd {shlex.quote(folder)}; " if folder else ""
+    exports = enter + "".join(f"export {key}={shlex.quote(value)}; " for key, value in env.items())
     return (
         f"lacking() {{ {exports}{found} && return 1;"
         f" printf '%s' {shlex.quote(f'there is no {words[0][:100]!a} that can be run')}; }}\n"

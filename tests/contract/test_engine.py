@@ -20,15 +20,16 @@ from jobmanager.engine.protocol import (
     NotRunning,
     OutputStream,
     Refused,
+    StdinLink,
     Unreachable,
 )
-from jobmanager.engine.way_in import RESULT_FILE, RESULT_FILE_LIMIT, Mark, payload
+from jobmanager.engine.way_in import RESULT_FILE, RESULT_FILE_LIMIT, Mark, MarkedStream, payload
 from jobmanager.model.container import ContainerSpec, ImageDefaults, Phase
 from jobmanager.model.host import Address
 from jobmanager.model.limits import Limits
 from tests.conftest import BUSYBOX as IMAGE
 from tests.conftest import eventually
-from tests.contract.place import LABEL, PATIENCE_S, Place
+from tests.contract.place import LABEL, PATIENCE_S, Place, Run
 
 NOBODY = "jobmanager-test-no-such-container"
 FOREVER = "while :; do sleep 1; done"
@@ -754,3 +755,95 @@ def test_closing_twice_is_fine_and_a_closed_engine_connects_again(place: Place) 
     place.engine.close()
     place.engine.close()
     assert place.engine.info().cores >= 1
+
+
+# ---- standard input that is kept open
+
+
+def opened(place: Place, command: str) -> tuple[Run, OutputStream, StdinLink]:
+    """A program that reads its container's own standard input, and has begun."""
+    name = place.started()
+    stream, run = place.attached(name), Run(name, secrets.token_hex(8))
+    link = place.engine.open_stdin(name)
+    link.write(payload(run.token, command=command, env={}, files={}, stdin=None), PATIENCE_S)
+    place.read(run, stream, lambda: "got" in run.words)
+    return run, stream, link
+
+
+def test_a_program_can_be_talked_to_until_its_standard_input_is_closed(place: Place) -> None:
+    run, stream, link = opened(place, "while read -r line; do echo heard $line; done; echo over")
+    heard: list[bytes] = []
+    for word in (b"one", b"two"):
+        link.write(word + b"\n", PATIENCE_S)
+        sorter = MarkedStream(run.token)
+        eventually(lambda word=word, sorter=sorter: hears(stream, sorter, heard) or b"heard " + word + b"\n" in b"".join(heard))
+
+    link.close()
+
+    place.read(run, stream, lambda: "bye" in run.words)
+    assert run.stdout == b"over\n"
+
+
+def hears(stream: OutputStream, sorter: MarkedStream, heard: list[bytes]) -> None:
+    for chunk in stream.read(0.1) or ():
+        heard += [part for part in sorter.feed(chunk.data) if isinstance(part, bytes)]
+
+
+def test_every_byte_that_is_written_arrives_in_order_and_no_byte_of_the_job_is_among_them(place: Place) -> None:
+    run, stream, link = opened(place, "cat")
+    link.write(ALL_BYTES, PATIENCE_S)
+    link.write(ALL_BYTES * 40, PATIENCE_S)
+    link.close()
+
+    place.read(run, stream, lambda: "bye" in run.words)
+
+    assert run.stdout == ALL_BYTES * 41
+
+
+def test_what_is_written_before_the_job_is_whole_is_a_part_of_the_job(place: Place) -> None:
+    name = place.started()
+    stream, run = place.attached(name), Run(name, secrets.token_hex(8))
+    job = payload(run.token, command="echo whole", env={}, files={}, stdin=b"")
+    link = place.engine.open_stdin(name)
+    for at in range(0, len(job), 1000):
+        link.write(job[at : at + 1000], PATIENCE_S)
+
+    place.read(run, stream, lambda: "bye" in run.words)
+    link.close()
+
+    assert run.stdout == b"whole\n"
+
+
+def test_a_program_with_standard_input_of_its_own_cannot_read_what_is_written_to_its_container(place: Place) -> None:
+    name = place.started()
+    stream, run = place.attached(name), Run(name, secrets.token_hex(8))
+    link = place.engine.open_stdin(name)
+    link.write(payload(run.token, command="cat; cat", env={}, files={}, stdin=b"mine"), PATIENCE_S)
+    place.read(run, stream, lambda: "got" in run.words)
+    link.write(b"not for you", PATIENCE_S)
+
+    place.read(run, stream, lambda: "bye" in run.words)
+    link.close()
+
+    assert run.stdout == b"mine"
+
+
+def test_a_closed_link_takes_nothing_and_can_be_closed_again(place: Place) -> None:
+    _, _, link = opened(place, FOREVER)
+    link.close()
+    link.close()
+    with pytest.raises(Unreachable):
+        link.write(b"x", PATIENCE_S)
+
+
+def test_the_standard_input_of_a_container_that_is_not_there_cannot_be_opened(place: Place) -> None:
+    with pytest.raises(NoSuchContainer):
+        place.engine.open_stdin(NOBODY)
+
+
+def test_a_program_that_is_given_a_folder_runs_there(place: Place) -> None:
+    name = place.started()
+    stream, run = place.attached(name), Run(name, secrets.token_hex(8))
+    place.engine.feed(name, payload(run.token, command="pwd", env={}, files={}, stdin=b"", folder="/tmp"), PATIENCE_S)
+    place.read(run, stream, lambda: "bye" in run.words)
+    assert run.stdout == b"/tmp\n"

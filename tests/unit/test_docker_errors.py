@@ -186,6 +186,7 @@ CALLS = {
     "attach": lambda engine: engine.attach("c"),
     "logs": lambda engine: engine.logs("c"),
     "feed": lambda engine: engine.feed("c", b"x", 1.0),
+    "open_stdin": lambda engine: engine.open_stdin("c"),
     "inspect": lambda engine: engine.inspect("c"),
     "list": lambda engine: engine.list({"a": None}),
     "kill": lambda engine: engine.kill("c"),

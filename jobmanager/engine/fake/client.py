@@ -7,12 +7,13 @@ import select
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from jobmanager.engine import protocol
 from jobmanager.engine.fake.wire import PIECE, STDERR, Inbox, packed
-from jobmanager.engine.protocol import Chunk, EngineError, OutputStream, Unreachable
+from jobmanager.engine.protocol import Chunk, EngineError, OutputStream, StdinLink, Unreachable
 from jobmanager.model.container import (
     ContainerSpec,
     ContainerState,
@@ -99,6 +100,9 @@ class FakeEngine:
     ) -> None:
         self._call("feed", container, payload, timeout_s=timeout_s)
 
+    def open_stdin(self, container: str) -> StdinLink:
+        return _FakeStdin(self._opened("open_stdin", container), self._path, self._timeout_s)
+
     def inspect(self, container: str) -> ContainerState:
         return _state(self._call("inspect", container))
 
@@ -152,6 +156,10 @@ class FakeEngine:
         return self._connection
 
     def _stream(self, call: str, container: str) -> OutputStream:
+        return _FakeStream(self._opened(call, container))
+
+    def _opened(self, call: str, container: str) -> _Connection:
+        """A connection of its own, on which this was asked for."""
         try:
             connection = _Connection(self._path, self._timeout_s)
         except OSError as error:
@@ -164,7 +172,7 @@ class FakeEngine:
         except EngineError:
             connection.close()
             raise
-        return _FakeStream(connection)
+        return connection
 
 
 class _Connection:
@@ -240,6 +248,26 @@ class _FakeStream:
             self._connection.socket.shutdown(socket.SHUT_RDWR)  # wakes a thread that reads it
         except OSError:
             pass  # the other side was quicker
+        self._connection.close()
+
+
+class _FakeStdin:
+    """A container's standard input on a connection of its own."""
+
+    def __init__(self, connection: _Connection, path: str, timeout_s: float) -> None:
+        self._connection = connection
+        self._path = path
+        self._timeout_s = timeout_s
+
+    def write(self, data: bytes, timeout_s: float, goes_on: Callable[[], bool] = lambda: True) -> None:  # noqa: ARG002
+        try:
+            self._connection.ask(("write", data), min(timeout_s, self._timeout_s))
+        except OSError as error:
+            raise Unreachable(f"{self._path}: {error}") from error
+
+    def close(self) -> None:
+        with suppress(OSError):  # the other side was quicker
+            self._connection.socket.shutdown(socket.SHUT_RDWR)
         self._connection.close()
 
 

@@ -12,6 +12,7 @@ from jobmanager.engine.fake import grammar as grammar
 from jobmanager.engine.fake.files import FileProblem, Files
 from jobmanager.engine.fake.process import (
     AllKilled,
+    AwaitInput,
     Burn,
     Console,
     Killed,
@@ -20,6 +21,8 @@ from jobmanager.engine.fake.process import (
     Pid1Died,
     Process,
     Sleep,
+    Source,
+    StandardInput,
     Steps,
     Text,
     encoded,
@@ -141,7 +144,9 @@ class FakeContainer:
         self._began = began
         self.run = 0  # grows with every start and end; tells timers of an earlier run from this one's
         self._steps: Steps | None = None
-        self._waiting = False  # for its timer
+        self._waiting = False  # for its timer, or for input
+        self._awaits_input = False
+        self.stdin = StandardInput()
         self._cpu_ns = 0
         self._burning_since: float | None = None
         self._burned_before_pause = False
@@ -157,12 +162,18 @@ class FakeContainer:
         self.times_started += 1
         self.started_at_s = time.time()
         self.run += 1
-        self._cpu_ns, self._steps, self._waiting = _START_CPU_NS, None, False
+        self._cpu_ns, self._waiting, self.stdin = _START_CPU_NS, False, StandardInput()
+        self._steps = _pid_1(self)
+        self.go_on()
 
-    def feed(self, payload: bytes) -> None:
-        """Everything that standard input will ever give. PID 1 takes no notice of a second one."""
-        if self._steps is None and self.phase is Phase.RUNNING:
-            self._steps = _pid_1(self, payload)
+    def feed(self, data: bytes, *, ends: bool) -> None:
+        """More of its standard input; nothing after its end."""
+        if self.stdin.ended or self.phase is not Phase.RUNNING:
+            return
+        self.stdin.add(data)
+        self.stdin.ended = ends
+        if self._awaits_input:
+            self._waiting = self._awaits_input = False
             self.go_on()
 
     def end(self, exit_code: int) -> None:
@@ -170,7 +181,7 @@ class FakeContainer:
         self._burn(False)
         self.phase, self.exit_code = Phase.ENDED, exit_code
         self.run += 1
-        self._waiting = False
+        self._waiting = self._awaits_input = False
         if self._steps is not None:
             self._steps.close()
         self.machine = self._new_machine(self._scripts)  # the workspace goes with the last process
@@ -243,6 +254,10 @@ class FakeContainer:
             if isinstance(effect, (Sleep, Burn)):
                 self._burn(isinstance(effect, Burn))
                 return effect.seconds
+            if isinstance(effect, AwaitInput):
+                self._burn(False)
+                self._awaits_input = True
+                return math.inf
 
     def _print(self, output: Output) -> None:
         for at in range(0, len(output.data), PIECE):
@@ -280,16 +295,17 @@ class FakeContainer:
         return Machine(Files(size_mib=self.spec.workspace_mib, inodes=self.spec.workspace_inodes), scripts)
 
 
-def _pid_1(container: FakeContainer, payload: bytes) -> Steps:
+def _pid_1(container: FakeContainer) -> Steps:
     """What ``way_in.PID_1`` does with its standard input; the tests in ``tests/contract`` hold the two together."""
-    line, newline, tar = payload.partition(b"\n")
-    if not newline:
+    line = yield from container.stdin.read_line()
+    if not line.endswith(b"\n"):
         return _NOT_DELIVERED
-    token, _, size = line.strip(b" ").partition(b" ")
+    token, _, size = line.strip(b" \n").partition(b" ")
+    tar = (yield from container.stdin.read_all(int(size))) if size.strip().isdigit() else b""
     files = container.machine.files
     broken = False
     try:
-        files.unpack(tar[: int(size)] if size.strip().isdigit() else b"")
+        files.unpack(tar)
     except FileProblem:
         broken = True
     command = files.files.get(f"{WORKSPACE}/.jobmanager/command")
@@ -298,8 +314,8 @@ def _pid_1(container: FakeContainer, payload: bytes) -> Steps:
             yield _mark(token, b"no its files cannot be unpacked into the workspace")
         return _NOT_DELIVERED
     yield _mark(token, b"got %d" % container.cpu_ns())
-    exports, words, refusal = command_file(bytes(command.data).decode("utf-8", "surrogateescape"))
-    process = _program_process(container, exports)
+    exports, words, refusal, folder = command_file(bytes(command.data).decode("utf-8", "surrogateescape"))
+    process = _program_process(container, exports, folder)
     if not can_run(process, words[0]):
         yield _mark(token, b"no " + encoded(refusal))
     else:
@@ -310,15 +326,16 @@ def _pid_1(container: FakeContainer, payload: bytes) -> Steps:
         yield Sleep(math.inf)
 
 
-def _program_process(container: FakeContainer, exports: Mapping[str, str]) -> Process:
+def _program_process(container: FakeContainer, exports: Mapping[str, str], folder: str) -> Process:
     machine = container.machine
-    stdin = machine.files.files.get(f"{WORKSPACE}/.jobmanager/stdin")
+    stored = machine.files.files.get(f"{WORKSPACE}/.jobmanager/stdin")
+    stdin: Source = container.stdin if stored is None else Text(stored.data)
     return Process(
         machine,
         machine.next_pid(),
-        {"PATH": _PATH, "HOSTNAME": container.spec.id[:12], "HOME": WORKSPACE, "PWD": WORKSPACE, **exports},
-        WORKSPACE,
-        Text(stdin.data if stdin is not None else b""),
+        {"PATH": _PATH, "HOSTNAME": container.spec.id[:12], "HOME": WORKSPACE, "PWD": folder, **exports},
+        folder,
+        stdin,
         Console(stderr=False),
         Console(stderr=True),
     )
@@ -365,13 +382,14 @@ def _has_room(files: Files, token: bytes) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def command_file(text: str) -> tuple[Mapping[str, str], tuple[str, ...], str]:
-    """A ``.jobmanager/command`` taken apart: exported variables, the program's words, and what is said when it is missing."""
+def command_file(text: str) -> tuple[Mapping[str, str], tuple[str, ...], str, str]:
+    """A ``.jobmanager/command`` taken apart: variables, the program's words, what is said when it is missing, its folder."""
     lines = _statements(text)
     refusal = next(words[-1] for words in lines if words[:2] == ["printf", "%s"])
     last = lines[-1]
     exports = dict(words[1].split("=", 1) for words in lines[1:] if words[:1] == ["export"])
-    return exports, tuple(last[1:]), refusal
+    folder = next((words[1] for words in lines if words[:1] == ["cd"]), WORKSPACE)
+    return exports, tuple(last[1:]), refusal, folder
 
 
 def _statements(text: str) -> list[list[str]]:

@@ -171,7 +171,10 @@ class FakeDaemon:
             container.start()
 
     def feed(self, target: str, payload: bytes) -> None:
-        self._attachable(target).feed(payload)
+        self._attachable(target).feed(payload, ends=True)
+
+    def open_stdin(self, target: str) -> FakeContainer:
+        return self._attachable(target)
 
     def follow(self, target: str, *, from_beginning: bool, wake: Callable[[], None]) -> Follower:
         container = self.find(target) if from_beginning else self._attachable(target)

@@ -44,7 +44,12 @@ class PipeFull:
     pipe: Pipe
 
 
-Effect = Union[Output, Sleep, Burn, PipeFull]
+@dataclass(frozen=True)
+class AwaitInput:
+    """Nothing until the container's standard input has more, or ends."""
+
+
+Effect = Union[Output, Sleep, Burn, PipeFull, AwaitInput]
 Steps = Generator[Effect, None, int]  # returns an exit code
 Writing = Generator[Effect, None, None]
 Reading = Generator[Effect, None, bytes]
@@ -126,6 +131,36 @@ class Text:
         self._at += len(piece)
         yield from ()
         return piece
+
+
+class StandardInput:
+    """A container's own standard input."""
+
+    def __init__(self) -> None:
+        self.ended = False
+        self._held = bytearray()
+
+    def add(self, data: bytes) -> None:
+        self._held += data
+
+    def read(self, size: int = PIECE) -> Reading:
+        while not self._held and not self.ended:
+            yield AwaitInput()
+        piece = bytes(self._held[:size])
+        del self._held[:size]
+        return piece
+
+    def read_all(self, size: int) -> Reading:
+        """So many bytes; less at the end."""
+        while len(self._held) < size and not self.ended:
+            yield AwaitInput()
+        return (yield from self.read(size))
+
+    def read_line(self) -> Reading:
+        while b"\n" not in self._held and not self.ended:
+            yield AwaitInput()
+        at = self._held.find(b"\n")
+        return (yield from self.read(len(self._held) if at < 0 else at + 1))
 
 
 class Zeros:
@@ -254,6 +289,7 @@ __all__ = [
     "FIRST_PID",
     "PIECE",
     "AllKilled",
+    "AwaitInput",
     "Burn",
     "Console",
     "Effect",
@@ -268,6 +304,7 @@ __all__ = [
     "Sink",
     "Sleep",
     "Source",
+    "StandardInput",
     "Steps",
     "Text",
     "encoded",

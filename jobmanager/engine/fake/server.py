@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from jobmanager.engine.fake.container import Follower
+from jobmanager.engine.fake.container import FakeContainer, Follower
 from jobmanager.engine.fake.daemon import FakeDaemon, tagged
 from jobmanager.engine.fake.wire import PIECE, Inbox, packed
 from jobmanager.engine.protocol import EngineError, EngineFailed
@@ -30,6 +30,7 @@ _RECEIVE = 4 * PIECE
 _SEND_AHEAD = PIECE  # how much of a stream is taken from the container before it is sent
 _OWNER_LOOK_S = 0.5
 _STREAMS = ("attach", "logs")
+_WRITE_STDIN = "write"  # on a connection that asked for open_stdin
 
 
 class Peer:
@@ -40,6 +41,7 @@ class Peer:
         self.inbox = Inbox()
         self.out = bytearray()
         self.follower: Follower | None = None
+        self.fed: FakeContainer | None = None  # whose standard input it keeps open
         self.broken = False
         self.wants_to_write = False
 
@@ -188,12 +190,15 @@ class FakeServer:
         peer.socket.close()
         if peer.follower is not None:
             peer.follower.leave()
+        if peer.fed is not None:
+            peer.fed.feed(b"", ends=True)
 
     # ---- requests
 
     def _answer(self, peer: Peer, request: tuple[Any, ...]) -> None:
         call, *arguments = request
-        self._daemon.note(call, arguments[0] if arguments else "")
+        if call != _WRITE_STDIN:
+            self._daemon.note(call, arguments[0] if arguments else "")
         try:
             value = self._carried_out(peer, call, arguments)
         except EngineError as error:
@@ -213,6 +218,12 @@ class FakeServer:
         if times > 0:
             self._to_refuse[call] = (message, times - 1)
             raise EngineFailed(message)
+        if call == "open_stdin":
+            peer.fed = self._daemon.open_stdin(arguments[0])
+            return None
+        if call == _WRITE_STDIN and peer.fed is not None:
+            peer.fed.feed(arguments[0], ends=False)
+            return None
         if call not in _STREAMS:
             return self._daemon.call(call, *arguments)
         peer.follower = self._daemon.follow(
