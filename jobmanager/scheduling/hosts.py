@@ -72,12 +72,13 @@ class Host:
             return 0
         return max(1, min(2 * self.info.cores, self.info.memory_mib // _MIB_PER_JOB))
 
-    def answers(self, info: EngineInfo, images: Iterable[Image]) -> None:
-        """It is up, and this is what it has."""
+    def answers(self, info: EngineInfo, images: Iterable[Image]) -> bool:
+        """It is up, and this is what it has. True when its images are others than before."""
         self.status, self.reason, self.info = HostStatus.UP, "", info
-        self._has(tuple(images))
+        has_changed = self._has(tuple(images))
         self._looks += 1
         self._count_memory(info)
+        return has_changed
 
     def silent(self, reason: str) -> None:
         """It is down. What it had is remembered: a job for it waits instead of being refused."""
@@ -167,9 +168,9 @@ class Host:
             free_memory_mib=max(0, self.free_memory_mib),
         )
 
-    def _has(self, images: tuple[Image, ...]) -> None:
+    def _has(self, images: tuple[Image, ...]) -> bool:
         if images == self._images:
-            return
+            return False
         self._images = images
         self._by_reference, self._by_label = {}, {}
         for image in sorted(images, key=lambda image: (image.created_at_s, image.id)):
@@ -177,6 +178,7 @@ class Host:
             if (label := image.labels.get(ENVIRONMENT_LABEL)) is not None:
                 self._by_label[label] = (image, *self._by_label.get(label, ()))
         self._environments = frozenset(self._by_label).union(alias for alias in self._aliases if self.image(alias) is not None)
+        return True
 
     def _count_memory(self, info: EngineInfo | None) -> None:
         if info is None:
@@ -195,12 +197,18 @@ class HostTable:
         self._hosts = {config.name: Host(config, aliases) for config in configs}
         self._placements = itertools.count(1)
         self._aliases = aliases
+        self._several: frozenset[str] | None = None  # environments of several versions; None: not known
 
     def __iter__(self) -> Iterator[Host]:
         return iter(self._hosts.values())
 
     def __getitem__(self, name: str) -> Host:
         return self._hosts[name]
+
+    def answers(self, name: str, info: EngineInfo, images: Iterable[Image]) -> None:
+        """A host is up, and this is what it has."""
+        if self._hosts[name].answers(info, images):
+            self._several = None
 
     def choose(self, needs: Needs) -> Host | None:
         """The host with the fewest running jobs that has room, memory and the image; among equals the one longest unused.
@@ -209,7 +217,7 @@ class HostTable:
         rather avoid only when no other has room.
         """
         fit = [host for host in self._hosts.values() if host.has_room() and host.has_memory(needs) and host.could_run(needs)]
-        if fit:
+        if fit and needs.environment in self._of_several_versions():
             fit = self._without_older(needs, fit)
         return min(fit, key=lambda host: (host.name in needs.avoided, len(host.taken), host.last_placed), default=None)
 
@@ -278,6 +286,11 @@ class HostTable:
 
     def _able(self, needs: Needs) -> list[Host]:
         return [host for host in self._up() if host.could_run(needs)]
+
+    def _of_several_versions(self) -> frozenset[str]:
+        if self._several is None:
+            self._several = frozenset(self.versions())
+        return self._several
 
     def _without_older(self, needs: Needs, hosts: Sequence[Host]) -> list[Host]:
         """Those on which the job would not run in an older image than on any host that is up and could run it."""

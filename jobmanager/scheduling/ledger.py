@@ -330,7 +330,7 @@ class Ledger:
         with self._changed:
             host = self._hosts[name]
             was_up = host.status is HostStatus.UP
-            host.answers(info, images)
+            self._hosts.answers(name, info, images)
             if not was_up:
                 self._crash_what_nobody_can_run(patience_s=0.0)
             self._changed.notify_all()
