@@ -300,7 +300,14 @@ class Loop:
     def _announce(self, order: AnnounceJob) -> None:
         request = order.request
         self._hooks.fire(
-            JobQueued(at_s=time.time(), job_id=request.job_id, launcher=request.launcher_name, priority=request.priority)
+            JobQueued(
+                at_s=time.time(),
+                job_id=request.job_id,
+                launcher=request.launcher_name,
+                priority=request.priority,
+                task=request.task,
+                inputs=request.inputs,
+            )
         )
 
     def _announce_host_down(self, order: AnnounceHostDown) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from jobmanager.model.job import JobInput
 from jobmanager.model.result import JobResult
+from jobmanager.model.task import Task
 
 __all__ = [
     "EnvironmentsChanged",
@@ -49,6 +51,8 @@ class JobQueued(Event):
     job_id: str
     launcher: str
     priority: int
+    task: Task = field(repr=False)
+    inputs: JobInput = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,13 +8,13 @@ import threading
 
 import pytest
 
-from jobmanager import HookManager, JobResult, Outcome, events, hooks
+from jobmanager import HookManager, JobInput, JobResult, Outcome, Task, events, hooks
 from jobmanager.errors import InvalidValue
 from tests.conftest import our_threads
 
 
 def queued(number):
-    return events.JobQueued(at_s=0.0, job_id=f"j{number}", launcher="x", priority=0)
+    return events.JobQueued(at_s=0.0, job_id=f"j{number}", launcher="x", priority=0, task=Task("x"), inputs=JobInput())
 
 
 HOST_UP = events.HostUp(at_s=0.0, host="h")
