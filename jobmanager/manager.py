@@ -64,7 +64,7 @@ from jobmanager.hooks import HookManager
 from jobmanager.model import _checks
 from jobmanager.model.client import CallbackInfo, Debug, HostInfo, InputData, QueueInfo, RunningJob, SSHCallback, WaitingJob
 from jobmanager.model.host import DockerHost
-from jobmanager.model.job import JobInput, Request, checked_job_id, workspace_files
+from jobmanager.model.job import JobInput, Request, checked_job_id, with_random_inputs, workspace_files
 from jobmanager.model.result import Callback, JobResult
 from jobmanager.model.task import Task
 from jobmanager.model.verdict import KillReason
@@ -490,7 +490,7 @@ def _request(
         raise NotSupported('debug="ssh" is not supported yet: use debug=True')
     if not isinstance(debug, bool):
         raise InvalidInput(f"debug must be True or False, not {debug!r}")
-    inputs = JobInput.of(inputdata)
+    inputs = with_random_inputs(task, JobInput.of(inputdata))
     return Request(
         job_id=uuid.uuid4().hex if job_id is None else checked_job_id(job_id),
         task=task,

@@ -23,7 +23,7 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 def positive(name: str, value: float, error: type[InvalidValue] = InvalidValue) -> float:
     """A finite number above zero."""
-    if not _is_finite(value) or value <= 0:
+    if not is_finite(value) or value <= 0:
         raise error(f"{name} must be a number above zero, not {_shown(value)}")
     return value
 
@@ -32,7 +32,7 @@ def timeout(name: str, value: float, *, zero: bool = False) -> float:
     """Seconds, at most a year; 0 only if that makes sense."""
     if not zero:
         positive(name, value)
-    elif not _is_finite(value) or value < 0:
+    elif not is_finite(value) or value < 0:
         raise InvalidValue(f"{name} must be a number from 0 on, not {_shown(value)}")
     if value > YEAR_S:
         raise InvalidValue(f"{name} must be at most a year, not {_shown(value)} seconds")
@@ -140,7 +140,7 @@ def workspace_path(name: str, error: type[InvalidValue]) -> str:
     return str(path)
 
 
-def _is_finite(value: object) -> bool:
+def is_finite(value: object) -> bool:
     """Whether it is a number that a float can hold."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from jobmanager.errors import InvalidInput
 from jobmanager.model import _checks
@@ -12,6 +13,7 @@ from jobmanager.model.problems import Answer, Code, File, Match, MultipleChoice
 from jobmanager.model.task import Content, Task, file_contents
 
 _LONGEST_ID = 200
+_RANDOM = random.SystemRandom()  # the caller's own seed is left alone
 _MEMORY_TO_UNPACK = 4 * 2**20  # what PID 1 and tar need beside the files
 
 
@@ -83,6 +85,23 @@ def checked_job_id(job_id: str) -> str:
     if len(job_id) > _LONGEST_ID or not job_id.isprintable():
         raise InvalidInput(f"job_id must be printable and at most {_LONGEST_ID} characters long")
     return job_id
+
+
+def with_random_inputs(task: Task, inputs: JobInput) -> JobInput:
+    """The input with as many random numbers in ``@random`` as the task wants: those that it brings, else new ones.
+
+    Raises:
+        InvalidInput: it brings something else.
+    """
+    answers, wanted = inputs.answers or {}, task.random_inputs
+    if not wanted:
+        return inputs
+    if "@random" not in answers:
+        return replace(inputs, answers={**answers, "@random": [_RANDOM.random() for _ in range(wanted)]})
+    given = answers["@random"]
+    if not isinstance(given, (list, tuple)) or len(given) != wanted or not all(map(_checks.is_finite, given)):
+        raise InvalidInput(f"'@random' must be a list of {wanted} numbers, or be left out")
+    return inputs
 
 
 def workspace_files(task: Task, inputs: JobInput) -> dict[str, bytes]:

@@ -19,6 +19,7 @@ Content = bytes | str | Path
 
 _MOST_BYTES = 2**30  # read into memory for one job
 _MOST_RETRIES = 100
+_MOST_RANDOM_INPUTS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class Task:
         retries: how often it may be run again, on another host if one has room, when a run was cut off by what is neither
             its doing nor the task's: the host is lost, the engine died, a stranger removed the container. 0: a container
             is started at most once for a job, and the caller is told (``crash``).
+        random_inputs: how many random numbers (from 0 to below 1) a job's ``@random`` holds; made for a job that brings none.
         name: free text for logs and queue listings; tasks of one name share an estimate of how long they take.
 
     Raises:
@@ -57,6 +59,7 @@ class Task:
     env: Mapping[str, str] | None = field(default=None, kw_only=True, repr=False)
     collect: Sequence[str] = field(default=(), kw_only=True)
     retries: int = field(default=0, kw_only=True)
+    random_inputs: int = field(default=0, kw_only=True)
     name: str = field(default="", kw_only=True)
 
     def __post_init__(self) -> None:
@@ -79,6 +82,34 @@ class Task:
         _checks.fits_a_start(_words(self.command if self.grader is None else self.grader.run, self.env), InvalidTask)
         freeze(self, "collect", _patterns(self.collect))
         _checks.count("retries", self.retries, InvalidTask, most=_MOST_RETRIES)
+        _checks.count("random_inputs", self.random_inputs, InvalidTask, most=_MOST_RANDOM_INPUTS)
+
+    @classmethod
+    def from_directory(
+        cls,
+        path: str | Path,
+        *,
+        common: str | Path | None = None,
+        environment: str | None = None,
+        limits: Limits | None = None,
+        name: str | None = None,
+    ) -> Task:
+        """A task folder with its ``task.yaml`` (``docs/task-folders.md``; needs the extra ``yaml``).
+
+        Args:
+            path: the folder; its regular files come along when there is a grader.
+            common: a folder that a course's tasks share; its files come along in ``course/common``.
+            environment: instead of the file's.
+            limits: instead of the file's.
+            name: instead of the file's, or the folder's own.
+
+        Raises:
+            InvalidTask: everything that is wrong with the file, a line for each, with its line number.
+            NotSupported: PyYAML is missing.
+        """
+        from jobmanager.task_folder.folder import read_task
+
+        return read_task(path, common=common, environment=environment, limits=limits, name=name)
 
     @property
     def needs_container(self) -> bool:

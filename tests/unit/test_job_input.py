@@ -9,7 +9,7 @@ import pytest
 
 from jobmanager import Code, File, Grader, JobInput, Limits, Match, MultipleChoice, Task
 from jobmanager.errors import InvalidInput
-from jobmanager.model.job import checked_job_id, workspace_files
+from jobmanager.model.job import checked_job_id, with_random_inputs, workspace_files
 
 BAD_INPUTS = [
     ({"answers": ["a"]}, "answers must map problem ids to answers, not list"),
@@ -116,6 +116,29 @@ def test_an_answer_without_a_file_of_its_own_is_checked_and_takes_no_place_in_th
         workspace_files(task, JobInput({"p": "x"}))
     with pytest.raises(InvalidInput, match="problem 'f': the file has 2 bytes, more than 1"):
         workspace_files(task, JobInput({"p": "x", "f": b"xx"}))
+
+
+def test_random_numbers_are_made_for_a_job_that_brings_none_each_time_others():
+    task = Task("x", random_inputs=3)
+
+    made = [with_random_inputs(task, JobInput({"@lang": "en"}, stdin="in")) for _ in range(2)]
+
+    for inputs in made:
+        assert len(inputs.answers["@random"]) == 3
+        assert all(0 <= number < 1 for number in inputs.answers["@random"])
+        assert (inputs.answers["@lang"], inputs.stdin) == ("en", b"in")
+    assert made[0] != made[1]
+    own = JobInput({"@random": [0.5, 1, 0]})
+    assert with_random_inputs(task, own) is own
+    assert with_random_inputs(Task("x"), JobInput()) == JobInput()
+
+
+@pytest.mark.parametrize(
+    "given", [[1, 2], [1, 2, 3, 4], [1, 2, "3"], [1, 2, True], [1, 2, float("nan")], [1, 2, float("inf")], 5, "123", None], ids=repr
+)
+def test_random_numbers_that_are_none_or_not_as_many_as_wanted_are_refused(given):
+    with pytest.raises(InvalidInput, match="'@random' must be a list of 3 numbers, or be left out"):
+        with_random_inputs(Task("x", random_inputs=3), JobInput({"@random": given}))
 
 
 @pytest.mark.parametrize(("answers", "says"), BAD_ANSWERS)

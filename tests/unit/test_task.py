@@ -98,6 +98,8 @@ BAD_TASKS = [
     ({"collect": ["../*"]}, "without '..'"),
     ({"collect": ["/etc/*"]}, "relative to the workspace"),
     ({"collect": [".jobmanager/command"]}, "the library's own"),
+    ({"random_inputs": -1}, "random_inputs must be a whole number from 0 to 10000"),
+    ({"random_inputs": 0.5}, "random_inputs must be a whole number"),
     ({"name": 5}, "name must be a string"),
     ({"name": None}, "name must be a string"),
 ]

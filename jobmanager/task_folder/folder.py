@@ -1,0 +1,189 @@
+"""From a task folder to a Task: what the fields of ``task.yaml`` mean here."""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobmanager.errors import InvalidTask, InvalidValue
+from jobmanager.model.grader import SCRIPTS, Grader
+from jobmanager.model.limits import Limits
+from jobmanager.model.network import Network
+from jobmanager.model.problems import Code, File, Problem
+from jobmanager.model.task import Task
+from jobmanager.task_folder.fields import Fields
+from jobmanager.task_folder.marked_yaml import MOST_BYTES, Mistakes, Unreadable, parse
+from jobmanager.task_folder.problem_types import problem
+
+NAMES = ("task.yaml", "task.yml")
+COMMON = "course/common"  # where the files that a course's tasks share are, below the workspace
+_DOCKER = ("docker", "docker-ssh")
+_MCQ = "mcq"  # the environment of tasks that need no container, and its type
+_SETTINGS = {"limits", "run_cmd", "network_grading"}
+_READ = {"name", "environment", "environment_id", "environment_type", "environment_parameters", "problems", "input_random"}
+_OF_A_FRONT = {
+    "author", "contact_url", "context", "order", "accessible", "groups", "weight", "evaluate", "submission_limit",
+    "stored_submissions", "categories", "tags", "file", "regenerate_input_random", "responseIsHTML", "ssh_allowed",
+}  # fmt: skip
+
+
+def read_task(
+    path: str | Path, *, common: str | Path | None, environment: str | None, limits: Limits | None, name: str | None
+) -> Task:
+    """``Task.from_directory``."""
+    folder = _folder(path)
+    file = _file(folder)
+    mistakes = Mistakes()
+    try:
+        fields = Fields.of(parse(file.read_bytes(), mistakes), "", mistakes)
+    except Unreadable as error:
+        raise InvalidTask(f"{file}:{error.line}: {error}") from None
+    described = _described(fields, file, environment, limits, mistakes)
+    grader = _grader(folder, described, common, mistakes)
+    if mistakes.found:
+        raise InvalidTask(mistakes.lines(str(file)))
+    try:
+        return Task(
+            described.environment,
+            grader=grader,
+            files=None if common is None or grader is None else _common_files(common),
+            directory=None if grader is None else folder,
+            problems=described.problems,
+            limits=described.limits,
+            network=described.network,
+            random_inputs=described.random_inputs,
+            name=name if name is not None else described.name or folder.resolve().name,
+        )
+    except InvalidTask as error:
+        raise InvalidTask(f"{file}: {error}") from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Described:
+    """What a ``task.yaml`` says."""
+
+    name: str
+    environment: str
+    in_container: bool  # False: the environment for tasks that need none
+    limits: Limits
+    run_cmd: str
+    network: Network
+    problems: dict[str, Problem]
+    problems_line: int
+    random_inputs: int
+
+
+def _described(fields: Fields, file: Path, environment: str | None, limits: Limits | None, mistakes: Mistakes) -> _Described:
+    fields.warn_of_others(str(file), _READ | _SETTINGS | _OF_A_FRONT)
+    settings = _settings(fields)
+    named = fields.text("environment") or fields.text("environment_id") or "default"
+    in_container = environment is not None or _in_container(fields, named)
+    if "problems" not in fields:
+        fields.wrong("problems", "are missing ({} for none)")
+    found = _limits(settings.fields("limits"), mistakes)
+    return _Described(
+        name=fields.text("name") or "",
+        environment=environment or named,
+        in_container=in_container,
+        limits=found if limits is None else limits,
+        run_cmd=(settings.text("run_cmd") or "").strip(),
+        network=Network.BRIDGE if settings.flag("network_grading") else Network.OFF,
+        problems=_problems(fields.fields("problems"), file, mistakes),
+        problems_line=fields.line_of("problems"),
+        random_inputs=fields.whole("input_random", least=0) or 0,
+    )
+
+
+def _settings(fields: Fields) -> Fields:
+    """Where limits and the like stand: at the top beside ``environment``, else among the environment's parameters."""
+    at_the_top = "environment" in fields or "environment_parameters" not in fields
+    return fields if at_the_top else fields.fields("environment_parameters")
+
+
+def _in_container(fields: Fields, environment: str) -> bool:
+    kind = (fields.text("environment_type") if "environment" not in fields else None) or (_MCQ if environment == _MCQ else "docker")
+    if kind not in (*_DOCKER, _MCQ):
+        fields.wrong("environment_type", f"must be {', '.join(_DOCKER)} or {_MCQ}, not {kind[:60]!r}")
+    return kind != _MCQ
+
+
+def _limits(fields: Fields, mistakes: Mistakes) -> Limits:
+    """The old system's limits in our words. Nothing ever enforced ``output``, and its unit differs from course to course."""
+    for unknown in sorted(set(fields).difference(("time", "hard_time", "memory", "disk", "output", "hard"))):
+        fields.wrong(unknown, "is no limit: there are time, hard_time, memory and disk")
+    before = len(mistakes.found)
+    said: dict[str, float | None] = {
+        "cpu_time_s": fields.number("time", unit=" of seconds"),
+        "wall_time_s": fields.number("hard_time", unit=" of seconds"),
+    }
+    sizes = {"memory_mib": fields.whole("memory", unit=" of MB"), "workspace_mib": fields.whole("disk", unit=" of MB")}
+    try:
+        return Limits(**{name: value for name, value in {**said, **sizes}.items() if value is not None})  # type: ignore[arg-type]
+    except InvalidValue as error:
+        if len(mistakes.found) == before:
+            mistakes.add(fields.line, f"limits: {error}")
+        return Limits()
+
+
+def _problems(fields: Fields, file: Path, mistakes: Mistakes) -> dict[str, Problem]:
+    made = {key: problem(key, fields.fields(key), str(file), mistakes) for key in fields}
+    return {key: each for key, each in made.items() if each is not None}
+
+
+def _grader(folder: Path, described: _Described, common: str | Path | None, mistakes: Mistakes) -> Grader | None:
+    """``run_cmd``, the folder's own script, or the course's; None for a task of local problems only."""
+    if described.in_container and described.run_cmd:
+        return Grader(described.run_cmd)
+    if described.in_container and any(_is_file(folder / script) for script in SCRIPTS):
+        return Grader()
+    shared = _shared_grader(common) if described.in_container else None
+    unread = [key for key, each in described.problems.items() if isinstance(each, (Code, File))]
+    if unread and shared is None:
+        why = f"the folder has no {', '.join(SCRIPTS)}, the file no run_cmd"
+        if any((folder / script).is_symlink() for script in SCRIPTS):
+            why = f"{why}; links are not followed"
+        if not described.in_container:
+            why = f"the environment {_MCQ} is for tasks without one"
+        mistakes.add(described.problems_line, f"no grader for {', '.join(unread)}: {why}")
+    if shared is None and not described.problems and not mistakes.found:
+        mistakes.add(described.problems_line, "there is neither a problem nor a grader")
+    return shared
+
+
+def _shared_grader(common: str | Path | None) -> Grader | None:
+    starters: dict[str, list[str]] = {"run": [], "run.py": ["python3"], "run.sh": ["sh"]}
+    found = [] if common is None else [script for script in SCRIPTS if _is_file(Path(common) / script)]
+    return Grader([*starters[found[0]], f"{COMMON}/{found[0]}"]) if found else None
+
+
+def _common_files(common: str | Path) -> dict[str, Path]:
+    folder = _folder(common)
+    found = sorted(path for path in folder.rglob("*") if _is_file(path))
+    return {f"{COMMON}/{path.relative_to(folder).as_posix()}": path for path in found}
+
+
+def _folder(path: str | Path) -> Path:
+    if not isinstance(path, (str, Path)) or not str(path):
+        raise InvalidTask(f"a task folder must be given by its path, not {path!r}")
+    if "\0" in str(path) or not Path(path).is_dir():
+        raise InvalidTask(f"the task folder {str(path)!r} does not exist or is no folder")
+    return Path(path)
+
+
+def _file(folder: Path) -> Path:
+    """The folder's ``task.yaml``: a regular file of it, no link that leads elsewhere."""
+    for name in NAMES:
+        if _is_file(folder / name):
+            if (folder / name).stat().st_size > MOST_BYTES:
+                raise InvalidTask(f"{folder / name}:1: the file is larger than {MOST_BYTES // 1024} KiB")
+            return folder / name
+    linked = " (links are not followed)" if any((folder / name).is_symlink() for name in NAMES) else ""
+    raise InvalidTask(f"the folder {str(folder)!r} has no task.yaml{linked}")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False

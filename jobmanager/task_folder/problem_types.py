@@ -1,0 +1,96 @@
+"""The problems of a ``task.yaml``: what each type has for fields, and which problem of ours it becomes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from jobmanager.errors import InvalidTask
+from jobmanager.model.problems import Code, File, Match, MultipleChoice, Problem
+from jobmanager.task_folder.fields import Fields
+from jobmanager.task_folder.marked_yaml import Mistakes
+
+_ID = re.compile(r"[A-Za-z0-9_.-]{1,200}")
+_OF_A_FRONT = {"name", "header", "language", "default", "offset", "unshuffle", "type"}  # for whoever shows the problem
+
+
+def problem(key: str, fields: Fields, file: str, mistakes: Mistakes) -> Problem | None:
+    """One problem; None when it cannot be made of what is there."""
+    if not _ID.fullmatch(key):
+        mistakes.add(fields.line, f"a problem's id has letters, digits and _ . - only, not {key[:60]!r}")
+    kind = (fields.text("type") or "").replace("-", "_")
+    if kind not in _TYPES:
+        fields.wrong("type", f"must be one of {', '.join(_NAMED)}, not {kind[:60]!r}" if kind else "is missing")
+        return None
+    make, own = _TYPES[kind]
+    fields.warn_of_others(file, {*own, *_OF_A_FRONT})
+    before = len(mistakes.found)
+    try:
+        return make(fields)
+    except InvalidTask as error:
+        if len(mistakes.found) == before:  # else it is only what followed from them
+            mistakes.add(fields.line, f"problem {key!r}: {error}")
+        return None
+
+
+def _code(fields: Fields) -> Problem:
+    if "boxes" in fields:
+        fields.wrong("boxes", "are not supported: make each box a problem of its own")
+    return Code(optional=fields.flag("optional"))
+
+
+def _line_of_code(fields: Fields) -> Problem:
+    return Code(single_line=True, optional=fields.flag("optional"))
+
+
+def _file(fields: Fields) -> Problem:
+    extensions, most = fields.words("allowed_exts"), fields.whole("max_size", unit=" of bytes")
+    return File(extensions=extensions, max_bytes=most, optional=fields.flag("optional"))
+
+
+def _match(fields: Fields) -> Problem:
+    if "answer" not in fields:
+        fields.wrong("answer", "is missing")
+    return Match(fields.text("answer") or "", failure_text="" if fields.flag("centralize") else "Wrong answer.")
+
+
+def _multiple_choice(fields: Fields) -> Problem:
+    choices = fields.several("choices")
+    for choice in choices:
+        if "text" not in choice:
+            choice.wrong("text", "is missing")
+    correct = [number for number, choice in enumerate(choices) if choice.flag("valid")]
+    multiple = fields.flag("multiple")
+    if not correct:
+        fields.wrong("choices", "must have one with valid: true" if "choices" in fields else "are missing")
+    _check_limit(fields, len(correct) if multiple else 0)
+    feedback = {str(number): choice.text("feedback") or "" for number, choice in enumerate(choices)}
+    default = "" if fields.flag("centralize") else "Wrong answer."
+    return MultipleChoice(
+        correct,
+        {str(number): choice.text("text") or "" for number, choice in enumerate(choices)},
+        success_text=fields.text("success_message") or "",
+        failure_text=fields.text("error_message") or default,
+        feedback={key: text for key, text in feedback.items() if text},
+        multiple=multiple,
+    )
+
+
+def _check_limit(fields: Fields, right_ones: int) -> None:
+    """How many choices a front shows: 0 for all, else no fewer than those that must be chosen."""
+    limit = fields.whole("limit", least=0)
+    if limit and limit < right_ones:
+        fields.wrong("limit", f"must be 0, or at least the {right_ones} right choices, not {limit}")
+
+
+_CHOICES = {"choices", "multiple", "limit", "success_message", "error_message", "centralize", "optional"}
+_UPLOAD = {"allowed_exts", "max_size", "optional"}
+_TYPES: dict[str, tuple[Callable[[Fields], Problem], set[str]]] = {
+    "code": (_code, {"optional", "boxes"}),
+    "code_single_line": (_line_of_code, {"optional"}),
+    "file": (_file, _UPLOAD),
+    "code_file": (_file, _UPLOAD),  # its name until 2016, when all had hyphens
+    "match": (_match, {"answer", "centralize"}),
+    "multiple_choice": (_multiple_choice, _CHOICES),
+}
+_NAMED = [name for name in _TYPES if name != "code_file"]

@@ -1,0 +1,432 @@
+"""``Task.from_directory``: what a task folder becomes, and how everything that is wrong with one is told at once."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from jobmanager import Code, File, Grader, Limits, Match, MultipleChoice, Network, Task
+from jobmanager.errors import InvalidTask, NotSupported
+
+FROM_THE_STUDIO = """\
+accessible: true
+author: A teacher
+contact_url: ''
+categories: []
+context: |-
+    Write a program.
+environment_id: python3
+environment_parameters:
+    limits:
+        time: '3'
+        hard_time: ''
+        memory: '100'
+        disk: '50'
+    network_grading: false
+    run_cmd: ''
+environment_type: docker
+evaluate: best
+file: ''
+groups: false
+input_random: '2'
+name: The first program
+network_grading: false
+order: 0
+problems:
+    program:
+        type: code
+        language: python
+        default: ''
+        name: Your program
+        header: Read the context.
+    title:
+        type: code_single_line
+        optional: 'on'
+    data:
+        type: file
+        allowed_exts: ['.csv', .txt]
+        max_size: '2048'
+    twice:
+        type: match
+        answer: 042
+    primes:
+        type: multiple_choice
+        multiple: true
+        limit: 3
+        unshuffle: 'on'
+        choices:
+        -   text: two
+            valid: true
+        -   text: three
+            valid: true
+            feedback: The first odd one.
+        -   text: four
+            feedback: Even.
+        -   text: six
+            feedback: ''
+        success_message: Well done.
+    even:
+        type: multiple_choice
+        choices:
+        - {text: one}
+        - {text: two, valid: 'on'}
+        - {text: four, valid: yes}
+        error_message: Think again.
+stored_submissions: 0
+submission_limit: {amount: -1, period: -1}
+weight: 1.0
+"""
+QUIZ = "problems: {q: {type: match, answer: 5}}\n"
+CODE = "problems: {q: {type: code}}\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An empty task folder."""
+    (tmp_path / "hello").mkdir()
+    return tmp_path / "hello"
+
+
+def written(folder: Path, text: str | bytes, **files: str) -> Path:
+    (folder / "task.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    for name, content in files.items():
+        (folder / name).write_text(content)
+    return folder
+
+
+def refusal(folder: Path, text: str | bytes, **files: str) -> list[str]:
+    """The lines of the error, without the folder in front of them."""
+    with pytest.raises(InvalidTask) as refused:
+        Task.from_directory(written(folder, text, **files))
+    return [line.removeprefix(f"{folder}{os.sep}") for line in str(refused.value).splitlines()]
+
+
+# ---- what becomes of a folder
+
+
+def test_a_folder_that_the_studio_saved_becomes_a_task(folder):
+    (folder / "student").mkdir()
+    (folder / "student" / "tests.py").write_text("pass\n")
+
+    task = Task.from_directory(written(folder, FROM_THE_STUDIO, run="#!/bin/sh\n"))
+
+    assert (task.environment, task.name, task.grader, task.command) == ("python3", "The first program", Grader(), None)
+    assert task.limits == Limits(cpu_time_s=3, wall_time_s=None, memory_mib=100, workspace_mib=50)
+    assert (task.network, task.random_inputs) == (Network.OFF, 2)
+    assert sorted(task.files) == ["run", "student/tests.py", "task.yaml"]
+    assert task.problems == {
+        "program": Code(),
+        "title": Code(single_line=True, optional=True),
+        "data": File(extensions=[".csv", ".txt"], max_bytes=2048),
+        "twice": Match("042"),
+        "primes": MultipleChoice(
+            [0, 1],
+            {"0": "two", "1": "three", "2": "four", "3": "six"},
+            success_text="Well done.",
+            feedback={"1": "The first odd one.", "2": "Even."},
+        ),
+        "even": MultipleChoice(
+            [1, 2], {"0": "one", "1": "two", "2": "four"}, failure_text="Think again.", feedback={}, multiple=False
+        ),
+    }
+
+
+def test_a_file_of_before_2019_has_its_limits_at_the_top(folder):
+    text = """\
+environment: java
+limits: {time: 10, hard_time: 15.5, memory: 64, output: 1024, hard: true}
+run_cmd: python3 judge.py
+network_grading: on
+environment_parameters: {limits: {time: 1}}
+problems:
+    p: {type: code-single-line}
+    f: {type: code-file, allowed_exts: ".c, .h"}
+    q: {type: multiple-choice, choices: [{text: a, valid: true}]}
+"""
+    task = Task.from_directory(written(folder, text))
+
+    assert (task.environment, task.grader, task.network) == ("java", Grader("python3 judge.py"), Network.BRIDGE)
+    assert task.limits == Limits(cpu_time_s=10, wall_time_s=15.5, memory_mib=64)
+    assert task.name == "hello", "the folder's"
+    assert task.problems["p"] == Code(single_line=True)
+    assert task.problems["f"] == File(extensions=[".c", ".h"])
+
+
+@pytest.mark.parametrize("environment", ["environment: mcq", "environment_id: mcq\nenvironment_type: mcq", ""])
+def test_a_folder_without_a_grader_is_a_task_of_local_problems_that_needs_no_container(folder, environment):
+    task = Task.from_directory(written(folder, f"{environment}\n{QUIZ}"))
+
+    assert not task.needs_container
+    assert (task.grader, dict(task.files), task.directory) == (None, {}, None)
+    assert task.problems["q"].is_right("5")
+
+
+def test_the_environment_for_quizzes_passes_a_run_script_over(folder):
+    assert not Task.from_directory(written(folder, f"environment: mcq\n{QUIZ}", run="#!/bin/sh\n")).needs_container
+    assert Task.from_directory(written(folder, f"environment: x\n{QUIZ}", run="#!/bin/sh\n")).needs_container
+
+
+def test_what_the_caller_gives_stands_instead_of_what_the_file_says(folder):
+    written(folder, f"environment_id: gpu\nenvironment_type: nvidia\nname: old\nlimits: {{time: 5}}\n{CODE}", **{"run.py": "pass"})
+
+    task = Task.from_directory(str(folder), environment="python3", limits=Limits(cpu_time_s=7), name="new")
+
+    assert (task.environment, task.limits, task.name) == ("python3", Limits(cpu_time_s=7), "new")
+
+
+def test_what_the_tasks_of_a_course_share_comes_along_and_may_be_their_grader(folder, tmp_path):
+    common = tmp_path / "$common"
+    (common / "lib").mkdir(parents=True)
+    (common / "lib" / "judge.py").write_text("pass")
+    (common / "link").symlink_to("/etc/passwd")
+    (common / "run.py").write_text("import lib.judge")
+    written(folder, CODE)
+
+    shared = Task.from_directory(folder, common=common)
+    own = Task.from_directory(written(folder, CODE, run="#!/bin/sh\n"), common=common)
+
+    assert shared.grader == Grader(["python3", "course/common/run.py"])
+    assert sorted(shared.files) == ["course/common/lib/judge.py", "course/common/run.py", "task.yaml"]
+    assert own.grader == Grader()
+    with pytest.raises(InvalidTask, match="does not exist"):
+        Task.from_directory(folder, common=tmp_path / "no")
+
+
+def test_links_are_not_followed_out_of_the_folder(folder, tmp_path):
+    (tmp_path / "secret").write_text("environment: x\n" + CODE)
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others" / "answers").write_text("42")
+    (folder / "secret").symlink_to(tmp_path / "secret")
+    (folder / "others").symlink_to(tmp_path / "others")
+
+    assert sorted(Task.from_directory(written(folder, CODE, run="#!/bin/sh\n")).files) == ["run", "task.yaml"]
+
+    (folder / "run").unlink()
+    (folder / "run").symlink_to(tmp_path / "secret")
+    assert refusal(folder, CODE) == [
+        "task.yaml:1: no grader for q: the folder has no run, run.py, run.sh, the file no run_cmd; links are not followed"
+    ]
+    (folder / "task.yaml").unlink()
+    (folder / "task.yaml").symlink_to(tmp_path / "secret")
+    with pytest.raises(InvalidTask, match=r"has no task\.yaml \(links are not followed\)"):
+        Task.from_directory(folder)
+
+
+def test_the_words_of_yaml_1_1_for_true_and_false_are_known(folder):
+    words = ["true", "Yes", "ON", "'on'", "1", "false", "no", "Off", "0", "''", "null", "~"]
+    choices = "\n".join(f"  - {{text: x, valid: {word}}}" for word in words)
+
+    task = Task.from_directory(written(folder, f"problems:\n q:\n  type: multiple_choice\n  choices:\n{choices}\n"))
+
+    assert task.problems["q"].correct_keys == {"0", "1", "2", "3", "4"}
+
+
+def test_anchors_and_merged_mappings_are_unfolded(folder):
+    text = """\
+shared: &shared {type: match, answer: one}
+problems:
+    a: *shared
+    b: {<<: *shared, answer: two}
+    c: {answer: three, <<: [{answer: no, type: match}, *shared]}
+"""
+    problems = Task.from_directory(written(folder, text)).problems
+
+    assert [problem.answer for problem in problems.values()] == ["one", "two", "three"]
+
+
+def test_a_byte_order_mark_and_the_other_suffix_are_taken(folder):
+    (folder / "task.yml").write_bytes(b"\xef\xbb\xbf" + QUIZ.encode())
+
+    assert Task.from_directory(folder).problems == {"q": Match("5")}
+
+
+def test_a_field_that_nothing_reads_is_logged_with_its_line(folder, caplog):
+    with caplog.at_level(logging.WARNING, "jobmanager"):
+        Task.from_directory(written(folder, f"author: me\nenviroment: x\n{QUIZ.replace('answer: 5', 'answer: 5, hint: y')}"))
+
+    file = folder / "task.yaml"
+    assert caplog.messages == [f"{file}:2: nothing reads enviroment", f"{file}:3: nothing reads problems.q.hint"]
+
+
+# ---- what is wrong with one
+
+
+def test_a_file_with_many_mistakes_tells_all_of_them_with_their_lines(folder):
+    text = """\
+environment_id: gpu
+environment_type: nvidia
+input_random: many
+environment_parameters:
+    network_grading: perhaps
+    limits:
+        time: -3
+        hard_time: {}
+        memory: lots
+        disk: 1.5
+        stack: 8
+problems:
+    'a b': {type: match, answer: 1}
+    sum:
+        type: match
+    pick:
+        type: multiple_choice
+        limit: 1
+        multiple: true
+        choices:
+            - valid: true
+              text: one
+            - valid: true
+            - {text: three, valid: maybe}
+            - four
+    none: {type: multiple_choice, choices: [{text: a}]}
+    upload:
+        type: file
+        max_size: 1 MB
+        allowed_exts: [{}]
+        max_size: 2
+    essay: {type: prose}
+    nothing:
+    boxes:
+        type: code
+        boxes: {b: {type: text}}
+"""
+    assert refusal(folder, text) == [
+        "task.yaml:2: environment_type must be docker, docker-ssh or mcq, not 'nvidia'",
+        "task.yaml:3: input_random must be a whole number from 0 on, not 'many'",
+        "task.yaml:5: environment_parameters.network_grading must be true or false, not 'perhaps'",
+        "task.yaml:7: environment_parameters.limits.time must be a number of seconds above 0, not '-3'",
+        "task.yaml:8: environment_parameters.limits.hard_time must be a number of seconds above 0, not a mapping",
+        "task.yaml:9: environment_parameters.limits.memory must be a whole number of MB above 0, not 'lots'",
+        "task.yaml:10: environment_parameters.limits.disk must be a whole number of MB above 0, not '1.5'",
+        "task.yaml:11: environment_parameters.limits.stack is no limit: there are time, hard_time, memory and disk",
+        "task.yaml:12: no grader for upload, boxes: the folder has no run, run.py, run.sh, the file no run_cmd",
+        "task.yaml:13: a problem's id has letters, digits and _ . - only, not 'a b'",
+        "task.yaml:14: problems.sum.answer is missing",
+        "task.yaml:18: problems.pick.limit must be 0, or at least the 2 right choices, not 1",
+        "task.yaml:23: problems.pick.choices[1].text is missing",
+        "task.yaml:24: problems.pick.choices[2].valid must be true or false, not 'maybe'",
+        "task.yaml:25: problems.pick.choices[3] must be a mapping (name: value), not 'four'",
+        "task.yaml:26: problems.none.choices must have one with valid: true",
+        "task.yaml:29: problems.upload.max_size must be a whole number of bytes above 0, not '1 MB'",
+        "task.yaml:30: problems.upload.allowed_exts must be a list of texts, not a list",
+        "task.yaml:31: 'max_size' is given a second time; first on line 29",
+        "task.yaml:32: problems.essay.type must be one of code, code_single_line, file, match, multiple_choice, not 'prose'",
+        "task.yaml:33: problems.nothing.type is missing",
+        "task.yaml:36: problems.boxes.boxes are not supported: make each box a problem of its own",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "1: the file is empty"),
+        ("# nothing\n", "1: the file is empty"),
+        ("- a\n- b\n", "1: the file must be a mapping (name: value)"),
+        ("just words", "1: the file must be a mapping (name: value)"),
+        ("name: x\n", "1: problems are missing"),
+        ("name: x\nproblems:\n", "2: problems are missing"),
+        ("name: x\nproblems: {}\n", "2: there is neither a problem nor a grader"),
+        ("problems: [a]", "1: problems must be a mapping (name: value), not a list"),
+        ("a: 1\nb:\n\t- c\n", "3: it is no YAML: found character '\\t' that cannot start any token: indent with spaces"),
+        ("a: b: c\n", "1: it is no YAML: mapping values are not allowed here"),
+        ("a: 1\nb: 'x\n", "3: it is no YAML: found unexpected end of stream"),
+        ("a: *b\n", "1: it is no YAML: found undefined alias 'b'"),
+        ("--- {}\n--- {}\n", "2: it is no YAML: but found another document"),
+        (b"a: 1\nb: \xff\n", "2: this is not UTF-8"),
+        ("a: 1\n".encode("utf-16"), "1: this is not UTF-8"),
+        ("a: 1\nb: \x07\n", "2: a character that no text has"),
+        ("a: 1\nb: !!python/object/apply:os.system [ls]\n" + QUIZ, "2: the tag !!python/object/apply:os.system means nothing here"),
+        ("a: !secret x\n" + QUIZ, "1: the tag !secret means nothing here"),
+        ("? [a]\n: b\n" + QUIZ, "1: a name must be a text, not a list or a mapping"),
+        ("name: [x]\n" + QUIZ, "1: name must be a text, not a list"),
+        ("<<: x\n" + QUIZ, "1: only mappings can be merged in by <<"),
+        ("limits: {memory: 5}\n" + QUIZ, "1: limits: memory_mib must be at least 6, not 5"),
+        ("limits: {time: 99999999}\n" + QUIZ, "1: limits: cpu_time_s and wall_time_s must be at most a year"),
+        ("limits: {memory: 9999999999999}\n" + QUIZ, "1: limits.memory must be a whole number of MB above 0"),
+        ("limits: {time: .nan}\n" + QUIZ, "1: limits.time must be a number of seconds above 0, not '.nan'"),
+        ("limits: {time: 0}\n" + QUIZ, "1: limits.time must be a number of seconds above 0, not '0'"),
+        ("environment: mcq\n" + CODE, "2: no grader for q: the environment mcq is for tasks without one"),
+        (CODE, "1: no grader for q: the folder has no run, run.py, run.sh, the file no run_cmd"),
+        ('problems: {q: {type: match, answer: "\\ud800"}}', "1: a text holds a lone surrogate"),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_a_file_that_makes_no_task_says_where_and_why(folder, text, says):
+    told = refusal(folder, text)
+
+    assert told[0].startswith(f"task.yaml:{says}"), told
+
+
+def nine(name: str) -> str:
+    return ", ".join([f"*{name}"] * 9)
+
+
+ALIASES = "a: &a [x]\n" + "".join(f"{name}: &{name} [{nine(before)}]\n" for before, name in ["ab", "bc", "cd", "de", "ef", "fg"])
+MERGES = ALIASES.replace("[x]", "{x: 1}").replace("[*", "{<<: [*").replace("]\n", "]}\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (ALIASES, "it has more than 50000 values, with those that aliases repeat"),
+        (MERGES, "too much is merged into this"),
+        ("a: &a {<<: [*a, *a, *a]}\n", "too much is merged into this"),
+        ("a: &a [*a]\n", "it is nested too deep, or an alias stands inside of what it repeats"),
+        ("a: " + "[" * 100_000, "it is nested too deep"),
+        ("a: " + "[" * 60 + "]" * 60, "it is nested too deep"),
+        ("a: " + "x" * 2**18, "the file is larger than 256 KiB"),
+    ],
+    ids=["aliases of aliases", "merges of merges", "merged into itself", "inside of itself", "very deep", "deep", "large"],
+)
+def test_a_file_that_would_unfold_without_end_is_refused(folder, text, says):
+    told = refusal(folder, f"{text}\n{QUIZ}")
+
+    assert len(told) == 1
+    assert re.match(rf"task\.yaml:\d+: {says}", told[0])
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("/no/such/folder", "'/no/such/folder' does not exist"),
+        (__file__, "is no folder"),
+        ("", "must be given by its path, not ''"),
+        (None, "must be given by its path, not None"),
+        (5, "must be given by its path, not 5"),
+        ("a\0b", "does not exist"),
+    ],
+)
+def test_a_path_that_is_no_folder_is_refused(path, says):
+    with pytest.raises(InvalidTask) as refused:
+        Task.from_directory(path)
+
+    assert says in str(refused.value)
+
+
+def test_a_folder_without_a_readable_task_yaml_is_refused(folder):
+    with pytest.raises(InvalidTask, match=r"has no task\.yaml$"):
+        Task.from_directory(folder)
+    os.mkfifo(folder / "task.yaml")
+    with pytest.raises(InvalidTask, match=r"has no task\.yaml$"):
+        Task.from_directory(folder)
+
+
+def test_what_the_task_itself_refuses_is_told_with_the_file(folder):
+    (folder / "big").write_bytes(bytes(2**21))
+
+    told = refusal(folder, "limits: {disk: 1}\n" + CODE, run="#!/bin/sh\n")
+
+    assert told[0].startswith("task.yaml: directory")
+    assert told[0].endswith("is larger than the workspace of 1 MiB: raise workspace_mib")
+
+
+def test_without_pyyaml_it_says_what_to_install(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "yaml", None)
+
+    with pytest.raises(NotSupported, match=r"pip install 'jobmanager-docker\[yaml\]'"):
+        Task.from_directory(written(folder, QUIZ))
