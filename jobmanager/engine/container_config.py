@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from jobmanager.engine.seccomp import seccomp_profile
-from jobmanager.engine.way_in import PID_1
-from jobmanager.model.container import WORKSPACE, ContainerSpec, ImageDefaults
+from jobmanager.engine.way_in import pid_1
+from jobmanager.model.container import SHARED_FOLDER, ContainerSpec, ImageDefaults
 from jobmanager.model.limits import Limits
 from jobmanager.model.network import Network
 
@@ -25,35 +25,35 @@ def container_config(spec: ContainerSpec, defaults: ImageDefaults) -> dict[str, 
     """The body of ``POST /containers/create``: closed by default, opened only where the spec says so."""
     return {
         "Image": spec.image,
-        "Entrypoint": ["sh", "-c", PID_1],
+        "Entrypoint": ["sh", "-c", pid_1(spec.workspace)],
         "Cmd": [],
-        "Env": [f"HOME={WORKSPACE}"],
+        "Env": [f"HOME={spec.workspace}"],
         "User": USER,
         "WorkingDir": "/",
         "Labels": dict(spec.labels),
         "OpenStdin": True,
         "StdinOnce": True,
         "Tty": False,
-        "NetworkDisabled": spec.network is Network.OFF,  # half the start-up time of network mode "none"
+        "NetworkDisabled": spec.network is Network.OFF and not spec.network_of,  # half the start-up time of network mode "none"
         "Healthcheck": {"Test": ["NONE"]},
         "StopTimeout": 0,
         "HostConfig": {
-            **_closed(),
+            **_closed(spec),
             **_limited(spec.limits),
-            "NetworkMode": _network_mode(spec.network),
-            "Mounts": [_workspace(spec)],
+            "NetworkMode": f"container:{spec.network_of}" if spec.network_of else _network_mode(spec.network),
+            "Mounts": _volumes(spec),
             "Tmpfs": {
                 "/tmp": _scratch(spec.limits.workspace_mib, spec.limits.workspace_inodes),
-                **{path: _scratch(_IMAGE_VOLUME_MIB, 64) for path in defaults.volumes if not _ours(path)},
+                **{path: _scratch(_IMAGE_VOLUME_MIB, 64) for path in defaults.volumes if not _ours(path, spec)},
             },
         },
     }
 
 
-def _closed() -> dict[str, Any]:
+def _closed(spec: ContainerSpec) -> dict[str, Any]:
     return {
         "CapDrop": ["ALL"],
-        "SecurityOpt": ["no-new-privileges", f"seccomp={seccomp_profile()}"],
+        "SecurityOpt": ["no-new-privileges", f"seccomp={seccomp_profile(special_files=not spec.is_student)}"],
         "ReadonlyRootfs": True,
         "IpcMode": "private",
         "CgroupnsMode": "private",
@@ -90,13 +90,25 @@ def _network_mode(network: Network | str) -> str:
     return network
 
 
-def _workspace(spec: ContainerSpec) -> dict[str, Any]:
-    """A tmpfs volume: limited, seen by the archive calls (a plain tmpfs mount is not), removed with its container."""
+def _volumes(spec: ContainerSpec) -> list[dict[str, Any]]:
+    """The workspace, and in it the folder that grading and student containers share."""
+    mounts = [_volume(spec, spec.workspace)]
+    if spec.shares or spec.shared_volume:
+        mounts.append(_volume(spec, SHARED_FOLDER, spec.shared_volume))
+    return mounts
+
+
+def _volume(spec: ContainerSpec, path: str, name: str = "") -> dict[str, Any]:
+    """A tmpfs volume: limited, seen by the archive calls (a plain tmpfs mount is not), removed with its container.
+
+    One that has a name is another container's, and is not removed with this one.
+    """
     limits = spec.limits
     options = f"size={limits.workspace_mib}m,nr_inodes={limits.workspace_inodes},mode=0700,{_TMPFS}"
     return {
         "Type": "volume",
-        "Target": WORKSPACE,
+        "Target": path,
+        **({"Source": name} if name else {}),
         "VolumeOptions": {
             "Labels": {**spec.labels, VOLUME_LABEL: spec.name},
             "NoCopy": True,
@@ -109,5 +121,5 @@ def _scratch(size_mib: int, inodes: int) -> str:
     return f"rw,exec,size={size_mib}m,nr_inodes={inodes},mode=0700,{_TMPFS}"
 
 
-def _ours(path: str) -> bool:
-    return path.rstrip("/") in (WORKSPACE, "/tmp")
+def _ours(path: str, spec: ContainerSpec) -> bool:
+    return path.rstrip("/") in (spec.workspace, SHARED_FOLDER, "/tmp")

@@ -199,6 +199,7 @@ class DockerEngine:
             created_at_s=_seconds(said.get("Created")),
             started_at_s=_seconds(state.get("StartedAt")),
             in_removal=state["Status"] in ("removing", "dead"),
+            volumes=_volumes(said),
         )
 
     def list(self, labels: Mapping[str, str | None]) -> list[ContainerState]:
@@ -211,6 +212,7 @@ class DockerEngine:
                 phase=_PHASES.get(container["State"], Phase.ENDED),
                 labels=dict(container.get("Labels") or {}),
                 created_at_s=float(container.get("Created") or 0),
+                volumes=_volumes(container),
             )
             for container in found
         ]
@@ -310,6 +312,11 @@ class DockerEngine:
         except NoSuchContainer:
             return
         raise BeingRemoved(f"removal of {container} is still under way")
+
+
+def _volumes(container: Mapping[str, Any]) -> dict[str, str]:
+    mounts = container.get("Mounts") or ()
+    return {str(mount["Destination"]): str(mount["Name"]) for mount in mounts if mount.get("Type") == "volume"}
 
 
 def _wanted(labels: Mapping[str, str | None]) -> Sequence[str]:

@@ -18,6 +18,7 @@ MANAGER_LABEL = "jobmanager.manager"
 JOB_LABEL = "jobmanager.job"
 OWNER_LABEL = "jobmanager.owner"
 LEASE_LABEL = "jobmanager.lease_s"
+STUDENT_LABEL = "jobmanager.student_of"  # on a student container: its grading container's name
 _MOST_DIGITS = 18
 _MOST_RETIRED = 1000
 

@@ -1,6 +1,6 @@
 r"""The way into a container, the same for a cold and for a warm one.
 
-Every container starts as ``PID_1``, a few lines of sh that wait on standard input. The job comes there as one
+Every container starts as ``pid_1()``, a few lines of sh that wait on standard input. The job comes there as one
 payload: a line ``token size`` and a tar of that size, whose last member is ``.jobmanager/command``. PID 1 unpacks
 it, says ``got``, runs the program as its child, kills what is left of it, says ``end`` on both streams (each keeps
 its own order, and a reader needs both to have everything), hands over a result file if there is one, and waits to
@@ -99,9 +99,6 @@ def pid_1(workspace: str = WORKSPACE) -> str:
     return _PID_1.replace("WORKSPACE_PATH", workspace)
 
 
-PID_1 = pid_1()
-
-
 def trace_of_the_end(token: str, workspace: str = WORKSPACE) -> str:
     """A file that PID 1 leaves once the program has ended: it measures space with it, unless memory had run out."""
     return f"{workspace}/.jobmanager.{token}"
@@ -114,13 +111,11 @@ def payload(
     env: Mapping[str, str],
     files: Mapping[str, bytes],
     stdin: bytes | None,
-    folder: str = "",
 ) -> bytes:
     """What is written to a container's standard input to give it its job.
 
     Without ``stdin`` the program reads the container's own, whatever is written after this; but only from PID 1's ``got`` on,
-    as some images' ``head`` reads ahead and throws away what it does not need. ``folder``: where the program runs, instead
-    of the workspace.
+    as some images' ``head`` reads ahead and throws away what it does not need.
     """
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as tar:
@@ -128,7 +123,7 @@ def payload(
             _add(tar, name, content, 0o755 if content.startswith(b"#!") or name.startswith(_RUNNABLE) else 0o644)
         if stdin is not None:
             _add(tar, ".jobmanager/stdin", stdin, 0o644)
-        _add(tar, ".jobmanager/command", _command_file(command, env, folder), 0o644)
+        _add(tar, ".jobmanager/command", _command_file(command, env), 0o644)
     tarred = packed.getvalue()
     return b"%s %d\n%s" % (token.encode(), len(tarred), tarred)
 
@@ -139,15 +134,14 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes, mode: int) -> None:
     tar.addfile(member, io.BytesIO(content))
 
 
-def _command_file(command: str | tuple[str, ...], env: Mapping[str, str], folder: str) -> bytes:
+def _command_file(command: str | tuple[str, ...], env: Mapping[str, str]) -> bytes:
     """Shell functions that PID 1 reads: ``lacking`` says what the image lacks, ``program`` becomes the program."""
     words = ("sh", "-c", command) if isinstance(command, str) else command
     if not words:
         return b"lacking() { printf '%s' 'neither the task nor its image has a command'; }\n"
     name = shlex.quote(words[0])
     found = f"[ -f {name} ] && [ -x {name} ]" if "/" in words[0] else f"command -v {name} >/dev/null"
-    enter = f"cd {shlex.quote(folder)}; " if folder else ""
-    exports = enter + "".join(f"export {key}={shlex.quote(value)}; " for key, value in env.items())
+    exports = "".join(f"export {key}={shlex.quote(value)}; " for key, value in env.items())
     return (
         f"lacking() {{ {exports}{found} && return 1;"
         f" printf '%s' {shlex.quote(f'there is no {words[0][:100]!a} that can be run')}; }}\n"

@@ -10,6 +10,8 @@ from jobmanager.model.limits import Limits
 from jobmanager.model.network import Network
 
 WORKSPACE = "/job"
+GRADING_WORKSPACE = "/task"  # of grading and student containers, as graders written for INGInious name it
+SHARED_FOLDER = "/task/student"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +23,15 @@ class ContainerSpec:
     labels: Mapping[str, str]
     limits: Limits
     network: Network | str = Network.OFF
+    workspace: str = WORKSPACE
+    shares: bool = False  # a grading container: it brings a volume that its student containers share
+    shared_volume: str = ""  # a student container: that volume's name
+    network_of: str = ""  # a student container: whose network it is in, instead of one of its own
+
+    @property
+    def is_student(self) -> bool:
+        """Whether it runs a submitter's program for a grading container."""
+        return bool(self.shared_volume)
 
 
 class Phase(str, Enum):
@@ -46,6 +57,7 @@ class ContainerState:
     created_at_s: float = 0.0  # seconds since 1970 by the engine's clock
     started_at_s: float = 0.0  # the same, for its latest start; 0 where it was not asked for
     in_removal: bool = False  # an engine ends a container first, and then removes it
+    volumes: Mapping[str, str] = field(default_factory=dict)  # their names by path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -64,13 +64,16 @@ class Place:
         self._made: list[str] = []
         self._streams: list[OutputStream] = []
 
-    def create(self, *, limits: Limits | None = None, labels: Mapping[str, str] | None = None, name: str = "") -> str:
+    def create(
+        self, *, limits: Limits | None = None, labels: Mapping[str, str] | None = None, name: str = "", **spec: object
+    ) -> str:
         """A container that was never started; its name."""
         name = name or f"jobmanager-test-{secrets.token_hex(6)}"
         self._made.append(name)
         labels = {LABEL: self.label, **(labels or {})}
         limits = limits or Limits(memory_mib=64, workspace_mib=4)
-        self.engine.create(ContainerSpec(name=name, image=IMAGE, labels=labels, limits=limits), _NO_DEFAULTS)
+        made = ContainerSpec(name=name, image=IMAGE, labels=labels, limits=limits, **spec)  # type: ignore[arg-type]
+        self.engine.create(made, _NO_DEFAULTS)
         return name
 
     def started(self, **options: object) -> str:
@@ -102,9 +105,10 @@ class Place:
         files: Mapping[str, bytes] | None = None,
         stdin: bytes = b"",
         limits: Limits | None = None,
+        **spec: object,
     ) -> tuple[Run, OutputStream]:
         """A container that was given this job."""
-        name = self.started(limits=limits)
+        name = self.started(limits=limits, **spec)
         stream = self.attached(name)
         run = Run(name, secrets.token_hex(8))
         job = payload(run.token, command=command, env=env or {}, files=files or {}, stdin=stdin)
@@ -137,7 +141,7 @@ class Place:
     def close(self) -> None:
         for stream in self._streams:
             stream.close()
-        for name in self._made:
+        for name in reversed(self._made):  # what has another one's volume first
             self.engine.remove(name)
         left = [*self.engine.list({LABEL: self.label}), *self.engine.volumes({LABEL: self.label})]
         self.engine.close()

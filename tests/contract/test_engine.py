@@ -841,9 +841,36 @@ def test_the_standard_input_of_a_container_that_is_not_there_cannot_be_opened(pl
         place.engine.open_stdin(NOBODY)
 
 
-def test_a_program_that_is_given_a_folder_runs_there(place: Place) -> None:
-    name = place.started()
-    stream, run = place.attached(name), Run(name, secrets.token_hex(8))
-    place.engine.feed(name, payload(run.token, command="pwd", env={}, files={}, stdin=b"", folder="/tmp"), PATIENCE_S)
-    place.read(run, stream, lambda: "bye" in run.words)
-    assert run.stdout == b"/tmp\n"
+# ---- grading and student containers
+
+
+GRADING = {"workspace": "/task", "shares": True}
+
+
+def test_a_grading_container_works_in_task_and_brings_a_folder_to_share(place: Place) -> None:
+    run = place.run("pwd; echo $HOME; echo x > a; echo y > student/b; cat a student/b", files={"student/c": b"z"}, **GRADING)
+
+    assert (run.stdout, run.end.exit_code) == (b"/task\n/task\nx\ny\n", 0)
+    volumes = place.engine.inspect(run.container).volumes
+    assert set(volumes) == {"/task", "/task/student"}
+    labelled = {volume.name for volume in place.engine.volumes({VOLUME_LABEL: run.container})}
+    assert labelled == set(volumes.values())
+    place.engine.remove(run.container)
+    assert place.engine.volumes({VOLUME_LABEL: run.container}) == []
+
+
+def test_a_listed_container_tells_its_volumes(place: Place) -> None:
+    name = place.create(**GRADING)
+    (listed,) = place.engine.list({LABEL: place.label})
+    assert listed.volumes == place.engine.inspect(name).volumes
+
+
+def test_a_student_container_goes_without_the_folder_that_it_shares(place: Place) -> None:
+    grading = place.create(**GRADING)
+    shared = place.engine.inspect(grading).volumes["/task/student"]
+    student = place.create(workspace="/task", shared_volume=shared)
+    assert place.engine.inspect(student).volumes["/task/student"] == shared
+
+    place.engine.remove(student)
+
+    assert shared in [volume.name for volume in place.engine.volumes({VOLUME_LABEL: grading})]

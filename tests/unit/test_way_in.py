@@ -96,7 +96,7 @@ def test_a_shell_says_which_program_is_lacking() -> None:
 def test_the_fake_engine_reads_the_command_file_as_it_was_meant() -> None:
     env = {f"V{number}": value for number, value in enumerate(NASTY)}
     script = unpacked(made(("prog", *NASTY), env=env))[".jobmanager/command"][0]
-    exports, words, refusal, folder = command_file(script.decode())
+    exports, words, refusal = command_file(script.decode())
     assert dict(exports) == env
     assert words == ("prog", *NASTY)
     assert refusal == "there is no 'prog' that can be run"

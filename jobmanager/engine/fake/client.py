@@ -79,7 +79,8 @@ class FakeEngine:
 
     def create(self, spec: ContainerSpec, defaults: ImageDefaults) -> str:  # noqa: ARG002
         limits = spec.limits
-        bounds = (limits.workspace_mib, limits.workspace_inodes, limits.output_kib, limits.cpus)
+        folders = (spec.workspace, spec.shares, spec.shared_volume)
+        bounds = (*folders, limits.workspace_mib, limits.workspace_inodes, limits.output_kib, limits.cpus)
         return str(self._call("create", spec.name, spec.image, dict(spec.labels), bounds))
 
     def start(self, container: str) -> None:
@@ -271,8 +272,8 @@ class _FakeStdin:
         self._connection.close()
 
 
-def _state(row: tuple[str, str, str, dict[str, str], float, int | None, bool, float]) -> ContainerState:
-    id_, name, phase, labels, created_at_s, exit_code, oom_killed, started_at_s = row
+def _state(row: tuple[str, str, str, dict[str, str], float, int | None, bool, float, dict[str, str]]) -> ContainerState:
+    id_, name, phase, labels, created_at_s, exit_code, oom_killed, started_at_s, volumes = row
     return ContainerState(
         id=id_,
         name=name,
@@ -282,4 +283,5 @@ def _state(row: tuple[str, str, str, dict[str, str], float, int | None, bool, fl
         oom_killed=oom_killed,
         created_at_s=created_at_s,
         started_at_s=started_at_s,
+        volumes=volumes,
     )

@@ -1,4 +1,4 @@
-"""One container of the fake engine: its life, its output, and its PID 1, which behaves as ``way_in.PID_1`` does."""
+"""One container of the fake engine: its life, its output, and its PID 1, which behaves as ``way_in.pid_1`` does."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from jobmanager.engine.fake.process import (
 )
 from jobmanager.engine.fake.shell import can_run, run, write_error
 from jobmanager.engine.fake.wire import PIECE, STDERR, STDOUT, framed
-from jobmanager.engine.way_in import RESULT_FILE, RESULT_FILE_LIMIT
-from jobmanager.model.container import WORKSPACE, Phase
+from jobmanager.engine.way_in import RESULT_FILE, RESULT_FILE_LIMIT, trace_of_the_end
+from jobmanager.model.container import SHARED_FOLDER, Phase
 
 KILLED = 137
 _NOT_DELIVERED = 125
@@ -52,6 +52,8 @@ class FakeSpec:
     name: str
     image: str
     labels: Mapping[str, str]
+    workspace: str
+    shared_volume: str  # of its shared folder, whose files are its own here; empty: it has none
     workspace_mib: int
     workspace_inodes: int
     output_kib: int
@@ -292,11 +294,13 @@ class FakeContainer:
         self._burning_since = time.monotonic() if burns else None
 
     def _new_machine(self, scripts: Mapping[str, str]) -> Machine:
-        return Machine(Files(size_mib=self.spec.workspace_mib, inodes=self.spec.workspace_inodes), scripts)
+        spec = self.spec
+        files = Files(spec.workspace, SHARED_FOLDER if spec.shared_volume else "", size_mib=spec.workspace_mib, inodes=spec.workspace_inodes)
+        return Machine(files, scripts)
 
 
 def _pid_1(container: FakeContainer) -> Steps:
-    """What ``way_in.PID_1`` does with its standard input; the tests in ``tests/contract`` hold the two together."""
+    """What ``way_in.pid_1`` does with its standard input; the tests in ``tests/contract`` hold the two together."""
     line = yield from container.stdin.read_line()
     if not line.endswith(b"\n"):
         return _NOT_DELIVERED
@@ -308,14 +312,14 @@ def _pid_1(container: FakeContainer) -> Steps:
         files.unpack(tar)
     except FileProblem:
         broken = True
-    command = files.files.get(f"{WORKSPACE}/.jobmanager/command")
+    command = files.files.get(f"{container.spec.workspace}/.jobmanager/command")
     if broken or command is None:
         if broken:
             yield _mark(token, b"no its files cannot be unpacked into the workspace")
         return _NOT_DELIVERED
     yield _mark(token, b"got %d" % container.cpu_ns())
-    exports, words, refusal, folder = command_file(bytes(command.data).decode("utf-8", "surrogateescape"))
-    process = _program_process(container, exports, folder)
+    exports, words, refusal = command_file(bytes(command.data).decode("utf-8", "surrogateescape"))
+    process = _program_process(container, exports)
     if not can_run(process, words[0]):
         yield _mark(token, b"no " + encoded(refusal))
     else:
@@ -326,15 +330,15 @@ def _pid_1(container: FakeContainer) -> Steps:
         yield Sleep(math.inf)
 
 
-def _program_process(container: FakeContainer, exports: Mapping[str, str], folder: str) -> Process:
-    machine = container.machine
-    stored = machine.files.files.get(f"{WORKSPACE}/.jobmanager/stdin")
+def _program_process(container: FakeContainer, exports: Mapping[str, str]) -> Process:
+    machine, workspace = container.machine, container.spec.workspace
+    stored = machine.files.files.get(f"{workspace}/.jobmanager/stdin")
     stdin: Source = container.stdin if stored is None else Text(stored.data)
     return Process(
         machine,
         machine.next_pid(),
-        {"PATH": _PATH, "HOSTNAME": container.spec.id[:12], "HOME": WORKSPACE, "PWD": folder, **exports},
-        folder,
+        {"PATH": _PATH, "HOSTNAME": container.spec.id[:12], "HOME": workspace, "PWD": workspace, **exports},
+        workspace,
         stdin,
         Console(stderr=False),
         Console(stderr=True),
@@ -354,13 +358,15 @@ def _program(process: Process, words: tuple[str, ...]) -> Steps:
 
 def _last_words(container: FakeContainer, token: bytes, code: int) -> Iterator[Output]:
     machine = container.machine
-    full = int(not machine.oom_kills and not _has_room(machine.files, token))
+    workspace = container.spec.workspace
+    trace = trace_of_the_end(token.decode("utf-8", "replace"), workspace)
+    full = int(not machine.oom_kills and not _has_room(machine.files, trace))
     peak = 2**20 + sum(len(file.data) for file in machine.files.files.values())
     counters = (code, container.cpu_ns(), peak, machine.oom_kills, machine.fork_refusals, full)
     end = b"end " + b" ".join(b"%d" % counter for counter in counters)
     yield Output(True, _mark(token, end).data)
     yield _mark(token, end)
-    result = machine.files.files.get(f"{WORKSPACE}/{RESULT_FILE}")
+    result = machine.files.files.get(f"{workspace}/{RESULT_FILE}")
     if result is not None and result.data:
         yield Output(False, bytes(result.data[: RESULT_FILE_LIMIT + 1]))
     yield _mark(token, b"bye")
@@ -370,9 +376,8 @@ def _mark(token: bytes, words: bytes) -> Output:
     return Output(False, b"\x1e%s %s\n" % (token, words))
 
 
-def _has_room(files: Files, token: bytes) -> bool:
+def _has_room(files: Files, path: str) -> bool:
     """PID 1 tries it out, and leaves the file."""
-    path = f"{WORKSPACE}/.jobmanager.{token.decode('utf-8', 'replace')}"
     try:
         files.create(path)
         files.append(path, bytes(4096))
@@ -382,14 +387,13 @@ def _has_room(files: Files, token: bytes) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def command_file(text: str) -> tuple[Mapping[str, str], tuple[str, ...], str, str]:
-    """A ``.jobmanager/command`` taken apart: variables, the program's words, what is said when it is missing, its folder."""
+def command_file(text: str) -> tuple[Mapping[str, str], tuple[str, ...], str]:
+    """A ``.jobmanager/command`` taken apart: exported variables, the program's words, and what is said when it is missing."""
     lines = _statements(text)
     refusal = next(words[-1] for words in lines if words[:2] == ["printf", "%s"])
     last = lines[-1]
     exports = dict(words[1].split("=", 1) for words in lines[1:] if words[:1] == ["export"])
-    folder = next((words[1] for words in lines if words[:1] == ["cd"]), WORKSPACE)
-    return exports, tuple(last[1:]), refusal, folder
+    return exports, tuple(last[1:]), refusal
 
 
 def _statements(text: str) -> list[list[str]]:

@@ -22,10 +22,11 @@ from jobmanager.engine.protocol import (
     NotRunning,
     Refused,
 )
-from jobmanager.model.container import Phase
+from jobmanager.model.container import SHARED_FOLDER, Phase
 
 _HISTORY = 20_000
 _NAMES = 100_000  # whose starts are remembered
+_SHARED = "-shared"  # the end of a shared folder's name
 VERSION = "fake"
 
 
@@ -136,7 +137,7 @@ class FakeDaemon:
 
     # ---- containers
 
-    def create(self, name: str, image: str, labels: Mapping[str, str], bounds: tuple[int, int, int, float]) -> str:
+    def create(self, name: str, image: str, labels: Mapping[str, str], bounds: tuple[str, bool, str, int, int, int, float]) -> str:
         if name in self.containers:
             other = self.containers[name].spec.id
             raise NameTaken(f'Conflict. The container name "/{name}" is already in use by container "{other}".')
@@ -144,12 +145,15 @@ class FakeDaemon:
         if self.disk_full:
             raise EngineFailed("mkdir /var/lib/docker/overlay2: no space left on device")
         self._made += 1
-        workspace_mib, workspace_inodes, output_kib, cpus = bounds
+        workspace, shares, shared_volume, workspace_mib, workspace_inodes, output_kib, cpus = bounds
+        id_ = hashlib.sha256(b"%s %d" % (name.encode(), self._made)).hexdigest()
         spec = FakeSpec(
-            id=hashlib.sha256(b"%s %d" % (name.encode(), self._made)).hexdigest(),
+            id=id_,
             name=name,
             image=known.reference,
             labels=labels,
+            workspace=workspace,
+            shared_volume=f"{id_}{_SHARED}" if shares else shared_volume,
             workspace_mib=workspace_mib,
             workspace_inodes=workspace_inodes,
             output_kib=output_kib,
@@ -158,8 +162,10 @@ class FakeDaemon:
         )
         container = FakeContainer(spec, scripts=self.scripts, later=self._later, began=self._program_began)
         self.containers[name] = self._ids[spec.id] = container
-        volume = FakeVolume(name=spec.id, labels={**labels, VOLUME_LABEL: name}, created_at_s=spec.created_at_s)
-        self.volumes[volume.name] = volume
+        for volume in (id_, f"{id_}{_SHARED}")[: 1 + shares]:
+            self.volumes[volume] = FakeVolume(
+                name=volume, labels={**labels, VOLUME_LABEL: name}, created_at_s=spec.created_at_s
+            )
         return spec.id
 
     def start(self, target: str) -> None:
@@ -198,7 +204,7 @@ class FakeDaemon:
         ]
 
     def remove_volume(self, name: str) -> None:
-        if name in self._ids:
+        if name.removesuffix(_SHARED) in self._ids:
             raise Refused(f"remove {name}: volume is in use - [{name}]")
         self.volumes.pop(name, None)
 
@@ -238,7 +244,8 @@ class FakeDaemon:
         container = self._ids.get(target) or self.containers.get(target)
         if container is not None:
             self.remove_alone(container)
-            del self.volumes[container.spec.id]
+            for volume in (container.spec.id, f"{container.spec.id}{_SHARED}"):
+                self.volumes.pop(volume, None)
             return
         for name, _, _ in self.matching_volumes({VOLUME_LABEL: target}):
             self.remove_volume(name)
@@ -300,4 +307,5 @@ def _fits(labels: Mapping[str, str], wanted: Mapping[str, str | None]) -> bool:
 def _row(container: FakeContainer, *, inspected: bool) -> tuple[object, ...]:
     spec = container.spec
     told = (container.exit_code, container.oom_killed, container.started_at_s) if inspected else (None, False, 0.0)
-    return (spec.id, spec.name, container.phase.value, spec.labels, spec.created_at_s, *told)
+    volumes = {spec.workspace: spec.id, **({SHARED_FOLDER: spec.shared_volume} if spec.shared_volume else {})}
+    return (spec.id, spec.name, container.phase.value, spec.labels, spec.created_at_s, *told, volumes)

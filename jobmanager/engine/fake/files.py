@@ -8,11 +8,8 @@ import tarfile
 import time
 from dataclasses import dataclass
 
-from jobmanager.model.container import WORKSPACE
-
 _BLOCK = 4096
 _TAR_BLOCK = 512
-_WRITABLE = (WORKSPACE, "/tmp")
 
 
 class FileProblem(Exception):
@@ -30,15 +27,18 @@ class File:
 class Files:
     """Folders and files by absolute path."""
 
-    def __init__(self, *, size_mib: int, inodes: int) -> None:
+    def __init__(self, workspace: str, shared_folder: str, *, size_mib: int, inodes: int) -> None:
         self.files: dict[str, File] = {}
-        self.folders = {"/", "/bin", "/dev", "/etc", "/proc", "/sys", "/tmp", "/usr", "/var", WORKSPACE}
-        self._room = dict.fromkeys(_WRITABLE, size_mib * 2**20)
-        self._inodes = dict.fromkeys(_WRITABLE, inodes - 1)
+        self.folders = {"/", "/bin", "/dev", "/etc", "/proc", "/sys", "/tmp", "/usr", "/var", workspace}
+        self._workspace = workspace
+        self._writable = (*([shared_folder] if shared_folder else []), workspace, "/tmp")
+        self.folders.update(self._writable)
+        self._room = dict.fromkeys(self._writable, size_mib * 2**20)
+        self._inodes = dict.fromkeys(self._writable, inodes - 1)
 
     def free_bytes(self) -> int:
         """Room in the workspace; 0 when it can hold no further file."""
-        return self._room[WORKSPACE] if self._inodes[WORKSPACE] > 0 else 0
+        return self._room[self._workspace] if self._inodes[self._workspace] > 0 else 0
 
     def read(self, path: str) -> bytearray:
         """A file's content; it grows under the reader's hands."""
@@ -52,7 +52,7 @@ class Files:
         """An empty file, also in place of an old one."""
         if path in self.folders:
             raise FileProblem("Is a directory")
-        root = _root(path)
+        root = self._root(path)
         if path in self.files:
             file = self.files[path]
             self._room[root] += _blocks(len(file.data))
@@ -65,7 +65,7 @@ class Files:
 
     def append(self, path: str, data: bytes) -> None:
         """Write at the end. As much as fits is written before FileProblem says that the room is used up."""
-        file, root = self.files.get(path), _root(path)
+        file, root = self.files.get(path), self._root(path)
         if file is None:
             return  # removed while it was open
         spare = -len(file.data) % _BLOCK + self._room[root]
@@ -83,14 +83,14 @@ class Files:
         above = posixpath.dirname(path)
         if parents and above not in self.folders:
             self.make_folder(above, parents=True)
-        root = _root(path)
+        root = self._root(path)
         self._need_folder(above)
         self._take_inode(root)
         self.folders.add(path)
 
     def remove(self, path: str) -> None:
         """Remove a file, or a folder with all that is in it."""
-        root = _root(path)
+        root = self._root(path)
         if path not in self.files and path not in self.folders:
             raise FileProblem("No such file or directory")
         for name in [name for name in self.files if name == path or name.startswith(path + "/")]:
@@ -154,7 +154,7 @@ class Files:
         tar.addfile(member, io.BytesIO(file.data))
 
     def _unpack_member(self, name: str, header: bytes, content: bytes) -> None:
-        path = posixpath.normpath(posixpath.join(WORKSPACE, name.lstrip("/")))
+        path = posixpath.normpath(posixpath.join(self._workspace, name.lstrip("/")))
         if header[156:157] == b"5":
             self.make_folder(path, parents=True)
             return
@@ -171,17 +171,16 @@ class Files:
         if path not in self.folders:
             raise FileProblem("No such file or directory")
 
+    def _root(self, path: str) -> str:
+        for root in self._writable:
+            if path.startswith(root + "/"):
+                return root
+        raise FileProblem("Read-only file system")
+
     def _take_inode(self, root: str) -> None:
         if self._inodes[root] <= 0:
             raise FileProblem("No space left on device")
         self._inodes[root] -= 1
-
-
-def _root(path: str) -> str:
-    for root in _WRITABLE:
-        if path.startswith(root + "/"):
-            return root
-    raise FileProblem("Read-only file system")
 
 
 def _blocks(size: int) -> int:
