@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
 
 from jobmanager.errors import InvalidInput
 from jobmanager.model import _checks
+from jobmanager.model._checks import RESERVED_FOLDER
+from jobmanager.model.container import GRADING_WORKSPACE
 from jobmanager.model.problems import Answer, Code, File, Match, MultipleChoice
 from jobmanager.model.task import Content, Task, file_contents
 
+INPUT_FILE = f"{RESERVED_FOLDER}/input.json"  # what a grader is told of its job
+_LANGUAGE = "en"
+_A_MODULE = 8192  # bytes, about, of each file of ours that a grader is given
+_MOST_MODULES = 64
 _LONGEST_ID = 200
 _RANDOM = random.SystemRandom()  # the caller's own seed is left alone
 _MEMORY_TO_UNPACK = 4 * 2**20  # what PID 1 and tar need beside the files
@@ -124,13 +132,15 @@ def workspace_files(task: Task, inputs: JobInput) -> dict[str, bytes]:
                 files[problem.filename] = content
     files.update(inputs.files or {})  # type: ignore[arg-type]
     _checks.no_clashes(files, InvalidInput)
+    if task.grader is not None:
+        files.update(_files_for_the_grader(task, inputs))
     brought = sum(map(len, files.values())) + len(inputs.stdin)
     if brought > task.limits.memory_mib * 2**20 - _MEMORY_TO_UNPACK:
         raise InvalidInput(
             f"the job's files and stdin of {brought / 2**20:.0f} MiB do not fit its memory of {task.limits.memory_mib} MiB,"
             " of which the workspace is a part: raise memory_mib"
         )
-    if not task.limits.workspace_holds([*map(len, files.values()), len(inputs.stdin), _command_bytes(task), 1]):
+    if not task.limits.workspace_holds([*map(len, files.values()), len(inputs.stdin), _command_bytes(task), 1, *_ours(task)]):
         raise InvalidInput(
             f"the job's files and stdin are larger than the workspace of {task.limits.workspace_mib} MiB: raise workspace_mib"
         )
@@ -139,9 +149,45 @@ def workspace_files(task: Task, inputs: JobInput) -> dict[str, bytes]:
 
 def _command_bytes(task: Task) -> int:
     """What the command and its variables take in the workspace, where they are a script (``engine/way_in.py``)."""
-    words = [task.command] if isinstance(task.command, str) else list(task.command or ())
+    command = task.command if task.grader is None else task.grader.run
+    words = [command] if isinstance(command, str) else list(command or ())
     twice = [text for variable in (task.env or {}).items() for text in variable]
     return 1024 + sum(len(shlex.quote(word).encode()) + 10 for word in [*words, *words[:1], *twice, *twice])
+
+
+def _ours(task: Task) -> list[int]:
+    """What of ours goes along into a grader's workspace: many small files."""
+    return [] if task.grader is None else [_A_MODULE] * _MOST_MODULES
+
+
+def _files_for_the_grader(task: Task, inputs: JobInput) -> dict[str, bytes]:
+    """``input.json``, and the uploads that become no file of the task's."""
+    if inputs.stdin:
+        raise InvalidInput("a grading job has no standard input: give it a file, or a note such as answers={'@text': ...}")
+    answers = inputs.answers or {}
+    said: dict[str, object] = {key: value for key, value in answers.items() if key.startswith("@")}
+    files: dict[str, bytes] = {}
+    told: dict[str, object] = {}
+    for number, (key, problem) in enumerate((task.problems or {}).items()):
+        answer = answers.get(key)
+        if isinstance(problem, File) and answer is not None:
+            name = problem.filename or f"{RESERVED_FOLDER}/answers/{number}"
+            if problem.filename is None:
+                files[name] = problem.content(answer)
+            own_name = problem.own_name(answer) or PurePosixPath(name).name
+            told[key] = {"filename": own_name, "path": f"{GRADING_WORKSPACE}/{name}"}
+        elif answer is not None or isinstance(problem, (Code, File)):
+            told[key] = "" if answer is None else sorted(answer, key=str) if isinstance(answer, Set) else answer
+    language = said.get("@lang")
+    whole = {**said, "answers": told, "language": language if isinstance(language, str) and language else _LANGUAGE}
+    return {**files, INPUT_FILE: _json(whole)}
+
+
+def _json(value: object) -> bytes:
+    try:
+        return json.dumps(value, allow_nan=False, ensure_ascii=True).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidInput(f"answers and notes must be such as JSON can hold: {error}") from None
 
 
 def _check_answer(key: str, problem: MultipleChoice | Match, answer: Answer | None) -> None:

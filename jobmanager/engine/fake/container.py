@@ -295,7 +295,8 @@ class FakeContainer:
 
     def _new_machine(self, scripts: Mapping[str, str]) -> Machine:
         spec = self.spec
-        files = Files(spec.workspace, SHARED_FOLDER if spec.shared_volume else "", size_mib=spec.workspace_mib, inodes=spec.workspace_inodes)
+        shared_folder = SHARED_FOLDER if spec.shared_volume else ""
+        files = Files(spec.workspace, shared_folder, size_mib=spec.workspace_mib, inodes=spec.workspace_inodes)
         return Machine(files, scripts)
 
 

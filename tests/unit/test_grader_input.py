@@ -1,0 +1,73 @@
+"""What a grader is told of its job: ``input.json`` and the files beside it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from jobmanager import Code, File, Grader, JobInput, Limits, Match, MultipleChoice, Task
+from jobmanager.errors import InvalidInput
+from jobmanager.model.job import INPUT_FILE, workspace_files
+
+PROBLEMS = {
+    "text": Code("text.py"),
+    "line": Code(single_line=True, optional=True),
+    "upload": File("sent/up.zip"),
+    "paper": File(),
+    "later": File(optional=True),
+    "choice": MultipleChoice(correct=[1, 2], choices=[1, 2, 3]),
+    "word": Match("x"),
+}
+PAPER = {"filename": "my paper.pdf", "value": b"pdf"}
+ANSWERS = {"text": "print()", "upload": b"zip", "paper": PAPER, "choice": {2, 1}, "word": "y"}
+
+
+def told(answers: dict[str, object], **task: object) -> dict[str, object]:
+    files = workspace_files(Task("x", grader=Grader("true"), **task), JobInput(answers))  # type: ignore[arg-type]
+    return json.loads(files[INPUT_FILE])  # type: ignore[no-any-return]
+
+
+def test_a_grader_is_told_every_answer() -> None:
+    files = workspace_files(Task("x", grader=Grader("true"), problems=PROBLEMS), JobInput(ANSWERS))
+
+    assert json.loads(files[INPUT_FILE]) == {
+        "answers": {
+            "text": "print()",
+            "line": "",
+            "upload": {"filename": "up.zip", "path": "/task/sent/up.zip"},
+            "paper": {"filename": "my paper.pdf", "path": "/task/.jobmanager/answers/3"},
+            "later": "",
+            "choice": [1, 2],
+            "word": "y",
+        },
+        "language": "en",
+    }
+    assert files["text.py"] == b"print()"
+    assert (files["sent/up.zip"], files[".jobmanager/answers/3"]) == (b"zip", b"pdf")
+
+
+def test_a_grader_is_told_what_the_caller_notes() -> None:
+    notes = {"@random": [0.25, 0.5], "@state": "was here", "@lang": "fr", "@deep": {"a": [None, True]}}
+    assert told(notes) == {**notes, "answers": {}, "language": "fr"}
+
+
+def test_a_command_is_told_nothing_of_that() -> None:
+    assert INPUT_FILE not in workspace_files(Task("x", command="true"), JobInput({"@lang": "fr"}))
+
+
+@pytest.mark.parametrize("value", [b"bytes", float("nan"), object(), {"a": {1, 2}}], ids=str)
+def test_a_note_that_json_cannot_hold_is_refused(value: object) -> None:
+    with pytest.raises(InvalidInput, match="such as JSON can hold"):
+        told({"@note": value})
+
+
+def test_a_grading_job_takes_no_standard_input() -> None:
+    with pytest.raises(InvalidInput, match="has no standard input"):
+        workspace_files(Task("x", grader=Grader("true")), JobInput(stdin="x"))
+
+
+def test_there_is_room_in_the_workspace_for_what_is_ours() -> None:
+    with pytest.raises(InvalidInput, match="raise workspace_mib"):
+        task = Task("x", grader=Grader("true"), files={"a": bytes(2**19 + 2**15)}, limits=Limits(workspace_mib=1))
+        workspace_files(task, JobInput())
