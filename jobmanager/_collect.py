@@ -52,7 +52,8 @@ def _copy(pieces: Iterator[bytes], patterns: Sequence[str], limits: Limits, out:
     taken = seen = 0
     left = limits.archive_mib * 2**20
     left_to_pass = (limits.workspace_mib + _MOST_HOLES_MIB) * 2**20
-    with tarfile.open(fileobj=_Pieces(pieces), mode="r|") as tar:
+    source = _Pieces(pieces)
+    with tarfile.open(fileobj=source, mode="r|") as tar:
         for member in tar:
             if seen == 0 and member.isdir() and member.uid == 0:  # the program's user owns a workspace, and cannot give it away
                 raise tarfile.ReadError("the engine was restarted meanwhile, and shows another folder in its place")
@@ -75,6 +76,8 @@ def _copy(pieces: Iterator[bytes], patterns: Sequence[str], limits: Limits, out:
             _add(out, name, member, content.read(member.size))
             taken += 1
             left -= member.size
+        if source.given < tar.offset + tarfile.BLOCKSIZE:  # an engine in trouble ends its answer as if it were whole
+            raise Unreachable("the engine broke off before the end of the files")
 
 
 def _workspace_name(member: tarfile.TarInfo) -> str | None:
@@ -105,6 +108,7 @@ class _Pieces(io.RawIOBase):
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces = pieces
         self._held = b""
+        self.given = 0  # bytes so far
 
     def readable(self) -> bool:
         return True
@@ -118,5 +122,6 @@ class _Pieces(io.RawIOBase):
                     break
             part, self._held = (self._held, b"") if size < 0 else (self._held[:size], self._held[size:])
             parts.append(part)
+            self.given += len(part)
             size -= len(part) if size > 0 else 0
         return b"".join(parts)
