@@ -316,3 +316,55 @@ def test_every_setting_of_a_container_is_explained() -> None:
     assert {name for row in rows for name in quoted(row[0])} == {*config, *config["HostConfig"]}
     (ulimits,) = (row[1] for row in rows if row[0] == "`Ulimits`")
     assert {limit["Name"] for limit in config["HostConfig"]["Ulimits"]} <= set(quoted(ulimits))
+
+
+# ---- coming from INGInious
+
+SEEDED = """
+    Backend handle_agent_hello handle_agent_job_done handle_agent_job_ssh_debug handle_agent_job_started handle_agent_message
+    handle_client_get_queue handle_client_hello handle_client_kill_job handle_client_message handle_client_new_job
+    handle_client_ping run send_container_update_to_client update_queue agent_addr client_addr client_addrs context
+    AbstractClient Client BetterParanoidPirateClient backend_addr queue_update close get_available_environments
+    get_job_queue_info get_job_queue_snapshot kill_job new_job start jobs_running jobs_waiting job_id is_current_client_job
+    agent_name info launcher started_at max_time priority task inputdata callback launcher_name debug ssh_callback
+    ClientBuffer get_result is_done is_waiting bjobid ClientSync AgentHello AgentJobDone AgentJobSSHDebug AgentJobStarted
+    ClientGetQueue ClientHello ClientKillJob ClientNewJob Ping result grade problems tests custom archive
+    backend.job_managers.abstract backend.job_managers.local backend.job_managers.remote_docker
+    backend.job_managers.remote_manual_agent HookManager helpers.job_manager_sync helpers.job_manager_buffer
+    backend.job_manager backend.job_manager_sync backend.job_manager_buffer backend._submitter backend._waiter
+    backend._callback_manager
+""".split()  # what the documents name that the project began with
+NOTHING = "nothing to test: "
+
+
+def mapped() -> list[list[str]]:
+    """The rows of all tables that map something of INGInious's to something of ours."""
+    rows: list[list[str]] = []
+    within = False
+    for line in without_code(text_of("docs/coming-from-inginious.md")).splitlines():
+        found = cells(line)
+        if found and not within:
+            assert found == ["INGInious", "here", "shown by"]
+        elif found and set("".join(found)) != {"-"}:
+            rows.append(found)
+        within = bool(found)
+    return rows
+
+
+def test_every_row_for_who_comes_from_inginious_is_full_and_names_tests_that_there_are() -> None:
+    rows = mapped()
+    assert [row for row in rows if len(row) != 3 or not all(row)] == []
+    shown_by = [row[2] for row in rows if not row[2].startswith(NOTHING)]
+    assert [cell for cell in shown_by if not quoted(cell)] == []
+    assert [name for cell in shown_by for name in quoted(cell) if not is_test(name)] == []
+
+
+def test_every_old_name_has_a_row() -> None:
+    told = " ".join(row[0] for row in mapped())
+    assert [name for name in SEEDED if not re.search(rf"\b{re.escape(name)}\b", told)] == []
+
+
+def test_every_case_of_inginious_that_is_recreated_is_in_the_table() -> None:
+    named = {name for row in mapped() for name in quoted(row[2])}
+    ours = re.findall(r"(?m)^def (test_\w+)", text_of("tests/integration/test_inginious_cases.py"))
+    assert [name for name in ours if f"test_inginious_cases.py::{name}" not in named] == []
