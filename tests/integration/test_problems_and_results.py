@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from pathlib import Path
 from queue import SimpleQueue
 
 import docker
@@ -11,6 +12,7 @@ import pytest
 
 from jobmanager import Code, Evidence, JobInput, JobManager, JobResult, Limits, Match, MultipleChoice, Outcome, ProblemResult, Task
 from jobmanager.engine.owner import JOB_LABEL
+from jobmanager.errors import InvalidInput
 from tests.integration.conftest import PATIENCE_S, PYTHON, Run, proof
 
 pytestmark = pytest.mark.engine
@@ -64,6 +66,25 @@ def test_a_wrong_answer_to_a_local_problem_is_a_failure(shared_manager: JobManag
 def test_an_answer_that_is_missing_is_a_wrong_one(shared_manager: JobManager) -> None:
     result = shared_manager.submit(Task("any", problems=QUIZ), {}).result(PATIENCE_S)
     assert (result.outcome, result.text) == (Outcome.FAILED, "Think of a tower.\nWrong answer.")
+
+
+def test_a_quiz_from_a_task_folder_tells_the_feedback_of_what_was_chosen(shared_manager: JobManager, tmp_path: Path) -> None:
+    (tmp_path / "task.yaml").write_text(
+        "environment: mcq\n"
+        "problems:\n"
+        "  even: {type: multiple_choice, choices: [{text: 1, feedback: Odd.}, {text: 2, valid: on, feedback: The only prime.}]}\n"
+        "  half: {type: match, answer: 21}\n"
+    )
+    task = Task.from_directory(tmp_path)
+
+    right = shared_manager.submit(task, {"even": 1, "half": "21"}).result(PATIENCE_S)
+    wrong = shared_manager.submit(task, {"even": "0", "half": "21"}).result(PATIENCE_S)
+
+    assert (right.outcome, right.text, right.host) == (Outcome.SUCCESS, "The only prime.", None)
+    assert (wrong.outcome, wrong.text) == (Outcome.FAILED, "Wrong answer.\nOdd.")
+    assert wrong.problems["half"].outcome is Outcome.SUCCESS
+    with pytest.raises(InvalidInput, match="problem 'even': no such choice: 2; there are 0, 1"):
+        shared_manager.submit(task, {"even": 2})
 
 
 def test_local_results_come_through_the_done_queue_and_not_inside_new_job(shared_manager: JobManager) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import re
 import sys
 from pathlib import Path
@@ -430,3 +431,18 @@ def test_without_pyyaml_it_says_what_to_install(folder, monkeypatch):
 
     with pytest.raises(NotSupported, match=r"pip install 'jobmanager-docker\[yaml\]'"):
         Task.from_directory(written(folder, QUIZ))
+
+
+def test_a_file_that_was_damaged_at_random_is_a_task_or_told_line_by_line(folder):
+    pieces = [b"&a ", b"*a", b"<<: ", b"- ", b"? ", b": ", b"[", b"{", b"'", b"\t", b"!!set ", b"~", b"\n", b"---\n", b"\0", b"\xff", b"1e400"]
+    written(folder, "", run="#!/bin/sh\n")
+    for seed in range(80):
+        dice = random.Random(seed)
+        text = bytearray(FROM_THE_STUDIO.encode())
+        for _ in range(dice.randint(1, 4)):
+            place = dice.randrange(len(text))
+            text[place : place + dice.choice([0, 0, 9])] = dice.choice(pieces)
+        try:
+            assert isinstance(Task.from_directory(written(folder, bytes(text))), Task)
+        except InvalidTask as error:
+            assert all(re.match(r".+task\.yaml:\d+: .+", line) for line in str(error).splitlines()), (seed, str(error))
