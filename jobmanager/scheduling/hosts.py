@@ -175,7 +175,7 @@ class Host:
         self._by_reference, self._by_label = {}, {}
         for image in sorted(images, key=lambda image: (image.created_at_s, image.id)):
             self._by_reference.update({_full(reference): image for reference in (*image.references, image.id)})
-            if (label := image.labels.get(ENVIRONMENT_LABEL)) is not None:
+            if label := image.labels.get(ENVIRONMENT_LABEL):
                 self._by_label[label] = (image, *self._by_label.get(label, ()))
         self._environments = frozenset(self._by_label).union(alias for alias in self._aliases if self.image(alias) is not None)
         return True

@@ -59,6 +59,14 @@ def test_a_job_for_an_environment_whose_hosts_are_all_down_is_taken_and_waits_as
     assert driver.placed() == {"second": "b"}
 
 
+def test_an_empty_label_names_nothing():
+    driver = Driver({"a": 1}, up=False)
+
+    driver.answers("a", Image(id="sha256:e", references=("e:1",), labels={"jobmanager.environment": ""}, created_at_s=1.0))
+
+    assert driver.ledger.environments() == {"docker": []}
+
+
 def test_an_environment_goes_with_its_image_and_comes_back_with_it():
     driver = Driver({"a": 1}, aliases={"cc": "gcc:13"})
     driver.answers("a", C)
