@@ -1,0 +1,121 @@
+"""Which program is the grader, and how it is started."""
+
+import errno
+import os
+
+from . import place
+
+NOT_FOUND, NOT_STARTED = 127, 126  # exit codes, as a shell has them
+_ORDER = ("run", "run.py", "run.py3", "run.sh")
+
+
+class CannotStart(Exception):
+    """Says why, and the exit code that tells."""
+
+    def __init__(self, reason: "str", exit_code: "int") -> "None":
+        Exception.__init__(self, reason)
+        self.exit_code = exit_code
+
+
+def words(given: "list[str]") -> "list[str]":
+    """The grader's command: what was given, else the first script of the task's folder that there is."""
+    if given:
+        return given
+    for name in _ORDER:
+        path = os.path.join(place.TASK, name)
+        if os.path.isfile(path):
+            return [*_interpreter(name), path]
+    raise CannotStart("there is none of {}".format(", ".join(_ORDER)), NOT_FOUND)
+
+
+def start(command: "list[str]") -> "int":
+    """Start it in the task's folder; its process id.
+
+    Raises:
+        CannotStart: why it could not be.
+    """
+    _make_executable(command[0])
+    read, write = os.pipe()  # closed by a successful start: then there is nothing to read
+    child = os.fork()
+    if child == 0:
+        _become(command, write)
+    os.close(write)
+    with os.fdopen(read, "rb") as told:
+        failure = told.read()
+    if not failure:
+        return child
+    os.waitpid(child, 0)
+    raise _reason(command[0], int(failure))
+
+
+def _interpreter(name: "str") -> "list[str]":
+    if name.endswith((".py", ".py3")):
+        return ["python3", os.path.join(place.LIBRARY, "jobmanager_grading", "script.py")]
+    if name.endswith(".sh"):
+        return ["bash" if _found("bash") else "sh"]
+    return []
+
+
+def _found(program: "str") -> "bool":
+    return any(os.access(os.path.join(folder, program), os.X_OK) for folder in os.environ.get("PATH", "").split(":"))
+
+
+def _make_executable(path: "str") -> "None":
+    """A script's file mode is often lost on its way."""
+    try:
+        if "/" in path and os.path.isfile(path) and not os.access(path, os.X_OK):
+            os.chmod(path, 0o755)
+    except OSError:
+        pass  # the start will tell
+
+
+def _become(command: "list[str]", told: "int") -> "NoReturn":
+    import signal
+
+    try:
+        for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these, and what it starts would, too
+            signal.signal(ignored, signal.SIG_DFL)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.chdir(place.TASK)
+        os.execvpe(command[0], command, _environment())
+    except OSError as error:
+        os.write(told, str(error.errno).encode("ascii"))
+    finally:
+        os._exit(NOT_STARTED)
+
+
+def _environment() -> "dict[str, str]":
+    environment = dict(os.environ)
+    environment["PATH"] = ":".join([place.COMMANDS, environment.get("PATH") or os.defpath])
+    paths = [place.LIBRARY, environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = ":".join(path for path in paths if path)
+    return environment
+
+
+def _reason(program: "str", number: "int") -> "CannotStart":
+    reason, exit_code = os.strerror(number), NOT_STARTED
+    shebang = _shebang(program)
+    if number == errno.ENOENT:
+        exit_code = NOT_FOUND
+        if shebang:
+            reason = f"its interpreter {shebang!r} does not exist"
+            reason += ": its lines end in CR LF" if shebang.endswith("\r") else ""
+    elif number == errno.ENOEXEC:
+        reason = "it is neither a program for this machine nor a script whose first line begins with #!"
+    return CannotStart(f"{program!r}: {reason}", exit_code)
+
+
+def _shebang(path: "str") -> "str":
+    """The interpreter that a script's first line names."""
+    try:
+        with open(path, "rb") as file:
+            first = file.readline(256)
+    except OSError:
+        return ""
+    interpreter = first[2:].strip(b" \t\n").split(b" ")[0] if first.startswith(b"#!") else b""
+    return interpreter.decode("utf-8", "replace")
+
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn

@@ -1,0 +1,14 @@
+"""Where things are. This file lies in ``/task/.jobmanager/lib/jobmanager_grading``, and the rest is found from it."""
+
+import os
+
+LIBRARY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+PRIVATE = os.path.dirname(LIBRARY)
+TASK = os.path.dirname(PRIVATE)
+COMMANDS = os.path.join(PRIVATE, "bin")
+INPUT = os.path.join(PRIVATE, "input.json")
+ANSWER = os.path.join(PRIVATE, "result.json")
+ARCHIVE = os.path.join(PRIVATE, "archive")
+CONTROL = os.path.join(PRIVATE, "control")
+LINK_TOKEN = os.path.join(PRIVATE, "link")
+TRANSLATIONS = os.path.join(TASK, "lang")

@@ -1,0 +1,275 @@
+"""The runner: PID 1 starts it in the grading container. It starts the grader, and asks the waiter for what the grader wants.
+
+::
+
+    waiter ── standard input: lines ─────────────►┐
+    waiter ◄── standard output: marks ── runner ──┤◄── .jobmanager/control ──► run_student, one connection a student
+                                            └── starts ──► grader
+
+One thread waits for all of them at once. It never writes to somebody who would have to read first: what does not fit is kept.
+A student's output is bounded by its limits; what a student is sent, by its sender, who waits until it was taken.
+"""
+
+import os
+import select
+import signal
+import socket
+import sys
+
+if __name__ == "__main__":  # started as a file: then Python looks for modules beside it, where they are not modules but parts
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+from jobmanager_grading import grader, messages, place
+
+CUT_OFF = 254
+_MOST_WAITING = 64  # marks on their way up, before nobody is listened to
+_FIELDS = ("command", "environment", "cpu_time_s", "wall_time_s", "memory_mib", "share_network", "env")
+
+
+class LinkBroken(Exception):
+    """A student container was under way, or asked for, and nobody is there to see to it."""
+
+
+class Client:
+    """Somebody who asks for a student container, and is its streams."""
+
+    def __init__(self, channel: "socket.socket") -> "None":
+        self.channel = channel
+        self.student = 0  # its id; 0: none was asked for yet
+        self.over = False  # nothing more will be said to it
+        self._lines = messages.Lines()
+        self._unsent = bytearray()
+
+    def interest(self, listen: "bool") -> "int":
+        """What to wait for: with a poll of its own, it is told of the other end's death in any case."""
+        return (select.POLLIN if listen else 0) | (select.POLLOUT if self._unsent else 0)
+
+    def hear(self) -> "list[dict[str, object]] | None":
+        """What it says; None when it is gone. Raises ValueError at nonsense."""
+        try:
+            data = self.channel.recv(256 * 1024)
+        except BlockingIOError:
+            return []
+        except OSError:
+            return None
+        return [messages.read(line) for line in self._lines.feed(data)] if data else None
+
+    def tell(self, line: "bytes") -> "None":
+        """Send it a line, now or when it reads."""
+        self._unsent += line
+        self.flush()
+
+    def flush(self) -> "None":
+        """Send what it takes."""
+        try:
+            sent = self.channel.send(self._unsent) if self._unsent else 0
+            del self._unsent[:sent]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._unsent.clear()  # it is gone; reading tells
+
+    @property
+    def done(self) -> "bool":
+        """Whether it has been told everything."""
+        return self.over and not self._unsent
+
+
+class Runner:
+    """Relays between the grader's clients and the waiter until the grader has ended."""
+
+    def __init__(self, token: "str", link: "int", out: "int", listener: "socket.socket", ended: "int") -> "None":
+        self._marks = messages.Marks(token)
+        self._link, self._out = link, out
+        self._link_is_up = True
+        self._lines = messages.Lines()
+        self._listener = listener
+        self._ended = ended
+        self._clients = {}  # type: dict[int, Client]  # by file descriptor
+        self._students = {}  # type: dict[int, Client]  # by id
+        self._last_id = 0
+        self._waiting = []  # type: list[bytes]  # marks, in their order
+
+    def until_the_end(self, child: "int") -> "int":
+        """Relay; the grader's exit code."""
+        while True:
+            code = _exit_code(child)
+            if code is not None:
+                return code
+            self._once()
+
+    def cut_off(self) -> "None":
+        """Say that the link broke, as far as anybody hears it."""
+        try:
+            _write(self._out, self._marks.cut_off())
+        except OSError:
+            pass
+
+    def _once(self) -> "None":
+        for fd, happened in self._wait():
+            if fd == self._ended:
+                os.read(fd, 4096)
+            elif fd == self._link:
+                self._hear_the_waiter()
+            elif fd == self._out:
+                self._send_up()
+            elif fd == self._listener.fileno():
+                self._welcome()
+            else:
+                self._serve(self._clients[fd], happened)
+        for client in [client for client in self._clients.values() if client.done]:
+            self._drop(client)
+        if self._students and not self._link_is_up:
+            raise LinkBroken
+
+    def _wait(self) -> "list[tuple[int, int]]":
+        poller = select.poll()
+        poller.register(self._ended, select.POLLIN)
+        poller.register(self._listener, select.POLLIN)
+        if self._link_is_up:
+            poller.register(self._link, select.POLLIN)
+        if self._waiting:
+            poller.register(self._out, select.POLLOUT)
+        for fd, client in self._clients.items():
+            poller.register(fd, client.interest(len(self._waiting) < _MOST_WAITING))
+        return poller.poll()
+
+    def _hear_the_waiter(self) -> "None":
+        data = os.read(self._link, 256 * 1024)
+        self._link_is_up = bool(data)
+        for line in self._lines.feed(data):
+            message = messages.read(line)
+            student = message.get("id")
+            client = self._students.get(student) if isinstance(student, int) else None
+            if client is None:
+                continue
+            client.tell(line + b"\n")
+            if message["type"] == "end":
+                client.over = True
+                del self._students[client.student]
+
+    def _send_up(self) -> "None":
+        try:
+            _write(self._out, self._waiting.pop(0))
+        except OSError:
+            self._waiting.clear()
+            self._link_is_up = False
+
+    def _welcome(self) -> "None":
+        try:
+            channel, _ = self._listener.accept()
+        except OSError:
+            return  # it has gone again, or there are too many
+        channel.setblocking(False)
+        self._clients[channel.fileno()] = Client(channel)
+
+    def _serve(self, client: "Client", happened: "int") -> "None":
+        if happened & select.POLLOUT:
+            client.flush()
+        if not happened & ~select.POLLOUT:
+            return
+        try:
+            said = client.hear()
+            if said is None:
+                self._drop(client)
+                return
+            for message in said:
+                self._act_on(client, message)
+        except ValueError as error:
+            self._refuse(client, f"the runner was told nonsense: {error}")
+
+    def _act_on(self, client: "Client", message: "dict[str, object]") -> "None":
+        kind = message["type"]
+        if kind == "student" and not client.student:
+            self._last_id += 1
+            client.student = self._last_id
+            self._students[client.student] = client
+            self._up("student", client, {name: message[name] for name in _FIELDS if name in message})
+        elif kind == "stdin" and client.student in self._students:
+            self._up("stdin", client, {"data": message.get("data")})
+        elif kind == "kill" and client.student in self._students:
+            self._up("kill", client, {})
+        elif not client.student or kind not in ("stdin", "kill"):
+            raise ValueError(f"a connection begins with one request for a student, not {kind!r}")
+
+    def _up(self, kind: "str", client: "Client", fields: "dict[str, object]") -> "None":
+        self._waiting += self._marks.of(dict(fields, type=kind, id=client.student))
+
+    def _refuse(self, client: "Client", reason: "str") -> "None":
+        if self._students.pop(client.student, None) is not None:
+            self._up("kill", client, {})
+        client.tell(messages.line({"type": "end", "id": client.student, "outcome": "error", "text": reason}))
+        client.over = True
+
+    def _drop(self, client: "Client") -> "None":
+        """It is gone, and its student with it."""
+        if self._students.pop(client.student, None) is not None:
+            self._up("kill", client, {})
+        del self._clients[client.channel.fileno()]
+        client.channel.close()
+
+
+def _exit_code(child: "int") -> "int | None":
+    """The exit code of a child that has ended, as a shell would tell it."""
+    pid, status = os.waitpid(child, os.WNOHANG)
+    if pid == 0:
+        return None
+    return os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
+
+
+def _write(fd: "int", data: "bytes") -> "None":
+    """All of it; at most ``LONGEST_LINE`` bytes go to a pipe at once or not at all."""
+    while data:
+        data = data[os.write(fd, data) :]
+
+
+def _told_of_children() -> "int":
+    """A descriptor that can be read when a child has ended."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    signal.set_wakeup_fd(write)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    return read
+
+
+def _listening() -> "socket.socket":
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    others = os.umask(0o077)
+    listener.bind(place.CONTROL)
+    os.umask(others)
+    listener.listen(64)
+    listener.setblocking(False)
+    return listener
+
+
+def _token() -> "str":
+    """The link's token. Its file is removed, so that no program stumbles over it."""
+    with open(place.LINK_TOKEN) as file:
+        token = file.read().strip()
+    os.unlink(place.LINK_TOKEN)
+    return token
+
+
+def main(given: "list[str]") -> "int":
+    """Run the grader, given words or the task's own script; the exit code."""
+    runner = Runner(_token(), 0, 1, _listening(), _told_of_children())
+    try:
+        child = grader.start(grader.words(given))
+    except grader.CannotStart as error:
+        sys.stderr.write(f"the grader cannot be started: {error}\n")
+        return error.exit_code
+    try:
+        return runner.until_the_end(child)
+    except LinkBroken:
+        pass
+    except Exception:  # noqa: BLE001 - whatever it is, the grader's verdict is not to be trusted
+        import traceback
+
+        traceback.print_exc()
+    os.kill(child, signal.SIGKILL)
+    runner.cut_off()
+    return CUT_OFF
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,328 @@
+"""Student containers, as a grader sees them: start a program in one, be its standard streams, learn how it ended."""
+
+import os
+import select
+import socket
+
+from . import messages, place
+from .errors import BadValue, CutOff, Unavailable
+from .text import cleaned
+
+NOT_STARTED, OVERFLOW, TIMEOUT, CUT_OFF = 251, 252, 253, 254  # exit codes that stand for how it ended
+_CODES = {"error": NOT_STARTED, "overflow": OVERFLOW, "timeout": TIMEOUT}
+_PIECE = 48 * 1024
+_MOST_UNTAKEN = 512 * 1024  # of its standard input, on its way
+
+
+class StudentEnd:
+    """How a student's program ended.
+
+    Attributes:
+        exit_code: its own; else 251 could not be started, 252 overflow, 253 timeout, 254 anything else.
+        outcome: ``success``, ``failed``, ``timeout``, ``overflow``, ``error``, ``crash`` or ``killed``.
+        text: the reason, where there is one.
+        stdout, stderr: what it wrote (bytes), unless that went elsewhere.
+        cpu_time_s, wall_time_s, peak_memory_mib: what it used; None where nothing could tell.
+    """
+
+    def __init__(self, said: "dict[str, object]") -> "None":
+        self.outcome = str(said.get("outcome"))
+        self.text = str(said.get("text") or "")
+        self.cpu_time_s = said.get("cpu_time_s")
+        self.wall_time_s = said.get("wall_time_s")
+        self.peak_memory_mib = said.get("peak_memory_mib")
+        self.stdout = b""
+        self.stderr = b""
+        own = said.get("exit_code")
+        ended_by_itself = self.outcome in ("success", "failed") and isinstance(own, int)
+        self.exit_code = own if ended_by_itself else _CODES.get(self.outcome, CUT_OFF)  # type: int # type: ignore[assignment]
+
+
+class Killer:
+    """Kills a student's program when it is called, from a signal handler, too."""
+
+    def __init__(self) -> "None":
+        self.wanted, self._write = os.pipe()
+        os.set_blocking(self._write, False)
+
+    def __call__(self, *_: "object") -> "None":
+        try:
+            os.write(self._write, b"k")
+        except BlockingIOError:
+            pass  # it was called often enough
+
+    def close(self) -> "None":
+        os.close(self.wanted)
+        os.close(self._write)
+
+
+def run_student(command: "str | list[str]", stdin: "bytes | str" = b"", **limits: "object") -> "StudentEnd":
+    """Run a command in a student container and wait for its end; what it writes comes back with it.
+
+    Args:
+        command: words, or one text that is split into words as a shell would split it. No shell runs it: for pipes and the
+            like, ``["sh", "-c", "..."]``. It begins in the folder that the caller is in.
+        stdin: its standard input.
+        limits: as of `request`.
+    """
+    stdout, stderr = [], []  # type: tuple[list[bytes], list[bytes]]
+    end = capture_student(request(command, **limits), stdin, stdout, stderr)  # type: ignore[arg-type]
+    end.stdout, end.stderr = b"".join(stdout), b"".join(stderr)
+    return end
+
+
+def capture_student(asked: "dict[str, object]", stdin: "bytes | str", stdout: "list[bytes]", stderr: "list[bytes]") -> "StudentEnd":
+    """The same, with two lists for what it writes, which may be one."""
+    data = stdin.encode("utf-8") if isinstance(stdin, str) else stdin
+    return converse(asked, _Held(data), lambda is_stderr, piece: (stderr if is_stderr else stdout).append(piece))
+
+
+def relay_student(
+    asked: "dict[str, object]", stdin: "int | None", stdout: "int | None", stderr: "int | None", killer: "Killer | None" = None
+) -> "StudentEnd":
+    """The same with three open files as its streams, live; None: nothing comes, or what comes is dropped."""
+    aims = [stdout, stderr]
+
+    def write(is_stderr: "bool", piece: "bytes") -> "None":
+        aim = aims[is_stderr]
+        if aim is not None:
+            _write_all(aim, piece)
+
+    return converse(asked, _Held(b"") if stdin is None else _File(stdin), write, killer)
+
+
+def request(
+    command: "str | list[str]",
+    environment: "str" = "",
+    cpu_time_s: "float" = 0,
+    wall_time_s: "float" = 0,
+    memory_mib: "int" = 0,
+    share_network: "bool" = False,
+    env: "dict[str, str] | None" = None,
+    folder: "str | None" = None,
+    teardown: "str" = "",
+) -> "dict[str, object]":
+    """What is asked for. 0 and ``""``: as the task has it.
+
+    Args:
+        environment: the container's environment.
+        cpu_time_s, wall_time_s: seconds. memory_mib: MiB.
+        share_network: whether it may use the student network that the task opens.
+        env: environment variables.
+        folder: where the command begins; None: the current folder. Of the grader's, a student has ``/task/student`` only.
+        teardown: a command that is run after it, whatever became of it; the exit code stays the first one's.
+
+    Raises:
+        BadValue: a value makes no sense.
+    """
+    for name, value in (("cpu_time_s", cpu_time_s), ("wall_time_s", wall_time_s), ("memory_mib", memory_mib)):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+            raise BadValue(f"{name} must be a number that is not negative, not {value!r}")
+    asked = {
+        "type": "student",
+        "command": _placed(_words(command), os.getcwd() if folder is None else folder, teardown),
+        "environment": environment or "",
+        "cpu_time_s": cpu_time_s,
+        "wall_time_s": wall_time_s,
+        "memory_mib": int(memory_mib),
+        "share_network": bool(share_network),
+        "env": dict(env or {}),
+    }  # type: dict[str, object]
+    if len(messages.line(asked)) > messages.LARGEST - 4096:
+        raise BadValue("the command and its variables are larger than 1 MiB: give it what it reads as a file, or on standard input")
+    return asked
+
+
+def converse(
+    asked: "dict[str, object]",
+    stdin: "_Held | _File",
+    write: "Callable[[bool, bytes], None]",
+    killer: "Killer | None" = None,
+) -> "StudentEnd":
+    """Ask the runner for a student container and be its streams until it has ended. Leaving early kills it."""
+    channel = _connected()
+    try:
+        channel.sendall(messages.line(asked))
+        return _Conversation(channel, stdin, write, killer).until_the_end()
+    except OSError as error:
+        raise CutOff(f"the runner is gone: {error.strerror or error}") from None
+    finally:
+        channel.close()
+
+
+class _Conversation:
+    """One student's program, on one connection to the runner."""
+
+    def __init__(
+        self,
+        channel: "socket.socket",
+        stdin: "_Held | _File",
+        write: "Callable[[bool, bytes], None]",
+        killer: "Killer | None",
+    ) -> "None":
+        self._channel = channel
+        self._stdin = stdin
+        self._write = write
+        self._killer = killer
+        self._lines = messages.Lines()
+        self._untaken = 0
+        self._feeds = False  # between its start and the end of its standard input
+        self._end = None  # type: StudentEnd | None
+
+    def until_the_end(self) -> "StudentEnd":
+        while self._end is None:
+            ready = self._wait()
+            if self._killer is not None and self._killer.wanted in ready:
+                self._kill()
+            if self._channel.fileno() in ready:
+                self._hear()
+            elif self._wants_input() and (self._stdin.fd is None or self._stdin.fd in ready):
+                self._feed()
+        return self._end
+
+    def _wait(self) -> "list[int]":
+        poller = select.poll()
+        poller.register(self._channel, select.POLLIN)
+        if self._killer is not None:
+            poller.register(self._killer.wanted, select.POLLIN)
+        if not self._wants_input():
+            return [fd for fd, _ in poller.poll()]
+        if self._stdin.fd is not None:
+            poller.register(self._stdin.fd, select.POLLIN)
+        return [fd for fd, _ in poller.poll(0 if self._stdin.fd is None else None)]
+
+    def _wants_input(self) -> "bool":
+        return self._feeds and self._untaken < _MOST_UNTAKEN
+
+    def _hear(self) -> "None":
+        data = self._channel.recv(256 * 1024)
+        if not data:
+            raise CutOff("the runner is gone")
+        for line in self._lines.feed(data):
+            self._act_on(messages.read(line))
+
+    def _act_on(self, message: "dict[str, object]") -> "None":
+        kind = message["type"]
+        if kind == "started":
+            self._feeds = True
+        elif kind == "taken":
+            self._untaken -= int(message["bytes"])  # type: ignore[call-overload]
+        elif kind == "output":
+            self._give(bool(message.get("stderr")), messages.from_base64(message.get("data")))
+        elif kind == "end":
+            self._end = StudentEnd(message)
+
+    def _give(self, is_stderr: "bool", piece: "bytes") -> "None":
+        try:
+            self._write(is_stderr, piece)
+        except BrokenPipeError:  # nobody reads it: end it, as SIGPIPE would
+            self._write = _dropped
+            self._kill()
+        except OSError as error:
+            raise CutOff(f"what the program wrote cannot be passed on: {error.strerror or error}") from None
+
+    def _feed(self) -> "None":
+        piece = self._stdin.read(_PIECE)
+        self._feeds = bool(piece)
+        self._untaken += len(piece)
+        self._channel.sendall(messages.line({"type": "stdin", "data": messages.base64(piece)}))
+
+    def _kill(self) -> "None":
+        self._killer = None
+        self._feeds = False
+        self._channel.sendall(messages.line({"type": "kill"}))
+
+
+class _File:
+    """Standard input out of an open file."""
+
+    def __init__(self, fd: "int") -> "None":
+        self.fd = fd  # type: int | None
+        self._open = fd
+
+    def read(self, size: "int") -> "bytes":
+        try:
+            return os.read(self._open, size)
+        except OSError:
+            return b""  # a closed terminal, a folder
+
+
+class _Held:
+    """Standard input that is there already."""
+
+    fd = None
+
+    def __init__(self, data: "bytes") -> "None":
+        self._data = data
+        self._at = 0
+
+    def read(self, size: "int") -> "bytes":
+        piece = self._data[self._at : self._at + size]
+        self._at += len(piece)
+        return piece
+
+
+def _connected() -> "socket.socket":
+    channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        channel.connect(place.CONTROL)
+    except OSError as error:
+        channel.close()
+        raise Unavailable(f"student containers are not available here: {error.strerror or error}") from None
+    return channel
+
+
+def _words(command: "str | list[str]") -> "list[str]":
+    if isinstance(command, str):
+        import shlex
+
+        try:
+            words = shlex.split(command)
+        except ValueError as error:
+            raise BadValue(f"the command {command!r} cannot be split into words: {error}") from None
+    else:
+        words = [str(word) for word in command]
+    words = [cleaned(word) for word in words]
+    if not words:
+        raise BadValue("there is no command to run")
+    for word in words:
+        if "\0" in word:
+            raise BadValue(f"no word of a command can hold a NUL byte: {word!r}")
+    return words
+
+
+def _placed(words: "list[str]", folder: "str", teardown: "str") -> "list[str] | str":
+    """The command with what a shell has to do before and after it, if there is anything."""
+    elsewhere = os.path.realpath(folder) != os.path.realpath(place.TASK)
+    if not elsewhere and not teardown:
+        return words
+    before = f"cd {_quoted([folder])} || exit {CUT_OFF}\n" if elsewhere else ""
+    if not teardown:
+        return before + "exec " + _quoted(words)
+    return before + _quoted(words) + "\ncode=$?\n" + _quoted(_words(teardown)) + "\nexit $code"
+
+
+def _quoted(words: "list[str]") -> "str":
+    import shlex
+
+    return " ".join(shlex.quote(word) for word in words)
+
+
+def _write_all(fd: "int", data: "bytes") -> "None":
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[os.write(fd, view) :]
+        except BlockingIOError:
+            poller = select.poll()
+            poller.register(fd, select.POLLOUT)
+            poller.poll()
+
+
+def _dropped(is_stderr: "bool", piece: "bytes") -> "None":
+    """Nobody reads it."""
+
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable

@@ -1,0 +1,26 @@
+"""Texts as they come: from files, arguments and programs that were never asked for UTF-8."""
+
+import sys
+
+
+def cleaned(text: "str") -> "str":
+    """A text that UTF-8 can hold: what could not be decoded of an argument becomes replacement characters."""
+    try:
+        data = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        data = text.encode("utf-8", "replace")
+    return data.decode("utf-8", "replace")
+
+
+def from_standard_input() -> "str":
+    """All of standard input, whatever the locale says."""
+    return sys.stdin.buffer.read().decode("utf-8", "replace") if sys.stdin is not None else ""
+
+
+def unescaped(text: "str") -> "str":
+    r"""Backslash escapes interpreted; a text with escapes that mean nothing (``\x`` alone) stays as it is."""
+    try:
+        said = cleaned(text).encode("utf-8").decode("unicode-escape")  # each byte beyond ASCII is a character of its own now
+        return b"".join(character.encode("latin-1" if ord(character) < 256 else "utf-8") for character in said).decode("utf-8")
+    except UnicodeError:
+        return text

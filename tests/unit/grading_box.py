@@ -1,0 +1,240 @@
+"""A folder laid out as a grading container's ``/task``; the waiter's end of the link, with programs of this machine as students."""
+
+from __future__ import annotations
+
+import base64
+import compileall
+import functools
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from tests.conftest import eventually
+
+TOOLS = Path(__file__).resolve().parents[2] / "jobmanager" / "grading" / "container"
+TOKEN = "0123456789abcdef"
+_MARK = re.compile(rb"\x1e" + TOKEN.encode() + rb" ([+.!])(?: ([A-Za-z0-9+/=]*))?\n")
+Message = dict[str, object]
+
+
+@functools.cache
+def _compiled_tools() -> tempfile.TemporaryDirectory[str]:
+    """What is brought in, compiled once, as the first command in a container does it for the others."""
+    folder = tempfile.TemporaryDirectory(prefix="tools")
+    shutil.copytree(TOOLS, folder.name, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+    compileall.compile_dir(folder.name, quiet=2)
+    return folder
+
+
+class Box:
+    """``/task`` with our commands and library brought in, and what the job brought."""
+
+    def __init__(self, folder: Path, answers: Mapping[str, object] | None = None, **notes: object) -> None:
+        self.folder = folder
+        self.private = folder / ".jobmanager"
+        shutil.copytree(_compiled_tools().name, self.private)
+        (folder / "student").mkdir()
+        (self.private / "link").write_text(TOKEN)
+        self.bring(answers or {}, **notes)
+
+    def bring(self, answers: Mapping[str, object], **notes: object) -> None:
+        """Say what the job brought; a note ``at_x`` is ``@x``."""
+        named = {name.replace("at_", "@"): value for name, value in notes.items()}
+        (self.private / "input.json").write_text(json.dumps({"answers": answers, "language": "en", **named}))
+
+    def write(self, name: str, content: str | bytes, *, mode: int = 0o644) -> Path:
+        """Put a file into the folder."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        path.chmod(mode)
+        return path
+
+    def run(self, *words: str, stdin: bytes = b"", env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[bytes]:
+        """Run one of our commands, or any other program, as the grader would."""
+        environment = self.environment() | dict(env or {})
+        found = shutil.which(words[0], path=environment["PATH"])
+        assert found is not None, words[0]
+        return subprocess.run([found, *words[1:]], input=stdin, capture_output=True, cwd=self.folder, env=environment, timeout=60)
+
+    def python(self, script: str) -> subprocess.CompletedProcess[bytes]:
+        """Run a Python script as the grader would."""
+        return self.run("python3", "-c", script)
+
+    def environment(self) -> dict[str, str]:
+        """The grader's."""
+        path = f"{self.private / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+        return dict(os.environ, PATH=path, PYTHONPATH=str(self.private / "lib"))
+
+    @property
+    def answer(self) -> Message:
+        """What ``result.json`` holds."""
+        return json.loads((self.private / "result.json").read_bytes())  # type: ignore[no-any-return]
+
+
+class Waiter:
+    """Starts the runner and is at the other end of its link.
+
+    Each ``student`` that it is asked for is a program of this machine, unless ``answering`` says what is answered.
+    """
+
+    def __init__(self, box: Box, *words: str, answering: Callable[[Waiter, Message], None] | None = None) -> None:
+        environment = dict(os.environ, PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+        environment.pop("PYTHONPATH", None)
+        self.box = box
+        self.output = b""  # what is no mark
+        self.stderr = b""
+        self.messages: list[Message] = []
+        self.lines: list[bytes] = []  # the marks as they came
+        self.was_cut_off = False
+        self._answering = answering or Waiter._with_programs
+        self._programs: dict[object, subprocess.Popen[bytes]] = {}
+        self._partial = b""
+        self._lock = threading.Lock()
+        self.runner = subprocess.Popen(
+            [sys.executable, str(box.private / "lib/jobmanager_grading/runner.py"), *words],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=box.folder,
+            env=environment,
+        )
+        self._threads = [threading.Thread(target=self._hear), threading.Thread(target=self._hear_stderr)]
+        for thread in self._threads:
+            thread.start()
+
+    def until_the_end(self) -> int:
+        """Wait until the runner has ended; its exit code."""
+        code = self.runner.wait(60)
+        self.break_the_link()
+        for program in self._programs.values():
+            program.kill()
+        while self._threads:
+            self._threads.pop().join(60)
+        for pipe in (self.runner.stdout, self.runner.stderr):
+            assert pipe is not None
+            pipe.close()
+        return code
+
+    def break_the_link(self) -> None:
+        """Nothing will ever come down again."""
+        assert self.runner.stdin is not None
+        with self._lock:
+            try:
+                self.runner.stdin.close()
+            except BrokenPipeError:
+                pass
+
+    def tell(self, kind: str, student: object, **fields: object) -> None:
+        """Send a message down."""
+        assert self.runner.stdin is not None
+        with self._lock:
+            if self.runner.stdin.closed:
+                return
+            try:
+                self.runner.stdin.write(json.dumps({"type": kind, "id": student, **fields}).encode() + b"\n")
+                self.runner.stdin.flush()
+            except BrokenPipeError:
+                pass  # it has ended
+
+    def asked(self, kind: str) -> list[Message]:
+        """The messages of a kind that came up."""
+        return [message for message in self.messages if message["type"] == kind]
+
+    def wait_for(self, kind: str) -> Message:
+        """The first message of a kind, when it has come."""
+        return eventually(lambda: self.asked(kind), within_s=60, what=kind)[0]
+
+    def _hear(self) -> None:
+        assert self.runner.stdout is not None
+        held = b""
+        while data := self.runner.stdout.read1(65536):  # type: ignore[attr-defined]
+            held = self._take(held + data)
+        self.output += held
+
+    def _hear_stderr(self) -> None:
+        assert self.runner.stderr is not None
+        self.stderr = self.runner.stderr.read()
+
+    def _take(self, held: bytes) -> bytes:
+        at = 0
+        for mark in _MARK.finditer(held):
+            self.output += held[at : mark.start()]
+            at = mark.end()
+            self.lines.append(mark.group(0))
+            self._take_mark(mark)
+        rest = held.rfind(b"\x1e", at)
+        rest = len(held) if rest < 0 else rest
+        self.output += held[at:rest]
+        return held[rest:]
+
+    def _take_mark(self, mark: re.Match[bytes]) -> None:
+        if mark.group(1) == b"!":
+            self.was_cut_off = True
+            return
+        self._partial += base64.b64decode(mark.group(2), validate=True)
+        if mark.group(1) == b".":
+            message = json.loads(self._partial)
+            self._partial = b""
+            self.messages.append(message)
+            self._answering(self, message)
+
+    def _with_programs(self, message: Message) -> None:
+        student = message["id"]
+        if message["type"] == "student":
+            self._programs[student] = program = self._started(message["command"])
+            self.tell("started", student)
+            self._threads += self._relaying(student, program)
+        elif message["type"] == "kill":
+            self._programs[student].kill()
+        elif message["type"] == "stdin":
+            self._write(student, base64.b64decode(str(message["data"])))
+
+    def _started(self, command: object) -> subprocess.Popen[bytes]:
+        words: Sequence[str] = ["sh", "-c", command] if isinstance(command, str) else command  # type: ignore[assignment]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=pipe, cwd=self.box.folder, bufsize=0)
+
+    def _write(self, student: object, data: bytes) -> None:
+        stdin = self._programs[student].stdin
+        assert stdin is not None
+        try:
+            stdin.write(data)
+            if not data:
+                stdin.close()
+        except (BrokenPipeError, ValueError):
+            pass  # it does not want it
+        if data:
+            self.tell("taken", student, bytes=len(data))
+
+    def _relaying(self, student: object, program: subprocess.Popen[bytes]) -> list[threading.Thread]:
+        def relay(stream: str) -> None:
+            pipe = getattr(program, stream)
+            while data := pipe.read(65536):
+                self.tell("output", student, stderr=stream == "stderr", data=base64.b64encode(data).decode())
+
+        readers = [threading.Thread(target=relay, args=(stream,)) for stream in ("stdout", "stderr")]
+
+        def end() -> None:
+            for reader in readers:
+                reader.join()
+            code = program.wait()
+            for pipe in (program.stdin, program.stdout, program.stderr):
+                assert pipe is not None
+                pipe.close()
+            killed = code == -signal.SIGKILL
+            outcome = "killed" if killed else "success" if code == 0 else "failed"
+            self.tell("end", student, outcome=outcome, exit_code=None if killed else code, text="", cpu_time_s=0.5)
+
+        threads = [*readers, threading.Thread(target=end)]
+        for thread in threads:
+            thread.start()
+        return threads
