@@ -114,12 +114,18 @@ def load_image(path: Path, tar: Path, *, timeout_s: float = 120.0) -> None:
 
 
 def start(
-    files: DaemonFiles, *, own_network: bool, flags: Sequence[str] = (), listener: socket.socket | None = None
+    files: DaemonFiles,
+    *,
+    own_network: bool,
+    bridge: bool = False,
+    flags: Sequence[str] = (),
+    listener: socket.socket | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start a daemon and return at once; `wait_until_answers` tells when it is there.
 
     With `own_network` it lives in a network namespace of its own, without bridge and firewall rules: as a second daemon in
-    the first one's namespace it would delete the first one's bridge. `listener` is a listening TCP socket of *our*
+    the first one's namespace it would delete the first one's bridge. With `bridge` too it has a bridge of its own there, whose
+    published ports only that namespace reaches. `listener` is a listening TCP socket of *our*
     namespace, which the daemon serves too (handed over as systemd would).
     """
     for folder in (files.data, files.exec_root, files.log.parent):
@@ -129,12 +135,15 @@ def start(
     command = [
         *("dockerd", "--data-root", str(files.data), "--exec-root", str(files.exec_root)),
         *("--host", files.url, "--pidfile", str(files.pid_file)),
-        *(("--bridge", "none", "--iptables=false") if own_network else ()),
+        *(("--iptables=false",) if own_network else ()),
+        *(("--bridge", "none") if own_network and not bridge else ()),
         *(("--host", "fd://") if listener else ()),
         *flags,
     ]
     if listener is not None:  # socket activation: the first descriptor is 3, and the receiver checks its own process id
         command = ["sh", "-c", 'exec 3<&0 0</dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec "$@"', "sh", *command]
+    if own_network and bridge:
+        command = ["sh", "-c", 'ip link set lo up && exec "$@"', "sh", *command]
     if own_network:
         command = ["unshare", "--net", *command]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DOCKER_")}

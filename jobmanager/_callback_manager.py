@@ -11,8 +11,8 @@ from collections.abc import Callable
 from jobmanager.errors import WouldDeadlock
 from jobmanager.grading.merge import merged
 from jobmanager.model.client import CallbackInfo
-from jobmanager.model.result import Callback, JobResult, Outcome
-from jobmanager.scheduling.orders import DeliverJob
+from jobmanager.model.result import JobResult, Outcome
+from jobmanager.scheduling.orders import DeliverJob, DeliverSSH
 
 _log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class CallbackManagers:
 
     def __init__(self, count: int, *, ended: Callable[[JobResult], None], called_back: Callable[[str], None]) -> None:
         """``ended`` is told every result before its callback, ``called_back`` every job id after it."""
-        self._done: queue.SimpleQueue[DeliverJob | None] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[DeliverJob | DeliverSSH | None] = queue.SimpleQueue()
         self._ended = ended
         self._called_back = called_back
         self._lock = threading.Lock()
@@ -51,8 +51,8 @@ class CallbackManagers:
         for thread in self._threads:
             thread.start()
 
-    def put(self, done: DeliverJob) -> None:
-        """A job has ended."""
+    def put(self, done: DeliverJob | DeliverSSH) -> None:
+        """A job has ended, or somebody can log in to its container."""
         self._done.put(done)
 
     def close(self, timeout_s: float) -> None:
@@ -91,20 +91,26 @@ class CallbackManagers:
         while (done := self._done.get()) is not None:
             self._finish(done)
 
-    def _finish(self, done: DeliverJob) -> None:
-        job_id = done.request.job_id
+    def _finish(self, done: DeliverJob | DeliverSSH) -> None:
+        job_id = done.job_id if isinstance(done, DeliverSSH) else done.request.job_id
         thread = threading.current_thread()
         with self._lock:
             self._busy_since[thread] = (time.monotonic(), job_id)
         try:
+            if isinstance(done, DeliverSSH):
+                _call(job_id, done.ssh_callback, done.address, done.port, done.user, done.password)
+                return
+            if done.ssh_callback is not None:
+                _call(job_id, done.ssh_callback, None, None, None, None)
             result = _result(done)
             self._ended(result)
             if done.callback is not None:
-                _call(done.callback, result)
+                _call(job_id, done.callback, result)
         finally:
             with self._lock:
                 del self._busy_since[thread]
-            self._called_back(job_id)
+            if isinstance(done, DeliverJob):
+                self._called_back(job_id)
 
 
 def _result(done: DeliverJob) -> JobResult:
@@ -116,8 +122,8 @@ def _result(done: DeliverJob) -> JobResult:
         return JobResult(job_id=done.request.job_id, outcome=Outcome.CRASH, text=text, evidence=done.verdict.evidence)
 
 
-def _call(callback: Callback, result: JobResult) -> None:
+def _call(job_id: str, callback: Callable[..., object], *arguments: object) -> None:
     try:
-        callback(result)
+        callback(*arguments)
     except BaseException:  # noqa: BLE001 - the loop's edge: SystemExit too must not end the thread
-        _log.exception("the callback of job %s failed", result.job_id, extra={"job_id": result.job_id})
+        _log.exception("a callback of job %s failed", job_id, extra={"job_id": job_id})

@@ -22,18 +22,21 @@ from jobmanager._children import Child, Gone, Heard
 from jobmanager._pool import ProcessPool, Ticket
 from jobmanager._tunnels import Tunnels
 from jobmanager._waiters import Waiters, farewell
+from jobmanager.engine import ssh_debug
 from jobmanager.engine.owner import Owner, labels
 from jobmanager.events import EnvironmentsChanged, HostDown, HostUp, JobDeleted, JobPlaced, JobQueued, JobStarted
 from jobmanager.hooks import HookManager
-from jobmanager.model.container import ContainerSpec, Image
+from jobmanager.model.container import WORKSPACE, ContainerSpec, Door, Image
 from jobmanager.model.facts import RunFacts
 from jobmanager.model.host import Address, DockerHost
+from jobmanager.model.job import Request
 from jobmanager.model.messages import (
     Alive,
     Began,
     Delete,
     Deleted,
     DeleteFailed,
+    DoorOpen,
     Ended,
     HostAnswers,
     HostCannot,
@@ -54,6 +57,7 @@ from jobmanager.scheduling.orders import (
     AnnounceJob,
     DeleteContainer,
     DeliverJob,
+    DeliverSSH,
     FindWaiter,
     LookAtHost,
     Order,
@@ -112,6 +116,7 @@ class Loop:
             host_lost_timeout_s=host_lost_timeout_s,
         )
         self._addresses: Mapping[str, Address] = {}
+        self._loopback = {host.name for host in hosts if host.is_published_here_only}
         self._cores: dict[str, int] = {}
         self._environments: tuple[str, ...] = ()
         self._images: dict[str, tuple[Image, ...]] = {}  # by host, as it was seen last
@@ -124,6 +129,7 @@ class Loop:
         self._hearing: Mapping[type[Any], Callable[[str, Any], None]] = {
             Alive: lambda *_: None,
             Began: lambda _, said: self._ledger.began(said.container_name),
+            DoorOpen: lambda _, said: self._ledger.door_open(said.container_name, said.port),
             Stops: lambda _, said: self._ledger.stops(said.container_name, said.stopped),
             Ended: self._ended,
             HostAnswers: self._host_answers,
@@ -138,6 +144,7 @@ class Loop:
             WatchJob: self._watch,
             FindWaiter: lambda order: self._ledger.waiter_died([order.container]),
             StopJob: lambda order: self._waiters.kill(order.container),
+            DeliverSSH: self._callbacks.put,
             DeliverJob: self._callbacks.put,
             DeleteContainer: self._delete,
             AnnounceHostDown: self._announce_host_down,
@@ -324,10 +331,16 @@ class Loop:
             labels=labels(self._manager_id, request.job_id, lease_s, self._owner),
             limits=request.task.limits,
             network=request.task.network,
+            door=self._door(request, order.host),
         )
         submit = Submit(address=self._addresses[order.host], container=container, timeout_s=self._engine_timeout_s)
         self._pool.put(Ticket(host=order.host, container=order.container, request=submit))
         self._hooks.fire(JobPlaced(at_s=time.time(), job_id=request.job_id, host=order.host))
+
+    def _door(self, request: Request, host: str) -> Door | None:
+        if not request.ssh_password:
+            return None
+        return ssh_debug.door(request.ssh_password, workspace=WORKSPACE, loopback_only=host in self._loopback)
 
     def _watch(self, order: WatchJob) -> None:
         request = order.request
@@ -346,6 +359,8 @@ class Loop:
             elapsed_s=order.elapsed_s,
             stopped=order.stopped,
         )
+        if request.ssh_password:
+            job = ssh_debug.session(job, workspace=WORKSPACE)
         if not self._waiters.watch(order.host, job):
             self._do_later(_NO_WAITER_S, FindWaiter(container=order.container))
             return

@@ -10,7 +10,7 @@ import logging
 import time
 
 from jobmanager.engine.protocol import Engine, EngineError, EngineFailed, ImageMissing, NameTaken, NoSuchContainer, Unreachable
-from jobmanager.model.container import ContainerSpec, ContainerState, ImageDefaults, Phase
+from jobmanager.model.container import ACCOUNTS, ContainerSpec, ContainerState, ImageDefaults, Phase
 from jobmanager.model.messages import HostCannot, Refused, Submitted
 
 _log = logging.getLogger(__name__)
@@ -27,6 +27,8 @@ def submit(engine: Engine, container: ContainerSpec, *, may_pull: bool = False) 
         container_id = _create(engine, container, defaults)
         if isinstance(container_id, Refused):
             return container_id
+        if container.door is not None:
+            engine.write_file(container_id, ACCOUNTS, container.door.accounts)
         engine.start(container_id)
     except Unreachable as error:
         return HostCannot(reason=str(error), unreachable=True)

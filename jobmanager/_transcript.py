@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from jobmanager.engine.protocol import Chunk
-from jobmanager.engine.way_in import RESULT_FILE_LIMIT, Mark, MarkedStream, cpu_before, end_mark
+from jobmanager.engine.way_in import DOOR_OPEN, RESULT_FILE_LIMIT, Mark, MarkedStream, cpu_before, end_mark
 from jobmanager.model.facts import EndMark
 
 
@@ -56,6 +56,7 @@ class Transcript:
         self.end: EndMark | None = None
         self.refusal = ""
         self.complete = False  # PID 1 has nothing more to say
+        self.door_open = False  # a debugged job's SSH server takes connections
         self.beginning_lost = False
         self.stdout, self.stderr = bytearray(), bytearray()
         self.stdout_bytes = self.stderr_bytes = 0
@@ -128,6 +129,8 @@ class Transcript:
             self.end = end_mark(mark.rest, self._cpu_before_ns) or self.end  # by now the counter's start is known
         elif mark.word == "bye":
             self._said_bye = True
+        elif mark.word == DOOR_OPEN:
+            self.door_open = True
         self.complete = self.complete or (self._said_bye and self._stderr_ended)
 
     def _got(self, mark: Mark, stderr: bool) -> None:

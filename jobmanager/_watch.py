@@ -15,11 +15,11 @@ from enum import Enum, auto
 
 from jobmanager._collect import collected
 from jobmanager._transcript import Output, Tap, Transcript
-from jobmanager.engine.protocol import Engine, EngineError, NoSuchContainer, NotRunning, OutputStream, Unreachable
+from jobmanager.engine.protocol import Engine, EngineError, NoSuchContainer, NotRunning, OutputStream, Refused, Unreachable
 from jobmanager.engine.way_in import CANNOT_UNPACK, NOT_DELIVERED, payload, trace_of_the_end
 from jobmanager.model.container import ContainerState, Phase
 from jobmanager.model.facts import Limit, RunFacts, Stopped
-from jobmanager.model.messages import Began, Stops
+from jobmanager.model.messages import Began, DoorOpen, Stops
 from jobmanager.model.messages import Watch as WatchMessage
 
 _log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class Watch:
         engine: Engine,
         *,
         host_lost_timeout_s: float,
-        send: Callable[[Began | Stops], None],
+        send: Callable[[Began | DoorOpen | Stops], None],
         on_output: Callable[[bool, bytes], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -79,7 +79,7 @@ class Watch:
         self._look_asked = threading.Event()
         self._transcript = self._new_transcript()
         self._heard = Output()  # before the log took the place of the container's own stream
-        self._told_began = False
+        self._told_began = self._told_door = False
         self._may_have_begun = job.taken_over  # the program: False is proof that nobody has given it to PID 1
         self._delivered = False
         self._fed_whole = False  # by this watch itself
@@ -253,9 +253,22 @@ class Watch:
             if self._transcript.began and not self._told_began:
                 self._told_began = True
                 self._send(Began(container_name=self._job.container_name))
+            if self._transcript.door_open and not self._told_door:
+                self._tell_door()
             over = self._glance()
             if over is not None:
                 return over
+
+    def _tell_door(self) -> None:
+        try:
+            ports = self._engine.inspect(self._job.container_id).ports
+        except EngineError as error:  # asked again soon
+            _log.debug("ports of %s: %s", self._job.container_name, error)
+            return
+        if not ports:
+            raise Refused("it published no port: a session needs a bridge network that can be reached from outside")
+        self._told_door = True
+        self._send(DoorOpen(container_name=self._job.container_name, port=next(iter(ports.values()))))
 
     def _glance(self) -> _Over | None:
         """Whether it is over, by what has been read and by the clock."""

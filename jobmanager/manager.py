@@ -47,6 +47,7 @@ from typing import TYPE_CHECKING
 
 from jobmanager._callback_manager import CallbackManagers
 from jobmanager._loop import Loop
+from jobmanager.engine import ssh_debug
 from jobmanager.engine.default_host import default_host
 from jobmanager.engine.owner import retire
 from jobmanager.errors import (
@@ -57,7 +58,6 @@ from jobmanager.errors import (
     InvalidTask,
     InvalidValue,
     NotStarted,
-    NotSupported,
 )
 from jobmanager.events import JobEnded, ManagerClosing, ManagerStarted
 from jobmanager.hooks import HookManager
@@ -82,6 +82,7 @@ _MOST_CALLBACK_THREADS = 1000
 _MOST_POOL_WORKERS = 1000
 _READY_S = 1.0  # after which hosts that have not answered are no longer waited for
 _ANY_ANSWER_S = 10.0  # for the first word of any host
+_SSH_TIMEOUT_S = 1800.0
 _GLANCE_S = 0.5  # between looks at whether a drain has become a kill
 _THREAD_END_S = 2.0
 
@@ -115,6 +116,7 @@ class JobManager:
         pool_size: processes that create and remove containers; None: twice the cores, at most 8.
         host_lost_timeout_s: how long a host may be away before its running jobs end as ``crash``.
         engine_timeout_s: for each single call of the Docker API.
+        ssh_timeout_s: how long a session of ``debug="ssh"`` may last.
 
     Raises:
         InvalidValue: an argument makes no sense.
@@ -132,6 +134,7 @@ class JobManager:
         pool_size: int | None = None,
         host_lost_timeout_s: float = 60.0,
         engine_timeout_s: float = 30.0,
+        ssh_timeout_s: float = _SSH_TIMEOUT_S,
     ) -> None:
         self._configs = _hosts(hosts)
         self._aliases = _aliases(environments)
@@ -145,6 +148,7 @@ class JobManager:
         self._pool_size = _checks.positive_int("pool_size", wanted_size, most=_MOST_POOL_WORKERS)
         self._host_lost_timeout_s = _checks.timeout("host_lost_timeout_s", host_lost_timeout_s)
         self._engine_timeout_s = _checks.timeout("engine_timeout_s", engine_timeout_s)
+        self._ssh_timeout_s = _checks.timeout("ssh_timeout_s", ssh_timeout_s)
         self._lock = threading.Lock()  # guards what follows: starting, closing
         self._run: _Run | None = None
         self._closed = False
@@ -228,8 +232,9 @@ class JobManager:
             callback: called once with the JobResult, in this process, never from in here. Any callable.
             priority: lower runs sooner; equal ones in the order of their arrival.
             launcher_name: who asks; for logs and listings.
-            debug: True adds the list of steps with their times to the result.
-            ssh_callback: for ``debug="ssh"``, which is not supported yet.
+            debug: True adds the list of steps with their times to the result; "ssh" also lets a person log in (docs/debugging.md).
+            ssh_callback: for ``debug="ssh"`` and nothing else: called once with host, port, user and password of an SSH server
+                in the job's container, which takes the place of its command; with four None when there will be none.
             job_id: chosen by the caller; None: made here.
 
         Raises:
@@ -238,12 +243,14 @@ class JobManager:
             NotStarted, Closed: not now.
         """
         run = self._running()
-        request = _request(task, inputdata, priority, launcher_name, debug, job_id)
+        request = _request(task, inputdata, priority, launcher_name, debug, job_id, ssh_timeout_s=self._ssh_timeout_s)
         if callback is not None and not callable(callback):
             raise InvalidInput(f"callback must be callable, not {callback!r}")
         if ssh_callback is not None and not callable(ssh_callback):
             raise InvalidInput(f"ssh_callback must be callable, not {ssh_callback!r}")
-        run.ledger.accept(request, callback)
+        if (debug == "ssh") != (ssh_callback is not None):
+            raise InvalidInput('debug="ssh" and ssh_callback go together: the callback is told where to log in')
+        run.ledger.accept(request, callback, ssh_callback)
         run.loop.wake()
         return request.job_id
 
@@ -477,7 +484,14 @@ class _Run:
 
 
 def _request(
-    task: Task, inputdata: InputData, priority: int, launcher_name: str, debug: Debug, job_id: str | None
+    task: Task,
+    inputdata: InputData,
+    priority: int,
+    launcher_name: str,
+    debug: Debug,
+    job_id: str | None,
+    *,
+    ssh_timeout_s: float = _SSH_TIMEOUT_S,
 ) -> Request:
     """A job's parts, checked."""
     if not isinstance(task, Task):
@@ -486,10 +500,10 @@ def _request(
         raise InvalidInput(f"priority must be a whole number, not {priority!r}")
     if not isinstance(launcher_name, str):
         raise InvalidInput(f"launcher_name must be a string, not {launcher_name!r}")
+    if not isinstance(debug, bool) and debug != "ssh":
+        raise InvalidInput(f'debug must be True, False or "ssh", not {debug!r}')
     if debug == "ssh":
-        raise NotSupported('debug="ssh" is not supported yet: use debug=True')
-    if not isinstance(debug, bool):
-        raise InvalidInput(f"debug must be True or False, not {debug!r}")
+        task = _debugged(task, ssh_timeout_s)
     inputs = with_random_inputs(task, JobInput.of(inputdata))
     return Request(
         job_id=uuid.uuid4().hex if job_id is None else checked_job_id(job_id),
@@ -499,7 +513,14 @@ def _request(
         priority=priority,
         launcher_name=launcher_name,
         debug=debug,
+        ssh_password=ssh_debug.new_password() if debug == "ssh" else "",
     )
+
+
+def _debugged(task: Task, session_s: float) -> Task:
+    if not task.needs_container:
+        raise InvalidInput('debug="ssh" needs a task that runs in a container: all problems of this one are answered without')
+    return ssh_debug.debugged(task, session_s=session_s)
 
 
 def _hosts(given: Sequence[DockerHost | str] | DockerHost | str | None) -> list[DockerHost]:

@@ -33,14 +33,16 @@ class Certificates:
 
 
 class PrivateDaemon:
-    """A daemon of its own in a network namespace of its own (no bridge network), for tests with faults.
+    """A daemon of its own in a network namespace of its own (no bridge network unless asked for), for tests with faults.
 
     Root on Linux only; made elsewhere it raises DaemonError. The constructor starts nothing; `with` starts it, waits until
     it answers, and stops it. `folder` gets its log and its data; `stop` deletes the data. With `tls` the daemon also listens
     on `tls_url`, a TCP port of 127.0.0.1 that stays the same over `restart` (client certificates required).
     """
 
-    def __init__(self, folder: Path, *, extra_args: tuple[str, ...] = (), tls: Certificates | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, extra_args: tuple[str, ...] = (), tls: Certificates | None = None, bridge: bool = False
+    ) -> None:
         if sys.platform != "linux" or os.geteuid() != 0:
             raise DaemonError("a private daemon needs root on Linux: run the tests as root, or leave those marked `daemon` out")
         if shutil.which("dockerd", path=dockerd.SBIN_PATH) is None:
@@ -48,6 +50,7 @@ class PrivateDaemon:
         self._folder = folder
         self._extra_args = extra_args
         self._tls = tls
+        self._bridge = bridge
         self._tls_port = 0
         self._files: DaemonFiles | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -84,7 +87,7 @@ class PrivateDaemon:
             self._files = DaemonFiles(data=self._folder / "data", runtime=runtime, log=self._folder / "dockerd.log")
         flags = ["--shutdown-timeout", "5", *self._extra_args]
         if self._tls is None:
-            self._process = dockerd.start(self._files, own_network=True, flags=flags)
+            self._process = dockerd.start(self._files, own_network=True, bridge=self._bridge, flags=flags)
             return
         flags += ["--tlsverify", "--tlscacert", str(self._tls.ca)]
         flags += ["--tlscert", str(self._tls.server_cert), "--tlskey", str(self._tls.server_key)]

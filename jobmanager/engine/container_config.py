@@ -6,7 +6,7 @@ from typing import Any
 
 from jobmanager.engine.seccomp import seccomp_profile
 from jobmanager.engine.way_in import pid_1
-from jobmanager.model.container import SHARED_FOLDER, ContainerSpec, ImageDefaults
+from jobmanager.model.container import SHARED_FOLDER, ContainerSpec, Door, ImageDefaults
 from jobmanager.model.limits import Limits
 from jobmanager.model.network import Network
 
@@ -18,12 +18,13 @@ _NO_CORE = 1  # at 0 a host that pipes cores to a program (systemd-coredump, app
 _LARGEST_FILE_MIB = 4096  # holes included; runtimes such as .NET's map 2 GiB files that they hardly fill
 _LOG_ROOM_KIB = 1024  # so that no output within its limit is ever rotated away
 _IMAGE_VOLUME_MIB = 1
+_SETTINGS = "/etc"
 _UNPACKING = 3  # processes that PID 1 needs to unpack a job
 
 
 def container_config(spec: ContainerSpec, defaults: ImageDefaults) -> dict[str, Any]:
     """The body of ``POST /containers/create``: closed by default, opened only where the spec says so."""
-    return {
+    config = {
         "Image": spec.image,
         "Entrypoint": ["sh", "-c", pid_1(spec.workspace)],
         "Cmd": [],
@@ -48,6 +49,19 @@ def container_config(spec: ContainerSpec, defaults: ImageDefaults) -> dict[str, 
             },
         },
     }
+    if spec.door is not None:
+        _open(config, spec, spec.door)
+    return config
+
+
+def _open(config: dict[str, Any], spec: ContainerSpec, door: Door) -> None:
+    """A published port, and ``/etc`` as a volume with what the image has there: accounts can be written into that only."""
+    inside, host = f"{door.port}/tcp", config["HostConfig"]
+    config["ExposedPorts"] = {inside: {}}
+    host["PortBindings"] = {inside: [{"HostIp": "127.0.0.1" if door.loopback_only else "", "HostPort": ""}]}
+    host["Tmpfs"].pop(_SETTINGS, None)
+    labels = {**spec.labels, VOLUME_LABEL: spec.name}
+    host["Mounts"].append({"Type": "volume", "Target": _SETTINGS, "VolumeOptions": {"Labels": labels}})
 
 
 def _closed(spec: ContainerSpec) -> dict[str, Any]:

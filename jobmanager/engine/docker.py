@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import io
 import re
 import socket
+import tarfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -154,6 +156,15 @@ class DockerEngine:
             made = self._client.create_container_from_config(container_config(spec, defaults), spec.name)
         return str(made["Id"])
 
+    def write_file(self, container: str, path: str, content: bytes) -> None:
+        folder, _, name = path.rpartition("/")
+        packed, member = io.BytesIO(), tarfile.TarInfo(name)
+        member.size, member.mode = len(content), 0o644
+        with tarfile.open(fileobj=packed, mode="w") as tar:
+            tar.addfile(member, io.BytesIO(content))
+        with _translated():
+            self._client.put_archive(container, folder or "/", packed.getvalue())
+
     def start(self, container: str) -> None:
         with _translated():
             self._client.start(container)
@@ -200,6 +211,7 @@ class DockerEngine:
             started_at_s=_seconds(state.get("StartedAt")),
             in_removal=state["Status"] in ("removing", "dead"),
             volumes=_volumes(said),
+            ports=_published(said.get("NetworkSettings", {}).get("Ports") or {}),
         )
 
     def list(self, labels: Mapping[str, str | None]) -> list[ContainerState]:
@@ -317,6 +329,12 @@ class DockerEngine:
 def _volumes(container: Mapping[str, Any]) -> dict[str, str]:
     mounts = container.get("Mounts") or ()
     return {str(mount["Destination"]): str(mount["Name"]) for mount in mounts if mount.get("Type") == "volume"}
+
+
+def _published(ports: Mapping[str, Any]) -> dict[int, int]:
+    """TCP ports from inside to outside. One that is published for IPv4 and IPv6 can have two numbers: that of IPv4."""
+    found = {inside: sorted(places, key=lambda place: ":" in place["HostIp"]) for inside, places in ports.items() if places}
+    return {int(inside.partition("/")[0]): int(places[0]["HostPort"]) for inside, places in found.items()}
 
 
 def _wanted(labels: Mapping[str, str | None]) -> Sequence[str]:

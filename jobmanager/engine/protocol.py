@@ -134,6 +134,10 @@ class Engine(Protocol):
         """Make a container, with its volume, and return its id; raises NameTaken, ImageMissing, Refused."""
         ...
 
+    def write_file(self, container: str, path: str, content: bytes) -> None:
+        """Put a file, root's, into a container that need not run. Its root is read-only, so this is for its volumes."""
+        ...
+
     def start(self, container: str) -> None:
         """Start a created container. Running already is fine; one that has ended would run again: look first."""
         ...

@@ -36,6 +36,7 @@ RESULT_FILE_LIMIT = 1024 * 1024
 NOT_DELIVERED = 125  # PID 1's own exit code when it did not get its job whole
 _LONGEST_MARK = 1024
 _RUNNABLE = ".jobmanager/bin/"
+DOOR_OPEN = "ssh"  # the word of a mark: ``ssh_debug.py``
 CANNOT_UNPACK = "its files cannot be unpacked into the workspace"
 
 _PID_1 = rf"""

@@ -12,6 +12,17 @@ from jobmanager.model.network import Network
 WORKSPACE = "/job"
 GRADING_WORKSPACE = "/task"  # of grading and student containers, as graders written for INGInious name it
 SHARED_FOLDER = "/task/student"
+ACCOUNTS = "/etc/passwd"
+SSH_USER = "job"  # who logs in to a debugged job's container
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Door:
+    """A published port, and who may come in there (``debug="ssh"``)."""
+
+    port: int  # inside the container; outside the engine chooses one
+    loopback_only: bool  # it can be reached from the engine's own machine only
+    accounts: bytes = field(repr=False)  # the container's /etc/passwd
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +35,7 @@ class ContainerSpec:
     limits: Limits
     network: Network | str = Network.OFF
     workspace: str = WORKSPACE
+    door: Door | None = None
     shares: bool = False  # a grading container: it brings a volume that its student containers share
     shared_volume: str = ""  # a student container: that volume's name
     network_of: str = ""  # a student container: whose network it is in, instead of one of its own
@@ -58,6 +70,7 @@ class ContainerState:
     started_at_s: float = 0.0  # the same, for its latest start; 0 where it was not asked for
     in_removal: bool = False  # an engine ends a container first, and then removes it
     volumes: Mapping[str, str] = field(default_factory=dict)  # their names by path
+    ports: Mapping[int, int] = field(default_factory=dict)  # published ones: inside, outside; where it was asked for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import string
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -13,6 +15,8 @@ from jobmanager.model import _checks
 _SCHEMES = ("unix", "tcp", "ssh", "fake")
 _MOST_WAITERS = 64
 _PULLS = ("never", "missing")
+_LOOPBACK = "127.0.0.1"
+_LETTERS_OF_ADDRESSES = frozenset(string.ascii_letters + string.digits + ".-_:%")
 _EXAMPLES = "unix:///var/run/docker.sock, tcp://host:2376 or ssh://user@host"
 
 
@@ -54,6 +58,7 @@ class DockerHost:
         waiters: how many waiter processes watch its containers.
         pull: "never", or "missing" to let the host fetch an image that it lacks.
         ssh_config: a file for ``ssh -F``, for ssh only; None: the caller's own settings.
+        address: where its published ports are reached, for ``debug="ssh"``; None: the url's host, 127.0.0.1 for a unix socket.
 
     Raises:
         InvalidHost: a url that makes no sense, certificates that are missing.
@@ -66,6 +71,7 @@ class DockerHost:
     waiters: int = field(default=1, kw_only=True)
     pull: str = field(default="never", kw_only=True)
     ssh_config: str | Path | None = field(default=None, kw_only=True)
+    address: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         _check_url(self.url)
@@ -82,11 +88,24 @@ class DockerHost:
                 raise InvalidHost(f"ssh_config is for ssh urls, not for {self.url!r}")
             _readable("ssh_config", self.ssh_config)
             object.__setattr__(self, "ssh_config", os.fspath(self.ssh_config))
+        if self.address is not None:
+            _check_address(self.address)
         if isinstance(self.tls, (str, Path)):
             object.__setattr__(self, "tls", TLS.folder(self.tls))
         elif self.tls is not None and not isinstance(self.tls, TLS):
             raise InvalidHost(f"tls must be a TLS or a folder of certificates, not {self.tls!r}")
         object.__setattr__(self, "name", _checks.text("name", self.url if self.name == "" else self.name, InvalidHost))
+
+
+    @property
+    def published_at(self) -> str:
+        """Where its published ports are reached: a name or an IP address."""
+        return self.address or urlsplit(self.url).hostname or _LOOPBACK
+
+    @property
+    def is_published_here_only(self) -> bool:
+        """Whether that is an address of the engine's own machine, which nobody reaches from another one."""
+        return self.published_at == "localhost" or _is_loopback(self.published_at)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +137,18 @@ def _check_url(url: str) -> None:
         raise InvalidHost(f"host url {url!r}: a host's name cannot begin with '-'")
     if parts.scheme == "tcp" and port is None:
         raise InvalidHost(f"host url {url!r} names no port (2376 is usual with TLS)")
+
+
+def _check_address(address: str) -> None:
+    if not isinstance(address, str) or not address or not set(address) <= _LETTERS_OF_ADDRESSES or address.startswith("-"):
+        raise InvalidHost(f"address must be a machine's name or IP address, such as grader.example.org, not {address!r}")
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ip_address(address).is_loopback
+    except ValueError:  # a name
+        return False
 
 
 def _readable(name: str, path: str | Path) -> None:

@@ -73,7 +73,8 @@ class Request:
     files: Mapping[str, bytes] = field(repr=False)  # everything that goes into the workspace
     priority: int  # lower runs sooner
     launcher_name: str
-    debug: bool
+    debug: bool | str  # "ssh": a person wants to log in
+    ssh_password: str = field(default="", repr=False)  # for debug="ssh": what lets a person in
 
 
 def _stdin(given: bytes | str) -> bytes:

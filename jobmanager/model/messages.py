@@ -152,6 +152,14 @@ class Began:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DoorOpen:
+    """The SSH server of a debugged job takes connections."""
+
+    container_name: str
+    port: int  # on the host
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stops:
     """A limit was reached, and its container is about to be stopped: a waiter that takes over has to know who did it."""
 

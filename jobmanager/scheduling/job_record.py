@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from jobmanager.model.client import RunningJob, WaitingJob
+from jobmanager.model.client import RunningJob, SSHCallback, WaitingJob
 from jobmanager.model.facts import RunFacts, Stopped
 from jobmanager.model.job import Request
 from jobmanager.model.result import Callback, Step
@@ -21,6 +21,7 @@ class JobRecord:
 
     request: Request
     callback: Callback | None
+    ssh_callback: SSHCallback | None  # None when there is nobody to tell, or no more
     number: int
     accepted_at: float
     accepted_wall_s: float

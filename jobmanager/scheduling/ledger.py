@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from jobmanager.errors import Closed, DuplicateJob, QueueFull
-from jobmanager.model.client import HostInfo, QueueInfo, RunningJob, WaitingJob
-from jobmanager.model.container import EngineInfo, Image
+from jobmanager.model.client import HostInfo, QueueInfo, RunningJob, SSHCallback, WaitingJob
+from jobmanager.model.container import SSH_USER, EngineInfo, Image
 from jobmanager.model.facts import RunFacts, Stopped
 from jobmanager.model.host import DockerHost
 from jobmanager.model.job import Request
@@ -31,6 +31,7 @@ from jobmanager.scheduling.orders import (
     AnnounceHostDown,
     AnnounceJob,
     DeliverJob,
+    DeliverSSH,
     LookAtHost,
     Order,
     StopJob,
@@ -94,7 +95,7 @@ class Ledger:
 
     # ---- what callers ask
 
-    def accept(self, request: Request, callback: Callback | None) -> None:
+    def accept(self, request: Request, callback: Callback | None, ssh_callback: SSHCallback | None = None) -> None:
         """Take a job. Raises JobRefused's children, and then nothing has changed."""
         grader = request.task.grader
         needs = Needs(
@@ -119,6 +120,7 @@ class Ledger:
             job = JobRecord(
                 request=request,
                 callback=callback,
+                ssh_callback=ssh_callback,
                 number=self._numbers,
                 accepted_at=self._clock(),
                 waiting_since=self._clock(),
@@ -266,6 +268,26 @@ class Ledger:
             job = self._job_of(container)
             if job is not None:
                 job.note("began", self._clock())
+
+    def door_open(self, container: str, port: int) -> None:
+        """A waiter's word: somebody can log in to a debugged job's container."""
+        with self._lock:
+            job = self._job_of(container)
+            if job is None or job.ssh_callback is None or job.host is None or job.killed:
+                return
+            job.note("ssh_opened", self._clock())
+            told, job.ssh_callback = job.ssh_callback, None
+            address = self._hosts[job.host].config.published_at
+            self._orders.append(
+                DeliverSSH(
+                    job_id=job.request.job_id,
+                    ssh_callback=told,
+                    address=address,
+                    port=port,
+                    user=SSH_USER,
+                    password=job.request.ssh_password,
+                )
+            )
 
     def stops(self, container: str, stopped: Stopped) -> None:
         """A waiter's word: it is about to stop the container for a limit."""
@@ -445,6 +467,7 @@ class Ledger:
             DeliverJob(
                 request=job.request,
                 callback=job.callback,
+                ssh_callback=job.ssh_callback,
                 verdict=after_reruns(job.verdict, job.cut_off),
                 facts=job.facts,
                 host=job.host,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Union
 
+from jobmanager.model.client import SSHCallback
 from jobmanager.model.facts import RunFacts, Stopped
 from jobmanager.model.job import Request
 from jobmanager.model.result import Callback, Step
@@ -61,6 +62,18 @@ class StopJob:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeliverSSH:
+    """Onto the done queue: somebody can log in to a job's container."""
+
+    job_id: str
+    ssh_callback: SSHCallback
+    address: str  # of the machine
+    port: int
+    user: str
+    password: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeliverJob:
     """Onto the done queue."""
 
@@ -71,6 +84,7 @@ class DeliverJob:
     host: str | None
     timings: dict[str, float]
     steps: tuple[Step, ...]
+    ssh_callback: SSHCallback | None = None  # for debug="ssh", when nobody could log in
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,4 +113,6 @@ class LookAtHost:
     host: str
 
 
-Order = Union[AnnounceJob, SubmitJob, WatchJob, FindWaiter, StopJob, DeliverJob, DeleteContainer, AnnounceHostDown, LookAtHost]
+Order = Union[
+    AnnounceJob, SubmitJob, WatchJob, FindWaiter, StopJob, DeliverSSH, DeliverJob, DeleteContainer, AnnounceHostDown, LookAtHost
+]

@@ -168,6 +168,8 @@ def test_feeding_an_absent_container_raises_no_such_container(place: Place) -> N
 def test_the_archive_of_an_absent_container_raises_no_such_container(place: Place) -> None:
     with pytest.raises(NoSuchContainer):
         list(place.engine.archive(NOBODY, "/job"))
+    with pytest.raises(NoSuchContainer):
+        place.engine.write_file(NOBODY, "/etc/passwd", b"x")
 
 
 def test_removing_an_absent_container_is_fine(place: Place) -> None:

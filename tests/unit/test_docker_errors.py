@@ -189,6 +189,7 @@ CALLS = {
     "open_stdin": lambda engine: engine.open_stdin("c"),
     "inspect": lambda engine: engine.inspect("c"),
     "list": lambda engine: engine.list({"a": None}),
+    "write_file": lambda engine: engine.write_file("c", "/etc/passwd", b"x"),
     "kill": lambda engine: engine.kill("c"),
     "pause": lambda engine: engine.pause("c"),
     "usage": lambda engine: engine.usage("c"),

@@ -50,6 +50,10 @@ BAD_OPTIONS = [
     ({"waiters": 0}, "waiters must be a whole number above zero"),
     ({"waiters": None}, "waiters must be a whole number above zero"),
     ({"waiters": 65}, "waiters must be at most 64, not 65"),
+    ({"address": ""}, "address must be a machine's name or IP address"),
+    ({"address": "-oProxyCommand=x"}, "address must be"),
+    ({"address": "user@host"}, "address must be"),
+    ({"address": 5}, "address must be"),
     ({"pull": "always"}, "pull must be one of"),
     ({"pull": True}, "pull must be one of"),
     ({"pull": None}, "pull must be one of"),
@@ -128,6 +132,24 @@ def test_tls_is_for_tcp_and_ssh_config_is_for_ssh(certificates):
     with pytest.raises(InvalidHost, match="ssh_config"):
         DockerHost("ssh://host", ssh_config=5)
     assert DockerHost("ssh://host", ssh_config=certificates / "ca.pem").ssh_config == str(certificates / "ca.pem")
+
+
+@pytest.mark.parametrize(
+    ("host", "address", "only_here"),
+    [
+        (DockerHost("unix:///s"), "127.0.0.1", True),
+        (DockerHost("unix:///s", address="grader.example.org"), "grader.example.org", False),
+        (DockerHost("tcp://grader.example.org:2376"), "grader.example.org", False),
+        (DockerHost("tcp://127.0.0.1:2376"), "127.0.0.1", True),
+        (DockerHost("tcp://localhost:2376"), "localhost", True),
+        (DockerHost("tcp://[2001:db8::1]:2376"), "2001:db8::1", False),
+        (DockerHost("ssh://me@grader.example.org:22/run/docker.sock"), "grader.example.org", False),
+        (DockerHost("ssh://alias", address="192.0.2.7"), "192.0.2.7", False),
+    ],
+    ids=lambda value: value.url if isinstance(value, DockerHost) else "",
+)
+def test_a_published_port_is_reached_at_the_urls_host_or_at_the_address_given(host, address, only_here):
+    assert (host.published_at, host.is_published_here_only) == (address, only_here)
 
 
 def test_no_host_is_the_one_that_dockers_own_variables_name(monkeypatch, certificates):

@@ -12,6 +12,7 @@ from jobmanager.manager import _request
 from tests.conftest import children, our_threads
 
 TASK = Task("x", command="true", problems={"m": Match("a")})
+LOCAL = Task("x", problems={"m": Match("a")})
 
 BAD_MANAGERS = [
     ({"hosts": []}, errors.InvalidHost, "hosts is empty: give at least one DockerHost"),
@@ -40,6 +41,7 @@ BAD_MANAGERS = [
     ({"pool_size": 0}, errors.InvalidValue, "pool_size must be a whole number above zero"),
     ({"host_lost_timeout_s": 0}, errors.InvalidValue, "host_lost_timeout_s must be a number above zero"),
     ({"engine_timeout_s": float("nan")}, errors.InvalidValue, "engine_timeout_s must be a number above zero"),
+    ({"ssh_timeout_s": 0}, errors.InvalidValue, "ssh_timeout_s must be a number above zero"),
     ({"engine_timeout_s": 10**400}, errors.InvalidValue, "engine_timeout_s must be a number above zero, not a number of 1329 bits"),
     ({"engine_timeout_s": 1e9}, errors.InvalidValue, "engine_timeout_s must be at most a year, not 1000000000.0 seconds"),
     ({"queue_timeout_s": 1e9}, errors.InvalidValue, "queue_timeout_s must be at most a year"),
@@ -59,9 +61,9 @@ BAD_JOBS = [
     ({"priority": 1.5}, errors.InvalidInput, "priority must be a whole number"),
     ({"priority": True}, errors.InvalidInput, "priority must be a whole number"),
     ({"launcher_name": 5}, errors.InvalidInput, "launcher_name must be a string"),
-    ({"debug": "ssh"}, errors.NotSupported, "not supported yet"),
-    ({"debug": "yes"}, errors.InvalidInput, "debug must be True or False"),
-    ({"debug": 1}, errors.InvalidInput, "debug must be True or False"),
+    ({"debug": "yes"}, errors.InvalidInput, 'debug must be True, False or "ssh"'),
+    ({"debug": 1}, errors.InvalidInput, 'debug must be True, False or "ssh"'),
+    ({"debug": "ssh", "task": LOCAL}, errors.InvalidInput, 'debug="ssh" needs a task that runs in a container'),
     ({"job_id": ""}, errors.InvalidInput, "job_id must be a string that is not empty"),
     ({"job_id": 5}, errors.InvalidInput, "job_id must be a string"),
     ({"job_id": "a\nb"}, errors.InvalidInput, "job_id must be printable"),
@@ -99,11 +101,15 @@ def test_a_callback_that_is_not_callable_is_refused_and_nothing_is_accepted():
         with pytest.raises(errors.InvalidInput, match="callback must be callable, not "):
             manager.new_job(TASK, {"m": "a"}, bad)
     with pytest.raises(errors.InvalidInput, match="ssh_callback must be callable"):
-        manager.new_job(TASK, {"m": "a"}, ssh_callback=5)
+        manager.new_job(TASK, {"m": "a"}, debug="ssh", ssh_callback=5)
+    for alone in ({"debug": "ssh"}, {"ssh_callback": print}, {"debug": True, "ssh_callback": print}):
+        with pytest.raises(errors.InvalidInput, match='debug="ssh" and ssh_callback go together'):
+            manager.new_job(TASK, {"m": "a"}, **alone)
     assert accepted == []
 
     manager.new_job(TASK, {"m": "a"}, print)
-    assert [callback for _, callback in accepted] == [print]
+    manager.new_job(TASK, {"m": "a"}, print, debug="ssh", ssh_callback=repr)
+    assert [callbacks for _, *callbacks in accepted] == [[print, None], [print, repr]]
 
 
 def test_making_a_manager_starts_nothing():

@@ -93,6 +93,7 @@ MESSAGES = [
     messages.Stop(),
     messages.Alive(),
     messages.Began(container_name="n"),
+    messages.DoorOpen(container_name="n", port=49153),
     messages.Stops(container_name="n", stopped=Stopped(limit=Limit.WALL, measured=2.0)),
     messages.Ended(job_id="j", container_name="n", facts=FACTS),
     messages.Strays(names=("a",)),

@@ -83,6 +83,9 @@ class FakeEngine:
         bounds = (*folders, limits.workspace_mib, limits.workspace_inodes, limits.output_kib, limits.cpus)
         return str(self._call("create", spec.name, spec.image, dict(spec.labels), bounds))
 
+    def write_file(self, container: str, path: str, content: bytes) -> None:  # noqa: ARG002 - it has a workspace and no more
+        self._call("write_file", container)
+
     def start(self, container: str) -> None:
         self._call("start", container)
 

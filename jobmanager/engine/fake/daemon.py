@@ -74,6 +74,7 @@ class FakeDaemon:
             for call in (
                 self.info,
                 self.image_defaults,
+                self.write_file,
                 self.pull,
                 self.create,
                 self.start,
@@ -167,6 +168,9 @@ class FakeDaemon:
                 name=volume, labels={**labels, VOLUME_LABEL: name}, created_at_s=spec.created_at_s
             )
         return spec.id
+
+    def write_file(self, target: str) -> None:
+        self.find(target)
 
     def start(self, target: str) -> None:
         container = self.find(target)

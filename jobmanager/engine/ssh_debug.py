@@ -1,0 +1,156 @@
+r"""``debug="ssh"``: an SSH server in a job's container, in place of the job's command.
+
+The image brings ``sshd`` and ``ssh-keygen``; all else is brought in. The server is the program that PID 1 starts, and so
+the same unprivileged user as any job: it can let in that user only, which is all that is wanted. Compared with a job's
+profile (``container_config.py``) three things are opened: a network, one published port, and ``/etc`` is a volume with what
+the image has there, since ``/etc/passwd`` has to name the user, its shell and the hash of its password.
+
+``serve``, the script in the place of the command, knows the job's token and tells by marks how it goes: ``ssh`` when the
+server takes connections, ``no`` when there will be none. It ends, and the job with it, when the user has left.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shlex
+from collections.abc import Mapping
+from dataclasses import replace
+
+from jobmanager.engine.sha512_crypt import sha512_crypt
+from jobmanager.model.container import SSH_USER, Door
+from jobmanager.model.messages import Watch
+from jobmanager.model.network import Network
+from jobmanager.model.task import Task
+
+PORT = 2222  # inside the container; outside the engine chooses
+_UID = 65534
+_GRACE_S = 15  # between the end of the last connection and the end of the job: scp, then ssh, are two
+_LOGIN_S = 30  # from a connection to a log-in
+_PASSWORD_BYTES = 16
+_HASH_ROUNDS = 1000  # more would only slow down guessing a password that cannot be guessed
+_MEMORY_MIB, _PROCESSES, _OPEN_FILES, _WORKSPACE_MIB = 64, 16, 64, 1  # what the server takes beside the job
+_FOLDER = ".jobmanager/ssh"
+_RUN = ".jobmanager/run"
+
+_CONFIG = f"""
+Port {PORT}
+HostKey WORKSPACE_PATH/{_FOLDER}/host_key
+AllowUsers {SSH_USER}
+PasswordAuthentication yes
+PermitEmptyPasswords no
+PubkeyAuthentication no
+KbdInteractiveAuthentication no
+UsePAM no
+AuthorizedKeysFile none
+LoginGraceTime {_LOGIN_S}
+MaxAuthTries 3
+DisableForwarding yes
+PermitTunnel no
+PermitUserRC no
+PermitUserEnvironment no
+PrintMotd no
+PrintLastLog no
+UseDNS no
+PidFile none
+StrictModes no
+Subsystem sftp internal-sftp
+ForceCommand exec sh WORKSPACE_PATH/{_FOLDER}/session
+"""
+
+_SERVE = rf"""
+folder=WORKSPACE_PATH/{_FOLDER}
+mark() {{ printf '\036%s %s\n' TOKEN "$*"; }}
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+for tool in sshd ssh-keygen; do
+  command -v $tool >/dev/null || {{ mark no "debug=\"ssh\" needs $tool, which the image does not have"; exit 1; }}
+done
+export -p > $folder/environment
+ssh-keygen -q -t ed25519 -N '' -f $folder/host_key || {{ mark no "ssh-keygen could not make a host key"; exit 1; }}
+"$(command -v sshd)" -D -e -f $folder/config &
+server=$!
+count() {{  # connections in state $1
+  found=0
+  for table in /proc/net/tcp /proc/net/tcp6; do
+    [ -r $table ] && while read -r number here there state rest; do
+      case $here.$state in *:{PORT:04X}.$1) found=$((found + 1));; esac
+    done < $table
+  done
+}}
+while count 0A; [ $found = 0 ]; do
+  kill -0 $server || {{ mark no "sshd did not start: what it said is in the standard error"; exit 1; }}
+  sleep 0.1 || sleep 1
+done
+mark ssh
+idle=0
+while kill -0 $server && [ $idle -lt GRACE_S ]; do
+  sleep 1
+  count 01
+  if [ $found = 0 ] && [ -e $folder/came ]; then idle=$((idle + 1)); else idle=0; fi
+done
+[ -e $folder/came ]
+"""
+
+_SESSION = f"""
+cd WORKSPACE_PATH
+. WORKSPACE_PATH/{_FOLDER}/environment
+: > WORKSPACE_PATH/{_FOLDER}/came
+export USER={SSH_USER} LOGNAME={SSH_USER} SHELL=/bin/sh
+if [ "$SSH_ORIGINAL_COMMAND" = internal-sftp ]; then
+  for server in /usr/lib/openssh /usr/libexec/openssh /usr/lib/ssh /usr/libexec; do
+    [ ! -x $server/sftp-server ] || exec $server/sftp-server
+  done
+  exit 127
+fi
+[ -z "$SSH_ORIGINAL_COMMAND" ] || exec sh -c "$SSH_ORIGINAL_COMMAND"
+echo 'The files are in WORKSPACE_PATH. The job itself has not been run: sh {_RUN} runs it.'
+! command -v bash >/dev/null || exec bash
+exec sh
+"""
+
+
+def debugged(task: Task, *, session_s: float) -> Task:
+    """The task as it is run for a person who looks into its container: with a network, and time and room for the server."""
+    limits = task.limits
+    return replace(
+        task,
+        directory=None,  # its files have been read
+        limits=replace(
+            limits,
+            cpu_time_s=session_s,
+            wall_time_s=session_s,
+            memory_mib=limits.memory_mib + _MEMORY_MIB,
+            processes=limits.processes + _PROCESSES,
+            open_files=max(limits.open_files, _OPEN_FILES),
+            workspace_mib=limits.workspace_mib + _WORKSPACE_MIB,
+        ),
+        network=Network.BRIDGE if task.network in (Network.OFF, Network.LOOPBACK) else task.network,
+        retries=0,  # a session that was cut off is not opened again: its callback has been called
+    )
+
+
+def new_password() -> str:
+    """A password for one session."""
+    return secrets.token_urlsafe(_PASSWORD_BYTES)
+
+
+def door(password: str, *, workspace: str, loopback_only: bool) -> Door:
+    """The port of a session's container. The hash stands in ``/etc/passwd``, as the server may not read ``/etc/shadow``."""
+    hashed = sha512_crypt(password, secrets.token_hex(8), rounds=_HASH_ROUNDS)
+    accounts = f"root:x:0:0:root:/root:/bin/sh\n{SSH_USER}:{hashed}:{_UID}:{_UID}::{workspace}:/bin/sh\n"
+    return Door(port=PORT, loopback_only=loopback_only, accounts=accounts.encode())
+
+
+def session(job: Watch, *, workspace: str) -> Watch:
+    """The job with the SSH server in the place of its command, which becomes a script beside it."""
+    words = ("sh", "-c", job.command) if isinstance(job.command, str) else job.command
+    run = f"cd {workspace} && exec {shlex.join(words)} < .jobmanager/stdin\n"
+    brought = {f"{_FOLDER}/config": _CONFIG, f"{_FOLDER}/serve": _SERVE, f"{_FOLDER}/session": _SESSION}
+    known = {"WORKSPACE_PATH": workspace, "TOKEN": job.token, "GRACE_S": str(_GRACE_S)}
+    filled = {name: _filled(text, known).encode() for name, text in brought.items()}
+    return replace(job, command=("sh", f"{_FOLDER}/serve"), files={**job.files, **filled, _RUN: run.encode()})
+
+
+def _filled(text: str, known: Mapping[str, str]) -> str:
+    for word, value in known.items():
+        text = text.replace(word, value)
+    return text
