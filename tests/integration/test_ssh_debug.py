@@ -203,12 +203,19 @@ def test_a_session_outlives_its_waiter_and_ends_by_kill_job(shared_manager: JobM
 
 
 def waiters() -> set[int]:
-    return {child.pid for child in psutil.Process().children() if "jobmanager._waiter" in " ".join(child.cmdline())}
+    return {child.pid for child in psutil.Process().children() if is_waiter(child)}
+
+
+def is_waiter(child: psutil.Process) -> bool:
+    try:
+        return "jobmanager._waiter" in " ".join(child.cmdline())
+    except psutil.Error:  # it has just ended
+        return False
 
 
 def test_a_session_ends_when_its_time_is_over_or_its_manager_closes(daemon: PrivateDaemon, person: Person) -> None:
     timed, waiting, closed = Heard(), Heard(), Heard()
-    with JobManager(DockerHost(daemon.url, max_concurrent_jobs=1), ssh_timeout_s=2) as manager:
+    with JobManager(DockerHost(daemon.url, max_concurrent_jobs=1), ssh_timeout_s=3) as manager:
         for heard in (timed, waiting, closed):
             manager.new_job(TASK, None, heard.result, debug="ssh", ssh_callback=heard.ssh, job_id=heard.id)
         with person.start(timed.login(), "cat") as ssh:
@@ -218,7 +225,7 @@ def test_a_session_ends_when_its_time_is_over_or_its_manager_closes(daemon: Priv
             manager.close(kill=True)
             assert ssh.wait(timeout=30) == 255
 
-    assert (timed.end().outcome, timed.end().text) == (Outcome.TIMEOUT, "wall clock limit of 2 s reached")
+    assert (timed.end().outcome, timed.end().text) == (Outcome.TIMEOUT, "wall clock limit of 3 s reached")
     assert waiting.end().outcome is Outcome.KILLED and waiting.calls == [NOBODY]
     assert closed.end().outcome is Outcome.KILLED
 
