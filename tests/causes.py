@@ -7,7 +7,7 @@ that need a host or an image of their own have tests of their own.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 import docker
@@ -73,6 +73,7 @@ class Cause:
     stdin: bytes = b""
     images: tuple[str, ...] = SHELLS
     hand: Hand = Hand.NONE
+    may_lose_pid_1: bool = False  # memory that belongs to no process stays short: seldom PID 1 dies of it before its last word
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,9 +134,9 @@ def ending(cause: Cause, result: JobResult) -> Ending:
     )
 
 
-def promised(cause: Cause) -> Ending:
-    """What must come of it."""
-    return Ending(
+def promised(cause: Cause) -> tuple[Ending, ...]:
+    """What may come of it: one ending, or the same outcome without PID 1's word."""
+    usual = Ending(
         outcome=cause.outcome,
         text=cause.text,
         exit_code=cause.exit_code,
@@ -146,6 +147,11 @@ def promised(cause: Cause) -> Ending:
         stderr=None if cause.cut else cause.stderr,
         output_bytes=cause.limits.output_kib * 1024 if cause.cut else None,
     )
+    if not cause.may_lose_pid_1:
+        return (usual,)
+    seen = ("oom_killed", "container_exit_code")
+    sources = {kind: SOURCES[kind] for kind in seen}
+    return usual, replace(usual, exit_code=None, decided_by=seen[0], proof=frozenset(seen), sources=sources)
 
 
 # ---- success, failed, error: the program's own end
@@ -355,7 +361,8 @@ def _overflows() -> Iterator[Cause]:
     yield _hog("a child takes too much memory, and it ends badly", f"echo partial; {HOG} || exit 3", 3)
     yield _hog("takes memory bit by bit", ("python3", "-c", HOLDS), 137, images=(PYTHON,))
     for folder in ("/job", "/tmp", "/dev/shm"):
-        yield _hog(f"files in {folder} take too much memory", f"echo partial; exec cat /dev/zero > {folder}/f", 137)
+        fills = f"echo partial; exec cat /dev/zero > {folder}/f"
+        yield _hog(f"files in {folder} take too much memory", fills, 137, may_lose_pid_1=True)
     yield _bomb("makes too many processes", f"echo partial; {FORKS}; exit 3", 3)
     yield _bomb("leaves dead children behind", ("python3", "-c", ZOMBIES), 1, images=(PYTHON,), stderr=None)
     for what, fill in FILL.items():

@@ -47,7 +47,7 @@ def test_each_cause_has_its_outcome_its_proof_and_its_output(
     ended: Callable[[Cause, str], JobResult], cause: Cause, image: str
 ) -> None:
     result = ended(cause, image)
-    assert ending(cause, result) == promised(cause)
+    assert ending(cause, result) in promised(cause)
     assert result.grade == (100.0 if result.outcome is Outcome.SUCCESS else 0.0)
     assert result.output_cut == cause.cut
     assert result.host is not None
