@@ -248,10 +248,10 @@ def test_a_byte_order_mark_and_the_other_suffix_are_taken(folder):
 
 def test_a_field_that_nothing_reads_is_logged_with_its_line(folder, caplog):
     with caplog.at_level(logging.WARNING, "jobmanager"):
-        Task.from_directory(written(folder, f"author: me\nenviroment: x\n{QUIZ.replace('answer: 5', 'answer: 5, hint: y')}"))
+        Task.from_directory(written(folder, f"author: me\nenviroment: x\nssh_allowed: yes\n{QUIZ.replace('answer: 5', 'answer: 5, hint: y')}"))
 
     file = folder / "task.yaml"
-    assert caplog.messages == [f"{file}:2: nothing reads enviroment", f"{file}:3: nothing reads problems.q.hint"]
+    assert caplog.messages == [f"{file}:2: nothing reads enviroment", f"{file}:4: nothing reads problems.q.hint"]
 
 
 # ---- what is wrong with one
