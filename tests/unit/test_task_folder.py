@@ -378,7 +378,7 @@ MERGES = ALIASES.replace("[x]", "{x: 1}").replace("[*", "{<<: [*").replace("]\n"
         (MERGES, "too much is merged into this"),
         ("a: &a {<<: [*a, *a, *a]}\n", "too much is merged into this"),
         ("a: &a [*a]\n", "it is nested too deep, or an alias stands inside of what it repeats"),
-        ("a: " + "[" * 100_000, "it is nested too deep"),
+        ("a: " + "[" * 20_000, "it is nested too deep"),
         ("a: " + "[" * 60 + "]" * 60, "it is nested too deep"),
         ("a: " + "x" * 2**18, "the file is larger than 256 KiB"),
     ],
@@ -434,8 +434,9 @@ def test_without_pyyaml_it_says_what_to_install(folder, monkeypatch):
 
 
 def test_a_file_that_was_damaged_at_random_is_a_task_or_told_line_by_line(folder):
-    pieces = [b"&a ", b"*a", b"<<: ", b"- ", b"? ", b": ", b"[", b"{", b"'", b"\t", b"!!set ", b"~", b"\n", b"---\n", b"\0", b"\xff", b"1e400"]
+    pieces = [*b"&a |*a|<<: |- |? |: |[|{|'|\t|!!set |~|\n|---\n|\0|1e400".split(b"|"), b"\xff"]
     written(folder, "", run="#!/bin/sh\n")
+    told = []
     for seed in range(80):
         dice = random.Random(seed)
         text = bytearray(FROM_THE_STUDIO.encode())
@@ -443,6 +444,9 @@ def test_a_file_that_was_damaged_at_random_is_a_task_or_told_line_by_line(folder
             place = dice.randrange(len(text))
             text[place : place + dice.choice([0, 0, 9])] = dice.choice(pieces)
         try:
-            assert isinstance(Task.from_directory(written(folder, bytes(text))), Task)
+            Task.from_directory(written(folder, bytes(text)))
         except InvalidTask as error:
-            assert all(re.match(r".+task\.yaml:\d+: .+", line) for line in str(error).splitlines()), (seed, str(error))
+            told += str(error).splitlines()
+
+    assert len(told) > 40
+    assert [line for line in told if not re.match(r".+task\.yaml:\d+: .+", line)] == []
