@@ -13,9 +13,9 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, Union
 
 from jobmanager._callback_manager import CallbackManagers
 from jobmanager._children import Child, Gone, Heard
@@ -26,6 +26,7 @@ from jobmanager.engine import ssh_debug
 from jobmanager.engine.owner import Owner, labels
 from jobmanager.events import EnvironmentsChanged, HostDown, HostUp, JobDeleted, JobPlaced, JobQueued, JobStarted
 from jobmanager.hooks import HookManager
+from jobmanager.live_output import LiveOutput, LiveOutputs
 from jobmanager.model.container import WORKSPACE, ContainerSpec, Door, Image
 from jobmanager.model.facts import RunFacts
 from jobmanager.model.host import Address, DockerHost
@@ -42,6 +43,7 @@ from jobmanager.model.messages import (
     HostCannot,
     HostSilent,
     PoolReply,
+    Printed,
     Refused,
     Stops,
     Strays,
@@ -85,6 +87,16 @@ class _Close:
     """Leave the loop."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Followed:
+    """A job has a new reader of its output."""
+
+    job_id: str
+
+
+_Happened = Union[Heard, Gone, _Wake, _Close, _Followed]
+
+
 class Loop:
     """Connects one ledger with its children. ``start``, then ``wake`` whenever the ledger has changed, then ``close``."""
 
@@ -105,7 +117,7 @@ class Loop:
         self._hooks = hooks
         self._manager_id = manager_id
         self._engine_timeout_s = engine_timeout_s
-        self._inbox: queue.SimpleQueue[Heard | Gone | _Wake | _Close] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[_Happened] = queue.SimpleQueue()
         self._pool = ProcessPool(self._inbox.put, size=pool_size, lane=self._lane)
         self._tunnels = Tunnels(hosts, self._inbox.put)
         self._waiters = Waiters(
@@ -114,6 +126,12 @@ class Loop:
             manager_id=manager_id,
             engine_timeout_s=engine_timeout_s,
             host_lost_timeout_s=host_lost_timeout_s,
+        )
+        self._live_outputs = LiveOutputs(
+            hooks,
+            run_of=ledger.run_of,
+            ask=self._waiters.show,
+            followed=lambda job_id: self._inbox.put(_Followed(job_id)),
         )
         self._addresses: Mapping[str, Address] = {}
         self._loopback = {host.name for host in hosts if host.is_published_here_only}
@@ -131,6 +149,7 @@ class Loop:
             Began: lambda _, said: self._ledger.began(said.container_name),
             DoorOpen: lambda _, said: self._ledger.door_open(said.container_name, said.port),
             Stops: lambda _, said: self._ledger.stops(said.container_name, said.stopped),
+            Printed: lambda _, said: self._live_outputs.printed(said),
             Ended: self._ended,
             HostAnswers: self._host_answers,
             HostSilent: self._host_silent,
@@ -145,7 +164,7 @@ class Loop:
             FindWaiter: lambda order: self._ledger.waiter_died([order.container]),
             StopJob: lambda order: self._waiters.kill(order.container),
             DeliverSSH: self._callbacks.put,
-            DeliverJob: self._callbacks.put,
+            DeliverJob: self._deliver,
             DeleteContainer: self._delete,
             AnnounceHostDown: self._announce_host_down,
             LookAtHost: lambda order: self._waiters.look(order.host),
@@ -161,6 +180,10 @@ class Loop:
         """The ledger has changed."""
         self._inbox.put(_Wake())
 
+    def follow(self, job_id: str, timeout_s: float | None) -> LiveOutput:
+        """A new reader of a job's output, from any thread; raises UnknownJob."""
+        return self._live_outputs.follow(job_id, timeout_s)
+
     def close(self) -> None:
         """End the thread, then the children."""
         self._inbox.put(_Close())
@@ -168,9 +191,11 @@ class Loop:
             self._thread.join(_JOIN_S)
         farewell(self._children())
         self._tunnels.clean_up()
+        self._live_outputs.close()
 
     def abandon(self) -> None:
         """In a forked child: let go of the pipes; thread and children are the parent's."""
+        self._live_outputs.abandon()
         for child in self._children():
             child.abandon()
 
@@ -186,18 +211,20 @@ class Loop:
             except Exception:  # noqa: BLE001 - the loop's edge: one bad message must not stop all jobs
                 _log.exception("the manager's loop met an error and goes on")
 
-    def _next(self) -> Heard | Gone | _Wake | _Close:
+    def _next(self) -> _Happened:
         due = min(self._next_tick, self._later[0][0]) if self._later else self._next_tick
         try:
             return self._inbox.get(timeout=max(0.0, due - time.monotonic()))
         except queue.Empty:
             return _Wake()
 
-    def _turn(self, happened: Heard | Gone | _Wake | _Close) -> None:
+    def _turn(self, happened: _Happened) -> None:
         if isinstance(happened, Heard):
             self._heard(happened.child, happened.message)
         elif isinstance(happened, Gone):
             self._gone(happened.child)
+        elif isinstance(happened, _Followed):
+            self._live_outputs.ask_for(happened.job_id)
         self._do_what_is_due()
         for order in self._ledger.take_orders():
             self._carry_out(order)
@@ -364,10 +391,18 @@ class Loop:
         if not self._waiters.watch(order.host, job):
             self._do_later(_NO_WAITER_S, FindWaiter(container=order.container))
             return
+        self._live_outputs.watched(request.job_id, order.container)
         if order.kill_at_once:
             self._waiters.kill(order.container)
         if not order.taken_over:
             self._hooks.fire(JobStarted(at_s=time.time(), job_id=request.job_id, host=order.host))
+
+    def _deliver(self, order: DeliverJob) -> None:
+        """Hooks hear of the last output before they hear of the end; nothing of that may cost the job its callback."""
+        try:
+            self._live_outputs.ended(order.request.job_id, order.facts)
+        finally:
+            self._callbacks.put(order)
 
     def _delete(self, order: DeleteContainer) -> None:
         if order.delay_s:

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from jobmanager.engine.protocol import Chunk
 from jobmanager.engine.way_in import DOOR_OPEN, RESULT_FILE_LIMIT, Mark, MarkedStream, cpu_before, end_mark
 from jobmanager.model.facts import EndMark
+from jobmanager.model.messages import Piece
+
+_MOST_TURNS = 4096  # between the two streams, past which their order is not remembered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +63,7 @@ class Transcript:
         self.beginning_lost = False
         self.stdout, self.stderr = bytearray(), bytearray()
         self.stdout_bytes = self.stderr_bytes = 0
+        self._turns: list[tuple[bool, int]] = []  # which stream was printed to, and how many bytes it had then
         self._keep_bytes = keep_bytes
         self._tap = tap
         self._streams = {False: MarkedStream(token), True: MarkedStream(token)}
@@ -88,6 +92,19 @@ class Transcript:
             stdout_bytes=self.stdout_bytes + len(stdout) - len(self.stdout),
             stderr_bytes=self.stderr_bytes + len(stderr) - len(self.stderr),
         )
+
+    def since(self, stdout_from: int, stderr_from: int, most_bytes: int) -> list[Piece]:
+        """What is kept of both streams past their first bytes, in the order in which it came. Any thread may ask."""
+        if self.beginning_lost:  # nobody knows how many bytes came before
+            return []
+        kept, at, found = {False: self.stdout, True: self.stderr}, {False: stdout_from, True: stderr_from}, list[Piece]()
+        for stderr, end in [*self._turns, (False, len(self.stdout)), (True, len(self.stderr))]:
+            data = bytes(kept[stderr][at[stderr] : min(end, at[stderr] + most_bytes)])
+            if data:
+                found.append(Piece(stderr, at[stderr], data))
+                at[stderr] += len(data)
+                most_bytes -= len(data)
+        return found
 
     @property
     def cpu_before_ns(self) -> int:
@@ -154,6 +171,13 @@ class Transcript:
             self.stderr_bytes += len(data)
         else:
             self.stdout_bytes += len(data)
+        self._turn(stderr, len(kept))
+
+    def _turn(self, stderr: bool, length: int) -> None:
+        if self._turns and self._turns[-1][0] is stderr:
+            self._turns[-1] = (stderr, length)
+        elif len(self._turns) < _MOST_TURNS:
+            self._turns.append((stderr, length))
 
 
 def _joined(heard: bytes, logged: bytes) -> bytes:

@@ -29,7 +29,7 @@ from jobmanager.engine.processes import forward_logs
 from jobmanager.engine.protocol import Engine, EngineError
 from jobmanager.model.container import Phase
 from jobmanager.model.facts import RunFacts
-from jobmanager.model.messages import Alive, Ended, Kill, LookNow, Retired, Stop, Strays, WaiterSettings
+from jobmanager.model.messages import Alive, Ended, Kill, LookNow, Retired, Show, Stop, Strays, WaiterSettings
 from jobmanager.model.messages import Watch as WatchMessage
 
 _log = logging.getLogger(__name__)
@@ -77,12 +77,14 @@ class Waiter:
         if self._keeper is not None:
             self._keeper.start()
 
-    def handle(self, message: WatchMessage | Kill | LookNow | Retired) -> None:
+    def handle(self, message: WatchMessage | Kill | Show | LookNow | Retired) -> None:
         """Do what the manager says; never blocks on the engine."""
         if isinstance(message, WatchMessage):
             self._begin(message)
         elif isinstance(message, Kill):
             self._kill(message.container_name)
+        elif isinstance(message, Show):
+            self._show(message)
         elif self._keeper is None:
             return
         elif isinstance(message, Retired):
@@ -108,6 +110,12 @@ class Waiter:
             watch = self._watches.get(container_name)
         if watch is not None:  # else it has ended, and its report is on its way
             watch.kill()
+
+    def _show(self, asked: Show) -> None:
+        with self._lock:
+            watch = self._watches.get(asked.container_name)
+        if watch is not None:  # else its report, with all that it printed, is on its way
+            watch.show(asked)
 
     def _begin(self, job: WatchMessage) -> None:
         """Known before its thread starts, so that a kill that comes next finds it."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from jobmanager._children import Child, Gone, Heard
 from jobmanager.engine.owner import retired
 from jobmanager.model.host import Address, DockerHost
-from jobmanager.model.messages import Kill, LookNow, Retired, Stop, WaiterSettings
+from jobmanager.model.messages import Kill, LookNow, Retired, Show, Stop, WaiterSettings
 from jobmanager.model.messages import Watch as WatchMessage
 
 _log = logging.getLogger(__name__)
@@ -108,6 +108,12 @@ class Waiters:
         for waiter in self._waiters.values():
             if container in waiter.containers:
                 waiter.child.send(Kill(container_name=container))
+
+    def show(self, asked: Show) -> None:
+        """Ask for a container's output; one that nobody watches is asked for again when somebody does."""
+        for waiter in self._waiters.values():
+            if asked.container_name in waiter.containers:
+                waiter.child.send(asked)
 
     def look(self, host: str) -> None:
         """Have a host looked at now."""

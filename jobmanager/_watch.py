@@ -14,12 +14,13 @@ from collections.abc import Callable
 from enum import Enum, auto
 
 from jobmanager._collect import collected
+from jobmanager._showing import Showing
 from jobmanager._transcript import Output, Tap, Transcript
 from jobmanager.engine.protocol import Engine, EngineError, NoSuchContainer, NotRunning, OutputStream, Refused, Unreachable
 from jobmanager.engine.way_in import CANNOT_UNPACK, NOT_DELIVERED, payload, trace_of_the_end
 from jobmanager.model.container import ContainerState, Phase
 from jobmanager.model.facts import Limit, RunFacts, Stopped
-from jobmanager.model.messages import Began, DoorOpen, Stops
+from jobmanager.model.messages import Began, DoorOpen, Printed, Show, Stops
 from jobmanager.model.messages import Watch as WatchMessage
 
 _log = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ class Watch:
         engine: Engine,
         *,
         host_lost_timeout_s: float,
-        send: Callable[[Began | DoorOpen | Stops], None],
+        send: Callable[[Began | DoorOpen | Stops | Printed], None],
         on_output: Callable[[bool, bytes], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -74,6 +75,7 @@ class Watch:
         self._host_lost_timeout_s = host_lost_timeout_s
         self._send = send
         self._clock = clock
+        self._showing = Showing(job.job_id, send)
         self._tap = None if on_output is None else Tap(on_output)
         self._kill_asked = threading.Event()
         self._look_asked = threading.Event()
@@ -105,6 +107,10 @@ class Watch:
     def look(self) -> None:
         """The container is said to have ended: look."""
         self._look_asked.set()
+
+    def show(self, asked: Show) -> None:
+        """Somebody follows the job: say what it prints."""
+        self._showing.ask(asked)
 
     def run(self) -> RunFacts:
         """Follow the container to its end. Never raises EngineError."""
@@ -196,6 +202,7 @@ class Watch:
             if chunks:
                 self._delivered = True
                 self._transcript.read(chunks)
+                self._showing.look(self._transcript)
                 return stream
             if chunks is None:  # it has ended, or cannot be reached
                 return stream
@@ -248,6 +255,7 @@ class Watch:
             if chunks is None or (self._clock() - heard_at > _SILENT_S and self._is_said_to_have_ended()):
                 return _Over.BROKEN
             self._transcript.read(chunks)
+            self._showing.look(self._transcript)
             if not chunks:
                 self._catching_up_until = 0.0
             if self._transcript.began and not self._told_began:

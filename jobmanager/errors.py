@@ -19,7 +19,7 @@ What happens to a job is never one of these: it is a ``JobResult``.
     ├── Closed
     ├── EngineUnavailable                     ``start``: no Docker host answers
     ├── NotSupported (also a NotImplementedError)
-    ├── JobTimeout (also a TimeoutError)      ``ClientSync``: the caller's own patience is over
+    ├── JobTimeout (also a TimeoutError)      ``ClientSync``, ``follow``: the caller's own patience is over
     └── WouldDeadlock                         a blocking wait inside a callback
 """
 
@@ -107,8 +107,8 @@ class NotSupported(JobManagerError, NotImplementedError):
 
 
 class JobTimeout(JobManagerError, TimeoutError):
-    """``ClientSync.new_job(timeout_s=...)`` waited long enough; the job has been killed."""
+    """The caller has waited long enough: ``ClientSync.new_job`` has killed the job; one that is followed goes on."""
 
 
 class WouldDeadlock(JobManagerError):
-    """A blocking wait for a job inside a callback, which could wait for itself."""
+    """A blocking wait for a job, or for its output, inside a callback, which could wait for itself."""

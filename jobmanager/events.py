@@ -15,6 +15,7 @@ __all__ = [
     "HostUp",
     "JobDeleted",
     "JobEnded",
+    "JobOutput",
     "JobPlaced",
     "JobQueued",
     "JobStarted",
@@ -69,6 +70,17 @@ class JobStarted(Event):
 
     job_id: str
     host: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobOutput(Event):
+    """The job's program has printed something. Only for hooks that were added for this very type: each piece costs a message."""
+
+    job_id: str
+    stderr: bool  # else standard output
+    data: bytes = field(repr=False)  # at most 64 KiB
+    missed_bytes: int = 0  # of this stream, before this data: hooks were too slow for them, or nobody has kept them
+    starts_again: bool = False  # what came before does not count: the job is run again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

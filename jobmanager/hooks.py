@@ -10,13 +10,14 @@ from contextlib import suppress
 from typing import TypeVar
 
 from jobmanager.errors import InvalidValue
-from jobmanager.events import Event
+from jobmanager.events import Event, JobOutput
 
 __all__ = ["HookManager"]
 
 _log = logging.getLogger(__name__)
 
 _MOST_WAITING = 100_000
+_MOST_OUTPUT_WAITING = 16 * 2**20  # bytes
 _E = TypeVar("_E", bound=Event)
 Hook = Callable[[_E], object]
 
@@ -30,11 +31,12 @@ class HookManager:
     def __init__(self) -> None:
         self._hooks: list[tuple[type[Event], Callable[..., object]]] = []
         self._events: queue.Queue[Event | None] = queue.Queue(_MOST_WAITING)
+        self._output_waiting = 0  # bytes of output among the events that wait
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
 
     def add(self, event_type: type[_E], hook: Hook[_E]) -> None:
-        """Have ``hook(event)`` called for every event of this type (``Event``: for all)."""
+        """Have ``hook(event)`` called for every event of this type (``Event``: for all but ``JobOutput``)."""
         if not (isinstance(event_type, type) and issubclass(event_type, Event)):
             raise InvalidValue(f"a hook is for a type of event, not for {event_type!r}")
         if not callable(hook):
@@ -44,19 +46,25 @@ class HookManager:
 
     def wants(self, event_type: type[Event]) -> bool:
         """Whether anybody would be told."""
-        return any(issubclass(event_type, wanted) for wanted, _ in self._hooks)
+        return any(_is_for(wanted, event_type) for wanted, _ in self._hooks)
 
-    def fire(self, event: Event) -> None:
-        """Tell of an event; never blocks, never raises."""
+    def fire(self, event: Event) -> bool:
+        """Tell of an event; never blocks, never raises. False: nobody will be told."""
         if not self.wants(type(event)):
-            return
+            return False
+        if self._output_waiting + _weight(event) > _MOST_OUTPUT_WAITING:
+            _log.debug("hooks are too slow: dropped output of job %s", getattr(event, "job_id", ""))  # the next one tells
+            return False
         try:
             self._start()
             self._events.put_nowait(event)
+            self._weigh(_weight(event))
+            return True
         except queue.Full:
             _log.warning("hooks are too slow: dropped %s", type(event).__name__)
         except RuntimeError as error:  # no thread to be had: too many, or the interpreter is ending
             _log.warning("hooks cannot be told of %s: %s", type(event).__name__, error)
+        return False
 
     def drain(self, timeout_s: float) -> None:
         """Let the thread finish what was told so far and end; a hook that hangs is left behind."""
@@ -77,8 +85,13 @@ class HookManager:
     def after_fork(self) -> None:
         """In a forked child: neither thread nor queue nor lock can be used any more; the hooks stay."""
         self._events = queue.Queue(_MOST_WAITING)
+        self._output_waiting = 0
         self._thread = None
         self._lock = threading.Lock()
+
+    def _weigh(self, output_bytes: int) -> None:
+        with self._lock:
+            self._output_waiting += output_bytes
 
     def _start(self) -> None:
         with self._lock:
@@ -92,13 +105,23 @@ class HookManager:
         _log.warning("hooks are too slow: dropped the last %d events", self._events.qsize())
         with suppress(queue.Empty):
             while True:
-                self._events.get_nowait()
+                self._weigh(-_weight(self._events.get_nowait()))
 
     def _call_all(self) -> None:
         while (event := self._events.get()) is not None:
+            self._weigh(-_weight(event))
             for wanted, hook in list(self._hooks):
-                if isinstance(event, wanted):
+                if _is_for(wanted, type(event)):
                     _call(hook, event)
+
+
+def _is_for(wanted: type[Event], event_type: type[Event]) -> bool:
+    """Output costs something, so it comes only to those who asked for it by its name."""
+    return issubclass(event_type, wanted) and (event_type is not JobOutput or wanted is JobOutput)
+
+
+def _weight(event: Event | None) -> int:
+    return len(event.data) if isinstance(event, JobOutput) else 0
 
 
 def _call(hook: Callable[..., object], event: Event) -> None:

@@ -61,6 +61,7 @@ from jobmanager.errors import (
 )
 from jobmanager.events import JobEnded, ManagerClosing, ManagerStarted
 from jobmanager.hooks import HookManager
+from jobmanager.live_output import LiveOutput
 from jobmanager.model import _checks
 from jobmanager.model.client import CallbackInfo, Debug, HostInfo, InputData, QueueInfo, RunningJob, SSHCallback, WaitingJob
 from jobmanager.model.host import DockerHost
@@ -270,6 +271,24 @@ class JobManager:
         return ClientFuture(self).new_job(
             task, inputdata, priority=priority, launcher_name=launcher_name, debug=debug, job_id=job_id
         )
+
+    def follow(self, job_id: str, *, timeout_s: float | None = None) -> LiveOutput:
+        """What a job prints, from its beginning, as it comes: an iterator, also for ``with``, of ``Output`` records.
+
+        It ends when the job's output has ended. Any number of readers can follow one job, waiting ones and ones that have
+        ended and not been called back included; one that does not read on holds up nothing.
+
+        Args:
+            timeout_s: how long each step may wait, in seconds, before it raises JobTimeout; None: without bound.
+
+        Raises:
+            UnknownJob: no such job, or its callback has returned.
+            InvalidInput: an argument makes no sense.
+        """
+        _checks.string("job_id", job_id, InvalidInput)
+        if timeout_s is not None:
+            _checks.timeout("timeout_s", timeout_s, zero=True)
+        return self._running().loop.follow(job_id, timeout_s)
 
     def kill_job(self, job_id: str) -> bool:
         """Ask for a job's end; its result is ``killed``. False when it has ended already or is unknown."""

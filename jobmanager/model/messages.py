@@ -120,6 +120,15 @@ class Kill:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Show:
+    """Say what this container has printed past so many bytes of each stream: once, as soon as there is something."""
+
+    container_name: str
+    stdout_from: int
+    stderr_from: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LookNow:
     """The host is suspected to be down, or its images to have changed: look at once."""
 
@@ -165,6 +174,24 @@ class Stops:
 
     container_name: str
     stopped: Stopped
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some of what a container printed."""
+
+    stderr: bool
+    at: int  # bytes of the same stream that come before it
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Printed:
+    """The answer to Show."""
+
+    job_id: str
+    container_name: str
+    pieces: tuple[Piece, ...]  # as they came, as far as that is remembered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -83,3 +83,12 @@ class JobRecord:
         request = self.request
         info = f"{self.kind}, {lack}" if lack else self.kind
         return WaitingJob(request.job_id, True, info, request.launcher_name, request.task.limits.wall_s)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOfJob:
+    """Where a job's output is to be had."""
+
+    container: str  # empty while it has none
+    ended: bool
+    facts: RunFacts | None  # once it has ended, if anything was seen of its run

@@ -25,7 +25,7 @@ from jobmanager.model.verdict import KillReason, Verdict, after_reruns, judge, k
 from jobmanager.scheduling.containers import HeldContainers
 from jobmanager.scheduling.estimate import Durations
 from jobmanager.scheduling.hosts import Host, HostStatus, HostTable
-from jobmanager.scheduling.job_record import JobRecord
+from jobmanager.scheduling.job_record import JobRecord, RunOfJob
 from jobmanager.scheduling.life import LIFE, Do, Happening, State
 from jobmanager.scheduling.orders import (
     AnnounceHostDown,
@@ -194,6 +194,14 @@ class Ledger:
         """All hosts."""
         with self._lock:
             return self._hosts.records()
+
+    def run_of(self, job_id: str) -> RunOfJob | None:
+        """Where a job's output is to be had; None when it is unknown, or has been called back."""
+        with self._lock:
+            job = self._jobs.get(job_id)
+            if job is None:
+                return None
+            return RunOfJob(container=job.container, ended=job.state is State.DONE, facts=job.facts)
 
     def unfinished(self) -> int:
         """How many jobs have not been called back."""

@@ -1,0 +1,203 @@
+"""A channel: what one job has printed so far, as the readers of its live output see it."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+import zlib
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from jobmanager.model.facts import RunFacts
+from jobmanager.model.messages import Show
+from jobmanager.model.output import Output
+
+_MOST_AT_ONCE = 65536  # bytes of one record
+_MOST_KEPT = 4 * 2**20  # bytes of a running job's output
+_LEAST_WEIGHT = 256  # of a block, however small: what Python takes for it
+
+
+def _none_of_both() -> dict[bool, int]:
+    """A count for standard output (False) and one for standard error (True)."""
+    return {False: 0, True: 0}
+
+
+@dataclass(slots=True, kw_only=True)
+class _Block:
+    """Bytes of one stream that came one after the other; or so many that nobody has kept."""
+
+    stderr: bool
+    data: bytearray = field(default_factory=bytearray)
+    missed_bytes: int = 0
+
+    @property
+    def weight(self) -> int:
+        """What it takes of the room."""
+        return max(len(self.data), _LEAST_WEIGHT)
+
+    def can_take_more(self, stderr: bool) -> bool:
+        """Whether the next bytes of this stream belong to it."""
+        return self.stderr is stderr and not self.missed_bytes and len(self.data) < _MOST_AT_ONCE
+
+
+@dataclass(slots=True, kw_only=True)
+class Place:
+    """How far a reader has come."""
+
+    run: int
+    block: int = 0  # its number since the run began
+    offset: int = 0  # in that block
+    passed: dict[bool, int] = field(default_factory=_none_of_both)  # bytes that it was given, or told that it missed
+
+
+class Channel:
+    """One job's output, in blocks. While the job runs their size is bounded, and the oldest are dropped first.
+
+    One thread writes, others read; ``changed`` guards all, and is held by whoever calls ``take``.
+    """
+
+    def __init__(self, job_id: str) -> None:
+        self.job_id = job_id
+        self.changed = threading.Condition()
+        self.ended = False
+        self.readers: weakref.WeakSet[object] = weakref.WeakSet()  # one that was forgotten without a word is none
+        self.untold = _none_of_both()  # bytes that hooks were too slow for
+        self._container = ""
+        self._run = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._blocks: deque[_Block] = deque()
+        self._first = 0  # the number of the oldest block that is kept
+        self._weight = 0
+        self._dropped = _none_of_both()
+        self._shown = _none_of_both()
+        self._sums = _none_of_both()
+
+    # ---- written by one thread; what is returned or yielded is what was added
+
+    def runs_in(self, container: str) -> list[Output]:
+        """The job's program is in this container. Another one than before means another run."""
+        is_another_run = self._container not in ("", container) and any(self._shown.values())
+        self._container = container
+        return [self._start_again()] if is_another_run else []
+
+    def next_question(self) -> Show:
+        """What is to be asked of its waiter."""
+        return Show(container_name=self._container, stdout_from=self._shown[False], stderr_from=self._shown[True])
+
+    def add(self, container: str, stderr: bool, at: int, data: bytes) -> list[Output]:
+        """Bytes of a stream of this container, the first of which is its byte ``at``; those that are known count once."""
+        if container != self._container or at > self._shown[stderr]:
+            return []
+        unseen = data[self._shown[stderr] - at :]
+        return [self._add(stderr, unseen, keep_all=False)] if unseen else []
+
+    def finish(self, facts: RunFacts | None) -> Iterator[Output]:
+        """Nothing more will come: the facts of the last run, if there are any, have all that it printed."""
+        if facts is not None:
+            if self._is_contradicted_by(facts):
+                yield self._start_again()
+            yield from self._add_rest(False, facts.stdout, facts.stdout_bytes)
+            yield from self._add_rest(True, facts.stderr, facts.stderr_bytes)
+        with self.changed:
+            self.ended = True
+            self.changed.notify_all()
+
+    def _start_again(self) -> Output:
+        with self.changed:
+            self._run += 1
+            self._begin()
+            self.changed.notify_all()
+        return Output(stderr=False, data=b"", starts_again=True)
+
+    def _add(self, stderr: bool, data: bytes, *, keep_all: bool) -> Output:
+        with self.changed:
+            self._shown[stderr] += len(data)
+            self._sums[stderr] = zlib.crc32(data, self._sums[stderr])
+            self._append(stderr, data)
+            while self._weight > _MOST_KEPT and len(self._blocks) > 1 and not keep_all:
+                self._drop_oldest()
+            self.changed.notify_all()
+        return Output(stderr=stderr, data=data)
+
+    def _add_rest(self, stderr: bool, whole: bytes, counted: int) -> Iterator[Output]:
+        while rest := whole[self._shown[stderr] : self._shown[stderr] + _MOST_AT_ONCE]:
+            yield self._add(stderr, rest, keep_all=True)
+        if (missed := counted - self._shown[stderr]) > 0:
+            with self.changed:
+                self._blocks.append(_Block(stderr=stderr, missed_bytes=missed))
+            yield Output(stderr=stderr, data=b"", missed_bytes=missed)
+
+    def _is_contradicted_by(self, facts: RunFacts) -> bool:
+        """Whether it does not begin with what was shown: a log that took a stream's place may have less."""
+        return any(
+            self._shown[stderr] > 0 and (facts.log_rotated or self._differs(stderr, whole))
+            for stderr, whole in ((False, facts.stdout), (True, facts.stderr))
+        )
+
+    def _differs(self, stderr: bool, whole: bytes) -> bool:
+        shown = self._shown[stderr]
+        return shown <= len(whole) and zlib.crc32(memoryview(whole)[:shown]) != self._sums[stderr]
+
+    def _append(self, stderr: bool, data: bytes) -> None:
+        if not (self._blocks and self._blocks[-1].can_take_more(stderr)):
+            self._blocks.append(_Block(stderr=stderr))
+            self._weight += _LEAST_WEIGHT
+        block = self._blocks[-1]
+        self._weight -= block.weight
+        block.data += data
+        self._weight += block.weight
+
+    def _drop_oldest(self) -> None:
+        block = self._blocks.popleft()
+        self._first += 1
+        self._weight -= block.weight
+        self._dropped[block.stderr] += len(block.data)
+
+    # ---- read by others
+
+    def has_readers(self) -> bool:
+        """Whether anybody reads it still."""
+        with self.changed:
+            return bool(self.readers)
+
+    def beginning(self) -> Place:
+        """Where a new reader is."""
+        return Place(run=self._run)
+
+    def take(self, place: Place) -> Output | None:
+        """What comes next for a reader at this place, which moves on; None: nothing yet."""
+        if place.run != self._run:
+            place.run, place.block, place.offset, place.passed = self._run, 0, 0, _none_of_both()
+            return Output(stderr=False, data=b"", starts_again=True)
+        if place.block < self._first:
+            return self._missed(place) or self._next(place)
+        return self._next(place)
+
+    def _missed(self, place: Place) -> Output | None:
+        """What was dropped before this reader came to it, one stream after the other."""
+        for stderr in (False, True):
+            missed = self._dropped[stderr] - place.passed[stderr]
+            if missed > 0:
+                place.passed[stderr] += missed
+                return Output(stderr=stderr, data=b"", missed_bytes=missed)
+        place.block, place.offset = self._first, 0
+        return None
+
+    def _next(self, place: Place) -> Output | None:
+        while (at := place.block - self._first) < len(self._blocks):
+            block = self._blocks[at]
+            if place.offset == 0 and block.missed_bytes:
+                place.offset = 1
+                return Output(stderr=block.stderr, data=b"", missed_bytes=block.missed_bytes)
+            data = bytes(block.data[place.offset : place.offset + _MOST_AT_ONCE])
+            if data:
+                place.offset += len(data)
+                place.passed[block.stderr] += len(data)
+                return Output(stderr=block.stderr, data=data)
+            if at == len(self._blocks) - 1:
+                return None  # it may still grow
+            place.block, place.offset = place.block + 1, 0
+        return None
