@@ -9,7 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from jobmanager import DockerHost, JobManager, Limits, Outcome, Task
+from jobmanager import DockerHost, HookManager, JobManager, Limits, Outcome, Task
+from jobmanager.events import HostDown, HostUp
 from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
 from tests.daemons import PrivateDaemon
 from tests.faults import ENDLESS, LASTS, QUICK, RUNS_ONCE, jobs_on, proof, ran_once
@@ -52,7 +53,8 @@ def test_exit_codes_are_true_when_a_killed_daemon_with_live_restore_comes_back(r
     with jobs_on(DockerHost(url, max_concurrent_jobs=5), swept_later=True) as jobs:
         jobs.add(within, 2)
         jobs.add(after, 2)
-        jobs.add(half_a_line)
+        (followed,) = jobs.add(half_a_line)
+        live = jobs.manager.follow(followed)
         jobs.wait_until_running(5)
 
         restoring_daemon.kill()
@@ -63,6 +65,7 @@ def test_exit_codes_are_true_when_a_killed_daemon_with_live_restore_comes_back(r
     assert all(ran_once(result) for result in results), results
     assert all(float(proof(result)["outage_s"]) > 0 for result in results[2:])
     assert (half.outcome, half.stdout) == (Outcome.SUCCESS, b"begun\nAnswer: 42\n"), half
+    assert b"".join(output.data for output in live) == half.stdout
     assert "output_from_log" in proof(half)
     assert all(result.archive is not None or "could not be read" in str(proof(result)["archive"]) for result in results)
     assert not our_containers(url)
@@ -93,7 +96,10 @@ def test_programs_that_a_killed_daemon_took_along_are_crashes_never_failures(dae
 
 def test_programs_that_a_daemon_stopped_when_it_was_told_to_end_are_crashes_never_failures(daemon: PrivateDaemon) -> None:
     """Case 10: they get no signal that they could trap; and the manager goes on with the next daemon without a restart."""
-    with jobs_on(DockerHost(daemon.url, max_concurrent_jobs=10)) as jobs:
+    hooks, told = HookManager(), list[str]()
+    hooks.add(HostUp, lambda event: told.append(f"{event.host} is up"))
+    hooks.add(HostDown, lambda event: told.append(f"{event.host} is down{'' if event.reason else ', and nobody knows why'}"))
+    with jobs_on(DockerHost(daemon.url, name="a", max_concurrent_jobs=10), hook_manager=hooks) as jobs:
         jobs.add(TRAPS, 5)
         jobs.add(ENDLESS, 5)
         jobs.wait_until_running(10)
@@ -105,6 +111,7 @@ def test_programs_that_a_daemon_stopped_when_it_was_told_to_end_are_crashes_neve
         results = jobs.results()
         jobs.add(QUICK, 3)
         again = jobs.results()[10:]
+    assert told == ["a is up", "a is down", "a is up"]
     for result in results:
         assert (result.outcome, result.stdout) == (Outcome.CRASH, b"begun\n"), result
         assert result.text == "the engine was away when the container ended"

@@ -92,6 +92,21 @@ def test_a_killed_waiter_is_replaced_and_every_exit_code_is_true(engine: str) ->
     assert all(ran_once(result) for result in results), [r for r in results if not ran_once(r)]
 
 
+def test_who_follows_a_job_goes_on_with_the_next_waiter_and_sees_each_byte_once(engine: str) -> None:
+    speaks_twice = Task(BUSYBOX, command="echo one; echo eins >&2; sleep 3; echo two; echo zwei >&2")
+    results: list[JobResult] = []
+    with JobManager(engine) as manager:
+        live = manager.follow(manager.new_job(speaks_twice, callback=results.append), timeout_s=60)
+        seen = [next(live)]
+        for waiter in processes("_waiter"):
+            waiter.kill()
+        seen += live
+        eventually(lambda: results)
+    assert not any(output.starts_again or output.missed_bytes for output in seen)
+    assert b"".join(output.data for output in seen if not output.stderr) == results[0].stdout == b"one\ntwo\n"
+    assert b"".join(output.data for output in seen if output.stderr) == results[0].stderr == b"eins\nzwei\n"
+
+
 def test_a_killed_waiter_of_two_hands_its_jobs_to_the_other(engine: str) -> None:
     results: list[JobResult] = []
     with JobManager(DockerHost(engine, waiters=2, max_concurrent_jobs=4)) as manager:

@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 
+from jobmanager import _transcript
 from jobmanager._transcript import Output, Tap, Transcript
 from jobmanager.engine.protocol import Chunk
 
@@ -156,3 +157,44 @@ def test_a_tap_hears_nothing_twice_when_the_log_takes_a_streams_place() -> None:
     Transcript(TOKEN, 1024, tap).read([Chunk(False, GOT + b"o"), Chunk(False, b"ne, two"), Chunk(True, b"e")])
 
     assert heard == [(False, b"one"), (True, b"e"), (False, b", two")]
+
+
+# ---- what live readers are shown
+
+
+def since(transcript: Transcript, stdout_from: int = 0, stderr_from: int = 0, most: int = 1024) -> list[tuple[bool, int, bytes]]:
+    return [(piece.stderr, piece.at, piece.data) for piece in transcript.since(stdout_from, stderr_from, most)]
+
+
+def test_what_came_is_told_in_its_order_from_any_byte_on() -> None:
+    transcript = Transcript(TOKEN, 1024)
+    transcript.read([Chunk(False, GOT + b"one "), Chunk(False, b"two "), Chunk(True, b"oops "), Chunk(False, b"three")])
+
+    assert since(transcript) == [(False, 0, b"one two "), (True, 0, b"oops "), (False, 8, b"three")]
+    assert since(transcript, 4, 5) == [(False, 4, b"two "), (False, 8, b"three")]
+    assert since(transcript, 13, 0) == [(True, 0, b"oops ")]
+    assert since(transcript, most=10) == [(False, 0, b"one two "), (True, 0, b"oo")]
+    assert since(transcript, 13, 5) == []
+    assert since(transcript, 99, 99) == []
+
+
+def test_past_so_many_turns_the_streams_are_told_one_after_the_other_and_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_transcript, "_MOST_TURNS", 3)
+    transcript = Transcript(TOKEN, 1024)
+    transcript.read([Chunk(False, GOT), *(Chunk(stderr, data) for _ in range(5) for stderr, data in ((False, b"o"), (True, b"e")))])
+
+    assert since(transcript) == [(False, 0, b"o"), (True, 0, b"e"), (False, 1, b"oooo"), (True, 1, b"eeee")]
+
+
+def test_what_is_not_kept_is_not_told_and_a_mark_is_no_output() -> None:
+    transcript = Transcript(TOKEN, 4)
+    transcript.read([Chunk(False, data) for data in STDOUT[:-1]] + [Chunk(True, b"stderr")])
+
+    assert since(transcript) == [(False, 0, b"out\n"), (True, 0, b"stde")]
+
+
+def test_of_a_log_whose_beginning_is_lost_nothing_is_told_as_nobody_knows_what_came_before() -> None:
+    transcript = Transcript(TOKEN, 1024)
+    transcript.read([Chunk(False, b"the middle")])
+
+    assert since(transcript) == []

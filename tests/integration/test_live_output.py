@@ -1,0 +1,143 @@
+"""What a job prints is seen while it runs, by every reader; and no reader holds up anything."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+from docker.models.containers import Container
+
+from jobmanager import JobFuture, JobManager, JobResult, Limits, LiveOutput, Outcome, Output, Task
+from jobmanager.errors import JobTimeout, UnknownJob
+from tests.conftest import BUSYBOX, SLOWNESS, eventually
+from tests.integration.conftest import PATIENCE_S, Submit
+
+SHOWS_ITSELF = "echo ready; echo busy >&2; sleep 1000"  # ends only when it is killed
+
+
+def read(live: LiveOutput, until: bytes) -> list[Output]:
+    """What comes, up to the record that has these bytes."""
+    found = []
+    for output in live:
+        found.append(output)
+        if until in output.data:
+            return found
+    return pytest.fail(f"the output ended before {until!r}: {found}")
+
+
+def streams(outputs: list[Output]) -> tuple[bytes, bytes]:
+    """Both, since the job was last run again."""
+    begin = max((at for at, output in enumerate(outputs) if output.starts_again), default=0)
+    counted = outputs[begin:]
+    return b"".join(o.data for o in counted if not o.stderr), b"".join(o.data for o in counted if o.stderr)
+
+
+def test_every_reader_sees_what_a_running_job_has_printed_and_the_end_when_it_is_killed(
+    shared_manager: JobManager, submit: Submit
+) -> None:
+    job = submit(SHOWS_ITSELF)
+    with shared_manager.follow(job.job_id, timeout_s=PATIENCE_S) as first:  # the job waits, or is being placed
+        seen = read(first, b"ready")
+        assert not job.done()
+        with shared_manager.follow(job.job_id, timeout_s=PATIENCE_S) as late:
+            seen_late = read(late, b"ready")
+            assert not job.done()
+            shared_manager.kill_job(job.job_id)
+            seen += first
+            seen_late += late
+
+    result = job.result(PATIENCE_S)
+    assert result.outcome is Outcome.KILLED
+    assert streams(seen) == streams(seen_late) == (result.stdout, result.stderr) == (b"ready\n", b"busy\n")
+
+
+def test_a_quiet_job_raises_after_the_time_of_a_step_and_can_be_followed_on(shared_manager: JobManager, submit: Submit) -> None:
+    job = submit(SHOWS_ITSELF)
+    read(shared_manager.follow(job.job_id), b"ready")
+    live = shared_manager.follow(job.job_id, timeout_s=0.1)
+    seen = []
+    with pytest.raises(JobTimeout):
+        seen += [next(live) for _ in range(10)]
+
+    shared_manager.kill_job(job.job_id)
+
+    eventually(lambda: _ends(live), within_s=PATIENCE_S)
+    assert job.result(PATIENCE_S).outcome is Outcome.KILLED
+
+
+def _ends(live: LiveOutput) -> bool:
+    try:
+        return next(live, None) is None
+    except JobTimeout:
+        return False
+
+
+def test_a_reader_that_stops_holds_up_neither_the_deadline_nor_another_reader(shared_manager: JobManager, submit: Submit) -> None:
+    limits = Limits(wall_time_s=2 * SLOWNESS, cpu_time_s=60, output_kib=2**20)
+    job = submit("while :; do echo 0123456789012345678901234567890123456789; done", limits=limits)
+    stopped, quick = (shared_manager.follow(job.job_id, timeout_s=PATIENCE_S) for _ in range(2))
+    first = next(stopped)
+
+    seen = list(quick)
+
+    result = job.result(PATIENCE_S)
+    assert result.outcome is Outcome.TIMEOUT
+    assert len(streams(seen)[0]) == result.stdout_bytes == len(result.stdout)
+    assert streams(seen)[0] == result.stdout
+    rest = list(stopped)
+    assert len(first.data) + sum(len(output.data) + output.missed_bytes for output in rest) == result.stdout_bytes
+    assert result.stdout.endswith(streams(rest)[0])
+
+
+def test_a_job_past_its_output_limit_tells_how_much_of_it_is_not_there(shared_manager: JobManager, submit: Submit) -> None:
+    job = submit("yes", limits=Limits(output_kib=64))
+
+    seen = list(shared_manager.follow(job.job_id, timeout_s=PATIENCE_S))
+
+    result = job.result(PATIENCE_S)
+    assert result.outcome is Outcome.OVERFLOW
+    assert streams(seen)[0].startswith(result.stdout)
+    assert sum(len(output.data) + output.missed_bytes for output in seen) == result.stdout_bytes > 64 * 1024
+
+
+def test_a_job_that_is_run_again_starts_its_stream_again(
+    shared_manager: JobManager, submit: Submit, running: Callable[[JobFuture], Container]
+) -> None:
+    job = submit("echo ready; echo $HOSTNAME; sleep 2", retries=1)
+    live = shared_manager.follow(job.job_id, timeout_s=PATIENCE_S)
+    seen = read(live, b"ready")
+
+    running(job).kill()
+    seen += live
+
+    result = job.result(PATIENCE_S)
+    assert result.outcome is Outcome.SUCCESS
+    assert [output.starts_again for output in seen].count(True) == 1
+    assert streams(seen) == (result.stdout, result.stderr)
+
+
+def test_a_job_that_has_ended_can_be_followed_until_its_callback_has_returned(shared_manager: JobManager) -> None:
+    called, go_on = threading.Event(), threading.Event()
+    inside: list[Output] = []
+
+    def callback(result: JobResult) -> None:
+        inside.extend(shared_manager.follow(result.job_id))
+        called.set()
+        go_on.wait(PATIENCE_S)
+
+    job_id = shared_manager.new_job(Task(BUSYBOX, command="echo out; echo err >&2"), callback=callback)
+    assert called.wait(PATIENCE_S)
+    outside = list(shared_manager.follow(job_id))
+    go_on.set()
+
+    assert streams(inside) == streams(outside) == (b"out\n", b"err\n")
+    eventually(lambda: _is_unknown(shared_manager, job_id))
+
+
+def _is_unknown(manager: JobManager, job_id: str) -> bool:
+    try:
+        manager.follow(job_id).close()
+    except UnknownJob:
+        return True
+    return False
