@@ -19,6 +19,7 @@ from typing import Any, Union
 
 from jobmanager._callback_manager import CallbackManagers
 from jobmanager._children import Child, Gone, Heard
+from jobmanager._live_outputs import LiveOutputs
 from jobmanager._pool import ProcessPool, Ticket
 from jobmanager._tunnels import Tunnels
 from jobmanager._waiters import Waiters, farewell
@@ -26,7 +27,7 @@ from jobmanager.engine import ssh_debug
 from jobmanager.engine.owner import Owner, labels
 from jobmanager.events import EnvironmentsChanged, HostDown, HostUp, JobDeleted, JobPlaced, JobQueued, JobStarted
 from jobmanager.hooks import HookManager
-from jobmanager.live_output import LiveOutput, LiveOutputs
+from jobmanager.live_output import LiveOutput
 from jobmanager.model.container import WORKSPACE, ContainerSpec, Door, Image
 from jobmanager.model.facts import RunFacts
 from jobmanager.model.host import Address, DockerHost

@@ -66,7 +66,7 @@ class JobPlaced(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobStarted(Event):
-    """The container runs."""
+    """The container runs, and is given the job."""
 
     job_id: str
     host: str

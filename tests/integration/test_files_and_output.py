@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from docker.models.containers import Container
 
-from jobmanager import Code, File, JobFuture, JobInput, JobResult, Limits, Outcome
+from jobmanager import ClientSync, Code, File, JobFuture, JobInput, JobManager, JobResult, Limits, Outcome, Task
 from jobmanager.errors import InvalidInput
+from tests.conftest import BUSYBOX
 from tests.integration.conftest import PATIENCE_S, PYTHON, Run, Submit, proof
 
 pytestmark = pytest.mark.engine
@@ -352,3 +353,15 @@ def test_a_folder_of_great_depth_harms_nobody(run: Run) -> None:
     program = "import os\nfor n in range(600): os.mkdir('d' * 50); os.chdir('d' * 50)\nopen('f', 'w')\n"
     result = run(["python3", "-c", program], image=PYTHON, collect=["*"])
     assert (result.outcome, unpacked(result)) == (Outcome.SUCCESS, {})
+
+
+def test_with_debug_the_streams_are_whole_and_every_step_has_its_time(shared_manager: JobManager) -> None:
+    task = Task(BUSYBOX, command="head -c 200000 /dev/zero; head -c 100000 /dev/zero >&2")
+
+    result = ClientSync(shared_manager).new_job(task, debug=True)
+
+    assert (result.stdout, result.stderr, result.output_cut) == (bytes(200_000), bytes(100_000), False)
+    assert [step.name for step in result.steps] == ["accepted", "host_has_room", "container_runs", "began", "run_ended"]
+    times = [step.at_s for step in result.steps]
+    assert times[0] == 0.0 and times == sorted(times)
+    assert times[-1] >= (result.wall_time_s or 0.0) > 0.0

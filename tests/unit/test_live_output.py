@@ -10,9 +10,9 @@ import pytest
 
 from jobmanager import HookManager, LiveOutput, Output, _channel, hooks
 from jobmanager._callback_manager import _here
+from jobmanager._live_outputs import LiveOutputs
 from jobmanager.errors import JobTimeout, UnknownJob, WouldDeadlock
 from jobmanager.events import Event, JobOutput
-from jobmanager.live_output import LiveOutputs
 from jobmanager.model.facts import RunFacts
 from jobmanager.model.messages import Piece, Printed, Show
 from jobmanager.scheduling.job_record import RunOfJob

@@ -32,7 +32,7 @@ SECTION_4 = [
     "Client",
     "unpacked",
 ]
-FRONT_MODULES = ["buffer", "cli", "doctor", "errors", "events", "future", "hooks", "manager", "sync", "testing"]
+FRONT_MODULES = ["buffer", "cli", "doctor", "errors", "events", "future", "hooks", "live_output", "manager", "sync", "testing"]
 
 
 def test_all_is_what_can_be_imported_without_an_underscore():
