@@ -34,7 +34,10 @@ def line(message: "dict[str, object]") -> "bytes":
 
 def read(data: "bytes") -> "dict[str, object]":
     """The message of a line. Raises ValueError when it is none."""
-    message = json.loads(data.decode("utf-8"))
+    try:
+        message = json.loads(data.decode("utf-8"))
+    except RecursionError:
+        raise ValueError("a message is not nested so deep") from None
     if not isinstance(message, dict) or not isinstance(message.get("type"), str):
         raise ValueError("a message is an object with a type")
     return message

@@ -225,12 +225,18 @@ class _Conversation:
         piece = self._stdin.read(_PIECE)
         self._feeds = bool(piece)
         self._untaken += len(piece)
-        self._channel.sendall(messages.line({"type": "stdin", "data": messages.base64(piece)}))
+        self._say({"type": "stdin", "data": messages.base64(piece)})
 
     def _kill(self) -> "None":
         self._killer = None
         self._feeds = False
-        self._channel.sendall(messages.line({"type": "kill"}))
+        self._say({"type": "kill"})
+
+    def _say(self, message: "dict[str, object]") -> "None":
+        try:
+            self._channel.sendall(messages.line(message))
+        except OSError:  # the student has ended just now; what is there to be heard tells
+            self._feeds = False
 
 
 class _File:
