@@ -152,9 +152,8 @@ def _grader(folder: Path, described: _Described, common: str | Path | None, mist
 
 
 def _shared_grader(common: str | Path | None) -> Grader | None:
-    starters: dict[str, list[str]] = {"run": [], "run.py": ["python3"], "run.sh": ["sh"]}
     found = [] if common is None else [script for script in SCRIPTS if _is_file(Path(common) / script)]
-    return Grader([*starters[found[0]], f"{COMMON}/{found[0]}"]) if found else None
+    return Grader([f"{COMMON}/{found[0]}"]) if found else None
 
 
 def _common_files(common: str | Path) -> dict[str, Path]:

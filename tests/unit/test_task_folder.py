@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from jobmanager import Code, File, Grader, Limits, Match, MultipleChoice, Network, Task
+from jobmanager import Code, File, Grader, JobInput, Limits, Match, MultipleChoice, Network, Task
 from jobmanager.errors import InvalidTask, NotSupported
+from jobmanager.model.job import workspace_files
+from tests.unit.grading_box import Box, Waiter
 
 FROM_THE_STUDIO = """\
 accessible: true
@@ -191,11 +193,35 @@ def test_what_the_tasks_of_a_course_share_comes_along_and_may_be_their_grader(fo
     shared = Task.from_directory(folder, common=common)
     own = Task.from_directory(written(folder, CODE, run="#!/bin/sh\n"), common=common)
 
-    assert shared.grader == Grader(["python3", "course/common/run.py"])
+    assert shared.grader == Grader(["course/common/run.py"])
     assert sorted(shared.files) == ["course/common/lib/judge.py", "course/common/run.py", "task.yaml"]
     assert own.grader == Grader()
     with pytest.raises(InvalidTask, match="does not exist"):
         Task.from_directory(folder, common=tmp_path / "no")
+
+
+@pytest.mark.parametrize(
+    ("name", "script"),
+    [
+        ("run", "#!/bin/sh\nfeedback-result success\ncat ../task/course/common/word | feedback-msg\n"),
+        ("run.py", "set_global_result('success')\nset_global_feedback(open('course/common/word').read())\n"),
+        ("run.sh", "feedback-result success\nfeedback-msg < course/common/word\n"),
+    ],
+)
+def test_a_grader_that_the_tasks_of_a_course_share_runs_as_one_of_their_own(folder, tmp_path, name, script):
+    (tmp_path / "$common").mkdir()
+    (tmp_path / "$common" / "word").write_text("shared")
+    (tmp_path / "$common" / name).write_text(script)
+    task = Task.from_directory(written(folder, CODE), common=tmp_path / "$common")
+    (tmp_path / "task").mkdir()
+    box = Box(tmp_path / "task")
+    for path, content in workspace_files(task, JobInput({"q": "x"})).items():
+        box.write(path, content)
+
+    waiter = Waiter(box, *task.grader.run)
+
+    assert (waiter.until_the_end(), waiter.stderr) == (0, b"")
+    assert box.answer == {"result": "success", "text": "shared"}
 
 
 def test_links_are_not_followed_out_of_the_folder(folder, tmp_path):
@@ -247,8 +273,9 @@ def test_a_byte_order_mark_and_the_other_suffix_are_taken(folder):
 
 
 def test_a_field_that_nothing_reads_is_logged_with_its_line(folder, caplog):
+    text = "author: me\nenviroment: x\nssh_allowed: yes\nproblems: {q: {type: match, answer: 5, hint: y}}\n"
     with caplog.at_level(logging.WARNING, "jobmanager"):
-        Task.from_directory(written(folder, f"author: me\nenviroment: x\nssh_allowed: yes\n{QUIZ.replace('answer: 5', 'answer: 5, hint: y')}"))
+        Task.from_directory(written(folder, text))
 
     file = folder / "task.yaml"
     assert caplog.messages == [f"{file}:2: nothing reads enviroment", f"{file}:4: nothing reads problems.q.hint"]

@@ -18,7 +18,12 @@ class CannotStart(Exception):
 
 
 def words(given: "list[str]") -> "list[str]":
-    """The grader's command: what was given, else the first script of the task's folder that there is."""
+    """The grader's command: what was given, else the first script of the task's folder that there is.
+
+    A script is started by its suffix, as one of the folder is, when it is all that was given and says nothing of itself.
+    """
+    if len(given) == 1 and os.path.isfile(given[0]) and not _shebang(given[0]):
+        return [*_interpreter(given[0]), *given]
     if given:
         return given
     for name in _ORDER:
