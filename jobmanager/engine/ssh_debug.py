@@ -18,6 +18,8 @@ from dataclasses import replace
 
 from jobmanager.engine.sha512_crypt import sha512_crypt
 from jobmanager.model.container import SSH_USER, Door
+from jobmanager.model.grader import Grader
+from jobmanager.model.limits import Limits
 from jobmanager.model.messages import Watch
 from jobmanager.model.network import Network
 from jobmanager.model.task import Task
@@ -114,6 +116,7 @@ def debugged(task: Task, *, session_s: float) -> Task:
     return replace(
         task,
         directory=None,  # its files have been read
+        grader=None if task.grader is None else _with_its_budget(task.grader, limits),
         limits=replace(
             limits,
             cpu_time_s=session_s,
@@ -126,6 +129,12 @@ def debugged(task: Task, *, session_s: float) -> Task:
         network=Network.BRIDGE if task.network in (Network.OFF, Network.LOOPBACK) else task.network,
         retries=0,  # a session that was cut off is not opened again: its callback has been called
     )
+
+
+def _with_its_budget(grader: Grader, limits: Limits) -> Grader:
+    """Student containers have what they would have without a session."""
+    cpu_time_s, memory_mib = grader.students_cpu_time_s(limits), grader.students_memory_mib(limits)
+    return replace(grader, student_cpu_time_s=cpu_time_s, student_memory_mib=memory_mib)
 
 
 def new_password() -> str:

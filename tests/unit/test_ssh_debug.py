@@ -6,7 +6,7 @@ import queue
 
 import pytest
 
-from jobmanager import Code, JobInput, Limits, Network, Task
+from jobmanager import Code, Grader, JobInput, Limits, Network, Task
 from jobmanager._callback_manager import CallbackManagers
 from jobmanager.engine import ssh_debug
 from jobmanager.engine.container_config import container_config
@@ -98,6 +98,14 @@ def test_a_debugged_task_has_a_network_time_and_room_for_the_server_and_is_run_o
     assert (debugged.limits.cpu_time_s, debugged.limits.wall_s, debugged.limits.cpus) == (1800, 1800, 0.5)
     assert (debugged.limits.memory_mib, debugged.limits.processes, debugged.limits.open_files) == (164, 19, 64)
     assert ssh_debug.debugged(Task("x", network="mine"), session_s=1).network == "mine"
+
+
+def test_student_containers_have_the_budget_that_they_would_have_without_a_session() -> None:
+    task = Task("x", grader=Grader("true", most_students=3), limits=Limits(cpu_time_s=7, memory_mib=100))
+
+    grader = ssh_debug.debugged(task, session_s=1800).grader
+
+    assert grader == Grader("true", most_students=3, student_cpu_time_s=7, student_memory_mib=100)
 
 
 def test_the_command_becomes_a_script_beside_the_server() -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from jobmanager import Limits
 from jobmanager._watch import Watch
 from jobmanager.engine.protocol import Chunk, NotRunning, OutputStream, Unreachable
 from jobmanager.model.container import ContainerState, EngineInfo, Phase, Usage
 from jobmanager.model.facts import Limit, RunFacts
+from jobmanager.model.messages import DoorOpen
 from jobmanager.model.messages import Watch as WatchMessage
 from jobmanager.model.verdict import judge
 
@@ -218,3 +220,39 @@ def test_a_cpu_counter_that_the_engine_did_not_tell_is_looked_at_again_soon():
 
     assert facts.stopped is not None and facts.stopped.limit is Limit.CPU
     assert facts.wall_time_s is not None and facts.wall_time_s < 16
+
+
+class HasADoor(StubEngine):
+    """A debugged job's: its server takes connections, and where is known at the second look."""
+
+    ports: Mapping[int, int] = {2222: 49153}
+
+    def attach(self, container: str) -> OutputStream:
+        return Stream([BEGUN], [said("ssh")], [], [said("end 0 2 - - - 0", stderr=True), said("end 0 2 - - - 0"), said("bye")])
+
+    def inspect(self, container: str) -> ContainerState:
+        state = super().inspect(container)
+        if self.looks == 2:
+            raise Unreachable("not now")
+        return replace(state, ports=self.ports)
+
+
+def test_where_a_server_is_reached_is_told_once_also_when_the_engine_did_not_say_so_at_first():
+    sent = []
+    followed = watch(HasADoor())
+    followed._send = sent.append
+
+    assert judged(followed.run()) == ("success", "exit_code")
+    assert [message.port for message in sent if isinstance(message, DoorOpen)] == [49153]
+
+
+class PublishesNothing(HasADoor):
+    """It has no network that could be reached."""
+
+    ports: Mapping[int, int] = {}
+
+
+def test_a_server_that_nobody_can_reach_is_a_crash_in_words():
+    verdict = judge(watch(PublishesNothing()).run(), Limits())
+
+    assert verdict.outcome.value == "crash" and "it published no port" in verdict.text
