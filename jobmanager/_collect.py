@@ -6,13 +6,15 @@ import io
 import tarfile
 import unicodedata
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
-from jobmanager.engine.protocol import Engine, EngineError, Unreachable
+from jobmanager.engine.protocol import Engine, EngineError, NoSuchContainer, Unreachable
 from jobmanager.model.container import WORKSPACE
 from jobmanager.model.limits import Limits
 
+GRADERS_ARCHIVE = ".jobmanager/archive"
 _MOST_MEMBERS = 10_000
 _MOST_SEEN_MEMBERS = 100_000
 _MOST_HOLES_MIB = 256  # of sparse files: they cost a program nothing, come as zeros, and keep the engine busy
@@ -24,11 +26,14 @@ class _TooMuch(Exception):
     """A cap was reached; what was taken so far stands."""
 
 
-def collected(engine: Engine, container: str, patterns: Sequence[str], limits: Limits) -> tuple[bytes | None, str]:
+def collected(
+    engine: Engine, container: str, patterns: Sequence[str], limits: Limits, *, workspace: str = WORKSPACE, grading: bool = False
+) -> tuple[bytes | None, str]:
     """A tar.gz of the regular files that match, and why some are missing (empty when none are).
 
     Links, devices, fifos and names that leave the workspace are passed over. ``archive_mib`` counts bytes before
-    compression; what is passed over may be as large as the workspace and not much larger.
+    compression; what is passed over may be as large as the workspace and not much larger. Of a grading container, what the
+    grader put into its archive comes along; None when there is none of it, and nothing was to be collected either.
 
     Raises:
         Unreachable: the engine went away meanwhile; another try may get all.
@@ -37,47 +42,67 @@ def collected(engine: Engine, container: str, patterns: Sequence[str], limits: L
     trouble = ""
     try:
         with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=_COMPRESSION, format=tarfile.PAX_FORMAT) as out:
+            taking = _Taking(out, limits)
             try:
-                _copy(engine.archive(container, WORKSPACE), patterns, limits, out)
+                if grading:
+                    with suppress(NoSuchContainer):  # no such folder; whether the container is gone is asked afterwards
+                        taking.take(engine.archive(container, f"{workspace}/{GRADERS_ARCHIVE}"), ["*"])
+                if patterns:
+                    taking.take(engine.archive(container, workspace), patterns)
             except _TooMuch as cap:
                 trouble = str(cap)
     except Unreachable:
         raise
     except (EngineError, tarfile.TarError, ValueError, EOFError, OSError, RecursionError) as error:  # of headers upon headers
         return None, f"the workspace could not be read: {error}"
-    return packed.getvalue(), trouble
+    has_some = patterns or taking.taken or trouble
+    return (packed.getvalue() if has_some else None), trouble
 
 
-def _copy(pieces: Iterator[bytes], patterns: Sequence[str], limits: Limits, out: tarfile.TarFile) -> None:
-    taken = seen = 0
-    left = limits.archive_mib * 2**20
-    left_to_pass = (limits.workspace_mib + _MOST_HOLES_MIB) * 2**20
-    source = _Pieces(pieces)
-    with tarfile.open(fileobj=source, mode="r|") as tar:
-        for member in tar:
-            if seen == 0 and member.isdir() and member.uid == 0:  # the program's user owns a workspace, and cannot give it away
-                raise tarfile.ReadError("the engine was restarted meanwhile, and shows another folder in its place")
-            seen += 1
-            if seen > _MOST_SEEN_MEMBERS:
-                raise _TooMuch(f"the workspace holds more than {_MOST_SEEN_MEMBERS} files")
-            tar.members = []  # type: ignore[attr-defined]  # a stream is read once: let go of what was passed
-            name = _workspace_name(member)
-            if name is None or not _wanted(name, patterns):
-                left_to_pass -= member.size
-                if left_to_pass < 0:
-                    raise _TooMuch(f"the workspace is too large to be read: {name!r} and what follows are missing")
-                continue
-            if taken >= _MOST_MEMBERS:
-                raise _TooMuch(f"more than {_MOST_MEMBERS} files match")
-            if member.size > left:
-                raise _TooMuch(f"they are larger than archive_mib = {limits.archive_mib}: {name!r} and what follows are missing")
-            content = tar.extractfile(member)
-            assert content is not None, "a regular file has content"
-            _add(out, name, member, content.read(member.size))
-            taken += 1
-            left -= member.size
-        if source.given < tar.offset + tarfile.BLOCKSIZE:  # an engine in trouble ends its answer as if it were whole
-            raise Unreachable("the engine broke off before the end of the files")
+class _Taking:
+    """What is taken into one archive, from one folder or several, within one set of limits."""
+
+    def __init__(self, out: tarfile.TarFile, limits: Limits) -> None:
+        self.taken = 0
+        self._out = out
+        self._limits = limits
+        self._seen = 0
+        self._left = limits.archive_mib * 2**20
+        self._left_to_pass = (limits.workspace_mib + _MOST_HOLES_MIB) * 2**20
+
+    def take(self, pieces: Iterator[bytes], patterns: Sequence[str]) -> None:
+        """Files of a folder's tar that match."""
+        source = _Pieces(pieces)
+        is_first = True
+        with tarfile.open(fileobj=source, mode="r|") as tar:
+            for member in tar:
+                if is_first and member.isdir() and member.uid == 0:  # the program's user owns a workspace, and cannot give it away
+                    raise tarfile.ReadError("the engine was restarted meanwhile, and shows another folder in its place")
+                is_first = False
+                tar.members = []  # type: ignore[attr-defined]  # a stream is read once: let go of what was passed
+                self._consider(tar, member, patterns)
+            if source.given < tar.offset + tarfile.BLOCKSIZE:  # an engine in trouble ends its answer as if it were whole
+                raise Unreachable("the engine broke off before the end of the files")
+
+    def _consider(self, tar: tarfile.TarFile, member: tarfile.TarInfo, patterns: Sequence[str]) -> None:
+        self._seen += 1
+        if self._seen > _MOST_SEEN_MEMBERS:
+            raise _TooMuch(f"the workspace holds more than {_MOST_SEEN_MEMBERS} files")
+        name = _workspace_name(member)
+        if name is None or not _wanted(name, patterns):
+            self._left_to_pass -= member.size
+            if self._left_to_pass < 0:
+                raise _TooMuch(f"the workspace is too large to be read: {name!r} and what follows are missing")
+            return
+        if self.taken >= _MOST_MEMBERS:
+            raise _TooMuch(f"more than {_MOST_MEMBERS} files match")
+        if member.size > self._left:
+            raise _TooMuch(f"they are larger than archive_mib = {self._limits.archive_mib}: {name!r} and what follows are missing")
+        content = tar.extractfile(member)
+        assert content is not None, "a regular file has content"
+        _add(self._out, name, member, content.read(member.size))
+        self.taken += 1
+        self._left -= member.size
 
 
 def _workspace_name(member: tarfile.TarInfo) -> str | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from jobmanager.engine.owner import MANAGER_LABEL
-from jobmanager.engine.protocol import Engine, EngineError, NoSuchContainer
+from jobmanager.engine.owner import MANAGER_LABEL, STUDENT_LABEL
+from jobmanager.engine.protocol import Engine, EngineError, NoSuchContainer, Refused
 from jobmanager.model.messages import Deleted, DeleteFailed
 
 
@@ -11,10 +11,19 @@ def delete(engine: Engine, name: str, manager_id: str, *, made: bool) -> Deleted
     """Kill and remove a manager's container with its volumes; one that does not exist is fine. Never raises EngineError."""
     try:
         if made or not _is_somebody_elses(engine, name, manager_id):
-            engine.remove(name)
+            _remove(engine, name)
     except EngineError as error:
         return DeleteFailed(reason=str(error), only_volume_left=_is_gone(engine, name))
     return Deleted()
+
+
+def _remove(engine: Engine, name: str) -> None:
+    try:
+        engine.remove(name)
+    except Refused:  # its shared folder is in use: student containers have outlived their waiter
+        for student in engine.list({STUDENT_LABEL: name}):
+            engine.remove(student.id)
+        engine.remove(name)
 
 
 def _is_gone(engine: Engine, name: str) -> bool:

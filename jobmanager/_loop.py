@@ -26,9 +26,10 @@ from jobmanager._waiters import Waiters, farewell
 from jobmanager.engine import ssh_debug
 from jobmanager.engine.owner import Owner, labels
 from jobmanager.events import EnvironmentsChanged, HostDown, HostUp, JobDeleted, JobPlaced, JobQueued, JobStarted
+from jobmanager.grading.bundle import runner_command
 from jobmanager.hooks import HookManager
 from jobmanager.live_output import LiveOutput
-from jobmanager.model.container import WORKSPACE, ContainerSpec, Door, Image
+from jobmanager.model.container import ContainerSpec, Door, Image
 from jobmanager.model.facts import RunFacts
 from jobmanager.model.host import Address, DockerHost
 from jobmanager.model.job import Request
@@ -40,6 +41,7 @@ from jobmanager.model.messages import (
     DeleteFailed,
     DoorOpen,
     Ended,
+    Grading,
     HostAnswers,
     HostCannot,
     HostSilent,
@@ -359,6 +361,8 @@ class Loop:
             labels=labels(self._manager_id, request.job_id, lease_s, self._owner),
             limits=request.task.limits,
             network=request.task.network,
+            workspace=request.task.workspace,
+            shares=request.task.grader is not None,
             door=self._door(request, order.host),
         )
         submit = Submit(address=self._addresses[order.host], container=container, timeout_s=self._engine_timeout_s)
@@ -368,7 +372,7 @@ class Loop:
     def _door(self, request: Request, host: str) -> Door | None:
         if not request.ssh_password:
             return None
-        return ssh_debug.door(request.ssh_password, workspace=WORKSPACE, loopback_only=host in self._loopback)
+        return ssh_debug.door(request.ssh_password, workspace=request.task.workspace, loopback_only=host in self._loopback)
 
     def _watch(self, order: WatchJob) -> None:
         request = order.request
@@ -377,18 +381,20 @@ class Loop:
             container_id=order.container_id,
             container_name=order.container,
             token=order.token,
-            command=request.task.command if request.task.command is not None else order.image_command,  # type: ignore[arg-type]
+            command=_command(order),
             env=request.task.env or {},
             files=request.files,
-            stdin=request.inputs.stdin,  # type: ignore[arg-type]
+            stdin=request.inputs.stdin if request.task.grader is None else None,  # type: ignore[arg-type]
             limits=request.task.limits,
             collect=tuple(request.task.collect),
+            workspace=request.task.workspace,
+            grading=_grading(order),
             taken_over=order.taken_over,
             elapsed_s=order.elapsed_s,
             stopped=order.stopped,
         )
         if request.ssh_password:
-            job = ssh_debug.session(job, workspace=WORKSPACE)
+            job = ssh_debug.session(job, workspace=request.task.workspace)
         if not self._waiters.watch(order.host, job):
             self._do_later(_NO_WAITER_S, FindWaiter(container=order.container))
             return
@@ -438,3 +444,24 @@ class Loop:
 def _told(image: Image) -> str:
     made_at = datetime.fromtimestamp(image.created_at_s, timezone.utc)
     return f"{image.references[0] if image.references else image.id} of {made_at:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _command(order: WatchJob) -> str | tuple[str, ...]:
+    """What the container runs: a grader's runner, the task's command, or the image's own."""
+    task = order.request.task
+    if task.grader is not None:
+        return runner_command(task.grader.run)  # type: ignore[arg-type]
+    return task.command if task.command is not None else order.image_command  # type: ignore[return-value]
+
+
+def _grading(order: WatchJob) -> Grading | None:
+    task = order.request.task
+    if task.grader is None:
+        return None
+    return Grading(
+        images=order.images,
+        cpu_time_s=task.grader.students_cpu_time_s(task.limits),
+        memory_mib=task.grader.students_memory_mib(task.limits),
+        network=task.grader.student_network,
+        most_students=task.grader.most_students,
+    )

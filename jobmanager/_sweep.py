@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from jobmanager.engine.container_config import VOLUME_LABEL
-from jobmanager.engine.owner import JOB_LABEL, MANAGER_LABEL, why_abandoned
+from jobmanager.engine.owner import JOB_LABEL, MANAGER_LABEL, STUDENT_LABEL, why_abandoned
 from jobmanager.engine.protocol import BeingRemoved, Engine, EngineFailed, Refused
 from jobmanager.model.container import ContainerState, VolumeState
 
@@ -61,7 +61,7 @@ def survey(engine: Engine, retired: Collection[str] = ()) -> Survey:
     names = {container.name for container in containers}
     lone = [volume for volume in volumes if volume.labels.get(VOLUME_LABEL) not in names]
     found = [
-        *(_leftover(Kind.CONTAINER, container, now_s, retired) for container in containers),
+        *(_leftover(Kind.CONTAINER, container, now_s, retired) for container in sorted(containers, key=_is_no_student)),
         *(_leftover(Kind.VOLUME, volume, now_s, retired) for volume in lone),
     ]
     return Survey(
@@ -84,6 +84,11 @@ def remove_leftovers(engine: Engine, leftovers: Iterable[Leftover]) -> Iterator[
             yield Removal(leftover=leftover, trouble=str(error))
         else:
             yield Removal(leftover=leftover)
+
+
+def _is_no_student(container: ContainerState) -> bool:
+    """Student containers go first: a volume of their grading container is theirs too."""
+    return STUDENT_LABEL not in container.labels
 
 
 def _leftover(kind: Kind, found: ContainerState | VolumeState, now_s: float, retired: Collection[str]) -> Leftover:

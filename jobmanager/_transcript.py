@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from jobmanager.engine.protocol import Chunk
 from jobmanager.engine.way_in import DOOR_OPEN, RESULT_FILE_LIMIT, Mark, MarkedStream, cpu_before, end_mark
+from jobmanager.grading.link import CutOff, FromRunner, LinkReader
 from jobmanager.model.facts import EndMark
 from jobmanager.model.messages import Piece
 
@@ -54,7 +55,16 @@ class Transcript:
     While it reads it keeps as much of each stream: the one that is quicker must not take all the room.
     """
 
-    def __init__(self, token: str, keep_bytes: int, tap: Tap | None = None) -> None:
+    def __init__(
+        self,
+        token: str,
+        keep_bytes: int,
+        tap: Tap | None = None,
+        *,
+        link_token: str | None = None,
+        hear: Callable[[FromRunner], None] | None = None,
+    ) -> None:
+        """``link_token``: of a grading container, whose runner's messages are no output; ``hear`` is told them."""
         self.began = False
         self.end: EndMark | None = None
         self.refusal = ""
@@ -66,6 +76,9 @@ class Transcript:
         self._turns: list[tuple[bool, int]] = []  # which stream was printed to, and how many bytes it had then
         self._keep_bytes = keep_bytes
         self._tap = tap
+        self.link_broke = False  # the runner says so: it needed it
+        self._link = None if link_token is None else LinkReader(link_token)
+        self._hear = hear
         self._streams = {False: MarkedStream(token), True: MarkedStream(token)}
         self._cpu_before_ns: int | None = None
         self._result = bytearray()
@@ -130,6 +143,7 @@ class Transcript:
         for stderr, stream in self._streams.items():
             if rest := stream.rest():
                 self._output(rest, stderr)
+        self._finish_link()
 
     # The two streams come in any order: all of standard error may be here before the first word of standard output.
 
@@ -142,6 +156,7 @@ class Transcript:
             self._stderr_ended = True
             self.end = self.end or end_mark(mark.rest, self._cpu_before_ns)
         elif mark.word == "end" and not stderr and not self._stdout_ended:
+            self._finish_link()
             self._stdout_ended = True
             self.end = end_mark(mark.rest, self._cpu_before_ns) or self.end  # by now the counter's start is known
         elif mark.word == "bye":
@@ -162,7 +177,25 @@ class Transcript:
             self.beginning_lost = True  # from a log that was rotated
         if self._stdout_ended and not stderr:
             self._result += data[: RESULT_FILE_LIMIT + 1 - len(self._result)]
-            return
+        elif self._link is None or stderr:
+            self._printed(data, stderr)
+        else:
+            for part in self._link.feed(data):
+                self._from_the_runner(part)
+
+    def _from_the_runner(self, part: bytes | FromRunner) -> None:
+        if isinstance(part, bytes):
+            self._printed(part, stderr=False)
+        elif isinstance(part, CutOff):
+            self.link_broke = True
+        elif self._hear is not None:
+            self._hear(part)
+
+    def _finish_link(self) -> None:
+        if self._link is not None and (rest := self._link.rest()):
+            self._printed(rest, stderr=False)
+
+    def _printed(self, data: bytes, stderr: bool) -> None:
         if self._tap is not None:
             self._tap.output(stderr, data)
         kept = self.stderr if stderr else self.stdout

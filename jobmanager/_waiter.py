@@ -22,9 +22,10 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from jobmanager._host_keeper import HostKeeper
+from jobmanager._students import Students
 from jobmanager._watch import Watch
 from jobmanager.engine.connect import connect
-from jobmanager.engine.owner import MANAGER_LABEL
+from jobmanager.engine.owner import MANAGER_LABEL, STUDENT_LABEL
 from jobmanager.engine.processes import forward_logs
 from jobmanager.engine.protocol import Engine, EngineError
 from jobmanager.model.container import Phase
@@ -96,7 +97,7 @@ class Waiter:
         """Remove this manager's containers and volumes from the host."""
         if not self._settings.keeps_host:
             return
-        engine = connect(self._settings.address, timeout_s=self._settings.engine_timeout_s)
+        engine = self._connect()
         with suppress(EngineError):  # the next start sweeps what is left
             for found in engine.list({MANAGER_LABEL: self._settings.manager_id}):
                 with suppress(EngineError):
@@ -104,6 +105,16 @@ class Waiter:
             for volume in engine.volumes({MANAGER_LABEL: self._settings.manager_id}):
                 with suppress(EngineError):
                     engine.remove_volume(volume.name)
+
+    def enlist(self, name: str, watch: Watch) -> None:
+        """This container is watched here."""
+        with self._lock:
+            self._watches[name] = watch
+
+    def strike(self, name: str) -> None:
+        """It is not any more."""
+        with self._lock:
+            self._watches.pop(name, None)
 
     def _kill(self, container_name: str) -> None:
         with self._lock:
@@ -119,13 +130,16 @@ class Waiter:
 
     def _begin(self, job: WatchMessage) -> None:
         """Known before its thread starts, so that a kill that comes next finds it."""
-        engine = connect(self._settings.address, timeout_s=self._settings.engine_timeout_s)
-        watch = Watch(job, engine, host_lost_timeout_s=self._settings.host_lost_timeout_s, send=self._send)
-        with self._lock:
-            self._watches[job.container_name] = watch
-        threading.Thread(target=self._watch, args=(job, watch, engine), name=f"watch-{job.job_id}", daemon=True).start()
+        engine, students = self._connect(), self._students(job)
+        lost_s = self._settings.host_lost_timeout_s
+        watch = Watch(job, engine, host_lost_timeout_s=lost_s, send=self._send, talk=students)
+        if students is not None:
+            students.of(watch)
+        self.enlist(job.container_name, watch)
+        target, name = self._watch, f"watch-{job.job_id}"
+        threading.Thread(target=target, args=(job, watch, engine, students), name=name, daemon=True).start()
 
-    def _watch(self, job: WatchMessage, watch: Watch, engine: Engine) -> None:
+    def _watch(self, job: WatchMessage, watch: Watch, engine: Engine, students: Students | None) -> None:
         try:
             facts = watch.run()
         except Exception as error:  # noqa: BLE001 - the loop's edge: a bug here must not cost the job its result
@@ -133,9 +147,19 @@ class Waiter:
             facts = RunFacts(began=True, trouble=f"{type(error).__name__}: {error}")
         finally:
             engine.close()
-            with self._lock:
-                self._watches.pop(job.container_name, None)
+            if students is not None:
+                students.close()
+            self.strike(job.container_name)
         self._send(Ended(job_id=job.job_id, container_name=job.container_name, facts=facts))
+
+    def _students(self, job: WatchMessage) -> Students | None:
+        if job.grading is None:
+            return None
+        lost_s = self._settings.host_lost_timeout_s
+        return Students(job, connect=self._connect, host_lost_timeout_s=lost_s, watched=self)
+
+    def _connect(self) -> Engine:
+        return connect(self._settings.address, timeout_s=self._settings.engine_timeout_s)
 
     def _beat(self) -> None:
         while not self._stopping.wait(_HEARTBEAT_S):
@@ -143,7 +167,7 @@ class Waiter:
 
     def _reconcile(self) -> None:
         """Compare what we watch with what the engine has, again and again."""
-        engine = connect(self._settings.address, timeout_s=self._settings.engine_timeout_s)
+        engine = self._connect()
         unknown: set[str] = set()
         while not self._stopping.wait(self._settings.reconcile_interval_s):
             try:
@@ -161,7 +185,8 @@ class Waiter:
         for name, watch in watched.items():
             if name not in found or found[name].phase is Phase.ENDED:
                 watch.look()
-        unknown = found.keys() - watched.keys()
+        others = {name for name, state in found.items() if state.labels.get(STUDENT_LABEL) in found}  # they end with their job
+        unknown = found.keys() - watched.keys() - others
         seen_twice = unknown & unknown_before
         if seen_twice and self._settings.keeps_host:
             self._send(Strays(names=tuple(sorted(seen_twice))))

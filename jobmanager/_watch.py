@@ -12,12 +12,25 @@ import threading
 import time
 from collections.abc import Callable
 from enum import Enum, auto
+from typing import Protocol
 
 from jobmanager._collect import collected
+from jobmanager._looks import HostLost, Looks
 from jobmanager._showing import Showing
 from jobmanager._transcript import Output, Tap, Transcript
-from jobmanager.engine.protocol import Engine, EngineError, NoSuchContainer, NotRunning, OutputStream, Refused, Unreachable
+from jobmanager.engine.protocol import (
+    Engine,
+    EngineError,
+    NoSuchContainer,
+    NotRunning,
+    OutputStream,
+    Refused,
+    StdinLink,
+    Unreachable,
+)
 from jobmanager.engine.way_in import CANNOT_UNPACK, NOT_DELIVERED, payload, trace_of_the_end
+from jobmanager.grading.bundle import LINK_TOKEN_FILE, bundle
+from jobmanager.grading.link import FromRunner, link_token
 from jobmanager.model.container import ContainerState, Phase
 from jobmanager.model.facts import Limit, RunFacts, Stopped
 from jobmanager.model.messages import Began, DoorOpen, Printed, Show, Stops
@@ -35,7 +48,7 @@ _UNTOLD_S = 1.0  # between looks at a CPU counter that the engine does not tell
 _FEED_S = 60.0
 _COLLECT_TRIES = 3
 _MOST_STOPS_LOST = 3
-_RETRY_S = (0.1, 0.2, 0.5, 1.0, 2.0)
+_RETRY_S = 0.1
 
 
 class _Over(Enum):
@@ -45,12 +58,28 @@ class _Over(Enum):
     BROKEN = auto()  # the stream ended: the container has, or the connection broke
 
 
-class _HostLost(Exception):
-    """The engine could not be reached for too long."""
-
-
 class _NotYetBegun(Exception):
     """The engine could not be reached before the job was given to the container: another host can have it at once."""
+
+
+class Talk(Protocol):
+    """Who talks to a container by its open standard input. All calls come from the watch's thread, and must not block."""
+
+    def opened(self, link: StdinLink) -> None:
+        """The container has its job, and its standard input is left open: it is yours to close."""
+        ...
+
+    def began(self) -> None:
+        """PID 1 has begun the program, so what is written reaches it."""
+        ...
+
+    def said(self, message: FromRunner) -> None:
+        """A grading container's runner says this."""
+        ...
+
+    def over(self) -> None:
+        """Nothing more will be heard of the container as it comes. May be called more than once."""
+        ...
 
 
 class Watch:
@@ -64,21 +93,27 @@ class Watch:
         host_lost_timeout_s: float,
         send: Callable[[Began | DoorOpen | Stops | Printed], None],
         on_output: Callable[[bool, bytes], None] | None = None,
+        talk: Talk | None = None,
+        cpu_left_s: Callable[[float], float] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """``on_output`` is handed what the program prints as it comes: whether it is standard error, and the bytes.
 
         It is called in the thread of ``run`` and must not block. After a connection broke it may miss some; it hears nothing twice.
+        ``cpu_left_s`` is told what the container has used and says how much more it may, where that is less than its limit.
         """
         self._job = job
         self._engine = engine
-        self._host_lost_timeout_s = host_lost_timeout_s
         self._send = send
         self._clock = clock
         self._showing = Showing(job.job_id, send)
         self._tap = None if on_output is None else Tap(on_output)
+        self._talk = talk
+        self._cpu_left_s = cpu_left_s or self._cpu_left_of_its_limit_s
         self._kill_asked = threading.Event()
         self._look_asked = threading.Event()
+        self._looks = Looks(job, engine, host_lost_timeout_s=host_lost_timeout_s, hurry=self._kill_asked, clock=clock)
+        self._reads_log = False
         self._transcript = self._new_transcript()
         self._heard = Output()  # before the log took the place of the container's own stream
         self._told_began = self._told_door = False
@@ -86,7 +121,6 @@ class Watch:
         self._delivered = False
         self._fed_whole = False  # by this watch itself
         self._catching_up_until = 0.0
-        self._reads_log = False
         self._first_start_s = 0.0  # by the engine's clock; 0 where an earlier waiter delivered the job
         self._start_the_clocks(clock() - job.elapsed_s)
         self._stopped: Stopped | None = None
@@ -96,7 +130,7 @@ class Watch:
         self._ended_at: float | None = None
         self._cpu_time_s: float | None = None
         self._peak_memory_bytes: int | None = None
-        self._outage_s = 0.0
+        self._nonsense = ""
         self._survived_outage_s = 0.0
         self._timings: dict[str, float] = {}
 
@@ -112,18 +146,34 @@ class Watch:
         """Somebody follows the job: say what it prints."""
         self._showing.ask(asked)
 
+    def refuse(self, nonsense: str) -> None:
+        """End the container soon, for what its runner said."""
+        self._nonsense = self._nonsense or nonsense
+        self.kill()
+
+    def wall_left_s(self) -> float:
+        """What is left of its wall-clock limit."""
+        return self._job.limits.wall_s - (self._clock() - self._started_at)
+
     def run(self) -> RunFacts:
         """Follow the container to its end. Never raises EngineError."""
+        try:
+            return self._run()
+        finally:
+            self._be_silent()
+
+    def _run(self) -> RunFacts:
         try:
             state = self._follow_to_the_end()
         except NoSuchContainer:
             return self._facts(gone=True)
-        except _HostLost:
+        except HostLost:
             return self._facts(host_lost=True)
         except _NotYetBegun as error:
             return self._facts(unreachable=str(error))
         except EngineError as error:
             return self._facts(trouble=f"the engine refused to go on with it: {error}")
+        self._be_silent()
         if self._stopped is not None:
             self._measure()
             if self._stopped.limit is Limit.WALL and self._has_ended_unheard():
@@ -144,20 +194,20 @@ class Watch:
             over = self._follow_and_stop(stream)
             if over is not _Over.BROKEN:
                 return None
-            outage_before = self._outage_s
+            outage_before = self._looks.outage_s
             self._engine.close()  # an engine that is being shut down still answers on old connections, and takes no new ones
-            state = self._inspect()
+            state = self._looks.state()
             has_ended = state.phase is Phase.ENDED or self._was_restarted(state)
-            if has_ended and self._outage_s == outage_before and stream is not None:
+            if has_ended and self._looks.outage_s == outage_before and stream is not None:
                 self._transcript.finish()
                 if state.in_removal:
                     raise NoSuchContainer(self._job.container_name)  # soon: whoever looks later must see the same
                 return state
             if not has_ended:
-                self._survived_outage_s = self._outage_s
-            if self._outage_s != outage_before:
+                self._survived_outage_s = self._looks.outage_s
+            if self._looks.outage_s != outage_before:
                 self._catching_up_until = 0.0  # the engine needs as long again to show its log
-            self._kill_asked.wait(_RETRY_S[0])
+            self._kill_asked.wait(_RETRY_S)
             stream = self._reread() if self._delivered else self._take_over()
 
     def _follow_and_stop(self, stream: OutputStream | None) -> _Over:
@@ -216,9 +266,11 @@ class Watch:
 
         Until it has been read, no deadline is looked at; nor for ever, as a log may not be readable any more.
         """
+        if self._delivered:
+            self._be_silent()
         self._heard = self._transcript.output(self._heard)
-        self._transcript, self._ended_at = self._new_transcript(), None
         self._reads_log = True
+        self._transcript, self._ended_at = self._new_transcript(), None
         self._catching_up_until = self._catching_up_until or self._clock() + _FIRST_OUTPUT_S
         try:
             return self._engine.logs(self._job.container_id)
@@ -227,10 +279,9 @@ class Watch:
 
     def _feed(self) -> bool:
         job = self._job
-        packed = payload(job.token, command=job.command, env=job.env, files=job.files, stdin=job.stdin)
         self._may_have_begun = True
         try:
-            self._engine.feed(job.container_id, packed, _FEED_S, self._can_still_take_it)
+            self._write(_payload(job))
         except (Unreachable, NotRunning) as error:
             _log.warning("job %s could not be delivered whole: %s", job.job_id, error)
             return False
@@ -238,13 +289,33 @@ class Watch:
         self._start_the_clocks(self._clock())
         return True
 
+    def _write(self, packed: bytes) -> None:
+        """The job; to whom somebody talks, standard input stays open."""
+        if self._talk is None:
+            self._engine.feed(self._job.container_id, packed, _FEED_S, self._can_still_take_it)
+            return
+        link = self._engine.open_stdin(self._job.container_id)
+        try:
+            link.write(packed, _FEED_S, self._can_still_take_it)
+        except EngineError:
+            link.close()
+            raise
+        self._talk.opened(link)
+
+    def _be_silent(self) -> None:
+        if self._talk is not None:
+            self._talk.over()
+
     def _can_still_take_it(self) -> bool:
         """Asked while a container takes nothing of its job: one that has ended never will."""
         return not self._kill_asked.is_set() and self._engine.inspect(self._job.container_id).phase is not Phase.ENDED
 
     def _start_the_clocks(self, at: float) -> None:
-        limits = self._job.limits
-        self._started_at, self._next_cpu_look = at, at + limits.cpu_time_s / limits.cpus
+        self._started_at = at
+        self._next_cpu_look = at + self._cpu_left_s(0.0) / self._job.limits.cpus
+
+    def _cpu_left_of_its_limit_s(self, used_s: float) -> float:
+        return self._job.limits.cpu_time_s - used_s
 
     def _follow(self, stream: OutputStream) -> _Over:
         heard_at = self._clock()
@@ -261,6 +332,8 @@ class Watch:
             if self._transcript.began and not self._told_began:
                 self._told_began = True
                 self._send(Began(container_name=self._job.container_name))
+                if self._talk is not None:
+                    self._talk.began()
             if self._transcript.door_open and not self._told_door:
                 self._tell_door()
             over = self._glance()
@@ -308,18 +381,18 @@ class Watch:
         if not self._look_asked.is_set():
             return False
         self._look_asked.clear()
-        return self._inspect().phase is Phase.ENDED
+        return self._looks.state().phase is Phase.ENDED
 
     def _look_at_cpu(self) -> _Over | None:
         """The counter of the whole container; the next look is due when it could have reached the limit."""
-        limits = self._job.limits
         if not self._measure():
             self._next_cpu_look = self._clock() + _UNTOLD_S
             return None
-        if self._cpu_time_s is not None and self._cpu_time_s >= limits.cpu_time_s:
-            return self._reached(Limit.CPU, self._cpu_time_s)
-        left_s = limits.cpu_time_s - (self._cpu_time_s or 0.0)
-        self._next_cpu_look = self._clock() + max(0.1, left_s / limits.cpus)
+        used_s = self._cpu_time_s or 0.0
+        left_s = self._cpu_left_s(used_s)
+        if left_s <= 0:
+            return self._reached(Limit.CPU, used_s)
+        self._next_cpu_look = self._clock() + max(0.1, left_s / self._job.limits.cpus)
         return None
 
     def _measure(self) -> bool:
@@ -340,7 +413,7 @@ class Watch:
         if not (self._reads_log and self._transcript.began):
             return False
         try:
-            return any(self._engine.archive(self._job.container_id, trace_of_the_end(self._job.token)))
+            return any(self._engine.archive(self._job.container_id, trace_of_the_end(self._job.token, self._job.workspace)))
         except EngineError:
             return False
 
@@ -397,81 +470,36 @@ class Watch:
             self._engine.pause(self._job.container_id)
         except EngineError as error:
             self._stop_was_lost = isinstance(error, Unreachable)
-            self._was_frozen = self._is_frozen_by_somebody_else()
+            self._was_frozen = self._looks.is_frozen_by_somebody_else()
             _log.debug("pause of %s: %s", self._job.container_name, error)
 
-    def _is_frozen_by_somebody_else(self) -> bool:
-        """Whether it stood still already: not by an earlier waiter's hand, as that leaves word first."""
-        try:
-            return self._job.stopped is None and self._engine.inspect(self._job.container_id).phase is Phase.PAUSED
-        except EngineError:
-            return False
-
     def _collect(self) -> tuple[bytes | None, str]:
-        wanted = self._job.collect and self._ended_at is not None and not self._kill_asked.is_set()
+        job = self._job
+        wanted = (job.collect or job.grading) and self._ended_at is not None and not self._kill_asked.is_set()
         if not wanted or self._transcript.refusal:
             return None, ""
         began, tries = self._clock(), 0
         while True:
             try:
-                found = collected(self._engine, self._job.container_id, self._job.collect, self._job.limits)
+                found = collected(
+                    self._engine,
+                    job.container_id,
+                    job.collect,
+                    job.limits,
+                    workspace=job.workspace,
+                    grading=job.grading is not None,
+                )
                 break
             except Unreachable as error:  # the workspace is there for as long as the container is
                 tries += 1
-                if tries > _COLLECT_TRIES or not self._is_still_there():
+                if tries > _COLLECT_TRIES or not self._looks.is_still_there():
                     return None, f"the workspace could not be read: {error}"
         self._timings["collect"] = round(self._clock() - began, 4)
-        return (None, "the container ended before its files were read") if self._has_ended() else found
-
-    def _has_ended(self) -> bool:
-        """Whether what was read is nothing: an engine shows the workspace of a container that has ended as an empty folder."""
-        try:
-            return self._engine.inspect(self._job.container_id).phase is Phase.ENDED
-        except NoSuchContainer:
-            return True
-        except EngineError:  # it has only just given the files
-            return False
-
-    def _is_still_there(self) -> bool:
-        """Whether the container has not ended; an engine that is away is waited for."""
-        try:
-            return self._inspect().phase is not Phase.ENDED
-        except (EngineError, _HostLost):
-            return False
-
-    def _inspect(self) -> ContainerState:
-        """The container's state; an engine that cannot be reached is asked again until it is given up."""
-        began, tries = self._clock(), 0
-        while True:
-            try:
-                state = self._engine.inspect(self._job.container_id)
-            except Unreachable as error:
-                waited_s = self._clock() - began
-                if tries == 0:
-                    _log.warning("host of job %s cannot be reached: %s", self._job.job_id, error)
-                if waited_s > self._host_lost_timeout_s:
-                    self._outage_s += waited_s
-                    raise _HostLost from error
-                if self._kill_asked.wait(_RETRY_S[min(tries, len(_RETRY_S) - 1)]):
-                    raise _HostLost from error
-                tries += 1
-                continue
-            if tries:
-                self._outage_s += max(0.001, self._clock() - began)
-            return state
+        return (None, "the container ended before its files were read") if self._looks.has_ended() else found
 
     def _was_restarted(self, state: ContainerState) -> bool:
-        """Whether it was started again since, as then its PID 1 knows of no job.
-
-        One that an earlier waiter had is compared with how long it has been followed, by the engine's own clock.
-        """
-        if self._first_start_s:
-            return state.started_at_s != self._first_start_s
         followed_s = self._clock() - self._started_at
-        try:
-            return state.started_at_s > 0 and self._engine.info().now_s - state.started_at_s < followed_s
-        except Unreachable:
-            return False
+        return self._looks.was_restarted(state, first_start_s=self._first_start_s, followed_s=followed_s)
 
     @property
     def _has_begun(self) -> bool:
@@ -496,7 +524,10 @@ class Watch:
     def _new_transcript(self) -> Transcript:
         if self._tap is not None:
             self._tap.begin_again()
-        return Transcript(self._job.token, self._job.limits.output_kib * 1024, self._tap)
+        job = self._job
+        token = link_token(job.token) if job.grading is not None else None
+        hear = None if self._talk is None or self._reads_log else self._talk.said
+        return Transcript(job.token, job.limits.output_kib * 1024, self._tap, link_token=token, hear=hear)
 
     def _facts(
         self,
@@ -526,10 +557,12 @@ class Watch:
             state=state,
             gone=gone,
             was_frozen=self._was_frozen,
-            outage_s=self._outage_s,
+            outage_s=self._looks.outage_s,
             survived_outage_s=self._survived_outage_s,
             host_lost=host_lost,
             trouble=trouble,
+            link_broke=transcript.link_broke,
+            nonsense=self._nonsense,
             stdout=output.stdout,
             stderr=output.stderr,
             stdout_bytes=output.stdout_bytes,
@@ -544,3 +577,11 @@ class Watch:
             peak_memory_bytes=end.peak_memory_bytes if end is not None else self._peak_memory_bytes,
             timings={**self._timings, "run": round(wall_s, 4)},
         )
+
+
+def _payload(job: WatchMessage) -> bytes:
+    files = dict(job.files)
+    if job.grading is not None:
+        files.update(bundle())
+        files[LINK_TOKEN_FILE] = link_token(job.token).encode()
+    return payload(job.token, command=job.command, env=job.env, files=files, stdin=job.stdin)

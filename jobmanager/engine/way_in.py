@@ -159,10 +159,11 @@ class Mark:
 
 
 class MarkedStream:
-    """Tells one stream's output from PID 1's marks. Holds back at most a token's length."""
+    """Tells one stream's output from marks with a token. Holds back at most a token's length."""
 
-    def __init__(self, token: str) -> None:
+    def __init__(self, token: str, *, longest: int = _LONGEST_MARK) -> None:
         self._begin = b"\x1e" + token.encode() + b" "
+        self._longest = longest
         self._held = b""
 
     def feed(self, data: bytes) -> list[bytes | Mark]:
@@ -177,8 +178,8 @@ class MarkedStream:
             if at > 0:
                 found.append(self._held[:at])
                 self._held = self._held[at:]
-            line_end = self._held.find(b"\n", 0, _LONGEST_MARK)
-            if line_end < 0 and len(self._held) < _LONGEST_MARK:
+            line_end = self._held.find(b"\n", 0, self._longest)
+            if line_end < 0 and len(self._held) < self._longest:
                 return found
             if line_end < 0:  # a program that has found the token out, and would have us hold its output for ever
                 found.append(self._held[:1])

@@ -10,8 +10,9 @@ from jobmanager.grading.result_file import ResultFile, ResultFileError, parse
 from jobmanager.model.facts import RunFacts
 from jobmanager.model.job import Request
 from jobmanager.model.result import Evidence, JobResult, Outcome, ProblemResult, Step
-from jobmanager.model.verdict import Verdict
+from jobmanager.model.verdict import Verdict, exit_code_text
 
+_TAIL_BYTES = 2000
 _OVERRIDING = (Outcome.CRASH, Outcome.KILLED)  # nothing that was answered counts
 _RESULT_OF_THE_PROGRAM = (Outcome.SUCCESS, Outcome.FAILED)
 
@@ -28,15 +29,10 @@ def merged(
     """The one result of a job.
 
     A result file counts only when the program ended by itself within its limits. It cannot turn a bad exit code into
-    a success. A wrong local answer makes a success a failure. The grade is 100 or 0 unless the file says else.
+    a success; a grader's can, as that is its business. A wrong local answer makes a success a failure. The grade is 100 or 0
+    unless the file says else.
     """
-    said = ResultFile()
-    if verdict.outcome in _RESULT_OF_THE_PROGRAM and facts is not None and facts.result_file is not None:
-        try:
-            said = parse(facts.result_file)
-            verdict = _with_the_graders_word(verdict, said)
-        except ResultFileError as error:
-            verdict = _unreadable(verdict, str(error))
+    verdict, said = _with_what_was_said(request, verdict, facts)
     local = {} if verdict.outcome in _OVERRIDING else answered(request)
     outcome = _with_local(verdict.outcome, local)
     return replace(
@@ -47,7 +43,7 @@ def merged(
         problems={**said.problems, **local},
         tests=said.tests,
         custom=said.custom,
-        state=said.state,
+        state=said.state if said.state is not None else _state_before(request),
         host=host,
         timings=dict(timings),
         steps=steps if request.debug else (),
@@ -76,7 +72,43 @@ def _as_it_ran(request: Request, facts: RunFacts | None, verdict: Verdict) -> Jo
     )
 
 
-def _with_the_graders_word(verdict: Verdict, said: ResultFile) -> Verdict:
+def _with_what_was_said(request: Request, verdict: Verdict, facts: RunFacts | None) -> tuple[Verdict, ResultFile]:
+    grades = request.task.grader is not None
+    if verdict.outcome not in _RESULT_OF_THE_PROGRAM or facts is None or not request.task.needs_container:
+        return verdict, ResultFile()
+    if facts.result_file is None:
+        return (_silent(verdict, facts) if grades else verdict), ResultFile()
+    try:
+        said = parse(facts.result_file, grader=grades)
+    except ResultFileError as error:
+        return _unreadable(verdict, str(error)), ResultFile()
+    return (_the_graders(verdict, said) if grades else _with_its_word(verdict, said)), said
+
+
+def _the_graders(verdict: Verdict, said: ResultFile) -> Verdict:
+    """A grader's word rules: its exit code is only that of its script's last line."""
+    assert said.outcome is not None, "a grader's answer without a result cannot be read"
+    word = Evidence(kind="grader", value=said.outcome.value, source="result.json")
+    return Verdict(outcome=said.outcome, evidence=(word, *verdict.evidence))
+
+
+def _silent(verdict: Verdict, facts: RunFacts) -> Verdict:
+    """A grader that said nothing."""
+    code = facts.end.exit_code if facts.end is not None else 0
+    complaint = facts.stderr[-_TAIL_BYTES:].decode("utf-8", "replace").strip()
+    told = f", and the end of its standard error is:\n{complaint}" if complaint else ", and nothing on standard error"
+    text = f"the grader ended without a result, with {exit_code_text(code)}{told}"
+    silence = Evidence(kind="grader", value="no result", source="result.json")
+    return Verdict(outcome=Outcome.CRASH, text=text, evidence=(silence, *verdict.evidence))
+
+
+def _state_before(request: Request) -> str:
+    """What a grader that says nothing of it leaves as it was."""
+    brought = (request.inputs.answers or {}).get("@state", "")
+    return brought if request.task.grader is not None and isinstance(brought, str) else ""
+
+
+def _with_its_word(verdict: Verdict, said: ResultFile) -> Verdict:
     if verdict.outcome is Outcome.SUCCESS and said.outcome is Outcome.FAILED:
         word = Evidence(kind="grader", value=said.outcome.value, source="result.json")
         return replace(verdict, outcome=Outcome.FAILED, evidence=(*verdict.evidence, word))

@@ -5,14 +5,15 @@
     {"result": "success" | "failed", "grade": 0..200, "text": "...", "tests": {...}, "custom": {...}, "state": "...",
      "problems": {"id": ["success" | "failed", "text"]} or {"id": {"result": ..., "text": ...}}}
 
-Every field may be left out. Whatever is wrong makes the whole file unreadable.
+Every field may be left out. Whatever is wrong makes the whole file unreadable. A grader's has more words for ``result``,
+``timeout``, ``overflow``, ``crash`` and ``error``, and has to have one; a problem of a grader's may leave it to that.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -26,7 +27,8 @@ _DEEPEST = 50
 _MOST_DIGITS = 300
 _SHOWN = 60  # characters of a field's name that a message repeats
 _FIELDS = {"result", "grade", "text", "problems", "tests", "custom", "state"}
-_GRADERS_WORDS = {"success": Outcome.SUCCESS, "failed": Outcome.FAILED}
+_PROGRAMS_WORDS = (Outcome.SUCCESS, Outcome.FAILED)
+_GRADERS_WORDS = (*_PROGRAMS_WORDS, Outcome.TIMEOUT, Outcome.OVERFLOW, Outcome.CRASH, Outcome.ERROR)
 
 
 class ResultFileError(Exception):
@@ -43,11 +45,11 @@ class ResultFile:
     problems: Mapping[str, ProblemResult] = field(default_factory=dict)
     tests: Mapping[str, object] = field(default_factory=dict)
     custom: Mapping[str, object] = field(default_factory=dict)
-    state: str = ""
+    state: str | None = None
 
 
-def parse(data: bytes) -> ResultFile:
-    """Read a result file. Raises ResultFileError with the reason, never anything else."""
+def parse(data: bytes, *, grader: bool = False) -> ResultFile:
+    """Read a result file, or a grader's answer. Raises ResultFileError with the reason, never anything else."""
     if len(data) > RESULT_FILE_LIMIT:
         raise ResultFileError(f"it is larger than {RESULT_FILE_LIMIT // 1024} KiB")
     try:
@@ -64,14 +66,18 @@ def parse(data: bytes) -> ResultFile:
     if unknown:
         raise ResultFileError(f"it has fields that mean nothing here: {[name[:_SHOWN] for name in unknown[:5]]}")
     _check(said, 0)
+    if grader and "result" not in said:
+        raise ResultFileError("the grader set no result: it has to say success or failed, or what else became of it")
+    words = _GRADERS_WORDS if grader else _PROGRAMS_WORDS
+    outcome = _outcome("result", said["result"], words) if "result" in said else None
     return ResultFile(
-        outcome=_outcome("result", said["result"]) if "result" in said else None,
+        outcome=outcome,
         grade=_grade("grade", said["grade"]) if "grade" in said else None,
         text=_text("text", said.get("text", "")),
-        problems=_problems("problems", said.get("problems", {})),
+        problems=_problems("problems", said.get("problems", {}), words, outcome if grader else None),
         tests=_object("tests", said.get("tests", {})),
         custom=_object("custom", said.get("custom", {})),
-        state=_text("state", said.get("state", "")),
+        state=_text("state", said["state"]) if "state" in said else None,
     )
 
 
@@ -119,10 +125,11 @@ def _text(key: str, value: object) -> str:
     return value
 
 
-def _outcome(key: str, value: object) -> Outcome:
-    if not isinstance(value, str) or value not in _GRADERS_WORDS:
-        raise ResultFileError(f"{key} is neither success nor failed")
-    return _GRADERS_WORDS[value]
+def _outcome(key: str, value: object, words: Sequence[Outcome]) -> Outcome:
+    found = next((word for word in words if word.value == value), None)
+    if found is None:
+        raise ResultFileError(f"{key} is neither {' nor '.join(word.value for word in words)}")
+    return found
 
 
 def _grade(key: str, value: object) -> float:
@@ -137,16 +144,17 @@ def _object(key: str, value: object) -> dict[str, object]:
     return value
 
 
-def _problems(key: str, value: object) -> dict[str, ProblemResult]:
+def _problems(key: str, value: object, words: Sequence[Outcome], unsaid: Outcome | None) -> dict[str, ProblemResult]:
+    """``unsaid``: the result of those that have none; None: there must be one."""
     said = _object(key, value)
     if len(said) > _MOST_PROBLEMS or any(len(name) > _LONGEST_ID for name in said):
         raise ResultFileError(f"{key} has too many entries, or names that are too long")
-    return {name: _problem(f"problem {name!r}", entry) for name, entry in said.items()}
+    return {name: _problem(f"problem {name!r}", entry, words, unsaid) for name, entry in said.items()}
 
 
-def _problem(key: str, entry: object) -> ProblemResult:
-    if isinstance(entry, dict) and set(entry) <= {"result", "text"} and "result" in entry:
-        entry = [entry["result"], entry.get("text", "")]
+def _problem(key: str, entry: object, words: Sequence[Outcome], unsaid: Outcome | None) -> ProblemResult:
+    if isinstance(entry, dict) and set(entry) <= {"result", "text"} and ("result" in entry or unsaid is not None):
+        entry = [entry.get("result", unsaid), entry.get("text", "")]
     if not isinstance(entry, list) or len(entry) != 2:
         raise ResultFileError(f"{key} is neither [result, text] nor an object of these")
-    return ProblemResult(_outcome(f"the result of {key}", entry[0]), _text(f"the text of {key}", entry[1]))
+    return ProblemResult(_outcome(f"the result of {key}", entry[0], words), _text(f"the text of {key}", entry[1]))

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Union
 
-from jobmanager.model.container import ContainerSpec, EngineInfo, Image
+from jobmanager.model.container import WORKSPACE, ContainerSpec, EngineInfo, Image
 from jobmanager.model.facts import RunFacts, Stopped
 from jobmanager.model.host import Address
 from jobmanager.model.limits import Limits
+from jobmanager.model.network import Network
 
 # ---- to a worker of the process pool, and back
 
@@ -94,6 +95,17 @@ class WaiterSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Grading:
+    """What a grading job may have of student containers."""
+
+    images: Mapping[str, str]  # by environment; "" is its own
+    cpu_time_s: float  # of all of them
+    memory_mib: int
+    network: Network | str
+    most_students: int  # at once
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Watch:
     """A container that runs: give it its job (unless an earlier waiter did), and report its end."""
 
@@ -104,9 +116,11 @@ class Watch:
     command: str | tuple[str, ...]
     env: Mapping[str, str]
     files: Mapping[str, bytes] = field(repr=False)
-    stdin: bytes = field(repr=False)
+    stdin: bytes | None = field(repr=False)  # None: the container's own, by which somebody talks to it
     limits: Limits
     collect: tuple[str, ...]
+    workspace: str = WORKSPACE
+    grading: Grading | None = None
     taken_over: bool = False  # an earlier waiter had it
     elapsed_s: float = 0.0  # how long it has been running by then
     stopped: Stopped | None = None  # what that waiter was about to stop it for

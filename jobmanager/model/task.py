@@ -10,6 +10,7 @@ from pathlib import Path
 
 from jobmanager.errors import InvalidTask, InvalidValue
 from jobmanager.model import _checks
+from jobmanager.model.container import GRADING_WORKSPACE, WORKSPACE
 from jobmanager.model.grader import SCRIPTS, Grader
 from jobmanager.model.limits import Limits
 from jobmanager.model.network import Network, checked_network
@@ -116,6 +117,11 @@ class Task:
         """False when problems alone make the task and all of them can be answered in process."""
         local = self.problems and all(isinstance(p, (MultipleChoice, Match)) for p in self.problems.values())
         return not (local and self.command is None and self.grader is None)
+
+    @property
+    def workspace(self) -> str:
+        """The folder in its container that its files are in."""
+        return WORKSPACE if self.grader is None else GRADING_WORKSPACE
 
     @property
     def memory_mib(self) -> int:

@@ -42,6 +42,7 @@ def judge(facts: RunFacts, limits: Limits, killed: KillReason | None = None) -> 
         lambda: killed_verdict(killed) if killed else None,
         lambda: _timeout(facts, limits),
         lambda: _output_overflow(facts, limits),
+        lambda: _nonsense(facts),
         lambda: _crash(facts),
         lambda: _overflow(facts, limits),
         lambda: _by_exit_code(facts),
@@ -88,6 +89,13 @@ def exit_code_text(code: int) -> str:
     return f"exit code {code}"
 
 
+def _nonsense(facts: RunFacts) -> Verdict | None:
+    if not facts.nonsense:
+        return None
+    evidence = (Evidence(kind="link", value=facts.nonsense, source="the grading container's runner"),)
+    return Verdict(outcome=Outcome.ERROR, text=f"the grading container makes no sense: {facts.nonsense}", evidence=evidence)
+
+
 def _timeout(facts: RunFacts, limits: Limits) -> Verdict | None:
     if facts.stopped is not None and facts.stopped.limit is not Limit.OUTPUT:
         return _timeout_verdict(facts.stopped.limit, facts.stopped.measured, limits)
@@ -123,6 +131,8 @@ def _crash(facts: RunFacts) -> Verdict | None:
         return crash_verdict("not_started", f"the program was not started: {facts.refusal}", "PID 1")
     if facts.host_lost:
         return crash_verdict("host_lost", f"the host could not be reached for {facts.outage_s:.0f} s and was given up", _OUR_CLOCK)
+    if facts.link_broke:
+        return crash_verdict("link_broke", "the grader was cut off from its student containers", "the grading container's runner")
     if facts.end is not None:
         return None
     if facts.gone:

@@ -100,6 +100,11 @@ class Host:
             return versions[0].id
         return named if self.config.pull == "missing" else None
 
+    def images(self) -> dict[str, str]:
+        """The images that stand for what is known here, by name."""
+        names = self.references() | self.environments()
+        return {name: image for name in names if (image := self.image(name)) is not None}
+
     def versions(self, environment: str) -> tuple[Image, ...]:
         """The images here to which an alias or a label gives this name, the newest first; none when it is a reference."""
         if environment in self._aliases:

@@ -445,9 +445,16 @@ class Ledger:
                 taken_over=taken_over,
                 elapsed_s=job.running_for_s(self._clock()),
                 stopped=job.stopped,
+                images=self._images_for(job),
                 kill_at_once=job.killed is not None,
             )
         )
+
+    def _images_for(self, job: JobRecord) -> dict[str, str]:
+        """What the student containers of a grading job may be made of."""
+        if job.request.task.grader is None or job.host is None:
+            return {}
+        return {**self._hosts[job.host].images(), "": job.image}
 
     def _hand_over(self, job: JobRecord) -> None:
         self._watch(job, taken_over=True)

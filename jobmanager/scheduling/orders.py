@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Union
 
@@ -42,6 +43,7 @@ class WatchJob:
     taken_over: bool
     elapsed_s: float
     stopped: Stopped | None  # an earlier waiter was about to stop it for that
+    images: Mapping[str, str]  # of a grading job: what its host has, by environment; "" is its own
     kill_at_once: bool  # somebody asked for its end while nobody watched
 
 

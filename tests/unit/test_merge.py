@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from jobmanager import Code, JobInput, Limits, Match, MultipleChoice, Outcome, ProblemResult, Step, Task
+from jobmanager import Code, Grader, JobInput, Limits, Match, MultipleChoice, Outcome, ProblemResult, Step, Task
 from jobmanager.grading.local import answered
 from jobmanager.grading.merge import merged
 from jobmanager.model.facts import EndMark, RunFacts
@@ -194,3 +194,94 @@ def test_steps_are_told_to_who_asked_for_them():
     for debug in (True, False):
         result = merged(request(RIGHT, debug=debug), judge(found, LIMITS), found, host="h", timings={}, steps=steps)
         assert result.steps == (steps if debug else ())
+
+
+# ---- graders
+
+
+def graded(said=None, exit_code=0, answers=None, problems=None, **facts):
+    """The result of a grading job whose grader ended by itself."""
+    result_file = said if said is None or isinstance(said, bytes) else json.dumps(said).encode()
+    found = RunFacts(began=True, end=EndMark(exit_code=exit_code), result_file=result_file, **facts)
+    task = Task("x", grader=Grader("true"), problems=problems, limits=LIMITS)
+    asked = Request(
+        job_id="j", task=task, inputs=JobInput(answers or {}), files={}, priority=0, launcher_name="x", debug=False
+    )
+    return merged(asked, judge(found, LIMITS), found, host="h", timings={}, steps=())
+
+
+GRADERS = [  # what it says, its exit code, outcome, grade
+    ({"result": "success"}, 0, "success", 100),
+    ({"result": "success"}, 3, "success", 100),
+    ({"result": "success", "grade": 12.5}, 1, "success", 12.5),
+    ({"result": "failed"}, 0, "failed", 0),
+    ({"result": "failed", "grade": 60}, 0, "failed", 60),
+    ({"result": "timeout", "grade": 60}, 0, "timeout", 0),
+    ({"result": "overflow"}, 0, "overflow", 0),
+    ({"result": "crash"}, 0, "crash", 0),
+    ({"result": "error"}, 0, "error", 0),
+]
+
+
+@pytest.mark.parametrize(("said", "exit_code", "outcome", "grade"), GRADERS)
+def test_a_graders_word_rules_whatever_its_exit_code(said, exit_code, outcome, grade):
+    result = graded({**said, "text": "told"}, exit_code)
+    assert (result.outcome, result.grade, result.text) == (outcome, grade, "told")
+    assert result.evidence[0].kind == "grader" and result.exit_code == exit_code
+
+
+def test_a_grader_tells_everything_that_a_result_file_can():
+    said = {"result": "failed", "problems": {"q": {"text": "no"}, "r": {"result": "timeout"}, "s": ["success", "yes"]}}
+    result = graded({**said, "tests": {"a": 1}, "custom": {"b": [2]}, "state": "s"})
+    assert result.problems == {"q": (Outcome.FAILED, "no"), "r": (Outcome.TIMEOUT, ""), "s": (Outcome.SUCCESS, "yes")}
+    assert (result.tests, result.custom, result.state) == ({"a": 1}, {"b": [2]}, "s")
+
+
+def test_a_silent_grader_is_a_crash_with_its_exit_code_and_the_end_of_its_complaint():
+    result = graded(None, 127, stderr=b"x" * 5000 + b"\nrun: no such file\n")
+    assert (result.outcome, result.grade) == (Outcome.CRASH, 0)
+    assert "exit code 127" in result.text and result.text.endswith("run: no such file")
+    assert len(result.text) < 3000
+    assert "nothing on standard error" in graded(None, 0).text
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (b"garbage", "not JSON"),
+        ({"text": "x"}, "set no result"),
+        ({"result": "killed"}, "neither success nor failed nor timeout"),
+        ({"result": "success", "grade": "A"}, "grade is no number"),
+        ({"result": "success", "problems": {"q": {"text": 5}}}, "text of problem 'q' is no text"),
+    ],
+)
+def test_a_grader_that_makes_no_sense_is_an_error_with_the_reason(said, reason):
+    result = graded(said)
+    assert result.outcome is Outcome.ERROR and reason in result.text
+
+
+def test_a_state_that_the_grader_does_not_set_stays():
+    brought = {"@state": "before"}
+    assert graded({"result": "success"}, answers=brought).state == "before"
+    assert graded({"result": "success", "state": ""}, answers=brought).state == ""
+    assert graded({"result": "success", "state": "after"}, answers=brought).state == "after"
+    assert graded(None, answers=brought).state == "before"
+    assert graded(b"garbage", answers=brought).state == "before"
+    assert graded({"result": "success"}, answers={"@state": 5}).state == ""
+    assert run(0, None).state == ""
+
+
+def test_a_local_answer_and_a_grader_are_merged():
+    result = graded({"result": "success", "text": "good"}, answers=WRONG, problems=QUIZ)
+    assert (result.outcome, result.grade, result.text) == (Outcome.FAILED, 0, "good\nNo, 42.")
+
+
+def test_a_grader_that_was_cut_off_from_its_students_is_a_crash_that_may_be_run_again():
+    found = RunFacts(began=True, end=EndMark(exit_code=254), result_file=b'{"result": "success"}', link_broke=True)
+    verdict = judge(found, LIMITS)
+    assert (verdict.outcome, verdict.cut_off) == (Outcome.CRASH, True)
+
+
+def test_a_runner_that_speaks_nonsense_is_an_error():
+    verdict = judge(RunFacts(began=True, nonsense="no id"), LIMITS)
+    assert verdict.outcome is Outcome.ERROR and "no id" in verdict.text

@@ -87,6 +87,7 @@ MESSAGES = [
                             look_interval_s=1, reconcile_interval_s=1),
     messages.Watch(job_id="j", container_id="1", container_name="n", token="t", command=("sh",), env={}, files={"a": b"1"},
                    stdin=b"", limits=TASK.limits, collect=("*",)),
+    messages.Grading(images={"": "sha256:1"}, cpu_time_s=1.0, memory_mib=64, network="off", most_students=8),
     messages.Kill(container_name="c"),
     messages.Show(container_name="c", stdout_from=1, stderr_from=0),
     messages.LookNow(),

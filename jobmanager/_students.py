@@ -1,0 +1,363 @@
+"""Student containers: what a grader asks for by the link is made, followed to its end, and removed.
+
+::
+
+    watch of the grading container ──► said: student, stdin, kill      (its thread: nothing here may hold it up)
+    a thread a student                 make, follow (``_watch.py``), judge, remove
+    a writer a student                 its standard input
+    one writer                         what the runner is told: a grader that does not read holds up nobody
+
+They end with their job: when its watch is over, they are killed, and removed before the grading container is.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Protocol
+
+from jobmanager._stdin_writer import StdinWriter
+from jobmanager._submitter import submit
+from jobmanager._watch import Watch
+from jobmanager.engine.owner import STUDENT_LABEL
+from jobmanager.engine.protocol import Engine, EngineError, StdinLink
+from jobmanager.grading.budget import Budget, Grant, NotGranted
+from jobmanager.grading.link import (
+    FromRunner,
+    KillStudent,
+    Nonsense,
+    RunStudent,
+    StudentInput,
+    downwards,
+    output_message,
+)
+from jobmanager.model.container import GRADING_WORKSPACE, SHARED_FOLDER, ContainerSpec, ContainerState
+from jobmanager.model.facts import Limit, RunFacts
+from jobmanager.model.messages import Grading, Submitted
+from jobmanager.model.messages import Watch as WatchMessage
+from jobmanager.model.result import Outcome
+from jobmanager.model.verdict import judge
+
+_log = logging.getLogger(__name__)
+
+_MOST_UNTAKEN = 2**20 + 2**18  # of a student's standard input; the runner keeps to less
+_MOST_UNTOLD = 64 * 2**20  # of what the runner does not read
+_TOKEN_BYTES = 16
+_REMOVALS = 3
+_REMOVAL_PAUSE_S = 0.5
+_FAREWELL_S = 10.0
+_MORE_THREADS = 8  # than students at once: of those that are refused, or being removed
+
+
+class Watched(Protocol):
+    """Where a waiter keeps the watches that it tells to look, and that make a container no stray."""
+
+    def enlist(self, name: str, watch: Watch) -> None: ...
+
+    def strike(self, name: str) -> None: ...
+
+
+class Students:
+    """All student containers of one grading job; a ``Talk`` with its runner."""
+
+    def __init__(
+        self, job: WatchMessage, *, connect: Callable[[], Engine], host_lost_timeout_s: float, watched: Watched
+    ) -> None:
+        assert job.grading is not None
+        self._job = job
+        self._grading: Grading = job.grading
+        self._connect = connect
+        self._host_lost_timeout_s = host_lost_timeout_s
+        self._watched = watched
+        self._lock = threading.Lock()
+        self._running: dict[int, _Student] = {}
+        self._highest_id = 0
+        self._is_over = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._to_runner = StdinWriter(most_bytes=_MOST_UNTOLD, on_broken=self.over)
+
+    def of(self, watch: Watch) -> None:
+        """The grading container's watch, before it begins."""
+        self._refuse_job = watch.refuse
+        self._budget = Budget(
+            self._job.limits,
+            cpu_time_s=self._grading.cpu_time_s,
+            memory_mib=self._grading.memory_mib,
+            most_students=self._grading.most_students,
+            wall_left_s=watch.wall_left_s,
+        )
+        if self._job.taken_over:  # the link has ended with the waiter that had it, and what it was for
+            self.over()
+            self._begin_thread(self._remove_what_is_left, "students-sweep")
+
+    # ---- what the watch says
+
+    def opened(self, link: StdinLink) -> None:
+        self._to_runner.opened(link)
+
+    def began(self) -> None:
+        self._to_runner.begin()
+
+    def said(self, message: FromRunner) -> None:
+        if self._is_over.is_set():
+            return
+        if isinstance(message, RunStudent):
+            self._run_student(message)
+        elif isinstance(message, (StudentInput, KillStudent)):
+            self._pass_on(message)
+        elif isinstance(message, Nonsense):
+            self._answer_nonsense(message)
+
+    def over(self) -> None:
+        """The job has ended, or the link has: so do its students."""
+        self._is_over.set()
+        self._to_runner.close()
+        with self._lock:
+            running = list(self._running.values())
+        for student in running:
+            student.kill()
+
+    def close(self) -> None:
+        """Wait until nothing is left of them, but not for ever: whoever deletes the grading container looks again."""
+        self.over()
+        until = time.monotonic() + _FAREWELL_S
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
+
+    # ---- what is done
+
+    def _run_student(self, asked: RunStudent) -> None:
+        if asked.id <= self._highest_id:
+            self._refuse_job(f"the runner asked for student {asked.id} twice")
+            return
+        self._highest_id = asked.id
+        student = _Student(asked, tell=self._tell)
+        with self._lock:
+            has_room = len(self._running) < self._grading.most_students + _MORE_THREADS
+            if has_room:
+                self._running[asked.id] = student
+        if has_room:
+            self._begin_thread(lambda: self._see_to(student), f"student-{asked.id}")
+        else:
+            student.tell_end(Outcome.ERROR, "too many student containers at once")
+
+    def _pass_on(self, message: StudentInput | KillStudent) -> None:
+        with self._lock:
+            student = self._running.get(message.id)
+        if student is None:  # it has ended meanwhile
+            if message.id > self._highest_id:
+                self._refuse_job(f"the runner spoke of student {message.id}, which it never asked for")
+        elif isinstance(message, KillStudent):
+            student.kill()
+        else:
+            student.feed(message.data)
+
+    def _answer_nonsense(self, nonsense: Nonsense) -> None:
+        if nonsense.id is None or nonsense.id <= self._highest_id:
+            self._refuse_job(nonsense.reason)
+            return
+        self._highest_id = nonsense.id
+        self._tell(downwards("end", nonsense.id, **_end(Outcome.ERROR, nonsense.reason, None)))
+
+    def _tell(self, line: bytes) -> None:
+        if not self._to_runner.put(line):
+            _log.warning("job %s: its grader does not read what its students print, and is cut off", self._job.job_id)
+            self.over()
+
+    def _see_to(self, student: _Student) -> None:
+        """A student's thread."""
+        engine = self._connect()
+        try:
+            grant = self._budget.take(student.asked)
+            self._live(student, grant, engine)
+        except NotGranted as error:
+            student.tell_end(Outcome.TIMEOUT if error.timeout else Outcome.ERROR, str(error))
+        except Exception as error:  # noqa: BLE001 - the loop's edge: a bug here must not cost the grader its student's end
+            _log.exception("student %d of job %s failed", student.asked.id, self._job.job_id)
+            student.tell_end(Outcome.CRASH, f"{type(error).__name__}: {error}")
+        finally:
+            with self._lock:
+                del self._running[student.asked.id]
+            engine.close()
+
+    def _live(self, student: _Student, grant: Grant, engine: Engine) -> None:
+        name = f"{self._job.container_name}-s{student.asked.id}"
+        used_s: float | None = 0.0
+        try:
+            made = self._made(name, student.asked, grant, engine)
+            if isinstance(made, str):
+                student.tell_end(Outcome.ERROR, made)
+                return
+            used_s = None
+            facts = self._followed(name, made, student, grant, engine)
+            used_s = facts.cpu_time_s
+            student.tell_end(*_judged(facts, grant, killed=student.is_killed), facts)
+        finally:
+            self._budget.ended(grant, used_s)
+            self._remove(engine, name)
+            self._budget.gone(grant)
+
+    def _made(self, name: str, asked: RunStudent, grant: Grant, engine: Engine) -> Submitted | str:
+        """The container, or why there is none."""
+        image = self._grading.images.get(asked.environment) or self._grading.images.get(f"{asked.environment}:latest")
+        if image is None:
+            return f"this host has no environment {asked.environment!r}"
+        try:
+            spec = self._spec(name, image, asked, grant, engine.inspect(self._job.container_id))
+        except EngineError as error:
+            return f"the grading container could not be looked at: {error}"
+        reply = submit(engine, spec)
+        return reply if isinstance(reply, Submitted) else f"the student container could not be started: {reply.reason}"
+
+    def _spec(self, name: str, image: str, asked: RunStudent, grant: Grant, grading: ContainerState) -> ContainerSpec:
+        return ContainerSpec(
+            name=name,
+            image=image,
+            labels={**grading.labels, STUDENT_LABEL: grading.name},
+            limits=grant.limits,
+            network=self._grading.network,
+            workspace=GRADING_WORKSPACE,
+            shared_volume=grading.volumes[SHARED_FOLDER],
+            network_of=grading.id if asked.share_network else "",
+        )
+
+    def _followed(self, name: str, made: Submitted, student: _Student, grant: Grant, engine: Engine) -> RunFacts:
+        asked = student.asked
+        job = WatchMessage(
+            job_id=self._job.job_id,
+            container_id=made.container_id,
+            container_name=name,
+            token=secrets.token_hex(_TOKEN_BYTES),
+            command=asked.command,
+            env=asked.env,
+            files={},
+            stdin=None,
+            limits=grant.limits,
+            collect=(),
+            workspace=GRADING_WORKSPACE,
+        )
+        watch = Watch(
+            job,
+            engine,
+            host_lost_timeout_s=self._host_lost_timeout_s,
+            send=lambda _: None,
+            on_output=student.printed,
+            talk=student,
+            cpu_left_s=lambda used_s: self._budget.cpu_left_s(grant, used_s),
+        )
+        student.follow(watch)
+        if self._is_over.is_set():
+            student.kill()
+        self._watched.enlist(name, watch)
+        try:
+            return watch.run()
+        finally:
+            self._watched.strike(name)
+
+    def _remove(self, engine: Engine, name: str) -> None:
+        for _ in range(_REMOVALS):
+            try:
+                engine.remove(name)
+                return
+            except EngineError as error:
+                _log.debug("student container %s is not removed yet: %s", name, error)
+                time.sleep(_REMOVAL_PAUSE_S)
+
+    def _remove_what_is_left(self) -> None:
+        engine = self._connect()
+        try:
+            with suppress(EngineError):  # whoever deletes the grading container looks again
+                for found in engine.list({STUDENT_LABEL: self._job.container_name}):
+                    engine.remove(found.id)
+        finally:
+            engine.close()
+
+    def _begin_thread(self, target: Callable[[], None], name: str) -> None:
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
+        thread = threading.Thread(target=target, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+
+class _Student:
+    """One student container, from the grader's request to its end; a ``Talk`` with its program."""
+
+    def __init__(self, asked: RunStudent, *, tell: Callable[[bytes], None]) -> None:
+        self.asked = asked
+        self.is_killed = False
+        self._tell = tell
+        self._watch: Watch | None = None
+        self._input = StdinWriter(most_bytes=_MOST_UNTAKEN, on_written=self._taken)
+        self._too_much = False
+
+    def follow(self, watch: Watch) -> None:
+        """It has a container."""
+        self._watch = watch
+        if self.is_killed:
+            watch.kill()
+
+    def kill(self) -> None:
+        self.is_killed = True
+        if self._watch is not None:
+            self._watch.kill()
+
+    def feed(self, data: bytes) -> None:
+        """Standard input; nothing: its end."""
+        if not data:
+            self._input.end()
+        elif not self._input.put(data):
+            self._too_much = True
+            self.kill()
+
+    def printed(self, stderr: bool, data: bytes) -> None:
+        self._tell(output_message(self.asked.id, stderr, data))
+
+    def tell_end(self, outcome: Outcome, text: str = "", facts: RunFacts | None = None) -> None:
+        """The last that the grader hears of it."""
+        if self._too_much:
+            outcome, text = Outcome.ERROR, "more of its standard input was sent than it takes"
+        self._tell(downwards("end", self.asked.id, **_end(outcome, text, facts)))
+
+    def opened(self, link: StdinLink) -> None:
+        self._input.opened(link)
+
+    def began(self) -> None:
+        self._tell(downwards("started", self.asked.id))
+        self._input.begin()
+
+    def said(self, message: FromRunner) -> None:
+        """It has no runner."""
+
+    def over(self) -> None:
+        self._input.close()
+
+    def _taken(self, count: int) -> None:
+        self._tell(downwards("taken", self.asked.id, bytes=count))
+
+
+def _judged(facts: RunFacts, grant: Grant, *, killed: bool) -> tuple[Outcome, str]:
+    if killed:
+        return Outcome.KILLED, "the grader has ended, or ended it"
+    if facts.refusal:
+        return Outcome.ERROR, facts.refusal
+    verdict = judge(facts, grant.limits)
+    stopped = facts.stopped
+    if stopped is not None and stopped.limit is Limit.CPU and stopped.measured < grant.limits.cpu_time_s:
+        return verdict.outcome, "the CPU time of all student containers together is used up"
+    return verdict.outcome, verdict.text
+
+
+def _end(outcome: Outcome, text: str, facts: RunFacts | None) -> dict[str, object]:
+    peak = None if facts is None else facts.peak_memory_bytes
+    return {
+        "outcome": outcome.value,
+        "text": text,
+        "exit_code": None if facts is None or facts.end is None else facts.end.exit_code,
+        "cpu_time_s": None if facts is None else facts.cpu_time_s,
+        "wall_time_s": None if facts is None else facts.wall_time_s,
+        "peak_memory_mib": None if peak is None else round(peak / 2**20, 2),
+    }

@@ -1,0 +1,92 @@
+"""The budget that all student containers of a job share."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+
+import pytest
+
+from jobmanager import Limits
+from jobmanager.grading.budget import Budget, NotGranted
+from jobmanager.grading.link import RunStudent
+from tests.conftest import eventually
+
+LIMITS = Limits(cpu_time_s=10, wall_time_s=30, memory_mib=100)
+ASKED = RunStudent(id=1, command="true", env={})
+
+
+def budget(
+    *, cpu_time_s: float = 10, memory_mib: int = 100, most_students: int = 8, wall_left_s: float = 30, patience_s: float = 0
+) -> Budget:
+    return Budget(
+        LIMITS,
+        cpu_time_s=cpu_time_s,
+        memory_mib=memory_mib,
+        most_students=most_students,
+        wall_left_s=lambda: wall_left_s,
+        patience_s=patience_s,
+    )
+
+
+def test_who_asks_for_nothing_has_the_tasks_limits_less_a_grace() -> None:
+    assert budget().take(ASKED).limits == replace(LIMITS, wall_time_s=27)
+
+
+def test_who_asks_has_what_he_asks_for_as_far_as_it_is_left() -> None:
+    asked = replace(ASKED, cpu_time_s=2, wall_time_s=1000, memory_mib=40)
+    assert budget(wall_left_s=9).take(asked).limits == replace(LIMITS, cpu_time_s=2, wall_time_s=6, memory_mib=40)
+    assert budget(cpu_time_s=1.5).take(replace(asked, wall_time_s=0)).limits.wall_time_s == 4.5
+
+
+def test_memory_and_places_are_shared_by_those_that_run() -> None:
+    shared = budget(memory_mib=150, most_students=2)
+    first = shared.take(replace(ASKED, memory_mib=90))
+    with pytest.raises(NotGranted, match="wants 61 MiB, and 60 MiB are left"):
+        shared.take(replace(ASKED, memory_mib=61))
+    assert shared.take(ASKED).limits.memory_mib == 60
+    with pytest.raises(NotGranted, match="2 student containers run already"):
+        shared.take(replace(ASKED, memory_mib=6))
+    shared.ended(first, 0.0)
+    shared.gone(first)
+    assert shared.take(ASKED).limits.memory_mib == 90
+
+
+def test_cpu_time_that_was_used_is_gone_for_the_next_ones() -> None:
+    shared = budget()
+    first = shared.take(ASKED)
+    shared.ended(first, 7.0)
+    shared.gone(first)
+    assert shared.take(ASKED).limits.cpu_time_s == 3.0
+
+
+def test_two_that_run_at_once_use_one_pot() -> None:
+    shared = budget(memory_mib=200)
+    first, second = shared.take(ASKED), shared.take(ASKED)
+    assert shared.cpu_left_s(first, 0.0) == 1.0  # then somebody looks again
+
+    assert shared.cpu_left_s(first, 6.0) == 1.0
+    assert shared.cpu_left_s(second, 3.5) == pytest.approx(0.25)
+    assert shared.cpu_left_s(second, 4.0) <= 0
+    assert shared.cpu_left_s(first, 6.0) <= 0
+
+
+def test_without_time_there_is_a_timeout() -> None:
+    for short in (budget(cpu_time_s=0.01), budget(wall_left_s=3)):
+        with pytest.raises(NotGranted, match=r"no (CPU )?time is left") as refused:
+            short.take(ASKED)
+        assert refused.value.timeout
+
+
+def test_one_that_is_nobodys_yet_waits_for_one_that_goes() -> None:
+    shared = budget(patience_s=20)
+    first = shared.take(ASKED)
+    shared.ended(first, 1.0)
+    granted: list[int] = []
+    waiting = threading.Thread(target=lambda: granted.append(shared.take(ASKED).limits.memory_mib))
+    waiting.start()
+
+    shared.gone(first)
+
+    eventually(lambda: granted == [100])
+    waiting.join()

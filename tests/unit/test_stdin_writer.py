@@ -1,0 +1,82 @@
+"""The writer of an open standard input: in order, in its own thread, within bounds."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from jobmanager._stdin_writer import StdinWriter
+from jobmanager.engine.protocol import Unreachable
+from tests.conftest import eventually
+
+
+class Link:
+    """A container that takes nothing until it is told to."""
+
+    def __init__(self, *, breaks: bool = False) -> None:
+        self.taken: list[bytes] = []
+        self.takes = threading.Event()
+        self.closed = threading.Event()
+        self._breaks = breaks
+
+    def write(self, data: bytes, timeout_s: float, goes_on: Callable[[], bool] = lambda: True) -> None:
+        while not self.takes.wait(0.01):
+            if not goes_on():
+                raise Unreachable("closed")
+        if self._breaks:
+            raise Unreachable("broken")
+        self.taken.append(data)
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+def test_what_is_put_before_the_program_began_is_written_then_in_order() -> None:
+    counted: list[int] = []
+    writer, link = StdinWriter(most_bytes=100, on_written=counted.append), Link()
+    link.takes.set()
+    assert writer.put(b"one") and writer.put(b"four")
+    writer.opened(link)
+    assert link.taken == []
+    writer.begin()
+    eventually(lambda: link.taken == [b"one", b"four"])
+    writer.end()
+    eventually(link.closed.is_set)
+    assert counted == [3, 4]
+
+
+def test_more_than_its_bound_is_not_taken() -> None:
+    writer = StdinWriter(most_bytes=5)
+    assert writer.put(b"12345")
+    assert not writer.put(b"6")
+    writer.close()
+    assert writer.put(b"after the end all is lost")
+
+
+def test_closing_ends_a_write_that_nobody_takes() -> None:
+    broken = threading.Event()
+    writer, link = StdinWriter(most_bytes=5, on_broken=broken.set), Link()
+    writer.put(b"x")
+    writer.opened(link)
+    writer.begin()
+    writer.close()
+    assert link.closed.is_set()
+    eventually(lambda: "stdin-writer" not in [thread.name for thread in threading.enumerate()])
+    assert not broken.is_set()
+
+
+def test_a_link_that_breaks_is_told() -> None:
+    broken = threading.Event()
+    writer, link = StdinWriter(most_bytes=5, on_broken=broken.set), Link(breaks=True)
+    link.takes.set()
+    writer.opened(link)
+    writer.begin()
+    writer.put(b"x")
+    eventually(broken.is_set)
+
+
+def test_a_link_that_is_opened_after_the_end_is_closed() -> None:
+    writer, link = StdinWriter(most_bytes=5), Link()
+    writer.close()
+    writer.opened(link)
+    assert link.closed.is_set()
