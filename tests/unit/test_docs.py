@@ -21,6 +21,7 @@ from jobmanager.scheduling.life import LIFE, Do, Happening, Move, State
 from jobmanager.testing import Faults
 
 TOP = Path(__file__).resolve().parents[2]
+CONTAINER = TOP / "jobmanager/grading/container"
 DOCUMENTS = [TOP / "README.md", TOP / "CHANGELOG.md", *sorted((TOP / "docs").glob("*.md"))]
 MARKS = {"readme": "python", "engine": "python", "alone": "python", "shell": "sh"}  # how a block is run: its language
 JUDGES = ("model/verdict.py", "grading/merge.py", "scheduling/ledger.py")
@@ -264,6 +265,77 @@ def test_every_fault_and_every_call_of_the_fake_engine_is_named() -> None:
         assert re.search(rf"\b{name}\(", text), name
     for name in (name for name in vars(Engine) if not name.startswith("_") and name != "close"):
         assert f"`{name}`" in text, name
+
+
+# ---- graders
+
+
+def graders_of_the_page() -> tuple[str, str, str]:
+    """The two graders that the page on graders shows, and their template: shell, template, Python."""
+    shown = re.findall(r"(?ms)^<!-- a grader: (\w+) -->\n```\w+\n(.*?)^```$", text_of("docs/graders.md"))
+    assert [name for name, _ in shown] == ["shell", "template", "Python"]
+    shell, template, python = (code for _, code in shown)
+    return shell, template, python
+
+
+def test_every_command_of_a_grader_is_told_with_its_options() -> None:
+    rows = {quoted(row[0])[0]: row[1] for row in table(text_of("docs/graders.md"), "command", "options and arguments")}
+    declared = options_of_commands()
+    assert set(rows) == set(declared) == {path.name for path in (CONTAINER / "bin").iterdir()}
+    for name, options in declared.items():
+        assert [option for option in options if not re.search(rf"`{option}\b", rows[name])] == [], name
+
+
+def options_of_commands() -> dict[str, set[str]]:
+    """Each command's options, as its parser has them."""
+    tree = ast.parse((CONTAINER / "lib/jobmanager_grading/commands.py").read_text())
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    (commands,) = (node.value for node in tree.body if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict))
+    found = {}
+    for key, value in zip(commands.keys, commands.values, strict=True):
+        assert isinstance(key, ast.Constant) and isinstance(value, ast.Tuple)
+        found[str(key.value)] = options_declared(functions, getattr(value.elts[0], "id", ""))
+    return found
+
+
+def options_declared(functions: dict[str, ast.FunctionDef], name: str) -> set[str]:
+    words = {node.value for node in ast.walk(functions[name]) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    called = {node.func.id for node in ast.walk(functions[name]) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+    options = {word for word in words if re.fullmatch(r"--?[a-z-]+", word)}
+    return options.union(*(options_declared(functions, callee) for callee in called & set(functions)))
+
+
+def test_every_function_for_graders_is_told_with_its_arguments() -> None:
+    parts = [parsed_module(f"jobmanager_grading/{name}.py") for name in ("answer", "inputs", "__init__")]
+    defined = {node.name: arguments(node) for part in parts for node in part.body if isinstance(node, ast.FunctionDef)}
+    rows = table(text_of("docs/graders.md"), "function", "does")
+    told = [node for row in rows for name in quoted(row[0]) for node in ast.parse(f"def {name}: pass").body]
+    shown = {node.name: arguments(node) for node in told if isinstance(node, ast.FunctionDef)}
+    assert shown == {name: defined[name] for name in public_names(parts[-1]) if name in defined}
+
+
+def test_every_module_for_old_graders_is_told_with_its_functions() -> None:
+    for module, functions in table(text_of("docs/graders.md"), "module", "functions"):
+        public = public_names(parsed_module(f"inginious_container_api/{quoted(module)[0]}.py"))
+        assert public - set(quoted(functions)) <= {"load_feedback", "set_result"}, module
+
+
+def parsed_module(name: str) -> ast.Module:
+    return ast.parse((CONTAINER / "lib" / name).read_text())
+
+
+def public_names(module: ast.Module) -> set[str]:
+    """What ``__all__`` holds."""
+    assigned = {ast.unparse(node.targets[0]): node.value for node in module.body if isinstance(node, ast.Assign)}
+    return set(ast.literal_eval(assigned["__all__"]))
+
+
+def arguments(function: ast.FunctionDef) -> str:
+    """A function's arguments and their defaults, without their types."""
+    given = function.args
+    for argument in [*given.args, *([given.kwarg] if given.kwarg else [])]:
+        argument.annotation = None
+    return ast.unparse(given)
 
 
 # ---- reliability and security

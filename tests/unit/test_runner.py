@@ -89,7 +89,7 @@ def test_the_scripts_come_in_their_order(box: Box) -> None:
 @pytest.mark.parametrize(
     ("script", "code", "reason"),
     [
-        (None, 127, "there is none of run, run.py, run.py3, run.sh"),
+        (None, 127, "there is none of run, run.py, run.sh"),
         ("#!/no/such/shell\n", 127, "its interpreter '/no/such/shell' does not exist"),
         ("#!/bin/sh\r\necho\r\n", 127, "its interpreter '/bin/sh\\r' does not exist: its lines end in CR LF"),
         ("echo no first line\n", 126, "neither a program for this machine nor a script whose first line begins with #!"),

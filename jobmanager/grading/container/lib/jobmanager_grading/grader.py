@@ -6,7 +6,7 @@ import os
 from . import place
 
 NOT_FOUND, NOT_STARTED = 127, 126  # exit codes, as a shell has them
-_ORDER = ("run", "run.py", "run.py3", "run.sh")
+_ORDER = ("run", "run.py", "run.sh")
 
 
 class CannotStart(Exception):
@@ -54,7 +54,7 @@ def start(command: "list[str]") -> "int":
 
 
 def _interpreter(name: "str") -> "list[str]":
-    if name.endswith((".py", ".py3")):
+    if name.endswith(".py"):
         return ["python3", os.path.join(place.LIBRARY, "jobmanager_grading", "script.py")]
     if name.endswith(".sh"):
         return ["bash" if _found("bash") else "sh"]

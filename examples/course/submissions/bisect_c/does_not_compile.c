@@ -1,2 +1,0 @@
-// expect: failed, it does not compile
-int main(void) { return missing; }

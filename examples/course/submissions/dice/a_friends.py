@@ -1,2 +1,0 @@
-# expect: failed, these are not
-print(2, 5)

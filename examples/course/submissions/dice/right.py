@@ -1,2 +1,0 @@
-# expect: success, these are your sides
-print(*[int(number * 6) + 1 for number in mine])

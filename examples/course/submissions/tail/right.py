@@ -1,4 +1,0 @@
-# expect: success, well done
-if count == 0:
-    return []
-return words[-count:]
