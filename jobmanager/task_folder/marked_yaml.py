@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 MOST_BYTES = 2**18
 _MOST_VALUES = 50_000  # with those that aliases repeat
 _DEEPEST = 50
+_MOST_TOLD = 100
 _STANDARD = "tag:yaml.org,2002:"
 _SCALARS = {_STANDARD + kind for kind in ("str", "int", "float", "bool", "timestamp", "merge", "value")}
 
@@ -45,7 +46,9 @@ class Mistakes:
 
     def lines(self, name: str) -> str:
         """All of them in the file's order, as compilers show them."""
-        return "\n".join(f"{name}:{line}: {text}" for line, text in sorted(self.found, key=itemgetter(0)))
+        lines = [f"{name}:{line}: {text}" for line, text in sorted(self.found, key=itemgetter(0))]
+        more = [f"and {len(lines) - _MOST_TOLD} more"] if len(lines) > _MOST_TOLD else []
+        return "\n".join(lines[:_MOST_TOLD] + more)
 
 
 class Unreadable(Exception):

@@ -112,6 +112,32 @@ def test_the_polling_script_prints_every_result(engines: list[str], environment:
     assert sorted(lines[:2]) == ["asked to sleep 0 s: success slept 0 s", "asked to sleep 1 s: success slept 1 s"]
 
 
+# --- the course -----------------------------------------------------------------------------------------------------
+
+
+def test_a_part_of_the_course_is_graded_as_expected(engines: list[str], environment: dict[str, str]) -> None:
+    """All of it is, in tests/stress."""
+    done = run(environment, EXAMPLES / "course.py", "--task", "dice", "--task", "report", *engines)
+
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert done.stdout.startswith("6 submissions to 2 tasks\n")
+    assert done.stdout.endswith("every submission ended as expected\n")
+
+
+def test_the_course_s_status_tells_that_a_submission_surprised(
+    engines: list[str], environment: dict[str, str], tmp_path: Path
+) -> None:
+    shutil.copy(EXAMPLES / "course.py", tmp_path)
+    shutil.copytree(EXAMPLES / "course" / "tasks" / "dice", tmp_path / "course" / "tasks" / "dice")
+    (tmp_path / "course" / "submissions" / "dice").mkdir(parents=True)
+    (tmp_path / "course" / "submissions" / "dice" / "quick.py").write_text("# expect: timeout\nprint(6, 6)\n")
+
+    done = run(environment, tmp_path / "course.py", *engines)
+
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "dice/quick.py: expected timeout, ; got failed, these are not your sides" in done.stdout
+
+
 # --- the demo -------------------------------------------------------------------------------------------------------
 
 

@@ -127,6 +127,24 @@ def test_a_delayed_reply_comes_too_late_for_the_impatient(fake: FakeEngineServer
     impatient.close()
 
 
+def test_no_output_overtakes_a_delayed_reply(fake: FakeEngineServer, engine: Engine) -> None:
+    talker = ("sh", "-c", "while :; do echo x; sleep 0.01; done")
+    engine.feed(started(engine), payload("tok", command=talker, env={}, files={}, stdin=b""), 5.0)
+    fake.faults.delay_replies(0.2)
+
+    stream = engine.logs(NAME)
+
+    fake.faults.delay_replies(0)
+    heard = b""
+    while b"x" not in heard:
+        chunks = stream.read(5.0)
+        assert chunks
+        heard += b"".join(chunk.data for chunk in chunks)
+    assert heard.startswith(b"\x1etok got")
+    stream.close()
+    engine.kill(NAME)
+
+
 def test_a_refused_call_is_not_carried_out(fake: FakeEngineServer, engine: Engine) -> None:
     fake.faults.refuse("create", "the runtime is missing", 1)
     with pytest.raises(EngineFailed, match="the runtime is missing"):

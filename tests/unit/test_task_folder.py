@@ -349,6 +349,13 @@ problems:
     ]
 
 
+def test_of_very_many_mistakes_the_first_hundred_are_told(folder):
+    told = refusal(folder, "problems:\n" + "".join(f"  q{number}: {{type: prose}}\n" for number in range(900)))
+
+    assert len(told) == 101
+    assert (told[0].partition(":")[2][:20], told[-1]) == ("2: problems.q0.type ", "and 800 more")
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

@@ -44,6 +44,7 @@ class Peer:
         self.fed: FakeContainer | None = None  # whose standard input it keeps open
         self.broken = False
         self.wants_to_write = False
+        self.is_owed_a_reply = False  # a delayed one: no output may overtake it
 
 
 class FakeServer:
@@ -209,6 +210,7 @@ class FakeServer:
             self._to_drop[call] -= 1
             self._drop(peer)
         elif self._delay_s > 0:
+            peer.is_owed_a_reply = True
             self._later(self._delay_s, lambda: self._reply(peer, reply))
         else:
             self._reply(peer, reply)
@@ -232,6 +234,7 @@ class FakeServer:
         return None
 
     def _reply(self, peer: Peer, reply: bytes) -> None:
+        peer.is_owed_a_reply = False
         if not peer.broken:
             peer.out += reply
             self._dirty.add(peer)
@@ -259,11 +262,11 @@ class FakeServer:
             self._drop(peer)
             return
         self._want_to_write(peer, False)
-        if peer.follower is not None and peer.follower.finished:
+        if peer.follower is not None and peer.follower.finished and not peer.is_owed_a_reply:
             self._drop(peer)
 
     def _refilled(self, peer: Peer) -> bool:
-        while peer.follower is not None and len(peer.out) < _SEND_AHEAD:
+        while peer.follower is not None and not peer.is_owed_a_reply and len(peer.out) < _SEND_AHEAD:
             more = peer.follower.take()
             if not more:
                 break

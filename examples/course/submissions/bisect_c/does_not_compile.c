@@ -1,0 +1,2 @@
+// expect: failed, it does not compile
+int main(void) { return missing; }

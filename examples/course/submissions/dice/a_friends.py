@@ -1,0 +1,2 @@
+# expect: failed, these are not
+print(2, 5)

@@ -1,0 +1,2 @@
+# expect: failed, these are not
+print(*[round(number * 6) for number in mine])

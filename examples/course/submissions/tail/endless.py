@@ -1,0 +1,3 @@
+# expect: timeout, too long
+while len(words) > 0:
+    count += 1

@@ -1,0 +1,2 @@
+# expect: failed, not the words
+give the last words please
