@@ -8,10 +8,10 @@ from collections.abc import Callable
 import pytest
 from docker.models.containers import Container
 
-from jobmanager import JobFuture, JobManager, JobResult, Limits, LiveOutput, Outcome, Output, Task
+from jobmanager import Grader, JobFuture, JobManager, JobResult, Limits, LiveOutput, Outcome, Output, Task
 from jobmanager.errors import JobTimeout, UnknownJob
 from tests.conftest import BUSYBOX, SLOWNESS, eventually
-from tests.integration.conftest import PATIENCE_S, Submit
+from tests.integration.conftest import PATIENCE_S, PYTHON, Submit
 
 SHOWS_ITSELF = "echo ready; echo busy >&2; sleep 1000"  # ends only when it is killed
 
@@ -141,3 +141,20 @@ def _is_unknown(manager: JobManager, job_id: str) -> bool:
     except UnknownJob:
         return True
     return False
+
+
+def test_of_a_grading_job_the_grader_is_followed_while_its_student_runs_and_nothing_of_the_protocol_is_seen(
+    shared_manager: JobManager, submit: Submit
+) -> None:
+    student = "echo the student; echo complains >&2; sleep 1000"
+    job = submit(image=PYTHON, grader=Grader("echo grading; run_student sh student/it"), files={"student/it": student})
+
+    live = shared_manager.follow(job.job_id, timeout_s=PATIENCE_S)
+    seen = read(live, b"complains")
+    assert not job.done()
+    shared_manager.kill_job(job.job_id)
+    seen += live
+
+    result = job.result(PATIENCE_S)
+    assert result.outcome is Outcome.KILLED
+    assert streams(seen) == (result.stdout, result.stderr) == (b"grading\nthe student\n", b"complains\n")
