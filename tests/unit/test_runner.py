@@ -138,6 +138,12 @@ def test_a_python_grader_can_have_shell_lines(box: Box) -> None:
     assert waiter.output.decode() == f"a 4 {home} .\nb 4 {home} .\n['x', 'y']\ndone!\n"
 
 
+def test_a_python_grader_can_set_environment_variables_for_its_shell_lines(box: Box) -> None:
+    script = "word = 'two words'\nif word:\n    %env FIRST=$word\n%env SECOND {len(word)} $$\n!echo \"$FIRST\" \"$SECOND\"\n"
+    waiter = graded(box, script, "run.py")
+    assert waiter.output == b"two words 9 $\n"
+
+
 def test_a_python_grader_that_is_no_python_says_where(box: Box) -> None:
     box.write("run.py", "x = (\n")
     waiter = Waiter(box)

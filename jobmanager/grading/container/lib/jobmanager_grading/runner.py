@@ -252,6 +252,7 @@ def _token() -> "str":
 
 def main(given: "list[str]") -> "int":
     """Run the grader, given words or the task's own script; the exit code."""
+    os.makedirs(place.ARCHIVE, exist_ok=True)  # where an image's /archive may lead to
     runner = Runner(_token(), 0, 1, _listening(), _told_of_children())
     try:
         child = grader.start(grader.words(given))
