@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 import uuid
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ getinput data:value > /archive/sent
 JUDGE = """\
 getinput program > student/program.py
 said=$(run_student python3 student/program.py)
+getinput @random | feedback-msg
 if [ "$said" = "$(getinput @random)" ]; then feedback-result success; else feedback-result failed; fi
 """
 
@@ -67,10 +69,15 @@ def test_a_grader_finds_its_courses_files_and_the_archive_where_inginious_has_th
 
     with JobManager(engine_url) as manager:
         answers = {"program": "print([0.5])", "data": {"filename": "sent.bin", "value": b"\0\xff"}}
-        jobs = [manager.submit(task, {**answers, "@random": [number]}) for number in (0.5, 0.25)]
-        right, wrong = [job.result(PATIENCE_S) for job in jobs]
+        notes: list[dict[str, object]] = [{"@random": [0.5]}, {"@random": [0.25]}, {}]
+        jobs = [manager.submit(task, {**answers, **note}) for note in notes]
+        right, wrong, not_given = [job.result(PATIENCE_S) for job in jobs]
 
-    assert (right.outcome, wrong.outcome) == (Outcome.SUCCESS, Outcome.FAILED), (right, wrong)
+    assert (right.outcome, right.text) == (Outcome.SUCCESS, "[0.5]"), right
+    assert (wrong.outcome, wrong.text) == (Outcome.FAILED, "[0.25]"), wrong
+    made = json.loads(not_given.text)
+    assert len(made) == 1
+    assert 0 <= made[0] < 1
     assert right.archive is not None
     with tarfile.open(fileobj=io.BytesIO(right.archive)) as tar:
         sent = tar.extractfile("sent")

@@ -1,6 +1,6 @@
 """Shell commands in a Python script, as IPython has them: ``!command`` and ``name = !command``, where ``{expression}`` and
-``$name`` stand for Python values and ``$$`` for a dollar sign. A command ends with its line. ``%env NAME=value`` sets an environment
-variable."""
+``$name`` stand for Python values and ``$$`` for a dollar sign. A command ends with its line. ``%env NAME=value`` sets a variable
+of the environment."""
 
 import os
 import re
