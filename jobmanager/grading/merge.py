@@ -40,7 +40,7 @@ def merged(
         outcome=outcome,
         text=_joined(said.text or verdict.text, local),
         grade=_grade(outcome, verdict, said),
-        problems={**said.problems, **local},
+        problems={**said.problems, **(local if request.task.grader is None else _with_the_graders_texts(local, said))},
         tests=said.tests,
         custom=said.custom,
         state=said.state if said.state is not None else _state_before(request),
@@ -127,9 +127,19 @@ def _with_local(outcome: Outcome, local: Mapping[str, ProblemResult]) -> Outcome
     return Outcome.FAILED if outcome is Outcome.SUCCESS and wrong else outcome
 
 
+def _with_the_graders_texts(local: Mapping[str, ProblemResult], said: ResultFile) -> dict[str, ProblemResult]:
+    """A grader may say more of a problem that is answered here; a submitter's program may not."""
+    told = {key: said.problems[key].text for key in local if key in said.problems}
+    return {key: answer._replace(text=_lines(told.get(key, ""), answer.text)) for key, answer in local.items()}
+
+
 def _joined(text: str, local: Mapping[str, ProblemResult]) -> str:
     """The container's text, then the local ones."""
-    return "\n".join(part for part in (text, *(problem.text for problem in local.values())) if part)
+    return _lines(text, *(problem.text for problem in local.values()))
+
+
+def _lines(*parts: str) -> str:
+    return "\n".join(part for part in parts if part)
 
 
 def _grade(outcome: Outcome, verdict: Verdict, said: ResultFile) -> float:

@@ -276,6 +276,12 @@ def test_a_local_answer_and_a_grader_are_merged():
     assert (result.outcome, result.grade, result.text) == (Outcome.FAILED, 0, "good\nNo, 42.")
 
 
+def test_what_a_grader_says_of_a_problem_that_is_answered_here_stands_before_the_answers_text():
+    said = {"result": "success", "problems": {"m": ["success", "See chapter 3."], "c": ["success", ""]}}
+    result = graded(said, answers=WRONG, problems=QUIZ)
+    assert result.problems == {"m": (Outcome.FAILED, "See chapter 3.\nNo, 42."), "c": (Outcome.SUCCESS, "")}
+
+
 def test_a_grader_that_was_cut_off_from_its_students_is_a_crash_that_may_be_run_again():
     found = RunFacts(began=True, end=EndMark(exit_code=254), result_file=b'{"result": "success"}', link_broke=True)
     verdict = judge(found, LIMITS)
