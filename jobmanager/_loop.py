@@ -26,11 +26,12 @@ from jobmanager._waiters import Waiters, farewell
 from jobmanager.engine import ssh_debug
 from jobmanager.engine.owner import Owner, labels
 from jobmanager.events import EnvironmentsChanged, HostDown, HostUp, JobDeleted, JobPlaced, JobQueued, JobStarted
-from jobmanager.grading.bundle import runner_command
+from jobmanager.grading.bundle import grader_command, runner_command
 from jobmanager.hooks import HookManager
 from jobmanager.live_output import LiveOutput
 from jobmanager.model.container import ContainerSpec, Door, Image
 from jobmanager.model.facts import RunFacts
+from jobmanager.model.grader import Grader
 from jobmanager.model.host import Address, DockerHost
 from jobmanager.model.job import Request
 from jobmanager.model.messages import (
@@ -394,7 +395,7 @@ class Loop:
             stopped=order.stopped,
         )
         if request.ssh_password:
-            job = ssh_debug.session(job, workspace=request.task.workspace)
+            job = _session(job, request.task.grader)
         if not self._waiters.watch(order.host, job):
             self._do_later(_NO_WAITER_S, FindWaiter(container=order.container))
             return
@@ -452,6 +453,14 @@ def _command(order: WatchJob) -> str | tuple[str, ...]:
     if task.grader is not None:
         return runner_command(task.grader.run)  # type: ignore[arg-type]
     return task.command if task.command is not None else order.image_command  # type: ignore[return-value]
+
+
+def _session(job: WatchMessage, grader: Grader | None) -> WatchMessage:
+    """The job with an SSH server in the place of its program: a grader, or the task's command."""
+    if grader is None:
+        return ssh_debug.session(job)
+    session = ssh_debug.session(replace(job, command=grader_command(grader.run)))  # type: ignore[arg-type]
+    return replace(session, command=runner_command(session.command))
 
 
 def _grading(order: WatchJob) -> Grading | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
@@ -21,19 +22,18 @@ _PROGRAMS = ("ssh-keygen", "/usr/lib/openssh/sftp-server", "/usr/libexec/openssh
 _SESSION_PROGRAMS = ("/usr/lib/openssh/sshd-session", "/usr/lib/openssh/sshd-auth")  # of newer versions
 
 
-def make_image(daemon: PrivateDaemon, folder: Path) -> None:
-    """The busybox image of the tests, and this machine's sshd with its libraries."""
-    client = docker.APIClient(base_url=daemon.url, version="1.41")
+def make_image(daemon: PrivateDaemon, *, base: str = BUSYBOX) -> None:
+    """An image of the tests, and in it this machine's sshd with its libraries."""
+    client = docker.APIClient(base_url=daemon.url, version="1.41", timeout=60)
     try:
-        container = client.create_container(BUSYBOX, ["true"])["Id"]
-        tar = folder / "sshd-root.tar"
-        with tar.open("wb") as file:
-            file.writelines(client.export(container))
-        client.remove_container(container)
-        with tarfile.open(tar, "a") as root:
+        container = client.create_container(base, ["true"])["Id"]
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w") as tar:
             for path in _sshd_files():
-                root.add(os.path.realpath(path), path)
-        client.import_image(str(tar), repository=IMAGE.partition(":")[0], tag=IMAGE.partition(":")[2])
+                tar.add(os.path.realpath(path), path)
+        client.put_archive(container, "/", packed.getvalue())
+        client.commit(container, *IMAGE.split(":"))
+        client.remove_container(container)
     finally:
         client.close()
 

@@ -5,6 +5,9 @@ the same unprivileged user as any job: it can let in that user only, which is al
 profile (``container_config.py``) three things are opened: a network, one published port, and ``/etc`` is a volume with what
 the image has there, since ``/etc/passwd`` has to name the user, its shell and the hash of its password.
 
+A grading job's runner is started as always, and the server in the place of the grader: one that a person starts by hand has its
+commands and its student containers.
+
 ``serve``, the script in the place of the command, knows the job's token and tells by marks how it goes: ``ssh`` when the
 server takes connections, ``no`` when there will be none. It ends, and the job with it, when the user has left.
 """
@@ -149,15 +152,15 @@ def door(password: str, *, workspace: str, loopback_only: bool) -> Door:
     return Door(port=PORT, loopback_only=loopback_only, accounts=accounts.encode())
 
 
-def session(job: Watch, *, workspace: str) -> Watch:
+def session(job: Watch) -> Watch:
     """The job with the SSH server in the place of its command, which becomes a script beside it."""
     words = ("sh", "-c", job.command) if isinstance(job.command, str) else job.command
-    run = f"cd {workspace} && exec {shlex.join(words)} < .jobmanager/stdin\n"
+    stdin = "/dev/null" if job.stdin is None else ".jobmanager/stdin"
+    run = f"cd {job.workspace} && exec {shlex.join(words)} < {stdin}\n"
     brought = {f"{_FOLDER}/config": _CONFIG, f"{_FOLDER}/serve": _SERVE, f"{_FOLDER}/session": _SESSION}
-    known = {"WORKSPACE_PATH": workspace, "TOKEN": job.token, "GRACE_S": str(_GRACE_S)}
+    known = {"WORKSPACE_PATH": job.workspace, "TOKEN": job.token, "GRACE_S": str(_GRACE_S)}
     filled = {name: _filled(text, known).encode() for name, text in brought.items()}
-    files = {**job.files, **filled, _RUN: run.encode()}
-    return replace(job, command=("sh", f"{_FOLDER}/serve"), files=files, stdin=job.stdin or b"")
+    return replace(job, command=("sh", f"{_FOLDER}/serve"), files={**job.files, **filled, _RUN: run.encode()})
 
 
 def _filled(text: str, known: Mapping[str, str]) -> str:

@@ -8,6 +8,10 @@ from pathlib import Path
 
 LINK_TOKEN_FILE = ".jobmanager/link"
 RUNNER = ("python3", "/task/.jobmanager/lib/jobmanager_grading/runner.py")
+_BY_HAND = """import os, sys
+from jobmanager_grading import grader
+status = os.waitpid(grader.start(grader.words(sys.argv[1:])), 0)[1]
+sys.exit(status >> 8 or status)"""
 _FOLDERS = ("bin", "lib")
 
 
@@ -25,6 +29,15 @@ def bundle() -> Mapping[str, bytes]:
 
 def runner_command(run: str | tuple[str, ...] | None) -> tuple[str, ...]:
     """The words that start the runner with a grader; None: it looks for the task's script."""
+    return (*RUNNER, *_words(run))
+
+
+def grader_command(run: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """The words that start a grader by hand, in a shell that the runner has started."""
+    return ("python3", "-c", _BY_HAND, *_words(run))
+
+
+def _words(run: str | tuple[str, ...] | None) -> tuple[str, ...]:
     if run is None:
-        return RUNNER
-    return (*RUNNER, *(("sh", "-c", run) if isinstance(run, str) else run))
+        return ()
+    return ("sh", "-c", run) if isinstance(run, str) else run

@@ -32,10 +32,9 @@ TASK = Task(IMAGE, command="cat given; read line; echo $line $WORD; exit 3", fil
 
 @pytest.fixture(scope="module")
 def daemon(image_tar: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateDaemon]:
-    folder = tmp_path_factory.mktemp("ssh-debug")
-    with PrivateDaemon(folder, bridge=True) as daemon:
+    with PrivateDaemon(tmp_path_factory.mktemp("ssh-debug"), bridge=True) as daemon:
         daemon.load_image(Path(image_tar))
-        make_image(daemon, folder)
+        make_image(daemon)
         yield daemon
 
 

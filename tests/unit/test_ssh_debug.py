@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import queue
+import shlex
+from dataclasses import replace
 
 import pytest
 
@@ -11,6 +13,7 @@ from jobmanager._callback_manager import CallbackManagers
 from jobmanager.engine import ssh_debug
 from jobmanager.engine.container_config import container_config
 from jobmanager.engine.sha512_crypt import sha512_crypt
+from jobmanager.grading.bundle import grader_command, runner_command
 from jobmanager.model.container import ContainerSpec, ImageDefaults
 from jobmanager.model.job import Request
 from jobmanager.model.messages import HostCannot, Submitted, Watch
@@ -19,6 +22,18 @@ from jobmanager.scheduling.orders import DeliverJob, DeliverSSH
 from tests.unit.ledger_driver import SUCCESS, Driver
 
 TASK = Task("python3", command="true")
+JOB = Watch(
+    job_id="j",
+    container_id="c",
+    container_name="n",
+    token="t0ken",
+    command=("printf", "%s", "it's"),
+    env={},
+    files={"a": b"b"},
+    stdin=b"",
+    limits=Limits(),
+    collect=(),
+)
 
 
 # ---- the password
@@ -109,24 +124,25 @@ def test_student_containers_have_the_budget_that_they_would_have_without_a_sessi
 
 
 def test_the_command_becomes_a_script_beside_the_server() -> None:
-    job = Watch(
-        job_id="j",
-        container_id="c",
-        container_name="n",
-        token="t0ken",
-        command=("printf", "%s", "it's"),
-        env={},
-        files={"a": b"b"},
-        stdin=b"",
-        limits=Limits(),
-        collect=(),
-    )
-    session = ssh_debug.session(job, workspace="/job")
+    session = ssh_debug.session(JOB)
 
     assert session.command == ("sh", ".jobmanager/ssh/serve")
     assert session.files[".jobmanager/run"] == b"cd /job && exec printf %s 'it'\"'\"'s' < .jobmanager/stdin\n"
     assert session.files["a"] == b"b"
     assert b"t0ken" in session.files[".jobmanager/ssh/serve"] and b"TOKEN" not in session.files[".jobmanager/ssh/serve"]
+
+
+def test_a_graders_runner_starts_the_server_and_the_script_starts_the_grader() -> None:
+    for run, words in ((None, ()), ("./check a", ("sh", "-c", "./check a")), (("python3", "check.py"), ("python3", "check.py"))):
+        job = replace(JOB, command=grader_command(run), stdin=None, workspace="/task")
+
+        session = ssh_debug.session(job)
+
+        script = shlex.split(session.files[".jobmanager/run"].decode())
+        assert script[:4] == ["cd", "/task", "&&", "exec"] and script[-2:] == ["<", "/dev/null"]
+        assert script[4:6] == ["python3", "-c"] and tuple(script[7:-2]) == words
+        assert runner_command(session.command)[-2:] == ("sh", ".jobmanager/ssh/serve")
+        assert b"/job" not in session.files[".jobmanager/ssh/serve"] + session.files[".jobmanager/ssh/session"]
 
 
 # ---- whom is told
