@@ -51,7 +51,8 @@ class JobRecord:
     @property
     def kind(self) -> str:
         """Tasks of one kind are expected to take the same time."""
-        return self.request.task.name or self.request.task.environment
+        named = self.request.task.name or self.request.task.environment
+        return f"{named} (ssh)" if self.request.ssh_password else named  # a person takes longer than the program
 
     def note(self, step: str, now: float) -> None:
         """Remember a step for those who debug."""

@@ -223,6 +223,20 @@ def test_a_job_that_no_host_can_start_tells_so_with_its_result() -> None:
     assert isinstance(end, DeliverJob) and end.ssh_callback is print
 
 
+def test_how_long_people_stay_says_nothing_of_how_long_the_tasks_jobs_take() -> None:
+    driver = Driver({"h": 1})
+    driver.ledger.ended(running(driver), replace(SUCCESS, wall_time_s=1000.0))
+    told(driver)
+    driver.ledger.called_back("j")
+
+    for job_id in ("first", "second"):
+        task = Task("python3", command="true", limits=Limits(wall_time_s=5000))
+        driver.ledger.accept(replace(request(job_id, task), debug=False, ssh_password=""), None)
+
+    queued = driver.ledger.queue_info("second")
+    assert queued is not None and queued.wait_s < 100
+
+
 def test_callback_threads_tell_of_a_session_or_of_none_before_the_result_and_a_callback_that_raises_harms_nothing() -> None:
     said: queue.SimpleQueue[tuple[object, ...]] = queue.SimpleQueue()
 
