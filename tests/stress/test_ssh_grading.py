@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import docker
 import pytest
 
 from jobmanager import DockerHost, Grader, JobInput, JobManager, Limits, Outcome, Task
@@ -14,10 +13,10 @@ from tests.conftest import eventually, our_containers, our_volumes
 from tests.daemons import PrivateDaemon
 from tests.integration.test_ssh_debug import Heard
 from tests.ssh_client import IMAGE, Person, make_image
+from tests.stress.conftest import PYTHON
 
 pytestmark = [pytest.mark.engine, pytest.mark.daemon]
 
-PYTHON = "jobmanager-python:1"
 RUN = """#!/bin/sh
 run_student cat student/answer > said
 feedback-msg -m "the student said $(cat said)"
@@ -27,17 +26,9 @@ feedback-result success
 
 
 @pytest.fixture(scope="module")
-def daemon(engine_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateDaemon]:
-    folder = tmp_path_factory.mktemp("ssh-grading")
-    tar = folder / "python.tar"
-    client = docker.DockerClient(base_url=engine_url, version="1.41", timeout=60)
-    try:
-        with tar.open("wb") as file:
-            file.writelines(client.api.get_image(PYTHON))
-    finally:
-        client.close()
-    with PrivateDaemon(folder / "daemon", bridge=True) as daemon:
-        daemon.load_image(tar)
+def daemon(python_tar: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateDaemon]:
+    with PrivateDaemon(tmp_path_factory.mktemp("ssh-grading"), bridge=True) as daemon:
+        daemon.load_image(python_tar)
         make_image(daemon, base=PYTHON)
         yield daemon
 
