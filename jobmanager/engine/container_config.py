@@ -6,7 +6,7 @@ from typing import Any
 
 from jobmanager.engine.seccomp import seccomp_profile
 from jobmanager.engine.way_in import pid_1
-from jobmanager.model.container import SHARED_FOLDER, ContainerSpec, Door, ImageDefaults
+from jobmanager.model.container import OLD_FOLDERS, SHARED_FOLDER, ContainerSpec, Door, ImageDefaults
 from jobmanager.model.limits import Limits
 from jobmanager.model.network import Network
 
@@ -44,7 +44,7 @@ def container_config(spec: ContainerSpec, defaults: ImageDefaults) -> dict[str, 
             "NetworkMode": f"container:{spec.network_of}" if spec.network_of else _network_mode(spec.network),
             "Mounts": _volumes(spec),
             "Tmpfs": {
-                "/tmp": _scratch(spec.limits.workspace_mib, spec.limits.workspace_inodes),
+                **{path: _scratch(spec.limits.workspace_mib, spec.limits.workspace_inodes) for path in _scratch_folders(spec)},
                 **{path: _scratch(_IMAGE_VOLUME_MIB, 64) for path in defaults.volumes if not _ours(path, spec)},
             },
         },
@@ -135,5 +135,10 @@ def _scratch(size_mib: int, inodes: int) -> str:
     return f"rw,exec,size={size_mib}m,nr_inodes={inodes},mode=0700,{_TMPFS}"
 
 
+def _scratch_folders(spec: ContainerSpec) -> tuple[str, ...]:
+    """What can be written to beside the workspace; a grading container has what old graders know."""
+    return ("/tmp", *OLD_FOLDERS) if spec.shares else ("/tmp",)
+
+
 def _ours(path: str, spec: ContainerSpec) -> bool:
-    return path.rstrip("/") in (spec.workspace, SHARED_FOLDER, "/tmp")
+    return path.rstrip("/") in (spec.workspace, SHARED_FOLDER, *_scratch_folders(spec))

@@ -12,6 +12,7 @@ from jobmanager.model.network import Network
 WORKSPACE = "/job"
 GRADING_WORKSPACE = "/task"  # of grading and student containers, as graders written for INGInious name it
 SHARED_FOLDER = "/task/student"
+OLD_FOLDERS = ("/archive", "/course")  # which graders written for INGInious name, beside the workspace
 ACCOUNTS = "/etc/passwd"
 SSH_USER = "job"  # who logs in to a debugged job's container
 

@@ -66,6 +66,7 @@ feedback-result -i code success
 feedback-msg -i code -m "Neat."
 feedback-grade 87.5
 archive -a student/test.py -s kept
+mkdir /archive/deep; echo old > /archive/deep/way.txt; ln -s /etc/passwd /archive/link
 exit 1
 """
 TEMPLATE = """import sys
@@ -96,7 +97,7 @@ def test_an_old_shell_grader_runs_unchanged(shared_manager: JobManager) -> None:
     assert (result.tests, result.state) == ({"loops": True}, "before+1")
     assert result.archive is not None
     with tarfile.open(fileobj=io.BytesIO(result.archive)) as archive:
-        assert [member.name for member in archive if member.isfile()] == ["kept/test.py"]
+        assert sorted(member.name for member in archive) == ["deep/way.txt", "kept/test.py"]
 
 
 def test_an_old_python_grader_runs_unchanged(grade: Grade) -> None:

@@ -5,11 +5,8 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
-import docker
 import pytest
 
 from jobmanager import JobManager, Outcome, Task
@@ -17,7 +14,6 @@ from tests.integration.conftest import PATIENCE_S
 
 pytestmark = pytest.mark.engine
 
-LINKS = {"archive": "/task/.jobmanager/archive", "course": "/task/course"}
 TASK = "environment_id: python3\nproblems: {program: {type: code}, data: {type: file}}\ninput_random: 1\n"
 RUN = """\
 #!/bin/sh
@@ -32,40 +28,11 @@ if [ "$said" = "$(getinput @random)" ]; then feedback-result success; else feedb
 """
 
 
-@pytest.fixture
-def image_with_links(engine_url: str) -> Iterator[str]:
-    """An image in which a grader finds the folders that INGInious has at the top."""
-    name = f"jobmanager-test-links:{uuid.uuid4().hex}"
-    client = docker.DockerClient(base_url=engine_url, timeout=30)
-    container = client.containers.create("jobmanager-python:1", "true")
-    try:
-        container.put_archive("/", links())
-        container.commit(*name.split(":"), changes=[f"LABEL jobmanager.environment={name}"])
-    finally:
-        container.remove()
-    yield name
-    client.images.remove(name)
-    client.close()
-
-
-def links() -> bytes:
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w") as tar:
-        for name, aim in LINKS.items():
-            member = tarfile.TarInfo(name)
-            member.type, member.linkname = tarfile.SYMTYPE, aim
-            tar.addfile(member)
-    return packed.getvalue()
-
-
-def test_a_grader_finds_its_courses_files_and_the_archive_where_inginious_has_them(
-    engine_url: str, image_with_links: str, tmp_path: Path
-) -> None:
-    """Where the image has the two links that docs/task-folders.md shows."""
+def test_a_grader_finds_its_courses_files_and_the_archive_where_inginious_has_them(engine_url: str, tmp_path: Path) -> None:
     for name, content in {"sum/task.yaml": TASK, "sum/run": RUN, "$common/judge.sh": JUDGE}.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content)
-    task = Task.from_directory(tmp_path / "sum", common=tmp_path / "$common", environment=image_with_links)
+    task = Task.from_directory(tmp_path / "sum", common=tmp_path / "$common")
 
     with JobManager(engine_url) as manager:
         answers = {"program": "print([0.5])", "data": {"filename": "sent.bin", "value": b"\0\xff"}}

@@ -155,6 +155,11 @@ def test_the_workspace_is_a_volume_of_limited_size_that_goes_with_its_container(
     assert mount["VolumeOptions"]["Labels"]["a"] == "b"  # a sweep finds it
 
 
+def test_a_grading_container_has_the_folders_that_old_graders_know():
+    assert set(config_of(shares=True)["HostConfig"]["Tmpfs"]) == {"/tmp", "/archive", "/course"}
+    assert set(config_of(shared_volume="of the grader")["HostConfig"]["Tmpfs"]) == {"/tmp"}
+
+
 def test_what_an_image_declares_as_a_volume_becomes_a_small_tmpfs():
     tmpfs = config_of(defaults=ImageDefaults(command=(), volumes=("/data", "/tmp/", "/job", "/job/")))["HostConfig"]["Tmpfs"]
 

@@ -36,6 +36,19 @@ def unarchive(name: "str", subfolder: "str" = "") -> "None":
         raise GradingError(f"{name!r} cannot be taken out of the archive: {error.strerror or error}") from None
 
 
+def archive_folder(folder: "str") -> "None":
+    """Add copies of all regular files in a folder and below, where they are in it; links and the like are passed over.
+
+    Raises:
+        GradingError: one cannot be read, or there is no room for the copies.
+    """
+    for parent, _, names in os.walk(folder):
+        for name in sorted(names):
+            path = os.path.join(parent, name)
+            if stat.S_ISREG(os.lstat(path).st_mode):
+                archive(path, os.path.relpath(parent, folder))
+
+
 def _inside(subfolder: "str") -> "str":
     folder = os.path.normpath(os.path.join(place.ARCHIVE, subfolder))
     if os.path.isabs(subfolder) or not _below(os.path.realpath(folder), os.path.realpath(place.ARCHIVE)):

@@ -250,9 +250,31 @@ def _token() -> "str":
     return token
 
 
+def _lead_to_the_course() -> "None":
+    """Graders written for INGInious find their course's files in a folder of their own, which is empty here."""
+    if place.TASK != "/task" or not os.path.isdir(place.COURSE):
+        return
+    for name in os.listdir(place.COURSE):
+        try:
+            os.symlink(os.path.join(place.COURSE, name), os.path.join(place.OLD_COURSE, name))
+        except OSError as error:
+            sys.stderr.write(f"{place.OLD_COURSE}/{name} is not there: {error}\n")
+
+
+def _bring_archive() -> "None":
+    """They put files into another folder to have them brought back."""
+    if place.TASK == "/task" and os.path.isdir(place.OLD_ARCHIVE) and os.listdir(place.OLD_ARCHIVE):
+        from jobmanager_grading import errors, files
+
+        try:
+            files.archive_folder(place.OLD_ARCHIVE)
+        except errors.GradingError as error:
+            sys.stderr.write(f"{error}\n")
+
+
 def main(given: "list[str]") -> "int":
     """Run the grader, given words or the task's own script; the exit code."""
-    os.makedirs(place.ARCHIVE, exist_ok=True)  # where an image's /archive may lead to
+    _lead_to_the_course()
     runner = Runner(_token(), 0, 1, _listening(), _told_of_children())
     try:
         child = grader.start(grader.words(given))
@@ -260,7 +282,9 @@ def main(given: "list[str]") -> "int":
         sys.stderr.write(f"the grader cannot be started: {error}\n")
         return error.exit_code
     try:
-        return runner.until_the_end(child)
+        code = runner.until_the_end(child)
+        _bring_archive()
+        return code
     except LinkBroken:
         pass
     except Exception:  # noqa: BLE001 - whatever it is, the grader's verdict is not to be trusted
