@@ -135,7 +135,7 @@ class Students:
             self._refuse_job(f"the runner asked for student {asked.id} twice")
             return
         self._highest_id = asked.id
-        student = _Student(asked, tell=self._tell)
+        student = _Student(asked, tell=self._tell, most_output=self._job.limits.output_kib * 1024)
         with self._lock:
             has_room = len(self._running) < self._grading.most_students + _MORE_THREADS
             if has_room:
@@ -286,8 +286,9 @@ class Students:
 class _Student:
     """One student container, from the grader's request to its end; a ``Talk`` with its program."""
 
-    def __init__(self, asked: RunStudent, *, tell: Callable[[bytes], None]) -> None:
+    def __init__(self, asked: RunStudent, *, tell: Callable[[bytes], None], most_output: int) -> None:
         self.asked = asked
+        self._output_left = most_output  # of what it prints until it is stopped for that, the grader hears no more
         self.is_killed = False
         self._tell = tell
         self._watch: Watch | None = None
@@ -314,7 +315,10 @@ class _Student:
             self.kill()
 
     def printed(self, stderr: bool, data: bytes) -> None:
-        self._tell(output_message(self.asked.id, stderr, data))
+        told = data[: self._output_left]
+        self._output_left -= len(told)
+        if told:
+            self._tell(output_message(self.asked.id, stderr, told))
 
     def tell_end(self, outcome: Outcome, text: str = "", facts: RunFacts | None = None) -> None:
         """The last that the grader hears of it."""

@@ -1,0 +1,184 @@
+"""Student containers on a real engine: streams both ways, how they end, what they share, and the budget that all have."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from jobmanager import Grader, Limits, Network, Outcome
+from tests.conftest import BUSYBOX
+from tests.integration.conftest import PYTHON, Run
+
+pytestmark = pytest.mark.engine
+
+BEGIN = """
+import json, threading, time
+import jobmanager_grading as grading
+
+def student(command, stdin=b"", **limits):
+    end = grading.run_student(["sh", "-c", command], stdin, **limits)
+    return {
+        "code": end.exit_code, "outcome": end.outcome, "text": end.text, "stdout": end.stdout.decode("latin1"),
+        "stderr": end.stderr.decode("latin1"), "cpu": end.cpu_time_s, "wall": end.wall_time_s,
+    }
+
+def at_once(*calls):
+    found = [None] * len(calls)
+    def run(number):
+        found[number] = calls[number]()
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(len(calls))]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+    return found
+
+seen = {}
+"""
+END = """
+grading.set_custom("seen", seen)
+grading.set_result("success")
+"""
+SMALL = Limits(memory_mib=64, cpu_time_s=20, wall_time_s=60)
+
+
+def seen(run: Run, script: str, *, grader: Grader | None = None, limits: Limits = SMALL, **task: object) -> dict[str, Any]:
+    """What a grader saw of its students."""
+    files = {"run.py": BEGIN + script + END, "student/given": "from the task\n"}
+    result = run(image=PYTHON, grader=grader or Grader(), files=files, limits=limits, **task)
+    assert result.outcome is Outcome.SUCCESS, result
+    found = result.custom["seen"]
+    assert isinstance(found, dict)
+    return found
+
+
+def test_streams_exit_codes_and_files_go_both_ways(run: Run) -> None:
+    found = seen(
+        run,
+        """
+open("student/from_grader", "w").write("grader\\n")
+seen["both"] = student("cat student/given student/from_grader; pwd; cat; echo err >&2; echo left > student/left; exit 3", b"in\\n")
+seen["left"] = open("student/left").read()
+data = bytes(range(256)) * 4000
+back = grading.run_student(["cat"], data)
+seen["echoed"] = back.stdout == data
+seen["signal"] = student("kill -SEGV $$")
+seen["missing"] = grading.run_student(["no-such-program"]).exit_code
+seen["elsewhere"] = student("echo $0; ls /usr/bin/gcc", environment=BUSYBOX)
+seen["nowhere"] = student("true", environment="no-such-environment")
+""".replace("BUSYBOX", repr(BUSYBOX)),
+        grader=Grader(student_environments=[BUSYBOX]),
+    )
+
+    both = found["both"]
+    assert (both["code"], both["outcome"], both["stderr"]) == (3, "failed", "err\n")
+    assert both["stdout"] == "from the task\ngrader\n/task\nin\n"
+    assert found["left"] == "left\n"
+    assert found["echoed"]
+    assert found["signal"]["code"] == 139
+    assert found["missing"] == 251
+    assert "No such file" in found["elsewhere"]["stderr"]
+    assert found["nowhere"]["code"] == 251 and "no environment 'no-such-environment'" in found["nowhere"]["text"]
+
+
+def test_students_that_pass_a_limit_end_with_the_codes_that_graders_expect_and_leave_the_grader_its_time(run: Run) -> None:
+    found = seen(
+        run,
+        """
+seen["cpu"], seen["wall"], seen["output"], seen["memory"] = at_once(
+    lambda: student("while :; do :; done", cpu_time_s=1, memory_mib=16),
+    lambda: student("sleep 100", wall_time_s=1, memory_mib=16),
+    lambda: student("yes", memory_mib=16),
+    lambda: student("head -c 60M /dev/zero > /tmp/x; exit 1", memory_mib=16),
+)
+""",
+        limits=Limits(memory_mib=64, cpu_time_s=20, wall_time_s=60, output_kib=64),
+    )
+
+    assert {name: (end["code"], end["outcome"]) for name, end in found.items()} == {
+        "cpu": (253, "timeout"),
+        "wall": (253, "timeout"),
+        "output": (252, "overflow"),
+        "memory": (252, "overflow"),
+    }
+    assert len(found["output"]["stdout"]) == 64 * 1024
+
+
+def test_a_student_is_talked_to_while_it_runs_and_killed_when_the_grader_has_enough(run: Run) -> None:
+    found = seen(
+        run,
+        """
+import subprocess
+talk = subprocess.Popen(["run_student", "sh", "-c", "'while read x; do echo got $x; done; echo over'"],
+    stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+answers = []
+for word in (b"one", b"two"):
+    talk.stdin.write(word + b"\\n"); talk.stdin.flush()
+    answers.append(talk.stdout.readline().decode())
+talk.stdin.close()
+answers.append(talk.stdout.readline().decode())
+seen["talk"] = answers + [talk.wait()]
+endless = subprocess.Popen(["run_student", "sleep", "1000"], stdout=subprocess.DEVNULL)
+time.sleep(0.5)
+endless.terminate()
+seen["killed"] = endless.wait()
+""",
+    )
+
+    assert found["talk"] == ["got one\n", "got two\n", "over\n", 0]
+    assert found["killed"] == 254
+
+
+def test_all_students_of_a_job_share_a_budget(run: Run) -> None:
+    found = seen(
+        run,
+        """
+seen["too much"] = student("true", memory_mib=65)
+seen["two"] = at_once(lambda: student("sleep 1", memory_mib=40), lambda: student("sleep 1", memory_mib=40))
+seen["three"] = at_once(*[lambda: student("sleep 1", memory_mib=16)] * 3)
+spin = "while :; do :; done"
+seen["spin"] = at_once(lambda: student(spin, memory_mib=20), lambda: student(spin, memory_mib=20))
+seen["used up"] = student("true")
+""",
+        grader=Grader(student_memory_mib=64, student_cpu_time_s=3, most_students=2),
+        limits=Limits(memory_mib=64, cpu_time_s=20, wall_time_s=60, cpus=0.9),
+    )
+
+    assert found["too much"]["code"] == 251 and "64 MiB are left" in found["too much"]["text"]
+    assert sorted(end["code"] for end in found["two"]) == [0, 251]
+    assert sorted(end["code"] for end in found["three"]) == [0, 0, 251]
+    assert [end["outcome"] for end in found["spin"]] == ["timeout", "timeout"]
+    assert sum(end["cpu"] for end in found["spin"]) < 6
+    assert found["used up"]["outcome"] == "timeout" and "no CPU time is left" in found["used up"]["text"]
+
+
+def test_a_student_has_no_network_unless_the_grader_shares_its_own(run: Run) -> None:
+    found = seen(
+        run,
+        """
+import socket
+server = socket.create_server(("127.0.0.1", 0))
+port = server.getsockname()[1]
+connect = "python3 -c 'import socket; print(socket.create_connection((\\"127.0.0.1\\", %d), 2).recv(9))'" % port
+def serve():
+    while True:
+        server.accept()[0].sendall(b"hello")
+threading.Thread(target=serve, daemon=True).start()
+seen["alone"] = student(connect)
+seen["shared"] = student(connect, share_network=True)
+""",
+        network=Network.LOOPBACK,
+    )
+
+    assert found["alone"]["code"] != 0
+    assert found["shared"]["stdout"] == "b'hello'\n"
+
+
+def test_a_grader_that_does_not_read_what_its_student_prints_holds_up_no_deadline(run: Run) -> None:
+    script = "import subprocess, time\nsubprocess.Popen(['run_student', 'yes'], stdout=subprocess.PIPE)\ntime.sleep(1000)\n"
+    limits = Limits(memory_mib=64, cpu_time_s=20, wall_time_s=3, output_kib=4096)
+
+    result = run(image=PYTHON, grader=Grader(), files={"run.py": script}, limits=limits)
+
+    assert result.outcome is Outcome.TIMEOUT
+    assert json.dumps(dict(result.custom)) == "{}"
