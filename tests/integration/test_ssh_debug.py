@@ -10,6 +10,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -213,8 +214,11 @@ def is_waiter(child: psutil.Process) -> bool:
 
 
 def test_a_session_ends_when_its_time_is_over_or_its_manager_closes(daemon: PrivateDaemon, person: Person) -> None:
+    """And it is reached at the address that its host was given: here the bridge's."""
     timed, waiting, closed = Heard(), Heard(), Heard()
-    with JobManager(DockerHost(daemon.url, max_concurrent_jobs=1), ssh_timeout_s=3) as manager:
+    address = bridge_address(daemon)
+    host = DockerHost(daemon.url, max_concurrent_jobs=1, address=address)
+    with JobManager(host, ssh_timeout_s=4) as manager:
         for heard in (timed, waiting, closed):
             manager.new_job(TASK, None, heard.result, debug="ssh", ssh_callback=heard.ssh, job_id=heard.id)
         with person.start(timed.login(), "cat") as ssh:
@@ -224,9 +228,15 @@ def test_a_session_ends_when_its_time_is_over_or_its_manager_closes(daemon: Priv
             manager.close(kill=True)
             assert ssh.wait(timeout=30) == 255
 
-    assert (timed.end().outcome, timed.end().text) == (Outcome.TIMEOUT, "wall clock limit of 3 s reached")
+    assert address != "127.0.0.1" and timed.login().host == closed.login().host == address
+    assert (timed.end().outcome, timed.end().text) == (Outcome.TIMEOUT, "wall clock limit of 4 s reached")
     assert waiting.end().outcome is Outcome.KILLED and waiting.calls == [NOBODY]
     assert closed.end().outcome is Outcome.KILLED
+
+
+def bridge_address(daemon: PrivateDaemon) -> str:
+    (pool,) = look(daemon, lambda client: client.inspect_network("bridge")["IPAM"]["Config"])
+    return str(next(ip_network(pool["Subnet"]).hosts()))
 
 
 # ---- no session
