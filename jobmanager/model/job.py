@@ -75,6 +75,7 @@ class Request:
     launcher_name: str
     debug: bool | str  # "ssh": a person wants to log in
     ssh_password: str = field(default="", repr=False)  # for debug="ssh": what lets a person in
+    supersede_key: str | None = None  # it replaces a waiting job of the same key
 
 
 def _stdin(given: bytes | str) -> bytes:

@@ -24,6 +24,7 @@ class KillReason(str, Enum):
     KILL_JOB = "kill_job"
     CLOSE = "close"
     DRAIN_OVER = "drain time over"
+    SUPERSEDED = "superseded"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +59,13 @@ def killed_verdict(reason: KillReason) -> Verdict:
         text=f"killed: {reason.value}",
         evidence=(Evidence(kind="requested_by", value=reason.value, source="our own request"),),
     )
+
+
+def superseded_verdict(by: str) -> Verdict:
+    """A newer job of the same key took its place in the queue."""
+    killed = killed_verdict(KillReason.SUPERSEDED)
+    newer = Evidence(kind="superseded_by", value=by, source="our own request")
+    return replace(killed, text=f"killed: superseded by job {by}", evidence=(*killed.evidence, newer))
 
 
 def crash_verdict(kind: str, text: str, source: str = "jobmanager") -> Verdict:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from jobmanager.scheduling.hosts import Host, HostTable
 from jobmanager.scheduling.orders import DeleteContainer
+from jobmanager.scheduling.waiting_queue import Charge
 
 _DELETE_DELAYS_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _VOLUME_TRIES = 4  # before closing waits for a volume no longer
@@ -19,6 +20,8 @@ class HeldContainer:
 
     job_id: str
     host: str
+    charge: Charge | None = None  # what its start was reckoned at; None: it is nobody's
+    ran: bool = False  # its job came to an end of its own
     made: bool = False  # its submitter said that it runs: nobody else has its name
     being_deleted: bool = False
     delete_tries: int = 0
@@ -28,9 +31,12 @@ class HeldContainer:
 class HeldContainers:
     """All of them, by name. Not thread-safe: the ledger's lock guards it."""
 
-    def __init__(self, hosts: HostTable, order: Callable[[DeleteContainer], None]) -> None:
+    def __init__(
+        self, hosts: HostTable, order: Callable[[DeleteContainer], None], freed: Callable[[HeldContainer], None]
+    ) -> None:
         self._hosts = hosts
         self._order = order
+        self._freed = freed  # told once of each slot that is free again
         self._held: dict[str, HeldContainer] = {}
 
     def __getitem__(self, container: str) -> HeldContainer:
@@ -40,6 +46,14 @@ class HeldContainers:
         """A container; None when nothing is left of it, or it never was."""
         return self._held.get(container)
 
+    def names(self) -> list[str]:
+        """Those that hold a slot."""
+        return [name for name, _ in self.items()]
+
+    def items(self) -> list[tuple[str, HeldContainer]]:
+        """Those that hold a slot, by name."""
+        return [(name, held) for name, held in self._held.items() if not held.is_gone]
+
     def hosts(self) -> dict[str, str]:
         """Their names, and the hosts that they are on."""
         return {name: held.host for name, held in self._held.items()}
@@ -48,9 +62,9 @@ class HeldContainers:
         """Whether none holds a slot, and volumes are gone or will not go."""
         return all(held.is_gone and held.delete_tries >= _VOLUME_TRIES for held in self._held.values())
 
-    def hold(self, container: str, job_id: str, host: Host, memory_mib: int) -> None:
+    def hold(self, container: str, job_id: str, host: Host, memory_mib: int, charge: Charge) -> None:
         """A job is placed: its container takes a slot."""
-        self._held[container] = HeldContainer(job_id=job_id, host=host.name)
+        self._held[container] = HeldContainer(job_id=job_id, host=host.name, charge=charge)
         self._hosts.take(host, container, memory_mib)
 
     def delete(self, container: str) -> None:
@@ -71,8 +85,8 @@ class HeldContainers:
     def deleted(self, container: str) -> HeldContainer | None:
         """Nothing of it is left: its slot is free. None when that was known."""
         held = self._held.pop(container, None)
-        if held is not None:
-            self._hosts[held.host].give_back(container)
+        if held is not None and not held.is_gone:
+            self._give_back(container, held)
         return held
 
     def delete_failed(self, container: str, *, only_volume_left: bool) -> None:
@@ -83,15 +97,19 @@ class HeldContainers:
         held = self._held.get(container)
         if held is None:
             return
-        if only_volume_left:
+        if only_volume_left and not held.is_gone:
             held.is_gone = True
-            self._hosts[held.host].give_back(container)
+            self._give_back(container, held)
         delay_s = _DELETE_DELAYS_S[min(held.delete_tries, len(_DELETE_DELAYS_S) - 1)]
         held.delete_tries += 1
         if held.is_gone and held.delete_tries > _MOST_VOLUME_TRIES:
             del self._held[container]
         else:
             self._order(_deletion(container, held, delay_s))
+
+    def _give_back(self, container: str, held: HeldContainer) -> None:
+        self._hosts[held.host].give_back(container)
+        self._freed(held)
 
 
 def _deletion(container: str, held: HeldContainer, delay_s: float = 0.0) -> DeleteContainer:

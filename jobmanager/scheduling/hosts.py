@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -71,6 +71,11 @@ class Host:
         if self.info is None:
             return 0
         return max(1, min(2 * self.info.cores, self.info.memory_mib // _MIB_PER_JOB))
+
+    @property
+    def memory_mib(self) -> int:
+        """What the machine has; 0 while it is not known."""
+        return self.info.memory_mib if self.info is not None else 0
 
     def answers(self, info: EngineInfo, images: Iterable[Image]) -> bool:
         """It is up, and this is what it has. True when its images are others than before."""
@@ -169,7 +174,7 @@ class Host:
             limit=self.limit,
             environments=tuple(sorted(self.environments())),
             older_versions=tuple(sorted(older_versions)),
-            memory_mib=self.info.memory_mib if self.info is not None else 0,
+            memory_mib=self.memory_mib,
             free_memory_mib=max(0, self.free_memory_mib),
         )
 
@@ -215,13 +220,14 @@ class HostTable:
         if self._hosts[name].answers(info, images):
             self._several = None
 
-    def choose(self, needs: Needs) -> Host | None:
+    def choose(self, needs: Needs, allowed: Callable[[Host], bool] = lambda _: True) -> Host | None:
         """The host with the fewest running jobs that has room, memory and the image; among equals the one longest unused.
 
         One whose image is older than another's is taken only when none with the newest is up, and one that the job would
         rather avoid only when no other has room.
         """
-        fit = [host for host in self._hosts.values() if host.has_room() and host.has_memory(needs) and host.could_run(needs)]
+        free = (host for host in self._hosts.values() if host.has_room() and host.has_memory(needs) and host.could_run(needs))
+        fit = [host for host in free if allowed(host)]
         if fit and needs.environment in self._of_several_versions():
             fit = self._without_older(needs, fit)
         return min(fit, key=lambda host: (host.name in needs.avoided, len(host.taken), host.last_placed), default=None)
@@ -282,9 +288,11 @@ class HostTable:
         wanted = " together with ".join(map(repr, (needs.environment, *sorted(needs.student_environments))))
         return UnknownEnvironment(f"no host has the environment {wanted}; known: {known}")
 
-    def slots(self) -> int:
-        """Slots of all hosts that are up; at least 1."""
-        return max(1, sum(host.limit for host in self._hosts.values() if host.status is HostStatus.UP))
+    def likely(self, needs: Needs) -> frozenset[str]:
+        """Hosts that will run such a job: those that could and are up; where there is none, those that could once they are."""
+        could = [host for host in self._hosts.values() if host.limit and host.could_run(needs)]
+        up = frozenset(host.name for host in could if host.status is HostStatus.UP)
+        return up or frozenset(host.name for host in could)
 
     def _up(self) -> Iterator[Host]:
         return (host for host in self if host.status is HostStatus.UP)

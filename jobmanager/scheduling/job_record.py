@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 
 from jobmanager.model.client import RunningJob, SSHCallback, WaitingJob
@@ -9,10 +10,12 @@ from jobmanager.model.facts import RunFacts, Stopped
 from jobmanager.model.job import Request
 from jobmanager.model.result import Callback, Step
 from jobmanager.model.verdict import KillReason, Verdict, crash_verdict, killed_verdict
+from jobmanager.scheduling.estimate import Sort
 from jobmanager.scheduling.life import State
-from jobmanager.scheduling.waiting_queue import Needs
+from jobmanager.scheduling.waiting_queue import Needs, Place
 
 _MOST_STEPS = 200
+_KIND_LENGTH = 300  # characters of a command that tell it from others
 
 
 @dataclass(slots=True, kw_only=True)
@@ -23,9 +26,9 @@ class JobRecord:
     callback: Callback | None
     ssh_callback: SSHCallback | None  # None when there is nobody to tell, or no more
     number: int
+    arrival: int  # its number, or that of the job whose place it took
     accepted_at: float
     accepted_wall_s: float
-    waiting_since: float
     needs: Needs
     state: State = State.WAITING
     host: str | None = None
@@ -49,10 +52,33 @@ class JobRecord:
     steps: list[Step] = field(default_factory=list)
 
     @property
-    def kind(self) -> str:
-        """Tasks of one kind are expected to take the same time."""
+    def title(self) -> str:
+        """What it is called in listings."""
         named = self.request.task.name or self.request.task.environment
-        return f"{named} (ssh)" if self.request.ssh_password else named  # a person takes longer than the program
+        return f"{named} (ssh)" if self.request.ssh_password else named
+
+    @property
+    def kind(self) -> str:
+        """Jobs of one kind are expected to take the same time: those of one name, or of one command where there is none."""
+        task = self.request.task
+        told_apart = task.name or f"{task.environment} {task.command!r:.{_KIND_LENGTH}}"
+        return sys.intern(f"{told_apart} (ssh)" if self.request.ssh_password else told_apart)  # a person takes longer
+
+    def place(self, now: float) -> Place:
+        """Its place in the queue, from now on."""
+        request = self.request
+        wall_s = request.task.limits.wall_s
+        return Place(
+            job_id=request.job_id,
+            needs=self.needs,
+            priority=request.priority,
+            launcher=request.launcher_name,
+            arrival=self.arrival,
+            sort=Sort(self.kind, wall_s),
+            waiting_since=now,
+            supersede_key=request.supersede_key,
+            listed=WaitingJob(request.job_id, True, self.title, request.launcher_name, wall_s),
+        )
 
     def note(self, step: str, now: float) -> None:
         """Remember a step for those who debug."""
@@ -76,14 +102,8 @@ class JobRecord:
         """It in a listing of jobs that have a host."""
         request = self.request
         started_at = self.accepted_wall_s + self.timings.get("waiting", 0.0)
-        info = f"{self.kind} on {self.host}"
+        info = f"{self.title} on {self.host}"
         return RunningJob(request.job_id, True, info, request.launcher_name, started_at, request.task.limits.wall_s)
-
-    def waiting_job(self, lack: str) -> WaitingJob:
-        """It in a listing of jobs that wait."""
-        request = self.request
-        info = f"{self.kind}, {lack}" if lack else self.kind
-        return WaitingJob(request.job_id, True, info, request.launcher_name, request.task.limits.wall_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,9 +21,10 @@ from jobmanager.model.host import DockerHost
 from jobmanager.model.job import Request
 from jobmanager.model.messages import HostCannot, Refused, Submitted
 from jobmanager.model.result import Callback, Outcome
-from jobmanager.model.verdict import KillReason, Verdict, after_reruns, judge, killed_verdict
-from jobmanager.scheduling.containers import HeldContainers
+from jobmanager.model.verdict import KillReason, Verdict, after_reruns, judge, killed_verdict, superseded_verdict
+from jobmanager.scheduling.containers import HeldContainer, HeldContainers
 from jobmanager.scheduling.estimate import Durations
+from jobmanager.scheduling.holding import Holding
 from jobmanager.scheduling.hosts import Host, HostStatus, HostTable
 from jobmanager.scheduling.job_record import JobRecord, RunOfJob
 from jobmanager.scheduling.life import LIFE, Do, Happening, State
@@ -38,8 +39,9 @@ from jobmanager.scheduling.orders import (
     SubmitJob,
     WatchJob,
 )
+from jobmanager.scheduling.outlook import Outlook, Picture, picture_of
 from jobmanager.scheduling.versions import Version
-from jobmanager.scheduling.waiting_queue import Needs, WaitingQueue
+from jobmanager.scheduling.waiting_queue import Charge, Needs, Place, WaitingQueue
 
 _MOST_FAILURES = 5  # of one job, before what keeps failing is called a crash
 _MOST_SUBMITS_LOST = 10
@@ -48,6 +50,8 @@ _MOST_DECIDED = 1000  # results in memory that wait for callbacks; while there a
 _OVERDUE_SLACK_S = 60.0  # past every limit, before a waiter's silence is called a crash
 _NO_IMAGE_S = 20.0  # an image that is being replaced may be away for a moment
 _TOKEN_BYTES = 16
+_LONG_QUEUE = 1000  # an outlook on more jobs is used again for a while:
+_JOBS_PER_SECOND_OF_AGE = 100_000  # a second, for so many
 
 
 class Ledger:
@@ -68,11 +72,13 @@ class Ledger:
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._hosts = HostTable(hosts, aliases)
-        self._queue = WaitingQueue()
+        self._durations = Durations()
+        self._queue = WaitingQueue(clock, self._durations.expected_s)
         self._jobs: dict[str, JobRecord] = {}
         self._orders: deque[Order] = deque()
-        self._containers = HeldContainers(self._hosts, self._orders.append)
-        self._durations = Durations()
+        self._containers = HeldContainers(self._hosts, self._orders.append, self._freed)
+        self._holding = Holding(self._may_run_for_s)
+        self._outlook: Outlook | None = None
         self._manager_id = manager_id
         self._max_waiting_jobs = max_waiting_jobs
         self._queue_timeout_s = queue_timeout_s
@@ -109,10 +115,11 @@ class Ledger:
                 raise Closed("this JobManager is closed, or closing: it takes no more jobs")
             if request.job_id in self._jobs:
                 raise DuplicateJob(f"a job with the id {request.job_id!r} has not ended yet, or its callback has not returned")
+            older = self._queue.holder(request.supersede_key)
             if request.task.needs_container:
                 if (refusal := self._hosts.refusal(needs)) is not None:
                     raise refusal
-                if len(self._queue) >= self._max_waiting_jobs:
+                if len(self._queue) - (older is not None) >= self._max_waiting_jobs:
                     raise QueueFull(f"{len(self._queue)} jobs are waiting already: try again later, or raise max_waiting_jobs")
             elif self._decided >= self._max_waiting_jobs:
                 raise QueueFull(f"{self._decided} results wait for their callbacks already: are all callbacks blocked?")
@@ -122,16 +129,18 @@ class Ledger:
                 callback=callback,
                 ssh_callback=ssh_callback,
                 number=self._numbers,
+                arrival=self._jobs[older].arrival if older is not None else self._numbers,
                 accepted_at=self._clock(),
-                waiting_since=self._clock(),
                 accepted_wall_s=self._wall_clock(),
                 needs=needs,
             )
             self._jobs[request.job_id] = job
             job.note("accepted", self._clock())
             self._orders.append(AnnounceJob(request=request))
+            if older is not None:
+                self._superseded(self._jobs[older], by=request.job_id)
             if request.task.needs_container:
-                self._queue.add(request.job_id, needs, request.priority, job.number)
+                self._queue.add(job.place(self._clock()))
             else:
                 job.state, job.verdict = State.DONE, Verdict(outcome=Outcome.SUCCESS)
                 self._deliver(job)
@@ -168,17 +177,25 @@ class Ledger:
                 return None
             if job.state is not State.WAITING:
                 return QueueInfo(-1, max(0.0, job.request.task.limits.wall_s - job.running_for_s(self._clock())))
-            before = self._queue.jobs_before(job_id)
-            return QueueInfo(before, self._wait_s(job_id))
+            outlook = self._recent_outlook(job_id)
+            picture = self._picture() if outlook is None else None
+        if picture is not None:
+            outlook = self._outlook = Outlook(picture)
+        assert outlook is not None
+        position = outlook.position(job_id)
+        assert position is not None
+        return QueueInfo(position, round(outlook.wait_s(position), 3))
 
     def snapshot(self) -> tuple[list[RunningJob], list[WaitingJob]]:
         """Jobs that have a host, and those that wait, in their order."""
         with self._lock:
-            running = [job.running_job() for job in self._jobs.values() if job.state in (State.PLACED, State.RUNNING)]
-            lacks = {needs: self._hosts.lack_of_memory(needs) for needs in self._queue.all_needs()}
-            jobs = [self._jobs[job_id] for job_id in self._queue.in_order()]
-            waiting = [job.waiting_job(lacks[job.needs]) for job in jobs]
-            return running, waiting
+            held = (self._job_of(name) for name in self._containers.names())
+            jobs = sorted((job for job in held if job is not None), key=lambda job: job.number)
+            running = [job.running_job() for job in jobs]
+            lacks = {line: lack for line in self._queue.lines() if (lack := self._lack(line.needs))}
+            picture = self._picture()
+        outlook = self._outlook = Outlook(picture)
+        return running, [_listed(place, lacks.get(place.group.line)) for place in outlook.order]
 
     def environments(self) -> dict[str, list[str]]:
         """What the hosts that are up can run, by environment type."""
@@ -241,8 +258,8 @@ class Ledger:
     def take_orders(self) -> list[Order]:
         """Place what can be placed, and everything that is to be done now."""
         with self._lock:
-            if len(self._queue) and self._decided < _MOST_DECIDED and self._hosts.any_has_room():
-                self._queue.place_all(self._place)
+            if len(self._queue) and self._decided < _MOST_DECIDED:
+                self._queue.place_all(_Room(self._hosts, self._holding, self._clock()), self._place)
             orders = list(self._orders)
             self._orders.clear()
             return orders
@@ -318,8 +335,7 @@ class Ledger:
                 return
             job.facts, job.verdict = facts, verdict
             job.timings.update(facts.timings)
-            if facts.wall_time_s is not None:
-                self._durations.record(job.kind, facts.wall_time_s)
+            self._containers[container].ran = not job.killed
             self._happen(job, Happening.RUN_ENDED)
 
     def waiter_died(self, containers: Sequence[str]) -> None:
@@ -381,11 +397,13 @@ class Ledger:
         """Look at the clock: jobs that waited too long, runs that are overdue, memory that may be free by now."""
         with self._changed:
             now = self._clock()
-            for job in list(self._jobs.values()):
-                if job.state is State.WAITING and now - job.waiting_since > self._queue_timeout_s:
-                    self._waited_too_long(job)
-                elif job.state is State.RUNNING and job.running_for_s(now) > job.request.task.limits.wall_s + self._overdue_s:
+            for place in self._queue.waited_longer_than(self._queue_timeout_s):
+                self._waited_too_long(self._jobs[place.job_id])
+            for name in self._containers.names():
+                job = self._job_of(name)
+                if job is not None and job.running_for_s(now) > job.request.task.limits.wall_s + self._overdue_s:
                     self._overdue(job)
+            self._holding.review(self._queue.lines(), self._hosts, now)
             self._crash_what_nobody_can_run(patience_s=_NO_IMAGE_S)
             waiting = self._queue.all_needs()
             for host in self._hosts:
@@ -405,21 +423,28 @@ class Ledger:
         for do in move.do:
             self._doings[do](job)
 
-    def _place(self, job_id: str, needs: Needs) -> bool:
-        host = self._hosts.choose(needs)
-        if host is None:
-            return False
-        self._place_on(self._jobs[job_id], host)
-        return True
-
-    def _place_on(self, job: JobRecord, host: Host) -> None:
+    def _place(self, place: Place, host: Host, charge: Charge) -> None:
+        job = self._jobs[place.job_id]
         job.placements += 1
         job.host = host.name
         job.container = f"jobmanager-{self._manager_id}-{job.number}-{job.placements}"
         job.token = secrets.token_hex(_TOKEN_BYTES)
         job.timings["waiting"] = round(self._clock() - job.accepted_at, 4)
-        self._containers.hold(job.container, job.request.job_id, host, job.needs.memory_mib)
+        self._containers.hold(job.container, job.request.job_id, host, job.needs.memory_mib, charge)
+        self._holding.placed(host, place, self._clock())
         self._happen(job, Happening.HOST_HAS_ROOM)
+
+    def _freed(self, held: HeldContainer) -> None:
+        """A slot is free again: what was expected of its job is set right."""
+        if held.charge is not None:
+            self._queue.settle(held.charge)
+            if held.ran:
+                self._durations.record(held.charge.sort.kind, self._clock() - held.charge.at)
+
+    def _superseded(self, job: JobRecord, *, by: str) -> None:
+        job.killed = KillReason.SUPERSEDED
+        job.verdict = superseded_verdict(by)
+        self._happen(job, Happening.KILL_ASKED)
 
     def _submit(self, job: JobRecord) -> None:
         assert job.host is not None
@@ -465,12 +490,15 @@ class Ledger:
 
     def _requeue(self, job: JobRecord) -> None:
         job.host, job.container, job.began_at, job.stopped = None, "", None, None
-        job.waiting_since = self._clock()
         may_try = job.failures < _MOST_FAILURES and job.times_unreachable < _MOST_TIMES_UNREACHABLE
-        if may_try and self._hosts.anybody_could(job.needs):
-            self._queue.add(job.request.job_id, job.needs, job.request.priority, job.number)
+        newer = self._queue.holder(job.request.supersede_key)
+        if newer is not None:
+            job.killed, job.verdict = KillReason.SUPERSEDED, superseded_verdict(newer)
+        elif may_try and self._hosts.anybody_could(job.needs):
+            self._queue.add(job.place(self._clock()))
             return
-        job.say_crash("no_host", f"no host could start it{job.because()}")
+        else:
+            job.say_crash("no_host", f"no host could start it{job.because()}")
         job.state = State.DONE
         self._deliver(job)
 
@@ -561,7 +589,7 @@ class Ledger:
         given_up = {needs for needs, since in self._hopeless_since.items() if now - since >= patience_s}
         if not given_up:
             return
-        for job in [self._jobs[job_id] for job_id in self._queue.in_order()]:
+        for job in [self._jobs[place.job_id] for place in self._queue]:
             if job.needs in given_up:
                 refusal = self._hosts.refusal(replace(job.needs, excluded=frozenset()))
                 job.say_crash("no_host", f"{refusal or 'no host could start it'}{job.because()}")
@@ -575,17 +603,42 @@ class Ledger:
         job = self._jobs.get(held.job_id) if held is not None else None
         return job if job is not None and job.container == container and job.state is not State.DONE else None
 
-    def _wait_s(self, job_id: str) -> float:
-        """What runs and what comes before it, spread over all slots."""
-        work_s = 0.0
-        for job in self._jobs.values():
-            if job.state in (State.PLACED, State.RUNNING):
-                work_s += max(0.0, self._expected_s(job) - job.running_for_s(self._clock()))
-        for other in self._queue.in_order():
-            if other == job_id:
-                break
-            work_s += self._expected_s(self._jobs[other])
-        return round(work_s / self._hosts.slots(), 3)
+    def _may_run_for_s(self, container: str) -> float:
+        """For how long a container may still hold its memory, at most."""
+        job = self._job_of(container)
+        return 0.0 if job is None else max(0.0, job.request.task.limits.wall_s - job.running_for_s(self._clock()))
 
-    def _expected_s(self, job: JobRecord) -> float:
-        return self._durations.expected_s(job.kind, job.request.task.limits.wall_s)
+    def _lack(self, needs: Needs) -> str:
+        """The memory that jobs wait for, if that is what they wait for."""
+        lack = self._hosts.lack_of_memory(needs)
+        return f"{lack}; host {self._holding.host} is held back for it" if lack and needs == self._holding.needs else lack
+
+    def _picture(self) -> Picture:
+        return picture_of(self._queue, self._hosts, self._containers, self._durations, self._clock())
+
+    def _recent_outlook(self, job_id: str) -> Outlook | None:
+        """The last outlook, if the queue is long, it is not old, and the job is in it."""
+        outlook = self._outlook
+        if outlook is None or len(outlook.order) < _LONG_QUEUE or outlook.position(job_id) is None:
+            return None
+        is_recent = self._clock() - outlook.made_at <= len(outlook.order) / _JOBS_PER_SECOND_OF_AGE
+        return outlook if is_recent else None
+
+
+class _Room:
+    """Which hosts take which jobs at the moment."""
+
+    def __init__(self, hosts: HostTable, holding: Holding, now: float) -> None:
+        self._hosts = hosts
+        self._holding = holding
+        self._now = now
+
+    def have_room(self) -> bool:
+        return self._hosts.any_has_room()
+
+    def host_for(self, place: Place) -> Host | None:
+        return self._hosts.choose(place.needs, lambda host: self._holding.allows(host, place, self._now))
+
+
+def _listed(place: Place, lack: str | None) -> WaitingJob:
+    return place.listed._replace(info=f"{place.listed.info}, {lack}") if lack else place.listed

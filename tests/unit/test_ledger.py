@@ -13,7 +13,7 @@ from jobmanager.model.container import ContainerState, Image, Phase
 from jobmanager.model.facts import EndMark, Limit, RunFacts, Stopped
 from jobmanager.model.messages import HostCannot, Refused
 from jobmanager.model.verdict import KillReason
-from jobmanager.scheduling.estimate import Durations
+from jobmanager.scheduling.estimate import Durations, Sort
 from jobmanager.scheduling.orders import AnnounceHostDown, DeleteContainer, DeliverJob, LookAtHost, SubmitJob, WatchJob
 from tests.unit.ledger_driver import LOCAL_ONLY, PYTHON, SUCCESS, C, Driver
 
@@ -1130,16 +1130,19 @@ def test_the_time_to_wait_is_learnt_from_what_ran_and_spread_over_all_slots():
     for number in range(40):
         driver.accept(f"old{number}", task)
     while submits := driver.submits():
+        driver.clock.now += 8.0
         for order in submits:
             driver.runs(order.container)
-            driver.end(order.container, RunFacts(began=True, end=EndMark(exit_code=0), wall_time_s=8.0))
+            driver.end(order.container)
             driver.ledger.deleted(order.container)
     for number in range(8):
         driver.accept(f"new{number}", task)
     driver.carry_out()
 
-    # four run for about 8 s, and the last waits for three others too
-    assert driver.ledger.queue_info("new7").wait_s == pytest.approx((4 * 8 + 3 * 8) / 4, rel=0.01)
+    # four run for about 8 s, and then four others
+    assert [driver.ledger.queue_info(f"new{number}").wait_s for number in (4, 7)] == pytest.approx([8, 8], rel=0.01)
+    driver.accept("one more", task)
+    assert driver.ledger.queue_info("one more").wait_s == pytest.approx(16, rel=0.01)
 
 
 def test_the_snapshot_has_what_runs_and_what_waits_in_its_order():
@@ -1199,7 +1202,11 @@ def test_nothing_is_remembered_of_jobs_that_are_over():
         driver.ledger.take_orders()
 
     assert driver.ledger.unfinished() == 1
-    assert sum(len(line) for line in driver.ledger._queue._lines.values()) < 100
+    queue = driver.ledger._queue
+    assert len(queue) == len(queue.lines()) == 1
+    assert len(queue.shares) == 1
+    (group,) = queue.lines()[0].groups.values()
+    assert sum(len(places._heap) for places in group.queues.values()) < 100
 
 
 def test_orders_are_given_once():
@@ -1229,11 +1236,13 @@ def test_how_long_kinds_of_task_take_is_remembered_of_the_latest_only():
         durations.record(f"kind {number}", 7.0)
 
     assert len(durations._average) == 1000
-    assert durations.expected_s("kind 4999", 100.0) == 7.0
-    assert durations.expected_s("kind 0", 100.0) == 2.0  # forgotten: the first guess
-    assert durations.expected_s("kind 4999", 3.0) == 3.0  # no longer than its limit
+    assert durations.expected_s(Sort("kind 4999", 100.0)) == 7.0
+    assert durations.expected_s(Sort("kind 0", 100.0)) == 2.0  # forgotten: the first guess
+    assert durations.expected_s(Sort("kind 4999", 3.0)) == 3.0  # no longer than its limit
+    before = durations.as_now()
     durations.record("kind 4999", 17.0)
-    assert durations.expected_s("kind 4999", 100.0) == 10.0
+    assert durations.expected_s(Sort("kind 4999", 100.0)) == durations.as_now()[Sort("kind 4999", 100.0)] == 10.0
+    assert before[Sort("kind 4999", 100.0)] == 7.0
 
 
 def test_a_container_whose_removal_is_under_way_is_not_removed_twice():

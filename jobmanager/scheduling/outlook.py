@@ -1,0 +1,242 @@
+"""The outlook: in which order the waiting jobs will start as things stand, and how long each will wait.
+
+It is worked out from a picture of the queue and the hosts, which nothing changes any more, so that no lock is held meanwhile.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+
+from jobmanager.scheduling.containers import HeldContainer, HeldContainers
+from jobmanager.scheduling.estimate import Durations, Expected, Sort
+from jobmanager.scheduling.hosts import HostTable
+from jobmanager.scheduling.shares import Account
+from jobmanager.scheduling.waiting_queue import PATIENCE_S, STARTS_FOR_ONE, Group, Line, Place, WaitingQueue
+
+_OUTLASTS = 0.25  # of what its kind takes: what one that has taken longer is expected to take still
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Busy:
+    """A slot that is taken."""
+
+    host: str
+    memory_mib: int
+    left_s: float  # expected, until it is free
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capacity:
+    """A host that takes jobs."""
+
+    slots: int
+    memory_mib: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """Queue and hosts at one moment."""
+
+    now: float
+    places: Sequence[Place]
+    standing_s: Mapping[Account, float]  # what counts for each launcher's turn
+    since: Mapping[Group, float]  # when each group last had a start, or began to wait
+    starts: int  # in turn since the last one out of turn
+    expected_s: Mapping[Sort, float]  # how long jobs of each kind and limit hold a slot
+    hosts: Mapping[str, Capacity]
+    could_run: Mapping[Line, frozenset[str]]  # names of hosts
+    busy: Sequence[Busy]
+
+
+def picture_of(
+    queue: WaitingQueue, hosts: HostTable, containers: HeldContainers, durations: Durations, now: float
+) -> Picture:
+    """How things stand now."""
+    lines = queue.lines()
+    could_run = {line: hosts.likely(line.needs) for line in lines}
+    expected = durations.as_now()
+    return Picture(
+        now=now,
+        places=list(queue),
+        standing_s=queue.accounts(),
+        since={group: group.since for line in lines for group in line.groups.values()},
+        starts=queue.starts_in_turn(),
+        expected_s=expected,
+        hosts={host.name: Capacity(slots=host.limit, memory_mib=host.memory_mib) for host in hosts if host.limit},
+        could_run=could_run,
+        busy=[
+            Busy(host=held.host, memory_mib=hosts[held.host].taken[name].memory_mib, left_s=_left_s(held, expected, now))
+            for name, held in containers.items()
+        ],
+    )
+
+
+def _left_s(held: HeldContainer, expected: Expected, now: float) -> float:
+    """For how long a container may still hold its slot: one that outlasts its kind, for a while; one that is removed, not."""
+    if held.charge is None or held.being_deleted:
+        return 0.0
+    expected_s = expected[held.charge.sort]
+    return max(expected_s - (now - held.charge.at), _OUTLASTS * expected_s)
+
+
+class Outlook:
+    """What is to be expected, as things stood in a picture."""
+
+    def __init__(self, picture: Picture) -> None:
+        self._picture = picture
+        self.made_at = picture.now
+        self.order = _in_order(picture)
+        self._positions: dict[str, int] = {}
+        self._waits: dict[frozenset[str], list[float]] = {}
+
+    def position(self, job_id: str) -> int | None:
+        """How many jobs start before this one; None when it did not wait."""
+        if len(self._positions) != len(self.order):
+            self._positions = {place.job_id: number for number, place in enumerate(self.order)}
+        return self._positions.get(job_id)
+
+    def wait_s(self, position: int) -> float:
+        """How long the job at this position waits until it starts."""
+        place = self.order[position]
+        hosts = self._picture.could_run[place.group.line]
+        if hosts not in self._waits:
+            self._waits[hosts] = _waits(self._picture, self.order, hosts)
+        return self._waits[hosts][position]
+
+
+# ---- the order
+
+
+def _in_order(picture: Picture) -> list[Place]:
+    places = sorted(picture.places, key=attrgetter("arrival"))
+    costs_s = [picture.expected_s[sort] for sort in map(attrgetter("sort"), places)]
+    in_turn = _in_turn(picture, places, costs_s)
+    if not in_turn or in_turn[0].priority == in_turn[-1].priority:
+        return in_turn
+    pace_s = sum(costs_s) / len(costs_s) / max(1, sum(host.slots for host in picture.hosts.values()))
+    return _with_others_out_of_turn(picture, in_turn, pace_s)
+
+
+def _in_turn(picture: Picture, places: Sequence[Place], costs_s: Sequence[float]) -> list[Place]:
+    """By priority, then by what each launcher will have had when it comes to that job.
+
+    Plain lists of numbers are sorted rather than pairs: the garbage collector looks at a hundred thousand new pairs again
+    and again.
+    """
+    standing = dict(picture.standing_s)
+    had_s, of_priority = [], defaultdict(list)
+    for number, (account, cost_s) in enumerate(zip(map(attrgetter("account"), places), costs_s, strict=True)):
+        had_s.append(before_s := standing[account])
+        standing[account] = before_s + cost_s
+        of_priority[account.priority].append(number)
+    in_turn = []
+    for priority in sorted(of_priority):
+        in_turn += [places[number] for number in sorted(of_priority[priority], key=had_s.__getitem__)]
+    return in_turn
+
+
+def _with_others_out_of_turn(picture: Picture, in_turn: Sequence[Place], pace_s: float) -> list[Place]:
+    """One of so many starts goes to the group that was passed over longest, if that is long enough by then."""
+    of_group: defaultdict[Group, list[int]] = defaultdict(list)
+    groups = [place.group for place in in_turn]
+    for number in range(len(in_turn) - 1, -1, -1):
+        of_group[groups[number]].append(number)
+    since = dict(picture.since)
+    longest = [(at, number, group) for number, (group, at) in enumerate(since.items())]
+    heapq.heapify(longest)
+    has_started = bytearray(len(in_turn))
+    order: list[Place] = []
+    starts, now = picture.starts, picture.now
+    for number in range(len(in_turn)):
+        while not has_started[number]:
+            chosen, starts = number, starts + 1
+            if starts >= STARTS_FOR_ONE and longest and longest[0][0] <= now - PATIENCE_S:
+                other = _passed_over_longest(longest, since, of_group, has_started, now - PATIENCE_S)
+                if other is not None:
+                    chosen, starts = other, 0
+            has_started[chosen] = 1
+            order.append(in_turn[chosen])
+            since[groups[chosen]] = now
+            now += pace_s
+    return order
+
+
+def _passed_over_longest(
+    longest: list[tuple[float, int, Group]],
+    since: Mapping[Group, float],
+    of_group: Mapping[Group, list[int]],
+    has_started: bytearray,
+    before: float,
+) -> int | None:
+    while longest and longest[0][0] <= before:
+        at, tie, group = longest[0]
+        left = of_group[group]
+        while left and has_started[left[-1]]:
+            left.pop()
+        if not left:
+            heapq.heappop(longest)
+        elif at != since[group]:
+            heapq.heapreplace(longest, (since[group], tie, group))
+        else:
+            return left[-1]
+    return None
+
+
+# ---- the seconds
+
+
+def _waits(picture: Picture, order: Sequence[Place], hosts: frozenset[str]) -> list[float]:
+    """When each job starts, if it could run on these hosts: jobs take the slot that is free first, one after the other.
+
+    A job that could run elsewhere too counts by the part of its slots that are here; one that takes the memory of several
+    slots counts for as many.
+    """
+    slots = _free_at(picture, hosts)
+    work: dict[tuple[Line, Sort], tuple[float, int]] = {}
+    waits = []
+    for place in order:
+        key = (place.group.line, place.sort)
+        if key not in work:
+            work[key] = _work(picture, place, hosts)
+        takes_s, wide = work[key]
+        waits.append(slots[0] if wide <= 1 else heapq.nsmallest(wide, slots)[-1])
+        if takes_s:
+            heapq.heapreplace(slots, slots[0] + takes_s)
+    return waits
+
+
+def _free_at(picture: Picture, hosts: frozenset[str]) -> list[float]:
+    """When each slot of these hosts is free, in seconds from now."""
+    slots: list[float] = []
+    for name in hosts:
+        host = picture.hosts[name]
+        here = [0.0] * host.slots
+        for busy in sorted((busy for busy in picture.busy if busy.host == name), key=lambda busy: busy.left_s):
+            for _ in range(_width(busy.memory_mib, host)):
+                heapq.heapreplace(here, max(here[0], busy.left_s))
+        slots += here
+    heapq.heapify(slots)
+    return slots or [0.0]
+
+
+def _work(picture: Picture, place: Place, hosts: frozenset[str]) -> tuple[float, int]:
+    """For how long a job takes one slot of these hosts, and how many slots it takes at once."""
+    could = picture.could_run[place.group.line]
+    here = sum(picture.hosts[name].slots for name in could & hosts)
+    if not here:
+        return 0.0, 1
+    everywhere = sum(picture.hosts[name].slots for name in could)
+    wide = min(_width(place.needs.memory_mib, picture.hosts[name]) for name in could & hosts)
+    return picture.expected_s[place.sort] * wide * here / everywhere, wide
+
+
+def _width(memory_mib: int, host: Capacity) -> int:
+    """How many slots of a host a job takes by its memory."""
+    if not host.memory_mib:
+        return 1
+    return max(1, min(host.slots, math.ceil(host.slots * memory_mib / host.memory_mib - 1e-9)))
