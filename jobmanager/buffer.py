@@ -44,6 +44,7 @@ class ClientBuffer:
         priority: int = 0,
         launcher_name: str = "Unknown",
         debug: Debug = False,
+        supersede_key: str | None = None,
     ) -> str:
         """Accept a job and return its id; raises what the client's ``new_job`` raises."""
         job_id = uuid.uuid4().hex
@@ -52,7 +53,14 @@ class ClientBuffer:
             self._waiting.add(job_id)  # before it is submitted: it may end before new_job has returned
         try:
             return self._client.new_job(
-                task, inputdata, self._ended, priority=priority, launcher_name=launcher_name, debug=debug, job_id=job_id
+                task,
+                inputdata,
+                self._ended,
+                priority=priority,
+                launcher_name=launcher_name,
+                debug=debug,
+                job_id=job_id,
+                supersede_key=supersede_key,
             )
         except BaseException:
             with self._lock:

@@ -69,10 +69,18 @@ class ClientFuture:
         launcher_name: str = "Unknown",
         debug: Debug = False,
         job_id: str | None = None,
+        supersede_key: str | None = None,
     ) -> JobFuture:
         """Accept a job; raises what the client's ``new_job`` raises."""
         future = JobFuture(self._client)
         future.job_id = self._client.new_job(
-            task, inputdata, future._ended, priority=priority, launcher_name=launcher_name, debug=debug, job_id=job_id
+            task,
+            inputdata,
+            future._ended,
+            priority=priority,
+            launcher_name=launcher_name,
+            debug=debug,
+            job_id=job_id,
+            supersede_key=supersede_key,
         )
         return future

@@ -28,6 +28,7 @@ class ClientSync:
         priority: int = 0,
         launcher_name: str = "Unknown",
         debug: Debug = False,
+        supersede_key: str | None = None,
         timeout_s: float | None = None,
     ) -> JobResult:
         """Run a job and return its result.
@@ -50,7 +51,13 @@ class ClientSync:
             ended.set()
 
         job_id = self._client.new_job(
-            task, inputdata, keep, priority=priority, launcher_name=launcher_name, debug=debug
+            task,
+            inputdata,
+            keep,
+            priority=priority,
+            launcher_name=launcher_name,
+            debug=debug,
+            supersede_key=supersede_key,
         )
         try:
             in_time = ended.wait(None if timeout_s is None else min(timeout_s, threading.TIMEOUT_MAX))

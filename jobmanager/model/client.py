@@ -23,8 +23,9 @@ class RunningJob(NamedTuple):
     is_current_client_job: bool  # started by the client that asks
     info: str  # the task's name or environment, and the host
     launcher: str
-    started_at: float  # seconds since 1970
+    started_at: float  # when it was given its host, in seconds since 1970
     max_time: float  # wall-clock limit in seconds
+    host: str
 
 
 class WaitingJob(NamedTuple):
@@ -40,8 +41,8 @@ class WaitingJob(NamedTuple):
 class QueueInfo(NamedTuple):
     """Where a job stands."""
 
-    jobs_before: int  # -1 when it runs
-    wait_s: float  # approximate seconds: until it starts, or, when it runs, until it must have ended
+    jobs_before: int  # waiting jobs that will be given a host before it, as things are; -1 when it has one
+    wait_s: float  # until it is given a host, approximately; when it runs, until its wall-clock limit ends it
 
 
 class CallbackInfo(NamedTuple):
@@ -89,6 +90,7 @@ class Client(Protocol):
         debug: Debug = False,
         ssh_callback: SSHCallback | None = None,
         job_id: str | None = None,
+        supersede_key: str | None = None,
     ) -> str:
         """Accept a job and return its id; the callback is called exactly once, in this process, never from in here."""
         ...
@@ -98,7 +100,7 @@ class Client(Protocol):
         ...
 
     def get_job_queue_info(self, job_id: str) -> QueueInfo | None:
-        """Jobs before it (-1 when it runs) and approximate seconds; None when it has ended or is unknown."""
+        """Waiting jobs that will start before it (-1 when it has a host) and seconds; None when it has ended or is unknown."""
         ...
 
     def get_job_queue_snapshot(self) -> tuple[list[RunningJob], list[WaitingJob]]:

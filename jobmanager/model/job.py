@@ -21,6 +21,7 @@ _LANGUAGE = "en"
 _A_MODULE = 8192  # bytes, about, of each file of ours that a grader is given
 _MOST_MODULES = 64
 _LONGEST_ID = 200
+_LONGEST_KEY = 1000
 _RANDOM = random.SystemRandom()  # the caller's own seed is left alone
 _MEMORY_TO_UNPACK = 4 * 2**20  # what PID 1 and tar need beside the files
 
@@ -112,6 +113,14 @@ def with_random_inputs(task: Task, inputs: JobInput) -> JobInput:
     if not isinstance(given, (list, tuple)) or len(given) != wanted or not all(map(_checks.is_finite, given)):
         raise InvalidInput(f"'@random' must be a list of {wanted} numbers, or be left out")
     return inputs
+
+
+def checked_key(key: str) -> str:
+    """A supersede key that can be remembered."""
+    _checks.text("supersede_key", key, InvalidInput)
+    if len(key) > _LONGEST_KEY:
+        raise InvalidInput(f"supersede_key must be at most {_LONGEST_KEY} characters long")
+    return key
 
 
 def workspace_files(task: Task, inputs: JobInput) -> dict[str, bytes]:

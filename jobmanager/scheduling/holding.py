@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from jobmanager.scheduling.hosts import Host, HostStatus
+from jobmanager.scheduling.hosts import Host, HostTable
 from jobmanager.scheduling.waiting_queue import PATIENCE_S, Line, Needs, Place
 
 _SLACK_S = 30.0  # for what ends at its limit to be gone
@@ -42,15 +42,14 @@ class Holding:
         """What it is held back for."""
         return self._hold.line.needs if self._hold is not None else None
 
-    def review(self, lines: Iterable[Line], hosts: Iterable[Host], now: float) -> None:
+    def review(self, lines: Iterable[Line], hosts: HostTable, now: float) -> None:
         """Let go of a host, or hold one back, as it is now."""
         waiting = {line.needs: line for line in lines}
-        up = {host.name: host for host in hosts if host.status is HostStatus.UP}
         self._rests = {needs: until for needs, until in self._rests.items() if needs in waiting and until > now}
-        if self._hold is not None and self._is_over(self._hold, waiting, up, now):
+        if self._hold is not None and self._is_over(self._hold, waiting, hosts, now):
             self._hold = None
         if self._hold is None:
-            self._hold = self._new(waiting.values(), list(up.values()), now)
+            self._hold = self._new(waiting.values(), hosts, now)
 
     def allows(self, host: Host, place: Place, now: float) -> bool:
         """Whether a host may take this job: one that is held back, only if that does not put off what it is held for."""
@@ -73,25 +72,23 @@ class Holding:
         assert self._hold is not None
         return now + place.sort.at_most_s + _OVERHEAD_S <= self._hold.free_at
 
-    def _is_over(self, hold: _Hold, waiting: dict[Needs, Line], up: dict[str, Host], now: float) -> bool:
+    def _is_over(self, hold: _Hold, waiting: dict[Needs, Line], hosts: HostTable, now: float) -> bool:
         """Nobody needs it any more, the host cannot, or it was in vain: then the line waits as long again for the next."""
-        host = up.get(hold.host)
-        if waiting.get(hold.line.needs) is not hold.line or host is None or not host.could_run(hold.line.needs):
+        if waiting.get(hold.line.needs) is not hold.line or hosts[hold.host] not in hosts.able(hold.line.needs):
             return True
         if now > hold.free_at + _SLACK_S:
             self._rests[hold.line.needs] = now + max(PATIENCE_S, now - hold.began)
             return True
         return False
 
-    def _new(self, lines: Iterable[Line], up: list[Host], now: float) -> _Hold | None:
+    def _new(self, lines: Iterable[Line], hosts: HostTable, now: float) -> _Hold | None:
         """For the line that has waited longest, the host that can take it soonest."""
         patient = [line for line in lines if line.since <= now - PATIENCE_S and line.needs not in self._rests]
         for line in sorted(patient, key=lambda line: line.since):
             needs = line.needs
-            if any(host.unpromised_mib >= needs.memory_mib and host.could_run(needs) for host in up):
-                continue  # it is not our promises that stand in its way
-            holds = [self._on(host, line, now) for host in up if host.could_run(needs)]
-            if holds:
+            able = hosts.able(needs)
+            if able and all(host.unpromised_mib < needs.memory_mib for host in able):  # our own promises stand in its way
+                holds = [self._on(host, line, now) for host in able]
                 return min(holds, key=lambda hold: hold.free_at)
         return None
 

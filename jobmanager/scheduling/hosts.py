@@ -239,7 +239,7 @@ class HostTable:
 
     def lack_of_memory(self, needs: Needs) -> str:
         """What a job waits for when every host that is up and could run it lacks the memory; empty otherwise."""
-        hosts = self._without_older(needs, self._able(needs))
+        hosts = self.able(needs)
         if not hosts or any(host.has_memory(needs) for host in hosts):
             return ""
         most = heapq.nlargest(_MOST_HOSTS_NAMED, hosts, key=lambda host: host.free_memory_mib)
@@ -288,11 +288,15 @@ class HostTable:
         wanted = " together with ".join(map(repr, (needs.environment, *sorted(needs.student_environments))))
         return UnknownEnvironment(f"no host has the environment {wanted}; known: {known}")
 
+    def able(self, needs: Needs) -> list[Host]:
+        """Hosts that are up and could run it once they have room; those with the newest image only."""
+        able = self._able(needs)
+        return self._without_older(needs, able) if needs.environment in self._of_several_versions() else able
+
     def likely(self, needs: Needs) -> frozenset[str]:
         """Hosts that will run such a job: those that could and are up; where there is none, those that could once they are."""
-        could = [host for host in self._hosts.values() if host.limit and host.could_run(needs)]
-        up = frozenset(host.name for host in could if host.status is HostStatus.UP)
-        return up or frozenset(host.name for host in could)
+        up = frozenset(host.name for host in self.able(needs) if host.limit)
+        return up or frozenset(host.name for host in self if host.limit and host.could_run(needs))
 
     def _up(self) -> Iterator[Host]:
         return (host for host in self if host.status is HostStatus.UP)

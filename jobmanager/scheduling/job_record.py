@@ -100,10 +100,10 @@ class JobRecord:
 
     def running_job(self) -> RunningJob:
         """It in a listing of jobs that have a host."""
-        request = self.request
+        request, wall_s = self.request, self.request.task.limits.wall_s
         started_at = self.accepted_wall_s + self.timings.get("waiting", 0.0)
         info = f"{self.title} on {self.host}"
-        return RunningJob(request.job_id, True, info, request.launcher_name, started_at, request.task.limits.wall_s)
+        return RunningJob(request.job_id, True, info, request.launcher_name, started_at, wall_s, self.host or "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

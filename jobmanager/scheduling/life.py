@@ -33,7 +33,7 @@ class Happening(Enum):
     RUN_ENDED = auto()  # the waiter's report: program or container ended, or a limit was reached
     WAITER_DIED = auto()  # or hangs and was ended
     OVERDUE = auto()  # no report although every limit is long past
-    KILL_ASKED = auto()  # kill_job, close
+    KILL_ASKED = auto()  # kill_job, close, superseded
     QUEUE_TIME_OVER = auto()  # waited longer than queue_timeout_s
 
 

@@ -20,6 +20,7 @@ class Given:
     priority: int
     launcher_name: str
     debug: object
+    supersede_key: object = None
 
 
 class StubClient:
@@ -49,11 +50,12 @@ class StubClient:
         debug=False,
         ssh_callback=None,
         job_id=None,
+        supersede_key=None,
     ):
         if self._error is not None:
             raise self._error
         job_id = job_id or f"job-{next(self._ids)}"
-        self.jobs[job_id] = Given(task, inputdata, callback, priority, launcher_name, debug)
+        self.jobs[job_id] = Given(task, inputdata, callback, priority, launcher_name, debug, supersede_key)
         if self._fast:
             self.finish(job_id)
         self.accepted.set()

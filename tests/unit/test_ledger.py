@@ -1155,7 +1155,7 @@ def test_the_snapshot_has_what_runs_and_what_waits_in_its_order():
 
     running, waiting = driver.ledger.snapshot()
 
-    assert running == [("runs", True, "python3 on a", "of runs", driver.clock.wall(), 9)]
+    assert running == [("runs", True, "python3 on a", "of runs", driver.clock.wall(), 9, "a")]
     assert waiting == [("sooner", True, "exam", "of sooner", 90), ("later", True, "python3", "of later", 90)]
     assert running[0].started_at == driver.clock.wall()
     assert waiting[0].launcher == "of sooner"
