@@ -65,11 +65,28 @@ class Driver:
 
     # ---- what callers ask
 
-    def accept(self, job_id: str, task: Task | None = None, *, priority: int = 0, callback: object = None, **limits: float) -> str:
+    def accept(
+        self,
+        job_id: str,
+        task: Task | None = None,
+        *,
+        priority: int = 0,
+        callback: object = None,
+        launcher: str | None = None,
+        supersede_key: str | None = None,
+        **limits: float,
+    ) -> str:
         task = task if task is not None else Task("python3", command="true", limits=Limits(**limits))
         inputs = JobInput()
         request = Request(
-            job_id=job_id, task=task, inputs=inputs, files={}, priority=priority, launcher_name=f"of {job_id}", debug=False
+            job_id=job_id,
+            task=task,
+            inputs=inputs,
+            files={},
+            priority=priority,
+            launcher_name=f"of {job_id}" if launcher is None else launcher,
+            debug=False,
+            supersede_key=supersede_key,
         )
         self.ledger.accept(request, callback)
         return job_id
