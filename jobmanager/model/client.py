@@ -41,7 +41,7 @@ class WaitingJob(NamedTuple):
 class QueueInfo(NamedTuple):
     """Where a job stands."""
 
-    jobs_before: int  # waiting jobs that will be given a host before it, as things are; -1 when it has one
+    jobs_before: int  # waiting jobs that will be given a host before it, of those that could run it; -1 when it has one
     wait_s: float  # until it is given a host, approximately; when it runs, until its wall-clock limit ends it
 
 

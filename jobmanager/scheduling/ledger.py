@@ -182,9 +182,8 @@ class Ledger:
         if picture is not None:
             outlook = self._outlook = Outlook(picture)
         assert outlook is not None
-        position = outlook.position(job_id)
-        assert position is not None
-        return QueueInfo(position, round(outlook.wait_s(position), 3))
+        jobs_before, wait_s = outlook.turn(job_id)
+        return QueueInfo(jobs_before, round(wait_s, 3))
 
     def snapshot(self) -> tuple[list[RunningJob], list[WaitingJob]]:
         """Jobs that have a host, and those that wait, in their order."""
@@ -619,7 +618,7 @@ class Ledger:
     def _recent_outlook(self, job_id: str) -> Outlook | None:
         """The last outlook, if the queue is long, it is not old, and the job is in it."""
         outlook = self._outlook
-        if outlook is None or len(outlook.order) < _LONG_QUEUE or outlook.position(job_id) is None:
+        if outlook is None or len(outlook.order) < _LONG_QUEUE or job_id not in outlook:
             return None
         is_recent = self._clock() - outlook.made_at <= len(outlook.order) / _JOBS_PER_SECOND_OF_AGE
         return outlook if is_recent else None

@@ -91,22 +91,22 @@ class Outlook:
         self._picture = picture
         self.made_at = picture.now
         self.order = _in_order(picture)
-        self._positions: dict[str, int] = {}
-        self._waits: dict[frozenset[str], list[float]] = {}
+        self._numbers: dict[str, int] = {}
+        self._turns: dict[frozenset[str], list[tuple[int, float]]] = {}
 
-    def position(self, job_id: str) -> int | None:
-        """How many jobs start before this one; None when it did not wait."""
-        if len(self._positions) != len(self.order):
-            self._positions = {place.job_id: number for number, place in enumerate(self.order)}
-        return self._positions.get(job_id)
+    def __contains__(self, job_id: str) -> bool:
+        if len(self._numbers) != len(self.order):
+            self._numbers = {place.job_id: number for number, place in enumerate(self.order)}
+        return job_id in self._numbers
 
-    def wait_s(self, position: int) -> float:
-        """How long the job at this position waits until it starts."""
-        place = self.order[position]
-        hosts = self._picture.could_run[place.group.line]
-        if hosts not in self._waits:
-            self._waits[hosts] = _waits(self._picture, self.order, hosts)
-        return self._waits[hosts][position]
+    def turn(self, job_id: str) -> tuple[int, float]:
+        """How many jobs go before it to the hosts that could run it, and in how many seconds it will be given one."""
+        assert job_id in self
+        number = self._numbers[job_id]
+        hosts = self._picture.could_run[self.order[number].group.line]
+        if hosts not in self._turns:
+            self._turns[hosts] = _turns(self._picture, self.order, hosts)
+        return self._turns[hosts][number]
 
 
 # ---- the order
@@ -190,24 +190,28 @@ def _passed_over_longest(
 # ---- the seconds
 
 
-def _waits(picture: Picture, order: Sequence[Place], hosts: frozenset[str]) -> list[float]:
-    """When each job starts, if it could run on these hosts: jobs take the slot that is free first, one after the other.
+def _turns(picture: Picture, order: Sequence[Place], hosts: frozenset[str]) -> list[tuple[int, float]]:
+    """For each job, if it could run on these hosts: how many take a slot there before it, and when it has one.
+
+    Jobs take the slot that is free first, one after the other.
 
     A job that could run elsewhere too counts by the part of its slots that are here; one that takes the memory of several
     slots counts for as many.
     """
     slots = _free_at(picture, hosts)
     work: dict[tuple[Line, Sort], tuple[float, int]] = {}
-    waits = []
+    turns = []
+    before = 0
     for place in order:
         key = (place.group.line, place.sort)
         if key not in work:
             work[key] = _work(picture, place, hosts)
         takes_s, wide = work[key]
-        waits.append(slots[0] if wide <= 1 else heapq.nsmallest(wide, slots)[-1])
+        turns.append((before, slots[0] if wide <= 1 else heapq.nsmallest(wide, slots)[-1]))
         if takes_s:
+            before += 1
             heapq.heapreplace(slots, slots[0] + takes_s)
-    return waits
+    return turns
 
 
 def _free_at(picture: Picture, hosts: frozenset[str]) -> list[float]:
@@ -228,8 +232,10 @@ def _work(picture: Picture, place: Place, hosts: frozenset[str]) -> tuple[float,
     """For how long a job takes one slot of these hosts, and how many slots it takes at once."""
     could = picture.could_run[place.group.line]
     here = sum(picture.hosts[name].slots for name in could & hosts)
-    if not here:
+    if not here and could:
         return 0.0, 1
+    if not here:  # nothing is known of any host: one slot
+        return picture.expected_s[place.sort], 1
     everywhere = sum(picture.hosts[name].slots for name in could)
     wide = min(_width(place.needs.memory_mib, picture.hosts[name]) for name in could & hosts)
     return picture.expected_s[place.sort] * wide * here / everywhere, wide

@@ -76,7 +76,8 @@ class Simulation:
             while self._due and self._due[0][0] <= when:
                 heapq.heappop(self._due)[2]()
             self.carry_out()
-        self.driver.clock.now = self.begin + until
+        if until < _FOR_EVER:
+            self.driver.clock.now = self.begin + until
 
     def carry_out(self) -> None:
         for order in self.ledger.take_orders():
