@@ -18,10 +18,11 @@ def test_a_job_waits_until_it_is_done_and_its_result_is_fetched_once():
     client = StubClient()
     buffer = ClientBuffer(client)
 
-    job_id = buffer.new_job(TASK, {"q": "a"}, priority=3, launcher_name="ann", debug=True)
+    job_id = buffer.new_job(TASK, {"q": "a"}, priority=3, launcher_name="ann", debug=True, supersede_key="k")
     assert (buffer.is_waiting(job_id), buffer.is_done(job_id)) == (True, False)
     given = client.jobs[job_id]
     assert (given.task, given.inputdata, given.priority, given.launcher_name, given.debug) == (TASK, {"q": "a"}, 3, "ann", True)
+    assert given.supersede_key == "k"
 
     client.finish(job_id, Outcome.FAILED)
     assert (buffer.is_waiting(job_id), buffer.is_done(job_id)) == (False, True)

@@ -29,6 +29,10 @@ ELSEWHERE = {
     "outage_s": (DAEMONS, "test_exit_codes_are_true_when_a_killed_daemon_with_live_restore_comes_back"),
     "reruns": (RERUNS, "test_a_task_with_retries_runs_again_and_the_result_is_that_of_the_last_run"),
     "cut_off": (RERUNS, "test_a_task_with_retries_runs_again_and_the_result_is_that_of_the_last_run"),
+    "superseded_by": (
+        "integration/test_queue.py",
+        "test_a_superseded_job_ends_once_as_killed_and_names_the_newer_one_which_has_its_turn",
+    ),
     # what no real fault brings about at a known moment
     "trouble": ("unit/test_verdict.py", "test_each_line_has_its_outcome_and_names_its_proof"),
     "submitter_died": ("unit/test_ledger.py", "test_a_job_over_which_submitters_keep_dying_is_a_crash"),

@@ -16,11 +16,12 @@ TASK = Task("x")
 def test_the_result_comes_back():
     client = StubClient(fast=True)
 
-    result = ClientSync(client).new_job(TASK, {"q": "a"}, priority=1, launcher_name="ann", debug=True)
+    result = ClientSync(client).new_job(TASK, {"q": "a"}, priority=1, launcher_name="ann", debug=True, supersede_key="k")
 
     assert result.outcome is Outcome.SUCCESS
     (given,) = client.jobs.values()
     assert (given.inputdata, given.priority, given.launcher_name, given.debug) == ({"q": "a"}, 1, "ann", True)
+    assert given.supersede_key == "k"
 
 
 def test_it_waits_for_a_job_that_ends_later():
