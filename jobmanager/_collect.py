@@ -10,11 +10,14 @@ from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
+from jobmanager._looks import Looks
 from jobmanager.engine.protocol import Engine, EngineError, NoSuchContainer, Unreachable
 from jobmanager.model.container import WORKSPACE
 from jobmanager.model.limits import Limits
+from jobmanager.model.messages import Watch
 
 GRADERS_ARCHIVE = ".jobmanager/archive"
+_TRIES = 3
 _MOST_MEMBERS = 10_000
 _MOST_SEEN_MEMBERS = 100_000
 _MOST_HOLES_MIB = 256  # of sparse files: they cost a program nothing, come as zeros, and keep the engine busy
@@ -57,6 +60,22 @@ def collected(
         return None, f"the workspace could not be read: {error}"
     has_some = patterns or taking.taken or trouble
     return (packed.getvalue() if has_some else None), trouble
+
+
+def collected_of(job: Watch, engine: Engine, looks: Looks) -> tuple[bytes | None, str]:
+    """The same for a job whose container is there; an engine that is away is waited for."""
+    tries = 0
+    while True:
+        try:
+            found = collected(
+                engine, job.container_id, job.collect, job.limits, workspace=job.workspace, grading=job.grading is not None
+            )
+        except Unreachable as error:  # the workspace is there for as long as the container is
+            tries += 1
+            if tries > _TRIES or not looks.is_still_there():
+                return None, f"the workspace could not be read: {error}"
+        else:
+            return (None, "the container ended before its files were read") if looks.has_ended() else found
 
 
 class _Taking:

@@ -90,9 +90,6 @@ class Students:
             most_students=self._grading.most_students,
             wall_left_s=watch.wall_left_s,
         )
-        if self._job.taken_over:  # the link has ended with the waiter that had it, and what it was for
-            self.over()
-            self._begin_thread(self._remove_what_is_left, "students-sweep")
 
     # ---- what the watch says
 
@@ -113,11 +110,14 @@ class Students:
             self._answer_nonsense(message)
 
     def over(self) -> None:
-        """The job has ended, or the link has: so do its students."""
-        self._is_over.set()
-        self._to_runner.close()
+        """The job has ended, or the link has: so do its students, those of an earlier waiter too."""
         with self._lock:
+            was_over = self._is_over.is_set()
+            self._is_over.set()
             running = list(self._running.values())
+        if self._job.taken_over and not was_over:
+            self._begin_thread(self._remove_what_is_left, "students-sweep")
+        self._to_runner.close()
         for student in running:
             student.kill()
 
@@ -125,7 +125,7 @@ class Students:
         """Wait until nothing is left of them, but not for ever: whoever deletes the grading container looks again."""
         self.over()
         until = time.monotonic() + _FAREWELL_S
-        for thread in self._threads:
+        for thread in list(self._threads):
             thread.join(max(0.0, until - time.monotonic()))
 
     # ---- what is done
@@ -277,10 +277,10 @@ class Students:
             engine.close()
 
     def _begin_thread(self, target: Callable[[], None], name: str) -> None:
-        self._threads = [thread for thread in self._threads if thread.is_alive()]
         thread = threading.Thread(target=target, name=name, daemon=True)
-        self._threads.append(thread)
-        thread.start()
+        with self._lock:
+            self._threads = [*(other for other in self._threads if other.is_alive()), thread]
+            thread.start()
 
 
 class _Student:

@@ -12,10 +12,11 @@ import threading
 import time
 from collections.abc import Callable
 from enum import Enum, auto
-from typing import Protocol
 
-from jobmanager._collect import collected
+from jobmanager._collect import collected_of
+from jobmanager._delivery import Talk, deliver
 from jobmanager._looks import HostLost, Looks
+from jobmanager._meter import Meter
 from jobmanager._showing import Showing
 from jobmanager._transcript import Output, Tap, Transcript
 from jobmanager.engine.protocol import (
@@ -25,12 +26,10 @@ from jobmanager.engine.protocol import (
     NotRunning,
     OutputStream,
     Refused,
-    StdinLink,
     Unreachable,
 )
-from jobmanager.engine.way_in import CANNOT_UNPACK, NOT_DELIVERED, payload, trace_of_the_end
-from jobmanager.grading.bundle import LINK_TOKEN_FILE, bundle
-from jobmanager.grading.link import FromRunner, link_token
+from jobmanager.engine.way_in import CANNOT_UNPACK, NOT_DELIVERED, trace_of_the_end
+from jobmanager.grading.link import link_token
 from jobmanager.model.container import ContainerState, Phase
 from jobmanager.model.facts import Limit, RunFacts, Stopped
 from jobmanager.model.messages import Began, DoorOpen, Printed, Show, Stops
@@ -44,9 +43,6 @@ _DRAIN_GLANCE_S = 0.05
 _FIRST_OUTPUT_S = 2.0  # a log that stays empty for so long belongs to a container that had no job yet
 _SILENT_S = 2.0  # after which an open stream of a container that has ended is given up
 _LAST_WORDS_S = 5.0  # between the end mark and the rest that PID 1 says
-_UNTOLD_S = 1.0  # between looks at a CPU counter that the engine does not tell
-_FEED_S = 60.0
-_COLLECT_TRIES = 3
 _MOST_STOPS_LOST = 3
 _RETRY_S = 0.1
 
@@ -60,26 +56,6 @@ class _Over(Enum):
 
 class _NotYetBegun(Exception):
     """The engine could not be reached before the job was given to the container: another host can have it at once."""
-
-
-class Talk(Protocol):
-    """Who talks to a container by its open standard input. All calls come from the watch's thread, and must not block."""
-
-    def opened(self, link: StdinLink) -> None:
-        """The container has its job, and its standard input is left open: it is yours to close."""
-        ...
-
-    def began(self) -> None:
-        """PID 1 has begun the program, so what is written reaches it."""
-        ...
-
-    def said(self, message: FromRunner) -> None:
-        """A grading container's runner says this."""
-        ...
-
-    def over(self) -> None:
-        """Nothing more will be heard of the container as it comes. May be called more than once."""
-        ...
 
 
 class Watch:
@@ -109,27 +85,23 @@ class Watch:
         self._showing = Showing(job.job_id, send)
         self._tap = None if on_output is None else Tap(on_output)
         self._talk = talk
-        self._cpu_left_s = cpu_left_s or self._cpu_left_of_its_limit_s
         self._kill_asked = threading.Event()
         self._look_asked = threading.Event()
         self._looks = Looks(job, engine, host_lost_timeout_s=host_lost_timeout_s, hurry=self._kill_asked, clock=clock)
-        self._reads_log = False
+        self._meter = Meter(job, engine, cpu_left_s=cpu_left_s, clock=clock)
+        self._reads_log = self._delivered = False
         self._transcript = self._new_transcript()
         self._heard = Output()  # before the log took the place of the container's own stream
         self._told_began = self._told_door = False
         self._may_have_begun = job.taken_over  # the program: False is proof that nobody has given it to PID 1
-        self._delivered = False
         self._fed_whole = False  # by this watch itself
         self._catching_up_until = 0.0
         self._first_start_s = 0.0  # by the engine's clock; 0 where an earlier waiter delivered the job
-        self._start_the_clocks(clock() - job.elapsed_s)
         self._stopped: Stopped | None = None
         self._stop_was_lost = False  # the latest one: the engine did not answer
         self._stops_lost = 0
         self._was_frozen = False
         self._ended_at: float | None = None
-        self._cpu_time_s: float | None = None
-        self._peak_memory_bytes: int | None = None
         self._nonsense = ""
         self._survived_outage_s = 0.0
         self._timings: dict[str, float] = {}
@@ -153,7 +125,7 @@ class Watch:
 
     def wall_left_s(self) -> float:
         """What is left of its wall-clock limit."""
-        return self._job.limits.wall_s - (self._clock() - self._started_at)
+        return self._job.limits.wall_s - self._meter.wall_time_s()
 
     def run(self) -> RunFacts:
         """Follow the container to its end. Never raises EngineError."""
@@ -175,7 +147,7 @@ class Watch:
             return self._facts(trouble=f"the engine refused to go on with it: {error}")
         self._be_silent()
         if self._stopped is not None:
-            self._measure()
+            self._meter.measure(self._transcript.cpu_before_ns)
             if self._stopped.limit is Limit.WALL and self._has_ended_unheard():
                 self._stopped = None
                 self._kill()
@@ -251,6 +223,7 @@ class Watch:
             chunks = stream.read(_GLANCE_S)
             if chunks:
                 self._delivered = True
+                self._be_silent()
                 self._transcript.read(chunks)
                 self._showing.look(self._transcript)
                 return stream
@@ -281,26 +254,13 @@ class Watch:
         job = self._job
         self._may_have_begun = True
         try:
-            self._write(_payload(job))
+            deliver(self._engine, job, self._talk, self._can_still_take_it)
         except (Unreachable, NotRunning) as error:
             _log.warning("job %s could not be delivered whole: %s", job.job_id, error)
             return False
         self._delivered = self._fed_whole = True
-        self._start_the_clocks(self._clock())
+        self._meter.start(self._clock())
         return True
-
-    def _write(self, packed: bytes) -> None:
-        """The job; to whom somebody talks, standard input stays open."""
-        if self._talk is None:
-            self._engine.feed(self._job.container_id, packed, _FEED_S, self._can_still_take_it)
-            return
-        link = self._engine.open_stdin(self._job.container_id)
-        try:
-            link.write(packed, _FEED_S, self._can_still_take_it)
-        except EngineError:
-            link.close()
-            raise
-        self._talk.opened(link)
 
     def _be_silent(self) -> None:
         if self._talk is not None:
@@ -309,13 +269,6 @@ class Watch:
     def _can_still_take_it(self) -> bool:
         """Asked while a container takes nothing of its job: one that has ended never will."""
         return not self._kill_asked.is_set() and self._engine.inspect(self._job.container_id).phase is not Phase.ENDED
-
-    def _start_the_clocks(self, at: float) -> None:
-        self._started_at = at
-        self._next_cpu_look = at + self._cpu_left_s(0.0) / self._job.limits.cpus
-
-    def _cpu_left_of_its_limit_s(self, used_s: float) -> float:
-        return self._job.limits.cpu_time_s - used_s
 
     def _follow(self, stream: OutputStream) -> _Over:
         heard_at = self._clock()
@@ -359,22 +312,15 @@ class Watch:
         if transcript.complete:
             return _Over.COMPLETE
         if transcript.output_bytes > self._job.limits.output_kib * 1024:
-            return self._reached(Limit.OUTPUT, transcript.output_bytes)
+            return self._reached(Stopped(limit=Limit.OUTPUT, measured=transcript.output_bytes))
         if self._kill_asked.is_set():
             return _Over.ASKED
         if self._ended_at is not None:
             return _Over.COMPLETE if self._clock() - self._ended_at > _LAST_WORDS_S else None
-        return self._look_at_the_clocks()
-
-    def _look_at_the_clocks(self) -> _Over | None:
-        now = self._clock()
-        if now < self._catching_up_until:  # its end may be in the log already
+        if self._clock() < self._catching_up_until:  # its end may be in the log already
             return None
-        if now - self._started_at >= self._job.limits.wall_s:
-            return self._reached(Limit.WALL, now - self._started_at)
-        if now >= self._next_cpu_look:
-            return self._look_at_cpu()
-        return None
+        stopped = self._meter.reached(transcript.cpu_before_ns)
+        return None if stopped is None else self._reached(stopped)
 
     def _is_said_to_have_ended(self) -> bool:
         """Whether somebody says that the container has ended, and it has: its stream should have, too."""
@@ -382,31 +328,6 @@ class Watch:
             return False
         self._look_asked.clear()
         return self._looks.state().phase is Phase.ENDED
-
-    def _look_at_cpu(self) -> _Over | None:
-        """The counter of the whole container; the next look is due when it could have reached the limit."""
-        if not self._measure():
-            self._next_cpu_look = self._clock() + _UNTOLD_S
-            return None
-        used_s = self._cpu_time_s or 0.0
-        left_s = self._cpu_left_s(used_s)
-        if left_s <= 0:
-            return self._reached(Limit.CPU, used_s)
-        self._next_cpu_look = self._clock() + max(0.1, left_s / self._job.limits.cpus)
-        return None
-
-    def _measure(self) -> bool:
-        """The engine's counters, which no program can reach; False when it does not tell them."""
-        try:
-            used = self._engine.usage(self._job.container_id)
-        except EngineError as error:
-            _log.debug("usage of %s: %s", self._job.container_name, error)  # the stream will tell what is the matter
-            return False
-        if used is None:
-            return False
-        self._cpu_time_s = max(0.0, (used.cpu_time_ns - self._transcript.cpu_before_ns) / 1e9)
-        self._peak_memory_bytes = used.peak_memory_bytes
-        return True
 
     def _has_ended_unheard(self) -> bool:
         """Whether the program had ended by itself, and only the log lacks it, as it does where the engine's disk is full."""
@@ -417,9 +338,9 @@ class Watch:
         except EngineError:
             return False
 
-    def _reached(self, limit: Limit, measured: float) -> _Over:
-        self._stopped = Stopped(limit=limit, measured=measured)
-        self._send(Stops(container_name=self._job.container_name, stopped=self._stopped))
+    def _reached(self, stopped: Stopped) -> _Over:
+        self._stopped = stopped
+        self._send(Stops(container_name=self._job.container_name, stopped=stopped))
         return _Over.LIMIT
 
     # ---- the end
@@ -474,31 +395,16 @@ class Watch:
             _log.debug("pause of %s: %s", self._job.container_name, error)
 
     def _collect(self) -> tuple[bytes | None, str]:
-        job = self._job
-        wanted = (job.collect or job.grading) and self._ended_at is not None and not self._kill_asked.is_set()
+        wanted = (self._job.collect or self._job.grading) and self._ended_at is not None and not self._kill_asked.is_set()
         if not wanted or self._transcript.refusal:
             return None, ""
-        began, tries = self._clock(), 0
-        while True:
-            try:
-                found = collected(
-                    self._engine,
-                    job.container_id,
-                    job.collect,
-                    job.limits,
-                    workspace=job.workspace,
-                    grading=job.grading is not None,
-                )
-                break
-            except Unreachable as error:  # the workspace is there for as long as the container is
-                tries += 1
-                if tries > _COLLECT_TRIES or not self._looks.is_still_there():
-                    return None, f"the workspace could not be read: {error}"
+        began = self._clock()
+        found = collected_of(self._job, self._engine, self._looks)
         self._timings["collect"] = round(self._clock() - began, 4)
-        return (None, "the container ended before its files were read") if self._looks.has_ended() else found
+        return found
 
     def _was_restarted(self, state: ContainerState) -> bool:
-        followed_s = self._clock() - self._started_at
+        followed_s = self._meter.wall_time_s()
         return self._looks.was_restarted(state, first_start_s=self._first_start_s, followed_s=followed_s)
 
     @property
@@ -526,7 +432,7 @@ class Watch:
             self._tap.begin_again()
         job = self._job
         token = link_token(job.token) if job.grading is not None else None
-        hear = None if self._talk is None or self._reads_log else self._talk.said
+        hear = None if self._talk is None or self._delivered else self._talk.said
         return Transcript(job.token, job.limits.output_kib * 1024, self._tap, link_token=token, hear=hear)
 
     def _facts(
@@ -543,10 +449,9 @@ class Watch:
         transcript, output = self._transcript, self._transcript.output(self._heard)
         if self._stopped is not None and not self._has_begun:
             trouble = trouble or "the container did not take its job in time"
-        wall_s = (self._ended_at if self._ended_at is not None else self._clock()) - self._started_at
+        wall_s = self._meter.wall_time_s(self._ended_at)
         end = transcript.end
-        if end is not None and end.cpu_ns is not None:
-            self._cpu_time_s = end.cpu_ns / 1e9
+        cpu_time_s = self._meter.cpu_time_s if end is None or end.cpu_ns is None else end.cpu_ns / 1e9
         return RunFacts(
             began=self._has_begun,
             untouched=self._is_untouched(state),
@@ -572,16 +477,8 @@ class Watch:
             result_file=transcript.result_file,
             archive=archive,
             archive_trouble=archive_trouble,
-            cpu_time_s=None if self._cpu_time_s is None else round(self._cpu_time_s, 4),
+            cpu_time_s=None if cpu_time_s is None else round(cpu_time_s, 4),
             wall_time_s=round(wall_s, 4),
-            peak_memory_bytes=end.peak_memory_bytes if end is not None else self._peak_memory_bytes,
+            peak_memory_bytes=end.peak_memory_bytes if end is not None else self._meter.peak_memory_bytes,
             timings={**self._timings, "run": round(wall_s, 4)},
         )
-
-
-def _payload(job: WatchMessage) -> bytes:
-    files = dict(job.files)
-    if job.grading is not None:
-        files.update(bundle())
-        files[LINK_TOKEN_FILE] = link_token(job.token).encode()
-    return payload(job.token, command=job.command, env=job.env, files=files, stdin=job.stdin)

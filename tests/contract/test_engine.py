@@ -876,3 +876,18 @@ def test_a_student_container_goes_without_the_folder_that_it_shares(place: Place
     place.engine.remove(student)
 
     assert shared in [volume.name for volume in place.engine.volumes({VOLUME_LABEL: grading})]
+
+
+def test_a_grading_container_leaves_its_folder_while_a_student_container_has_it(place: Place) -> None:
+    grading = place.create(**GRADING)
+    shared = place.engine.inspect(grading).volumes["/task/student"]
+    student = place.create(workspace="/task", shared_volume=shared)
+
+    with pytest.raises(Refused, match="in use"):
+        place.engine.remove(grading)
+
+    with pytest.raises(NoSuchContainer):
+        place.engine.inspect(grading)
+    place.engine.remove(student)
+    place.engine.remove(grading)
+    assert place.engine.volumes({LABEL: place.label}) == []

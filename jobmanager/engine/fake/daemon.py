@@ -208,9 +208,12 @@ class FakeDaemon:
         ]
 
     def remove_volume(self, name: str) -> None:
-        if name.removesuffix(_SHARED) in self._ids:
+        if name in self._ids or (name.endswith(_SHARED) and self._is_shared(name)):
             raise Refused(f"remove {name}: volume is in use - [{name}]")
         self.volumes.pop(name, None)
+
+    def _is_shared(self, volume: str) -> bool:
+        return any(container.spec.shared_volume == volume for container in self.containers.values())
 
     def kill(self, target: str) -> None:
         container = self.find(target)
@@ -248,8 +251,8 @@ class FakeDaemon:
         container = self._ids.get(target) or self.containers.get(target)
         if container is not None:
             self.remove_alone(container)
-            for volume in (container.spec.id, f"{container.spec.id}{_SHARED}"):
-                self.volumes.pop(volume, None)
+            del self.volumes[container.spec.id]
+            self.remove_volume(f"{container.spec.id}{_SHARED}")
             return
         for name, _, _ in self.matching_volumes({VOLUME_LABEL: target}):
             self.remove_volume(name)

@@ -1,0 +1,71 @@
+"""The meter: what a container has used of its time, by our clock and by the engine's counter."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from jobmanager.engine.protocol import Engine, EngineError
+from jobmanager.model.facts import Limit, Stopped
+from jobmanager.model.messages import Watch
+
+_log = logging.getLogger(__name__)
+
+_UNTOLD_S = 1.0  # between looks at a CPU counter that the engine does not tell
+_SHORTEST_S = 0.1  # between looks
+
+
+class Meter:
+    """Reads the clocks of one watch, in its thread. A look at the CPU counter is due when it could have reached the limit."""
+
+    def __init__(
+        self, job: Watch, engine: Engine, *, cpu_left_s: Callable[[float], float] | None, clock: Callable[[], float]
+    ) -> None:
+        """``cpu_left_s``: of what the container has used, how much more it may; None: up to its limit."""
+        self.cpu_time_s: float | None = None
+        self.peak_memory_bytes: int | None = None
+        self._job = job
+        self._engine = engine
+        self._cpu_left_s = cpu_left_s or (lambda used_s: job.limits.cpu_time_s - used_s)
+        self._clock = clock
+        self.start(clock() - job.elapsed_s)
+
+    def start(self, at: float) -> None:
+        """The program begins."""
+        self._started_at = at
+        self._next_look = at + self._cpu_left_s(0.0) / self._job.limits.cpus
+
+    def wall_time_s(self, until: float | None = None) -> float:
+        """Seconds since then; until now when nothing else is said."""
+        return (self._clock() if until is None else until) - self._started_at
+
+    def reached(self, cpu_before_ns: int) -> Stopped | None:
+        """A limit of time that is used up. ``cpu_before_ns``: the counter when the program began."""
+        now = self._clock()
+        if now - self._started_at >= self._job.limits.wall_s:
+            return Stopped(limit=Limit.WALL, measured=now - self._started_at)
+        return self._reached_cpu(cpu_before_ns) if now >= self._next_look else None
+
+    def measure(self, cpu_before_ns: int) -> bool:
+        """The engine's counters, which no program can reach; False when it does not tell them."""
+        try:
+            used = self._engine.usage(self._job.container_id)
+        except EngineError as error:
+            _log.debug("usage of %s: %s", self._job.container_name, error)  # the stream will tell what is the matter
+            return False
+        if used is None:
+            return False
+        self.cpu_time_s = max(0.0, (used.cpu_time_ns - cpu_before_ns) / 1e9)
+        self.peak_memory_bytes = used.peak_memory_bytes
+        return True
+
+    def _reached_cpu(self, cpu_before_ns: int) -> Stopped | None:
+        if not self.measure(cpu_before_ns):
+            self._next_look = self._clock() + _UNTOLD_S
+            return None
+        used_s = self.cpu_time_s or 0.0
+        left_s = self._cpu_left_s(used_s)
+        if left_s <= 0:
+            return Stopped(limit=Limit.CPU, measured=used_s)
+        self._next_look = self._clock() + max(_SHORTEST_S, left_s / self._job.limits.cpus)
+        return None

@@ -1,0 +1,231 @@
+"""Student containers on the fake engine, where a runner of a few lines says what no good runner would."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from jobmanager import Grader, JobManager, JobResult, Limits, Outcome, Task
+from jobmanager._deleter import delete
+from jobmanager._students import _Student
+from jobmanager._sweep import survey
+from jobmanager._waiter import Waiter
+from jobmanager.engine.connect import connect
+from jobmanager.engine.owner import MANAGER_LABEL, OWNER_LABEL, STUDENT_LABEL
+from jobmanager.engine.protocol import Engine
+from jobmanager.grading.link import RunStudent
+from jobmanager.model.container import ContainerSpec, ImageDefaults
+from jobmanager.model.host import Address
+from jobmanager.model.messages import Deleted, Strays, WaiterSettings
+from jobmanager.testing import FakeEngineServer
+from tests.conftest import eventually
+
+GRADING, STUDENT = "graders", "busybox"
+LIMITS = Limits(wall_time_s=20, memory_mib=64)
+SAYS = "printf '\\036%s . %s\\n' $(cat .jobmanager/link) "
+SUCCEEDS = "echo '{\"result\": \"success\"}' > .jobmanager/result.json"
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeEngineServer]:
+    with FakeEngineServer(images=[GRADING, STUDENT], programs={"python3": "sh runner"}) as server:
+        yield server
+
+
+@pytest.fixture
+def engine(fake: FakeEngineServer) -> Iterator[Engine]:
+    engine = connect(Address(host="fake", url=fake.url), timeout_s=10)
+    yield engine
+    engine.close()
+
+
+def said(**message: object) -> str:
+    return SAYS + base64.b64encode(json.dumps(message).encode()).decode()
+
+
+def graded(fake: FakeEngineServer, *lines: str, grader: Grader | None = None, limits: Limits = LIMITS) -> JobResult:
+    """A job whose container has this in the runner's place."""
+    files = {"runner": "\n".join([*lines, SUCCEEDS])}
+    with JobManager(fake.url) as manager:
+        result = manager.submit(Task(GRADING, grader=grader or Grader("true"), files=files, limits=limits)).result(60)
+        eventually(lambda: not fake.containers(), what="no container is left")
+    return result
+
+
+def heard(result: JobResult) -> list[dict[str, object]]:
+    """What the runner heard."""
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def until(count: int) -> str:
+    """Shell that reads so many messages, and prints them."""
+    return "\n".join(["read -r line; echo \"$line\""] * count)
+
+
+def test_a_students_streams_and_end_reach_the_runner(fake: FakeEngineServer) -> None:
+    result = graded(
+        fake,
+        said(type="student", id=1, command="cat; echo err >&2; exit 3", environment=STUDENT),
+        until(1),
+        said(type="stdin", id=1, data=base64.b64encode(b"in\n").decode()),
+        said(type="stdin", id=1, data=""),
+        until(4),
+    )
+
+    assert result.outcome is Outcome.SUCCESS, result
+    messages = heard(result)
+    assert messages[0] == {"type": "started", "id": 1}
+    printed = {(message["stderr"], message["data"]) for message in messages if message["type"] == "output"}
+    assert printed == {(False, base64.b64encode(b"in\n").decode()), (True, base64.b64encode(b"err\n").decode())}
+    assert {"type": "taken", "id": 1, "bytes": 3} in messages
+    end = messages[-1]
+    assert (end["type"], end["outcome"], end["exit_code"], end["text"]) == ("end", "failed", 3, "exit code 3")
+
+
+NONSENSE = [
+    ([SAYS + "bm9uZQ=="], "no JSON"),
+    ([SAYS + "?"], "not base64"),
+    ([said(type="student", command="true")], "without an id"),
+    ([said(type="stdin", id=7, data="")], "student 7, which it never asked for"),
+    ([said(type="kill", id=7)], "student 7, which it never asked for"),
+    ([said(type="student", id=1, command="true"), said(type="student", id=1, command="true")], "student 1 twice"),
+    ([said(type="student", id=2, command="true"), said(type="student", id=1, command="true")], "student 1 twice"),
+    ([said(type="student", id=1, command="true"), said(type="dance", id=1)], "of the type 'dance'"),
+]
+
+
+@pytest.mark.parametrize(("lines", "reason"), NONSENSE, ids=[reason for _, reason in NONSENSE])
+def test_a_runner_that_makes_no_sense_ends_its_job_as_error(fake: FakeEngineServer, lines: list[str], reason: str) -> None:
+    result = graded(fake, *lines, "sleep 1000")
+    assert (result.outcome, result.grade) == (Outcome.ERROR, 0), result
+    assert reason in result.text
+
+
+REFUSED = [
+    ({"command": []}, "command must be a string or a list of words"),
+    ({"command": "a\0b"}, "NUL"),
+    ({"command": "true", "memory_mib": 1000}, "wants 1000 MiB, and 64 MiB are left"),
+    ({"command": "true", "environment": "none-such"}, "no environment 'none-such'"),
+    ({"command": "true", "env": {"a b": "c"}}, "no name for an environment variable"),
+    ({"command": ["no-such-program"]}, "there is no 'no-such-program' that can be run"),
+]
+
+
+@pytest.mark.parametrize(("asked", "reason"), REFUSED, ids=[reason for _, reason in REFUSED])
+def test_a_student_that_cannot_be_run_is_an_error_that_the_grader_hears(
+    fake: FakeEngineServer, asked: dict[str, object], reason: str
+) -> None:
+    heard_before = 1 if asked["command"] == ["no-such-program"] else 0  # its container was started
+    result = graded(fake, said(type="student", id=1, **asked), until(heard_before + 1))
+    end = heard(result)[-1]
+    assert result.outcome is Outcome.SUCCESS
+    assert (end["outcome"], end["exit_code"]) == ("error", None) and reason in str(end["text"])
+
+
+def test_more_students_than_may_ever_run_are_refused_without_a_thread_for_each(fake: FakeEngineServer) -> None:
+    asked = [said(type="student", id=number, command="sleep 1000", memory_mib=6) for number in range(1, 21)]
+    result = graded(fake, *asked, until(12), grader=Grader("true", most_students=1))
+    ends = [message for message in heard(result) if message["type"] == "end"]
+    assert len(ends) >= 11
+    assert all(end["outcome"] == "error" for end in ends)
+
+
+def test_input_that_a_student_does_not_take_is_bounded() -> None:
+    told: list[bytes] = []
+    student = _Student(RunStudent(id=1, command="true", env={}), tell=told.append, most_output=10)
+    for _ in range(3):
+        student.feed(bytes(500_000))
+
+    student.tell_end(Outcome.SUCCESS)
+
+    assert student.is_killed
+    end = json.loads(told[-1])
+    assert (end["outcome"], end["text"]) == ("error", "more of its standard input was sent than it takes")
+
+
+def test_output_past_its_limit_is_not_relayed() -> None:
+    told: list[bytes] = []
+    student = _Student(RunStudent(id=1, command="true", env={}), tell=told.append, most_output=10)
+    for _ in range(5):
+        student.printed(False, b"1234")
+    assert [base64.b64decode(json.loads(line)["data"]) for line in told] == [b"1234", b"1234", b"12"]
+
+
+def test_a_student_ends_with_its_job(fake: FakeEngineServer) -> None:
+    result = graded(fake, said(type="student", id=1, command="sleep 1000"), until(1))
+    assert result.outcome is Outcome.SUCCESS
+    assert [message["type"] for message in heard(result)] == ["started"]
+
+
+def test_a_grading_job_whose_engine_dies_is_a_crash_and_leaves_nothing(fake: FakeEngineServer) -> None:
+    results: list[JobResult] = []
+    files = {"runner": "\n".join([said(type="student", id=1, command="sleep 1000"), "sleep 1000"])}
+    with JobManager(fake.url) as manager:
+        manager.new_job(Task(GRADING, grader=Grader("true"), files=files, limits=LIMITS), callback=results.append)
+        eventually(lambda: len(fake.containers()) == 2, what="its student runs")
+        fake.faults.stop(keep_running=False)
+        fake.faults.start_again()
+        eventually(lambda: results, within_s=40)
+        eventually(lambda: not fake.containers(), what="no container is left")
+    assert results[0].outcome is Outcome.CRASH
+
+
+# ---- whose is what
+
+
+def made(engine: Engine, name: str, *, labels: dict[str, str], shared: str = "") -> str:
+    """A container with a folder of its own to share, or with another one's."""
+    kind = {"shared_volume": shared, "shares": not shared}
+    spec = ContainerSpec(name=name, image=STUDENT, labels=labels, limits=LIMITS, workspace="/task", **kind)  # type: ignore[arg-type]
+    engine.create(spec, ImageDefaults(command=(), volumes=()))
+    return engine.inspect(name).volumes.get("/task/student", "")
+
+
+def pair(engine: Engine, **labels: str) -> None:
+    """A grading container and its student."""
+    owned = {MANAGER_LABEL: "m", **labels}
+    shared = made(engine, "g", labels=owned)
+    made(engine, "g-s1", labels={**owned, STUDENT_LABEL: "g"}, shared=shared)
+
+
+def test_a_waiter_takes_no_student_of_a_living_job_for_a_stray(fake: FakeEngineServer, engine: Engine) -> None:
+    pair(engine)
+    sent: list[object] = []
+    settings = WaiterSettings(
+        address=Address(host="fake", url=fake.url),
+        manager_id="m",
+        keeps_host=True,
+        engine_timeout_s=10,
+        host_lost_timeout_s=10,
+        look_interval_s=10,
+        reconcile_interval_s=10,
+    )
+    waiter = Waiter(settings, sent.append)
+
+    waiter._compare(engine, waiter._compare(engine, set()))
+    assert sent == [Strays(names=("g",))]
+
+    engine.remove("g-s1")
+    shared = engine.inspect("g").volumes["/task/student"]
+    made(engine, "other-s1", labels={MANAGER_LABEL: "m", STUDENT_LABEL: "other"}, shared=shared)
+    sent.clear()
+    waiter._compare(engine, waiter._compare(engine, set()))
+    assert sent == [Strays(names=("g", "other-s1"))]
+    engine.remove("other-s1")
+    engine.remove("g")
+
+
+def test_a_deleter_removes_students_that_outlived_their_waiter(engine: Engine) -> None:
+    pair(engine)
+    assert delete(engine, "g", "m", made=True) == Deleted()
+    assert engine.list({MANAGER_LABEL: None}) == []
+    assert engine.volumes({MANAGER_LABEL: None}) == []
+
+
+def test_a_sweep_removes_students_first(engine: Engine) -> None:
+    pair(engine, **{OWNER_LABEL: "another-boot/1/1/1"})
+    found = survey(engine, retired={"m"})
+    assert [leftover.name for leftover in found.leftovers] == ["g-s1", "g"]
