@@ -426,6 +426,7 @@ def mapped() -> list[list[str]]:
 def test_every_row_for_who_comes_from_inginious_is_full_and_names_tests_that_there_are() -> None:
     rows = mapped()
     assert [row for row in rows if len(row) != 3 or not all(row)] == []
+    assert [row for row in rows if row[2].startswith(NOTHING) and not row[1].startswith("dropped")] == []
     shown_by = [row[2] for row in rows if not row[2].startswith(NOTHING)]
     assert [cell for cell in shown_by if not quoted(cell)] == []
     assert [name for cell in shown_by for name in quoted(cell) if not is_test(name)] == []

@@ -73,6 +73,12 @@ def was_killed_while_it_waited(driver: Driver) -> None:
     driver.ledger.kill("j", KillReason.KILL_JOB)
 
 
+def was_superseded(driver: Driver) -> None:
+    driver.ledger.host_silent("a", "away")
+    driver.accept("j", supersede_key="k")
+    driver.accept("newer", supersede_key="k")
+
+
 def is_over(driver: Driver) -> None:
     waits_for_its_callback(driver)
     driver.ledger.called_back("j")
@@ -101,6 +107,7 @@ STATES: list[tuple[Callable[[Driver], None], State | None, bool, Outcome | None]
     (waits_for_its_callback, State.DONE, False, Outcome.SUCCESS),
     (waits_for_its_callback_without_a_container, State.DONE, False, Outcome.SUCCESS),
     (was_killed_while_it_waited, State.DONE, False, Outcome.KILLED),
+    (was_superseded, State.DONE, False, Outcome.KILLED),
     (is_over, None, False, Outcome.SUCCESS),
     (was_never_there, None, False, None),
 ]
