@@ -90,7 +90,8 @@ class Waiter:
         environment = dict(os.environ, PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
         environment.pop("PYTHONPATH", None)
         self.box = box
-        self.output = b""  # what is no mark
+        self.raw = b""  # all of the runner's standard output
+        self.output = b""  # what of it is no mark
         self.stderr = b""
         self.messages: list[Message] = []
         self.lines: list[bytes] = []  # the marks as they came
@@ -157,6 +158,7 @@ class Waiter:
         assert self.runner.stdout is not None
         held = b""
         while data := self.runner.stdout.read1(65536):  # type: ignore[attr-defined]
+            self.raw += data
             held = self._take(held + data)
         self.output += held
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from jobmanager.grading.link import CutOff, LinkReader, RunStudent, StudentInput
 from tests.conftest import eventually
 from tests.unit.grading_box import TOKEN, Box, Message, Waiter
 
@@ -139,7 +140,7 @@ def test_a_python_grader_can_have_shell_lines(box: Box) -> None:
 
 
 def test_a_python_grader_can_set_environment_variables_for_its_shell_lines(box: Box) -> None:
-    script = "word = 'two words'\nif word:\n    %env FIRST=$word\n%env SECOND {len(word)} $$\n!echo \"$FIRST\" \"$SECOND\"\n"
+    script = 'word = \'two words\'\nif word:\n    %env FIRST=$word\n%env SECOND {len(word)} $$\n!echo "$FIRST" "$SECOND"\n'
     waiter = graded(box, script, "run.py")
     assert waiter.output == b"two words 9 $\n"
 
@@ -371,6 +372,23 @@ def said_to(box: Box, data: bytes, *, leave: bool = False) -> bytes:
 def test_only_its_own_user_reaches_the_control_socket(box: Box) -> None:
     waiter = graded(box, "#!/bin/sh\nls -l .jobmanager/control\n")
     assert waiter.output.startswith(b"srwx------")
+
+
+def test_the_host_reads_what_the_runner_writes(box: Box) -> None:
+    box.write("data", bytes(20_000))
+    waiter = Waiter(
+        box, "sh", "-c", "echo a; run_student --memory 7 --time 1.5 cat <data | tail -c 1; run_student sleep 600 & exec sleep 600"
+    )
+    eventually(lambda: len(waiter.asked("student")) == 2)
+    waiter.break_the_link()
+    assert waiter.until_the_end() == 254
+    read = LinkReader(TOKEN).feed(waiter.raw)
+    told = [message for message in read if not isinstance(message, bytes)]
+    assert told[0] == RunStudent(id=1, command=("cat",), cpu_time_s=1.5, memory_mib=7, env={})
+    assert RunStudent(id=2, command=("sleep", "600"), env={}) in told
+    assert b"".join(message.data for message in told if isinstance(message, StudentInput) and message.id == 1) == bytes(20_000)
+    assert told[-1] == CutOff()
+    assert b"".join(part for part in read if isinstance(part, bytes)) == waiter.output == b"a\n\0"
 
 
 def test_output_and_marks_do_not_tear_each_other(box: Box) -> None:

@@ -140,7 +140,15 @@ def _write(said: "dict[str, object]") -> "None":
             file.write(data)
         os.rename(new, place.ANSWER)
     except OSError as error:
-        raise GradingError(f"the answer cannot be written: {error}") from None
+        _remove(new)  # the room is scarce
+        raise GradingError(f"the answer cannot be written, and stays as it was: {error}") from None
+
+
+def _remove(path: "str") -> "None":
+    try:
+        os.remove(path)
+    except OSError:
+        pass
 
 
 class _Lock:

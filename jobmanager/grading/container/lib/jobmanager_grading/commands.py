@@ -14,7 +14,7 @@ USAGE = 2
 def main() -> "NoReturn":
     """Run the command that this process was started as; ends the process."""
     name = os.path.basename(sys.argv[0])
-    parser = argparse.ArgumentParser(prog=name)
+    parser = argparse.ArgumentParser(prog=name, formatter_class=_help_formatter)
     declare, run = COMMANDS[name]
     declare(parser)
     try:
@@ -25,6 +25,11 @@ def main() -> "NoReturn":
     except OSError as error:
         code = _complain(name, error.strerror or str(error), USAGE)
     sys.exit(code or 0)
+
+
+def _help_formatter(prog: "str") -> "argparse.HelpFormatter":
+    """Of a width that is known: to find it out, argparse imports modules that take as long as all the rest."""
+    return argparse.HelpFormatter(prog, width=100)
 
 
 def _complain(name: "str", reason: "str", code: "int") -> "int":

@@ -1,8 +1,5 @@
 """Runs a grader that is named ``run.py``, as INGInious does: the names of its Python modules are there without an import, and
-a line that begins with ``!`` is a shell command, as in IPython: ``!make``, ``lines = !ls student``.
-
-Where the image has IPython, a script with such lines is IPython's; else `shell_lines` makes Python of them.
-"""
+a line that begins with ``!`` is a shell command, as in IPython, of which no more is here (`shell_lines`)."""
 
 import os
 import sys
@@ -37,16 +34,9 @@ def _has_shell_lines(source: "bytes") -> "bool":
 
 
 def _run_with_shell_lines(path: "str", source: "bytes") -> "None":
-    try:
-        from IPython.core.interactiveshell import InteractiveShell  # type: ignore[import-not-found, unused-ignore]
-    except ImportError:
-        from jobmanager_grading import shell_lines
+    from jobmanager_grading import shell_lines
 
-        exec(compile(shell_lines.as_python(source.decode("utf-8")), path, "exec"), dict(_names(path), **shell_lines.NAMES))
-    else:
-        shell = InteractiveShell.instance()
-        shell.user_ns.update(_names(path))
-        shell.safe_execfile_ipy(path, raise_exceptions=True)
+    exec(compile(shell_lines.as_python(source.decode("utf-8")), path, "exec"), dict(_names(path), **shell_lines.NAMES))
 
 
 def _names(path: "str") -> "dict[str, object]":
