@@ -11,6 +11,7 @@ import binascii
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Union
@@ -23,6 +24,9 @@ LARGEST_MESSAGE = 2**20
 _LONGEST_LINE = 4096
 _HIGHEST_ID = 2**53
 _LONGEST_REASON = 2000
+_DEEPEST = 10
+_ESCAPE = re.compile(rb"\\.", re.DOTALL)
+_BRACKET = re.compile(rb"[\[\]{}]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +121,8 @@ def parsed(data: bytes) -> FromRunner:
     """One message; nonsense is one too."""
     if len(data) > LARGEST_MESSAGE:
         return Nonsense(reason=f"a message of the link that is larger than {LARGEST_MESSAGE // 1024} KiB")
+    if _depth(data) > _DEEPEST:
+        return Nonsense(reason="a message of the link that is nested too deep")
     try:
         said = json.loads(data.decode())
     except (ValueError, RecursionError) as error:
@@ -138,6 +144,16 @@ def downwards(kind: str, student: int, **fields: object) -> bytes:
 def output_message(student: int, stderr: bool, data: bytes) -> bytes:
     """What a student's program printed, for the runner."""
     return downwards("output", student, stderr=stderr, data=base64.b64encode(data).decode())
+
+
+def _depth(data: bytes) -> int:
+    """How deep brackets are nested. The parser calls itself for each, and a waiter's threads have small stacks."""
+    deepest = depth = 0
+    outside_of_strings = b"".join(_ESCAPE.sub(b"", data).split(b'"')[::2])
+    for bracket in _BRACKET.findall(outside_of_strings):
+        depth += 1 if bracket in (b"[", b"{") else -1
+        deepest = max(deepest, depth)
+    return deepest
 
 
 class _Wrong(Exception):

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from jobmanager import Grader, Limits, Network, Outcome
+from jobmanager import Grader, Limits, Outcome
 from tests.conftest import BUSYBOX
 from tests.integration.conftest import PYTHON, Run
 
 pytestmark = pytest.mark.engine
 
 BEGIN = """
-import json, threading, time
+import json, threading
 import jobmanager_grading as grading
 
 def student(command, stdin=b"", **limits):
@@ -117,15 +117,15 @@ for word in (b"one", b"two"):
     answers.append(talk.stdout.readline().decode())
 talk.stdin.close()
 answers.append(talk.stdout.readline().decode())
-seen["talk"] = answers + [talk.wait()]
-endless = subprocess.Popen(["run_student", "sleep", "1000"], stdout=subprocess.DEVNULL)
-time.sleep(0.5)
+answers.append(talk.wait())
+endless = subprocess.Popen(["run_student", "sh", "-c", "'echo ready; sleep 1000'"], stdout=subprocess.PIPE)
+answers.append(endless.stdout.readline().decode())
 endless.terminate()
-seen["killed"] = endless.wait()
+seen["talk"], seen["killed"] = answers, endless.wait()
 """,
     )
 
-    assert found["talk"] == ["got one\n", "got two\n", "over\n", 0]
+    assert found["talk"] == ["got one\n", "got two\n", "over\n", 0, "ready\n"]
     assert found["killed"] == 254
 
 
@@ -167,7 +167,6 @@ threading.Thread(target=serve, daemon=True).start()
 seen["alone"] = student(connect)
 seen["shared"] = student(connect, share_network=True)
 """,
-        network=Network.LOOPBACK,
     )
 
     assert found["alone"]["code"] != 0

@@ -104,7 +104,8 @@ def test_messages_with_another_token_are_output() -> None:
 
 NONSENSE = [
     (b"", "no JSON"),
-    (b"[" * 100_000, "no JSON"),
+    (b"[" * 100_000, "nested too deep"),
+    (b'{"id": 1, "type": "kill", "x": "[[[[[[[[[[[[["' + b', "y": {"a":' * 20, "nested too deep"),
     (b"\xff", "no JSON"),
     (b"[]", "without an id"),
     (b"{}", "without an id"),
@@ -141,7 +142,13 @@ NONSENSE = [
 def test_what_makes_no_sense_is_told_with_the_reason(message: bytes, reason: str) -> None:
     found = parsed(message)
     assert isinstance(found, Nonsense) and reason in found.reason
-    assert found.id == (None if reason in ("no JSON", "without an id") or "larger" in reason else 1)
+    assert found.id == (None if reason in ("no JSON", "without an id", "nested too deep") or "larger" in reason else 1)
+
+
+def test_brackets_in_strings_nest_nothing() -> None:
+    command = '"\\[{[{[{[{[{[{[{[{[{[{' * 3
+    found = parsed(json.dumps({"id": 1, "type": "student", "command": command}).encode())
+    assert isinstance(found, RunStudent) and found.command == command
 
 
 def test_lines_that_are_no_message_are_nonsense() -> None:
