@@ -16,7 +16,9 @@ TASK = Task("x")
 
 def test_a_future_holds_the_jobs_result_and_its_id():
     client = StubClient()
-    future = ClientFuture(client).new_job(TASK, {"q": "a"}, priority=2, launcher_name="ann", debug=True, job_id="mine", supersede_key="k")
+    future = ClientFuture(client).new_job(
+        TASK, {"q": "a"}, priority=2, launcher_name="ann", debug=True, job_id="mine", supersede_key="k"
+    )
     given = client.jobs["mine"]
     assert (given.inputdata, given.priority, given.launcher_name, given.debug) == ({"q": "a"}, 2, "ann", True)
     assert given.supersede_key == "k"
