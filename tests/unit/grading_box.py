@@ -20,6 +20,7 @@ from pathlib import Path
 from tests.conftest import eventually
 
 TOOLS = Path(__file__).resolve().parents[2] / "jobmanager" / "grading" / "container"
+PYTHON = Path(os.environ.get("JOBMANAGER_TEST_GRADER_PYTHON", sys.executable))  # any from 3.6 on
 TOKEN = "0123456789abcdef"
 _MARK = re.compile(rb"\x1e" + TOKEN.encode() + rb" ([+.!])(?: ([A-Za-z0-9+/=]*))?\n")
 Message = dict[str, object]
@@ -71,7 +72,7 @@ class Box:
 
     def environment(self) -> dict[str, str]:
         """The grader's."""
-        path = f"{self.private / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+        path = f"{self.private / 'bin'}:{PYTHON.parent}:{os.environ['PATH']}"
         return dict(os.environ, PATH=path, PYTHONPATH=str(self.private / "lib"))
 
     @property
@@ -87,7 +88,7 @@ class Waiter:
     """
 
     def __init__(self, box: Box, *words: str, answering: Callable[[Waiter, Message], None] | None = None) -> None:
-        environment = dict(os.environ, PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+        environment = dict(os.environ, PATH=f"{PYTHON.parent}:{os.environ['PATH']}")
         environment.pop("PYTHONPATH", None)
         self.box = box
         self.raw = b""  # all of the runner's standard output
@@ -101,7 +102,7 @@ class Waiter:
         self._partial = b""
         self._lock = threading.Lock()
         self.runner = subprocess.Popen(
-            [sys.executable, str(box.private / "lib/jobmanager_grading/runner.py"), *words],
+            [str(PYTHON), str(box.private / "lib/jobmanager_grading/runner.py"), *words],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import configparser
 import json
 import os
 import tempfile
@@ -12,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from jobmanager.grading import result_file
+from jobmanager.grading.bundle import bundle
 from tests.unit.grading_box import TOOLS, Box
 
+TOP = Path(__file__).resolve().parents[2]
 ALL_COMMANDS = sorted(path.name for path in (TOOLS / "bin").iterdir())
 
 
@@ -63,6 +66,14 @@ def test_all_of_it_needs_the_standard_library_only() -> None:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
             assert {name.split(".")[0] for name in names} <= allowed, path
+
+
+def test_all_of_it_is_part_of_an_installed_library() -> None:
+    declared = configparser.ConfigParser()
+    declared.read(TOP / "setup.cfg")
+    patterns = declared["options.package_data"]["jobmanager.grading"].split(", ")
+    installed = {path for pattern in patterns for path in TOOLS.parent.glob(pattern)}
+    assert {f".jobmanager/{path.relative_to(TOOLS).as_posix()}" for path in installed} == set(bundle())
 
 
 # ---- what the job brought
