@@ -178,7 +178,7 @@ def test_a_hook_must_be_callable():
 def test_every_event_is_told_to_who_asks_for_all():
     kinds = [getattr(events, name) for name in events.__all__]
 
-    assert all(issubclass(kind, events.Event) for kind in kinds)
+    assert all(issubclass(kind, events.Event) and kind.__dataclass_params__.frozen for kind in kinds)
     assert len(kinds) > 5
     ended = events.JobEnded(at_s=1.0, job_id="j", result=JobResult(job_id="j", outcome=Outcome.SUCCESS, stdout=b"secret"))
     assert "secret" not in repr(ended)
