@@ -29,8 +29,12 @@ class Talk(Protocol):
         """A grading container's runner says this."""
         ...
 
+    def broke(self) -> None:
+        """The connection to the container broke, while that may go on. May be called more than once."""
+        ...
+
     def over(self) -> None:
-        """Nothing more will be heard of the container as it comes. May be called more than once."""
+        """The container has ended, or is about to be. May be called more than once."""
         ...
 
 

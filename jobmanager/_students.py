@@ -78,11 +78,11 @@ class Students:
         self._highest_id = 0
         self._is_over = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._to_runner = StdinWriter(most_bytes=_MOST_UNTOLD, on_broken=self.over)
+        self._to_runner = StdinWriter(most_bytes=_MOST_UNTOLD, on_broken=self.broke)
 
     def of(self, watch: Watch) -> None:
         """The grading container's watch, before it begins."""
-        self._refuse_job = watch.refuse
+        self._refuse_job, self._cut_job_off = watch.refuse, watch.cut_off
         self._budget = Budget(
             self._job.limits,
             cpu_time_s=self._grading.cpu_time_s,
@@ -101,13 +101,21 @@ class Students:
 
     def said(self, message: FromRunner) -> None:
         if self._is_over.is_set():
-            return
-        if isinstance(message, RunStudent):
+            self._said_too_late(message)
+        elif isinstance(message, RunStudent):
             self._run_student(message)
         elif isinstance(message, (StudentInput, KillStudent)):
             self._pass_on(message)
         elif isinstance(message, Nonsense):
             self._answer_nonsense(message)
+
+    def broke(self) -> None:
+        """The link is of no use any more. Its other end notices, but not where an engine comes back and holds it open."""
+        with self._lock:
+            somebody_waits = bool(self._running) and not self._is_over.is_set()
+        self.over()
+        if somebody_waits:
+            self._cut_job_off()
 
     def over(self) -> None:
         """The job has ended, or the link has: so do its students, those of an earlier waiter too."""
@@ -129,6 +137,11 @@ class Students:
             thread.join(max(0.0, until - time.monotonic()))
 
     # ---- what is done
+
+    def _said_too_late(self, message: FromRunner) -> None:
+        """A wish that is new: what was heard before comes again with the log. Of an earlier waiter's it cannot be known."""
+        if isinstance(message, RunStudent) and message.id > self._highest_id and not self._job.taken_over:
+            self._cut_job_off()
 
     def _run_student(self, asked: RunStudent) -> None:
         if asked.id <= self._highest_id:
@@ -166,7 +179,7 @@ class Students:
     def _tell(self, line: bytes) -> None:
         if not self._to_runner.put(line):
             _log.warning("job %s: its grader does not read what its students print, and is cut off", self._job.job_id)
-            self.over()
+            self.broke()
 
     def _see_to(self, student: _Student) -> None:
         """A student's thread."""
@@ -335,6 +348,9 @@ class _Student:
 
     def said(self, message: FromRunner) -> None:
         """It has no runner."""
+
+    def broke(self) -> None:
+        self.over()
 
     def over(self) -> None:
         self._input.close()

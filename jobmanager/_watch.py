@@ -102,7 +102,7 @@ class Watch:
         self._stops_lost = 0
         self._was_frozen = False
         self._ended_at: float | None = None
-        self._nonsense = ""
+        self._nonsense, self._is_cut_off = "", False
         self._survived_outage_s = 0.0
         self._timings: dict[str, float] = {}
 
@@ -121,6 +121,11 @@ class Watch:
     def refuse(self, nonsense: str) -> None:
         """End the container soon, for what its runner said."""
         self._nonsense = self._nonsense or nonsense
+        self.kill()
+
+    def cut_off(self) -> None:
+        """End the container soon, as it waits for what will never come: the connection to its student containers broke."""
+        self._is_cut_off = True
         self.kill()
 
     def wall_left_s(self) -> float:
@@ -223,7 +228,7 @@ class Watch:
             chunks = stream.read(_GLANCE_S)
             if chunks:
                 self._delivered = True
-                self._be_silent()
+                self._tell_that_it_broke()
                 self._transcript.read(chunks)
                 self._showing.look(self._transcript)
                 return stream
@@ -240,7 +245,7 @@ class Watch:
         Until it has been read, no deadline is looked at; nor for ever, as a log may not be readable any more.
         """
         if self._delivered:
-            self._be_silent()
+            self._tell_that_it_broke()
         self._heard = self._transcript.output(self._heard)
         self._reads_log = True
         self._transcript, self._ended_at = self._new_transcript(), None
@@ -261,6 +266,10 @@ class Watch:
         self._delivered = self._fed_whole = True
         self._meter.start(self._clock())
         return True
+
+    def _tell_that_it_broke(self) -> None:
+        if self._talk is not None:
+            self._talk.broke()
 
     def _be_silent(self) -> None:
         if self._talk is not None:
@@ -432,7 +441,7 @@ class Watch:
             self._tap.begin_again()
         job = self._job
         token = link_token(job.token) if job.grading is not None else None
-        hear = None if self._talk is None or self._delivered else self._talk.said
+        hear = None if self._talk is None else self._talk.said
         return Transcript(job.token, job.limits.output_kib * 1024, self._tap, link_token=token, hear=hear)
 
     def _facts(
@@ -466,7 +475,7 @@ class Watch:
             survived_outage_s=self._survived_outage_s,
             host_lost=host_lost,
             trouble=trouble,
-            link_broke=transcript.link_broke,
+            link_broke=transcript.link_broke or (self._is_cut_off and end is None),
             nonsense=self._nonsense,
             stdout=output.stdout,
             stderr=output.stderr,

@@ -1,13 +1,20 @@
-"""A grading job whose waiter dies, with time for what comes after."""
+"""A grading job whose waiter or whose engine dies, with time for what comes after."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 
 import docker
 import pytest
 
-from jobmanager import JobManager, Outcome
+from jobmanager import Grader, JobManager, JobResult, Outcome, Task
+from tests.conftest import eventually, our_containers
+from tests.daemons import PrivateDaemon
 from tests.integration.conftest import PATIENCE_S, proof
-from tests.integration.test_student_faults import WAITS, hands, kill_waiters, nothing_is_left, student_of, task
+from tests.integration.test_student_faults import LONG, WAITS, hands, kill_waiters, nothing_is_left, student_of, task
+from tests.stress.conftest import PYTHON
 
 __all__ = ["hands"]  # a fixture
 pytestmark = pytest.mark.engine
@@ -41,3 +48,26 @@ def test_a_grader_that_needs_no_student_any_more_outlives_its_waiter(engine_url:
         result = job.result(PATIENCE_S)
         nothing_is_left(engine_url)
     assert result.outcome is Outcome.SUCCESS, result
+
+
+@pytest.fixture(params=[(), ("--live-restore",)], ids=["ends its containers", "live-restore"])
+def daemon(request: pytest.FixtureRequest, python_tar: Path, tmp_path: Path) -> Iterator[PrivateDaemon]:
+    with PrivateDaemon(tmp_path, extra_args=request.param) as daemon:
+        daemon.load_image(python_tar)
+        yield daemon
+
+
+@pytest.mark.daemon
+@pytest.mark.timeout(240)
+def test_a_grader_whose_engine_dies_under_its_student_is_a_crash_and_leaves_nothing(daemon: PrivateDaemon) -> None:
+    """Of a container that outlives it, an engine of version 20.10 cannot remove the volumes before its own next start."""
+    results: list[JobResult] = []
+    grading = Task(PYTHON, grader=Grader(), files={"run": WAITS}, limits=LONG)
+    with closing(docker.DockerClient(base_url=daemon.url, version="1.41")) as hands, JobManager(daemon.url) as manager:
+        student_of(hands, manager.new_job(grading, callback=results.append))
+        daemon.kill()
+        daemon.restart()
+        eventually(lambda: results, within_s=60)
+        eventually(lambda: not our_containers(daemon.url), within_s=30, what="no container is left")
+    assert results[0].outcome is Outcome.CRASH, results[0]
+    assert results[0].wall_time_s is not None and results[0].wall_time_s < 60  # long before its limit
