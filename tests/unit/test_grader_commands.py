@@ -382,6 +382,7 @@ from {package} import feedback, input, lang, rst, run_student
 from {package}.run_student import run_student_simple
 assert input.get_username() == "ann" and input.get_lang() == "fr" and input.get_submission_time().hour == 10
 assert input.get_input("@random") == [0.25, 0.5]
+assert input._load_input()["input"]["@username"] == "ann" and run_student.run_simple is run_student_simple
 input.parse_template("t.py", "student/t.py")
 feedback.set_global_result("failed"); feedback.set_problem_result("success", "q1"); feedback.set_grade("12")
 feedback.set_global_feedback("a"); feedback.set_global_feedback("b", True)

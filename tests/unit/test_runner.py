@@ -119,6 +119,13 @@ def test_a_grader_is_made_executable(box: Box) -> None:
     assert Waiter(box).until_the_end() == 0
 
 
+def test_a_grader_whose_interpreter_is_elsewhere_runs_by_the_one_in_path(box: Box) -> None:
+    waiter = graded(box, "#!/no/such/place/sh -eu\necho $0 $-\n")
+    path, options = waiter.output.decode().split()
+    assert path == str(box.folder / "run")
+    assert {"e", "u"} <= set(options)
+
+
 def test_a_python_grader_finds_the_names_that_inginious_gives_it(box: Box) -> None:
     graded(
         box,

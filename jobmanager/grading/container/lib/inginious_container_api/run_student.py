@@ -83,6 +83,9 @@ def run_student_simple(
     return (stdout, code) if stdout_err_fuse else (stdout, stderr, code)
 
 
+run, run_simple = run_student, run_student_simple  # as they were first called
+
+
 def _code_of(run: "Callable[[], student.StudentEnd]") -> "int":
     """The exit code; of what is not the program's own, the reason goes to standard error."""
     try:

@@ -40,6 +40,7 @@ def start(command: "list[str]") -> "int":
         CannotStart: why it could not be.
     """
     _make_executable(command[0])
+    command = _by_its_interpreter(command)
     read, write = os.pipe()  # closed by a successful start: then there is nothing to read
     child = os.fork()
     if child == 0:
@@ -51,6 +52,15 @@ def start(command: "list[str]") -> "int":
         return child
     os.waitpid(child, 0)
     raise _reason(command[0], int(failure))
+
+
+def _by_its_interpreter(command: "list[str]") -> "list[str]":
+    """``/bin/python3``, say, is elsewhere in many images: then the one that is first in PATH runs the script."""
+    interpreter, *argument = _first_line(command[0])
+    program = os.path.basename(interpreter)
+    if not interpreter or os.path.exists(interpreter) or not _found(program):
+        return command
+    return [program, *argument, *command]
 
 
 def _interpreter(name: "str") -> "list[str]":
@@ -112,13 +122,18 @@ def _reason(program: "str", number: "int") -> "CannotStart":
 
 def _shebang(path: "str") -> "str":
     """The interpreter that a script's first line names."""
+    return _first_line(path)[0]
+
+
+def _first_line(path: "str") -> "list[str]":
+    """The interpreter and, as one word, what comes after it."""
     try:
         with open(path, "rb") as file:
             first = file.readline(256)
     except OSError:
-        return ""
-    interpreter = first[2:].strip(b" \t\n").split(b" ")[0] if first.startswith(b"#!") else b""
-    return interpreter.decode("utf-8", "replace")
+        return [""]
+    said = first[2:].strip(b" \t\n").decode("utf-8", "replace") if first.startswith(b"#!") else ""
+    return said.split(" ", 1)
 
 
 TYPE_CHECKING = False
