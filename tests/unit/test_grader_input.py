@@ -56,7 +56,7 @@ def test_a_command_is_told_nothing_of_that() -> None:
     assert INPUT_FILE not in workspace_files(Task("x", command="true"), JobInput({"@lang": "fr"}))
 
 
-@pytest.mark.parametrize("value", [b"bytes", float("nan"), object(), {"a": {1, 2}}], ids=str)
+@pytest.mark.parametrize("value", [b"bytes", float("nan"), object(), {"a": {1, 2}}], ids=["bytes", "nan", "object", "set"])
 def test_a_note_that_json_cannot_hold_is_refused(value: object) -> None:
     with pytest.raises(InvalidInput, match="such as JSON can hold"):
         told({"@note": value})
