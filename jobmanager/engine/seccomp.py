@@ -75,18 +75,21 @@ _ENOSYS = 38
 
 
 _SPECIAL_FILES = frozenset({"symlink", "symlinkat", "mknod", "mknodat"})
+_OF_LINUX_ONLY = 0x400  # fcntl's commands from 1024 on; F_SETLEASE is the first, and neither of these two has its bits:
+_OTHERS_OF_LINUX = (0x404, 0x408)  # F_DUPFD_CLOEXEC, pipe sizes, seals, hints
 
 
 @cache
 def seccomp_profile(*, special_files: bool = True) -> str:
     """The profile as JSON, as the Docker API takes it behind ``seccomp=``.
 
-    Without ``special_files`` no symbolic link, fifo or device node can be made: what a submitter's program leaves for a
-    grader then leads nowhere else, and blocks nobody who opens it.
+    Without ``special_files`` no symbolic link, fifo or device node can be made, and no lease taken: what a submitter's program
+    leaves for a grader then leads nowhere else, and blocks nobody who opens it.
     """
     groups = _GROUPS if special_files else tuple(map(_without_special_files, _GROUPS))
     rules = [
         *map(_allowed, groups),
+        *(() if special_files else _fcntl_without_leases()),
         *(_allowed("socket", _equals(0, family)) for family in (_AF_UNIX, _AF_INET, _AF_INET6)),
         _allowed("socket", _equals(0, _AF_NETLINK), _equals(2, _NETLINK_ROUTE)),
         *(_allowed("personality", _equals(0, value)) for value in _PERSONALITIES),
@@ -99,7 +102,15 @@ def seccomp_profile(*, special_files: bool = True) -> str:
 
 
 def _without_special_files(group: str) -> str:
-    return " ".join(name for name in group.split() if name not in _SPECIAL_FILES)
+    return " ".join(name for name in group.split() if name not in {*_SPECIAL_FILES, "fcntl"})
+
+
+def _fcntl_without_leases() -> list[dict[str, object]]:
+    """Who opens a file that somebody has a lease on waits for him. The kernel reads the lower half of the argument only."""
+    return [
+        _allowed("fcntl", _has_none_of(1, _OF_LINUX_ONLY)),
+        *(_allowed("fcntl", _has_all_of(1, bits)) for bits in _OTHERS_OF_LINUX),
+    ]
 
 
 def _allowed(names: str, *arguments: dict[str, object]) -> dict[str, object]:
@@ -113,3 +124,7 @@ def _equals(argument: int, value: int) -> dict[str, object]:
 
 def _has_none_of(argument: int, flags: int) -> dict[str, object]:
     return {"index": argument, "value": flags, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}
+
+
+def _has_all_of(argument: int, flags: int) -> dict[str, object]:
+    return {"index": argument, "value": flags, "valueTwo": flags, "op": "SCMP_CMP_MASKED_EQ"}

@@ -1,6 +1,7 @@
 """Runs in a student container as a submitter's program: tries all that would let it cheat, and prints as JSON what came of it."""
 
 import ctypes
+import fcntl
 import json
 import os
 import re
@@ -29,6 +30,12 @@ def ptrace(pid):
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.ptrace(16, pid, None, None) == -1:  # PTRACE_ATTACH
         raise OSError(ctypes.get_errno())
+
+
+def lease():
+    """Whoever opened the file then would have to wait."""
+    with open(f"{SHARED}/leased", "w") as file:
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
 
 
 def connect(address):
@@ -100,6 +107,7 @@ found = {
     "symlink in tmp": tried(os.symlink, "/etc/passwd", "/tmp/symlink"),
     "fifo": tried(os.mkfifo, f"{SHARED}/fifo"),
     "device": tried(os.mknod, f"{SHARED}/device", 0o20666, os.makedev(1, 3)),
+    "lease": tried(lease),
     "hard link out": tried(os.link, "/etc/passwd", f"{SHARED}/hard"),
     "sockets": sockets(),
 }

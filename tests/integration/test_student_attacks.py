@@ -13,7 +13,7 @@ from tests.integration.conftest import PATIENCE_S, PYTHON
 pytestmark = pytest.mark.engine
 
 PROBE = (Path(__file__).parent / "student_probe.py").read_text()
-ATTEMPTS = ["secrets", "strangers", "ptrace", "symlink", "symlink in tmp", "fifo", "device", "hard link out", "sockets"]
+ATTEMPTS = ["secrets", "strangers", "ptrace", "symlink", "symlink in tmp", "fifo", "device", "lease", "hard link out", "sockets"]
 GRADER = """
 import json, os, stat
 import jobmanager_grading as grading

@@ -8,6 +8,7 @@ import pytest
 
 from jobmanager.engine.seccomp import seccomp_profile
 
+F_SETLEASE = 1024
 PROFILE = json.loads(seccomp_profile())
 ALLOWED = [rule for rule in PROFILE["syscalls"] if rule["action"] == "SCMP_ACT_ALLOW"]
 FREELY = [name for rule in ALLOWED if not rule["args"] for name in rule["names"]]
@@ -57,3 +58,15 @@ def test_a_student_container_can_make_no_file_that_leads_elsewhere_or_blocks() -
     narrow = json.loads(seccomp_profile(special_files=False))["syscalls"]
     names = {name for rule in narrow for name in rule["names"]}
     assert {name for rule in PROFILE["syscalls"] for name in rule["names"]} - names == {"symlink", "symlinkat", "mknod", "mknodat"}
+
+
+def test_a_student_container_can_take_no_lease_and_do_all_else_with_a_descriptor() -> None:
+    rules = [rule for rule in json.loads(seccomp_profile(special_files=False))["syscalls"] if "fcntl" in rule["names"]]
+    assert all(len(rule["args"]) == 1 and rule["args"][0]["index"] == 1 for rule in rules)
+    masks = [(rule["args"][0]["value"], rule["args"][0]["valueTwo"]) for rule in rules]
+
+    def is_allowed(command: int) -> bool:
+        return any(command & mask == wanted for mask, wanted in masks)
+
+    assert not any(map(is_allowed, (F_SETLEASE, F_SETLEASE | 1 << 32)))
+    assert all(map(is_allowed, (*range(64), *range(1028, 1040))))
