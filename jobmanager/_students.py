@@ -37,7 +37,7 @@ from jobmanager.grading.link import (
 )
 from jobmanager.model.container import GRADING_WORKSPACE, SHARED_FOLDER, ContainerSpec, ContainerState
 from jobmanager.model.facts import Limit, RunFacts
-from jobmanager.model.messages import Grading, Submitted
+from jobmanager.model.messages import Grading, HostCannot, Submitted
 from jobmanager.model.messages import Watch as WatchMessage
 from jobmanager.model.result import Outcome
 from jobmanager.model.verdict import judge
@@ -59,6 +59,14 @@ class Watched(Protocol):
     def enlist(self, name: str, watch: Watch) -> None: ...
 
     def strike(self, name: str) -> None: ...
+
+
+class _NotMade(Exception):
+    """Why there is no container: the wish's fault, unless the engine is away."""
+
+    def __init__(self, reason: str, outcome: Outcome = Outcome.ERROR) -> None:
+        super().__init__(reason)
+        self.outcome = outcome
 
 
 class Students:
@@ -202,29 +210,32 @@ class Students:
         used_s: float | None = 0.0
         try:
             made = self._made(name, student.asked, grant, engine)
-            if isinstance(made, str):
-                student.tell_end(Outcome.ERROR, made)
-                return
             used_s = None
             facts = self._followed(name, made, student, grant, engine)
             used_s = facts.cpu_time_s
             student.tell_end(*_judged(facts, grant, killed=student.is_killed), facts)
+        except _NotMade as why:
+            student.tell_end(why.outcome, str(why))
         finally:
             self._budget.ended(grant, used_s)
             self._remove(engine, name)
             self._budget.gone(grant)
 
-    def _made(self, name: str, asked: RunStudent, grant: Grant, engine: Engine) -> Submitted | str:
-        """The container, or why there is none."""
+    def _made(self, name: str, asked: RunStudent, grant: Grant, engine: Engine) -> Submitted:
+        """The container; raises _NotMade."""
         image = self._grading.images.get(asked.environment) or self._grading.images.get(f"{asked.environment}:latest")
         if image is None:
-            return f"this host has no environment {asked.environment!r}"
+            raise _NotMade(f"this host has no environment {asked.environment!r}")
         try:
             spec = self._spec(name, image, asked, grant, engine.inspect(self._job.container_id))
         except EngineError as error:
-            return f"the grading container could not be looked at: {error}"
+            raise _NotMade(f"the grading container could not be looked at: {error}", Outcome.CRASH) from error
         reply = submit(engine, spec)
-        return reply if isinstance(reply, Submitted) else f"the student container could not be started: {reply.reason}"
+        if not isinstance(reply, Submitted):
+            away = isinstance(reply, HostCannot) and reply.unreachable
+            reason = f"the student container could not be started: {reply.reason}"
+            raise _NotMade(reason, Outcome.CRASH if away else Outcome.ERROR)
+        return reply
 
     def _spec(self, name: str, image: str, asked: RunStudent, grant: Grant, grading: ContainerState) -> ContainerSpec:
         return ContainerSpec(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
-from jobmanager import Grader, JobManager, JobResult, Limits, Outcome, Task
+from jobmanager import DockerHost, Grader, JobManager, JobResult, Limits, Outcome, Task
 from jobmanager._deleter import delete
 from jobmanager._students import _Student
 from jobmanager._sweep import survey
@@ -46,13 +46,20 @@ def said(**message: object) -> str:
     return SAYS + base64.b64encode(json.dumps(message).encode()).decode()
 
 
-def graded(fake: FakeEngineServer, *lines: str, grader: Grader | None = None, limits: Limits = LIMITS) -> JobResult:
+def graded(fake: FakeEngineServer, *lines: str, grader: Grader | None = None) -> JobResult:
     """A job whose container has this in the runner's place."""
-    files = {"runner": "\n".join([*lines, SUCCEEDS])}
-    with JobManager(fake.url) as manager:
-        result = manager.submit(Task(GRADING, grader=grader or Grader("true"), files=files, limits=limits)).result(60)
+    return all_graded(fake, [lines], grader=grader)[0]
+
+
+def all_graded(fake: FakeEngineServer, scripts: Sequence[Sequence[str]], *, grader: Grader | None = None) -> list[JobResult]:
+    """The same for several jobs, at once."""
+    with JobManager(DockerHost(fake.url, max_concurrent_jobs=20)) as manager:
+        files = [{"runner": "\n".join([*lines, SUCCEEDS])} for lines in scripts]
+        tasks = [Task(GRADING, grader=grader or Grader("true"), files=each, limits=LIMITS) for each in files]
+        jobs = [manager.submit(task) for task in tasks]
+        results = [job.result(60) for job in jobs]
         eventually(lambda: not fake.containers(), what="no container is left")
-    return result
+    return results
 
 
 def heard(result: JobResult) -> list[dict[str, object]]:
@@ -97,11 +104,11 @@ NONSENSE = [
 ]
 
 
-@pytest.mark.parametrize(("lines", "reason"), NONSENSE, ids=[reason for _, reason in NONSENSE])
-def test_a_runner_that_makes_no_sense_ends_its_job_as_error(fake: FakeEngineServer, lines: list[str], reason: str) -> None:
-    result = graded(fake, *lines, "sleep 1000")
-    assert (result.outcome, result.grade) == (Outcome.ERROR, 0), result
-    assert reason in result.text
+def test_a_runner_that_makes_no_sense_ends_its_job_as_error(fake: FakeEngineServer) -> None:
+    results = all_graded(fake, [[*lines, "sleep 1000"] for lines, _ in NONSENSE])
+    for result, (_, reason) in zip(results, NONSENSE, strict=True):
+        assert (result.outcome, result.grade) == (Outcome.ERROR, 0), (result, reason)
+        assert reason in result.text
 
 
 REFUSED = [
@@ -114,15 +121,13 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("asked", "reason"), REFUSED, ids=[reason for _, reason in REFUSED])
-def test_a_student_that_cannot_be_run_is_an_error_that_the_grader_hears(
-    fake: FakeEngineServer, asked: dict[str, object], reason: str
-) -> None:
-    heard_before = 1 if asked["command"] == ["no-such-program"] else 0  # its container was started
-    result = graded(fake, said(type="student", id=1, **asked), until(heard_before + 1))
-    end = heard(result)[-1]
-    assert result.outcome is Outcome.SUCCESS
-    assert (end["outcome"], end["exit_code"]) == ("error", None) and reason in str(end["text"])
+def test_a_student_that_cannot_be_run_is_an_error_that_the_grader_hears(fake: FakeEngineServer) -> None:
+    started = [asked["command"] == ["no-such-program"] for asked, _ in REFUSED]  # its container is
+    wishes = [(said(type="student", id=1, **asked), until(1 + first)) for (asked, _), first in zip(REFUSED, started, strict=True)]
+    for result, (_, reason) in zip(all_graded(fake, wishes), REFUSED, strict=True):
+        assert result.outcome is Outcome.SUCCESS, (result, reason)
+        end = heard(result)[-1]
+        assert (end["outcome"], end["exit_code"]) == ("error", None) and reason in str(end["text"])
 
 
 def test_more_students_than_may_ever_run_are_refused_without_a_thread_for_each(fake: FakeEngineServer) -> None:
