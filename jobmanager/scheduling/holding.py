@@ -109,5 +109,22 @@ class Holding:
         )
 
 
+class Room:
+    """Which host takes which job at one moment."""
+
+    def __init__(self, hosts: HostTable, holding: Holding, now: float) -> None:
+        self._hosts = hosts
+        self._holding = holding
+        self._now = now
+
+    def have_room(self) -> bool:
+        """Whether any host takes any job at all."""
+        return self._hosts.any_has_room()
+
+    def host_for(self, place: Place) -> Host | None:
+        """The host for this job; None when none takes it."""
+        return self._hosts.choose(place.needs, lambda host: self._holding.allows(host, place, self._now))
+
+
 def _has_two_slots(host: Host) -> bool:
     return len(host.taken) + 1 < host.limit

@@ -24,7 +24,7 @@ from jobmanager.model.result import Callback, Outcome
 from jobmanager.model.verdict import KillReason, Verdict, after_reruns, judge, killed_verdict, superseded_verdict
 from jobmanager.scheduling.containers import HeldContainer, HeldContainers
 from jobmanager.scheduling.estimate import Durations
-from jobmanager.scheduling.holding import Holding
+from jobmanager.scheduling.holding import Holding, Room
 from jobmanager.scheduling.hosts import Host, HostStatus, HostTable
 from jobmanager.scheduling.job_record import JobRecord, RunOfJob
 from jobmanager.scheduling.life import LIFE, Do, Happening, State
@@ -39,7 +39,7 @@ from jobmanager.scheduling.orders import (
     SubmitJob,
     WatchJob,
 )
-from jobmanager.scheduling.outlook import Outlook, Picture, picture_of
+from jobmanager.scheduling.outlook import Outlook, Outlooks
 from jobmanager.scheduling.versions import Version
 from jobmanager.scheduling.waiting_queue import Charge, Needs, Place, WaitingQueue
 
@@ -50,8 +50,6 @@ _MOST_DECIDED = 1000  # results in memory that wait for callbacks; while there a
 _OVERDUE_SLACK_S = 60.0  # past every limit, before a waiter's silence is called a crash
 _NO_IMAGE_S = 20.0  # an image that is being replaced may be away for a moment
 _TOKEN_BYTES = 16
-_LONG_QUEUE = 1000  # an outlook on more jobs is used again for a while:
-_JOBS_PER_SECOND_OF_AGE = 100_000  # a second, for so many
 
 
 class Ledger:
@@ -78,7 +76,7 @@ class Ledger:
         self._orders: deque[Order] = deque()
         self._containers = HeldContainers(self._hosts, self._orders.append, self._freed)
         self._holding = Holding(self._may_run_for_s)
-        self._outlook: Outlook | None = None
+        self._outlooks = Outlooks(self._queue, self._hosts, self._containers, self._durations, clock)
         self._manager_id = manager_id
         self._max_waiting_jobs = max_waiting_jobs
         self._queue_timeout_s = queue_timeout_s
@@ -177,12 +175,8 @@ class Ledger:
                 return None
             if job.state is not State.WAITING:
                 return QueueInfo(-1, max(0.0, job.request.task.limits.wall_s - job.running_for_s(self._clock())))
-            outlook = self._recent_outlook(job_id)
-            picture = self._picture() if outlook is None else None
-        if picture is not None:
-            outlook = self._outlook = Outlook(picture)
-        assert outlook is not None
-        jobs_before, wait_s = outlook.turn(job_id)
+            known = self._outlooks.recent(job_id) or self._outlooks.picture()
+        jobs_before, wait_s = self._outlooks.of(known).turn(job_id)
         return QueueInfo(jobs_before, round(wait_s, 3))
 
     def snapshot(self) -> tuple[list[RunningJob], list[WaitingJob]]:
@@ -192,9 +186,8 @@ class Ledger:
             jobs = sorted((job for job in held if job is not None), key=lambda job: job.number)
             running = [job.running_job() for job in jobs]
             lacks = {line: lack for line in self._queue.lines() if (lack := self._lack(line.needs))}
-            picture = self._picture()
-        outlook = self._outlook = Outlook(picture)
-        return running, [_listed(place, lacks.get(place.group.line)) for place in outlook.order]
+            picture = self._outlooks.picture()
+        return running, [_listed(place, lacks.get(place.group.line)) for place in Outlook(picture).order]
 
     def environments(self) -> dict[str, list[str]]:
         """What the hosts that are up can run, by environment type."""
@@ -258,7 +251,7 @@ class Ledger:
         """Place what can be placed, and everything that is to be done now."""
         with self._lock:
             if len(self._queue) and self._decided < _MOST_DECIDED:
-                self._queue.place_all(_Room(self._hosts, self._holding, self._clock()), self._place)
+                self._queue.place_all(Room(self._hosts, self._holding, self._clock()), self._place)
             orders = list(self._orders)
             self._orders.clear()
             return orders
@@ -403,6 +396,7 @@ class Ledger:
                 if job is not None and job.running_for_s(now) > job.request.task.limits.wall_s + self._overdue_s:
                     self._overdue(job)
             self._holding.review(self._queue.lines(), self._hosts, now)
+            self._outlooks.forget_old()
             self._crash_what_nobody_can_run(patience_s=_NO_IMAGE_S)
             waiting = self._queue.all_needs()
             for host in self._hosts:
@@ -611,32 +605,6 @@ class Ledger:
         """The memory that jobs wait for, if that is what they wait for."""
         lack = self._hosts.lack_of_memory(needs)
         return f"{lack}; host {self._holding.host} is held back for it" if lack and needs == self._holding.needs else lack
-
-    def _picture(self) -> Picture:
-        return picture_of(self._queue, self._hosts, self._containers, self._durations, self._clock())
-
-    def _recent_outlook(self, job_id: str) -> Outlook | None:
-        """The last outlook, if the queue is long, it is not old, and the job is in it."""
-        outlook = self._outlook
-        if outlook is None or len(outlook.order) < _LONG_QUEUE or job_id not in outlook:
-            return None
-        is_recent = self._clock() - outlook.made_at <= len(outlook.order) / _JOBS_PER_SECOND_OF_AGE
-        return outlook if is_recent else None
-
-
-class _Room:
-    """Which hosts take which jobs at the moment."""
-
-    def __init__(self, hosts: HostTable, holding: Holding, now: float) -> None:
-        self._hosts = hosts
-        self._holding = holding
-        self._now = now
-
-    def have_room(self) -> bool:
-        return self._hosts.any_has_room()
-
-    def host_for(self, place: Place) -> Host | None:
-        return self._hosts.choose(place.needs, lambda host: self._holding.allows(host, place, self._now))
 
 
 def _listed(place: Place, lack: str | None) -> WaitingJob:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
@@ -18,6 +18,8 @@ from jobmanager.scheduling.hosts import HostTable
 from jobmanager.scheduling.shares import Account
 from jobmanager.scheduling.waiting_queue import PATIENCE_S, STARTS_FOR_ONE, Group, Line, Place, WaitingQueue
 
+_LONG_QUEUE = 1000  # an outlook on more jobs is used again for a while
+_JOBS_PER_SECOND_OF_AGE = 100_000
 _OUTLASTS = 0.25  # of what its kind takes: what one that has taken longer is expected to take still
 
 
@@ -53,29 +55,6 @@ class Picture:
     busy: Sequence[Busy]
 
 
-def picture_of(
-    queue: WaitingQueue, hosts: HostTable, containers: HeldContainers, durations: Durations, now: float
-) -> Picture:
-    """How things stand now."""
-    lines = queue.lines()
-    could_run = {line: hosts.likely(line.needs) for line in lines}
-    expected = durations.as_now()
-    return Picture(
-        now=now,
-        places=list(queue),
-        standing_s=queue.accounts(),
-        since={group: group.since for line in lines for group in line.groups.values()},
-        starts=queue.starts_in_turn(),
-        expected_s=expected,
-        hosts={host.name: Capacity(slots=host.limit, memory_mib=host.memory_mib) for host in hosts if host.limit},
-        could_run=could_run,
-        busy=[
-            Busy(host=held.host, memory_mib=hosts[held.host].taken[name].memory_mib, left_s=_left_s(held, expected, now))
-            for name, held in containers.items()
-        ],
-    )
-
-
 def _left_s(held: HeldContainer, expected: Expected, now: float) -> float:
     """For how long a container may still hold its slot: one that outlasts its kind, for a while; one that is removed, not."""
     if held.charge is None or held.being_deleted:
@@ -89,24 +68,82 @@ class Outlook:
 
     def __init__(self, picture: Picture) -> None:
         self._picture = picture
-        self.made_at = picture.now
+        self._made_at = picture.now
         self.order = _in_order(picture)
-        self._numbers: dict[str, int] = {}
+        self._numbers: dict[str, int] | None = None
         self._turns: dict[frozenset[str], list[tuple[int, float]]] = {}
 
     def __contains__(self, job_id: str) -> bool:
-        if len(self._numbers) != len(self.order):
-            self._numbers = {place.job_id: number for number, place in enumerate(self.order)}
-        return job_id in self._numbers
+        return job_id in self._positions()
+
+    def is_recent(self, now: float) -> bool:
+        """Whether it is younger than is worth the making of another: a second, for 100,000 jobs."""
+        return now - self._made_at <= len(self.order) / _JOBS_PER_SECOND_OF_AGE
 
     def turn(self, job_id: str) -> tuple[int, float]:
         """How many jobs go before it to the hosts that could run it, and in how many seconds it will be given one."""
-        assert job_id in self
-        number = self._numbers[job_id]
+        number = self._positions()[job_id]
         hosts = self._picture.could_run[self.order[number].group.line]
         if hosts not in self._turns:
             self._turns[hosts] = _turns(self._picture, self.order, hosts)
         return self._turns[hosts][number]
+
+    def _positions(self) -> dict[str, int]:
+        if self._numbers is None:
+            self._numbers = {place.job_id: number for number, place in enumerate(self.order)}
+        return self._numbers
+
+
+class Outlooks:
+    """Where pictures and outlooks come from. ``picture`` and ``recent`` need the ledger's lock, ``of`` must not have it."""
+
+    def __init__(
+        self, queue: WaitingQueue, hosts: HostTable, containers: HeldContainers, durations: Durations, clock: Callable[[], float]
+    ) -> None:
+        self._queue = queue
+        self._hosts = hosts
+        self._containers = containers
+        self._durations = durations
+        self._clock = clock
+        self._last: Outlook | None = None
+
+    def picture(self) -> Picture:
+        """How things stand now."""
+        now, hosts = self._clock(), self._hosts
+        lines = self._queue.lines()
+        expected = self._durations.as_now()
+        return Picture(
+            now=now,
+            places=list(self._queue),
+            standing_s=self._queue.accounts(),
+            since={group: group.since for line in lines for group in line.groups.values()},
+            starts=self._queue.starts_in_turn(),
+            expected_s=expected,
+            hosts={host.name: Capacity(slots=host.limit, memory_mib=host.memory_mib) for host in hosts if host.limit},
+            could_run={line: hosts.likely(line.needs) for line in lines},
+            busy=[
+                Busy(host=held.host, memory_mib=hosts[held.host].taken[name].memory_mib, left_s=_left_s(held, expected, now))
+                for name, held in self._containers.items()
+            ],
+        )
+
+    def recent(self, job_id: str) -> Outlook | None:
+        """The last outlook, if the queue was long, it is not old, and the job is in it."""
+        last = self._last
+        if last is None or len(last.order) < _LONG_QUEUE or not last.is_recent(self._clock()):
+            return None
+        return last if job_id in last else None
+
+    def of(self, known: Picture | Outlook) -> Outlook:
+        """The outlook from a picture; it is remembered."""
+        if isinstance(known, Picture):
+            known = self._last = Outlook(known)
+        return known
+
+    def forget_old(self) -> None:
+        """Do not keep the places of jobs that are gone."""
+        if self._last is not None and not self._last.is_recent(self._clock()):
+            self._last = None
 
 
 # ---- the order

@@ -122,6 +122,8 @@ class World:
                 f"j{number}",
                 LOCAL if self.random.random() < 0.05 else self.random.choice(TASKS),
                 priority=self.random.randint(-2, 2),
+                launcher=f"l{self.random.randrange(5)}",
+                supersede_key=f"k{self.random.randrange(30)}" if self.random.random() < 0.1 else None,
             )
         except JobRefused as refusal:
             self.refused[type(refusal).__name__] += 1
@@ -241,7 +243,9 @@ def test_every_accepted_job_has_one_result_and_every_slot_is_free_in_the_end(see
     assert world.exists == {}, "left on its host"
     assert {host.running for host in world.ledger.hosts()} == {0}
     assert world.ledger.take_orders() == []
-    assert len(world.ledger._queue) == 0
+    queue = world.ledger._queue
+    assert (len(queue), queue.lines(), queue.accounts(), queue._keys, queue._shared) == (0, [], {}, {}, {})
+    assert not any(account.slots for of in queue.shares._classes.values() for account in of.accounts.values())
     if trouble < 0.1:
         assert world.outcomes[Outcome.SUCCESS] > world.outcomes[Outcome.CRASH]
     if hosts >= 20:
