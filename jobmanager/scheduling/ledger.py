@@ -187,7 +187,10 @@ class Ledger:
             running = [job.running_job() for job in jobs]
             lacks = {line: lack for line in self._queue.lines() if (lack := self._lack(line.needs))}
             picture = self._outlooks.picture()
-        return running, [_listed(place, lacks.get(place.group.line)) for place in Outlook(picture).order]
+        order = Outlook(picture).order
+        if not lacks:
+            return running, [place.listed for place in order]
+        return running, [_listed(place, lacks.get(place.group.line)) for place in order]
 
     def environments(self) -> dict[str, list[str]]:
         """What the hosts that are up can run, by environment type."""

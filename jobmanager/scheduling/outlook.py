@@ -152,76 +152,61 @@ class Outlooks:
 def _in_order(picture: Picture) -> list[Place]:
     places = sorted(picture.places, key=attrgetter("arrival"))
     costs_s = [picture.expected_s[sort] for sort in map(attrgetter("sort"), places)]
-    in_turn = _in_turn(picture, places, costs_s)
-    if not in_turn or in_turn[0].priority == in_turn[-1].priority:
-        return in_turn
+    classes = _in_turn(picture, places, costs_s)
+    if len(classes) < 2:
+        return [place for places in classes.values() for place in places]
     pace_s = sum(costs_s) / len(costs_s) / max(1, sum(host.slots for host in picture.hosts.values()))
-    return _with_others_out_of_turn(picture, in_turn, pace_s)
+    return _with_others_out_of_turn(picture, classes, pace_s)
 
 
-def _in_turn(picture: Picture, places: Sequence[Place], costs_s: Sequence[float]) -> list[Place]:
-    """By priority, then by what each launcher will have had when it comes to that job.
+def _in_turn(picture: Picture, places: Sequence[Place], costs_s: Sequence[float]) -> dict[int, list[Place]]:
+    """The jobs of each priority, by what their launcher will have had when it comes to them.
 
     Plain lists of numbers are sorted rather than pairs: the garbage collector looks at a hundred thousand new pairs again
     and again.
     """
     standing = dict(picture.standing_s)
-    had_s, of_priority = [], defaultdict(list)
+    had_s: list[float] = []
+    classes: defaultdict[int, list[int]] = defaultdict(list)
     for number, (account, cost_s) in enumerate(zip(map(attrgetter("account"), places), costs_s, strict=True)):
-        had_s.append(before_s := standing[account])
+        before_s = standing[account]
+        had_s.append(before_s)
         standing[account] = before_s + cost_s
-        of_priority[account.priority].append(number)
-    in_turn = []
-    for priority in sorted(of_priority):
-        in_turn += [places[number] for number in sorted(of_priority[priority], key=had_s.__getitem__)]
-    return in_turn
+        classes[account.priority].append(number)
+    for numbers in classes.values():
+        numbers.sort(key=had_s.__getitem__)
+    return {priority: [places[number] for number in classes[priority]] for priority in sorted(classes)}
 
 
-def _with_others_out_of_turn(picture: Picture, in_turn: Sequence[Place], pace_s: float) -> list[Place]:
-    """One of so many starts goes to the group that was passed over longest, if that is long enough by then."""
-    of_group: defaultdict[Group, list[int]] = defaultdict(list)
-    groups = [place.group for place in in_turn]
-    for number in range(len(in_turn) - 1, -1, -1):
-        of_group[groups[number]].append(number)
-    since = dict(picture.since)
-    longest = [(at, number, group) for number, (group, at) in enumerate(since.items())]
+def _with_others_out_of_turn(picture: Picture, classes: Mapping[int, Sequence[Place]], pace_s: float) -> list[Place]:
+    """One of so many starts goes to a later priority, that of the group passed over longest, if that is long enough by then."""
+    longest = [(since, tie, group.priority) for tie, (group, since) in enumerate(picture.since.items())]
     heapq.heapify(longest)
-    has_started = bytearray(len(in_turn))
+    begun = dict.fromkeys(classes, 0)  # how many have started of each priority
     order: list[Place] = []
-    starts, now = picture.starts, picture.now
-    for number in range(len(in_turn)):
-        while not has_started[number]:
-            chosen, starts = number, starts + 1
-            if starts >= STARTS_FOR_ONE and longest and longest[0][0] <= now - PATIENCE_S:
-                other = _passed_over_longest(longest, since, of_group, has_started, now - PATIENCE_S)
-                if other is not None:
-                    chosen, starts = other, 0
-            has_started[chosen] = 1
-            order.append(in_turn[chosen])
-            since[groups[chosen]] = now
-            now += pace_s
+    starts = picture.starts
+    for priority, places in classes.items():
+        while begun[priority] < len(places):
+            now = picture.now + len(order) * pace_s
+            while longest and (longest[0][2] <= priority or begun[longest[0][2]] == len(classes[longest[0][2]])):
+                heapq.heappop(longest)  # these have their starts in turn, or have started
+            due_in = _starts_until(longest[0][0] + PATIENCE_S - now, pace_s) if longest else len(places)
+            if longest and due_in <= 0 and starts >= STARTS_FOR_ONE - 1:
+                _, tie, later = longest[0]
+                heapq.heapreplace(longest, (now, tie, later))
+                order.append(classes[later][begun[later]])
+                begun[later] += 1
+                starts = 0
+                continue
+            in_turn = places[begun[priority] : begun[priority] + max(due_in, STARTS_FOR_ONE - 1 - starts, 1)]
+            order += in_turn
+            begun[priority] += len(in_turn)
+            starts += len(in_turn)
     return order
 
 
-def _passed_over_longest(
-    longest: list[tuple[float, int, Group]],
-    since: Mapping[Group, float],
-    of_group: Mapping[Group, list[int]],
-    has_started: bytearray,
-    before: float,
-) -> int | None:
-    while longest and longest[0][0] <= before:
-        at, tie, group = longest[0]
-        left = of_group[group]
-        while left and has_started[left[-1]]:
-            left.pop()
-        if not left:
-            heapq.heappop(longest)
-        elif at != since[group]:
-            heapq.heapreplace(longest, (since[group], tie, group))
-        else:
-            return left[-1]
-    return None
+def _starts_until(seconds: float, pace_s: float) -> int:
+    return math.ceil(min(seconds / pace_s, 1e9)) if pace_s > 0 else 10**9
 
 
 # ---- the seconds

@@ -8,7 +8,6 @@ turns by not asking, and a launcher with one job does not wait for another's ten
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 _MOST_CREDIT_S = 60.0  # by which a launcher whose hosts were busy may be behind the others
@@ -77,9 +76,15 @@ class Shares:
         """What counts for its turn."""
         return max(account.had_s, self._classes[account.priority].served_s - _MOST_CREDIT_S)
 
-    def waiting(self) -> Iterator[Account]:
-        """Those of launchers with waiting jobs."""
-        return (account for of in self._classes.values() for account in of.accounts.values() if account.waiting)
+    def of_waiting(self) -> dict[Account, float]:
+        """The accounts of launchers with waiting jobs, and what counts for their turns."""
+        found: dict[Account, float] = {}
+        for of in self._classes.values():
+            least_s = of.served_s - _MOST_CREDIT_S
+            for account in of.accounts.values():
+                if account.waiting:
+                    found[account] = account.had_s if account.had_s > least_s else least_s
+        return found
 
     def __len__(self) -> int:
         return sum(len(of.accounts) for of in self._classes.values())

@@ -225,7 +225,7 @@ class WaitingQueue:
 
     def accounts(self) -> dict[Account, float]:
         """The launchers of waiting jobs, and what counts for their turns."""
-        return {account: self.shares.standing_s(account) for account in self.shares.waiting()}
+        return self.shares.of_waiting()
 
     def starts_in_turn(self) -> int:
         """Starts since the last one out of turn."""
