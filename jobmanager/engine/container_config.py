@@ -141,4 +141,5 @@ def _scratch_folders(spec: ContainerSpec) -> tuple[str, ...]:
 
 
 def _ours(path: str, spec: ContainerSpec) -> bool:
-    return path.rstrip("/") in (spec.workspace, SHARED_FOLDER, *_scratch_folders(spec))
+    volumes = {mount["Target"] for mount in _volumes(spec)}
+    return path.rstrip("/") in (*volumes, *_scratch_folders(spec))

@@ -167,6 +167,24 @@ def test_what_an_image_declares_as_a_volume_becomes_a_small_tmpfs():
     assert "size=1m" in tmpfs["/data"]
 
 
+def test_what_an_image_declares_as_a_volume_where_only_graders_work_is_limited_in_other_jobs():
+    image = ImageDefaults(command=(), volumes=("/task", "/task/student"))
+
+    assert {"/task", "/task/student"} <= set(config_of(defaults=image)["HostConfig"]["Tmpfs"])
+    for kind in ({"shares": True}, {"shared_volume": "v"}):
+        host = config_of(defaults=image, workspace="/task", **kind)["HostConfig"]
+        assert not {"/task", "/task/student"} & set(host["Tmpfs"])
+        assert [mount["Target"] for mount in host["Mounts"]] == ["/task", "/task/student"]
+
+
+def test_a_student_container_has_another_ones_folder_and_may_have_its_network():
+    config = config_of(workspace="/task", shared_volume="v", network_of="abc")
+    own, shared = config["HostConfig"]["Mounts"]
+
+    assert ("Source" in own, shared["Source"]) == (False, "v")
+    assert (config["HostConfig"]["NetworkMode"], config["NetworkDisabled"]) == ("container:abc", False)
+
+
 def test_the_jobs_command_and_files_are_not_in_the_container():
     config = config_of()
 
