@@ -50,6 +50,7 @@ _TOKEN_BYTES = 16
 _REMOVALS = 3
 _REMOVAL_PAUSE_S = 0.5
 _FAREWELL_S = 10.0
+_KILLED = (Outcome.KILLED, "the grader has ended, or ended it")
 _MORE_THREADS = 8  # than students at once: of those that are refused, or being removed
 
 
@@ -191,10 +192,9 @@ class Students:
 
     def _see_to(self, student: _Student) -> None:
         """A student's thread."""
-        engine = self._connect()
         try:
             grant = self._budget.take(student.asked)
-            self._live(student, grant, engine)
+            self._live(student, grant)
         except NotGranted as error:
             student.tell_end(Outcome.TIMEOUT if error.timeout else Outcome.ERROR, str(error))
         except Exception as error:  # noqa: BLE001 - the loop's edge: a bug here must not cost the grader its student's end
@@ -203,12 +203,15 @@ class Students:
         finally:
             with self._lock:
                 del self._running[student.asked.id]
-            engine.close()
 
-    def _live(self, student: _Student, grant: Grant, engine: Engine) -> None:
+    def _live(self, student: _Student, grant: Grant) -> None:
         name = f"{self._job.container_name}-s{student.asked.id}"
         used_s: float | None = 0.0
+        engine = self._connect()
         try:
+            if self._is_over.is_set() or student.is_killed:
+                student.tell_end(*_KILLED)
+                return
             made = self._made(name, student.asked, grant, engine)
             used_s = None
             facts = self._followed(name, made, student, grant, engine)
@@ -220,6 +223,7 @@ class Students:
             self._budget.ended(grant, used_s)
             self._remove(engine, name)
             self._budget.gone(grant)
+            engine.close()
 
     def _made(self, name: str, asked: RunStudent, grant: Grant, engine: Engine) -> Submitted:
         """The container; raises _NotMade."""
@@ -303,8 +307,8 @@ class Students:
     def _begin_thread(self, target: Callable[[], None], name: str) -> None:
         thread = threading.Thread(target=target, name=name, daemon=True)
         with self._lock:
-            self._threads = [*(other for other in self._threads if other.is_alive()), thread]
             thread.start()
+            self._threads = [*(other for other in self._threads if other.is_alive()), thread]
 
 
 class _Student:
@@ -372,7 +376,7 @@ class _Student:
 
 def _judged(facts: RunFacts, grant: Grant, *, killed: bool) -> tuple[Outcome, str]:
     if killed:
-        return Outcome.KILLED, "the grader has ended, or ended it"
+        return _KILLED
     if facts.refusal:
         return Outcome.ERROR, facts.refusal
     verdict = judge(facts, grant.limits)

@@ -13,6 +13,7 @@ from jobmanager.errors import InvalidInput
 from jobmanager.model import _checks
 from jobmanager.model._checks import RESERVED_FOLDER
 from jobmanager.model.container import GRADING_WORKSPACE
+from jobmanager.model.grader import SCRIPTS
 from jobmanager.model.problems import Answer, Code, File, Match, MultipleChoice
 from jobmanager.model.task import Content, Task, file_contents
 
@@ -144,6 +145,7 @@ def workspace_files(task: Task, inputs: JobInput) -> dict[str, bytes]:
     files.update(inputs.files or {})  # type: ignore[arg-type]
     _checks.no_clashes(files, InvalidInput)
     if task.grader is not None:
+        _check_it_brings_no_grader(inputs)
         files.update(_files_for_the_grader(task, inputs))
     brought = sum(map(len, files.values())) + len(inputs.stdin)
     if brought > task.limits.memory_mib * 2**20 - _MEMORY_TO_UNPACK:
@@ -169,6 +171,12 @@ def _command_bytes(task: Task) -> int:
 def _ours(task: Task) -> list[int]:
     """What of ours goes along into a grader's workspace: many small files."""
     return [] if task.grader is None else [_A_MODULE] * _MOST_MODULES
+
+
+def _check_it_brings_no_grader(inputs: JobInput) -> None:
+    replaced = sorted(set(SCRIPTS) & set(inputs.files or {}))
+    if replaced:
+        raise InvalidInput(f"a file of the job would become {replaced[0]!r}, the grader's: give it another name")
 
 
 def _files_for_the_grader(task: Task, inputs: JobInput) -> dict[str, bytes]:

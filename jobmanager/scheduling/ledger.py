@@ -114,12 +114,14 @@ class Ledger:
             if request.job_id in self._jobs:
                 raise DuplicateJob(f"a job with the id {request.job_id!r} has not ended yet, or its callback has not returned")
             older = self._queue.holder(request.supersede_key)
+            most_decided = self._max_waiting_jobs
             if request.task.needs_container:
+                most_decided = max(most_decided, _MOST_DECIDED)
                 if (refusal := self._hosts.refusal(needs)) is not None:
                     raise refusal
                 if len(self._queue) - (older is not None) >= self._max_waiting_jobs:
                     raise QueueFull(f"{len(self._queue)} jobs are waiting already: try again later, or raise max_waiting_jobs")
-            elif self._decided >= self._max_waiting_jobs:
+            if self._decided >= most_decided:
                 raise QueueFull(f"{self._decided} results wait for their callbacks already: are all callbacks blocked?")
             self._numbers += 1
             job = JobRecord(

@@ -67,6 +67,13 @@ def test_a_grading_job_takes_no_standard_input() -> None:
         workspace_files(Task("x", grader=Grader("true")), JobInput(stdin="x"))
 
 
+@pytest.mark.parametrize("name", ["run", "run.py", "run.sh"])
+def test_a_file_of_the_job_cannot_become_its_grader(name: str) -> None:
+    task = Task("x", grader=Grader(), files={"run.sh": "feedback-result failed"})
+    with pytest.raises(InvalidInput, match=f"would become '{name}', the grader's"):
+        workspace_files(task, JobInput(files={name: "feedback-result success"}))
+
+
 def test_there_is_room_in_the_workspace_for_what_is_ours() -> None:
     with pytest.raises(InvalidInput, match="raise workspace_mib"):
         task = Task("x", grader=Grader("true"), files={"a": bytes(2**19 + 2**15)}, limits=Limits(workspace_mib=1))

@@ -630,6 +630,21 @@ def test_a_job_that_supersedes_another_needs_no_further_room_in_a_full_queue():
         driver.accept("third")
 
 
+def test_superseding_again_and_again_while_no_callback_returns_comes_to_an_end():
+    driver = Driver({"a": 1}, up=False, max_waiting_jobs=1)
+    numbers = iter(range(2000))
+
+    with pytest.raises(QueueFull, match="1000 results wait for their callbacks already"):
+        for number in numbers:
+            driver.accept(f"j{number}", supersede_key="k")
+    newest = f"j{next(numbers) - 2}"
+    assert driver.ledger.queue_info(newest).jobs_before == 0
+    driver.ledger.called_back("j0")
+
+    driver.accept("one more", supersede_key="k")
+    assert superseded_by(driver, newest) == "one more"
+
+
 def test_a_job_that_needs_no_container_supersedes_as_well():
     driver = Driver({"a": 1}, up=False)
     driver.accept("older", supersede_key="k")

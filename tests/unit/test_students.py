@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
 from collections.abc import Iterator, Sequence
 
 import pytest
 
 from jobmanager import DockerHost, Grader, JobManager, JobResult, Limits, Outcome, Task
 from jobmanager._deleter import delete
-from jobmanager._students import _Student
+from jobmanager._students import Students, _Student
 from jobmanager._sweep import survey
 from jobmanager._waiter import Waiter
+from jobmanager._watch import Watch as WatchOfAContainer
 from jobmanager.engine.connect import connect
 from jobmanager.engine.owner import MANAGER_LABEL, OWNER_LABEL, STUDENT_LABEL
 from jobmanager.engine.protocol import Engine
 from jobmanager.grading.link import RunStudent
 from jobmanager.model.container import ContainerSpec, ImageDefaults
 from jobmanager.model.host import Address
-from jobmanager.model.messages import Deleted, Strays, WaiterSettings
+from jobmanager.model.messages import Deleted, Grading, Strays, WaiterSettings, Watch
 from jobmanager.testing import FakeEngineServer
 from tests.conftest import eventually
 
@@ -157,6 +159,60 @@ def test_output_past_its_limit_is_not_relayed() -> None:
     for _ in range(5):
         student.printed(False, b"1234")
     assert [base64.b64decode(json.loads(line)["data"]) for line in told] == [b"1234", b"1234", b"12"]
+
+
+class _Removes:
+    """An engine that can do no more than take something away."""
+
+    def remove(self, container: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def students() -> Students:
+    grading = Grading(images={"": "x"}, cpu_time_s=1, memory_mib=64, network="off", most_students=1)
+    job = Watch(
+        job_id="j",
+        container_id="g",
+        container_name="g",
+        token="t",
+        command="true",
+        env={},
+        files={},
+        stdin=None,
+        limits=LIMITS,
+        collect=(),
+        grading=grading,
+    )
+    made = Students(job, connect=_Removes, host_lost_timeout_s=1, watched=None)  # type: ignore[arg-type]
+    made.of(WatchOfAContainer(job, _Removes(), host_lost_timeout_s=1, send=lambda _: None))  # type: ignore[arg-type]
+    return made
+
+
+def test_a_student_that_is_killed_while_it_waits_for_its_place_gets_no_container() -> None:
+    told: list[bytes] = []
+    all_of_them = students()
+    student = _Student(RunStudent(id=1, command="true", env={}), tell=told.append, most_output=10)
+    all_of_them._running[1] = student
+    student.kill()
+
+    all_of_them._see_to(student)
+
+    assert [json.loads(line)["outcome"] for line in told] == ["killed"]
+    assert all_of_them._budget.take(student.asked).limits.memory_mib == 64  # nothing is taken any more
+
+
+def test_a_student_for_which_no_thread_can_be_had_does_not_keep_its_job_from_ending(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    all_of_them = students()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", none_left)
+        with pytest.raises(RuntimeError):  # the watch ends with that, and then closes them
+            all_of_them.said(RunStudent(id=1, command="true", env={}))
+
+    all_of_them.close()
 
 
 def test_a_student_ends_with_its_job(fake: FakeEngineServer) -> None:
