@@ -296,7 +296,7 @@ class Watch:
                 self._send(Began(container_name=self._job.container_name))
                 if self._talk is not None:
                     self._talk.began()
-            if self._transcript.door_open and not self._told_door:
+            if self._job.has_door and self._transcript.door_open and not self._told_door:
                 self._tell_door()
             over = self._glance()
             if over is not None:

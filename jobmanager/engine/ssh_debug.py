@@ -160,7 +160,8 @@ def session(job: Watch) -> Watch:
     brought = {f"{_FOLDER}/config": _CONFIG, f"{_FOLDER}/serve": _SERVE, f"{_FOLDER}/session": _SESSION}
     known = {"WORKSPACE_PATH": job.workspace, "TOKEN": job.token, "GRACE_S": str(_GRACE_S)}
     filled = {name: _filled(text, known).encode() for name, text in brought.items()}
-    return replace(job, command=("sh", f"{_FOLDER}/serve"), files={**job.files, **filled, _RUN: run.encode()})
+    files = {**job.files, **filled, _RUN: run.encode()}
+    return replace(job, command=("sh", f"{_FOLDER}/serve"), files=files, has_door=True)
 
 
 def _filled(text: str, known: Mapping[str, str]) -> str:

@@ -215,10 +215,6 @@ class WaitingQueue:
         place = self._keys.get(supersede_key) if supersede_key is not None else None
         return place.job_id if place is not None else None
 
-    def place_of(self, job_id: str) -> Place:
-        """A waiting job's place."""
-        return self._places[job_id]
-
     def lines(self) -> list[Line]:
         """All lines, in no order."""
         return list(self._lines.values())

@@ -84,7 +84,7 @@ class StubEngine:
         pass
 
 
-def watch(engine: StubEngine, *, taken_over: bool = False, limits: Limits | None = None) -> Watch:
+def watch(engine: StubEngine, *, taken_over: bool = False, has_door: bool = False, limits: Limits | None = None) -> Watch:
     job = WatchMessage(
         job_id="j",
         container_id="c",
@@ -97,6 +97,7 @@ def watch(engine: StubEngine, *, taken_over: bool = False, limits: Limits | None
         limits=limits or Limits(wall_time_s=30),
         collect=(),
         taken_over=taken_over,
+        has_door=has_door,
     )
     return Watch(job, engine, host_lost_timeout_s=60.0, send=lambda _: None, clock=Clock())  # type: ignore[arg-type]
 
@@ -239,7 +240,7 @@ class HasADoor(StubEngine):
 
 def test_where_a_server_is_reached_is_told_once_also_when_the_engine_did_not_say_so_at_first():
     sent = []
-    followed = watch(HasADoor())
+    followed = watch(HasADoor(), has_door=True)
     followed._send = sent.append
 
     assert judged(followed.run()) == ("success", "exit_code")
@@ -253,6 +254,10 @@ class PublishesNothing(HasADoor):
 
 
 def test_a_server_that_nobody_can_reach_is_a_crash_in_words():
-    verdict = judge(watch(PublishesNothing()).run(), Limits())
+    verdict = judge(watch(PublishesNothing(), has_door=True).run(), Limits())
 
     assert verdict.outcome.value == "crash" and "it published no port" in verdict.text
+
+
+def test_a_program_that_says_it_is_a_server_gains_nothing():
+    assert judged(watch(PublishesNothing()).run()) == ("success", "exit_code")
