@@ -6,12 +6,11 @@ import io
 import tarfile
 import unicodedata
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
 from jobmanager._looks import Looks
-from jobmanager.engine.protocol import Engine, EngineError, NoSuchContainer, Unreachable
+from jobmanager.engine.protocol import Engine, EngineError, Unreachable
 from jobmanager.model.container import WORKSPACE
 from jobmanager.model.limits import Limits
 from jobmanager.model.messages import Watch
@@ -23,6 +22,7 @@ _MOST_SEEN_MEMBERS = 100_000
 _MOST_HOLES_MIB = 256  # of sparse files: they cost a program nothing, come as zeros, and keep the engine busy
 _LONGEST_NAME = 1024
 _COMPRESSION = 6
+_ANOTHER_FOLDER = "the engine was restarted meanwhile, and shows another folder in its place"
 
 
 class _TooMuch(Exception):
@@ -48,10 +48,9 @@ def collected(
             taking = _Taking(out, limits)
             try:
                 if grading:
-                    with suppress(NoSuchContainer):  # no such folder; whether the container is gone is asked afterwards
-                        taking.take(engine.archive(container, f"{workspace}/{GRADERS_ARCHIVE}"), ["*"])
+                    taking.take(engine.archive(container, f"{workspace}/{GRADERS_ARCHIVE}"), ["*"])
                 if patterns:
-                    taking.take(engine.archive(container, workspace), patterns)
+                    taking.take(engine.archive(container, workspace), patterns, holds_the_job=True)
             except _TooMuch as cap:
                 trouble = str(cap)
     except Unreachable:
@@ -89,19 +88,25 @@ class _Taking:
         self._left = limits.archive_mib * 2**20
         self._left_to_pass = (limits.workspace_mib + _MOST_HOLES_MIB) * 2**20
 
-    def take(self, pieces: Iterator[bytes], patterns: Sequence[str]) -> None:
-        """Files of a folder's tar that match."""
+    def take(self, pieces: Iterator[bytes], patterns: Sequence[str], *, holds_the_job: bool = False) -> None:
+        """Files of a folder's tar that match.
+
+        An engine that was restarted under its containers may show another folder in a volume's place: the one below, which is
+        not the program's user's, or a new and empty one. With ``holds_the_job`` the folder is known to hold what PID 1 unpacked.
+        """
         source = _Pieces(pieces)
-        is_first = True
+        members = 0
         with tarfile.open(fileobj=source, mode="r|") as tar:
             for member in tar:
-                if is_first and member.isdir() and member.uid == 0:  # the program's user owns a workspace, and cannot give it away
-                    raise tarfile.ReadError("the engine was restarted meanwhile, and shows another folder in its place")
-                is_first = False
+                if members == 0 and member.isdir() and member.uid == 0:
+                    raise tarfile.ReadError(_ANOTHER_FOLDER)
+                members += 1
                 tar.members = []  # type: ignore[attr-defined]  # a stream is read once: let go of what was passed
                 self._consider(tar, member, patterns)
             if source.given < tar.offset + tarfile.BLOCKSIZE:  # an engine in trouble ends its answer as if it were whole
                 raise Unreachable("the engine broke off before the end of the files")
+        if holds_the_job and members <= 1:
+            raise tarfile.ReadError(_ANOTHER_FOLDER)
 
     def _consider(self, tar: tarfile.TarFile, member: tarfile.TarInfo, patterns: Sequence[str]) -> None:
         self._seen += 1

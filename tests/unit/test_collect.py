@@ -78,11 +78,11 @@ def test_an_answer_that_ends_between_two_files_is_not_whole(given):
         collect(whole[:given])
 
 
-def test_a_folder_that_is_not_the_workspace_is_told_from_an_empty_one():
-    """After a restart with live-restore an engine shows the folder below the workspace's mount."""
-    empty, other = (tar(member("job/", type=tarfile.DIRTYPE, uid=uid)) for uid in (65534, 0))
+@pytest.mark.parametrize("uid", [0, 65534], ids=["the folder below", "a new volume"])
+def test_a_folder_that_is_not_the_workspace_is_no_workspace_without_files(uid):
+    """After a restart with live-restore an engine shows the folder below the workspace's mount, or mounts a new one over it."""
+    other = tar(member("job/", type=tarfile.DIRTYPE, uid=uid))
 
-    assert collect(empty) == ({}, "")
     assert collect(other) == (
         None,
         "the workspace could not be read: the engine was restarted meanwhile, and shows another folder in its place",
@@ -326,6 +326,7 @@ def test_an_engine_that_fails_in_the_middle_is_told(error):
     assert str(error) in trouble
 
 
-def test_an_empty_workspace_gives_an_empty_archive():
-    assert collect(tar(GOOD[0])) == ({}, "")
-    assert collect(b"\0" * 1024) == ({}, "")
+def test_a_workspace_with_nothing_but_what_the_job_brought_gives_an_empty_archive():
+    brought = member("job/.jobmanager/command", b"true")
+
+    assert collect(tar(GOOD[0], brought)) == ({}, "")

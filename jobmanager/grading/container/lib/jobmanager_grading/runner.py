@@ -274,6 +274,7 @@ def _bring_archive() -> "None":
 
 def main(given: "list[str]") -> "int":
     """Run the grader, given words or the task's own script; the exit code."""
+    os.makedirs(place.ARCHIVE, exist_ok=True)  # so that a folder without it is known to be no workspace of ours
     _lead_to_the_course()
     runner = Runner(_token(), 0, 1, _listening(), _told_of_children())
     try:
