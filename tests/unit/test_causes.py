@@ -33,7 +33,12 @@ ELSEWHERE = {
         "integration/test_queue.py",
         "test_a_superseded_job_ends_once_as_killed_and_names_the_newer_one_which_has_its_turn",
     ),
+    "link_broke": (
+        "integration/test_student_faults.py",
+        "test_a_grader_whose_waiter_dies_is_cut_off_and_never_gives_a_verdict",
+    ),
     # what no real fault brings about at a known moment
+    "link": ("unit/test_students.py", "test_a_runner_that_makes_no_sense_ends_its_job_as_error"),
     "trouble": ("unit/test_verdict.py", "test_each_line_has_its_outcome_and_names_its_proof"),
     "submitter_died": ("unit/test_ledger.py", "test_a_job_over_which_submitters_keep_dying_is_a_crash"),
     "overdue": ("unit/test_ledger.py", "test_no_word_long_past_every_limit_is_a_crash_and_not_before"),
