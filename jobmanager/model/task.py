@@ -125,8 +125,13 @@ class Task:
 
     @property
     def memory_mib(self) -> int:
-        """What a host must have for it: its own memory, and that of its student containers."""
-        return self.limits.memory_mib + (0 if self.grader is None else self.grader.students_memory_mib(self.limits))
+        """What a host must have for it: its own memory, that of its student containers, and what these leave in the shared folder.
+
+        Such files are in memory that is counted to whoever wrote them, and to nobody any more once he has ended.
+        """
+        if self.grader is None:
+            return self.limits.memory_mib
+        return self.limits.memory_mib + self.grader.students_memory_mib(self.limits) + self.limits.workspace_mib
 
 
 def file_contents(files: Mapping[str, Content] | None, error: type[InvalidValue], limits: Limits | None = None) -> dict[str, bytes]:

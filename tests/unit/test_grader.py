@@ -75,11 +75,11 @@ def test_a_graders_words_must_be_such_as_a_program_can_be_started_with() -> None
 
 
 def test_student_containers_have_a_budget_beside_the_tasks_limits() -> None:
-    task = Task("x", grader=Grader("true"), limits=Limits(memory_mib=100, cpu_time_s=7))
-    assert (task.memory_mib, Task("x", command="true", limits=task.limits).memory_mib) == (200, 100)
+    task = Task("x", grader=Grader("true"), limits=Limits(memory_mib=100, cpu_time_s=7, workspace_mib=5))
+    assert (task.memory_mib, Task("x", command="true", limits=task.limits).memory_mib) == (205, 100)  # 5: the shared folder
     assert Grader("true").students_cpu_time_s(task.limits) == 7
     bounded = Grader("true", student_memory_mib=30, student_cpu_time_s=2)
-    assert replace(task, grader=bounded).memory_mib == 130
+    assert replace(task, grader=bounded).memory_mib == 135
     assert bounded.students_cpu_time_s(task.limits) == 2
 
 
