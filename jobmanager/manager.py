@@ -253,7 +253,9 @@ class JobManager:
         if ssh_callback is not None and not callable(ssh_callback):
             raise InvalidInput(f"ssh_callback must be callable, not {ssh_callback!r}")
         if (debug == "ssh") != (ssh_callback is not None):
-            raise InvalidInput('debug="ssh" and ssh_callback go together: the callback is told where to log in')
+            raise InvalidInput(
+                'debug="ssh" and ssh_callback go together: the callback is told where to log in; new_job of the manager takes it'
+            )
         run.ledger.accept(request, callback, ssh_callback)
         run.loop.wake()
         return request.job_id

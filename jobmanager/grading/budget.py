@@ -11,8 +11,8 @@ from jobmanager.model.limits import Limits
 
 _SMALLEST_MEMORY_MIB = 6
 _SHORTEST_S = 0.05  # a limit below is none that a program could run within
-_MOST_GRACE_S = 5.0
-_GRACE = 0.1  # of the job's wall clock
+_MOST_GRACE_S = 10.0
+_GRACE = 0.2  # of the job's wall clock
 _MOST_AT_ONCE_S = 1.0  # CPU seconds until somebody looks again, as others may have begun meanwhile
 
 
@@ -66,7 +66,7 @@ class Budget:
                 raise NotGranted(f"{self._most_students} student containers run already, and the task allows no more at once")
             memory_mib = asked.memory_mib or min(self._limits.memory_mib, self._memory_left_mib)
             if not _SMALLEST_MEMORY_MIB <= memory_mib <= self._memory_left_mib:
-                raise NotGranted(f"it wants {memory_mib} MiB, and {self._memory_left_mib} MiB are left for student containers")
+                raise NotGranted(self._lack_of_memory(asked.memory_mib))
             grant = Grant(limits=self._timed(asked, memory_mib))
             self._places_left -= 1
             self._memory_left_mib -= memory_mib
@@ -98,6 +98,15 @@ class Budget:
 
     def _has_room(self, asked: RunStudent) -> bool:
         return self._places_left > 0 and (asked.memory_mib or self._limits.memory_mib) <= self._memory_left_mib
+
+    def _lack_of_memory(self, wanted_mib: int) -> str:
+        if 0 < wanted_mib < _SMALLEST_MEMORY_MIB:
+            return f"a student container needs at least {_SMALLEST_MEMORY_MIB} MiB, and {wanted_mib} were asked for"
+        wants = f"it wants {wanted_mib} MiB, and " if wanted_mib else ""
+        return (
+            f"{wants}{self._memory_left_mib} MiB are left beside the student containers that run: give each its --memory,"
+            " or the task a larger Grader(student_memory_mib=...)"
+        )
 
     def _timed(self, asked: RunStudent, memory_mib: int) -> Limits:
         """Within what is left of the job, less a grace, so that the grader outlives a student that sleeps."""

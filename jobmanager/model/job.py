@@ -12,13 +12,14 @@ from pathlib import PurePosixPath
 from jobmanager.errors import InvalidInput
 from jobmanager.model import _checks
 from jobmanager.model._checks import RESERVED_FOLDER
-from jobmanager.model.container import GRADING_WORKSPACE
+from jobmanager.model.container import GRADING_WORKSPACE, SHARED_FOLDER
 from jobmanager.model.grader import SCRIPTS
 from jobmanager.model.problems import Answer, Code, File, Match, MultipleChoice
 from jobmanager.model.task import Content, Task, file_contents
 
 INPUT_FILE = f"{RESERVED_FOLDER}/input.json"  # what a grader is told of its job
 _LANGUAGE = "en"
+_SHARED = f"{PurePosixPath(SHARED_FOLDER).name}/"  # below the workspace: student containers see it, and may write to it
 _A_MODULE = 8192  # bytes, about, of each file of ours that a grader is given
 _MOST_MODULES = 64
 _LONGEST_ID = 200
@@ -33,7 +34,8 @@ class JobInput:
 
     Args:
         answers: an answer for each problem id; keys that begin with ``@`` are notes that no problem reads.
-        files: workspace files by relative name; they replace the task's files of the same name.
+        files: workspace files by relative name; they replace the task's files of the same name;
+            in a grading job they may not, but for those below ``student/``.
         stdin: what the program reads from standard input.
 
     Raises:
@@ -145,7 +147,7 @@ def workspace_files(task: Task, inputs: JobInput) -> dict[str, bytes]:
     files.update(inputs.files or {})  # type: ignore[arg-type]
     _checks.no_clashes(files, InvalidInput)
     if task.grader is not None:
-        _check_it_brings_no_grader(inputs)
+        _check_it_brings_no_grader(task, inputs)
         files.update(_files_for_the_grader(task, inputs))
     brought = sum(map(len, files.values())) + len(inputs.stdin)
     if brought > task.limits.memory_mib * 2**20 - _MEMORY_TO_UNPACK:
@@ -153,10 +155,9 @@ def workspace_files(task: Task, inputs: JobInput) -> dict[str, bytes]:
             f"the job's files and stdin of {brought / 2**20:.0f} MiB do not fit its memory of {task.limits.memory_mib} MiB,"
             " of which the workspace is a part: raise memory_mib"
         )
-    if not task.limits.workspace_holds([*map(len, files.values()), len(inputs.stdin), _command_bytes(task), 1, *_ours(task)]):
-        raise InvalidInput(
-            f"the job's files and stdin are larger than the workspace of {task.limits.workspace_mib} MiB: raise workspace_mib"
-        )
+    sizes = [*map(len, files.values()), len(inputs.stdin), _command_bytes(task), 1, *_ours(task)]
+    if lack := task.limits.workspace_lack(sizes):
+        raise InvalidInput(f"the job's files and stdin are {lack}")
     return files
 
 
@@ -173,10 +174,14 @@ def _ours(task: Task) -> list[int]:
     return [] if task.grader is None else [_A_MODULE] * _MOST_MODULES
 
 
-def _check_it_brings_no_grader(inputs: JobInput) -> None:
-    replaced = sorted(set(SCRIPTS) & set(inputs.files or {}))
+def _check_it_brings_no_grader(task: Task, inputs: JobInput) -> None:
+    """A submitter's file must not become the grader, nor what it compares with."""
+    the_graders = {*SCRIPTS, *(task.files or {})}
+    replaced = sorted(name for name in the_graders & set(inputs.files or {}) if not name.startswith(_SHARED))
     if replaced:
-        raise InvalidInput(f"a file of the job would become {replaced[0]!r}, the grader's: give it another name")
+        raise InvalidInput(
+            f"a file of the job would become {replaced[0]!r}, the grader's: give it another name, or put it below {_SHARED}"
+        )
 
 
 def _files_for_the_grader(task: Task, inputs: JobInput) -> dict[str, bytes]:
@@ -184,6 +189,8 @@ def _files_for_the_grader(task: Task, inputs: JobInput) -> dict[str, bytes]:
     if inputs.stdin:
         raise InvalidInput("a grading job has no standard input: give it a file, or a note such as answers={'@text': ...}")
     answers = inputs.answers or {}
+    if not isinstance(answers.get("@state", ""), str):
+        raise InvalidInput(f"@state must be the text that an earlier result had as its state, not {answers['@state']!r}")
     said: dict[str, object] = {key: value for key, value in answers.items() if key.startswith("@")}
     files: dict[str, bytes] = {}
     told: dict[str, object] = {}

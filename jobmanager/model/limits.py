@@ -58,7 +58,15 @@ class Limits:
         """How many files and folders the workspace can hold: 1024, and 64 more for every MiB."""
         return 1024 + 64 * self.workspace_mib
 
-    def workspace_holds(self, sizes: list[int]) -> bool:
-        """Whether files of these sizes (bytes) fit the workspace, in whole blocks and with room for a folder each."""
-        needed = sum(-(-size // _BLOCK) * _BLOCK for size in sizes)
-        return needed <= self.workspace_mib * 2**20 and 2 * len(sizes) <= self.workspace_inodes
+    @property
+    def most_files(self) -> int:
+        """How many files a job may bring: each may need a folder of its own."""
+        return self.workspace_inodes // 2
+
+    def workspace_lack(self, sizes: list[int]) -> str:
+        """What the workspace cannot hold of files of these sizes (bytes), in whole blocks; empty when it holds them."""
+        if sum(-(-size // _BLOCK) * _BLOCK for size in sizes) > self.workspace_mib * 2**20:
+            return f"larger than the workspace of {self.workspace_mib} MiB: raise workspace_mib"
+        if len(sizes) > self.most_files:
+            return f"more than the {self.most_files} files that a workspace of {self.workspace_mib} MiB holds: raise workspace_mib"
+        return ""

@@ -142,8 +142,8 @@ def file_contents(files: Mapping[str, Content] | None, error: type[InvalidValue]
         raise error(f"files must map names to contents, not {type(files).__name__}")
     checked = {_checks.workspace_path(name, error): content for name, content in files.items()}
     sizes = [_size(name, content, error) for name, content in checked.items() if isinstance(content, Path)]
-    if limits is not None and not limits.workspace_holds(sizes):
-        raise error(f"the files are larger than the workspace of {limits.workspace_mib} MiB: raise workspace_mib")
+    if limits is not None and (lack := limits.workspace_lack(sizes)):
+        raise error(f"the files are {lack}")
     if sum(sizes) > _MOST_BYTES:
         raise error(f"the files are larger than {_MOST_BYTES // 2**20} MiB, which is more than any job may bring")
     return {name: _content(name, content, error) for name, content in checked.items()}
@@ -179,8 +179,8 @@ def _content(name: str, content: Content, error: type[InvalidValue]) -> bytes:
 def _all_files(directory: str | Path | None, files: Mapping[str, Content] | None, limits: Limits) -> dict[str, bytes]:
     found = {} if directory is None else _directory_files(directory, limits)
     found.update(file_contents(files, InvalidTask, limits))
-    if not limits.workspace_holds([len(content) for content in found.values()]):
-        raise InvalidTask(f"the task's files are larger than the workspace of {limits.workspace_mib} MiB: raise workspace_mib")
+    if lack := limits.workspace_lack([len(content) for content in found.values()]):
+        raise InvalidTask(f"the task's files are {lack}")
     return found
 
 
@@ -194,10 +194,8 @@ def _directory_files(given: str | Path, limits: Limits) -> dict[str, bytes]:
     if not directory.is_dir():
         raise InvalidTask(f"directory {str(directory)!r} does not exist or is no folder")
     paths = sorted(path for path in directory.rglob("*") if path.is_file() and not path.is_symlink())
-    if not limits.workspace_holds([path.stat().st_size for path in paths]):
-        raise InvalidTask(
-            f"directory {str(directory)!r} is larger than the workspace of {limits.workspace_mib} MiB: raise workspace_mib"
-        )
+    if lack := limits.workspace_lack([path.stat().st_size for path in paths]):
+        raise InvalidTask(f"directory {str(directory)!r} is {lack}")
     return file_contents({path.relative_to(directory).as_posix(): path for path in paths}, InvalidTask)
 
 

@@ -157,16 +157,16 @@ def _shared_grader(common: str | Path | None) -> Grader | None:
 
 
 def _common_files(common: str | Path) -> dict[str, Path]:
-    folder = _folder(common)
+    folder = _folder(common, "common folder")
     found = sorted(path for path in folder.rglob("*") if _is_file(path))
     return {f"{COMMON}/{path.relative_to(folder).as_posix()}": path for path in found}
 
 
-def _folder(path: str | Path) -> Path:
+def _folder(path: str | Path, what: str = "task folder") -> Path:
     if not isinstance(path, (str, Path)) or not str(path):
-        raise InvalidTask(f"a task folder must be given by its path, not {path!r}")
+        raise InvalidTask(f"a {what} must be given by its path, not {path!r}")
     if "\0" in str(path) or not Path(path).is_dir():
-        raise InvalidTask(f"the task folder {str(path)!r} does not exist or is no folder")
+        raise InvalidTask(f"the {what} {str(path)!r} does not exist or is no folder")
     return Path(path)
 
 

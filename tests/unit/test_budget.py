@@ -30,12 +30,12 @@ def budget(
 
 
 def test_who_asks_for_nothing_has_the_tasks_limits_less_a_grace() -> None:
-    assert budget().take(ASKED).limits == replace(LIMITS, wall_time_s=27)
+    assert budget().take(ASKED).limits == replace(LIMITS, wall_time_s=24)
 
 
 def test_who_asks_has_what_he_asks_for_as_far_as_it_is_left() -> None:
     asked = replace(ASKED, cpu_time_s=2, wall_time_s=1000, memory_mib=40)
-    assert budget(wall_left_s=9).take(asked).limits == replace(LIMITS, cpu_time_s=2, wall_time_s=6, memory_mib=40)
+    assert budget(wall_left_s=9).take(asked).limits == replace(LIMITS, cpu_time_s=2, wall_time_s=3, memory_mib=40)
     assert budget(cpu_time_s=1.5).take(replace(asked, wall_time_s=0)).limits.wall_time_s == 4.5
 
 
@@ -50,6 +50,15 @@ def test_memory_and_places_are_shared_by_those_that_run() -> None:
     shared.ended(first, 0.0)
     shared.gone(first)
     assert shared.take(ASKED).limits.memory_mib == 90
+
+
+def test_who_asks_for_no_memory_while_another_has_all_of_it_is_told_what_to_say() -> None:
+    shared = budget()
+    shared.take(ASKED)
+    with pytest.raises(NotGranted, match=r"^0 MiB are left .* give each its --memory, or .* Grader\(student_memory_mib"):
+        shared.take(ASKED)
+    with pytest.raises(NotGranted, match="needs at least 6 MiB, and 2 were asked for"):
+        shared.take(replace(ASKED, memory_mib=2))
 
 
 def test_cpu_time_that_was_used_is_gone_for_the_next_ones() -> None:

@@ -74,6 +74,19 @@ def test_a_file_of_the_job_cannot_become_its_grader(name: str) -> None:
         workspace_files(task, JobInput(files={name: "feedback-result success"}))
 
 
+def test_a_file_of_the_job_cannot_become_what_its_grader_compares_with() -> None:
+    task = Task("x", grader=Grader("true"), files={"expected": "1", "student/template.py": ""})
+    with pytest.raises(InvalidInput, match="would become 'expected', the grader's: give it another name, or put it below student/"):
+        workspace_files(task, JobInput(files={"expected": "2"}))
+    files = workspace_files(task, JobInput(files={"student/template.py": "mine", "own": "x"}))
+    assert (files["expected"], files["student/template.py"], files["own"]) == (b"1", b"mine", b"x")
+
+
+def test_a_state_that_is_no_text_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="@state must be the text"):
+        told({"@state": 3})
+
+
 def test_there_is_room_in_the_workspace_for_what_is_ours() -> None:
     with pytest.raises(InvalidInput, match="raise workspace_mib"):
         task = Task("x", grader=Grader("true"), files={"a": bytes(2**19 + 2**15)}, limits=Limits(workspace_mib=1))
