@@ -70,7 +70,7 @@ class Holding:
 
     def _is_over_in_time(self, place: Place, now: float) -> bool:
         assert self._hold is not None
-        return now + place.sort.at_most_s + _OVERHEAD_S <= self._hold.free_at
+        return now + place.needs.ends_within_s + _OVERHEAD_S <= self._hold.free_at
 
     def _is_over(self, hold: _Hold, waiting: dict[Needs, Line], hosts: HostTable, now: float) -> bool:
         """Nobody needs it any more, the host cannot, or it was in vain: then the line waits as long again for the next."""

@@ -41,7 +41,7 @@ from jobmanager.scheduling.orders import (
 )
 from jobmanager.scheduling.outlook import Outlook, Outlooks
 from jobmanager.scheduling.versions import Version
-from jobmanager.scheduling.waiting_queue import Charge, Needs, Place, WaitingQueue
+from jobmanager.scheduling.waiting_queue import Charge, Needs, Place, WaitingQueue, rounded_up
 
 _MOST_FAILURES = 5  # of one job, before what keeps failing is called a crash
 _MOST_SUBMITS_LOST = 10
@@ -106,6 +106,7 @@ class Ledger:
             environment=request.task.environment,
             memory_mib=request.task.memory_mib,
             cpus=request.task.limits.cpus,
+            ends_within_s=rounded_up(request.task.limits.wall_s),
             student_environments=frozenset() if grader is None else frozenset(grader.student_environments),
         )
         with self._lock:

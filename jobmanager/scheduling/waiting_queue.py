@@ -6,6 +6,7 @@ over. In a line, the jobs of each priority are a group; in a group, each launche
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
@@ -28,9 +29,15 @@ class Needs:
     environment: str
     memory_mib: int
     cpus: float
+    ends_within_s: float = math.inf  # whichever job of the line it is: a wall-clock limit, rounded up
     student_environments: frozenset[str] = frozenset()  # of a grading job: it is placed where these are, too
     excluded: frozenset[str] = frozenset()  # hosts that tried and could not
     avoided: frozenset[str] = frozenset()  # hosts on which a run was cut off: only when no other has room
+
+
+def rounded_up(limit_s: float) -> float:
+    """A limit as a line has it: a power of two, so that a host held back takes all jobs of a line, or none."""
+    return float(2 ** math.ceil(math.log2(limit_s)))
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

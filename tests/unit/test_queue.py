@@ -304,6 +304,20 @@ def test_what_ends_in_time_or_fits_in_beside_it_still_runs_on_the_host_that_is_h
     assert world.started["too long and too large"] >= 90
 
 
+def test_a_long_job_that_a_host_held_back_cannot_take_holds_up_no_short_one_behind_it():
+    world = Simulation({"a": 10})
+    world.job("long", 90, memory_mib=2000, wall_time_s=100)
+    world.run(until=0)
+    world.job("large", 5, memory_mib=3950, wall_time_s=100)  # must wait for long
+    world.at(62, lambda: world.job("too long", 80, memory_mib=500, wall_time_s=300))
+    world.at(63, lambda: world.job("short", 5, memory_mib=500, wall_time_s=10))
+
+    world.run()
+
+    assert world.started["short"] == 63
+    assert (world.started["large"], world.started["too long"]) == (90, 95)
+
+
 def test_one_host_at_a_time_is_held_back_and_the_next_for_those_that_have_waited_next_longest():
     world = Simulation({"a": 4, "b": 4, "c": 4})
     small_jobs(world, 600, per_second=8, memory_mib=1000, wall_time_s=20)
