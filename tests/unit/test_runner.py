@@ -287,6 +287,49 @@ def test_a_reader_that_leaves_ends_the_student(box: Box) -> None:
     assert len(waiter.asked("kill")) == 1
 
 
+def test_a_student_whose_reader_left_ends_as_sigpipe_ends_a_program_and_nobody_complains(box: Box) -> None:
+    box.write("yes", "#!/bin/sh\nrun_student yes\necho $? >code\n", mode=0o755)
+    waiter = Waiter(box, "sh", "-c", "./yes | head -n 2")
+    assert (waiter.until_the_end(), waiter.output, waiter.stderr) == (0, b"y\ny\n", b"")
+    assert (box.folder / "code").read_text() == "141\n"
+    assert len(waiter.asked("kill")) == 1
+
+
+@pytest.mark.parametrize(("outcome", "own", "code"), [("failed", 3, 3), ("timeout", None, 253), ("crash", None, 254)])
+def test_a_student_that_ended_otherwise_meanwhile_has_its_own_end(box: Box, outcome: str, own: int | None, code: int) -> None:
+    def answer(waiter: Waiter, message: Message) -> None:
+        if message["type"] == "student":
+            waiter.tell("started", message["id"])
+            waiter.tell("output", message["id"], stderr=False, data=base64.b64encode(b"unread").decode())
+        elif message["type"] == "kill":
+            waiter.tell("end", message["id"], outcome=outcome, exit_code=own, text="the reason")
+
+    script = """
+import os, sys
+from jobmanager_grading import student
+read, write = os.pipe()
+os.close(read)
+end = student.relay_student(student.request("x"), None, write, None)
+print(end)
+sys.exit(end.exit_code)
+"""
+    box.write("run.py", script)
+    waiter = Waiter(box, answering=answer)
+    assert waiter.until_the_end() == code, waiter.stderr
+    assert f"outcome='{outcome}', exit_code={code}, text='the reason'".encode() in waiter.output
+
+
+def test_an_end_shows_itself_with_the_beginning_of_what_was_written(box: Box) -> None:
+    script = """
+import jobmanager_grading as grading
+print(grading.run_student(["sh", "-c", "printf %0200d 0; echo no >&2; exit 4"]))
+"""
+    zeros = b"0" * 100
+    assert graded(box, script, "run.py").output == (
+        b"StudentEnd(outcome='failed', exit_code=4, stdout=b'%s'... (200 bytes), stderr=b'no\\n')\n" % zeros
+    )
+
+
 def test_python_graders_have_students_too(box: Box) -> None:
     script = r"""
 from inginious_container_api.run_student import run_student, run_student_simple

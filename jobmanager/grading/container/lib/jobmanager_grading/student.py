@@ -9,16 +9,19 @@ from .errors import BadValue, CutOff, Unavailable
 from .text import cleaned
 
 NOT_STARTED, OVERFLOW, TIMEOUT, CUT_OFF = 251, 252, 253, 254  # exit codes that stand for how it ended
+UNREAD = 141  # nobody reads what it writes any more: the exit code that a shell has for SIGPIPE
 _CODES = {"error": NOT_STARTED, "overflow": OVERFLOW, "timeout": TIMEOUT}
 _PIECE = 48 * 1024
 _MOST_UNTAKEN = 512 * 1024  # of its standard input, on its way
+_SHOWN = 100  # bytes of an output, in a traceback
 
 
 class StudentEnd:
     """How a student's program ended.
 
     Attributes:
-        exit_code: its own; else 251 could not be started, 252 overflow, 253 timeout, 254 anything else.
+        exit_code: its own; else 251 could not be started, 252 overflow, 253 timeout, 254 anything else, or 141 where it was
+            killed as nobody read its output any more.
         outcome: ``success``, ``failed``, ``timeout``, ``overflow``, ``error``, ``crash`` or ``killed``.
         text: the reason, where there is one.
         stdout, stderr: what it wrote (bytes), unless that went elsewhere.
@@ -36,6 +39,18 @@ class StudentEnd:
         own = said.get("exit_code")
         ended_by_itself = self.outcome in ("success", "failed") and isinstance(own, int)
         self.exit_code = own if ended_by_itself else _CODES.get(self.outcome, CUT_OFF)  # type: int # type: ignore[assignment]
+
+    def __repr__(self) -> "str":
+        told = [f"outcome={self.outcome!r}", f"exit_code={self.exit_code!r}"]
+        told += [f"text={self.text!r}"] if self.text else []
+        told += [f"{name}={_shortened(getattr(self, name))}" for name in ("stdout", "stderr")]
+        return "StudentEnd({})".format(", ".join(told))
+
+    def unread(self) -> "StudentEnd":
+        """The same, when it was killed as nobody read its output: what SIGPIPE does, and nothing to complain of."""
+        if self.outcome == "killed":
+            self.exit_code, self.text = UNREAD, ""
+        return self
 
 
 class Killer:
@@ -167,6 +182,7 @@ class _Conversation:
         self._lines = messages.Lines()
         self._untaken = 0
         self._feeds = False  # between its start and the end of its standard input
+        self._is_read = True  # what it writes, by whoever we write it to
         self._end = None  # type: StudentEnd | None
 
     def until_the_end(self) -> "StudentEnd":
@@ -210,12 +226,13 @@ class _Conversation:
         elif kind == "output":
             self._give(bool(message.get("stderr")), messages.from_base64(message.get("data")))
         elif kind == "end":
-            self._end = StudentEnd(message)
+            self._end = StudentEnd(message) if self._is_read else StudentEnd(message).unread()
 
     def _give(self, is_stderr: "bool", piece: "bytes") -> "None":
         try:
             self._write(is_stderr, piece)
         except BrokenPipeError:  # nobody reads it: end it, as SIGPIPE would
+            self._is_read = False
             self._write = _dropped
             self._kill()
         except OSError as error:
@@ -312,6 +329,10 @@ def _quoted(words: "list[str]") -> "str":
     import shlex
 
     return " ".join(shlex.quote(word) for word in words)
+
+
+def _shortened(data: "bytes") -> "str":
+    return repr(data) if len(data) <= _SHOWN else f"{data[:_SHOWN]!r}... ({len(data)} bytes)"
 
 
 def _write_all(fd: "int", data: "bytes") -> "None":
