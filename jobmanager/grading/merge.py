@@ -86,7 +86,7 @@ def _with_what_was_said(request: Request, verdict: Verdict, facts: RunFacts | No
 
 
 def _the_graders(verdict: Verdict, said: ResultFile) -> Verdict:
-    """A grader's word rules: its exit code is only that of its script's last line."""
+    """A grader's word rules, where nothing worse happened: its exit code is only that of its script's last line."""
     assert said.outcome is not None, "a grader's answer without a result cannot be read"
     word = Evidence(kind="grader", value=said.outcome.value, source="result.json")
     return Verdict(outcome=said.outcome, evidence=(word, *verdict.evidence))

@@ -316,8 +316,12 @@ def test_every_function_for_graders_is_told_with_its_arguments() -> None:
 
 def test_every_module_for_old_graders_is_told_with_its_functions() -> None:
     for module, functions in table(text_of("docs/graders.md"), "module", "functions"):
-        public = public_names(parsed_module(f"inginious_container_api/{quoted(module)[0]}.py"))
-        assert public - set(quoted(functions)) <= {"load_feedback", "set_result"}, module
+        parsed = parsed_module(f"inginious_container_api/{quoted(module)[0]}.py")
+        defined = {node.name: arguments(node) for node in parsed.body if isinstance(node, ast.FunctionDef)}
+        told = [node for name in quoted(functions) for node in ast.parse(f"def {name}: pass").body]
+        shown = {node.name: arguments(node) for node in told if isinstance(node, ast.FunctionDef)}
+        assert public_names(parsed) - set(shown) <= {"load_feedback", "set_result"}, module
+        assert [name for name in shown if defined.get(name, shown[name]) != shown[name]] == [], module
 
 
 def parsed_module(name: str) -> ast.Module:
@@ -333,7 +337,7 @@ def public_names(module: ast.Module) -> set[str]:
 def arguments(function: ast.FunctionDef) -> str:
     """A function's arguments and their defaults, without their types."""
     given = function.args
-    for argument in [*given.args, *([given.kwarg] if given.kwarg else [])]:
+    for argument in [*given.args, *filter(None, (given.vararg, given.kwarg))]:
         argument.annotation = None
     return ast.unparse(given)
 
