@@ -6,7 +6,8 @@ that need a host or an image of their own have tests of their own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
@@ -97,7 +98,23 @@ def submitted(manager: JobManager, cause: Cause, image: str) -> JobFuture:
     return manager.submit(task, JobInput(stdin=cause.stdin), priority=-1 if cause.hand else 0)
 
 
-def lend_a_hand(cause: Cause, job: JobFuture, manager: JobManager, stranger: docker.DockerClient) -> None:
+def lend_hands(jobs: Iterable[tuple[Cause, JobFuture]], manager: JobManager, engine_url: str) -> None:
+    """To each job its hand, as soon as it has begun: while one is waited for, another could come to its end."""
+    handled = [(cause, job) for cause, job in jobs if cause.hand]
+    if handled:
+        with ThreadPoolExecutor(len(handled)) as threads:
+            list(threads.map(lambda case: _lend_a_hand(*case, manager, engine_url), handled))
+
+
+def _lend_a_hand(cause: Cause, job: JobFuture, manager: JobManager, engine_url: str) -> None:
+    stranger = docker.DockerClient(base_url=engine_url, version="1.41", timeout=60)
+    try:
+        _do_it(cause, job, manager, stranger)
+    finally:
+        stranger.close()
+
+
+def _do_it(cause: Cause, job: JobFuture, manager: JobManager, stranger: docker.DockerClient) -> None:
     """Wait for the job's first line, then do to it what the cause says."""
     container = eventually(lambda: _that_has_printed(job, stranger), within_s=60, what=f"{cause.name} has begun")
     if cause.hand is Hand.KILL_JOB:

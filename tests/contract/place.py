@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from jobmanager.engine.protocol import Engine, OutputStream
+from jobmanager.engine.protocol import Engine, EngineFailed, OutputStream
 from jobmanager.engine.way_in import Mark, MarkedStream, cpu_before, end_mark, payload
 from jobmanager.model.container import ContainerSpec, ContainerState, ImageDefaults, Phase
 from jobmanager.model.facts import EndMark
@@ -88,6 +88,18 @@ class Place:
         self.engine.feed(name, b"", PATIENCE_S)
         self.until_ended(name)
         return name
+
+    def pause(self, name: str) -> None:
+        """Pause it; runc gives up freezing a container whose processes hardly get to run, as on a busy machine."""
+
+        def is_frozen() -> bool:
+            try:
+                self.engine.pause(name)
+            except EngineFailed:
+                return False
+            return True
+
+        eventually(is_frozen, what="it is paused")
 
     def attached(self, name: str) -> OutputStream:
         self._streams.append(self.engine.attach(name))

@@ -188,7 +188,7 @@ def test_killing_a_running_container_ends_it_with_137(place: Place) -> None:
 
 def test_killing_a_paused_container_ends_it_with_137(place: Place) -> None:
     name = place.started()
-    place.engine.pause(name)
+    place.pause(name)
     place.engine.kill(name)
     assert place.until_ended(name).exit_code == 137
 
@@ -203,14 +203,14 @@ def test_killing_or_pausing_what_does_not_run_raises_not_running(place: Place) -
 
 def test_a_paused_container_is_paused(place: Place) -> None:
     name = place.started()
-    place.engine.pause(name)
+    place.pause(name)
     assert place.engine.inspect(name).phase is Phase.PAUSED
     assert [state.phase for state in place.engine.list({LABEL: place.label})] == [Phase.PAUSED]
 
 
 def test_pausing_twice_raises_not_running(place: Place) -> None:
     name = place.started()
-    place.engine.pause(name)
+    place.pause(name)
     with pytest.raises(NotRunning):
         place.engine.pause(name)
 
@@ -218,7 +218,7 @@ def test_pausing_twice_raises_not_running(place: Place) -> None:
 def test_a_paused_container_prints_nothing(place: Place) -> None:
     run, stream = place.begin("yes")
     place.read(run, stream, lambda: len(run.stdout) > 100_000)
-    place.engine.pause(run.container)
+    place.pause(run.container)
     deadline = time.monotonic() + PATIENCE_S
     while stream.read(0.3):  # what was under way
         assert time.monotonic() < deadline
@@ -226,7 +226,7 @@ def test_a_paused_container_prints_nothing(place: Place) -> None:
 
 def test_a_container_can_be_removed_in_every_phase(place: Place) -> None:
     paused = place.started()
-    place.engine.pause(paused)
+    place.pause(paused)
     for name in (place.create(), place.started(), paused, place.ended()):
         place.engine.remove(name)
         with pytest.raises(NoSuchContainer):
@@ -422,7 +422,7 @@ def test_a_paused_or_running_containers_stream_is_empty_when_nothing_comes_in_ti
 
 def test_a_paused_container_can_be_neither_attached_to_nor_fed(place: Place) -> None:
     name = place.started()
-    place.engine.pause(name)
+    place.pause(name)
     with pytest.raises(Refused, match="paused"):
         place.engine.attach(name)
     with pytest.raises(Refused, match="paused"):
@@ -466,7 +466,7 @@ def test_cpu_time_of_a_spinning_program_grows_and_is_none_after_the_end(place: P
         return now is not None and now.cpu_time_ns > first.cpu_time_ns + 100_000_000
 
     eventually(has_grown)
-    place.engine.pause(run.container)
+    place.pause(run.container)
     assert place.engine.usage(run.container) is not None
     place.engine.kill(run.container)
     place.until_ended(run.container)
@@ -498,7 +498,7 @@ def test_the_workspace_comes_back_as_a_tar(place: Place) -> None:
 def test_the_workspace_of_a_paused_container_can_be_read(place: Place) -> None:
     run, stream = place.begin(f"echo 1 > a; echo on; {FOREVER}")
     place.read(run, stream, lambda: b"on\n" in run.stdout)
-    place.engine.pause(run.container)
+    place.pause(run.container)
     assert names_in(place, run.container)["job/a"] == b"1\n"
 
 

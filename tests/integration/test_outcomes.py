@@ -20,7 +20,7 @@ from docker.models.containers import Container
 from jobmanager import DockerHost, JobFuture, JobManager, JobResult, Limits, Outcome, Task
 from jobmanager.engine.owner import JOB_LABEL
 from jobmanager.scheduling import ledger
-from tests.causes import CASES, CAUSES, Cause, case_id, ending, lend_a_hand, promised, submitted
+from tests.causes import CASES, CAUSES, Cause, case_id, ending, lend_hands, promised, submitted
 from tests.conftest import BUSYBOX, SLOWNESS, eventually
 from tests.daemons import PrivateDaemon
 from tests.integration.conftest import PATIENCE_S, PYTHON, Run, Submit, proof, source
@@ -32,13 +32,9 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(300 * SLOWNESS)]  # the fi
 @pytest.fixture(scope="module")
 def ended(shared_manager: JobManager, engine_url: str) -> Callable[[Cause, str], JobResult]:
     """Results of all causes, which run side by side."""
-    stranger = docker.DockerClient(base_url=engine_url, version="1.41", timeout=20 * SLOWNESS)
     jobs = {(cause.name, image): submitted(shared_manager, cause, image) for cause, image in CASES}
-    for cause, image in CASES:
-        if cause.hand:
-            lend_a_hand(cause, jobs[cause.name, image], shared_manager, stranger)
+    lend_hands(((cause, jobs[cause.name, image]) for cause, image in CASES), shared_manager, engine_url)
     results = {case: job.result(3 * PATIENCE_S) for case, job in jobs.items()}
-    stranger.close()
     return lambda cause, image: results[cause.name, image]
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import docker
 import pytest
 
 from jobmanager import DockerHost, JobManager
-from tests.causes import CAUSES, Cause, ending, lend_a_hand, promised, submitted
+from tests.causes import CAUSES, Cause, ending, lend_hands, promised, submitted
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
@@ -22,23 +21,14 @@ def manager(engine_url: str) -> Iterator[JobManager]:
         yield manager
 
 
-@pytest.fixture(scope="module")
-def stranger(engine_url: str) -> Iterator[docker.DockerClient]:
-    client = docker.DockerClient(base_url=engine_url, version="1.41", timeout=20)
-    yield client
-    client.close()
-
-
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> None:
     """The manager outlives a test; ``with`` and the next file's tests see to what is left of it."""
 
 
 @pytest.mark.parametrize("cause", CAUSES, ids=lambda cause: f"{cause.outcome.value}: {cause.name}")
-def test_the_same_cause_gives_the_same_outcome(manager: JobManager, stranger: docker.DockerClient, cause: Cause) -> None:
+def test_the_same_cause_gives_the_same_outcome(manager: JobManager, engine_url: str, cause: Cause) -> None:
     jobs = [submitted(manager, cause, cause.images[number % len(cause.images)]) for number in range(TIMES)]
-    if cause.hand:
-        for job in jobs:
-            lend_a_hand(cause, job, manager, stranger)
+    lend_hands(((cause, job) for job in jobs), manager, engine_url)
     for job in jobs:
         assert ending(cause, job.result(PATIENCE_S)) in promised(cause)
