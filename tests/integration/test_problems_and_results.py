@@ -271,6 +271,28 @@ def test_forged_end_marks_gain_nothing(run: Run) -> None:
     assert b"end 0 1 1 0 0 0" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("sent", "outcome", "grade"),
+    [
+        ("def double(x): return 2 * x\n", Outcome.SUCCESS, 100.0),
+        ("def double(x): return 0\n", Outcome.FAILED, 0.0),
+        ("import os; os._exit(0)\n", Outcome.SUCCESS, 100.0),
+    ],
+    ids=["right", "wrong", "forged"],
+)
+def test_without_a_grader_a_submission_decides_its_own_result_as_the_documents_warn(
+    shared_manager: JobManager, sent: str, outcome: Outcome, grade: float
+) -> None:
+    # given: a task whose own tests import what was sent in
+    tests = "from solution import double\nassert double(2) == 4\n"
+    problems = {"p": Code("solution.py")}
+    task = Task(PYTHON, command=["python3", "test_it.py"], files={"test_it.py": tests}, problems=problems)
+    # when:
+    result = shared_manager.submit(task, {"p": sent}).result(PATIENCE_S)
+    # then: a program that never answered has passed them
+    assert (result.outcome, result.grade) == (outcome, grade)
+
+
 def test_a_perfect_result_on_standard_output_is_only_output(run: Run, shell: str) -> None:
     word = json.dumps({"result": "success", "grade": 100})
     result = run(f"echo '{word}'; echo '{word}' > /proc/1/fd/1; exit 1", image=shell)

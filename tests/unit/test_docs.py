@@ -5,18 +5,22 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from jobmanager import DockerHost, Grader, JobManager, JobResult, Limits, Outcome, Task, cli, doctor, events
+from jobmanager import DockerHost, Grader, JobInput, JobManager, JobResult, Limits, Outcome, Task, cli, doctor, events
 from jobmanager.engine import container_config
 from jobmanager.engine.protocol import Engine
 from jobmanager.errors import InvalidValue
+from jobmanager.grading.merge import merged
 from jobmanager.model.container import ContainerSpec, ImageDefaults
-from jobmanager.model.facts import Limit
+from jobmanager.model.facts import EndMark, Limit, RunFacts, Stopped
+from jobmanager.model.job import Request
+from jobmanager.model.verdict import KillReason, judge
 from jobmanager.scheduling.life import LIFE, Do, Happening, Move, State
 from jobmanager.testing import Faults
 
@@ -97,6 +101,14 @@ def test_every_mark_of_a_block_that_runs_stands_before_one(document: Path) -> No
     assert len(re.findall(r"<!-- runs", text)) == len(re.findall(r"(?m)^<!-- runs: \w+ -->\n```", text))
 
 
+@pytest.mark.parametrize("name", ["README.md", "docs/tasks.md"])
+def test_beside_the_first_example_that_takes_a_submission_stands_that_it_decides_its_own_result(name: str) -> None:
+    first_example = re.search(r"(?ms)^```python\n.*?^```$.*?^```text\n.*?^```$\n\n(.*)", text_of(name))
+    assert first_example is not None
+    warning = "**Without a grader a submission decides its own result: `os._exit(0)`, in place of an answer, is a `success`"
+    assert first_example[1].startswith(warning)
+
+
 def test_the_readmes_program_has_thirty_lines_at_most() -> None:
     block = re.search(r"(?ms)^<!-- runs: readme -->\n```python\n(.*?)^```$", text_of("README.md"))
     assert block is not None
@@ -133,6 +145,69 @@ def test_every_state_happening_and_doing_is_explained() -> None:
 def test_the_table_of_outcomes_names_every_outcome_and_no_other() -> None:
     rows = table(text_of("docs/outcomes.md"), "", "outcome", "when")
     assert {outcome for row in rows for outcome in quoted(row[1])} == {outcome.value for outcome in Outcome}
+
+
+# By the evidence of a line: what is seen of a run that it fits. Any two of them can be true of one run
+FITTING: dict[str, dict[str, object]] = {
+    "requested_by": {},
+    "wall_time_s": {"stopped": Stopped(limit=Limit.WALL, measured=1e6)},
+    "cpu_time_s": {"cpu_time_s": 1e6},
+    "output_bytes": {"stdout_bytes": 2**40},
+    "link": {"nonsense": "what"},
+    "not_started": {"refusal": "no tar"},
+    "host_lost": {"host_lost": True},
+    "oom_kills": {"end": EndMark(exit_code=1, oom_kills=1)},
+    "fork_refusals": {"end": EndMark(exit_code=1, fork_refusals=1)},
+    "workspace_full": {"end": EndMark(exit_code=1, workspace_full=True)},
+    "result_file": {"result_file": b"{"},
+    "exit_code": {},
+}
+Lines = list[tuple[list[str], list[str]]]  # outcomes and deciding evidence
+
+
+def lines_of_outcomes() -> Lines:
+    rows = table(text_of("docs/outcomes.md"), "", "outcome", "when")
+    assert [row[0] for row in rows] == [str(number + 1) for number in range(len(rows))]
+    return [(quoted(row[1]), [kind for kind in quoted(row[3]) if kind in FITTING]) for row in rows]
+
+
+def judged(upper: str, lower: str) -> JobResult:
+    """The result of a run that two lines fit."""
+    facts = RunFacts(**{"began": True, "end": EndMark(exit_code=0), **FITTING[lower], **FITTING[upper]})  # type: ignore[arg-type]
+    task = Task("x", command="x")
+    request = Request(job_id="j", task=task, inputs=JobInput(), files={}, priority=0, launcher_name="x", debug=False)
+    killed = KillReason.KILL_JOB if "requested_by" in (upper, lower) else None
+    return merged(request, judge(facts, task.limits, killed), facts, host="h", timings={}, steps=())
+
+
+def contradictions(lines: Lines) -> list[str]:
+    """Neighbouring lines that both fit a run, of which the upper one does not decide."""
+    return [
+        f"{upper} above {lower}"
+        for (outcomes, uppers), (_, lowers) in itertools.pairwise(lines)
+        for upper, lower in itertools.product(uppers, lowers)
+        if not decides(judged(upper, lower), outcomes, upper)
+    ]
+
+
+def decides(result: JobResult, outcomes: list[str], kind: str) -> bool:
+    proof = result.evidence[-1 if kind == "result_file" else 0].kind
+    return result.outcome.value in outcomes and proof == kind
+
+
+def test_the_lines_of_the_table_of_outcomes_stand_in_the_order_in_which_they_decide() -> None:
+    lines = lines_of_outcomes()
+    assert all(kinds for _, kinds in lines)
+    assert sorted(kind for _, kinds in lines for kind in kinds) == sorted(FITTING)
+    assert contradictions(lines) == []
+
+
+@pytest.mark.parametrize("at", range(len(lines_of_outcomes())))
+@pytest.mark.parametrize("to", range(len(lines_of_outcomes())))
+def test_a_line_of_the_table_of_outcomes_that_stood_elsewhere_would_be_noticed(at: int, to: int) -> None:
+    moved = lines_of_outcomes()
+    moved.insert(to, moved.pop(at))
+    assert (contradictions(moved) == []) == (at == to)
 
 
 def test_the_table_of_evidence_names_every_kind_and_no_other() -> None:
