@@ -33,6 +33,7 @@ SOURCES = {
     "oom_killed": "inspect",
     "fork_refusals": "the container's cgroup, read by PID 1",
     "workspace_full": "a write into the workspace",
+    "shm_full": "a write into /dev/shm",
     "exit_code": "end mark of PID 1",
     "container_exit_code": "inspect",
     "stopped_by_stranger": "inspect",
@@ -178,6 +179,7 @@ FILL = {
     "bytes": "dd if=/dev/zero of=big bs=64k 2>/dev/null",
     "inodes": "i=0; while true 2>/dev/null >f$i; do i=$((i+1)); done",
 }
+FILL_SHM = "cat /dev/zero > /dev/shm/f"
 FORKS = "(while :; do sleep 60 & done) 2>/dev/null"
 SPIN = "while :; do :; done"
 
@@ -209,6 +211,7 @@ def _successes() -> Iterator[Cause]:
         ("a child takes too much memory", HOG, "oom_kills", Limits(memory_mib=32)),
         ("a child makes too many processes", FORKS, "fork_refusals", Limits(processes=12)),
         *((f"the workspace is full of {what}", FILL[what], "workspace_full", Limits(workspace_mib=2)) for what in FILL),
+        ("/dev/shm is full", FILL_SHM, "shm_full", Limits(memory_mib=16)),
     ]:
         yield Cause(
             name=f"{name}, yet it ends with 0",
@@ -377,7 +380,7 @@ def _overflows() -> Iterator[Cause]:
     yield _hog("takes too much memory", f"echo partial; exec {HOG}", 137)
     yield _hog("a child takes too much memory, and it ends badly", f"echo partial; {HOG} || exit 3", 3)
     yield _hog("takes memory bit by bit", ("python3", "-c", HOLDS), 137, images=(PYTHON,))
-    for folder in ("/job", "/tmp", "/dev/shm"):
+    for folder in ("/job", "/tmp"):
         fills = f"echo partial; exec cat /dev/zero > {folder}/f"
         yield _hog(f"files in {folder} take too much memory", fills, 137, may_lose_pid_1=True)
     yield _bomb("makes too many processes", f"echo partial; {FORKS}; exit 3", 3)
@@ -392,6 +395,20 @@ def _overflows() -> Iterator[Cause]:
             exit_code=3,
             limits=Limits(workspace_mib=2),
         )
+    yield Cause(
+        name="/dev/shm is full, and it ends badly",
+        command=f"echo partial; {FILL_SHM} || exit 3",
+        outcome=Outcome.OVERFLOW,
+        proof=("shm_full", "exit_code"),
+        text="/dev/shm of 12 MiB full",
+        exit_code=3,
+        stderr=None,
+        limits=Limits(memory_mib=16),
+    )
+    fills = f"open('/dev/shm/f', 'wb').write(bytes(11 * 2**20))\n{HOLDS}"
+    yield _hog(
+        "files in /dev/shm take the memory that it needs", ("python3", "-c", fills), 137, images=(PYTHON,), may_lose_pid_1=True
+    )
 
 
 def _hog(name: str, command: str | tuple[str, ...], code: int, **more: object) -> Cause:

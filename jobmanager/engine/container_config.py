@@ -20,6 +20,9 @@ _LOG_ROOM_KIB = 1024  # so that no output within its limit is ever rotated away
 _IMAGE_VOLUME_MIB = 1
 _SETTINGS = "/etc"
 _UNPACKING = 3  # processes that PID 1 needs to unpack a job
+_USUAL_STACK_MIB = 8  # words of a command may take a quarter of the stack's limit
+_ADDRESSES_MIB = 2**26  # half of a process's own: as a rule each of its threads gets some for a stack of the same limit
+_UNLIMITED = -1  # as a soft limit it makes C libraries fall back on small stacks for threads
 
 
 def container_config(spec: ContainerSpec, defaults: ImageDefaults) -> dict[str, Any]:
@@ -79,17 +82,19 @@ def _closed(spec: ContainerSpec) -> dict[str, Any]:
 def _limited(limits: Limits) -> dict[str, Any]:
     cpu_s = int(limits.cpu_time_s) + _CPU_BACKSTOP_S
     largest_file = max(limits.workspace_mib, limits.memory_mib, _LARGEST_FILE_MIB) * 2**20
+    stack = max(min(limits.memory_mib, _ADDRESSES_MIB // limits.processes), _USUAL_STACK_MIB) * 2**20
     return {
         "Memory": limits.memory_mib * 2**20,
         "MemorySwap": limits.memory_mib * 2**20,  # the same: no swap
         "PidsLimit": max(limits.processes, _UNPACKING) + 1,  # PID 1 is ours
         "NanoCpus": int(limits.cpus * 1e9),
-        "ShmSize": min(16, limits.memory_mib) * 2**20,
+        "ShmSize": limits.shm_mib * 2**20,
         "Ulimits": [
             {"Name": "core", "Soft": _NO_CORE, "Hard": _NO_CORE},
             {"Name": "fsize", "Soft": largest_file, "Hard": largest_file},
             {"Name": "nofile", "Soft": limits.open_files, "Hard": limits.open_files},
             {"Name": "cpu", "Soft": cpu_s, "Hard": cpu_s},
+            {"Name": "stack", "Soft": stack, "Hard": _UNLIMITED},
         ],
         "LogConfig": {
             "Type": "local",  # keeps bytes as they are; read only when a waiter has died

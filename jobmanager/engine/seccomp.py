@@ -5,7 +5,7 @@ what no ordinary program needs and other programs of the same host can be reache
 
 - Sockets of four families only. vsock knows no network namespace, so it would lead from a job without a network to the
   hypervisor; AF_ALG and the rest are little used code of the kernel.
-- No io_uring, ptrace, process_vm_*, keyrings, userfaultfd, bpf, perf; debuggers do not work in a job.
+- No io_uring, process_vm_*, keyrings, userfaultfd, bpf, perf.
 - No sync and syncfs, which write out the whole host's disks; no io_setup, whose queues are counted for the whole host.
 - No calls of a 32-bit kind on a 64-bit processor. On x86 they make sockets by socketcall, whose arguments no filter can see,
   and the filter library lets socketcall pass when it is told to let socket pass. A 32-bit program ends by SIGSYS.
@@ -94,6 +94,7 @@ def seccomp_profile(*, special_files: bool = True) -> str:
         _allowed("socket", _equals(0, _AF_NETLINK), _equals(2, _NETLINK_ROUTE)),
         *(_allowed("personality", _equals(0, value)) for value in _PERSONALITIES),
         _allowed("clone", _has_none_of(0, _NEW_NAMESPACES)),
+        _ptrace(),
         # its flags are out of a filter's sight: C libraries then fall back on clone
         {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": _ENOSYS},
     ]
@@ -116,6 +117,11 @@ def _fcntl_without_leases() -> list[dict[str, object]]:
 def _allowed(names: str, *arguments: dict[str, object]) -> dict[str, object]:
     """A rule for calls whose arguments all fit."""
     return {"names": names.split(), "action": "SCMP_ACT_ALLOW", "args": arguments}
+
+
+def _ptrace() -> dict[str, object]:
+    """As engines allow it: sanitizers and debuggers need it. Older kernels let a tracer change calls behind the filter's back."""
+    return {**_allowed("ptrace"), "includes": {"minKernel": "4.8"}}
 
 
 def _equals(argument: int, value: int) -> dict[str, object]:

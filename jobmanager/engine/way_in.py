@@ -64,6 +64,7 @@ counters() {{
   first peak /sys/fs/cgroup/memory/memory.max_usage_in_bytes || first peak /sys/fs/cgroup/memory.peak || peak=-
   case $oom in [1-9]*) return;; esac
   [ ! -w WORKSPACE_PATH ] || printf '%4096s' > "WORKSPACE_PATH/.jobmanager.$token" || full=1
+  [ ! -w /dev/shm ] || printf '%4096s' > "/dev/shm/.jobmanager.$token" || full=$((full + 2))
 }}
 IFS=' ' read -r token size || exit {NOT_DELIVERED}
 cd WORKSPACE_PATH || {{ say no "there is no WORKSPACE_PATH" >&3; exit {NOT_DELIVERED}; }}
@@ -219,7 +220,8 @@ def end_mark(rest: str, cpu_before_ns: int | None) -> EndMark | None:
         peak_memory_bytes=_counter(words[2]),
         oom_kills=_counter(words[3]),
         fork_refusals=_counter(words[4]),
-        workspace_full=words[5] == "1",
+        workspace_full=words[5] in ("1", "3"),
+        shm_full=words[5] in ("2", "3"),
     )
 
 

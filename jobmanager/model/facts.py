@@ -35,6 +35,7 @@ class EndMark:
     oom_kills: int | None = None
     fork_refusals: int | None = None  # how often the limit of processes was hit
     workspace_full: bool = False
+    shm_full: bool = False  # /dev/shm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

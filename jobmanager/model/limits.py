@@ -10,6 +10,7 @@ from jobmanager.model import _checks
 _BLOCK = 4096
 _MOST = 2**30
 _SMALLEST_MEMORY_MIB = 6  # the engine refuses less
+_BESIDE_SHM_MIB = 4  # so that a small program meets "no space left" before the memory limit, and can go on
 _FEWEST_OPEN_FILES = 16  # with less, no container starts
 
 
@@ -52,6 +53,11 @@ class Limits:
     def wall_s(self) -> float:
         """The wall-clock limit that holds, in seconds."""
         return 3 * self.cpu_time_s if self.wall_time_s is None else self.wall_time_s
+
+    @property
+    def shm_mib(self) -> int:
+        """How much ``/dev/shm`` holds: it counts as memory, and this leaves a little of that."""
+        return self.memory_mib - _BESIDE_SHM_MIB
 
     @property
     def workspace_inodes(self) -> int:

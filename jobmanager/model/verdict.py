@@ -12,6 +12,8 @@ from jobmanager.model.limits import Limits
 from jobmanager.model.result import Evidence, Outcome
 
 _END_MARK = "end mark of PID 1"
+_SHM = "a write into /dev/shm"
+_WORKSPACE = "a write into the workspace"
 _CGROUP = "the container's cgroup, read by PID 1"
 _INSPECT = "inspect"
 _OUR_CLOCK = "our clock"
@@ -166,7 +168,9 @@ def _overflow(facts: RunFacts, limits: Limits) -> Verdict | None:
             "fork_refusals", facts.end.fork_refusals, _CGROUP, f"limit of {limits.processes} processes reached"
         )
     if facts.end.workspace_full:
-        return _overflow_verdict("workspace_full", 1, "a write into the workspace", f"workspace of {limits.workspace_mib} MiB full")
+        return _overflow_verdict("workspace_full", 1, _WORKSPACE, f"workspace of {limits.workspace_mib} MiB full")
+    if facts.end.shm_full:
+        return _overflow_verdict("shm_full", 1, _SHM, f"/dev/shm of {limits.shm_mib} MiB full")
     return None
 
 
@@ -213,7 +217,9 @@ def _end_mark_counters(end: EndMark | None) -> list[Evidence]:
     if end.fork_refusals:
         found.append(Evidence(kind="fork_refusals", value=end.fork_refusals, source=_CGROUP))
     if end.workspace_full:
-        found.append(Evidence(kind="workspace_full", value=1, source="a write into the workspace"))
+        found.append(Evidence(kind="workspace_full", value=1, source=_WORKSPACE))
+    if end.shm_full:
+        found.append(Evidence(kind="shm_full", value=1, source=_SHM))
     return found
 
 

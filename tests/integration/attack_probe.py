@@ -37,7 +37,6 @@ CALLS = {
         "keyctl": (250, 219, 0, -3, 0),
     },
     "other processes": {
-        "ptrace": (101, 117, 0, 0, none, none),
         "process_vm_readv": (310, 270, me, none, 0, none, 0, 0),
         "process_vm_writev": (311, 271, me, none, 0, none, 0, 0),
         "kcmp": (312, 272, me, me, 2, 0, 0),

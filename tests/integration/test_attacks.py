@@ -128,6 +128,38 @@ def test_no_system_call_is_allowed_that_the_engines_own_profile_refuses(run: Run
     assert ours - the_engines  # it refuses more
 
 
+# ---- tracing
+
+TRACER = """
+import ctypes, os, sys, time
+libc = ctypes.CDLL(None, use_errno=True)
+libc.ptrace.restype, libc.ptrace.argtypes = ctypes.c_long, [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+def ptrace(request, pid, data=None):
+    return libc.ptrace(request, pid, None, data)
+others = {int(name) for name in os.listdir("/proc") if name.isdigit()} - {os.getpid()}
+attached = [pid for pid in others if ptrace(16, pid) == 0]
+for pid in attached: os.waitpid(pid, 0x40000000)
+print(others == {1}, attached == [1], ptrace(0x4200, 1, 1 << 21), flush=True)  # PTRACE_SETOPTIONS: without the filter
+"""
+HELD = {
+    "and computes": ("while True: pass", Outcome.TIMEOUT, "cpu_time_s"),
+    "and sleeps": ("time.sleep(60)", Outcome.TIMEOUT, "wall_time_s"),
+    "and floods": ("while True: print('x' * 1000)", Outcome.OVERFLOW, "output_bytes"),
+    "and has it killed": ("ptrace(7, 1, 9); time.sleep(60)", Outcome.CRASH, "stopped_by_stranger"),
+    "and ends badly": ("os._exit(7)", Outcome.FAILED, "exit_code"),
+}
+
+
+@pytest.mark.parametrize("how", HELD)
+def test_no_limit_is_lost_when_a_program_traces_pid_1(run: Run, how: str) -> None:
+    program, outcome, kind = HELD[how]
+    limits = Limits(cpu_time_s=1, wall_time_s=3 if "sleeps" in how else 60, output_kib=64)
+    result = run(["python3", "-c", TRACER + program], image=PYTHON, limits=limits)
+    assert (result.outcome, result.evidence[0].kind) == (outcome, kind), result
+    if outcome is not Outcome.CRASH:
+        assert result.stdout.startswith(b"True True -1\n"), result
+
+
 def test_the_files_of_the_kernel_are_read_only_or_hidden(found: dict[str, Any]) -> None:
     assert {name: size for name, size in found["masked"].items() if size} == {}
     assert {name: said for name, said in found["hooks"].items() if said not in ("EROFS", "EACCES")} == {}

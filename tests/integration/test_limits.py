@@ -13,6 +13,7 @@ from jobmanager import JobManager, JobResult, Limits, Outcome, Task
 from tests.conftest import BUSYBOX, eventually, our_containers
 from tests.daemons import PrivateDaemon
 from tests.integration.conftest import PATIENCE_S, PYTHON, Run, Submit, proof
+from tests.programs import RECURSION
 
 pytestmark = pytest.mark.engine
 
@@ -101,15 +102,81 @@ def test_a_program_cannot_swap(run: Run) -> None:
     assert (result.outcome, result.exit_code) == (Outcome.OVERFLOW, 137)
 
 
+# ---- the stack
+
+THREADS = """
+import threading
+hold = threading.Barrier(101)
+threads = [threading.Thread(target=hold.wait) for _ in range(100)]
+for thread in threads: thread.start()
+hold.wait()
+for thread in threads: thread.join()
+print(len(threads))
+"""
+C_THREADS = """
+#include <pthread.h>
+#include <stdio.h>
+static pthread_barrier_t hold;
+static void *wait_for_all(void *given) {
+    volatile char frame[100000];
+    frame[0] = frame[99999] = 1;
+    pthread_barrier_wait(&hold);
+    return given;
+}
+int main(void) {
+    pthread_t threads[100];
+    pthread_barrier_init(&hold, NULL, 100);
+    for (int n = 0; n < 100; n++)
+        if (pthread_create(&threads[n], NULL, wait_for_all, NULL)) return 1;
+    for (int n = 0; n < 100; n++) pthread_join(threads[n], NULL);
+    puts("100");
+}
+"""
+
+
+def test_the_stack_is_as_large_as_the_memory_limit(run: Run) -> None:
+    program = "gcc -O0 deep.c -o deep && ./deep 30000"  # 30 MB; the usual limit is 8
+    result = run(program, image=PYTHON, files={"deep.c": RECURSION}, limits=Limits(memory_mib=64))
+    assert (result.outcome, result.stdout) == (Outcome.SUCCESS, b"came back\n"), result
+
+
+def test_recursion_without_end_is_an_overflow_of_memory(run: Run) -> None:
+    program = "gcc -O0 deep.c -o deep && exec ./deep 2000000000"
+    result = run(program, image=PYTHON, files={"deep.c": RECURSION}, limits=Limits(memory_mib=64))
+    assert (result.outcome, result.text) == (Outcome.OVERFLOW, "memory limit of 64 MiB reached"), result
+
+
+def test_a_program_may_raise_its_stack_as_far_as_it_likes(run: Run, shell: str) -> None:
+    result = run("ulimit -Ss; ulimit -Hs; ulimit -s unlimited; ulimit -Ss", image=shell, limits=Limits(memory_mib=32))
+    assert result.stdout == b"32768\nunlimited\nunlimited\n", result
+
+
+@pytest.mark.parametrize("memory_mib", [64, 512])
+def test_a_hundred_threads_fit_a_small_memory(run: Run, memory_mib: int) -> None:
+    assert python(run, THREADS, memory_mib=memory_mib, processes=110).stdout == b"100\n"
+    limits = Limits(memory_mib=memory_mib, processes=110)
+    result = run("gcc -pthread threads.c -o threads && ./threads", image=PYTHON, files={"threads.c": C_THREADS}, limits=limits)
+    assert (result.outcome, result.stdout) == (Outcome.SUCCESS, b"100\n"), result
+
+
 # ---- workspace, /tmp, shared memory
 
 
-@pytest.mark.parametrize(("folder", "mib"), [("/job", 3), ("/tmp", 3), ("/dev/shm", 16)])
+@pytest.mark.parametrize(("folder", "mib"), [("/job", 3), ("/tmp", 3), ("/dev/shm", 252)])
 def test_files_fill_no_more_than_they_may(run: Run, shell: str, folder: str, mib: int) -> None:
     program = f"while cat /dev/zero > {folder}/f 2>/dev/null; do :; done; wc -c < {folder}/f; rm {folder}/f"
     result = run(program, image=shell, limits=Limits(workspace_mib=3))
     assert result.outcome is Outcome.SUCCESS, result
     assert mib * 2**20 - 65536 <= int(result.stdout) <= mib * 2**20
+
+
+def test_shared_memory_is_as_large_as_the_memory_limit_allows(run: Run) -> None:
+    program = (
+        "from multiprocessing.shared_memory import SharedMemory\n"
+        "block = SharedMemory(create=True, size=200 * 2**20)\nblock.buf[:] = bytes([7]) * block.size\n"
+        "print(block.size // 2**20, block.buf[-1])\nblock.close()\nblock.unlink()"
+    )
+    assert python(run, program, memory_mib=512).stdout == b"200 7\n"
 
 
 @pytest.mark.parametrize("folder", ["/job", "/tmp"])

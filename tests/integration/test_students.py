@@ -10,6 +10,7 @@ import pytest
 from jobmanager import Grader, Limits, Outcome
 from tests.conftest import BUSYBOX
 from tests.integration.conftest import PYTHON, Run
+from tests.programs import RECURSION
 
 pytestmark = pytest.mark.engine
 
@@ -184,3 +185,22 @@ def test_a_grader_that_does_not_read_what_its_student_prints_holds_up_no_deadlin
 
     assert result.outcome is Outcome.TIMEOUT
     assert json.dumps(dict(result.custom)) == "{}"
+
+
+def test_a_grader_and_its_students_have_the_same_stack_shared_memory_and_sanitizers(run: Run) -> None:
+    found = seen(
+        run,
+        """
+import subprocess
+open("main.c", "w").write(PROGRAM)
+subprocess.run(["gcc", "-O0", "main.c", "-o", "student/deep"], check=True)
+subprocess.run(["gcc", "-fsanitize=address", "main.c", "-o", "student/checked"], check=True)
+commands = ["student/deep 20000", "student/checked 1", "head -c 30000000 /dev/zero > /dev/shm/f"]
+seen["grader"] = [subprocess.run(["sh", "-c", command]).returncode for command in commands]
+seen["student"] = [student(command)["code"] for command in commands]
+full = student("head -c 90000000 /dev/zero > /dev/shm/f")
+seen["full"] = full["outcome"], full["text"]
+""".replace("PROGRAM", repr(RECURSION)),
+        grader=Grader(student_memory_mib=64),
+    )
+    assert found == {"grader": [0, 0, 0], "student": [0, 0, 0], "full": ["overflow", "/dev/shm of 60 MiB full"]}

@@ -138,6 +138,24 @@ def test_limits_become_the_engines():
     assert int(host["LogConfig"]["Config"]["max-size"].removesuffix("k")) > 512  # what is within the limit is never rotated away
 
 
+@pytest.mark.parametrize(
+    ("limits", "mib"),
+    [
+        (Limits(memory_mib=512), 512),
+        (Limits(memory_mib=6), 8),
+        (Limits(memory_mib=2**20, processes=1000), 2**26 // 1000),  # of 1000 threads each is given addresses for a whole one
+    ],
+)
+def test_the_stack_is_as_large_as_the_memory_limit_and_can_be_made_larger(limits: Limits, mib: int) -> None:
+    (stack,) = (limit for limit in config_of(limits=limits)["HostConfig"]["Ulimits"] if limit["Name"] == "stack")
+    assert (stack["Soft"], stack["Hard"]) == (mib * 2**20, -1)
+
+
+def test_shared_memory_leaves_a_little_of_the_memory_limit() -> None:
+    sizes = {mib: config_of(limits=Limits(memory_mib=mib))["HostConfig"]["ShmSize"] for mib in (6, 256)}
+    assert sizes == {6: 2 * 2**20, 256: 252 * 2**20}
+
+
 def test_no_limit_for_one_file_stands_in_the_way_of_a_large_workspace_or_of_much_memory():
     for limits in (Limits(workspace_mib=8000, memory_mib=100), Limits(memory_mib=8000)):
         ulimits = config_of(limits=limits)["HostConfig"]["Ulimits"]

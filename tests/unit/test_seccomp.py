@@ -17,7 +17,7 @@ NEVER = """
     fspick init_module io_setup io_submit io_uring_enter io_uring_register io_uring_setup ioperm iopl kcmp kexec_file_load
     kexec_load keyctl lookup_dcookie mbind migrate_pages modify_ldt mount mount_setattr move_mount move_pages name_to_handle_at
     nfsservctl open_by_handle_at open_tree perf_event_open pidfd_getfd pivot_root process_madvise process_vm_readv
-    process_vm_writev ptrace query_module quotactl quotactl_fd reboot request_key set_mempolicy setdomainname sethostname setns
+    process_vm_writev query_module quotactl quotactl_fd reboot request_key set_mempolicy setdomainname sethostname setns
     settimeofday socketcall stime swapoff swapon sync syncfs syslog umount umount2 unshare userfaultfd uselib vhangup
 """
 
@@ -29,6 +29,11 @@ def test_a_call_that_no_ordinary_program_needs_is_not_allowed(name):
 
 def test_what_is_not_named_is_refused():
     assert PROFILE["defaultAction"] == "SCMP_ACT_ERRNO"
+
+
+def test_tracing_is_allowed_where_the_kernel_filters_what_a_tracer_changes() -> None:
+    (rule,) = (rule for rule in ALLOWED if "ptrace" in rule["names"])
+    assert (rule["names"], rule["includes"]) == (["ptrace"], {"minKernel": "4.8"})
 
 
 def test_no_call_is_named_twice():

@@ -136,6 +136,16 @@ TABLE = [
         "workspace",
         "3 MiB full",
     ),
+    (
+        "overflow",
+        RunFacts(began=True, end=EndMark(exit_code=1, shm_full=True)),
+        None,
+        Outcome.OVERFLOW,
+        "shm_full",
+        1,
+        "/dev/shm",
+        f"/dev/shm of {LIMITS.shm_mib} MiB full",
+    ),
     ("exit code", FINE, None, Outcome.SUCCESS, "exit_code", 0, "end mark of PID 1", ""),
     (
         "exit code",
@@ -226,6 +236,7 @@ def test_an_outage_that_the_run_survived_is_told_and_changes_nothing():
         (EndMark(exit_code=0, oom_kills=4), "oom_kills", 4),
         (EndMark(exit_code=0, fork_refusals=5), "fork_refusals", 5),
         (EndMark(exit_code=0, workspace_full=True), "workspace_full", 1),
+        (EndMark(exit_code=0, shm_full=True), "shm_full", 1),
     ],
 )
 def test_a_counter_that_was_hit_by_a_program_that_ended_with_0_is_told_and_changes_nothing(end, kind, value):
@@ -264,7 +275,7 @@ def test_our_own_stop_for_output_is_an_overflow_even_when_fewer_bytes_were_kept_
 def test_everything_else_that_was_found_is_told_once():
     facts = RunFacts(
         began=True,
-        end=EndMark(exit_code=1, oom_kills=1, fork_refusals=2, workspace_full=True),
+        end=EndMark(exit_code=1, oom_kills=1, fork_refusals=2, workspace_full=True, shm_full=True),
         state=EXITED,
         log_rotated=True,
         from_log=True,
@@ -273,7 +284,7 @@ def test_everything_else_that_was_found_is_told_once():
 
     kinds = [evidence.kind for evidence in judge(facts, LIMITS).evidence]
 
-    counters = ["oom_kills", "exit_code", "fork_refusals", "workspace_full", "container_exit_code"]
+    counters = ["oom_kills", "exit_code", "fork_refusals", "workspace_full", "shm_full", "container_exit_code"]
     assert kinds == [*counters, "output_cut", "output_from_log", "archive"]
 
 
