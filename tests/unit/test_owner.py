@@ -18,6 +18,8 @@ ME = Owner.this_process()
 ELSEWHERE = [
     replace(ME, boot="another boot"),
     replace(ME, pid_namespace="4026531999"),
+    replace(ME, time_namespace="4026531999"),
+    replace(ME, time_namespace=""),  # as labels were before they told it
     replace(ME, boot="b", pid_namespace="n", pid=1),
 ]
 
@@ -56,8 +58,61 @@ def test_a_label_gives_the_owner_back():
     assert Owner.parse(ME.label()) == ME
 
 
+def test_a_label_of_a_version_that_told_no_time_namespace_is_read_and_proves_nothing(child):
+    former = Owner.parse(f"{ME.boot}/{ME.pid_namespace}/{child.pid}/1")
+
+    assert former == replace(ME, pid=child.pid, started="1", time_namespace="")
+    assert not former.is_proven_dead()
+
+
+def test_where_a_process_is_is_read_anew_after_a_fork(monkeypatch):
+    """As after ``unshare(CLONE_NEWPID)``, which only the next child is in."""
+    real, numbers = os.readlink, iter(["pid:[1]", "time:[2]", "pid:[3]", "time:[4]"])
+    monkeypatch.setattr(module.os, "readlink", lambda path: next(numbers) if "/ns/" in path else real(path))
+
+    before, after = Owner.this_process(), Owner.this_process()
+    assert (before.pid_namespace, before.time_namespace) == ("1", "2")
+    assert (after.pid_namespace, after.time_namespace) == ("3", "4")
+
+
+def _status(monkeypatch, tmp_path, text):
+    (tmp_path / "status").write_text(text)
+
+    def opened(path, *args, **kwargs):
+        return open(tmp_path / "status" if path == "/proc/self/status" else path, *args, **kwargs)
+
+    monkeypatch.setattr(module, "open", opened, raising=False)
+
+
+@pytest.mark.parametrize("text", ["NSpid:\t489\t3\n", "Name:\tpython\n", ""])
+def test_where_proc_shows_another_pid_namespace_nobody_is_proven_dead(monkeypatch, tmp_path, text):
+    _status(monkeypatch, tmp_path, text)
+
+    assert not replace(ME, started="1").is_proven_dead()
+    assert not is_abandoned(container(replace(ME, started="1")), now_s=1100.0)
+    assert is_abandoned(container(replace(ME, started="1")), now_s=1100.1) == "its lease of 100 s is over"
+
+
+def test_a_process_without_proc_owns_what_it_makes_and_judges_nobody(monkeypatch):
+    def missing(path, *args, **kwargs):
+        raise FileNotFoundError(path)
+
+    module._boot.cache_clear()
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "open", missing, raising=False)
+        patched.setattr(module.os, "readlink", missing)
+        patched.setattr(module.os.path, "exists", lambda path: False)
+        blind = Owner.this_process()
+        assert Owner.parse(blind.label()) == blind
+        assert not blind.is_proven_dead()
+        assert not replace(blind, started="1").is_proven_dead()
+    module._boot.cache_clear()
+    assert not replace(blind, started="1").is_proven_dead()
+
+
 @pytest.mark.parametrize(
-    "label", ["", "/", "a/b/c", "a/b/c/d", "a/b/-1/d", "a/b/1.5/d", "a/b/1/d/e", "a/b/²/d", "a/b/٣/d", "a/b/" + "9" * 5000 + "/d"]
+    "label", ["", "/", "a/b/c", "a/b/c/d", "a/b/-1/d", "a/b/1.5/d", "a/b/1/d/e/f",
+     "a/b/-/d/e", "a/b/²/d", "a/b/٣/d", "a/b/" + "9" * 5000 + "/d"]
 )
 def test_what_is_no_owners_label_is_nobodys_and_raises_nothing(label):
     assert Owner.parse(label) is None
@@ -153,7 +208,7 @@ def _proc_that_hides(monkeypatch, error, signal_error):
     """A /proc that tells nothing of others, and a kernel that knows them."""
 
     def hidden(path, *args):
-        if path == f"/proc/{os.getpid()}/stat":
+        if path.startswith("/proc/self/"):
             return open(path, *args)
         raise error
 
