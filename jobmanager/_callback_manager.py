@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 import queue
 import threading
 import time
 from collections.abc import Callable
 
+from jobmanager._foreign import call_foreign
+from jobmanager._log_thread import logger
 from jobmanager.errors import WouldDeadlock
 from jobmanager.grading.merge import merged
 from jobmanager.model.client import CallbackInfo
 from jobmanager.model.result import JobResult, Outcome
 from jobmanager.scheduling.orders import DeliverJob, DeliverSSH
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 _SLOW_S = 30.0  # a callback that takes longer is said in the log
 _here = threading.local()  # a context variable would go along with tasks that a callback starts elsewhere
@@ -89,7 +90,10 @@ class CallbackManagers:
     def _empty(self) -> None:
         _here.inside_callback = True
         while (done := self._done.get()) is not None:
-            self._finish(done)
+            try:
+                self._finish(done)
+            except Exception:  # noqa: BLE001 - the loop's edge: a bug here, or no memory, costs this job at most
+                _log.exception("a result could not be handed on")
 
     def _finish(self, done: DeliverJob | DeliverSSH) -> None:
         job_id = done.job_id if isinstance(done, DeliverSSH) else done.request.job_id
@@ -103,7 +107,7 @@ class CallbackManagers:
             if done.ssh_callback is not None:
                 _call(job_id, done.ssh_callback, None, None, None, None)
             result = _result(done)
-            self._ended(result)
+            self._tell_of_the_end(result)
             if done.callback is not None:
                 _call(job_id, done.callback, result)
         finally:
@@ -111,6 +115,12 @@ class CallbackManagers:
                 del self._busy_since[thread]
             if isinstance(done, DeliverJob):
                 self._called_back(job_id)
+
+    def _tell_of_the_end(self, result: JobResult) -> None:
+        try:
+            self._ended(result)
+        except Exception:  # noqa: BLE001 - the loop's edge: whoever is told must not cost the job its callback
+            _log.exception("the end of job %s could not be told", result.job_id)
 
 
 def _result(done: DeliverJob) -> JobResult:
@@ -123,7 +133,7 @@ def _result(done: DeliverJob) -> JobResult:
 
 
 def _call(job_id: str, callback: Callable[..., object], *arguments: object) -> None:
-    try:
-        callback(*arguments)
-    except BaseException:  # noqa: BLE001 - the loop's edge: SystemExit too must not end the thread
+    def failed() -> None:
         _log.exception("a callback of job %s failed", job_id, extra={"job_id": job_id})
+
+    call_foreign(callback, *arguments, failed=failed)

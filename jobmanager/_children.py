@@ -7,17 +7,17 @@ that reads nothing, holds up nobody but itself.
 from __future__ import annotations
 
 import itertools
-import logging
 import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from jobmanager._log_thread import hand_on, logger
 from jobmanager.engine.processes import end_process, start_process
 from jobmanager.model.messages import LogLine
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 _JOIN_S = 2.0
 _numbers = itertools.count(1)
 
@@ -94,7 +94,7 @@ class Child:
             while True:
                 message = self._connection.recv()
                 if isinstance(message, LogLine):
-                    _hand_on(message.record)
+                    hand_on(message.record)
                 else:
                     self._listen(Heard(self, message))
         except (EOFError, OSError):
@@ -107,12 +107,3 @@ class Child:
         self._threads[0].join()
         self._connection.close()
         self._listen(Gone(self))
-
-
-def _hand_on(record: logging.LogRecord) -> None:
-    logger = logging.getLogger(record.name)
-    try:
-        if logger.isEnabledFor(record.levelno):
-            logger.handle(record)
-    except Exception:  # noqa: BLE001 - a handler of the caller's that raises must not end our hearing of the child
-        pass

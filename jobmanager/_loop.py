@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import logging
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -20,6 +20,7 @@ from typing import Any, Union
 from jobmanager._callback_manager import CallbackManagers
 from jobmanager._children import Child, Gone, Heard
 from jobmanager._live_outputs import LiveOutputs
+from jobmanager._log_thread import logger
 from jobmanager._pool import ProcessPool, Ticket
 from jobmanager._tunnels import Tunnels
 from jobmanager._waiters import Waiters, farewell
@@ -73,7 +74,7 @@ from jobmanager.scheduling.orders import (
 )
 from jobmanager.scheduling.versions import Version
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 _TICK_S = 1.0
 _WARM_WORKERS = 2
@@ -143,6 +144,7 @@ class Loop:
         self._environments: tuple[str, ...] = ()
         self._images: dict[str, tuple[Image, ...]] = {}  # by host, as it was seen last
         self._versions: Mapping[str, Sequence[Version]] = {}  # of which a person has been told
+        self._orders: deque[Order] = deque()
         self._later: list[tuple[float, int, Order]] = []
         self._numbers = itertools.count()
         self._next_tick = 0.0
@@ -210,10 +212,9 @@ class Loop:
 
     def _turn_until_closed(self) -> None:
         while not isinstance(happened := self._next(), _Close):
-            try:
-                self._turn(happened)
-            except Exception:  # noqa: BLE001 - the loop's edge: one bad message must not stop all jobs
-                _log.exception("the manager's loop met an error and goes on")
+            _guarded(self._take_in, happened)
+            _guarded(self._do_what_is_due)
+            _guarded(self._take_orders)
 
     def _next(self) -> _Happened:
         due = min(self._next_tick, self._later[0][0]) if self._later else self._next_tick
@@ -222,16 +223,13 @@ class Loop:
         except queue.Empty:
             return _Wake()
 
-    def _turn(self, happened: _Happened) -> None:
+    def _take_in(self, happened: _Happened) -> None:
         if isinstance(happened, Heard):
             self._heard(happened.child, happened.message)
         elif isinstance(happened, Gone):
             self._gone(happened.child)
         elif isinstance(happened, _Followed):
             self._live_outputs.ask_for(happened.job_id)
-        self._do_what_is_due()
-        for order in self._ledger.take_orders():
-            self._carry_out(order)
 
     def _do_what_is_due(self) -> None:
         now = time.monotonic()
@@ -239,12 +237,20 @@ class Loop:
             self._carry_out(heapq.heappop(self._later)[2])
         if now >= self._next_tick:
             self._next_tick = now + _TICK_S
-            self._ledger.tick()
-            self._callbacks.watch()
-            self._waiters.do_what_is_due()
-            self._tunnels.do_what_is_due()
-            self._pool.end_hung_workers()
-            self._pool.dispatch()
+            for look in (
+                self._ledger.tick,
+                self._callbacks.watch,
+                self._waiters.do_what_is_due,
+                self._tunnels.do_what_is_due,
+                self._pool.end_hung_workers,
+                self._pool.dispatch,
+            ):
+                _guarded(look)
+
+    def _take_orders(self) -> None:
+        self._orders.extend(self._ledger.take_orders())
+        while self._orders:
+            self._carry_out(self._orders.popleft())
 
     def _carry_out(self, order: Order) -> None:
         try:
@@ -440,6 +446,13 @@ class Loop:
     def _lane(self, host: str) -> int:
         """Starts and removals under way at once: past twice a host's cores they only get slower."""
         return 2 * self._cores[host] if host in self._cores else _LANE_WHILE_UNKNOWN
+
+
+def _guarded(step: Callable[..., None], *arguments: object) -> None:
+    try:
+        step(*arguments)
+    except Exception:  # noqa: BLE001 - the loop's edge: one bad message must not stop all jobs
+        _log.exception("the manager's loop met an error and goes on")
 
 
 def _told(image: Image) -> str:

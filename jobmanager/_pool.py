@@ -6,16 +6,16 @@ back). Not thread-safe: the manager's loop alone uses it.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from jobmanager._children import Child, Gone, Heard
+from jobmanager._log_thread import logger
 from jobmanager.model.messages import PoolRequest, Stop, Submit
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 _MODULE = "jobmanager._pool_worker"
 _STUCK_S = 2.0  # a request that takes longer waits for its engine; another worker may stand in

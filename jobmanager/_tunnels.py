@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 import tempfile
 import time
@@ -12,11 +11,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from jobmanager._children import Child, Gone, Heard
+from jobmanager._log_thread import logger
 from jobmanager.errors import EngineUnavailable
 from jobmanager.model.host import TLS, Address, DockerHost
 from jobmanager.model.messages import TunnelBroken, TunnelOpen, TunnelSettings
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 _MODULE = "jobmanager._tunnel"
 _RESTART_PAUSE_S = 1.0

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from jobmanager._children import Child, Gone, Heard
+from jobmanager._log_thread import logger
 from jobmanager.engine.owner import retired
 from jobmanager.model.host import Address, DockerHost
 from jobmanager.model.messages import Kill, LookNow, Retired, Show, Stop, WaiterSettings
 from jobmanager.model.messages import Watch as WatchMessage
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 _MODULE = "jobmanager._waiter"
 _HUNG_S = 6.0  # without a heartbeat; one comes every second

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 import queue
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
+from jobmanager._foreign import call_foreign
+from jobmanager._log_thread import logger
 from jobmanager.errors import InvalidValue
 from jobmanager.events import Event, JobOutput
+from jobmanager.model import _checks
 
 __all__ = ["HookManager"]
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 _MOST_WAITING = 100_000
 _MOST_OUTPUT_WAITING = 16 * 2**20  # bytes
@@ -39,8 +41,7 @@ class HookManager:
         """Have ``hook(event)`` called for every event of this type (``Event``: for all but ``JobOutput``)."""
         if not (isinstance(event_type, type) and issubclass(event_type, Event)):
             raise InvalidValue(f"a hook is for a type of event, not for {event_type!r}")
-        if not callable(hook):
-            raise InvalidValue(f"a hook must be callable, not {hook!r}")
+        _checks.callback("a hook", hook, InvalidValue, "event")
         with self._lock:
             self._hooks.append((event_type, hook))
 
@@ -109,10 +110,16 @@ class HookManager:
 
     def _call_all(self) -> None:
         while (event := self._events.get()) is not None:
-            self._weigh(-_weight(event))
-            for wanted, hook in list(self._hooks):
-                if _is_for(wanted, type(event)):
-                    _call(hook, event)
+            try:
+                self._tell(event)
+            except Exception:  # noqa: BLE001 - the loop's edge: a bug here, or no memory, costs this event
+                _log.exception("hooks could not be told of %s", type(event).__name__)
+
+    def _tell(self, event: Event) -> None:
+        self._weigh(-_weight(event))
+        for wanted, hook in list(self._hooks):
+            if _is_for(wanted, type(event)):
+                _call(hook, event)
 
 
 def _is_for(wanted: type[Event], event_type: type[Event]) -> bool:
@@ -125,7 +132,7 @@ def _weight(event: Event | None) -> int:
 
 
 def _call(hook: Callable[..., object], event: Event) -> None:
-    try:
-        hook(event)
-    except BaseException:  # noqa: BLE001 - the loop's edge: SystemExit too must not end the thread
+    def failed() -> None:
         _log.exception("hook %r failed on %s", hook, type(event).__name__)
+
+    call_foreign(hook, event, failed=failed)

@@ -22,6 +22,7 @@ Processes and threads of one manager::
                        jobmanager-callbacks-N  callback managers (4 by default)
                        jobmanager-*-in, -out   two for each child: its messages
                        jobmanager-hooks        while hooks are set
+                       jobmanager-log          while log records wait for your handlers
     children           pool workers            submitters and deleters; twice the cores, at most 8
                        waiters                 one or more for each host
                        tunnels                 one for each host reached by SSH
@@ -34,7 +35,6 @@ is called.
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import threading
 import time
@@ -45,7 +45,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from jobmanager import _log_thread
 from jobmanager._callback_manager import CallbackManagers
+from jobmanager._log_thread import logger
 from jobmanager._loop import Loop
 from jobmanager.engine import ssh_debug
 from jobmanager.engine.default_host import default_host
@@ -77,7 +79,7 @@ if TYPE_CHECKING:
 
 __all__ = ["JobManager"]
 
-_log = logging.getLogger(__name__)
+_log = logger(__name__)
 
 _MOST_CALLBACK_THREADS = 1000
 _MOST_POOL_WORKERS = 1000
@@ -231,7 +233,8 @@ class JobManager:
         Args:
             task: what to run.
             inputdata: a JobInput, or a mapping of answers.
-            callback: called once with the JobResult, in this process, never from in here. Any callable.
+            callback: called once with the JobResult, in this process, never from in here. Any callable of one
+                argument that is no async or generator function.
             priority: lower runs sooner. Among equals launchers take turns, each with its own jobs in the order of their arrival.
             launcher_name: who asks, for fair shares, logs and listings.
             debug: True adds the list of steps with their times to the result; "ssh" also lets a person log in (docs/debugging.md).
@@ -248,10 +251,10 @@ class JobManager:
         """
         run = self._running()
         request = _request(task, inputdata, priority, launcher_name, debug, job_id, supersede_key, self._ssh_timeout_s)
-        if callback is not None and not callable(callback):
-            raise InvalidInput(f"callback must be callable, not {callback!r}")
-        if ssh_callback is not None and not callable(ssh_callback):
-            raise InvalidInput(f"ssh_callback must be callable, not {ssh_callback!r}")
+        if callback is not None:
+            _checks.callback("callback", callback, InvalidInput, "result")
+        if ssh_callback is not None:
+            _checks.callback("ssh_callback", ssh_callback, InvalidInput, "host", "port", "user", "password")
         if (debug == "ssh") != (ssh_callback is not None):
             raise InvalidInput(
                 'debug="ssh" and ssh_callback go together: the callback is told where to log in; new_job of the manager takes it'
@@ -510,6 +513,7 @@ class _Run:
         retire(self._manager_id)
         self._callbacks.close(_THREAD_END_S)
         self._hooks.drain(_THREAD_END_S)
+        _log_thread.drain(_THREAD_END_S)
         atexit.unregister(self._at_exit)
         self._stopped = True
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import PurePosixPath
+from typing import TypeVar
 
 from jobmanager.errors import InvalidValue
 
@@ -138,6 +141,41 @@ def workspace_path(name: str, error: type[InvalidValue]) -> str:
     if len(name.encode()) > _LONGEST_PATH or any(len(part.encode()) > _LONGEST_NAME for part in path.parts):
         raise error(f"file name {name[:40]!r}...: longer than {_LONGEST_NAME} bytes a part or {_LONGEST_PATH} in all")
     return str(path)
+
+
+_F = TypeVar("_F", bound=Callable[..., object])
+
+
+def callback(name: str, given: _F, error: type[InvalidValue], *takes: str) -> _F:
+    """A function of these arguments that does its work when it is called: nobody awaits what it returns, or iterates over it."""
+    if not callable(given):
+        raise error(f"{name} must be callable, not {given!r}")
+    if kind := _runs_later(given):
+        raise error(
+            f"{name} must be a plain function, not {kind}, which would never run: have a plain function hand it to your"
+            " event loop (docs/web-apps.md), or await manager.submit(...)"
+        )
+    try:
+        signature = inspect.signature(given, follow_wrapped=False)
+    except Exception:  # noqa: BLE001 - it does not tell: some builtins, and objects that make their signature themselves
+        return given
+    try:
+        signature.bind(*takes)
+    except TypeError as wrong:
+        raise error(f"{name} must be a function of ({', '.join(takes)}): {wrong}") from None
+    return given
+
+
+def _runs_later(function: object) -> str:
+    """What it is, if calling it only makes an object that somebody would have to run."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    for code in (function, getattr(type(function), "__call__", None)):  # noqa: B004 - what Python calls
+        if inspect.iscoroutinefunction(code) or inspect.isasyncgenfunction(code):
+            return "an async one"
+        if inspect.isgeneratorfunction(code):
+            return "a generator"
+    return ""
 
 
 def is_finite(value: object) -> bool:

@@ -28,6 +28,7 @@ from jobmanager import (
     Task,
     _waiters,
 )
+from jobmanager._log_thread import drain
 from jobmanager.errors import EngineUnavailable, InvalidHost, UnknownEnvironment, Unsatisfiable
 from jobmanager.events import EnvironmentsChanged
 from jobmanager.scheduling.hosts import ENVIRONMENT_LABEL
@@ -307,6 +308,7 @@ def test_of_several_images_of_one_environment_the_newest_is_taken_and_a_person_i
         eventually(lambda: host(manager, "a").older_versions == ("twice",), within_s=LOOK_S, what="the newer one is noticed")
         assert host(manager, "b").older_versions == ()
         assert where([manager.submit(Task("twice", command="true")) for _ in range(6)]) == {"b": 6}
+        assert drain(10)
         warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
         assert len(warnings) == 1
         assert re.search(r"environment twice .*newer:1 of .* on b; older:1 of .* on a$", warnings[0])

@@ -10,6 +10,7 @@ import pytest
 
 from jobmanager import ClientSync, JobInput, JobResult, Outcome, Task, _callback_manager
 from jobmanager._callback_manager import CallbackManagers, refuse_inside_callback
+from jobmanager._log_thread import drain
 from jobmanager.errors import WouldDeadlock
 from jobmanager.model.job import Request
 from jobmanager.model.result import Evidence
@@ -104,6 +105,7 @@ def test_a_callback_that_raises_anything_is_logged_and_harms_nobody(made, caplog
         assert managers.wait_for(2) == ["bad", "good"]
 
     assert [result.job_id for result in got] == ["good"]
+    assert drain(10)
     (record,) = caplog.records
     assert "callback of job bad failed" in record.getMessage()
     assert record.exc_info[1] is error
@@ -133,6 +135,7 @@ def test_slow_callbacks_are_named_once_and_all_being_blocked_is_said_once(made, 
         managers.put("a", lambda result: gate.wait(30))
         eventually(lambda: managers.managers.info()[1:] == (1, 0))
         managers.managers.watch(), managers.managers.watch()
+        assert drain(10)
         assert ["callback of job a" in record.getMessage() for record in caplog.records] == [True]
 
         managers.put("b", lambda result: gate.wait(30))
@@ -140,6 +143,7 @@ def test_slow_callbacks_are_named_once_and_all_being_blocked_is_said_once(made, 
         eventually(lambda: managers.managers.info()[1:] == (2, 2))
         managers.managers.watch(), managers.managers.watch()
 
+    assert drain(10)
     said = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert [record.getMessage() for record in said] == ["all 2 callback threads are blocked: 2 results wait"]
     assert len([record for record in caplog.records if "has been running" in record.getMessage()]) == 2
@@ -159,6 +163,7 @@ def test_being_blocked_again_is_said_again(made, caplog, monkeypatch):
         managers.wait_for(1)
         managers.managers.watch()
 
+    assert drain(10)
     assert len([record for record in caplog.records if "are blocked" in record.getMessage()]) == 2
 
 
@@ -193,6 +198,7 @@ def test_a_result_that_cannot_be_put_together_is_an_error_and_the_callback_is_ca
     assert (result.outcome, result.job_id) == (Outcome.CRASH, "j")
     assert "TypeError: a bug of ours" in result.text
     assert result.evidence[0].kind == "k"
+    assert drain(10)
     assert "merging the result of job j failed" in caplog.text
 
 

@@ -9,6 +9,7 @@ import threading
 import pytest
 
 from jobmanager import HookManager, JobInput, JobResult, Outcome, Task, events, hooks
+from jobmanager._log_thread import drain
 from jobmanager.errors import InvalidValue
 from tests.conftest import our_threads
 
@@ -61,6 +62,7 @@ def test_a_hook_that_raises_anything_is_logged_and_the_others_and_later_events_c
         manager.drain(10)
 
     assert got == [HOST_UP] * 3
+    assert drain(10)
     assert len(caplog.records) == 3
     assert "failed on HostUp" in caplog.text
 
@@ -96,6 +98,7 @@ def test_what_waits_for_a_slow_hook_is_bounded_and_what_is_dropped_is_said(monke
     manager.drain(10)
 
     assert got == [f"j{number}" for number in range(6)]
+    assert drain(10)
     assert caplog.text.count("dropped JobQueued") == 4
 
 
@@ -156,6 +159,7 @@ def test_a_thread_that_cannot_be_started_costs_the_event_and_nothing_else(monkey
     manager.fire(HOST_UP)
     monkeypatch.undo()
 
+    assert drain(10)
     assert "can't start new thread" in caplog.text
     got = []
     manager.add(events.HostUp, got.append)

@@ -1,0 +1,143 @@
+"""The log thread: calls the caller's log handlers, so that none of the library's own threads does.
+
+A handler is foreign code. It may raise, as with a closed ``sys.stderr``, or block for as long as a log server is away.
+``logger`` makes a logger that only puts its records down; one thread, there while something waits, hands them on.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from contextlib import suppress
+from typing import Any
+
+from jobmanager._foreign import call_foreign
+
+_MOST_WAITING = 10_000  # records; past it new ones are dropped, and that is said
+
+
+def logger(name: str) -> logging.Logger:
+    """A module's logger for the caller's process. It never raises, and never waits for a handler."""
+    return _Logger(name)
+
+
+def hand_on(record: logging.LogRecord) -> None:
+    """Have the handlers told of a record that was made elsewhere; never raises, never waits for one."""
+    with suppress(Exception):
+        if logging.getLogger(record.name).isEnabledFor(record.levelno):
+            _records.put(record)
+
+
+def drain(timeout_s: float) -> bool:
+    """Wait until all records have been handed on; False when a handler takes longer than that."""
+    return _records.drain(timeout_s)
+
+
+class _Logger(logging.Logger):
+    """Not in Python's tree of loggers, whose own logger of the same name decides levels and has the handlers."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._told = logging.getLogger(name)
+
+    def isEnabledFor(self, level: int) -> bool:
+        return self._told.isEnabledFor(level)
+
+    def _log(self, *args: Any, **kwargs: Any) -> None:
+        kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1  # whoever is looked for is above this method
+        with suppress(Exception):  # no memory, mostly
+            super()._log(*args, **kwargs)
+
+    def makeRecord(self, *args: Any, **kwargs: Any) -> logging.LogRecord:
+        try:
+            return super().makeRecord(*args, **kwargs)
+        except Exception:  # noqa: BLE001 - the caller's own record factory
+            name, level, path, line, message, arguments, exc_info = args[:7]
+            return logging.LogRecord(name, level, path, line, message, arguments, exc_info)
+
+    def handle(self, record: logging.LogRecord) -> None:
+        _records.put(record)
+
+
+class _Records:
+    """Records on their way to the handlers, and the thread that takes them there. Thread-safe, in signal handlers too."""
+
+    def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
+        self._lock = threading.RLock()  # a signal handler may log while its own thread does
+        self._waiting: deque[logging.LogRecord] = deque()
+        self._dropped = 0
+        self._thread: threading.Thread | None = None
+
+    def put(self, record: logging.LogRecord) -> None:
+        """Never blocks."""
+        if self._pid != os.getpid():
+            self._begin()  # after a fork: what waits is the parent's to say, and so is whoever holds the lock
+        with self._lock:
+            if len(self._waiting) >= _MOST_WAITING:
+                self._dropped += 1
+            else:
+                self._waiting.append(record)
+            self._start()
+
+    def drain(self, timeout_s: float) -> bool:
+        """Where no thread can be had, as at the end of the interpreter, this one does its work."""
+        if self._pid != os.getpid():
+            return True
+        until = time.monotonic() + timeout_s
+        with self._lock:
+            thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout_s)
+        while time.monotonic() < until and (thread is None or not thread.is_alive()) and (record := self._next()) is not None:
+            call_foreign(_tell, record, failed=_report)
+        return not self._waiting
+
+    def _start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._tell_all, name="jobmanager-log", daemon=True)
+            try:
+                self._thread.start()
+            except RuntimeError:  # no more threads to be had: the next record tries again
+                self._thread = None
+
+    def _tell_all(self) -> None:
+        while (record := self._next()) is not None:
+            call_foreign(_tell, record, failed=_report)
+
+    def _next(self) -> logging.LogRecord | None:
+        with self._lock:
+            if self._waiting:
+                return self._waiting.popleft()
+            if self._dropped:
+                dropped, self._dropped = self._dropped, 0
+                return _dropped_record(dropped)
+            self._thread = None
+            return None
+
+
+def _tell(record: logging.LogRecord) -> None:
+    logging.getLogger(record.name).handle(record)
+
+
+def _report() -> None:
+    """A handler of the caller's raised: say what ``logging`` itself says of such, where anybody hears it."""
+    if logging.raiseExceptions and sys.stderr is not None:
+        with suppress(Exception):
+            traceback.print_exc()
+
+
+def _dropped_record(count: int) -> logging.LogRecord:
+    said = "the log handlers are too slow: %d records were dropped"
+    return logging.LogRecord(__name__, logging.WARNING, __file__, 0, said, (count,), None)
+
+
+_records = _Records()
