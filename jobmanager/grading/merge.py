@@ -29,18 +29,20 @@ def merged(
     """The one result of a job.
 
     A result file counts only when the program ended by itself within its limits. It cannot turn a bad exit code into
-    a success; a grader's can, as that is its business. A wrong local answer makes a success a failure. The grade is 100 or 0
-    unless the file says else.
+    a success; a grader's can, as that is its business. A wrong local answer makes a success a failure, unless a grader alone
+    judges it. The grade is 100 or 0 unless the file says else.
     """
     verdict, said = _with_what_was_said(request, verdict, facts)
-    local = {} if verdict.outcome in _OVERRIDING else answered(request)
+    grader = request.task.grader
+    is_merged = verdict.outcome not in _OVERRIDING and (grader is None or grader.merge_local)
+    local = answered(request) if is_merged else {}
     outcome = _with_local(verdict.outcome, local)
     return replace(
         _as_it_ran(request, facts, verdict),
         outcome=outcome,
         text=_joined(said.text or verdict.text, local),
         grade=_grade(outcome, verdict, said),
-        problems={**said.problems, **(local if request.task.grader is None else _with_the_graders_texts(local, said))},
+        problems={**said.problems, **(local if grader is None else _with_the_graders_texts(local, said))},
         tests=said.tests,
         custom=said.custom,
         state=said.state if said.state is not None else _state_before(request),

@@ -58,6 +58,13 @@ def count(name: str, value: int, error: type[InvalidValue] = InvalidValue, *, mo
     return value
 
 
+def flag(name: str, value: bool, error: type[InvalidValue] = InvalidValue) -> bool:
+    """True or False."""
+    if not isinstance(value, bool):
+        raise error(f"{name} must be True or False, not {value!r}")
+    return value
+
+
 def text(name: str, value: str, error: type[InvalidValue] = InvalidValue) -> str:
     """A string that any container can be given: not empty, encodable, without NUL."""
     if not isinstance(value, str) or not value.strip():

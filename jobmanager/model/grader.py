@@ -27,6 +27,8 @@ class Grader:
         student_environments: environments that a host must have to be given such a job. A grader may ask for any other
             that its host happens to have.
         most_students: student containers at once.
+        merge_local: whether the task's MultipleChoice and Match problems are judged here, too, and a wrong answer makes a
+            ``success`` a ``failed``; False: the grader alone judges them (``Task.from_directory`` makes it so).
 
     Raises:
         InvalidTask: an argument makes no sense.
@@ -38,6 +40,7 @@ class Grader:
     student_network: Network | str = field(default=Network.OFF, kw_only=True)
     student_environments: Collection[str] = field(default=(), kw_only=True)
     most_students: int = field(default=8, kw_only=True)
+    merge_local: bool = field(default=True, kw_only=True)
 
     def __post_init__(self) -> None:
         freeze = object.__setattr__
@@ -49,6 +52,7 @@ class Grader:
         freeze(self, "student_network", checked_network(self.student_network))
         freeze(self, "student_environments", _environments(self.student_environments))
         _checks.positive_int("most_students", self.most_students, InvalidTask, most=_MOST_STUDENTS)
+        _checks.flag("merge_local", self.merge_local, InvalidTask)
 
     def students_cpu_time_s(self, limits: Limits) -> float:
         """The budget of CPU seconds that holds for a task of these limits."""

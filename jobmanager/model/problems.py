@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Union
 
@@ -43,7 +43,7 @@ class MultipleChoice:
             _check_known("correct", self.correct_keys, self.choices)
             _check_known("feedback", self.feedback or (), self.choices)
         _check_texts(self)
-        _check_flag("multiple", self.multiple)
+        _checks.flag("multiple", self.multiple, InvalidTask)
 
     @property
     def correct_keys(self) -> frozenset[str]:
@@ -120,8 +120,8 @@ class Code:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "filename", _filename(self.filename))
-        _check_flag("single_line", self.single_line)
-        _check_flag("optional", self.optional)
+        _checks.flag("single_line", self.single_line, InvalidTask)
+        _checks.flag("optional", self.optional, InvalidTask)
 
     def content(self, answer: Answer | None) -> bytes:
         """The answer's bytes; raises InvalidInput for anything but text."""
@@ -149,7 +149,7 @@ class File:
         object.__setattr__(self, "extensions", _extensions(self.extensions))
         if self.max_bytes is not None:
             _checks.positive_int("max_bytes", self.max_bytes, InvalidTask, most=_MOST_BYTES)
-        _check_flag("optional", self.optional)
+        _checks.flag("optional", self.optional, InvalidTask)
 
     def content(self, answer: Answer | None) -> bytes:
         """The file's bytes; raises InvalidInput for anything but bytes or text, and for a file that is not allowed."""
@@ -182,6 +182,7 @@ class File:
 LocalProblem = Union[MultipleChoice, Match]
 ContainerProblem = Union[Code, File]
 Problem = Union[LocalProblem, ContainerProblem]
+ProblemType = Union[type[Problem], Callable[[Mapping[str, object]], Problem]]  # of a task folder, whose author has types of his own
 
 
 def _filename(given: str | None) -> str | None:
@@ -219,11 +220,6 @@ def _check_texts(problem: LocalProblem) -> None:
     """Both texts end in a result, beside those of others."""
     for name in ("success_text", "failure_text"):
         _checks.plain(name, getattr(problem, name), InvalidTask)
-
-
-def _check_flag(name: str, value: bool) -> None:
-    if not isinstance(value, bool):
-        raise InvalidTask(f"{name} must be True or False, not {value!r}")
 
 
 def _keys(given: Answer, error: type[InvalidTask] | type[InvalidInput]) -> frozenset[str]:

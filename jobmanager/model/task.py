@@ -7,6 +7,7 @@ import stat
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from jobmanager.errors import InvalidTask, InvalidValue
 from jobmanager.model import _checks
@@ -14,7 +15,7 @@ from jobmanager.model.container import GRADING_WORKSPACE, WORKSPACE
 from jobmanager.model.grader import SCRIPTS, Grader
 from jobmanager.model.limits import Limits
 from jobmanager.model.network import Network, checked_network
-from jobmanager.model.problems import Code, File, Match, MultipleChoice, Problem
+from jobmanager.model.problems import Code, File, Match, MultipleChoice, Problem, ProblemType
 
 Content = bytes | str | Path
 
@@ -90,18 +91,23 @@ class Task:
         cls,
         path: str | Path,
         *,
-        common: str | Path | None = None,
+        common: str | Path | Literal[False] | None = None,
         environment: str | None = None,
         limits: Limits | None = None,
+        problem_types: Mapping[str, ProblemType] | None = None,
         name: str | None = None,
     ) -> Task:
         """A task folder with its ``task.yaml`` (``docs/task-folders.md``; needs the extra ``yaml``).
 
         Args:
             path: the folder; its regular files come along when there is a grader.
-            common: a folder that a course's tasks share; its files come along in ``course/common``.
+            common: a folder that a course's tasks share; its files come along in ``course/common``. None: the folder
+                ``$common`` beside this one, where there is one; False: none.
             environment: instead of the file's.
             limits: instead of the file's.
+            problem_types: types of problems besides those that are known, by name: ``Code``, ``File``, ``Match`` or
+                ``MultipleChoice``, whose fields they have, or a function that makes one of these of the problem's fields,
+                which it is given as a dict of what was written.
             name: instead of the file's, or the folder's own.
 
         Raises:
@@ -110,7 +116,9 @@ class Task:
         """
         from jobmanager.task_folder.folder import read_task
 
-        return read_task(path, common=common, environment=environment, limits=limits, name=name)
+        return read_task(
+            path, common=common, environment=environment, limits=limits, problem_types=problem_types, name=name
+        )
 
     @property
     def needs_container(self) -> bool:

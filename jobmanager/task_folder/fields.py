@@ -36,6 +36,10 @@ class Fields:
     def __contains__(self, name: str) -> bool:
         return name in self._found and self._found[name].value not in (None, "")
 
+    def is_empty(self, name: str) -> bool:
+        """Whether a text stands there that is empty, where that differs from none."""
+        return name in self._found and self._found[name].value == ""
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._found)
 
@@ -110,10 +114,20 @@ class Fields:
             self.wrong(name, f"must be a list of texts, not {_shown(self._found[name])}")
         return texts
 
+    def as_written(self) -> dict[str, object]:
+        """All of them without their lines: texts, None, lists and mappings."""
+        return {name: _plain(marked) for name, marked in self._found.items()}
+
     def warn_of_others(self, file: str, known: Iterable[str]) -> None:
         """Log what stands there and is read by nobody: a plugin's field, or a name that is mistyped."""
         for name in sorted(set(self).difference(known)):
             logger.warning("%s:%d: nothing reads %s%s", file, self.line_of(name), self._where, name[:_SHOWN])
+
+
+def _plain(marked: Marked) -> object:
+    if isinstance(marked.value, dict):
+        return {name: _plain(value) for name, value in marked.value.items()}
+    return [_plain(item) for item in marked.value] if isinstance(marked.value, list) else marked.value
 
 
 def _shown(marked: Marked) -> str:

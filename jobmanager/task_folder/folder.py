@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, Union
 
 from jobmanager.errors import InvalidTask, InvalidValue
 from jobmanager.model.grader import SCRIPTS, Grader
 from jobmanager.model.limits import Limits
 from jobmanager.model.network import Network
-from jobmanager.model.problems import Code, File, Problem
+from jobmanager.model.problems import Code, File, Problem, ProblemType
 from jobmanager.model.task import Task
 from jobmanager.task_folder.fields import Fields
 from jobmanager.task_folder.marked_yaml import MOST_BYTES, Mistakes, Unreadable, parse
-from jobmanager.task_folder.problem_types import problem
+from jobmanager.task_folder.problem_types import checked, problem
+
+logger = logging.getLogger(__name__)
 
 NAMES = ("task.yaml", "task.yml")
-COMMON = "course/common"  # where the files that a course's tasks share are, below the workspace
+SHARED = "$common"  # beside the task's folder: the files that a course's tasks share
+COMMON = "course/common"  # where these are, below the workspace
+Common = Union[str, Path, Literal[False], None]
 _DOCKER = ("docker", "docker-ssh")
 _MCQ = "mcq"  # the environment of tasks that need no container, and its type
 _SETTINGS = {"limits", "run_cmd", "network_grading"}
@@ -29,25 +37,34 @@ _OF_A_FRONT = {
 
 
 def read_task(
-    path: str | Path, *, common: str | Path | None, environment: str | None, limits: Limits | None, name: str | None
+    path: str | Path,
+    *,
+    common: Common,
+    environment: str | None,
+    limits: Limits | None,
+    problem_types: Mapping[str, ProblemType] | None,
+    name: str | None,
 ) -> Task:
     """``Task.from_directory``."""
-    folder = _folder(path)
+    folder, own_types = _folder(path), checked(problem_types)
     file = _file(folder)
     mistakes = Mistakes()
     try:
         fields = Fields.of(parse(file.read_bytes(), mistakes), "", mistakes)
     except Unreadable as error:
         raise InvalidTask(f"{file}:{error.line}: {error}") from None
-    described = _described(fields, file, environment, limits, mistakes)
-    grader = _grader(folder, described, common, mistakes)
+    described = _described(fields, file, environment, limits, own_types, mistakes)
+    shared = _shared_folder(folder, common)
+    grader = _grader(folder, described, shared, mistakes)
     if mistakes.found:
         raise InvalidTask(mistakes.lines(str(file)))
+    if grader is not None:
+        _warn_of_what_is_left_out(folder, shared)
     try:
         return Task(
             described.environment,
             grader=grader,
-            files=None if common is None or grader is None else _common_files(common),
+            files=None if shared is None or grader is None else _shared_files(shared, described.limits),
             directory=None if grader is None else folder,
             problems=described.problems,
             limits=described.limits,
@@ -74,7 +91,14 @@ class _Described:
     random_inputs: int
 
 
-def _described(fields: Fields, file: Path, environment: str | None, limits: Limits | None, mistakes: Mistakes) -> _Described:
+def _described(
+    fields: Fields,
+    file: Path,
+    environment: str | None,
+    limits: Limits | None,
+    own_types: Mapping[str, ProblemType],
+    mistakes: Mistakes,
+) -> _Described:
     fields.warn_of_others(str(file), _READ | _SETTINGS | _OF_A_FRONT)
     settings = _settings(fields)
     named = fields.text("environment") or fields.text("environment_id") or "default"
@@ -89,7 +113,7 @@ def _described(fields: Fields, file: Path, environment: str | None, limits: Limi
         limits=found if limits is None else limits,
         run_cmd=(settings.text("run_cmd") or "").strip(),
         network=Network.BRIDGE if settings.flag("network_grading") else Network.OFF,
-        problems=_problems(fields.fields("problems"), file, mistakes),
+        problems=_problems(fields.fields("problems"), file, own_types, mistakes),
         problems_line=fields.line_of("problems"),
         random_inputs=fields.whole("input_random", least=0) or 0,
     )
@@ -126,17 +150,17 @@ def _limits(fields: Fields, mistakes: Mistakes) -> Limits:
         return Limits()
 
 
-def _problems(fields: Fields, file: Path, mistakes: Mistakes) -> dict[str, Problem]:
-    made = {key: problem(key, fields.fields(key), str(file), mistakes) for key in fields}
+def _problems(fields: Fields, file: Path, own_types: Mapping[str, ProblemType], mistakes: Mistakes) -> dict[str, Problem]:
+    made = {key: problem(key, fields.fields(key), str(file), own_types, mistakes) for key in fields}
     return {key: each for key, each in made.items() if each is not None}
 
 
-def _grader(folder: Path, described: _Described, common: str | Path | None, mistakes: Mistakes) -> Grader | None:
+def _grader(folder: Path, described: _Described, common: Path | None, mistakes: Mistakes) -> Grader | None:
     """``run_cmd``, the folder's own script, or the course's; None for a task of local problems only."""
     if described.in_container and described.run_cmd:
-        return Grader(described.run_cmd)
+        return Grader(described.run_cmd, merge_local=False)
     if described.in_container and any(_is_file(folder / script) for script in SCRIPTS):
-        return Grader()
+        return Grader(merge_local=False)
     shared = _shared_grader(common) if described.in_container else None
     unread = [key for key, each in described.problems.items() if isinstance(each, (Code, File))]
     if unread and shared is None:
@@ -151,15 +175,37 @@ def _grader(folder: Path, described: _Described, common: str | Path | None, mist
     return shared
 
 
-def _shared_grader(common: str | Path | None) -> Grader | None:
-    found = [] if common is None else [script for script in SCRIPTS if _is_file(Path(common) / script)]
-    return Grader([f"{COMMON}/{found[0]}"]) if found else None
+def _shared_grader(common: Path | None) -> Grader | None:
+    found = [] if common is None else [script for script in SCRIPTS if _is_file(common / script)]
+    return Grader([f"{COMMON}/{found[0]}"], merge_local=False) if found else None
 
 
-def _common_files(common: str | Path) -> dict[str, Path]:
-    folder = _folder(common, "common folder")
+def _shared_folder(folder: Path, common: Common) -> Path | None:
+    """What the tasks of a course share: the folder that was given, or the one beside the task's."""
+    if common is not None:
+        return None if common is False else _folder(common, "common folder")
+    beside = Path(os.path.abspath(folder)).parent / SHARED
+    if beside.is_symlink():
+        logger.warning("%s is a link, which is not followed: give common=", beside)
+        return None
+    return beside if beside.is_dir() else None
+
+
+def _shared_files(folder: Path, limits: Limits) -> dict[str, Path]:
     found = sorted(path for path in folder.rglob("*") if _is_file(path))
+    if lack := limits.workspace_lack([path.stat().st_size for path in found]):
+        raise InvalidTask(f"the files that come along of {str(folder)!r} are {lack}, or give common=False")
     return {f"{COMMON}/{path.relative_to(folder).as_posix()}": path for path in found}
+
+
+def _warn_of_what_is_left_out(folder: Path, shared: Path | None) -> None:
+    """Folders that a grader would miss without a word."""
+    if (folder / "systemfiles").is_dir():
+        logger.warning("%s: nothing puts its files into /etc: the root file system is read-only", folder / "systemfiles")
+    if shared is not None and (shared / "student").is_dir():
+        logger.warning(
+            "%s: student containers have no /course; a grader has to copy what they need to /task/student", shared / "student"
+        )
 
 
 def _folder(path: str | Path, what: str = "task folder") -> Path:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from jobmanager.errors import InvalidTask
-from jobmanager.model.problems import Code, File, Match, MultipleChoice, Problem
+from jobmanager.model.problems import Code, File, Match, MultipleChoice, Problem, ProblemType
 from jobmanager.task_folder.fields import Fields
 from jobmanager.task_folder.marked_yaml import Mistakes
 
@@ -14,16 +14,30 @@ _ID = re.compile(r"[A-Za-z0-9_.-]{1,200}")
 _OF_A_FRONT = {"name", "header", "language", "default", "offset", "unshuffle", "type"}  # for whoever shows the problem
 
 
-def problem(key: str, fields: Fields, file: str, mistakes: Mistakes) -> Problem | None:
+def checked(own: Mapping[str, ProblemType] | None) -> dict[str, ProblemType]:
+    """The caller's own types, by name."""
+    if own is None:
+        return {}
+    if not isinstance(own, Mapping):
+        raise InvalidTask(f"problem_types must map names of types to Code, File, Match or MultipleChoice, not {own!r}")
+    for name, made_of in own.items():
+        if not isinstance(name, str) or not name:
+            raise InvalidTask(f"problem_types: a type's name must be a string that is not empty, not {name!r}")
+        if not callable(made_of):
+            raise InvalidTask(
+                f"problem_types[{name!r}] must be Code, File, Match, MultipleChoice or a function that makes one of"
+                f" the problem's fields, not {made_of!r}"
+            )
+    return dict(own)
+
+
+def problem(key: str, fields: Fields, file: str, own_types: Mapping[str, ProblemType], mistakes: Mistakes) -> Problem | None:
     """One problem; None when it cannot be made of what is there."""
     if not _ID.fullmatch(key):
         mistakes.add(fields.line, f"a problem's id has letters, digits and _ . - only, not {key[:60]!r}")
-    kind = (fields.text("type") or "").replace("-", "_")
-    if kind not in _TYPES:
-        fields.wrong("type", f"must be one of {', '.join(_NAMED)}, not {kind[:60]!r}" if kind else "is missing")
+    make = _maker(fields, file, own_types)
+    if make is None:
         return None
-    make, own = _TYPES[kind]
-    fields.warn_of_others(file, {*own, *_OF_A_FRONT})
     before = len(mistakes.found)
     try:
         return make(fields)
@@ -33,9 +47,37 @@ def problem(key: str, fields: Fields, file: str, mistakes: Mistakes) -> Problem 
         return None
 
 
+def _maker(fields: Fields, file: str, own_types: Mapping[str, ProblemType]) -> Callable[[Fields], Problem] | None:
+    """What makes a problem of its type; the caller's own types go before ours, and what else stands there is theirs."""
+    kind = fields.text("type") or ""
+    if kind in own_types:
+        made_of = own_types[kind]
+        by_class = _BY_CLASS.get(made_of) if isinstance(made_of, type) else None
+        return by_class or (lambda fields: _by_function(kind, made_of, fields))
+    if (ours := kind.replace("-", "_")) in _TYPES:
+        make, own = _TYPES[ours]
+        fields.warn_of_others(file, {*own, *_OF_A_FRONT})
+        return make
+    there_are = f"must be one of {', '.join([*_NAMED, *own_types])}"
+    hint = f"a type of your own is given as problem_types={{{kind[:60]!r}: Code}}"
+    fields.wrong("type", f"{there_are}, not {kind[:60]!r}; {hint}" if kind else "is missing")
+    return None
+
+
+def _by_function(kind: str, function: Callable[..., Problem], fields: Fields) -> Problem:
+    made = function(fields.as_written())
+    if not isinstance(made, (Code, File, Match, MultipleChoice)):
+        raise InvalidTask(f"problem_types[{kind!r}] made {made!r}, not a Code, File, Match or MultipleChoice")
+    return made
+
+
 def _code(fields: Fields) -> Problem:
     if "boxes" in fields:
         fields.wrong("boxes", "are not supported: make each box a problem of its own")
+    return _text_of_any_kind(fields)
+
+
+def _text_of_any_kind(fields: Fields) -> Problem:
     return Code(optional=fields.flag("optional"))
 
 
@@ -49,7 +91,7 @@ def _file(fields: Fields) -> Problem:
 
 
 def _match(fields: Fields) -> Problem:
-    if "answer" not in fields:
+    if "answer" not in fields and not fields.is_empty("answer"):
         fields.wrong("answer", "is missing")
     return Match(fields.text("answer") or "", failure_text="" if fields.flag("centralize") else "Wrong answer.")
 
@@ -57,7 +99,7 @@ def _match(fields: Fields) -> Problem:
 def _multiple_choice(fields: Fields) -> Problem:
     choices = fields.several("choices")
     for choice in choices:
-        if "text" not in choice:
+        if "text" not in choice and not choice.is_empty("text"):
             choice.wrong("text", "is missing")
     correct = [number for number, choice in enumerate(choices) if choice.flag("valid")]
     multiple = fields.flag("multiple")
@@ -92,5 +134,11 @@ _TYPES: dict[str, tuple[Callable[[Fields], Problem], set[str]]] = {
     "code_file": (_file, _UPLOAD),  # its name until 2016, when all had hyphens
     "match": (_match, {"answer", "centralize"}),
     "multiple_choice": (_multiple_choice, _CHOICES),
+}
+_BY_CLASS: dict[object, Callable[[Fields], Problem]] = {
+    Code: _text_of_any_kind,
+    File: _file,
+    Match: _match,
+    MultipleChoice: _multiple_choice,
 }
 _NAMED = [name for name in _TYPES if name != "code_file"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jobmanager import JobManager, Outcome, Task
+from jobmanager import Code, JobManager, JobResult, Outcome, Task
 from tests.integration.conftest import PATIENCE_S
 
 pytestmark = pytest.mark.engine
@@ -50,3 +50,72 @@ def test_a_grader_finds_its_courses_files_and_the_archive_where_inginious_has_th
         sent = tar.extractfile("sent")
         assert sent is not None
         assert sent.read() == b"\0\xff"
+
+
+# ---- folders as course authors write them
+
+
+LIMITS = "environment_id: python3\nenvironment_parameters: {limits: {time: '5', memory: '64'}}\n"
+
+
+def graded(manager: JobManager, folder: Path, problems: str, run: str, answers: dict[str, object], **options: object) -> JobResult:
+    """The result of a submission to a folder of a course."""
+    folder.mkdir(exist_ok=True)
+    (folder / "task.yaml").write_text(f"{LIMITS}problems:\n{problems}")
+    (folder / "run").write_text(f"#!/bin/sh\n{run}")
+    task = Task.from_directory(folder, **options)  # type: ignore[arg-type]
+    return manager.submit(task, answers).result(PATIENCE_S)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("colour", "outcome", "grade"),
+    [("green", Outcome.SUCCESS, 100.0), ("red", Outcome.FAILED, 0.0), ("to be written", Outcome.FAILED, 0.0)],
+)
+def test_beside_a_grader_of_a_folder_the_grader_alone_judges_its_problems(
+    shared_manager: JobManager, tmp_path: Path, colour: str, outcome: Outcome, grade: float
+) -> None:
+    # given: answers in the file that nobody meant, as the grader knows better
+    problems = """\
+    colour: {type: match, answer: to be written}
+    free: {type: match, answer: ''}
+    choice: {type: multiple_choice, choices: [{text: a, valid: true}, {text: b}]}
+"""
+    run = """\
+if [ "$(getinput colour)-$(getinput free)-$(getinput choice)" = green-anything-1 ]; then
+    feedback-result success
+    feedback-msg -i choice -m "Well chosen."
+else
+    feedback-result failed
+fi
+"""
+    # when:
+    answers = {"colour": colour, "free": "anything", "choice": "1"}
+    result = graded(shared_manager, tmp_path / "colours", problems, run, answers)
+    # then:
+    assert (result.outcome, result.grade, result.text) == (outcome, grade, ""), result
+    told = {name: said.text for name, said in result.problems.items()}
+    assert told == ({"choice": "Well chosen."} if outcome is Outcome.SUCCESS else {})
+
+
+def test_a_grader_uses_what_stands_beside_its_task(shared_manager: JobManager, tmp_path: Path) -> None:
+    (tmp_path / "$common" / "tools").mkdir(parents=True)
+    (tmp_path / "$common" / "tools" / "judge.sh").write_text('[ "$1" = 7 ]\n')
+    run = 'sh /course/common/tools/judge.sh "$(getinput sum)" && feedback-result success || feedback-result failed\n'
+
+    results = [
+        graded(shared_manager, tmp_path / "sum", "    sum: {type: code}\n", run, {"sum": answer}).outcome for answer in ("7", "8")
+    ]
+
+    assert results == [Outcome.SUCCESS, Outcome.FAILED]
+
+
+def test_a_grader_has_the_answer_to_a_problem_of_a_type_of_ones_own(shared_manager: JobManager, tmp_path: Path) -> None:
+    problems = "    drawing: {type: turtle, colours: [red]}\n"
+    run = '[ "$(getinput drawing)" = "forward 10" ] && feedback-result success || feedback-result failed\n'
+
+    results = [
+        graded(shared_manager, tmp_path / "turtle", problems, run, {"drawing": answer}, problem_types={"turtle": Code}).outcome
+        for answer in ("forward 10", "left 90")
+    ]
+
+    assert results == [Outcome.SUCCESS, Outcome.FAILED]

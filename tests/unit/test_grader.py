@@ -25,6 +25,7 @@ BAD_GRADERS = [
     ({"student_environments": [""]}, "a student environment must be a string that is not empty"),
     ({"most_students": 0}, "most_students must be a whole number above zero"),
     ({"most_students": 101}, "most_students must be at most 100"),
+    ({"merge_local": "no"}, "merge_local must be True or False"),
 ]
 
 

@@ -199,11 +199,11 @@ def test_steps_are_told_to_who_asked_for_them():
 # ---- graders
 
 
-def graded(said=None, exit_code=0, answers=None, problems=None, **facts):
+def graded(said=None, exit_code=0, answers=None, problems=None, merge_local=True, **facts):
     """The result of a grading job whose grader ended by itself."""
     result_file = said if said is None or isinstance(said, bytes) else json.dumps(said).encode()
     found = RunFacts(began=True, end=EndMark(exit_code=exit_code), result_file=result_file, **facts)
-    task = Task("x", grader=Grader("true"), problems=problems, limits=LIMITS)
+    task = Task("x", grader=Grader("true", merge_local=merge_local), problems=problems, limits=LIMITS)
     asked = Request(
         job_id="j", task=task, inputs=JobInput(answers or {}), files={}, priority=0, launcher_name="x", debug=False
     )
@@ -235,6 +235,27 @@ def test_a_grader_tells_everything_that_a_result_file_can():
     result = graded({**said, "tests": {"a": 1}, "custom": {"b": [2]}, "state": "s"})
     assert result.problems == {"q": (Outcome.FAILED, "no"), "r": (Outcome.TIMEOUT, ""), "s": (Outcome.SUCCESS, "yes")}
     assert (result.tests, result.custom, result.state) == ({"a": 1}, {"b": [2]}, "s")
+
+
+@pytest.mark.parametrize("answers", [RIGHT, BOTH_WRONG, {}])
+@pytest.mark.parametrize("word", ["success", "failed", "timeout"])
+def test_a_grader_that_judges_alone_says_all_that_is_said_of_local_problems(answers, word):
+    said = {"result": word, "text": "told", "problems": {"m": {"result": "success", "text": "Well."}}}
+    result = graded(said, answers=answers, problems=QUIZ, merge_local=False)
+    assert (result.outcome, result.grade, result.text) == (word, 100 if word == "success" else 0, "told")
+    assert result.problems == {"m": (Outcome.SUCCESS, "Well.")}
+
+
+@pytest.mark.parametrize(("answers", "outcome"), [(RIGHT, "success"), (WRONG, "failed"), ({}, "failed")])
+def test_beside_a_grader_of_a_task_built_in_python_a_wrong_local_answer_makes_a_success_a_failure(answers, outcome):
+    result = graded({"result": "success", "text": "told"}, answers=answers, problems=QUIZ)
+    assert (result.outcome, set(result.problems)) == (outcome, {"m", "c"})
+
+
+def test_whoever_judges_alone_when_a_grader_was_stopped_its_local_answers_are_not_told():
+    found = {"stdout_bytes": 2**20}
+    assert graded({"result": "success"}, answers=BOTH_WRONG, problems=QUIZ, merge_local=False, **found).problems == {}
+    assert set(graded({"result": "success"}, answers=BOTH_WRONG, problems=QUIZ, **found).problems) == {"m", "c"}
 
 
 def test_a_silent_grader_is_a_crash_with_its_exit_code_and_the_end_of_its_complaint():

@@ -86,6 +86,7 @@ weight: 1.0
 """
 QUIZ = "problems: {q: {type: match, answer: 5}}\n"
 CODE = "problems: {q: {type: code}}\n"
+JUDGES_ALONE = Grader(merge_local=False)
 
 
 @pytest.fixture
@@ -118,7 +119,7 @@ def test_a_folder_that_the_studio_saved_becomes_a_task(folder):
 
     task = Task.from_directory(written(folder, FROM_THE_STUDIO, run="#!/bin/sh\n"))
 
-    assert (task.environment, task.name, task.grader, task.command) == ("python3", "The first program", Grader(), None)
+    assert (task.environment, task.name, task.grader, task.command) == ("python3", "The first program", JUDGES_ALONE, None)
     assert task.limits == Limits(cpu_time_s=3, wall_time_s=None, memory_mib=100, workspace_mib=50)
     assert (task.network, task.random_inputs) == (Network.OFF, 2)
     assert sorted(task.files) == ["run", "student/tests.py", "task.yaml"]
@@ -153,7 +154,7 @@ problems:
 """
     task = Task.from_directory(written(folder, text))
 
-    assert (task.environment, task.grader, task.network) == ("java", Grader("python3 judge.py"), Network.BRIDGE)
+    assert (task.environment, task.grader, task.network) == ("java", Grader("python3 judge.py", merge_local=False), Network.BRIDGE)
     assert task.limits == Limits(cpu_time_s=10, wall_time_s=15.5, memory_mib=64)
     assert task.name == "hello", "the folder's"
     assert task.problems["p"] == Code(single_line=True)
@@ -193,11 +194,78 @@ def test_what_the_tasks_of_a_course_share_comes_along_and_may_be_their_grader(fo
     shared = Task.from_directory(folder, common=common)
     own = Task.from_directory(written(folder, CODE, run="#!/bin/sh\n"), common=common)
 
-    assert shared.grader == Grader(["course/common/run.py"])
+    assert shared.grader == Grader(["course/common/run.py"], merge_local=False)
     assert sorted(shared.files) == ["course/common/lib/judge.py", "course/common/run.py", "task.yaml"]
-    assert own.grader == Grader()
+    assert own.grader == JUDGES_ALONE
     with pytest.raises(InvalidTask, match="does not exist"):
         Task.from_directory(folder, common=tmp_path / "no")
+
+
+@pytest.mark.parametrize("give_path", [Path, str, lambda folder: os.path.relpath(folder)], ids=["path", "text", "relative"])
+def test_what_stands_beside_the_task_as_common_is_found_by_itself(folder, tmp_path, give_path):
+    (tmp_path / "$common" / "lib").mkdir(parents=True)
+    (tmp_path / "$common" / "lib" / "judge.sh").write_text("true")
+    (tmp_path / "other").mkdir()
+    written(folder, CODE, run="#!/bin/sh\n")
+
+    def files(**options):
+        return sorted(Task.from_directory(give_path(folder), **options).files)
+
+    assert files() == ["course/common/lib/judge.sh", "run", "task.yaml"]
+    assert files(common=False) == files(common=tmp_path / "other") == ["run", "task.yaml"]
+
+
+def test_of_a_task_in_the_current_folder_too(folder, tmp_path, monkeypatch):
+    (tmp_path / "$common").mkdir()
+    (tmp_path / "$common" / "run").write_text("#!/bin/sh\n")
+    monkeypatch.chdir(written(folder, CODE))
+
+    assert Task.from_directory(".").grader == Grader(["course/common/run"], merge_local=False)
+
+
+def test_a_quiz_needs_nothing_of_what_stands_beside_it_but_a_grader(folder, tmp_path):
+    (tmp_path / "$common").mkdir()
+    (tmp_path / "$common" / "word").write_text("shared")
+    assert not Task.from_directory(written(folder, QUIZ)).needs_container
+
+    (tmp_path / "$common" / "run.sh").write_text("true")
+    assert Task.from_directory(folder).needs_container
+    assert not Task.from_directory(written(folder, f"environment_type: mcq\n{QUIZ}")).needs_container
+
+
+def test_a_link_beside_the_task_is_not_followed_and_logged(folder, tmp_path, caplog):
+    (tmp_path / "$common").symlink_to("/etc")
+    with caplog.at_level(logging.WARNING, "jobmanager"):
+        task = Task.from_directory(written(folder, CODE, run="#!/bin/sh\n"))
+
+    assert sorted(task.files) == ["run", "task.yaml"]
+    assert caplog.messages == [f"{tmp_path / '$common'} is a link, which is not followed: give common="]
+
+
+def test_too_much_beside_the_task_is_named(folder, tmp_path):
+    (tmp_path / "$common").mkdir()
+    (tmp_path / "$common" / "big").write_bytes(bytes(2**21))
+
+    told = refusal(folder, "limits: {disk: 1}\n" + CODE, run="#!/bin/sh\n")
+
+    assert told == [
+        f"task.yaml: the files that come along of {str(tmp_path / '$common')!r} are larger than the workspace of 1 MiB:"
+        " raise workspace_mib, or give common=False"
+    ]
+
+
+def test_folders_that_a_grader_would_miss_are_logged(folder, tmp_path, caplog):
+    (tmp_path / "$common" / "student").mkdir(parents=True)
+    (folder / "systemfiles").mkdir()
+    with caplog.at_level(logging.WARNING, "jobmanager"):
+        Task.from_directory(written(folder, QUIZ))
+        assert not caplog.messages, "there is no grader"
+        Task.from_directory(written(folder, CODE, run="#!/bin/sh\n"))
+
+    assert [message.partition(": ")[0] for message in caplog.messages] == [
+        str(folder / "systemfiles"),
+        str(tmp_path / "$common" / "student"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -251,6 +319,95 @@ def test_the_words_of_yaml_1_1_for_true_and_false_are_known(folder):
     task = Task.from_directory(written(folder, f"problems:\n q:\n  type: multiple_choice\n  choices:\n{choices}\n"))
 
     assert task.problems["q"].correct_keys == {"0", "1", "2", "3", "4"}
+
+
+def test_an_empty_text_is_the_answer_of_a_match_and_the_text_of_a_choice(folder):
+    text = """\
+problems:
+    nothing: {type: match, answer: ''}
+    look: {type: multiple_choice, choices: [{text: '', valid: true}, {text: b}]}
+"""
+    problems = Task.from_directory(written(folder, text)).problems
+
+    assert problems["nothing"].is_right("") and problems["nothing"].is_right(" \n") and not problems["nothing"].is_right("x")
+    assert problems["look"].choices == {"0": "", "1": "b"}
+    assert refusal(folder, "problems:\n q: {type: match, answer: }\n") == ["task.yaml:2: problems.q.answer is missing"]
+
+
+def test_types_of_problems_of_ones_own_have_the_fields_of_those_that_they_are_taken_for(folder):
+    text = """\
+problems:
+    a: {type: blockly, optional: on, toolbox: <xml/>, name: Blocks}
+    b: {type: notebook-file, allowed_exts: .ipynb, max_size: 100}
+    c: {type: number, answer: 042}
+    d: {type: poll, choices: [{text: one, valid: true}, {text: two}]}
+    e: {type: code, language: python}
+    f: {type: table, rows: [{head: x}], empty: , hint: ''}
+"""
+    given = []
+
+    def table(fields):
+        given.append(fields)
+        return Code("table.csv")
+
+    types = {"blockly": Code, "notebook-file": File, "number": Match, "poll": MultipleChoice, "table": table}
+    task = Task.from_directory(written(folder, text, run="#!/bin/sh\n"), problem_types=types)
+
+    assert list(task.problems.values()) == [
+        Code(optional=True),
+        File(extensions=[".ipynb"], max_bytes=100),
+        Match("042"),
+        MultipleChoice([0], {"0": "one", "1": "two"}, feedback={}, multiple=False),
+        Code(),
+        Code("table.csv"),
+    ]
+    assert given == [{"type": "table", "rows": [{"head": "x"}], "empty": None, "hint": ""}]
+
+
+def test_a_type_of_ones_own_stands_in_place_of_one_that_is_known(folder):
+    task = Task.from_directory(written(folder, CODE, run="#!/bin/sh\n"), problem_types={"code": lambda fields: Code("main.py")})
+
+    assert task.problems == {"q": Code("main.py")}
+
+
+def test_fields_of_a_type_of_ones_own_are_nobodys_mistake(folder, caplog):
+    with caplog.at_level(logging.WARNING, "jobmanager"):
+        written(folder, "problems: {q: {type: blockly, toolbox: x}}\n", run="#!/bin/sh\n")
+        Task.from_directory(folder, problem_types={"blockly": Code})
+
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("types", "says"),
+    [
+        ([("blockly", Code)], "problem_types must map names of types to Code, File, Match or MultipleChoice, not ["),
+        ({5: Code}, "problem_types: a type's name must be a string that is not empty, not 5"),
+        ({"": Code}, "problem_types: a type's name must be a string that is not empty, not ''"),
+        ({"blockly": "code"}, "problem_types['blockly'] must be Code, File, Match, MultipleChoice or a function that makes one"),
+        ({"blockly": Code()}, "problem_types['blockly'] must be Code, File, Match, MultipleChoice or a function that makes one"),
+    ],
+)
+def test_types_of_ones_own_that_make_no_sense_are_refused(folder, types, says):
+    with pytest.raises(InvalidTask) as refused:
+        Task.from_directory(written(folder, CODE, run="#!/bin/sh\n"), problem_types=types)
+
+    assert str(refused.value).startswith(says)
+
+
+def test_what_a_function_for_a_type_of_ones_own_finds_wrong_is_told_with_its_line(folder):
+    def demanding(fields):
+        raise InvalidTask("it has no toolbox")
+
+    written(folder, "problems:\n a: {type: blockly}\n b: {type: list}\n c: {type: poll}\n", run="#!/bin/sh\n")
+    with pytest.raises(InvalidTask) as refused:
+        Task.from_directory(folder, problem_types={"blockly": demanding, "list": list, "poll": MultipleChoice})
+
+    assert str(refused.value).replace(f"{folder}{os.sep}", "").splitlines() == [
+        "task.yaml:2: problem 'a': it has no toolbox",
+        "task.yaml:3: problem 'b': problem_types['list'] made ['type'], not a Code, File, Match or MultipleChoice",
+        "task.yaml:4: problems.c.choices are missing",
+    ]
 
 
 def test_anchors_and_merged_mappings_are_unfolded(folder):
@@ -343,7 +500,8 @@ problems:
         "task.yaml:29: problems.upload.max_size must be a whole number of bytes above 0, not '1 MB'",
         "task.yaml:30: problems.upload.allowed_exts must be a list of texts, not a list",
         "task.yaml:31: 'max_size' is given a second time; first on line 29",
-        "task.yaml:32: problems.essay.type must be one of code, code_single_line, file, match, multiple_choice, not 'prose'",
+        "task.yaml:32: problems.essay.type must be one of code, code_single_line, file, match, multiple_choice, not 'prose';"
+        " a type of your own is given as problem_types={'prose': Code}",
         "task.yaml:33: problems.nothing.type is missing",
         "task.yaml:36: problems.boxes.boxes are not supported: make each box a problem of its own",
     ]
