@@ -82,7 +82,7 @@ FINE = [
 ]
 
 
-@pytest.mark.parametrize("given", LATER, ids=repr)
+@pytest.mark.parametrize("given", LATER)
 def test_what_would_never_run_is_refused(given):
     with pytest.raises(errors.InvalidInput, match=r"^callback must be a plain function, not an? \w+( one)?, which") as said:
         _checks.callback("callback", given, errors.InvalidInput, "result")
@@ -90,13 +90,13 @@ def test_what_would_never_run_is_refused(given):
     assert "\n" not in str(said.value)
 
 
-@pytest.mark.parametrize("given", OTHERS, ids=repr)
+@pytest.mark.parametrize("given", OTHERS)
 def test_what_takes_other_arguments_is_refused(given):
     with pytest.raises(errors.InvalidInput, match=r"^callback must be a function of \(result\): \w"):
         _checks.callback("callback", given, errors.InvalidInput, "result")
 
 
-@pytest.mark.parametrize("given", FINE, ids=repr)
+@pytest.mark.parametrize("given", FINE)
 def test_any_callable_that_takes_one_argument_is_taken_also_one_that_does_not_tell(given):
     assert _checks.callback("callback", given, errors.InvalidInput, "result") is given
 
