@@ -62,7 +62,7 @@ class CallbackManagers:
             self._done.put(None)
         until = time.monotonic() + timeout_s
         for thread in self._threads:
-            if thread is not threading.current_thread():
+            if thread is not threading.current_thread() and thread.ident is not None:
                 thread.join(max(0.0, until - time.monotonic()))
 
     def watch(self) -> None:

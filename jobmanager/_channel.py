@@ -167,6 +167,10 @@ class Channel:
         """Where a new reader is."""
         return Place(run=self._run)
 
+    def so_far(self) -> tuple[int, int]:
+        """Which run this is, and how many bytes it has printed."""
+        return self._run, sum(self._shown.values())
+
     def take(self, place: Place) -> Output | None:
         """What comes next for a reader at this place, which moves on; None: nothing yet."""
         if place.run != self._run:

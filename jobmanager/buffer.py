@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -17,7 +16,7 @@ __all__ = ["ClientBuffer"]
 
 
 class ClientBuffer:
-    """Polling for any ``Client``. Thread-safe.
+    """Polling for any ``Client``. Thread-safe, and safe in signal handlers: each step is one of a set or a dictionary.
 
     Args:
         client: who runs the jobs.
@@ -32,9 +31,8 @@ class ClientBuffer:
         self._client = client
         self._keep_results_s = keep_results_s
         self._clock = clock
-        self._lock = threading.Lock()
         self._waiting: set[str] = set()
-        self._done: dict[str, tuple[float, JobResult]] = {}  # in the order of their ends
+        self._done: dict[str, tuple[float, JobResult]] = {}  # in the order of their ends; in here before it leaves _waiting
 
     def new_job(
         self,
@@ -48,9 +46,8 @@ class ClientBuffer:
     ) -> str:
         """Accept a job and return its id; raises what the client's ``new_job`` raises."""
         job_id = uuid.uuid4().hex
-        with self._lock:
-            self._forget_expired()
-            self._waiting.add(job_id)  # before it is submitted: it may end before new_job has returned
+        self._forget_expired()
+        self._waiting.add(job_id)  # before it is submitted: it may end before new_job has returned
         try:
             return self._client.new_job(
                 task,
@@ -63,8 +60,7 @@ class ClientBuffer:
                 supersede_key=supersede_key,
             )
         except BaseException:
-            with self._lock:
-                self._waiting.discard(job_id)
+            self._waiting.discard(job_id)
             raise
 
     def is_waiting(self, job_id: str) -> bool:
@@ -73,25 +69,25 @@ class ClientBuffer:
 
     def is_done(self, job_id: str) -> bool:
         """Whether the result can be fetched. Raises UnknownJob."""
-        with self._lock:
-            self._forget_expired()
-            if job_id not in self._waiting and job_id not in self._done:
-                raise _unknown(job_id)
-            return job_id in self._done
+        self._forget_expired()
+        is_waiting = job_id in self._waiting
+        is_done = job_id in self._done
+        if not (is_waiting or is_done):
+            raise _unknown(job_id)
+        return is_done
 
     def get_result(self, job_id: str) -> JobResult:
         """The result; only once. Raises UnknownJob for a job that is not done, was fetched, expired, or never was."""
-        with self._lock:
-            self._forget_expired()
-            if job_id not in self._done:
-                raise _unknown(job_id)
-            return self._done.pop(job_id)[1]
+        self._forget_expired()
+        done = self._done.pop(job_id, None)
+        if done is None:
+            raise _unknown(job_id)
+        return done[1]
 
     def _ended(self, result: JobResult) -> None:
-        with self._lock:
-            self._waiting.discard(result.job_id)
-            self._done[result.job_id] = (self._clock(), result)
-            self._forget_expired()
+        self._done[result.job_id] = (self._clock(), result)
+        self._waiting.discard(result.job_id)
+        self._forget_expired()
 
     def _forget_expired(self) -> None:
         if self._keep_results_s is None:
@@ -100,7 +96,7 @@ class ClientBuffer:
         for job_id, (ended_at, _) in list(self._done.items()):
             if ended_at >= oldest:
                 return
-            del self._done[job_id]
+            self._done.pop(job_id, None)
 
 
 def _unknown(job_id: str) -> UnknownJob:

@@ -42,8 +42,7 @@ class HookManager:
         if not (isinstance(event_type, type) and issubclass(event_type, Event)):
             raise InvalidValue(f"a hook is for a type of event, not for {event_type!r}")
         _checks.callback("a hook", hook, InvalidValue, "event")
-        with self._lock:
-            self._hooks.append((event_type, hook))
+        self._hooks.append((event_type, hook))  # no lock: a signal handler may come between
 
     def wants(self, event_type: type[Event]) -> bool:
         """Whether anybody would be told."""

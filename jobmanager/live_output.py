@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from types import TracebackType
 
+from jobmanager._aside import aside
 from jobmanager._callback_manager import refuse_inside_callback
 from jobmanager._channel import Channel
 from jobmanager.errors import JobTimeout
@@ -43,21 +45,22 @@ class LiveOutput:
             JobTimeout: nothing has come for so long; the job goes on.
             WouldDeadlock: inside a callback, where nothing may be waited for.
         """
-        with self._channel.changed:
-            output = self._take()
-            if output is None and not self._is_over():
-                refuse_inside_callback()
-                output = self._wait()
-        if output is None:
-            raise StopIteration
-        return output
+        until = None if self._timeout_s is None else time.monotonic() + self._timeout_s
+        while True:
+            seen, is_over = self._channel.so_far(), self._is_over()  # before it takes: what comes meanwhile is no news to wait for
+            if (output := aside(self._take)) is not None:
+                return output
+            if is_over:
+                raise StopIteration
+            refuse_inside_callback()
+            left_s = None if until is None else until - time.monotonic()
+            if left_s is not None and left_s <= 0:
+                raise JobTimeout(f"nothing came from job {self.job_id} for {self._timeout_s:g} s; it goes on")
+            aside(partial(self._wait, seen, left_s), takes_long=True)
 
     def close(self) -> None:
         """Read no more."""
-        with self._channel.changed:
-            self._closed = True
-            self._channel.readers.discard(self)
-            self._channel.changed.notify_all()
+        aside(self._close)
 
     def __enter__(self) -> LiveOutput:
         return self
@@ -66,16 +69,18 @@ class LiveOutput:
         self.close()
 
     def _take(self) -> Output | None:
-        return None if self._closed else self._channel.take(self._place)
+        with self._channel.changed:
+            return None if self._closed else self._channel.take(self._place)
 
     def _is_over(self) -> bool:
         return self._closed or self._channel.ended
 
-    def _wait(self) -> Output | None:
-        until = None if self._timeout_s is None else time.monotonic() + self._timeout_s
-        while (output := self._take()) is None and not self._is_over():
-            left_s = None if until is None else until - time.monotonic()
-            if left_s is not None and left_s <= 0:
-                raise JobTimeout(f"nothing came from job {self.job_id} for {self._timeout_s:g} s; it goes on")
-            self._channel.changed.wait(left_s)
-        return output
+    def _wait(self, seen: object, timeout_s: float | None) -> None:
+        with self._channel.changed:
+            self._channel.changed.wait_for(lambda: self._is_over() or self._channel.so_far() != seen, timeout_s)
+
+    def _close(self) -> None:
+        with self._channel.changed:
+            self._closed = True
+            self._channel.readers.discard(self)
+            self._channel.changed.notify_all()

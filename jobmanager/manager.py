@@ -18,7 +18,8 @@ The way of a job::
 
 Processes and threads of one manager::
 
-    caller's process   jobmanager-loop         carries out the ledger's orders, hears the children
+    caller's process   jobmanager-clerk        does what the main thread asks for (one for all managers)
+                       jobmanager-loop         carries out the ledger's orders, hears the children
                        jobmanager-callbacks-N  callback managers (4 by default)
                        jobmanager-*-in, -out   two for each child: its messages
                        jobmanager-hooks        while hooks are set
@@ -29,7 +30,7 @@ Processes and threads of one manager::
 
 The ledger (``scheduling/ledger.py``) decides everything that happens to a job; this file only connects it with the
 world. Its lock, and the one that guards starting and closing here, are never held while Docker, a callback or a hook
-is called.
+is called, and never by the main thread, where signal handlers run (``_aside.py``).
 """
 
 from __future__ import annotations
@@ -40,12 +41,14 @@ import threading
 import time
 import uuid
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from jobmanager import _log_thread
+from jobmanager._aside import aside, keep_clerk, let_clerk_go
 from jobmanager._callback_manager import CallbackManagers
 from jobmanager._log_thread import logger
 from jobmanager._loop import Loop
@@ -80,6 +83,7 @@ if TYPE_CHECKING:
 __all__ = ["JobManager"]
 
 _log = logger(__name__)
+_T = TypeVar("_T")
 
 _MOST_CALLBACK_THREADS = 1000
 _MOST_POOL_WORKERS = 1000
@@ -161,25 +165,35 @@ class JobManager:
     def start(self) -> None:
         """Start the processes and threads, and wait until every host has answered or a second has passed.
 
-        A second call does nothing.
+        A second call does nothing. A ``close`` meanwhile, from another thread or a signal handler, ends it at once.
 
         Raises:
             EngineUnavailable: no host answers; nothing is left running.
             Closed: the manager was closed.
         """
         self._notice_fork()
+        run = _Run(self)
+        try:
+            aside(partial(self._start, run), takes_long=True)
+        except Closed:  # whoever closes it sees to the rest
+            raise
+        except BaseException:  # a signal handler's too, and then it is still starting
+            aside(run.abort, takes_long=True)
+            raise
+
+    def _start(self, run: _Run) -> None:
         with self._lock:
             if self._closed:
                 raise _closed()
             if self._run is not None:
                 return
-            run = self._run = _Run(self)
+            self._run = run
         try:
             run.start()
         except BaseException:
             with self._lock:
-                self._run = None
-            run.abort()
+                if not self._closed:
+                    self._run = None
             raise
         self._hooks.fire(ManagerStarted(at_s=time.time(), hosts=tuple(config.name for config in self._configs)))
 
@@ -191,8 +205,9 @@ class JobManager:
             kill: kill them at once.
 
         Callbacks that still run when all jobs have ended are waited for beyond that, until none has returned for 60 s,
-        or for 10 s when jobs were killed. A second call returns when everything has stopped; with ``kill`` it hurries
-        the first. Inside a callback it takes no more jobs, and the rest happens behind the callback's back.
+        or for 10 s when jobs were killed. A second call, from a signal handler too, returns when everything has stopped;
+        with ``kill`` it hurries the first. Inside a callback it takes no more jobs, and the rest happens behind the
+        callback's back.
 
         Raises:
             InvalidValue: an argument makes no sense; nothing was closed.
@@ -202,11 +217,18 @@ class JobManager:
         if not isinstance(kill, bool):
             raise InvalidValue(f"kill must be True or False, not {kill!r}")
         self._notice_fork()
+        try:
+            aside(partial(self._close, drain_timeout_s, kill), takes_long=True)
+        except BaseException:  # ctrl-C while jobs were waited for
+            aside(partial(self._close, 0.0, True), takes_long=True)
+            raise
+
+    def _close(self, drain_timeout_s: float | None, kill: bool) -> None:
         with self._lock:
             self._closed = True
             run = self._run
         if run is not None:
-            run.close(drain_timeout_s=drain_timeout_s, kill=kill)
+            run.close(drain_timeout_s, kill)
 
     def __enter__(self) -> JobManager:
         self.start()
@@ -259,8 +281,7 @@ class JobManager:
             raise InvalidInput(
                 'debug="ssh" and ssh_callback go together: the callback is told where to log in; new_job of the manager takes it'
             )
-        run.ledger.accept(request, callback, ssh_callback)
-        run.loop.wake()
+        run.change(partial(run.ledger.accept, request, callback, ssh_callback))
         return request.job_id
 
     def submit(
@@ -303,15 +324,13 @@ class JobManager:
         _checks.string("job_id", job_id, InvalidInput)
         if timeout_s is not None:
             _checks.timeout("timeout_s", timeout_s, zero=True)
-        return self._running().loop.follow(job_id, timeout_s)
+        return aside(partial(self._running().loop.follow, job_id, timeout_s))
 
     def kill_job(self, job_id: str) -> bool:
         """Ask for a job's end; its result is ``killed``. False when it has ended already or is unknown."""
         _checks.string("job_id", job_id, InvalidInput)
         run = self._running()
-        asked = run.ledger.kill(job_id, KillReason.KILL_JOB)
-        run.loop.wake()
-        return asked
+        return run.change(partial(run.ledger.kill, job_id, KillReason.KILL_JOB))
 
     def get_job_queue_info(self, job_id: str) -> QueueInfo | None:
         """Where a job stands; None when it has ended or is unknown.
@@ -321,14 +340,14 @@ class JobManager:
         wall-clock limit will end it. While more than 1,000 jobs wait, the answer may be old, by a second for 100,000.
         """
         _checks.string("job_id", job_id, InvalidInput)
-        return self._running().ledger.queue_info(job_id)
+        return aside(partial(self._running().ledger.queue_info, job_id))
 
     def get_job_queue_snapshot(self) -> tuple[list[RunningJob], list[WaitingJob]]:
         """Jobs that have a host, in the order of their acceptance, and jobs that wait, in the order in which they will start.
 
         That order is what is to be foreseen now. With 100,000 waiting jobs this takes up to a fifth of a second of CPU time.
         """
-        return self._running().ledger.snapshot()
+        return aside(self._running().ledger.snapshot)
 
     def get_available_environments(self) -> dict[str, list[str]]:
         """What the hosts that are up can run, by environment type.
@@ -336,15 +355,15 @@ class JobManager:
         Names from the alias map, and of images labelled ``jobmanager.environment``. A job for one whose hosts are all down
         is taken all the same, and waits.
         """
-        return self._running().ledger.environments()
+        return aside(self._running().ledger.environments)
 
     def hosts(self) -> list[HostInfo]:
         """A record for each host."""
-        return self._running().ledger.hosts()
+        return aside(self._running().ledger.hosts)
 
     def callbacks(self) -> CallbackInfo:
         """How busy the callback threads are."""
-        return self._running().callbacks()
+        return aside(self._running().callbacks)
 
     def _running(self) -> _Run:
         """What runs in this process. In a forked child of the one that started, it is started here first."""
@@ -363,9 +382,12 @@ class JobManager:
         """For forks that run no hooks of Python's, such as uWSGI's."""
         run = self._run
         if run is not None and run.pid != os.getpid():
-            with _fork_lock:
-                if self._run is run:
-                    self._after_fork()
+            aside(partial(self._forget, run))
+
+    def _forget(self, run: _Run) -> None:
+        with _fork_lock:
+            if self._run is run:
+                self._after_fork()
 
     def _after_fork(self) -> None:
         """In the child: no thread has come along, locks may be held by nobody, and the processes are the parent's."""
@@ -399,6 +421,7 @@ class _Run:
         self.pid = os.getpid()
         self._hooks = manager._hooks
         self._closing = threading.Lock()
+        self._started = False
         self._stopped = False
         self._kill_asked = threading.Event()
         manager_id = self._manager_id = uuid.uuid4().hex[:12]
@@ -428,15 +451,19 @@ class _Run:
         self.loop.abandon()
 
     def start(self) -> None:
-        """Start threads and children, and wait for the hosts."""
+        """Start threads and children, and wait for the hosts. Raises Closed as soon as somebody closes it."""
         with self._closing:
             if self._stopped:
                 raise _closed()
+            self._started = True
+            keep_clerk()
             self._callbacks.start()
             self.loop.start()
             atexit.register(self._at_exit)
         self.ledger.wait_for_hosts(_all_have_answered, _READY_S)
         self.ledger.wait_for_hosts(_enough_have_answered, _ANY_ANSWER_S)
+        if not self.ledger.is_open():
+            raise _closed()
         records = self.ledger.hosts()
         if not any(host.up for host in records):
             raise EngineUnavailable(_nobody_answers(records))
@@ -444,17 +471,23 @@ class _Run:
             if not host.up:  # one that answered with an error is in the log already
                 _log.info("starting without host %s: %s", host.name, host.reason, extra={"host": host.name})
 
+    def change(self, change: Callable[[], _T]) -> _T:
+        """Change the ledger; the loop does what follows from that."""
+        try:
+            return aside(change)
+        finally:
+            self.loop.wake()
+
     def callbacks(self) -> CallbackInfo:
         """How busy the callback threads are."""
         return self._callbacks.info()
 
     def abort(self) -> None:
-        """Undo a start that failed; what another thread has submitted meanwhile is called back."""
-        self.close(drain_timeout_s=0.0, kill=True, patience=_AT_EXIT)
+        """Undo a start that failed, or goes on; what another thread has submitted meanwhile is called back."""
+        self.close(0.0, kill=True, patience=_AT_EXIT)
 
-    def close(self, *, drain_timeout_s: float | None, kill: bool, patience: _Patience | None = None) -> None:
-        """Let jobs end, or end them, then stop."""
-        patience = patience or _AT_CLOSE
+    def close(self, drain_timeout_s: float | None, kill: bool, patience: _Patience = _AT_CLOSE) -> None:
+        """Let jobs end, or end them, then stop. Never in the main thread."""
         if self.ledger.take_no_more():
             self._hooks.fire(ManagerClosing(at_s=time.time(), unfinished=self.ledger.unfinished()))
         if kill:
@@ -462,12 +495,7 @@ class _Run:
         if self._callbacks.is_current_thread():  # it cannot wait for itself
             threading.Thread(target=self._close, args=(drain_timeout_s, patience), name="jobmanager-close").start()
             return
-        try:
-            self._close(drain_timeout_s, patience)
-        except BaseException:  # ctrl-C while jobs were waited for
-            self._kill_all(KillReason.CLOSE)
-            self._close(0.0, patience)
-            raise
+        self._close(drain_timeout_s, patience)
 
     def _close(self, drain_timeout_s: float | None, patience: _Patience) -> None:
         with self._closing:
@@ -516,11 +544,13 @@ class _Run:
         _log_thread.drain(_THREAD_END_S)
         atexit.unregister(self._at_exit)
         self._stopped = True
+        if self._started:
+            let_clerk_go()
 
     def _at_exit(self) -> None:
         """The interpreter ends without close()."""
         if self.pid == os.getpid():
-            self.close(drain_timeout_s=0.0, kill=True, patience=_AT_EXIT)
+            aside(self.abort, takes_long=True)
 
     def _ended(self, result: JobResult) -> None:
         self._hooks.fire(JobEnded(at_s=time.time(), job_id=result.job_id, result=result))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 
 from jobmanager._callback_manager import refuse_inside_callback
@@ -43,28 +44,21 @@ class ClientSync:
         refuse_inside_callback()
         if timeout_s is not None:
             _checks.positive("timeout_s", timeout_s)
-        results: list[JobResult] = []
-        ended = threading.Event()
-
-        def keep(result: JobResult) -> None:
-            results.append(result)
-            ended.set()
-
+        results: queue.SimpleQueue[JobResult] = queue.SimpleQueue()  # an Event's lock may be held while a signal handler runs
         job_id = self._client.new_job(
             task,
             inputdata,
-            keep,
+            results.put,
             priority=priority,
             launcher_name=launcher_name,
             debug=debug,
             supersede_key=supersede_key,
         )
         try:
-            in_time = ended.wait(None if timeout_s is None else min(timeout_s, threading.TIMEOUT_MAX))
+            return results.get(timeout=None if timeout_s is None else min(timeout_s, threading.TIMEOUT_MAX))
+        except queue.Empty:
+            self._client.kill_job(job_id)
+            raise JobTimeout(f"job {job_id} did not end within {timeout_s:g} s and was killed") from None
         except BaseException:  # ctrl-C: nobody waits for the job any more
             self._client.kill_job(job_id)
             raise
-        if not in_time:
-            self._client.kill_job(job_id)
-            raise JobTimeout(f"job {job_id} did not end within {timeout_s:g} s and was killed")
-        return results[0]

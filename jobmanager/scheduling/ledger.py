@@ -147,10 +147,16 @@ class Ledger:
                 self._deliver(job)
 
     def take_no_more(self) -> bool:
-        """Refuse every further job; False when that was so already."""
-        with self._lock:
+        """Refuse every further job, and wait for no host; False when that was so already."""
+        with self._changed:
             was_open, self._open = self._open, False
+            self._changed.notify_all()
             return was_open
+
+    def is_open(self) -> bool:
+        """Whether it takes jobs."""
+        with self._lock:
+            return self._open
 
     def kill(self, job_id: str, reason: KillReason) -> bool:
         """Ask for a job's end; False when it has ended or is unknown."""
@@ -387,9 +393,9 @@ class Ledger:
             self._changed.notify_all()
 
     def wait_for_hosts(self, done: Callable[[list[HostStatus]], bool], timeout_s: float) -> None:
-        """Block until ``done`` says so of the hosts' states, or the time is over."""
+        """Block until ``done`` says so of the hosts' states, or no more jobs are taken, or the time is over."""
         with self._changed:
-            self._changed.wait_for(lambda: done([host.status for host in self._hosts]), timeout_s)
+            self._changed.wait_for(lambda: not self._open or done([host.status for host in self._hosts]), timeout_s)
 
     def tick(self) -> None:
         """Look at the clock: jobs that waited too long, runs that are overdue, memory that may be free by now."""

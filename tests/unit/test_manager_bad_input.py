@@ -98,7 +98,7 @@ def test_a_job_that_makes_no_sense_is_refused_and_the_message_says_why(given, er
 def test_a_callback_that_is_not_callable_is_refused_and_nothing_is_accepted():
     manager, accepted = JobManager("unix:///nowhere"), []
     ledger = SimpleNamespace(accept=lambda *job: accepted.append(job))
-    manager._run = SimpleNamespace(is_ours=lambda: True, pid=os.getpid(), ledger=ledger, loop=SimpleNamespace(wake=lambda: None))
+    manager._run = SimpleNamespace(pid=os.getpid(), ledger=ledger, change=lambda change: change())
 
     for bad in ("print", 5, ["print"]):
         with pytest.raises(errors.InvalidInput, match="callback must be callable, not "):

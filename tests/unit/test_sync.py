@@ -54,12 +54,15 @@ def test_the_timeout_is_a_timeout_error():
 
 
 def test_ctrl_c_kills_the_job_and_comes_through(monkeypatch):
-    class Interrupted(threading.Event):
-        def wait(self, timeout=None):
+    class Interrupted:
+        def put(self, result):
+            pass
+
+        def get(self, timeout=None):
             raise KeyboardInterrupt
 
     client = StubClient()
-    monkeypatch.setattr(sync.threading, "Event", Interrupted)
+    monkeypatch.setattr(sync.queue, "SimpleQueue", Interrupted)
 
     with pytest.raises(KeyboardInterrupt):
         ClientSync(client).new_job(TASK)
