@@ -6,8 +6,17 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from jobmanager.engine.protocol import Chunk
-from jobmanager.engine.way_in import DOOR_OPEN, RESULT_FILE_LIMIT, Mark, MarkedStream, cpu_before, end_mark
+from jobmanager.engine.way_in import (
+    DOOR_OPEN,
+    RESULT_FILE_LIMIT,
+    Mark,
+    MarkedStream,
+    clock_before,
+    cpu_before,
+    end_mark,
+)
 from jobmanager.grading.link import CutOff, FromRunner, LinkReader
+from jobmanager.model._escapes import one_line
 from jobmanager.model.facts import EndMark
 from jobmanager.model.messages import Piece
 
@@ -81,6 +90,7 @@ class Transcript:
         self._hear = hear
         self._streams = {False: MarkedStream(token), True: MarkedStream(token)}
         self._cpu_before_ns: int | None = None
+        self._clock_before_s: float | None = None
         self._result = bytearray()
         self._said_got = self._said_bye = self._stdout_ended = self._stderr_ended = False
 
@@ -148,36 +158,40 @@ class Transcript:
     # The two streams come in any order: all of standard error may be here before the first word of standard output.
 
     def _mark(self, mark: Mark, stderr: bool) -> None:
-        if mark.word == "got":
-            self._got(mark, stderr)
+        if mark.word == "got" and not (stderr or self._said_got or self.beginning_lost):
+            self.began = self._said_got = True
+            self._cpu_before_ns, self._clock_before_s = cpu_before(mark.rest), clock_before(mark.rest)
         elif mark.word == "no":
-            self.refusal, self.complete = mark.rest[:500], True
+            self.refusal, self.complete = one_line(mark.rest[:500]), True
         elif mark.word == "end" and stderr and not self._stderr_ended:
             self._stderr_ended = True
-            self.end = self.end or end_mark(mark.rest, self._cpu_before_ns)
+            self.end = self.end or self._end_mark(mark)
         elif mark.word == "end" and not stderr and not self._stdout_ended:
             self._finish_link()
             self._stdout_ended = True
-            self.end = end_mark(mark.rest, self._cpu_before_ns) or self.end  # by now the counter's start is known
-        elif mark.word == "bye":
+            self.end = self._end_mark(mark) or self.end  # by now the counter's start is known
+        elif mark.word == "bye" and self._stdout_ended and not self._said_bye:
             self._said_bye = True
-        elif mark.word == DOOR_OPEN:
+        elif mark.word == DOOR_OPEN and not self.door_open:
             self.door_open = True
+        else:  # PID 1 says each once: this is a program's forgery, which costs it as much as any other output
+            self._output(mark.line, stderr)
         self.complete = self.complete or (self._said_bye and self._stderr_ended)
 
-    def _got(self, mark: Mark, stderr: bool) -> None:
-        """PID 1 says it once, before anything else on standard output; a second one is a program's forgery."""
-        if not (stderr or self._said_got or self.beginning_lost):
-            self.began = self._said_got = True
-            self._cpu_before_ns = cpu_before(mark.rest)
+    def _end_mark(self, mark: Mark) -> EndMark | None:
+        return end_mark(mark.rest, self._cpu_before_ns, self._clock_before_s)
 
     def _output(self, data: bytes, stderr: bool) -> None:
         self.began = True  # PID 1 says "got" on standard output before anything else
         if not stderr and not self._said_got:
             self.beginning_lost = True  # from a log that was rotated
         if self._stdout_ended and not stderr:
-            self._result += data[: RESULT_FILE_LIMIT + 1 - len(self._result)]
-        elif self._link is None or stderr:
+            room = RESULT_FILE_LIMIT + 1 - len(self._result)  # PID 1 hands over no more
+            self._result += data[:room]
+            data = data[room:]
+        if not data:
+            return
+        if self._link is None or stderr or self._stdout_ended:
             self._printed(data, stderr)
         else:
             for part in self._link.feed(data):

@@ -20,6 +20,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from jobmanager.engine.processes import forward_logs
+from jobmanager.model._escapes import one_line
 from jobmanager.model.messages import TunnelBroken, TunnelOpen, TunnelSettings
 
 _log = logging.getLogger(__name__)
@@ -120,7 +121,7 @@ class _LastWords:
     def get(self) -> str:
         """One line, once ssh has ended."""
         self._reader.join(_LAST_WORDS_S)  # a helper of ssh's may still hold the pipe
-        return self._lines[0].decode("utf-8", "replace") if self._lines else f"exit code {self._tunnel.returncode}"
+        return one_line(self._lines[0].decode("utf-8", "replace")) if self._lines else f"exit code {self._tunnel.returncode}"
 
     def _read(self) -> None:
         assert self._tunnel.stderr is not None

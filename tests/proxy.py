@@ -1,4 +1,7 @@
-"""A proxy on a unix socket in front of an engine: holds, delays, drops or refuses what goes through it, and counts deliveries."""
+"""A proxy on a unix socket in front of an engine: holds, delays, drops or refuses what goes through it, and counts deliveries.
+
+What comes from the engine can be slow, stand still, or have something else in it.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import re
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -15,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 _PIECE = 65536
+_SLOW_PIECE = 2048
 CREATE = r"POST /v[\d.]+/containers/create"
 START = r"POST /v[\d.]+/containers/[^/]+/start"
 ATTACH = r"POST /v[\d.]+/containers/[^/]+/attach"
@@ -45,6 +50,49 @@ class Rule:
     go_on: threading.Event = field(default_factory=threading.Event)
 
 
+class Link:
+    """The way from the engine: all connections share it."""
+
+    def __init__(self) -> None:
+        self.bytes_per_s = math.inf
+        self.flows = threading.Event()
+        self.flows.set()
+        self._lock = threading.Lock()
+        self._stands_still_after, self._for_s = b"", 0.0
+        self._stray = b""
+
+    def stand_still_after(self, words: bytes, for_s: float) -> None:
+        """Once these have gone through, nothing does for a while. Once."""
+        self._stands_still_after, self._for_s = words, for_s
+
+    def inject(self, stray: bytes) -> None:
+        """Put this before the next that comes of an attached container's output."""
+        self._stray = stray
+
+    def send(self, target: socket.socket, data: bytes, *, output: bool = False) -> None:
+        """What the engine says; never while something else waits for a client that does not read."""
+        if output and self._stray:
+            data, self._stray = self._stray + data, b""
+        if self._stands_still_after and (at := data.find(self._stands_still_after)) >= 0:
+            at += len(self._stands_still_after)
+            self._stands_still_after = b""
+            self._send_slowly(target, data[:at])
+            self.flows.clear()
+            self.flows.wait(self._for_s)
+            self.flows.set()
+            data = data[at:]
+        self._send_slowly(target, data)
+
+    def _send_slowly(self, target: socket.socket, data: bytes) -> None:
+        size = len(data) if math.isinf(self.bytes_per_s) else _SLOW_PIECE
+        for at in range(0, len(data), size or 1):
+            self.flows.wait()
+            piece = data[at : at + size]
+            with self._lock:
+                time.sleep(len(piece) / self.bytes_per_s)
+            target.sendall(piece)
+
+
 class Proxy:
     """Stands between a manager and a daemon. A context manager; ``url`` is what the manager is given."""
 
@@ -58,6 +106,7 @@ class Proxy:
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self._streams: set[socket.socket] = set()  # those of them that carry a container's output
+        self.link = Link()
         self.seen: list[str] = []  # first lines of requests
         self.delivered: list[str] = []  # a container's id for each job that was written to its standard input whole
         self._listener.bind(self._path)
@@ -75,6 +124,8 @@ class Proxy:
     def __exit__(self, *exc: object) -> None:
         for rule in self._rules:
             rule.go_on.set()
+        self.link.flows.set()
+        self.link.bytes_per_s = math.inf
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         with self._lock:
@@ -179,18 +230,18 @@ class Proxy:
         rule = self._met(line, on_reply=True) if reply else None
         if not reply or (rule is not None and rule.drop):
             return False
-        client.sendall(reply)
+        self.link.send(client, reply)
         if b" 101 " in reply.split(b"\r\n", 1)[0]:
             if re.match(FOLLOW, line):
                 with self._lock:
                     self._streams.add(client)
-            written = _pump_both(client, engine, from_client, from_engine)
+            written = _pump_both(client, engine, from_client, from_engine, self.link)
             if _is_whole_job(written):
                 self.delivered.append(line.split("/")[3])
             return False
         if b"chunked" in reply.lower():
-            return _relay_chunks(from_engine, client)
-        client.sendall(from_engine.read(_length(reply)))
+            return _relay_chunks(from_engine, client, self.link)
+        self.link.send(client, from_engine.read(_length(reply)))
         return True
 
     def _rewritten(self, line: str, head: bytes, body: bytes) -> bytes:
@@ -239,33 +290,41 @@ def _length(head: bytes) -> int:
     return int(found.group(1)) if found else 0
 
 
-def _relay_chunks(source, client: socket.socket) -> bool:  # type: ignore[no-untyped-def]
+def _relay_chunks(source, client: socket.socket, link: Link) -> bool:  # type: ignore[no-untyped-def]
     while True:
         size_line = source.readline()
         if not size_line:
             return False
         size = int(size_line.strip() or b"0", 16)
-        client.sendall(size_line + source.read(size + 2))
+        link.send(client, size_line + source.read(size + 2))
         if size == 0:
             return True
 
 
-def _pump_both(client: socket.socket, engine: socket.socket, from_client, from_engine) -> bytes:  # type: ignore[no-untyped-def]
+def _pump_both(  # type: ignore[no-untyped-def]
+    client: socket.socket, engine: socket.socket, from_client, from_engine, link: Link
+) -> bytes:
     """Relays both ways to the end; what the client wrote."""
-    back = threading.Thread(target=_pump, args=(from_engine, client), daemon=True)
-    back.start()
     written = bytearray()
-    _pump(from_client, engine, written)
+
+    def down(data: bytes) -> None:
+        link.send(client, data, output=True)
+
+    def up(data: bytes) -> None:
+        engine.sendall(data)
+        written.extend(data)
+
+    back = threading.Thread(target=_pump, args=(from_engine, client, down), daemon=True)
+    back.start()
+    _pump(from_client, engine, up)
     back.join()
     return bytes(written)
 
 
-def _pump(source, target: socket.socket, seen: bytearray | None = None) -> None:  # type: ignore[no-untyped-def]
+def _pump(source, target: socket.socket, send: Callable[[bytes], None]) -> None:  # type: ignore[no-untyped-def]
     try:
         while data := source.read1(_PIECE):
-            target.sendall(data)
-            if seen is not None:
-                seen += data
+            send(data)
         target.shutdown(socket.SHUT_WR)
     except (OSError, ValueError):
         for end in (target,):

@@ -34,6 +34,7 @@ from jobmanager.engine.protocol import (
     StdinLink,
     Unreachable,
 )
+from jobmanager.model._escapes import one_line
 from jobmanager.model.container import (
     ContainerSpec,
     ContainerState,
@@ -149,7 +150,7 @@ class DockerEngine:
         with _translated(missing=ImageMissing):
             for said in self._client.pull(image, stream=True, decode=True, tag=None if _has_tag(image) else "latest"):
                 if "error" in said:
-                    raise ImageMissing(str(said["error"]))
+                    raise ImageMissing(one_line(str(said["error"]).strip()))
 
     def create(self, spec: ContainerSpec, defaults: ImageDefaults) -> str:
         with _translated(missing=ImageMissing, conflict=NameTaken):
@@ -236,6 +237,10 @@ class DockerEngine:
     def pause(self, container: str) -> None:
         with _translated(conflict=NotRunning):
             self._client.pause(container)
+
+    def unpause(self, container: str) -> None:
+        with _translated():
+            self._client.unpause(container)
 
     def usage(self, container: str) -> Usage | None:
         with _translated():
@@ -352,13 +357,13 @@ def _translated(
     except docker.errors.APIError as error:
         raise _api_error(error, missing, conflict) from error
     except _NO_ANSWER as error:
-        raise Unreachable(_innermost(error)) from error
+        raise Unreachable(one_line(_innermost(error))) from error
     except docker.errors.DockerException as error:
-        raise Unreachable(str(error)) from error
+        raise Unreachable(one_line(str(error))) from error
 
 
 def _api_error(error: docker.errors.APIError, missing: type[EngineError], conflict: type[EngineError]) -> EngineError:
-    words = str(error.explanation or error).strip()
+    words = one_line(str(error.explanation or error).strip())
     status = error.status_code
     if status == 404:
         return missing(words)

@@ -14,6 +14,8 @@ import urllib3.exceptions
 from jobmanager.engine.protocol import Chunk
 
 _PIECE = 65536
+_STDERR = 2
+_LONGEST_FRAME = 2**20  # an engine's are of some KiB
 
 
 class SocketStream:
@@ -25,8 +27,8 @@ class SocketStream:
 
     def read(self, timeout_s: float) -> list[Chunk] | None:
         plain = plain_socket(self._attached)
-        if plain is None:
-            return None  # closed by us
+        if plain is None or self._frames.out_of_step:
+            return None  # closed by us, or as good as broken
         try:
             plain.settimeout(max(timeout_s, 0.001))
             data = plain.recv(_PIECE)
@@ -52,7 +54,7 @@ class LogStream:
         self._reader.start()
 
     def read(self, timeout_s: float) -> list[Chunk] | None:
-        if self._closing.is_set():
+        if self._closing.is_set() or self._frames.out_of_step:
             return None
         try:
             data = self._pieces.get(timeout=max(timeout_s, 0.001))
@@ -89,22 +91,28 @@ class LogStream:
 
 
 class _Frames:
-    """Takes the engine's multiplexed output apart: 8 bytes of header (stream, length), then data."""
+    """Takes the engine's multiplexed output apart: 8 bytes of header (stream, three zeros, length), then data.
+
+    What is no header means that something else got into the stream: from then on nobody can tell what is whose.
+    """
 
     def __init__(self) -> None:
+        self.out_of_step = False
         self._held = bytearray()
 
     def feed(self, data: bytes) -> list[Chunk]:
+        """What is whole by now."""
         self._held += data
-        chunks = []
+        chunks: list[Chunk] = []
         at = 0
-        while len(self._held) - at >= 8:
-            stream, length = struct.unpack_from(">BxxxL", self._held, at)
-            if len(self._held) - at - 8 < length:
+        while len(self._held) - at >= 8 and not self.out_of_step:
+            stream, padding, length = struct.unpack_from(">B3sL", self._held, at)
+            self.out_of_step = stream > _STDERR or any(padding) or length > _LONGEST_FRAME
+            if self.out_of_step or len(self._held) - at - 8 < length:
                 break
-            chunks.append(Chunk(stream == 2, bytes(self._held[at + 8 : at + 8 + length])))
+            chunks.append(Chunk(stream == _STDERR, bytes(self._held[at + 8 : at + 8 + length])))
             at += 8 + length
-        del self._held[:at]
+        del self._held[: len(self._held) if self.out_of_step else at]
         return chunks
 
 

@@ -174,6 +174,10 @@ class Engine(Protocol):
         """Freeze all processes; raises NoSuchContainer, NotRunning."""
         ...
 
+    def unpause(self, container: str) -> None:
+        """Let them go on; one that is not frozen is fine, or Refused."""
+        ...
+
     def usage(self, container: str) -> Usage | None:
         """What it has used so far, running or paused; None when it is not running. May take a second."""
         ...

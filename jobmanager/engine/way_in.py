@@ -12,6 +12,10 @@ Needs in the image: ``sh``, ``head -c``, ``tar``.
 The program is never PID 1: the kernel drops signals that PID 1 sends to itself, so a program that raises SIGSEGV
 would go on. It is no background job of the shell either, which would have SIGINT and SIGQUIT ignored.
 
+Nothing that PID 1 needs after the program's end is shared with it. Its output is opened anew for the program: to be
+non-blocking belongs to what was opened, and PID 1's last words would then fail on a full pipe. All names of the shell's
+are ours alone (``_jm_``): one that the image's ENV has would be handed on to the program with the value that PID 1 gave it.
+
 Once the program has ended, PID 1 must not need what the program may have used up. Processes: the dead count until
 somebody has waited for them, so ``kill_all`` goes on until ``jobs`` has, and there is no fork before that. Space: it is
 measured by a write of the shell's own (busybox's head does not tell that a write failed), and not when memory ran
@@ -23,10 +27,11 @@ such runs; then nobody has counted, and an engine does not tell each time that m
 from __future__ import annotations
 
 import io
+import re
 import shlex
 import tarfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from jobmanager.model.container import WORKSPACE
 from jobmanager.model.facts import EndMark
@@ -35,64 +40,80 @@ RESULT_FILE = ".jobmanager/result.json"
 RESULT_FILE_LIMIT = 1024 * 1024
 NOT_DELIVERED = 125  # PID 1's own exit code when it did not get its job whole
 _LONGEST_MARK = 1024
+_SECONDS = re.compile(r"[0-9]{1,12}\.[0-9]{2}")
+_CLOCK_STEP_S = 0.01  # of ``/proc/uptime``: by so much a difference can be too small
 _RUNNABLE = ".jobmanager/bin/"
 DOOR_OPEN = "ssh"  # the word of a mark: ``ssh_debug.py``
 CANNOT_UNPACK = "its files cannot be unpacked into the workspace"
 
 _PID_1 = rf"""
+set +aefux
+unset _jm_token _jm_size _jm_broken _jm_tool _jm_lack _jm_code _jm_cpu _jm_up
+unset _jm_oom _jm_forks _jm_peak _jm_full _jm_left _jm_file _jm_key _jm_value _jm_self
 exec 3>&1 4>&2 2>/dev/null
-say() {{ printf '\036%s %s\n' "$token" "$*"; }}
-first() {{ read -r "$1" < "$2"; }}
-cpu() {{
-  cpu=-
-  first cpu /sys/fs/cgroup/cpuacct/cpuacct.usage && return
-  while read -r key value; do [ "$key" = usage_usec ] && cpu=${{value}}000; done < /sys/fs/cgroup/cpu.stat
+_jm_say() {{ printf '\036%s %s\n' "$_jm_token" "$*"; }}
+_jm_leave() {{ _jm_say no "$1" >&3; exit {NOT_DELIVERED}; }}
+_jm_first() {{ read -r "$1" < "$2"; }}
+_jm_clocks() {{
+  _jm_cpu=- _jm_up=-
+  _jm_first _jm_up /proc/uptime
+  _jm_up=${{_jm_up%% *}}
+  _jm_first _jm_cpu /sys/fs/cgroup/cpuacct/cpuacct.usage && return
+  while read -r _jm_key _jm_value; do
+    [ "$_jm_key" = usage_usec ] && _jm_cpu=${{_jm_value}}000
+  done < /sys/fs/cgroup/cpu.stat
 }}
-begin() {{ ( {{ echo 1000 > /proc/self/oom_score_adj; }} 2>/dev/null; program ) >&3 2>&4 3>&- 4>&-; }}
-kill_all() {{
-  left=10000
-  while kill -9 -1 && [ $left -gt 0 ]; do jobs >&2; left=$((left - 1)); done
+_jm_begin() {{
+  ( {{ echo 1000 > /proc/self/oom_score_adj; }} 2>/dev/null; _jm_program ) >/proc/self/fd/3 2>/proc/self/fd/4 3>&- 4>&-
 }}
-counters() {{
-  oom=- forks=- peak=- full=0
-  for file in /sys/fs/cgroup/memory/memory.oom_control /sys/fs/cgroup/memory.events; do
-    [ -r $file ] && while read -r key value; do [ "$key" = oom_kill ] && oom=$value; done < $file
+_jm_kill_all() {{
+  _jm_left=10000
+  while kill -9 -1 && [ $_jm_left -gt 0 ]; do jobs >&2; _jm_left=$((_jm_left - 1)); done
+}}
+_jm_counters() {{
+  _jm_oom=- _jm_forks=- _jm_peak=- _jm_full=0
+  for _jm_file in /sys/fs/cgroup/memory/memory.oom_control /sys/fs/cgroup/memory.events; do
+    [ -r $_jm_file ] && while read -r _jm_key _jm_value; do
+      [ "$_jm_key" = oom_kill ] && _jm_oom=$_jm_value
+    done < $_jm_file
   done
-  for file in /sys/fs/cgroup/pids/pids.events /sys/fs/cgroup/pids.events; do
-    [ -r $file ] && while read -r key value; do [ "$key" = max ] && forks=$value; done < $file
+  for _jm_file in /sys/fs/cgroup/pids/pids.events /sys/fs/cgroup/pids.events; do
+    [ -r $_jm_file ] && while read -r _jm_key _jm_value; do
+      [ "$_jm_key" = max ] && _jm_forks=$_jm_value
+    done < $_jm_file
   done
-  first peak /sys/fs/cgroup/memory/memory.max_usage_in_bytes || first peak /sys/fs/cgroup/memory.peak || peak=-
-  case $oom in [1-9]*) return;; esac
-  [ ! -w WORKSPACE_PATH ] || printf '%4096s' > "WORKSPACE_PATH/.jobmanager.$token" || full=1
-  [ ! -w /dev/shm ] || printf '%4096s' > "/dev/shm/.jobmanager.$token" || full=$((full + 2))
+  _jm_first _jm_peak /sys/fs/cgroup/memory/memory.max_usage_in_bytes || _jm_first _jm_peak /sys/fs/cgroup/memory.peak || _jm_peak=-
+  case $_jm_oom in [1-9]*) return;; esac
+  [ ! -w WORKSPACE_PATH ] || printf '%4096s' > "WORKSPACE_PATH/.jobmanager.$_jm_token" || _jm_full=1
+  [ ! -w /dev/shm ] || printf '%4096s' > "/dev/shm/.jobmanager.$_jm_token" || _jm_full=$((_jm_full + 2))
 }}
-IFS=' ' read -r token size || exit {NOT_DELIVERED}
-cd WORKSPACE_PATH || {{ say no "there is no WORKSPACE_PATH" >&3; exit {NOT_DELIVERED}; }}
-for tool in head tar; do
-  command -v $tool >/dev/null || {{ say no "the image has no $tool" >&3; exit {NOT_DELIVERED}; }}
+IFS=' ' read -r _jm_token _jm_size || exit {NOT_DELIVERED}
+cd WORKSPACE_PATH || _jm_leave "there is no WORKSPACE_PATH"
+for _jm_tool in head tar; do
+  command -v $_jm_tool >/dev/null || _jm_leave "the image has no $_jm_tool"
 done
-head -c "$size" | {{ tar -xf - || {{ head -c "$size" >/dev/null; exit 1; }}; }} || broken=1
-if [ -n "$broken" ] || [ ! -f .jobmanager/command ]; then
-  [ -z "$broken" ] || say no "{CANNOT_UNPACK}" >&3
-  exit {NOT_DELIVERED}
-fi
-cpu
-say got "$cpu" >&3
+true >/proc/self/fd/3 2>/proc/self/fd/4 || _jm_leave "its output cannot be opened"
+head -c "$_jm_size" | {{ tar -xf - || {{ head -c "$_jm_size" >/dev/null; exit 1; }}; }} || _jm_broken=1
+[ -z "$_jm_broken" ] || _jm_leave "{CANNOT_UNPACK}"
+[ -f .jobmanager/command ] || exit {NOT_DELIVERED}
+_jm_clocks
+_jm_say got "$_jm_cpu" "$_jm_up" >&3
 . ./.jobmanager/command
-if missing=$(lacking); then
-  say no "$missing" >&3
+if _jm_lack=$(_jm_lacking); then
+  _jm_say no "$_jm_lack" >&3
 else
-  if [ -f .jobmanager/stdin ]; then begin < .jobmanager/stdin; else begin; fi
-  code=$?
-  cpu
-  kill_all
-  counters
-  say end $code "$cpu" "$peak" "$oom" "$forks" $full >&4
-  say end $code "$cpu" "$peak" "$oom" "$forks" $full >&3
+  if [ -f .jobmanager/stdin ]; then _jm_begin < .jobmanager/stdin; else _jm_begin; fi
+  _jm_code=$?
+  _jm_clocks
+  _jm_kill_all
+  _jm_counters
+  set -- $_jm_code "$_jm_cpu" "$_jm_peak" "$_jm_oom" "$_jm_forks" $_jm_full "$_jm_up"
+  _jm_say end "$@" >&4
+  _jm_say end "$@" >&3
   [ -f {RESULT_FILE} ] && head -c {RESULT_FILE_LIMIT + 1} {RESULT_FILE} >&3
-  say bye >&3
+  _jm_say bye >&3
 fi
-while :; do ( first self /proc/self/stat; kill -STOP "${{self%% *}}" ); done
+while :; do ( _jm_first _jm_self /proc/self/stat; kill -STOP "${{_jm_self%% *}}" ); done
 """
 
 
@@ -137,17 +158,17 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes, mode: int) -> None:
 
 
 def _command_file(command: str | tuple[str, ...], env: Mapping[str, str]) -> bytes:
-    """Shell functions that PID 1 reads: ``lacking`` says what the image lacks, ``program`` becomes the program."""
+    """Shell functions that PID 1 reads: the one says what the image lacks, the other becomes the program."""
     words = ("sh", "-c", command) if isinstance(command, str) else command
     if not words:
-        return b"lacking() { printf '%s' 'neither the task nor its image has a command'; }\n"
+        return b"_jm_lacking() { printf '%s' 'neither the task nor its image has a command'; }\n"
     name = shlex.quote(words[0])
     found = f"[ -f {name} ] && [ -x {name} ]" if "/" in words[0] else f"command -v {name} >/dev/null"
     exports = "".join(f"export {key}={shlex.quote(value)}; " for key, value in env.items())
     return (
-        f"lacking() {{ {exports}{found} && return 1;"
+        f"_jm_lacking() {{ {exports}{found} && return 1;"
         f" printf '%s' {shlex.quote(f'there is no {words[0][:100]!a} that can be run')}; }}\n"
-        f"program() {{ {exports}exec {shlex.join(words)}; }}\n"
+        f"_jm_program() {{ {exports}exec {shlex.join(words)}; }}\n"
     ).encode()
 
 
@@ -157,6 +178,7 @@ class Mark:
 
     word: str  # got, no, end, bye
     rest: str
+    line: bytes = field(default=b"", repr=False, compare=False)  # as it came
 
 
 class MarkedStream:
@@ -187,7 +209,7 @@ class MarkedStream:
                 self._held = self._held[1:]
                 continue
             words = self._held[len(self._begin) : line_end].decode("utf-8", "replace").split(" ", 1)
-            found.append(Mark(words[0], words[1] if len(words) > 1 else ""))
+            found.append(Mark(words[0], words[1] if len(words) > 1 else "", self._held[: line_end + 1]))
             self._held = self._held[line_end + 1 :]
 
     def rest(self) -> bytes:
@@ -205,15 +227,20 @@ class MarkedStream:
 
 def cpu_before(rest: str) -> int | None:
     """The CPU counter (ns) that a ``got`` mark carries: what it took to make the container."""
-    return _counter(rest)
+    return _counter(rest.partition(" ")[0])
 
 
-def end_mark(rest: str, cpu_before_ns: int | None) -> EndMark | None:
+def clock_before(rest: str) -> float | None:
+    """The container's clock (s) that a ``got`` mark carries: when the program began."""
+    return _clock(rest.partition(" ")[2])
+
+
+def end_mark(rest: str, cpu_before_ns: int | None, clock_before_s: float | None = None) -> EndMark | None:
     """The ``end`` mark's fields; None when they are not what PID 1 writes."""
     words = rest.split(" ")
-    if len(words) != 6 or not (words[0].isascii() and words[0].isdigit()) or len(words[0]) > 3:
+    if len(words) != 7 or not (words[0].isascii() and words[0].isdigit()) or len(words[0]) > 3:
         return None
-    cpu = _counter(words[1])
+    cpu, clock_s = _counter(words[1]), _clock(words[6])
     return EndMark(
         exit_code=int(words[0]),
         cpu_ns=None if cpu is None or cpu_before_ns is None else max(0, cpu - cpu_before_ns),
@@ -222,9 +249,15 @@ def end_mark(rest: str, cpu_before_ns: int | None) -> EndMark | None:
         fork_refusals=_counter(words[4]),
         workspace_full=words[5] in ("1", "3"),
         shm_full=words[5] in ("2", "3"),
+        wall_s=None if clock_s is None or clock_before_s is None else max(0.0, clock_s - clock_before_s) + _CLOCK_STEP_S,
     )
 
 
 def _counter(word: str) -> int | None:
     """A kernel counter; None for ``-`` and for anything that no 64-bit counter holds."""
     return int(word) if word.isascii() and word.isdigit() and len(word) < 20 else None
+
+
+def _clock(word: str) -> float | None:
+    """Seconds with hundredths, as ``/proc/uptime`` has them; None for anything else."""
+    return float(word) if _SECONDS.fullmatch(word) else None

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from jobmanager.grading.local import answered
 from jobmanager.grading.result_file import ResultFile, ResultFileError, parse
+from jobmanager.model._escapes import lines
 from jobmanager.model.facts import RunFacts
 from jobmanager.model.job import Request
 from jobmanager.model.result import Evidence, JobResult, Outcome, ProblemResult, Step
@@ -97,7 +98,7 @@ def _the_graders(verdict: Verdict, said: ResultFile) -> Verdict:
 def _silent(verdict: Verdict, facts: RunFacts) -> Verdict:
     """A grader that said nothing."""
     code = facts.end.exit_code if facts.end is not None else 0
-    complaint = facts.stderr[-_TAIL_BYTES:].decode("utf-8", "replace").strip()
+    complaint = lines(facts.stderr[-_TAIL_BYTES:].decode("utf-8", "replace").strip())
     told = f", and the end of its standard error is:\n{complaint}" if complaint else ", and nothing on standard error"
     text = f"the grader ended without a result, with {exit_code_text(code)}{told}"
     silence = Evidence(kind="grader", value="no result", source="result.json")

@@ -20,7 +20,7 @@ _LONGEST_WORD = 2**17 - 1  # bytes; the kernel's MAX_ARG_STRLEN, less its NUL
 _MOST_WORDS = 2**20  # bytes of all words; the kernel takes a quarter of the stack's limit, mostly 2 MiB, with the image's own
 _WORD_COSTS = 9  # bytes more for each: a NUL and a pointer
 _MOST_SHOWN = 128
-_READ_ONLY = {"UID", "EUID", "PPID", "SHELLOPTS", "BASHOPTS", "BASH_VERSINFO"}
+_READ_ONLY = {"OPTIND", "UID", "EUID", "PPID", "SHELLOPTS", "BASHOPTS", "BASH_VERSINFO"}
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 

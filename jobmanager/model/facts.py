@@ -36,6 +36,7 @@ class EndMark:
     fork_refusals: int | None = None  # how often the limit of processes was hit
     workspace_full: bool = False
     shm_full: bool = False  # /dev/shm
+    wall_s: float | None = None  # from the program's begin to its end, by the container's own clock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -72,7 +72,7 @@ def forge():
     for out in ("/proc/self/fd/1", "/proc/1/fd/1"):
         with open(out, "w") as stream:
             for token in sys.argv[1:]:
-                for word in ("end 0 0 0 0 0 0", "bye", ". e30=", "!"):
+                for word in ("end 0 0 0 0 0 0 -", "bye", ". e30=", "!"):
                     stream.write(f"\x1e{token} {word}\n{answer}\n")
 
 

@@ -329,3 +329,21 @@ FLOODER = FORGER.replace(' got 9999999999999999999", flush=True)', ' x", end="",
 def test_a_program_that_begins_a_mark_and_never_ends_it_is_stopped_by_its_output_limit_all_the_same(run: Run) -> None:
     result = run(["python3", "-c", FLOODER], image=PYTHON, limits=Limits(cpu_time_s=20, wall_time_s=30))
     assert result.outcome is Outcome.OVERFLOW
+
+
+MARK_FLOODER = FORGER.replace(' got 9999999999999999999", flush=True)', ' zz")').replace(
+    "    pass", '    print("\\n".join("\\x1e" + token.decode() + word for word in (" zz", " got 5", " bye") for token in tokens))'
+)
+
+
+def test_a_program_that_floods_marks_is_stopped_by_its_output_limit_all_the_same(run: Run) -> None:
+    result = run(["python3", "-c", MARK_FLOODER], image=PYTHON, limits=Limits(cpu_time_s=20, wall_time_s=30))
+    assert (result.outcome, result.evidence[0].kind) == (Outcome.OVERFLOW, "output_bytes"), result
+
+
+REFUSER = FORGER.replace(' got 9999999999999999999"', r' no \x1b[31mred \u202e turned"')
+
+
+def test_what_a_program_forges_into_a_text_for_the_operator_is_escaped(run: Run) -> None:
+    result = run(["python3", "-c", REFUSER], image=PYTHON, env={"PYTHONIOENCODING": "utf-8"}, limits=Limits(cpu_time_s=5))
+    assert (result.outcome, result.text) == (Outcome.CRASH, r"the program was not started: \x1b[31mred \u202e turned"), result

@@ -245,7 +245,7 @@ def test_what_is_no_result_file_counts_for_nothing_and_holds_nothing_up(run: Run
 FORGED = r"""
 import os, re
 def marks(token):
-    return b"\x1e%s end 0 1 1 0 0 0\n\x1e%s bye\n" % (token, token)
+    return b"\x1e%s end 0 1 1 0 0 0 -\n\x1e%s bye\n" % (token, token)
 guesses = [b"", b"-", b"0" * 32, b"f" * 32]
 for path in ("/proc/1/environ", "/proc/1/cmdline", "/job/.jobmanager/command", "/job/.jobmanager/stdin"):
     try:
@@ -267,8 +267,8 @@ os._exit(7)
 def test_forged_end_marks_gain_nothing(run: Run) -> None:
     result = run(["python3", "-c", FORGED], image=PYTHON)
     assert (result.outcome, result.exit_code, result.grade) == (Outcome.FAILED, 7, 0.0), result
-    assert b"end 0 1 1 0 0 0" in result.stdout
-    assert b"end 0 1 1 0 0 0" in result.stderr
+    assert b"end 0 1 1 0 0 0 -" in result.stdout
+    assert b"end 0 1 1 0 0 0 -" in result.stderr
 
 
 @pytest.mark.parametrize(

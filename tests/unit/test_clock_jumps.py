@@ -107,7 +107,7 @@ class StubEngine:
             self._started_at_s = self.now_s
 
     def logs(self, container):
-        end = "end 7 2 - - - 0"
+        end = "end 7 2 - - - 0 -"
         return Stream(said("got 1"), Chunk(False, b"whole\n"), said(end), said(end, stderr=True), said("bye"))
 
     def inspect(self, container):

@@ -192,6 +192,7 @@ CALLS = {
     "write_file": lambda engine: engine.write_file("c", "/etc/passwd", b"x"),
     "kill": lambda engine: engine.kill("c"),
     "pause": lambda engine: engine.pause("c"),
+    "unpause": lambda engine: engine.unpause("c"),
     "usage": lambda engine: engine.usage("c"),
     "archive": lambda engine: list(engine.archive("c", "/job")),
     "remove": lambda engine: engine.remove("c"),
@@ -260,6 +261,15 @@ def test_what_a_call_can_meet_has_its_own_word(name, status, ours):
     assert type(translated.value) is ours
 
 
+def test_an_engines_words_hold_nothing_that_a_terminal_would_act_on():
+    answer = requests.Response()
+    answer.status_code = 400
+    with pytest.raises(EngineError) as refused:
+        CALLS["start"](engine_that(docker.errors.APIError("x", answer, explanation="red \x1b[31m\nturned \u202e é")))
+
+    assert str(refused.value) == r"red \x1b[31m\nturned \u202e é"
+
+
 def test_removing_what_is_not_there_is_fine_and_what_is_still_going_is_tried_again():
     gone = engine_that(None)
     gone._client_made = SimpleNamespace(
@@ -315,6 +325,22 @@ def test_output_is_taken_apart_wherever_it_is_cut():
         parser = docker_streams._Frames()
         found = [chunk for at in range(0, len(data), size) for chunk in parser.feed(data[at : at + size])]
         assert found == expected
+
+
+@pytest.mark.parametrize(
+    "stray",
+    [b"HTTP/1.1 504 x\r\n\r\n", b"\3\0\0\0\0\0\0\1x", b"\1\0\1\0\0\0\0\1x", b"\1\0\0\0\xff\xff\xff\xffx"],
+    ids=["an error page", "an unknown stream", "padding", "a length of 4 GiB"],
+)
+def test_output_is_out_of_step_from_the_first_bytes_on_that_are_no_frame(stray):
+    frame = b"\2\0\0\0\0\0\0\3err"
+    data = frame + stray + frame * 3
+
+    for size in (1, 5, 64, len(data)):
+        parser = docker_streams._Frames()
+        found = [chunk for at in range(0, len(data), size) for chunk in parser.feed(data[at : at + size])]
+        assert found == [protocol.Chunk(True, b"err")]
+        assert parser.out_of_step and not parser._held
 
 
 def test_importing_the_adapter_is_the_only_way_to_docker():

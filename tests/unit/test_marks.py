@@ -25,8 +25,8 @@ NEAR_TOKENS = (
     + b"end 0\n"
     + b"\x1e"
 )
-STDOUT = BEGIN + b"got 1000\n" + NEAR_TOKENS + BEGIN + b"end 3 7000 8192 1 2 1\n" + b'{"grade": 7}' + BEGIN + b"bye\n"
-STDERR = b"err\x1e" + BEGIN + b"end 3 7000 8192 1 2 1\n"
+STDOUT = BEGIN + b"got 1000\n" + NEAR_TOKENS + BEGIN + b"end 3 7000 8192 1 2 1 -\n" + b'{"grade": 7}' + BEGIN + b"bye\n"
+STDERR = b"err\x1e" + BEGIN + b"end 3 7000 8192 1 2 1 -\n"
 END = EndMark(exit_code=3, cpu_ns=6000, peak_memory_bytes=8192, oom_kills=1, fork_refusals=2, workspace_full=True)
 
 
@@ -105,7 +105,7 @@ def test_what_looked_like_the_beginning_of_a_mark_at_the_end_was_output():
 
 
 def test_another_runs_token_is_output():
-    other = b"\x1efedcba9876543210 end 0 - - - - 0\n"
+    other = b"\x1efedcba9876543210 end 0 - - - - 0 -\n"
 
     transcript = transcript_of((False, BEGIN + b"got -\n" + other))
 
@@ -132,15 +132,34 @@ def test_a_flood_costs_no_more_memory_than_is_kept():
 
 
 def test_a_result_file_is_taken_up_to_one_byte_more_than_allowed():
-    end = BEGIN + b"end 0 - - - - 0\n"
+    end = BEGIN + b"end 0 - - - - 0 -\n"
     for size in (1, RESULT_FILE_LIMIT, RESULT_FILE_LIMIT + 1, RESULT_FILE_LIMIT + 5000):
         transcript = transcript_of((False, BEGIN + b"got -\n" + end), (False, b"x" * size), (False, BEGIN + b"bye\n"), (True, end))
         assert len(transcript.result_file) == min(size, RESULT_FILE_LIMIT + 1)
-        assert transcript.stdout_bytes == 0
+        assert transcript.stdout_bytes == max(0, size - RESULT_FILE_LIMIT - 1)  # that much more PID 1 never hands over
+
+
+@pytest.mark.parametrize("words", ["zz", "got 5 5.00", "end 0 - - - - 0 -", "bye"])
+@pytest.mark.parametrize("stderr", [False, True])
+def test_marks_that_pid_1_would_not_say_again_are_output_and_are_counted(words, stderr):
+    mark = BEGIN + words.encode() + b"\n"
+    transcript = transcript_of((False, BEGIN + b"got 1 1.00\n"), *[(stderr, mark)] * 1000, keep_bytes=100)
+
+    assert transcript.output_bytes + len(transcript._result) >= 999 * len(mark)  # what comes in its place is bounded, too
+
+
+@pytest.mark.parametrize("words", ["got 5 5.00", "bye"])
+def test_a_last_word_before_its_time_completes_nothing(words):
+    end = BEGIN + b"end 0 - - - - 0 -\n"
+    transcript = transcript_of((False, BEGIN + b"got 1 1.00\n" + BEGIN + words.encode() + b"\n"), (True, end))
+
+    assert not transcript.complete
+    transcript.read([Chunk(False, end + BEGIN + b"bye\n")])
+    assert transcript.complete
 
 
 def test_a_result_file_that_was_cut_off_is_none():
-    transcript = transcript_of((False, BEGIN + b"got -\n" + BEGIN + b'end 0 - - - - 0\n{"grade": 1'))
+    transcript = transcript_of((False, BEGIN + b"got -\n" + BEGIN + b'end 0 - - - - 0 -\n{"grade": 1'))
 
     transcript.finish()
 
@@ -150,7 +169,7 @@ def test_a_result_file_that_was_cut_off_is_none():
 
 
 def test_without_a_result_file_there_is_none():
-    end = BEGIN + b"end 0 - - - - 0\n"
+    end = BEGIN + b"end 0 - - - - 0 -\n"
 
     transcript = transcript_of((False, BEGIN + b"got -\n" + end + BEGIN + b"bye\n"), (True, end))
 
@@ -159,7 +178,7 @@ def test_without_a_result_file_there_is_none():
 
 
 def test_it_is_complete_only_when_both_streams_have_ended():
-    end = BEGIN + b"end 0 - - - - 0\n"
+    end = BEGIN + b"end 0 - - - - 0 -\n"
     stdout = transcript_of((False, BEGIN + b"got -\n" + end + BEGIN + b"bye\n"))
     stderr = transcript_of((True, b"late" + end))
 
@@ -180,9 +199,15 @@ def test_a_long_refusal_is_cut():
     assert len(transcript_of((False, BEGIN + b"no " + b"x" * 900 + b"\n")).refusal) == 500
 
 
+def test_what_a_refusal_holds_beside_text_is_escaped():
+    refusal = transcript_of((False, BEGIN + "no red \x1b[31m bell \a back \r turned \u202e é 日本\n".encode())).refusal
+
+    assert refusal == r"red \x1b[31m bell \x07 back \r turned \u202e é 日本"
+
+
 def test_output_whose_beginning_was_lost_still_tells_its_end():
     transcript = transcript_of(
-        (False, b"of the middle\n" + BEGIN + b"end 1 500 - - - 0\n" + BEGIN + b"bye\n"), (True, BEGIN + b"end 1 500 - - - 0\n")
+        (False, b"of the middle\n" + BEGIN + b"end 1 500 - - - 0 -\n" + BEGIN + b"bye\n"), (True, BEGIN + b"end 1 500 - - - 0 -\n")
     )
 
     assert (transcript.began, transcript.beginning_lost, transcript.complete) == (True, True, True)
@@ -193,27 +218,29 @@ def test_output_whose_beginning_was_lost_still_tells_its_end():
 @pytest.mark.parametrize(
     ("rest", "expected"),
     [
-        ("0 - - - - 0", EndMark(exit_code=0)),
+        ("0 - - - - 0 -", EndMark(exit_code=0)),
         (
-            "255 10 20 30 40 1",
-            EndMark(exit_code=255, cpu_ns=5, peak_memory_bytes=20, oom_kills=30, fork_refusals=40, workspace_full=True),
+            "255 10 20 30 40 1 12.50",
+            EndMark(
+                exit_code=255, cpu_ns=5, peak_memory_bytes=20, oom_kills=30, fork_refusals=40, workspace_full=True, wall_s=2.51
+            ),
         ),
-        ("0 3 - - - 0", EndMark(exit_code=0, cpu_ns=0)),
-        ("0 max -1 1.5 ² 0", EndMark(exit_code=0)),
-        (f"0 - {'9' * 20} - - 0", EndMark(exit_code=0)),
+        ("0 3 - - - 0 9.00", EndMark(exit_code=0, cpu_ns=0, wall_s=0.01)),
+        ("0 max -1 1.5 ² 0 1e9", EndMark(exit_code=0)),
+        (f"0 - {'9' * 20} - - 0 {'9' * 20}.00", EndMark(exit_code=0)),
         ("", None),
         ("0", None),
-        ("0 - - - -", None),
-        ("0 - - - - 0 0", None),
-        ("-1 - - - - 0", None),
-        ("x - - - - 0", None),
-        ("1000 - - - - 0", None),
-        ("² - - - - 0", None),
-        ("٣ - - - - 0", None),
+        ("0 - - - - 0", None),
+        ("0 - - - - 0 - -", None),
+        ("-1 - - - - 0 -", None),
+        ("x - - - - 0 -", None),
+        ("1000 - - - - 0 -", None),
+        ("² - - - - 0 -", None),
+        ("٣ - - - - 0 -", None),
     ],
 )
 def test_an_end_mark_is_what_pid_1_writes_or_none(rest, expected):
-    assert end_mark(rest, 5) == expected
+    assert end_mark(rest, 5, 10.0) == expected
 
 
 def test_an_end_mark_that_makes_no_sense_ends_nothing():
@@ -224,7 +251,8 @@ def test_an_end_mark_that_makes_no_sense_ends_nothing():
 
 
 def test_a_counter_that_no_kernel_has_is_none():
-    assert [cpu_before(word) for word in ("5", "-", "", "-5", "5.0", "9" * 19, "9" * 20)] == [
+    assert [cpu_before(word) for word in ("5", "5 1.00", "-", "", "-5", "5.0", "9" * 19, "9" * 20)] == [
+        5,
         5,
         None,
         None,

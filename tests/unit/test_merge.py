@@ -264,6 +264,7 @@ def test_a_silent_grader_is_a_crash_with_its_exit_code_and_the_end_of_its_compla
     assert "exit code 127" in result.text and result.text.endswith("run: no such file")
     assert len(result.text) < 3000
     assert "nothing on standard error" in graded(None, 0).text
+    assert "red \\x1b[31m\n\tturned \\u202e" in graded(None, 1, stderr="red \x1b[31m\n\tturned \u202e".encode()).text
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from jobmanager._transcript import Output, Tap, Transcript
 from jobmanager.engine.protocol import Chunk
 
 TOKEN = "t0ken"
-STDOUT = [b"\x1et0ken got 1000\n", b"out\n", b"\x1et0ken end 0 5000 - - - 0\n", b'{"grade": 5}', b"\x1et0ken bye\n"]
+STDOUT = [b"\x1et0ken got 1000\n", b"out\n", b"\x1et0ken end 0 5000 - - - 0 -\n", b'{"grade": 5}', b"\x1et0ken bye\n"]
 GOT = b"\x1et0ken got 1000\n"
-STDERR = [b"err\n", b"\x1et0ken end 0 5000 - - - 0\n"]
+STDERR = [b"err\n", b"\x1et0ken end 0 5000 - - - 0 -\n"]
 
 
 def interleavings() -> list[list[Chunk]]:
@@ -64,7 +64,7 @@ def test_a_second_got_is_a_forgery_and_moves_no_counter() -> None:
     transcript.read([Chunk(False, b"x\n" + mark + b" got 9999999999999999999\n")])
 
     assert transcript.cpu_before_ns == 1000
-    assert bytes(transcript.stdout) == b"x\n"
+    assert bytes(transcript.stdout) == b"x\n" + mark + b" got 9999999999999999999\n"
 
 
 def test_a_mark_that_does_not_end_is_output_and_is_counted() -> None:

@@ -146,10 +146,10 @@ class LosesTheRestOfTheEnd(StubEngine):
     """It breaks the stream between the end mark and PID 1's last word, and is away for longer than PID 1 is waited for."""
 
     def attach(self, container: str) -> OutputStream:
-        return Stream([BEGUN], [said("end 7 2 - - - 0", stderr=True)])
+        return Stream([BEGUN], [said("end 7 2 - - - 0 -", stderr=True)])
 
     def logs(self, container: str) -> OutputStream:
-        end = "end 7 2 - - - 0"
+        end = "end 7 2 - - - 0 -"
         return Stream([BEGUN], [Chunk(False, b"whole\n")], [said(end, stderr=True), said(end), said("bye")])
 
     def inspect(self, container: str) -> ContainerState:
@@ -229,7 +229,7 @@ class HasADoor(StubEngine):
     ports: Mapping[int, int] = {2222: 49153}
 
     def attach(self, container: str) -> OutputStream:
-        return Stream([BEGUN], [said("ssh")], [], [said("end 0 2 - - - 0", stderr=True), said("end 0 2 - - - 0"), said("bye")])
+        return Stream([BEGUN], [said("ssh")], [], [said("end 0 2 - - - 0 -", stderr=True), said("end 0 2 - - - 0 -"), said("bye")])
 
     def inspect(self, container: str) -> ContainerState:
         state = super().inspect(container)

@@ -79,7 +79,7 @@ NASTY = ["", " ", "a b", "'", '"', "$HOME", "`ls`", "\\", "\n", "é", ";", "}", 
 def test_a_shell_reads_the_command_file_as_it_was_meant() -> None:
     script = unpacked(made(("printf", "<%s>", *NASTY), env={"A": "x 'y'"}))[".jobmanager/command"][0]
     done = subprocess.run(
-        ["sh", "-c", script.decode() + "lacking; echo $?; ( program ); printf '<%s>' \"$A\""],
+        ["sh", "-c", script.decode() + "_jm_lacking; echo $?; ( _jm_program ); printf '<%s>' \"$A\""],
         capture_output=True,
         check=True,
         timeout=20,
@@ -89,7 +89,7 @@ def test_a_shell_reads_the_command_file_as_it_was_meant() -> None:
 
 def test_a_shell_says_which_program_is_lacking() -> None:
     script = unpacked(made(("no-such-program'", "x")))[".jobmanager/command"][0]
-    done = subprocess.run(["sh", "-c", script.decode() + "lacking"], capture_output=True, check=True, timeout=20)
+    done = subprocess.run(["sh", "-c", script.decode() + "_jm_lacking"], capture_output=True, check=True, timeout=20)
     assert done.stdout == b"""there is no "no-such-program'" that can be run"""
 
 
@@ -166,7 +166,7 @@ def test_a_mark_whose_line_is_not_utf_8_is_still_a_mark() -> None:
 
 
 def test_an_end_marks_fields_are_read() -> None:
-    assert end_mark("137 500 4096 1 2 1", 100) == EndMark(
+    assert end_mark("137 500 4096 1 2 1 -", 100) == EndMark(
         exit_code=137, cpu_ns=400, peak_memory_bytes=4096, oom_kills=1, fork_refusals=2, workspace_full=True
     )
 
@@ -179,17 +179,17 @@ def test_an_end_mark_tells_what_is_full(word: str, full: list[str]) -> None:
 
 
 def test_counters_that_the_kernel_lacks_are_none() -> None:
-    assert end_mark("0 - - - - 0", None) == EndMark(exit_code=0)
-    assert end_mark("0 5 - - - 0", None) == EndMark(exit_code=0)
+    assert end_mark("0 - - - - 0 -", None) == EndMark(exit_code=0)
+    assert end_mark("0 5 - - - 0 -", None) == EndMark(exit_code=0)
 
 
 def test_cpu_time_is_never_negative() -> None:
-    mark = end_mark("0 5 - - - 0", 9)
+    mark = end_mark("0 5 - - - 0 -", 9)
     assert mark is not None
     assert mark.cpu_ns == 0
 
 
-@pytest.mark.parametrize("rest", ["", "0", "0 1 2 3 4", "0 1 2 3 4 5 6", "x 1 2 3 4 0", "-1 1 2 3 4 0", "1000 1 2 3 4 0"])
+@pytest.mark.parametrize("rest", ["", "0", "0 1 2 3 4 0", "0 1 2 3 4 5 - 7", "x 1 2 3 4 0 -", "-1 1 2 3 4 0 -", "1000 1 2 3 4 0 -"])
 def test_an_end_mark_of_another_shape_is_none(rest: str) -> None:
     assert end_mark(rest, 0) is None
 

@@ -119,6 +119,9 @@ class FakeEngine:
     def pause(self, container: str) -> None:
         self._call("pause", container)
 
+    def unpause(self, container: str) -> None:
+        self._call("unpause", container)
+
     def usage(self, container: str) -> Usage | None:
         cpu_time_ns = self._call("usage", container)
         return None if cpu_time_ns is None else Usage(cpu_time_ns=int(cpu_time_ns), peak_memory_bytes=None)

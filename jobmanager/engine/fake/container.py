@@ -318,7 +318,7 @@ def _pid_1(container: FakeContainer) -> Steps:
         if broken:
             yield _mark(token, b"no its files cannot be unpacked into the workspace")
         return _NOT_DELIVERED
-    yield _mark(token, b"got %d" % container.cpu_ns())
+    yield _mark(token, b"got %d %.2f" % (container.cpu_ns(), time.monotonic()))
     exports, words, refusal = command_file(bytes(command.data).decode("utf-8", "surrogateescape"))
     process = _program_process(container, exports)
     if not can_run(process, words[0]):
@@ -359,12 +359,13 @@ def _program(process: Process, words: tuple[str, ...]) -> Steps:
 
 def _last_words(container: FakeContainer, token: bytes, code: int) -> Iterator[Output]:
     machine = container.machine
+    ended_at_s = time.monotonic()
     workspace = container.spec.workspace
     trace = trace_of_the_end(token.decode("utf-8", "replace"), workspace)
     full = int(not machine.oom_kills and not _has_room(machine.files, trace))
     peak = 2**20 + sum(len(file.data) for file in machine.files.files.values())
     counters = (code, container.cpu_ns(), peak, machine.oom_kills, machine.fork_refusals, full)
-    end = b"end " + b" ".join(b"%d" % counter for counter in counters)
+    end = b"end %s %.2f" % (b" ".join(b"%d" % counter for counter in counters), ended_at_s)
     yield Output(True, _mark(token, end).data)
     yield _mark(token, end)
     result = machine.files.files.get(f"{workspace}/{RESULT_FILE}")

@@ -82,6 +82,7 @@ class FakeDaemon:
                 self.inspect,
                 self.kill,
                 self.pause,
+                self.unpause,
                 self.usage,
                 self.archive,
                 self.remove,

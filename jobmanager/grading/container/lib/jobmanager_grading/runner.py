@@ -223,6 +223,14 @@ def _write(fd: "int", data: "bytes") -> "None":
         data = data[os.write(fd, data) :]
 
 
+def _of_its_own(out: "int") -> "int":
+    """The same pipe, opened anew: a grader that leaves its standard output non-blocking must not cost the runner its words."""
+    try:
+        return os.open(f"/proc/self/fd/{out}", os.O_WRONLY)
+    except OSError:
+        return out
+
+
 def _told_of_children() -> "int":
     """A descriptor that can be read when a child has ended."""
     read, write = os.pipe()
@@ -276,7 +284,7 @@ def main(given: "list[str]") -> "int":
     """Run the grader, given words or the task's own script; the exit code."""
     os.makedirs(place.ARCHIVE, exist_ok=True)  # so that a folder without it is known to be no workspace of ours
     _lead_to_the_course()
-    runner = Runner(_token(), 0, 1, _listening(), _told_of_children())
+    runner = Runner(_token(), 0, _of_its_own(1), _listening(), _told_of_children())
     try:
         child = grader.start(grader.words(given))
     except grader.CannotStart as error:

@@ -1,0 +1,136 @@
+"""Nothing that PID 1, or a grader's runner, needs after a program's end is shared with it: its last words always come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import docker
+import pytest
+
+from jobmanager import Grader, JobManager, JobResult, Limits, Outcome, Task
+from tests.integration.conftest import PATIENCE_S, PYTHON, Run, Submit
+
+pytestmark = pytest.mark.engine
+
+AT_ONCE = 6  # so that pipes stay full for a while
+FILLS = """
+import os, sys, time
+open(".jobmanager/result.json", "w").write('{"result": "failed", "text": "wrong"}')
+streams = [int(word) for word in sys.argv[1:]]
+for fd in streams:
+    os.set_blocking(fd, False)
+def fill(fd, size):
+    try:
+        for _ in range(70_000):
+            os.write(fd, b"y" * size)
+    except BlockingIOError:
+        pass
+for _ in range(200):
+    for fd in streams:
+        fill(fd, 4096)
+    time.sleep(0.001)
+for fd in streams:
+    fill(fd, 1)
+"""
+SCARCE = """
+echo '{"result": "failed", "text": "wrong"}' > .jobmanager/result.json
+umask 777; ulimit -f 0; ulimit -n 3; trap '' HUP INT TERM PIPE
+rm -rf .jobmanager/command .jobmanager/stdin; exit 0
+"""
+OF_PID_1 = ("token", "size", "code", "cpu", "oom", "forks", "peak", "full", "left", "key", "value", "file", "missing", "tool")
+OTHERS = ("self", "broken", "IFS_", "CDPATH", "ENV", "PS4", "LANG", "TERM", "A", "program", "lacking")
+GRADER = """
+import os, subprocess, sys
+import jobmanager_grading as grading
+sys.stdout.write("y" * 3000)
+sys.stdout.flush()
+os.set_blocking(1, False)
+try:
+    for _ in range(70_000):
+        os.write(1, b"y")
+except BlockingIOError:
+    pass
+seen = [grading.run_student(["sh", "-c", "cat; exit %d" % code], b"x" * 100_000) for code in (3, 4)]
+grading.set_custom("seen", [[end.exit_code, len(end.stdout)] for end in seen])
+grading.set_result("success")
+"""
+
+
+@pytest.mark.parametrize("streams", [["1"], ["1", "2"]], ids=["stdout", "both"])
+def test_a_program_that_leaves_its_output_full_and_non_blocking_does_not_cost_its_result_file(
+    submit: Submit, streams: list[str]
+) -> None:
+    limits = Limits(output_kib=2**20, wall_time_s=60)
+    task = {"image": PYTHON, "files": {"p.py": FILLS}, "limits": limits}
+    jobs = [submit(["python3", "p.py", *streams], **task) for _ in range(2 * AT_ONCE)]
+    results = [job.result(2 * PATIENCE_S) for job in jobs]
+    assert {(result.outcome, result.text, result.exit_code) for result in results} == {(Outcome.FAILED, "wrong", 0)}
+
+
+def test_a_program_that_lays_down_limits_masks_and_its_own_files_does_not_cost_its_result_file(run: Run, shell: str) -> None:
+    result = run(SCARCE, image=shell)
+    assert (result.outcome, result.text, result.exit_code) == (Outcome.FAILED, "wrong", 0), result
+
+
+def test_a_student_that_leaves_its_output_full_and_non_blocking_still_ends_by_itself(run: Run) -> None:
+    grader = """#!/bin/sh
+for number in 1 2 3; do
+  run_student python3 student/p.py 1 2 >/dev/null 2>&1
+  feedback-msg -a -m "$? "
+done
+feedback-result success
+"""
+    program = FILLS.replace("open(", "0 and open(", 1) + "os._exit(3)\n"
+    result = run(
+        image=PYTHON,
+        grader=Grader(),
+        files={"run": grader, "student/p.py": program},
+        limits=Limits(output_kib=2**20, wall_time_s=90, memory_mib=64),
+    )
+    assert (result.outcome, result.text.split()) == (Outcome.SUCCESS, ["3", "3", "3"]), result
+
+
+def test_a_grader_that_leaves_its_output_full_and_non_blocking_still_talks_to_its_students(run: Run) -> None:
+    limits = Limits(output_kib=2**20, wall_time_s=60, memory_mib=64)
+    result = run(image=PYTHON, grader=Grader(), files={"run.py": GRADER}, limits=limits)
+    assert result.outcome is Outcome.SUCCESS, result
+    assert result.custom["seen"] == [[3, 100_000], [4, 100_000]]
+
+
+# ---- names
+
+
+@pytest.fixture
+def with_env(engine_url: str, stranger: docker.DockerClient) -> Iterator[Callable[[str, Mapping[str, str], str], JobResult]]:
+    """Runs a command in an image that has these variables."""
+    made: list[str] = []
+
+    def run(image: str, env: Mapping[str, str], command: str) -> JobResult:
+        found = "jobmanager-python:1" if image == PYTHON else image
+        maker = stranger.containers.create(found, ["true"])
+        changes = [*(f"ENV {name}={value}" for name, value in env.items()), "LABEL jobmanager.environment="]
+        made.append(maker.commit("jobmanager-test-env", f"v{len(made)}", changes="\n".join(changes)).tags[0])
+        maker.remove()
+        with JobManager(engine_url) as manager:
+            return manager.submit(Task(made[-1], command=command)).result(PATIENCE_S)
+
+    yield run
+    for tag in made:
+        stranger.images.remove(tag, force=True)
+
+
+def test_a_program_sees_every_variable_of_its_image_as_it_is_there_and_none_of_pid_1s(
+    with_env: Callable[[str, Mapping[str, str], str], JobResult], shell: str
+) -> None:
+    given = {name: f"of-the-image-{name}" for name in (*OF_PID_1, *OTHERS)}
+    result = with_env(shell, {**given, "_jm_token": "of-the-image", "_jm_size": "1"}, "env; exit 3")
+    assert (result.outcome, result.exit_code) == (Outcome.FAILED, 3), result
+    seen = dict(line.split("=", 1) for line in result.stdout_text.splitlines())
+    assert {name: seen.get(name) for name in given} == given
+    assert not [name for name in seen if name.startswith("_jm_")]
+
+
+def test_names_of_pid_1s_own_are_no_programs(run: Run, shell: str) -> None:
+    for name in ("say", "first", "begin", "counters", "program", "lacking", "_jm_token"):
+        result = run([name], image=shell)
+        assert (result.outcome, result.evidence[0].kind) == (Outcome.CRASH, "not_started"), (name, result)
