@@ -173,7 +173,7 @@ def test_an_end_marks_fields_are_read() -> None:
 
 @pytest.mark.parametrize(("word", "full"), [("0", []), ("1", ["workspace"]), ("2", ["shm"]), ("3", ["workspace", "shm"])])
 def test_an_end_mark_tells_what_is_full(word: str, full: list[str]) -> None:
-    mark = end_mark(f"0 - - - - {word}", None)
+    mark = end_mark(f"0 - - - - {word} -", None)
     assert mark is not None
     assert (mark.workspace_full, mark.shm_full) == ("workspace" in full, "shm" in full)
 
