@@ -32,6 +32,7 @@ from jobmanager.grading.link import (
     Nonsense,
     RunStudent,
     StudentInput,
+    Unsupported,
     downwards,
     output_message,
 )
@@ -115,6 +116,8 @@ class Students:
             self._run_student(message)
         elif isinstance(message, (StudentInput, KillStudent)):
             self._pass_on(message)
+        elif isinstance(message, Unsupported):
+            self._refuse_job(message.reason)
         elif isinstance(message, Nonsense):
             self._answer_nonsense(message)
 
@@ -149,7 +152,7 @@ class Students:
 
     def _said_too_late(self, message: FromRunner) -> None:
         """A wish that is new: what was heard before comes again with the log. Of an earlier waiter's it cannot be known."""
-        if isinstance(message, RunStudent) and message.id > self._highest_id and not self._job.taken_over:
+        if isinstance(message, (RunStudent, Unsupported)) and message.id > self._highest_id and not self._job.taken_over:
             self._cut_job_off()
 
     def _run_student(self, asked: RunStudent) -> None:

@@ -59,6 +59,14 @@ class KillStudent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Unsupported:
+    """The grader wants what there is not here. Whatever it says later, its job is no success."""
+
+    id: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Nonsense:
     """A message that makes none."""
 
@@ -71,7 +79,7 @@ class CutOff:
     """The runner gives up: the link broke when it was needed."""
 
 
-FromRunner = Union[RunStudent, StudentInput, KillStudent, Nonsense, CutOff]
+FromRunner = Union[RunStudent, StudentInput, KillStudent, Unsupported, Nonsense, CutOff]
 
 
 def link_token(token: str) -> str:
@@ -168,6 +176,8 @@ def _message(number: int, said: Mapping[str, Any]) -> FromRunner:
         return StudentInput(id=number, data=_bytes(said.get("data")))
     if kind == "kill":
         return KillStudent(id=number)
+    if kind == "unsupported":
+        return Unsupported(id=number, reason=_checks.text("reason", said.get("reason", ""))[:_LONGEST_REASON])
     raise _Wrong(f"no message of the link is of the type {str(kind)[:40]!r}")
 
 

@@ -128,8 +128,12 @@ def _text(key: str, value: object) -> str:
 def _outcome(key: str, value: object, words: Sequence[Outcome]) -> Outcome:
     found = next((word for word in words if word.value == value), None)
     if found is None:
-        raise ResultFileError(f"{key} is neither {' nor '.join(word.value for word in words)}")
+        raise ResultFileError(f"{key} is neither {' nor '.join(word.value for word in words)}, but {_shown(value)}")
     return found
+
+
+def _shown(value: object) -> str:
+    return repr(value[:_SHOWN]) if isinstance(value, str) else "no text"
 
 
 def _grade(key: str, value: object) -> float:

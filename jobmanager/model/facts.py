@@ -57,7 +57,7 @@ class RunFacts:
     host_lost: bool = False  # it was given up
     trouble: str = ""  # what else went wrong on our side
     link_broke: bool = False  # a grading job was cut off from its student containers when it needed them
-    nonsense: str = ""  # what a grading job's runner said that made no sense, for which we ended it
+    nonsense: str = ""  # what a grading job's runner said that made no sense, or wanted in vain, for which we ended it
     stdout: bytes = field(default=b"", repr=False)
     stderr: bytes = field(default=b"", repr=False)
     stdout_bytes: int = 0

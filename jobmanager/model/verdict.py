@@ -103,7 +103,7 @@ def _nonsense(facts: RunFacts) -> Verdict | None:
     if not facts.nonsense:
         return None
     evidence = (Evidence(kind="link", value=facts.nonsense, source="the grading container's runner"),)
-    return Verdict(outcome=Outcome.ERROR, text=f"the grading container makes no sense: {facts.nonsense}", evidence=evidence)
+    return Verdict(outcome=Outcome.ERROR, text=f"the grading container was stopped: {facts.nonsense}", evidence=evidence)
 
 
 def _timeout(facts: RunFacts, limits: Limits) -> Verdict | None:

@@ -119,3 +119,31 @@ def test_a_grader_has_the_answer_to_a_problem_of_a_type_of_ones_own(shared_manag
     ]
 
     assert results == [Outcome.SUCCESS, Outcome.FAILED]
+
+
+WANTS = [
+    ("ssh_student --setup-script 'sh student/prepare'", "ssh_student: there are no sessions in student containers"),
+    ("run_student --run-as-root true", "run_student --run-as-root: no program is root here"),
+]
+
+
+@pytest.mark.parametrize(("wants", "reason"), WANTS, ids=["session", "root"])
+def test_a_grader_of_a_folder_that_wants_what_there_is_not_is_an_error_and_no_success(
+    shared_manager: JobManager, tmp_path: Path, wants: str, reason: str
+) -> None:
+    # given: a shell that goes on after what failed, and has said success before
+    run = f"feedback-result success\n{wants}\n[ -e student/wrong ] || feedback-result success\n"
+    # when:
+    result = graded(shared_manager, tmp_path / "door", "    q: {type: code}\n", run, {"q": "x"})
+    # then:
+    assert (result.outcome, result.grade) == (Outcome.ERROR, 0.0), result
+    assert result.text == f"the grading container was stopped: {reason}"
+
+
+def test_a_grader_of_a_folder_that_mistypes_its_result_is_an_error_and_no_success(
+    shared_manager: JobManager, tmp_path: Path
+) -> None:
+    run = "feedback-result success\nfeedback-result fail\n"
+    result = graded(shared_manager, tmp_path / "typo", "    q: {type: code}\n", run, {"q": "x"})
+    assert (result.outcome, result.grade) == (Outcome.ERROR, 0.0), result
+    assert "result is neither success nor failed" in result.text and "but 'fail'" in result.text

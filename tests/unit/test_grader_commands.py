@@ -108,7 +108,7 @@ def test_an_input_that_there_is_not_is_told_with_those_that_there_are(box: Box) 
 
 def test_a_command_without_its_arguments_is_a_usage_error(box: Box) -> None:
     takes_none = {"feedback", "feedback-msg", "rst-code", "rst-indent", "rst-msgblock"}
-    for name in sorted(set(ALL_COMMANDS) - takes_none - {"ssh_student"}):
+    for name in sorted(set(ALL_COMMANDS) - takes_none - {"run_student", "ssh_student"}):
         assert refused(box, name)[0] == 2, name
 
 
@@ -249,12 +249,29 @@ def test_the_old_command_says_several_things_at_once(box: Box) -> None:
 
 def test_what_cannot_be_an_answer_is_refused_and_changes_nothing(box: Box) -> None:
     printed(box, "feedback-result", "success")
-    assert "one of success, failed, timeout, overflow, crash, error" in refused(box, "feedback-result", "good")[1]
+    assert "one of success, failed, timeout, overflow, crash, error" in refused(box, "feedback-result", "-i", "q1", "good")[1]
     assert "a number" in refused(box, "feedback-grade", "A+")[1]
     assert "finite" in refused(box, "feedback-grade", "nan")[1]
     assert "not JSON" in refused(box, "feedback-custom", "-j", "k", "{")[1]
     assert "JSON cannot hold" in refused(box, "feedback-custom", "-j", "k", "NaN")[1]
     assert box.answer == {"result": "success"}
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        ("feedback-result", "fail"),
+        ("feedback", "-r", "fail"),
+        ("python3", "-c", "from inginious import feedback\ntry: feedback.set_global_result('fail')\nexcept ValueError: exit(2)"),
+    ],
+)
+def test_a_result_that_there_is_not_leaves_no_success_that_was_said_before(box: Box, says: tuple[str, ...]) -> None:
+    printed(box, "feedback-result", "success")
+    assert refused(box, *says)[0] == 2
+    with pytest.raises(result_file.ResultFileError, match=r"result is neither success nor .*, but 'fail'"):
+        result_file.parse(json.dumps(box.answer).encode(), grader=True)
+    printed(box, "feedback-result", "failed")
+    assert box.answer == {"result": "failed"}, "the last word counts, as it did there"
 
 
 def test_a_message_of_five_megabytes_is_refused_and_the_answer_stays(box: Box) -> None:
@@ -425,12 +442,45 @@ def test_without_a_runner_students_are_not_available(box: Box) -> None:
         "run_student: student containers are not available here: No such file or directory\n",
     )
     assert refused(box, "run_student", "--run-as-root", "true")[0] == 251
-    assert refused(box, "ssh_student", "--setup-script", "x")[0] == 251
+    for words in ((), ("--setup-script", "x"), ("--time", "lots"), ("--no-such-option",)):
+        assert refused(box, "ssh_student", *words)[0] == 251, words
 
 
-def test_a_command_for_a_student_that_makes_no_sense_is_refused(box: Box) -> None:
-    assert "cannot be split" in refused(box, "run_student", "echo 'x")[1]
-    assert "not negative" in refused(box, "run_student", "--time", "-1", "true")[1]
-    assert refused(box, "run_student", "--memory", "lots", "true")[0] == 2
-    script = "from inginious import run_student\nrun_student.run_student_simple('a\\0b')"
-    assert b"no word of a command can hold a NUL byte" in box.python(script).stderr
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("echo 'x",), "cannot be split"),
+        (("python3", "greet.py", "O'Brien"), "cannot be split"),
+        (("--teardown-script", "echo 'x", "true"), "cannot be split"),
+        ((), "no command"),
+        (("  ",), "no command"),
+        (("--time", "-1", "true"), "not negative"),
+        (("--time", "nan", "true"), "not negative"),
+        (("--memory", "lots", "true"), "invalid int value"),
+        (("--time",), "expected one argument"),
+    ],
+    ids=str,
+)
+def test_a_command_for_a_student_that_makes_no_sense_is_told_from_the_programs_own_2(
+    box: Box, words: tuple[str, ...], reason: str
+) -> None:
+    code, told = refused(box, "run_student", *words)
+    assert (code, told.startswith("run_student: ")) == (251, True), told
+    assert reason in told
+
+
+def test_a_student_that_is_asked_for_in_a_folder_that_is_gone_is_told_from_the_programs_own_2(box: Box) -> None:
+    code, reason = refused(box, "sh", "-c", "mkdir gone; cd gone; rmdir ../gone; run_student true")
+    assert (code, reason.startswith("run_student: ")) == (251, True), reason
+
+
+def test_python_graders_get_251_for_what_makes_no_sense_as_shell_graders_do(box: Box) -> None:
+    script = """
+from inginious import run_student
+print(run_student.run_student_simple('a\\0b'), run_student.run_student("echo 'x"), run_student.run_student("a", time_limit=-1))
+print(run_student.run_student("true " * 300_000))
+"""
+    done = box.python(script)
+    assert done.stdout == b"('', '', 251) 251 251\n251\n"
+    for reason in (b"no word of a command can hold a NUL byte", b"cannot be split", b"not negative", b"larger than 1 MiB"):
+        assert reason in done.stderr

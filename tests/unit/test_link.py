@@ -20,6 +20,7 @@ from jobmanager.grading.link import (
     Nonsense,
     RunStudent,
     StudentInput,
+    Unsupported,
     link_token,
     parsed,
 )
@@ -79,6 +80,11 @@ def test_input_and_kill_are_read() -> None:
     assert parsed(b'{"type": "kill", "id": 3}') == KillStudent(id=3)
 
 
+def test_a_wish_for_what_there_is_not_is_read_and_not_at_any_length() -> None:
+    assert parsed(b'{"type": "unsupported", "id": 4, "reason": "a session"}') == Unsupported(id=4, reason="a session")
+    assert parsed(b'{"type": "unsupported", "id": 4, "reason": "' + b"x" * 9999 + b'"}') == Unsupported(id=4, reason="x" * 2000)
+
+
 @pytest.mark.parametrize("pieces", [1, 2, 7, 4096])
 def test_messages_are_told_from_output_however_it_comes(pieces: int) -> None:
     long = {"type": "stdin", "id": 1, "data": base64.b64encode(bytes(10_000)).decode()}
@@ -134,6 +140,8 @@ NONSENSE = [
     (b'{"id": 1, "type": "student", "command": "x", "env": {"a b": "c"}}', "no name for an environment variable"),
     (b'{"id": 1, "type": "student", "command": "x", "env": {"a": 1}}', "must be a string"),
     (b'{"id": 1, "type": "student", "command": "x", "environment": 5}', "environment must be a string"),
+    (b'{"id": 1, "type": "unsupported"}', "reason must be a string that is not empty"),
+    (b'{"id": 1, "type": "unsupported", "reason": 5}', "reason must be a string"),
     (b'{"id": 1, "x": "' + bytes(LARGEST_MESSAGE) + b'"}', "larger than 1024 KiB"),
 ]
 

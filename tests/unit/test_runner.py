@@ -379,6 +379,32 @@ def test_a_student_that_is_asked_for_after_the_link_broke_cuts_the_run_off(box: 
     assert waiter.was_cut_off
 
 
+@pytest.mark.parametrize(
+    ("wish", "reason"),
+    [
+        ("ssh_student --setup-script 'sh x'", "ssh_student: there are no sessions in student containers"),
+        ("ssh_student --no-such-option", "ssh_student: there are no sessions in student containers"),
+        ("run_student --run-as-root true", "run_student --run-as-root: no program is root here"),
+        ("python3 -c 'from inginious import ssh_student as s; s.ssh_student(setup_script=1)'", "ssh_student: there are no"),
+        ("python3 -c 'from inginious import run_student as r; r.run_student(1, ssh=True)'", "run_student: there are no sessions"),
+        (
+            "python3 -c 'from inginious import run_student as r; r.run_student(1, start_student_as_root=True)'",
+            "run_student: no program is root here",
+        ),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_what_there_is_not_is_told_to_the_waiter_and_a_grader_does_not_go_on(box: Box, wish: str, reason: str) -> None:
+    waiter = Waiter(box, "sh", "-c", f"{wish}; feedback-result success")
+    asked = waiter.wait_for("unsupported")
+    assert (asked["id"], str(asked["reason"]).startswith(reason)) == (1, True), asked
+    # a link that breaks meanwhile cuts the run off, as under a student
+    waiter.break_the_link()
+    assert waiter.until_the_end() == 254
+    assert waiter.was_cut_off
+    assert not (box.private / "result.json").exists()
+
+
 def test_a_grader_that_asks_for_no_student_outlives_its_link(box: Box) -> None:
     os.mkfifo(box.folder / "fifo")
     waiter = Waiter(box, "sh", "-c", "read line <fifo; feedback-result success; exit 3")

@@ -113,6 +113,15 @@ def test_a_runner_that_makes_no_sense_ends_its_job_as_error(fake: FakeEngineServ
         assert reason in result.text
 
 
+@pytest.mark.parametrize("then", ["sleep 1000", "true"], ids=["waits", "goes on"])
+def test_a_grader_that_wants_what_there_is_not_ends_its_job_as_error_whatever_it_does_then(
+    fake: FakeEngineServer, then: str
+) -> None:
+    result = graded(fake, said(type="unsupported", id=1, reason="a session: there are none"), then)
+    assert (result.outcome, result.grade, result.evidence[0].kind) == (Outcome.ERROR, 0, "link"), result
+    assert result.text == "the grading container was stopped: a session: there are none"
+
+
 REFUSED = [
     ({"command": []}, "command must be a string or a list of words"),
     ({"command": "a\0b"}, "NUL"),

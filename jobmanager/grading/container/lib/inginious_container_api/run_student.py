@@ -31,22 +31,27 @@ def run_student(
         signal_handler_callback: is given a function that kills the command.
     """
     if ssh or start_student_as_root:
-        return _told("no program is root here, and there are no sessions in student containers", student.NOT_STARTED)
-    asked = student.request(
-        cmd,
-        environment=container or "",
-        cpu_time_s=time_limit,
-        wall_time_s=hard_time_limit,
-        memory_mib=memory_limit,
-        share_network=share_network,
-        folder=working_dir,
-        teardown=teardown_script or "",
-    )
+        lacking = "there are no sessions in student containers" if ssh else "no program is root here"
+        return code_of(lambda: student.end_the_job(f"run_student: {lacking}"))
     killer = student.Killer()
+
+    def run() -> "student.StudentEnd":
+        asked = student.request(
+            cmd,
+            environment=container or "",
+            cpu_time_s=time_limit,
+            wall_time_s=hard_time_limit,
+            memory_mib=memory_limit,
+            share_network=share_network,
+            folder=working_dir,
+            teardown=teardown_script or "",
+        )
+        return student.relay_student(asked, stdin, stdout, stderr, killer)
+
     try:
         if signal_handler_callback is not None:
             signal_handler_callback(killer)
-        return _code_of(lambda: student.relay_student(asked, stdin, stdout, stderr, killer))
+        return code_of(run)
     finally:
         killer.close()
 
@@ -68,17 +73,21 @@ def run_student_simple(
     Args:
         text: the outputs' encoding (what cannot be decoded is replaced), or False for bytes.
     """
-    asked = student.request(
-        cmd,
-        environment=container or "",
-        cpu_time_s=time_limit,
-        wall_time_s=hard_time_limit,
-        memory_mib=memory_limit,
-        share_network=share_network,
-        folder=working_dir,
-    )
     written = ([], [])  # type: tuple[list[bytes], list[bytes]]
-    code = _code_of(lambda: student.capture_student(asked, cmd_input or b"", written[0], written[0 if stdout_err_fuse else 1]))
+
+    def run() -> "student.StudentEnd":
+        asked = student.request(
+            cmd,
+            environment=container or "",
+            cpu_time_s=time_limit,
+            wall_time_s=hard_time_limit,
+            memory_mib=memory_limit,
+            share_network=share_network,
+            folder=working_dir,
+        )
+        return student.capture_student(asked, cmd_input or b"", written[0], written[0 if stdout_err_fuse else 1])
+
+    code = code_of(run)
     stdout, stderr = [_decoded(b"".join(pieces), text) for pieces in written]
     return (stdout, code) if stdout_err_fuse else (stdout, stderr, code)
 
@@ -86,7 +95,7 @@ def run_student_simple(
 run, run_simple = run_student, run_student_simple  # as they were first called
 
 
-def _code_of(run: "Callable[[], student.StudentEnd]") -> "int":
+def code_of(run: "Callable[[], student.StudentEnd]") -> "int":
     """The exit code; of what is not the program's own, the reason goes to standard error."""
     try:
         end = run()

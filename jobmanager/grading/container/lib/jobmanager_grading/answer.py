@@ -11,11 +11,17 @@ from .text import cleaned
 RESULTS = ("success", "failed", "timeout", "overflow", "crash", "error")
 LARGEST_KIB = 1024
 _AUTO_TAG = "*auto-tag-"
+_SHOWN = 60  # characters of a result that is none
 
 
 def set_result(result: "str", problem: "str | None" = None) -> "None":
-    """The result of the task, or of one problem: one of ``RESULTS``."""
+    """The result of the task, or of one problem: one of ``RESULTS``.
+
+    Any other for the task takes the place of what was said before, too: a grader that goes on has said no success then.
+    """
     if result not in RESULTS:
+        if not problem:
+            _change(lambda said: said.update(result=cleaned(str(result))[:_SHOWN]))
         raise BadValue("a result is one of {}, not {!r}".format(", ".join(RESULTS), result))
     _change(lambda said: _part(said, problem).update(result=result))
 

@@ -9,6 +9,7 @@ from .errors import BadValue, GradingError
 from .text import cleaned, from_standard_input, unescaped
 
 USAGE = 2
+NOT_STARTED = 251  # of a student container; 2 may be its program's own
 
 
 def main() -> "NoReturn":
@@ -23,7 +24,7 @@ def main() -> "NoReturn":
     except GradingError as error:
         code = _complain(name, str(error), error.exit_code)
     except OSError as error:
-        code = _complain(name, error.strerror or str(error), USAGE)
+        code = _complain(name, error.strerror or str(error), NOT_STARTED if run is _run_student else USAGE)
     sys.exit(code or 0)
 
 
@@ -291,6 +292,7 @@ def _declare_run_student(parser: "argparse.ArgumentParser") -> "None":
     parser.add_argument("--run-as-root", action="store_true", help="refused: no program is root here")
     parser.add_argument("--teardown-script", default="", help="a command that is run after it")
     parser.add_argument("cmd", nargs=argparse.REMAINDER, help="the command; its words are joined and split again, without a shell")
+    parser.error = lambda message: sys.exit(_complain(parser.prog, message, NOT_STARTED))  # type: ignore[method-assign]
 
 
 def _run_student(args: "argparse.Namespace") -> "int":
@@ -299,7 +301,7 @@ def _run_student(args: "argparse.Namespace") -> "int":
     from . import student
 
     if args.run_as_root:
-        return _complain("run_student", "no program is root here: leave --run-as-root out", student.NOT_STARTED)
+        return student.end_the_job("run_student --run-as-root: no program is root here").exit_code
     asked = student.request(
         " ".join(args.cmd[1:] if args.cmd[:1] == ["--"] else args.cmd),
         environment=args.container,
@@ -322,10 +324,13 @@ def _declare_ssh_student(parser: "argparse.ArgumentParser") -> "None":
     for option in ("--container", "--time", "--hard-time", "--memory", "--setup-script", "--teardown-script"):
         parser.add_argument(option)
     parser.add_argument("--run-as-root", action="store_true")
+    parser.error = lambda message: sys.exit(_ssh_student(message))  # type: ignore[method-assign]
 
 
-def _ssh_student(_: "argparse.Namespace") -> "int":
-    return _complain("ssh_student", "there are no sessions in student containers; run_student runs a command in one", 251)
+def _ssh_student(_: "object") -> "int":
+    from . import student
+
+    return student.end_the_job("ssh_student: there are no sessions in student containers").exit_code
 
 
 COMMANDS = {

@@ -2,6 +2,7 @@
 
 GradingError
 ├── BadValue       an argument makes no sense (also a ValueError)
+│   └── BadRequest     no student container can be asked for so
 ├── UnknownInput   the job brought no such input (also a KeyError)
 ├── Unavailable    there is no runner to ask
 └── CutOff         the runner, or who reads a student's output, went away
@@ -19,6 +20,12 @@ class GradingError(Exception):
 
 class BadValue(GradingError, ValueError):
     """An argument makes no sense."""
+
+
+class BadRequest(BadValue):
+    """No student container can be asked for so."""
+
+    exit_code = 251
 
 
 class UnknownInput(GradingError, KeyError):

@@ -23,7 +23,10 @@ from jobmanager_grading import grader, messages, place
 
 CUT_OFF = 254
 _MOST_WAITING = 64  # marks on their way up, before nobody is listened to
-_FIELDS = ("command", "environment", "cpu_time_s", "wall_time_s", "memory_mib", "share_network", "env")
+_FIELDS = {  # of what a connection begins with
+    "student": ("command", "environment", "cpu_time_s", "wall_time_s", "memory_mib", "share_network", "env"),
+    "unsupported": ("reason",),
+}  # type: dict[object, tuple[str, ...]]
 
 
 class LinkBroken(Exception):
@@ -180,11 +183,11 @@ class Runner:
 
     def _act_on(self, client: "Client", message: "dict[str, object]") -> "None":
         kind = message["type"]
-        if kind == "student" and not client.student:
+        if kind in _FIELDS and not client.student:
             self._last_id += 1
             client.student = self._last_id
             self._students[client.student] = client
-            self._up("student", client, {name: message[name] for name in _FIELDS if name in message})
+            self._up(kind, client, {name: message[name] for name in _FIELDS[kind] if name in message})
         elif kind == "stdin" and client.student in self._students:
             self._up("stdin", client, {"data": message.get("data")})
         elif kind == "kill" and client.student in self._students:
@@ -192,7 +195,7 @@ class Runner:
         elif not client.student or kind not in ("stdin", "kill"):
             raise ValueError(f"a connection begins with one request for a student, not {kind!r}")
 
-    def _up(self, kind: "str", client: "Client", fields: "dict[str, object]") -> "None":
+    def _up(self, kind: "object", client: "Client", fields: "dict[str, object]") -> "None":
         self._waiting += self._marks.of(dict(fields, type=kind, id=client.student))
 
     def _refuse(self, client: "Client", reason: "str") -> "None":

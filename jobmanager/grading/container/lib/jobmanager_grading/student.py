@@ -5,7 +5,7 @@ import select
 import socket
 
 from . import messages, place
-from .errors import BadValue, CutOff, Unavailable
+from .errors import BadRequest, CutOff, Unavailable
 from .text import cleaned
 
 NOT_STARTED, OVERFLOW, TIMEOUT, CUT_OFF = 251, 252, 253, 254  # exit codes that stand for how it ended
@@ -128,14 +128,14 @@ def request(
         teardown: a command that is run after it, whatever became of it; the exit code stays the first one's.
 
     Raises:
-        BadValue: a value makes no sense.
+        BadRequest: a value makes no sense.
     """
     for name, value in (("cpu_time_s", cpu_time_s), ("wall_time_s", wall_time_s), ("memory_mib", memory_mib)):
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
-            raise BadValue(f"{name} must be a number that is not negative, not {value!r}")
+            raise BadRequest(f"{name} must be a number that is not negative, not {value!r}")
     asked = {
         "type": "student",
-        "command": _placed(_words(command), os.getcwd() if folder is None else folder, teardown),
+        "command": _placed(_words(command), _current_folder() if folder is None else folder, teardown),
         "environment": environment or "",
         "cpu_time_s": cpu_time_s,
         "wall_time_s": wall_time_s,
@@ -144,8 +144,19 @@ def request(
         "env": dict(env or {}),
     }  # type: dict[str, object]
     if len(messages.line(asked)) > messages.LARGEST - 4096:
-        raise BadValue("the command and its variables are larger than 1 MiB: give it what it reads as a file, or on standard input")
+        raise BadRequest("the command and its variables are larger than 1 MiB: give it a file, or standard input")
     return asked
+
+
+def end_the_job(reason: "str") -> "StudentEnd":
+    """Tell the manager that the grader wants what there is not here: it ends the job as an error, and this never comes back.
+
+    A command that only failed would leave the grader to go on, and to say whatever it says at its end.
+
+    Raises:
+        Unavailable: there is nobody to tell.
+    """
+    return converse({"type": "unsupported", "reason": reason}, _Held(b""), _dropped)
 
 
 def converse(
@@ -161,6 +172,8 @@ def converse(
         return _Conversation(channel, stdin, write, killer).until_the_end()
     except OSError as error:
         raise CutOff(f"the runner is gone: {error.strerror or error}") from None
+    except (KeyError, ValueError) as error:
+        raise CutOff(f"the runner makes no sense: {error!r}") from None
     finally:
         channel.close()
 
@@ -286,11 +299,14 @@ class _Held:
 
 
 def _connected() -> "socket.socket":
-    channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        channel.connect(place.CONTROL)
+        channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            channel.connect(place.CONTROL)
+        except OSError:
+            channel.close()
+            raise
     except OSError as error:
-        channel.close()
         raise Unavailable(f"student containers are not available here: {error.strerror or error}") from None
     return channel
 
@@ -302,16 +318,23 @@ def _words(command: "str | list[str]") -> "list[str]":
         try:
             words = shlex.split(command)
         except ValueError as error:
-            raise BadValue(f"the command {command!r} cannot be split into words: {error}") from None
+            raise BadRequest(f"the command {command!r} cannot be split into words: {error}") from None
     else:
         words = [str(word) for word in command]
     words = [cleaned(word) for word in words]
     if not words:
-        raise BadValue("there is no command to run")
+        raise BadRequest("there is no command to run")
     for word in words:
         if "\0" in word:
-            raise BadValue(f"no word of a command can hold a NUL byte: {word!r}")
+            raise BadRequest(f"no word of a command can hold a NUL byte: {word!r}")
     return words
+
+
+def _current_folder() -> "str":
+    try:
+        return os.getcwd()
+    except OSError as error:
+        raise BadRequest(f"the current folder is gone: {error.strerror or error}") from None
 
 
 def _placed(words: "list[str]", folder: "str", teardown: "str") -> "list[str] | str":
