@@ -10,7 +10,8 @@ what no ordinary program needs and other programs of the same host can be reache
 - No calls of a 32-bit kind on a 64-bit processor. On x86 they make sockets by socketcall, whose arguments no filter can see,
   and the filter library lets socketcall pass when it is told to let socket pass. A 32-bit program ends by SIGSYS.
 
-A call that is not named fails with EPERM. The names are those of x86_64 and of arm64; the runtime passes over one that the
+A call that is not named fails with EPERM; one that is newer than all that are named with ENOSYS, as the runtime adds, so that
+programs take it for one that the kernel lacks. The names are those of x86_64 and of arm64; the runtime passes over one that the
 host's processor or filter library does not know.
 """
 

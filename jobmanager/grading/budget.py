@@ -7,9 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from jobmanager.grading.link import RunStudent
-from jobmanager.model.limits import Limits
+from jobmanager.model.limits import SMALLEST_MEMORY_MIB, Limits
 
-_SMALLEST_MEMORY_MIB = 6
 _SHORTEST_S = 0.05  # a limit below is none that a program could run within
 _MOST_GRACE_S = 10.0
 _GRACE = 0.2  # of the job's wall clock
@@ -65,7 +64,7 @@ class Budget:
             if self._places_left < 1:
                 raise NotGranted(f"{self._most_students} student containers run already, and the task allows no more at once")
             memory_mib = asked.memory_mib or min(self._limits.memory_mib, self._memory_left_mib)
-            if not _SMALLEST_MEMORY_MIB <= memory_mib <= self._memory_left_mib:
+            if not SMALLEST_MEMORY_MIB <= memory_mib <= self._memory_left_mib:
                 raise NotGranted(self._lack_of_memory(asked.memory_mib))
             grant = Grant(limits=self._timed(asked, memory_mib))
             self._places_left -= 1
@@ -100,8 +99,8 @@ class Budget:
         return self._places_left > 0 and (asked.memory_mib or self._limits.memory_mib) <= self._memory_left_mib
 
     def _lack_of_memory(self, wanted_mib: int) -> str:
-        if 0 < wanted_mib < _SMALLEST_MEMORY_MIB:
-            return f"a student container needs at least {_SMALLEST_MEMORY_MIB} MiB, and {wanted_mib} were asked for"
+        if 0 < wanted_mib < SMALLEST_MEMORY_MIB:
+            return f"a student container needs at least {SMALLEST_MEMORY_MIB} MiB, and {wanted_mib} were asked for"
         wants = f"it wants {wanted_mib} MiB, and " if wanted_mib else ""
         return (
             f"{wants}{self._memory_left_mib} MiB are left beside the student containers that run: give each its --memory,"

@@ -9,9 +9,11 @@ from jobmanager.model import _checks
 
 _BLOCK = 4096
 _MOST = 2**30
-_SMALLEST_MEMORY_MIB = 6  # the engine refuses less
+# Starting a container takes runc itself up to 13.4 MiB (1.1.15; with less, now and then it fails) and 24 files (1.3.6 with nine
+# hierarchies of cgroup v1; one more for each), and the limits hold by then
+SMALLEST_MEMORY_MIB = 16
+_FEWEST_OPEN_FILES = 32
 _BESIDE_SHM_MIB = 4  # so that a small program meets "no space left" before the memory limit, and can go on
-_FEWEST_OPEN_FILES = 16  # with less, no container starts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +21,7 @@ class Limits:
     """What one job may use.
 
     Raises:
-        InvalidValue: a limit that is not a positive number, or smaller than the engine takes.
+        InvalidValue: a limit that is not a positive number, or smaller than an engine needs.
     """
 
     cpu_time_s: float = 30  # CPU seconds of all processes of the container together
@@ -42,8 +44,8 @@ class Limits:
         for name in ("memory_mib", "processes", "open_files", "workspace_mib", "output_kib", "archive_mib"):
             most = None if name == "memory_mib" else _MOST  # hosts judge that one
             _checks.positive_int(name, getattr(self, name), most=most)
-        if self.memory_mib < _SMALLEST_MEMORY_MIB:
-            raise InvalidValue(f"memory_mib must be at least {_SMALLEST_MEMORY_MIB}, not {self.memory_mib}")
+        if self.memory_mib < SMALLEST_MEMORY_MIB:
+            raise InvalidValue(f"memory_mib must be at least {SMALLEST_MEMORY_MIB}, not {self.memory_mib}")
         if self.open_files < _FEWEST_OPEN_FILES:
             raise InvalidValue(f"open_files must be at least {_FEWEST_OPEN_FILES}, not {self.open_files}")
         if self.cpus < 0.01:

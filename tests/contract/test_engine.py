@@ -269,7 +269,7 @@ def test_a_containers_volume_has_its_labels_and_goes_with_it(place: Place) -> No
     before = place.engine.info().now_s
     name = place.create(labels={"kind": "one"})
     (volume,) = place.engine.volumes({LABEL: place.label, "kind": "one"})
-    assert volume.labels == {LABEL: place.label, "kind": "one", VOLUME_LABEL: name}
+    assert volume.labels.items() >= {LABEL: place.label, "kind": "one", VOLUME_LABEL: name}.items()  # some engines add their own
     assert before - 2 <= volume.created_at_s <= place.engine.info().now_s + 2
     place.engine.remove(name)
     assert not place.engine.volumes({LABEL: place.label})

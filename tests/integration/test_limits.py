@@ -52,7 +52,7 @@ def test_threads_count_as_processes(run: Run) -> None:
 
 
 def test_the_smallest_limits_are_enough_for_the_smallest_program(run: Run, shell: str) -> None:
-    limits = Limits(memory_mib=6, processes=1, open_files=16, workspace_mib=1, output_kib=1, archive_mib=1, cpus=0.1)
+    limits = Limits(memory_mib=16, processes=1, open_files=32, workspace_mib=1, output_kib=1, archive_mib=1, cpus=0.1)
     result = run(["echo", "hello"], image=shell, limits=limits, collect=["x"])
     assert (result.outcome, result.stdout) == (Outcome.SUCCESS, b"hello\n"), result
 

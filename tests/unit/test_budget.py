@@ -46,7 +46,7 @@ def test_memory_and_places_are_shared_by_those_that_run() -> None:
         shared.take(replace(ASKED, memory_mib=61))
     assert shared.take(ASKED).limits.memory_mib == 60
     with pytest.raises(NotGranted, match="2 student containers run already"):
-        shared.take(replace(ASKED, memory_mib=6))
+        shared.take(replace(ASKED, memory_mib=16))
     shared.ended(first, 0.0)
     shared.gone(first)
     assert shared.take(ASKED).limits.memory_mib == 90
@@ -57,7 +57,7 @@ def test_who_asks_for_no_memory_while_another_has_all_of_it_is_told_what_to_say(
     shared.take(ASKED)
     with pytest.raises(NotGranted, match=r"^0 MiB are left .* give each its --memory, or .* Grader\(student_memory_mib"):
         shared.take(ASKED)
-    with pytest.raises(NotGranted, match="needs at least 6 MiB, and 2 were asked for"):
+    with pytest.raises(NotGranted, match="needs at least 16 MiB, and 2 were asked for"):
         shared.take(replace(ASKED, memory_mib=2))
 
 

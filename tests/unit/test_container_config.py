@@ -15,7 +15,7 @@ NOTHING = ImageDefaults(command=("python3",), volumes=())
 NETWORKS = [Network.OFF, Network.LOOPBACK, Network.BRIDGE, "course-db"]
 LIMITS = [
     Limits(),
-    Limits(memory_mib=6, processes=1, workspace_mib=1, cpus=0.01),
+    Limits(memory_mib=16, processes=1, workspace_mib=1, cpus=0.01),
     Limits(memory_mib=100_000, cpus=64.0, processes=10_000),
 ]
 
@@ -121,7 +121,7 @@ def test_the_network_is_off_by_default_and_opened_one_by_one():
 
 
 def test_limits_become_the_engines():
-    host = config_of(limits=Limits(memory_mib=100, processes=20, open_files=30, cpus=1.5, cpu_time_s=4.5, output_kib=512))[
+    host = config_of(limits=Limits(memory_mib=100, processes=20, open_files=40, cpus=1.5, cpu_time_s=4.5, output_kib=512))[
         "HostConfig"
     ]
 
@@ -132,7 +132,7 @@ def test_limits_become_the_engines():
         1_500_000_000,
     )
     ulimits = {limit["Name"]: limit["Soft"] for limit in host["Ulimits"]}
-    assert ulimits["nofile"] == 30
+    assert ulimits["nofile"] == 40
     assert ulimits["fsize"] == 4 * 2**30
     assert ulimits["cpu"] > 4.5  # only the backstop: the waiter comes first
     assert int(host["LogConfig"]["Config"]["max-size"].removesuffix("k")) > 512  # what is within the limit is never rotated away
@@ -142,7 +142,7 @@ def test_limits_become_the_engines():
     ("limits", "mib"),
     [
         (Limits(memory_mib=512), 512),
-        (Limits(memory_mib=6), 8),
+        (Limits(memory_mib=16), 16),
         (Limits(memory_mib=2**20, processes=1000), 2**26 // 1000),  # of 1000 threads each is given addresses for a whole one
     ],
 )
@@ -152,8 +152,8 @@ def test_the_stack_is_as_large_as_the_memory_limit_and_can_be_made_larger(limits
 
 
 def test_shared_memory_leaves_a_little_of_the_memory_limit() -> None:
-    sizes = {mib: config_of(limits=Limits(memory_mib=mib))["HostConfig"]["ShmSize"] for mib in (6, 256)}
-    assert sizes == {6: 2 * 2**20, 256: 252 * 2**20}
+    sizes = {mib: config_of(limits=Limits(memory_mib=mib))["HostConfig"]["ShmSize"] for mib in (16, 256)}
+    assert sizes == {16: 12 * 2**20, 256: 252 * 2**20}
 
 
 def test_no_limit_for_one_file_stands_in_the_way_of_a_large_workspace_or_of_much_memory():

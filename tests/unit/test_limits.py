@@ -29,7 +29,7 @@ def test_the_wall_clock_is_three_times_the_cpu_time_unless_it_is_given():
 
 @pytest.mark.parametrize("name", WHOLE)
 def test_a_whole_limit_takes_whole_numbers_above_zero_only(name):
-    assert getattr(Limits(**{name: 20}), name) == 20
+    assert getattr(Limits(**{name: 40}), name) == 40
 
     for bad in (*NO_NUMBER, None, 1.5, 20.0):
         with pytest.raises(InvalidValue, match=f"{name} must be a whole number above zero, not "):
@@ -45,14 +45,14 @@ def test_a_limit_in_seconds_or_cores_takes_finite_numbers_above_zero_only(name):
             Limits(**{name: bad})
 
 
-def test_less_than_the_engine_takes_is_refused_and_the_message_says_how_much_is_needed():
-    with pytest.raises(InvalidValue, match="memory_mib must be at least 6, not 5"):
-        Limits(memory_mib=5)
+def test_less_than_an_engine_needs_to_start_a_container_is_refused_and_the_message_says_how_much_is_needed():
+    with pytest.raises(InvalidValue, match="memory_mib must be at least 16, not 15"):
+        Limits(memory_mib=15)
     with pytest.raises(InvalidValue, match=r"cpus must be at least 0\.01, not 0\.001"):
         Limits(cpus=0.001)
-    with pytest.raises(InvalidValue, match="open_files must be at least 16, not 15"):
-        Limits(open_files=15)
-    assert Limits(memory_mib=6, cpus=0.01, open_files=16).memory_mib == 6
+    with pytest.raises(InvalidValue, match="open_files must be at least 32, not 31"):
+        Limits(open_files=31)
+    assert Limits(memory_mib=16, cpus=0.01, open_files=32).memory_mib == 16
 
 
 def test_limits_are_given_by_name_and_cannot_be_changed():

@@ -203,7 +203,7 @@ def test_an_id_that_was_not_chosen_is_made_and_differs():
 
 
 def test_a_job_holds_everything_that_it_was_given():
-    task = Task("x", command="true", files={"a": b"1"}, limits=Limits(memory_mib=10))
+    task = Task("x", command="true", files={"a": b"1"}, limits=Limits(memory_mib=16))
 
     request = _request(task, JobInput(files={"b": b"2"}, stdin=b"in"), -5, "ann", True, "mine")
 

@@ -104,7 +104,7 @@ def test_a_debugged_container_differs_from_any_other_by_its_network_a_port_and_a
 
 
 def test_a_debugged_task_has_a_network_time_and_room_for_the_server_and_is_run_once() -> None:
-    limits = Limits(cpu_time_s=1, memory_mib=100, processes=3, open_files=16, workspace_mib=2, cpus=0.5)
+    limits = Limits(cpu_time_s=1, memory_mib=100, processes=3, open_files=32, workspace_mib=2, cpus=0.5)
     task = Task("python3", command="true", files={"a": b"b"}, problems={"c": Code("c.py")}, limits=limits, retries=3)
 
     debugged = ssh_debug.debugged(task, session_s=1800)

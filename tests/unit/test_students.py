@@ -142,7 +142,7 @@ def test_a_student_that_cannot_be_run_is_an_error_that_the_grader_hears(fake: Fa
 
 
 def test_more_students_than_may_ever_run_are_refused_without_a_thread_for_each(fake: FakeEngineServer) -> None:
-    asked = [said(type="student", id=number, command="sleep 1000", memory_mib=6) for number in range(1, 21)]
+    asked = [said(type="student", id=number, command="sleep 1000", memory_mib=16) for number in range(1, 21)]
     result = graded(fake, *asked, until(12), grader=Grader("true", most_students=1))
     ends = [message for message in heard(result) if message["type"] == "end"]
     assert len(ends) >= 11
