@@ -6,11 +6,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST_ARGS ?=
-RELEASE ?= bookworm
+PYTEST := $(BIN)/python -m pytest
+ON_EACH := tests/contract $(addprefix tests/integration/test_,outcomes.py limits.py isolation.py attacks.py)
 CGROUP_TESTS := tests/contract $(addprefix tests/integration/test_,outcomes.py limits.py isolation.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench stress cgroup2 down clean
+.PHONY: help demo test lint bench stress engines cgroup2 down clean
 
 help:  ## show the targets
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /\1\t/' | expand -t 10
@@ -18,8 +19,10 @@ help:  ## show the targets
 demo: $(READY)  ## grade a folder of submissions on one or two Docker hosts
 	@engines="$$($(MACHINE) up)" && $(BIN)/python examples/demo.py $$engines
 
-test: $(READY) lint  ## lint, types, layers, then all tests on real Docker engines, as many at once as there are engines
-	@$(MACHINE) run $(BIN)/python -m pytest -n auto --dist loadfile tests/unit tests/contract tests/integration $(PYTEST_ARGS)
+# What depends on the engine runs on each, all else on either. Two plain commands, so that one that is asked to end hears of it
+test: $(READY) lint  ## lint, types, layers, then all tests on real Docker engines: this machine's, and Debian trixie's
+	@$(MACHINE) run --with trixie $(PYTEST) -n auto --dist loadfile $(addprefix --ignore=,$(ON_EACH)) tests/unit tests/integration $(PYTEST_ARGS)
+	@$(MACHINE) run --with trixie $(PYTEST) -n auto --dist each $(ON_EACH) $(PYTEST_ARGS)
 
 lint: $(READY)  ## ruff, mypy and the layers
 	$(BIN)/ruff check .
@@ -33,8 +36,13 @@ bench: $(READY)  ## measure: the figures of docs/
 stress: $(READY)  ## the long tests; JOBMANAGER_STRESS_SEED=1,2,3 draws three random histories
 	@$(MACHINE) run $(BIN)/python -m pytest tests/stress $(PYTEST_ARGS)
 
+engines: RELEASE = sid
+engines: $(READY)  ## contract and integration tests on the engine of another Debian release (slow; RELEASE=trixie: not sid's)
+	@$(MACHINE) run --only $(RELEASE) $(PYTEST) -m "not daemon" tests/contract tests/integration $(PYTEST_ARGS)
+
+cgroup2: RELEASE = bookworm
 cgroup2: $(READY)  ## what the kernel decides, tested on cgroup v2 in a small virtual machine (slow; RELEASE=trixie: a newer Docker)
-	@$(PYTHON) -m dev.virtual_machine --release $(RELEASE) $(BIN)/python -m pytest --timeout 600 $(CGROUP_TESTS) $(PYTEST_ARGS)
+	@$(PYTHON) -m dev.virtual_machine --release $(RELEASE) $(PYTEST) --timeout 600 $(CGROUP_TESTS) $(PYTEST_ARGS)
 
 down:  ## stop the engines that were started here
 	@$(MACHINE) down

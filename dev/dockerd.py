@@ -26,6 +26,28 @@ LONGEST_SOCKET_NAME = "exec/containerd/containerd-debug.sock"
 KILL_TIMEOUT_S = 10.0
 CONTAINERD_END_TIMEOUT_S = 5.0
 POLL_S = 0.05
+# Another root: data and runtime folder are at the same paths inside, so what is known of a daemon by its paths holds there,
+# too. Of this machine's mounts it keeps none, or what another daemon has unmounted would live on here.
+IN_ROOT = """
+set -e
+root=$1 data=$2 runtime=$3
+shift 3
+mount --bind "$root" "$root"
+mount --rbind /sys "$root/sys"
+mount --rbind /dev "$root/dev"
+mount -t proc none "$root/proc"
+mount -t tmpfs none "$root/run"
+mount -t tmpfs none "$root/tmp"
+for folder in "$runtime" "$data"; do
+    mkdir -p "$root$folder"
+    mount --rbind "$folder" "$root$folder"
+done
+cd "$root"
+pivot_root . .
+umount --lazy .
+cd /
+exec "$@"
+"""
 
 
 class DaemonError(Exception):
@@ -39,6 +61,7 @@ class DaemonFiles:
     data: Path  # images and containers: on a disk with room
     runtime: Path  # socket, pid file and exec root: a short path, see `fits_sockets`
     log: Path
+    root: Path | None = None  # another Debian's, whose dockerd is run in it; None: this machine's dockerd
 
     @property
     def socket(self) -> Path:
@@ -103,6 +126,11 @@ def answers(path: Path, *, timeout_s: float = 5.0) -> bool:
         return False
 
 
+def version(path: Path) -> str:
+    """Which Docker Engine answers at the unix socket `path`."""
+    return str(json.loads(api(path, "GET", "/version")[1])["Version"])
+
+
 def load_image(path: Path, tar: Path, *, timeout_s: float = 120.0) -> None:
     """Load the images in `tar` (made by `docker save`) into the daemon at the unix socket `path`."""
     status, answer = api(path, "POST", "/images/load?quiet=1", body=tar, timeout_s=timeout_s)
@@ -125,7 +153,8 @@ def start(
 
     With `own_network` it lives in a network namespace of its own, without bridge and firewall rules: as a second daemon in
     the first one's namespace it would delete the first one's bridge. With `bridge` too it has a bridge of its own there, whose
-    published ports only that namespace reaches. `listener` is a listening TCP socket of *our*
+    published ports only that namespace reaches. With `files.root` it has a mount namespace of its own, too, which ends with
+    its last process. `listener` is a listening TCP socket of *our*
     namespace, which the daemon serves too (handed over as systemd would).
     """
     for folder in (files.data, files.exec_root, files.log.parent):
@@ -135,7 +164,7 @@ def start(
     command = [
         *("dockerd", "--data-root", str(files.data), "--exec-root", str(files.exec_root)),
         *("--host", files.url, "--pidfile", str(files.pid_file)),
-        *(("--iptables=false",) if own_network else ()),
+        *(("--iptables=false", "--ip6tables=false") if own_network else ()),
         *(("--bridge", "none") if own_network and not bridge else ()),
         *(("--host", "fd://") if listener else ()),
         *flags,
@@ -144,6 +173,8 @@ def start(
         command = ["sh", "-c", 'exec 3<&0 0</dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec "$@"', "sh", *command]
     if own_network and bridge:
         command = ["sh", "-c", 'ip link set lo up && exec "$@"', "sh", *command]
+    if files.root is not None:
+        command = ["unshare", "--mount", "sh", "-c", IN_ROOT, "sh", *map(str, (files.root, files.data, files.runtime)), *command]
     if own_network:
         command = ["unshare", "--net", *command]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DOCKER_")}

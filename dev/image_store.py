@@ -15,6 +15,7 @@ from pathlib import Path
 
 from dev import apt
 from dev.console import MachineError, run_quietly, say
+from dev.debian_root import bootstrap, need_debootstrap
 from dev.dockerd import SBIN_PATH, remove_tree
 
 BUSYBOX = "jobmanager-busybox:1"
@@ -27,11 +28,6 @@ REGISTRY_TIMEOUT_S = 3.0
 INSPECT_TIMEOUT_S = 60.0
 DOCKER_TIMEOUT_S = 300.0
 REGISTRY_BUILD_TIMEOUT_S = 300.0
-DEBOOTSTRAP_TIMEOUT_S = 1200.0
-UNNEEDED = (  # files that debootstrap leaves; their folders stay, apt does not work without
-    *("var/cache/apt", "var/lib/apt/lists", "var/log", "usr/share/doc", "usr/share/man", "usr/share/info"),
-    *("usr/share/locale", "usr/share/lintian", "debootstrap"),
-)
 
 
 class ImageStore:
@@ -100,19 +96,10 @@ class ImageStore:
 
     def _import_python(self, url: str) -> None:
         say(f"no image registry answers: making {PYTHON} with debootstrap, about a minute")
-        if os.geteuid() != 0:
-            raise MachineError(f"making {PYTHON} without an image registry needs root: run this once as root")
-        apt.need_commands({"debootstrap": "debootstrap"}, purpose="an image without a registry", log=self._log)
+        need_debootstrap(purpose="an image without a registry", log=self._log)
         root = self._folder / "python-root"
-        remove_tree(root)
-        mirror, release = apt.debian_mirror()
-        options = ("--variant=minbase", f"--include={','.join(PYTHON_PACKAGES)}")
-        command = ("unshare", "--mount", "debootstrap", *options, release, str(root), mirror)  # its mounts go with it
-        environment = os.environ | apt.proxy()
-        run_quietly(command, what="debootstrap", log=self._log, timeout_s=DEBOOTSTRAP_TIMEOUT_S, env=environment)
-        for path in (path for name in UNNEEDED for path in (root / name).rglob("*")):
-            if path.is_symlink() or not path.is_dir():
-                path.unlink()
+        _, release = apt.debian_mirror()
+        bootstrap(root, release=release, packages=PYTHON_PACKAGES, log=self._log)
         tar = self._folder / "python-root.tar"
         kernel_files = ("--exclude=./proc/*", "--exclude=./sys/*", "--exclude=./dev/*")
         pack = ("tar", "--create", "--file", str(tar), "--directory", str(root), *kernel_files, ".")

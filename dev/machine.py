@@ -1,10 +1,12 @@
 """Sets up what the demo and the tests need: Docker engines and images, on a machine that may have nothing.
 
-    python3 -m dev.machine up | down | run COMMAND... | env | engine | images | python | clean
+    python3 -m dev.machine up | down | run [--with RELEASE | --only RELEASE] COMMAND... | env | engine | images | python | clean
 
 An engine that answers already (DOCKER_HOST, or the default socket) is used as it is and never stopped. Otherwise one is
-started by hand. A second, independent daemon joins where one may be started: as root, on Linux. Everything lives in the
-folder `.machine` of the checkout. Run it from the top folder of the checkout; Python's standard library is all it needs.
+started by hand. A second, independent daemon joins where one may be started: as root, on Linux. With `--with RELEASE` that
+one is the engine of another Debian release, in a root of its own, which is made once; with `--only RELEASE` no other is
+used. Everything lives in the folder `.machine` of the checkout. Run it from the top folder of the checkout; Python's
+standard library is all it needs.
 """
 
 from __future__ import annotations
@@ -21,11 +23,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
 from dev import apt, dockerd
 from dev.console import MachineError, say
+from dev.debian_root import provide_engine_root
 from dev.dockerd import DaemonError, DaemonFiles
 from dev.image_store import BUSYBOX, PYTHON, ImageStore, docker_environment
 
@@ -34,6 +38,8 @@ DEFAULT_SOCKET = Path("/var/run/docker.sock")
 BRIDGE = Path("/sys/class/net/docker0")
 START_TIMEOUT_S = 60.0
 SERVICE_TIMEOUT_S = 20.0
+IMAGES = (BUSYBOX, PYTHON)
+RELEASE_BEFORE = {"trixie": "bookworm"}  # the other one where a machine has that one itself
 HOSTS_VARIABLE = "JOBMANAGER_TEST_HOSTS"
 IMAGE_VARIABLE = "JOBMANAGER_TEST_IMAGE_TAR"
 
@@ -46,33 +52,52 @@ class Machine:
         self.one = self._daemon_files("one")
         self.two = self._daemon_files("two")
         self.images = ImageStore(state / "images")
+        self._roots = state / "roots"
         self._log = state / "packages.log"
         self._bridge_mark = state / "one" / "made-docker0"  # the bridge is ours to delete
 
-    def up(self) -> list[str]:
+    def up(self, *, other_release: str = "") -> list[str]:
         """Start what does not run yet; the urls of all engines, each with both images."""
-        engines = self.start_engines()
-        for image in (BUSYBOX, PYTHON):
-            self.images.provide(image, engines)
-        return engines
+        return self._with_images(self.start_engines(other_release=other_release))
 
-    def start_engines(self) -> list[str]:
+    def up_only(self, release: str) -> list[str]:
+        """The url of the engine of a Debian release, with both images."""
+        self.image_tars()
+        return self._with_images([self._engine_of(release)])
+
+    def start_engines(self, *, other_release: str = "") -> list[str]:
         engines = [self._first_engine()]
         if may_start_daemons():
-            engines.append(self._second_engine())
+            engines.append(self._second_engine(other_release))
         else:
             say("one engine only: a second daemon can be started only as root on Linux")
         return engines
 
+    def image_tars(self) -> list[Path]:
+        """Both images as files. They are made with an engine of this machine, which is stopped when it was started for that."""
+        tars = [self.images.tar(image) for image in IMAGES]
+        if not all(tar.exists() for tar in tars):
+            before = self.started()
+            try:
+                self.up()
+            finally:
+                self.stop([files for files in self.started() if files not in before])
+        return tars
+
     def engines(self) -> list[str]:
         """The urls of the engines that answer now; starts nothing."""
         foreign = self._foreign_engine()
-        own = [files.url for files in (self.one, self.two) if dockerd.answers(files.socket)]
+        own = [files.url for files in self.daemons() if dockerd.answers(files.socket)]
         return [foreign, *(url for url in own if url != self.one.url)] if foreign else own
+
+    def daemons(self) -> list[DaemonFiles]:
+        """All daemons that may be ours, running or not."""
+        roots = sorted(self._roots.iterdir()) if self._roots.is_dir() else []
+        return [self.one, self.two, *(self._of_release(root.name) for root in roots if not root.suffix)]
 
     def started(self) -> list[DaemonFiles]:
         """Our own daemons that run."""
-        return [files for files in (self.one, self.two) if dockerd.daemon_pid(files) is not None]
+        return [files for files in self.daemons() if dockerd.daemon_pid(files) is not None]
 
     def stop(self, daemons: Sequence[DaemonFiles]) -> None:
         for files in reversed(daemons):
@@ -84,8 +109,9 @@ class Machine:
 
     def clean(self) -> None:
         """Stop our daemons and delete the state folder: engines' data, images, logs."""
-        self.stop([self.one, self.two])
-        for files in (self.one, self.two):
+        daemons = self.daemons()
+        self.stop(daemons)
+        for files in daemons:
             dockerd.remove_tree(files.runtime)
         dockerd.remove_tree(self.state)
 
@@ -169,7 +195,14 @@ class Machine:
 
     # --- the second one, and what both share
 
-    def _second_engine(self) -> str:
+    def _second_engine(self, other_release: str) -> str:
+        if other_release == apt.debian_mirror()[1]:
+            other_release = RELEASE_BEFORE.get(other_release, "")
+        if other_release:
+            try:
+                return self._engine_of(other_release)
+            except (MachineError, DaemonError) as error:
+                say(f"no engine of Debian {other_release}, so both are of this machine's own release ({error})")
         if dockerd.answers(self.two.socket):
             say(f"using our engine {self.two.url}, which runs already")
         else:
@@ -177,6 +210,18 @@ class Machine:
             mount_cgroups(self._log)
             self._start(self.two, own_network=True)
         return self.two.url
+
+    def _engine_of(self, release: str) -> str:
+        files = self._of_release(release)
+        if dockerd.answers(files.socket):
+            say(f"using our engine {files.url}, which runs already")
+            return files.url
+        if not may_start_daemons():
+            raise MachineError("another release's engine can be started only as root on Linux")
+        provide_engine_root(self._roots / release, release=release, log=self._log)
+        mount_cgroups(self._log)
+        self._start(files, own_network=True)
+        return files.url
 
     def _start(self, files: DaemonFiles, *, own_network: bool) -> None:
         begun = time.monotonic()
@@ -188,7 +233,16 @@ class Machine:
         except BaseException:
             dockerd.stop(files, process=process)
             raise
-        say(f"started the engine {files.url} in {time.monotonic() - begun:.1f} s ({'no ' if own_network else ''}bridge network)")
+        version, bridge = dockerd.version(files.socket), "no bridge network" if own_network else "bridge network"
+        say(f"started the engine {files.url} in {time.monotonic() - begun:.1f} s (Docker {version}, {bridge})")
+
+    def _with_images(self, engines: list[str]) -> list[str]:
+        for image in IMAGES:
+            self.images.provide(image, engines)
+        return engines
+
+    def _of_release(self, release: str) -> DaemonFiles:
+        return replace(self._daemon_files(release), root=self._roots / release)
 
     def _daemon_files(self, name: str) -> DaemonFiles:
         home = self.state / name
@@ -265,8 +319,9 @@ def show(urls: list[str], *, as_json: bool) -> None:
 
 
 def do_up(machine: Machine, options: argparse.Namespace) -> int:
+    start = machine.up if options.action == "up" else machine.start_engines
     with machine.locked():
-        engines = machine.up() if options.action == "up" else machine.start_engines()
+        engines = start(other_release=options.other_release)
     if machine.started():
         say("the engines stay up, so that the next run takes seconds; `make down` stops them")
     show(engines, as_json=options.json)
@@ -291,7 +346,7 @@ def do_down(machine: Machine, options: argparse.Namespace) -> int:
     with machine.locked():
         if not machine.started():
             say("no engine of ours runs")
-        machine.stop([machine.one, machine.two])
+        machine.stop(machine.daemons())
     return 0
 
 
@@ -317,12 +372,12 @@ def do_run(machine: Machine, options: argparse.Namespace) -> int:
     before = machine.started()
     try:
         with machine.locked():
-            engines = machine.up()
+            engines = machine.up_only(options.only) if options.only else machine.up(other_release=options.other_release)
         tar = machine.images.tar(BUSYBOX)
         return call(options.command, os.environ | {HOSTS_VARIABLE: ",".join(engines), IMAGE_VARIABLE: str(tar)})
     finally:
         with machine.locked():
-            machine.stop([files for files in (machine.one, machine.two) if files not in before])
+            machine.stop([files for files in machine.daemons() if files not in before])
 
 
 def call(command: Sequence[str], environment: dict[str, str]) -> int:
@@ -363,11 +418,15 @@ ACTIONS: dict[str, tuple[Callable[[Machine, argparse.Namespace], int], str]] = {
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python3 -m dev.machine", description="Docker engines and images for demo and tests")
     parser.add_argument("--state", type=Path, default=CHECKOUT / ".machine", help="folder for everything (default: %(default)s)")
-    parser.set_defaults(json=False)
+    parser.set_defaults(json=False, other_release="", only="")
     actions = parser.add_subparsers(dest="action", required=True)
     for name, (_, text) in ACTIONS.items():
         action = actions.add_parser(name, help=text)
+        if name in ("up", "engine", "run"):
+            other = "the second engine is the one of this Debian release"
+            action.add_argument("--with", dest="other_release", default="", metavar="RELEASE", help=other)
         if name == "run":
+            action.add_argument("--only", default="", metavar="RELEASE", help="no engine but the one of this Debian release")
             action.add_argument("command", nargs=argparse.REMAINDER)
         else:
             action.add_argument("--json", action="store_true", help="print JSON instead of lines")

@@ -20,17 +20,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from dev import apt, dockerd
 from dev.console import MachineError, run_quietly, say
-from dev.dockerd import POLL_S, SBIN_PATH, DaemonError, remove_tree
-from dev.image_store import BUSYBOX, DEBOOTSTRAP_TIMEOUT_S, PYTHON
+from dev.debian_root import bootstrap, need_debootstrap
+from dev.dockerd import POLL_S, SBIN_PATH, DaemonError, DaemonFiles, remove_tree
 from dev.machine import CHECKOUT, HOSTS_VARIABLE, IMAGE_VARIABLE, Machine, call, end_in_order
 
-COMMANDS = {"debootstrap": "debootstrap", "mkfs.ext4": "e2fsprogs", "ip": "iproute2"}
+COMMANDS = {"mkfs.ext4": "e2fsprogs", "ip": "iproute2"}
 KERNEL_PACKAGE = "user-mode-linux"
 PACKAGES = ("docker.io", "iproute2", "kmod")
 INIT = Path(__file__).parent / "images" / "virtual_machine_init.sh"
@@ -46,19 +46,6 @@ BOOT_TIMEOUT_S = 120.0
 END_TIMEOUT_S = 30.0
 PROGRESS_EVERY_S = 10.0
 NAMESPACES = ("unshare", "--net", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child")
-# The machine's own dockerd, on this machine's kernel, seeing the machine's root and nothing else
-ENGINE_IN_ROOT = f"""
-set -e
-mount --bind "$1" "$1"
-mount --rbind /sys "$1/sys"
-mount --rbind /dev "$1/dev"
-mount -t proc none "$1/proc"
-mount -t tmpfs none "$1/run"
-mkdir "$1/run/outside"
-mount --bind "$2" "$1/run/outside"
-export PATH={SBIN_PATH}
-exec chroot "$1" dockerd --host unix:///run/outside/docker.sock --bridge none --iptables=false
-"""
 BOOT = """
 set -e
 ip link set lo up
@@ -104,8 +91,8 @@ class VirtualMachine:
         begun = time.monotonic()
         self.folder.mkdir(parents=True, exist_ok=True)
         root = self.folder / "root"
-        remove_tree(root)
-        self._bootstrap(root)
+        say(f"making a virtual machine with Debian {self.release}: some minutes, once")
+        bootstrap(root, release=self.release, packages=PACKAGES, log=self.log)
         shutil.copy(INIT, root / "sbin" / INIT.name)
         (root / "sbin" / INIT.name).chmod(0o755)
         self._add_kernel(root)
@@ -153,16 +140,6 @@ class VirtualMachine:
             *("eth0=tuntap,tap0", "con=null", "con0=null,fd:1", f"init=/sbin/{INIT.name}"),
         ]
 
-    def _bootstrap(self, root: Path) -> None:
-        say(f"making a virtual machine with Debian {self.release}: some minutes, once")
-        mirror, _ = apt.debian_mirror()
-        options = ("--variant=minbase", f"--include={','.join(PACKAGES)}")
-        command = ("unshare", "--mount", "debootstrap", *options, self.release, str(root), mirror)  # its mounts go with it
-        environment = os.environ | apt.proxy()
-        run_quietly(command, what="debootstrap", log=self.log, timeout_s=DEBOOTSTRAP_TIMEOUT_S, env=environment)
-        for path in (root / "var/cache/apt/archives").glob("*.deb"):
-            path.unlink()
-
     def _add_kernel(self, root: Path) -> None:
         """The kernel is this machine's Debian's, as it runs here; its modules belong on the disk."""
         unpacked = self.folder / "kernel"
@@ -173,17 +150,14 @@ class VirtualMachine:
     @contextmanager
     def _engine_in(self, root: Path) -> Iterator[Path]:
         """The socket of the machine's own engine, run here: what takes it seconds here takes minutes in the machine."""
-        with tempfile.TemporaryDirectory(prefix="jobmanager-") as runtime, self.log.open("ab") as log:
-            command = [*NAMESPACES, "sh", "-c", ENGINE_IN_ROOT, "sh", str(root), runtime]
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={"PATH": SBIN_PATH}, start_new_session=True
-            )
-            engine = Path(runtime, "docker.sock")
+        with tempfile.TemporaryDirectory(prefix="jobmanager-") as runtime:
+            files = DaemonFiles(data=root / "var/lib/docker", runtime=Path(runtime), log=self.log, root=root)
+            process = dockerd.start(files, own_network=True)
             try:
-                self._wait_until(lambda: dockerd.answers(engine), process, what="its engine", timeout_s=LOAD_TIMEOUT_S)
-                yield engine
+                dockerd.wait_until_answers(files, process, timeout_s=LOAD_TIMEOUT_S)
+                yield files.socket
             finally:
-                end_group(process)
+                dockerd.stop(files, process=process)
 
     def _pack(self, root: Path) -> None:
         unfinished = self.folder / "unfinished"
@@ -192,9 +166,7 @@ class VirtualMachine:
         run_quietly(command, what="making its disk", log=self.log, timeout_s=PACK_TIMEOUT_S)
         unfinished.rename(self.disk)
 
-    def _wait_until(
-        self, condition: Callable[[], bool], process: subprocess.Popen[bytes], *, what: str, timeout_s: float
-    ) -> None:
+    def _wait_until(self, condition: Callable[[], bool], process: subprocess.Popen[bytes], *, what: str, timeout_s: float) -> None:
         begun = told = time.monotonic()
         while not condition():
             now = time.monotonic()
@@ -208,42 +180,19 @@ class VirtualMachine:
             time.sleep(POLL_S)
 
 
-def end_group(process: subprocess.Popen[bytes]) -> None:
-    """Ask a process and its children to end; kill those that do not."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=END_TIMEOUT_S)
-            return
-
-
-def need_machine(release: str, folder: Path) -> None:
+def need_machine(folder: Path) -> None:
     if not apt.has_command("apt-get") or os.geteuid() != 0:
         raise MachineError("the virtual machine needs root, on Debian")
+    need_debootstrap(purpose="a virtual machine", log=folder / "log")
     apt.need_commands(COMMANDS, purpose="a virtual machine", log=folder / "log")
-    if not Path("/usr/share/debootstrap/scripts", release).exists():
-        raise MachineError(f"debootstrap knows no Debian {release}")
-
-
-def image_tars(machine: Machine) -> list[Path]:
-    """Both images as files. They are made with an engine of this machine, which is stopped when it was started for that."""
-    tars = [machine.images.tar(image) for image in (BUSYBOX, PYTHON)]
-    if not all(tar.exists() for tar in tars):
-        before = machine.started()
-        try:
-            machine.up()
-        finally:
-            machine.stop([files for files in machine.started() if files not in before])
-    return tars
 
 
 def run(options: argparse.Namespace) -> int:
     machine = Machine(options.state.resolve())
     virtual = VirtualMachine(folder=machine.state / f"virtual-{options.release}", release=options.release)
     with machine.locked():
-        need_machine(virtual.release, virtual.folder)
-        tars = image_tars(machine)
+        need_machine(virtual.folder)
+        tars = machine.image_tars()
         virtual.make(tars)
     with virtual.booted() as pid:
         command = ["nsenter", "--target", str(pid), "--net", *options.command]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from jobmanager.model.container import EngineAbout
 
+TRIED = ("20.10", "26.1", "28.5")  # the engines that our tests have run on: see docs/hosts.md
 _RUNC = ("runc", "io.containerd.runc.v2")
 _FINAL = 1_000_000  # a release stands after all its candidates
 _VERSION = re.compile(r"v?(\d+)\.(\d+)\.(\d+)(?:[-~]rc\.?(\d+))?", re.ASCII)
@@ -39,6 +40,14 @@ def advice(about: EngineAbout) -> tuple[str, ...]:
         *_holes(about),
         *_missing_protection(about),
     )
+
+
+def tried(engine: str) -> str:
+    """Whether the library's tests have run on this version of the engine, or on another patch of it."""
+    version = _version(engine)
+    if version is not None and f"{version[0]}.{version[1]}" in TRIED:
+        return "tried"
+    return f"not tried: {', '.join(TRIED)} were"
 
 
 def _holes(about: EngineAbout) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Column, Table
 from rich.text import Text
 
+from jobmanager._advice import tried
 from jobmanager._reach import reach
 from jobmanager._sweep import Kind, Leftover, Removal, Survey, remove_leftovers, survey
 from jobmanager._version import __version__
@@ -201,7 +202,7 @@ def _show_report(console: Console, report: HostReport) -> None:
 def _about_table(about: EngineAbout) -> Table:
     table = Table(show_header=False, box=SIMPLE_HEAD)
     rows = {
-        "engine": f"{about.engine}, API {about.api}",
+        "engine": f"{about.engine}, API {about.api}; {tried(about.engine)}",
         "containerd": about.containerd,
         "runtime": f"{about.runtime}; runc {about.runc}",
         "system": f"{about.operating_system}, kernel {about.kernel}",

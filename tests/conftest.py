@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -18,6 +19,7 @@ from tests.daemons import PrivateDaemon
 BUSYBOX = "jobmanager-busybox:1"
 SLOWNESS = float(os.environ.get("JOBMANAGER_TEST_SLOWNESS", "1"))  # times as much patience: an engine in a virtual machine is slow
 T = TypeVar("T")
+_ran_on: defaultdict[str, set[str]] = defaultdict(set)  # by test process: the files of its tests
 
 
 def eventually(condition: Callable[[], T], *, within_s: float = 20.0, what: str = "") -> T:
@@ -46,6 +48,41 @@ def named_engines() -> list[str]:
 def pytest_xdist_auto_num_workers() -> int:
     """``-n auto``: as many processes as there are engines, since a test looks at all that is left on its own."""
     return len(named_engines())
+
+
+def pytest_report_header() -> list[str]:
+    return [f"engine of gw{number}: {_about(url)}" for number, url in enumerate(named_engines())]
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if node := getattr(report, "node", None):  # the test process that ran it, where there are several
+        _ran_on[node.gateway.id].add(report.nodeid.partition("::")[0])
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """``make test`` makes two runs, and ``PYTEST_ARGS="-k ..."`` may select tests of one."""
+    if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and session.config.getoption("keyword"):
+        session.exitstatus = pytest.ExitCode.OK
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Which tests ran on which engine: where each file runs on either, that is by chance."""
+    engines = {f"gw{number}": url for number, url in enumerate(named_engines())}
+    for worker, url in engines.items():
+        files = sorted(path.removeprefix("tests/") for path in _ran_on[worker] if not path.startswith("tests/unit/"))
+        if files:
+            terminalreporter.write_line(f"on {_about(url)}: {' '.join(files)}")
+
+
+def _about(url: str) -> str:
+    try:
+        client = docker.APIClient(base_url=url, version="1.41", timeout=10)
+        try:
+            return f"Docker {client.version(api_version=False)['Version']} ({url})"
+        finally:
+            client.close()
+    except (docker.errors.DockerException, OSError) as error:
+        return f"{url}, which does not answer ({error})"
 
 
 @pytest.fixture(scope="session")

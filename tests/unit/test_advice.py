@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from jobmanager._advice import advice
+from jobmanager._advice import TRIED, advice, tried
 from jobmanager.model.container import EngineAbout
 
 GOOD = EngineAbout(
@@ -24,6 +24,16 @@ GOOD = EngineAbout(
     cannot_limit=(),
     warnings=(),
 )
+
+
+@pytest.mark.parametrize("version", ["20.10.24+dfsg1", "26.1.5", "28.5.0", "v28.5.2-rc.1"])
+def test_another_patch_of_an_engine_that_was_tried_is_tried(version: str) -> None:
+    assert tried(version) == "tried"
+
+
+@pytest.mark.parametrize("version", ["19.3.1", "26.10.1", "28.4.0", "128.5.2", "29.0.1", "dev", ""])
+def test_of_an_engine_that_was_not_tried_one_hears_which_were(version: str) -> None:
+    assert tried(version) == f"not tried: {', '.join(TRIED)} were"
 
 
 def holes(runc: str, runtime: str = "runc") -> set[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from jobmanager import DockerHost, Grader, JobInput, JobManager, JobResult, Limits, Outcome, Task, cli, doctor, events
+from jobmanager._advice import TRIED
 from jobmanager.engine import container_config
 from jobmanager.engine.protocol import Engine
 from jobmanager.errors import InvalidValue
@@ -268,6 +269,12 @@ def test_the_smallest_limits_are_those_of_the_code() -> None:
         Limits(**{name: least})
         with pytest.raises(InvalidValue):
             Limits(**{name: least * 0.9 if isinstance(least, float) else least - 1})
+
+
+def test_the_engines_that_were_tried_are_those_that_the_doctor_knows() -> None:
+    rows = table(text_of("docs/hosts.md"), "engine", "of Debian")
+    assert tuple(row[0].rpartition(".")[0] for row in rows) == TRIED
+    assert ", ".join(TRIED[:-1]) + f" and {TRIED[-1]} on Linux" in text_of("README.md")
 
 
 def test_figures_beside_the_limits_are_those_of_the_code() -> None:
