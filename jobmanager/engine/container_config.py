@@ -120,10 +120,11 @@ def _volumes(spec: ContainerSpec) -> list[dict[str, Any]]:
 def _volume(spec: ContainerSpec, path: str, name: str = "") -> dict[str, Any]:
     """A tmpfs volume: limited, seen by the archive calls (a plain tmpfs mount is not), removed with its container.
 
-    One that has a name is another container's, and is not removed with this one.
+    One that has a name is another container's, and is not removed with this one. The *host* mounts it, for whom 65534 is somebody
+    else where users are remapped. So all may write to it: its container has one user only, and nobody else has a way to it.
     """
     limits = spec.limits
-    options = f"size={limits.workspace_mib}m,nr_inodes={limits.workspace_inodes},mode=0700,{_TMPFS}"
+    options = f"size={limits.workspace_mib}m,nr_inodes={limits.workspace_inodes},mode=1777,{_TMPFS}"
     return {
         "Type": "volume",
         "Target": path,

@@ -169,7 +169,7 @@ def test_the_workspace_is_a_volume_of_limited_size_that_goes_with_its_container(
     assert "Source" not in mount  # anonymous: removed with the container
     options = mount["VolumeOptions"]["DriverConfig"]["Options"]
     assert options["type"] == "tmpfs"
-    assert {"size=7m", "nr_inodes=1472", "mode=0700", "uid=65534", "nosuid", "nodev"} <= set(options["o"].split(","))
+    assert {"size=7m", "nr_inodes=1472", "mode=1777", "uid=65534", "nosuid", "nodev"} <= set(options["o"].split(","))
     assert mount["VolumeOptions"]["Labels"]["a"] == "b"  # a sweep finds it
 
 
