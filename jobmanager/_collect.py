@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import re
 import tarfile
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
@@ -22,7 +24,20 @@ _MOST_SEEN_MEMBERS = 100_000
 _MOST_HOLES_MIB = 256  # of sparse files: they cost a program nothing, come as zeros, and keep the engine busy
 _LONGEST_NAME = 1024
 _COMPRESSION = 6
+_MOST_TOLD = 5  # names of what was passed over
+_LONGEST_TOLD = 100
+_TURNS_TEXT = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # a name would be shown as another
+_DRIVE = re.compile(r"[A-Za-z]:")
 _ANOTHER_FOLDER = "the engine was restarted meanwhile, and shows another folder in its place"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collected:
+    """What came of collecting."""
+
+    archive: bytes | None = None  # a tar.gz; None: nothing was to be collected, or nothing could be read
+    trouble: str = ""  # why some files are missing
+    passed_over: str = ""  # what matched, but is nothing that comes
 
 
 class _TooMuch(Exception):
@@ -31,37 +46,41 @@ class _TooMuch(Exception):
 
 def collected(
     engine: Engine, container: str, patterns: Sequence[str], limits: Limits, *, workspace: str = WORKSPACE, grading: bool = False
-) -> tuple[bytes | None, str]:
-    """A tar.gz of the regular files that match, and why some are missing (empty when none are).
+) -> Collected:
+    """The regular files that match, each under every name that it has.
 
-    Links, devices, fifos and names that leave the workspace are passed over. ``archive_mib`` counts bytes before
-    compression; what is passed over may be as large as the workspace and not much larger. Of a grading container, what the
-    grader put into its archive comes along; None when there is none of it, and nothing was to be collected either.
+    Symbolic links, devices, fifos and names that are not clean are passed over. ``archive_mib`` counts bytes before
+    compression; what does not come may be as large as the workspace and not much larger. Of a grading container, what the
+    grader put into its archive comes along; no archive when there is none of it, and nothing was to be collected either.
 
     Raises:
         Unreachable: the engine went away meanwhile; another try may get all.
     """
     packed = io.BytesIO()
     trouble = ""
+
+    def reading(folder: str) -> Callable[[], Iterator[bytes]]:
+        return lambda: engine.archive(container, folder)
+
     try:
         with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=_COMPRESSION, format=tarfile.PAX_FORMAT) as out:
             taking = _Taking(out, limits)
             try:
                 if grading:
-                    taking.take(engine.archive(container, f"{workspace}/{GRADERS_ARCHIVE}"), ["*"])
+                    taking.take(reading(f"{workspace}/{GRADERS_ARCHIVE}"), ["*"])
                 if patterns:
-                    taking.take(engine.archive(container, workspace), patterns, holds_the_job=True)
+                    taking.take(reading(workspace), patterns, holds_the_job=True)
             except _TooMuch as cap:
                 trouble = str(cap)
     except Unreachable:
         raise
     except (EngineError, tarfile.TarError, ValueError, EOFError, OSError, RecursionError) as error:  # of headers upon headers
-        return None, f"the workspace could not be read: {error}"
+        return Collected(trouble=f"the workspace could not be read: {error}")
     has_some = patterns or taking.taken or trouble
-    return (packed.getvalue() if has_some else None), trouble
+    return Collected(archive=packed.getvalue() if has_some else None, trouble=trouble, passed_over=taking.passed_over())
 
 
-def collected_of(job: Watch, engine: Engine, looks: Looks) -> tuple[bytes | None, str]:
+def collected_of(job: Watch, engine: Engine, looks: Looks) -> Collected:
     """The same for a job whose container is there; an engine that is away is waited for."""
     tries = 0
     while True:
@@ -72,9 +91,9 @@ def collected_of(job: Watch, engine: Engine, looks: Looks) -> tuple[bytes | None
         except Unreachable as error:  # the workspace is there for as long as the container is
             tries += 1
             if tries > _TRIES or not looks.is_still_there():
-                return None, f"the workspace could not be read: {error}"
+                return Collected(trouble=f"the workspace could not be read: {error}")
         else:
-            return (None, "the container ended before its files were read") if looks.has_ended() else found
+            return Collected(trouble="the container ended before its files were read") if looks.has_ended() else found
 
 
 class _Taking:
@@ -87,57 +106,134 @@ class _Taking:
         self._seen = 0
         self._left = limits.archive_mib * 2**20
         self._left_to_pass = (limits.workspace_mib + _MOST_HOLES_MIB) * 2**20
+        self._links: dict[str, list[str]] = {}  # further names of a file, by its first name in the tar
+        self._waiting = 0  # how many these are
+        self._passed_over = 0
+        self._told: list[str] = []
 
-    def take(self, pieces: Iterator[bytes], patterns: Sequence[str], *, holds_the_job: bool = False) -> None:
-        """Files of a folder's tar that match.
+    def take(self, read: Callable[[], Iterator[bytes]], patterns: Sequence[str], *, holds_the_job: bool = False) -> None:
+        """Files of a folder that match; ``read`` gives its tar, and again where a file has several names.
+
+        Of these only the first comes with its content, and that need not be one that matches, nor one that is clean.
 
         An engine that was restarted under its containers may show another folder in a volume's place: the one below, which is
         not the program's user's, or a new and empty one. With ``holds_the_job`` the folder is known to hold what PID 1 unpacked.
         """
-        source = _Pieces(pieces)
         members = 0
-        with tarfile.open(fileobj=source, mode="r|") as tar:
-            for member in tar:
-                if members == 0 and member.isdir() and member.uid == 0:
-                    raise tarfile.ReadError(_ANOTHER_FOLDER)
-                members += 1
-                tar.members = []  # type: ignore[attr-defined]  # a stream is read once: let go of what was passed
-                self._consider(tar, member, patterns)
-            if source.given < tar.offset + tarfile.BLOCKSIZE:  # an engine in trouble ends its answer as if it were whole
-                raise Unreachable("the engine broke off before the end of the files")
+        for tar, member in _members(read()):
+            if members == 0 and member.isdir() and member.uid == 0:
+                raise tarfile.ReadError(_ANOTHER_FOLDER)
+            members += 1
+            self._consider(tar, member, patterns)
         if holds_the_job and members <= 1:
             raise tarfile.ReadError(_ANOTHER_FOLDER)
+        if self._links:
+            for tar, member in _members(read()):
+                self._take_links_to(tar, member)
+            for name in (name for names in self._links.values() for name in names):
+                self._pass_over(name, "a link to what does not come")
+            self._links.clear()
+
+    def passed_over(self) -> str:
+        """What matched and did not come, in words; empty when all came."""
+        more = self._passed_over - len(self._told)
+        return ", ".join([*self._told, *([f"and {more} more"] if more else [])])
 
     def _consider(self, tar: tarfile.TarFile, member: tarfile.TarInfo, patterns: Sequence[str]) -> None:
         self._seen += 1
         if self._seen > _MOST_SEEN_MEMBERS:
             raise _TooMuch(f"the workspace holds more than {_MOST_SEEN_MEMBERS} files")
         name = _workspace_name(member)
-        if name is None or not _wanted(name, patterns):
-            self._left_to_pass -= member.size
-            if self._left_to_pass < 0:
-                raise _TooMuch(f"the workspace is too large to be read: {name!r} and what follows are missing")
-            return
-        if self.taken >= _MOST_MEMBERS:
+        if name and not member.isdir() and _wanted(name, patterns):
+            lack = _kind_that_stays(member) or _unclean(name)
+            if not lack:
+                self._take(tar, member, name)
+                return
+            self._pass_over(name, lack)
+        self._left_to_pass -= member.size
+        if self._left_to_pass < 0:
+            raise _TooMuch(f"the workspace is too large to be read: {_shown(name or member.name)} and what follows are missing")
+
+    def _take(self, tar: tarfile.TarFile, member: tarfile.TarInfo, name: str) -> None:
+        if self.taken + self._waiting >= _MOST_MEMBERS:
             raise _TooMuch(f"more than {_MOST_MEMBERS} files match")
-        if member.size > self._left:
-            raise _TooMuch(f"they are larger than archive_mib = {self._limits.archive_mib}: {name!r} and what follows are missing")
-        content = tar.extractfile(member)
-        assert content is not None, "a regular file has content"
-        _add(self._out, name, member, content.read(member.size))
-        self.taken += 1
-        self._left -= member.size
+        if member.islnk():
+            self._links.setdefault(member.linkname, []).append(name)
+            self._waiting += 1
+        else:
+            self._add(member, [name], tar)
+
+    def _take_links_to(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+        if member.isreg() and (names := self._links.pop(member.name, [])):
+            self._waiting -= len(names)
+            self._add(member, names, tar)
+
+    def _add(self, member: tarfile.TarInfo, names: Sequence[str], tar: tarfile.TarFile) -> None:
+        content: bytes | None = None
+        for name in names:
+            if member.size > self._left:
+                most = self._limits.archive_mib
+                raise _TooMuch(f"they are larger than archive_mib = {most}: {_shown(name)} and what follows are missing")
+            if content is None:
+                file = tar.extractfile(member)
+                assert file is not None, "a regular file has content"
+                content = file.read(member.size)
+            _add(self._out, name, member, content)
+            self.taken += 1
+            self._left -= member.size
+
+    def _pass_over(self, name: str, why: str) -> None:
+        self._passed_over += 1
+        if len(self._told) < _MOST_TOLD:
+            self._told.append(f"{_shown(name)} ({why})")
 
 
-def _workspace_name(member: tarfile.TarInfo) -> str | None:
-    """A regular file's name inside the workspace; None for everything that is not taken."""
+def _members(pieces: Iterator[bytes]) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+    """The members of a tar that comes once, each before the next is looked for."""
+    source = _Pieces(pieces)
+    with tarfile.open(fileobj=source, mode="r|", encoding="utf-8") as tar:
+        for member in tar:
+            tar.members = []  # type: ignore[attr-defined]  # a stream is read once: let go of what was passed
+            yield tar, member
+        if source.given < tar.offset + tarfile.BLOCKSIZE:  # an engine in trouble ends its answer as if it were whole
+            raise Unreachable("the engine broke off before the end of the files")
+
+
+def _workspace_name(member: tarfile.TarInfo) -> str:
+    """Its name inside the workspace; empty for what is not of it, or ours."""
     path = PurePosixPath(member.name)
     parts = path.parts[1:]  # the engine puts the folder's own name first
-    if not member.isreg() or path.is_absolute() or not parts or ".." in parts or len(member.name) > _LONGEST_NAME:
-        return None
-    if parts[0].startswith(".jobmanager") or any(unicodedata.category(char) in ("Cc", "Cs") for char in member.name):
-        return None
+    if path.is_absolute() or not parts or ".." in parts or parts[0].startswith(".jobmanager"):
+        return ""
     return "/".join(parts)
+
+
+def _kind_that_stays(member: tarfile.TarInfo) -> str:
+    """What it is, where it is neither a regular file nor a further name of one."""
+    if member.isreg() or member.islnk():
+        return ""
+    return "a symbolic link" if member.issym() else "a fifo" if member.isfifo() else "a device" if member.isdev() else "no file"
+
+
+def _unclean(name: str) -> str:
+    """What is wrong with a name: it would be shown, or taken elsewhere, for something that it is not."""
+    if len(name) > _LONGEST_NAME:
+        return "its name is too long"
+    kinds = {unicodedata.category(char) for char in name}
+    if "Cs" in kinds:
+        return "its name is no UTF-8"
+    if kinds & {"Cc", "Zl", "Zp"} or any(char in _TURNS_TEXT for char in name):
+        return "control characters in its name"
+    if ".." in re.split(r"[/\\]", name) or name.startswith("\\") or _DRIVE.match(name):
+        return "its name leads elsewhere on Windows"
+    return ""
+
+
+def _shown(name: str) -> str:
+    """A stranger's name for a message: one line, of bounded length."""
+    text = name[:_LONGEST_TOLD].encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    clean = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    return f"'{clean}'" if len(name) <= _LONGEST_TOLD else f"'{clean}...'"
 
 
 def _wanted(name: str, patterns: Sequence[str]) -> bool:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from enum import Enum, auto
 
-from jobmanager._collect import collected_of
+from jobmanager._collect import Collected, collected_of
 from jobmanager._delivery import Talk, deliver
 from jobmanager._looks import HostLost, Looks
 from jobmanager._meter import Meter
@@ -157,10 +157,10 @@ class Watch:
                 self._stopped = None
                 self._kill()
                 return self._facts(trouble="how it ended was lost with the container's log, which the engine could not write")
-        archive, archive_trouble = self._collect()
+        collected = self._collect()
         if self._stopped is not None or self._kill_asked.is_set():
             self._kill()
-        return self._facts(state=state, archive=archive, archive_trouble=archive_trouble)
+        return self._facts(state=state, collected=collected)
 
     # ---- the way to the end
 
@@ -403,10 +403,10 @@ class Watch:
             self._was_frozen = self._looks.is_frozen_by_somebody_else()
             _log.debug("pause of %s: %s", self._job.container_name, error)
 
-    def _collect(self) -> tuple[bytes | None, str]:
+    def _collect(self) -> Collected:
         wanted = (self._job.collect or self._job.grading) and self._ended_at is not None and not self._kill_asked.is_set()
         if not wanted or self._transcript.refusal:
-            return None, ""
+            return Collected()
         began = self._clock()
         found = collected_of(self._job, self._engine, self._looks)
         self._timings["collect"] = round(self._clock() - began, 4)
@@ -452,8 +452,7 @@ class Watch:
         unreachable: str = "",
         host_lost: bool = False,
         trouble: str = "",
-        archive: bytes | None = None,
-        archive_trouble: str = "",
+        collected: Collected = Collected(),  # noqa: B008 - frozen
     ) -> RunFacts:
         transcript, output = self._transcript, self._transcript.output(self._heard)
         if self._stopped is not None and not self._has_begun:
@@ -484,8 +483,9 @@ class Watch:
             log_rotated=transcript.beginning_lost,
             from_log=self._reads_log and self._has_begun,
             result_file=transcript.result_file,
-            archive=archive,
-            archive_trouble=archive_trouble,
+            archive=collected.archive,
+            archive_trouble=collected.trouble,
+            passed_over=collected.passed_over,
             cpu_time_s=None if cpu_time_s is None else round(cpu_time_s, 4),
             wall_time_s=round(wall_s, 4),
             peak_memory_bytes=end.peak_memory_bytes if end is not None else self._meter.peak_memory_bytes,

@@ -67,6 +67,7 @@ class RunFacts:
     result_file: bytes | None = field(default=None, repr=False)
     archive: bytes | None = field(default=None, repr=False)
     archive_trouble: str = ""  # why collected files are missing
+    passed_over: str = ""  # what was to be collected, but is no file that comes
     cpu_time_s: float | None = None
     wall_time_s: float | None = None
     peak_memory_bytes: int | None = None

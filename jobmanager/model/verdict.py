@@ -205,6 +205,8 @@ def _counters(facts: RunFacts) -> tuple[Evidence, ...]:
         found.append(Evidence(kind="output_from_log", value=words, source="container log"))
     if facts.archive_trouble:
         found.append(Evidence(kind="archive", value=facts.archive_trouble, source="collecting"))
+    if facts.passed_over:
+        found.append(Evidence(kind="not_collected", value=facts.passed_over, source="collecting"))
     return tuple(found)
 
 

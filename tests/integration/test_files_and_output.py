@@ -302,8 +302,32 @@ def test_what_is_no_regular_file_does_not_come_back(run: Run, shell: str) -> Non
         " ln -s . out/loop; mkdir out/.jobmanager; touch \"out/$(printf 'new\\nline')\" \"out/$(printf 'bad\\377')\""
     )
     result = run(program, image=shell, collect=["out", "/job/out".lstrip("/"), "*"])
-    assert {name: content for name, content in unpacked(result).items() if name.isascii()}.keys() <= {"out/file", "out/hard"}
-    assert b"1\n" in unpacked(result).values()
+    assert unpacked(result) == {"out/file": b"1\n", "out/hard": b"1\n"}
+    told = str(proof(result)["not_collected"])
+    assert told.count("'out/") == 5 and told.endswith(", and 1 more"), told
+    assert {"'out/link' (a symbolic link)", "'out/fifo' (a fifo)"} & set(told.split(", ")), told
+
+
+@pytest.mark.parametrize(("collect", "names"), [("app", ["app"]), ("my", ["my"]), ("*", ["app", "deps/app-1", "my"])])
+def test_every_name_of_a_file_comes_back(run: Run, shell: str, collect: str, names: list[str]) -> None:
+    program = "mkdir deps; echo program > deps/app-1; chmod +x deps/app-1; ln deps/app-1 app; ln deps/app-1 my"
+    result = run(program, image=shell, collect=[collect])
+    assert unpacked(result) == dict.fromkeys(names, b"program\n")
+    assert proof(result) == {"exit_code": 0}
+
+
+def test_what_was_to_be_collected_and_did_not_come_is_told(run: Run, shell: str) -> None:
+    odd = "".join(f"echo 1 > \"$(printf '{name}')\"; " for name in (r"bad\377", r"a\342\200\256b"))
+    program = f"echo 1 > one; mkfifo pipe; ln -s one link; {odd}exit 0"
+    result = run(program, image=shell, collect=["*"])
+    assert unpacked(result) == {"one": b"1\n"}
+    assert sorted(str(proof(result)["not_collected"]).split(", ")) == [
+        r"'a\u202eb' (control characters in its name)",
+        r"'bad\xff' (its name is no UTF-8)",
+        "'link' (a symbolic link)",
+        "'pipe' (a fifo)",
+    ]
+    assert "not_collected" not in proof(run(program, image=shell, collect=["one"]))
 
 
 def test_a_workspace_that_was_replaced_by_links_gives_nothing_away(run: Run, shell: str) -> None:

@@ -25,6 +25,7 @@ ELSEWHERE = {
     "queue_timeout": (OUTCOMES, "test_a_job_that_waited_longer_than_it_may_is_a_crash"),
     "no_host": (HOSTS, "test_an_image_that_vanished_unnoticed_is_one_clear_crash"),
     "archive": ("integration/test_limits.py", "test_collected_files_are_cut_at_a_whole_file"),
+    "not_collected": ("integration/test_files_and_output.py", "test_what_was_to_be_collected_and_did_not_come_is_told"),
     "engine_away": (DAEMONS, "test_programs_that_a_killed_daemon_took_along_are_crashes_never_failures"),
     "outage_s": (DAEMONS, "test_exit_codes_are_true_when_a_killed_daemon_with_live_restore_comes_back"),
     "reruns": (RERUNS, "test_a_task_with_retries_runs_again_and_the_result_is_that_of_the_last_run"),

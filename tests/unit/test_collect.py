@@ -56,8 +56,12 @@ def unpacked(archive):
 
 
 def collect(data, patterns=("*",), most_mib=1, **engine):
-    archive, trouble = collected(StubEngine(data, **engine), "c", patterns, Limits(archive_mib=most_mib))
-    return (None if archive is None else unpacked(archive)), trouble
+    found = collected(StubEngine(data, **engine), "c", patterns, Limits(archive_mib=most_mib))
+    return (None if found.archive is None else unpacked(found.archive)), found.trouble
+
+
+def passed_over(*members, patterns=("*",)):
+    return collected(StubEngine(tar(GOOD[1], *members)), "c", patterns, ONE_MIB).passed_over
 
 
 GOOD = [
@@ -92,10 +96,10 @@ def test_a_folder_that_is_not_the_workspace_is_no_workspace_without_files(uid):
 def test_files_that_match_come_back_by_their_names_in_the_workspace():
     engine = StubEngine(tar(*GOOD))
 
-    archive, trouble = collected(engine, "the container", ["*.txt"], ONE_MIB)
+    found = collected(engine, "the container", ["*.txt"], ONE_MIB)
 
-    assert unpacked(archive) == {"a.txt": b"A", "sub/b.txt": b"B" * 5000}
-    assert trouble == ""
+    assert unpacked(found.archive) == {"a.txt": b"A", "sub/b.txt": b"B" * 5000}
+    assert (found.trouble, found.passed_over) == ("", "")
     assert engine.asked == [("the container", "/job")]
 
 
@@ -125,7 +129,10 @@ def test_it_is_the_same_in_pieces_of_any_size(piece):
 
 HOSTILE = {
     "a link to a file outside": member("job/x", type=tarfile.SYMTYPE, linkname="/etc/shadow"),
-    "a hard link": member("job/x", type=tarfile.LNKTYPE, linkname="job/a.txt"),
+    "a link to a folder": member("job/x", type=tarfile.LNKTYPE, linkname="job"),
+    "a link to nothing": member("job/x", type=tarfile.LNKTYPE, linkname="job/nothing"),
+    "a link out of the workspace": member("job/x", type=tarfile.LNKTYPE, linkname="/etc/passwd"),
+    "a link to itself": member("job/x", type=tarfile.LNKTYPE, linkname="job/x"),
     "a fifo": member("job/x", type=tarfile.FIFOTYPE),
     "a character device": member("job/x", type=tarfile.CHRTYPE, devmajor=1, devminor=5),
     "a block device": member("job/x", type=tarfile.BLKTYPE, devmajor=8),
@@ -142,6 +149,12 @@ HOSTILE = {
     "a name with a carriage return": member("job/x\r", b"1"),
     "a name with a C1 control": member("job/x\x9b", b"1"),
     "a name that is no UTF-8": member("job/x\udcff", b"1"),
+    "a name that turns its direction": member("job/x\u202egpj.exe", b"1"),
+    "a name that turns its direction for a while": member("job/\u2067x\u2069", b"1"),
+    "a name with a line separator": member("job/x\u2028y", b"1"),
+    "a name that goes up on Windows": member("job/sub/y\\..\\..\\x", b"1"),
+    "a name that is absolute on Windows": member("job/\\x", b"1"),
+    "a name with a drive": member("job/C:x", b"1"),
     "a very long name": member("job/" + "x/" * 600 + "x", b"1"),
     "our own folder": member("job/.jobmanager/command", b"1"),
     "our own token": member("job/.jobmanager.0123456789", b"1"),
@@ -160,7 +173,7 @@ def test_what_is_no_regular_file_of_the_workspace_is_passed_over(hostile, tar_fo
 def test_owners_modes_and_odd_times_do_not_come_along():
     info, content = member("job/x", b"1", mode=0o6777, uid=0, gid=0, uname="root", mtime=2**62)
     plain, _ = member("job/y", b"", mode=0o600, mtime=-5)
-    archive, _ = collected(StubEngine(tar((info, content), (plain, b""))), "c", ["*"], ONE_MIB)
+    archive = collected(StubEngine(tar((info, content), (plain, b""))), "c", ["*"], ONE_MIB).archive
 
     with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as found:
         x, y = found.getmembers()
@@ -303,13 +316,13 @@ def test_too_many_files_in_all_are_cut_off(monkeypatch):
          "pax rubbish", "negative size"],
 )  # fmt: skip
 def test_a_tar_that_is_broken_is_told_and_raises_nothing(data):
-    archive, trouble = collected(StubEngine(data), "c", ["*"], ONE_MIB)
+    found = collected(StubEngine(data), "c", ["*"], ONE_MIB)
 
-    if archive is not None:  # what came before the break stands
-        assert set(unpacked(archive)) <= {"a.txt", "sub/b.txt", "sub/c.bin"}
+    if found.archive is not None:  # what came before the break stands
+        assert set(unpacked(found.archive)) <= {"a.txt", "sub/b.txt", "sub/c.bin"}
     else:
-        assert "could not be read" in trouble
-    assert trouble or archive
+        assert "could not be read" in found.trouble
+    assert found.trouble or found.archive
 
 
 def test_an_engine_that_goes_away_in_the_middle_may_be_asked_again():
@@ -319,14 +332,111 @@ def test_an_engine_that_goes_away_in_the_middle_may_be_asked_again():
 
 @pytest.mark.parametrize("error", [NoSuchContainer("gone"), EngineError("no")])
 def test_an_engine_that_fails_in_the_middle_is_told(error):
-    archive, trouble = collected(StubEngine(tar(*GOOD)[:1200], error=error), "c", ["*"], ONE_MIB)
+    found = collected(StubEngine(tar(*GOOD)[:1200], error=error), "c", ["*"], ONE_MIB)
 
-    assert archive is None
-    assert "the workspace could not be read" in trouble
-    assert str(error) in trouble
+    assert found.archive is None
+    assert "the workspace could not be read" in found.trouble
+    assert str(error) in found.trouble
 
 
 def test_a_workspace_with_nothing_but_what_the_job_brought_gives_an_empty_archive():
     brought = member("job/.jobmanager/command", b"true")
 
     assert collect(tar(GOOD[0], brought)) == ({}, "")
+
+
+# ---- several names of one file
+
+
+def link(name, first):
+    return member(name, type=tarfile.LNKTYPE, linkname=first)
+
+
+@pytest.mark.parametrize(
+    ("patterns", "names"),
+    [(["*"], {"a", "b", "z/c"}), (["b"], {"b"}), (["z"], {"z/c"}), (["a"], {"a"}), (["b", "z/c"], {"b", "z/c"}), (["no"], set())],
+)
+def test_each_name_of_a_file_that_matches_comes_back(patterns, names):
+    data = tar(member("job/a", b"program", mode=0o755), link("job/b", "job/a"), link("job/z/c", "job/a"))
+
+    assert collect(data, patterns) == (dict.fromkeys(names, b"program"), "")
+
+
+def test_a_further_name_is_a_file_like_the_first():
+    data = tar(member("job/a", b"program", mode=0o755, mtime=1000), link("job/b", "job/a"))
+
+    with tarfile.open(fileobj=io.BytesIO(collected(StubEngine(data), "c", ["b"], ONE_MIB).archive)) as found:
+        (b,) = found.getmembers()
+    assert (b.isreg(), b.mode, b.mtime, b.size) == (True, 0o755, 1000, 7)
+
+
+@pytest.mark.parametrize("first", ["job/.jobmanager/stdin", "job/x\ny", "job/x\udcff"], ids=["ours", "a newline", "no UTF-8"])
+def test_a_file_comes_by_its_clean_name_where_the_first_one_is_not(first):
+    assert collect(tar(member(first, b"1"), link("job/clean", first)), ["clean"]) == ({"clean": b"1"}, "")
+
+
+def test_every_name_of_a_file_counts():
+    half = os.urandom(2**19)
+    found, trouble = collect(tar(member("job/a", half), *(link(f"job/b{number}", "job/a") for number in range(3))))
+
+    assert set(found) == {"a", "b0"}
+    assert "archive_mib = 1: 'b1'" in trouble
+
+
+def test_names_of_files_are_bounded_with_the_files(monkeypatch):
+    monkeypatch.setattr(_collect, "_MOST_MEMBERS", 100)
+    found, trouble = collect(tar(member("job/a", b"1"), *(link(f"job/{number}", "job/a") for number in range(150))))
+
+    assert len(found) <= 100
+    assert "more than 100 files match" in trouble
+
+
+def test_the_folder_is_read_a_second_time_only_for_further_names():
+    engine = StubEngine(tar(member("job/a", b"1"), link("job/b", "job/a")))
+
+    collected(engine, "c", ["a"], ONE_MIB)
+    assert len(engine.asked) == 1
+    collected(engine, "c", ["b"], ONE_MIB)
+    assert len(engine.asked) == 3
+
+
+# ---- what is passed over
+
+
+@pytest.mark.parametrize(
+    ("hostile", "words"),
+    [
+        ("a link to a file outside", "'x' (a symbolic link)"),
+        ("a fifo", "'x' (a fifo)"),
+        ("a character device", "'x' (a device)"),
+        ("a link to nothing", "'x' (a link to what does not come)"),
+        ("a name with a newline", r"'x\ny' (control characters in its name)"),
+        ("a name with an escape", r"'\x1b[2Jx' (control characters in its name)"),
+        ("a name that is no UTF-8", r"'x\xff' (its name is no UTF-8)"),
+        ("a name that turns its direction", r"'x\u202egpj.exe' (control characters in its name)"),
+        ("a name with a line separator", r"'x\u2028y' (control characters in its name)"),
+        ("a name that goes up on Windows", r"'sub/y\..\..\x' (its name leads elsewhere on Windows)"),
+        ("a name that is absolute on Windows", r"'\x' (its name leads elsewhere on Windows)"),
+        ("a name with a drive", "'C:x' (its name leads elsewhere on Windows)"),
+    ],
+)
+def test_what_matches_and_does_not_come_is_told(hostile, words):
+    assert passed_over(HOSTILE[hostile]) == words
+
+
+def test_a_long_name_is_told_in_part():
+    assert passed_over(HOSTILE["a very long name"]) == f"'{'x/' * 50}...' (its name is too long)"
+
+
+def test_of_very_many_a_few_are_told():
+    fifos = [member(f"job/{number}", type=tarfile.FIFOTYPE) for number in range(1000)]
+
+    told = passed_over(*fifos)
+
+    assert told.endswith("'4' (a fifo), and 995 more")
+    assert len(told) < 200
+
+
+def test_what_does_not_match_folders_and_our_own_files_are_not_told():
+    assert passed_over(member("job/x", type=tarfile.FIFOTYPE), patterns=["a.txt"]) == ""
+    assert passed_over(HOSTILE["a folder"], HOSTILE["our own folder"], HOSTILE["our own token"]) == ""

@@ -280,12 +280,13 @@ def test_everything_else_that_was_found_is_told_once():
         log_rotated=True,
         from_log=True,
         archive_trouble="more than 10000 files match",
+        passed_over="'x' (a fifo)",
     )
 
     kinds = [evidence.kind for evidence in judge(facts, LIMITS).evidence]
 
     counters = ["oom_kills", "exit_code", "fork_refusals", "workspace_full", "shm_full", "container_exit_code"]
-    assert kinds == [*counters, "output_cut", "output_from_log", "archive"]
+    assert kinds == [*counters, "output_cut", "output_from_log", "archive", "not_collected"]
 
 
 @pytest.mark.parametrize(
