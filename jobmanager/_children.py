@@ -6,12 +6,15 @@ that reads nothing, holds up nobody but itself.
 
 from __future__ import annotations
 
+import io
 import itertools
+import pickle
 import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from types import FunctionType
+from typing import Any, Union
 
 from jobmanager._log_thread import hand_on, logger
 from jobmanager.engine.processes import end_process, start_process
@@ -37,10 +40,22 @@ class Gone:
     child: Child
 
 
-class Child:
-    """A running child process. ``listen`` gets Heard for each message and Gone once, from a thread of its own."""
+@dataclass(frozen=True, slots=True)
+class Unsent:
+    """A child could not be told this. It lives on."""
 
-    def __init__(self, module: str, listen: Callable[[Heard | Gone], None]) -> None:
+    child: Child
+    message: Any
+    reason: str
+
+
+Listen = Callable[[Union[Heard, Gone, Unsent]], None]
+
+
+class Child:
+    """A running child process. ``listen`` gets Heard for each message and Gone once, from threads of its own."""
+
+    def __init__(self, module: str, listen: Listen) -> None:
         self._process, self._connection = start_process(module)
         self._listen = listen
         self._outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -83,27 +98,59 @@ class Child:
         self._connection.close()
 
     def _write(self) -> None:
+        while (message := self._outbox.get()) is not None:
+            try:
+                data = pickled(message)
+            except Exception as error:  # noqa: BLE001 - the loop's edge: what cannot be sent costs itself, not all that comes after it
+                _log.exception("%s cannot be sent to child %d", type(message).__name__, self.pid)
+                self._listen(Unsent(self, message, f"it cannot be sent to a child process: {type(error).__name__}: {error}"))
+                continue
+            try:
+                self._connection.send_bytes(data)
+            except Exception as error:  # noqa: BLE001 - half a message may be out, so the child can read nothing more
+                if not isinstance(error, OSError):  # else it has gone; the reader tells
+                    _log.exception("writing to child %d failed: ending it", self.pid)
+                self._process.kill()
+                return
+
+    def _hear(self, data: bytes) -> None:
         try:
-            while (message := self._outbox.get()) is not None:
-                self._connection.send(message)
-        except OSError:
-            pass  # it has gone; the reader tells
+            message = pickle.loads(data)
+        except Exception:  # noqa: BLE001 - the loop's edge: it costs this message; a job's report is missed when it is overdue
+            _log.exception("a message of child %d of %d bytes cannot be read", self.pid, len(data))
+            return
+        if isinstance(message, LogLine):
+            hand_on(message.record)
+        else:
+            self._listen(Heard(self, message))
 
     def _read(self) -> None:
         try:
             while True:
-                message = self._connection.recv()
-                if isinstance(message, LogLine):
-                    hand_on(message.record)
-                else:
-                    self._listen(Heard(self, message))
+                self._hear(self._connection.recv_bytes())
         except (EOFError, OSError):
             pass
-        except Exception:  # noqa: BLE001 - the loop's edge: what cannot be read ends the child, not our hearing of its end
-            _log.exception("a message of child %d could not be read", self.pid)
+        except Exception:  # noqa: BLE001 - the loop's edge: half a message has been read, so nothing more can be
+            _log.exception("reading from child %d failed: ending it", self.pid)
         self._process.kill()  # its pipe is closed, so it is of no use any more
         self._process.wait()
         self.send(None)
         self._threads[0].join()
         self._connection.close()
         self._listen(Gone(self))
+
+
+def pickled(message: Any) -> bytes:
+    """A message for a child. Raises PicklingError for what only the caller's own modules could make: no child imports them."""
+    target = io.BytesIO()
+    _Pickler(target, pickle.HIGHEST_PROTOCOL).dump(message)
+    return target.getvalue()
+
+
+class _Pickler(pickle.Pickler):
+    def reducer_override(self, value: Any) -> Any:
+        """Asked for all that is no plain built-in value."""
+        kind = value if isinstance(value, (type, FunctionType)) else type(value)
+        if kind.__module__.partition(".")[0] not in ("jobmanager", "builtins"):
+            raise pickle.PicklingError(f"{kind.__module__}.{kind.__qualname__} is none of the library's own types")
+        return NotImplemented

@@ -15,7 +15,7 @@ import psutil
 
 from jobmanager._sweep import Removal, remove_leftovers, survey
 from jobmanager.engine.connect import connect
-from jobmanager.engine.protocol import EngineError
+from jobmanager.engine.protocol import Engine, EngineError
 from jobmanager.model.container import EngineInfo
 from jobmanager.model.host import Address
 from jobmanager.model.messages import HostAnswers, HostSilent, WaiterSettings
@@ -59,14 +59,21 @@ class HostKeeper:
             self._wake.clear()
             failures = 0 if self._look() else failures + 1
             if not failures and time.monotonic() >= self._next_sweep and not self._sweeping.locked():
-                self._next_sweep = time.monotonic() + _SWEEP_INTERVAL_S
-                threading.Thread(target=self._sweep, name="sweep", daemon=True).start()
+                self._begin_to_sweep()
             wait_s = _BACK_OFF_S[min(failures, len(_BACK_OFF_S)) - 1] if failures else self._settings.look_interval_s
             self._wake.wait(wait_s)
 
-    def _look(self) -> bool:
-        engine = connect(self._settings.address, timeout_s=min(_LOOK_TIMEOUT_S, self._settings.engine_timeout_s))
+    def _begin_to_sweep(self) -> None:
+        self._next_sweep = time.monotonic() + _SWEEP_INTERVAL_S
         try:
+            threading.Thread(target=self._sweep, name="sweep", daemon=True).start()
+        except RuntimeError as error:  # no more threads to be had
+            _log.warning("host %s is not swept now: %s", self._settings.address.host, error)
+
+    def _look(self) -> bool:
+        engine: Engine | None = None
+        try:
+            engine = connect(self._settings.address, timeout_s=min(_LOOK_TIMEOUT_S, self._settings.engine_timeout_s))
             info = _with_available_memory(engine.info(), self._settings.address)
             self._send(HostAnswers(info=info, images=tuple(engine.images())))
             return True
@@ -78,10 +85,16 @@ class HostKeeper:
             self._send(HostSilent(reason=f"{type(error).__name__}: {error}"))
             return False
         finally:
-            engine.close()
+            if engine is not None:
+                engine.close()
 
     def _sweep(self) -> None:
-        engine = connect(self._settings.address, timeout_s=_SWEEP_TIMEOUT_S)
+        try:
+            self._sweep_with(connect(self._settings.address, timeout_s=_SWEEP_TIMEOUT_S))
+        except Exception:  # noqa: BLE001 - the thread's edge: an odd answer costs this sweep
+            _log.exception("sweeping host %s failed", self._settings.address.host)
+
+    def _sweep_with(self, engine: Engine) -> None:
         try:
             with self._sweeping:
                 for removal in remove_leftovers(engine, survey(engine, self._retired).leftovers):

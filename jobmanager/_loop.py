@@ -18,7 +18,7 @@ from datetime import datetime, timezone
 from typing import Any, Union
 
 from jobmanager._callback_manager import CallbackManagers
-from jobmanager._children import Child, Gone, Heard
+from jobmanager._children import Child, Gone, Heard, Unsent
 from jobmanager._live_outputs import LiveOutputs
 from jobmanager._log_thread import logger
 from jobmanager._pool import ProcessPool, Ticket
@@ -54,6 +54,7 @@ from jobmanager.model.messages import (
     Strays,
     Submit,
     Submitted,
+    Taken,
     TunnelBroken,
     TunnelOpen,
 )
@@ -99,7 +100,7 @@ class _Followed:
     job_id: str
 
 
-_Happened = Union[Heard, Gone, _Wake, _Close, _Followed]
+_Happened = Union[Heard, Gone, Unsent, _Wake, _Close, _Followed]
 
 
 class Loop:
@@ -152,6 +153,7 @@ class Loop:
         self._thread = threading.Thread(target=self._turn_until_closed, name="jobmanager-loop", daemon=True)
         self._hearing: Mapping[type[Any], Callable[[str, Any], None]] = {
             Alive: lambda *_: None,
+            Taken: lambda _, said: self._waiters.taken(said.container_name),
             Began: lambda _, said: self._ledger.began(said.container_name),
             DoorOpen: lambda _, said: self._ledger.door_open(said.container_name, said.port),
             Stops: lambda _, said: self._ledger.stops(said.container_name, said.stopped),
@@ -228,6 +230,8 @@ class Loop:
             self._heard(happened.child, happened.message)
         elif isinstance(happened, Gone):
             self._gone(happened.child)
+        elif isinstance(happened, Unsent):
+            self._unsent(happened.child, happened.message, happened.reason)
         elif isinstance(happened, _Followed):
             self._live_outputs.ask_for(happened.job_id)
 
@@ -280,11 +284,21 @@ class Loop:
                 self._pool_replied(ticket, None)
             self._pool.dispatch()
         elif (lost := self._waiters.gone(child)) is not None:
-            self._ledger.waiter_died(lost.containers)
+            self._ledger.waiter_died(lost.containers, over=lost.over)
             if not lost.has_spoken:
                 self._host_silent(lost.host, HostSilent(reason="the process that was to look at it died at once"))
         else:
             self._tunnels.gone(child)
+
+    def _unsent(self, child: Child, message: Any, reason: str) -> None:
+        """A child cannot be told this; it lives on."""
+        if isinstance(message, Submit) and child in self._pool:
+            self._pool_replied(self._pool.replied(child), Refused(reason=reason))
+        elif isinstance(message, Delete) and child in self._pool:
+            self._pool_replied(self._pool.replied(child), DeleteFailed(reason=reason))
+        elif isinstance(message, WatchMessage):
+            self._waiters.ended(message.container_name)
+            self._ledger.ended(message.container_name, RunFacts(began=message.taken_over, trouble=reason))
 
     def _pool_replied(self, ticket: Ticket, reply: PoolReply | None) -> None:
         if isinstance(ticket.request, Submit):

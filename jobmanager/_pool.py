@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from jobmanager._children import Child, Gone, Heard
+from jobmanager._children import Child, Listen
 from jobmanager._log_thread import logger
 from jobmanager.model.messages import PoolRequest, Stop, Submit
 
@@ -49,7 +49,7 @@ class ProcessPool:
 
     def __init__(
         self,
-        listen: Callable[[Heard | Gone], None],
+        listen: Listen,
         *,
         size: int,
         lane: Callable[[str], int],

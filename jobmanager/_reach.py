@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from jobmanager._children import Gone, Heard
+from jobmanager._children import Gone, Heard, Unsent
 from jobmanager._tunnels import Tunnels
 from jobmanager._waiters import farewell
 from jobmanager.engine.connect import connect
@@ -26,7 +26,7 @@ def reach(host: DockerHost, *, timeout_s: float) -> Iterator[Engine]:
     Raises:
         EngineUnavailable: it does not answer, at the beginning or at any call in the block.
     """
-    inbox: queue.SimpleQueue[Heard | Gone] = queue.SimpleQueue()
+    inbox: queue.SimpleQueue[Heard | Gone | Unsent] = queue.SimpleQueue()
     tunnels = Tunnels([host], inbox.put)
     try:
         address = tunnels.start()[host.name]
@@ -45,7 +45,7 @@ def reach(host: DockerHost, *, timeout_s: float) -> Iterator[Engine]:
         tunnels.clean_up()
 
 
-def _wait_until_open(inbox: queue.SimpleQueue[Heard | Gone]) -> None:
+def _wait_until_open(inbox: queue.SimpleQueue[Heard | Gone | Unsent]) -> None:
     until = time.monotonic() + _TUNNEL_S
     while (left_s := until - time.monotonic()) > 0:
         try:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
 
 from jobmanager.engine.protocol import EngineError, StdinLink
 from jobmanager.model._checks import YEAR_S
+
+_log = logging.getLogger(__name__)
 
 
 class StdinWriter:
@@ -86,6 +89,8 @@ class StdinWriter:
                 self._on_written(len(data))
         except EngineError:
             pass
+        except Exception:  # noqa: BLE001 - the loop's edge: a bug here ends what is written, not the knowledge of that
+            _log.exception("standard input could not be written")
         was_closed = self._closed
         self.close()
         if not was_closed and not self._ends:

@@ -136,7 +136,8 @@ class Students:
             self._is_over.set()
             running = list(self._running.values())
         if self._job.taken_over and not was_over:
-            self._begin_thread(self._remove_what_is_left, "students-sweep")
+            with suppress(RuntimeError):  # no more threads to be had; whoever deletes the grading container looks again
+                self._begin_thread(self._remove_what_is_left, "students-sweep")
         self._to_runner.close()
         for student in running:
             student.kill()
@@ -165,10 +166,15 @@ class Students:
             has_room = len(self._running) < self._grading.most_students + _MORE_THREADS
             if has_room:
                 self._running[asked.id] = student
-        if has_room:
-            self._begin_thread(lambda: self._see_to(student), f"student-{asked.id}")
-        else:
+        if not has_room:
             student.tell_end(Outcome.ERROR, "too many student containers at once")
+            return
+        try:
+            self._begin_thread(lambda: self._see_to(student), f"student-{asked.id}")
+        except RuntimeError as error:  # no more threads to be had
+            with self._lock:
+                del self._running[asked.id]
+            student.tell_end(Outcome.CRASH, str(error))
 
     def _pass_on(self, message: StudentInput | KillStudent) -> None:
         with self._lock:
@@ -210,8 +216,10 @@ class Students:
     def _live(self, student: _Student, grant: Grant) -> None:
         name = f"{self._job.container_name}-s{student.asked.id}"
         used_s: float | None = 0.0
-        engine = self._connect()
+        engine: Engine | None = None
+        student.granted(lambda: self._budget.ends(grant))
         try:
+            engine = self._connect()
             if self._is_over.is_set() or student.is_killed:
                 student.tell_end(*_KILLED)
                 return
@@ -224,9 +232,12 @@ class Students:
             student.tell_end(why.outcome, str(why))
         finally:
             self._budget.ended(grant, used_s)
-            self._remove(engine, name)
-            self._budget.gone(grant)
-            engine.close()
+            try:
+                if engine is not None:
+                    self._remove(engine, name)
+                    engine.close()
+            finally:
+                self._budget.gone(grant)
 
     def _made(self, name: str, asked: RunStudent, grant: Grant, engine: Engine) -> Submitted:
         """The container; raises _NotMade."""
@@ -323,8 +334,15 @@ class _Student:
         self.is_killed = False
         self._tell = tell
         self._watch: Watch | None = None
+        self._give_back: Callable[[], None] = lambda: None
         self._input = StdinWriter(most_bytes=_MOST_UNTAKEN, on_written=self._taken)
         self._too_much = False
+
+    def granted(self, give_back: Callable[[], None]) -> None:
+        """It has a place; ``give_back`` is called when it is killed, as that is free soon."""
+        self._give_back = give_back
+        if self.is_killed:
+            give_back()
 
     def follow(self, watch: Watch) -> None:
         """It has a container."""
@@ -334,6 +352,7 @@ class _Student:
 
     def kill(self) -> None:
         self.is_killed = True
+        self._give_back()
         if self._watch is not None:
             self._watch.kill()
 

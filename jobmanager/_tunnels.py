@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from jobmanager._children import Child, Gone, Heard
+from jobmanager._children import Child, Listen
 from jobmanager._log_thread import logger
 from jobmanager.errors import EngineUnavailable
 from jobmanager.model.host import TLS, Address, DockerHost
@@ -39,7 +39,7 @@ class Tunnels:
     def __init__(
         self,
         hosts: Sequence[DockerHost],
-        listen: Callable[[Heard | Gone], None],
+        listen: Listen,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

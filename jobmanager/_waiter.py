@@ -4,6 +4,7 @@
 
     main thread       reads the wait queue (the pipe): containers to watch, kills
     a thread a watch  follows one container (``_watch.py``)
+    outbox            writes to the manager, which may stand still
     heartbeat         tells the manager every second that this process is not stuck
     reconciler        lists our containers every few seconds: what a broken stream did not tell, and strays
     host keeper       one waiter of each host: is it up, what does it have; sweeps dead managers' leftovers
@@ -22,6 +23,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from jobmanager._host_keeper import HostKeeper
+from jobmanager._outbox import Outbox
 from jobmanager._students import Students
 from jobmanager._watch import Watch
 from jobmanager.engine.connect import connect
@@ -30,13 +32,14 @@ from jobmanager.engine.processes import forward_logs
 from jobmanager.engine.protocol import Engine, EngineError
 from jobmanager.model.container import Phase
 from jobmanager.model.facts import RunFacts
-from jobmanager.model.messages import Alive, Ended, Kill, LookNow, Retired, Show, Stop, Strays, WaiterSettings
+from jobmanager.model.messages import Alive, Ended, Kill, LookNow, Retired, Show, Stop, Strays, Taken, WaiterSettings
 from jobmanager.model.messages import Watch as WatchMessage
 
 _log = logging.getLogger(__name__)
 
 _the_waiter: Waiter | None = None
 _HEARTBEAT_S = 1.0
+_LAST_WORDS_S = 1.0
 _STACK_BYTES = 512 * 1024
 
 
@@ -44,14 +47,17 @@ def main(connection: Connection) -> None:
     """Serve one host's wait queue until told to stop."""
     settings = connection.recv()
     threading.stack_size(_STACK_BYTES)
-    outbox = _Outbox(connection)
+    outbox = Outbox(connection)
+    outbox.start()
     forward_logs(outbox.send)
     global _the_waiter
     waiter = _the_waiter = Waiter(settings, outbox.send)
     waiter.start()
+    outbox.send(Alive())  # before the first job: a death over that is not taken for one at the start
     while not isinstance(message := connection.recv(), Stop):
         waiter.handle(message)
     waiter.remove_all()  # a container whose making was given up may have been made all the same, later
+    outbox.drain(_LAST_WORDS_S)
 
 
 def orphaned() -> None:
@@ -79,7 +85,17 @@ class Waiter:
             self._keeper.start()
 
     def handle(self, message: WatchMessage | Kill | Show | LookNow | Retired) -> None:
-        """Do what the manager says; never blocks on the engine."""
+        """Do what the manager says; never blocks on the engine. What cannot be done costs its job at most."""
+        try:
+            self._do(message)
+        except Exception as error:  # noqa: BLE001 - the loop's edge: no more threads to be had, or a bug
+            _log.exception("%s could not be carried out", type(message).__name__)
+            if isinstance(message, WatchMessage):
+                self._give_up(message, error)
+        if isinstance(message, WatchMessage):
+            self._send(Taken(container_name=message.container_name))
+
+    def _do(self, message: WatchMessage | Kill | Show | LookNow | Retired) -> None:
         if isinstance(message, WatchMessage):
             self._begin(message)
         elif isinstance(message, Kill):
@@ -137,7 +153,18 @@ class Waiter:
             students.of(watch)
         self.enlist(job.container_name, watch)
         target, name = self._watch, f"watch-{job.job_id}"
-        threading.Thread(target=target, args=(job, watch, engine, students), name=name, daemon=True).start()
+        try:
+            threading.Thread(target=target, args=(job, watch, engine, students), name=name, daemon=True).start()
+        except RuntimeError:
+            engine.close()
+            raise
+
+    def _give_up(self, job: WatchMessage, error: Exception) -> None:
+        """It was never watched, so nobody has given it to its container, but perhaps an earlier waiter."""
+        self.strike(job.container_name)
+        trouble = f"it cannot be watched: {type(error).__name__}: {error}"
+        facts = RunFacts(began=job.taken_over, untouched=not job.taken_over, trouble=trouble)
+        self._send(Ended(job_id=job.job_id, container_name=job.container_name, facts=facts))
 
     def _watch(self, job: WatchMessage, watch: Watch, engine: Engine, students: Students | None) -> None:
         try:
@@ -167,10 +194,11 @@ class Waiter:
 
     def _reconcile(self) -> None:
         """Compare what we watch with what the engine has, again and again."""
-        engine = self._connect()
+        engine: Engine | None = None
         unknown: set[str] = set()
         while not self._stopping.wait(self._settings.reconcile_interval_s):
             try:
+                engine = engine or self._connect()
                 unknown = self._compare(engine, unknown)
             except EngineError as error:
                 _log.debug("list on %s: %s", self._settings.address.host, error)
@@ -191,15 +219,3 @@ class Waiter:
         if seen_twice and self._settings.keeps_host:
             self._send(Strays(names=tuple(sorted(seen_twice))))
         return unknown
-
-
-class _Outbox:
-    """A pipe that several threads write to."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._lock = threading.Lock()
-
-    def send(self, message: Any) -> None:
-        with self._lock, suppress(OSError):  # the manager has gone, and this process is about to go too
-            self._connection.send(message)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from jobmanager._children import Child, Gone, Heard
+from jobmanager._children import Child, Listen
 from jobmanager._log_thread import logger
 from jobmanager.engine.owner import retired
 from jobmanager.model.host import Address, DockerHost
@@ -38,6 +38,7 @@ class _Waiter:
     has_spoken: bool = False
     knows_retired: frozenset[str] = frozenset()
     containers: set[str] = field(default_factory=set)  # by name: a job that is run again has another one
+    untaken: dict[str, None] = field(default_factory=dict)  # of these, those that it has not read of yet, in their order
 
     @property
     def host(self) -> str:
@@ -52,6 +53,7 @@ class Lost:
     host: str
     containers: tuple[str, ...]  # that nobody watches now
     has_spoken: bool  # False: it died before its first word
+    over: str  # the container that it was reading of, if it had spoken; perhaps that killed it
 
 
 class Waiters:
@@ -59,7 +61,7 @@ class Waiters:
 
     def __init__(
         self,
-        listen: Callable[[Heard | Gone], None],
+        listen: Listen,
         hosts: Sequence[DockerHost],
         *,
         manager_id: str,
@@ -100,6 +102,7 @@ class Waiters:
             return False
         waiter = min(waiters, key=lambda waiter: len(waiter.containers))
         waiter.containers.add(job.container_name)
+        waiter.untaken[job.container_name] = None
         waiter.child.send(job)
         return True
 
@@ -129,8 +132,14 @@ class Waiters:
         waiter.silent_s, waiter.has_spoken = 0.0, True
         return waiter.host
 
+    def taken(self, container: str) -> None:
+        """A waiter has read of a container, and lives."""
+        for waiter in self._waiters.values():
+            waiter.untaken.pop(container, None)
+
     def ended(self, container: str) -> None:
         """A waiter has reported a container's end, or nothing is left of it."""
+        self.taken(container)
         for waiter in self._waiters.values():
             waiter.containers.discard(container)
 
@@ -144,7 +153,8 @@ class Waiters:
         lived_long = now - waiter.started_at > _LIVED_LONG_S
         self._to_start.append((now if lived_long else now + _RESTART_PAUSE_S, waiter.settings))
         self.do_what_is_due()
-        return Lost(host=waiter.host, containers=tuple(sorted(waiter.containers)), has_spoken=waiter.has_spoken)
+        over = next(iter(waiter.untaken), "") if waiter.has_spoken else ""
+        return Lost(host=waiter.host, containers=tuple(sorted(waiter.containers)), has_spoken=waiter.has_spoken, over=over)
 
     def do_what_is_due(self) -> None:
         """Start what waits to be started, and end waiters that hang: another takes over when they are gone."""

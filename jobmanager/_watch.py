@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from enum import Enum, auto
 
 from jobmanager._collect import Collected, collected_of
@@ -133,9 +134,12 @@ class Watch:
         return self._job.limits.wall_s - self._meter.wall_time_s()
 
     def run(self) -> RunFacts:
-        """Follow the container to its end. Never raises EngineError."""
+        """Follow the container to its end. Whatever goes wrong on our side is told as its trouble."""
         try:
             return self._run()
+        except Exception as error:  # noqa: BLE001 - the thread's edge: no more threads to be had, or a bug, must not cost the job its result
+            _log.exception("watching job %s failed", self._job.job_id)
+            return replace(self._facts(trouble=f"{type(error).__name__}: {error}"), end=None)  # more may be missing
         finally:
             self._be_silent()
 

@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing import spawn
 from multiprocessing.connection import Connection, Pipe
 from typing import Any
@@ -129,14 +130,12 @@ class _PipeHandler(logging.Handler):
         self._send = send
 
     def emit(self, record: logging.LogRecord) -> None:
-        record.msg, record.args = record.getMessage(), None
-        if record.exc_info:
-            record.exc_text = logging.Formatter().formatException(record.exc_info)
-            record.exc_info = None
-        try:
+        with suppress(Exception):  # whatever it is, it costs this record: whoever logs here may be a loop's last guard
+            record.msg, record.args = record.getMessage(), None
+            if record.exc_info:
+                record.exc_text = logging.Formatter().formatException(record.exc_info)
+                record.exc_info = None
             self._send(LogLine(record=record))
-        except OSError:
-            pass  # nobody is left to read it
 
 
 def _leave_with(parent: int, orphaned: Callable[[], None] | None) -> None:

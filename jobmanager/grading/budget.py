@@ -46,7 +46,7 @@ class Budget:
         wall_left_s: Callable[[], float],
         patience_s: float = 10.0,
     ) -> None:
-        """``patience_s``: how long a container waits for one that has ended, and is not gone yet."""
+        """``patience_s``: how long a container waits for one that has ended, or is being ended, and is not gone yet."""
         self._limits = limits
         self._cpu_left_s = cpu_time_s  # what those that run have used is not taken off yet
         self._memory_left_mib = memory_mib
@@ -54,13 +54,14 @@ class Budget:
         self._wall_left_s = wall_left_s
         self._patience_s = patience_s
         self._used_s: dict[Grant, float] = {}  # CPU time of those that run
+        self._ending: set[Grant] = set()  # of these, the ones that are being ended
         self._going = 0  # containers that have ended and are not gone yet
         self._changed = threading.Condition()
 
     def take(self, asked: RunStudent) -> Grant:
         """Limits for a student container; raises NotGranted."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._going or self._has_room(asked), self._patience_s)
+            self._changed.wait_for(lambda: not (self._going or self._ending) or self._has_room(asked), self._patience_s)
             if self._places_left < 1:
                 raise NotGranted(f"{self._most_students} student containers run already, and the task allows no more at once")
             memory_mib = asked.memory_mib or min(self._limits.memory_mib, self._memory_left_mib)
@@ -79,10 +80,17 @@ class Budget:
             share_s = (self._cpu_left_s - sum(self._used_s.values())) / len(self._used_s)
             return min(grant.limits.cpu_time_s - used_s, share_s, _MOST_AT_ONCE_S)
 
+    def ends(self, grant: Grant) -> None:
+        """Its container is being ended: whoever asks from now on waits for what it has."""
+        with self._changed:
+            if grant in self._used_s:
+                self._ending.add(grant)
+
     def ended(self, grant: Grant, used_s: float | None) -> None:
         """Its program has ended, and used so much CPU time; None: nobody knows, and what was seen last counts."""
         with self._changed:
             seen_s = self._used_s.pop(grant, 0.0)
+            self._ending.discard(grant)
             self._cpu_left_s -= max(seen_s, used_s or 0.0)
             self._going += 1
             self._changed.notify_all()

@@ -169,6 +169,13 @@ class Alive:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """A waiter has read what it was told of this container, and lives."""
+
+    container_name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Began:
     """The job was delivered."""
 

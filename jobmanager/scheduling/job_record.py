@@ -41,6 +41,7 @@ class JobRecord:
     times_unreachable: int = 0
     failures: int = 0  # placements that came to nothing although the host could be reached
     submits_lost: int = 0
+    waiters_lost: int = 0  # while they were given it
     began_at: float | None = None
     cut_off: list[str] = field(default_factory=list)  # why runs of it ended before their time
     stopped: Stopped | None = None  # its waiter said that it was about to stop it for that

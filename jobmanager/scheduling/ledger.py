@@ -45,6 +45,7 @@ from jobmanager.scheduling.waiting_queue import Charge, Needs, Place, WaitingQue
 
 _MOST_FAILURES = 5  # of one job, before what keeps failing is called a crash
 _MOST_SUBMITS_LOST = 10
+_MOST_WAITERS_LOST = 3  # before they are thought to die of the job itself
 _MOST_TIMES_UNREACHABLE = 200  # a host that answers when looked at and breaks off every submit
 _MOST_DECIDED = 1000  # results in memory that wait for callbacks; while there are as many, nothing more is started
 _OVERDUE_SLACK_S = 60.0  # past every limit, before a waiter's silence is called a crash
@@ -342,12 +343,18 @@ class Ledger:
             self._containers[container].ran = not job.killed
             self._happen(job, Happening.RUN_ENDED)
 
-    def waiter_died(self, containers: Sequence[str]) -> None:
-        """Its list goes to another waiter."""
+    def waiter_died(self, containers: Sequence[str], *, over: str = "") -> None:
+        """Its list goes to another waiter; not for ever the container that it died over, or all others would share its fate."""
         with self._lock:
             for container in containers:
                 job = self._job_of(container)
-                if job is not None:
+                if job is None:
+                    continue
+                job.waiters_lost += container == over
+                if job.waiters_lost >= _MOST_WAITERS_LOST:
+                    job.say_crash("waiter_died", f"the waiter process died {job.waiters_lost} times when it was given it")
+                    self._happen(job, Happening.WAITERS_LOST)
+                else:
                     self._happen(job, Happening.WAITER_DIED)
 
     def deleted(self, container: str) -> str | None:

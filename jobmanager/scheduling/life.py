@@ -32,6 +32,7 @@ class Happening(Enum):
     CUT_OFF = auto()  # the run ended by nobody's fault here, and the task allows another one
     RUN_ENDED = auto()  # the waiter's report: program or container ended, or a limit was reached
     WAITER_DIED = auto()  # or hangs and was ended
+    WAITERS_LOST = auto()  # several have died just when they were given it
     OVERDUE = auto()  # no report although every limit is long past
     KILL_ASKED = auto()  # kill_job, close, superseded
     QUEUE_TIME_OVER = auto()  # waited longer than queue_timeout_s
@@ -90,6 +91,9 @@ LIFE: Mapping[Happening, Mapping[State, Move]] = {
     },
     Happening.WAITER_DIED: {
         RUNNING: Move(RUNNING, (Do.HAND_OVER,)),
+    },
+    Happening.WAITERS_LOST: {
+        RUNNING: Move(DONE, (Do.DELIVER, Do.DELETE)),
     },
     Happening.OVERDUE: {
         RUNNING: Move(DONE, (Do.DELIVER, Do.DELETE)),

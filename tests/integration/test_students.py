@@ -204,3 +204,15 @@ seen["full"] = full["outcome"], full["text"]
         grader=Grader(student_memory_mib=64),
     )
     assert found == {"grader": [0, 0, 0], "student": [0, 0, 0], "full": ["overflow", "/dev/shm of 60 MiB full"]}
+
+
+def test_the_budget_of_a_run_student_that_was_killed_comes_back(run: Run) -> None:
+    script = """#!/bin/sh
+for how in 'timeout -s KILL 2 run_student sleep 60' 'sh -c "run_student sleep 60 & sleep 2; kill -9 \\$!"'; do
+    eval "$how"
+    run_student echo next || echo refused $?
+done
+feedback-result success
+"""
+    result = run(image=PYTHON, grader=Grader(), files={"run": script}, limits=SMALL)
+    assert (result.outcome, result.stdout_text) == (Outcome.SUCCESS, "next\nnext\n"), result

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
+import signal
+import subprocess
 import sys
+import textwrap
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
+import docker
 import pytest
 
-from jobmanager import HookManager, JobManager, JobResult, Limits, Outcome, Task
+from jobmanager import HookManager, JobManager, JobResult, Limits, Outcome, Task, _children
+from jobmanager.engine.owner import JOB_LABEL
 from jobmanager.events import JobEnded
+from jobmanager.model.messages import Watch
 from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
 from tests.daemons import PrivateDaemon
 from tests.faults import processes
@@ -135,3 +143,80 @@ def test_a_child_that_a_callback_forks_ends_and_calls_no_result_back(engine: str
         may_fork.set()
     eventually(lambda: os.waitpid(children[0], os.WNOHANG) != (0, 0), what="the child has ended")
     assert sorted(calls.read_text().splitlines()) == ["forks caller", *(f"other{number} caller" for number in range(3))]
+
+
+def neighbours(manager: JobManager) -> list[Future[JobResult]]:
+    """Jobs that run beside another one, for some seconds."""
+    return [manager.submit(Task(BUSYBOX, command="sleep 4; echo fine", limits=Limits(wall_time_s=60))) for _ in range(2)]
+
+
+class Local(str):
+    """No child knows it, and none could: its module is a test."""
+
+    def __reduce__(self) -> str:
+        raise pickle.PicklingError("it cannot be written down")
+
+
+def test_a_job_that_cannot_be_sent_to_a_child_is_a_crash_that_says_so_and_no_other_job_notices(engine: str) -> None:
+    odd = Task(BUSYBOX, command=["echo", "odd"])
+    object.__setattr__(odd, "command", ("echo", Local("odd")))  # past all checks
+    with JobManager(engine) as manager:
+        beside = neighbours(manager)
+        result = manager.submit(odd).result(30)
+        later = manager.submit(QUICK).result(30)
+        assert [job.result(60).stdout for job in beside] == [b"fine\n"] * 2
+    assert (result.outcome, later.outcome) == (Outcome.CRASH, Outcome.SUCCESS)
+    assert "Local is none of the library's own types" in result.text
+
+
+def test_a_job_that_its_waiters_die_of_is_a_crash_and_its_neighbours_keep_their_verdicts(
+    engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = _children.pickled
+
+    def poisoned(message: object) -> bytes:
+        return b"poison" if isinstance(message, Watch) and message.job_id == "poison" else written(message)
+
+    monkeypatch.setattr(_children, "pickled", poisoned)
+    with JobManager(engine) as manager:
+        beside = neighbours(manager)
+        eventually(lambda: len(manager.get_job_queue_snapshot()[0]) == 2, what="the neighbours run")
+        result = manager.submit(QUICK, job_id="poison").result(60)
+        assert [job.result(60).stdout for job in beside] == [b"fine\n"] * 2
+        assert manager.submit(QUICK).result(30).outcome is Outcome.SUCCESS
+    assert (result.outcome, result.evidence[0].kind) == (Outcome.CRASH, "waiter_died")
+
+
+STANDS_STILL = """
+    import sys
+    from jobmanager import JobManager, Limits, Task
+    fill = "echo; sleep 3; head -c 9000000 /dev/urandom > f"
+    big = Task("jobmanager-busybox:1", command=fill, collect=["f"], limits=Limits(wall_time_s=60))
+    endless = Task("jobmanager-busybox:1", command="echo; sleep 100", limits=Limits(wall_time_s=6))
+    with JobManager(sys.argv[1]) as manager:
+        jobs = [manager.submit(big), manager.submit(endless, job_id="endless")]
+        for job in jobs:
+            next(iter(manager.follow(job.job_id)))
+        print("ready", flush=True)
+        print(*(job.result().outcome.value for job in jobs))
+"""
+
+
+def test_limits_are_enforced_while_the_caller_stands_still_and_a_large_report_fills_its_pipe(engine: str) -> None:
+    client = docker.APIClient(base_url=engine, version="1.41")
+
+    def running(*, status: str) -> int:
+        return len(client.containers(all=True, filters={"label": f"{JOB_LABEL}=endless", "status": status}))
+
+    script = textwrap.dedent(STANDS_STILL)
+    with subprocess.Popen([sys.executable, "-c", script, engine], stdout=subprocess.PIPE, text=True) as caller:
+        try:
+            assert caller.stdout is not None and caller.stdout.readline() == "ready\n"
+            assert running(status="running") == 1
+            caller.send_signal(signal.SIGSTOP)
+            eventually(lambda: not running(status="running"), within_s=40, what="its limit ends it")
+            caller.send_signal(signal.SIGCONT)
+            assert caller.stdout.read() == "success timeout\n"
+        finally:
+            caller.kill()
+            client.close()

@@ -99,3 +99,39 @@ def test_one_that_is_nobodys_yet_waits_for_one_that_goes() -> None:
 
     eventually(lambda: granted == [100])
     waiting.join()
+
+
+def test_who_asks_waits_for_one_that_is_being_ended() -> None:
+    shared = budget(patience_s=20)
+    first = shared.take(ASKED)
+    shared.ends(first)
+    granted: list[int] = []
+    waiting = threading.Thread(target=lambda: granted.append(shared.take(ASKED).limits.memory_mib))
+    waiting.start()
+
+    shared.ended(first, 1.0)
+    shared.gone(first)
+
+    eventually(lambda: granted == [100])
+    waiting.join()
+
+
+def test_one_that_is_gone_already_is_not_waited_for_because_somebody_ends_it_too_late() -> None:
+    shared = budget(patience_s=20)
+    first = shared.take(ASKED)
+    shared.ended(first, 1.0)
+    shared.gone(first)
+    shared.ends(first)
+    shared.take(ASKED)
+
+    refused: list[str] = []
+
+    def ask() -> None:
+        with pytest.raises(NotGranted) as why:
+            shared.take(ASKED)
+        refused.append(str(why.value))
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    eventually(lambda: refused, within_s=10, what="it is refused without a wait of 20 s")
+    asking.join()

@@ -38,6 +38,10 @@ ELSEWHERE = {
         "integration/test_student_faults.py",
         "test_a_grader_whose_waiter_dies_is_cut_off_and_never_gives_a_verdict",
     ),
+    "waiter_died": (
+        "integration/test_the_callers_own_code.py",
+        "test_a_job_that_its_waiters_die_of_is_a_crash_and_its_neighbours_keep_their_verdicts",
+    ),
     # what no real fault brings about at a known moment
     "link": ("unit/test_students.py", "test_a_runner_that_makes_no_sense_ends_its_job_as_error"),
     "trouble": ("unit/test_verdict.py", "test_each_line_has_its_outcome_and_names_its_proof"),

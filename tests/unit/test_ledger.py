@@ -1274,3 +1274,26 @@ def test_an_id_that_is_used_again_has_its_new_place_only():
         driver.ledger.deleted(next(iter(driver.ledger.containers())))
 
     assert placed == ["other", "again"]
+
+
+def test_a_job_over_which_three_waiters_die_is_a_crash_and_its_neighbours_go_on():
+    driver = Driver({"a": 3})
+    for job_id in ("poison", "one", "two"):
+        driver.accept(job_id)
+    containers = {order.request.job_id: order.container for order in driver.submits()}
+    for container in containers.values():
+        driver.runs(container)
+    driver.carry_out()
+
+    for _ in range(3):
+        driver.ledger.waiter_died(list(containers.values()), over=containers["poison"])
+    for _ in range(10):
+        driver.ledger.waiter_died([containers["one"], containers["two"]], over="")
+    driver.carry_out()
+
+    verdict = driver.result("poison").verdict
+    assert (verdict.outcome, verdict.text) == (Outcome.CRASH, "the waiter process died 3 times when it was given it")
+    assert [evidence.kind for evidence in verdict.evidence] == ["waiter_died"]
+    driver.end(containers["one"], SUCCESS)
+    driver.end(containers["two"], SUCCESS)
+    assert {driver.result(job_id).verdict.outcome for job_id in ("one", "two")} == {Outcome.SUCCESS}

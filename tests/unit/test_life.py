@@ -34,6 +34,7 @@ TABLE = [
     ("kill_job, superseded, close", Happening.KILL_ASKED, P, D, {Do.DELIVER}),
     ("kill_job, superseded, close", Happening.KILL_ASKED, R, R, {Do.STOP}),
     ("waiter died or hangs", Happening.WAITER_DIED, R, R, {Do.HAND_OVER}),
+    ("three waiters died when they were given it", Happening.WAITERS_LOST, R, D, {Do.DELIVER, Do.DELETE}),
     ("host unreachable and never back", Happening.OVERDUE, R, D, {Do.DELIVER, Do.DELETE}),
     ("queue_timeout_s over", Happening.QUEUE_TIME_OVER, W, D, {Do.DELIVER}),
 ]

@@ -94,6 +94,7 @@ MESSAGES = [
     messages.Retired(manager_ids=frozenset({"m"})),
     messages.Stop(),
     messages.Alive(),
+    messages.Taken(container_name="n"),
     messages.Began(container_name="n"),
     messages.DoorOpen(container_name="n", port=49153),
     messages.Stops(container_name="n", stopped=Stopped(limit=Limit.WALL, measured=2.0)),

@@ -211,17 +211,35 @@ def test_a_student_that_is_killed_while_it_waits_for_its_place_gets_no_container
     assert all_of_them._budget.take(student.asked).limits.memory_mib == 64  # nothing is taken any more
 
 
-def test_a_student_for_which_no_thread_can_be_had_does_not_keep_its_job_from_ending(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_student_for_which_no_thread_can_be_had_costs_its_job_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     def none_left(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    all_of_them = students()
+    all_of_them, told = students(), []
+    monkeypatch.setattr(all_of_them, "_tell", told.append)
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", none_left)
-        with pytest.raises(RuntimeError):  # the watch ends with that, and then closes them
-            all_of_them.said(RunStudent(id=1, command="true", env={}))
+        all_of_them.said(RunStudent(id=1, command="true", env={}))
 
+    end = json.loads(told[-1])
+    assert (end["outcome"], end["text"]) == ("crash", "can't start new thread")
+    assert not all_of_them._running
     all_of_them.close()
+
+
+def test_the_budget_of_a_student_whose_engine_cannot_even_be_asked_comes_back() -> None:
+    all_of_them, told = students(), []
+
+    def cannot() -> Engine:
+        raise ValueError("odd")
+
+    all_of_them._connect = cannot
+    for number in (1, 2):
+        student = _Student(RunStudent(id=number, command="true", env={}), tell=told.append, most_output=10)
+        all_of_them._running[number] = student
+        all_of_them._see_to(student)
+
+    assert [json.loads(line)["text"] for line in told] == ["ValueError: odd"] * 2
 
 
 def test_a_student_ends_with_its_job(fake: FakeEngineServer) -> None:

@@ -67,3 +67,25 @@ def test_a_late_report_of_a_jobs_earlier_container_takes_nothing_from_the_waiter
     assert [message for message in children[1].told if isinstance(message, Kill)] == [Kill(container_name="second")]
     assert waiters.gone(children[1]).containers == ("second",)
     assert waiters.gone(children[0]).containers == ()
+
+
+def test_a_waiter_that_dies_is_said_to_have_died_over_the_first_of_what_it_had_not_read(children):
+    waiters = two_hosts()
+    for container in ("read", "poison", "behind"):
+        waiters.watch("a", run_of("j", container))
+    waiters.heard(children[0])
+    waiters.taken("read")
+
+    lost = waiters.gone(children[0])
+
+    assert (lost.over, lost.containers) == ("poison", ("behind", "poison", "read"))
+
+
+def test_a_waiter_that_dies_before_its_first_word_or_having_read_all_dies_over_nothing(children):
+    waiters = two_hosts()
+    waiters.watch("a", run_of("j", "unread"))
+    waiters.watch("b", run_of("k", "ended"))
+    waiters.heard(children[1])
+    waiters.ended("ended")
+
+    assert [waiters.gone(child).over for child in children[:2]] == ["", ""]

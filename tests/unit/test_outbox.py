@@ -1,0 +1,110 @@
+"""The outbox of a waiter: what it says reaches a manager that stands still when that goes on, and holds up nobody meanwhile."""
+
+from __future__ import annotations
+
+import logging
+from multiprocessing.connection import Pipe
+
+import pytest
+
+from jobmanager import _outbox
+from jobmanager._outbox import Outbox
+from jobmanager.model.container import EngineInfo
+from jobmanager.model.facts import Limit, RunFacts, Stopped
+from jobmanager.model.messages import Alive, Began, Ended, HostAnswers, HostSilent, LogLine, Stops, Strays
+
+ANSWERS = HostAnswers(info=EngineInfo(version="20.10", cores=2, memory_mib=1024, now_s=1.0, cgroup="2"), images=())
+LARGE = Ended(job_id="large", container_name="large", facts=RunFacts(began=True, archive=bytes(2**23)))
+STOPS = Stops(container_name="c", stopped=Stopped(limit=Limit.WALL, measured=1.0))
+
+
+class Pair:
+    """An outbox and the manager's end of its pipe."""
+
+    def __init__(self):
+        self.manager, self._child = Pipe()
+        self.outbox = Outbox(self._child)
+        self.outbox.start()
+
+    def received(self, count):
+        assert self.manager.poll(10)
+        return [self.manager.recv() for _ in range(count)]
+
+    def close(self):
+        """The manager goes; what still waits is written to nobody, so that the thread has nothing to do any more."""
+        self.manager.close()
+        self.outbox.drain(10)
+        self._child.close()
+
+
+@pytest.fixture
+def pair():
+    made = Pair()
+    yield made
+    made.close()
+
+
+def log_line(text):
+    return LogLine(record=logging.makeLogRecord({"msg": text}))
+
+
+def test_what_is_said_comes_whole_and_in_order(pair):
+    said = [Began(container_name=str(number)) for number in range(100)] + [LARGE, STOPS, Alive()]
+    for message in said[:-2]:
+        pair.outbox.send(message)
+    assert pair.received(101) == said[:-2]
+    for message in said[-2:]:
+        pair.outbox.send(message)
+    assert pair.received(2) == said[-2:]
+
+
+def test_while_the_manager_stands_still_nobody_waits_for_a_report_that_fills_the_pipe(pair):
+    pair.outbox.send(LARGE)
+    for number in range(100):
+        pair.outbox.send(Began(container_name=str(number)))
+    pair.outbox.send(STOPS)  # comes back after a moment, though its word is not out
+
+    assert pair.received(102) == [LARGE, *(Began(container_name=str(number)) for number in range(100)), STOPS]
+
+
+def test_what_waits_for_a_manager_that_stands_still_is_bounded(pair, monkeypatch):
+    monkeypatch.setattr(_outbox, "_MOST_LOG_LINES", 5)
+    monkeypatch.setattr(_outbox, "_WORD_S", 0.0)
+    pair.outbox.send(LARGE)
+    for number in range(10):
+        for message in (Alive(), ANSWERS, HostSilent(reason=str(number)), Strays(names=(str(number),)), log_line(str(number))):
+            pair.outbox.send(message)
+    pair.outbox.send(ANSWERS)
+
+    *before, last = pair.received(9)
+
+    assert [message for message in before if not isinstance(message, LogLine)] == [LARGE, Alive(), Strays(names=("9",))]
+    assert [message.record.getMessage() for message in before if isinstance(message, LogLine)] == list("01234")
+    assert last == ANSWERS
+
+
+class Unpicklable(str):
+    def __reduce__(self):
+        raise MemoryError("no room")
+
+
+def test_a_report_that_cannot_be_sent_costs_its_job_and_the_next_one_comes(pair):
+    facts = RunFacts(began=True, trouble=Unpicklable("x"))
+    pair.outbox.send(Ended(job_id="j", container_name="c", facts=facts))
+    pair.outbox.send(Began(container_name=Unpicklable("x")))
+    pair.outbox.send(Began(container_name="next"))
+
+    ended, following = pair.received(2)
+
+    assert (ended.job_id, ended.container_name) == ("j", "c")
+    assert ended.facts == RunFacts(began=True, trouble="its report cannot be sent: MemoryError: no room")
+    assert following == Began(container_name="next")
+
+
+def test_when_the_manager_has_gone_what_is_said_is_lost_and_nothing_waits(pair):
+    pair.manager.close()
+    for _ in range(3):
+        pair.outbox.send(STOPS)
+    pair.outbox.drain(10)
+
+    assert not pair.outbox._waiting

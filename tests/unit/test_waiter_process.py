@@ -1,0 +1,125 @@
+"""What a waiter process cannot do costs the job that it is for, and the result says why."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from jobmanager import Limits, _host_keeper, _waiter
+from jobmanager._host_keeper import HostKeeper
+from jobmanager._waiter import Waiter
+from jobmanager._watch import Watch
+from jobmanager.engine.protocol import EngineError
+from jobmanager.model.container import ContainerState, Phase
+from jobmanager.model.facts import RunFacts
+from jobmanager.model.host import Address
+from jobmanager.model.messages import Ended, HostSilent, Kill, Taken, WaiterSettings
+from jobmanager.model.messages import Watch as WatchMessage
+
+SETTINGS = WaiterSettings(
+    address=Address(host="h", url="fake:///nowhere/engine.sock"),
+    manager_id="m",
+    keeps_host=True,
+    engine_timeout_s=1,
+    host_lost_timeout_s=1,
+    look_interval_s=1,
+    reconcile_interval_s=1,
+)
+
+
+def watch_of(*, taken_over: bool = False) -> WatchMessage:
+    return WatchMessage(
+        job_id="j", container_id="c", container_name="n", token="t", command="true", env={}, files={}, stdin=b"",
+        limits=Limits(), collect=(), taken_over=taken_over,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def no_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    def none_left(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", none_left)
+        yield
+
+
+@pytest.mark.parametrize("taken_over", [False, True])
+def test_a_job_for_which_no_thread_can_be_had_is_untouched_unless_an_earlier_waiter_had_it(
+    no_threads: None, taken_over: bool
+) -> None:
+    sent: list[object] = []
+    waiter = Waiter(SETTINGS, sent.append)
+
+    waiter.handle(watch_of(taken_over=taken_over))
+    waiter.handle(Kill(container_name="n"))
+
+    trouble = "it cannot be watched: RuntimeError: can't start new thread"
+    facts = RunFacts(began=taken_over, untouched=not taken_over, trouble=trouble)
+    assert sent == [Ended(job_id="j", container_name="n", facts=facts), Taken(container_name="n")]
+
+
+class Engine:
+    """One that has the container, and no thread for its output."""
+
+    def __init__(self, *, fails_at: str) -> None:
+        self._fails_at = fails_at
+
+    def inspect(self, _: str) -> ContainerState:
+        return ContainerState(id="c", name="n", phase=Phase.RUNNING, started_at_s=1.0)
+
+    def attach(self, _: str) -> Engine:
+        self._may_fail("attach")
+        return self
+
+    def feed(self, *_: object) -> None:
+        self._may_fail("feed")
+
+    def close(self) -> None: ...
+
+    def _may_fail(self, call: str) -> None:
+        if call == self._fails_at:
+            raise RuntimeError("can't start new thread")
+
+
+@pytest.mark.parametrize(("fails_at", "untouched"), [("attach", True), ("feed", False)])
+def test_a_watch_that_fails_on_our_side_says_why_and_whether_its_program_can_have_begun(fails_at: str, untouched: bool) -> None:
+    watch = Watch(watch_of(), Engine(fails_at=fails_at), host_lost_timeout_s=1, send=lambda _: None)  # type: ignore[arg-type]
+
+    facts = watch.run()
+
+    assert (facts.trouble, facts.untouched, facts.end) == ("RuntimeError: can't start new thread", untouched, None)
+
+
+def test_a_keeper_without_a_thread_to_sweep_or_a_way_to_look_goes_on(no_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[object] = []
+    keeper = HostKeeper(SETTINGS, sent.append)
+    keeper._begin_to_sweep()
+
+    def odd(*_: object, **__: object) -> None:
+        raise TypeError("odd")
+
+    monkeypatch.setattr(_host_keeper, "connect", odd)
+    keeper._sweep()
+
+    assert not keeper._look()
+    assert sent == [HostSilent(reason="TypeError: odd")]
+
+
+def test_a_reconciler_whose_engine_cannot_be_asked_looks_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    waiter, tries = Waiter(SETTINGS, lambda _: None), []
+
+    def cannot(*_: object, **__: object) -> None:
+        tries.append(len(tries))
+        if len(tries) == 3:
+            waiter._stopping.set()
+        raise EngineError("away") if len(tries) == 1 else TypeError("odd")
+
+    monkeypatch.setattr(_waiter, "connect", cannot)
+    monkeypatch.setattr(waiter._stopping, "wait", lambda _: waiter._stopping.is_set())
+
+    waiter._reconcile()
+
+    assert len(tries) == 3
