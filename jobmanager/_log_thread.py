@@ -103,11 +103,10 @@ class _Records:
 
     def _start(self) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._tell_all, name="jobmanager-log", daemon=True)
-            try:
-                self._thread.start()
-            except RuntimeError:  # no more threads to be had: the next record tries again
-                self._thread = None
+            thread = threading.Thread(target=self._tell_all, name="jobmanager-log", daemon=True)
+            with suppress(RuntimeError):  # no more threads to be had: the next record tries again
+                thread.start()
+                self._thread = thread  # known only now: a signal handler may raise in between
 
     def _tell_all(self) -> None:
         while (record := self._next()) is not None:

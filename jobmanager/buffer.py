@@ -27,7 +27,7 @@ class ClientBuffer:
         self, client: Client, *, keep_results_s: float | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
         if keep_results_s is not None:
-            _checks.positive("keep_results_s", keep_results_s)
+            keep_results_s = _checks.positive("keep_results_s", keep_results_s)
         self._client = client
         self._keep_results_s = keep_results_s
         self._clock = clock

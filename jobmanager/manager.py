@@ -68,6 +68,7 @@ from jobmanager.events import JobEnded, ManagerClosing, ManagerStarted
 from jobmanager.hooks import HookManager
 from jobmanager.live_output import LiveOutput
 from jobmanager.model import _checks
+from jobmanager.model._exact import exact, own
 from jobmanager.model.client import CallbackInfo, Debug, HostInfo, InputData, QueueInfo, RunningJob, SSHCallback, WaitingJob
 from jobmanager.model.host import DockerHost
 from jobmanager.model.job import JobInput, Request, checked_job_id, checked_key, with_random_inputs, workspace_files
@@ -213,7 +214,7 @@ class JobManager:
             InvalidValue: an argument makes no sense; nothing was closed.
         """
         if drain_timeout_s is not None:
-            _checks.timeout("drain_timeout_s", drain_timeout_s, zero=True)
+            drain_timeout_s = _checks.timeout("drain_timeout_s", drain_timeout_s, zero=True)
         if not isinstance(kill, bool):
             raise InvalidValue(f"kill must be True or False, not {kill!r}")
         self._notice_fork()
@@ -321,14 +322,14 @@ class JobManager:
             UnknownJob: no such job, or its callback has returned.
             InvalidInput: an argument makes no sense.
         """
-        _checks.string("job_id", job_id, InvalidInput)
+        job_id = _checks.string("job_id", job_id, InvalidInput)
         if timeout_s is not None:
-            _checks.timeout("timeout_s", timeout_s, zero=True)
+            timeout_s = _checks.timeout("timeout_s", timeout_s, zero=True)
         return aside(partial(self._running().loop.follow, job_id, timeout_s))
 
     def kill_job(self, job_id: str) -> bool:
         """Ask for a job's end; its result is ``killed``. False when it has ended already or is unknown."""
-        _checks.string("job_id", job_id, InvalidInput)
+        job_id = _checks.string("job_id", job_id, InvalidInput)
         run = self._running()
         return run.change(partial(run.ledger.kill, job_id, KillReason.KILL_JOB))
 
@@ -339,7 +340,7 @@ class JobManager:
         given one, both as far as can be foreseen (docs/queue.md). When it has a host: -1, and in how many seconds its
         wall-clock limit will end it. While more than 1,000 jobs wait, the answer may be old, by a second for 100,000.
         """
-        _checks.string("job_id", job_id, InvalidInput)
+        job_id = _checks.string("job_id", job_id, InvalidInput)
         return aside(partial(self._running().ledger.queue_info, job_id))
 
     def get_job_queue_snapshot(self) -> tuple[list[RunningJob], list[WaitingJob]]:
@@ -569,6 +570,7 @@ def _request(
     """A job's parts, checked."""
     if not isinstance(task, Task):
         raise InvalidTask(f"task must be a Task, not {task!r}")
+    priority, launcher_name, debug = exact(priority), exact(launcher_name), exact(debug)
     if isinstance(priority, bool) or not isinstance(priority, int):
         raise InvalidInput(f"priority must be a whole number, not {priority!r}")
     if not isinstance(launcher_name, str):
@@ -603,7 +605,7 @@ def _hosts(given: Sequence[DockerHost | str] | DockerHost | str | None) -> list[
     if not isinstance(given, (Sequence, DockerHost)):
         raise InvalidHost(f"hosts must be a list of DockerHosts or urls, not {given!r}")
     several = [given] if isinstance(given, (DockerHost, str)) else list(given)
-    hosts = [DockerHost(host) if isinstance(host, str) else host for host in several]
+    hosts = [DockerHost(host) if isinstance(host, str) else own(DockerHost, host) for host in several]
     if not hosts:
         raise InvalidHost("hosts is empty: give at least one DockerHost, or None for the default engine")
     for host in hosts:

@@ -43,7 +43,7 @@ class ClientSync:
         """
         refuse_inside_callback()
         if timeout_s is not None:
-            _checks.positive("timeout_s", timeout_s)
+            timeout_s = _checks.positive("timeout_s", timeout_s)
         results: queue.SimpleQueue[JobResult] = queue.SimpleQueue()  # an Event's lock may be held while a signal handler runs
         job_id = self._client.new_job(
             task,

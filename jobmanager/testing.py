@@ -36,6 +36,7 @@ from typing import Any
 from jobmanager.engine import protocol
 from jobmanager.engine.fake.wire import PIECE, Inbox, packed
 from jobmanager.errors import InvalidValue
+from jobmanager.model._exact import exact
 from jobmanager.model.container import Phase
 
 __all__ = ["FakeContainerRecord", "FakeEngineServer", "Faults"]
@@ -268,7 +269,7 @@ class _Line:
             return self.receive()
 
     def send(self, message: object) -> None:
-        self._socket.sendall(packed(message))
+        self._socket.sendall(packed(exact(message)))
 
     def receive(self) -> Any:
         while True:

@@ -1,4 +1,4 @@
-"""Checks that the records of this package share: each returns the value, or raises an error that says what would do."""
+"""Checks that the records of this package share: each returns the exact value, or raises an error that says what would do."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 from typing import TypeVar
 
 from jobmanager.errors import InvalidValue
+from jobmanager.model._exact import exact
 
 RESERVED_FOLDER = ".jobmanager"
 YEAR_S = 366 * 24 * 3600.0  # no time of ours is longer
@@ -26,6 +27,7 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 def positive(name: str, value: float, error: type[InvalidValue] = InvalidValue) -> float:
     """A finite number above zero."""
+    value = exact(value)
     if not is_finite(value) or value <= 0:
         raise error(f"{name} must be a number above zero, not {_shown(value)}")
     return value
@@ -33,6 +35,7 @@ def positive(name: str, value: float, error: type[InvalidValue] = InvalidValue) 
 
 def timeout(name: str, value: float, *, zero: bool = False) -> float:
     """Seconds, at most a year; 0 only if that makes sense."""
+    value = exact(value)
     if not zero:
         positive(name, value)
     elif not is_finite(value) or value < 0:
@@ -44,6 +47,7 @@ def timeout(name: str, value: float, *, zero: bool = False) -> float:
 
 def positive_int(name: str, value: int, error: type[InvalidValue] = InvalidValue, *, most: int | None = None) -> int:
     """A whole number above zero."""
+    value = exact(value)
     if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
         raise error(f"{name} must be a whole number above zero, not {_shown(value)}")
     if most is not None and value > most:
@@ -53,6 +57,7 @@ def positive_int(name: str, value: int, error: type[InvalidValue] = InvalidValue
 
 def count(name: str, value: int, error: type[InvalidValue] = InvalidValue, *, most: int) -> int:
     """A whole number from 0 on."""
+    value = exact(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
         raise error(f"{name} must be a whole number from 0 to {most}, not {_shown(value)}")
     return value
@@ -67,6 +72,7 @@ def flag(name: str, value: bool, error: type[InvalidValue] = InvalidValue) -> bo
 
 def text(name: str, value: str, error: type[InvalidValue] = InvalidValue) -> str:
     """A string that any container can be given: not empty, encodable, without NUL."""
+    value = exact(value)
     if not isinstance(value, str) or not value.strip():
         raise error(f"{name} must be a string that is not empty, not {value!r}")
     return plain(name, value, error)
@@ -74,6 +80,7 @@ def text(name: str, value: str, error: type[InvalidValue] = InvalidValue) -> str
 
 def string(name: str, value: str, error: type[InvalidValue] = InvalidValue) -> str:
     """Any string."""
+    value = exact(value)
     if not isinstance(value, str):
         raise error(f"{name} must be a string, not {value!r}")
     return value
@@ -81,7 +88,7 @@ def string(name: str, value: str, error: type[InvalidValue] = InvalidValue) -> s
 
 def plain(name: str, value: str, error: type[InvalidValue] = InvalidValue) -> str:
     """A string, perhaps empty, that can cross into a container: encodable, without NUL."""
-    string(name, value, error)
+    value = string(name, value, error)
     if "\0" in value:
         raise error(f"{name} holds a NUL character, which no command line or file name can")
     try:
@@ -93,6 +100,7 @@ def plain(name: str, value: str, error: type[InvalidValue] = InvalidValue) -> st
 
 def command(name: str, given: str | Sequence[str] | None, error: type[InvalidValue]) -> str | tuple[str, ...] | None:
     """A string for ``sh -c``, or words; None stays."""
+    given = exact(given)
     if given is None:
         return None
     if isinstance(given, str):
@@ -130,6 +138,7 @@ def no_clashes(names: Collection[str], error: type[InvalidValue]) -> None:
 
 def variable(name: str, error: type[InvalidValue]) -> str:
     """A name of an environment variable, as POSIX shells take it."""
+    name = exact(name)
     if not isinstance(name, str) or not _VARIABLE.fullmatch(name):
         raise error(f"{name!r} is no name for an environment variable: letters, digits and _ only, no digit first")
     if name in _READ_ONLY:
@@ -139,7 +148,7 @@ def variable(name: str, error: type[InvalidValue]) -> str:
 
 def workspace_path(name: str, error: type[InvalidValue]) -> str:
     """A relative POSIX path inside the workspace, in its shortest form."""
-    text("a file name", name, error)
+    name = text("a file name", name, error)
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or not path.parts:
         raise error(f"file name {name!r}: must be relative to the workspace, without '..'")

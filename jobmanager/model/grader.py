@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from jobmanager.errors import InvalidTask
 from jobmanager.model import _checks
+from jobmanager.model._exact import make_exact
 from jobmanager.model.limits import Limits
 from jobmanager.model.network import Network, checked_network
 
@@ -43,6 +44,7 @@ class Grader:
     merge_local: bool = field(default=True, kw_only=True)
 
     def __post_init__(self) -> None:
+        make_exact(self, InvalidTask)
         freeze = object.__setattr__
         freeze(self, "run", _checks.command("run", self.run, InvalidTask))
         if self.student_cpu_time_s is not None:

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from jobmanager.errors import InvalidHost
 from jobmanager.model import _checks
+from jobmanager.model._exact import exact, make_exact, own
 
 _SCHEMES = ("unix", "tcp", "ssh", "fake")
 _MOST_WAITERS = 64
@@ -30,11 +31,12 @@ class TLS:
     verify: bool = True  # check the daemon's certificate, and that it names the url's host
 
     def __post_init__(self) -> None:
+        make_exact(self, InvalidHost)
         for name in ("ca_cert", "client_cert", "client_key"):
             path = getattr(self, name)
             if path is not None:
                 _readable(name, path)
-                object.__setattr__(self, name, os.fspath(path))
+                object.__setattr__(self, name, exact(os.fspath(path)))
         if (self.client_cert is None) != (self.client_key is None):
             raise InvalidHost("TLS: client_cert and client_key go together")
 
@@ -74,6 +76,8 @@ class DockerHost:
     address: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
+        make_exact(self, InvalidHost)
+        object.__setattr__(self, "tls", own(TLS, self.tls))
         _check_url(self.url)
         scheme = urlsplit(self.url).scheme
         if self.max_concurrent_jobs is not None:
@@ -87,7 +91,7 @@ class DockerHost:
             if scheme != "ssh":
                 raise InvalidHost(f"ssh_config is for ssh urls, not for {self.url!r}")
             _readable("ssh_config", self.ssh_config)
-            object.__setattr__(self, "ssh_config", os.fspath(self.ssh_config))
+            object.__setattr__(self, "ssh_config", exact(os.fspath(self.ssh_config)))
         if self.address is not None:
             _check_address(self.address)
         if isinstance(self.tls, (str, Path)):

@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 from jobmanager.errors import InvalidInput
 from jobmanager.model import _checks
 from jobmanager.model._checks import RESERVED_FOLDER
+from jobmanager.model._exact import make_exact, own
 from jobmanager.model.container import GRADING_WORKSPACE, SHARED_FOLDER
 from jobmanager.model.grader import SCRIPTS
 from jobmanager.model.problems import Answer, Code, File, Match, MultipleChoice
@@ -47,6 +48,7 @@ class JobInput:
     stdin: bytes | str = field(default=b"", kw_only=True, repr=False)
 
     def __post_init__(self) -> None:
+        make_exact(self, InvalidInput)
         answers = {} if self.answers is None else self.answers
         if not isinstance(answers, Mapping):
             raise InvalidInput(f"answers must map problem ids to answers, not {type(answers).__name__}")
@@ -61,7 +63,7 @@ class JobInput:
     def of(cls, given: JobInput | Mapping[str, Answer] | None) -> JobInput:
         """What a caller gave as input data; a plain mapping is taken for the answers."""
         if isinstance(given, JobInput):
-            return given
+            return own(JobInput, given)
         if given is None or isinstance(given, Mapping):
             return cls(given)
         raise InvalidInput(f"inputdata must be a JobInput or a mapping of answers, not {type(given).__name__}")
@@ -95,7 +97,7 @@ def _stdin(given: bytes | str) -> bytes:
 
 def checked_job_id(job_id: str) -> str:
     """A job id that logs and labels can hold."""
-    _checks.text("job_id", job_id, InvalidInput)
+    job_id = _checks.text("job_id", job_id, InvalidInput)
     if len(job_id) > _LONGEST_ID or not job_id.isprintable():
         raise InvalidInput(f"job_id must be printable and at most {_LONGEST_ID} characters long")
     return job_id
@@ -120,7 +122,7 @@ def with_random_inputs(task: Task, inputs: JobInput) -> JobInput:
 
 def checked_key(key: str) -> str:
     """A supersede key that can be remembered."""
-    _checks.text("supersede_key", key, InvalidInput)
+    key = _checks.text("supersede_key", key, InvalidInput)
     if len(key) > _LONGEST_KEY:
         raise InvalidInput(f"supersede_key must be at most {_LONGEST_KEY} characters long")
     return key

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from jobmanager.errors import InvalidValue
 from jobmanager.model import _checks
+from jobmanager.model._exact import make_exact
 
 _BLOCK = 4096
 _MOST = 2**30
@@ -35,6 +36,7 @@ class Limits:
     cpus: float = 1.0  # cores that it can keep busy
 
     def __post_init__(self) -> None:
+        make_exact(self, InvalidValue)
         for name in ("cpu_time_s", "cpus"):
             _checks.positive(name, getattr(self, name))
         if self.wall_time_s is not None:

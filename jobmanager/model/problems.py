@@ -8,6 +8,7 @@ from typing import Union
 
 from jobmanager.errors import InvalidInput, InvalidTask
 from jobmanager.model import _checks
+from jobmanager.model._exact import exact, make_exact
 
 Upload = Mapping[str, Union[str, bytes]]  # {"filename": its own name, "value": its content}
 Answer = Union[str, bytes, int, Collection[Union[str, int, float]], Upload]
@@ -33,6 +34,7 @@ class MultipleChoice:
     multiple: bool = field(default=True, kw_only=True)  # whether several may be chosen
 
     def __post_init__(self) -> None:
+        make_exact(self, InvalidTask)
         if not self.correct_keys:
             raise InvalidTask("MultipleChoice needs at least one correct choice")
         if not isinstance(self.correct, (str, int)):
@@ -87,6 +89,7 @@ class Match:
     failure_text: str = "Wrong answer."
 
     def __post_init__(self) -> None:
+        make_exact(self, InvalidTask)
         if not isinstance(self.answer, str):
             raise InvalidTask(f"Match needs the expected text, not {self.answer!r}")
         _check_texts(self)
@@ -119,6 +122,7 @@ class Code:
     optional: bool = field(default=False, kw_only=True)  # whether it may have no answer, which then is an empty text
 
     def __post_init__(self) -> None:
+        make_exact(self, InvalidTask)
         object.__setattr__(self, "filename", _filename(self.filename))
         _checks.flag("single_line", self.single_line, InvalidTask)
         _checks.flag("optional", self.optional, InvalidTask)
@@ -145,6 +149,7 @@ class File:
     optional: bool = field(default=False, kw_only=True)  # whether it may have no answer, which then is an empty file
 
     def __post_init__(self) -> None:
+        make_exact(self, InvalidTask)
         object.__setattr__(self, "filename", _filename(self.filename))
         object.__setattr__(self, "extensions", _extensions(self.extensions))
         if self.max_bytes is not None:
@@ -223,6 +228,7 @@ def _check_texts(problem: LocalProblem) -> None:
 
 
 def _keys(given: Answer, error: type[InvalidTask] | type[InvalidInput]) -> frozenset[str]:
+    given = exact(given)
     several = [given] if isinstance(given, (str, int)) else given
     if isinstance(several, (bytes, bytearray, Mapping)) or not isinstance(several, Collection):
         raise error(f"a MultipleChoice problem takes a key or a collection of keys, not {type(given).__name__}")

@@ -11,6 +11,7 @@ from typing import Literal
 
 from jobmanager.errors import InvalidTask, InvalidValue
 from jobmanager.model import _checks
+from jobmanager.model._exact import make_exact, own
 from jobmanager.model.container import GRADING_WORKSPACE, WORKSPACE
 from jobmanager.model.grader import SCRIPTS, Grader
 from jobmanager.model.limits import Limits
@@ -65,12 +66,15 @@ class Task:
     name: str = field(default="", kw_only=True)
 
     def __post_init__(self) -> None:
+        make_exact(self, InvalidTask)
+        freeze = object.__setattr__
+        freeze(self, "limits", own(Limits, self.limits))
+        freeze(self, "grader", own(Grader, self.grader))
         _checks.text("environment", self.environment, InvalidTask)
         if not isinstance(self.limits, Limits):
             raise InvalidTask(f"limits must be a Limits, not {self.limits!r}")
         if not isinstance(self.name, str):
             raise InvalidTask(f"name must be a string, not {self.name!r}")
-        freeze = object.__setattr__
         freeze(self, "command", _checks.command("command", self.command, InvalidTask))
         files, problems = _all_files(self.directory, self.files, self.limits), _problems(self.problems)
         answers = [problem.filename for problem in problems.values() if isinstance(problem, (Code, File)) and problem.filename]

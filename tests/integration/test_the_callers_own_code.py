@@ -13,6 +13,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from enum import Enum
 from pathlib import Path
 
 import docker
@@ -148,6 +149,26 @@ def test_a_child_that_a_callback_forks_ends_and_calls_no_result_back(engine: str
 def neighbours(manager: JobManager) -> list[Future[JobResult]]:
     """Jobs that run beside another one, for some seconds."""
     return [manager.submit(Task(BUSYBOX, command="sleep 4; echo fine", limits=Limits(wall_time_s=60))) for _ in range(2)]
+
+
+class Lang(str, Enum):
+    """As apps name their languages."""
+
+    SHELL = "sh"
+
+
+def test_text_of_the_callers_own_classes_is_run_as_what_it_holds(engine: str) -> None:
+    class Unknown(str):
+        """Of a class that no other process could find."""
+
+    command = [Lang.SHELL, "-c", Unknown('echo "$WORD" "$0"'), Lang.SHELL]
+    with JobManager(engine) as manager:
+        jobs = [
+            manager.submit(Task(BUSYBOX, command=command, env={Unknown("WORD"): Lang.SHELL}, name=Unknown("n"))),
+            manager.submit(Task(Unknown(BUSYBOX), command=Unknown("echo sh sh")), launcher_name=Lang.SHELL, job_id=Unknown("mine")),
+        ]
+        assert [job.result(60).stdout for job in jobs] == [b"sh sh\n"] * 2
+        assert jobs[1].job_id == "mine"
 
 
 class Local(str):
