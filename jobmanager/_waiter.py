@@ -49,7 +49,7 @@ def main(connection: Connection) -> None:
     threading.stack_size(_STACK_BYTES)
     outbox = Outbox(connection)
     outbox.start()
-    forward_logs(outbox.send)
+    forward_logs(outbox.send, lambda: outbox.drain(_LAST_WORDS_S))
     global _the_waiter
     waiter = _the_waiter = Waiter(settings, outbox.send)
     waiter.start()
@@ -57,7 +57,6 @@ def main(connection: Connection) -> None:
     while not isinstance(message := connection.recv(), Stop):
         waiter.handle(message)
     waiter.remove_all()  # a container whose making was given up may have been made all the same, later
-    outbox.drain(_LAST_WORDS_S)
 
 
 def orphaned() -> None:

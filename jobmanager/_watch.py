@@ -365,9 +365,17 @@ class Watch:
         if self._ended_at is None:
             self._ended_at = self._clock()
         freezes, self._stop_was_lost = over is _Over.LIMIT, False
-        acting = threading.Thread(target=self._pause if freezes else self._kill, name="jobmanager-stop", daemon=True)
+        act = self._pause if freezes else self._kill
+        acting = threading.Thread(target=self._guarded, args=(act,), name="jobmanager-stop", daemon=True)
         acting.start()
         self._drain(stream, acting, until=self._clock() + (0.0 if freezes else _DRAIN_S))
+
+    def _guarded(self, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except Exception:  # noqa: BLE001 - the thread's edge: a stop that was not carried out is none
+            self._stop_was_lost = True
+            _log.exception("stopping job %s failed", self._job.job_id)
 
     def _seen_afterwards(self, over: _Over) -> _Over:
         """What a stop turns out to be, where the engine had been hanging: the program may have ended by itself meanwhile.

@@ -117,17 +117,18 @@ def run_child(module: str, fd: int, parent: int, level: int) -> None:
         os._exit(0)  # threads that wait for an engine do not hold us up
 
 
-def forward_logs(send: Callable[[Any], None]) -> None:
-    """Let this process's log records come out of the caller's handlers."""
+def forward_logs(send: Callable[[Any], None], flush: Callable[[], None] = lambda: None) -> None:
+    """Let this process's log records come out of the caller's handlers. ``flush``: see to it that what was sent is out."""
     logger = logging.getLogger("jobmanager")
-    logger.handlers[:] = [_PipeHandler(send)]
+    logger.handlers[:] = [_PipeHandler(send, flush)]
     logger.propagate = False
 
 
 class _PipeHandler(logging.Handler):
-    def __init__(self, send: Callable[[Any], None]) -> None:
+    def __init__(self, send: Callable[[Any], None], flush: Callable[[], None]) -> None:
         super().__init__()
         self._send = send
+        self._flush = flush
 
     def emit(self, record: logging.LogRecord) -> None:
         with suppress(Exception):  # whatever it is, it costs this record: whoever logs here may be a loop's last guard
@@ -137,12 +138,17 @@ class _PipeHandler(logging.Handler):
                 record.exc_info = None
             self._send(LogLine(record=record))
 
+    def flush(self) -> None:
+        self._flush()
+
 
 def _leave_with(parent: int, orphaned: Callable[[], None] | None) -> None:
     """End this process when its parent ends. End of file on the pipe is not enough: a forked sibling may hold it."""
-    _wait_for_end_of(parent)
-    _tidy_up(orphaned)
-    os._exit(0)
+    try:
+        _wait_for_end_of(parent)
+        _tidy_up(orphaned)
+    finally:
+        os._exit(0)
 
 
 def _is_ending(parent: int) -> bool:

@@ -62,7 +62,7 @@ def test_a_job_for_which_no_thread_can_be_had_is_untouched_unless_an_earlier_wai
 
 
 class Engine:
-    """One that has the container, and no thread for its output."""
+    """One that has the container, and no thread for something that is asked of it."""
 
     def __init__(self, *, fails_at: str) -> None:
         self._fails_at = fails_at
@@ -123,3 +123,11 @@ def test_a_reconciler_whose_engine_cannot_be_asked_looks_again(monkeypatch: pyte
     waiter._reconcile()
 
     assert len(tries) == 3
+
+
+def test_a_stop_that_fails_on_our_side_counts_as_one_that_the_engine_did_not_take() -> None:
+    watch = Watch(watch_of(), Engine(fails_at=""), host_lost_timeout_s=1, send=lambda _: None)  # type: ignore[arg-type]
+
+    watch._guarded(watch._pause)  # this engine has no ``pause`` at all
+
+    assert watch._stop_was_lost
