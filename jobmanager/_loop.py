@@ -21,7 +21,7 @@ from jobmanager._callback_manager import CallbackManagers
 from jobmanager._children import Child, Gone, Heard, Unsent
 from jobmanager._live_outputs import LiveOutputs
 from jobmanager._log_thread import logger
-from jobmanager._pool import ProcessPool, Ticket
+from jobmanager._pool import ProcessPool, Ticket, Unanswered
 from jobmanager._tunnels import Tunnels
 from jobmanager._waiters import Waiters, farewell
 from jobmanager.engine import ssh_debug
@@ -278,10 +278,10 @@ class Loop:
 
     def _gone(self, child: Child) -> None:
         if child in self._pool:
-            ticket = self._pool.died(child)
-            if ticket is not None:
-                _log.warning("a pool worker died over container %s", ticket.container)
-                self._pool_replied(ticket, None)
+            unanswered = self._pool.died(child)
+            if unanswered is not None:
+                _log.warning("a pool worker died over container %s", unanswered.ticket.container)
+                self._pool_replied(unanswered.ticket, _why_hung(unanswered))
             self._pool.dispatch()
         elif (lost := self._waiters.gone(child)) is not None:
             self._ledger.waiter_died(lost.containers, over=lost.over)
@@ -467,6 +467,13 @@ def _guarded(step: Callable[..., None], *arguments: object) -> None:
         step(*arguments)
     except Exception:  # noqa: BLE001 - the loop's edge: one bad message must not stop all jobs
         _log.exception("the manager's loop met an error and goes on")
+
+
+def _why_hung(unanswered: Unanswered) -> HostCannot | None:
+    """A submitter that had to be ended is its engine's doing: another host may be quicker. None for any other death."""
+    if not unanswered.hung or not isinstance(unanswered.ticket.request, Submit):
+        return None
+    return HostCannot(reason="its engine let the submitter wait for too long", unreachable=True)
 
 
 def _told(image: Image) -> str:

@@ -33,10 +33,19 @@ class Ticket:
     request: PoolRequest
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unanswered:
+    """A request whose worker ended over it."""
+
+    ticket: Ticket
+    hung: bool  # and was ended by us: its engine let it wait
+
+
 @dataclass(slots=True)
 class _Work:
     ticket: Ticket
     since: float
+    hangs: bool = False
 
     @property
     def patience_s(self) -> float:
@@ -93,7 +102,7 @@ class ProcessPool:
             if now - work.since > work.patience_s:
                 _log.warning("a pool worker hangs over container %s: ending it", work.ticket.container)
                 worker.kill()
-                work.since = now  # its end is on its way
+                work.since, work.hangs = now, True  # its end is on its way
 
     def replied(self, worker: Child) -> Ticket:
         """A worker has answered; it takes the next request."""
@@ -105,13 +114,13 @@ class ProcessPool:
             worker.send(Stop())
         return ticket
 
-    def died(self, worker: Child) -> Ticket | None:
+    def died(self, worker: Child) -> Unanswered | None:
         """A worker has ended; the request that it had, if any, got no answer."""
         self._leaving.discard(worker)
         if worker in self._idle:
             self._idle.remove(worker)
         work = self._busy.pop(worker, None)
-        return work.ticket if work is not None else None
+        return Unanswered(ticket=work.ticket, hung=work.hangs) if work is not None else None
 
     def __contains__(self, child: Child) -> bool:
         return child in self._busy or child in self._idle or child in self._leaving

@@ -11,7 +11,7 @@ from jobmanager.engine.connect import connect
 from jobmanager.engine.processes import forward_logs
 from jobmanager.engine.protocol import Engine
 from jobmanager.model.host import Address
-from jobmanager.model.messages import DeleteFailed, PoolReply, PoolRequest, Refused, Stop, Submit
+from jobmanager.model.messages import DeleteFailed, HostCannot, PoolReply, PoolRequest, Stop, Submit
 
 _log = logging.getLogger(__name__)
 
@@ -35,4 +35,4 @@ def _reply(request: PoolRequest, engines: dict[Address, Engine]) -> PoolReply:
         _log.exception("%s failed", type(request).__name__)
         engines.pop(request.address, None)
         said = f"{type(error).__name__}: {error}"
-        return Refused(reason=said) if isinstance(request, Submit) else DeleteFailed(reason=said)
+        return HostCannot(reason=said, unreachable=False) if isinstance(request, Submit) else DeleteFailed(reason=said)

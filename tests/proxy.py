@@ -44,6 +44,8 @@ class Rule:
     on_reply: bool = False  # False: before the engine sees it; True: when it has been carried out
     drop: bool = False  # close the connection instead of holding it
     status: int = 0  # answer with it, and carry nothing out
+    answer: bytes = b""  # the same with these bytes
+    pause_s: float = 0.0  # between two of them, which then never are the whole answer
     hold_s: float = 60.0
     times: float = 1
     reached: threading.Event = field(default_factory=threading.Event)
@@ -159,6 +161,17 @@ class Proxy:
         return rule
 
     @contextmanager
+    def instead(self, answer: bytes, pattern: str = EVERYTHING, *, pause_s: float = 0.0) -> Iterator[Rule]:
+        """Answer matching requests with these bytes, all at once or one after the other, until the block is left."""
+        rule = Rule(pattern, answer=answer, pause_s=pause_s, times=math.inf)
+        self._rules.append(rule)
+        try:
+            yield rule
+        finally:
+            rule.times = 0
+            rule.go_on.set()
+
+    @contextmanager
     def delay(self, seconds: float, pattern: str = EVERYTHING) -> Iterator[Rule]:
         """Carry matching requests out at once, and answer so much later, until the block is left."""
         rule = Rule(pattern, on_reply=True, hold_s=seconds, times=math.inf)
@@ -223,6 +236,8 @@ class Proxy:
         if rule is not None and rule.status:
             client.sendall(_refusal(rule.status))
             return True
+        if rule is not None and rule.answer:
+            return _say_instead(client, rule)
         if rule is not None and rule.drop:
             return False
         engine.sendall(self._rewritten(line, head, body))
@@ -261,9 +276,20 @@ class Proxy:
                 return None
             rule.times -= 1
         rule.reached.set()
-        if not (rule.drop or rule.status):
+        if not (rule.drop or rule.status or rule.answer):
             rule.go_on.wait(rule.hold_s)
         return rule
+
+
+def _say_instead(client: socket.socket, rule: Rule) -> bool:
+    if not rule.pause_s:
+        client.sendall(rule.answer)
+        return True
+    for at in range(len(rule.answer)):
+        client.sendall(rule.answer[at : at + 1])
+        if rule.go_on.wait(rule.pause_s):
+            break
+    return False
 
 
 def _refusal(status: int) -> bytes:

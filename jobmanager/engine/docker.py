@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from math import inf
 from typing import Any, ClassVar
 
 import docker
@@ -21,6 +22,7 @@ import urllib3.exceptions
 
 from jobmanager.engine.container_config import VOLUME_LABEL, container_config
 from jobmanager.engine.docker_streams import LogStream, SocketStream, plain_socket, shut
+from jobmanager.engine.docker_transport import LEAST_BYTES_PER_S, Patience, bound, within
 from jobmanager.engine.protocol import (
     BeingRemoved,
     EngineError,
@@ -51,6 +53,9 @@ from jobmanager.model.host import TLS, Address
 _PIECE = 65536
 _SEND_GLANCE_S = 1.0
 _MOST_KNOWN_IMAGES = 64
+_MOST_WORDS = 1000  # of an engine's error, in characters
+_TIMES_FOR_PULL = 10  # the timeout, before an engine that fetches an image may be silent for too long
+_MOST_PULL_BYTES = 64 * 2**20  # of what it says meanwhile: hours of progress
 _NEWEST_API = "1.44"  # what this adapter was written against; newer engines still speak it
 _OLDEST_API = "1.41"  # the first with private cgroup namespaces (Engine 20.10)
 _STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?(Z|[+-]\d\d:\d\d)?", re.ASCII)
@@ -66,7 +71,9 @@ _NO_ANSWER = (
     docker.errors.StreamParseError,  # a RuntimeError only: an answer that is no JSON
     OSError,
 )
+_HIDE_THE_CAUSE = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ReadTimeoutError)
 _CAN_LIMIT = {"MemoryLimit": "memory", "SwapLimit": "swap", "PidsLimit": "processes", "CpuCfsQuota": "CPU time"}
+_STARTED = (204, 304)
 _PHASES = {"created": Phase.CREATED, "running": Phase.RUNNING, "restarting": Phase.RUNNING, "paused": Phase.PAUSED}
 
 
@@ -82,64 +89,64 @@ class DockerEngine:
         self._known_defaults: dict[str, ImageDefaults] = {}  # by image id
 
     def info(self) -> EngineInfo:
-        with _translated():
+        with self._asking():
             said = self._client.info()
-        return EngineInfo(
-            version=str(said.get("ServerVersion", "")),
-            cores=int(said.get("NCPU") or 1),
-            memory_mib=int(said.get("MemTotal") or 0) // 2**20,
-            now_s=_seconds(said.get("SystemTime")),
-            cgroup=str(said.get("CgroupVersion") or "1"),
-            kernel=str(said.get("KernelVersion") or ""),
-        )
+            return EngineInfo(
+                version=_text(said["ServerVersion"]),
+                cores=int(said.get("NCPU") or 1),
+                memory_mib=int(said.get("MemTotal") or 0) // 2**20,
+                now_s=_seconds(said.get("SystemTime")),
+                cgroup=str(said.get("CgroupVersion") or "1"),
+                kernel=str(said.get("KernelVersion") or ""),
+            )
 
     def about(self) -> EngineAbout:
-        with _translated():
+        with self._asking():
             info, version = self._client.info(), self._client.version(api_version=False)
-        components = {str(part.get("Name")): str(part.get("Version")) for part in version.get("Components") or ()}
-        return EngineAbout(
-            engine=str(version.get("Version", "")),
-            api=str(version.get("ApiVersion", "")),
-            containerd=components.get("containerd", ""),
-            runtime=str(info.get("DefaultRuntime", "")),
-            runc=components.get("runc", ""),
-            operating_system=str(info.get("OperatingSystem", "")),
-            kernel=str(info.get("KernelVersion", "")),
-            cgroup=str(info.get("CgroupVersion") or "1"),
-            storage_driver=str(info.get("Driver", "")),
-            live_restore=bool(info.get("LiveRestoreEnabled")),
-            security=tuple(option.split(",")[0].removeprefix("name=") for option in info.get("SecurityOptions") or ()),
-            cannot_limit=tuple(what for key, what in _CAN_LIMIT.items() if not info.get(key)),
-            warnings=tuple(str(warning).removeprefix("WARNING: ") for warning in info.get("Warnings") or ()),
-        )
+            components = {str(part.get("Name")): str(part.get("Version")) for part in version.get("Components") or ()}
+            return EngineAbout(
+                engine=str(version.get("Version", "")),
+                api=str(version.get("ApiVersion", "")),
+                containerd=components.get("containerd", ""),
+                runtime=str(info.get("DefaultRuntime", "")),
+                runc=components.get("runc", ""),
+                operating_system=str(info.get("OperatingSystem", "")),
+                kernel=str(info.get("KernelVersion", "")),
+                cgroup=str(info.get("CgroupVersion") or "1"),
+                storage_driver=str(info.get("Driver", "")),
+                live_restore=bool(info.get("LiveRestoreEnabled")),
+                security=tuple(option.split(",")[0].removeprefix("name=") for option in info.get("SecurityOptions") or ()),
+                cannot_limit=tuple(what for key, what in _CAN_LIMIT.items() if not info.get(key)),
+                warnings=tuple(str(warning).removeprefix("WARNING: ") for warning in info.get("Warnings") or ()),
+            )
 
     def images(self) -> list[Image]:
-        with _translated():
-            found = self._client.images()
-        return [
-            Image(
-                id=str(image["Id"]),
-                references=tuple(
-                    reference
-                    for reference in [*(image.get("RepoTags") or []), *(image.get("RepoDigests") or [])]
-                    if "<none>" not in reference
-                ),
-                labels=dict(image.get("Labels") or {}),
-                created_at_s=float(image.get("Created") or 0),
-                size_bytes=int(image.get("Size") or 0),
-            )
-            for image in found
-        ]
+        with self._asking():
+            return [
+                Image(
+                    id=_text(image["Id"]),
+                    references=tuple(
+                        reference
+                        for reference in [*(image.get("RepoTags") or []), *(image.get("RepoDigests") or [])]
+                        if "<none>" not in reference
+                    ),
+                    labels=_labels(image),
+                    created_at_s=float(image.get("Created") or 0),
+                    size_bytes=int(image.get("Size") or 0),
+                )
+                for image in _list(self._client.images())
+            ]
 
     def image_defaults(self, image: str) -> ImageDefaults:
         if image in self._known_defaults:  # one that is gone since is missed by ``create``
             return self._known_defaults[image]
-        with _translated(missing=ImageMissing):
-            config = self._client.inspect_image(image).get("Config") or {}
-        defaults = ImageDefaults(
-            command=(*(config.get("Entrypoint") or []), *(config.get("Cmd") or [])),
-            volumes=tuple(sorted(config.get("Volumes") or {})),
-        )
+        with self._asking(missing=ImageMissing):
+            said = self._client.inspect_image(image)
+            config = said.get("Config") or {}
+            defaults = ImageDefaults(
+                command=tuple(map(str, (*(config.get("Entrypoint") or []), *(config.get("Cmd") or [])))),
+                volumes=tuple(sorted(map(str, config.get("Volumes") or {}))),
+            )
         if image.startswith("sha256:"):  # an id stands for the same content for ever, a name does not
             if len(self._known_defaults) >= _MOST_KNOWN_IMAGES:
                 self._known_defaults.clear()
@@ -147,42 +154,46 @@ class DockerEngine:
         return defaults
 
     def pull(self, image: str) -> None:
-        with _translated(missing=ImageMissing):
+        patience = Patience(timeout_s=_TIMES_FOR_PULL * self._timeout_s, most_bytes=_MOST_PULL_BYTES, is_stream=True)
+        with self._asking(missing=ImageMissing, patience=patience):
             for said in self._client.pull(image, stream=True, decode=True, tag=None if _has_tag(image) else "latest"):
                 if "error" in said:
-                    raise ImageMissing(one_line(str(said["error"]).strip()))
+                    raise ImageMissing(_short(said["error"]))
 
     def create(self, spec: ContainerSpec, defaults: ImageDefaults) -> str:
-        with _translated(missing=ImageMissing, conflict=NameTaken):
-            made = self._client.create_container_from_config(container_config(spec, defaults), spec.name)
-        return str(made["Id"])
+        config = container_config(spec, defaults)
+        with self._asking(missing=ImageMissing, conflict=NameTaken):
+            return _text(self._client.create_container_from_config(config, spec.name)["Id"])
 
     def write_file(self, container: str, path: str, content: bytes) -> None:
         folder, _, name = path.rpartition("/")
         packed, member = io.BytesIO(), tarfile.TarInfo(name)
         member.size, member.mode = len(content), 0o644
-        with tarfile.open(fileobj=packed, mode="w") as tar:
+        with tarfile.open(fileobj=packed, mode="w", encoding="utf-8") as tar:
             tar.addfile(member, io.BytesIO(content))
-        with _translated():
+        with self._asking():
             self._client.put_archive(container, folder or "/", packed.getvalue())
 
     def start(self, container: str) -> None:
-        with _translated():
-            self._client.start(container)
+        with self._asking():
+            response = self._client._post(self._client._url("/containers/{0}/start", container))
+            self._client._raise_for_status(response)
+            if response.status_code not in _STARTED:  # what was not started would be waited for
+                raise ValueError(f"status {response.status_code} in answer to a start")
 
     def attach(self, container: str) -> OutputStream:
-        with _translated():
+        with self._asking(patience=self._for_a_stream()):
             return SocketStream(self._attach(container, stdout=1, stderr=1))
 
     def logs(self, container: str) -> OutputStream:
-        with _translated():
+        with self._asking(patience=self._for_a_stream()):
             response = self._client._get(
                 self._client._url("/containers/{0}/logs", container),
                 params={"stdout": 1, "stderr": 1, "follow": 1, "tail": "all"},
                 stream=True,
             )
             self._client._raise_for_status(response)
-        return LogStream(response)
+            return LogStream(response)
 
     def feed(self, container: str, payload: bytes, timeout_s: float, goes_on: Callable[[], bool] = lambda: True) -> None:
         link = self.open_stdin(container)
@@ -192,90 +203,88 @@ class DockerEngine:
             link.close()
 
     def open_stdin(self, container: str) -> StdinLink:
-        with _translated():
+        with self._asking(patience=self._for_a_stream()):
             return _SocketLink(self._attach(container, stdin=1))
 
     def inspect(self, container: str) -> ContainerState:
-        with _translated():
+        with self._asking():
             said = self._client.inspect_container(container)
-        state = said["State"]
-        phase = _PHASES.get(state["Status"], Phase.ENDED)
-        return ContainerState(
-            id=said["Id"],
-            name=said["Name"].lstrip("/"),
-            phase=phase,
-            labels=dict(said["Config"].get("Labels") or {}),
-            exit_code=int(state["ExitCode"]) if phase is Phase.ENDED else None,
-            oom_killed=bool(state.get("OOMKilled")),
-            error=str(state.get("Error") or ""),
-            created_at_s=_seconds(said.get("Created")),
-            started_at_s=_seconds(state.get("StartedAt")),
-            in_removal=state["Status"] in ("removing", "dead"),
-            volumes=_volumes(said),
-            ports=_published(said.get("NetworkSettings", {}).get("Ports") or {}),
-        )
+            state = said["State"]
+            phase = _PHASES.get(state["Status"], Phase.ENDED)
+            return ContainerState(
+                id=_text(said["Id"]),
+                name=_text(said["Name"]).lstrip("/"),
+                phase=phase,
+                labels=_labels(said["Config"]),
+                exit_code=int(state["ExitCode"]) if phase is Phase.ENDED else None,
+                oom_killed=bool(state.get("OOMKilled")),
+                error=str(state.get("Error") or ""),
+                created_at_s=_seconds(said.get("Created")),
+                started_at_s=_seconds(state.get("StartedAt")),
+                in_removal=state["Status"] in ("removing", "dead"),
+                volumes=_volumes(said),
+                ports=_published(said.get("NetworkSettings", {}).get("Ports") or {}),
+            )
 
     def list(self, labels: Mapping[str, str | None]) -> list[ContainerState]:
-        with _translated():
-            found = self._client.containers(all=True, filters={"label": _wanted(labels)})
-        return [
-            ContainerState(
-                id=container["Id"],
-                name=(container.get("Names") or ["/"])[0].lstrip("/"),
-                phase=_PHASES.get(container["State"], Phase.ENDED),
-                labels=dict(container.get("Labels") or {}),
-                created_at_s=float(container.get("Created") or 0),
-                volumes=_volumes(container),
-            )
-            for container in found
-        ]
+        with self._asking():
+            return [
+                ContainerState(
+                    id=_text(container["Id"]),
+                    name=_text((container.get("Names") or ["/"])[0]).lstrip("/"),
+                    phase=_PHASES.get(container["State"], Phase.ENDED),
+                    labels=_labels(container),
+                    created_at_s=float(container.get("Created") or 0),
+                    volumes=_volumes(container),
+                )
+                for container in _list(self._client.containers(all=True, filters={"label": _wanted(labels)}))
+            ]
 
     def kill(self, container: str) -> None:
-        with _translated(conflict=NotRunning):
+        with self._asking(conflict=NotRunning):
             self._client.kill(container)
 
     def pause(self, container: str) -> None:
-        with _translated(conflict=NotRunning):
+        with self._asking(conflict=NotRunning):
             self._client.pause(container)
 
     def unpause(self, container: str) -> None:
-        with _translated():
+        with self._asking():
             self._client.unpause(container)
 
     def usage(self, container: str) -> Usage | None:
-        with _translated():
+        with self._asking():
             said = self._client.stats(container, stream=False, one_shot=True)
-        cpu_time_ns = int(said["cpu_stats"]["cpu_usage"]["total_usage"])
-        peak = said["memory_stats"].get("max_usage")
-        return Usage(cpu_time_ns=cpu_time_ns, peak_memory_bytes=peak and int(peak)) if cpu_time_ns else None
+            cpu_time_ns = int(said["cpu_stats"]["cpu_usage"]["total_usage"])
+            peak = said["memory_stats"].get("max_usage")
+            return Usage(cpu_time_ns=cpu_time_ns, peak_memory_bytes=peak and int(peak)) if cpu_time_ns else None
 
     def archive(self, container: str, path: str) -> Iterator[bytes]:
-        with _translated():
+        with self._asking(patience=Patience(timeout_s=self._timeout_s, most_bytes=inf)):
             pieces, _ = self._client.get_archive(container, path, chunk_size=_PIECE)
             yield from pieces
 
     def remove(self, container: str) -> None:
         try:
-            with _translated(conflict=NoSuchContainer):  # 409: its removal is under way already
+            with self._asking(conflict=NoSuchContainer):  # 409: its removal is under way already
                 self._client.remove_container(container, force=True, v=True)
         except NoSuchContainer:
             self._raise_if_still_there(container)
         self._remove_volumes_of(container)
 
     def volumes(self, labels: Mapping[str, str | None]) -> Sequence[VolumeState]:
-        with _translated():
-            found = self._client.volumes(filters={"label": _wanted(labels)})["Volumes"]
-        return [
-            VolumeState(
-                name=volume["Name"],
-                labels=dict(volume.get("Labels") or {}),
-                created_at_s=_seconds(volume.get("CreatedAt")),
-            )
-            for volume in found or ()
-        ]
+        with self._asking():
+            return [
+                VolumeState(
+                    name=_text(volume["Name"]),
+                    labels=_labels(volume),
+                    created_at_s=_seconds(volume.get("CreatedAt")),
+                )
+                for volume in _list(self._client.volumes(filters={"label": _wanted(labels)})["Volumes"] or [])
+            ]
 
     def remove_volume(self, name: str) -> None:
-        with suppress(NoSuchContainer), _translated():
+        with suppress(NoSuchContainer), self._asking():
             self._client.remove_volume(name)
 
     def close(self) -> None:
@@ -283,6 +292,21 @@ class DockerEngine:
             _close_pools(self._client_made)
             self._client_made.close()
             self._client_made = None
+
+    @contextmanager
+    def _asking(
+        self,
+        *,
+        missing: type[EngineError] = NoSuchContainer,
+        conflict: type[EngineError] = Refused,
+        patience: Patience | None = None,
+    ) -> Iterator[None]:
+        """Around each call, and the reading of its answer, which may be nonsense."""
+        with _translated(missing=missing, conflict=conflict), within(patience or Patience(timeout_s=self._timeout_s)):
+            yield
+
+    def _for_a_stream(self) -> Patience:
+        return Patience(timeout_s=self._timeout_s, most_bytes=inf, is_stream=True)
 
     @property
     def _client(self) -> docker.APIClient:
@@ -298,7 +322,7 @@ class DockerEngine:
             said = asking.version(api_version=False)
         finally:
             asking.close()
-        newest = str(said.get("ApiVersion", _OLDEST_API))
+        newest = _text(said["ApiVersion"])
         if _version(newest) < _version(_OLDEST_API):
             raise Refused(f"Docker Engine {said.get('Version')} is too old: 20.10 or newer is needed")
         return min(newest, _NEWEST_API, key=_version)
@@ -312,6 +336,7 @@ class DockerEngine:
             tls=False if tls is None else _tls_config(tls),
             num_pools=4,
         )
+        bound(client)
         client.trust_env = False  # else REQUESTS_CA_BUNDLE replaces the host's own ca_cert, and verify=False
         return client
 
@@ -329,6 +354,22 @@ class DockerEngine:
         except NoSuchContainer:
             return
         raise BeingRemoved(f"removal of {container} is still under way")
+
+
+def _list(said: Any) -> list[Any]:
+    if not isinstance(said, list):
+        raise TypeError(f"{type(said).__name__} in place of a list")
+    return said
+
+
+def _text(said: Any) -> str:
+    if not isinstance(said, str):
+        raise TypeError(f"{type(said).__name__} in place of a text")
+    return said
+
+
+def _labels(said: Mapping[str, Any]) -> dict[str, str]:
+    return {str(key): str(value) for key, value in (said.get("Labels") or {}).items()}
 
 
 def _volumes(container: Mapping[str, Any]) -> dict[str, str]:
@@ -351,19 +392,27 @@ def _wanted(labels: Mapping[str, str | None]) -> Sequence[str]:
 def _translated(
     *, missing: type[EngineError] = NoSuchContainer, conflict: type[EngineError] = Refused
 ) -> Iterator[None]:
-    """Docker's, requests' and urllib3's errors in our words. What 404 and 409 mean depends on the call."""
+    """Whatever goes wrong, in our words. What 404 and 409 mean depends on the call.
+
+    Docker's client reads parts of an answer that may not be there, in any shape; what it then raises is the engine's
+    nonsense, which is as good as no answer.
+    """
     try:
         yield
+    except EngineError:
+        raise
     except docker.errors.APIError as error:
         raise _api_error(error, missing, conflict) from error
     except _NO_ANSWER as error:
-        raise Unreachable(one_line(_innermost(error))) from error
+        raise Unreachable(_short(_innermost(error))) from error
     except docker.errors.DockerException as error:
-        raise Unreachable(one_line(str(error))) from error
+        raise Unreachable(_short(error)) from error
+    except Exception as error:
+        raise Unreachable(f"its answer makes no sense ({type(error).__name__}: {_short(error)})") from error
 
 
 def _api_error(error: docker.errors.APIError, missing: type[EngineError], conflict: type[EngineError]) -> EngineError:
-    words = one_line(str(error.explanation or error).strip())
+    words = _short(error.explanation or error)
     status = error.status_code
     if status == 404:
         return missing(words)
@@ -379,13 +428,18 @@ def _innermost(error: BaseException) -> str:
             return f"no answer within {waited[1]} s"
         inner = getattr(error, "reason", None) or next((arg for arg in error.args if isinstance(arg, BaseException)), None)
         if not isinstance(inner, BaseException):
-            inner = error.__cause__ if isinstance(error, urllib3.exceptions.NewConnectionError) else None
+            inner = error.__cause__ if isinstance(error, _HIDE_THE_CAUSE) else None
         if inner is None:
             break
         error = inner
     if not isinstance(error, OSError):
         return f"{type(error).__name__}: {error}"
     return f"{error} ({_HINTS[error.errno]})" if error.errno in _HINTS else str(error)
+
+
+def _short(words: object) -> str:
+    """An engine's words, of which there may be megabytes."""
+    return one_line(str(words).strip()[:_MOST_WORDS])
 
 
 def _close_pools(client: docker.APIClient) -> None:
@@ -414,15 +468,15 @@ class _SocketLink:
 
 
 def _send_all(plain: socket.socket, payload: bytes, timeout_s: float, goes_on: Callable[[], bool]) -> None:
-    until = time.monotonic() + timeout_s
+    began = time.monotonic()
     plain.settimeout(_SEND_GLANCE_S)
     left = memoryview(payload)
     while left:
+        if time.monotonic() - began > timeout_s + (len(payload) - len(left)) / LEAST_BYTES_PER_S:
+            raise TimeoutError(f"{len(left)} of {len(payload)} bytes were not taken in time")
         try:
             left = left[plain.send(left) :]
         except TimeoutError:
-            if time.monotonic() > until:
-                raise
             if not goes_on():
                 raise NotRunning("it has ended, and did not take all of its standard input") from None
 

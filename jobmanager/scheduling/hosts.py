@@ -20,6 +20,8 @@ ENVIRONMENT_TYPE = "docker"
 _MIB_PER_JOB = 256
 _LOOKS_UNTIL_SEEN = 2  # the first to answer may have been under way already when a container was placed
 _MOST_HOSTS_NAMED = 3
+_LOOKED_AT_S = 5.0  # from then on as any host that is down
+_RESTS_S = (0.0, 0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0)  # after so many starts in a row that got no answer
 
 
 class HostStatus(Enum):
@@ -56,6 +58,8 @@ class Host:
         self.last_placed = 0
         self.unpromised_mib = 0
         self.free_memory_mib = 0  # of that, what is available too
+        self.rests_until = 0.0  # it answers when it is looked at, and broke off the latest starts
+        self._broken_off = 0
         self._looks = 0
         self._aliases = aliases
         self._images: tuple[Image, ...] | None = None
@@ -77,9 +81,11 @@ class Host:
         """What the machine has; 0 while it is not known."""
         return self.info.memory_mib if self.info is not None else 0
 
-    def answers(self, info: EngineInfo, images: Iterable[Image]) -> bool:
-        """It is up, and this is what it has. True when its images are others than before."""
-        self.status, self.reason, self.info = HostStatus.UP, "", info
+    def answers(self, info: EngineInfo, images: Iterable[Image], now: float) -> bool:
+        """It is up, unless it rests, and this is what it has. True when its images are others than before."""
+        self.info = info
+        if now >= self.rests_until:
+            self.status, self.reason = HostStatus.UP, ""
         has_changed = self._has(tuple(images))
         self._looks += 1
         self._count_memory(info)
@@ -88,6 +94,21 @@ class Host:
     def silent(self, reason: str) -> None:
         """It is down. What it had is remembered: a job for it waits instead of being refused."""
         self.status, self.reason = HostStatus.DOWN, reason
+
+    def broke_off(self, reason: str, now: float) -> None:
+        """It did not answer when a container was to be started: with each time in a row it is left alone for longer."""
+        if self.status is HostStatus.UP:  # else another start has told it
+            self.rests_until = now + _RESTS_S[min(self._broken_off, len(_RESTS_S) - 1)]
+            self._broken_off += 1
+        self.silent(reason)
+
+    def has_rested(self, now: float) -> bool:
+        """Whether a rest is over, and nobody has looked since."""
+        return self.status is HostStatus.DOWN and 0.0 < self.rests_until <= now < self.rests_until + _LOOKED_AT_S
+
+    def started_one(self) -> None:
+        """It has started a container."""
+        self._broken_off, self.rests_until = 0, 0.0
 
     def forget_image(self, image_id: str) -> bool:
         """An image is gone, seen before the next look; False when it was not known. An older one may have its names."""
@@ -215,9 +236,9 @@ class HostTable:
     def __getitem__(self, name: str) -> Host:
         return self._hosts[name]
 
-    def answers(self, name: str, info: EngineInfo, images: Iterable[Image]) -> None:
-        """A host is up, and this is what it has."""
-        if self._hosts[name].answers(info, images):
+    def answers(self, name: str, info: EngineInfo, images: Iterable[Image], now: float) -> None:
+        """A host is up, unless it rests, and this is what it has."""
+        if self._hosts[name].answers(info, images, now):
             self._several = None
 
     def choose(self, needs: Needs, allowed: Callable[[Host], bool] = lambda _: True) -> Host | None:

@@ -276,7 +276,9 @@ class Ledger:
             held.made = held.made or isinstance(reply, Submitted)
             job = self._job_of(container)
             if isinstance(reply, HostCannot) and reply.unreachable:
-                self._suspect(held.host, reply.reason)
+                self._broke_off(held.host, reply.reason)
+            elif isinstance(reply, Submitted):
+                self._hosts[held.host].started_one()
             if job is None:
                 self._containers.delete(container)
                 return
@@ -387,11 +389,12 @@ class Ledger:
         with self._changed:
             host = self._hosts[name]
             was_up = host.status is HostStatus.UP
-            self._hosts.answers(name, info, images)
-            if not was_up:
+            self._hosts.answers(name, info, images, self._clock())
+            is_up_again = host.status is HostStatus.UP and not was_up
+            if is_up_again:
                 self._crash_what_nobody_can_run(patience_s=0.0)
             self._changed.notify_all()
-            return not was_up
+            return is_up_again
 
     def host_silent(self, name: str, reason: str) -> None:
         """A host is down."""
@@ -419,7 +422,7 @@ class Ledger:
             self._crash_what_nobody_can_run(patience_s=_NO_IMAGE_S)
             waiting = self._queue.all_needs()
             for host in self._hosts:
-                if any(host.is_worth_a_look(needs) for needs in waiting):
+                if host.has_rested(now) or any(host.is_worth_a_look(needs) for needs in waiting):
                     self._orders.append(LookAtHost(host=host.name))
 
     # ---- what is done
@@ -549,7 +552,7 @@ class Ledger:
         job.trouble = [*job.trouble[-2:], f"{job.host}: {reason}"]
         if facts.unreachable or facts.host_lost:
             job.times_unreachable += 1
-            self._suspect(job.host, reason)
+            self._broke_off(job.host, reason)
         else:
             job.failures += 1
         self._happen(job, Happening.NEVER_BEGAN)
@@ -583,8 +586,11 @@ class Ledger:
         else:
             self._happen(job, Happening.SUBMITTER_DIED)
 
-    def _suspect(self, name: str, reason: str) -> None:
-        self._down(name, reason)
+    def _broke_off(self, name: str, reason: str) -> None:
+        host = self._hosts[name]
+        if host.status is not HostStatus.DOWN:
+            self._orders.append(AnnounceHostDown(host=name, reason=reason))
+        host.broke_off(reason, self._clock())
         self._orders.append(LookAtHost(host=name))
 
     def _down(self, name: str, reason: str) -> None:

@@ -98,10 +98,20 @@ def test_every_exception_of_docker_requests_urllib3_and_the_system_comes_out_as_
     assert isinstance(str(translated.value), str)
 
 
-def test_a_bug_of_ours_is_not_taken_for_the_engines():
-    for bug in (ZeroDivisionError, TypeError, KeyError, AssertionError):
-        with pytest.raises(bug), _translated():
-            raise bug("ours")
+def test_whatever_else_docker_raises_is_nonsense_of_the_engines():
+    for error in (KeyError("message"), TypeError("null"), AttributeError("list"), RecursionError("deep"), ValueError()):
+        with pytest.raises(Unreachable, match="its answer makes no sense") as translated, _translated():
+            raise error
+        assert translated.value.__cause__ is error
+
+
+def test_a_bug_in_what_we_ask_for_is_not_taken_for_the_engines(monkeypatch):
+    def broken(spec, defaults):
+        raise KeyError("ours")
+
+    monkeypatch.setattr("jobmanager.engine.docker.container_config", broken)
+    with pytest.raises(KeyError, match="ours"):
+        CALLS["create"](engine_that(None))
 
 
 def _api_error(status, words="said"):

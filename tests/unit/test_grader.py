@@ -87,8 +87,8 @@ def test_student_containers_have_a_budget_beside_the_tasks_limits() -> None:
 def test_a_grading_job_goes_where_its_students_environments_are_too() -> None:
     hosts = HostTable([DockerHost("unix:///a", name="a"), DockerHost("unix:///b", name="b")], {})
     info = EngineInfo(version="20.10", cores=4, memory_mib=4096, now_s=0.0, cgroup="1")
-    hosts["a"].answers(info, [image("grader")])
-    hosts["b"].answers(info, [image("grader"), image("student")])
+    hosts["a"].answers(info, [image("grader")], 0.0)
+    hosts["b"].answers(info, [image("grader"), image("student")], 0.0)
     needs = Needs(environment="grader", memory_mib=10, cpus=1, student_environments=frozenset({"student"}))
 
     chosen = [hosts.choose(needs) for _ in range(3)]

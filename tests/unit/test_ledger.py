@@ -174,6 +174,7 @@ def test_a_host_that_cannot_be_reached_again_and_again_costs_the_job_nothing_but
 
     for _ in range(50):
         driver.ledger.submitted(driver.place("j"), UNREACHABLE)
+        driver.clock.now += 15.0
         driver.answers("a"), driver.answers("b")
         for container in set(driver.deletes()) & set(driver.ledger.containers()):
             driver.ledger.deleted(container)
@@ -182,12 +183,65 @@ def test_a_host_that_cannot_be_reached_again_and_again_costs_the_job_nothing_but
     assert driver.result("j").verdict.outcome is Outcome.SUCCESS
 
 
+def test_a_host_that_answers_looks_and_breaks_off_starts_is_left_alone_for_longer_and_longer():
+    """Else it would use up all that a job may try while the host that could run it is full."""
+    driver = Driver({"a": 1}, queue_timeout_s=1e9)
+    driver.accept("j")
+
+    began, waited_s = driver.clock.now, []
+    for _ in range(12):
+        driver.ledger.submitted(driver.place("j"), UNREACHABLE)
+        for container in set(driver.deletes()) & set(driver.ledger.containers()):
+            driver.ledger.deleted(container)
+        since = driver.clock.now
+        while not driver.answers("a"):
+            assert driver.ledger.hosts()[0].reason == UNREACHABLE.reason
+            driver.clock.now += 0.5
+        waited_s.append(driver.clock.now - since)
+
+    assert waited_s == [0.0, 0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 15.0, 15.0, 15.0, 15.0]
+    assert driver.clock.now - began > 90
+
+
+def test_a_rest_ends_by_a_look_and_a_start_that_works_forgets_what_was_before():
+    driver = Driver({"a": 8}, queue_timeout_s=1e9)
+    driver.accept("j")
+    for _ in range(3):
+        driver.ledger.submitted(driver.place("j"), UNREACHABLE)
+        driver.answers("a")
+    assert not driver.ledger.hosts()[0].up
+
+    driver.carry_out()
+    driver.ledger.tick()
+    assert LookAtHost(host="a") not in driver.carry_out(), "it rests"
+    driver.clock.now += 0.5
+    driver.ledger.tick()
+    assert LookAtHost(host="a") in driver.carry_out()
+    assert driver.answers("a")
+
+    driver.run("j")
+    driver.accept("k")
+    driver.ledger.submitted(driver.place("k"), UNREACHABLE)
+    assert driver.answers("a"), "as the first time"
+
+
+def test_starts_that_break_off_together_are_one_time():
+    driver = Driver({"a": 8}, queue_timeout_s=1e9)
+    containers = [driver.place(driver.accept(f"j{number}")) for number in range(8)]
+
+    for container in containers:
+        driver.ledger.submitted(container, UNREACHABLE)
+
+    assert driver.answers("a")
+
+
 def test_each_try_has_a_container_name_of_its_own():
     driver = Driver({"a": 5, "b": 5})
     driver.accept("j")
 
     for _ in range(6):  # nothing is deleted meanwhile: both hosts are away
         driver.ledger.submitted(driver.place("j"), UNREACHABLE)
+        driver.clock.now += 15.0
         driver.answers("a"), driver.answers("b")
     driver.run("j")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jobmanager import _pool
-from jobmanager._pool import ProcessPool, Ticket
+from jobmanager._pool import ProcessPool, Ticket, Unanswered
 from jobmanager.model.host import Address
 from jobmanager.model.messages import Delete
 
@@ -75,6 +75,7 @@ def test_a_worker_that_hangs_past_every_timeout_is_killed(pool: ProcessPool, clo
     clock.now = 1000.0
     pool.end_hung_workers()
     assert StubChild.made[0].killed
+    assert pool.died(StubChild.made[0]) == Unanswered(ticket=ticket("hangs", 1), hung=True)
 
 
 def test_a_worker_that_died_gives_its_ticket_back_and_a_free_one_nothing(pool: ProcessPool) -> None:
@@ -83,7 +84,7 @@ def test_a_worker_that_died_gives_its_ticket_back_and_a_free_one_nothing(pool: P
     working = next(child for child in StubChild.made if child.sent)
     free = next(child for child in StubChild.made if not child.sent)
 
-    assert pool.died(working) == ticket("a", 1)
+    assert pool.died(working) == Unanswered(ticket=ticket("a", 1), hung=False)
     assert pool.died(free) is None
     assert pool.workers() == []
 

@@ -1,0 +1,118 @@
+"""An engine that trickles or answers nonsense, through a proxy, beside one that is well: nothing of it is final for a job."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from jobmanager import DockerHost, HookManager, JobManager, Outcome, Task, _waiters
+from jobmanager.events import HostDown
+from tests.conftest import BUSYBOX, eventually
+from tests.proxy import CREATE, START, Proxy
+
+pytestmark = pytest.mark.engine
+
+PATIENCE_S = 90.0
+JSON = b"HTTP/1.1 %s\r\nContent-Type: application/json\r\nApi-Version: 1.41\r\n"
+OK = JSON % b"200 OK"
+
+
+def whole(body: bytes, status: bytes = b"200 OK") -> bytes:
+    return JSON % status + b"Content-Length: %d\r\n\r\n" % len(body) + body
+
+
+ILL = {
+    "dict": (whole(b"{}"), 0.0),
+    "null": (whole(b"null"), 0.0),
+    "deep": (whole(b"[" * 200_000), 0.0),
+    "403": (whole(b"{}", b"403 Forbidden"), 0.0),
+    "409": (whole(b"[]", b"409 Conflict"), 0.0),
+    "endless": (OK + b"Transfer-Encoding: chunked\r\n\r\n" + (b"100000\r\n" + b" " * 2**20 + b"\r\n") * 40, 0.0),
+    "trickle": (whole(b" " * 1000), 0.2),
+}
+
+
+@pytest.fixture(autouse=True)
+def hosts_are_looked_at_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_waiters, "_LOOK_INTERVAL_S", 0.5)
+
+
+@pytest.fixture
+def proxy(engine_urls: list[str]) -> Iterator[Proxy]:
+    with Proxy(engine_urls[0]) as proxy:
+        yield proxy
+
+
+def managing(proxy: Proxy, *others: str, hooks: HookManager | None = None) -> JobManager:
+    """Of a host ``ill``, which is behind the proxy, and perhaps of one that is ``well``."""
+    hosts = [DockerHost(proxy.url, name="ill", max_concurrent_jobs=4)]
+    hosts += [DockerHost(url, name="well", max_concurrent_jobs=2) for url in others]
+    return JobManager(hosts, engine_timeout_s=1.5, hook_manager=hooks)
+
+
+def is_up(manager: JobManager, name: str) -> bool:
+    return next(host.up for host in manager.hosts() if host.name == name)
+
+
+@pytest.mark.parametrize("ill", ILL)
+def test_all_jobs_run_on_the_well_host_and_running_ones_go_on(engine_urls: list[str], proxy: Proxy, ill: str) -> None:
+    answer, pause_s = ILL[ill]
+    with managing(proxy, engine_urls[1]) as manager:
+        eventually(lambda: is_up(manager, "ill") and is_up(manager, "well"), what="both are up")
+        before = [manager.submit(Task(BUSYBOX, command="sleep 3; echo ran")) for _ in range(4)]
+        eventually(lambda: len(manager.get_job_queue_snapshot()[0]) == 4, what="they have hosts")
+        assert any(job.host == "ill" for job in manager.get_job_queue_snapshot()[0])
+        with proxy.instead(answer, pause_s=pause_s):
+            after = [manager.submit(Task(BUSYBOX, command="echo ran")) for _ in range(6)]
+            results = [job.result(PATIENCE_S) for job in after]
+            eventually(lambda: not is_up(manager, "ill"), what="it is shown as down")
+        went_on = [job.result(PATIENCE_S) for job in before]
+        eventually(lambda: is_up(manager, "ill"), what="it is up again")
+
+    assert {(result.outcome, result.stdout, result.host) for result in results} == {(Outcome.SUCCESS, b"ran\n", "well")}
+    assert {(result.outcome, result.stdout) for result in went_on} == {(Outcome.SUCCESS, b"ran\n")}
+
+
+@pytest.mark.parametrize("call", [CREATE, START], ids=["create", "start"])
+@pytest.mark.parametrize("ill", ["dict", "409", "trickle"])
+def test_a_host_that_answers_looks_well_and_starts_ill_costs_no_job(
+    engine_urls: list[str], proxy: Proxy, ill: str, call: str
+) -> None:
+    answer, pause_s = ILL[ill]
+    with proxy.instead(answer, call, pause_s=pause_s), managing(proxy, engine_urls[1]) as manager:
+        eventually(lambda: is_up(manager, "ill") and is_up(manager, "well"), what="both are up")
+        jobs = [manager.submit(Task(BUSYBOX, command="sleep 0.5; echo ran")) for _ in range(8)]
+        results = [job.result(PATIENCE_S) for job in jobs]
+
+    assert {(result.outcome, result.stdout) for result in results} == {(Outcome.SUCCESS, b"ran\n")}
+
+
+def test_a_job_that_no_other_host_can_run_waits_for_the_end_of_the_nonsense_and_the_host_does_not_flap(proxy: Proxy) -> None:
+    downs: list[HostDown] = []
+    hooks = HookManager()
+    hooks.add(HostDown, downs.append)
+    with managing(proxy, hooks=hooks) as manager:
+        with proxy.instead(ILL["null"][0], CREATE):
+            job = manager.submit(Task(BUSYBOX, command="echo ran"))
+            eventually(lambda: len(downs) >= 4, what="it was tried some times, with longer and longer pauses")
+        result = job.result(PATIENCE_S)
+
+    assert (result.outcome, result.stdout) == (Outcome.SUCCESS, b"ran\n")
+    assert len(downs) < 12
+
+
+def test_an_endless_answer_takes_no_more_memory_than_one_that_makes_sense(proxy: Proxy) -> None:
+    with managing(proxy) as manager:
+        children = psutil.Process().children(recursive=True)
+        waiters = [child for child in children if "jobmanager._waiter" in child.cmdline()]
+        before = [child.memory_info().rss for child in waiters]
+        with proxy.instead(ILL["endless"][0]):
+            eventually(lambda: not is_up(manager, "ill"), what="it is shown as down")
+            seen = proxy.count("")
+            eventually(lambda: proxy.count("") > seen + 2, what="it was looked at again")
+            grown = [child.memory_info().rss - rss for child, rss in zip(waiters, before, strict=True)]
+
+    assert waiters
+    assert max(grown) < 150 * 2**20
