@@ -59,6 +59,7 @@ from jobmanager.model.messages import (
     TunnelOpen,
 )
 from jobmanager.model.messages import Watch as WatchMessage
+from jobmanager.scheduling.hosts import ENVIRONMENT_LABEL
 from jobmanager.scheduling.ledger import Ledger
 from jobmanager.scheduling.orders import (
     AnnounceHostDown,
@@ -83,6 +84,7 @@ _LANE_WHILE_UNKNOWN = 4
 _LEASE_SLACK_S = 900.0  # past a job's wall clock, before anybody may call its container abandoned
 _JOIN_S = 5.0
 _NO_WAITER_S = 0.2
+_INHERITED = f" (an image that is made FROM one of them has its label, unless it says LABEL {ENVIRONMENT_LABEL}= itself)"
 
 
 class _Wake:
@@ -351,7 +353,8 @@ class Loop:
         for environment, versions in self._versions.items():
             if versions != known.get(environment):
                 told = "; ".join(f"{_told(version.image)} on {version.host}" for version in versions)
-                _log.warning("environment %s is several images, of which the newest is preferred: %s", environment, told)
+                hint = _INHERITED if all(ENVIRONMENT_LABEL in version.image.labels for version in versions) else ""
+                _log.warning("environment %s is several images, of which the newest is preferred%s: %s", environment, hint, told)
 
     # ---- what the ledger orders
 

@@ -38,12 +38,15 @@ class StdinWriter:
         self._closed = False
         self._thread: threading.Thread | None = None
 
-    def put(self, data: bytes) -> bool:
-        """Write this, sooner or later; False when too much waits already. Nothing is written after the end."""
+    def put(self, data: bytes, *, spare: int = 0) -> bool:
+        """Write this, sooner or later; False when too much waits already. Nothing is written after the end.
+
+        ``spare``: bytes that are left for what is put by others.
+        """
         with self._changed:
             if self._closed or self._ends:
                 return True
-            if self._waiting_bytes + len(data) > self._most_bytes:
+            if self._waiting_bytes + len(data) > self._most_bytes - spare:
                 return False
             self._pieces.append(data)
             self._waiting_bytes += len(data)

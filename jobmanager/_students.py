@@ -46,7 +46,8 @@ from jobmanager.model.verdict import judge
 _log = logging.getLogger(__name__)
 
 _MOST_UNTAKEN = 2**20 + 2**18  # of a student's standard input; the runner keeps to less
-_MOST_UNTOLD = 64 * 2**20  # of what the runner does not read
+_MOST_UNTOLD = 64 * 2**20  # of what students print and the runner does not read
+_FOR_THE_REST = 2**20  # of all else that it does not read
 _TOKEN_BYTES = 16
 _REMOVALS = 3
 _REMOVAL_PAUSE_S = 0.5
@@ -88,7 +89,7 @@ class Students:
         self._highest_id = 0
         self._is_over = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._to_runner = StdinWriter(most_bytes=_MOST_UNTOLD, on_broken=self.broke)
+        self._to_runner = StdinWriter(most_bytes=_MOST_UNTOLD + _FOR_THE_REST, on_broken=self.broke)
 
     def of(self, watch: Watch) -> None:
         """The grading container's watch, before it begins."""
@@ -161,7 +162,7 @@ class Students:
             self._refuse_job(f"the runner asked for student {asked.id} twice")
             return
         self._highest_id = asked.id
-        student = _Student(asked, tell=self._tell, most_output=self._job.limits.output_kib * 1024)
+        student = _Student(asked, tell=self._tell, relay=self._relay, most_output=self._job.limits.output_kib * 1024)
         with self._lock:
             has_room = len(self._running) < self._grading.most_students + _MORE_THREADS
             if has_room:
@@ -194,9 +195,13 @@ class Students:
         self._highest_id = nonsense.id
         self._tell(downwards("end", nonsense.id, **_end(Outcome.ERROR, nonsense.reason, None)))
 
+    def _relay(self, line: bytes) -> bool:
+        """What a student printed; False when the runner is too far behind."""
+        return self._to_runner.put(line, spare=_FOR_THE_REST)
+
     def _tell(self, line: bytes) -> None:
         if not self._to_runner.put(line):
-            _log.warning("job %s: its grader does not read what its students print, and is cut off", self._job.job_id)
+            _log.warning("job %s: its grader does not read what it is told of its students, and is cut off", self._job.job_id)
             self.broke()
 
     def _see_to(self, student: _Student) -> None:
@@ -328,15 +333,18 @@ class Students:
 class _Student:
     """One student container, from the grader's request to its end; a ``Talk`` with its program."""
 
-    def __init__(self, asked: RunStudent, *, tell: Callable[[bytes], None], most_output: int) -> None:
+    def __init__(
+        self, asked: RunStudent, *, tell: Callable[[bytes], None], relay: Callable[[bytes], bool], most_output: int
+    ) -> None:
         self.asked = asked
         self._output_left = most_output  # of what it prints until it is stopped for that, the grader hears no more
         self.is_killed = False
         self._tell = tell
+        self._relay = relay
         self._watch: Watch | None = None
         self._give_back: Callable[[], None] = lambda: None
         self._input = StdinWriter(most_bytes=_MOST_UNTAKEN, on_written=self._taken)
-        self._too_much = False
+        self._too_much = self._is_ahead = False
 
     def granted(self, give_back: Callable[[], None]) -> None:
         """It has a place; ``give_back`` is called when it is killed, as that is free soon."""
@@ -367,13 +375,16 @@ class _Student:
     def printed(self, stderr: bool, data: bytes) -> None:
         told = data[: self._output_left]
         self._output_left -= len(told)
-        if told:
-            self._tell(output_message(self.asked.id, stderr, told))
+        if told and not self._is_ahead and not self._relay(output_message(self.asked.id, stderr, told)):
+            self._is_ahead = True  # whoever kept all of it would keep ever more
+            self.kill()
 
     def tell_end(self, outcome: Outcome, text: str = "", facts: RunFacts | None = None) -> None:
         """The last that the grader hears of it."""
         if self._too_much:
             outcome, text = Outcome.ERROR, "more of its standard input was sent than it takes"
+        if self._is_ahead:
+            outcome, text = Outcome.OVERFLOW, f"{_MOST_UNTOLD // 2**20} MiB of what it printed wait for its grader to read them"
         self._tell(downwards("end", self.asked.id, **_end(outcome, text, facts)))
 
     def opened(self, link: StdinLink) -> None:

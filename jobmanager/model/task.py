@@ -208,7 +208,18 @@ def _directory_files(given: str | Path, limits: Limits) -> dict[str, bytes]:
     paths = sorted(path for path in directory.rglob("*") if path.is_file() and not path.is_symlink())
     if lack := limits.workspace_lack([path.stat().st_size for path in paths]):
         raise InvalidTask(f"directory {str(directory)!r} is {lack}")
-    return file_contents({path.relative_to(directory).as_posix(): path for path in paths}, InvalidTask)
+    return file_contents(names_below(directory, paths), InvalidTask)
+
+
+def names_below(folder: Path, paths: Collection[Path]) -> dict[str, Path]:
+    """Files by their names in a folder. On disk these may be any bytes, in a container only UTF-8."""
+    names = {path.relative_to(folder).as_posix(): path for path in paths}
+    for name, path in names.items():
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise InvalidTask(f"the name of the file {os.fsencode(path)!r} is no UTF-8: rename it, or leave it out") from None
+    return names
 
 
 def _problems(problems: Mapping[str, Problem] | None) -> dict[str, Problem]:

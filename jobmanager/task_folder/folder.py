@@ -15,7 +15,7 @@ from jobmanager.model.grader import SCRIPTS, Grader
 from jobmanager.model.limits import Limits
 from jobmanager.model.network import Network
 from jobmanager.model.problems import Code, File, Problem, ProblemType
-from jobmanager.model.task import Task
+from jobmanager.model.task import Task, names_below
 from jobmanager.task_folder.fields import Fields
 from jobmanager.task_folder.marked_yaml import MOST_BYTES, Mistakes, Unreadable, parse
 from jobmanager.task_folder.problem_types import checked, problem
@@ -195,7 +195,7 @@ def _shared_files(folder: Path, limits: Limits) -> dict[str, Path]:
     found = sorted(path for path in folder.rglob("*") if _is_file(path))
     if lack := limits.workspace_lack([path.stat().st_size for path in found]):
         raise InvalidTask(f"the files that come along of {str(folder)!r} are {lack}, or give common=False")
-    return {f"{COMMON}/{path.relative_to(folder).as_posix()}": path for path in found}
+    return {f"{COMMON}/{name}": path for name, path in names_below(folder, found).items()}
 
 
 def _warn_of_what_is_left_out(folder: Path, shared: Path | None) -> None:

@@ -86,13 +86,13 @@ def two(urls: Sequence[str], *, a: int | None = 4, b: int | None = 4) -> list[Do
 
 
 @contextmanager
-def image(url: str, name: str, *, label: str | None = None) -> Iterator[str]:
+def image(url: str, name: str, *, label: str | None = None, base: str = BUSYBOX) -> Iterator[str]:
     """An image of its own on one host, for a while; its id."""
     client = docker.APIClient(base_url=url, version="1.41")
     try:
-        container = client.create_container(BUSYBOX, ["true"])["Id"]
+        container = client.create_container(base, ["true"])["Id"]
         repository, _, tag = name.partition(":")
-        changes = [f"LABEL {ENVIRONMENT_LABEL}={label}"] if label else ["LABEL distinct=1"]
+        changes = [f"LABEL {ENVIRONMENT_LABEL}={label}"] if label is not None else ["LABEL distinct=1"]
         made = str(client.commit(container, repository, tag, changes=changes)["Id"])
         client.remove_container(container)
         try:
@@ -317,6 +317,27 @@ def test_of_several_images_of_one_environment_the_newest_is_taken_and_a_person_i
         newer.close()
         eventually(lambda: host(manager, "a").older_versions == (), within_s=LOOK_S, what="its end is noticed")
         assert where([manager.submit(Task("twice", command="true"))]) == {"a": 1}
+
+
+def test_an_image_that_is_made_from_a_labelled_one_takes_over_its_name_unless_it_has_a_label_of_its_own(
+    urls: tuple[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    # given: an image without a name, made of one with a name
+    with image(urls[0], "parent:1", label="parent") as parent, ExitStack() as derived, managing(*two(urls)[:1]) as manager:
+        the_next_second()
+        derived.enter_context(image(urls[0], "unnamed:1", label="", base="parent:1"))
+        derived.enter_context(image(urls[0], "named:1", label="child", base="parent:1"))
+        eventually(lambda: "child" in manager.get_available_environments()["docker"], within_s=LOOK_S, what="they are noticed")
+        assert host(manager, "a").older_versions == ()
+        # when: one is made that says nothing of its own
+        taken_over = derived.enter_context(image(urls[0], "heir:1", base="parent:1"))
+        eventually(lambda: host(manager, "a").older_versions == ("parent",), within_s=LOOK_S, what="the heir is noticed")
+        # then: jobs run in it, and the log tells why and what would do
+        assert taken_over != parent
+        warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+        assert len(warnings) == 1
+        told = "an image that is made FROM one of them has its label, unless it says LABEL jobmanager.environment= itself"
+        assert re.search(rf"environment parent .*\({told}\): heir:1 of .* on a; parent:1 of .* on a$", warnings[0])
 
 
 def the_next_second() -> None:

@@ -53,6 +53,14 @@ def test_more_than_its_bound_is_not_taken() -> None:
     assert writer.put(b"after the end all is lost")
 
 
+def test_room_that_is_left_for_others_is_theirs() -> None:
+    writer = StdinWriter(most_bytes=5)
+    assert writer.put(b"12", spare=2)
+    assert not writer.put(b"34", spare=2)
+    assert writer.put(b"345")
+    assert not writer.put(b"6")
+
+
 def test_closing_ends_a_write_that_nobody_takes() -> None:
     broken = threading.Event()
     writer, link = StdinWriter(most_bytes=5, on_broken=broken.set), Link()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
@@ -151,7 +151,7 @@ def test_more_students_than_may_ever_run_are_refused_without_a_thread_for_each(f
 
 def test_input_that_a_student_does_not_take_is_bounded() -> None:
     told: list[bytes] = []
-    student = _Student(RunStudent(id=1, command="true", env={}), tell=told.append, most_output=10)
+    student = _Student(RunStudent(id=1, command="true", env={}), tell=told.append, relay=_kept(told), most_output=10)
     for _ in range(3):
         student.feed(bytes(500_000))
 
@@ -162,12 +162,39 @@ def test_input_that_a_student_does_not_take_is_bounded() -> None:
     assert (end["outcome"], end["text"]) == ("error", "more of its standard input was sent than it takes")
 
 
+def _kept(told: list[bytes]) -> Callable[[bytes], bool]:
+    """A relay that takes everything."""
+    return lambda line: told.append(line) is None
+
+
 def test_output_past_its_limit_is_not_relayed() -> None:
     told: list[bytes] = []
-    student = _Student(RunStudent(id=1, command="true", env={}), tell=told.append, most_output=10)
+    student = _Student(RunStudent(id=1, command="true", env={}), tell=told.append, relay=_kept(told), most_output=10)
     for _ in range(5):
         student.printed(False, b"1234")
     assert [base64.b64decode(json.loads(line)["data"]) for line in told] == [b"1234", b"1234", b"12"]
+
+
+def test_a_student_that_prints_faster_than_its_grader_reads_is_an_overflow_and_its_job_goes_on() -> None:
+    # given: a runner that reads nothing
+    all_of_them = students()
+    told: list[bytes] = []
+    flood = _Student(RunStudent(id=1, command="true", env={}), tell=told.append, relay=all_of_them._relay, most_output=2**30)
+    # when:
+    piece = bytes(2**20)
+    for _ in range(100):
+        flood.printed(False, piece)
+    # then: it is stopped, no more is kept for it, and there is room for the end of it and of others
+    assert flood.is_killed
+    flood.tell_end(Outcome.KILLED, "the grader has ended, or ended it")
+    end = json.loads(told[-1])
+    assert (end["outcome"], end["text"]) == ("overflow", "64 MiB of what it printed wait for its grader to read them")
+    all_of_them._tell(told[-1])
+    assert not all_of_them._is_over.is_set()
+    # but not for ever more
+    for _ in range(4 * 2**20 // len(told[-1])):
+        all_of_them._tell(told[-1])
+    assert all_of_them._is_over.is_set()
 
 
 class _Removes:
@@ -201,7 +228,7 @@ def students() -> Students:
 def test_a_student_that_is_killed_while_it_waits_for_its_place_gets_no_container() -> None:
     told: list[bytes] = []
     all_of_them = students()
-    student = _Student(RunStudent(id=1, command="true", env={}), tell=told.append, most_output=10)
+    student = _Student(RunStudent(id=1, command="true", env={}), tell=told.append, relay=_kept(told), most_output=10)
     all_of_them._running[1] = student
     student.kill()
 
@@ -235,7 +262,7 @@ def test_the_budget_of_a_student_whose_engine_cannot_even_be_asked_comes_back() 
 
     all_of_them._connect = cannot
     for number in (1, 2):
-        student = _Student(RunStudent(id=number, command="true", env={}), tell=told.append, most_output=10)
+        student = _Student(RunStudent(id=number, command="true", env={}), tell=told.append, relay=_kept(told), most_output=10)
         all_of_them._running[number] = student
         all_of_them._see_to(student)
 

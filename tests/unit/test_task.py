@@ -219,11 +219,14 @@ def test_a_directory_larger_than_the_workspace_is_refused_without_reading_it(tmp
 
 
 def test_a_directory_with_a_name_that_is_no_utf_8_is_refused(tmp_path):
-    with open(os.fsencode(tmp_path) + b"/\xff", "wb"):
+    (tmp_path / "sub").mkdir()
+    name = os.fsencode(tmp_path) + b"/sub/caf\xe9.txt"
+    with open(name, "wb"):
         pass
 
-    with pytest.raises(InvalidTask, match="lone surrogate"):
+    with pytest.raises(InvalidTask) as refused:
         Task("x", directory=tmp_path)
+    assert str(refused.value) == f"the name of the file {name!r} is no UTF-8: rename it, or leave it out"
 
 
 def test_a_directory_that_has_our_own_folder_is_refused(tmp_path):

@@ -254,6 +254,18 @@ def test_too_much_beside_the_task_is_named(folder, tmp_path):
     ]
 
 
+@pytest.mark.parametrize("where", ["hello", "$common"])
+def test_a_file_whose_name_is_no_utf_8_is_named(folder, tmp_path, where):
+    (tmp_path / "$common").mkdir()
+    name = os.fsencode(tmp_path / where / "caf") + b"\xe9"
+    with open(name, "wb"):
+        pass
+
+    told = refusal(folder, CODE, run="#!/bin/sh\n")
+
+    assert told == [f"task.yaml: the name of the file {name!r} is no UTF-8: rename it, or leave it out"]
+
+
 def test_folders_that_a_grader_would_miss_are_logged(folder, tmp_path, caplog):
     (tmp_path / "$common" / "student").mkdir(parents=True)
     (folder / "systemfiles").mkdir()
