@@ -161,6 +161,13 @@ problems:
     assert task.problems["f"] == File(extensions=[".c", ".h"])
 
 
+def test_limits_that_a_file_does_not_say_are_the_defaults(folder):
+    written(folder, f"environment_parameters: {{limits: {{time: 7}}}}\n{CODE}", run="#!/bin/sh\n")
+
+    assert Task.from_directory(folder).limits == Limits(cpu_time_s=7)
+    assert Task.from_directory(folder, limits=Limits(memory_mib=1024)).limits == Limits(memory_mib=1024)
+
+
 @pytest.mark.parametrize("environment", ["environment: mcq", "environment_id: mcq\nenvironment_type: mcq", ""])
 def test_a_folder_without_a_grader_is_a_task_of_local_problems_that_needs_no_container(folder, environment):
     task = Task.from_directory(written(folder, f"{environment}\n{QUIZ}"))
