@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from io import TextIOWrapper
 from urllib.parse import urlsplit
 
 import click
@@ -39,6 +40,9 @@ _WIDTH = 160  # where nobody's terminal tells
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a job's name may have signs that the terminal's encoding lacks
     try:
         code = commands.main(arguments, prog_name="jobmanager", standalone_mode=False)
         return code if isinstance(code, int) else FINE

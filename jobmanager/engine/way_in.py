@@ -141,7 +141,7 @@ def payload(
     as some images' ``head`` reads ahead and throws away what it does not need.
     """
     packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as tar:
+    with tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT, encoding="utf-8") as tar:
         for name, content in files.items():
             _add(tar, name, content, 0o755 if content.startswith(b"#!") or name.startswith(_RUNNABLE) else 0o644)
         if stdin is not None:

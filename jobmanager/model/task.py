@@ -212,12 +212,12 @@ def _directory_files(given: str | Path, limits: Limits) -> dict[str, bytes]:
 
 
 def names_below(folder: Path, paths: Collection[Path]) -> dict[str, Path]:
-    """Files by their names in a folder. On disk these may be any bytes, in a container only UTF-8."""
-    names = {path.relative_to(folder).as_posix(): path for path in paths}
-    for name, path in names.items():
+    """Files by their names in a folder, whose bytes must be UTF-8, whatever the caller's locale takes them for."""
+    names = {}
+    for path in paths:
         try:
-            name.encode()
-        except UnicodeEncodeError:
+            names[os.fsencode(path.relative_to(folder).as_posix()).decode()] = path
+        except UnicodeDecodeError:
             raise InvalidTask(f"the name of the file {os.fsencode(path)!r} is no UTF-8: rename it, or leave it out") from None
     return names
 

@@ -135,7 +135,7 @@ class Files:
             raise FileProblem("No such file or directory")
         out = io.BytesIO()
         above = posixpath.dirname(path)
-        with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT, encoding="utf-8") as tar:
             for name in sorted((*self.folders, *self.files)):
                 if name == path or name.startswith(path.rstrip("/") + "/"):
                     self._pack(tar, name, posixpath.relpath(name, above))
