@@ -13,7 +13,6 @@ from dev.console import MachineError, run_quietly, say
 from dev.dockerd import remove_tree
 
 SCRIPTS = Path("/usr/share/debootstrap/scripts")
-ENGINE_PACKAGES = ("docker.io", "iproute2", "iptables")
 DEBOOTSTRAP_TIMEOUT_S = 1200.0
 MIRROR_TIMEOUT_S = 20.0
 UNNEEDED = (  # files that debootstrap leaves; their folders stay, apt does not work without
@@ -44,14 +43,14 @@ def bootstrap(root: Path, *, release: str, packages: Sequence[str], log: Path) -
             path.unlink()
 
 
-def provide_engine_root(root: Path, *, release: str, log: Path) -> None:
-    """Make sure that `root` is a Debian with that release's Docker Engine; what was made once is kept."""
+def provide_root(root: Path, *, release: str, packages: Sequence[str], purpose: str, log: Path) -> None:
+    """Make sure that `root` is a Debian with these packages; what was made once is kept."""
     if root.exists():
         return
-    need_debootstrap(purpose=f"the engine of Debian {release}", log=log)
-    say(f"making a root with the engine of Debian {release}: about a minute, once")
+    need_debootstrap(purpose=purpose, log=log)
+    say(f"making a root for {purpose}: about a minute, once")
     unfinished = root.with_name(f"{root.name}.unfinished")
-    bootstrap(unfinished, release=release, packages=ENGINE_PACKAGES, log=log)
+    bootstrap(unfinished, release=release, packages=packages, log=log)
     unfinished.rename(root)
 
 

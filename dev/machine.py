@@ -29,7 +29,7 @@ from types import FrameType
 
 from dev import apt, dockerd
 from dev.console import MachineError, say
-from dev.debian_root import provide_engine_root
+from dev.debian_root import provide_root
 from dev.dockerd import DaemonError, DaemonFiles
 from dev.image_store import BUSYBOX, PYTHON, ImageStore, docker_environment
 
@@ -38,6 +38,7 @@ DEFAULT_SOCKET = Path("/var/run/docker.sock")
 BRIDGE = Path("/sys/class/net/docker0")
 START_TIMEOUT_S = 60.0
 SERVICE_TIMEOUT_S = 20.0
+ENGINE_PACKAGES = ("docker.io", "iproute2", "iptables")  # in another release's root
 IMAGES = (BUSYBOX, PYTHON)
 RELEASE_BEFORE = {"trixie": "bookworm"}  # the other one where a machine has that one itself
 HOSTS_VARIABLE = "JOBMANAGER_TEST_HOSTS"
@@ -218,7 +219,8 @@ class Machine:
             return files.url
         if not may_start_daemons():
             raise MachineError("another release's engine can be started only as root on Linux")
-        provide_engine_root(self._roots / release, release=release, log=self._log)
+        root, purpose = self._roots / release, f"the engine of Debian {release}"
+        provide_root(root, release=release, packages=ENGINE_PACKAGES, purpose=purpose, log=self._log)
         mount_cgroups(self._log)
         self._start(files, own_network=True)
         return files.url

@@ -4,7 +4,8 @@
 
 Runs a command with JOBMANAGER_TEST_HOSTS naming that engine. The machine is User Mode Linux, a whole kernel that runs as
 a process: it needs no support of the processor's, and its programs run at nearly this machine's speed, which an emulated
-processor's do not by far. Its disk is a Debian of the given release with Debian's engine, made by debootstrap and kept in
+processor's do not by far. The kernel is Debian sid's, in a root of its own: bookworm's (6.1) stops at once on a processor
+with AMX. The machine's disk is a Debian of the given release with Debian's engine, made by debootstrap and kept in
 `.machine`; what a run writes is forgotten. The command and the machine share a network namespace with nothing else in
 it. The machine ends with the command, whatever happens. Needs root, on Debian.
 """
@@ -26,12 +27,13 @@ from pathlib import Path
 
 from dev import apt, dockerd
 from dev.console import MachineError, run_quietly, say
-from dev.debian_root import bootstrap, need_debootstrap
-from dev.dockerd import POLL_S, SBIN_PATH, DaemonError, DaemonFiles, remove_tree
+from dev.debian_root import bootstrap, need_debootstrap, provide_root
+from dev.dockerd import IN_ROOT, POLL_S, SBIN_PATH, DaemonError, DaemonFiles, remove_tree
 from dev.machine import CHECKOUT, HOSTS_VARIABLE, IMAGE_VARIABLE, Machine, call, end_in_order
 
 COMMANDS = {"mkfs.ext4": "e2fsprogs", "ip": "iproute2"}
-KERNEL_PACKAGE = "user-mode-linux"
+KERNEL_RELEASE, KERNEL_PACKAGES = "sid", ("user-mode-linux",)
+KERNEL, KERNEL_MODULES = "/usr/bin/linux.uml", "usr/lib/uml/modules"
 PACKAGES = ("docker.io", "iproute2", "kmod")
 INIT = Path(__file__).parent / "images" / "virtual_machine_init.sh"
 PATIENCE = {"JOBMANAGER_TEST_SLOWNESS": "8"}  # one slow core, and nobody's time is measured there
@@ -62,14 +64,11 @@ class VirtualMachine:
 
     folder: Path
     release: str
+    kernel_root: Path  # a Debian in which the kernel runs as a process
 
     @property
     def disk(self) -> Path:
         return self.folder / "disk"
-
-    @property
-    def kernel(self) -> Path:
-        return self.folder / "kernel" / "usr" / "bin" / "linux.uml"
 
     @property
     def written(self) -> Path:
@@ -86,6 +85,8 @@ class VirtualMachine:
 
     def make(self, image_tars: Sequence[Path]) -> None:
         """Make the disk, with the images in its engine, unless it is there."""
+        purpose = "a virtual machine's kernel"
+        provide_root(self.kernel_root, release=KERNEL_RELEASE, packages=KERNEL_PACKAGES, purpose=purpose, log=self.log)
         if self.disk.exists():
             return
         begun = time.monotonic()
@@ -95,7 +96,7 @@ class VirtualMachine:
         bootstrap(root, release=self.release, packages=PACKAGES, log=self.log)
         shutil.copy(INIT, root / "sbin" / INIT.name)
         (root / "sbin" / INIT.name).chmod(0o755)
-        self._add_kernel(root)
+        shutil.copytree(self.kernel_root / KERNEL_MODULES, root / "usr/lib/modules", dirs_exist_ok=True)
         with self._engine_in(root) as engine:
             for tar in image_tars:
                 say(f"loading {tar.stem} into the virtual machine's engine")
@@ -109,7 +110,8 @@ class VirtualMachine:
         """The machine while it runs: a process in its network namespace."""
         begun = time.monotonic()
         self.written.unlink(missing_ok=True)
-        command = ["setpriv", "--pdeathsig", "KILL", *NAMESPACES, "sh", "-c", BOOT, "sh", *self._kernel_call()]
+        in_root = ("sh", "-c", IN_ROOT, "sh", str(self.kernel_root), str(self.folder), str(self.folder))
+        command = ["setpriv", "--pdeathsig", "KILL", *NAMESPACES, "sh", "-c", BOOT, "sh", *in_root, *self._kernel_call()]
         with self.console.open("wb") as console:
             process = subprocess.Popen(
                 command,
@@ -136,16 +138,9 @@ class VirtualMachine:
 
     def _kernel_call(self) -> list[str]:
         return [
-            *(str(self.kernel), f"mem={MEMORY_MIB}M", "quiet", f"ubd0={self.written},{self.disk}", "root=/dev/ubda", "rw"),
-            *("eth0=tuntap,tap0", "con=null", "con0=null,fd:1", f"init=/sbin/{INIT.name}"),
+            *(KERNEL, f"mem={MEMORY_MIB}M", "quiet", f"ubd0={self.written},{self.disk}", "root=/dev/ubda", "rw"),
+            *("vec0:transport=tap,ifname=tap0", "seccomp=auto", "con=null", "con0=null,fd:1", f"init=/sbin/{INIT.name}"),
         ]
-
-    def _add_kernel(self, root: Path) -> None:
-        """The kernel is this machine's Debian's, as it runs here; its modules belong on the disk."""
-        unpacked = self.folder / "kernel"
-        remove_tree(unpacked)
-        apt.unpack(KERNEL_PACKAGE, unpacked, log=self.log)
-        shutil.copytree(unpacked / "usr/lib/uml/modules", root / "usr/lib/modules", dirs_exist_ok=True)
 
     @contextmanager
     def _engine_in(self, root: Path) -> Iterator[Path]:
@@ -189,7 +184,9 @@ def need_machine(folder: Path) -> None:
 
 def run(options: argparse.Namespace) -> int:
     machine = Machine(options.state.resolve())
-    virtual = VirtualMachine(folder=machine.state / f"virtual-{options.release}", release=options.release)
+    virtual = VirtualMachine(
+        folder=machine.state / f"uml-{options.release}", release=options.release, kernel_root=machine.state / "uml-kernel"
+    )
     with machine.locked():
         need_machine(virtual.folder)
         tars = machine.image_tars()

@@ -16,6 +16,6 @@ done
 mkdir /sys/fs/cgroup/engine  # not in the root group: an engine looks there for what the kernel can limit
 echo $$ > /sys/fs/cgroup/engine/cgroup.procs
 ip link set lo up
-ip link set eth0 up
-ip address add 10.0.2.15/24 dev eth0
+ip link set vec0 up
+ip address add 10.0.2.15/24 dev vec0
 exec tini -- dockerd --tls=false --host tcp://0.0.0.0:2375 --bridge none --iptables=false
