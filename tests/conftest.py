@@ -28,7 +28,7 @@ def eventually(condition: Callable[[], T], *, within_s: float = 20.0, what: str 
     while not (found := condition()):
         if time.monotonic() > until:
             pytest.fail(f"not within {within_s * SLOWNESS:g} s: {what or condition}")
-        time.sleep(0.02)
+        time.sleep(0.02 * SLOWNESS)  # a slow engine is not kept busy with our questions
     return found
 
 
