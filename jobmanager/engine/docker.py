@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import logging
 import re
 import socket
 import tarfile
@@ -15,6 +16,7 @@ from math import inf
 from typing import Any, ClassVar
 
 import docker
+import docker.auth
 import docker.errors
 import docker.tls
 import requests.exceptions
@@ -49,6 +51,8 @@ from jobmanager.model.container import (
     VolumeState,
 )
 from jobmanager.model.host import TLS, Address
+
+_log = logging.getLogger(__name__)
 
 _PIECE = 65536
 _SEND_GLANCE_S = 1.0
@@ -156,7 +160,8 @@ class DockerEngine:
     def pull(self, image: str) -> None:
         patience = Patience(timeout_s=_TIMES_FOR_PULL * self._timeout_s, most_bytes=_MOST_PULL_BYTES, is_stream=True)
         with self._asking(missing=ImageMissing, patience=patience):
-            for said in self._client.pull(image, stream=True, decode=True, tag=None if _has_tag(image) else "latest"):
+            client, tag = self._client, None if _has_tag(image) else "latest"
+            for said in client.pull(image, tag=tag, auth_config=_log_in(client, image), stream=True, decode=True):
                 if "error" in said:
                     raise ImageMissing(_short(said["error"]))
 
@@ -329,13 +334,20 @@ class DockerEngine:
 
     def _new_client(self, version: str) -> docker.APIClient:
         tls = self._address.tls
-        client = docker.APIClient(
-            base_url=self._address.url,
-            version=version,
-            timeout=self._timeout_s,
-            tls=False if tls is None else _tls_config(tls),
-            num_pools=4,
-        )
+        settings = {
+            "base_url": self._address.url,
+            "version": version,
+            "timeout": self._timeout_s,
+            "tls": False if tls is None else _tls_config(tls),
+            "num_pools": 4,
+        }
+        try:
+            client = docker.APIClient(**settings)
+            if not all(isinstance(word, str) for pair in client._general_configs.get("HttpHeaders", {}).items() for word in pair):
+                raise ValueError("HttpHeaders are no headers")
+        except Exception as error:  # noqa: BLE001 - whatever docker makes of its file; the second try tells what else it is
+            client = _Unconfigured(**settings)
+            _log.info("Docker's configuration is left out: %s: %s", type(error).__name__, _short(error))
         bound(client)
         client.trust_env = False  # else REQUESTS_CA_BUNDLE replaces the host's own ca_cert, and verify=False
         return client
@@ -360,6 +372,28 @@ def _list(said: Any) -> list[Any]:
     if not isinstance(said, list):
         raise TypeError(f"{type(said).__name__} in place of a list")
     return said
+
+
+class _Unconfigured(docker.APIClient):  # type: ignore[misc]
+    """docker's client without its configuration file, which is of use for fetching images only."""
+
+    @property
+    def _general_configs(self) -> dict[str, Any]:
+        return {"auths": {}}  # an empty one would have the file read again
+
+    @_general_configs.setter
+    def _general_configs(self, found: Any) -> None:
+        pass
+
+
+def _log_in(client: docker.APIClient, image: str) -> dict[str, str] | None:
+    """None: as Docker's configuration says. Nothing, where that cannot be read: public images come without."""
+    try:
+        docker.auth.get_config_header(client, docker.auth.resolve_repository_name(image)[0])
+    except Exception as error:  # noqa: BLE001 - a helper that is missing, or says anything at all
+        _log.warning("image %s is fetched without a log-in: %s: %s", image, type(error).__name__, _short(error))
+        return {}
+    return None
 
 
 def _text(said: Any) -> str:

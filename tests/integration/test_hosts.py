@@ -30,7 +30,7 @@ from jobmanager import (
 )
 from jobmanager._log_thread import drain
 from jobmanager.errors import EngineUnavailable, InvalidHost, UnknownEnvironment, Unsatisfiable
-from jobmanager.events import EnvironmentsChanged
+from jobmanager.events import EnvironmentsChanged, HostDown
 from jobmanager.scheduling.hosts import ENVIRONMENT_LABEL
 from tests.conftest import BUSYBOX, children, eventually, our_containers, our_threads, our_volumes
 from tests.daemons import PrivateDaemon
@@ -412,6 +412,47 @@ def test_a_host_that_may_fetch_images_fetches_one_that_it_lacks(
             client = docker.APIClient(base_url=urls[1], version="1.41")
             client.remove_image(registry.image)
             client.close()
+
+
+CONFIGURATIONS = {
+    "a helper that is missing": '{"credsStore": "is-not-there"}',
+    "one for this registry": '{"credHelpers": {"127.0.0.1:5000": "is-not-there"}}',
+    "a list": "[1, 2]",
+    "half": '{"auths": {',
+    "a log-in that is none": '{"auths": {"127.0.0.1:5000": {"auth": "no base64!"}}}',
+}
+
+
+@pytest.mark.parametrize("configuration", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
+def test_an_image_comes_without_a_log_in_where_docker_s_configuration_is_broken_and_the_host_stays_up(
+    daemons: tuple[PrivateDaemon, PrivateDaemon],
+    urls: tuple[str, str],
+    image_tar: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    configuration: str,
+) -> None:
+    (tmp_path / "config.json").write_text(configuration)
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    downs: list[HostDown] = []
+    hooks = HookManager()
+    hooks.add(HostDown, downs.append)
+    host = DockerHost(urls[1], name="b", pull="missing")
+    registry = Registry(Path(image_tar), pid=daemons[1].pid, folder=tmp_path)
+    with registry, managing(host, hook_manager=hooks) as manager:
+        try:
+            absent = manager.submit(Task(f"{registry.image}9", command="true"))
+            others = [manager.submit(Task(name, command="echo ran")) for name in (registry.image, BUSYBOX)]
+
+            assert [future.result(PATIENCE_S).stdout for future in others] == [b"ran\n", b"ran\n"]
+            assert absent.result(PATIENCE_S).outcome is Outcome.CRASH
+            assert "manifest unknown" in one_line(absent.result().text)
+        finally:
+            monkeypatch.delenv("DOCKER_CONFIG")  # or our own hands below could not work either
+            client = docker.APIClient(base_url=urls[1], version="1.41")
+            client.remove_image(registry.image)
+            client.close()
+    assert downs == []
 
 
 # ---- hosts that are down

@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 
@@ -262,3 +263,23 @@ def test_a_version_that_makes_no_sense_is_no_answer_and_is_not_remembered(body: 
         with pytest.raises(Unreachable):
             engine.info()
         assert DockerEngine._api_versions == {}
+
+
+# ---- Docker's own configuration, of use for fetching images only
+
+
+@pytest.mark.parametrize(
+    "configuration",
+    ["[]", "42", '"x"', "{", "", '{"auths": 3}', '{"auths": {"x": 3}}', '{"auths": {"x": {"auth": 3}}}', '{"proxies": []}',
+     '{"HttpHeaders": 3}', '{"HttpHeaders": {"X": 3}}', '{"credsStore": {}}', '{"credHelpers": 3}'],
+)  # fmt: skip
+def test_a_configuration_file_that_makes_no_sense_costs_no_host(
+    configuration: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.json").write_text(configuration)
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    answers = {"/version": VERSION, "/images/create": whole(b'{"status": "done"}')}
+    said = EngineOfWords(lambda line: [next((answer for path, answer in answers.items() if path in line), whole(b"[]"))])
+    with engine_that(said) as engine:
+        assert engine.images() == []
+        engine.pull("i")
