@@ -38,26 +38,36 @@ class Talk(Protocol):
         ...
 
 
-def deliver(engine: Engine, job: Watch, talk: Talk | None, still_takes_it: Callable[[], bool]) -> None:
+def deliver(
+    engine: Engine, job: Watch, talk: Talk | None, still_takes_it: Callable[[], bool], *, started_at_s: float = 0.0
+) -> None:
     """Write a job to its container; raises Unreachable and NotRunning. Where nobody talks, standard input ends with it.
 
-    ``still_takes_it`` is asked while nothing is taken.
+    ``still_takes_it`` is asked while nothing is taken. ``started_at_s``: of the container, by the engine's clock; 0: not known.
     """
     if talk is None:
-        engine.feed(job.container_id, _packed(job), _FEED_S, still_takes_it)
+        engine.feed(job.container_id, _packed(job, started_at_s), _FEED_S, still_takes_it)
         return
     link = engine.open_stdin(job.container_id)
     try:
-        link.write(_packed(job), _FEED_S, still_takes_it)
+        link.write(_packed(job, started_at_s), _FEED_S, still_takes_it)
     except EngineError:
         link.close()
         raise
     talk.opened(link)
 
 
-def _packed(job: Watch) -> bytes:
+def _packed(job: Watch, started_at_s: float) -> bytes:
     files = dict(job.files)
     if job.grading is not None:
         files.update(bundle())
         files[LINK_TOKEN_FILE] = link_token(job.token).encode()
-    return payload(job.token, command=job.command, env=job.env, files=files, stdin=job.stdin)
+    return payload(
+        job.token,
+        command=job.command,
+        env=job.env,
+        files=files,
+        stdin=job.stdin,
+        executables=job.executables,
+        made_at_s=started_at_s,
+    )

@@ -408,6 +408,7 @@ class Loop:
             command=_command(order),
             env=request.task.env or {},
             files=request.files,
+            executables=request.executables,
             stdin=request.inputs.stdin if request.task.grader is None else None,  # type: ignore[arg-type]
             limits=request.task.limits,
             collect=tuple(request.task.collect),

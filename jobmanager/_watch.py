@@ -263,7 +263,7 @@ class Watch:
         job = self._job
         self._may_have_begun = True
         try:
-            deliver(self._engine, job, self._talk, self._can_still_take_it)
+            deliver(self._engine, job, self._talk, self._can_still_take_it, started_at_s=self._first_start_s)
         except (Unreachable, NotRunning) as error:
             _log.warning("job %s could not be delivered whole: %s", job.job_id, error)
             return False

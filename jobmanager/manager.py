@@ -71,7 +71,7 @@ from jobmanager.model import _checks
 from jobmanager.model._exact import exact, own
 from jobmanager.model.client import CallbackInfo, Debug, HostInfo, InputData, QueueInfo, RunningJob, SSHCallback, WaitingJob
 from jobmanager.model.host import DockerHost
-from jobmanager.model.job import JobInput, Request, checked_job_id, checked_key, with_random_inputs, workspace_files
+from jobmanager.model.job import JobInput, Request, checked_job_id, checked_key, executables_of, with_random_inputs, workspace_files
 from jobmanager.model.result import Callback, JobResult
 from jobmanager.model.task import Task
 from jobmanager.model.verdict import KillReason
@@ -585,6 +585,7 @@ def _request(
         task=task,
         inputs=inputs,
         files=workspace_files(task, inputs),
+        executables=executables_of(task, inputs),
         priority=priority,
         launcher_name=launcher_name,
         debug=debug,

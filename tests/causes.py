@@ -441,12 +441,12 @@ def _bomb(name: str, command: str | tuple[str, ...], code: int, **more: object) 
 
 
 def _crashes() -> Iterator[Cause]:
-    for name, word, files in [
-        ("its command does not exist", "nosuch", {}),
-        ("its command does not exist in a folder", "/bin/nosuch", {}),
-        ("its command's name is odd", "a'b c", {}),
-        ("its command is not executable", "./data", {"data": "echo hello\n"}),
-        ("its command is a folder", "./folder", {"folder/file": ""}),
+    for name, word, files, text in [
+        ("its command does not exist", "nosuch", {}, "there is no 'nosuch' that can be run"),
+        ("its command does not exist in a folder", "/bin/nosuch", {}, "there is no '/bin/nosuch' that can be run"),
+        ("its command's name is odd", "a'b c", {}, 'there is no "a\'b c" that can be run'),
+        ("its command is not executable", "./data", {"data": "echo hello\n"}, "'./data' is there, but may not be executed"),
+        ("its command is a folder", "./folder", {"folder/file": ""}, "'./folder' is a folder, not a program"),
     ]:
         yield Cause(
             name=name,
@@ -454,7 +454,7 @@ def _crashes() -> Iterator[Cause]:
             files=files,
             outcome=Outcome.CRASH,
             proof=("not_started",),
-            text=f"the program was not started: there is no {word!a} that can be run",
+            text=f"the program was not started: {text}",
             stdout=b"",
         )
     yield Cause(

@@ -27,10 +27,12 @@ such runs; then nobody has counted, and an engine does not tell each time that m
 from __future__ import annotations
 
 import io
+import posixpath
 import re
 import shlex
 import tarfile
-from collections.abc import Mapping
+import time
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from jobmanager.model.container import WORKSPACE
@@ -43,6 +45,8 @@ _LONGEST_MARK = 1024
 _SECONDS = re.compile(r"[0-9]{1,12}\.[0-9]{2}")
 _CLOCK_STEP_S = 0.01  # of ``/proc/uptime``: by so much a difference can be too small
 _RUNNABLE = ".jobmanager/bin/"
+_SCRIPT, _ELF = b"#!", b"\x7fELF"
+_SIGNALS_FROM = 128  # in exit codes of most shells
 DOOR_OPEN = "ssh"  # the word of a mark: ``ssh_debug.py``
 CANNOT_UNPACK = "its files cannot be unpacked into the workspace"
 
@@ -134,42 +138,86 @@ def payload(
     env: Mapping[str, str],
     files: Mapping[str, bytes],
     stdin: bytes | None,
+    executables: Collection[str] = (),
+    made_at_s: float = 0.0,
 ) -> bytes:
     """What is written to a container's standard input to give it its job.
 
+    ``executables`` names files that may be run although they do not look like it. ``made_at_s`` (seconds since 1970; 0: now) is
+    the time of all files: one moment, so that ``make`` takes none for newer, and one that lies in the past of the container's host.
     Without ``stdin`` the program reads the container's own, whatever is written after this; but only from PID 1's ``got`` on,
     as some images' ``head`` reads ahead and throws away what it does not need.
     """
-    packed = io.BytesIO()
+    packed, made_at_s = io.BytesIO(), made_at_s or time.time()
     with tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT, encoding="utf-8") as tar:
         for name, content in files.items():
-            _add(tar, name, content, 0o755 if content.startswith(b"#!") or name.startswith(_RUNNABLE) else 0o644)
+            runs = content.startswith((_SCRIPT, _ELF)) or name in executables or name.startswith(_RUNNABLE)
+            _add(tar, name, content, 0o755 if runs else 0o644, made_at_s)
         if stdin is not None:
-            _add(tar, ".jobmanager/stdin", stdin, 0o644)
-        _add(tar, ".jobmanager/command", _command_file(command, env), 0o644)
+            _add(tar, ".jobmanager/stdin", stdin, 0o644, made_at_s)
+        _add(tar, ".jobmanager/command", _command_file(command, env, files), 0o644, made_at_s)
     tarred = packed.getvalue()
     return b"%s %d\n%s" % (token.encode(), len(tarred), tarred)
 
 
-def _add(tar: tarfile.TarFile, name: str, content: bytes, mode: int) -> None:
+def _add(tar: tarfile.TarFile, name: str, content: bytes, mode: int, made_at_s: float) -> None:
     member = tarfile.TarInfo(name)
-    member.size, member.mode = len(content), mode
+    member.size, member.mode, member.mtime = len(content), mode, int(made_at_s)
     tar.addfile(member, io.BytesIO(content))
 
 
-def _command_file(command: str | tuple[str, ...], env: Mapping[str, str]) -> bytes:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusals:
+    """Why PID 1 does not start a program, in words."""
+
+    absent: str
+    folder: str
+    barred: str
+
+    @classmethod
+    def of(cls, program: str) -> Refusals:
+        """For a program of this name."""
+        name = ascii(program[:100])
+        return cls(
+            absent=f"there is no {name} that can be run",
+            folder=f"{name} is a folder, not a program",
+            barred=f"{name} is there, but may not be executed",
+        )
+
+
+def _command_file(command: str | tuple[str, ...], env: Mapping[str, str], files: Mapping[str, bytes]) -> bytes:
     """Shell functions that PID 1 reads: the one says what the image lacks, the other becomes the program."""
     words = ("sh", "-c", command) if isinstance(command, str) else command
     if not words:
         return b"_jm_lacking() { printf '%s' 'neither the task nor its image has a command'; }\n"
-    name = shlex.quote(words[0])
-    found = f"[ -f {name} ] && [ -x {name} ]" if "/" in words[0] else f"command -v {name} >/dev/null"
     exports = "".join(f"export {key}={shlex.quote(value)}; " for key, value in env.items())
     return (
-        f"_jm_lacking() {{ {exports}{found} && return 1;"
-        f" printf '%s' {shlex.quote(f'there is no {words[0][:100]!a} that can be run')}; }}\n"
-        f"_jm_program() {{ {exports}exec {shlex.join(words)}; }}\n"
+        f"_jm_lacking() {{ {exports}{_lacking(words[0])}; }}\n"
+        f"_jm_program() {{ {exports}{_without_interpreter(words[0], files)}exec {shlex.join(words)}; }}\n"
     ).encode()
+
+
+def _lacking(program: str) -> str:
+    name, refusals = shlex.quote(program), Refusals.of(program)
+    absent, folder, barred = (f"printf '%s' {shlex.quote(words)}" for words in (refusals.absent, refusals.folder, refusals.barred))
+    if "/" not in program:
+        return f"command -v {name} >/dev/null && return 1; {absent}"
+    return (
+        f"[ -f {name} ] && [ -x {name} ] && return 1; [ -e {name} ] || {{ {absent}; return 0; }};"
+        f" [ -d {name} ] && {{ {folder}; return 0; }}; {barred}"
+    )
+
+
+def _without_interpreter(program: str, files: Mapping[str, bytes]) -> str:
+    """Says what is lacking where a script's interpreter is: shells say of the script that it is not found."""
+    script = files.get(posixpath.normpath(program), b"") if "/" in program else b""
+    line = script[: len(_SCRIPT) + 200].removeprefix(_SCRIPT).split(b"\n", 1)[0].decode("utf-8", "replace").strip(" \t")
+    interpreter = re.split("[ \t]", line)[0]
+    if not script.startswith(_SCRIPT) or not interpreter:
+        return ""
+    why = "; its lines end in CR LF" if interpreter.endswith("\r") else ""
+    words = f"{program[:100]}: its interpreter {interpreter!a} does not exist{why}"
+    return f"[ -e {shlex.quote(interpreter)} ] || {{ printf '%s\\n' {shlex.quote(words)} >&2; exit 127; }}; "
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +290,7 @@ def end_mark(rest: str, cpu_before_ns: int | None, clock_before_s: float | None 
         return None
     cpu, clock_s = _counter(words[1]), _clock(words[6])
     return EndMark(
-        exit_code=int(words[0]),
+        exit_code=_exit_code(int(words[0])),
         cpu_ns=None if cpu is None or cpu_before_ns is None else max(0, cpu - cpu_before_ns),
         peak_memory_bytes=_counter(words[2]),
         oom_kills=_counter(words[3]),
@@ -251,6 +299,11 @@ def end_mark(rest: str, cpu_before_ns: int | None, clock_before_s: float | None 
         shm_full=words[5] in ("2", "3"),
         wall_s=None if clock_s is None or clock_before_s is None else max(0.0, clock_s - clock_before_s) + _CLOCK_STEP_S,
     )
+
+
+def _exit_code(told: int) -> int:
+    """A shell's word for how a program ended: ksh93 has signals from 256 on, yash from 384 on."""
+    return told if told < 256 else _SIGNALS_FROM + told % _SIGNALS_FROM
 
 
 def _counter(word: str) -> int | None:

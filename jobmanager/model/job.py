@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shlex
-from collections.abc import Mapping, Set
+from collections.abc import Collection, Mapping, Set
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
@@ -16,7 +16,7 @@ from jobmanager.model._exact import make_exact, own
 from jobmanager.model.container import GRADING_WORKSPACE, SHARED_FOLDER
 from jobmanager.model.grader import SCRIPTS
 from jobmanager.model.problems import Answer, Code, File, Match, MultipleChoice
-from jobmanager.model.task import Content, Task, file_contents
+from jobmanager.model.task import Content, Task, executable_names, executable_on_disk, file_contents
 
 INPUT_FILE = f"{RESERVED_FOLDER}/input.json"  # what a grader is told of its job
 _LANGUAGE = "en"
@@ -37,6 +37,7 @@ class JobInput:
         answers: an answer for each problem id; keys that begin with ``@`` are notes that no problem reads.
         files: workspace files by relative name; they replace the task's files of the same name;
             in a grading job they may not, but for those below ``student/``.
+        executables: names of files that may be run, beside those that can be on disk, begin with ``#!`` or are ELF programs.
         stdin: what the program reads from standard input.
 
     Raises:
@@ -45,6 +46,7 @@ class JobInput:
 
     answers: Mapping[str, Answer] | None = None
     files: Mapping[str, Content] | None = field(default=None, kw_only=True, repr=False)
+    executables: Collection[str] = field(default=(), kw_only=True)
     stdin: bytes | str = field(default=b"", kw_only=True, repr=False)
 
     def __post_init__(self) -> None:
@@ -56,7 +58,10 @@ class JobInput:
             if not isinstance(key, str):
                 raise InvalidInput(f"answers must have strings for keys, not {key!r}")
         object.__setattr__(self, "answers", dict(answers))
-        object.__setattr__(self, "files", file_contents(self.files, InvalidInput))
+        executables = executable_names(self.executables, InvalidInput)
+        contents = file_contents(self.files, InvalidInput)
+        object.__setattr__(self, "executables", executables | executable_on_disk(self.files))
+        object.__setattr__(self, "files", contents)
         object.__setattr__(self, "stdin", _stdin(self.stdin))
 
     @classmethod
@@ -82,6 +87,7 @@ class Request:
     debug: bool | str  # "ssh": a person wants to log in
     ssh_password: str = field(default="", repr=False)  # for debug="ssh": what lets a person in
     supersede_key: str | None = None  # it replaces a waiting job of the same key
+    executables: frozenset[str] = frozenset()  # names of files that may be run although they do not look like it
 
 
 def _stdin(given: bytes | str) -> bytes:
@@ -161,6 +167,11 @@ def workspace_files(task: Task, inputs: JobInput) -> dict[str, bytes]:
     if lack := task.limits.workspace_lack(sizes):
         raise InvalidInput(f"the job's files and stdin are {lack}")
     return files
+
+
+def executables_of(task: Task, inputs: JobInput) -> frozenset[str]:
+    """Names of workspace files that may be run: the task's, unless the job brings another of that name, and the job's own."""
+    return (frozenset(task.executables) - (inputs.files or {}).keys()) | frozenset(inputs.executables)
 
 
 def _command_bytes(task: Task) -> int:

@@ -119,6 +119,7 @@ class Watch:
     stdin: bytes | None = field(repr=False)  # None: the container's own, by which somebody talks to it
     limits: Limits
     collect: tuple[str, ...]
+    executables: frozenset[str] = frozenset()  # names of files that may be run although they do not look like it
     workspace: str = WORKSPACE
     grading: Grading | None = None
     has_door: bool = False  # of ``debug="ssh"``: its SSH server says when it takes connections

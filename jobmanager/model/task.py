@@ -6,7 +6,7 @@ import os
 import stat
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from jobmanager.errors import InvalidTask, InvalidValue
@@ -32,9 +32,10 @@ class Task:
     Args:
         environment: an environment's name, or an image reference.
         command: a list of words run as it is, or a string run by ``sh -c``; None runs the image's own command.
-            It runs in ``/job``, the workspace, as a user that is not root.
+            It runs in ``/job``, the workspace (the image's ``WORKDIR`` is not heeded), as a user that is not root.
         files: workspace files by relative name; content as bytes, text, or a Path that is read now.
         directory: a folder whose regular files are read now and put into the workspace too.
+        executables: names of files that may be run, beside those that can be on disk, begin with ``#!`` or are ELF programs.
         problems: questions by id; a Code or File answer becomes that file in the workspace, if it has a filename.
         limits: what the job may use.
         network: off by default.
@@ -56,6 +57,7 @@ class Task:
     grader: Grader | None = field(default=None, kw_only=True)
     files: Mapping[str, Content] | None = field(default=None, kw_only=True, repr=False)
     directory: str | Path | None = field(default=None, kw_only=True)
+    executables: Collection[str] = field(default=(), kw_only=True)
     problems: Mapping[str, Problem] | None = field(default=None, kw_only=True)
     limits: Limits = field(default_factory=Limits, kw_only=True)
     network: Network | str = field(default=Network.OFF, kw_only=True)
@@ -76,12 +78,14 @@ class Task:
         if not isinstance(self.name, str):
             raise InvalidTask(f"name must be a string, not {self.name!r}")
         freeze(self, "command", _checks.command("command", self.command, InvalidTask))
-        files, problems = _all_files(self.directory, self.files, self.limits), _problems(self.problems)
+        named = executable_names(self.executables, InvalidTask)
+        (files, executables), problems = _all_files(self.directory, self.files, self.limits), _problems(self.problems)
         answers = [problem.filename for problem in problems.values() if isinstance(problem, (Code, File)) and problem.filename]
         _checks.no_clashes({*files, *answers}, InvalidTask)
         _check_grader(self.grader, self.command, files, answers)
         _check_readers(self.grader, problems)
         freeze(self, "files", files)
+        freeze(self, "executables", named | executables)
         freeze(self, "problems", problems)
         freeze(self, "network", checked_network(self.network))
         freeze(self, "env", _env(self.env))
@@ -161,6 +165,26 @@ def file_contents(files: Mapping[str, Content] | None, error: type[InvalidValue]
     return {name: _content(name, content, error) for name, content in checked.items()}
 
 
+def executable_names(names: Collection[str], error: type[InvalidValue]) -> frozenset[str]:
+    """Checked names of files that may be run."""
+    if isinstance(names, str) or not isinstance(names, Collection):
+        raise error(f"executables must be a list of file names, not {names!r}")
+    return frozenset(_checks.workspace_path(name, error) for name in names)
+
+
+def executable_on_disk(files: Mapping[str, Content] | None) -> frozenset[str]:
+    """Those of checked files that come from a path whose mode lets somebody run them."""
+    paths = {name: content for name, content in (files or {}).items() if isinstance(content, Path)}
+    return frozenset(str(PurePosixPath(name)) for name, path in paths.items() if _can_be_run(path))
+
+
+def _can_be_run(path: Path) -> bool:
+    try:
+        return bool(path.stat().st_mode & 0o111)
+    except OSError:
+        return False
+
+
 def _size(name: str, path: Path, error: type[InvalidValue]) -> int:
     """A regular file's size: all else, a fifo or a device, could block for ever or never end."""
     try:
@@ -188,15 +212,19 @@ def _content(name: str, content: Content, error: type[InvalidValue]) -> bytes:
     raise error(f"file {name!r} must be bytes, text or a Path, not {type(content).__name__}")
 
 
-def _all_files(directory: str | Path | None, files: Mapping[str, Content] | None, limits: Limits) -> dict[str, bytes]:
-    found = {} if directory is None else _directory_files(directory, limits)
-    found.update(file_contents(files, InvalidTask, limits))
+def _all_files(
+    directory: str | Path | None, files: Mapping[str, Content] | None, limits: Limits
+) -> tuple[dict[str, bytes], frozenset[str]]:
+    """Names with their bytes, and which of them may be run by what their modes on disk say."""
+    below = {} if directory is None else _directory_files(directory, limits)
+    given = file_contents(files, InvalidTask, limits)
+    found = {**file_contents(below, InvalidTask), **given}
     if lack := limits.workspace_lack([len(content) for content in found.values()]):
         raise InvalidTask(f"the task's files are {lack}")
-    return found
+    return found, (executable_on_disk(below) - given.keys()) | executable_on_disk(files)
 
 
-def _directory_files(given: str | Path, limits: Limits) -> dict[str, bytes]:
+def _directory_files(given: str | Path, limits: Limits) -> dict[str, Path]:
     """All regular files below a folder; links are not followed, so nothing outside it comes in."""
     if not isinstance(given, (str, Path)):
         raise InvalidTask(f"directory must be a folder's path, not {given!r}")
@@ -208,7 +236,7 @@ def _directory_files(given: str | Path, limits: Limits) -> dict[str, bytes]:
     paths = sorted(path for path in directory.rglob("*") if path.is_file() and not path.is_symlink())
     if lack := limits.workspace_lack([path.stat().st_size for path in paths]):
         raise InvalidTask(f"directory {str(directory)!r} is {lack}")
-    return file_contents(names_below(directory, paths), InvalidTask)
+    return names_below(directory, paths)
 
 
 def names_below(folder: Path, paths: Collection[Path]) -> dict[str, Path]:

@@ -587,7 +587,12 @@ def test_a_command_that_the_image_lacks_is_refused_in_words(place: Place, comman
 
 def test_a_file_without_the_right_to_run_is_refused_in_words(place: Place) -> None:
     run = place.run(("./data",), files={"data": b"echo 1\n"})
-    assert run.rest("no") == "there is no './data' that can be run"
+    assert run.rest("no") == "'./data' is there, but may not be executed"
+
+
+def test_a_folder_for_a_program_is_refused_in_words(place: Place) -> None:
+    run = place.run(("./folder",), files={"folder/file": b""})
+    assert run.rest("no") == "'./folder' is a folder, not a program"
 
 
 def test_a_command_that_a_shell_does_not_find_ends_with_127_and_a_message(place: Place) -> None:

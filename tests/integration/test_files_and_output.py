@@ -389,3 +389,42 @@ def test_with_debug_the_streams_are_whole_and_every_step_has_its_time(shared_man
     times = [step.at_s for step in result.steps]
     assert times[0] == 0.0 and times == sorted(times)
     assert times[-1] >= (result.wall_time_s or 0.0) > 0.0
+
+
+# ---- what can be run, and when files are from
+
+
+def test_a_program_that_was_collected_can_be_run_by_another_job(run: Run, tmp_path: Path) -> None:
+    built = run("printf 'int main(){return 7;}' > m.c && gcc -o prog m.c && cp prog other", image=PYTHON, collect=["prog", "other"])
+    assert built.archive is not None
+    with tarfile.open(fileobj=io.BytesIO(built.archive)) as tar:
+        tar.extractall(tmp_path, filter="data")
+    for given in ({"files": {"prog": unpacked(built)["prog"]}}, {"files": {"prog": tmp_path / "prog"}}, {"directory": tmp_path}):
+        assert run(["./prog"], image=PYTHON, **given).exit_code == 7
+    assert run(["./prog"], JobInput(files={"prog": unpacked(built)["prog"]}), image=PYTHON).exit_code == 7
+
+
+def test_a_script_without_an_interpreter_can_be_run_where_it_can_on_disk_or_is_named(run: Run, shell: str, tmp_path: Path) -> None:
+    script = tmp_path / "script"
+    script.write_text("exit 7\n")
+    assert "'./script' is there, but may not be executed" in run(["./script"], image=shell, directory=tmp_path).text
+    assert run(["./script"], image=shell, directory=tmp_path, executables=["script"]).exit_code == 7
+    script.chmod(0o755)
+    assert run(["./script"], image=shell, directory=tmp_path).exit_code == 7
+
+
+def test_a_script_whose_interpreter_is_missing_says_so(run: Run, shell: str) -> None:
+    result = run(["./script"], image=shell, files={"script": "#!/no/such thing\n"})
+    assert (result.outcome, result.exit_code) == (Outcome.FAILED, 127)
+    assert result.stderr == b"./script: its interpreter '/no/such' does not exist\n"
+
+
+def test_files_are_of_one_moment_of_today_by_the_hosts_clock(run: Run) -> None:
+    program = (
+        "import os, sys, time, zipfile\n"
+        "times = {os.stat(name).st_mtime for name in ('a', 'd/b')}\n"
+        "print(len(times), 0 <= time.time() - times.pop() < 60)\n"
+        "zipfile.ZipFile('o.zip', 'w').write('a')"
+    )
+    result = run(["python3", "-c", program], image=PYTHON, files={"a": "x", "d/b": "y"})
+    assert (result.outcome, result.stdout) == (Outcome.SUCCESS, b"1 True\n"), result

@@ -9,7 +9,7 @@ import pytest
 
 from jobmanager import Code, File, Grader, JobInput, Limits, Match, MultipleChoice, Task
 from jobmanager.errors import InvalidInput
-from jobmanager.model.job import checked_job_id, with_random_inputs, workspace_files
+from jobmanager.model.job import checked_job_id, executables_of, with_random_inputs, workspace_files
 
 BAD_INPUTS = [
     ({"answers": ["a"]}, "answers must map problem ids to answers, not list"),
@@ -26,6 +26,7 @@ BAD_INPUTS = [
     ({"files": {"a": Path("/dev/zero")}}, "no regular file"),
     ({"files": {"a": "\ud800"}}, "lone surrogate"),
     ({"files": {".jobmanager/command": b""}}, "the library's own"),
+    ({"executables": "run"}, "executables must be a list of file names, not 'run'"),
     ({"stdin": 5}, "stdin must be bytes or text, not int"),
     ({"stdin": None}, "stdin must be bytes or text, not NoneType"),
     ({"stdin": "\ud800"}, "stdin holds a lone surrogate"),
@@ -209,3 +210,14 @@ def test_files_that_leave_no_memory_to_unpack_them_are_refused():
 
     with pytest.raises(InvalidInput, match="raise memory_mib"):
         workspace_files(task, JobInput())
+
+
+def test_what_a_job_brings_can_be_run_as_it_was_brought(tmp_path):
+    on_disk = tmp_path / "on_disk"
+    on_disk.write_text("x")
+    on_disk.chmod(0o755)
+    task = Task("x", files={"kept": "x", "replaced": "x"}, executables=["kept", "replaced"])
+
+    inputs = JobInput(files={"replaced": "y", "own": on_disk, "named": b"z"}, executables=["named"])
+
+    assert executables_of(task, inputs) == {"kept", "own", "named"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from dataclasses import FrozenInstanceError
 from pathlib import Path
@@ -153,6 +154,45 @@ def test_a_path_is_read_when_the_task_is_made(tmp_path):
     source.write_bytes(b"changed")
 
     assert task.files == {"main.c": b"int main;\r\n"}
+
+
+def executable(path, content="x"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+    path.chmod(0o755)
+    return path
+
+
+def test_what_is_executable_on_disk_can_be_run(tmp_path):
+    executable(tmp_path / "folder" / "bin" / "tool")
+    (tmp_path / "folder" / "data").write_text("x")
+    own = executable(tmp_path / "own")
+
+    task = Task("x", directory=tmp_path / "folder", files={"./run": own, "text": "x", "path": tmp_path / "folder" / "data"})
+
+    assert task.executables == {"bin/tool", "run"}
+    assert Task("x", files={"run": own}, executables=["text", "./a/b"]).executables == {"run", "text", "a/b"}
+
+
+def test_a_file_in_the_place_of_an_executable_one_has_its_own_mode(tmp_path):
+    executable(tmp_path / "tool")
+
+    assert Task("x", directory=tmp_path, files={"tool": "text"}).executables == frozenset()
+
+
+def test_a_changed_copy_of_a_task_keeps_what_can_be_run(tmp_path):
+    task = Task("x", files={"run": executable(tmp_path / "run")})
+
+    assert dataclasses.replace(task, name="copy").executables == {"run"}
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [("run", "must be a list of file names"), (5, "must be a list"), (["../x"], "without '..'"), ([5], "must be a string")],
+)
+def test_executables_that_are_no_file_names_are_refused(given, says):
+    with pytest.raises(InvalidTask, match=says):
+        Task("x", executables=given)
 
 
 def test_a_path_to_something_that_never_ends_is_refused_instead_of_read(tmp_path):

@@ -7,6 +7,7 @@ import random
 import shlex
 import subprocess
 import tarfile
+import time
 
 import pytest
 
@@ -63,9 +64,25 @@ def test_a_payload_holds_files_then_standard_input_then_the_command() -> None:
     assert found["ü/b"][0] == b"2"
 
 
-def test_only_scripts_with_an_interpreter_may_be_run() -> None:
-    found = unpacked(made(files={"script": b"#!/bin/sh\n", "data": b"x", "empty": b""}))
-    assert [found[name][1] for name in ("script", "data", "empty")] == [0o755, 0o644, 0o644]
+def test_scripts_with_an_interpreter_programs_and_what_is_named_may_be_run() -> None:
+    files = {"script": b"#!/bin/sh\n", "program": b"\x7fELF\x02", "named": b"x", "data": b"x", "empty": b""}
+    found = unpacked(made(files=files, executables={"named", "nothing"}))
+    assert [found[name][1] for name in files] == [0o755, 0o755, 0o755, 0o644, 0o644]
+
+
+def members_of(job: bytes) -> list[tarfile.TarInfo]:
+    with tarfile.open(fileobj=io.BytesIO(job.partition(b"\n")[2])) as tar:
+        return tar.getmembers()
+
+
+def test_all_files_are_of_one_moment_when_the_container_began() -> None:
+    job = made(files={"a": b"1", "b": b"2"}, made_at_s=1_700_000_000.9)
+    assert {member.mtime for member in members_of(job)} == {1_700_000_000}
+
+
+def test_files_are_of_today_where_that_moment_is_not_known() -> None:
+    before = int(time.time())
+    assert all(before <= member.mtime <= time.time() for member in members_of(made(files={"a": b"1"})))
 
 
 def test_long_names_survive() -> None:
@@ -91,6 +108,25 @@ def test_a_shell_says_which_program_is_lacking() -> None:
     script = unpacked(made(("no-such-program'", "x")))[".jobmanager/command"][0]
     done = subprocess.run(["sh", "-c", script.decode() + "_jm_lacking"], capture_output=True, check=True, timeout=20)
     assert done.stdout == b"""there is no "no-such-program'" that can be run"""
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        (b"#!/no/such thing\n", "./script: its interpreter '/no/such' does not exist\n"),
+        (b"#! \t/no/such\n", "./script: its interpreter '/no/such' does not exist\n"),
+        (b"#!/bin/sh\r\nexit 3\r\n", "./script: its interpreter '/bin/sh\\r' does not exist; its lines end in CR LF\n"),
+        (b"#!/no/$(such)'\n", "./script: its interpreter \"/no/$(such)'\" does not exist\n"),
+        (b"#!/bin/sh", ""),
+        (b"#!\n", ""),
+        (b"\x7fELF", ""),
+    ],
+)
+def test_a_shell_says_which_interpreter_a_script_lacks(script: bytes, words: str) -> None:
+    text = unpacked(made(("./script",), files={"script": script}))[".jobmanager/command"][0].decode()
+    program = text[text.index("_jm_program") :].replace("exec ./script", "true")
+    done = subprocess.run(["sh", "-c", f"{program}_jm_program"], capture_output=True, timeout=20, check=False)
+    assert (done.stderr.decode(), done.returncode) == (words, 127 if words else 0)
 
 
 def test_the_fake_engine_reads_the_command_file_as_it_was_meant() -> None:
@@ -181,6 +217,14 @@ def test_an_end_mark_tells_what_is_full(word: str, full: list[str]) -> None:
 def test_counters_that_the_kernel_lacks_are_none() -> None:
     assert end_mark("0 - - - - 0 -", None) == EndMark(exit_code=0)
     assert end_mark("0 5 - - - 0 -", None) == EndMark(exit_code=0)
+
+
+@pytest.mark.parametrize(("told", "code"), [("255", 255), ("139", 139), ("267", 139), ("395", 139), ("265", 137), ("320", 192)])
+def test_a_signal_is_told_as_most_shells_tell_it(told: str, code: int) -> None:
+    """ksh93 says 256 and the signal's number, yash 384."""
+    mark = end_mark(f"{told} - - - - 0 1.00", None)
+    assert mark is not None
+    assert mark.exit_code == code
 
 
 def test_cpu_time_is_never_negative() -> None:

@@ -29,7 +29,7 @@ from jobmanager.engine.fake.process import (
 )
 from jobmanager.engine.fake.shell import can_run, run, write_error
 from jobmanager.engine.fake.wire import PIECE, STDERR, STDOUT, framed
-from jobmanager.engine.way_in import RESULT_FILE, RESULT_FILE_LIMIT, trace_of_the_end
+from jobmanager.engine.way_in import RESULT_FILE, RESULT_FILE_LIMIT, Refusals, trace_of_the_end
 from jobmanager.model.container import SHARED_FOLDER, Phase
 
 KILLED = 137
@@ -322,13 +322,21 @@ def _pid_1(container: FakeContainer) -> Steps:
     exports, words, refusal = command_file(bytes(command.data).decode("utf-8", "surrogateescape"))
     process = _program_process(container, exports)
     if not can_run(process, words[0]):
-        yield _mark(token, b"no " + encoded(refusal))
+        yield _mark(token, b"no " + encoded(_refusal(process, words[0], refusal)))
     else:
         container.program_begins()
         code = yield from _program(process, words)
         yield from _last_words(container, token, code)
     while True:
         yield Sleep(math.inf)
+
+
+def _refusal(process: Process, name: str, absent: str) -> str:
+    """Why a program cannot be run: it is not there, or is none."""
+    path, files = process.path(name), process.machine.files
+    if "/" not in name or path not in (*files.files, *files.folders):
+        return absent
+    return Refusals.of(name).barred if path in files.files else Refusals.of(name).folder
 
 
 def _program_process(container: FakeContainer, exports: Mapping[str, str]) -> Process:
