@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import secrets
+
+import docker
 import pytest
 
-from jobmanager import Outcome
-from tests.integration.conftest import PYTHON, Run
+from jobmanager import JobInput, JobManager, Limits, Outcome, Task
+from tests.conftest import BUSYBOX
+from tests.integration.conftest import PATIENCE_S, PYTHON, Run
+from tests.programs import RECURSION
 
 pytestmark = pytest.mark.engine
 
@@ -28,3 +33,65 @@ def test_a_program_built_with_address_sanitizer_runs_and_its_leaks_are_found(run
     leaky = run(f"{build} ./main leak", image=PYTHON, files={"main.c": SANITIZED})
     assert leaky.outcome is Outcome.FAILED
     assert b"detected memory leaks" in leaky.stderr, leaky
+
+
+def test_without_a_locale_a_letter_is_its_bytes_and_with_one_it_is_a_letter(run: Run) -> None:
+    program = "printf é | wc -m"
+    assert run(program, image=PYTHON).stdout == b"2\n"
+    assert run(program, image=PYTHON, env={"LANG": "C.UTF-8"}).stdout == b"1\n"
+
+
+def test_python_takes_text_for_utf_8_without_a_locale(run: Run) -> None:
+    program = "import sys; print(sys.stdout.encoding, sys.getfilesystemencoding(), open('x', 'w').encoding)"
+    assert run(["python3", "-c", program], image=PYTHON).stdout == b"utf-8 utf-8 utf-8\n"
+
+
+def test_standard_input_is_a_file_and_cat_makes_it_a_pipe(run: Run, shell: str) -> None:
+    kind = "if [ -f /dev/stdin ]; then echo file; elif [ -p /dev/stdin ]; then echo pipe; fi; cat"
+    assert run(kind, JobInput(stdin="x"), image=shell).stdout == b"file\nx"
+    assert run(f"cat | ({kind})", JobInput(stdin="x"), image=shell).stdout == b"pipe\nx"
+
+
+PRINTS_AND_SPINS = ["python3", "-c", "print('told')\nwhile True: pass"]
+
+
+def test_what_was_printed_before_a_limit_is_kept_unless_the_program_holds_it_back(run: Run) -> None:
+    limits = Limits(cpu_time_s=0.5, wall_time_s=30)
+    held = run(PRINTS_AND_SPINS, image=PYTHON, limits=limits)
+    told = run(PRINTS_AND_SPINS, image=PYTHON, limits=limits, env={"PYTHONUNBUFFERED": "1"})
+    assert (held.outcome, held.stdout, told.outcome, told.stdout) == (Outcome.TIMEOUT, b"", Outcome.TIMEOUT, b"told\n")
+
+
+def test_home_is_the_workspace_and_not_what_the_list_of_users_says(run: Run) -> None:
+    program = "import os, pwd; home = os.path.expanduser('~'); print(home, os.access(home, 2), pwd.getpwuid(os.getuid()).pw_dir)"
+    assert run(["python3", "-c", program], image=PYTHON).stdout == b"/job True /nonexistent\n"
+
+
+def test_recursion_without_end_can_be_made_to_end_as_elsewhere(run: Run) -> None:
+    program = "gcc -O0 deep.c -o deep && ulimit -s 8192 && exec ./deep 2000000000"
+    assert run(program, image=PYTHON, files={"deep.c": RECURSION}).exit_code == 139
+
+
+def test_deep_recursion_in_python_and_in_what_it_calls_in_c(run: Run) -> None:
+    program = (
+        "import json, sys\nsys.setrecursionlimit(10**6)\n"
+        "def deep(n): return 0 if n == 0 else 1 + deep(n - 1)\n"
+        "nested = []\nfor _ in range(90_000): nested = [nested]\n"
+        "print(deep(100_000), len(json.dumps(nested)))"
+    )
+    result = run(["python3", "-c", program], image=PYTHON)
+    assert (result.outcome, result.stdout) == (Outcome.SUCCESS, b"100000 180002\n"), result
+
+
+def test_an_images_own_command_runs_in_the_workspace_whatever_its_workdir(engine_url: str) -> None:
+    made = docker.APIClient(base_url=engine_url, version="1.41", timeout=60)
+    tag = f"jobmanager-test-workdir:{secrets.token_hex(4)}"
+    try:
+        base = made.create_container(BUSYBOX, ["pwd"])["Id"]
+        made.commit(base, *tag.split(":"), conf={"Cmd": ["pwd"], "WorkingDir": "/usr"})
+        made.remove_container(base)
+        with JobManager(engine_url) as manager:
+            assert manager.submit(Task(tag)).result(PATIENCE_S).stdout == b"/job\n"
+    finally:
+        made.remove_image(tag, force=True)
+        made.close()
