@@ -136,6 +136,8 @@ class PrivateDaemon:
         dockerd.stop(self._files, process=self._process, timeout_s=10.0)
         dockerd.remove_tree(self._files.data)
         dockerd.remove_tree(self._files.runtime)
+        for beside in self._files.runtime.parent.glob(f"{self._files.runtime.name}.*"):  # with remapped users, for these
+            dockerd.remove_tree(beside)
         self._files = self._process = None
 
     def __enter__(self) -> PrivateDaemon:
