@@ -113,6 +113,16 @@ def refusal(folder: Path, text: str | bytes, **files: str) -> list[str]:
 # ---- what becomes of a folder
 
 
+def test_what_is_executable_in_a_folder_and_in_its_courses_can_be_run(folder, tmp_path):
+    (tmp_path / "$common").mkdir()
+    written(folder, CODE, run="echo", tool="echo")
+    (tmp_path / "$common" / "shared").write_text("echo")
+    for path in (folder / "tool", tmp_path / "$common" / "shared"):
+        path.chmod(0o755)
+
+    assert Task.from_directory(folder).executables == {"tool", "course/common/shared"}
+
+
 def test_a_folder_that_the_studio_saved_becomes_a_task(folder):
     (folder / "student").mkdir()
     (folder / "student" / "tests.py").write_text("pass\n")
