@@ -163,14 +163,16 @@ SAMPLES = {
     JobInput: [
         {"answers": {"a": "text", "b": b"bytes", "c": 3, "d": [1, "2", 2.5], "e": {"filename": "f", "value": b"v"},
                      "@note": {"deep": [{"er": ("x", None, True)}]}},
-         "files": {"f": "text", "g": b"bytes"}, "stdin": "in"},
-        {"answers": None, "files": None, "stdin": b"in"},
+         "files": {"f": "text", "g": b"bytes"}, "executables": ["f"], "stdin": "in"},
+        {"answers": None, "files": None, "executables": (), "stdin": b"in"},
     ],
     Task: [
         {"environment": "python3", "command": ["echo", "x"], "grader": None, "files": {"f": "text", "g": b"bytes"},
-         "directory": str(FILE.parent / "no such folder"), "problems": {"c": Code("c.py"), "m": Match("a")}, "limits": Limits(),
+         "directory": str(FILE.parent / "no such folder"), "executables": ["f"],
+         "problems": {"c": Code("c.py"), "m": Match("a")}, "limits": Limits(),
          "network": "mine", "env": {"A": "b"}, "collect": ["*.txt"], "retries": 1, "random_inputs": 2, "name": "n"},
-        {"environment": "python3", "command": "echo x", "grader": None, "files": None, "directory": None, "problems": None,
+        {"environment": "python3", "command": "echo x", "grader": None, "files": None, "directory": None, "executables": (),
+         "problems": None,
          "limits": Limits(), "network": "off", "env": None, "collect": (), "retries": 0, "random_inputs": 0, "name": ""},
     ],
 }  # fmt: skip
@@ -284,6 +286,7 @@ def test_all_that_is_sent_to_children_is_exact_whatever_the_caller_gave(monkeypa
                 Lang.PY,
                 command=Row([Lang.PY, Poison("c.py")]),
                 files=Table({Poison("f"): Raw(b"x")}),
+                executables=Row([Poison("f")]),
                 env=Table({Poison("A"): Poison("b")}),
                 problems={Poison("c"): Code(Poison("c.py"))},
                 limits=Limits(memory_mib=Index(64), cpu_time_s=Single(5.0)),
