@@ -43,7 +43,7 @@ class Looks:
         began, tries = self._clock(), 0
         while True:
             try:
-                state = self._engine.inspect(self._job.container_id)
+                state = self._look()
             except Unreachable as error:
                 waited_s = self._clock() - began
                 if tries == 0:
@@ -58,6 +58,16 @@ class Looks:
             if tries:
                 self.outage_s += max(0.001, self._clock() - began)
             return state
+
+    def _look(self) -> ContainerState:
+        """One look. Where another engine has taken the place of the container's own, that one is away."""
+        try:
+            return self._engine.inspect(self._job.container_id)
+        except NoSuchContainer:
+            found = self._engine.info().engine_id if self._job.engine_id else ""
+            if found and found != self._job.engine_id:
+                raise Unreachable("another engine answers in its place") from None
+            raise
 
     def has_ended(self) -> bool:
         """Whether what was read of it is nothing: an engine shows the workspace of one that has ended as an empty folder."""

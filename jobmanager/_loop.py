@@ -414,6 +414,7 @@ class Loop:
             collect=tuple(request.task.collect),
             workspace=request.task.workspace,
             grading=_grading(order),
+            engine_id=order.engine_id,
             taken_over=order.taken_over,
             elapsed_s=order.elapsed_s,
             stopped=order.stopped,

@@ -207,14 +207,16 @@ class Waiter:
     def _compare(self, engine: Engine, unknown_before: set[str]) -> set[str]:
         """Have watches look whose containers have ended, tell of strays, and return what nobody here watches."""
         with self._lock:
-            watched = dict(self._watches)
-        found = {state.name: state for state in engine.list({MANAGER_LABEL: self._settings.manager_id})}
-        for name, watch in watched.items():
-            if name not in found or found[name].phase is Phase.ENDED:
+            watched = {watch.container_id: watch for watch in self._watches.values()}  # by id: anybody can rename a container
+            names = set(self._watches)
+        found = {state.id: state for state in engine.list({MANAGER_LABEL: self._settings.manager_id})}
+        for id_, watch in watched.items():
+            if id_ not in found or found[id_].phase is Phase.ENDED:
                 watch.look()
-        others = {name for name, state in found.items() if state.labels.get(STUDENT_LABEL) in found}  # they end with their job
+        names |= {state.name for state in found.values()}
+        others = {id_ for id_, state in found.items() if state.labels.get(STUDENT_LABEL) in names}  # they end with their job
         unknown = found.keys() - watched.keys() - others
         seen_twice = unknown & unknown_before
         if seen_twice and self._settings.keeps_host:
-            self._send(Strays(names=tuple(sorted(seen_twice))))
+            self._send(Strays(names=tuple(sorted(found[id_].name for id_ in seen_twice))))
         return unknown

@@ -107,6 +107,11 @@ class Watch:
         self._survived_outage_s = 0.0
         self._timings: dict[str, float] = {}
 
+    @property
+    def container_id(self) -> str:
+        """Of the container that it follows."""
+        return self._job.container_id
+
     def kill(self) -> None:
         """End the container soon; ``run`` comes back with what was seen."""
         self._kill_asked.set()

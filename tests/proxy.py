@@ -182,6 +182,15 @@ class Proxy:
             rule.times = 0
             rule.go_on.set()
 
+    def lead_to(self, engine_url: str) -> None:
+        """What is asked from now on goes to this engine, and all that is open breaks off."""
+        self._engine_path = engine_url.removeprefix("unix://")
+        with self._lock:
+            for connection in self._open:
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+            self._streams.clear()
+
     def break_streams(self) -> None:
         """Break off every attached container's output."""
         with self._lock:

@@ -102,6 +102,7 @@ class DockerEngine:
                 now_s=_seconds(said.get("SystemTime")),
                 cgroup=str(said.get("CgroupVersion") or "1"),
                 kernel=str(said.get("KernelVersion") or ""),
+                engine_id=f"{said.get('ID')} {said.get('DockerRootDir')}",  # before Engine 23 a machine's engines share the first
             )
 
     def about(self) -> EngineAbout:

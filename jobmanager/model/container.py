@@ -112,6 +112,7 @@ class EngineInfo:
     now_s: float  # the engine's own clock, seconds since 1970
     cgroup: str  # "1" or "2"
     kernel: str = ""  # its release, as uname tells it
+    engine_id: str = ""  # differs where another engine has taken the host's place; empty where nothing tells
     available_memory_mib: int | None = None  # what programs could still take without swapping; None: nothing can tell
 
 

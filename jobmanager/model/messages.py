@@ -123,6 +123,7 @@ class Watch:
     workspace: str = WORKSPACE
     grading: Grading | None = None
     has_door: bool = False  # of ``debug="ssh"``: its SSH server says when it takes connections
+    engine_id: str = ""  # of the engine that has the container; empty where nothing tells
     taken_over: bool = False  # an earlier waiter had it
     elapsed_s: float = 0.0  # how long it has been running by then
     stopped: Stopped | None = None  # what that waiter was about to stop it for

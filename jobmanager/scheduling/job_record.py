@@ -33,6 +33,7 @@ class JobRecord:
     state: State = State.WAITING
     host: str | None = None
     container: str = ""
+    engine_id: str = ""  # of its host, when it was placed
     container_id: str = ""
     image: str = ""
     image_command: tuple[str, ...] = ()

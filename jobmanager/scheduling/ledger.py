@@ -442,6 +442,7 @@ class Ledger:
         job = self._jobs[place.job_id]
         job.placements += 1
         job.host = host.name
+        job.engine_id = host.info.engine_id if host.info is not None else ""
         job.container = f"jobmanager-{self._manager_id}-{job.number}-{job.placements}"
         job.token = secrets.token_hex(_TOKEN_BYTES)
         job.timings["waiting"] = round(self._clock() - job.accepted_at, 4)
@@ -487,6 +488,7 @@ class Ledger:
                 stopped=job.stopped,
                 images=self._images_for(job),
                 kill_at_once=job.killed is not None,
+                engine_id=job.engine_id,
             )
         )
 

@@ -45,6 +45,7 @@ class WatchJob:
     stopped: Stopped | None  # an earlier waiter was about to stop it for that
     images: Mapping[str, str]  # of a grading job: what its host has, by environment; "" is its own
     kill_at_once: bool  # somebody asked for its end while nobody watched
+    engine_id: str  # of the engine that it was placed on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -101,3 +101,16 @@ def test_a_name_that_a_stranger_has_taken_is_an_error_and_the_strangers_containe
             foreign.remove(force=True)
     assert result.outcome is Outcome.CRASH
     assert f"a container that is not ours has the name {name[1]}" in result.text
+
+
+def test_a_container_that_a_stranger_renames_goes_on_and_is_removed_at_its_end(
+    private_engine: PrivateDaemon, stranger: docker.DockerClient
+) -> None:
+    """Its list is compared by id: by name it would be taken for one that is nobody's, and removed."""
+    with jobs_on(DockerHost(private_engine.url)) as jobs:
+        (job_id,) = jobs.add(Task(BUSYBOX, command="echo begun; sleep 8; echo ended; exit 7"))
+        container = container_of(stranger, job_id)
+        container.rename("renamed-by-a-stranger")
+        (result,) = jobs.results()
+        assert (result.outcome, result.stdout, result.exit_code) == (Outcome.FAILED, b"begun\nended\n", 7)
+        eventually(lambda: not stranger.api.containers(all=True, filters={"name": "renamed-by-a-stranger"}), what="it is removed")

@@ -10,7 +10,7 @@ import pytest
 from jobmanager import DockerHost, HookManager, JobManager, Outcome, Task, _waiters
 from jobmanager.events import HostDown
 from tests.conftest import BUSYBOX, eventually
-from tests.proxy import CREATE, START, Proxy
+from tests.proxy import CREATE, INSPECT, START, Proxy
 
 pytestmark = pytest.mark.engine
 
@@ -101,6 +101,22 @@ def test_a_job_that_no_other_host_can_run_waits_for_the_end_of_the_nonsense_and_
 
     assert (result.outcome, result.stdout) == (Outcome.SUCCESS, b"ran\n")
     assert len(downs) < 12
+
+
+def test_while_another_engine_answers_in_its_place_running_jobs_wait_as_for_one_that_is_away(
+    engine_urls: list[str], proxy: Proxy
+) -> None:
+    with managing(proxy) as manager:
+        job = manager.submit(Task(BUSYBOX, command="echo begun; sleep 8; echo ran"))
+        assert next(iter(manager.follow(job.job_id, timeout_s=PATIENCE_S))).data == b"begun\n"
+        proxy.lead_to(engine_urls[1])
+        seen = proxy.count(INSPECT)
+        eventually(lambda: proxy.count(INSPECT) > seen + 2, what="it was looked for on the other one")
+        assert not job.done()
+        proxy.lead_to(engine_urls[0])
+        result = job.result(PATIENCE_S)
+
+    assert (result.outcome, result.stdout) == (Outcome.SUCCESS, b"begun\nran\n")
 
 
 def test_an_endless_answer_takes_no_more_memory_than_one_that_makes_sense(proxy: Proxy) -> None:
