@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 
 from jobmanager.engine.protocol import Engine, EngineError
@@ -28,6 +29,9 @@ class Meter:
         self._engine = engine
         self._cpu_left_s = cpu_left_s or (lambda used_s: job.limits.cpu_time_s - used_s)
         self._clock = clock
+        self._lock = threading.Lock()
+        self._stands_still, self._since, self._stood_s = 0, 0.0, 0.0
+        self._most_standstill_s = job.limits.standstill_s if job.grading is not None else 0.0
         self.start(clock() - job.elapsed_s)
 
     def start(self, at: float) -> None:
@@ -36,15 +40,51 @@ class Meter:
         self._next_look = at + self._cpu_left_s(0.0) / self._job.limits.cpus
 
     def wall_time_s(self, until: float | None = None) -> float:
-        """Seconds since then; until now when nothing else is said."""
-        return (self._clock() if until is None else until) - self._started_at
+        """Seconds since then, less its standstills; until now when nothing else is said."""
+        return (self._clock() if until is None else until) - self._started_at - self._standstill_s()
+
+    def without_standstill_s(self, seconds: float) -> float:
+        """The same of a time that somebody else measured, who knows of none."""
+        return max(0.0, seconds - self._standstill_s())
+
+    def stand_still(self) -> None:
+        """From any thread; as often as this, ``goes_on`` is called."""
+        with self._lock:
+            if self._stands_still == 0:
+                self._since = self._clock()
+            self._stands_still += 1
+
+    def goes_on(self) -> None:
+        with self._lock:
+            self._stands_still -= 1
+            if self._stands_still == 0:
+                self._stood_s += self._clock() - self._since
+
+    def _standstill_s(self) -> float:
+        with self._lock:
+            now_s = self._clock() - self._since if self._stands_still else 0.0
+            return min(self._stood_s + now_s, self._most_standstill_s)
 
     def reached(self, cpu_before_ns: int) -> Stopped | None:
         """A limit of time that is used up. ``cpu_before_ns``: the counter when the program began."""
-        now = self._clock()
-        if now - self._started_at >= self._job.limits.wall_s:
-            return Stopped(limit=Limit.WALL, measured=now - self._started_at)
-        return self._reached_cpu(cpu_before_ns) if now >= self._next_look else None
+        wall_s = self.wall_time_s()
+        if wall_s >= self._job.limits.wall_s:
+            return Stopped(limit=Limit.WALL, measured=wall_s)
+        return self.reached_cpu(cpu_before_ns)
+
+    def reached_cpu(self, cpu_before_ns: int) -> Stopped | None:
+        """The limit of CPU time, looked at when it is due."""
+        if self._clock() < self._next_look:
+            return None
+        if not self.measure(cpu_before_ns):
+            self._next_look = self._clock() + _UNTOLD_S
+            return None
+        used_s = self.cpu_time_s or 0.0
+        left_s = self._cpu_left_s(used_s)
+        if left_s <= 0:
+            return Stopped(limit=Limit.CPU, measured=used_s)
+        self._next_look = self._clock() + max(_SHORTEST_S, left_s / self._job.limits.cpus)
+        return None
 
     def measure(self, cpu_before_ns: int) -> bool:
         """The engine's counters, which no program can reach; False when it does not tell them."""
@@ -58,14 +98,3 @@ class Meter:
         self.cpu_time_s = max(0.0, (used.cpu_time_ns - cpu_before_ns) / 1e9)
         self.peak_memory_bytes = used.peak_memory_bytes
         return True
-
-    def _reached_cpu(self, cpu_before_ns: int) -> Stopped | None:
-        if not self.measure(cpu_before_ns):
-            self._next_look = self._clock() + _UNTOLD_S
-            return None
-        used_s = self.cpu_time_s or 0.0
-        left_s = self._cpu_left_s(used_s)
-        if left_s <= 0:
-            return Stopped(limit=Limit.CPU, measured=used_s)
-        self._next_look = self._clock() + max(_SHORTEST_S, left_s / self._job.limits.cpus)
-        return None

@@ -94,6 +94,7 @@ class Students:
     def of(self, watch: Watch) -> None:
         """The grading container's watch, before it begins."""
         self._refuse_job, self._cut_job_off = watch.refuse, watch.cut_off
+        self._stand_still, self._go_on = watch.stand_still, watch.goes_on
         self._budget = Budget(
             self._job.limits,
             cpu_time_s=self._grading.cpu_time_s,
@@ -162,11 +163,13 @@ class Students:
             self._refuse_job(f"the runner asked for student {asked.id} twice")
             return
         self._highest_id = asked.id
-        student = _Student(asked, tell=self._tell, relay=self._relay, most_output=self._job.limits.output_kib * 1024)
+        most_output = self._job.limits.output_kib * 1024
+        student = _Student(asked, tell=self._tell, relay=self._relay, most_output=most_output, begun=self._go_on)
         with self._lock:
             has_room = len(self._running) < self._grading.most_students + _MORE_THREADS
             if has_room:
                 self._running[asked.id] = student
+        self._stand_still()  # until it has begun, or is known not to: how long that takes is not the grader's doing
         if not has_room:
             student.tell_end(Outcome.ERROR, "too many student containers at once")
             return
@@ -334,9 +337,17 @@ class _Student:
     """One student container, from the grader's request to its end; a ``Talk`` with its program."""
 
     def __init__(
-        self, asked: RunStudent, *, tell: Callable[[bytes], None], relay: Callable[[bytes], bool], most_output: int
+        self,
+        asked: RunStudent,
+        *,
+        tell: Callable[[bytes], None],
+        relay: Callable[[bytes], bool],
+        most_output: int,
+        begun: Callable[[], None] = lambda: None,
     ) -> None:
+        """``begun`` is called once: its program has begun, or never will."""
         self.asked = asked
+        self._begun: Callable[[], None] | None = begun
         self._output_left = most_output  # of what it prints until it is stopped for that, the grader hears no more
         self.is_killed = False
         self._tell = tell
@@ -385,14 +396,21 @@ class _Student:
             outcome, text = Outcome.ERROR, "more of its standard input was sent than it takes"
         if self._is_ahead:
             outcome, text = Outcome.OVERFLOW, f"{_MOST_UNTOLD // 2**20} MiB of what it printed wait for its grader to read them"
+        self._is_begun()
         self._tell(downwards("end", self.asked.id, **_end(outcome, text, facts)))
 
     def opened(self, link: StdinLink) -> None:
         self._input.opened(link)
 
     def began(self) -> None:
+        self._is_begun()
         self._tell(downwards("started", self.asked.id))
         self._input.begin()
+
+    def _is_begun(self) -> None:
+        begun, self._begun = self._begun, None
+        if begun is not None:
+            begun()
 
     def said(self, message: FromRunner) -> None:
         """It has no runner."""

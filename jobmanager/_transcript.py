@@ -163,13 +163,13 @@ class Transcript:
             self._cpu_before_ns, self._clock_before_s = cpu_before(mark.rest), clock_before(mark.rest)
         elif mark.word == "no":
             self.refusal, self.complete = one_line(mark.rest[:500]), True
-        elif mark.word == "end" and stderr and not self._stderr_ended:
+        elif mark.word == "end" and stderr and not self._stderr_ended and (end := self._end_mark(mark)) is not None:
             self._stderr_ended = True
-            self.end = self.end or self._end_mark(mark)
-        elif mark.word == "end" and not stderr and not self._stdout_ended:
+            self.end = self.end or end
+        elif mark.word == "end" and not (stderr or self._stdout_ended) and (end := self._end_mark(mark)) is not None:
             self._finish_link()
             self._stdout_ended = True
-            self.end = self._end_mark(mark) or self.end  # by now the counter's start is known
+            self.end = end  # by now the counter's start is known
         elif mark.word == "bye" and self._stdout_ended and not self._said_bye:
             self._said_bye = True
         elif mark.word == DOOR_OPEN and not self.door_open:

@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from enum import Enum, auto
 
@@ -19,8 +20,10 @@ from jobmanager._delivery import Talk, deliver
 from jobmanager._looks import HostLost, Looks
 from jobmanager._meter import Meter
 from jobmanager._showing import Showing
+from jobmanager._silence import Rest, Silence
 from jobmanager._transcript import Output, Tap, Transcript
 from jobmanager.engine.protocol import (
+    Chunk,
     Engine,
     EngineError,
     NoSuchContainer,
@@ -32,18 +35,16 @@ from jobmanager.engine.protocol import (
 from jobmanager.engine.way_in import CANNOT_UNPACK, NOT_DELIVERED, trace_of_the_end
 from jobmanager.grading.link import link_token
 from jobmanager.model.container import ContainerState, Phase
-from jobmanager.model.facts import Limit, RunFacts, Stopped
+from jobmanager.model.facts import EndMark, Limit, RunFacts, Stopped
 from jobmanager.model.messages import Began, DoorOpen, Printed, Show, Stops
 from jobmanager.model.messages import Watch as WatchMessage
 
 _log = logging.getLogger(__name__)
 
 _GLANCE_S = 0.25  # the longest that a kill or a deadline waits for the loop
-_DRAIN_S = 2.0  # for what is still on its way after a kill
-_DRAIN_GLANCE_S = 0.05
-_FIRST_OUTPUT_S = 2.0  # a log that stays empty for so long belongs to a container that had no job yet
-_SILENT_S = 2.0  # after which an open stream of a container that has ended is given up
-_LAST_WORDS_S = 5.0  # between the end mark and the rest that PID 1 says
+_ACTING_GLANCE_S = 0.05
+_FROZEN_GLANCE_S = 0.25  # what a frozen container had printed has come when nothing comes for so long
+_FIRST_OUTPUT_S = 2.0  # in which a log that is read from its beginning may catch up, before a deadline is looked at
 _MOST_STOPS_LOST = 3
 _RETRY_S = 0.1
 
@@ -53,6 +54,8 @@ class _Over(Enum):
     LIMIT = auto()  # a limit was reached
     ASKED = auto()  # somebody asked for the end
     BROKEN = auto()  # the stream ended: the container has, or the connection broke
+    SILENT = auto()  # the stream says no more, although it should
+    GIVEN_UP = auto()  # PID 1 has not said everything, and is not waited for any longer
 
 
 class _NotYetBegun(Exception):
@@ -101,8 +104,14 @@ class Watch:
         self._stopped: Stopped | None = None
         self._stop_was_lost = False  # the latest one: the engine did not answer
         self._stops_lost = 0
+        self._stopped_at: float | None = None  # somebody asked for its end, or a limit was reached
         self._was_frozen = False
-        self._ended_at: float | None = None
+        self._ended_at: float | None = None  # the program, by itself
+        self._end_heard: EndMark | None = None  # before the log took the place of the container's own stream
+        self._rest: Rest | None = None  # of what PID 1 says, once the program has ended
+        self._heard_all = False
+        self._late_output_bytes = 0  # that came only when it had been stopped
+        self._collected = Collected()
         self._nonsense, self._is_cut_off = "", False
         self._survived_outage_s = 0.0
         self._timings: dict[str, float] = {}
@@ -134,6 +143,13 @@ class Watch:
         self._is_cut_off = True
         self.kill()
 
+    def stand_still(self) -> None:
+        """Its wall clock stands still, until ``goes_on`` was called as often: what it waits for is our doing. Bounded in all."""
+        self._meter.stand_still()
+
+    def goes_on(self) -> None:
+        self._meter.goes_on()
+
     def wall_left_s(self) -> float:
         """What is left of its wall-clock limit."""
         return self._job.limits.wall_s - self._meter.wall_time_s()
@@ -160,16 +176,10 @@ class Watch:
         except EngineError as error:
             return self._facts(trouble=f"the engine refused to go on with it: {error}")
         self._be_silent()
-        if self._stopped is not None:
-            self._meter.measure(self._transcript.cpu_before_ns)
-            if self._stopped.limit is Limit.WALL and self._has_ended_unheard():
-                self._stopped = None
-                self._kill()
-                return self._facts(trouble="how it ended was lost with the container's log, which the engine could not write")
-        collected = self._collect()
-        if self._stopped is not None or self._kill_asked.is_set():
-            self._kill()
-        return self._facts(state=state, collected=collected)
+        self._transcript.finish()
+        if self._stopped_at is None:
+            self._collected = self._collect()
+        return self._facts(state=state)
 
     # ---- the way to the end
 
@@ -178,17 +188,21 @@ class Watch:
         stream = self._take_over() if self._job.taken_over else self._deliver()
         while True:
             over = self._follow_and_stop(stream)
-            if over is not _Over.BROKEN:
+            if over not in (_Over.BROKEN, _Over.SILENT):
                 return None
             outage_before = self._looks.outage_s
             self._engine.close()  # an engine that is being shut down still answers on old connections, and takes no new ones
             state = self._looks.state()
             has_ended = state.phase is Phase.ENDED or self._was_restarted(state)
-            if has_ended and self._looks.outage_s == outage_before and stream is not None:
+            came_to_its_end = over is _Over.BROKEN and stream is not None
+            if has_ended and self._looks.outage_s == outage_before and (came_to_its_end or self._is_silent_for_good(over)):
                 self._transcript.finish()
+                self._heard_all = came_to_its_end
                 if state.in_removal:
                     raise NoSuchContainer(self._job.container_name)  # soon: whoever looks later must see the same
                 return state
+            if self._is_silent_for_good(over):
+                return None
             if not has_ended:
                 self._survived_outage_s = self._looks.outage_s
             if self._looks.outage_s != outage_before:
@@ -196,15 +210,24 @@ class Watch:
             self._kill_asked.wait(_RETRY_S)
             stream = self._reread() if self._delivered else self._take_over()
 
+    def _is_silent_for_good(self, over: _Over) -> bool:
+        """Whether neither the container's own stream nor its log says what is missing."""
+        return over is _Over.SILENT and self._reads_log
+
     def _follow_and_stop(self, stream: OutputStream | None) -> _Over:
         over = self._glance()  # a log that ends at once, again and again, must not keep us from looking at the clocks
         if stream is None:
-            self._stop(stream, over or _Over.BROKEN)
+            if over in (_Over.LIMIT, _Over.ASKED):
+                self._stopped_at = self._clock()
+                self._take_and_kill()
             return over or _Over.BROKEN
         try:
             over = over or self._follow(stream)
-            self._stop(stream, over)
-            return self._seen_afterwards(over)
+            if over is _Over.LIMIT:
+                over = self._freeze(stream)
+            if over in (_Over.LIMIT, _Over.ASKED):
+                self._end(stream)
+            return over
         finally:
             stream.close()
 
@@ -232,8 +255,8 @@ class Watch:
         stream = self._reread()
         if stream is None:
             return None
-        until = self._clock() + _FIRST_OUTPUT_S
-        while self._clock() < until:
+        silence = Silence(self._looks, self._clock)
+        while not silence.is_proven:
             chunks = stream.read(_GLANCE_S)
             if chunks:
                 self._delivered = True
@@ -243,6 +266,8 @@ class Watch:
                 return stream
             if chunks is None:  # it has ended, or cannot be reached
                 return stream
+            if silence.is_long():  # a log that stays empty belongs to a container that had no job yet
+                silence.looked()
         if self._feed():
             return stream
         stream.close()
@@ -256,8 +281,9 @@ class Watch:
         if self._delivered:
             self._tell_that_it_broke()
         self._heard = self._transcript.output(self._heard)
+        self._end_heard = self._end_mark
         self._reads_log = True
-        self._transcript, self._ended_at = self._new_transcript(), None
+        self._transcript = self._new_transcript()
         self._catching_up_until = self._catching_up_until or self._clock() + _FIRST_OUTPUT_S
         try:
             return self._engine.logs(self._job.container_id)
@@ -289,15 +315,16 @@ class Watch:
         return not self._kill_asked.is_set() and self._engine.inspect(self._job.container_id).phase is not Phase.ENDED
 
     def _follow(self, stream: OutputStream) -> _Over:
-        heard_at = self._clock()
+        silence = Silence(self._looks, self._clock)
         while True:
             chunks = stream.read(_GLANCE_S)
-            if chunks:
-                heard_at = self._clock()
-            if chunks is None or (self._clock() - heard_at > _SILENT_S and self._is_said_to_have_ended()):
+            if chunks is None:
                 return _Over.BROKEN
-            self._transcript.read(chunks)
-            self._showing.look(self._transcript)
+            if chunks:
+                silence.broken()
+            elif self._has_gone_silent(silence):
+                return _Over.SILENT
+            self._take_in(chunks)
             if not chunks:
                 self._catching_up_until = 0.0
             if self._transcript.began and not self._told_began:
@@ -310,6 +337,22 @@ class Watch:
             over = self._glance()
             if over is not None:
                 return over
+
+    def _take_in(self, chunks: list[Chunk]) -> None:
+        self._transcript.read(chunks)
+        self._showing.look(self._transcript)
+        if self._rest is not None:
+            self._rest.came(sum(len(chunk.data) for chunk in chunks))
+
+    def _has_gone_silent(self, silence: Silence) -> bool:
+        """Whether the stream lacks what it should have: the program has ended, or the container is said to have."""
+        if not silence.is_long() or (self._ended_at is None and not self._look_asked.is_set()):
+            return False
+        state = silence.looked()
+        if self._ended_at is None and state.phase is not Phase.ENDED:
+            self._look_asked.clear()
+            silence.broken()
+        return silence.is_proven
 
     def _tell_door(self) -> None:
         try:
@@ -326,30 +369,35 @@ class Watch:
         """Whether it is over, by what has been read and by the clock."""
         transcript = self._transcript
         if transcript.end is not None and self._ended_at is None:
-            self._ended_at = self._clock()
+            self._program_ended()
         if transcript.complete:
+            self._heard_all = True
             return _Over.COMPLETE
-        if transcript.output_bytes > self._job.limits.output_kib * 1024:
+        if self._printed_too_much:
             return self._reached(Stopped(limit=Limit.OUTPUT, measured=transcript.output_bytes))
         if self._kill_asked.is_set():
             return _Over.ASKED
-        if self._ended_at is not None:
-            return _Over.COMPLETE if self._clock() - self._ended_at > _LAST_WORDS_S else None
+        if self._rest is not None:
+            return self._waits_for_the_rest(self._rest)
         if self._clock() < self._catching_up_until:  # its end may be in the log already
             return None
         stopped = self._meter.reached(transcript.cpu_before_ns)
         return None if stopped is None else self._reached(stopped)
 
-    def _is_said_to_have_ended(self) -> bool:
-        """Whether somebody says that the container has ended, and it has: its stream should have, too."""
-        if not self._look_asked.is_set():
-            return False
-        self._look_asked.clear()
-        return self._looks.state().phase is Phase.ENDED
+    def _waits_for_the_rest(self, rest: Rest) -> _Over | None:
+        """An end that a program said in PID 1's place frees it from no limit but that of wall clock, and not for long."""
+        if rest.is_late:
+            return _Over.GIVEN_UP
+        stopped = self._meter.reached_cpu(self._transcript.cpu_before_ns) if rest.takes_long else None
+        return None if stopped is None else self._reached(stopped)
+
+    def _program_ended(self) -> None:
+        self._ended_at = self._clock()
+        self._rest = Rest(self._clock)
 
     def _has_ended_unheard(self) -> bool:
-        """Whether the program had ended by itself, and only the log lacks it, as it does where the engine's disk is full."""
-        if not (self._reads_log and self._transcript.began):
+        """Whether the program had ended by itself, and PID 1's word of it is late, or lost with a log that cannot be written."""
+        if self._transcript.end is not None or not self._transcript.began:
             return False
         try:
             return any(self._engine.archive(self._job.container_id, trace_of_the_end(self._job.token, self._job.workspace)))
@@ -363,17 +411,61 @@ class Watch:
 
     # ---- the end
 
-    def _stop(self, stream: OutputStream | None, over: _Over) -> None:
-        """After a request: kill. After a limit: freeze, as what it has used and made can be had until it is killed."""
-        if over in (_Over.COMPLETE, _Over.BROKEN) or stream is None:
-            return
+    def _freeze(self, stream: OutputStream) -> _Over:
+        """A limit was reached. What it turns out to be: where the link or the engine was behind, the program may have ended before.
+
+        A stop that the engine did not take was none, so all is looked at again once it answers.
+        """
+        assert self._stopped is not None, "a limit was reached"
+        self._stopped_at, self._stop_was_lost = self._clock(), False
+        printed_before = self._transcript.output_bytes
+        self._read_while(stream, self._pause)
+        self._until_nothing_comes(stream)
+        if self._stopped.limit is Limit.WALL and self._has_ended_in_time():
+            self._go_on()
+            return self._follow(stream) if self._transcript.end is not None or self._reads_log else _Over.SILENT
+        if self._stop_was_lost and self._stops_lost < _MOST_STOPS_LOST:
+            self._stops_lost += 1
+            self._stopped = self._stopped_at = None
+            return _Over.BROKEN
+        self._late_output_bytes = self._transcript.output_bytes - printed_before
+        return _Over.LIMIT
+
+    def _has_ended_in_time(self) -> bool:
+        end = self._transcript.end
+        if end is None:
+            return self._has_ended_unheard()
+        return end.wall_s is None or self._meter.without_standstill_s(end.wall_s) <= self._job.limits.wall_s
+
+    def _go_on(self) -> None:
+        """It was frozen in vain: let PID 1 say the rest."""
+        self._stopped = self._stopped_at = None
         if self._ended_at is None:
-            self._ended_at = self._clock()
-        freezes, self._stop_was_lost = over is _Over.LIMIT, False
-        act = self._pause if freezes else self._kill
-        acting = threading.Thread(target=self._guarded, args=(act,), name="jobmanager-stop", daemon=True)
-        acting.start()
-        self._drain(stream, acting, until=self._clock() + (0.0 if freezes else _DRAIN_S))
+            self._program_ended()
+        try:
+            self._engine.unpause(self._job.container_id)
+        except EngineError as error:
+            _log.debug("unpause of %s: %s", self._job.container_name, error)
+
+    def _end(self, stream: OutputStream) -> None:
+        """Kill it, and hear what it had printed until then. After a limit it is frozen: what it used and made is taken first."""
+        if self._stopped_at is None:
+            self._stopped_at = self._clock()
+        printed_before = self._transcript.output_bytes
+        self._read_while(stream, self._take_and_kill)
+        self._be_silent()
+        self._until_it_ends(stream)
+        self._late_output_bytes += self._transcript.output_bytes - printed_before
+
+    def _read_while(self, stream: OutputStream, act: Callable[[], None]) -> None:
+        """While the engine is at it, since what is attached and unread it cannot stop."""
+        with ThreadPoolExecutor(1, thread_name_prefix="jobmanager-stop") as thread:
+            acting = thread.submit(self._guarded, act)
+            while not acting.done():
+                chunks = stream.read(_ACTING_GLANCE_S)
+                if chunks is None:
+                    break
+                self._take_in(chunks)
 
     def _guarded(self, act: Callable[[], None]) -> None:
         try:
@@ -382,28 +474,32 @@ class Watch:
             self._stop_was_lost = True
             _log.exception("stopping job %s failed", self._job.job_id)
 
-    def _seen_afterwards(self, over: _Over) -> _Over:
-        """What a stop turns out to be, where the engine had been hanging: the program may have ended by itself meanwhile.
+    def _until_nothing_comes(self, stream: OutputStream) -> None:
+        while not self._printed_too_much and (chunks := stream.read(_FROZEN_GLANCE_S)):
+            self._take_in(chunks)
 
-        A stop that the engine did not take was none, so all is looked at again once it answers.
-        """
-        if self._stopped is None or over is not _Over.LIMIT:
-            return over
-        if self._stopped.limit is Limit.WALL and self._transcript.end is not None:
-            self._stopped = None
-            return _Over.COMPLETE
-        if self._stop_was_lost and self._stops_lost < _MOST_STOPS_LOST:
-            self._stops_lost += 1
-            self._stopped = self._ended_at = None
-            return _Over.BROKEN
-        return over
+    def _until_it_ends(self, stream: OutputStream) -> None:
+        """As the stream of a container does that has ended."""
+        silence = Silence(self._looks, self._clock)
+        while not silence.is_proven and not self._printed_too_much:
+            chunks = stream.read(_GLANCE_S)
+            if chunks is None:
+                self._heard_all = True
+                return
+            if chunks:
+                silence.broken()
+                self._take_in(chunks)
+            elif silence.is_long():
+                try:
+                    silence.looked()
+                except (EngineError, HostLost):
+                    return
 
-    def _drain(self, stream: OutputStream, acting: threading.Thread, *, until: float) -> None:
-        """Read until the time is over, and while the engine is at it: what is attached and unread it cannot stop."""
-        while (acting.is_alive() or self._clock() < until) and (chunks := stream.read(_DRAIN_GLANCE_S)) is not None:
-            self._transcript.read(chunks)
-        acting.join()
-        self._transcript.finish()
+    def _take_and_kill(self) -> None:
+        if self._stopped is not None:
+            self._meter.measure(self._transcript.cpu_before_ns)
+            self._collected = self._collect()
+        self._kill()
 
     def _kill(self) -> None:
         try:
@@ -421,7 +517,8 @@ class Watch:
             _log.debug("pause of %s: %s", self._job.container_name, error)
 
     def _collect(self) -> Collected:
-        wanted = (self._job.collect or self._job.grading) and self._ended_at is not None and not self._kill_asked.is_set()
+        is_over = self._ended_at is not None or self._stopped is not None
+        wanted = (self._job.collect or self._job.grading) and is_over and not self._kill_asked.is_set()
         if not wanted or self._transcript.refusal:
             return Collected()
         began = self._clock()
@@ -451,7 +548,16 @@ class Watch:
 
     def _stopped_by_us(self, *, ended_unheard: bool) -> Stopped | None:
         """Our kill for a limit, or that of an earlier waiter which did not live to tell of the end."""
-        return self._stopped or (self._job.stopped if ended_unheard and self._transcript.end is None else None)
+        return self._stopped or (self._job.stopped if ended_unheard and self._end_mark is None else None)
+
+    @property
+    def _printed_too_much(self) -> bool:
+        """Whether nothing more of its output is of use."""
+        return self._transcript.output_bytes > self._job.limits.output_kib * 1024
+
+    @property
+    def _end_mark(self) -> EndMark | None:
+        return self._transcript.end or self._end_heard
 
     def _new_transcript(self) -> Transcript:
         if self._tap is not None:
@@ -469,14 +575,13 @@ class Watch:
         unreachable: str = "",
         host_lost: bool = False,
         trouble: str = "",
-        collected: Collected = Collected(),  # noqa: B008 - frozen
     ) -> RunFacts:
         transcript, output = self._transcript, self._transcript.output(self._heard)
         if self._stopped is not None and not self._has_begun:
             trouble = trouble or "the container did not take its job in time"
-        wall_s = self._meter.wall_time_s(self._ended_at)
-        end = transcript.end
-        cpu_time_s = self._meter.cpu_time_s if end is None or end.cpu_ns is None else end.cpu_ns / 1e9
+        if self._ended_at is not None and self._end_mark is None and self._stopped is None:
+            trouble = trouble or "how it ended was lost with the container's log, which the engine could not write"
+        end, wall_s, cpu_time_s = self._end_mark, self._wall_time_s(), self._cpu_time_s()
         return RunFacts(
             began=self._has_begun,
             untouched=self._is_untouched(state),
@@ -500,11 +605,29 @@ class Watch:
             log_rotated=transcript.beginning_lost,
             from_log=self._reads_log and self._has_begun,
             result_file=transcript.result_file,
-            archive=collected.archive,
-            archive_trouble=collected.trouble,
-            passed_over=collected.passed_over,
+            archive=self._collected.archive,
+            archive_trouble=self._collected.trouble,
+            passed_over=self._collected.passed_over,
+            rest_lost=self._has_begun and not (self._heard_all or gone or self._printed_too_much),
+            last_words_lost=end is not None and not transcript.complete,
+            late_output_bytes=self._late_output_bytes,
             cpu_time_s=None if cpu_time_s is None else round(cpu_time_s, 4),
             wall_time_s=round(wall_s, 4),
             peak_memory_bytes=end.peak_memory_bytes if end is not None else self._meter.peak_memory_bytes,
             timings={**self._timings, "run": round(wall_s, 4)},
         )
+
+    def _wall_time_s(self) -> float:
+        """Our clock's, which hears of an end late where the link is slow; the container's own is not later than that."""
+        ours_s = self._meter.wall_time_s(self._stopped_at if self._ended_at is None else self._ended_at)
+        if self._stopped is not None:
+            return max(ours_s, self._stopped.measured) if self._stopped.limit is Limit.WALL else ours_s
+        end = self._end_mark
+        return ours_s if end is None or end.wall_s is None else min(ours_s, self._meter.without_standstill_s(end.wall_s))
+
+    def _cpu_time_s(self) -> float | None:
+        """PID 1's figure; of a program that we stopped not less than what the engine had told."""
+        end, counted_s = self._end_mark, self._meter.cpu_time_s
+        if end is None or end.cpu_ns is None:
+            return counted_s
+        return end.cpu_ns / 1e9 if self._stopped is None else max(end.cpu_ns / 1e9, counted_s or 0.0)

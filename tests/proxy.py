@@ -48,6 +48,7 @@ class Rule:
     pause_s: float = 0.0  # between two of them, which then never are the whole answer
     hold_s: float = 60.0
     times: float = 1
+    skip: int = 0  # so many are let through first
     reached: threading.Event = field(default_factory=threading.Event)
     go_on: threading.Event = field(default_factory=threading.Event)
 
@@ -62,6 +63,12 @@ class Link:
         self._lock = threading.Lock()
         self._stands_still_after, self._for_s = b"", 0.0
         self._stray = b""
+        self._mute_after, self._logs_too = b"", False
+        self._mute: dict[socket.socket, bool] = {}  # those that have said the words, and whether to the end of the line
+
+    def lose_what_comes_after(self, words: bytes, *, logs_too: bool) -> None:
+        """Of a container's output nothing comes after the line with these, though its streams stay open. All else goes on."""
+        self._mute_after, self._logs_too = words, logs_too
 
     def stand_still_after(self, words: bytes, for_s: float) -> None:
         """Once these have gone through, nothing does for a while. Once."""
@@ -71,8 +78,10 @@ class Link:
         """Put this before the next that comes of an attached container's output."""
         self._stray = stray
 
-    def send(self, target: socket.socket, data: bytes, *, output: bool = False) -> None:
+    def send(self, target: socket.socket, data: bytes, *, output: bool = False, log: bool = False) -> None:
         """What the engine says; never while something else waits for a client that does not read."""
+        if self._mute_after and (output or (log and self._logs_too)):
+            data = self._what_still_comes(target, data)
         if output and self._stray:
             data, self._stray = self._stray + data, b""
         if self._stands_still_after and (at := data.find(self._stands_still_after)) >= 0:
@@ -84,6 +93,16 @@ class Link:
             self.flows.set()
             data = data[at:]
         self._send_slowly(target, data)
+
+    def _what_still_comes(self, target: socket.socket, data: bytes) -> bytes:
+        if self._mute.get(target):
+            return b""
+        at = 0 if target in self._mute else data.find(self._mute_after)
+        if at < 0:
+            return data
+        line_end = data.find(b"\n", at)
+        self._mute[target] = line_end >= 0
+        return data[: line_end + 1] if line_end >= 0 else data
 
     def _send_slowly(self, target: socket.socket, data: bytes) -> None:
         size = len(data) if math.isinf(self.bytes_per_s) else _SLOW_PIECE
@@ -138,9 +157,9 @@ class Proxy:
         self._folder.cleanup()
 
     @contextmanager
-    def hold(self, pattern: str, *, on_reply: bool = False, times: int = 1) -> Iterator[Rule]:
+    def hold(self, pattern: str, *, on_reply: bool = False, times: int = 1, skip: int = 0) -> Iterator[Rule]:
         """Hold matching requests (or their replies) until the block is left."""
-        rule = Rule(pattern, on_reply=on_reply, times=times)
+        rule = Rule(pattern, on_reply=on_reply, times=times, skip=skip)
         self._rules.append(rule)
         try:
             yield rule
@@ -264,7 +283,7 @@ class Proxy:
                 self.delivered.append(line.split("/")[3])
             return False
         if b"chunked" in reply.lower():
-            return _relay_chunks(from_engine, client, self.link)
+            return _relay_chunks(from_engine, client, self.link, log=re.match(LOGS, line) is not None)
         self.link.send(client, from_engine.read(_length(reply)))
         return True
 
@@ -282,6 +301,9 @@ class Proxy:
         with self._lock:
             rule = next((r for r in self._rules if r.times > 0 and r.on_reply == on_reply and re.match(r.pattern, line)), None)
             if rule is None:
+                return None
+            if rule.skip:
+                rule.skip -= 1
                 return None
             rule.times -= 1
         rule.reached.set()
@@ -325,13 +347,13 @@ def _length(head: bytes) -> int:
     return int(found.group(1)) if found else 0
 
 
-def _relay_chunks(source, client: socket.socket, link: Link) -> bool:  # type: ignore[no-untyped-def]
+def _relay_chunks(source, client: socket.socket, link: Link, *, log: bool) -> bool:  # type: ignore[no-untyped-def]
     while True:
         size_line = source.readline()
         if not size_line:
             return False
         size = int(size_line.strip() or b"0", 16)
-        link.send(client, size_line + source.read(size + 2))
+        link.send(client, size_line + source.read(size + 2), log=log)
         if size == 0:
             return True
 

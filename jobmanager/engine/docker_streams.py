@@ -14,6 +14,7 @@ import urllib3.exceptions
 from jobmanager.engine.protocol import Chunk
 
 _PIECE = 65536
+_HEADER = struct.Struct(">B3sL")
 _STDERR = 2
 _LONGEST_FRAME = 2**20  # an engine's are of some KiB
 
@@ -93,27 +94,34 @@ class LogStream:
 class _Frames:
     """Takes the engine's multiplexed output apart: 8 bytes of header (stream, three zeros, length), then data.
 
-    What is no header means that something else got into the stream: from then on nobody can tell what is whose.
+    What has come of a frame is given at once, so that a slow link is never taken for a silent one. What is no header means
+    that something else got into the stream: from then on nobody can tell what is whose.
     """
 
     def __init__(self) -> None:
         self.out_of_step = False
-        self._held = bytearray()
+        self._stderr = False
+        self._left = 0  # bytes of the frame that has begun
+        self._header = b""
 
     def feed(self, data: bytes) -> list[Chunk]:
-        """What is whole by now."""
-        self._held += data
+        """What has come."""
         chunks: list[Chunk] = []
-        at = 0
-        while len(self._held) - at >= 8 and not self.out_of_step:
-            stream, padding, length = struct.unpack_from(">B3sL", self._held, at)
-            self.out_of_step = stream > _STDERR or any(padding) or length > _LONGEST_FRAME
-            if self.out_of_step or len(self._held) - at - 8 < length:
-                break
-            chunks.append(Chunk(stream == _STDERR, bytes(self._held[at + 8 : at + 8 + length])))
-            at += 8 + length
-        del self._held[: len(self._held) if self.out_of_step else at]
+        while data and not self.out_of_step:
+            if self._left:
+                chunks.append(Chunk(self._stderr, data[: self._left]))
+                data, self._left = data[self._left :], max(0, self._left - len(data))
+                continue
+            missing = _HEADER.size - len(self._header)
+            self._header, data = self._header + data[:missing], data[missing:]
+            if len(self._header) == _HEADER.size:
+                self._begin_frame()
         return chunks
+
+    def _begin_frame(self) -> None:
+        stream, padding, self._left = _HEADER.unpack(self._header)
+        self.out_of_step = stream > _STDERR or any(padding) or self._left > _LONGEST_FRAME
+        self._stderr, self._header = stream == _STDERR, b""
 
 
 def plain_socket(attached: Any) -> socket.socket | None:

@@ -4,8 +4,9 @@ Every container starts as ``pid_1()``, a few lines of sh that wait on standard i
 payload: a line ``token size`` and a tar of that size, whose last member is ``.jobmanager/command``. PID 1 unpacks
 it, says ``got``, runs the program as its child, kills what is left of it, says ``end`` on both streams (each keeps
 its own order, and a reader needs both to have everything), hands over a result file if there is one, and waits to
-be killed. A mark is ``\x1e TOKEN word ...\n``; the token is in PID 1's memory only, so nothing that the program
-prints is taken for one by accident.
+be killed. A mark is ``\x1e TOKEN word ...\x1f\n``; the token is in PID 1's memory only, so nothing that the program
+prints is taken for one by accident. Its newline may be missing: of a long line an engine's log can lose it (20.10
+does), and a mark stands at the end of whatever the program printed last.
 
 Needs in the image: ``sh``, ``head -c``, ``tar``.
 
@@ -42,6 +43,7 @@ RESULT_FILE = ".jobmanager/result.json"
 RESULT_FILE_LIMIT = 1024 * 1024
 NOT_DELIVERED = 125  # PID 1's own exit code when it did not get its job whole
 _LONGEST_MARK = 1024
+_MARKS_END = re.compile(rb"[\x1f\n]")
 _SECONDS = re.compile(r"[0-9]{1,12}\.[0-9]{2}")
 _CLOCK_STEP_S = 0.01  # of ``/proc/uptime``: by so much a difference can be too small
 _RUNNABLE = ".jobmanager/bin/"
@@ -55,7 +57,7 @@ set +aefux
 unset _jm_token _jm_size _jm_broken _jm_tool _jm_lack _jm_code _jm_cpu _jm_up
 unset _jm_oom _jm_forks _jm_peak _jm_full _jm_left _jm_file _jm_key _jm_value _jm_self
 exec 3>&1 4>&2 2>/dev/null
-_jm_say() {{ printf '\036%s %s\n' "$_jm_token" "$*"; }}
+_jm_say() {{ printf '\036%s %s\037\n' "$_jm_token" "$*"; }}
 _jm_leave() {{ _jm_say no "$1" >&3; exit {NOT_DELIVERED}; }}
 _jm_first() {{ read -r "$1" < "$2"; }}
 _jm_clocks() {{
@@ -236,12 +238,14 @@ class MarkedStream:
         self._begin = b"\x1e" + token.encode() + b" "
         self._longest = longest
         self._held = b""
+        self._newline_is_due = False  # of a mark whose end has come
 
     def feed(self, data: bytes) -> list[bytes | Mark]:
         """Output and marks in their order."""
         self._held += data
         found: list[bytes | Mark] = []
         while True:
+            self._take_the_newline()
             at = self._held.find(self._begin)
             if at < 0:
                 found += self._output_before_a_possible_mark()
@@ -249,21 +253,27 @@ class MarkedStream:
             if at > 0:
                 found.append(self._held[:at])
                 self._held = self._held[at:]
-            line_end = self._held.find(b"\n", 0, self._longest)
-            if line_end < 0 and len(self._held) < self._longest:
+            end = _MARKS_END.search(self._held, 0, self._longest)
+            if end is None and len(self._held) < self._longest:
                 return found
-            if line_end < 0:  # a program that has found the token out, and would have us hold its output for ever
+            if end is None:  # a program that has found the token out, and would have us hold its output for ever
                 found.append(self._held[:1])
                 self._held = self._held[1:]
                 continue
-            words = self._held[len(self._begin) : line_end].decode("utf-8", "replace").split(" ", 1)
-            found.append(Mark(words[0], words[1] if len(words) > 1 else "", self._held[: line_end + 1]))
-            self._held = self._held[line_end + 1 :]
+            words = self._held[len(self._begin) : end.start()].decode("utf-8", "replace").split(" ", 1)
+            found.append(Mark(words[0], words[1] if len(words) > 1 else "", self._held[: end.end()]))
+            self._held = self._held[end.end() :]
+            self._newline_is_due = end.group() == b"\x1f"
 
     def rest(self) -> bytes:
         """What was held back, at the end of the stream."""
         held, self._held = self._held, b""
         return held
+
+    def _take_the_newline(self) -> None:
+        if self._newline_is_due and self._held:
+            self._newline_is_due = False
+            self._held = self._held.removeprefix(b"\n")
 
     def _output_before_a_possible_mark(self) -> list[bytes]:
         at = self._held.rfind(b"\x1e", max(0, len(self._held) - len(self._begin) + 1))

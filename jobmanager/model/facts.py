@@ -63,6 +63,9 @@ class RunFacts:
     stdout_bytes: int = 0
     stderr_bytes: int = 0
     log_rotated: bool = False  # the first part of the output was lost with a waiter
+    rest_lost: bool = False  # not all that it had to say until its end was heard
+    last_words_lost: bool = False  # it ended, but PID 1 was not heard to its last word: there may have been a result file
+    late_output_bytes: int = 0  # that came only when we had stopped it
     from_log: bool = False  # the output is what the engine could write down, not what was heard as it came
     result_file: bytes | None = field(default=None, repr=False)
     archive: bytes | None = field(default=None, repr=False)

@@ -10,6 +10,8 @@ from jobmanager.model._exact import make_exact
 
 _BLOCK = 4096
 _MOST = 2**30
+SLOWEST_LINK_BYTES_PER_S = 16 * 1024  # what a container says comes at least so fast, while it comes
+_MOST_STANDSTILL_S = 300.0
 # Starting a container takes runc itself up to 13.4 MiB (1.1.15; with less, now and then it fails) and 24 files (1.3.6 with nine
 # hierarchies of cgroup v1; one more for each), and the limits hold by then
 SMALLEST_MEMORY_MIB = 16
@@ -62,6 +64,11 @@ class Limits:
     def shm_mib(self) -> int:
         """How much ``/dev/shm`` holds: it counts as memory, and this leaves a little of that."""
         return self.memory_mib - _BESIDE_SHM_MIB
+
+    @property
+    def standstill_s(self) -> float:
+        """How long in all a grader's wall clock may stand still, while its student containers are being started."""
+        return min(self.wall_s, _MOST_STANDSTILL_S)
 
     @property
     def workspace_inodes(self) -> int:

@@ -17,6 +17,7 @@ _WORKSPACE = "a write into the workspace"
 _CGROUP = "the container's cgroup, read by PID 1"
 _INSPECT = "inspect"
 _OUR_CLOCK = "our clock"
+_PIPE_BYTES = 65536
 _TASK_IS_WRONG = frozenset({"not_started", "start_refused", "no_host", "queue_timeout"})  # no run would end otherwise
 
 
@@ -111,6 +112,8 @@ def _timeout(facts: RunFacts, limits: Limits) -> Verdict | None:
         return _timeout_verdict(facts.stopped.limit, facts.stopped.measured, limits)
     if facts.end is not None and facts.cpu_time_s is not None and facts.cpu_time_s > limits.cpu_time_s:
         return _timeout_verdict(Limit.CPU, facts.cpu_time_s, limits)
+    if facts.end is not None and facts.wall_time_s is not None and facts.wall_time_s > limits.wall_s:
+        return _timeout_verdict(Limit.WALL, facts.wall_time_s, limits)
     return None
 
 
@@ -120,7 +123,7 @@ def _timeout_verdict(limit: Limit, measured: float, limits: Limits) -> Verdict:
     else:
         words, source = f"wall clock limit of {limits.wall_s:g} s reached", _OUR_CLOCK
     return Verdict(
-        outcome=Outcome.TIMEOUT, text=words, evidence=(Evidence(kind=limit.value, value=round(measured, 3), source=source),)
+        outcome=Outcome.TIMEOUT, text=words, evidence=(Evidence(kind=limit.value, value=round(measured, 4), source=source),)
     )
 
 
@@ -143,7 +146,7 @@ def _crash(facts: RunFacts) -> Verdict | None:
         return crash_verdict("host_lost", f"the host could not be reached for {facts.outage_s:.0f} s and was given up", _OUR_CLOCK)
     if facts.link_broke:
         return crash_verdict("link_broke", "the grader was cut off from its student containers", "the grading container's runner")
-    if facts.end is not None:
+    if facts.end is not None and not facts.last_words_lost:
         return None
     if facts.gone:
         return crash_verdict("removed", "the container was removed by somebody else", _INSPECT)
@@ -153,11 +156,14 @@ def _crash(facts: RunFacts) -> Verdict | None:
         return crash_verdict("trouble", facts.trouble)
     if facts.state is not None and facts.state.oom_killed:
         return None
+    if facts.end is not None:
+        text = "it ended, but its result file and its last output may be lost on the way from its host"
+        return crash_verdict("last_words", text, "the connection to the host")
     return crash_verdict("stopped_by_stranger", "the container was stopped by somebody else", _INSPECT)
 
 
 def _overflow(facts: RunFacts, limits: Limits) -> Verdict | None:
-    if facts.end is not None and facts.end.exit_code == 0:
+    if facts.end is not None and facts.end.exit_code == 0 and not facts.last_words_lost:
         return None
     if facts.end is not None and facts.end.oom_kills:
         return _overflow_verdict("oom_kills", facts.end.oom_kills, _CGROUP, f"memory limit of {limits.memory_mib} MiB reached")
@@ -200,6 +206,10 @@ def _counters(facts: RunFacts) -> tuple[Evidence, ...]:
         found.append(Evidence(kind="frozen", value="somebody else had paused the container", source=_INSPECT))
     if facts.log_rotated:
         found.append(Evidence(kind="output_cut", value="its first part was lost with a waiter", source="container log"))
+    if facts.rest_lost:
+        found.append(Evidence(kind="output_cut", value="its rest did not come", source="the connection to the host"))
+    if _was_behind(facts):
+        found.append(Evidence(kind="link_behind", value=facts.late_output_bytes, source="bytes counted"))
     if facts.from_log:
         words = "what the engine could not write down may be missing"
         found.append(Evidence(kind="output_from_log", value=words, source="container log"))
@@ -208,6 +218,12 @@ def _counters(facts: RunFacts) -> tuple[Evidence, ...]:
     if facts.passed_over:
         found.append(Evidence(kind="not_collected", value=facts.passed_over, source="collecting"))
     return tuple(found)
+
+
+def _was_behind(facts: RunFacts) -> bool:
+    """Whether the program may have stood still at its wall clock limit, as what it prints was not fetched as quickly."""
+    at_the_wall = facts.stopped is not None and facts.stopped.limit is Limit.WALL
+    return at_the_wall and facts.late_output_bytes > _PIPE_BYTES
 
 
 def _end_mark_counters(end: EndMark | None) -> list[Evidence]:

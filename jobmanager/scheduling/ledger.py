@@ -19,6 +19,7 @@ from jobmanager.model.container import SSH_USER, EngineInfo, Image
 from jobmanager.model.facts import RunFacts, Stopped
 from jobmanager.model.host import DockerHost
 from jobmanager.model.job import Request
+from jobmanager.model.limits import SLOWEST_LINK_BYTES_PER_S
 from jobmanager.model.messages import HostCannot, Refused, Submitted
 from jobmanager.model.result import Callback, Outcome
 from jobmanager.model.verdict import KillReason, Verdict, after_reruns, judge, killed_verdict, superseded_verdict
@@ -51,6 +52,14 @@ _MOST_DECIDED = 1000  # results in memory that wait for callbacks; while there a
 _OVERDUE_SLACK_S = 60.0  # past every limit, before a waiter's silence is called a crash
 _NO_IMAGE_S = 20.0  # an image that is being replaced may be away for a moment
 _TOKEN_BYTES = 16
+
+
+def _longest_s(request: Request) -> float:
+    """How long a run can take, by a link that is as slow as may be."""
+    limits = request.task.limits
+    standstill_s = 0.0 if request.task.grader is None else limits.standstill_s
+    moved_bytes = sum(map(len, request.files.values())) + limits.output_kib * 1024
+    return limits.wall_s + standstill_s + moved_bytes / SLOWEST_LINK_BYTES_PER_S
 
 
 class Ledger:
@@ -415,7 +424,7 @@ class Ledger:
                 self._waited_too_long(self._jobs[place.job_id])
             for name in self._containers.names():
                 job = self._job_of(name)
-                if job is not None and job.running_for_s(now) > job.request.task.limits.wall_s + self._overdue_s:
+                if job is not None and job.running_for_s(now) > _longest_s(job.request) + self._overdue_s:
                     self._overdue(job)
             self._holding.review(self._queue.lines(), self._hosts, now)
             self._outlooks.forget_old()

@@ -224,6 +224,15 @@ def test_a_paused_container_prints_nothing(place: Place) -> None:
         assert time.monotonic() < deadline
 
 
+def test_a_paused_container_goes_on_where_it_stood(place: Place) -> None:
+    run, stream = place.begin("sleep 1; echo over")
+    place.pause(run.container)
+    place.engine.unpause(run.container)
+    assert place.engine.inspect(run.container).phase is Phase.RUNNING
+    place.read(run, stream, lambda: "bye" in run.words)
+    assert run.stdout == b"over\n"
+
+
 def test_a_container_can_be_removed_in_every_phase(place: Place) -> None:
     paused = place.started()
     place.pause(paused)

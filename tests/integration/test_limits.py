@@ -260,3 +260,22 @@ def test_collected_files_are_cut_at_a_whole_file(run: Run) -> None:
     with tarfile.open(fileobj=io.BytesIO(result.archive)) as tar:
         assert [member.size for member in tar] == [500_000, 500_000]
     assert "larger than archive_mib = 1" in str(proof(result)["archive"])
+
+
+def test_a_program_that_ends_by_itself_past_its_wall_clock_limit_is_a_timeout(run: Run, shell: str) -> None:
+    result = run(["sleep", "1"], image=shell, limits=Limits(wall_time_s=0.9))
+    assert (result.outcome, result.evidence[0].kind) == (Outcome.TIMEOUT, "wall_time_s"), result
+    assert result.wall_time_s is not None and result.wall_time_s > 0.9
+
+
+def test_a_figure_past_its_limit_never_goes_with_a_success(submit: Submit) -> None:
+    """Programs that end about when their limits are reached."""
+    spins = "i=0; while [ $i -lt 150000 ]; do i=$((i+1)); done"
+    tried = [(["sleep", "1"], Limits(wall_time_s=1 + number / 100)) for number in range(-2, 4)]
+    tried += [(["sh", "-c", spins], Limits(cpu_time_s=0.1 * number, wall_time_s=60)) for number in range(1, 7)]
+    jobs = [(submit(command, limits=limits), limits) for command, limits in tried]
+    for job, limits in jobs:
+        result = job.result(PATIENCE_S)
+        assert result.wall_time_s is not None and result.cpu_time_s is not None
+        has_passed = result.wall_time_s > limits.wall_s or result.cpu_time_s > limits.cpu_time_s
+        assert result.outcome is (Outcome.TIMEOUT if has_passed else Outcome.SUCCESS), (limits, result)

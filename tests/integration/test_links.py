@@ -2,15 +2,161 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import docker
 import pytest
 
-from jobmanager import JobManager, Limits, Outcome, Task
-from tests.conftest import BUSYBOX
-from tests.integration.conftest import PATIENCE_S, proof
-from tests.proxy import LOGS, Proxy
+from jobmanager import DockerHost, Grader, JobFuture, JobManager, JobResult, Limits, Outcome, Task
+from jobmanager.engine.owner import JOB_LABEL
+from tests.conftest import BUSYBOX, eventually
+from tests.integration.conftest import PATIENCE_S, PYTHON, proof
+from tests.proxy import LOGS, Link, Proxy
 
 pytestmark = pytest.mark.engine
 
+STANDS_STILL_S = 7.0  # longer than anything of ours waits for a byte
+SAYS_FAILED = """echo '{"result": "failed", "grade": 40, "text": "wrong"}' > .jobmanager/result.json; """
+LONG = Limits(wall_time_s=60, memory_mib=64, output_kib=8 * 1024)
+GRADER = """#!/bin/sh
+run_student sh -c "'echo out; exit 3'"
+feedback-msg -m $?
+feedback-grade 40
+feedback-result failed
+"""
+
+
+def grading(script: str = GRADER, **limits: float) -> Task:
+    return Task(PYTHON, grader=Grader(), files={"run": script}, limits=Limits(memory_mib=64, **{"wall_time_s": 60, **limits}))  # type: ignore[arg-type]
+
+
+class Places:
+    """Managers, each behind a link of its own."""
+
+    def __init__(self, engine_url: str, stack: ExitStack) -> None:
+        self._engine_url = engine_url
+        self._stack = stack
+
+    def submit(self, task: Task) -> tuple[JobFuture, Link]:
+        proxy = self._stack.enter_context(Proxy(self._engine_url))
+        manager = self._stack.enter_context(JobManager(DockerHost(proxy.url, max_concurrent_jobs=2)))
+        return manager.submit(task), proxy.link
+
+
+@pytest.fixture
+def places(engine_url: str) -> Iterator[Places]:
+    with ExitStack() as stack:
+        yield Places(engine_url, stack)
+
+
+def result_of(job: JobFuture) -> JobResult:
+    return job.result(2 * PATIENCE_S)
+
+
+# ---- slow
+
+
+def test_what_ends_behind_a_slow_link_has_its_whole_output_and_its_own_end_within_its_wall_clock(engine_url: str) -> None:
+    """Its last words are on their way for longer than its whole wall clock limit."""
+    command = f"{SAYS_FAILED} head -c 900000 /dev/zero"
+    task = Task(BUSYBOX, command=command, limits=Limits(wall_time_s=3, output_kib=1024))
+    with Proxy(engine_url) as proxy, JobManager(proxy.url) as manager:
+        eventually(lambda: manager.hosts()[0].up, what="the host is up")
+        proxy.link.bytes_per_s = 150_000
+        result = result_of(manager.submit(task))
+    assert (result.outcome, result.text, result.grade) == (Outcome.FAILED, "wrong", 40.0), result
+    assert (len(result.stdout), result.stdout_bytes, result.output_cut) == (900_000, 900_000, False)
+    assert result.wall_time_s is not None and result.wall_time_s <= 3
+
+
+def test_a_program_that_a_slow_link_holds_up_past_its_wall_clock_limit_says_so(engine_url: str) -> None:
+    task = Task(BUSYBOX, command="head -c 6000000 /dev/zero", limits=Limits(wall_time_s=3, output_kib=8 * 1024))
+    with Proxy(engine_url) as proxy, JobManager(proxy.url) as manager:
+        eventually(lambda: manager.hosts()[0].up, what="the host is up")
+        proxy.link.bytes_per_s = 300_000
+        result = result_of(manager.submit(task))
+    assert (result.outcome, result.evidence[0].kind) == (Outcome.TIMEOUT, "wall_time_s"), result
+    assert int(proof(result)["link_behind"]) > 65536
+    assert (result.output_cut, result.stdout_bytes) == (False, len(result.stdout))
+
+
+def test_what_a_killed_program_had_printed_comes_however_slowly(engine_url: str, stranger: docker.DockerClient) -> None:
+    task = Task(BUSYBOX, command="head -c 600000 /dev/zero; echo over; sleep 60", limits=LONG)
+    with Proxy(engine_url) as proxy, JobManager(proxy.url) as manager:
+        eventually(lambda: manager.hosts()[0].up, what="the host is up")
+        proxy.link.bytes_per_s = 120_000
+        job = manager.submit(task)
+        wanted = {"label": f"{JOB_LABEL}={job.job_id}"}
+        found = eventually(lambda: stranger.containers.list(filters=wanted), what="it runs")[0]
+        eventually(lambda: b"over" in found.logs(), what="it has printed")
+        assert manager.kill_job(job.job_id)
+        result = result_of(job)
+    assert (result.outcome, result.stdout_bytes, result.output_cut) == (Outcome.KILLED, 600_005, False), result
+    assert result.stdout.endswith(b"over\n")
+
+
+# ---- stands still
+
+
+def test_a_link_that_stands_still_between_the_last_words_loses_none(places: Places) -> None:
+    tasks = {
+        "a result file": Task(BUSYBOX, command=SAYS_FAILED, limits=LONG),
+        "output": Task(BUSYBOX, command="head -c 300000 /dev/zero; exit 3", limits=LONG),
+        "a grader's word": grading("#!/bin/sh\nfeedback-grade 40\nfeedback-result failed\nexit 1\n"),
+        "a student's end": grading(),
+    }
+    jobs = {}
+    for name, task in tasks.items():
+        job, link = places.submit(task)
+        link.stand_still_after(b" end ", STANDS_STILL_S)
+        jobs[name] = job
+    results = {name: result_of(job) for name, job in jobs.items()}
+    assert {result.outcome for result in results.values()} == {Outcome.FAILED}, results
+    assert results["a result file"].grade == results["a grader's word"].grade == results["a student's end"].grade == 40.0
+    assert results["a student's end"].text == "3"
+    assert (results["output"].stdout_bytes, results["output"].exit_code) == (300_000, 3)
+    assert not any(result.output_cut for result in results.values())
+
+
+# ---- loses
+
+
+def test_last_words_that_never_come_are_a_crash_and_never_a_success(places: Places) -> None:
+    tasks = {
+        "a result file": Task(BUSYBOX, command=SAYS_FAILED, limits=LONG),
+        "none": Task(BUSYBOX, command="echo out", limits=LONG),
+        "a bad end": Task(BUSYBOX, command="exit 3", limits=LONG),
+        "a grader's word": grading("#!/bin/sh\nfeedback-result failed\n"),
+    }
+    jobs = {}
+    for name, task in tasks.items():
+        job, link = places.submit(task)
+        link.lose_what_comes_after(b" end ", logs_too=True)
+        jobs[name] = job
+    for name, job in jobs.items():
+        result = result_of(job)
+        assert (result.outcome, result.grade, result.output_cut) == (Outcome.CRASH, 0.0, True), (name, result)
+        assert result.evidence[0].kind == "last_words", (name, result)
+
+
+def test_an_end_that_is_never_heard_is_no_timeout_of_a_program_that_has_ended(places: Places) -> None:
+    job, link = places.submit(Task(BUSYBOX, command="echo ready; exit 3", limits=Limits(wall_time_s=3)))
+    link.lose_what_comes_after(b"ready", logs_too=True)
+    result = result_of(job)
+    assert (result.outcome, result.output_cut) == (Outcome.CRASH, True), result
+    assert result.evidence[0].kind == "trouble", result
+
+
+def test_a_stream_that_has_died_unnoticed_makes_no_timeout_of_a_program_that_has_ended(places: Places) -> None:
+    task = Task(BUSYBOX, command="echo ready; echo rest; exit 3", limits=Limits(wall_time_s=3))
+    job, link = places.submit(task)
+    link.lose_what_comes_after(b"ready", logs_too=False)
+    result = result_of(job)
+    assert (result.outcome, result.exit_code, result.stdout) == (Outcome.FAILED, 3, b"ready\nrest\n"), result
+
+
+# ---- disturbed
 
 
 @pytest.mark.parametrize(

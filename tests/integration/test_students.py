@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from jobmanager import Grader, Limits, Outcome
+from jobmanager import Grader, JobManager, Limits, Outcome, Task
 from tests.conftest import BUSYBOX
-from tests.integration.conftest import PYTHON, Run
+from tests.integration.conftest import PATIENCE_S, PYTHON, Run
 from tests.programs import RECURSION
+from tests.proxy import START, Proxy
 
 pytestmark = pytest.mark.engine
 
@@ -216,3 +217,22 @@ feedback-result success
 """
     result = run(image=PYTHON, grader=Grader(), files={"run": script}, limits=SMALL)
     assert (result.outcome, result.stdout_text) == (Outcome.SUCCESS, "next\nnext\n"), result
+
+
+def test_a_graders_wall_clock_stands_still_while_its_students_are_being_started(engine_url: str) -> None:
+    """To start them takes as long as all that the grader has."""
+    script = BEGIN + "seen['codes'] = [student('exit 3')['code'] for _ in range(2)]\n" + END
+    task = Task(PYTHON, grader=Grader(), files={"run.py": script}, limits=Limits(memory_mib=64, wall_time_s=8))
+    with Proxy(engine_url) as proxy, JobManager(proxy.url) as manager, proxy.delay(4.0, START):
+        result = manager.submit(task).result(PATIENCE_S)
+    assert result.outcome is Outcome.SUCCESS, result
+    assert result.custom["seen"] == {"codes": [3, 3]}
+    assert result.wall_time_s is not None and result.wall_time_s <= 8
+
+
+def test_a_grader_whose_student_is_never_started_is_still_stopped(engine_url: str) -> None:
+    script = BEGIN + "student('exit 3')\n" + END
+    task = Task(PYTHON, grader=Grader(), files={"run.py": script}, limits=Limits(memory_mib=64, wall_time_s=2))
+    with Proxy(engine_url) as proxy, JobManager(proxy.url) as manager, proxy.hold(START, skip=1):
+        result = manager.submit(task).result(PATIENCE_S)
+    assert (result.outcome, result.evidence[0].kind) == (Outcome.TIMEOUT, "wall_time_s"), result

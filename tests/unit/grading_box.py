@@ -22,7 +22,7 @@ from tests.conftest import eventually
 TOOLS = Path(__file__).resolve().parents[2] / "jobmanager" / "grading" / "container"
 PYTHON = Path(os.environ.get("JOBMANAGER_TEST_GRADER_PYTHON", sys.executable))  # any from 3.6 on
 TOKEN = "0123456789abcdef"
-_MARK = re.compile(rb"\x1e" + TOKEN.encode() + rb" ([+.!])(?: ([A-Za-z0-9+/=]*))?\n")
+_MARK = re.compile(rb"\x1e" + TOKEN.encode() + rb" ([+.!])(?: ([A-Za-z0-9+/=]*))?\x1f?\n")
 Message = dict[str, object]
 
 

@@ -11,6 +11,7 @@ from tests.unit.test_docs import TOP, evidence_kinds
 OUTCOMES = "integration/test_outcomes.py"
 HOSTS = "integration/test_hosts.py"
 DAEMONS = "integration/test_daemon_faults.py"
+LINKS = "integration/test_links.py"
 RERUNS = "integration/test_reruns.py"
 ELSEWHERE = {
     "oom_killed": (OUTCOMES, "test_a_pid_1_that_the_kernel_killed_for_memory_is_never_taken_for_the_programs_end"),
@@ -21,6 +22,8 @@ ELSEWHERE = {
         "integration/test_full_disk.py",
         "test_output_that_only_a_full_disk_has_may_be_cut_and_an_end_that_is_lost_with_it_is_no_timeout",
     ),
+    "last_words": (LINKS, "test_last_words_that_never_come_are_a_crash_and_never_a_success"),
+    "link_behind": (LINKS, "test_a_program_that_a_slow_link_holds_up_past_its_wall_clock_limit_says_so"),
     "host_lost": (OUTCOMES, "test_a_host_that_does_not_come_back_in_time_is_a_crash_that_keeps_what_was_printed"),
     "queue_timeout": (OUTCOMES, "test_a_job_that_waited_longer_than_it_may_is_a_crash"),
     "no_host": (HOSTS, "test_an_image_that_vanished_unnoticed_is_one_clear_crash"),

@@ -329,12 +329,18 @@ def test_an_engines_time_is_read_whatever_its_form(stamp, seconds):
 def test_output_is_taken_apart_wherever_it_is_cut():
     frames = [(1, b"out"), (2, b"err"), (1, b""), (2, b"x" * 70_000), (1, b"\0\0\0\0\0\0\0\5")]
     data = b"".join(bytes([stream, 0, 0, 0]) + len(content).to_bytes(4, "big") + content for stream, content in frames)
-    expected = [protocol.Chunk(stream == 2, content) for stream, content in frames]
+    expected = [b"".join(content for stream, content in frames if stream == wanted) for wanted in (1, 2)]
 
     for size in (1, 3, 8, 11, 65536, len(data)):
         parser = docker_streams._Frames()
         found = [chunk for at in range(0, len(data), size) for chunk in parser.feed(data[at : at + size])]
-        assert found == expected
+        assert [b"".join(chunk.data for chunk in found if chunk.stderr is stderr) for stderr in (False, True)] == expected
+
+
+def test_what_has_come_of_a_frame_is_not_held_back():
+    parser = docker_streams._Frames()
+    assert parser.feed(b"\1\0\0\0\0\0\0\5ab") == [protocol.Chunk(False, b"ab")]
+    assert parser.feed(b"cde") == [protocol.Chunk(False, b"cde")]
 
 
 @pytest.mark.parametrize(
@@ -349,8 +355,8 @@ def test_output_is_out_of_step_from_the_first_bytes_on_that_are_no_frame(stray):
     for size in (1, 5, 64, len(data)):
         parser = docker_streams._Frames()
         found = [chunk for at in range(0, len(data), size) for chunk in parser.feed(data[at : at + size])]
-        assert found == [protocol.Chunk(True, b"err")]
-        assert parser.out_of_step and not parser._held
+        assert b"".join(chunk.data for chunk in found) == b"err"
+        assert parser.out_of_step
 
 
 def test_importing_the_adapter_is_the_only_way_to_docker():

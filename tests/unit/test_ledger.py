@@ -444,7 +444,7 @@ def test_a_run_without_a_word_long_after_its_limit_is_run_again_too():
     driver.accept("j", RETRIED)
     driver.run("j")
 
-    driver.clock.now += 90 + 60 + 61
+    driver.clock.now += 90 + 60 + 61 + 64
     driver.ledger.tick()
 
     assert driver.placed() == {"j": "a"}
@@ -526,7 +526,7 @@ def test_the_death_of_a_waiter_that_still_had_a_jobs_earlier_container_hands_not
     driver = Driver({"a": 2}, host_lost_timeout_s=60.0)
     driver.accept("j", RETRIED)
     earlier = driver.run("j")
-    driver.clock.now += RETRIED.limits.wall_s + 60 + 61
+    driver.clock.now += RETRIED.limits.wall_s + 60 + 61 + 64
     driver.ledger.tick()
     later = driver.run("j")
     assert later != earlier
@@ -542,7 +542,7 @@ def test_no_word_long_past_every_limit_is_a_crash_and_not_before():
     driver.accept("j", wall_time_s=10)
     container = driver.run("j")
 
-    driver.clock.now += 10 + 60 + 60
+    driver.clock.now += 10 + 60 + 60 + 1024 / 16  # so long a link of 16 KiB/s needs for its output
     driver.ledger.tick()
     assert driver.results("j") == []
     driver.clock.now += 0.1

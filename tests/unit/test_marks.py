@@ -77,6 +77,23 @@ def test_marks_are_found_in_pieces_of_any_length():
         assert_whole(transcript_of(*chunks))
 
 
+def test_a_mark_whose_newline_a_log_lost_is_one_all_the_same():
+    end = BEGIN + b"end 0 - - - - 0 -\x1f"
+    for newline in (b"", b"\n"):
+        whole = b"x" * 20 + end + newline + b'{"grade": 7}' + BEGIN + b"bye\x1f" + newline
+        for at in range(len(whole) + 1):
+            transcript = transcript_of(
+                (False, BEGIN + b"got 1 1.00\x1f\n"), (True, end + newline), (False, whole[:at]), (False, whole[at:])
+            )
+            assert (transcript.complete, transcript.result_file, bytes(transcript.stdout)) == (True, b'{"grade": 7}', b"x" * 20)
+
+
+def test_an_end_of_another_shape_ends_no_stream():
+    transcript = transcript_of((False, BEGIN + b"got 1 1.00\n" + BEGIN + b"end 0 rubbish\n" + BEGIN + b"bye\n"))
+
+    assert not transcript._stdout_ended and not transcript.complete
+
+
 def test_output_is_not_held_back_longer_than_it_could_be_a_mark():
     stream = MarkedStream(TOKEN)
     for data, given in [

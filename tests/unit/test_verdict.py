@@ -53,6 +53,16 @@ TABLE = [
         "CPU time limit of 10 s",
     ),
     (
+        "timeout",
+        RunFacts(began=True, end=EndMark(exit_code=0), wall_time_s=20.01),
+        None,
+        Outcome.TIMEOUT,
+        "wall_time_s",
+        20.01,
+        "our clock",
+        "wall clock limit of 20 s",
+    ),
+    (
         "output",
         RunFacts(began=True, stopped=Stopped(limit=Limit.OUTPUT, measured=1500), stdout_bytes=1000, stderr_bytes=500),
         None,
@@ -96,6 +106,19 @@ TABLE = [
     ),
     ("crash", RunFacts(began=True, trouble="no space left"), None, Outcome.CRASH, "trouble", "no space left", "", "no space left"),
     ("crash", ENDED_WITHOUT_A_WORD, None, Outcome.CRASH, "stopped_by_stranger", None, "inspect", "stopped by somebody else"),
+    *(
+        (
+            "crash",
+            RunFacts(began=True, end=EndMark(exit_code=code), last_words_lost=True, rest_lost=True),
+            None,
+            Outcome.CRASH,
+            "last_words",
+            None,
+            "connection",
+            "may be lost",
+        )
+        for code in (0, 3)
+    ),
     (
         "overflow",
         RunFacts(began=True, end=EndMark(exit_code=1, oom_kills=2)),
@@ -204,7 +227,8 @@ PAIRS = [
     (earlier, later)
     for earlier, later in itertools.product(TABLE, TABLE)
     if ORDER.index(earlier[0]) < ORDER.index(later[0])
-    and not (earlier[4] in EXCLUSIVE and (later[1].end is not None or later[4] == "oom_killed"))
+    and not (earlier[4] in EXCLUSIVE and later[1].end is not None)
+    and not (earlier[4] in EXCLUSIVE | {"last_words"} and later[4] == "oom_killed")
     and not (earlier[0] == "overflow" and later[5] == 0)  # it counts only for what ended badly
 ]
 
@@ -320,3 +344,25 @@ def test_any_facts_at_all_get_a_verdict():
         if verdict.outcome is Outcome.SUCCESS:
             assert end is not None
             assert end.exit_code == 0
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_pid_1_that_died_of_memory_before_its_last_word_is_an_overflow(code):
+    facts = RunFacts(
+        began=True, end=EndMark(exit_code=code), last_words_lost=True, state=replace(EXITED, oom_killed=True), rest_lost=True
+    )
+
+    assert judge(facts, LIMITS).outcome is Outcome.OVERFLOW
+
+
+def test_a_limit_that_was_reached_exactly_was_not_passed():
+    assert judge(replace(FINE, wall_time_s=20.0, cpu_time_s=10.0), LIMITS).outcome is Outcome.SUCCESS
+
+
+@pytest.mark.parametrize(
+    ("limit", "late", "told"), [("wall_time_s", 65537, True), ("wall_time_s", 65536, False), ("cpu_time_s", 65537, False)]
+)
+def test_only_a_program_that_may_have_waited_for_its_reader_at_its_wall_clock_limit_is_told_so(limit, late, told):
+    facts = RunFacts(began=True, stopped=Stopped(limit=Limit(limit), measured=21), late_output_bytes=late)
+
+    assert ("link_behind" in [evidence.kind for evidence in judge(facts, LIMITS).evidence]) is told

@@ -78,7 +78,7 @@ class StubEngine:
     def pause(self, container: str) -> None:
         raise NotRunning(container)
 
-    kill = pause
+    kill = unpause = pause
 
     def close(self) -> None:
         pass
@@ -261,3 +261,169 @@ def test_a_server_that_nobody_can_reach_is_a_crash_in_words():
 
 def test_a_program_that_says_it_is_a_server_gains_nothing():
     assert judged(watch(PublishesNothing()).run()) == ("success", "exit_code")
+
+
+# ---- what comes late, and what never comes
+
+END = "end 7 2 - - - 0 -"
+LAST_WORDS = [said(END), Chunk(False, b'{"grade": 40}'), said("bye")]
+
+
+class SaysItsEndSlowly(StubEngine):
+    """Each of its words comes long after the one before, and longer after the first than anything is waited for."""
+
+    def attach(self, container: str) -> OutputStream:
+        slowly = itertools.chain.from_iterable(([], [], [Chunk(False, b"x" * 16384)]) for _ in range(30))
+        return Stream([BEGUN], [said(END, stderr=True)], *slowly, *([word] for word in LAST_WORDS))
+
+
+def test_an_end_that_comes_slowly_is_heard_whole():
+    tried = watch(SaysItsEndSlowly())
+    tried._clock = Clock(step_s=0.3)
+
+    facts = tried.run()
+
+    assert (facts.stdout, facts.result_file, facts.from_log) == (b"x" * 30 * 16384, b'{"grade": 40}', False)
+    assert not (facts.rest_lost or facts.last_words_lost)
+
+
+class StandsStill(StubEngine):
+    """Its link stands still between the last words: an answer takes as long as that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stream = Stream([BEGUN], [said(END, stderr=True)], *([] for _ in range(40)), *([word] for word in LAST_WORDS))
+
+    def attach(self, container: str) -> OutputStream:
+        return self.stream
+
+    def inspect(self, container: str) -> ContainerState:
+        state = super().inspect(container)
+        if self.looks > 1:  # while it was waited for, what stood still has come
+            self.stream._pieces = [piece for piece in self.stream._pieces if piece]
+        return state
+
+
+def test_a_link_that_stood_still_with_the_engines_answer_is_no_silence():
+    facts = watch(StandsStill()).run()
+
+    assert (facts.result_file, facts.from_log) == (b'{"grade": 40}', False)
+
+
+class StreamDies(StubEngine):
+    """Its stream says nothing any more, though its engine answers; the log has it all."""
+
+    def attach(self, container: str) -> OutputStream:
+        return Stream([BEGUN], [said(END, stderr=True)], *([] for _ in range(10_000)))
+
+    def logs(self, container: str) -> OutputStream:
+        return Stream([BEGUN], [said(END, stderr=True)], *([word] for word in LAST_WORDS))
+
+
+def test_a_stream_that_died_between_the_last_words_is_read_again_from_the_log():
+    facts = watch(StreamDies()).run()
+
+    assert (facts.result_file, facts.from_log, facts.last_words_lost) == (b'{"grade": 40}', True, False)
+
+
+class LogDiesToo(StreamDies):
+    def logs(self, container: str) -> OutputStream:
+        return Stream([BEGUN], *([] for _ in range(10_000)))
+
+
+def test_last_words_that_neither_stream_nor_log_has_are_lost_and_the_end_is_known():
+    facts = watch(LogDiesToo()).run()
+
+    assert facts.end is not None and facts.end.exit_code == 7
+    assert facts.rest_lost and facts.last_words_lost and facts.stopped is None
+    assert judged(facts) == ("crash", "last_words")
+
+
+class Crawls(StubEngine):
+    """Its program has said the end in PID 1's place, and goes on byte by byte."""
+
+    def attach(self, container: str) -> OutputStream:
+        return Stream([BEGUN], [said(END, stderr=True), said(END)], *([Chunk(False, b"x")] for _ in range(10_000)))
+
+
+def test_an_end_that_comes_at_a_crawl_is_not_waited_for_for_ever():
+    facts = watch(Crawls()).run()
+
+    assert judged(facts) == ("crash", "last_words")
+
+
+class CrawlsAndComputes(Crawls):
+    def usage(self, container: str) -> Usage | None:
+        return Usage(cpu_time_ns=11 * 10**9, peak_memory_bytes=None)
+
+
+def test_a_program_that_says_its_own_end_and_computes_on_is_stopped_at_its_cpu_limit():
+    facts = watch(CrawlsAndComputes(), limits=Limits(cpu_time_s=10, wall_time_s=1000)).run()
+
+    assert facts.stopped is not None and facts.stopped.limit is Limit.CPU
+    assert facts.cpu_time_s is not None and facts.cpu_time_s >= 10
+
+
+class HearsTheEndWhenItFreezes(StubEngine):
+    """Its link is behind: at the deadline the end is on its way, and PID 1 is frozen between its words."""
+
+    def __init__(self, wall_s: float) -> None:
+        super().__init__()
+        end = f"end 7 2 - - - 0 {wall_s - 0.01:.2f}"
+        begun = Chunk(False, f"\x1e{TOKEN} got 1 0.00\n".encode())
+        self.stream = Stream([begun], *([] for _ in range(10_000)))
+        self.told, self.rest = [said(end, stderr=True)], [said(end), *LAST_WORDS[1:]]
+        self.killed = False
+
+    def attach(self, container: str) -> OutputStream:
+        return self.stream
+
+    def pause(self, container: str) -> None:
+        self.stream._pieces = [self.told, *([] for _ in range(10_000))]
+
+    def unpause(self, container: str) -> None:
+        self.stream._pieces = [[word] for word in self.rest]
+
+    def kill(self, container: str) -> None:
+        self.killed, self.stream._pieces = True, []
+
+
+def test_a_program_whose_end_is_heard_when_it_is_frozen_and_was_in_time_goes_on_to_its_last_word():
+    engine = HearsTheEndWhenItFreezes(wall_s=4.5)
+    facts = watch(engine, limits=Limits(cpu_time_s=300, wall_time_s=5)).run()
+
+    assert (facts.stopped, facts.result_file, facts.last_words_lost, engine.killed) == (None, b'{"grade": 40}', False, False)
+    assert facts.wall_time_s is not None and facts.wall_time_s <= 4.5
+
+
+def test_a_program_whose_end_is_heard_when_it_is_frozen_and_was_late_stays_stopped():
+    engine = HearsTheEndWhenItFreezes(wall_s=5.2)
+    facts = watch(engine, limits=Limits(cpu_time_s=300, wall_time_s=5)).run()
+
+    assert facts.stopped is not None and facts.stopped.limit is Limit.WALL and engine.killed
+    assert facts.wall_time_s is not None and facts.wall_time_s >= 5
+
+
+class LogComesLate(StubEngine):
+    """An earlier waiter delivered the job; the log is asked for while the link stands still."""
+
+    fed = 0
+
+    def feed(self, *_: object) -> None:
+        self.fed += 1
+
+    def logs(self, container: str) -> OutputStream:
+        return Stream(*([] for _ in range(30)), [BEGUN], [said(END, stderr=True)], *([word] for word in LAST_WORDS))
+
+    def inspect(self, container: str) -> ContainerState:
+        state = super().inspect(container)
+        if self.looks < 4:
+            raise Unreachable("its link stands still")
+        return state
+
+
+def test_a_log_that_comes_late_is_not_taken_for_a_container_without_a_job():
+    engine = LogComesLate()
+    facts = watch(engine, taken_over=True).run()
+
+    assert (engine.fed, facts.result_file) == (0, b'{"grade": 40}')

@@ -383,7 +383,7 @@ def _last_words(container: FakeContainer, token: bytes, code: int) -> Iterator[O
 
 
 def _mark(token: bytes, words: bytes) -> Output:
-    return Output(False, b"\x1e%s %s\n" % (token, words))
+    return Output(False, b"\x1e%s %s\x1f\n" % (token, words))
 
 
 def _has_room(files: Files, path: str) -> bool:

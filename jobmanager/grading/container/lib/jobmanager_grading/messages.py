@@ -58,7 +58,7 @@ class Marks:
 
     def __init__(self, token: "str") -> "None":
         self._begin = b"\x1e" + token.encode("ascii") + b" "
-        self._room = (LONGEST_LINE - len(self._begin) - len("+ \n")) // 4 * 3
+        self._room = (LONGEST_LINE - len(self._begin) - len("+ \x1f\n")) // 4 * 3
 
     def of(self, message: "dict[str, object]") -> "list[bytes]":
         """A message, in as many lines as it takes."""
@@ -68,7 +68,7 @@ class Marks:
 
     def cut_off(self) -> "bytes":
         """Says that the link broke when it was needed."""
-        return self._begin + b"!\n"
+        return self._begin + b"!\x1f\n"
 
     def _mark(self, word: "bytes", part: "bytes") -> "bytes":
-        return self._begin + word + b" " + binascii.b2a_base64(part)
+        return self._begin + word + b" " + binascii.b2a_base64(part, newline=False) + b"\x1f\n"
