@@ -10,6 +10,7 @@ import io
 import itertools
 import pickle
 import queue
+import signal
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from jobmanager.model.messages import LogLine
 
 _log = logger(__name__)
 _JOIN_S = 2.0
+_DYING_S = 0.5  # between the end of its pipe and its own: it shall say itself how it ended
 _numbers = itertools.count(1)
 
 
@@ -38,6 +40,7 @@ class Gone:
     """A child has ended; nothing more will come of it."""
 
     child: Child
+    why: str = ""  # its own last words, or its signal, or its exit code
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,7 @@ class Child:
     def __init__(self, module: str, listen: Listen) -> None:
         self._process, self._connection = start_process(module)
         self._listen = listen
+        self._last_words = ""
         self._outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         name = f"jobmanager-{module.rpartition('.')[2].strip('_')}-{next(_numbers)}"
         self._threads = [
@@ -121,6 +125,8 @@ class Child:
             return
         if isinstance(message, LogLine):
             hand_on(message.record)
+        elif isinstance(message, str):
+            self._last_words = message
         else:
             self._listen(Heard(self, message))
 
@@ -132,12 +138,11 @@ class Child:
             pass
         except Exception:  # noqa: BLE001 - the loop's edge: half a message has been read, so nothing more can be
             _log.exception("reading from child %d failed: ending it", self.pid)
-        self._process.kill()  # its pipe is closed, so it is of no use any more
-        self._process.wait()
+        end_process(self._process, _DYING_S)  # its pipe is closed, so it is of no use any more
         self.send(None)
         self._threads[0].join()
         self._connection.close()
-        self._listen(Gone(self))
+        self._listen(Gone(self, why=self._last_words or how_it_ended(self._process.returncode)))
 
 
 def pickled(message: Any) -> bytes:
@@ -154,3 +159,13 @@ class _Pickler(pickle.Pickler):
         if kind.__module__.partition(".")[0] not in ("jobmanager", "builtins"):
             raise pickle.PicklingError(f"{kind.__module__}.{kind.__qualname__} is none of the library's own types")
         return NotImplemented
+
+
+def how_it_ended(code: int) -> str:
+    """An exit code of ``subprocess`` in words."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"ended by {signal.Signals(-code).name}"
+    except ValueError:  # a real-time signal
+        return f"ended by signal {-code}"

@@ -134,6 +134,7 @@ class Loop:
             manager_id=manager_id,
             engine_timeout_s=engine_timeout_s,
             host_lost_timeout_s=host_lost_timeout_s,
+            cannot_start=ledger.host_silent,
         )
         self._live_outputs = LiveOutputs(
             hooks,
@@ -231,7 +232,7 @@ class Loop:
         if isinstance(happened, Heard):
             self._heard(happened.child, happened.message)
         elif isinstance(happened, Gone):
-            self._gone(happened.child)
+            self._gone(happened.child, happened.why)
         elif isinstance(happened, Unsent):
             self._unsent(happened.child, happened.message, happened.reason)
         elif isinstance(happened, _Followed):
@@ -278,17 +279,17 @@ class Loop:
         elif (host := self._waiters.heard(child) or self._tunnels.heard(child, said)) is not None:
             self._hearing[type(said)](host, said)
 
-    def _gone(self, child: Child) -> None:
+    def _gone(self, child: Child, why: str) -> None:
         if child in self._pool:
             unanswered = self._pool.died(child)
             if unanswered is not None:
-                _log.warning("a pool worker died over container %s", unanswered.ticket.container)
-                self._pool_replied(unanswered.ticket, _why_hung(unanswered))
+                _log.warning("a pool worker died over container %s: %s", unanswered.ticket.container, why)
+                self._pool_replied(unanswered.ticket, _why_hung(unanswered), why)
             self._pool.dispatch()
-        elif (lost := self._waiters.gone(child)) is not None:
+        elif (lost := self._waiters.gone(child, why)) is not None:
             self._ledger.waiter_died(lost.containers, over=lost.over)
             if not lost.has_spoken:
-                self._host_silent(lost.host, HostSilent(reason="the process that was to look at it died at once"))
+                self._host_silent(lost.host, HostSilent(reason=f"the process that was to look at it died at once: {why}"))
         else:
             self._tunnels.gone(child)
 
@@ -302,10 +303,10 @@ class Loop:
             self._waiters.ended(message.container_name)
             self._ledger.ended(message.container_name, RunFacts(began=message.taken_over, trouble=reason))
 
-    def _pool_replied(self, ticket: Ticket, reply: PoolReply | None) -> None:
+    def _pool_replied(self, ticket: Ticket, reply: PoolReply | None, why: str = "") -> None:
         if isinstance(ticket.request, Submit):
             assert reply is None or isinstance(reply, (Submitted, HostCannot, Refused))
-            self._ledger.submitted(ticket.container, reply)
+            self._ledger.submitted(ticket.container, reply, why=why)
         elif isinstance(reply, Deleted):
             self._deleted(ticket)
         elif isinstance(reply, DeleteFailed):

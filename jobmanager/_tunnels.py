@@ -116,7 +116,10 @@ class Tunnels:
             self._folder = Path(tempfile.mkdtemp(prefix="jobmanager-"))
         socket = self._folder / f"{number}.sock"
         config = None if host.ssh_config is None else str(host.ssh_config)
-        self._keep(host.name, TunnelSettings(url=host.url, socket=str(socket), ssh_config=config))
+        try:
+            self._keep(host.name, TunnelSettings(url=host.url, socket=str(socket), ssh_config=config))
+        except OSError as error:
+            raise EngineUnavailable(f"host {host.name}: the keeper of its tunnel cannot be started: {error}") from error
         return Address(host=host.name, url=f"unix://{socket}", pull=host.pull, tunnelled=True)
 
     def _keep(self, host: str, settings: TunnelSettings) -> None:

@@ -26,7 +26,7 @@ from jobmanager._host_keeper import HostKeeper
 from jobmanager._outbox import Outbox
 from jobmanager._students import Students
 from jobmanager._watch import Watch
-from jobmanager.engine.connect import connect
+from jobmanager.engine.connect import adapter, connect
 from jobmanager.engine.owner import MANAGER_LABEL, STUDENT_LABEL
 from jobmanager.engine.processes import forward_logs
 from jobmanager.engine.protocol import Engine, EngineError
@@ -50,6 +50,7 @@ def main(connection: Connection) -> None:
     outbox = Outbox(connection)
     outbox.start()
     forward_logs(outbox.send, lambda: outbox.drain(_LAST_WORDS_S))
+    adapter(settings.address)  # before there are threads: where several fail to import it at once, some say a wrong reason
     global _the_waiter
     waiter = _the_waiter = Waiter(settings, outbox.send)
     waiter.start()

@@ -67,9 +67,12 @@ class Waiters:
         manager_id: str,
         engine_timeout_s: float,
         host_lost_timeout_s: float,
+        cannot_start: Callable[[str, str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """``cannot_start`` is told of a host, and why, whenever no process can be had for it."""
         self._listen = listen
+        self._cannot_start = cannot_start
         self._hosts = hosts
         self._manager_id = manager_id
         self._engine_timeout_s = engine_timeout_s
@@ -143,12 +146,12 @@ class Waiters:
         for waiter in self._waiters.values():
             waiter.containers.discard(container)
 
-    def gone(self, child: Child) -> Lost | None:
+    def gone(self, child: Child, why: str = "") -> Lost | None:
         """A waiter has died; another one is started."""
         waiter = self._waiters.pop(child, None)
         if waiter is None:
             return None
-        _log.warning("a waiter of host %s died with %d jobs; another takes over", waiter.host, len(waiter.containers))
+        _log.warning("a waiter of host %s died with %d jobs (%s); another takes over", waiter.host, len(waiter.containers), why)
         now = self._clock()
         lived_long = now - waiter.started_at > _LIVED_LONG_S
         self._to_start.append((now if lived_long else now + _RESTART_PAUSE_S, waiter.settings))
@@ -189,6 +192,7 @@ class Waiters:
             child = Child(_MODULE, self._listen)
         except OSError as error:  # no memory, no descriptor, no process to be had: perhaps later
             _log.error("a waiter of host %s cannot be started: %s", settings.address.host, error)
+            self._cannot_start(settings.address.host, f"the process that is to look at it cannot be started: {error}")
             self._to_start.append((now + _RESTART_PAUSE_S, settings))
             return
         child.send(settings)

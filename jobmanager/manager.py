@@ -55,6 +55,7 @@ from jobmanager._loop import Loop
 from jobmanager.engine import ssh_debug
 from jobmanager.engine.default_host import default_host
 from jobmanager.engine.owner import retire
+from jobmanager.engine.processes import refuse_where_impossible
 from jobmanager.errors import (
     Closed,
     EngineUnavailable,
@@ -171,7 +172,10 @@ class JobManager:
         Raises:
             EngineUnavailable: no host answers; nothing is left running.
             Closed: the manager was closed.
+            NotSupported: this process can have no children of the library's: a frozen application, one that gevent or eventlet
+                has patched, one that is such a child itself.
         """
+        refuse_where_impossible()
         self._notice_fork()
         run = _Run(self)
         try:

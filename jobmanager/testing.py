@@ -18,33 +18,27 @@ loops, ``if``, variables; ``true``, ``false``, ``echo``, ``printf``, ``cat``, ``
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from multiprocessing import spawn
 from types import TracebackType
 from typing import Any
 
 from jobmanager.engine import protocol
 from jobmanager.engine.fake.wire import PIECE, Inbox, packed
+from jobmanager.engine.processes import command, environment
 from jobmanager.errors import InvalidValue
 from jobmanager.model._exact import exact
 from jobmanager.model.container import Phase
 
 __all__ = ["FakeContainerRecord", "FakeEngineServer", "Faults"]
 
-_BOOT = (
-    "import sys, json; path, folder, fd, owner = json.loads(sys.argv[1]); sys.path[:] = path;"
-    " from jobmanager.engine.fake.server import serve; serve(folder, fd, owner)"
-)
 _PATIENCE_S = 30.0
 _GRACE_S = 5.0
 _CALLS = frozenset(name for name in vars(protocol.Engine) if not name.startswith("_"))
@@ -115,12 +109,10 @@ class FakeEngineServer:
             return
         self._folder = tempfile.mkdtemp(prefix="jobmanager-fake-", dir="/tmp")  # a socket's path must be short
         ours, theirs = socket.socketpair()
-        said = json.dumps([[entry or os.getcwd() for entry in sys.path], self._folder, theirs.fileno(), os.getpid()])
+        serve = command("jobmanager.engine.fake.server:serve", self._folder, theirs.fileno(), os.getpid())
         with theirs:
             self._process = subprocess.Popen(
-                [os.fsdecode(spawn.get_executable()), "-c", _BOOT, said],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
+                serve, env=environment(), pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
             )
         self._line = _Line(ours)
         try:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import threading
 import time
+import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import docker
 import psutil
@@ -20,6 +22,8 @@ BUSYBOX = "jobmanager-busybox:1"
 SLOWNESS = float(os.environ.get("JOBMANAGER_TEST_SLOWNESS", "1"))  # times as much patience: an engine in a virtual machine is slow
 T = TypeVar("T")
 _ran_on: defaultdict[str, set[str]] = defaultdict(set)  # by test process: the files of its tests
+_MARK = "JOBMANAGER_TEST_PROCESS"  # in the environment of all that this process starts
+_MARK_HERE = os.environ[_MARK] = uuid.uuid4().hex
 
 
 def eventually(condition: Callable[[], T], *, within_s: float = 20.0, what: str = "") -> T:
@@ -152,18 +156,55 @@ def _alive(process: psutil.Process) -> bool:
         return False
 
 
+def orphans() -> list[str]:
+    """Processes of the library's that a program of this test process has left behind, also those that stand still."""
+    reapers = {1, *(ancestor.pid for ancestor in psutil.Process().parents())}
+    return [
+        f"{process.pid} {process.status()}"
+        for process in psutil.process_iter()
+        if _ppid(process) in reapers and _is_left_by_us(process)
+    ]
+
+
+def _ppid(process: psutil.Process) -> int | None:
+    try:
+        return process.ppid()
+    except psutil.Error:
+        return None
+
+
+def _is_left_by_us(process: psutil.Process) -> bool:
+    try:
+        is_one = any("jobmanager.engine.processes" in word for word in process.cmdline())
+        return is_one and process.environ().get(_MARK) == _MARK_HERE
+    except psutil.Error:
+        return False
+
+
 def open_files() -> int:
     """How many descriptors this process has."""
     return len(os.listdir("/proc/self/fd"))
 
 
+def end_with_all_children(caller: subprocess.Popen[Any]) -> None:
+    """A program and all its children die at one moment, so that none can tidy up after another."""
+    process = psutil.Process(caller.pid)
+    process.suspend()  # so that it replaces none
+    family = process.children(recursive=True)
+    for each in (*family, process):
+        each.kill()
+    caller.wait(10)
+    psutil.wait_procs(family, timeout=10)
+
+
 @pytest.fixture(autouse=True)
 def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Every test fails that leaves a thread, a child, a descriptor, a container or a volume behind."""
+    """Every test fails that leaves a thread, a child, a program's child, a descriptor, a container or a volume behind."""
     children_before, files_before = set(children()), open_files()
     yield
     eventually(lambda: not our_threads(), what=f"the library's threads are gone: {our_threads()}")
     eventually(lambda: set(children()) <= children_before, what=f"children are gone: {set(children()) - children_before}")
+    eventually(lambda: not orphans(), what=f"children of programs are gone: {orphans()}")
     eventually(lambda: open_files() <= files_before, what=f"descriptors are closed: {open_files()} now, {files_before} before")
     if "engine_urls" in request.fixturenames or "engine_url" in request.fixturenames:
         for url in request.getfixturevalue("engine_urls"):

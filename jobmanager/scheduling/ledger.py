@@ -278,8 +278,8 @@ class Ledger:
             self._orders.clear()
             return orders
 
-    def submitted(self, container: str, reply: Submitted | HostCannot | Refused | None) -> None:
-        """A submitter's word; None when it died."""
+    def submitted(self, container: str, reply: Submitted | HostCannot | Refused | None, *, why: str = "") -> None:
+        """A submitter's word; None when it died, and why."""
         with self._lock:
             held = self._containers[container]
             held.made = held.made or isinstance(reply, Submitted)
@@ -301,7 +301,7 @@ class Ledger:
                 job.say_crash("start_refused", f"host {held.host} could not start it: {reply.reason}", "the engine's answer")
                 self._happen(job, Happening.START_REFUSED)
             else:
-                self._submitter_died(job)
+                self._submitter_died(job, why)
 
     def began(self, container: str) -> None:
         """A waiter's word: the job was delivered."""
@@ -589,10 +589,11 @@ class Ledger:
             job.say_crash("overdue", words)
             self._happen(job, Happening.OVERDUE)
 
-    def _submitter_died(self, job: JobRecord) -> None:
+    def _submitter_died(self, job: JobRecord, why: str) -> None:
         job.submits_lost += 1
         if job.submits_lost > _MOST_SUBMITS_LOST:
-            job.say_crash("submitter_died", f"the submitter process died {job.submits_lost} times over it")
+            last = f", at last: {why}" if why else ""
+            job.say_crash("submitter_died", f"the submitter process died {job.submits_lost} times over it{last}")
             self._happen(job, Happening.START_REFUSED)
         else:
             self._happen(job, Happening.SUBMITTER_DIED)

@@ -22,7 +22,7 @@ import pytest
 from jobmanager import JobManager, Limits, Task
 from jobmanager.cli import run
 from jobmanager.testing import FakeEngineServer
-from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
+from tests.conftest import BUSYBOX, end_with_all_children, eventually, our_containers, our_volumes
 from tests.daemons import PrivateDaemon
 from tests.proxy import CREATE, Proxy
 
@@ -272,14 +272,8 @@ def kill_with_children(url: str) -> None:
     there_before = len(our_containers(url))
     doomed = subprocess.Popen([sys.executable, "-c", DOOMED.format(url=url, image=BUSYBOX)], stdin=subprocess.PIPE)
     eventually(lambda: len(our_containers(url)) == there_before + 3, what="its jobs run")
-    family = psutil.Process(doomed.pid).children(recursive=True)
-    for process in family:
-        process.suspend()
-    doomed.kill()
+    end_with_all_children(doomed)
     doomed.communicate(timeout=10)
-    for process in family:
-        process.kill()
-    eventually(lambda: not any(process.is_running() for process in family), what="its children are gone")
 
 
 def test_a_dead_managers_leftovers_are_listed_then_removed_and_a_living_neighbours_are_not(url: str, ask: Ask) -> None:

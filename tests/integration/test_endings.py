@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import docker
 import psutil
@@ -29,7 +31,7 @@ from jobmanager import (
 from jobmanager import manager as module
 from jobmanager.errors import Closed, DuplicateJob, JobTimeout, NotStarted, QueueFull, WouldDeadlock
 from jobmanager.events import JobStarted
-from tests.conftest import BUSYBOX, children, eventually, our_containers, our_threads, our_volumes
+from tests.conftest import BUSYBOX, children, end_with_all_children, eventually, our_containers, our_threads, our_volumes
 from tests.daemons import PrivateDaemon
 
 SLEEPER = Task(BUSYBOX, command="echo started; sleep 60", limits=Limits(wall_time_s=90))
@@ -411,21 +413,34 @@ def test_after_kill_9_children_go_and_the_next_start_sweeps_but_never_a_living_m
         wait_until_running(neighbour, job_id)
         process = run_script(url, "time.sleep(60)")
         wait_for_running_containers(url, 3)
-        family = psutil.Process(process.pid).children(recursive=True)
-        for child in family:  # all at once, so that no child of it can tidy up
-            child.suspend()
-        process.kill()
-        process.wait(10)
-        for child in family:
-            child.kill()
+        end_with_all_children(process)
         process.communicate(timeout=10)
-        eventually(lambda: not any(child.is_running() for child in family), within_s=5, what="children are gone")
         left = len(our_containers(url))
         assert left > 1
         with JobManager(url):
             eventually(lambda: len(our_containers(url)) <= 1, what="the dead manager's containers are removed")
     assert [result.outcome for result in results] == [Outcome.SUCCESS]
     assert results[0].stdout == b"survived\n"
+
+
+def ignores_ctrl_c(process: psutil.Process) -> bool:
+    ignored = re.search(r"SigIgn:\s*(\w+)", Path(f"/proc/{process.pid}/status").read_text())
+    return ignored is not None and bool(int(ignored[1], 16) & 1 << signal.SIGINT - 1)
+
+
+def test_children_that_somebody_has_stopped_end_with_the_caller_too(url: str) -> None:
+    """They were started from a thread that has ended since: a signal for its end alone would have come too soon."""
+    process = run_script(url, "time.sleep(60)")
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert len(family) >= 3
+    eventually(lambda: all(ignores_ctrl_c(child) for child in family), what="all have read their first lines")
+    for child in family:
+        child.suspend()
+    process.kill()
+    process.communicate(timeout=10)
+    eventually(lambda: not any(child.is_running() for child in family), within_s=5, what="children are gone")
+    with JobManager(url):
+        eventually(lambda: not our_containers(url), what="leftovers are swept")
 
 
 def test_after_kill_9_of_the_caller_alone_its_children_are_gone_within_5_s(url: str) -> None:

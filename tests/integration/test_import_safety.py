@@ -206,6 +206,39 @@ def test_the_current_folder_s_modules_are_not_the_library_s(environment: Environ
     assert not (tmp_path / "was_run").exists()
 
 
+@pytest.mark.parametrize("name", ["docker", "requests", "urllib3", "certifi", "http", "email"])
+def test_a_script_with_the_name_of_a_module_that_the_library_s_processes_import(
+    environment: Environment, tmp_path: Path, name: str
+) -> None:
+    """Without a guard, and with the library on PYTHONPATH; a folder and a helper beside it have such names as well."""
+    path = tmp_path / f"{name}.py"
+    path.write_text(PROGRAM + RUN_IT + CLOSE_IT)
+    for other in {"docker", "urllib3"} - {name}:
+        (tmp_path / other).mkdir()
+        (tmp_path / other / "__init__.py").write_text("raise SystemExit('the caller's own')")
+
+    assert run(environment, str(path)) == "success hello \n"
+
+
+@pytest.mark.parametrize("name", ["docker", "psutil", "logging", "json"])
+def test_modules_on_pythonpath_that_the_caller_does_not_use_are_not_used_by_the_library_s_processes(
+    environment: Environment, tmp_path: Path, name: str
+) -> None:
+    """The caller has imported the right ones before it put its own folder first."""
+    (tmp_path / f"{name}.py").write_text("raise SystemExit('the caller's own')")
+    shadows = f"import jobmanager.doctor, os, sys\nsys.path.insert(0, {str(tmp_path)!r})\nos.environ['PYTHONPATH'] = sys.path[0]\n"
+
+    assert run(environment, "-c", shadows + PROGRAM + RUN_IT + CLOSE_IT) == "success hello \n"
+
+
+def test_in_a_folder_that_was_removed(environment: Environment, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    leaves = "import os\nos.rmdir(os.getcwd())\n"
+
+    assert run(environment, "-c", leaves + PROGRAM + RUN_IT + CLOSE_IT, cwd=gone) == "success hello \n"
+
+
 def test_path_entries_that_are_no_strings_are_passed_over(environment: Environment, tmp_path: Path) -> None:
     text = "import pathlib, sys\nsys.path.append(pathlib.Path('/some/where'))\n"
 

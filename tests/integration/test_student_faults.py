@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator
 
 import docker
-import psutil
 import pytest
 
 from jobmanager import DockerHost, Grader, JobManager, JobResult, Limits, Outcome, Task
@@ -15,7 +14,7 @@ from jobmanager._sweep import remove_leftovers, survey
 from jobmanager.engine.connect import connect
 from jobmanager.engine.owner import JOB_LABEL, STUDENT_LABEL
 from jobmanager.model.host import Address
-from tests.conftest import eventually, our_containers, our_volumes
+from tests.conftest import end_with_all_children, eventually, our_containers, our_volumes
 from tests.faults import processes
 from tests.integration.conftest import PATIENCE_S, PYTHON, proof
 
@@ -122,11 +121,7 @@ def test_what_a_killed_manager_leaves_of_a_grading_job_is_gone_after_one_sweep(e
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as caller:
         assert caller.stdout is not None
         student_of(hands, caller.stdout.readline().strip())
-        for child in psutil.Process(caller.pid).children():
-            child.suspend()  # so that nobody cleans up
-        caller.kill()
-        for child in psutil.Process(caller.pid).children():
-            child.kill()
+        end_with_all_children(caller)
     engine = connect(Address(host="here", url=engine_url), timeout_s=20)
     removals = list(remove_leftovers(engine, survey(engine).leftovers))
     engine.close()

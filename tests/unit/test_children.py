@@ -91,7 +91,7 @@ def test_a_writer_that_cannot_go_on_ends_the_child_and_that_is_heard(worker, mon
 
     gone = heard.get(timeout=30)
 
-    assert gone == Gone(child)
+    assert gone == Gone(child, why="ended by SIGKILL")
     eventually(lambda: not any(thread.is_alive() for thread in child._threads))
 
 

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from jobmanager import JobManager
+from jobmanager.errors import Closed
 from jobmanager.testing import FakeEngineServer
+from tests.conftest import children, eventually
+
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +27,7 @@ def fake() -> Iterator[FakeEngineServer]:
 def interrupted(scenario: str, fake: FakeEngineServer) -> str:
     """What the program prints, when it has ended by itself and well."""
     command = [sys.executable, "-m", "tests.unit.interrupted", scenario, fake.url]
-    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=110, check=False)
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=250, check=False)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
     return done.stdout
 
@@ -54,6 +60,25 @@ def test_a_handler_that_closes_while_the_main_thread_waits_for_hosts_ends_start_
     fake.faults.pause()
     try:
         assert interrupted("waiting_for_hosts", fake) == "Closed\n"
+    finally:
+        fake.faults.resume()
+
+
+def test_a_close_in_another_thread_ends_start_with_closed_while_it_waits_for_hosts(fake: FakeEngineServer) -> None:
+    manager = JobManager(fake.url)
+    others = len(children())
+
+    def close() -> None:
+        eventually(lambda: len(children()) > others)
+        manager.close()
+
+    closer = threading.Thread(target=close)
+    fake.faults.pause()
+    try:
+        closer.start()
+        with pytest.raises(Closed):
+            manager.start()
+        closer.join()
     finally:
         fake.faults.resume()
 

@@ -35,7 +35,9 @@ def children(monkeypatch: pytest.MonkeyPatch) -> list[RecordedChild]:
 
 def two_hosts() -> Waiters:
     hosts = [DockerHost("unix:///s", name=name) for name in "ab"]
-    waiters = Waiters(lambda _: None, hosts, manager_id="m", engine_timeout_s=1.0, host_lost_timeout_s=1.0)
+    waiters = Waiters(
+        lambda _: None, hosts, manager_id="m", engine_timeout_s=1.0, host_lost_timeout_s=1.0, cannot_start=lambda *_: None
+    )
     waiters.start({name: Address(host=name, url="unix:///s") for name in "ab"})
     return waiters
 
