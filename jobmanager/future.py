@@ -8,8 +8,8 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
-from jobmanager._aside import aside
 from jobmanager._callback_manager import refuse_inside_callback
+from jobmanager._main_thread import outside_main_thread
 from jobmanager.model.client import Client, Debug, InputData
 from jobmanager.model.result import JobResult
 from jobmanager.model.task import Task
@@ -31,7 +31,7 @@ class JobFuture(Future[JobResult]):
 
     def cancel(self) -> bool:
         """Kill the job and forget its result; False when it has ended already."""
-        if not aside(super().cancel):
+        if not outside_main_thread(super().cancel):
             return False
         self._client.kill_job(self.job_id)
         return True
@@ -40,13 +40,13 @@ class JobFuture(Future[JobResult]):
         """The result, waited for up to ``timeout`` seconds. Raises WouldDeadlock inside a callback, while it is not there."""
         if not self.done():
             refuse_inside_callback()
-        return aside(partial(super().result, timeout), takes_long=not self.done())
+        return outside_main_thread(partial(super().result, timeout), takes_long=not self.done())
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """None, as a job's end is always a result; waited for as ``result`` does."""
         if not self.done():
             refuse_inside_callback()
-        return aside(partial(super().exception, timeout), takes_long=not self.done())
+        return outside_main_thread(partial(super().exception, timeout), takes_long=not self.done())
 
     def __await__(self) -> Generator[Any, None, JobResult]:
         return asyncio.wrap_future(self).__await__()

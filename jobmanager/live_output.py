@@ -6,9 +6,9 @@ import time
 from functools import partial
 from types import TracebackType
 
-from jobmanager._aside import aside
 from jobmanager._callback_manager import refuse_inside_callback
 from jobmanager._channel import Channel
+from jobmanager._main_thread import outside_main_thread
 from jobmanager.errors import JobTimeout
 from jobmanager.model.output import Output
 
@@ -48,7 +48,7 @@ class LiveOutput:
         until = None if self._timeout_s is None else time.monotonic() + self._timeout_s
         while True:
             seen, is_over = self._channel.so_far(), self._is_over()  # before it takes: what comes meanwhile is no news to wait for
-            if (output := aside(self._take)) is not None:
+            if (output := outside_main_thread(self._take)) is not None:
                 return output
             if is_over:
                 raise StopIteration
@@ -56,11 +56,11 @@ class LiveOutput:
             left_s = None if until is None else until - time.monotonic()
             if left_s is not None and left_s <= 0:
                 raise JobTimeout(f"nothing came from job {self.job_id} for {self._timeout_s:g} s; it goes on")
-            aside(partial(self._wait, seen, left_s), takes_long=True)
+            outside_main_thread(partial(self._wait, seen, left_s), takes_long=True)
 
     def close(self) -> None:
         """Read no more."""
-        aside(self._close)
+        outside_main_thread(self._close)
 
     def __enter__(self) -> LiveOutput:
         return self

@@ -18,7 +18,7 @@ The way of a job::
 
 Processes and threads of one manager::
 
-    caller's process   jobmanager-clerk        does what the main thread asks for (one for all managers)
+    caller's process   jobmanager-executor     does what the main thread asks for (one for all managers)
                        jobmanager-loop         carries out the ledger's orders, hears the children
                        jobmanager-callbacks-N  callback managers (4 by default)
                        jobmanager-*-in, -out   two for each child: its messages
@@ -30,7 +30,7 @@ Processes and threads of one manager::
 
 The ledger (``scheduling/ledger.py``) decides everything that happens to a job; this file only connects it with the
 world. Its lock, and the one that guards starting and closing here, are never held while Docker, a callback or a hook
-is called, and never by the main thread, where signal handlers run (``_aside.py``).
+is called, and never by the main thread, where signal handlers run (``_main_thread.py``).
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
-from jobmanager import _log_thread
-from jobmanager._aside import aside, keep_clerk, let_clerk_go
 from jobmanager._callback_manager import CallbackManagers
+from jobmanager._log_thread import drain as drain_logs
 from jobmanager._log_thread import logger
 from jobmanager._loop import Loop
+from jobmanager._main_thread import keep_executor, outside_main_thread, release_executor
 from jobmanager.engine import ssh_debug
 from jobmanager.engine.default_host import default_host
 from jobmanager.engine.owner import retire
@@ -179,11 +179,11 @@ class JobManager:
         self._notice_fork()
         run = _Run(self)
         try:
-            aside(partial(self._start, run), takes_long=True)
+            outside_main_thread(partial(self._start, run), takes_long=True)
         except Closed:  # whoever closes it sees to the rest
             raise
         except BaseException:  # a signal handler's too, and then it is still starting
-            aside(run.abort, takes_long=True)
+            outside_main_thread(run.abort, takes_long=True)
             raise
 
     def _start(self, run: _Run) -> None:
@@ -223,9 +223,9 @@ class JobManager:
             raise InvalidValue(f"kill must be True or False, not {kill!r}")
         self._notice_fork()
         try:
-            aside(partial(self._close, drain_timeout_s, kill), takes_long=True)
+            outside_main_thread(partial(self._close, drain_timeout_s, kill), takes_long=True)
         except BaseException:  # ctrl-C while jobs were waited for
-            aside(partial(self._close, 0.0, True), takes_long=True)
+            outside_main_thread(partial(self._close, 0.0, True), takes_long=True)
             raise
 
     def _close(self, drain_timeout_s: float | None, kill: bool) -> None:
@@ -329,7 +329,7 @@ class JobManager:
         job_id = _checks.string("job_id", job_id, InvalidInput)
         if timeout_s is not None:
             timeout_s = _checks.timeout("timeout_s", timeout_s, zero=True)
-        return aside(partial(self._running().loop.follow, job_id, timeout_s))
+        return outside_main_thread(partial(self._running().loop.follow, job_id, timeout_s))
 
     def kill_job(self, job_id: str) -> bool:
         """Ask for a job's end; its result is ``killed``. False when it has ended already or is unknown."""
@@ -345,14 +345,14 @@ class JobManager:
         wall-clock limit will end it. While more than 1,000 jobs wait, the answer may be old, by a second for 100,000.
         """
         job_id = _checks.string("job_id", job_id, InvalidInput)
-        return aside(partial(self._running().ledger.queue_info, job_id))
+        return outside_main_thread(partial(self._running().ledger.queue_info, job_id))
 
     def get_job_queue_snapshot(self) -> tuple[list[RunningJob], list[WaitingJob]]:
         """Jobs that have a host, in the order of their acceptance, and jobs that wait, in the order in which they will start.
 
         That order is what is to be foreseen now. With 100,000 waiting jobs this takes up to a fifth of a second of CPU time.
         """
-        return aside(self._running().ledger.snapshot)
+        return outside_main_thread(self._running().ledger.snapshot)
 
     def get_available_environments(self) -> dict[str, list[str]]:
         """What the hosts that are up can run, by environment type.
@@ -360,15 +360,15 @@ class JobManager:
         Names from the alias map, and of images labelled ``jobmanager.environment``. A job for one whose hosts are all down
         is taken all the same, and waits.
         """
-        return aside(self._running().ledger.environments)
+        return outside_main_thread(self._running().ledger.environments)
 
     def hosts(self) -> list[HostInfo]:
         """A record for each host."""
-        return aside(self._running().ledger.hosts)
+        return outside_main_thread(self._running().ledger.hosts)
 
     def callbacks(self) -> CallbackInfo:
         """How busy the callback threads are."""
-        return aside(self._running().callbacks)
+        return outside_main_thread(self._running().callbacks)
 
     def _running(self) -> _Run:
         """What runs in this process. In a forked child of the one that started, it is started here first."""
@@ -387,7 +387,7 @@ class JobManager:
         """For forks that run no hooks of Python's, such as uWSGI's."""
         run = self._run
         if run is not None and run.pid != os.getpid():
-            aside(partial(self._forget, run))
+            outside_main_thread(partial(self._forget, run))
 
     def _forget(self, run: _Run) -> None:
         with _fork_lock:
@@ -461,7 +461,7 @@ class _Run:
             if self._stopped:
                 raise _closed()
             self._started = True
-            keep_clerk()
+            keep_executor()
             self._callbacks.start()
             self.loop.start()
             atexit.register(self._at_exit)
@@ -479,7 +479,7 @@ class _Run:
     def change(self, change: Callable[[], _T]) -> _T:
         """Change the ledger; the loop does what follows from that."""
         try:
-            return aside(change)
+            return outside_main_thread(change)
         finally:
             self.loop.wake()
 
@@ -546,16 +546,16 @@ class _Run:
         retire(self._manager_id)
         self._callbacks.close(_THREAD_END_S)
         self._hooks.drain(_THREAD_END_S)
-        _log_thread.drain(_THREAD_END_S)
+        drain_logs(_THREAD_END_S)
         atexit.unregister(self._at_exit)
         self._stopped = True
         if self._started:
-            let_clerk_go()
+            release_executor()
 
     def _at_exit(self) -> None:
         """The interpreter ends without close()."""
         if self.pid == os.getpid():
-            aside(self.abort, takes_long=True)
+            outside_main_thread(self.abort, takes_long=True)
 
     def _ended(self, result: JobResult) -> None:
         self._hooks.fire(JobEnded(at_s=time.time(), job_id=result.job_id, result=result))

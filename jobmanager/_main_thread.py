@@ -2,7 +2,7 @@
 
 Python runs a signal handler in the main thread, between any two steps of what that does. A handler that closes the manager
 would wait for a lock that the interrupted frame holds, and change what that frame is about to change; one that raises, as
-ctrl-C does, would leave it half changed. So the main thread takes no lock of the library's: it hands a call to a clerk,
+ctrl-C does, would leave it half changed. So the main thread takes no lock of the library's: it hands a call to an executor,
 over a queue written in C, and waits for the answer where an interruption does no harm. A call whose caller was
 interrupted by an exception is carried out all the same.
 """
@@ -17,35 +17,35 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
-__all__ = ["aside", "keep_clerk", "let_clerk_go"]
+__all__ = ["keep_executor", "outside_main_thread", "release_executor"]
 
-_FIRST_GLANCE_S, _GLANCE_S = 0.05, 1.0  # between looks at whether a clerk is there: it may just have left
+_FIRST_GLANCE_S, _GLANCE_S = 0.05, 1.0  # between looks at whether an executor is there: it may just have left
 _T = TypeVar("_T")
 
 
-def aside(function: Callable[[], _T], *, takes_long: bool = False) -> _T:
+def outside_main_thread(function: Callable[[], _T], *, takes_long: bool = False) -> _T:
     """What ``function`` returns or raises. In the main thread another one calls it.
 
-    ``takes_long``: it may wait for something, so it gets a thread of its own, and the clerk goes on.
+    ``takes_long``: it may wait for something, so it gets a thread of its own, and the executor goes on.
     """
     if threading.get_ident() != threading.main_thread().ident:
         return function()
-    return _desk_of_this_process().ask(_Call(function, takes_long))
+    return _queue_of_this_process().ask(_Call(function, takes_long))
 
 
-def keep_clerk() -> None:
-    """A manager starts: while there is any, the clerk stays. While the interpreter ends no thread can be started any more."""
-    desk = _desk_of_this_process()
-    desk.managers.append(None)
-    desk.find_clerk()
+def keep_executor() -> None:
+    """A manager starts: while there is any, the executor stays. While the interpreter ends no thread can be started any more."""
+    calls = _queue_of_this_process()
+    calls.managers.append(None)
+    calls.find_executor()
 
 
-def let_clerk_go() -> None:
+def release_executor() -> None:
     """A manager has stopped."""
-    desk = _desk_of_this_process()
-    if desk.managers:
-        desk.managers.pop()
-    desk.look_up()
+    calls = _queue_of_this_process()
+    if calls.managers:
+        calls.managers.pop()
+    calls.look_up()
 
 
 class _Call(Generic[_T]):
@@ -78,14 +78,14 @@ class _Call(Generic[_T]):
             self._error = None  # its traceback holds this very frame
 
 
-class _Desk:
-    """Where the main thread leaves its calls, and the thread that takes them: the clerk, if there is one."""
+class _CallQueue:
+    """Where the main thread leaves its calls, and the thread that takes them: the executor, if there is one."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()
         self.managers: list[None] = []
         self._calls: queue.SimpleQueue[_Call[Any] | None] = queue.SimpleQueue()
-        self._vacant = _thread.allocate_lock()  # held by the clerk
+        self._vacant = _thread.allocate_lock()  # held by the executor
         self._attended = False
 
     def ask(self, call: _Call[_T]) -> _T:
@@ -95,7 +95,7 @@ class _Desk:
         while True:
             if not self._attended:
                 try:
-                    _thread.start_new_thread(self._find_clerk_or_serve, ())  # Thread.start holds a lock that its thread needs
+                    _thread.start_new_thread(self._find_executor_or_serve, ())  # Thread.start holds a lock that its thread needs
                 except RuntimeError:  # none is to be had
                     self._serve()
             if call.is_answered(wait_s):
@@ -103,22 +103,22 @@ class _Desk:
             wait_s = _GLANCE_S
 
     def look_up(self) -> None:
-        """Have the clerk see whether there is a manager still."""
+        """Have the executor see whether there is a manager still."""
         self._calls.put(None)
 
-    def find_clerk(self) -> bool:
+    def find_executor(self) -> bool:
         """See to it that there is one; not for the main thread. False: no thread is to be had."""
         if self._vacant.acquire(blocking=False):
             self._attended = True
             try:
-                threading.Thread(target=self._work, name="jobmanager-clerk", daemon=True).start()
+                threading.Thread(target=self._work, name="jobmanager-executor", daemon=True).start()
             except RuntimeError:
                 self._leave()
                 return False
         return True
 
-    def _find_clerk_or_serve(self) -> None:
-        if not self.find_clerk():
+    def _find_executor_or_serve(self) -> None:
+        if not self.find_executor():
             self._serve()
 
     def _work(self) -> None:
@@ -145,15 +145,15 @@ class _Desk:
             return
         try:
             threading.Thread(target=call.carry_out, name="jobmanager-main-call", daemon=True).start()
-        except RuntimeError:  # none is to be had: the clerk does it, and others wait
+        except RuntimeError:  # none is to be had: the executor does it, and others wait
             call.carry_out()
 
 
-_desk = _Desk()
+_call_queue = _CallQueue()
 
 
-def _desk_of_this_process() -> _Desk:
-    global _desk
-    if _desk.pid != os.getpid():  # forked, perhaps by hands that do not tell Python: its clerk has not come along
-        _desk = _Desk()
-    return _desk
+def _queue_of_this_process() -> _CallQueue:
+    global _call_queue
+    if _call_queue.pid != os.getpid():  # forked, perhaps by hands that do not tell Python: its executor has not come along
+        _call_queue = _CallQueue()
+    return _call_queue
