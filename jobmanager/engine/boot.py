@@ -66,12 +66,14 @@ def load(package: str, home: str) -> None:
 def places(path: Sequence[str]) -> list[str]:
     """Where on the caller's path the needed packages were installed: a file or a folder of the same name is not enough.
 
-    Where nothing tells that they were installed, as in a zip file, the first package of that name is taken.
+    Where nothing tells that they were installed, as in a zip file, or where only a note of it lies (``pip install -e`` puts the
+    folder itself further back), the first package of that name is taken.
     """
     found: dict[str, str] = {}
     for place in path:
-        for name in _installed_in(place):
-            found.setdefault(name, place)
+        for name in _installed_in(place) - found.keys():
+            if _has_package(place, name):
+                found[name] = place
     for name in _NOT_TO_BE_DONE_WITHOUT - found.keys():
         found.update((name, place) for place in reversed(path) if _has_package(place, name))
     return [place for place in dict.fromkeys(path) if place in found.values()]

@@ -106,6 +106,16 @@ def test_a_package_of_which_nothing_tells_that_it_was_installed_is_taken_as_in_a
     assert boot.places([str(tmp_path), zipped, right]) == [zipped, right]
 
 
+def test_a_package_that_was_installed_to_be_edited_is_found_where_it_lies(tmp_path):
+    place = tmp_path / "site-packages"
+    installed(place, "requests", "urllib3", "psutil")
+    (place / "docker-7.2.0.dist-info").mkdir()  # all that `pip install -e` leaves there, beside a .pth file
+    source = package(tmp_path / "source", "docker")
+    script = package(tmp_path / "script", "docker")
+
+    assert boot.places([str(place), source, script]) == [str(place), source]
+
+
 def test_a_folder_of_the_caller_s_that_is_no_package_is_not_taken_for_one(tmp_path):
     (tmp_path / "docker").mkdir()
 
