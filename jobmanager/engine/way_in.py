@@ -16,6 +16,7 @@ would go on. It is no background job of the shell either, which would have SIGIN
 Nothing that PID 1 needs after the program's end is shared with it. Its output is opened anew for the program: to be
 non-blocking belongs to what was opened, and PID 1's last words would then fail on a full pipe. All names of the shell's
 are ours alone (``_jm_``): one that the image's ENV has would be handed on to the program with the value that PID 1 gave it.
+And what the ENV says to GNU tar (``TAR_OPTIONS``) is said to the program's tar, not to ours.
 
 Once the program has ended, PID 1 must not need what the program may have used up. Processes: the dead count until
 somebody has waited for them, so ``kill_all`` goes on until ``jobs`` has, and there is no fork before that. Space: it is
@@ -99,7 +100,7 @@ for _jm_tool in head tar; do
   command -v $_jm_tool >/dev/null || _jm_leave "the image has no $_jm_tool"
 done
 true >/proc/self/fd/3 2>/proc/self/fd/4 || _jm_leave "its output cannot be opened"
-head -c "$_jm_size" | {{ tar -xf - || {{ head -c "$_jm_size" >/dev/null; exit 1; }}; }} || _jm_broken=1
+head -c "$_jm_size" | {{ TAR_OPTIONS= tar -xf - || {{ head -c "$_jm_size" >/dev/null; exit 1; }}; }} || _jm_broken=1
 [ -z "$_jm_broken" ] || _jm_leave "{CANNOT_UNPACK}"
 [ -f .jobmanager/command ] || exit {NOT_DELIVERED}
 _jm_clocks

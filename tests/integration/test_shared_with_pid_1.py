@@ -130,6 +130,14 @@ def test_a_program_sees_every_variable_of_its_image_as_it_is_there_and_none_of_p
     assert not [name for name in seen if name.startswith("_jm_")]
 
 
+def test_what_an_image_says_to_tar_is_not_said_to_pid_1s(
+    with_env: Callable[[str, Mapping[str, str], str], JobResult], shell: str
+) -> None:
+    result = with_env(shell, {"TAR_OPTIONS": '"--verbose --strip-components=1"'}, 'printf %s "$TAR_OPTIONS"; exit 3')
+    assert (result.outcome, result.exit_code) == (Outcome.FAILED, 3), result
+    assert result.stdout_text == "--verbose --strip-components=1"
+
+
 def test_names_of_pid_1s_own_are_no_programs(run: Run, shell: str) -> None:
     for name in ("say", "first", "begin", "counters", "program", "lacking", "_jm_token"):
         result = run([name], image=shell)
