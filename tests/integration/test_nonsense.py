@@ -122,7 +122,7 @@ def test_while_another_engine_answers_in_its_place_running_jobs_wait_as_for_one_
 def test_an_endless_answer_takes_no_more_memory_than_one_that_makes_sense(proxy: Proxy) -> None:
     with managing(proxy) as manager:
         children = psutil.Process().children(recursive=True)
-        waiters = [child for child in children if "jobmanager._waiter" in child.cmdline()]
+        waiters = [child for child in children if "jobmanager._waiter" in " ".join(child.cmdline())]
         before = [child.memory_info().rss for child in waiters]
         with proxy.instead(ILL["endless"][0]):
             eventually(lambda: not is_up(manager, "ill"), what="it is shown as down")
