@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from functools import partial
 from typing import Any
@@ -20,7 +20,7 @@ __all__ = ["ClientFuture", "JobFuture"]
 class JobFuture(Future[JobResult]):
     """A future of a job's result; ``await`` works too. It never holds an exception: what happens to a job is a result.
 
-    Cancelling it kills the job.
+    Cancelling it kills the job. The main thread never takes its lock, which signal handlers and whoever ends the job need.
     """
 
     job_id: str
@@ -31,10 +31,26 @@ class JobFuture(Future[JobResult]):
 
     def cancel(self) -> bool:
         """Kill the job and forget its result; False when it has ended already."""
-        if not outside_main_thread(super().cancel):
+        if not outside_main_thread(super().cancel, takes_long=True):  # it calls whatever was added to be called when it is done
             return False
         self._client.kill_job(self.job_id)
         return True
+
+    def done(self) -> bool:
+        """Whether there is a result, or it was cancelled."""
+        return self._state in ("CANCELLED", "CANCELLED_AND_NOTIFIED", "FINISHED")
+
+    def cancelled(self) -> bool:
+        """Whether it was cancelled before the job had ended."""
+        return self._state in ("CANCELLED", "CANCELLED_AND_NOTIFIED")
+
+    def running(self) -> bool:
+        """Whether it can no longer be cancelled, and is not done: for a moment, at the job's end."""
+        return self._state == "RUNNING"
+
+    def add_done_callback(self, fn: Callable[[Future[JobResult]], object]) -> None:
+        """Have it called when this is done, at once if it is; never in the main thread."""
+        outside_main_thread(partial(super().add_done_callback, fn), takes_long=True)
 
     def result(self, timeout: float | None = None) -> JobResult:
         """The result, waited for up to ``timeout`` seconds. Raises WouldDeadlock inside a callback, while it is not there."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import os
+import threading
 
 import pytest
 
@@ -76,14 +78,54 @@ def test_a_job_that_is_done_cannot_be_cancelled_and_is_not_killed():
 def test_waiting_for_a_future_inside_a_callback_is_refused_unless_it_is_there_already():
     client = StubClient()
     future = ClientFuture(client).new_job(TASK)
-    _callback_manager._here.inside_callback = True
+    _callback_manager._here.inside_callback_of = os.getpid()
     try:
         with pytest.raises(WouldDeadlock):
             future.result()
         client.finish(future.job_id)
         assert future.result().outcome is Outcome.SUCCESS
     finally:
-        _callback_manager._here.inside_callback = False
+        _callback_manager._here.inside_callback_of = None
+
+
+def test_what_a_future_says_of_itself_needs_no_lock_which_a_signal_handler_may_have_interrupted():
+    client = StubClient()
+    future = ClientFuture(client).new_job(TASK)
+    held, seen = threading.Event(), threading.Event()
+
+    def hold():
+        with future._condition:
+            held.set()
+            seen.wait(30)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait(30)
+    said = (future.done(), future.cancelled(), future.running())
+    still_held = not seen.is_set()
+    seen.set()
+    holder.join(30)
+
+    assert still_held and said == (False, False, False)
+    client.finish(future.job_id)
+    assert (future.done(), future.cancelled(), future.running()) == (True, False, False)
+
+
+def test_what_is_called_when_a_future_is_done_is_called_outside_the_main_thread_and_may_use_the_client():
+    client = StubClient()
+    client.finish((ended := ClientFuture(client).new_job(TASK)).job_id)
+    to_cancel, others, threads = ClientFuture(client).new_job(TASK), [], []
+
+    def submit_another(_):
+        threads.append(threading.current_thread())
+        others.append(ClientFuture(client).new_job(TASK))
+
+    ended.add_done_callback(submit_another)
+    to_cancel.add_done_callback(submit_another)
+    assert to_cancel.cancel()
+
+    assert len(others) == 2
+    assert threading.main_thread() not in threads
 
 
 def test_futures_can_be_waited_for_together():
