@@ -7,6 +7,7 @@ stands for its text, a number of numpy's for its value, a Mapping for what is in
 from __future__ import annotations
 
 import operator
+from collections import UserString
 from collections.abc import Collection, Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
@@ -39,13 +40,24 @@ def exact(value: Any) -> Any:
         return value
     if isinstance(value, str):
         return str.__str__(value)  # the text, whatever the class makes of it
+    if isinstance(value, UserString):
+        return exact(value.data)
     if isinstance(value, (bytes, bytearray, memoryview)):
         return bytes(memoryview(value))
     if isinstance(value, Mapping):
         return {exact(key): exact(item) for key, item in value.items()}
-    if isinstance(value, Collection):
+    if isinstance(value, Collection) and _has_items(value):
         return _collection(value)
     return _number(value)
+
+
+def _has_items(value: Collection[Any]) -> bool:
+    """An array of no dimensions is a number, though its class has everything that makes a collection."""
+    try:
+        iter(value)
+    except TypeError:
+        return False
+    return True
 
 
 def _collection(value: Collection[Any]) -> Collection[Any]:

@@ -10,7 +10,7 @@ import enum
 import inspect
 import pathlib
 import types
-from collections import UserDict, deque
+from collections import UserDict, UserString, deque
 from collections.abc import Mapping
 
 import pytest
@@ -54,6 +54,25 @@ class Lang(str, enum.Enum):
 
 class Level(enum.IntEnum):
     TWO = 2
+
+
+class Scalar:
+    """As numpy's and torch's arrays of no dimensions: a number in the clothes of a collection."""
+
+    def __init__(self, value):
+        self._value = value
+
+    def __len__(self):
+        raise TypeError("len() of unsized object")
+
+    def __iter__(self):
+        raise TypeError("iteration over a 0-d array")
+
+    def __contains__(self, item):
+        return False
+
+    def __index__(self):
+        return self._value
 
 
 class Whole(int):
@@ -209,7 +228,8 @@ def test_a_value_of_each_kind_is_what_it_stands_for():
         (Raw(b"a"), b"a"), (bytearray(b"b"), b"b"), (memoryview(b"c"), b"c"), (Row([Text("a")]), ["a"]),
         (Pair((Lang.PY,)), ("python3",)), (deque([Whole(1)]), (1,)), ({Text("a")}, {"a"}), ({Lang.PY: 1}.keys(), ("python3",)),
         (Table({Lang.PY: Level.TWO}), {"python3": 2}),
-        (types.MappingProxyType({"a": Real(1)}), {"a": 1.0}), (True, True), (None, None), (Network.OFF, Network.OFF),
+        (UserString("ab"), "ab"), (Scalar(5), 5), (types.MappingProxyType({"a": Real(1)}), {"a": 1.0}),
+        (True, True), (None, None), (Network.OFF, Network.OFF),
     ]  # fmt: skip
     for given, expected in pairs:
         made = exact(given)
