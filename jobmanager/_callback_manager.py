@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
@@ -23,7 +24,7 @@ _here = threading.local()  # a context variable would go along with tasks that a
 
 def refuse_inside_callback() -> None:
     """Raise WouldDeadlock in a callback's thread: blocking there could wait for itself."""
-    if getattr(_here, "inside_callback", False):
+    if getattr(_here, "inside_callback_of", None) == os.getpid():
         raise WouldDeadlock(
             "a callback cannot wait for a job: all callback threads could be waiting for one another;"
             " submit with a callback instead"
@@ -88,7 +89,7 @@ class CallbackManagers:
             return CallbackInfo(len(self._threads), len(self._busy_since), self._done.qsize())
 
     def _empty(self) -> None:
-        _here.inside_callback = True
+        _here.inside_callback_of = os.getpid()  # a process that a callback forks may wait for jobs of its own
         while (done := self._done.get()) is not None:
             try:
                 self._finish(done)

@@ -71,11 +71,11 @@ class _Records:
         self._begin()
 
     def _begin(self) -> None:
-        self._pid = os.getpid()
         self._lock = threading.RLock()  # a signal handler may log while its own thread does
         self._waiting: deque[logging.LogRecord] = deque()
         self._dropped = 0
         self._thread: threading.Thread | None = None
+        self._pid = os.getpid()  # last: whoever reads it takes the lock
 
     def put(self, record: logging.LogRecord) -> None:
         """Never blocks."""

@@ -141,7 +141,7 @@ class ProcessPool:
     def _new_worker(self) -> Child | None:
         try:
             return Child(_MODULE, self._listen)
-        except OSError as error:  # no memory, no descriptor, no process to be had: perhaps later
+        except Exception as error:  # noqa: BLE001 - no memory, no descriptor, no process to be had: perhaps later
             _log.error("a pool worker cannot be started: %s", error)
             return None
 

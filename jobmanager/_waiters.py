@@ -190,7 +190,7 @@ class Waiters:
         now = self._clock()
         try:
             child = Child(_MODULE, self._listen)
-        except OSError as error:  # no memory, no descriptor, no process to be had: perhaps later
+        except Exception as error:  # noqa: BLE001 - no memory, no descriptor, no process to be had: perhaps later
             _log.error("a waiter of host %s cannot be started: %s", settings.address.host, error)
             self._cannot_start(settings.address.host, f"the process that is to look at it cannot be started: {error}")
             self._to_start.append((now + _RESTART_PAUSE_S, settings))

@@ -44,6 +44,7 @@ _PYTHON = re.compile(r"(?i)(python|pypy)w?[0-9.]*[a-z]?(-dbg|-intel64|-32)?(\.ex
 _ORPHAN_S = 3.0
 _ENDING_S = 1.0  # between the end of its pipes and its own
 _is_child = False
+_first_path: list[str] = []
 
 ChildMain = Callable[[Connection], None]
 
@@ -103,6 +104,13 @@ def _python() -> str:
 
 
 def _path() -> list[str]:
+    """The caller's path as it was when the first child was started, then what has come since: later ones find the same."""
+    now = _path_now()
+    _first_path[:] = _first_path or now
+    return list(dict.fromkeys([*_first_path, *now]))
+
+
+def _path_now() -> list[str]:
     """The caller's path, with the script's and the current folder last."""
     path = [entry for entry in sys.path if isinstance(entry, str) and os.path.isabs(entry)]
     try:

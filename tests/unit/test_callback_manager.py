@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import threading
 
@@ -183,6 +184,25 @@ def test_waiting_is_refused_in_callbacks_only_and_says_what_to_do(made):
     assert len(raised) == 1
     refuse_inside_callback()  # not here
     assert ClientSync(StubClient(fast=True)).new_job(Task("x")).outcome is Outcome.SUCCESS
+
+
+def test_a_process_that_a_callback_forks_may_wait_for_jobs(made):
+    managers, codes = made(), []
+
+    def forks(result):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                refuse_inside_callback()
+            except WouldDeadlock:
+                os._exit(1)
+            os._exit(0)
+        codes.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
+    managers.put("j", forks)
+    managers.wait_for(1)
+
+    assert codes == [0]
 
 
 def test_a_result_that_cannot_be_put_together_is_an_error_and_the_callback_is_called(made, monkeypatch, caplog):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import random
 import threading
 
@@ -200,7 +201,7 @@ def test_inside_a_callback_what_is_there_can_be_read_and_nothing_is_waited_for()
     manager = Manager()
     live = manager.follow(timeout_s=None)
     manager.prints((False, 0, b"one"))
-    _here.inside_callback = True
+    _here.inside_callback_of = os.getpid()
     try:
         assert next(live) == out(b"one")
         with pytest.raises(WouldDeadlock):
@@ -208,7 +209,7 @@ def test_inside_a_callback_what_is_there_can_be_read_and_nothing_is_waited_for()
         manager.ends(b"one")
         assert list(live) == []
     finally:
-        _here.inside_callback = False
+        _here.inside_callback_of = None
 
 
 # ---- slow readers

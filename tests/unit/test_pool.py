@@ -89,9 +89,12 @@ def test_a_worker_that_died_gives_its_ticket_back_and_a_free_one_nothing(pool: P
     assert pool.workers() == []
 
 
-def test_a_worker_that_cannot_be_started_leaves_the_request_waiting(pool: ProcessPool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [OSError("no more processes"), MemoryError()])
+def test_a_worker_that_cannot_be_started_leaves_the_request_waiting(
+    pool: ProcessPool, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     def refuse(module: str, listen: object) -> StubChild:
-        raise OSError("no more processes")
+        raise error
 
     monkeypatch.setattr(_pool, "Child", refuse)
     pool.put(ticket("a", 1))

@@ -122,6 +122,16 @@ def test_a_folder_of_the_caller_s_that_is_no_package_is_not_taken_for_one(tmp_pa
     assert boot.places([str(tmp_path)]) == []
 
 
+def test_a_child_that_is_started_later_finds_what_the_first_one_found_whatever_has_become_of_the_path(monkeypatch):
+    monkeypatch.setattr(processes, "_first_path", [])
+    monkeypatch.setattr(sys, "path", ["/first", "/second"])
+    assert processes._path() == ["/first", "/second"]
+
+    monkeypatch.setattr(sys, "path", ["/third", "/second"])
+
+    assert processes._path() == ["/first", "/second", "/third"]
+
+
 def run_in_child(code: str, folder: Path) -> str:
     """What it prints in a process that is started as ours are, in this folder."""
     command = processes.command("builtins:exec", code)

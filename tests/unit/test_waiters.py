@@ -91,3 +91,33 @@ def test_a_waiter_that_dies_before_its_first_word_or_having_read_all_dies_over_n
     waiters.ended("ended")
 
     assert [waiters.gone(child).over for child in children[:2]] == ["", ""]
+
+
+@pytest.mark.parametrize("error", [OSError("no more processes"), MemoryError()])
+def test_a_waiter_that_cannot_be_started_is_started_later_and_the_others_at_once(children, monkeypatch, error):
+    left = [error]
+
+    def refuse_once(*arguments):
+        if left:
+            raise left.pop()
+        return RecordedChild(*arguments)
+
+    monkeypatch.setattr(_waiters, "Child", refuse_once)
+    now, silent = [0.0], []
+    hosts = [DockerHost("unix:///s", name=name) for name in "ab"]
+    waiters = Waiters(
+        lambda _: None,
+        hosts,
+        manager_id="m",
+        engine_timeout_s=1.0,
+        host_lost_timeout_s=1.0,
+        cannot_start=lambda host, why: silent.append(host),
+        clock=lambda: now[0],
+    )
+    waiters.start({name: Address(host=name, url="unix:///s") for name in "ab"})
+    assert (silent, len(children)) == (["a"], 1)
+
+    now[0] = 10.0
+    waiters.do_what_is_due()
+
+    assert len(children) == 2
