@@ -175,7 +175,10 @@ def _started(pid: int | str) -> str | None:
 
 
 def _is_hidden(pid: int) -> bool:
-    """Whether it lives but /proc does not show it: mounted with ``hidepid``, that keeps other users' processes back."""
+    """Whether it lives but /proc does not show it: mounted with ``hidepid``, that keeps other users' processes back.
+
+    Also those of our own user that gave up root's rights and have not begun another program since: a web server's workers.
+    """
     try:
         with open(f"/proc/{pid}/stat", "rb"):
             return False
@@ -185,9 +188,9 @@ def _is_hidden(pid: int) -> bool:
         os.kill(pid, 0)
     except PermissionError:
         return True
-    except OSError:
+    except (OSError, OverflowError):
         return False
-    return False
+    return _is_linux()
 
 
 def _started_elsewhere(pid: int) -> str | None:

@@ -228,6 +228,18 @@ def test_another_users_living_process_that_is_hidden_is_not_dead(monkeypatch, er
     assert not is_abandoned(container(replace(ME, pid=123, started="5")), now_s=1e12)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="hidepid is Linux's")
+@pytest.mark.parametrize("error", [FileNotFoundError(), PermissionError()], ids=repr)
+def test_our_own_users_living_process_that_is_hidden_as_it_cannot_be_dumped_is_not_dead(monkeypatch, error):
+    _proc_that_hides(monkeypatch, error, None)
+
+    assert not replace(ME, pid=123, started="5").is_proven_dead()
+
+
+def test_a_number_that_no_process_can_have_is_nobodys():
+    assert replace(ME, pid=10**17, started="5").is_proven_dead()
+
+
 def test_a_process_that_the_kernel_does_not_know_is_dead_even_where_proc_hides(monkeypatch):
     _proc_that_hides(monkeypatch, FileNotFoundError(), ProcessLookupError())
 
