@@ -268,6 +268,7 @@ class DockerEngine:
     def archive(self, container: str, path: str) -> Iterator[bytes]:
         with self._asking(patience=Patience(timeout_s=self._timeout_s, most_bytes=inf)):
             pieces, _ = self._client.get_archive(container, path, chunk_size=_PIECE)
+        with _translated():  # read by and by, or never to its end: other calls of this thread have a patience of their own
             yield from pieces
 
     def remove(self, container: str) -> None:

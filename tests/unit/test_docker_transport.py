@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from jobmanager.engine import docker as adapter
+from jobmanager.engine import docker_transport as transport
 from jobmanager.engine.docker import DockerEngine
 from jobmanager.engine.docker_transport import LEAST_BYTES_PER_S, Patience, TooMuch
 from jobmanager.engine.protocol import EngineError, Unreachable
@@ -88,6 +89,15 @@ def test_an_engine_that_trickles_the_chunks_of_an_archive_has_not_answered() -> 
     head = OK + stat + b"Transfer-Encoding: chunked\r\n\r\n"
     with engine_that(trickling(b"1\r\nx\r\n" * 10_000, head)) as engine, pytest.raises(Unreachable):
         list(engine.archive("c", "/job"))
+
+
+def test_an_archive_that_is_read_by_and_by_leaves_other_calls_their_own_time() -> None:
+    head = OK + b"X-Docker-Container-Path-Stat: e30=\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with engine_that(answering(head + b"1\r\nx\r\n" * 10 + b"0\r\n\r\n")) as engine:
+        pieces = engine.archive("c", "/job")
+        assert next(pieces)
+        assert transport._patience() is None
+        assert b"".join(pieces)
 
 
 def test_with_tls_a_trickling_engine_has_not_answered_either(tmp_path: object) -> None:
