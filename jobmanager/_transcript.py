@@ -164,11 +164,11 @@ class Transcript:
         elif mark.word == "no":
             self.refusal, self.complete = one_line(mark.rest[:500]), True
         elif mark.word == "end" and stderr and not self._stderr_ended and (end := self._end_mark(mark)) is not None:
-            self._stderr_ended = True
+            self.began = self._stderr_ended = True
             self.end = self.end or end
         elif mark.word == "end" and not (stderr or self._stdout_ended) and (end := self._end_mark(mark)) is not None:
             self._finish_link()
-            self._stdout_ended = True
+            self.began = self._stdout_ended = True
             self.end = end  # by now the counter's start is known
         elif mark.word == "bye" and self._stdout_ended and not self._said_bye:
             self._said_bye = True

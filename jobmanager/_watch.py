@@ -105,7 +105,8 @@ class Watch:
         self._stop_was_lost = False  # the latest one: the engine did not answer
         self._stops_lost = 0
         self._stopped_at: float | None = None  # somebody asked for its end, or a limit was reached
-        self._was_frozen = False
+        self._is_frozen = False
+        self._was_frozen = False  # by somebody else
         self._ended_at: float | None = None  # the program, by itself
         self._end_heard: EndMark | None = None  # before the log took the place of the container's own stream
         self._rest: Rest | None = None  # of what PID 1 says, once the program has ended
@@ -397,7 +398,7 @@ class Watch:
 
     def _has_ended_unheard(self) -> bool:
         """Whether the program had ended by itself, and PID 1's word of it is late, or lost with a log that cannot be written."""
-        if self._transcript.end is not None or not self._transcript.began:
+        if self._transcript.end is not None:
             return False
         try:
             return any(self._engine.archive(self._job.container_id, trace_of_the_end(self._job.token, self._job.workspace)))
@@ -475,19 +476,21 @@ class Watch:
             _log.exception("stopping job %s failed", self._job.job_id)
 
     def _until_nothing_comes(self, stream: OutputStream) -> None:
-        while not self._printed_too_much and (chunks := stream.read(_FROZEN_GLANCE_S)):
+        """What a frozen container had printed; one that goes on could print for ever."""
+        while self._is_frozen and not self._printed_too_much and (chunks := stream.read(_FROZEN_GLANCE_S)):
             self._take_in(chunks)
 
     def _until_it_ends(self, stream: OutputStream) -> None:
-        """As the stream of a container does that has ended."""
-        silence = Silence(self._looks, self._clock)
-        while not silence.is_proven and not self._printed_too_much:
+        """As the stream of a container does that has ended. Not for ever: the engine may not have taken the kill."""
+        silence, rest = Silence(self._looks, self._clock), Rest(self._clock)
+        while not (silence.is_proven or rest.is_late or self._printed_too_much):
             chunks = stream.read(_GLANCE_S)
             if chunks is None:
                 self._heard_all = True
                 return
             if chunks:
                 silence.broken()
+                rest.came(sum(len(chunk.data) for chunk in chunks))
                 self._take_in(chunks)
             elif silence.is_long():
                 try:
@@ -511,9 +514,11 @@ class Watch:
         """Once it has ended its counters are gone and its workspace is empty, so both are read while it is frozen."""
         try:
             self._engine.pause(self._job.container_id)
+            self._is_frozen = True
         except EngineError as error:
             self._stop_was_lost = isinstance(error, Unreachable)
-            self._was_frozen = self._looks.is_frozen_by_somebody_else()
+            self._is_frozen = isinstance(error, NotRunning)  # also the word for one that is frozen already
+            self._was_frozen = not self._stops_lost and self._looks.is_frozen_by_somebody_else()
             _log.debug("pause of %s: %s", self._job.container_name, error)
 
     def _collect(self) -> Collected:

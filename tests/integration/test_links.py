@@ -141,7 +141,8 @@ def test_last_words_that_never_come_are_a_crash_and_never_a_success(places: Plac
 
 
 def test_an_end_that_is_never_heard_is_no_timeout_of_a_program_that_has_ended(places: Places) -> None:
-    job, link = places.submit(Task(BUSYBOX, command="echo ready; exit 3", limits=Limits(wall_time_s=3)))
+    command = "echo ready; sleep 1; exit 3"  # the end, on standard error too, does not overtake what was printed
+    job, link = places.submit(Task(BUSYBOX, command=command, limits=Limits(wall_time_s=3)))
     link.lose_what_comes_after(b"ready", logs_too=True)
     result = result_of(job)
     assert (result.outcome, result.output_cut) == (Outcome.CRASH, True), result

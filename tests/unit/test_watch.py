@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from jobmanager import Limits
 from jobmanager._watch import Watch
-from jobmanager.engine.protocol import Chunk, NotRunning, OutputStream, Unreachable
+from jobmanager.engine.protocol import Chunk, EngineFailed, NotRunning, OutputStream, Unreachable
 from jobmanager.model.container import ContainerState, EngineInfo, Phase, Usage
 from jobmanager.model.facts import Limit, RunFacts
 from jobmanager.model.messages import DoorOpen
@@ -427,3 +427,105 @@ def test_a_log_that_comes_late_is_not_taken_for_a_container_without_a_job():
     facts = watch(engine, taken_over=True).run()
 
     assert (engine.fed, facts.result_file) == (0, b'{"grade": 40}')
+
+
+class Chatters(StubEngine):
+    """Prints a little at each read, and is not stopped: ``kill`` says what becomes of that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stream = Stream([BEGUN], *([Chunk(False, b"x")] for _ in range(10_000)))
+        self.killed = False
+
+    def attach(self, container: str) -> OutputStream:
+        return self.stream
+
+
+class CannotFreeze(Chatters):
+    def pause(self, container: str) -> None:
+        raise EngineFailed("no freezer")
+
+    def kill(self, container: str) -> None:
+        self.killed, self.stream._pieces = True, []
+
+
+def test_a_program_that_prints_on_and_cannot_be_frozen_is_killed_at_its_wall_clock_limit():
+    engine = CannotFreeze()
+    facts = watch(engine, limits=Limits(cpu_time_s=300, wall_time_s=5)).run()
+
+    assert (judged(facts), engine.killed, facts.stdout_bytes < 1000) == (("timeout", "wall_time_s"), True, True)
+
+
+class CannotKill(Chatters):
+    def kill(self, container: str) -> None:
+        raise Unreachable("it answers nothing, and its streams go on")
+
+
+def test_a_program_that_prints_on_and_cannot_be_killed_is_not_listened_to_for_ever():
+    tried = watch(CannotKill(), limits=Limits(cpu_time_s=300, wall_time_s=1000))
+    tried.kill()
+    facts = tried.run()
+
+    assert facts.rest_lost and facts.stdout_bytes < 1000
+
+
+class FreezesUnheard(StubEngine):
+    """Its first answer to a pause is lost."""
+
+    paused = False
+
+    def attach(self, container: str) -> OutputStream:
+        return Stream([BEGUN], *([] for _ in range(10_000)))
+
+    logs = attach
+
+    def pause(self, container: str) -> None:
+        if not self.paused:
+            self.paused = True
+            raise Unreachable("no answer")
+        raise NotRunning(container)
+
+    def inspect(self, container: str) -> ContainerState:
+        return replace(RUNS, phase=Phase.PAUSED) if self.paused else RUNS
+
+
+def test_a_container_that_we_froze_ourselves_is_not_said_to_have_been_frozen_by_somebody_else():
+    facts = watch(FreezesUnheard(), limits=Limits(cpu_time_s=300, wall_time_s=5)).run()
+
+    assert (judged(facts), facts.was_frozen) == (("timeout", "wall_time_s"), False)
+
+
+class NothingIsHeard(StubEngine):
+    """Its stream says nothing at all; the program has ended, and the log has it."""
+
+    def attach(self, container: str) -> OutputStream:
+        return Stream(*([] for _ in range(10_000)))
+
+    def logs(self, container: str) -> OutputStream:
+        return Stream([BEGUN], [Chunk(False, b"out")], [said(END, stderr=True)], *([word] for word in LAST_WORDS))
+
+    def archive(self, *_: object) -> list[bytes]:
+        return [b"the trace of its end"]
+
+
+def test_a_program_that_has_ended_and_was_never_heard_of_is_known_from_the_log_and_did_take_its_job():
+    facts = watch(NothingIsHeard()).run()
+
+    assert (judged(facts), facts.stdout, facts.result_file) == (("failed", "exit_code"), b"out", b'{"grade": 40}')
+
+
+class SaysOnlyTheEnd(StubEngine):
+    """Of its two streams the one with PID 1's first word is lost; the log says nothing either."""
+
+    def attach(self, container: str) -> OutputStream:
+        return Stream([said(END, stderr=True)], *([] for _ in range(10_000)))
+
+    def logs(self, container: str) -> OutputStream:
+        return Stream(*([] for _ in range(10_000)))
+
+
+def test_a_program_whose_end_is_all_that_was_heard_had_begun_and_its_output_is_said_to_be_cut():
+    facts = watch(SaysOnlyTheEnd()).run()
+
+    assert (facts.began, facts.rest_lost, facts.last_words_lost) == (True, True, True)
+    assert judged(facts) == ("crash", "last_words")
