@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
 
 from jobmanager import DockerHost, HookManager, JobManager, Outcome, Task, _waiters
 from jobmanager.events import HostDown
-from tests.conftest import BUSYBOX, eventually
+from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
+from tests.daemons import PrivateDaemon
 from tests.proxy import CREATE, INSPECT, START, Proxy
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.daemon]
 
 PATIENCE_S = 90.0
 JSON = b"HTTP/1.1 %s\r\nContent-Type: application/json\r\nApi-Version: 1.41\r\n"
@@ -40,9 +42,23 @@ def hosts_are_looked_at_often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def proxy(engine_urls: list[str]) -> Iterator[Proxy]:
-    with Proxy(engine_urls[0]) as proxy:
+def proxy(engine_url: str) -> Iterator[Proxy]:
+    with Proxy(engine_url) as proxy:
         yield proxy
+
+
+@pytest.fixture(scope="module")
+def other_engine(image_tar: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with PrivateDaemon(tmp_path_factory.mktemp("other")) as daemon:
+        daemon.load_image(Path(image_tar))
+        yield daemon.url
+
+
+@pytest.fixture
+def other(other_engine: str) -> Iterator[str]:
+    """Another engine's url; afterwards nothing of ours may be there."""
+    yield other_engine
+    eventually(lambda: not our_containers(other_engine) and not our_volumes(other_engine), what="nothing is left behind")
 
 
 def managing(proxy: Proxy, *others: str, hooks: HookManager | None = None) -> JobManager:
@@ -57,9 +73,9 @@ def is_up(manager: JobManager, name: str) -> bool:
 
 
 @pytest.mark.parametrize("ill", ILL)
-def test_all_jobs_run_on_the_well_host_and_running_ones_go_on(engine_urls: list[str], proxy: Proxy, ill: str) -> None:
+def test_all_jobs_run_on_the_well_host_and_running_ones_go_on(proxy: Proxy, other: str, ill: str) -> None:
     answer, pause_s = ILL[ill]
-    with managing(proxy, engine_urls[1]) as manager:
+    with managing(proxy, other) as manager:
         eventually(lambda: is_up(manager, "ill") and is_up(manager, "well"), what="both are up")
         before = [manager.submit(Task(BUSYBOX, command="sleep 3; echo ran")) for _ in range(4)]
         eventually(lambda: len(manager.get_job_queue_snapshot()[0]) == 4, what="they have hosts")
@@ -77,11 +93,9 @@ def test_all_jobs_run_on_the_well_host_and_running_ones_go_on(engine_urls: list[
 
 @pytest.mark.parametrize("call", [CREATE, START], ids=["create", "start"])
 @pytest.mark.parametrize("ill", ["dict", "409", "trickle"])
-def test_a_host_that_answers_looks_well_and_starts_ill_costs_no_job(
-    engine_urls: list[str], proxy: Proxy, ill: str, call: str
-) -> None:
+def test_a_host_that_answers_looks_well_and_starts_ill_costs_no_job(proxy: Proxy, other: str, ill: str, call: str) -> None:
     answer, pause_s = ILL[ill]
-    with proxy.instead(answer, call, pause_s=pause_s), managing(proxy, engine_urls[1]) as manager:
+    with proxy.instead(answer, call, pause_s=pause_s), managing(proxy, other) as manager:
         eventually(lambda: is_up(manager, "ill") and is_up(manager, "well"), what="both are up")
         jobs = [manager.submit(Task(BUSYBOX, command="sleep 0.5; echo ran")) for _ in range(8)]
         results = [job.result(PATIENCE_S) for job in jobs]
@@ -104,16 +118,16 @@ def test_a_job_that_no_other_host_can_run_waits_for_the_end_of_the_nonsense_and_
 
 
 def test_while_another_engine_answers_in_its_place_running_jobs_wait_as_for_one_that_is_away(
-    engine_urls: list[str], proxy: Proxy
+    engine_url: str, proxy: Proxy, other: str
 ) -> None:
     with managing(proxy) as manager:
         job = manager.submit(Task(BUSYBOX, command="echo begun; sleep 8; echo ran"))
         assert next(iter(manager.follow(job.job_id, timeout_s=PATIENCE_S))).data == b"begun\n"
-        proxy.lead_to(engine_urls[1])
+        proxy.lead_to(other)
         seen = proxy.count(INSPECT)
         eventually(lambda: proxy.count(INSPECT) > seen + 2, what="it was looked for on the other one")
         assert not job.done()
-        proxy.lead_to(engine_urls[0])
+        proxy.lead_to(engine_url)
         result = job.result(PATIENCE_S)
 
     assert (result.outcome, result.stdout) == (Outcome.SUCCESS, b"begun\nran\n")
