@@ -171,9 +171,11 @@ def callback(name: str, given: _F, error: type[InvalidValue], *takes: str) -> _F
             f"{name} must be a plain function, not {kind}, which would never run: have a plain function hand it to your"
             " event loop (docs/web-apps.md), or await manager.submit(...)"
         )
+    if inspect.isbuiltin(given):  # as a queue's put: many do not tell, and where one does, that is a text which takes long to read
+        return given
     try:
         signature = inspect.signature(given, follow_wrapped=False)
-    except Exception:  # noqa: BLE001 - it does not tell: some builtins, and objects that make their signature themselves
+    except (TypeError, ValueError):  # it does not tell; anything else may be a signal handler's, and is for whoever called us
         return given
     try:
         signature.bind(*takes)

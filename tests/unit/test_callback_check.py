@@ -101,6 +101,28 @@ def test_any_callable_that_takes_one_argument_is_taken_also_one_that_does_not_te
     assert _checks.callback("callback", given, errors.InvalidInput, "result") is given
 
 
+def test_what_a_signal_handler_raises_meanwhile_comes_through():
+    class Interrupted(Exception):
+        pass
+
+    class Callback:
+        def __call__(self, result):
+            """Can be a callback."""
+
+        @property
+        def __signature__(self):
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        _checks.callback("callback", Callback(), errors.InvalidInput, "result")
+
+
+def test_a_builtin_is_not_asked_what_it_takes_as_every_job_of_client_sync_brings_one(monkeypatch):
+    monkeypatch.setattr(_checks.inspect, "signature", mock.Mock(side_effect=AssertionError))
+
+    _checks.callback("callback", queue.SimpleQueue().put, errors.InvalidInput, "result")
+
+
 def test_what_a_future_of_asyncio_offers_is_taken():
     loop = asyncio.new_event_loop()
     try:
