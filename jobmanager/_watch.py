@@ -402,6 +402,9 @@ class Watch:
             return False
         try:
             return any(self._engine.archive(self._job.container_id, trace_of_the_end(self._job.token, self._job.workspace)))
+        except Unreachable:
+            self._stop_was_lost = True  # or as good as that: it is to be asked again
+            return False
         except EngineError:
             return False
 

@@ -529,3 +529,24 @@ def test_a_program_whose_end_is_all_that_was_heard_had_begun_and_its_output_is_s
 
     assert (facts.began, facts.rest_lost, facts.last_words_lost) == (True, True, True)
     assert judged(facts) == ("crash", "last_words")
+
+
+class LinkBreaksAtTheDeadline(NothingIsHeard):
+    """Its stream says no more than the beginning, and the link fails once when it is asked whether the program had ended."""
+
+    asked = 0
+
+    def attach(self, container: str) -> OutputStream:
+        return Stream([BEGUN], *([] for _ in range(10_000)))
+
+    def archive(self, *_: object) -> list[bytes]:
+        self.asked += 1
+        if self.asked == 1:
+            raise Unreachable("the link broke")
+        return super().archive()
+
+
+def test_a_link_that_breaks_when_it_is_asked_whether_a_program_had_ended_makes_no_timeout():
+    facts = watch(LinkBreaksAtTheDeadline()).run()
+
+    assert (facts.stopped, judged(facts)) == (None, ("failed", "exit_code"))
