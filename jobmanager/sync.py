@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import queue
 import threading
+import uuid
+from contextlib import suppress
 
 from jobmanager._callback_manager import refuse_inside_callback
-from jobmanager.errors import JobTimeout
+from jobmanager.errors import JobManagerError, JobTimeout
 from jobmanager.model import _checks
 from jobmanager.model.client import Client, Debug, InputData
 from jobmanager.model.result import JobResult
@@ -45,20 +47,25 @@ class ClientSync:
         if timeout_s is not None:
             timeout_s = _checks.positive("timeout_s", timeout_s)
         results: queue.SimpleQueue[JobResult] = queue.SimpleQueue()  # an Event's lock may be held while a signal handler runs
-        job_id = self._client.new_job(
-            task,
-            inputdata,
-            results.put,
-            priority=priority,
-            launcher_name=launcher_name,
-            debug=debug,
-            supersede_key=supersede_key,
-        )
+        job_id = uuid.uuid4().hex  # known before the job is accepted: ctrl-C may come before new_job has returned
         try:
+            self._client.new_job(
+                task,
+                inputdata,
+                results.put,
+                priority=priority,
+                launcher_name=launcher_name,
+                debug=debug,
+                job_id=job_id,
+                supersede_key=supersede_key,
+            )
             return results.get(timeout=None if timeout_s is None else min(timeout_s, threading.TIMEOUT_MAX))
         except queue.Empty:
             self._client.kill_job(job_id)
             raise JobTimeout(f"job {job_id} did not end within {timeout_s:g} s and was killed") from None
+        except JobManagerError:  # it was refused
+            raise
         except BaseException:  # ctrl-C: nobody waits for the job any more
-            self._client.kill_job(job_id)
+            with suppress(JobManagerError):
+                self._client.kill_job(job_id)
             raise

@@ -32,7 +32,7 @@ def test_it_waits_for_a_job_that_ends_later():
     client.accepted.wait(10)
     assert results == []
 
-    client.finish("job-1", Outcome.TIMEOUT)
+    client.finish(*client.jobs, Outcome.TIMEOUT)
     caller.join(10)
 
     assert [result.outcome for result in results] == [Outcome.TIMEOUT]
@@ -42,10 +42,10 @@ def test_it_waits_for_a_job_that_ends_later():
 def test_past_the_callers_patience_the_job_is_killed_and_it_raises():
     client = StubClient(dies_when_killed=True)
 
-    with pytest.raises(JobTimeout, match=r"job-1 did not end within 0\.01 s and was killed"):
+    with pytest.raises(JobTimeout, match=r"job \w{32} did not end within 0\.01 s and was killed"):
         ClientSync(client).new_job(TASK, timeout_s=0.01)
 
-    assert client.killed == ["job-1"]
+    assert client.killed == list(client.jobs)
 
 
 def test_the_timeout_is_a_timeout_error():
@@ -67,7 +67,21 @@ def test_ctrl_c_kills_the_job_and_comes_through(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         ClientSync(client).new_job(TASK)
 
-    assert client.killed == ["job-1"]
+    assert client.killed == list(client.jobs)
+
+
+def test_an_interrupted_caller_kills_a_job_that_was_accepted_though_new_job_had_not_returned():
+    class Interrupted(StubClient):
+        def new_job(self, *args, **kwargs):
+            super().new_job(*args, **kwargs)
+            raise KeyboardInterrupt
+
+    client = Interrupted()
+
+    with pytest.raises(KeyboardInterrupt):
+        ClientSync(client).new_job(TASK)
+
+    assert client.killed == list(client.jobs) != []
 
 
 @pytest.mark.parametrize("bad", [0, -1, "5", float("nan"), float("inf"), True])
@@ -82,7 +96,7 @@ def test_a_timeout_that_makes_no_sense_is_refused_before_anything_starts(bad):
 
 def test_a_timeout_longer_than_the_system_can_wait_is_no_trouble():
     client = StubClient()
-    ender = threading.Thread(target=lambda: client.accepted.wait(10) and client.finish("job-1"))
+    ender = threading.Thread(target=lambda: client.accepted.wait(10) and client.finish(*client.jobs))
     ender.start()
 
     result = ClientSync(client).new_job(TASK, timeout_s=1e15)
