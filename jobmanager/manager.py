@@ -491,8 +491,9 @@ class _Run:
         """Undo a start that failed, or goes on; what another thread has submitted meanwhile is called back."""
         self.close(0.0, kill=True, patience=_AT_EXIT)
 
-    def close(self, drain_timeout_s: float | None, kill: bool, patience: _Patience = _AT_CLOSE) -> None:
+    def close(self, drain_timeout_s: float | None, kill: bool, patience: _Patience | None = None) -> None:
         """Let jobs end, or end them, then stop. Never in the main thread."""
+        patience = patience or _AT_CLOSE
         if self.ledger.take_no_more():
             self._hooks.fire(ManagerClosing(at_s=time.time(), unfinished=self.ledger.unfinished()))
         if kill:

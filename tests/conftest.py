@@ -144,16 +144,16 @@ def our_threads() -> list[str]:
 
 def children() -> list[str]:
     """Command lines of this process's children, their children included, the dead too; not of private daemons."""
-    found = (child for child in psutil.Process().children(recursive=True) if _alive(child))
-    return [f"{child.pid} {' '.join(child.cmdline())[:80]}" for child in found if child.name() not in ("dockerd", "containerd")]
+    shown = (_shown(child) for child in psutil.Process().children(recursive=True))
+    return [line for line in shown if line]
 
 
-def _alive(process: psutil.Process) -> bool:
+def _shown(child: psutil.Process) -> str:
+    """Its line; empty for a daemon's, and for one that ends while it is looked at."""
     try:
-        process.cmdline()
-        return True
+        return "" if child.name() in ("dockerd", "containerd") else f"{child.pid} {' '.join(child.cmdline())[:80]}"
     except psutil.Error:
-        return False
+        return ""
 
 
 def orphans() -> list[str]:
