@@ -369,7 +369,7 @@ def test_two_attached_streams_both_get_everything(place: Place) -> None:
     outputs = []
     for stream in streams:
         out = b""
-        while b"tok bye\n" not in out:
+        while b"tok bye\x1f\n" not in out:
             chunks = stream.read(PATIENCE_S)
             assert chunks
             out += b"".join(chunk.data for chunk in chunks if not chunk.stderr)
@@ -399,7 +399,7 @@ def test_logs_of_an_ended_container_are_all_that_it_printed(place: Place) -> Non
     out, err = everything(place.followed(run.container))
     begin = b"\x1e" + run.token.encode()
     assert out.startswith(begin + b" got ")
-    assert out.endswith(begin + b" bye\n")
+    assert out.endswith(begin + b" bye\x1f\n")
     assert ALL_BYTES in out
     assert err.startswith(ALL_BYTES + begin + b" end 3 ")
 
@@ -452,7 +452,7 @@ def test_a_stream_that_was_attached_before_the_start_shows_everything(place: Pla
     stream = place.attached(name)
     place.engine.start(name)
     place.engine.feed(name, b"tok 0\n", PATIENCE_S)
-    assert everything(stream) == (b"\x1etok no its files cannot be unpacked into the workspace\n", b"")
+    assert everything(stream) == (b"\x1etok no its files cannot be unpacked into the workspace\x1f\n", b"")
 
 
 def test_feeding_an_ended_container_is_lost_in_silence(place: Place) -> None:
@@ -658,7 +658,7 @@ def test_a_payload_that_was_cut_is_refused_and_ends_pid_1_with_125(place: Place,
     whole = payload("tok", command=("true",), env={}, files={"a": b"x" * 3000}, stdin=b"")
     place.engine.feed(name, whole[: whole.index(b"\n") + 1 + kept], PATIENCE_S)
     assert place.until_ended(name).exit_code == 125
-    assert everything(stream) == (b"\x1etok no its files cannot be unpacked into the workspace\n", b"")
+    assert everything(stream) == (b"\x1etok no its files cannot be unpacked into the workspace\x1f\n", b"")
 
 
 def test_files_that_do_not_fit_the_workspace_are_refused(place: Place) -> None:
@@ -667,7 +667,7 @@ def test_files_that_do_not_fit_the_workspace_are_refused(place: Place) -> None:
     job = payload("tok", command=("true",), env={}, files={"a": bytes(2 * 2**20)}, stdin=b"")
     place.engine.feed(name, job, PATIENCE_S)
     assert place.until_ended(name).exit_code == 125
-    assert everything(stream) == (b"\x1etok no its files cannot be unpacked into the workspace\n", b"")
+    assert everything(stream) == (b"\x1etok no its files cannot be unpacked into the workspace\x1f\n", b"")
 
 
 def test_a_full_workspace_is_told(place: Place) -> None:
