@@ -63,6 +63,7 @@ _MOST_PULL_BYTES = 64 * 2**20  # of what it says meanwhile: hours of progress
 _NEWEST_API = "1.44"  # what this adapter was written against; newer engines still speak it
 _OLDEST_API = "1.41"  # the first with private cgroup namespaces (Engine 20.10)
 _STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?(Z|[+-]\d\d:\d\d)?", re.ASCII)
+_OTHER_VERSION = re.compile(r"client version \S+ is too (new|old)")
 _TIMED_OUT = re.compile(r"timed out\. \((?:read|connect) timeout=([0-9.]+)\)$")  # urllib3's words
 _HINTS = {
     errno.ENOENT: "no socket there: is Docker running?",
@@ -79,6 +80,10 @@ _HIDE_THE_CAUSE = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.Rea
 _CAN_LIMIT = {"MemoryLimit": "memory", "SwapLimit": "swap", "PidsLimit": "processes", "CpuCfsQuota": "CPU time"}
 _STARTED = (204, 304)
 _PHASES = {"created": Phase.CREATED, "running": Phase.RUNNING, "restarting": Phase.RUNNING, "paused": Phase.PAUSED}
+
+
+class _VersionRefused(Unreachable):
+    """Another engine answers there now, or another release of it: what it speaks is asked anew."""
 
 
 class DockerEngine:
@@ -309,8 +314,13 @@ class DockerEngine:
         patience: Patience | None = None,
     ) -> Iterator[None]:
         """Around each call, and the reading of its answer, which may be nonsense."""
-        with _translated(missing=missing, conflict=conflict), within(patience or Patience(timeout_s=self._timeout_s)):
-            yield
+        try:
+            with _translated(missing=missing, conflict=conflict), within(patience or Patience(timeout_s=self._timeout_s)):
+                yield
+        except _VersionRefused:
+            self._api_versions.pop(self._address, None)
+            self.close()
+            raise
 
     def _for_a_stream(self) -> Patience:
         return Patience(timeout_s=self._timeout_s, most_bytes=inf, is_stream=True)
@@ -450,6 +460,8 @@ def _translated(
 def _api_error(error: docker.errors.APIError, missing: type[EngineError], conflict: type[EngineError]) -> EngineError:
     words = _short(error.explanation or error)
     status = error.status_code
+    if status == 400 and _OTHER_VERSION.search(words):
+        return _VersionRefused(words)
     if status == 404:
         return missing(words)
     if status == 409:

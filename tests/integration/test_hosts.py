@@ -334,10 +334,14 @@ def test_an_image_that_is_made_from_a_labelled_one_takes_over_its_name_unless_it
         eventually(lambda: host(manager, "a").older_versions == ("parent",), within_s=LOOK_S, what="the heir is noticed")
         # then: jobs run in it, and the log tells why and what would do
         assert taken_over != parent
-        warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-        assert len(warnings) == 1
+
+        def warnings() -> list[str]:
+            return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+
+        eventually(warnings, what="the log tells of it")
+        assert len(warnings()) == 1
         told = "an image that is made FROM one of them has its label, unless it says LABEL jobmanager.environment= itself"
-        assert re.search(rf"environment parent .*\({told}\): heir:1 of .* on a; parent:1 of .* on a$", warnings[0])
+        assert re.search(rf"environment parent .*\({told}\): heir:1 of .* on a; parent:1 of .* on a$", warnings()[0])
 
 
 def the_next_second() -> None:

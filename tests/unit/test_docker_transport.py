@@ -293,3 +293,23 @@ def test_a_configuration_file_that_makes_no_sense_costs_no_host(
     with engine_that(said) as engine:
         assert engine.images() == []
         engine.pull("i")
+
+
+@pytest.mark.parametrize("words", ["client version 1.44 is too new. Maximum supported API version is 1.41",
+                                   "client version 1.44 is too old. Minimum supported API version is 1.45"])
+def test_an_engine_of_another_release_in_its_place_is_asked_what_it_speaks_and_is_no_refusal(words):
+    speaks = "1.44"
+
+    def answer(line):
+        if "/version" in line:
+            return [whole(json.dumps({"ApiVersion": speaks, "Version": "1"}).encode())]
+        if f"/v{speaks}/" in line:
+            return [whole(b"[]")]
+        return [whole(json.dumps({"message": words}).encode(), OK.replace(b"200 OK", b"400 Bad Request"))]
+
+    with engine_that(EngineOfWords(answer)) as engine:
+        assert engine.list({}) == []
+        speaks = "1.41"
+        with pytest.raises(Unreachable, match="client version"):
+            engine.list({})
+        assert engine.list({}) == []

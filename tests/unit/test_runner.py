@@ -439,8 +439,7 @@ def test_nonsense_on_the_control_socket_harms_only_who_said_it(box: Box) -> None
 def said_to(box: Box, data: bytes, *, leave: bool = False) -> bytes:
     """What the runner answers on its socket."""
     with socket.socket(socket.AF_UNIX) as client:
-        eventually(lambda: (box.private / "control").exists())
-        client.connect(str(box.private / "control"))
+        eventually(lambda: client.connect_ex(str(box.private / "control")) == 0, what="the runner listens")
         client.sendall(data)
         return b"" if leave else client.recv(65536)
 
