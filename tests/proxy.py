@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -156,16 +156,9 @@ class Proxy:
         self._thread.join(5)
         self._folder.cleanup()
 
-    @contextmanager
-    def hold(self, pattern: str, *, on_reply: bool = False, times: int = 1, skip: int = 0) -> Iterator[Rule]:
+    def hold(self, pattern: str, *, on_reply: bool = False, times: int = 1, skip: int = 0) -> AbstractContextManager[Rule]:
         """Hold matching requests (or their replies) until the block is left."""
-        rule = Rule(pattern, on_reply=on_reply, times=times, skip=skip)
-        self._rules.append(rule)
-        try:
-            yield rule
-        finally:
-            rule.times = 0
-            rule.go_on.set()
+        return self._meanwhile(Rule(pattern, on_reply=on_reply, times=times, skip=skip))
 
     def drop(self, pattern: str, *, on_reply: bool, times: int) -> Rule:
         """Close the connection on matching requests: before they are carried out, or after."""
@@ -179,21 +172,16 @@ class Proxy:
         self._rules.append(rule)
         return rule
 
-    @contextmanager
-    def instead(self, answer: bytes, pattern: str = EVERYTHING, *, pause_s: float = 0.0) -> Iterator[Rule]:
+    def instead(self, answer: bytes, pattern: str = EVERYTHING, *, pause_s: float = 0.0) -> AbstractContextManager[Rule]:
         """Answer matching requests with these bytes, all at once or one after the other, until the block is left."""
-        rule = Rule(pattern, answer=answer, pause_s=pause_s, times=math.inf)
-        self._rules.append(rule)
-        try:
-            yield rule
-        finally:
-            rule.times = 0
-            rule.go_on.set()
+        return self._meanwhile(Rule(pattern, answer=answer, pause_s=pause_s, times=math.inf))
+
+    def delay(self, seconds: float, pattern: str = EVERYTHING) -> AbstractContextManager[Rule]:
+        """Carry matching requests out at once, and answer so much later, until the block is left."""
+        return self._meanwhile(Rule(pattern, on_reply=True, hold_s=seconds, times=math.inf))
 
     @contextmanager
-    def delay(self, seconds: float, pattern: str = EVERYTHING) -> Iterator[Rule]:
-        """Carry matching requests out at once, and answer so much later, until the block is left."""
-        rule = Rule(pattern, on_reply=True, hold_s=seconds, times=math.inf)
+    def _meanwhile(self, rule: Rule) -> Iterator[Rule]:
         self._rules.append(rule)
         try:
             yield rule
