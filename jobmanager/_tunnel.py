@@ -36,7 +36,7 @@ _socket: str | None = None
 
 
 def main(connection: Connection) -> None:
-    """Keep a tunnel up until told to stop."""
+    """Keep a tunnel up until told to stop. Raises EOFError or an OSError when the manager has gone without that word."""
     global _socket
     forward_logs(connection.send)
     settings: TunnelSettings = connection.recv()
@@ -53,12 +53,14 @@ def main(connection: Connection) -> None:
                 connection.send(TunnelOpen())
             if connection.poll(_GLANCE_S if is_open else _OPENING_GLANCE_S):
                 _shut(tunnel)
+                connection.recv()
                 return
         failures = 0 if time.monotonic() - began > _LIVED_LONG_S else failures + 1
         reason = words.get()
         connection.send(TunnelBroken(reason=reason))
         _log.info("the ssh tunnel to %s ended: %s", settings.url, reason)
         if connection.poll(_BACK_OFF_S[min(failures, len(_BACK_OFF_S)) - 1]):
+            connection.recv()
             return
 
 
