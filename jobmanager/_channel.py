@@ -9,8 +9,8 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from jobmanager.ipc.messages import Show
 from jobmanager.model.facts import RunFacts
-from jobmanager.model.messages import Show
 from jobmanager.model.output import Output
 
 _MOST_AT_ONCE = 65536  # bytes of one record

@@ -18,8 +18,8 @@ from types import FunctionType
 from typing import Any, Union
 
 from jobmanager._log_thread import hand_on, logger
-from jobmanager.engine.processes import end_process, start_process
-from jobmanager.model.messages import LogLine
+from jobmanager.ipc.messages import LogLine
+from jobmanager.ipc.process import end_process, start_process
 
 _log = logger(__name__)
 _JOIN_S = 2.0

@@ -13,9 +13,9 @@ from pathlib import PurePosixPath
 
 from jobmanager._looks import Looks
 from jobmanager.engine.protocol import Engine, EngineError, Unreachable
+from jobmanager.ipc.messages import Watch
 from jobmanager.model.container import WORKSPACE
 from jobmanager.model.limits import Limits
-from jobmanager.model.messages import Watch
 
 GRADERS_ARCHIVE = ".jobmanager/archive"
 _TRIES = 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jobmanager.engine.owner import MANAGER_LABEL, STUDENT_LABEL
 from jobmanager.engine.protocol import Engine, EngineError, NoSuchContainer, Refused
-from jobmanager.model.messages import Deleted, DeleteFailed
+from jobmanager.ipc.messages import Deleted, DeleteFailed
 
 
 def delete(engine: Engine, name: str, manager_id: str, *, made: bool) -> Deleted | DeleteFailed:

@@ -9,7 +9,7 @@ from jobmanager.engine.protocol import Engine, EngineError, StdinLink
 from jobmanager.engine.way_in import payload
 from jobmanager.grading.bundle import LINK_TOKEN_FILE, bundle
 from jobmanager.grading.link import FromRunner, link_token
-from jobmanager.model.messages import Watch
+from jobmanager.ipc.messages import Watch
 
 _FEED_S = 60.0
 

@@ -16,9 +16,9 @@ import psutil
 from jobmanager._sweep import Removal, remove_leftovers, survey
 from jobmanager.engine.connect import connect
 from jobmanager.engine.protocol import Engine, EngineError
+from jobmanager.ipc.messages import HostAnswers, HostSilent, WaiterSettings
 from jobmanager.model.container import EngineInfo
 from jobmanager.model.host import Address
-from jobmanager.model.messages import HostAnswers, HostSilent, WaiterSettings
 
 _log = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from jobmanager._channel import Channel
 from jobmanager.errors import UnknownJob
 from jobmanager.events import JobOutput
 from jobmanager.hooks import HookManager
+from jobmanager.ipc.messages import Printed, Show
 from jobmanager.live_output import LiveOutput
 from jobmanager.model.facts import RunFacts
-from jobmanager.model.messages import Printed, Show
 from jobmanager.model.output import Output
 from jobmanager.scheduling.job_record import RunOfJob
 

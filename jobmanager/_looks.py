@@ -7,8 +7,8 @@ import threading
 from collections.abc import Callable
 
 from jobmanager.engine.protocol import Engine, EngineError, NoSuchContainer, Unreachable
+from jobmanager.ipc.messages import Watch as WatchMessage
 from jobmanager.model.container import ContainerState, Phase
-from jobmanager.model.messages import Watch as WatchMessage
 
 _log = logging.getLogger(__name__)
 

@@ -29,13 +29,7 @@ from jobmanager.engine.owner import Owner, labels
 from jobmanager.events import EnvironmentsChanged, HostDown, HostUp, JobDeleted, JobPlaced, JobQueued, JobStarted
 from jobmanager.grading.bundle import grader_command, runner_command
 from jobmanager.hooks import HookManager
-from jobmanager.live_output import LiveOutput
-from jobmanager.model.container import ContainerSpec, Door, Image
-from jobmanager.model.facts import RunFacts
-from jobmanager.model.grader import Grader
-from jobmanager.model.host import Address, DockerHost
-from jobmanager.model.job import Request
-from jobmanager.model.messages import (
+from jobmanager.ipc.messages import (
     Alive,
     Began,
     Delete,
@@ -58,7 +52,13 @@ from jobmanager.model.messages import (
     TunnelBroken,
     TunnelOpen,
 )
-from jobmanager.model.messages import Watch as WatchMessage
+from jobmanager.ipc.messages import Watch as WatchMessage
+from jobmanager.live_output import LiveOutput
+from jobmanager.model.container import ContainerSpec, Door, Image
+from jobmanager.model.facts import RunFacts
+from jobmanager.model.grader import Grader
+from jobmanager.model.host import Address, DockerHost
+from jobmanager.model.job import Request
 from jobmanager.scheduling.hosts import ENVIRONMENT_LABEL
 from jobmanager.scheduling.ledger import Ledger
 from jobmanager.scheduling.orders import (

@@ -7,8 +7,8 @@ import threading
 from collections.abc import Callable
 
 from jobmanager.engine.protocol import Engine, EngineError
+from jobmanager.ipc.messages import Watch
 from jobmanager.model.facts import Limit, Stopped
-from jobmanager.model.messages import Watch
 
 _log = logging.getLogger(__name__)
 

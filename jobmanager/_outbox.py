@@ -16,8 +16,8 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
+from jobmanager.ipc.messages import Alive, Ended, HostAnswers, HostSilent, LogLine, Stops, Strays, Taken
 from jobmanager.model.facts import RunFacts
-from jobmanager.model.messages import Alive, Ended, HostAnswers, HostSilent, LogLine, Stops, Strays, Taken
 
 _log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from jobmanager._children import Child, Listen
 from jobmanager._log_thread import logger
-from jobmanager.model.messages import PoolRequest, Stop, Submit
+from jobmanager.ipc.messages import PoolRequest, Stop, Submit
 
 _log = logger(__name__)
 

@@ -8,10 +8,10 @@ from multiprocessing.connection import Connection
 from jobmanager._deleter import delete
 from jobmanager._submitter import submit
 from jobmanager.engine.connect import connect
-from jobmanager.engine.processes import forward_logs
 from jobmanager.engine.protocol import Engine
+from jobmanager.ipc.messages import DeleteFailed, HostCannot, PoolReply, PoolRequest, Stop, Submit
+from jobmanager.ipc.process import forward_logs
 from jobmanager.model.host import Address
-from jobmanager.model.messages import DeleteFailed, HostCannot, PoolReply, PoolRequest, Stop, Submit
 
 _log = logging.getLogger(__name__)
 

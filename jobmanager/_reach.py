@@ -13,8 +13,8 @@ from jobmanager._waiters import farewell
 from jobmanager.engine.connect import connect
 from jobmanager.engine.protocol import Engine, EngineError, Unreachable
 from jobmanager.errors import EngineUnavailable
+from jobmanager.ipc.messages import TunnelBroken, TunnelOpen
 from jobmanager.model.host import DockerHost
-from jobmanager.model.messages import TunnelBroken, TunnelOpen
 
 _TUNNEL_S = 15.0
 

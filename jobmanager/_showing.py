@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 
 from jobmanager._transcript import Transcript
-from jobmanager.model.messages import Printed, Show
+from jobmanager.ipc.messages import Printed, Show
 
 _MOST_AT_ONCE = 65536
 

@@ -36,10 +36,10 @@ from jobmanager.grading.link import (
     downwards,
     output_message,
 )
+from jobmanager.ipc.messages import Grading, HostCannot, Submitted
+from jobmanager.ipc.messages import Watch as WatchMessage
 from jobmanager.model.container import GRADING_WORKSPACE, SHARED_FOLDER, ContainerSpec, ContainerState
 from jobmanager.model.facts import Limit, RunFacts
-from jobmanager.model.messages import Grading, HostCannot, Submitted
-from jobmanager.model.messages import Watch as WatchMessage
 from jobmanager.model.result import Outcome
 from jobmanager.model.verdict import judge
 

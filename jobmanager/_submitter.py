@@ -10,8 +10,8 @@ import logging
 import time
 
 from jobmanager.engine.protocol import Engine, EngineError, EngineFailed, ImageMissing, NameTaken, NoSuchContainer, Unreachable
+from jobmanager.ipc.messages import HostCannot, Refused, Submitted
 from jobmanager.model.container import ACCOUNTS, ContainerSpec, ContainerState, ImageDefaults, Phase
-from jobmanager.model.messages import HostCannot, Refused, Submitted
 
 _log = logging.getLogger(__name__)
 

@@ -16,9 +16,9 @@ from jobmanager.engine.way_in import (
     end_mark,
 )
 from jobmanager.grading.link import CutOff, FromRunner, LinkReader
+from jobmanager.ipc.messages import Piece
 from jobmanager.model._escapes import one_line
 from jobmanager.model.facts import EndMark
-from jobmanager.model.messages import Piece
 
 _MOST_TURNS = 4096  # between the two streams, past which their order is not remembered
 

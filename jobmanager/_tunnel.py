@@ -19,9 +19,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from jobmanager.engine.processes import forward_logs
+from jobmanager.ipc.messages import TunnelBroken, TunnelOpen, TunnelSettings
+from jobmanager.ipc.process import forward_logs
 from jobmanager.model._escapes import one_line
-from jobmanager.model.messages import TunnelBroken, TunnelOpen, TunnelSettings
 
 _log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 from jobmanager._children import Child, Listen
 from jobmanager._log_thread import logger
 from jobmanager.errors import EngineUnavailable
+from jobmanager.ipc.messages import TunnelBroken, TunnelOpen, TunnelSettings
 from jobmanager.model.host import TLS, Address, DockerHost
-from jobmanager.model.messages import TunnelBroken, TunnelOpen, TunnelSettings
 
 _log = logger(__name__)
 

@@ -28,12 +28,12 @@ from jobmanager._students import Students
 from jobmanager._watch import Watch
 from jobmanager.engine.connect import adapter, connect
 from jobmanager.engine.owner import MANAGER_LABEL, STUDENT_LABEL
-from jobmanager.engine.processes import forward_logs
 from jobmanager.engine.protocol import Engine, EngineError
+from jobmanager.ipc.messages import Alive, Ended, Kill, LookNow, Retired, Show, Stop, Strays, Taken, WaiterSettings
+from jobmanager.ipc.messages import Watch as WatchMessage
+from jobmanager.ipc.process import forward_logs
 from jobmanager.model.container import Phase
 from jobmanager.model.facts import RunFacts
-from jobmanager.model.messages import Alive, Ended, Kill, LookNow, Retired, Show, Stop, Strays, Taken, WaiterSettings
-from jobmanager.model.messages import Watch as WatchMessage
 
 _log = logging.getLogger(__name__)
 

@@ -34,10 +34,10 @@ from jobmanager.engine.protocol import (
 )
 from jobmanager.engine.way_in import CANNOT_UNPACK, NOT_DELIVERED, trace_of_the_end
 from jobmanager.grading.link import link_token
+from jobmanager.ipc.messages import Began, DoorOpen, Printed, Show, Stops
+from jobmanager.ipc.messages import Watch as WatchMessage
 from jobmanager.model.container import ContainerState, Phase
 from jobmanager.model.facts import EndMark, Limit, RunFacts, Stopped
-from jobmanager.model.messages import Began, DoorOpen, Printed, Show, Stops
-from jobmanager.model.messages import Watch as WatchMessage
 
 _log = logging.getLogger(__name__)
 

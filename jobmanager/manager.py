@@ -55,7 +55,6 @@ from jobmanager._main_thread import keep_executor, outside_main_thread, release_
 from jobmanager.engine import ssh_debug
 from jobmanager.engine.default_host import default_host
 from jobmanager.engine.owner import retire
-from jobmanager.engine.processes import refuse_where_impossible
 from jobmanager.errors import (
     Closed,
     EngineUnavailable,
@@ -67,6 +66,7 @@ from jobmanager.errors import (
 )
 from jobmanager.events import JobEnded, ManagerClosing, ManagerStarted
 from jobmanager.hooks import HookManager
+from jobmanager.ipc.process import refuse_where_impossible
 from jobmanager.live_output import LiveOutput
 from jobmanager.model import _checks
 from jobmanager.model._exact import exact, own

@@ -32,8 +32,8 @@ from typing import Any
 
 from jobmanager.engine import protocol
 from jobmanager.engine.fake.wire import PIECE, Inbox, packed
-from jobmanager.engine.processes import command, environment
 from jobmanager.errors import InvalidValue
+from jobmanager.ipc.process import command, environment
 from jobmanager.model._exact import exact
 from jobmanager.model.container import Phase
 

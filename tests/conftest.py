@@ -175,7 +175,7 @@ def _ppid(process: psutil.Process) -> int | None:
 
 def _is_left_by_us(process: psutil.Process) -> bool:
     try:
-        is_one = any("jobmanager.engine.processes" in word for word in process.cmdline())
+        is_one = any("jobmanager.ipc.process" in word for word in process.cmdline())
         return is_one and process.environ().get(_MARK) == _MARK_HERE
     except psutil.Error:
         return False

@@ -183,7 +183,7 @@ def test_the_loop_goes_on_when_every_child_is_killed_at_once(engine: str) -> Non
             manager.new_job(RUNS_ONCE, callback=results.append)
         eventually(lambda: our_containers(engine))
         for child in psutil.Process().children():
-            if "jobmanager.engine.processes" in command_line(child):
+            if "jobmanager.ipc.process" in command_line(child):
                 child.kill()
         eventually(lambda: len(results) == 6, within_s=60)
     assert all(ran_once(result) for result in results), [r for r in results if not ran_once(r)]

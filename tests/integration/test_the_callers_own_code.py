@@ -22,7 +22,7 @@ import pytest
 from jobmanager import HookManager, JobManager, JobResult, Limits, Outcome, Task, _children
 from jobmanager.engine.owner import JOB_LABEL
 from jobmanager.events import JobEnded
-from jobmanager.model.messages import Watch
+from jobmanager.ipc.messages import Watch
 from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
 from tests.daemons import PrivateDaemon
 from tests.faults import processes

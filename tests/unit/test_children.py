@@ -10,8 +10,8 @@ import pytest
 
 from jobmanager import _children
 from jobmanager._children import Child, Gone, Heard, Unsent, pickled
+from jobmanager.ipc.messages import Delete, DeleteFailed, Stop, Submitted
 from jobmanager.model.host import Address
-from jobmanager.model.messages import Delete, DeleteFailed, Stop, Submitted
 from tests.conftest import eventually
 from tests.unit.test_pickling import MESSAGES
 

@@ -12,8 +12,8 @@ from jobmanager._watch import Watch
 from jobmanager.engine import owner
 from jobmanager.engine.owner import Owner, labels, why_abandoned
 from jobmanager.engine.protocol import Chunk, NotRunning
+from jobmanager.ipc.messages import Watch as WatchMessage
 from jobmanager.model.container import ContainerState, EngineInfo, Phase
-from jobmanager.model.messages import Watch as WatchMessage
 from tests.unit.ledger_driver import Driver
 
 HOUR_S = 3600.0

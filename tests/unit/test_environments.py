@@ -6,8 +6,8 @@ import pytest
 
 from jobmanager import DockerHost, Outcome, Task
 from jobmanager.errors import UnknownEnvironment
+from jobmanager.ipc.messages import HostCannot
 from jobmanager.model.container import Image
-from jobmanager.model.messages import HostCannot
 from jobmanager.model.verdict import KillReason
 from tests.unit.ledger_driver import PYTHON, C, Driver
 

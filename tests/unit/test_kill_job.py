@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from jobmanager import DockerHost, JobManager, JobResult, Outcome, Task
+from jobmanager.ipc.messages import HostCannot
 from jobmanager.model.facts import Limit, RunFacts, Stopped
-from jobmanager.model.messages import HostCannot
 from jobmanager.model.verdict import KillReason
 from jobmanager.scheduling.life import State
 from jobmanager.testing import FakeEngineServer

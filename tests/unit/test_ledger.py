@@ -8,10 +8,10 @@ import pytest
 
 from jobmanager import DockerHost, Limits, Outcome, Task
 from jobmanager.errors import Closed, DuplicateJob, QueueFull, UnknownEnvironment, Unsatisfiable
+from jobmanager.ipc.messages import HostCannot, Refused
 from jobmanager.model.client import QueueInfo
 from jobmanager.model.container import ContainerState, Image, Phase
 from jobmanager.model.facts import EndMark, Limit, RunFacts, Stopped
-from jobmanager.model.messages import HostCannot, Refused
 from jobmanager.model.verdict import KillReason
 from jobmanager.scheduling.estimate import Durations, Sort
 from jobmanager.scheduling.orders import AnnounceHostDown, DeleteContainer, DeliverJob, LookAtHost, SubmitJob, WatchJob

@@ -14,8 +14,8 @@ from jobmanager._callback_manager import _here
 from jobmanager._live_outputs import LiveOutputs
 from jobmanager.errors import JobTimeout, UnknownJob, WouldDeadlock
 from jobmanager.events import Event, JobOutput
+from jobmanager.ipc.messages import Piece, Printed, Show
 from jobmanager.model.facts import RunFacts
-from jobmanager.model.messages import Piece, Printed, Show
 from jobmanager.scheduling.job_record import RunOfJob
 from tests.conftest import eventually
 

@@ -28,7 +28,7 @@ from jobmanager import (
     Task,
     events,
 )  # fmt: skip
-from jobmanager.model import messages
+from jobmanager.ipc import messages
 from jobmanager.model.container import ContainerSpec, ContainerState, EngineInfo, Image, Phase
 from jobmanager.model.facts import EndMark, Limit, RunFacts, Stopped
 from jobmanager.model.host import Address

@@ -6,8 +6,8 @@ import pytest
 
 from jobmanager import _pool
 from jobmanager._pool import ProcessPool, Ticket, Unanswered
+from jobmanager.ipc.messages import Delete
 from jobmanager.model.host import Address
-from jobmanager.model.messages import Delete
 
 
 class StubChild:

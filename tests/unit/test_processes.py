@@ -17,8 +17,8 @@ import pytest
 
 from jobmanager import JobManager, Outcome, Task
 from jobmanager._children import Child, Gone, Heard, how_it_ended
-from jobmanager.engine import boot, processes
 from jobmanager.errors import EngineUnavailable, NotSupported
+from jobmanager.ipc import boot, process
 from jobmanager.testing import FakeEngineServer
 from tests.conftest import eventually
 
@@ -27,18 +27,18 @@ def test_a_parent_whose_pipes_are_closed_a_moment_before_it_is_gone_is_found_to_
     parents = iter([7, 7, 7])
     monkeypatch.setattr(os, "getppid", lambda: next(parents, 1))
 
-    assert processes._is_ending(7)
+    assert process._is_ending(7)
 
 
 def test_a_parent_that_has_only_closed_its_pipe_is_not_taken_for_one_that_ends(monkeypatch):
-    monkeypatch.setattr(processes, "_ENDING_S", 0.05)
+    monkeypatch.setattr(process, "_ENDING_S", 0.05)
 
-    assert not processes._is_ending(os.getppid())
+    assert not process._is_ending(os.getppid())
 
 
 def test_what_a_child_logged_last_is_out_before_it_ends_and_a_record_that_cannot_be_sent_costs_itself():
     sent, flushed = [], []
-    handler = processes._PipeHandler(sent.append, lambda: flushed.append(len(sent)))
+    handler = process._PipeHandler(sent.append, lambda: flushed.append(len(sent)))
     handler.emit(logging.makeLogRecord({"msg": "%d and %d", "args": (1,)}))
     handler.emit(logging.makeLogRecord({"msg": "last"}))
     handler.flush()
@@ -52,11 +52,11 @@ def test_a_child_that_can_start_no_thread_to_tidy_up_ends_with_its_parent_all_th
         raise RuntimeError("can't start new thread")
 
     left = []
-    monkeypatch.setattr(processes, "_wait_for_end_of", lambda parent: None)
+    monkeypatch.setattr(process, "_wait_for_end_of", lambda parent: None)
     monkeypatch.setattr(os, "_exit", left.append)
     with monkeypatch.context() as patched, pytest.raises(RuntimeError):
         patched.setattr(threading.Thread, "start", none_left)
-        processes._leave_with(1, lambda: None)
+        process._leave_with(1, lambda: None)
 
     assert left == [0]
 
@@ -123,19 +123,19 @@ def test_a_folder_of_the_caller_s_that_is_no_package_is_not_taken_for_one(tmp_pa
 
 
 def test_a_child_that_is_started_later_finds_what_the_first_one_found_whatever_has_become_of_the_path(monkeypatch):
-    monkeypatch.setattr(processes, "_first_path", [])
+    monkeypatch.setattr(process, "_first_path", [])
     monkeypatch.setattr(sys, "path", ["/first", "/second"])
-    assert processes._path() == ["/first", "/second"]
+    assert process._path() == ["/first", "/second"]
 
     monkeypatch.setattr(sys, "path", ["/third", "/second"])
 
-    assert processes._path() == ["/first", "/second", "/third"]
+    assert process._path() == ["/first", "/second", "/third"]
 
 
 def run_in_child(code: str, folder: Path) -> str:
     """What it prints in a process that is started as ours are, in this folder."""
-    command = processes.command("builtins:exec", code)
-    done = subprocess.run(command, env=processes.environment(), cwd=folder, capture_output=True, text=True, check=True)
+    command = process.command("builtins:exec", code)
+    done = subprocess.run(command, env=process.environment(), cwd=folder, capture_output=True, text=True, check=True)
     return done.stdout.strip()
 
 
@@ -145,7 +145,7 @@ def test_the_library_comes_from_where_the_caller_has_it_and_its_folder_is_not_on
     home = "os.path.dirname(jobmanager.__path__[0])"
     said = run_in_child(f"import jobmanager, os, sys; print(jobmanager.__file__, {home} in sys.path, '' in sys.path)", tmp_path)
 
-    assert said == f"{Path(processes.__file__).parents[1] / '__init__.py'} False False"
+    assert said == f"{Path(process.__file__).parents[1] / '__init__.py'} False False"
 
 
 # ---- where no child can be had
@@ -160,7 +160,7 @@ def of(module: str) -> type:
     ("spoil", "why"),
     [
         (lambda patch: patch.setattr(sys, "frozen", True, raising=False), "a frozen application has no Python"),
-        (lambda patch: patch.setattr(processes, "_is_child", True), "a process that the library has started cannot start"),
+        (lambda patch: patch.setattr(process, "_is_child", True), "a process that the library has started cannot start"),
         (lambda patch: patch.setattr(socket, "socket", of("gevent._socket3")), "gevent has patched"),
         (lambda patch: patch.setattr(subprocess, "Popen", of("eventlet.green.subprocess")), "eventlet has patched"),
     ],
@@ -211,14 +211,14 @@ INTERPRETERS = ["python", "python3", "python3.11", "python3.13t", "python3.11-db
 def test_an_interpreter_is_known_by_its_whole_name(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(spawn, "get_executable", lambda: f"/opt/{name}")
 
-    assert processes._python() == f"/opt/{name}"
+    assert process._python() == f"/opt/{name}"
 
 
 @pytest.mark.parametrize("name", ["python-grader", "pythonista", "uwsgi", "my-python3", "", "app"])
 def test_a_program_that_only_begins_like_one_is_none(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(spawn, "get_executable", lambda: f"/opt/{name}")
 
-    assert processes._python() == os.path.join(sys.exec_prefix, "bin", "python3")
+    assert process._python() == os.path.join(sys.exec_prefix, "bin", "python3")
 
 
 # ---- why a child died
@@ -268,7 +268,7 @@ def test_start_says_that_the_interpreter_ends_at_once(monkeypatch: pytest.Monkey
 
 
 def test_start_says_what_the_waiter_could_not_import(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "_path", list)
+    monkeypatch.setattr(process, "_path", list)
 
     assert "ModuleNotFoundError: No module named 'psutil'" in unavailable(JobManager("unix:///x"))
 
@@ -276,19 +276,19 @@ def test_start_says_what_the_waiter_could_not_import(monkeypatch: pytest.MonkeyP
 def test_start_says_what_the_docker_adapter_could_not_import(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     psutil_alone = tmp_path / "psutil"
     psutil_alone.symlink_to(Path(sys.modules["psutil"].__file__ or "").parent)
-    monkeypatch.setattr(processes, "_path", lambda: [str(tmp_path)])
+    monkeypatch.setattr(process, "_path", lambda: [str(tmp_path)])
 
     assert "ModuleNotFoundError: No module named 'docker'" in unavailable(JobManager("unix:///x"))
 
 
 def test_a_job_over_which_every_pool_worker_dies_says_why_they_did(monkeypatch: pytest.MonkeyPatch) -> None:
-    command = processes.command
+    command = process.command
 
     def without_workers(target: str, *arguments: object, report_to: int | None = None) -> list[str]:
         arguments = ("jobmanager.errors", *arguments[1:]) if arguments[0] == "jobmanager._pool_worker" else arguments
         return command(target, *arguments, report_to=report_to)
 
-    monkeypatch.setattr(processes, "command", without_workers)
+    monkeypatch.setattr(process, "command", without_workers)
     with FakeEngineServer() as fake, JobManager(fake.url) as manager:
         result = manager.submit(Task("busybox", command="true")).result(60)
 

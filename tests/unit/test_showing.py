@@ -5,7 +5,7 @@ from __future__ import annotations
 from jobmanager._showing import Showing
 from jobmanager._transcript import Transcript
 from jobmanager.engine.protocol import Chunk
-from jobmanager.model.messages import Piece, Printed, Show
+from jobmanager.ipc.messages import Piece, Printed, Show
 
 TOKEN = "t0ken"
 

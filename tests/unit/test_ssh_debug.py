@@ -14,9 +14,9 @@ from jobmanager.engine import ssh_debug
 from jobmanager.engine.container_config import container_config
 from jobmanager.engine.sha512_crypt import sha512_crypt
 from jobmanager.grading.bundle import grader_command, runner_command
+from jobmanager.ipc.messages import HostCannot, Submitted, Watch
 from jobmanager.model.container import ContainerSpec, ImageDefaults
 from jobmanager.model.job import Request
-from jobmanager.model.messages import HostCannot, Submitted, Watch
 from jobmanager.model.verdict import KillReason, killed_verdict
 from jobmanager.scheduling.orders import DeliverJob, DeliverSSH
 from tests.unit.ledger_driver import SUCCESS, Driver

@@ -19,9 +19,9 @@ from jobmanager.engine.connect import connect
 from jobmanager.engine.owner import MANAGER_LABEL, OWNER_LABEL, STUDENT_LABEL
 from jobmanager.engine.protocol import Engine
 from jobmanager.grading.link import RunStudent
+from jobmanager.ipc.messages import Deleted, Grading, Strays, WaiterSettings, Watch
 from jobmanager.model.container import ContainerSpec, ImageDefaults
 from jobmanager.model.host import Address
-from jobmanager.model.messages import Deleted, Grading, Strays, WaiterSettings, Watch
 from jobmanager.testing import FakeEngineServer
 from tests.conftest import eventually
 

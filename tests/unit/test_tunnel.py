@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jobmanager import _tunnel
-from jobmanager.model.messages import Stop, TunnelBroken, TunnelOpen, TunnelSettings
+from jobmanager.ipc.messages import Stop, TunnelBroken, TunnelOpen, TunnelSettings
 
 STAYS = 'for last; do case $last in *:*) : > "${last%%:*}"; esac; done; exec sleep 60'  # -L socket:there is made as a file
 FAILS = "exit 255"

@@ -12,11 +12,11 @@ from jobmanager._host_keeper import HostKeeper
 from jobmanager._waiter import Waiter
 from jobmanager._watch import Watch
 from jobmanager.engine.protocol import EngineError
+from jobmanager.ipc.messages import Ended, HostSilent, Kill, Taken, WaiterSettings
+from jobmanager.ipc.messages import Watch as WatchMessage
 from jobmanager.model.container import ContainerState, Phase
 from jobmanager.model.facts import RunFacts
 from jobmanager.model.host import Address
-from jobmanager.model.messages import Ended, HostSilent, Kill, Taken, WaiterSettings
-from jobmanager.model.messages import Watch as WatchMessage
 
 SETTINGS = WaiterSettings(
     address=Address(host="h", url="fake:///nowhere/engine.sock"),

@@ -8,9 +8,9 @@ import pytest
 
 from jobmanager import DockerHost, Limits, _waiters
 from jobmanager._waiters import Waiters
+from jobmanager.ipc.messages import Kill
+from jobmanager.ipc.messages import Watch as WatchMessage
 from jobmanager.model.host import Address
-from jobmanager.model.messages import Kill
-from jobmanager.model.messages import Watch as WatchMessage
 
 
 class RecordedChild:

@@ -9,10 +9,10 @@ from dataclasses import replace
 from jobmanager import Limits
 from jobmanager._watch import Watch
 from jobmanager.engine.protocol import Chunk, EngineFailed, NotRunning, OutputStream, Unreachable
+from jobmanager.ipc.messages import DoorOpen
+from jobmanager.ipc.messages import Watch as WatchMessage
 from jobmanager.model.container import ContainerState, EngineInfo, Phase, Usage
 from jobmanager.model.facts import Limit, RunFacts
-from jobmanager.model.messages import DoorOpen
-from jobmanager.model.messages import Watch as WatchMessage
 from jobmanager.model.verdict import judge
 
 TOKEN = "0123456789abcdef"

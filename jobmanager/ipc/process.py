@@ -3,7 +3,7 @@
 A child is ``python -c`` with one pipe. It is not forked (threads may be running), not spawned by multiprocessing
 (which imports the user's main module, and refuses inside daemonic processes), and has a session of its own, so that
 ctrl-C on a terminal reaches the user's program only. It imports the library and what that needs, from where they were
-installed, and nothing else (``boot.py``).
+installed, and nothing else (``ipc/boot.py``).
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from multiprocessing import spawn
 from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
-from jobmanager.engine.boot import said_of
 from jobmanager.errors import NotSupported
-from jobmanager.model.messages import LogLine
+from jobmanager.ipc.boot import said_of
+from jobmanager.ipc.messages import LogLine
 
 _BOOT = (  # imports nothing before the path is ours: `-c` puts the current folder first, whatever lies there
     "import sys; sys.path[:] = [place for place in sys.path if place];"
@@ -79,7 +79,7 @@ def start_process(module: str) -> tuple[subprocess.Popen[bytes], Connection]:
     pipe = theirs.fileno()
     try:
         process = subprocess.Popen(
-            command("jobmanager.engine.processes:run_child", module, pipe, os.getpid(), level, report_to=pipe),
+            command("jobmanager.ipc.process:run_child", module, pipe, os.getpid(), level, report_to=pipe),
             env=environment(),
             pass_fds=[pipe],
             stdin=subprocess.DEVNULL,
