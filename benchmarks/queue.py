@@ -14,9 +14,9 @@ from benchmarks.figures import Figure, median
 from jobmanager import DockerHost, JobInput, JobManager, Limits, Task
 from jobmanager.ipc.messages import Submitted
 from jobmanager.model.container import EngineInfo, Image
-from jobmanager.model.facts import EndMark, RunFacts
 from jobmanager.model.job import Request
-from jobmanager.model.verdict import KillReason
+from jobmanager.results.facts import EndMark, RunFacts
+from jobmanager.results.verdict import KillReason
 from jobmanager.scheduling.ledger import Ledger
 from jobmanager.scheduling.orders import DeliverJob, SubmitJob
 from jobmanager.testing import FakeEngineServer

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from jobmanager._foreign import call_foreign
 from jobmanager._log_thread import logger
 from jobmanager.errors import WouldDeadlock
-from jobmanager.grading.merge import merged
 from jobmanager.model.client import CallbackInfo
 from jobmanager.model.result import JobResult, Outcome
+from jobmanager.results.merge import merged
 from jobmanager.scheduling.orders import DeliverJob, DeliverSSH
 
 _log = logger(__name__)

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from jobmanager.ipc.messages import Show
-from jobmanager.model.facts import RunFacts
 from jobmanager.model.output import Output
+from jobmanager.results.facts import RunFacts
 
 _MOST_AT_ONCE = 65536  # bytes of one record
 _MOST_KEPT = 4 * 2**20  # bytes of a running job's output

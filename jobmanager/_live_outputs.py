@@ -16,8 +16,8 @@ from jobmanager.events import JobOutput
 from jobmanager.hooks import HookManager
 from jobmanager.ipc.messages import Printed, Show
 from jobmanager.live_output import LiveOutput
-from jobmanager.model.facts import RunFacts
 from jobmanager.model.output import Output
+from jobmanager.results.facts import RunFacts
 from jobmanager.scheduling.job_record import RunOfJob
 
 

@@ -55,10 +55,10 @@ from jobmanager.ipc.messages import (
 from jobmanager.ipc.messages import Watch as WatchMessage
 from jobmanager.live_output import LiveOutput
 from jobmanager.model.container import ContainerSpec, Door, Image
-from jobmanager.model.facts import RunFacts
 from jobmanager.model.grader import Grader
 from jobmanager.model.host import Address, DockerHost
 from jobmanager.model.job import Request
+from jobmanager.results.facts import RunFacts
 from jobmanager.scheduling.hosts import ENVIRONMENT_LABEL
 from jobmanager.scheduling.ledger import Ledger
 from jobmanager.scheduling.orders import (

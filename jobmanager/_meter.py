@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from jobmanager.engine.protocol import Engine, EngineError
 from jobmanager.ipc.messages import Watch
-from jobmanager.model.facts import Limit, Stopped
+from jobmanager.results.facts import Limit, Stopped
 
 _log = logging.getLogger(__name__)
 

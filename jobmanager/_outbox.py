@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from jobmanager.ipc.messages import Alive, Ended, HostAnswers, HostSilent, LogLine, Stops, Strays, Taken
-from jobmanager.model.facts import RunFacts
+from jobmanager.results.facts import RunFacts
 
 _log = logging.getLogger(__name__)
 

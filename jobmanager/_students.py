@@ -39,9 +39,9 @@ from jobmanager.grading.link import (
 from jobmanager.ipc.messages import Grading, HostCannot, Submitted
 from jobmanager.ipc.messages import Watch as WatchMessage
 from jobmanager.model.container import GRADING_WORKSPACE, SHARED_FOLDER, ContainerSpec, ContainerState
-from jobmanager.model.facts import Limit, RunFacts
 from jobmanager.model.result import Outcome
-from jobmanager.model.verdict import judge
+from jobmanager.results.facts import Limit, RunFacts
+from jobmanager.results.verdict import judge
 
 _log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from jobmanager.engine.way_in import (
 from jobmanager.grading.link import CutOff, FromRunner, LinkReader
 from jobmanager.ipc.messages import Piece
 from jobmanager.model._escapes import one_line
-from jobmanager.model.facts import EndMark
+from jobmanager.results.facts import EndMark
 
 _MOST_TURNS = 4096  # between the two streams, past which their order is not remembered
 

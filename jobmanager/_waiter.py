@@ -33,7 +33,7 @@ from jobmanager.ipc.messages import Alive, Ended, Kill, LookNow, Retired, Show, 
 from jobmanager.ipc.messages import Watch as WatchMessage
 from jobmanager.ipc.process import forward_logs
 from jobmanager.model.container import Phase
-from jobmanager.model.facts import RunFacts
+from jobmanager.results.facts import RunFacts
 
 _log = logging.getLogger(__name__)
 

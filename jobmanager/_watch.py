@@ -37,7 +37,7 @@ from jobmanager.grading.link import link_token
 from jobmanager.ipc.messages import Began, DoorOpen, Printed, Show, Stops
 from jobmanager.ipc.messages import Watch as WatchMessage
 from jobmanager.model.container import ContainerState, Phase
-from jobmanager.model.facts import EndMark, Limit, RunFacts, Stopped
+from jobmanager.results.facts import EndMark, Limit, RunFacts, Stopped
 
 _log = logging.getLogger(__name__)
 

@@ -75,7 +75,7 @@ from jobmanager.model.host import DockerHost
 from jobmanager.model.job import JobInput, Request, checked_job_id, checked_key, executables_of, with_random_inputs, workspace_files
 from jobmanager.model.result import Callback, JobResult
 from jobmanager.model.task import Task
-from jobmanager.model.verdict import KillReason
+from jobmanager.results.verdict import KillReason
 from jobmanager.scheduling.hosts import HostStatus
 from jobmanager.scheduling.ledger import Ledger
 

@@ -38,7 +38,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from jobmanager.model.container import WORKSPACE
-from jobmanager.model.facts import EndMark
+from jobmanager.results.facts import EndMark
 
 RESULT_FILE = ".jobmanager/result.json"
 RESULT_FILE_LIMIT = 1024 * 1024

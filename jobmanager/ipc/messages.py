@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Union
 
 from jobmanager.model.container import WORKSPACE, ContainerSpec, EngineInfo, Image
-from jobmanager.model.facts import RunFacts, Stopped
 from jobmanager.model.host import Address
 from jobmanager.model.limits import Limits
 from jobmanager.model.network import Network
+from jobmanager.results.facts import RunFacts, Stopped
 
 # ---- to a worker of the process pool, and back
 

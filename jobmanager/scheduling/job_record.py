@@ -6,10 +6,10 @@ import sys
 from dataclasses import dataclass, field
 
 from jobmanager.model.client import RunningJob, SSHCallback, WaitingJob
-from jobmanager.model.facts import RunFacts, Stopped
 from jobmanager.model.job import Request
 from jobmanager.model.result import Callback, Step
-from jobmanager.model.verdict import KillReason, Verdict, crash_verdict, killed_verdict
+from jobmanager.results.facts import RunFacts, Stopped
+from jobmanager.results.verdict import KillReason, Verdict, crash_verdict, killed_verdict
 from jobmanager.scheduling.estimate import Sort
 from jobmanager.scheduling.life import State
 from jobmanager.scheduling.waiting_queue import Needs, Place

@@ -17,12 +17,12 @@ from jobmanager.errors import Closed, DuplicateJob, QueueFull
 from jobmanager.ipc.messages import HostCannot, Refused, Submitted
 from jobmanager.model.client import HostInfo, QueueInfo, RunningJob, SSHCallback, WaitingJob
 from jobmanager.model.container import SSH_USER, EngineInfo, Image
-from jobmanager.model.facts import RunFacts, Stopped
 from jobmanager.model.host import DockerHost
 from jobmanager.model.job import Request
 from jobmanager.model.limits import SLOWEST_LINK_BYTES_PER_S
 from jobmanager.model.result import Callback, Outcome
-from jobmanager.model.verdict import KillReason, Verdict, after_reruns, judge, killed_verdict, superseded_verdict
+from jobmanager.results.facts import RunFacts, Stopped
+from jobmanager.results.verdict import KillReason, Verdict, after_reruns, judge, killed_verdict, superseded_verdict
 from jobmanager.scheduling.containers import HeldContainer, HeldContainers
 from jobmanager.scheduling.estimate import Durations
 from jobmanager.scheduling.holding import Holding, Room

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Union
 
 from jobmanager.model.client import SSHCallback
-from jobmanager.model.facts import RunFacts, Stopped
 from jobmanager.model.job import Request
 from jobmanager.model.result import Callback, Step
-from jobmanager.model.verdict import Verdict
+from jobmanager.results.facts import RunFacts, Stopped
+from jobmanager.results.verdict import Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from jobmanager.engine.protocol import Engine, EngineFailed, OutputStream
 from jobmanager.engine.way_in import Mark, MarkedStream, cpu_before, end_mark, payload
 from jobmanager.model.container import ContainerSpec, ContainerState, ImageDefaults, Phase
-from jobmanager.model.facts import EndMark
 from jobmanager.model.host import Address
 from jobmanager.model.limits import Limits
+from jobmanager.results.facts import EndMark
 from tests.conftest import BUSYBOX as IMAGE
 from tests.conftest import SLOWNESS, eventually
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from jobmanager import DockerHost, JobInput, Limits, Match, Task
 from jobmanager.ipc.messages import Submitted
 from jobmanager.model.container import EngineInfo, Image
-from jobmanager.model.facts import EndMark, RunFacts
 from jobmanager.model.job import Request
+from jobmanager.results.facts import EndMark, RunFacts
 from jobmanager.scheduling.ledger import Ledger
 from jobmanager.scheduling.orders import DeleteContainer, DeliverJob, LookAtHost, StopJob, SubmitJob, WatchJob
 

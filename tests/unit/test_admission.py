@@ -12,7 +12,7 @@ from jobmanager import DockerHost, Outcome
 from jobmanager._host_keeper import _with_available_memory
 from jobmanager.model.container import EngineInfo
 from jobmanager.model.host import Address
-from jobmanager.model.verdict import KillReason
+from jobmanager.results.verdict import KillReason
 from tests.unit.ledger_driver import PYTHON, Driver
 
 

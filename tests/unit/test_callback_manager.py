@@ -15,7 +15,7 @@ from jobmanager._log_thread import drain
 from jobmanager.errors import WouldDeadlock
 from jobmanager.model.job import Request
 from jobmanager.model.result import Evidence
-from jobmanager.model.verdict import Verdict
+from jobmanager.results.verdict import Verdict
 from jobmanager.scheduling.orders import DeliverJob
 from tests.conftest import eventually
 from tests.unit.stub_client import StubClient

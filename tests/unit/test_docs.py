@@ -17,11 +17,11 @@ from jobmanager._advice import TRIED
 from jobmanager.engine import container_config
 from jobmanager.engine.protocol import Engine
 from jobmanager.errors import InvalidValue
-from jobmanager.grading.merge import merged
 from jobmanager.model.container import ContainerSpec, ImageDefaults
-from jobmanager.model.facts import EndMark, Limit, RunFacts, Stopped
 from jobmanager.model.job import Request
-from jobmanager.model.verdict import KillReason, judge
+from jobmanager.results.facts import EndMark, Limit, RunFacts, Stopped
+from jobmanager.results.merge import merged
+from jobmanager.results.verdict import KillReason, judge
 from jobmanager.scheduling.life import LIFE, Do, Happening, Move, State
 from jobmanager.testing import Faults
 
@@ -29,7 +29,7 @@ TOP = Path(__file__).resolve().parents[2]
 CONTAINER = TOP / "jobmanager/grading/container"
 DOCUMENTS = [TOP / "README.md", TOP / "CHANGELOG.md", *sorted((TOP / "docs").glob("*.md"))]
 MARKS = {"readme": "python", "engine": "python", "alone": "python", "shell": "sh"}  # how a block is run: its language
-JUDGES = ("model/verdict.py", "grading/merge.py", "scheduling/ledger.py")
+JUDGES = ("results/verdict.py", "results/merge.py", "scheduling/ledger.py")
 
 
 def text_of(name: str) -> str:

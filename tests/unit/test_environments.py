@@ -8,7 +8,7 @@ from jobmanager import DockerHost, Outcome, Task
 from jobmanager.errors import UnknownEnvironment
 from jobmanager.ipc.messages import HostCannot
 from jobmanager.model.container import Image
-from jobmanager.model.verdict import KillReason
+from jobmanager.results.verdict import KillReason
 from tests.unit.ledger_driver import PYTHON, C, Driver
 
 NEWER = Image(id="sha256:new", references=("python:4",), labels=PYTHON.labels, created_at_s=2.0)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from jobmanager.grading import result_file
 from jobmanager.grading.bundle import bundle
+from jobmanager.results import result_file
 from tests.unit.grading_box import TOOLS, Box
 
 TOP = Path(__file__).resolve().parents[2]

@@ -8,8 +8,8 @@ import pytest
 
 from jobmanager import DockerHost, JobManager, JobResult, Outcome, Task
 from jobmanager.ipc.messages import HostCannot
-from jobmanager.model.facts import Limit, RunFacts, Stopped
-from jobmanager.model.verdict import KillReason
+from jobmanager.results.facts import Limit, RunFacts, Stopped
+from jobmanager.results.verdict import KillReason
 from jobmanager.scheduling.life import State
 from jobmanager.testing import FakeEngineServer
 from tests.conftest import eventually

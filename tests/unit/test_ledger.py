@@ -11,8 +11,8 @@ from jobmanager.errors import Closed, DuplicateJob, QueueFull, UnknownEnvironmen
 from jobmanager.ipc.messages import HostCannot, Refused
 from jobmanager.model.client import QueueInfo
 from jobmanager.model.container import ContainerState, Image, Phase
-from jobmanager.model.facts import EndMark, Limit, RunFacts, Stopped
-from jobmanager.model.verdict import KillReason
+from jobmanager.results.facts import EndMark, Limit, RunFacts, Stopped
+from jobmanager.results.verdict import KillReason
 from jobmanager.scheduling.estimate import Durations, Sort
 from jobmanager.scheduling.orders import AnnounceHostDown, DeleteContainer, DeliverJob, LookAtHost, SubmitJob, WatchJob
 from tests.unit.ledger_driver import LOCAL_ONLY, PYTHON, SUCCESS, C, Driver

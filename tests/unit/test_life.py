@@ -8,8 +8,8 @@ import pytest
 
 from jobmanager import Outcome
 from jobmanager.ipc.messages import HostCannot, Refused, Submitted
-from jobmanager.model.facts import RunFacts
-from jobmanager.model.verdict import KillReason
+from jobmanager.results.facts import RunFacts
+from jobmanager.results.verdict import KillReason
 from jobmanager.scheduling.life import LIFE, Do, Happening, State
 from tests.unit.ledger_driver import SUCCESS, Driver
 

@@ -15,7 +15,7 @@ from jobmanager._live_outputs import LiveOutputs
 from jobmanager.errors import JobTimeout, UnknownJob, WouldDeadlock
 from jobmanager.events import Event, JobOutput
 from jobmanager.ipc.messages import Piece, Printed, Show
-from jobmanager.model.facts import RunFacts
+from jobmanager.results.facts import RunFacts
 from jobmanager.scheduling.job_record import RunOfJob
 from tests.conftest import eventually
 

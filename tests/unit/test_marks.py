@@ -9,7 +9,7 @@ import pytest
 from jobmanager._transcript import Output, Transcript
 from jobmanager.engine.protocol import Chunk
 from jobmanager.engine.way_in import RESULT_FILE_LIMIT, Mark, MarkedStream, cpu_before, end_mark
-from jobmanager.model.facts import EndMark
+from jobmanager.results.facts import EndMark
 
 TOKEN = "0123456789abcdef"
 BEGIN = b"\x1e" + TOKEN.encode() + b" "

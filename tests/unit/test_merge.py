@@ -7,11 +7,11 @@ import json
 import pytest
 
 from jobmanager import Code, Grader, JobInput, Limits, Match, MultipleChoice, Outcome, ProblemResult, Step, Task
-from jobmanager.grading.local import answered
-from jobmanager.grading.merge import merged
-from jobmanager.model.facts import EndMark, RunFacts
 from jobmanager.model.job import Request
-from jobmanager.model.verdict import KillReason, crash_verdict, judge, killed_verdict
+from jobmanager.results.facts import EndMark, RunFacts
+from jobmanager.results.local_answers import answered
+from jobmanager.results.merge import merged
+from jobmanager.results.verdict import KillReason, crash_verdict, judge, killed_verdict
 
 QUIZ = {
     "m": Match("42", success_text="Yes.", failure_text="No, 42."),

@@ -11,7 +11,7 @@ from jobmanager import _outbox
 from jobmanager._outbox import Outbox
 from jobmanager.ipc.messages import Alive, Began, Ended, HostAnswers, HostSilent, LogLine, Stops, Strays
 from jobmanager.model.container import EngineInfo
-from jobmanager.model.facts import Limit, RunFacts, Stopped
+from jobmanager.results.facts import Limit, RunFacts, Stopped
 
 ANSWERS = HostAnswers(info=EngineInfo(version="20.10", cores=2, memory_mib=1024, now_s=1.0, cgroup="2"), images=())
 LARGE = Ended(job_id="large", container_name="large", facts=RunFacts(began=True, archive=bytes(2**23)))

@@ -7,7 +7,7 @@ import statistics
 
 import pytest
 
-from jobmanager.model.verdict import KillReason
+from jobmanager.results.verdict import KillReason
 from tests.unit.ledger_driver import PYTHON, C
 from tests.unit.queue_simulation import Simulation
 

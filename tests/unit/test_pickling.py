@@ -30,9 +30,9 @@ from jobmanager import (
 )  # fmt: skip
 from jobmanager.ipc import messages
 from jobmanager.model.container import ContainerSpec, ContainerState, EngineInfo, Image, Phase
-from jobmanager.model.facts import EndMark, Limit, RunFacts, Stopped
 from jobmanager.model.host import Address
 from jobmanager.model.job import Request
+from jobmanager.results.facts import EndMark, Limit, RunFacts, Stopped
 
 TASK = Task(
     "python3",

@@ -12,8 +12,8 @@ from jobmanager import DockerHost, Limits, Outcome, Task
 from jobmanager.errors import DuplicateJob, QueueFull, UnknownEnvironment
 from jobmanager.ipc.messages import HostCannot
 from jobmanager.model.client import WaitingJob
-from jobmanager.model.facts import RunFacts
-from jobmanager.model.verdict import KillReason
+from jobmanager.results.facts import RunFacts
+from jobmanager.results.verdict import KillReason
 from jobmanager.scheduling.estimate import Sort
 from jobmanager.scheduling.ranking import Ranking
 from jobmanager.scheduling.shares import Shares

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from jobmanager import Outcome
-from jobmanager.grading.result_file import ResultFile, ResultFileError, parse
+from jobmanager.results.result_file import ResultFile, ResultFileError, parse
 
 GOOD = [
     (b"{}", ResultFile()),

@@ -13,8 +13,8 @@ from jobmanager import DockerHost, Limits, Match, Outcome, Task
 from jobmanager.errors import JobRefused
 from jobmanager.ipc.messages import HostCannot, Refused, Submitted
 from jobmanager.model.container import Image
-from jobmanager.model.facts import EndMark, Limit, RunFacts, Stopped
-from jobmanager.model.verdict import KillReason
+from jobmanager.results.facts import EndMark, Limit, RunFacts, Stopped
+from jobmanager.results.verdict import KillReason
 from jobmanager.scheduling.hosts import HostStatus
 from jobmanager.scheduling.orders import DeleteContainer, DeliverJob, LookAtHost, StopJob, SubmitJob, WatchJob
 from tests.unit.ledger_driver import Driver

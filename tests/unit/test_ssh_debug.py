@@ -17,7 +17,7 @@ from jobmanager.grading.bundle import grader_command, runner_command
 from jobmanager.ipc.messages import HostCannot, Submitted, Watch
 from jobmanager.model.container import ContainerSpec, ImageDefaults
 from jobmanager.model.job import Request
-from jobmanager.model.verdict import KillReason, killed_verdict
+from jobmanager.results.verdict import KillReason, killed_verdict
 from jobmanager.scheduling.orders import DeliverJob, DeliverSSH
 from tests.unit.ledger_driver import SUCCESS, Driver
 

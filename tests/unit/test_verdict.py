@@ -9,8 +9,8 @@ import pytest
 
 from jobmanager import Limits, Outcome
 from jobmanager.model.container import ContainerState, Phase
-from jobmanager.model.facts import EndMark, Limit, RunFacts, Stopped
-from jobmanager.model.verdict import KillReason, exit_code_text, judge
+from jobmanager.results.facts import EndMark, Limit, RunFacts, Stopped
+from jobmanager.results.verdict import KillReason, exit_code_text, judge
 
 LIMITS = Limits(cpu_time_s=10, wall_time_s=20, output_kib=1, memory_mib=64, processes=7, workspace_mib=3)
 EXITED = ContainerState(id="1", name="n", phase=Phase.ENDED, exit_code=137)

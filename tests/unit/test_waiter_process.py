@@ -15,8 +15,8 @@ from jobmanager.engine.protocol import EngineError
 from jobmanager.ipc.messages import Ended, HostSilent, Kill, Taken, WaiterSettings
 from jobmanager.ipc.messages import Watch as WatchMessage
 from jobmanager.model.container import ContainerState, Phase
-from jobmanager.model.facts import RunFacts
 from jobmanager.model.host import Address
+from jobmanager.results.facts import RunFacts
 
 SETTINGS = WaiterSettings(
     address=Address(host="h", url="fake:///nowhere/engine.sock"),

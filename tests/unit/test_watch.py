@@ -12,8 +12,8 @@ from jobmanager.engine.protocol import Chunk, EngineFailed, NotRunning, OutputSt
 from jobmanager.ipc.messages import DoorOpen
 from jobmanager.ipc.messages import Watch as WatchMessage
 from jobmanager.model.container import ContainerState, EngineInfo, Phase, Usage
-from jobmanager.model.facts import Limit, RunFacts
-from jobmanager.model.verdict import judge
+from jobmanager.results.facts import Limit, RunFacts
+from jobmanager.results.verdict import judge
 
 TOKEN = "0123456789abcdef"
 BEGUN = Chunk(False, f"\x1e{TOKEN} got 1\n".encode())

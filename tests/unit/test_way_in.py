@@ -13,7 +13,7 @@ import pytest
 
 from jobmanager.engine.fake.container import command_file
 from jobmanager.engine.way_in import Mark, MarkedStream, cpu_before, end_mark, payload
-from jobmanager.model.facts import EndMark
+from jobmanager.results.facts import EndMark
 
 TOKEN = "0123456789abcdef"
 BEGIN = b"\x1e" + TOKEN.encode() + b" "

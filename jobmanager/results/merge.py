@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from jobmanager.grading.local import answered
-from jobmanager.grading.result_file import ResultFile, ResultFileError, parse
 from jobmanager.model._escapes import lines
-from jobmanager.model.facts import RunFacts
 from jobmanager.model.job import Request
 from jobmanager.model.result import Evidence, JobResult, Outcome, ProblemResult, Step
-from jobmanager.model.verdict import Verdict, exit_code_text
+from jobmanager.results.facts import RunFacts
+from jobmanager.results.local_answers import answered
+from jobmanager.results.result_file import ResultFile, ResultFileError, parse
+from jobmanager.results.verdict import Verdict, exit_code_text
 
 _TAIL_BYTES = 2000
 _OVERRIDING = (Outcome.CRASH, Outcome.KILLED)  # nothing that was answered counts

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from jobmanager.model.facts import EndMark, Limit, RunFacts
 from jobmanager.model.limits import Limits
 from jobmanager.model.result import Evidence, Outcome
+from jobmanager.results.facts import EndMark, Limit, RunFacts
 
 _END_MARK = "end mark of PID 1"
 _SHM = "a write into /dev/shm"
