@@ -9,8 +9,8 @@ from typing import Any
 
 import docker
 
-from jobmanager.engine.container_config import container_config
-from jobmanager.engine.way_in import payload
+from jobmanager.engine.docker.config import container_config
+from jobmanager.engine.pid1 import payload
 from jobmanager.model.container import ContainerSpec, ImageDefaults
 from jobmanager.model.task import Task
 

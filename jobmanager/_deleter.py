@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jobmanager.engine.owner import MANAGER_LABEL, STUDENT_LABEL
+from jobmanager.engine.labels import MANAGER_LABEL, STUDENT_LABEL
 from jobmanager.engine.protocol import Engine, EngineError, NoSuchContainer, Refused
 from jobmanager.ipc.messages import Deleted, DeleteFailed
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from jobmanager.engine.pid1 import payload
 from jobmanager.engine.protocol import Engine, EngineError, StdinLink
-from jobmanager.engine.way_in import payload
 from jobmanager.grading.bundle import LINK_TOKEN_FILE, bundle
 from jobmanager.grading.link import FromRunner, link_token
 from jobmanager.ipc.messages import Watch

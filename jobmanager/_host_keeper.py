@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from jobmanager._sweep import Removal, remove_leftovers, survey
 from jobmanager.engine.connect import connect
+from jobmanager.engine.orphans import Removal, remove_leftovers, survey
 from jobmanager.engine.protocol import Engine, EngineError
 from jobmanager.ipc.messages import HostAnswers, HostSilent, WaiterSettings
 from jobmanager.model.container import EngineInfo

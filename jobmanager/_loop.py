@@ -25,7 +25,7 @@ from jobmanager._pool import ProcessPool, Ticket, Unanswered
 from jobmanager._tunnels import Tunnels
 from jobmanager._waiters import Waiters, farewell
 from jobmanager.engine import ssh_debug
-from jobmanager.engine.owner import Owner, labels
+from jobmanager.engine.labels import Owner, labels
 from jobmanager.events import EnvironmentsChanged, HostDown, HostUp, JobDeleted, JobPlaced, JobQueued, JobStarted
 from jobmanager.grading.bundle import grader_command, runner_command
 from jobmanager.hooks import HookManager

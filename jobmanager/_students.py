@@ -23,7 +23,7 @@ from typing import Protocol
 from jobmanager._stdin_writer import StdinWriter
 from jobmanager._submitter import submit
 from jobmanager._watch import Watch
-from jobmanager.engine.owner import STUDENT_LABEL
+from jobmanager.engine.labels import STUDENT_LABEL
 from jobmanager.engine.protocol import Engine, EngineError, StdinLink
 from jobmanager.grading.budget import Budget, Grant, NotGranted
 from jobmanager.grading.link import (

@@ -5,16 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from jobmanager.engine.pid1 import DOOR_OPEN, RESULT_FILE_LIMIT, Mark, MarkedStream, clock_before, cpu_before, end_mark
 from jobmanager.engine.protocol import Chunk
-from jobmanager.engine.way_in import (
-    DOOR_OPEN,
-    RESULT_FILE_LIMIT,
-    Mark,
-    MarkedStream,
-    clock_before,
-    cpu_before,
-    end_mark,
-)
 from jobmanager.grading.link import CutOff, FromRunner, LinkReader
 from jobmanager.ipc.messages import Piece
 from jobmanager.model._escapes import one_line

@@ -27,7 +27,7 @@ from jobmanager._outbox import Outbox
 from jobmanager._students import Students
 from jobmanager._watch import Watch
 from jobmanager.engine.connect import adapter, connect
-from jobmanager.engine.owner import MANAGER_LABEL, STUDENT_LABEL
+from jobmanager.engine.labels import MANAGER_LABEL, STUDENT_LABEL
 from jobmanager.engine.protocol import Engine, EngineError
 from jobmanager.ipc.messages import Alive, Ended, Kill, LookNow, Retired, Show, Stop, Strays, Taken, WaiterSettings
 from jobmanager.ipc.messages import Watch as WatchMessage

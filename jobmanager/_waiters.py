@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from jobmanager._children import Child, Listen
 from jobmanager._log_thread import logger
-from jobmanager.engine.owner import retired
+from jobmanager.engine.labels import retired
 from jobmanager.ipc.messages import Kill, LookNow, Retired, Show, Stop, WaiterSettings
 from jobmanager.ipc.messages import Watch as WatchMessage
 from jobmanager.model.host import Address, DockerHost

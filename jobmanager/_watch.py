@@ -22,6 +22,7 @@ from jobmanager._meter import Meter
 from jobmanager._showing import Showing
 from jobmanager._silence import Rest, Silence
 from jobmanager._transcript import Output, Tap, Transcript
+from jobmanager.engine.pid1 import CANNOT_UNPACK, NOT_DELIVERED, trace_of_the_end
 from jobmanager.engine.protocol import (
     Chunk,
     Engine,
@@ -32,7 +33,6 @@ from jobmanager.engine.protocol import (
     Refused,
     Unreachable,
 )
-from jobmanager.engine.way_in import CANNOT_UNPACK, NOT_DELIVERED, trace_of_the_end
 from jobmanager.grading.link import link_token
 from jobmanager.ipc.messages import Began, DoorOpen, Printed, Show, Stops
 from jobmanager.ipc.messages import Watch as WatchMessage

@@ -23,10 +23,10 @@ from rich.text import Text
 
 from jobmanager._advice import tried
 from jobmanager._reach import reach
-from jobmanager._sweep import Kind, Leftover, Removal, Survey, remove_leftovers, survey
 from jobmanager._version import __version__
 from jobmanager.doctor import HostReport, examine
 from jobmanager.engine.default_host import default_host
+from jobmanager.engine.orphans import Kind, Leftover, Removal, Survey, remove_leftovers, survey
 from jobmanager.errors import EngineUnavailable, InvalidHost, JobManagerError
 from jobmanager.model.container import EngineAbout
 from jobmanager.model.host import DockerHost

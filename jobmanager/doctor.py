@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 
 from jobmanager._advice import advice
 from jobmanager._reach import reach
-from jobmanager.engine.container_config import USER
-from jobmanager.engine.owner import JOB_LABEL
+from jobmanager.engine.docker.config import USER
+from jobmanager.engine.labels import JOB_LABEL
 from jobmanager.engine.protocol import Engine
 from jobmanager.errors import UnknownEnvironment
 from jobmanager.manager import JobManager

@@ -54,7 +54,7 @@ from jobmanager._loop import Loop
 from jobmanager._main_thread import keep_executor, outside_main_thread, release_executor
 from jobmanager.engine import ssh_debug
 from jobmanager.engine.default_host import default_host
-from jobmanager.engine.owner import retire
+from jobmanager.engine.labels import retire
 from jobmanager.errors import (
     Closed,
     EngineUnavailable,

@@ -16,7 +16,7 @@ import docker.errors
 from docker.models.containers import Container
 
 from jobmanager import JobFuture, JobInput, JobManager, JobResult, Limits, Outcome, Task
-from jobmanager.engine.owner import JOB_LABEL
+from jobmanager.engine.labels import JOB_LABEL
 from tests.conftest import BUSYBOX, SLOWNESS, eventually
 
 PYTHON = "python3"  # an environment's name: Debian with dash, Python and gcc

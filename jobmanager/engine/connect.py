@@ -21,6 +21,6 @@ def adapter(address: Address) -> Callable[..., Engine]:
         from jobmanager.engine.fake.client import FakeEngine
 
         return FakeEngine
-    from jobmanager.engine.docker import DockerEngine
+    from jobmanager.engine.docker.adapter import DockerEngine
 
     return DockerEngine

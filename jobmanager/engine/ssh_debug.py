@@ -2,7 +2,7 @@ r"""``debug="ssh"``: an SSH server in a job's container, in place of the job's c
 
 The image brings ``sshd`` and ``ssh-keygen``; all else is brought in. The server is the program that PID 1 starts, and so
 the same unprivileged user as any job: it can let in that user only, which is all that is wanted. Compared with a job's
-profile (``container_config.py``) three things are opened: a network, one published port, and ``/etc`` is a volume with what
+profile (``engine/docker/config.py``) three things are opened: a network, one published port, and ``/etc`` is a volume with what
 the image has there, since ``/etc/passwd`` has to name the user, its shell and the hash of its password.
 
 A grading job's runner is started as always, and the server in the place of the grader: one that a person starts by hand has its

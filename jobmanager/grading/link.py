@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Union
 
-from jobmanager.engine.way_in import Mark, MarkedStream
+from jobmanager.engine.pid1 import Mark, MarkedStream
 from jobmanager.errors import InvalidValue
 from jobmanager.model import _checks
 

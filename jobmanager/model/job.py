@@ -175,7 +175,7 @@ def executables_of(task: Task, inputs: JobInput) -> frozenset[str]:
 
 
 def _command_bytes(task: Task) -> int:
-    """What the command and its variables take in the workspace, where they are a script (``engine/way_in.py``)."""
+    """What the command and its variables take in the workspace, where they are a script (``engine/pid1.py``)."""
     command = task.command if task.grader is None else task.grader.run
     words = [command] if isinstance(command, str) else list(command or ())
     twice = [text for variable in (task.env or {}).items() for text in variable]

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
 
-from jobmanager.engine.way_in import RESULT_FILE_LIMIT
+from jobmanager.engine.pid1 import RESULT_FILE_LIMIT
 from jobmanager.model.result import Outcome, ProblemResult
 
 HIGHEST_GRADE = 200.0

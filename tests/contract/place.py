@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from jobmanager.engine.pid1 import Mark, MarkedStream, cpu_before, end_mark, payload
 from jobmanager.engine.protocol import Engine, EngineFailed, OutputStream
-from jobmanager.engine.way_in import Mark, MarkedStream, cpu_before, end_mark, payload
 from jobmanager.model.container import ContainerSpec, ContainerState, ImageDefaults, Phase
 from jobmanager.model.host import Address
 from jobmanager.model.limits import Limits

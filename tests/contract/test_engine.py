@@ -11,7 +11,8 @@ import time
 import pytest
 
 from jobmanager.engine.connect import connect
-from jobmanager.engine.container_config import VOLUME_LABEL
+from jobmanager.engine.docker.config import VOLUME_LABEL
+from jobmanager.engine.pid1 import RESULT_FILE, RESULT_FILE_LIMIT, Mark, MarkedStream, payload
 from jobmanager.engine.protocol import (
     EngineError,
     ImageMissing,
@@ -23,7 +24,6 @@ from jobmanager.engine.protocol import (
     StdinLink,
     Unreachable,
 )
-from jobmanager.engine.way_in import RESULT_FILE, RESULT_FILE_LIMIT, Mark, MarkedStream, payload
 from jobmanager.model.container import ContainerSpec, ImageDefaults, Phase
 from jobmanager.model.host import Address
 from jobmanager.model.limits import Limits

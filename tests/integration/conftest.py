@@ -10,7 +10,7 @@ import pytest
 from docker.models.containers import Container
 
 from jobmanager import DockerHost, JobFuture, JobInput, JobManager, JobResult, Task
-from jobmanager.engine.owner import JOB_LABEL, OWNER_LABEL, Owner
+from jobmanager.engine.labels import JOB_LABEL, OWNER_LABEL, Owner
 from tests.conftest import BUSYBOX, SLOWNESS, children, eventually, open_files, our_threads
 
 PYTHON = "python3"  # an environment's name: Debian with dash, Python and gcc

@@ -10,7 +10,7 @@ import docker
 import pytest
 
 from jobmanager import DockerHost, HostInfo, JobFuture, JobManager, JobResult, Limits, Outcome, Task
-from jobmanager.engine.owner import JOB_LABEL
+from jobmanager.engine.labels import JOB_LABEL
 from jobmanager.testing import FakeEngineServer
 from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
 from tests.daemons import PrivateDaemon

@@ -10,7 +10,7 @@ import pytest
 from docker.models.containers import Container
 
 from jobmanager import DockerHost, Limits, Outcome, Task
-from jobmanager.engine.owner import JOB_LABEL
+from jobmanager.engine.labels import JOB_LABEL
 from tests.conftest import BUSYBOX, eventually
 from tests.daemons import PrivateDaemon
 from tests.faults import ENDLESS, QUICK, RUNS_ONCE, jobs_on, proof, ran_once

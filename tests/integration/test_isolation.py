@@ -11,7 +11,7 @@ import pytest
 from docker.models.containers import Container
 
 from jobmanager import JobFuture, JobManager, Limits, Network, Outcome, Task
-from jobmanager.engine.seccomp import seccomp_profile
+from jobmanager.engine.docker.seccomp import seccomp_profile
 from tests.conftest import BUSYBOX
 from tests.integration.conftest import PATIENCE_S, PYTHON, Run, Submit
 

@@ -9,7 +9,7 @@ import docker
 import pytest
 
 from jobmanager import DockerHost, Grader, JobFuture, JobManager, JobResult, Limits, Outcome, Task
-from jobmanager.engine.owner import JOB_LABEL
+from jobmanager.engine.labels import JOB_LABEL
 from tests.conftest import BUSYBOX, eventually
 from tests.integration.conftest import PATIENCE_S, PYTHON, proof
 from tests.proxy import LOGS, Link, Proxy

@@ -18,7 +18,7 @@ import pytest
 from docker.models.containers import Container
 
 from jobmanager import DockerHost, JobFuture, JobManager, JobResult, Limits, Outcome, Task
-from jobmanager.engine.owner import JOB_LABEL
+from jobmanager.engine.labels import JOB_LABEL
 from jobmanager.scheduling import ledger
 from tests.causes import CASES, CAUSES, Cause, case_id, ending, lend_hands, promised, submitted
 from tests.conftest import BUSYBOX, SLOWNESS, eventually

@@ -11,7 +11,7 @@ import docker
 import pytest
 
 from jobmanager import Code, Evidence, JobInput, JobManager, JobResult, Limits, Match, MultipleChoice, Outcome, ProblemResult, Task
-from jobmanager.engine.owner import JOB_LABEL
+from jobmanager.engine.labels import JOB_LABEL
 from jobmanager.errors import InvalidInput
 from tests.integration.conftest import PATIENCE_S, PYTHON, Run, proof
 

@@ -13,7 +13,7 @@ import pytest
 from docker.models.containers import Container
 
 from jobmanager import DockerHost, JobFuture, JobInput, JobManager, JobResult, Outcome, Task
-from jobmanager.engine.owner import JOB_LABEL
+from jobmanager.engine.labels import JOB_LABEL
 from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
 from tests.daemons import PrivateDaemon
 from tests.integration.conftest import proof

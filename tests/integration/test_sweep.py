@@ -11,9 +11,9 @@ import pytest
 
 from jobmanager import JobManager, Limits, Task
 from jobmanager import manager as module
-from jobmanager._sweep import Kind, remove_leftovers, survey
 from jobmanager.engine.connect import connect
-from jobmanager.engine.owner import Owner, labels
+from jobmanager.engine.labels import Owner, labels
+from jobmanager.engine.orphans import Kind, remove_leftovers, survey
 from jobmanager.engine.protocol import BeingRemoved, Engine
 from jobmanager.model.container import ContainerSpec, ImageDefaults
 from jobmanager.model.host import Address

@@ -13,9 +13,9 @@ from itertools import product
 import pytest
 
 from jobmanager import JobManager
-from jobmanager._sweep import remove_leftovers, survey
 from jobmanager.engine.connect import connect
-from jobmanager.engine.owner import Owner
+from jobmanager.engine.labels import Owner
+from jobmanager.engine.orphans import remove_leftovers, survey
 from jobmanager.engine.protocol import Engine
 from jobmanager.model.host import Address
 from tests.conftest import eventually, our_containers

@@ -20,7 +20,7 @@ import docker
 import pytest
 
 from jobmanager import HookManager, JobManager, JobResult, Limits, Outcome, Task, _children
-from jobmanager.engine.owner import JOB_LABEL
+from jobmanager.engine.labels import JOB_LABEL
 from jobmanager.events import JobEnded
 from jobmanager.ipc.messages import Watch
 from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes

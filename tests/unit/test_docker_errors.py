@@ -15,8 +15,9 @@ import requests.exceptions
 import urllib3.exceptions
 
 from jobmanager import Limits
-from jobmanager.engine import docker_streams, protocol
-from jobmanager.engine.docker import DockerEngine, _innermost, _seconds, _translated
+from jobmanager.engine import protocol
+from jobmanager.engine.docker import streams
+from jobmanager.engine.docker.adapter import DockerEngine, _innermost, _seconds, _translated
 from jobmanager.engine.protocol import (
     BeingRemoved,
     EngineError,
@@ -109,7 +110,7 @@ def test_a_bug_in_what_we_ask_for_is_not_taken_for_the_engines(monkeypatch):
     def broken(spec, defaults):
         raise KeyError("ours")
 
-    monkeypatch.setattr("jobmanager.engine.docker.container_config", broken)
+    monkeypatch.setattr("jobmanager.engine.docker.adapter.container_config", broken)
     with pytest.raises(KeyError, match="ours"):
         CALLS["create"](engine_that(None))
 
@@ -332,13 +333,13 @@ def test_output_is_taken_apart_wherever_it_is_cut():
     expected = [b"".join(content for stream, content in frames if stream == wanted) for wanted in (1, 2)]
 
     for size in (1, 3, 8, 11, 65536, len(data)):
-        parser = docker_streams._Frames()
+        parser = streams._Frames()
         found = [chunk for at in range(0, len(data), size) for chunk in parser.feed(data[at : at + size])]
         assert [b"".join(chunk.data for chunk in found if chunk.stderr is stderr) for stderr in (False, True)] == expected
 
 
 def test_what_has_come_of_a_frame_is_not_held_back():
-    parser = docker_streams._Frames()
+    parser = streams._Frames()
     assert parser.feed(b"\1\0\0\0\0\0\0\5ab") == [protocol.Chunk(False, b"ab")]
     assert parser.feed(b"cde") == [protocol.Chunk(False, b"cde")]
 
@@ -353,7 +354,7 @@ def test_output_is_out_of_step_from_the_first_bytes_on_that_are_no_frame(stray):
     data = frame + stray + frame * 3
 
     for size in (1, 5, 64, len(data)):
-        parser = docker_streams._Frames()
+        parser = streams._Frames()
         found = [chunk for at in range(0, len(data), size) for chunk in parser.feed(data[at : at + size])]
         assert b"".join(chunk.data for chunk in found) == b"err"
         assert parser.out_of_step

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from jobmanager.engine import docker as adapter
-from jobmanager.engine import docker_transport as transport
-from jobmanager.engine.docker import DockerEngine
-from jobmanager.engine.docker_transport import LEAST_BYTES_PER_S, Patience, TooMuch
+from jobmanager.engine.docker import adapter as adapter
+from jobmanager.engine.docker import transport as transport
+from jobmanager.engine.docker.adapter import DockerEngine
+from jobmanager.engine.docker.transport import LEAST_BYTES_PER_S, Patience, TooMuch
 from jobmanager.engine.protocol import EngineError, Unreachable
 from jobmanager.model.host import TLS, Address
 from tests.daemons import make_certificates

@@ -14,7 +14,7 @@ import pytest
 
 from jobmanager import DockerHost, Grader, JobInput, JobManager, JobResult, Limits, Outcome, Task, cli, doctor, events
 from jobmanager._advice import TRIED
-from jobmanager.engine import container_config
+from jobmanager.engine.docker import config
 from jobmanager.engine.protocol import Engine
 from jobmanager.errors import InvalidValue
 from jobmanager.model.container import ContainerSpec, ImageDefaults
@@ -281,8 +281,8 @@ def test_figures_beside_the_limits_are_those_of_the_code() -> None:
     text = text_of("docs/tasks.md")
     assert Limits(cpu_time_s=10).wall_s == 30
     assert Limits(workspace_mib=2).workspace_inodes - Limits(workspace_mib=1).workspace_inodes == 64
-    assert f"stands {container_config._CPU_BACKSTOP_S} s behind it" in text
-    assert f"It is user {container_config.USER.partition(':')[0]}," in text
+    assert f"stands {config._CPU_BACKSTOP_S} s behind it" in text
+    assert f"It is user {config.USER.partition(':')[0]}," in text
 
 
 def test_every_argument_of_a_grader_is_explained() -> None:
@@ -308,7 +308,7 @@ def test_every_event_is_named() -> None:
 
 def test_every_label_is_named() -> None:
     rows = table(text_of("docs/hosts.md"), "label", "value")
-    sources = [text_of("jobmanager/engine/owner.py"), text_of("jobmanager/engine/container_config.py")]
+    sources = [text_of("jobmanager/engine/labels.py"), text_of("jobmanager/engine/docker/config.py")]
     assert {quoted(row[0])[0] for row in rows} == set(re.findall(r'_LABEL = "([^"]+)"', "\n".join(sources)))
 
 
@@ -469,7 +469,7 @@ def test_every_test_of_an_attack_stands_in_the_table_of_attacks() -> None:
 
 def test_every_setting_of_a_container_is_explained() -> None:
     spec = ContainerSpec(name="n", image="i", labels={}, limits=Limits())
-    config = container_config.container_config(spec, ImageDefaults(command=(), volumes=()))
+    config = config.container_config(spec, ImageDefaults(command=(), volumes=()))
     rows = table(text_of("docs/security.md"), "setting", "value")
     assert {name for row in rows for name in quoted(row[0])} == {*config, *config["HostConfig"]}
     (ulimits,) = (row[1] for row in rows if row[0] == "`Ulimits`")

@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from jobmanager.engine.connect import connect
-from jobmanager.engine.owner import JOB_LABEL
+from jobmanager.engine.labels import JOB_LABEL
+from jobmanager.engine.pid1 import end_mark, payload
 from jobmanager.engine.protocol import Engine, EngineFailed, ImageMissing, NameTaken, NoSuchContainer, Unreachable
-from jobmanager.engine.way_in import end_mark, payload
 from jobmanager.errors import InvalidValue
 from jobmanager.model.container import ContainerSpec, ImageDefaults, Phase
 from jobmanager.model.host import Address

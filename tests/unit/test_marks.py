@@ -7,8 +7,8 @@ import random
 import pytest
 
 from jobmanager._transcript import Output, Transcript
+from jobmanager.engine.pid1 import RESULT_FILE_LIMIT, Mark, MarkedStream, cpu_before, end_mark
 from jobmanager.engine.protocol import Chunk
-from jobmanager.engine.way_in import RESULT_FILE_LIMIT, Mark, MarkedStream, cpu_before, end_mark
 from jobmanager.results.facts import EndMark
 
 TOKEN = "0123456789abcdef"

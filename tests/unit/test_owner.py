@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import pytest
 
-from jobmanager.engine import owner as module
-from jobmanager.engine.owner import JOB_LABEL, LEASE_LABEL, MANAGER_LABEL, OWNER_LABEL, Owner, labels, why_abandoned
+from jobmanager.engine import labels as module
+from jobmanager.engine.labels import JOB_LABEL, LEASE_LABEL, MANAGER_LABEL, OWNER_LABEL, Owner, labels, why_abandoned
 from jobmanager.model.container import ContainerState, Phase
 
 ME = Owner.this_process()

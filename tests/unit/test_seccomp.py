@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from jobmanager.engine.seccomp import seccomp_profile
+from jobmanager.engine.docker.seccomp import seccomp_profile
 
 F_SETLEASE = 1024
 PROFILE = json.loads(seccomp_profile())

@@ -11,7 +11,7 @@ import pytest
 from jobmanager import Code, Grader, JobInput, Limits, Network, Task
 from jobmanager._callback_manager import CallbackManagers
 from jobmanager.engine import ssh_debug
-from jobmanager.engine.container_config import container_config
+from jobmanager.engine.docker.config import container_config
 from jobmanager.engine.sha512_crypt import sha512_crypt
 from jobmanager.grading.bundle import grader_command, runner_command
 from jobmanager.ipc.messages import HostCannot, Submitted, Watch

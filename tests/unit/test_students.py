@@ -12,11 +12,11 @@ import pytest
 from jobmanager import DockerHost, Grader, JobManager, JobResult, Limits, Outcome, Task
 from jobmanager._deleter import delete
 from jobmanager._students import Students, _Student
-from jobmanager._sweep import survey
 from jobmanager._waiter import Waiter
 from jobmanager._watch import Watch as WatchOfAContainer
 from jobmanager.engine.connect import connect
-from jobmanager.engine.owner import MANAGER_LABEL, OWNER_LABEL, STUDENT_LABEL
+from jobmanager.engine.labels import MANAGER_LABEL, OWNER_LABEL, STUDENT_LABEL
+from jobmanager.engine.orphans import survey
 from jobmanager.engine.protocol import Engine
 from jobmanager.grading.link import RunStudent
 from jobmanager.ipc.messages import Deleted, Grading, Strays, WaiterSettings, Watch

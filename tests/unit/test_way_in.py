@@ -12,7 +12,7 @@ import time
 import pytest
 
 from jobmanager.engine.fake.container import command_file
-from jobmanager.engine.way_in import Mark, MarkedStream, cpu_before, end_mark, payload
+from jobmanager.engine.pid1 import Mark, MarkedStream, cpu_before, end_mark, payload
 from jobmanager.results.facts import EndMark
 
 TOKEN = "0123456789abcdef"

@@ -29,7 +29,7 @@ from jobmanager.engine.fake.process import (
 )
 from jobmanager.engine.fake.shell import can_run, run, write_error
 from jobmanager.engine.fake.wire import PIECE, STDERR, STDOUT, framed
-from jobmanager.engine.way_in import RESULT_FILE, RESULT_FILE_LIMIT, Refusals, trace_of_the_end
+from jobmanager.engine.pid1 import RESULT_FILE, RESULT_FILE_LIMIT, Refusals, trace_of_the_end
 from jobmanager.model.container import SHARED_FOLDER, Phase
 
 KILLED = 137

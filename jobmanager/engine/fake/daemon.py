@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jobmanager.engine.container_config import VOLUME_LABEL
+from jobmanager.engine.docker.config import VOLUME_LABEL
 from jobmanager.engine.fake.container import KILLED, FakeContainer, FakeSpec, Follower, Later
 from jobmanager.engine.fake.files import FileProblem
-from jobmanager.engine.owner import JOB_LABEL
+from jobmanager.engine.labels import JOB_LABEL
 from jobmanager.engine.protocol import (
     EngineFailed,
     ImageMissing,

@@ -22,9 +22,9 @@ import docker.tls
 import requests.exceptions
 import urllib3.exceptions
 
-from jobmanager.engine.container_config import VOLUME_LABEL, container_config
-from jobmanager.engine.docker_streams import LogStream, SocketStream, plain_socket, shut
-from jobmanager.engine.docker_transport import LEAST_BYTES_PER_S, Patience, bound, within
+from jobmanager.engine.docker.config import VOLUME_LABEL, container_config
+from jobmanager.engine.docker.streams import LogStream, SocketStream, plain_socket, shut
+from jobmanager.engine.docker.transport import LEAST_BYTES_PER_S, Patience, bound, within
 from jobmanager.engine.protocol import (
     BeingRemoved,
     EngineError,

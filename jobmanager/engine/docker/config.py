@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from jobmanager.engine.seccomp import seccomp_profile
-from jobmanager.engine.way_in import pid_1
+from jobmanager.engine.docker.seccomp import seccomp_profile
+from jobmanager.engine.pid1 import pid_1
 from jobmanager.model.container import OLD_FOLDERS, SHARED_FOLDER, ContainerSpec, Door, ImageDefaults
 from jobmanager.model.limits import Limits
 from jobmanager.model.network import Network
