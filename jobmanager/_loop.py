@@ -24,7 +24,6 @@ from jobmanager._log_thread import logger
 from jobmanager._pool import ProcessPool, Ticket, Unanswered
 from jobmanager._tunnels import Tunnels
 from jobmanager._waiters import Waiters, farewell
-from jobmanager.engine import ssh_debug
 from jobmanager.engine.labels import Owner, labels
 from jobmanager.events import EnvironmentsChanged, HostDown, HostUp, JobDeleted, JobPlaced, JobQueued, JobStarted
 from jobmanager.grading.bundle import grader_command, runner_command
@@ -75,6 +74,7 @@ from jobmanager.scheduling.orders import (
     WatchJob,
 )
 from jobmanager.scheduling.versions import Version
+from jobmanager.ssh import debug
 
 _log = logger(__name__)
 
@@ -397,7 +397,7 @@ class Loop:
     def _door(self, request: Request, host: str) -> Door | None:
         if not request.ssh_password:
             return None
-        return ssh_debug.door(request.ssh_password, workspace=request.task.workspace, loopback_only=host in self._loopback)
+        return debug.door(request.ssh_password, workspace=request.task.workspace, loopback_only=host in self._loopback)
 
     def _watch(self, order: WatchJob) -> None:
         request = order.request
@@ -498,8 +498,8 @@ def _command(order: WatchJob) -> str | tuple[str, ...]:
 def _session(job: WatchMessage, grader: Grader | None) -> WatchMessage:
     """The job with an SSH server in the place of its program: a grader, or the task's command."""
     if grader is None:
-        return ssh_debug.session(job)
-    session = ssh_debug.session(replace(job, command=grader_command(grader.run)))  # type: ignore[arg-type]
+        return debug.session(job)
+    session = debug.session(replace(job, command=grader_command(grader.run)))  # type: ignore[arg-type]
     return replace(session, command=runner_command(session.command))
 
 

@@ -18,7 +18,7 @@ from jobmanager.model.host import TLS, Address, DockerHost
 
 _log = logger(__name__)
 
-_MODULE = "jobmanager._tunnel"
+_MODULE = "jobmanager.ssh.tunnel_worker"
 _RESTART_PAUSE_S = 1.0
 _SETTLED_S = 1.0  # after its opening: what waiters say of the host has been seen through it
 

@@ -52,7 +52,6 @@ from jobmanager._log_thread import drain as drain_logs
 from jobmanager._log_thread import logger
 from jobmanager._loop import Loop
 from jobmanager._main_thread import keep_executor, outside_main_thread, release_executor
-from jobmanager.engine import ssh_debug
 from jobmanager.engine.default_host import default_host
 from jobmanager.engine.labels import retire
 from jobmanager.errors import (
@@ -78,6 +77,7 @@ from jobmanager.model.task import Task
 from jobmanager.results.verdict import KillReason
 from jobmanager.scheduling.hosts import HostStatus
 from jobmanager.scheduling.ledger import Ledger
+from jobmanager.ssh import debug
 
 if TYPE_CHECKING:
     from jobmanager.future import JobFuture
@@ -594,7 +594,7 @@ def _request(
         priority=priority,
         launcher_name=launcher_name,
         debug=debug,
-        ssh_password=ssh_debug.new_password() if debug == "ssh" else "",
+        ssh_password=debug.new_password() if debug == "ssh" else "",
         supersede_key=None if supersede_key is None else checked_key(supersede_key),
     )
 
@@ -602,7 +602,7 @@ def _request(
 def _debugged(task: Task, session_s: float) -> Task:
     if not task.needs_container:
         raise InvalidInput('debug="ssh" needs a task that runs in a container: all problems of this one are answered without')
-    return ssh_debug.debugged(task, session_s=session_s)
+    return debug.debugged(task, session_s=session_s)
 
 
 def _hosts(given: Sequence[DockerHost | str] | DockerHost | str | None) -> list[DockerHost]:

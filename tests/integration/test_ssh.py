@@ -200,7 +200,7 @@ def test_a_connection_that_stands_still_holds_up_no_other_host(
 
 def test_a_tunnel_s_keeper_that_dies_is_replaced(host: DockerHost) -> None:
     with JobManager(host) as manager:
-        keeper = next(child for child in psutil.Process().children() if "jobmanager._tunnel" in " ".join(child.cmdline()))
+        keeper = next(child for child in psutil.Process().children() if "jobmanager.ssh.tunnel_worker" in " ".join(child.cmdline()))
         before = tunnels()
         keeper.kill()
 

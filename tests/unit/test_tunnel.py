@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from jobmanager import _tunnel
 from jobmanager.ipc.messages import Stop, TunnelBroken, TunnelOpen, TunnelSettings
+from jobmanager.ssh import tunnel_worker
 
 STAYS = 'for last; do case $last in *:*) : > "${last%%:*}"; esac; done; exec sleep 60'  # -L socket:there is made as a file
 FAILS = "exit 255"
@@ -18,7 +18,7 @@ FAILS = "exit 255"
 @pytest.fixture
 def pipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Connection, Connection]]:
     """The manager's end and the keeper's."""
-    monkeypatch.setattr(_tunnel, "forward_logs", lambda send: None)
+    monkeypatch.setattr(tunnel_worker, "forward_logs", lambda send: None)
     manager, keeper = Pipe()
     with manager, keeper:
         yield manager, keeper
@@ -41,7 +41,7 @@ def test_a_keeper_that_is_told_to_stop_returns(
     manager.send(settings(tmp_path, monkeypatch, ssh))
     manager.send(Stop())
 
-    _tunnel.main(keeper)
+    tunnel_worker.main(keeper)
 
 
 @pytest.mark.parametrize(("ssh", "last"), [(STAYS, TunnelOpen), (FAILS, TunnelBroken)], ids=["up", "down"])
@@ -60,4 +60,4 @@ def test_a_keeper_whose_manager_is_gone_tells_so_that_its_folder_is_tidied_up(
     monkeypatch.setattr(keeper, "send", send_the_last, raising=False)
 
     with pytest.raises((EOFError, ConnectionResetError)):  # the second where it had not read all
-        _tunnel.main(keeper)
+        tunnel_worker.main(keeper)

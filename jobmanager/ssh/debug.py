@@ -19,13 +19,13 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 
-from jobmanager.engine.sha512_crypt import sha512_crypt
 from jobmanager.ipc.messages import Watch
 from jobmanager.model.container import SSH_USER, Door
 from jobmanager.model.grader import Grader
 from jobmanager.model.limits import Limits
 from jobmanager.model.network import Network
 from jobmanager.model.task import Task
+from jobmanager.ssh.sha512_crypt import sha512_crypt
 
 PORT = 2222  # inside the container; outside the engine chooses
 _UID = 65534
