@@ -74,7 +74,7 @@ from jobmanager.scheduling.orders import (
     WatchJob,
 )
 from jobmanager.scheduling.versions import Version
-from jobmanager.ssh import debug
+from jobmanager.ssh import debug_session
 
 _log = logger(__name__)
 
@@ -397,7 +397,7 @@ class Loop:
     def _door(self, request: Request, host: str) -> Door | None:
         if not request.ssh_password:
             return None
-        return debug.door(request.ssh_password, workspace=request.task.workspace, loopback_only=host in self._loopback)
+        return debug_session.door(request.ssh_password, workspace=request.task.workspace, loopback_only=host in self._loopback)
 
     def _watch(self, order: WatchJob) -> None:
         request = order.request
@@ -498,8 +498,8 @@ def _command(order: WatchJob) -> str | tuple[str, ...]:
 def _session(job: WatchMessage, grader: Grader | None) -> WatchMessage:
     """The job with an SSH server in the place of its program: a grader, or the task's command."""
     if grader is None:
-        return debug.session(job)
-    session = debug.session(replace(job, command=grader_command(grader.run)))  # type: ignore[arg-type]
+        return debug_session.session(job)
+    session = debug_session.session(replace(job, command=grader_command(grader.run)))  # type: ignore[arg-type]
     return replace(session, command=runner_command(session.command))
 
 

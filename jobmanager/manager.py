@@ -77,7 +77,7 @@ from jobmanager.model.task import Task
 from jobmanager.results.verdict import KillReason
 from jobmanager.scheduling.hosts import HostStatus
 from jobmanager.scheduling.ledger import Ledger
-from jobmanager.ssh import debug
+from jobmanager.ssh import debug_session
 
 if TYPE_CHECKING:
     from jobmanager.future import JobFuture
@@ -594,7 +594,7 @@ def _request(
         priority=priority,
         launcher_name=launcher_name,
         debug=debug,
-        ssh_password=debug.new_password() if debug == "ssh" else "",
+        ssh_password=debug_session.new_password() if debug == "ssh" else "",
         supersede_key=None if supersede_key is None else checked_key(supersede_key),
     )
 
@@ -602,7 +602,7 @@ def _request(
 def _debugged(task: Task, session_s: float) -> Task:
     if not task.needs_container:
         raise InvalidInput('debug="ssh" needs a task that runs in a container: all problems of this one are answered without')
-    return debug.debugged(task, session_s=session_s)
+    return debug_session.debugged(task, session_s=session_s)
 
 
 def _hosts(given: Sequence[DockerHost | str] | DockerHost | str | None) -> list[DockerHost]:

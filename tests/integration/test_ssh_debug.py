@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from jobmanager import DockerHost, JobInput, JobManager, JobResult, Limits, Outcome, Task
-from jobmanager.ssh import debug
+from jobmanager.ssh import debug_session
 from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
 from tests.daemons import PrivateDaemon
 from tests.ssh_client import IMAGE, Login, Person, make_image
@@ -55,7 +55,7 @@ def person(daemon: PrivateDaemon, tmp_path: Path) -> Iterator[Person]:
 
 @pytest.fixture(autouse=True)
 def the_end_comes_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(debug, "_GRACE_S", 1)
+    monkeypatch.setattr(debug_session, "_GRACE_S", 1)
 
 
 def left_of_sessions(daemon: PrivateDaemon) -> list[psutil.Process]:

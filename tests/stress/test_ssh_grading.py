@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jobmanager import DockerHost, Grader, JobInput, JobManager, Limits, Outcome, Task
-from jobmanager.ssh import debug
+from jobmanager.ssh import debug_session
 from tests.conftest import eventually, our_containers, our_volumes
 from tests.daemons import PrivateDaemon
 from tests.integration.test_ssh_debug import Heard
@@ -37,7 +37,7 @@ def daemon(python_tar: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def test_a_grader_that_is_started_by_hand_in_a_session_has_its_commands_and_its_students(
     daemon: PrivateDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, grader: Grader
 ) -> None:
-    monkeypatch.setattr(debug, "_GRACE_S", 1)
+    monkeypatch.setattr(debug_session, "_GRACE_S", 1)
     person, heard = Person(daemon, tmp_path), Heard()
     task = Task(IMAGE, grader=grader, files={"run": RUN, "student/answer": "42"}, limits=Limits(memory_mib=128))
     with JobManager(DockerHost(daemon.url)) as manager:

@@ -9,7 +9,7 @@ import pytest
 
 from jobmanager import Limits
 from jobmanager._watch import Watch
-from jobmanager.engine import labels
+from jobmanager.engine import labels as labels_module
 from jobmanager.engine.labels import Owner, labels, why_abandoned
 from jobmanager.engine.protocol import Chunk, NotRunning
 from jobmanager.ipc.messages import Watch as WatchMessage
@@ -56,7 +56,7 @@ def test_an_owner_here_is_alive_or_dead_whatever_the_clocks_say(jump_s, monkeypa
     container = labels("m", "j", lease_s=60, owner=Owner.this_process())
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + jump_s)
-    labels._boot.cache_clear()
+    labels_module._boot.cache_clear()
 
     assert not why_abandoned(container, created_at_s=real(), now_s=real() + jump_s)
     assert Owner.parse(container["jobmanager.owner"]) == Owner.this_process()

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from jobmanager.engine.docker import adapter as adapter
-from jobmanager.engine.docker import transport as transport
+from jobmanager.engine.docker import adapter, transport
 from jobmanager.engine.docker.adapter import DockerEngine
 from jobmanager.engine.docker.transport import LEAST_BYTES_PER_S, Patience, TooMuch
 from jobmanager.engine.protocol import EngineError, Unreachable

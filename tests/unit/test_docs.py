@@ -469,11 +469,11 @@ def test_every_test_of_an_attack_stands_in_the_table_of_attacks() -> None:
 
 def test_every_setting_of_a_container_is_explained() -> None:
     spec = ContainerSpec(name="n", image="i", labels={}, limits=Limits())
-    config = config.container_config(spec, ImageDefaults(command=(), volumes=()))
+    made = config.container_config(spec, ImageDefaults(command=(), volumes=()))
     rows = table(text_of("docs/security.md"), "setting", "value")
-    assert {name for row in rows for name in quoted(row[0])} == {*config, *config["HostConfig"]}
+    assert {name for row in rows for name in quoted(row[0])} == {*made, *made["HostConfig"]}
     (ulimits,) = (row[1] for row in rows if row[0] == "`Ulimits`")
-    assert {limit["Name"] for limit in config["HostConfig"]["Ulimits"]} <= set(quoted(ulimits))
+    assert {limit["Name"] for limit in made["HostConfig"]["Ulimits"]} <= set(quoted(ulimits))
 
 
 # ---- coming from INGInious

@@ -17,7 +17,7 @@ from jobmanager.model.container import ContainerSpec, ImageDefaults
 from jobmanager.model.job import Request
 from jobmanager.results.verdict import KillReason, killed_verdict
 from jobmanager.scheduling.orders import DeliverJob, DeliverSSH
-from jobmanager.ssh import debug
+from jobmanager.ssh import debug_session
 from jobmanager.ssh.sha512_crypt import sha512_crypt
 from tests.unit.ledger_driver import SUCCESS, Driver
 
@@ -73,8 +73,8 @@ def test_a_password_is_hashed_as_other_programs_do(password: str, salt: str, rou
 
 
 def test_each_session_has_a_password_of_its_own_and_only_its_hash_goes_to_the_host() -> None:
-    password, other = debug.new_password(), debug.new_password()
-    door = debug.door(password, workspace="/job", loopback_only=True)
+    password, other = debug_session.new_password(), debug_session.new_password()
+    door = debug_session.door(password, workspace="/job", loopback_only=True)
 
     assert password != other and len(password) >= 20
     assert password.encode() not in door.accounts
@@ -87,7 +87,7 @@ def test_each_session_has_a_password_of_its_own_and_only_its_hash_goes_to_the_ho
 
 
 def test_a_debugged_container_differs_from_any_other_by_its_network_a_port_and_a_folder_for_its_accounts() -> None:
-    door = debug.door("secret", workspace="/job", loopback_only=True)
+    door = debug_session.door("secret", workspace="/job", loopback_only=True)
     closed = ContainerSpec(name="n", image="i", labels={"whose": "ours"}, limits=Limits(), network=Network.BRIDGE)
     opened = ContainerSpec(name="n", image="i", labels={"whose": "ours"}, limits=Limits(), network=Network.BRIDGE, door=door)
     defaults = ImageDefaults(command=(), volumes=("/etc", "/data"))
@@ -107,24 +107,24 @@ def test_a_debugged_task_has_a_network_time_and_room_for_the_server_and_is_run_o
     limits = Limits(cpu_time_s=1, memory_mib=100, processes=3, open_files=32, workspace_mib=2, cpus=0.5)
     task = Task("python3", command="true", files={"a": b"b"}, problems={"c": Code("c.py")}, limits=limits, retries=3)
 
-    debugged = debug.debugged(task, session_s=1800)
+    debugged = debug_session.debugged(task, session_s=1800)
 
     assert (debugged.network, debugged.retries, debugged.files) == (Network.BRIDGE, 0, {"a": b"b"})
     assert (debugged.limits.cpu_time_s, debugged.limits.wall_s, debugged.limits.cpus) == (1800, 1800, 0.5)
     assert (debugged.limits.memory_mib, debugged.limits.processes, debugged.limits.open_files) == (164, 19, 64)
-    assert debug.debugged(Task("x", network="mine"), session_s=1).network == "mine"
+    assert debug_session.debugged(Task("x", network="mine"), session_s=1).network == "mine"
 
 
 def test_student_containers_have_the_budget_that_they_would_have_without_a_session() -> None:
     task = Task("x", grader=Grader("true", most_students=3), limits=Limits(cpu_time_s=7, memory_mib=100))
 
-    grader = debug.debugged(task, session_s=1800).grader
+    grader = debug_session.debugged(task, session_s=1800).grader
 
     assert grader == Grader("true", most_students=3, student_cpu_time_s=7, student_memory_mib=100)
 
 
 def test_the_command_becomes_a_script_beside_the_server() -> None:
-    session = debug.session(JOB)
+    session = debug_session.session(JOB)
 
     assert session.command == ("sh", ".jobmanager/ssh/serve")
     assert session.files[".jobmanager/run"] == b"cd /job && exec printf %s 'it'\"'\"'s' < .jobmanager/stdin\n"
@@ -136,7 +136,7 @@ def test_a_graders_runner_starts_the_server_and_the_script_starts_the_grader() -
     for run, words in ((None, ()), ("./check a", ("sh", "-c", "./check a")), (("python3", "check.py"), ("python3", "check.py"))):
         job = replace(JOB, command=grader_command(run), stdin=None, workspace="/task")
 
-        session = debug.session(job)
+        session = debug_session.session(job)
 
         script = shlex.split(session.files[".jobmanager/run"].decode())
         assert script[:4] == ["cd", "/task", "&&", "exec"] and script[-2:] == ["<", "/dev/null"]
