@@ -3,7 +3,7 @@
 ::
 
     main thread       reads the wait queue (the pipe): containers to watch, kills
-    a thread a watch  follows one container (``_watch.py``)
+    a thread a watch  follows one container (``watching/monitor.py``)
     outbox            writes to the manager, which may stand still
     heartbeat         tells the manager every second that this process is not stuck
     reconciler        lists our containers every few seconds: what a broken stream did not tell, and strays
@@ -22,10 +22,6 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
-from jobmanager._host_keeper import HostKeeper
-from jobmanager._outbox import Outbox
-from jobmanager._students import Students
-from jobmanager._watch import Watch
 from jobmanager.engine.connect import adapter, connect
 from jobmanager.engine.labels import MANAGER_LABEL, STUDENT_LABEL
 from jobmanager.engine.protocol import Engine, EngineError
@@ -34,6 +30,10 @@ from jobmanager.ipc.messages import Watch as WatchMessage
 from jobmanager.ipc.process import forward_logs
 from jobmanager.model.container import Phase
 from jobmanager.results.facts import RunFacts
+from jobmanager.watching.host_monitor import HostKeeper
+from jobmanager.watching.monitor import Watch
+from jobmanager.watching.outbox import Outbox
+from jobmanager.watching.students import Students
 
 _log = logging.getLogger(__name__)
 

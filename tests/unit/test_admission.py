@@ -9,10 +9,10 @@ import psutil
 import pytest
 
 from jobmanager import DockerHost, Outcome
-from jobmanager._host_keeper import _with_available_memory
 from jobmanager.model.container import EngineInfo
 from jobmanager.model.host import Address
 from jobmanager.results.verdict import KillReason
+from jobmanager.watching.host_monitor import _with_available_memory
 from tests.unit.ledger_driver import PYTHON, Driver
 
 

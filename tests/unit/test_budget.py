@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from jobmanager import Limits
-from jobmanager.grading.budget import Budget, NotGranted
 from jobmanager.grading.link import RunStudent
+from jobmanager.watching.student_budget import Budget, NotGranted
 from tests.conftest import eventually
 
 LIMITS = Limits(cpu_time_s=10, wall_time_s=30, memory_mib=100)

@@ -8,12 +8,12 @@ import time
 import pytest
 
 from jobmanager import Limits
-from jobmanager._watch import Watch
 from jobmanager.engine import labels as labels_module
 from jobmanager.engine.labels import Owner, labels, why_abandoned
 from jobmanager.engine.protocol import Chunk, NotRunning
 from jobmanager.ipc.messages import Watch as WatchMessage
 from jobmanager.model.container import ContainerState, EngineInfo, Phase
+from jobmanager.watching.monitor import Watch
 from tests.unit.ledger_driver import Driver
 
 HOUR_S = 3600.0

@@ -6,10 +6,10 @@ import random
 
 import pytest
 
-from jobmanager._transcript import Output, Transcript
 from jobmanager.engine.pid1 import RESULT_FILE_LIMIT, Mark, MarkedStream, cpu_before, end_mark
 from jobmanager.engine.protocol import Chunk
 from jobmanager.results.facts import EndMark
+from jobmanager.watching.transcript import Output, Transcript
 
 TOKEN = "0123456789abcdef"
 BEGIN = b"\x1e" + TOKEN.encode() + b" "

@@ -7,11 +7,11 @@ from multiprocessing.connection import Pipe
 
 import pytest
 
-from jobmanager import _outbox
-from jobmanager._outbox import Outbox
 from jobmanager.ipc.messages import Alive, Began, Ended, HostAnswers, HostSilent, LogLine, Stops, Strays
 from jobmanager.model.container import EngineInfo
 from jobmanager.results.facts import Limit, RunFacts, Stopped
+from jobmanager.watching import outbox
+from jobmanager.watching.outbox import Outbox
 
 ANSWERS = HostAnswers(info=EngineInfo(version="20.10", cores=2, memory_mib=1024, now_s=1.0, cgroup="2"), images=())
 LARGE = Ended(job_id="large", container_name="large", facts=RunFacts(began=True, archive=bytes(2**23)))
@@ -68,8 +68,8 @@ def test_while_the_manager_stands_still_nobody_waits_for_a_report_that_fills_the
 
 
 def test_what_waits_for_a_manager_that_stands_still_is_bounded(pair, monkeypatch):
-    monkeypatch.setattr(_outbox, "_MOST_LOG_LINES", 5)
-    monkeypatch.setattr(_outbox, "_WORD_S", 0.0)
+    monkeypatch.setattr(outbox, "_MOST_LOG_LINES", 5)
+    monkeypatch.setattr(outbox, "_WORD_S", 0.0)
     pair.outbox.send(LARGE)
     for number in range(10):
         for message in (Alive(), ANSWERS, HostSilent(reason=str(number)), Strays(names=(str(number),)), log_line(str(number))):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from jobmanager._showing import Showing
-from jobmanager._transcript import Transcript
 from jobmanager.engine.protocol import Chunk
 from jobmanager.ipc.messages import Piece, Printed, Show
+from jobmanager.watching.output_reporter import Showing
+from jobmanager.watching.transcript import Transcript
 
 TOKEN = "t0ken"
 

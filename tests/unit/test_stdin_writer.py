@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from jobmanager._stdin_writer import StdinWriter
 from jobmanager.engine.protocol import Unreachable
+from jobmanager.watching.stdin import StdinWriter
 from tests.conftest import eventually
 
 

@@ -11,9 +11,7 @@ import pytest
 
 from jobmanager import DockerHost, Grader, JobManager, JobResult, Limits, Outcome, Task
 from jobmanager._deleter import delete
-from jobmanager._students import Students, _Student
 from jobmanager._waiter import Waiter
-from jobmanager._watch import Watch as WatchOfAContainer
 from jobmanager.engine.connect import connect
 from jobmanager.engine.labels import MANAGER_LABEL, OWNER_LABEL, STUDENT_LABEL
 from jobmanager.engine.orphans import survey
@@ -23,6 +21,8 @@ from jobmanager.ipc.messages import Deleted, Grading, Strays, WaiterSettings, Wa
 from jobmanager.model.container import ContainerSpec, ImageDefaults
 from jobmanager.model.host import Address
 from jobmanager.testing import FakeEngineServer
+from jobmanager.watching.monitor import Watch as WatchOfAContainer
+from jobmanager.watching.students import Students, _Student
 from tests.conftest import eventually
 
 GRADING, STUDENT = "graders", "busybox"

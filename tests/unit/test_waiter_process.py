@@ -7,16 +7,17 @@ from collections.abc import Iterator
 
 import pytest
 
-from jobmanager import Limits, _host_keeper, _waiter
-from jobmanager._host_keeper import HostKeeper
+from jobmanager import Limits, _waiter
 from jobmanager._waiter import Waiter
-from jobmanager._watch import Watch
 from jobmanager.engine.protocol import EngineError
 from jobmanager.ipc.messages import Ended, HostSilent, Kill, Taken, WaiterSettings
 from jobmanager.ipc.messages import Watch as WatchMessage
 from jobmanager.model.container import ContainerState, Phase
 from jobmanager.model.host import Address
 from jobmanager.results.facts import RunFacts
+from jobmanager.watching import host_monitor
+from jobmanager.watching.host_monitor import HostKeeper
+from jobmanager.watching.monitor import Watch
 
 SETTINGS = WaiterSettings(
     address=Address(host="h", url="fake:///nowhere/engine.sock"),
@@ -101,7 +102,7 @@ def test_a_keeper_without_a_thread_to_sweep_or_a_way_to_look_goes_on(no_threads:
     def odd(*_: object, **__: object) -> None:
         raise TypeError("odd")
 
-    monkeypatch.setattr(_host_keeper, "connect", odd)
+    monkeypatch.setattr(host_monitor, "connect", odd)
     keeper._sweep()
 
     assert not keeper._look()

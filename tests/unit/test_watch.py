@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from jobmanager import Limits
-from jobmanager._watch import Watch
 from jobmanager.engine.protocol import Chunk, EngineFailed, NotRunning, OutputStream, Unreachable
 from jobmanager.ipc.messages import DoorOpen
 from jobmanager.ipc.messages import Watch as WatchMessage
 from jobmanager.model.container import ContainerState, EngineInfo, Phase, Usage
 from jobmanager.results.facts import Limit, RunFacts
 from jobmanager.results.verdict import judge
+from jobmanager.watching.monitor import Watch
 
 TOKEN = "0123456789abcdef"
 BEGUN = Chunk(False, f"\x1e{TOKEN} got 1\n".encode())

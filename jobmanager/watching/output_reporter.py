@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from jobmanager._transcript import Transcript
 from jobmanager.ipc.messages import Printed, Show
+from jobmanager.watching.transcript import Transcript
 
 _MOST_AT_ONCE = 65536
 

@@ -15,13 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from enum import Enum, auto
 
-from jobmanager._collect import Collected, collected_of
-from jobmanager._delivery import Talk, deliver
-from jobmanager._looks import HostLost, Looks
-from jobmanager._meter import Meter
-from jobmanager._showing import Showing
-from jobmanager._silence import Rest, Silence
-from jobmanager._transcript import Output, Tap, Transcript
 from jobmanager.engine.pid1 import CANNOT_UNPACK, NOT_DELIVERED, trace_of_the_end
 from jobmanager.engine.protocol import (
     Chunk,
@@ -38,6 +31,13 @@ from jobmanager.ipc.messages import Began, DoorOpen, Printed, Show, Stops
 from jobmanager.ipc.messages import Watch as WatchMessage
 from jobmanager.model.container import ContainerState, Phase
 from jobmanager.results.facts import EndMark, Limit, RunFacts, Stopped
+from jobmanager.watching.collect import Collected, collected_of
+from jobmanager.watching.delivery import Talk, deliver
+from jobmanager.watching.inspector import HostLost, Looks
+from jobmanager.watching.limit_clock import Meter
+from jobmanager.watching.output_reporter import Showing
+from jobmanager.watching.silence import Rest, Silence
+from jobmanager.watching.transcript import Output, Tap, Transcript
 
 _log = logging.getLogger(__name__)
 

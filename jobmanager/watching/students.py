@@ -3,7 +3,7 @@
 ::
 
     watch of the grading container ──► said: student, stdin, kill      (its thread: nothing here may hold it up)
-    a thread a student                 make, follow (``_watch.py``), judge, remove
+    a thread a student                 make, follow (``watching/monitor.py``), judge, remove
     a writer a student                 its standard input
     one writer                         what the runner is told: a grader that does not read holds up nobody
 
@@ -20,12 +20,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
-from jobmanager._stdin_writer import StdinWriter
 from jobmanager._submitter import submit
-from jobmanager._watch import Watch
 from jobmanager.engine.labels import STUDENT_LABEL
 from jobmanager.engine.protocol import Engine, EngineError, StdinLink
-from jobmanager.grading.budget import Budget, Grant, NotGranted
 from jobmanager.grading.link import (
     FromRunner,
     KillStudent,
@@ -42,6 +39,9 @@ from jobmanager.model.container import GRADING_WORKSPACE, SHARED_FOLDER, Contain
 from jobmanager.model.result import Outcome
 from jobmanager.results.facts import Limit, RunFacts
 from jobmanager.results.verdict import judge
+from jobmanager.watching.monitor import Watch
+from jobmanager.watching.stdin import StdinWriter
+from jobmanager.watching.student_budget import Budget, Grant, NotGranted
 
 _log = logging.getLogger(__name__)
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
-from jobmanager._looks import Looks
 from jobmanager.engine.protocol import Engine, EngineError, Unreachable
 from jobmanager.ipc.messages import Watch
 from jobmanager.model.container import WORKSPACE
 from jobmanager.model.limits import Limits
+from jobmanager.watching.inspector import Looks
 
 GRADERS_ARCHIVE = ".jobmanager/archive"
 _TRIES = 3

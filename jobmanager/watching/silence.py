@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from jobmanager._looks import Looks
 from jobmanager.model.container import ContainerState
 from jobmanager.model.limits import SLOWEST_LINK_BYTES_PER_S
+from jobmanager.watching.inspector import Looks
 
 _SPELL_S = 2.0  # without a byte
 _SPELLS = 2  # the engine answered before each but the first, by the same link
