@@ -8,8 +8,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from jobmanager._foreign import call_foreign
-from jobmanager._log_thread import logger
+from jobmanager.control.log_thread import logger
+from jobmanager.control.user_code import call_foreign
 from jobmanager.errors import WouldDeadlock
 from jobmanager.model.client import CallbackInfo
 from jobmanager.model.result import JobResult, Outcome

@@ -12,7 +12,7 @@ from concurrent.futures import as_completed
 from dataclasses import dataclass, replace
 
 from jobmanager._advice import advice
-from jobmanager._reach import reach
+from jobmanager.control.engine_session import reach
 from jobmanager.engine.docker.config import USER
 from jobmanager.engine.labels import JOB_LABEL
 from jobmanager.engine.protocol import Engine

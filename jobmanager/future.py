@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from jobmanager._callback_manager import refuse_inside_callback
-from jobmanager._main_thread import outside_main_thread
+from jobmanager.control.main_thread import outside_main_thread
 from jobmanager.model.client import Client, Debug, InputData
 from jobmanager.model.result import JobResult
 from jobmanager.model.task import Task

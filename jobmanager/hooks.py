@@ -8,8 +8,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
-from jobmanager._foreign import call_foreign
-from jobmanager._log_thread import logger
+from jobmanager.control.log_thread import logger
+from jobmanager.control.user_code import call_foreign
 from jobmanager.errors import InvalidValue
 from jobmanager.events import Event, JobOutput
 from jobmanager.model import _checks

@@ -8,7 +8,7 @@ from types import TracebackType
 
 from jobmanager._callback_manager import refuse_inside_callback
 from jobmanager._channel import Channel
-from jobmanager._main_thread import outside_main_thread
+from jobmanager.control.main_thread import outside_main_thread
 from jobmanager.errors import JobTimeout
 from jobmanager.model.output import Output
 

@@ -30,7 +30,7 @@ Processes and threads of one manager::
 
 The ledger (``scheduling/ledger.py``) decides everything that happens to a job; this file only connects it with the
 world. Its lock, and the one that guards starting and closing here, are never held while Docker, a callback or a hook
-is called, and never by the main thread, where signal handlers run (``_main_thread.py``).
+is called, and never by the main thread, where signal handlers run (``control/main_thread.py``).
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
 from jobmanager._callback_manager import CallbackManagers
-from jobmanager._log_thread import drain as drain_logs
-from jobmanager._log_thread import logger
-from jobmanager._loop import Loop
-from jobmanager._main_thread import keep_executor, outside_main_thread, release_executor
-from jobmanager.engine.default_host import default_host
+from jobmanager.control.default_host import default_host
+from jobmanager.control.log_thread import drain as drain_logs
+from jobmanager.control.log_thread import logger
+from jobmanager.control.loop import Loop
+from jobmanager.control.main_thread import keep_executor, outside_main_thread, release_executor
 from jobmanager.engine.labels import retire
 from jobmanager.errors import (
     Closed,

@@ -15,20 +15,9 @@ import docker
 import psutil
 import pytest
 
-from jobmanager import (
-    ClientSync,
-    DockerHost,
-    HookManager,
-    HostInfo,
-    JobFuture,
-    JobManager,
-    JobResult,
-    Limits,
-    Outcome,
-    Task,
-    _waiters,
-)
-from jobmanager._log_thread import drain
+from jobmanager import ClientSync, DockerHost, HookManager, HostInfo, JobFuture, JobManager, JobResult, Limits, Outcome, Task
+from jobmanager.control import waiters
+from jobmanager.control.log_thread import drain
 from jobmanager.errors import EngineUnavailable, InvalidHost, UnknownEnvironment, Unsatisfiable
 from jobmanager.events import EnvironmentsChanged, HostDown
 from jobmanager.scheduling.hosts import ENVIRONMENT_LABEL
@@ -65,7 +54,7 @@ def urls(daemons: tuple[PrivateDaemon, PrivateDaemon]) -> Iterator[tuple[str, st
 @pytest.fixture(autouse=True)
 def hosts_are_looked_at_often(monkeypatch: pytest.MonkeyPatch) -> None:
     """As otherwise the tests of what a look finds wait for the next one most of the time."""
-    monkeypatch.setattr(_waiters, "_LOOK_INTERVAL_S", 0.5)
+    monkeypatch.setattr(waiters, "_LOOK_INTERVAL_S", 0.5)
 
 
 @contextmanager

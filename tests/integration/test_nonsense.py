@@ -8,7 +8,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from jobmanager import DockerHost, HookManager, JobManager, Outcome, Task, _waiters
+from jobmanager import DockerHost, HookManager, JobManager, Outcome, Task
+from jobmanager.control import waiters
 from jobmanager.events import HostDown
 from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
 from tests.daemons import PrivateDaemon
@@ -38,7 +39,7 @@ ILL = {
 
 @pytest.fixture(autouse=True)
 def hosts_are_looked_at_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_waiters, "_LOOK_INTERVAL_S", 0.5)
+    monkeypatch.setattr(waiters, "_LOOK_INTERVAL_S", 0.5)
 
 
 @pytest.fixture

@@ -19,7 +19,8 @@ from pathlib import Path
 import docker
 import pytest
 
-from jobmanager import HookManager, JobManager, JobResult, Limits, Outcome, Task, _children
+from jobmanager import HookManager, JobManager, JobResult, Limits, Outcome, Task
+from jobmanager.control import child_process
 from jobmanager.engine.labels import JOB_LABEL
 from jobmanager.events import JobEnded
 from jobmanager.ipc.messages import Watch
@@ -193,12 +194,12 @@ def test_a_job_that_cannot_be_sent_to_a_child_is_a_crash_that_says_so_and_no_oth
 def test_a_job_that_its_waiters_die_of_is_a_crash_and_its_neighbours_keep_their_verdicts(
     engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written = _children.pickled
+    written = child_process.pickled
 
     def poisoned(message: object) -> bytes:
         return b"poison" if isinstance(message, Watch) and message.job_id == "poison" else written(message)
 
-    monkeypatch.setattr(_children, "pickled", poisoned)
+    monkeypatch.setattr(child_process, "pickled", poisoned)
     with JobManager(engine) as manager:
         beside = neighbours(manager)
         eventually(lambda: len(manager.get_job_queue_snapshot()[0]) == 2, what="the neighbours run")

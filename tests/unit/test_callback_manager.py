@@ -11,7 +11,7 @@ import pytest
 
 from jobmanager import ClientSync, JobInput, JobResult, Outcome, Task, _callback_manager
 from jobmanager._callback_manager import CallbackManagers, refuse_inside_callback
-from jobmanager._log_thread import drain
+from jobmanager.control.log_thread import drain
 from jobmanager.errors import WouldDeadlock
 from jobmanager.model.job import Request
 from jobmanager.model.result import Evidence

@@ -8,8 +8,8 @@ from enum import Enum
 
 import pytest
 
-from jobmanager import _children
-from jobmanager._children import Child, Gone, Heard, Unsent, pickled
+from jobmanager.control import child_process
+from jobmanager.control.child_process import Child, Gone, Heard, Unsent, pickled
 from jobmanager.ipc.messages import Delete, DeleteFailed, Stop, Submitted
 from jobmanager.model.host import Address
 from tests.conftest import eventually
@@ -75,7 +75,7 @@ def test_want_of_memory_costs_one_message(worker, monkeypatch):
     def no_room(message):
         raise MemoryError
 
-    monkeypatch.setattr(_children, "pickled", no_room)
+    monkeypatch.setattr(child_process, "pickled", no_room)
     child.send(delete())
     assert heard.get(timeout=30).reason == "it cannot be sent to a child process: MemoryError: "
     monkeypatch.undo()
@@ -86,7 +86,7 @@ def test_want_of_memory_costs_one_message(worker, monkeypatch):
 
 def test_a_writer_that_cannot_go_on_ends_the_child_and_that_is_heard(worker, monkeypatch):
     child, heard = worker
-    monkeypatch.setattr(_children, "pickled", lambda message: "no bytes")
+    monkeypatch.setattr(child_process, "pickled", lambda message: "no bytes")
     child.send(delete())
 
     gone = heard.get(timeout=30)

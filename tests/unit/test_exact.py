@@ -29,9 +29,9 @@ from jobmanager import (
     MultipleChoice,
     Network,
     Task,
-    _children,
     errors,
 )
+from jobmanager.control import child_process
 from jobmanager.manager import _request
 from jobmanager.model import _checks
 from jobmanager.model._exact import exact, own
@@ -295,8 +295,8 @@ class Poison(str):
 
 
 def test_all_that_is_sent_to_children_is_exact_whatever_the_caller_gave(monkeypatch):
-    sent, written = [], _children.pickled
-    monkeypatch.setattr(_children, "pickled", lambda message: sent.append(message) or written(message))
+    sent, written = [], child_process.pickled
+    monkeypatch.setattr(child_process, "pickled", lambda message: sent.append(message) or written(message))
     programs = {"python3": "cat c.py"}
     with FakeEngineServer(images=[Poison("python3:1")], programs=programs) as server:
         host = DockerHost(Poison(server.url), name=Poison("h"), max_concurrent_jobs=Index(2), waiters=Level.TWO)

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from jobmanager._callback_manager import CallbackManagers
-from jobmanager._foreign import call_foreign
+from jobmanager.control.user_code import call_foreign
 from jobmanager.events import HostUp
 from jobmanager.hooks import HookManager
 from tests.conftest import eventually

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from jobmanager import HookManager, JobInput, JobResult, Outcome, Task, events, hooks
-from jobmanager._log_thread import drain
+from jobmanager.control.log_thread import drain
 from jobmanager.errors import InvalidValue
 from tests.conftest import our_threads
 

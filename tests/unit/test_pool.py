@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from jobmanager import _pool
-from jobmanager._pool import ProcessPool, Ticket, Unanswered
+from jobmanager.control import worker_pool
+from jobmanager.control.worker_pool import ProcessPool, Ticket, Unanswered
 from jobmanager.ipc.messages import Delete
 from jobmanager.model.host import Address
 
@@ -40,7 +40,7 @@ def clock() -> Clock:
 @pytest.fixture
 def pool(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> ProcessPool:
     StubChild.made = []
-    monkeypatch.setattr(_pool, "Child", StubChild)
+    monkeypatch.setattr(worker_pool, "Child", StubChild)
     return ProcessPool(lambda heard: None, size=4, lane=lambda host: 32, clock=clock)
 
 
@@ -96,8 +96,8 @@ def test_a_worker_that_cannot_be_started_leaves_the_request_waiting(
     def refuse(module: str, listen: object) -> StubChild:
         raise error
 
-    monkeypatch.setattr(_pool, "Child", refuse)
+    monkeypatch.setattr(worker_pool, "Child", refuse)
     pool.put(ticket("a", 1))
-    monkeypatch.setattr(_pool, "Child", StubChild)
+    monkeypatch.setattr(worker_pool, "Child", StubChild)
     pool.dispatch()
     assert busy() == 1

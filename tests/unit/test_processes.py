@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from jobmanager import JobManager, Outcome, Task
-from jobmanager._children import Child, Gone, Heard, how_it_ended
+from jobmanager.control.child_process import Child, Gone, Heard, how_it_ended
 from jobmanager.errors import EngineUnavailable, NotSupported
 from jobmanager.ipc import boot, process
 from jobmanager.testing import FakeEngineServer

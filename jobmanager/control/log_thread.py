@@ -16,7 +16,7 @@ from collections import deque
 from contextlib import suppress
 from typing import Any
 
-from jobmanager._foreign import call_foreign
+from jobmanager.control.user_code import call_foreign
 
 _MOST_WAITING = 10_000  # records; past it new ones are dropped, and that is said
 

@@ -7,9 +7,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from jobmanager._children import Gone, Heard, Unsent
-from jobmanager._tunnels import Tunnels
-from jobmanager._waiters import farewell
+from jobmanager.control.child_process import Gone, Heard, Unsent
+from jobmanager.control.tunnels import Tunnels
+from jobmanager.control.waiters import farewell
 from jobmanager.engine.connect import connect
 from jobmanager.engine.protocol import Engine, EngineError, Unreachable
 from jobmanager.errors import EngineUnavailable

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from jobmanager._children import Child, Listen
-from jobmanager._log_thread import logger
+from jobmanager.control.child_process import Child, Listen
+from jobmanager.control.log_thread import logger
 from jobmanager.errors import EngineUnavailable
 from jobmanager.ipc.messages import TunnelBroken, TunnelOpen, TunnelSettings
 from jobmanager.model.host import TLS, Address, DockerHost

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from types import FunctionType
 from typing import Any, Union
 
-from jobmanager._log_thread import hand_on, logger
+from jobmanager.control.log_thread import hand_on, logger
 from jobmanager.ipc.messages import LogLine
 from jobmanager.ipc.process import end_process, start_process
 

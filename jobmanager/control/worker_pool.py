@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from jobmanager._children import Child, Listen
-from jobmanager._log_thread import logger
+from jobmanager.control.child_process import Child, Listen
+from jobmanager.control.log_thread import logger
 from jobmanager.ipc.messages import PoolRequest, Stop, Submit
 
 _log = logger(__name__)

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from jobmanager._children import Child, Listen
-from jobmanager._log_thread import logger
+from jobmanager.control.child_process import Child, Listen
+from jobmanager.control.log_thread import logger
 from jobmanager.engine.labels import retired
 from jobmanager.ipc.messages import Kill, LookNow, Retired, Show, Stop, WaiterSettings
 from jobmanager.ipc.messages import Watch as WatchMessage

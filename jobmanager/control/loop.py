@@ -18,12 +18,12 @@ from datetime import datetime, timezone
 from typing import Any, Union
 
 from jobmanager._callback_manager import CallbackManagers
-from jobmanager._children import Child, Gone, Heard, Unsent
 from jobmanager._live_outputs import LiveOutputs
-from jobmanager._log_thread import logger
-from jobmanager._pool import ProcessPool, Ticket, Unanswered
-from jobmanager._tunnels import Tunnels
-from jobmanager._waiters import Waiters, farewell
+from jobmanager.control.child_process import Child, Gone, Heard, Unsent
+from jobmanager.control.log_thread import logger
+from jobmanager.control.tunnels import Tunnels
+from jobmanager.control.waiters import Waiters, farewell
+from jobmanager.control.worker_pool import ProcessPool, Ticket, Unanswered
 from jobmanager.engine.labels import Owner, labels
 from jobmanager.events import EnvironmentsChanged, HostDown, HostUp, JobDeleted, JobPlaced, JobQueued, JobStarted
 from jobmanager.grading.bundle import grader_command, runner_command

@@ -1,0 +1,1 @@
+"""The caller's process: it carries out what scheduling decides."""
