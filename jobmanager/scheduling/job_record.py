@@ -10,7 +10,7 @@ from jobmanager.model.job import Request
 from jobmanager.model.result import Callback, Step
 from jobmanager.results.facts import RunFacts, Stopped
 from jobmanager.results.verdict import KillReason, Verdict, crash_verdict, killed_verdict
-from jobmanager.scheduling.estimate import Sort
+from jobmanager.scheduling.durations import Sort
 from jobmanager.scheduling.life import State
 from jobmanager.scheduling.waiting_queue import Needs, Place
 

@@ -24,8 +24,8 @@ from jobmanager.model.result import Callback, Outcome
 from jobmanager.results.facts import RunFacts, Stopped
 from jobmanager.results.verdict import KillReason, Verdict, after_reruns, judge, killed_verdict, superseded_verdict
 from jobmanager.scheduling.containers import HeldContainer, HeldContainers
-from jobmanager.scheduling.estimate import Durations
-from jobmanager.scheduling.holding import Holding, Room
+from jobmanager.scheduling.durations import Durations
+from jobmanager.scheduling.forecast import Outlook, Outlooks
 from jobmanager.scheduling.hosts import Host, HostStatus, HostTable
 from jobmanager.scheduling.job_record import JobRecord, RunOfJob
 from jobmanager.scheduling.life import LIFE, Do, Happening, State
@@ -40,7 +40,7 @@ from jobmanager.scheduling.orders import (
     SubmitJob,
     WatchJob,
 )
-from jobmanager.scheduling.outlook import Outlook, Outlooks
+from jobmanager.scheduling.reservation import Holding, Room
 from jobmanager.scheduling.versions import Version
 from jobmanager.scheduling.waiting_queue import Charge, Needs, Place, WaitingQueue, rounded_up
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from jobmanager.model.client import WaitingJob
-from jobmanager.scheduling.estimate import Sort
+from jobmanager.scheduling.durations import Sort
+from jobmanager.scheduling.fair_shares import Account, Shares
 from jobmanager.scheduling.ranking import Ranking
-from jobmanager.scheduling.shares import Account, Shares
 
 PATIENCE_S = 60.0  # after which a group that had no start may have one out of turn
 STARTS_FOR_ONE = 10  # of so many starts, one goes to the group that was passed over longest

@@ -13,7 +13,7 @@ from jobmanager.model.client import QueueInfo
 from jobmanager.model.container import ContainerState, Image, Phase
 from jobmanager.results.facts import EndMark, Limit, RunFacts, Stopped
 from jobmanager.results.verdict import KillReason
-from jobmanager.scheduling.estimate import Durations, Sort
+from jobmanager.scheduling.durations import Durations, Sort
 from jobmanager.scheduling.orders import AnnounceHostDown, DeleteContainer, DeliverJob, LookAtHost, SubmitJob, WatchJob
 from tests.unit.ledger_driver import LOCAL_ONLY, PYTHON, SUCCESS, C, Driver
 

@@ -14,9 +14,9 @@ from jobmanager.ipc.messages import HostCannot
 from jobmanager.model.client import WaitingJob
 from jobmanager.results.facts import RunFacts
 from jobmanager.results.verdict import KillReason
-from jobmanager.scheduling.estimate import Sort
+from jobmanager.scheduling.durations import Sort
+from jobmanager.scheduling.fair_shares import Shares
 from jobmanager.scheduling.ranking import Ranking
-from jobmanager.scheduling.shares import Shares
 from jobmanager.scheduling.waiting_queue import PATIENCE_S, STARTS_FOR_ONE, Charge, Needs, Place, WaitingQueue
 from tests.unit.ledger_driver import LOCAL_ONLY, PYTHON, C, Driver
 from tests.unit.queue_simulation import Simulation

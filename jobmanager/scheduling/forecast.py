@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 from jobmanager.scheduling.containers import HeldContainer, HeldContainers
-from jobmanager.scheduling.estimate import Durations, Expected, Sort
+from jobmanager.scheduling.durations import Durations, Expected, Sort
+from jobmanager.scheduling.fair_shares import Account
 from jobmanager.scheduling.hosts import HostTable
-from jobmanager.scheduling.shares import Account
 from jobmanager.scheduling.waiting_queue import PATIENCE_S, STARTS_FOR_ONE, Group, Line, Place, WaitingQueue
 
 _LONG_QUEUE = 1000  # an outlook on more jobs is used again for a while
