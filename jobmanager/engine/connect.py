@@ -18,7 +18,7 @@ def connect(address: Address, timeout_s: float) -> Engine:
 def adapter(address: Address) -> Callable[..., Engine]:
     """What speaks with engines of that kind. It is imported here: who talks to a fake never pays for docker's import."""
     if address.url.startswith("fake://"):
-        from jobmanager.engine.fake.client import FakeEngine
+        from jobmanager.testing.fake.client import FakeEngine
 
         return FakeEngine
     from jobmanager.engine.docker.adapter import DockerEngine

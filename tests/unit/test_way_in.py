@@ -11,9 +11,9 @@ import time
 
 import pytest
 
-from jobmanager.engine.fake.container import command_file
 from jobmanager.engine.pid1 import Mark, MarkedStream, cpu_before, end_mark, payload
 from jobmanager.results.facts import EndMark
+from jobmanager.testing.fake.container import command_file
 
 TOKEN = "0123456789abcdef"
 BEGIN = b"\x1e" + TOKEN.encode() + b" "

@@ -12,7 +12,6 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from jobmanager.engine import protocol
-from jobmanager.engine.fake.wire import PIECE, STDERR, Inbox, packed
 from jobmanager.engine.protocol import Chunk, EngineError, OutputStream, StdinLink, Unreachable
 from jobmanager.model.container import (
     ContainerSpec,
@@ -26,6 +25,7 @@ from jobmanager.model.container import (
     VolumeState,
 )
 from jobmanager.model.host import Address
+from jobmanager.testing.fake.wire import PIECE, STDERR, Inbox, packed
 
 __all__ = ["FakeEngine"]
 

@@ -9,7 +9,7 @@ import re
 import signal
 from collections.abc import Callable
 
-from jobmanager.engine.fake.process import (
+from jobmanager.testing.fake.process import (
     FIRST_PID,
     PIECE,
     AllKilled,

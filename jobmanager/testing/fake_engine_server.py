@@ -31,11 +31,11 @@ from types import TracebackType
 from typing import Any
 
 from jobmanager.engine import protocol
-from jobmanager.engine.fake.wire import PIECE, Inbox, packed
 from jobmanager.errors import InvalidValue
 from jobmanager.ipc.process import command, environment
 from jobmanager.model._exact import exact
 from jobmanager.model.container import Phase
+from jobmanager.testing.fake.wire import PIECE, Inbox, packed
 
 __all__ = ["FakeContainerRecord", "FakeEngineServer", "Faults"]
 
@@ -109,7 +109,7 @@ class FakeEngineServer:
             return
         self._folder = tempfile.mkdtemp(prefix="jobmanager-fake-", dir="/tmp")  # a socket's path must be short
         ours, theirs = socket.socketpair()
-        serve = command("jobmanager.engine.fake.server:serve", self._folder, theirs.fileno(), os.getpid())
+        serve = command("jobmanager.testing.fake.server:serve", self._folder, theirs.fileno(), os.getpid())
         with theirs:
             self._process = subprocess.Popen(
                 serve, env=environment(), pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL

@@ -13,8 +13,8 @@ import signal
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
 
-from jobmanager.engine.fake import grammar as grammar
-from jobmanager.engine.fake.process import (
+from jobmanager.testing.fake import grammar as grammar
+from jobmanager.testing.fake.process import (
     BREATH_S,
     PIECE,
     Burn,
@@ -30,7 +30,7 @@ from jobmanager.engine.fake.process import (
     Writing,
     encoded,
 )
-from jobmanager.engine.fake.programs import PROGRAMS, Program
+from jobmanager.testing.fake.programs import PROGRAMS, Program
 
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
 _TURNS = 20  # a loop lets others run after so many rounds

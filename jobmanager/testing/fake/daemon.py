@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobmanager.engine.docker.config import VOLUME_LABEL
-from jobmanager.engine.fake.container import KILLED, FakeContainer, FakeSpec, Follower, Later
-from jobmanager.engine.fake.files import FileProblem
 from jobmanager.engine.labels import JOB_LABEL
 from jobmanager.engine.protocol import (
     EngineFailed,
@@ -23,6 +21,8 @@ from jobmanager.engine.protocol import (
     Refused,
 )
 from jobmanager.model.container import SHARED_FOLDER, Phase
+from jobmanager.testing.fake.container import KILLED, FakeContainer, FakeSpec, Follower, Later
+from jobmanager.testing.fake.files import FileProblem
 
 _HISTORY = 20_000
 _NAMES = 100_000  # whose starts are remembered

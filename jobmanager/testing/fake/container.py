@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from jobmanager.engine.fake import grammar as grammar
-from jobmanager.engine.fake.files import FileProblem, Files
-from jobmanager.engine.fake.process import (
+from jobmanager.engine.pid1 import RESULT_FILE, RESULT_FILE_LIMIT, Refusals, trace_of_the_end
+from jobmanager.model.container import SHARED_FOLDER, Phase
+from jobmanager.testing.fake import grammar as grammar
+from jobmanager.testing.fake.files import FileProblem, Files
+from jobmanager.testing.fake.process import (
     AllKilled,
     AwaitInput,
     Burn,
@@ -27,10 +29,8 @@ from jobmanager.engine.fake.process import (
     Text,
     encoded,
 )
-from jobmanager.engine.fake.shell import can_run, run, write_error
-from jobmanager.engine.fake.wire import PIECE, STDERR, STDOUT, framed
-from jobmanager.engine.pid1 import RESULT_FILE, RESULT_FILE_LIMIT, Refusals, trace_of_the_end
-from jobmanager.model.container import SHARED_FOLDER, Phase
+from jobmanager.testing.fake.shell import can_run, run, write_error
+from jobmanager.testing.fake.wire import PIECE, STDERR, STDOUT, framed
 
 KILLED = 137
 _NOT_DELIVERED = 125

@@ -7,7 +7,7 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol, Union
 
-from jobmanager.engine.fake.files import FileProblem, Files
+from jobmanager.testing.fake.files import FileProblem, Files
 
 PIECE = 16384
 BREATH_S = 0.001  # a program that writes where nobody outside reads lets others run for so long now and then

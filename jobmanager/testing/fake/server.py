@@ -19,10 +19,10 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from jobmanager.engine.fake.container import FakeContainer, Follower
-from jobmanager.engine.fake.daemon import FakeDaemon, tagged
-from jobmanager.engine.fake.wire import PIECE, Inbox, packed
 from jobmanager.engine.protocol import EngineError, EngineFailed
+from jobmanager.testing.fake.container import FakeContainer, Follower
+from jobmanager.testing.fake.daemon import FakeDaemon, tagged
+from jobmanager.testing.fake.wire import PIECE, Inbox, packed
 
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 _BACKLOG = 4096
