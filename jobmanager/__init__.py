@@ -7,7 +7,7 @@ from jobmanager.buffer import ClientBuffer
 from jobmanager.errors import JobManagerError
 from jobmanager.future import ClientFuture, JobFuture
 from jobmanager.hooks import HookManager
-from jobmanager.live_output import LiveOutput
+from jobmanager.live_output.reader import LiveOutput
 from jobmanager.manager import JobManager
 from jobmanager.model.client import CallbackInfo, Client, HostInfo, QueueInfo, RunningJob, WaitingJob
 from jobmanager.model.grader import Grader

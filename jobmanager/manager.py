@@ -66,7 +66,7 @@ from jobmanager.errors import (
 from jobmanager.events import JobEnded, ManagerClosing, ManagerStarted
 from jobmanager.hooks import HookManager
 from jobmanager.ipc.process import refuse_where_impossible
-from jobmanager.live_output import LiveOutput
+from jobmanager.live_output.reader import LiveOutput
 from jobmanager.model import _checks
 from jobmanager.model._exact import exact, own
 from jobmanager.model.client import CallbackInfo, Debug, HostInfo, InputData, QueueInfo, RunningJob, SSHCallback, WaitingJob

@@ -18,7 +18,6 @@ from datetime import datetime, timezone
 from typing import Any, Union
 
 from jobmanager._callback_manager import CallbackManagers
-from jobmanager._live_outputs import LiveOutputs
 from jobmanager.control.child_process import Child, Gone, Heard, Unsent
 from jobmanager.control.log_thread import logger
 from jobmanager.control.tunnels import Tunnels
@@ -52,7 +51,8 @@ from jobmanager.ipc.messages import (
     TunnelOpen,
 )
 from jobmanager.ipc.messages import Watch as WatchMessage
-from jobmanager.live_output import LiveOutput
+from jobmanager.live_output.fan_out import LiveOutputs
+from jobmanager.live_output.reader import LiveOutput
 from jobmanager.model.container import ContainerSpec, Door, Image
 from jobmanager.model.grader import Grader
 from jobmanager.model.host import Address, DockerHost

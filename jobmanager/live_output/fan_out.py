@@ -10,12 +10,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 
-from jobmanager._channel import Channel
 from jobmanager.errors import UnknownJob
 from jobmanager.events import JobOutput
 from jobmanager.hooks import HookManager
 from jobmanager.ipc.messages import Printed, Show
-from jobmanager.live_output import LiveOutput
+from jobmanager.live_output.buffer import Channel
+from jobmanager.live_output.reader import LiveOutput
 from jobmanager.model.output import Output
 from jobmanager.results.facts import RunFacts
 from jobmanager.scheduling.job_record import RunOfJob
