@@ -21,11 +21,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Column, Table
 from rich.text import Text
 
-from jobmanager._advice import tried
 from jobmanager._version import __version__
 from jobmanager.control.default_host import default_host
 from jobmanager.control.engine_session import reach
-from jobmanager.doctor import HostReport, examine
+from jobmanager.doctor.advice import tried
+from jobmanager.doctor.probes import HostReport, examine
 from jobmanager.engine.orphans import Kind, Leftover, Removal, Survey, remove_leftovers, survey
 from jobmanager.errors import EngineUnavailable, InvalidHost, JobManagerError
 from jobmanager.model.container import EngineAbout

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from jobmanager._advice import TRIED, advice, tried
+from jobmanager.doctor.advice import TRIED, advice, tried
 from jobmanager.model.container import EngineAbout
 
 GOOD = EngineAbout(

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from jobmanager import DockerHost, Grader, JobInput, JobManager, JobResult, Limits, Outcome, Task, cli, doctor, events
-from jobmanager._advice import TRIED
+from jobmanager.doctor.advice import TRIED
 from jobmanager.engine.docker import config
 from jobmanager.engine.protocol import Engine
 from jobmanager.errors import InvalidValue

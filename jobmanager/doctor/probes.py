@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass, replace
 
-from jobmanager._advice import advice
 from jobmanager.control.engine_session import reach
+from jobmanager.doctor.advice import advice
 from jobmanager.engine.docker.config import USER
 from jobmanager.engine.labels import JOB_LABEL
 from jobmanager.engine.protocol import Engine
