@@ -29,7 +29,7 @@ def engines(*, private: bool) -> Iterator[list[str]]:
         named = [url for url in os.environ.get(HOSTS_VARIABLE, "").split(",") if url]
         yield named or [default_host().url]
         return
-    from tests.daemons import PrivateDaemon  # root on Linux only
+    from tests.support.daemons import PrivateDaemon  # root on Linux only
 
     tar = Path(os.environ.get(IMAGE_TAR_VARIABLE) or IMAGE_TAR)
     with ExitStack() as stack:

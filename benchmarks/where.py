@@ -24,7 +24,11 @@ from jobmanager import DockerHost, JobManager, JobResult, Task
 from jobmanager.testing import FakeEngineServer
 
 _WARM_UP = 20
-_ROLES = {"jobmanager._waiter": "waiter", "jobmanager._pool_worker": "pool workers", "jobmanager.testing.fake.server": "fake engine"}
+_ROLES = {
+    "jobmanager._waiter": "waiter",
+    "jobmanager._pool_worker": "pool workers",
+    "jobmanager.testing.fake.server": "fake engine",
+}
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """A Docker daemon started by hand: in folders of its own, with a containerd of its own, and leaving nothing behind.
 
-`dev/machine.py` runs the engines of the demo and the tests with it, `tests/daemons.py` the daemons that tests break on
+`dev/machine.py` runs the engines of the demo and the tests with it, `tests/support/daemons.py` the daemons that tests break on
 purpose. Everything that a daemon starts (containerd, one shim per container) carries the path of the daemon's exec root
 on its command line: that is how its processes are told from those of any other daemon.
 """

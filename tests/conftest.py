@@ -16,7 +16,7 @@ import docker
 import psutil
 import pytest
 
-from tests.daemons import PrivateDaemon
+from tests.support.daemons import PrivateDaemon
 
 BUSYBOX = "jobmanager-busybox:1"
 SLOWNESS = float(os.environ.get("JOBMANAGER_TEST_SLOWNESS", "1"))  # times as much patience: an engine in a virtual machine is slow

@@ -13,7 +13,7 @@ from jobmanager import DockerHost, HostInfo, JobFuture, JobManager, JobResult, L
 from jobmanager.engine.labels import JOB_LABEL
 from jobmanager.testing import FakeEngineServer
 from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
-from tests.daemons import PrivateDaemon
+from tests.support.daemons import PrivateDaemon
 
 PATIENCE_S = 60.0
 SMALL = Task(BUSYBOX, command="true", limits=Limits(memory_mib=16))

@@ -23,8 +23,8 @@ from jobmanager import JobManager, Limits, Task
 from jobmanager.cli import run
 from jobmanager.testing import FakeEngineServer
 from tests.conftest import BUSYBOX, end_with_all_children, eventually, our_containers, our_volumes
-from tests.daemons import PrivateDaemon
-from tests.proxy import CREATE, Proxy
+from tests.support.daemons import PrivateDaemon
+from tests.support.proxy import CREATE, Proxy
 
 COMMAND = [sys.executable, "-m", "jobmanager"]
 ALL_PROBES = {

@@ -12,9 +12,9 @@ import pytest
 from jobmanager import DockerHost, HookManager, JobManager, Limits, Outcome, Task
 from jobmanager.events import HostDown, HostUp
 from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
-from tests.daemons import PrivateDaemon
-from tests.faults import ENDLESS, LASTS, QUICK, RUNS_ONCE, jobs_on, proof, ran_once
-from tests.proxy import CREATE, FEED, INSPECT, PAUSE, REMOVE, START, Proxy
+from tests.support.daemons import PrivateDaemon
+from tests.support.faults import ENDLESS, LASTS, QUICK, RUNS_ONCE, jobs_on, proof, ran_once
+from tests.support.proxy import CREATE, FEED, INSPECT, PAUSE, REMOVE, START, Proxy
 
 pytestmark = [pytest.mark.engine, pytest.mark.daemon]
 

@@ -32,7 +32,7 @@ from jobmanager import manager as module
 from jobmanager.errors import Closed, DuplicateJob, JobTimeout, NotStarted, QueueFull, WouldDeadlock
 from jobmanager.events import JobStarted
 from tests.conftest import BUSYBOX, children, end_with_all_children, eventually, our_containers, our_threads, our_volumes
-from tests.daemons import PrivateDaemon
+from tests.support.daemons import PrivateDaemon
 
 SLEEPER = Task(BUSYBOX, command="echo started; sleep 60", limits=Limits(wall_time_s=90))
 QUICK = Task(BUSYBOX, command="echo hello")

@@ -17,9 +17,9 @@ from jobmanager.engine.docker.config import VOLUME_LABEL
 from jobmanager.engine.labels import JOB_LABEL, MANAGER_LABEL
 from jobmanager.errors import DuplicateJob
 from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
-from tests.daemons import PrivateDaemon
-from tests.faults import RUNS_ONCE, command_line, jobs_on, kill_pool_workers, processes, ran_once
-from tests.proxy import ARCHIVE, CREATE, PAUSE, START, Proxy
+from tests.support.daemons import PrivateDaemon
+from tests.support.faults import RUNS_ONCE, command_line, jobs_on, kill_pool_workers, processes, ran_once
+from tests.support.proxy import ARCHIVE, CREATE, PAUSE, START, Proxy
 
 SLEEPER = Task(BUSYBOX, command="echo begun; sleep 4; echo ended; exit 7")
 

@@ -12,9 +12,9 @@ from docker.models.containers import Container
 from jobmanager import DockerHost, Limits, Outcome, Task
 from jobmanager.engine.labels import JOB_LABEL
 from tests.conftest import BUSYBOX, eventually
-from tests.daemons import PrivateDaemon
-from tests.faults import ENDLESS, QUICK, RUNS_ONCE, jobs_on, proof, ran_once
-from tests.proxy import CREATE, Proxy
+from tests.support.daemons import PrivateDaemon
+from tests.support.faults import ENDLESS, QUICK, RUNS_ONCE, jobs_on, proof, ran_once
+from tests.support.proxy import CREATE, Proxy
 
 pytestmark = [pytest.mark.engine, pytest.mark.daemon]
 

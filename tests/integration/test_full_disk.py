@@ -16,8 +16,8 @@ import pytest
 
 from jobmanager import DockerHost, Limits, Outcome, Task
 from tests.conftest import BUSYBOX, eventually, our_containers
-from tests.daemons import PrivateDaemon
-from tests.faults import QUICK, jobs_on, processes, proof, ran_once
+from tests.support.daemons import PrivateDaemon
+from tests.support.faults import QUICK, jobs_on, processes, proof, ran_once
 
 pytestmark = [pytest.mark.engine, pytest.mark.daemon]
 

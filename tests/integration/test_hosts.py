@@ -22,8 +22,8 @@ from jobmanager.errors import EngineUnavailable, InvalidHost, UnknownEnvironment
 from jobmanager.events import EnvironmentsChanged, HostDown
 from jobmanager.scheduling.hosts import ENVIRONMENT_LABEL
 from tests.conftest import BUSYBOX, children, eventually, our_containers, our_threads, our_volumes
-from tests.daemons import PrivateDaemon
-from tests.registry import Registry
+from tests.support.daemons import PrivateDaemon
+from tests.support.registry import Registry
 
 pytestmark = [pytest.mark.engine, pytest.mark.daemon]
 

@@ -12,7 +12,7 @@ import pytest
 
 from jobmanager import JobFuture, JobManager, JobResult, Limits, Outcome, Task
 from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
-from tests.fleet import SLOTS, Member, fleet
+from tests.support.fleet import SLOTS, Member, fleet
 
 pytestmark = [pytest.mark.engine, pytest.mark.daemon]
 

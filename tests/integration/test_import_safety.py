@@ -28,7 +28,7 @@ import pytest
 
 from jobmanager import JobManager
 from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
-from tests.daemons import PrivateDaemon
+from tests.support.daemons import PrivateDaemon
 
 pytestmark = [pytest.mark.engine, pytest.mark.daemon]
 

@@ -10,7 +10,7 @@ import pytest
 from jobmanager import JobInput, JobManager, Limits, Outcome, Task
 from tests.conftest import BUSYBOX
 from tests.integration.conftest import PATIENCE_S, PYTHON, Run
-from tests.programs import RECURSION
+from tests.support.programs import RECURSION
 
 pytestmark = pytest.mark.engine
 

@@ -11,9 +11,9 @@ import pytest
 
 from jobmanager import JobManager, JobResult, Limits, Outcome, Task
 from tests.conftest import BUSYBOX, eventually, our_containers
-from tests.daemons import PrivateDaemon
 from tests.integration.conftest import PATIENCE_S, PYTHON, Run, Submit, proof
-from tests.programs import RECURSION
+from tests.support.daemons import PrivateDaemon
+from tests.support.programs import RECURSION
 
 pytestmark = pytest.mark.engine
 

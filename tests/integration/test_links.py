@@ -12,7 +12,7 @@ from jobmanager import DockerHost, Grader, JobFuture, JobManager, JobResult, Lim
 from jobmanager.engine.labels import JOB_LABEL
 from tests.conftest import BUSYBOX, eventually
 from tests.integration.conftest import PATIENCE_S, PYTHON, proof
-from tests.proxy import LOGS, Link, Proxy
+from tests.support.proxy import LOGS, Link, Proxy
 
 pytestmark = pytest.mark.engine
 

@@ -8,9 +8,9 @@ import pytest
 
 from jobmanager import DockerHost, Limits, Outcome, Task
 from tests.conftest import BUSYBOX, eventually, our_containers
-from tests.daemons import PrivateDaemon
-from tests.faults import ENDLESS, LASTS, QUICK, RUNS_ONCE, jobs_on, ran_once
-from tests.proxy import CREATE, FEED, FOLLOW, INSPECT, KILL, LIST, LOGS, REMOVE, START, STATS, Proxy
+from tests.support.daemons import PrivateDaemon
+from tests.support.faults import ENDLESS, LASTS, QUICK, RUNS_ONCE, jobs_on, ran_once
+from tests.support.proxy import CREATE, FEED, FOLLOW, INSPECT, KILL, LIST, LOGS, REMOVE, START, STATS, Proxy
 
 pytestmark = [pytest.mark.engine, pytest.mark.daemon]
 

@@ -12,8 +12,8 @@ from jobmanager import DockerHost, HookManager, JobManager, Outcome, Task
 from jobmanager.control import waiters
 from jobmanager.events import HostDown
 from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
-from tests.daemons import PrivateDaemon
-from tests.proxy import CREATE, INSPECT, START, Proxy
+from tests.support.daemons import PrivateDaemon
+from tests.support.proxy import CREATE, INSPECT, START, Proxy
 
 pytestmark = [pytest.mark.engine, pytest.mark.daemon]
 

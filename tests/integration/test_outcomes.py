@@ -1,6 +1,6 @@
 """The table of outcomes on a real engine: each cause has its outcome with its proof, and what was printed is kept.
 
-The causes are in ``tests/causes.py``; here are those that need an image, a host or a manager of their own.
+The causes are in ``tests/support/causes.py``; here are those that need an image, a host or a manager of their own.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from docker.models.containers import Container
 from jobmanager import DockerHost, JobFuture, JobManager, JobResult, Limits, Outcome, Task
 from jobmanager.engine.labels import JOB_LABEL
 from jobmanager.scheduling import ledger
-from tests.causes import CASES, CAUSES, Cause, case_id, ending, lend_hands, promised, submitted
 from tests.conftest import BUSYBOX, SLOWNESS, eventually
-from tests.daemons import PrivateDaemon
 from tests.integration.conftest import PATIENCE_S, PYTHON, Run, Submit, proof, source
-from tests.proxy import INSPECT, Proxy
+from tests.support.causes import CASES, CAUSES, Cause, case_id, ending, lend_hands, promised, submitted
+from tests.support.daemons import PrivateDaemon
+from tests.support.proxy import INSPECT, Proxy
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300 * SLOWNESS)]  # the first test waits for all causes
 

@@ -20,7 +20,7 @@ import pytest
 
 from jobmanager import JobManager, Task
 from tests.conftest import eventually
-from tests.daemons import PrivateDaemon
+from tests.support.daemons import PrivateDaemon
 
 TOP = Path(__file__).resolve().parents[2]
 PATIENCE_S = 100

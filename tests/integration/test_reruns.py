@@ -15,9 +15,9 @@ from docker.models.containers import Container
 from jobmanager import DockerHost, JobFuture, JobInput, JobManager, JobResult, Outcome, Task
 from jobmanager.engine.labels import JOB_LABEL
 from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
-from tests.daemons import PrivateDaemon
 from tests.integration.conftest import proof
-from tests.proxy import ATTACH, START, Proxy
+from tests.support.daemons import PrivateDaemon
+from tests.support.proxy import ATTACH, START, Proxy
 
 BY_A_STRANGER = {"removed", "stopped_by_stranger"}  # a removal that is under way looks like a stop
 WAITS = "echo ready; sleep 60"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.soak import Plan, soak_fake, soak_real
+from tests.support.soak import Plan, soak_fake, soak_real
 
 
 @pytest.mark.timeout(300)

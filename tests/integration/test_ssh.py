@@ -25,8 +25,8 @@ from jobmanager import ClientSync, DockerHost, JobInput, JobManager, Limits, Out
 from jobmanager.cli import run as run_command
 from jobmanager.errors import EngineUnavailable, InvalidHost
 from tests.conftest import BUSYBOX, children, eventually, our_containers, our_threads, our_volumes
-from tests.daemons import PrivateDaemon
-from tests.sshd import Sshd
+from tests.support.daemons import PrivateDaemon
+from tests.support.sshd import Sshd
 
 pytestmark = [pytest.mark.engine, pytest.mark.daemon]
 

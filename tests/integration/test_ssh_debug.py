@@ -21,8 +21,8 @@ import pytest
 from jobmanager import DockerHost, JobInput, JobManager, JobResult, Limits, Outcome, Task
 from jobmanager.ssh import debug_session
 from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
-from tests.daemons import PrivateDaemon
-from tests.ssh_client import IMAGE, Login, Person, make_image
+from tests.support.daemons import PrivateDaemon
+from tests.support.ssh_client import IMAGE, Login, Person, make_image
 
 pytestmark = [pytest.mark.engine, pytest.mark.daemon]
 

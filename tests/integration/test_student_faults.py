@@ -15,8 +15,8 @@ from jobmanager.engine.labels import JOB_LABEL, STUDENT_LABEL
 from jobmanager.engine.orphans import remove_leftovers, survey
 from jobmanager.model.host import Address
 from tests.conftest import end_with_all_children, eventually, our_containers, our_volumes
-from tests.faults import processes
 from tests.integration.conftest import PATIENCE_S, PYTHON, proof
+from tests.support.faults import processes
 
 pytestmark = pytest.mark.engine
 

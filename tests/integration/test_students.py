@@ -10,8 +10,8 @@ import pytest
 from jobmanager import Grader, JobManager, Limits, Outcome, Task
 from tests.conftest import BUSYBOX
 from tests.integration.conftest import PATIENCE_S, PYTHON, Run
-from tests.programs import RECURSION
-from tests.proxy import START, Proxy
+from tests.support.programs import RECURSION
+from tests.support.proxy import START, Proxy
 
 pytestmark = pytest.mark.engine
 

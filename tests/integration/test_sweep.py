@@ -18,8 +18,8 @@ from jobmanager.engine.protocol import BeingRemoved, Engine
 from jobmanager.model.container import ContainerSpec, ImageDefaults
 from jobmanager.model.host import Address
 from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
-from tests.daemons import PrivateDaemon
-from tests.proxy import REMOVE, Proxy
+from tests.support.daemons import PrivateDaemon
+from tests.support.proxy import REMOVE, Proxy
 
 LONG = Task(BUSYBOX, command="sleep 300", limits=Limits(wall_time_s=300))
 DEAD = replace(Owner.this_process(), started="1")  # another process had this number once

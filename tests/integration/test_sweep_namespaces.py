@@ -19,7 +19,7 @@ from jobmanager.engine.orphans import remove_leftovers, survey
 from jobmanager.engine.protocol import Engine
 from jobmanager.model.host import Address
 from tests.conftest import eventually, our_containers
-from tests.daemons import PrivateDaemon
+from tests.support.daemons import PrivateDaemon
 
 # What both ends of a test are: a process that makes a container and lives on, and one that says which containers it
 # would sweep.

@@ -25,8 +25,8 @@ from jobmanager.engine.labels import JOB_LABEL
 from jobmanager.events import JobEnded
 from jobmanager.ipc.messages import Watch
 from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
-from tests.daemons import PrivateDaemon
-from tests.faults import processes
+from tests.support.daemons import PrivateDaemon
+from tests.support.faults import processes
 
 QUICK = Task(BUSYBOX, command="echo hello")
 Attach = Callable[[logging.Handler], None]

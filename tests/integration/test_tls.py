@@ -17,7 +17,7 @@ from jobmanager import TLS, ClientSync, DockerHost, JobInput, JobManager, Limits
 from jobmanager.cli import run as run_command
 from jobmanager.errors import EngineUnavailable, InvalidHost
 from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
-from tests.daemons import Certificates, PrivateDaemon, make_certificates
+from tests.support.daemons import Certificates, PrivateDaemon, make_certificates
 
 pytestmark = [pytest.mark.engine, pytest.mark.daemon]
 

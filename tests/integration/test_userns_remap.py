@@ -18,8 +18,8 @@ import pytest
 from jobmanager import DockerHost, Grader, Limits, Outcome
 from jobmanager.doctor import examine
 from tests.conftest import BUSYBOX
-from tests.daemons import PrivateDaemon
 from tests.integration.conftest import PYTHON, Run
+from tests.support.daemons import PrivateDaemon
 
 pytestmark = [pytest.mark.engine, pytest.mark.daemon]
 

@@ -10,8 +10,8 @@ import pytest
 
 from jobmanager import Code, Grader, JobInput, JobManager, Limits, Outcome, Task
 from tests.conftest import eventually, our_containers, our_volumes
-from tests.fleet import fleet
 from tests.stress.conftest import PYTHON
+from tests.support.fleet import fleet
 
 pytestmark = [pytest.mark.engine, pytest.mark.daemon]
 

@@ -14,10 +14,10 @@ import pytest
 
 from jobmanager import DockerHost, JobManager, JobResult, Limits, Outcome
 from tests.conftest import BUSYBOX, eventually
-from tests.daemons import PrivateDaemon
-from tests.faults import LASTS, QUICK, RUNS_ONCE, jobs_on, kill_pool_workers, ran_once
 from tests.integration.test_lost_replies import CALLS, MEASURED
-from tests.proxy import CREATE, FEED, INSPECT, LOGS, REMOVE, START, STATS, Proxy
+from tests.support.daemons import PrivateDaemon
+from tests.support.faults import LASTS, QUICK, RUNS_ONCE, jobs_on, kill_pool_workers, ran_once
+from tests.support.proxy import CREATE, FEED, INSPECT, LOGS, REMOVE, START, STATS, Proxy
 
 pytestmark = [pytest.mark.engine, pytest.mark.daemon, pytest.mark.timeout(600)]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.fleet import fleet
 from tests.integration.test_hosts_of_all_kinds import check_that_jobs_are_spread_and_hosts_that_die_harm_only_their_own
+from tests.support.fleet import fleet
 
 pytestmark = [pytest.mark.engine, pytest.mark.daemon]
 

@@ -13,8 +13,8 @@ from jobmanager import DockerHost, JobManager, JobResult, LiveOutput, Output, Ta
 from jobmanager.errors import UnknownJob
 from jobmanager.model.result import Callback
 from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
-from tests.daemons import PrivateDaemon
-from tests.faults import processes
+from tests.support.daemons import PrivateDaemon
+from tests.support.faults import processes
 
 _JOBS = 60
 _READERS = 4  # for each job

@@ -1,4 +1,4 @@
-"""The same cause always gives the same outcome: each cause of ``tests/causes.py`` twenty times, several at once."""
+"""The same cause always gives the same outcome: each cause of ``tests/support/causes.py`` twenty times, several at once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from jobmanager import DockerHost, JobManager
-from tests.causes import CAUSES, Cause, ending, lend_hands, promised, submitted
+from tests.support.causes import CAUSES, Cause, ending, lend_hands, promised, submitted
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 

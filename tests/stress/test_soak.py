@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.soak import Plan, Report, soak_fake, soak_real
+from tests.support.soak import Plan, Report, soak_fake, soak_real
 
 SEEDS = [int(seed) for seed in os.environ.get("JOBMANAGER_STRESS_SEED", "1").split(",")]
 _MOST_SHOWN = 20

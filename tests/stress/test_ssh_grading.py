@@ -10,10 +10,10 @@ import pytest
 from jobmanager import DockerHost, Grader, JobInput, JobManager, Limits, Outcome, Task
 from jobmanager.ssh import debug_session
 from tests.conftest import eventually, our_containers, our_volumes
-from tests.daemons import PrivateDaemon
 from tests.integration.test_ssh_debug import Heard
-from tests.ssh_client import IMAGE, Person, make_image
 from tests.stress.conftest import PYTHON
+from tests.support.daemons import PrivateDaemon
+from tests.support.ssh_client import IMAGE, Person, make_image
 
 pytestmark = [pytest.mark.engine, pytest.mark.daemon]
 

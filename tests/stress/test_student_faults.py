@@ -11,10 +11,10 @@ import pytest
 
 from jobmanager import Grader, JobManager, JobResult, Outcome, Task
 from tests.conftest import eventually, our_containers
-from tests.daemons import PrivateDaemon
 from tests.integration.conftest import PATIENCE_S, proof
 from tests.integration.test_student_faults import LONG, WAITS, hands, kill_waiters, nothing_is_left, student_of, task
 from tests.stress.conftest import PYTHON
+from tests.support.daemons import PrivateDaemon
 
 __all__ = ["hands"]  # a fixture
 pytestmark = pytest.mark.engine

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 
 from jobmanager import Outcome
-from tests.causes import CAUSES, SOURCES
+from tests.support.causes import CAUSES, SOURCES
 from tests.unit.test_docs import TOP, evidence_kinds
 
 OUTCOMES = "integration/test_outcomes.py"

@@ -12,7 +12,7 @@ import pytest
 
 from jobmanager import Limits
 from jobmanager.engine.protocol import EngineError, NoSuchContainer, Unreachable
-from jobmanager.watching import collect
+from jobmanager.watching import collect as collect_module
 from jobmanager.watching.collect import collected
 
 ONE_MIB = Limits(archive_mib=1)
@@ -270,7 +270,7 @@ def test_many_files_with_holes_are_passed_over_up_to_the_workspaces_size_and_som
 
 
 def test_too_many_files_that_match_are_cut_off(monkeypatch):
-    monkeypatch.setattr(collect, "_MOST_MEMBERS", 1000)
+    monkeypatch.setattr(collect_module, "_MOST_MEMBERS", 1000)
     data = b"".join(_one(member(f"job/{number}")) for number in range(1050))
 
     found, trouble = collect(data, piece=2**16)
@@ -280,7 +280,7 @@ def test_too_many_files_that_match_are_cut_off(monkeypatch):
 
 
 def test_too_many_files_in_all_are_cut_off(monkeypatch):
-    monkeypatch.setattr(collect, "_MOST_SEEN_MEMBERS", 3000)
+    monkeypatch.setattr(collect_module, "_MOST_SEEN_MEMBERS", 3000)
     one = _one(member("job/x/y"))
     counted = 0
 
@@ -385,7 +385,7 @@ def test_every_name_of_a_file_counts():
 
 
 def test_names_of_files_are_bounded_with_the_files(monkeypatch):
-    monkeypatch.setattr(collect, "_MOST_MEMBERS", 100)
+    monkeypatch.setattr(collect_module, "_MOST_MEMBERS", 100)
     found, trouble = collect(tar(member("job/a", b"1"), *(link(f"job/{number}", "job/a") for number in range(150))))
 
     assert len(found) <= 100

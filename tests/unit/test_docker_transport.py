@@ -19,8 +19,8 @@ from jobmanager.engine.docker.adapter import DockerEngine
 from jobmanager.engine.docker.transport import LEAST_BYTES_PER_S, Patience, TooMuch
 from jobmanager.engine.protocol import EngineError, Unreachable
 from jobmanager.model.host import TLS, Address
-from tests.daemons import make_certificates
-from tests.engine_of_words import OK, EngineOfWords, whole
+from tests.support.daemons import make_certificates
+from tests.support.engine_of_words import OK, EngineOfWords, whole
 from tests.unit.test_docker_errors import CALLS
 
 TIMEOUT_S = 0.4

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jobmanager import Outcome
-from tests.history import (
+from tests.support.history import (
     MIB,
     CalledBack,
     Closing,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from jobmanager import DockerHost, Limits
-from jobmanager.control import waiters
+from jobmanager.control import waiters as waiters_module
 from jobmanager.control.waiters import Waiters
 from jobmanager.ipc.messages import Kill
 from jobmanager.ipc.messages import Watch as WatchMessage
@@ -30,7 +30,7 @@ class RecordedChild:
 @pytest.fixture
 def children(monkeypatch: pytest.MonkeyPatch) -> list[RecordedChild]:
     monkeypatch.setattr(RecordedChild, "made", [], raising=False)
-    monkeypatch.setattr(waiters, "Child", RecordedChild)
+    monkeypatch.setattr(waiters_module, "Child", RecordedChild)
     return RecordedChild.made
 
 
@@ -103,7 +103,7 @@ def test_a_waiter_that_cannot_be_started_is_started_later_and_the_others_at_once
             raise left.pop()
         return RecordedChild(*arguments)
 
-    monkeypatch.setattr(waiters, "Child", refuse_once)
+    monkeypatch.setattr(waiters_module, "Child", refuse_once)
     now, silent = [0.0], []
     hosts = [DockerHost("unix:///s", name=name) for name in "ab"]
     waiters = Waiters(

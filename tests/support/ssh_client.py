@@ -14,8 +14,8 @@ from pathlib import Path
 import docker
 
 from tests.conftest import BUSYBOX
-from tests.daemons import PrivateDaemon
-from tests.sshd import installed_sshd
+from tests.support.daemons import PrivateDaemon
+from tests.support.sshd import installed_sshd
 
 IMAGE = "jobmanager-sshd:1"
 _PROGRAMS = ("ssh-keygen", "/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-server")

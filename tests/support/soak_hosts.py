@@ -15,10 +15,10 @@ import psutil
 
 from jobmanager.testing import FakeEngineServer
 from tests.conftest import BUSYBOX, our_containers, our_volumes
-from tests.daemons import PrivateDaemon
-from tests.history import Fault, Left, Record, Witnessed, WitnessLeft
-from tests.soak_jobs import Dialect
-from tests.witness import Witness
+from tests.support.daemons import PrivateDaemon
+from tests.support.history import Fault, Left, Record, Witnessed, WitnessLeft
+from tests.support.soak_jobs import Dialect
+from tests.support.witness import Witness
 
 _RESTORING = 1
 _REAL_WEIGHTS = {

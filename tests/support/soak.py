@@ -1,6 +1,6 @@
 """A long random run, drawn from a seed: jobs of many kinds, and faults at random moments, all of it written down.
 
-``tests/history.py`` judges what was written. A seed gives the same jobs and the same faults after the same numbers of
+``tests/support/history.py`` judges what was written. A seed gives the same jobs and the same faults after the same numbers of
 callbacks; what falls into what moment is the machine's doing.
 """
 
@@ -27,7 +27,7 @@ from jobmanager import DockerHost, JobManager, JobResult, Outcome
 from jobmanager.errors import JobRefused
 from jobmanager.testing import FakeEngineServer
 from tests.conftest import open_files
-from tests.history import (
+from tests.support.history import (
     MIB,
     CalledBack,
     Closing,
@@ -46,9 +46,9 @@ from tests.history import (
     read_history,
     violations,
 )
-from tests.soak_hosts import FakeSite, RealSite, Site, host_name, job_id, pass_time, real_daemons
-from tests.soak_jobs import Job, Jobs
-from tests.witness import NoWitness, Witness
+from tests.support.soak_hosts import FakeSite, RealSite, Site, host_name, job_id, pass_time, real_daemons
+from tests.support.soak_jobs import Job, Jobs
+from tests.support.witness import NoWitness, Witness
 
 _KEPT_STDOUT = 8192
 _STUCK_S = 180.0  # without any callback: what has not ended by then is lost

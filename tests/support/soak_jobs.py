@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from jobmanager import JobInput, Limits, Match, Outcome, Task
-from tests.history import Expected
+from tests.support.history import Expected
 
 _HONEST = Limits(wall_time_s=120, memory_mib=64)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from jobmanager import TLS, DockerHost
-from tests.daemons import PrivateDaemon, make_certificates
-from tests.sshd import Sshd
+from tests.support.daemons import PrivateDaemon, make_certificates
+from tests.support.sshd import Sshd
 
 SLOTS = 3
 

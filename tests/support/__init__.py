@@ -1,0 +1,1 @@
+"""What tests of several folders share: engines, proxies, programs, causes, soaks."""
