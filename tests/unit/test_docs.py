@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from jobmanager import DockerHost, Grader, JobInput, JobManager, JobResult, Limits, Outcome, Task, cli, doctor, events
+from jobmanager import DockerHost, Grader, JobInput, JobManager, JobResult, Limits, Outcome, Task, cli, events
+from jobmanager.doctor import probes
 from jobmanager.doctor.advice import TRIED
 from jobmanager.engine.docker import config
 from jobmanager.engine.protocol import Engine
@@ -141,6 +142,13 @@ def test_every_state_happening_and_doing_is_explained() -> None:
     assert [row[0] for row in table(text, "state", "meaning")] == [state.name for state in State]
     assert [row[0] for row in table(text, "what happens", "meaning")] == [f"`{happening.name}`" for happening in Happening]
     assert {row[0] for row in table(text, "done", "meaning")} == {do.name for do in Do}
+
+
+def test_the_glossary_has_every_state_of_a_job_and_every_outcome() -> None:
+    text = text_of("docs/glossary.md")
+    assert {state.name for state in State} <= set(re.findall(r"(?m)^\| ([A-Z]+) \|", text))
+    (outcome,) = re.findall(r"(?m)^\| outcome \| (.+)$", text)
+    assert set(quoted(outcome)) == {outcome.value for outcome in Outcome}
 
 
 def test_the_table_of_outcomes_names_every_outcome_and_no_other() -> None:
@@ -330,7 +338,7 @@ def test_the_defaults_of_a_job_manager_are_those_of_the_code() -> None:
 
 def test_every_probe_of_the_doctor_is_explained_in_its_order() -> None:
     rows = table(text_of("docs/command-line.md"), "probe")
-    assert [quoted(row[0])[0] for row in rows] == [doctor._TRIAL.name, *(probe.name for probe in doctor._PROBES), "clean-up"]
+    assert [quoted(row[0])[0] for row in rows] == [probes._TRIAL.name, *(probe.name for probe in probes._PROBES), "clean-up"]
 
 
 def test_every_option_and_exit_code_of_the_command_line_is_told() -> None:
