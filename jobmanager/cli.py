@@ -81,7 +81,7 @@ def doctor(hosts: tuple[str, ...], tls: str | None, ssh_config: str | None, as_j
     for host in _hosts(hosts, tls, ssh_config):
         with answers.about(host), _progress(host) as told:
             report = examine(host, image=image, told=told)
-            answers.add(asdict(report), FINE if report.all_bite else BAD)
+            answers.add(asdict(report), FINE if report.all_enforced else BAD)
             _show_report(answers.console, report)
     return answers.finish()
 
@@ -197,9 +197,9 @@ def _show_report(console: Console, report: HostReport) -> None:
         console.print(Text(f"look: {_plain(sentence)}", "yellow"))
     table = Table("limit", "holds", "seen", box=SIMPLE_HEAD)
     for probe in report.probes:
-        table.add_row(_text(probe.name), Text("yes", "green") if probe.bites else Text("NO", "bold red"), _text(probe.seen))
+        table.add_row(_text(probe.name), Text("yes", "green") if probe.enforced else Text("NO", "bold red"), _text(probe.seen))
     console.print(_text(f"probes, in {report.image}:"), table)
-    failing = [probe.name for probe in report.probes if not probe.bites]
+    failing = [probe.name for probe in report.probes if not probe.enforced]
     console.print(Text(f"does not hold here: {', '.join(failing)}", "bold red") if failing else Text("every limit holds", "green"))
 
 

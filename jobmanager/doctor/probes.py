@@ -1,4 +1,4 @@
-"""The doctor: what a Docker host is, and which limits really bite there, tried with real jobs. Prints nothing.
+"""The doctor: what a Docker host is, and which limits are enforced there, tried with real jobs. Prints nothing.
 
 A probe is a program that goes past one limit, but only so far that a host without that limit takes no harm. It is plain
 sh, so that it runs in every image that jobs can run in. Where there is evidence from outside the program, that decides;
@@ -50,7 +50,7 @@ class ProbeReport:
     """What one probe found."""
 
     name: str
-    bites: bool  # the limit holds on this host
+    enforced: bool  # whether the limit holds on this host
     seen: str
     outcome: str = ""  # of the probe's job; empty where there was none
     evidence: tuple[Evidence, ...] = ()
@@ -68,9 +68,9 @@ class HostReport:
     probes: tuple[ProbeReport, ...]
 
     @property
-    def all_bite(self) -> bool:
+    def all_enforced(self) -> bool:
         """Whether every limit holds."""
-        return all(probe.bites for probe in self.probes)
+        return all(probe.enforced for probe in self.probes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +83,8 @@ class _Probe:
     limits: Limits = _LIMITS
 
     def report(self, result: JobResult) -> ProbeReport:
-        bites, seen = self.judge(result)
-        return ProbeReport(name=self.name, bites=bites, seen=seen, outcome=result.outcome.value, evidence=result.evidence)
+        enforced, seen = self.judge(result)
+        return ProbeReport(name=self.name, enforced=enforced, seen=seen, outcome=result.outcome.value, evidence=result.evidence)
 
 
 def examine(host: DockerHost, *, image: str | None = None, told: Told = lambda *_: None) -> HostReport:
@@ -104,7 +104,7 @@ def examine(host: DockerHost, *, image: str | None = None, told: Told = lambda *
         candidates = [image] if image is not None else _candidates(host, engine.images())
         with _manager(host) as manager:
             chosen, trial, first = _first_that_works(manager, candidates)
-            others = _run_all(manager, chosen, told) if trial.bites else []
+            others = _run_all(manager, chosen, told) if trial.enforced else []
         probes = [trial, *(probe.report(result) for probe, result in others)]
         probes.append(_nothing_left(engine, [first, *(result for _, result in others)]))
         return HostReport(
@@ -154,14 +154,14 @@ def _nothing_left(engine: Engine, results: Sequence[JobResult]) -> ProbeReport:
     volumes = [each.name for each in engine.volumes({JOB_LABEL: None}) if each.labels[JOB_LABEL] in ours]
     left = [*containers, *volumes]
     seen = f"still there: {', '.join(left)}" if left else f"no container or volume of {len(ours)} jobs is left"
-    return ProbeReport(name="clean-up", bites=not left, seen=seen)
+    return ProbeReport(name="clean-up", enforced=not left, seen=seen)
 
 
 # ---- how an end is judged
 
 
 def _ends_as(outcome: Outcome, *kinds: str) -> Judge:
-    """The limit bit when the job ended so, with one of these pieces of evidence."""
+    """The limit is enforced when the job ended so, with one of these pieces of evidence."""
 
     def judge(result: JobResult) -> Seen:
         proof = next((evidence for evidence in result.evidence if evidence.kind in kinds), None)
@@ -174,8 +174,8 @@ def _ends_as(outcome: Outcome, *kinds: str) -> Judge:
 
 def _refused(result: JobResult) -> Seen:
     """The program prints how far it got only when nothing stopped it."""
-    bit = result.outcome is not Outcome.CRASH and result.exit_code != 0 and not result.stdout
-    return bit, _ending(result) + _last_words(result)
+    refused = result.outcome is not Outcome.CRASH and result.exit_code != 0 and not result.stdout
+    return refused, _ending(result) + _last_words(result)
 
 
 def _runs(result: JobResult) -> Seen:

@@ -50,7 +50,7 @@ class Answer:
 
     @property
     def failing(self) -> set[str]:
-        return {probe["name"] for probe in self.host["probes"] if not probe["bites"]}
+        return {probe["name"] for probe in self.host["probes"] if not probe["enforced"]}
 
 
 Ask = Callable[..., Answer]

@@ -105,5 +105,5 @@ def test_a_grader_and_its_student_share_their_folder(run: Run) -> None:
 @pytest.mark.timeout(180)
 def test_the_doctor_finds_that_every_limit_holds_and_says_that_users_are_remapped(daemon: PrivateDaemon) -> None:
     report = examine(DockerHost(daemon.url), image=BUSYBOX)
-    assert report.all_bite, [probe for probe in report.probes if not probe.bites]
+    assert report.all_enforced, [probe for probe in report.probes if not probe.enforced]
     assert "userns" in report.about.security

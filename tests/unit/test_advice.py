@@ -36,54 +36,8 @@ def test_of_an_engine_that_was_not_tried_one_hears_which_were(version: str) -> N
     assert tried(version) == f"not tried: {', '.join(TRIED)} were"
 
 
-def holes(runc: str, runtime: str = "runc") -> set[str]:
-    said = " ".join(advice(replace(GOOD, runc=runc, runtime=runtime)))
-    return {cve for cve in ("CVE-2024-21626", "CVE-2025-31133", "CVE-2025-52565", "CVE-2025-52881") if cve in said}
-
-
-OLD = {"CVE-2024-21626"}
-NEW = {"CVE-2025-31133", "CVE-2025-52565", "CVE-2025-52881"}
-
-
 def test_a_good_host_gets_no_advice():
     assert advice(GOOD) == ()
-
-
-@pytest.mark.parametrize(
-    ("version", "expected"),
-    [
-        ("1.0.0-rc95", OLD | NEW),
-        ("1.1.5+ds1", OLD | NEW),
-        ("v1.1.11", OLD | NEW),
-        ("1.1.12", NEW),
-        ("1.1.12-0ubuntu3", NEW),
-        ("1.2.7", NEW),
-        ("1.2.8", set()),
-        ("1.2.10", set()),
-        ("1.3.0-rc.1", NEW),
-        ("1.3.2", NEW),
-        ("1.3.3", set()),
-        ("1.4.0-rc.2", NEW),
-        ("1.4.0~rc2+ds1", NEW),
-        ("1.4.0-rc.3", set()),
-        ("1.4.0", set()),
-        ("1.5.1", set()),
-        ("2.0.0", set()),
-        ("", set()),
-        ("unknown", set()),
-    ],
-)
-def test_the_holes_of_a_runc_are_those_that_its_branch_had_not_mended_yet(version, expected):
-    assert holes(version) == expected
-
-
-def test_an_engine_whose_default_runtime_is_another_is_not_warned_of_runc():
-    assert holes("1.1.5", runtime="runsc") == set()
-    assert holes("1.1.5", runtime="io.containerd.runc.v2") == OLD | NEW
-
-
-def test_a_number_alone_is_never_called_a_hole_for_sure():
-    assert all("unless your distribution has patched it" in line for line in advice(replace(GOOD, runc="1.1.5")))
 
 
 @pytest.mark.parametrize(
