@@ -53,6 +53,13 @@ from jobmanager.control.log_thread import drain as drain_logs
 from jobmanager.control.log_thread import logger
 from jobmanager.control.loop import Loop
 from jobmanager.control.main_thread import keep_executor, outside_main_thread, release_executor
+from jobmanager.control.request import (
+    checked_job_id,
+    checked_supersede_key,
+    with_random_inputs,
+    workspace_executables,
+    workspace_files,
+)
 from jobmanager.engine.labels import retire
 from jobmanager.errors import (
     Closed,
@@ -71,7 +78,7 @@ from jobmanager.model import _checks
 from jobmanager.model._exact import exact, own
 from jobmanager.model.client import CallbackInfo, Debug, HostInfo, InputData, QueueInfo, RunningJob, SSHCallback, WaitingJob
 from jobmanager.model.host import DockerHost
-from jobmanager.model.job import JobInput, Request, checked_job_id, checked_key, executables_of, with_random_inputs, workspace_files
+from jobmanager.model.job import JobInput, Request
 from jobmanager.model.result import Callback, JobResult
 from jobmanager.model.task import Task
 from jobmanager.results.verdict import KillReason
@@ -590,12 +597,12 @@ def _request(
         task=task,
         inputs=inputs,
         files=workspace_files(task, inputs),
-        executables=executables_of(task, inputs),
+        executables=workspace_executables(task, inputs),
         priority=priority,
         launcher_name=launcher_name,
         debug=debug,
         ssh_password=debug_session.new_password() if debug == "ssh" else "",
-        supersede_key=None if supersede_key is None else checked_key(supersede_key),
+        supersede_key=None if supersede_key is None else checked_supersede_key(supersede_key),
     )
 
 

@@ -10,12 +10,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from jobmanager.ipc.messages import Show
-from jobmanager.model.output import Output
 from jobmanager.results.facts import RunFacts
 
 _MOST_AT_ONCE = 65536  # bytes of one record
 _MOST_KEPT = 4 * 2**20  # bytes of a running job's output
 _LEAST_WEIGHT = 256  # of a block, however small: what Python takes for it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """A piece of what a job printed, as it came: what a reader of its live output is given at a time."""
+
+    stderr: bool  # else standard output
+    data: bytes  # at most 64 KiB; it may end in the middle of a line, or of a character
+    missed_bytes: int = 0  # of this stream, before this data: this reader was too slow for them, or nobody has kept them
+    starts_again: bool = False  # what came before does not count: the job is run again
 
 
 def _none_of_both() -> dict[bool, int]:

@@ -14,9 +14,8 @@ from jobmanager.errors import UnknownJob
 from jobmanager.events import JobOutput
 from jobmanager.hooks import HookManager
 from jobmanager.ipc.messages import Printed, Show
-from jobmanager.live_output.buffer import Channel
+from jobmanager.live_output.buffer import Channel, Output
 from jobmanager.live_output.reader import LiveOutput
-from jobmanager.model.output import Output
 from jobmanager.results.facts import RunFacts
 from jobmanager.scheduling.job_record import RunOfJob
 

@@ -9,8 +9,7 @@ from types import TracebackType
 from jobmanager._callback_manager import refuse_inside_callback
 from jobmanager.control.main_thread import outside_main_thread
 from jobmanager.errors import JobTimeout
-from jobmanager.live_output.buffer import Channel
-from jobmanager.model.output import Output
+from jobmanager.live_output.buffer import Channel, Output
 
 __all__ = ["LiveOutput"]
 

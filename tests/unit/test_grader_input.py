@@ -7,8 +7,8 @@ import json
 import pytest
 
 from jobmanager import Code, File, Grader, JobInput, Limits, Match, MultipleChoice, Task
+from jobmanager.control.request import INPUT_FILE, workspace_files
 from jobmanager.errors import InvalidInput
-from jobmanager.model.job import INPUT_FILE, workspace_files
 
 PROBLEMS = {
     "text": Code("text.py"),

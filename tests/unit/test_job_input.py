@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from jobmanager import Code, File, Grader, JobInput, Limits, Match, MultipleChoice, Task
+from jobmanager.control.request import checked_job_id, with_random_inputs, workspace_executables, workspace_files
 from jobmanager.errors import InvalidInput
-from jobmanager.model.job import checked_job_id, executables_of, with_random_inputs, workspace_files
 
 BAD_INPUTS = [
     ({"answers": ["a"]}, "answers must map problem ids to answers, not list"),
@@ -220,4 +220,4 @@ def test_what_a_job_brings_can_be_run_as_it_was_brought(tmp_path):
 
     inputs = JobInput(files={"replaced": "y", "own": on_disk, "named": b"z"}, executables=["named"])
 
-    assert executables_of(task, inputs) == {"kept", "own", "named"}
+    assert workspace_executables(task, inputs) == {"kept", "own", "named"}

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from jobmanager import Code, File, Grader, JobInput, Limits, Match, MultipleChoice, Network, Task
+from jobmanager.control.request import workspace_files
 from jobmanager.errors import InvalidTask, NotSupported
-from jobmanager.model.job import workspace_files
 from tests.unit.grading_box import Box, Waiter
 
 FROM_THE_STUDIO = """\
