@@ -1,16 +1,15 @@
-"""Callback managers: threads in the caller's process that make results and call back, each job once."""
+"""Callback managers: threads in the caller's process that build each job's result and call its callback once."""
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 import time
 from collections.abc import Callable
 
+from jobmanager.control.callback_guard import mark_callback_thread
 from jobmanager.control.log_thread import logger
 from jobmanager.control.user_code import call_foreign
-from jobmanager.errors import WouldDeadlock
 from jobmanager.model.client import CallbackInfo
 from jobmanager.model.result import JobResult, Outcome
 from jobmanager.results.merge import merged
@@ -18,33 +17,23 @@ from jobmanager.scheduling.orders import DeliverJob, DeliverSSH
 
 _log = logger(__name__)
 
-_SLOW_S = 30.0  # a callback that takes longer is said in the log
-_here = threading.local()  # a context variable would go along with tasks that a callback starts elsewhere
-
-
-def refuse_inside_callback() -> None:
-    """Raise WouldDeadlock in a callback's thread: blocking there could wait for itself."""
-    if getattr(_here, "inside_callback_of", None) == os.getpid():
-        raise WouldDeadlock(
-            "a callback cannot wait for a job: all callback threads could be waiting for one another;"
-            " submit with a callback instead"
-        )
+_SLOW_S = 30.0  # the log names a callback that takes longer
 
 
 class CallbackManagers:
     """The done queue and the threads that empty it."""
 
-    def __init__(self, count: int, *, ended: Callable[[JobResult], None], called_back: Callable[[str], None]) -> None:
-        """``ended`` is told every result before its callback, ``called_back`` every job id after it."""
+    def __init__(self, count: int, *, on_result: Callable[[JobResult], None], on_called_back: Callable[[str], None]) -> None:
+        """``on_result`` gets each result before its callback is called, ``on_called_back`` each job id afterwards."""
         self._done: queue.SimpleQueue[DeliverJob | DeliverSSH | None] = queue.SimpleQueue()
-        self._ended = ended
-        self._called_back = called_back
+        self._on_result = on_result
+        self._on_called_back = on_called_back
         self._lock = threading.Lock()
         self._busy_since: dict[threading.Thread, tuple[float, str]] = {}
-        self._warned_of: set[str] = set()
-        self._said_all_blocked = False
+        self._logged_as_slow: set[str] = set()
+        self._all_blocked_logged = False
         self._threads = [
-            threading.Thread(target=self._empty, name=f"jobmanager-callbacks-{number}", daemon=True)
+            threading.Thread(target=self._process_all, name=f"jobmanager-callbacks-{number}", daemon=True)
             for number in range(1, count + 1)
         ]
 
@@ -54,11 +43,11 @@ class CallbackManagers:
             thread.start()
 
     def put(self, done: DeliverJob | DeliverSSH) -> None:
-        """A job has ended, or somebody can log in to its container."""
+        """Queue a job that has ended, or an SSH session that is ready."""
         self._done.put(done)
 
     def close(self, timeout_s: float) -> None:
-        """Let the threads end; one that is inside a callback is waited for until the time is over, then left."""
+        """End the threads. One that is inside a callback is waited for until the time is over, then left running."""
         for _ in self._threads:
             self._done.put(None)
         until = time.monotonic() + timeout_s
@@ -66,18 +55,18 @@ class CallbackManagers:
             if thread is not threading.current_thread() and thread.ident is not None:
                 thread.join(max(0.0, until - time.monotonic()))
 
-    def watch(self) -> None:
-        """Say in the log which callbacks take long, and when all threads are blocked by them."""
+    def log_slow_callbacks(self) -> None:
+        """Log which callbacks take long, and when they block all threads."""
         now = time.monotonic()
         with self._lock:
             slow = {job_id: now - since for since, job_id in self._busy_since.values() if now - since > _SLOW_S}
             all_blocked = len(slow) == len(self._threads)
-        for job_id in slow.keys() - self._warned_of:
+        for job_id in slow.keys() - self._logged_as_slow:
             _log.warning("the callback of job %s has been running for %.0f s", job_id, slow[job_id])
-        self._warned_of = set(slow)
-        if all_blocked and not self._said_all_blocked:
+        self._logged_as_slow = set(slow)
+        if all_blocked and not self._all_blocked_logged:
             _log.error("all %d callback threads are blocked: %d results wait", len(self._threads), self._done.qsize())
-        self._said_all_blocked = all_blocked
+        self._all_blocked_logged = all_blocked
 
     def is_current_thread(self) -> bool:
         """Whether the caller is inside a callback of these managers."""
@@ -88,52 +77,52 @@ class CallbackManagers:
         with self._lock:
             return CallbackInfo(len(self._threads), len(self._busy_since), self._done.qsize())
 
-    def _empty(self) -> None:
-        _here.inside_callback_of = os.getpid()  # a process that a callback forks may wait for jobs of its own
+    def _process_all(self) -> None:
+        mark_callback_thread()
         while (done := self._done.get()) is not None:
             try:
-                self._finish(done)
+                self._process(done)
             except Exception:  # noqa: BLE001 - the loop's edge: a bug here, or no memory, costs this job at most
-                _log.exception("a result could not be handed on")
+                _log.exception("a result could not be processed")
 
-    def _finish(self, done: DeliverJob | DeliverSSH) -> None:
+    def _process(self, done: DeliverJob | DeliverSSH) -> None:
         job_id = done.job_id if isinstance(done, DeliverSSH) else done.request.job_id
         thread = threading.current_thread()
         with self._lock:
             self._busy_since[thread] = (time.monotonic(), job_id)
         try:
             if isinstance(done, DeliverSSH):
-                _call(job_id, done.ssh_callback, done.address, done.port, done.user, done.password)
+                _call_callback(job_id, done.ssh_callback, done.address, done.port, done.user, done.password)
                 return
             if done.ssh_callback is not None:
-                _call(job_id, done.ssh_callback, None, None, None, None)
-            result = _result(done)
-            self._tell_of_the_end(result)
+                _call_callback(job_id, done.ssh_callback, None, None, None, None)
+            result = _build_result(done)
+            self._report_result(result)
             if done.callback is not None:
-                _call(job_id, done.callback, result)
+                _call_callback(job_id, done.callback, result)
         finally:
             with self._lock:
                 del self._busy_since[thread]
             if isinstance(done, DeliverJob):
-                self._called_back(job_id)
+                self._on_called_back(job_id)
 
-    def _tell_of_the_end(self, result: JobResult) -> None:
+    def _report_result(self, result: JobResult) -> None:
         try:
-            self._ended(result)
-        except Exception:  # noqa: BLE001 - the loop's edge: whoever is told must not cost the job its callback
-            _log.exception("the end of job %s could not be told", result.job_id)
+            self._on_result(result)
+        except Exception:  # noqa: BLE001 - the loop's edge: a listener must not cost the job its callback
+            _log.exception("the result of job %s could not be reported", result.job_id)
 
 
-def _result(done: DeliverJob) -> JobResult:
+def _build_result(done: DeliverJob) -> JobResult:
     try:
         return merged(done.request, done.verdict, done.facts, host=done.host, timings=done.timings, steps=done.steps)
     except Exception as error:  # noqa: BLE001 - the loop's edge: a bug in merging must not cost the job its result
         _log.exception("merging the result of job %s failed", done.request.job_id)
-        text = f"the result could not be put together: {type(error).__name__}: {error}"
+        text = f"the result could not be built: {type(error).__name__}: {error}"
         return JobResult(job_id=done.request.job_id, outcome=Outcome.CRASH, text=text, evidence=done.verdict.evidence)
 
 
-def _call(job_id: str, callback: Callable[..., object], *arguments: object) -> None:
+def _call_callback(job_id: str, callback: Callable[..., object], *arguments: object) -> None:
     def failed() -> None:
         _log.exception("a callback of job %s failed", job_id, extra={"job_id": job_id})
 

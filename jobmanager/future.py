@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
-from jobmanager._callback_manager import refuse_inside_callback
+from jobmanager.control.callback_guard import refuse_inside_callback
 from jobmanager.control.main_thread import outside_main_thread
 from jobmanager.model.client import Client, Debug, InputData
 from jobmanager.model.result import JobResult

@@ -445,7 +445,7 @@ class _Run:
             queue_timeout_s=manager._queue_timeout_s,
             host_lost_timeout_s=manager._host_lost_timeout_s,
         )
-        self._callbacks = CallbackManagers(manager._callback_threads, ended=self._ended, called_back=self.ledger.called_back)
+        self._callbacks = CallbackManagers(manager._callback_threads, on_result=self._ended, on_called_back=self.ledger.called_back)
         self.loop = Loop(
             self.ledger,
             self._callbacks,

@@ -7,7 +7,7 @@ import threading
 import uuid
 from contextlib import suppress
 
-from jobmanager._callback_manager import refuse_inside_callback
+from jobmanager.control.callback_guard import refuse_inside_callback
 from jobmanager.errors import JobManagerError, JobTimeout
 from jobmanager.model import _checks
 from jobmanager.model.client import Client, Debug, InputData

@@ -246,7 +246,7 @@ class Loop:
             self._next_tick = now + _TICK_S
             for look in (
                 self._ledger.tick,
-                self._callbacks.watch,
+                self._callbacks.log_slow_callbacks,
                 self._waiters.do_what_is_due,
                 self._tunnels.do_what_is_due,
                 self._pool.end_hung_workers,

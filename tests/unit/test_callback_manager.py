@@ -10,7 +10,8 @@ import threading
 import pytest
 
 from jobmanager import ClientSync, JobInput, JobResult, Outcome, Task, _callback_manager
-from jobmanager._callback_manager import CallbackManagers, refuse_inside_callback
+from jobmanager._callback_manager import CallbackManagers
+from jobmanager.control.callback_guard import refuse_inside_callback
 from jobmanager.control.log_thread import drain
 from jobmanager.errors import WouldDeadlock
 from jobmanager.model.job import Request
@@ -34,7 +35,7 @@ class Managers:
 
     def __init__(self, count):
         self.ended, self.called_back = queue.SimpleQueue(), queue.SimpleQueue()
-        self.managers = CallbackManagers(count, ended=self.ended.put, called_back=self.called_back.put)
+        self.managers = CallbackManagers(count, on_result=self.ended.put, on_called_back=self.called_back.put)
         self.managers.start()
 
     def put(self, *args, **kwargs):
@@ -83,7 +84,7 @@ def test_a_job_without_a_callback_ends_all_the_same(made):
 
 def test_hooks_are_told_of_the_end_before_the_callback_and_the_ledger_after_it(made):
     managers, order = made(), []
-    managers.managers._ended = lambda result: order.append("ended")
+    managers.managers._on_result = lambda result: order.append("ended")
     managers.put("j", lambda result: order.append("callback"))
     managers.wait_for(1)
     order.append("called back")
@@ -130,19 +131,19 @@ def test_slow_callbacks_are_named_once_and_all_being_blocked_is_said_once(made, 
     monkeypatch.setattr(_callback_manager, "_SLOW_S", -1.0)  # every callback is slow
     managers, gate = made(2), made.gate()
     with caplog.at_level(logging.WARNING, "jobmanager"):
-        managers.managers.watch()
+        managers.managers.log_slow_callbacks()
         assert caplog.records == []
 
         managers.put("a", lambda result: gate.wait(30))
         eventually(lambda: managers.managers.info()[1:] == (1, 0))
-        managers.managers.watch(), managers.managers.watch()
+        managers.managers.log_slow_callbacks(), managers.managers.log_slow_callbacks()
         assert drain(10)
         assert ["callback of job a" in record.getMessage() for record in caplog.records] == [True]
 
         managers.put("b", lambda result: gate.wait(30))
         managers.put("c"), managers.put("d")
         eventually(lambda: managers.managers.info()[1:] == (2, 2))
-        managers.managers.watch(), managers.managers.watch()
+        managers.managers.log_slow_callbacks(), managers.managers.log_slow_callbacks()
 
     assert drain(10)
     said = [record for record in caplog.records if record.levelno == logging.ERROR]
@@ -159,10 +160,10 @@ def test_being_blocked_again_is_said_again(made, caplog, monkeypatch):
         gate = made.gate()
         managers.put(job_id, lambda result, gate=gate: gate.wait(30))
         eventually(lambda: managers.managers.info()[1:] == (1, 0))
-        managers.managers.watch()
+        managers.managers.log_slow_callbacks()
         gate.set()
         managers.wait_for(1)
-        managers.managers.watch()
+        managers.managers.log_slow_callbacks()
 
     assert drain(10)
     assert len([record for record in caplog.records if "are blocked" in record.getMessage()]) == 2

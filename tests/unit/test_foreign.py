@@ -86,7 +86,7 @@ HERE = os.getpid()
 @pytest.mark.parametrize(("leave", "exit_code"), LEAVING)
 def test_a_child_that_a_callback_forks_ends_and_calls_nothing_back(leave, exit_code):
     forking, called_back, ready = Forking(leave), [], threading.Event()
-    managers = CallbackManagers(1, ended=lambda _: None, called_back=called_back.append)
+    managers = CallbackManagers(1, on_result=lambda _: None, on_called_back=called_back.append)
     managers.put(done("first", lambda result: ready.wait(10) and forking(result)))
     for number in range(3):
         managers.put(done(f"other{number}", forking))

@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from jobmanager import HookManager, LiveOutput, Output, hooks
-from jobmanager._callback_manager import _here
+from jobmanager.control import callback_guard
 from jobmanager.errors import JobTimeout, UnknownJob, WouldDeadlock
 from jobmanager.events import Event, JobOutput
 from jobmanager.ipc.messages import Piece, Printed, Show
@@ -202,7 +202,7 @@ def test_inside_a_callback_what_is_there_can_be_read_and_nothing_is_waited_for()
     manager = Manager()
     live = manager.follow(timeout_s=None)
     manager.prints((False, 0, b"one"))
-    _here.inside_callback_of = os.getpid()
+    callback_guard._thread.runs_callbacks_of = os.getpid()
     try:
         assert next(live) == out(b"one")
         with pytest.raises(WouldDeadlock):
@@ -210,7 +210,7 @@ def test_inside_a_callback_what_is_there_can_be_read_and_nothing_is_waited_for()
         manager.ends(b"one")
         assert list(live) == []
     finally:
-        _here.inside_callback_of = None
+        callback_guard._thread.runs_callbacks_of = None
 
 
 # ---- slow readers

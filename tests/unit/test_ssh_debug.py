@@ -244,7 +244,7 @@ def test_callback_threads_tell_of_a_session_or_of_none_before_the_result_and_a_c
         said.put(where)
         raise RuntimeError("a bug of the caller's")
 
-    managers = CallbackManagers(1, ended=lambda _: None, called_back=lambda job_id: said.put((job_id,)))
+    managers = CallbackManagers(1, on_result=lambda _: None, on_called_back=lambda job_id: said.put((job_id,)))
     managers.start()
     managers.put(DeliverSSH(job_id="a", ssh_callback=ssh, address="h", port=1, user="u", password="p"))
     managers.put(
