@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from jobmanager.engine.labels import MANAGER_LABEL, STUDENT_LABEL
 from jobmanager.engine.protocol import Engine, EngineError, NoSuchContainer, Refused
-from jobmanager.ipc.messages import Deleted, DeleteFailed
+from jobmanager.ipc.messages import ContainerRemoved, RemovalFailed
 
 
-def delete(engine: Engine, name: str, manager_id: str, *, made: bool) -> Deleted | DeleteFailed:
+def delete(engine: Engine, name: str, manager_id: str, *, is_ours: bool) -> ContainerRemoved | RemovalFailed:
     """Kill and remove a manager's container with its volumes; one that does not exist is fine. Never raises EngineError."""
     try:
-        if made or not _is_somebody_elses(engine, name, manager_id):
+        if is_ours or not _is_somebody_elses(engine, name, manager_id):
             _remove(engine, name)
     except EngineError as error:
-        return DeleteFailed(reason=str(error), only_volume_left=_is_gone(engine, name))
-    return Deleted()
+        return RemovalFailed(reason=str(error), only_volume_left=_is_gone(engine, name))
+    return ContainerRemoved()
 
 
 def _remove(engine: Engine, name: str) -> None:

@@ -9,7 +9,7 @@ from jobmanager._deleter import delete
 from jobmanager._submitter import submit
 from jobmanager.engine.connect import connect
 from jobmanager.engine.protocol import Engine
-from jobmanager.ipc.messages import DeleteFailed, HostCannot, PoolReply, PoolRequest, Stop, Submit
+from jobmanager.ipc.messages import PoolReply, PoolRequest, RemovalFailed, Shutdown, StartContainer, StartFailed
 from jobmanager.ipc.process import forward_logs
 from jobmanager.model.host import Address
 
@@ -20,7 +20,7 @@ def main(connection: Connection) -> None:
     """Serve requests until told to stop."""
     forward_logs(connection.send)
     engines: dict[Address, Engine] = {}
-    while not isinstance(request := connection.recv(), Stop):
+    while not isinstance(request := connection.recv(), Shutdown):
         connection.send(_reply(request, engines))
 
 
@@ -28,11 +28,11 @@ def _reply(request: PoolRequest, engines: dict[Address, Engine]) -> PoolReply:
     try:
         engine = engines.get(request.address) or connect(request.address, timeout_s=request.timeout_s)
         engines[request.address] = engine
-        if isinstance(request, Submit):
+        if isinstance(request, StartContainer):
             return submit(engine, request.container, may_pull=request.address.pull == "missing")
-        return delete(engine, request.name, request.manager_id, made=request.made)
+        return delete(engine, request.name, request.manager_id, is_ours=request.is_ours)
     except Exception as error:  # noqa: BLE001 - the loop's edge: a bug here must not cost the job its result
         _log.exception("%s failed", type(request).__name__)
         engines.pop(request.address, None)
         said = f"{type(error).__name__}: {error}"
-        return HostCannot(reason=said, unreachable=False) if isinstance(request, Submit) else DeleteFailed(reason=said)
+        return StartFailed(reason=said, unreachable=False) if isinstance(request, StartContainer) else RemovalFailed(reason=said)

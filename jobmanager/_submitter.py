@@ -10,7 +10,7 @@ import logging
 import time
 
 from jobmanager.engine.protocol import Engine, EngineError, EngineFailed, ImageMissing, NameTaken, NoSuchContainer, Unreachable
-from jobmanager.ipc.messages import HostCannot, Refused, Submitted
+from jobmanager.ipc.messages import ContainerStarted, StartFailed, StartRefused
 from jobmanager.model.container import ACCOUNTS, ContainerSpec, ContainerState, ImageDefaults, Phase
 
 _log = logging.getLogger(__name__)
@@ -19,24 +19,24 @@ _CREATION_LOOKS = 50
 _CREATION_LOOK_S = 0.2
 
 
-def submit(engine: Engine, container: ContainerSpec, *, may_pull: bool = False) -> Submitted | HostCannot | Refused:
+def submit(engine: Engine, container: ContainerSpec, *, may_pull: bool = False) -> ContainerStarted | StartFailed | StartRefused:
     """Create and start a container, whatever an earlier try got done. Returns plain data, never raises EngineError."""
     began = time.monotonic()
     try:
         defaults = _image_defaults(engine, container.image, may_pull)
         container_id = _create(engine, container, defaults)
-        if isinstance(container_id, Refused):
+        if isinstance(container_id, StartRefused):
             return container_id
         if container.door is not None:
             engine.write_file(container_id, ACCOUNTS, container.door.accounts)
         engine.start(container_id)
     except Unreachable as error:
-        return HostCannot(reason=str(error), unreachable=True)
+        return StartFailed(reason=str(error), unreachable=True)
     except (ImageMissing, EngineFailed, NoSuchContainer) as error:
-        return HostCannot(reason=str(error), unreachable=False, image_gone=isinstance(error, ImageMissing))
+        return StartFailed(reason=str(error), unreachable=False, image_missing=isinstance(error, ImageMissing))
     except EngineError as error:
         return _refusal(str(error), container.image)
-    return Submitted(container_id=container_id, image_command=defaults.command, took_s=time.monotonic() - began)
+    return ContainerStarted(container_id=container_id, image_command=defaults.command, duration_s=time.monotonic() - began)
 
 
 def _image_defaults(engine: Engine, image: str, may_pull: bool) -> ImageDefaults:
@@ -50,13 +50,13 @@ def _image_defaults(engine: Engine, image: str, may_pull: bool) -> ImageDefaults
     return engine.image_defaults(image)
 
 
-def _create(engine: Engine, container: ContainerSpec, defaults: ImageDefaults) -> str | Refused:
+def _create(engine: Engine, container: ContainerSpec, defaults: ImageDefaults) -> str | StartRefused:
     try:
         return engine.create(container, defaults)
     except NameTaken:
         found = _found(engine, container.name)
     if any(found.labels.get(key) != value for key, value in container.labels.items()):
-        return Refused(reason=f"a container that is not ours has the name {container.name}")
+        return StartRefused(reason=f"a container that is not ours has the name {container.name}")
     if found.phase is Phase.ENDED:  # starting it would run it a second time
         engine.remove(found.id)
         return engine.create(container, defaults)
@@ -73,8 +73,8 @@ def _found(engine: Engine, name: str) -> ContainerState:
     raise EngineFailed(f"the creation of {name} by an earlier try does not end")
 
 
-def _refusal(reason: str, image: str) -> HostCannot | Refused:
+def _refusal(reason: str, image: str) -> StartFailed | StartRefused:
     """An image that lacks what we need lacks it everywhere. All else may be this host's own trouble: a runtime, a network."""
     if '"sh"' in reason and ("not found" in reason or "no such file" in reason):
-        return Refused(reason=f"image {image} has no sh: jobmanager needs sh, head and tar in an image ({reason})")
-    return HostCannot(reason=reason, unreachable=False)
+        return StartRefused(reason=f"image {image} has no sh: jobmanager needs sh, head and tar in an image ({reason})")
+    return StartFailed(reason=reason, unreachable=False)

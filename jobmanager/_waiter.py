@@ -25,13 +25,24 @@ from typing import Any
 from jobmanager.engine.connect import adapter, connect
 from jobmanager.engine.labels import MANAGER_LABEL, STUDENT_LABEL
 from jobmanager.engine.protocol import Engine, EngineError
-from jobmanager.ipc.messages import Alive, Ended, Kill, LookNow, Retired, Show, Stop, Strays, Taken, WaiterSettings
-from jobmanager.ipc.messages import Watch as WatchMessage
+from jobmanager.ipc.messages import (
+    CheckHostNow,
+    ClosedManagers,
+    FetchOutput,
+    Heartbeat,
+    KillContainer,
+    MonitorAcknowledged,
+    MonitorContainer,
+    RunEnded,
+    Shutdown,
+    UnknownContainers,
+    WaiterSettings,
+)
 from jobmanager.ipc.process import forward_logs
 from jobmanager.model.container import Phase
 from jobmanager.results.facts import RunFacts
 from jobmanager.watching.host_monitor import HostKeeper
-from jobmanager.watching.monitor import Watch
+from jobmanager.watching.monitor import ContainerMonitor
 from jobmanager.watching.outbox import Outbox
 from jobmanager.watching.students import Students
 
@@ -54,8 +65,8 @@ def main(connection: Connection) -> None:
     global _the_waiter
     waiter = _the_waiter = Waiter(settings, outbox.send)
     waiter.start()
-    outbox.send(Alive())  # before the first job: a death over that is not taken for one at the start
-    while not isinstance(message := connection.recv(), Stop):
+    outbox.send(Heartbeat())  # before the first job: a death over that is not taken for one at the start
+    while not isinstance(message := connection.recv(), Shutdown):
         waiter.handle(message)
     waiter.remove_all()  # a container whose making was given up may have been made all the same, later
 
@@ -73,8 +84,8 @@ class Waiter:
         self._settings = settings
         self._send = send
         self._lock = threading.Lock()
-        self._watches: dict[str, Watch] = {}  # by container name, which is never used again
-        self._keeper = HostKeeper(settings, send) if settings.keeps_host else None
+        self._watches: dict[str, ContainerMonitor] = {}  # by container name, which is never used again
+        self._keeper = HostKeeper(settings, send) if settings.monitors_host else None
         self._stopping = threading.Event()
 
     def start(self) -> None:
@@ -84,34 +95,34 @@ class Waiter:
         if self._keeper is not None:
             self._keeper.start()
 
-    def handle(self, message: WatchMessage | Kill | Show | LookNow | Retired) -> None:
+    def handle(self, message: MonitorContainer | KillContainer | FetchOutput | CheckHostNow | ClosedManagers) -> None:
         """Do what the manager says; never blocks on the engine. What cannot be done costs its job at most."""
         try:
             self._do(message)
         except Exception as error:  # noqa: BLE001 - the loop's edge: no more threads to be had, or a bug
             _log.exception("%s could not be carried out", type(message).__name__)
-            if isinstance(message, WatchMessage):
+            if isinstance(message, MonitorContainer):
                 self._give_up(message, error)
-        if isinstance(message, WatchMessage):
-            self._send(Taken(container_name=message.container_name))
+        if isinstance(message, MonitorContainer):
+            self._send(MonitorAcknowledged(container_name=message.container_name))
 
-    def _do(self, message: WatchMessage | Kill | Show | LookNow | Retired) -> None:
-        if isinstance(message, WatchMessage):
+    def _do(self, message: MonitorContainer | KillContainer | FetchOutput | CheckHostNow | ClosedManagers) -> None:
+        if isinstance(message, MonitorContainer):
             self._begin(message)
-        elif isinstance(message, Kill):
+        elif isinstance(message, KillContainer):
             self._kill(message.container_name)
-        elif isinstance(message, Show):
+        elif isinstance(message, FetchOutput):
             self._show(message)
         elif self._keeper is None:
             return
-        elif isinstance(message, Retired):
+        elif isinstance(message, ClosedManagers):
             self._keeper.retired(message.manager_ids)
         else:
             self._keeper.look_now()
 
     def remove_all(self) -> None:
         """Remove this manager's containers and volumes from the host."""
-        if not self._settings.keeps_host:
+        if not self._settings.monitors_host:
             return
         engine = self._connect()
         with suppress(EngineError):  # the next start sweeps what is left
@@ -122,7 +133,7 @@ class Waiter:
                 with suppress(EngineError):
                     engine.remove_volume(volume.name)
 
-    def enlist(self, name: str, watch: Watch) -> None:
+    def enlist(self, name: str, watch: ContainerMonitor) -> None:
         """This container is watched here."""
         with self._lock:
             self._watches[name] = watch
@@ -138,17 +149,17 @@ class Waiter:
         if watch is not None:  # else it has ended, and its report is on its way
             watch.kill()
 
-    def _show(self, asked: Show) -> None:
+    def _show(self, asked: FetchOutput) -> None:
         with self._lock:
             watch = self._watches.get(asked.container_name)
         if watch is not None:  # else its report, with all that it printed, is on its way
             watch.show(asked)
 
-    def _begin(self, job: WatchMessage) -> None:
+    def _begin(self, job: MonitorContainer) -> None:
         """Known before its thread starts, so that a kill that comes next finds it."""
         engine, students = self._connect(), self._students(job)
         lost_s = self._settings.host_lost_timeout_s
-        watch = Watch(job, engine, host_lost_timeout_s=lost_s, send=self._send, talk=students)
+        watch = ContainerMonitor(job, engine, host_lost_timeout_s=lost_s, send=self._send, talk=students)
         if students is not None:
             students.of(watch)
         self.enlist(job.container_name, watch)
@@ -159,14 +170,14 @@ class Waiter:
             engine.close()
             raise
 
-    def _give_up(self, job: WatchMessage, error: Exception) -> None:
+    def _give_up(self, job: MonitorContainer, error: Exception) -> None:
         """It was never watched, so nobody has given it to its container, but perhaps an earlier waiter."""
         self.strike(job.container_name)
         trouble = f"it cannot be watched: {type(error).__name__}: {error}"
         facts = RunFacts(began=job.taken_over, untouched=not job.taken_over, trouble=trouble)
-        self._send(Ended(job_id=job.job_id, container_name=job.container_name, facts=facts))
+        self._send(RunEnded(job_id=job.job_id, container_name=job.container_name, facts=facts))
 
-    def _watch(self, job: WatchMessage, watch: Watch, engine: Engine, students: Students | None) -> None:
+    def _watch(self, job: MonitorContainer, watch: ContainerMonitor, engine: Engine, students: Students | None) -> None:
         try:
             facts = watch.run()
         except Exception as error:  # noqa: BLE001 - the loop's edge: a bug here must not cost the job its result
@@ -177,9 +188,9 @@ class Waiter:
             if students is not None:
                 students.close()
             self.strike(job.container_name)
-        self._send(Ended(job_id=job.job_id, container_name=job.container_name, facts=facts))
+        self._send(RunEnded(job_id=job.job_id, container_name=job.container_name, facts=facts))
 
-    def _students(self, job: WatchMessage) -> Students | None:
+    def _students(self, job: MonitorContainer) -> Students | None:
         if job.grading is None:
             return None
         lost_s = self._settings.host_lost_timeout_s
@@ -190,7 +201,7 @@ class Waiter:
 
     def _beat(self) -> None:
         while not self._stopping.wait(_HEARTBEAT_S):
-            self._send(Alive())
+            self._send(Heartbeat())
 
     def _reconcile(self) -> None:
         """Compare what we watch with what the engine has, again and again."""
@@ -218,6 +229,6 @@ class Waiter:
         others = {id_ for id_, state in found.items() if state.labels.get(STUDENT_LABEL) in names}  # they end with their job
         unknown = found.keys() - watched.keys() - others
         seen_twice = unknown & unknown_before
-        if seen_twice and self._settings.keeps_host:
-            self._send(Strays(names=tuple(sorted(found[id_].name for id_ in seen_twice))))
+        if seen_twice and self._settings.monitors_host:
+            self._send(UnknownContainers(names=tuple(sorted(found[id_].name for id_ in seen_twice))))
         return unknown

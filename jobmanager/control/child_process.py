@@ -18,7 +18,7 @@ from types import FunctionType
 from typing import Any, Union
 
 from jobmanager.control.log_thread import hand_on, logger
-from jobmanager.ipc.messages import LogLine
+from jobmanager.ipc.messages import LogMessage
 from jobmanager.ipc.process import end_process, start_process
 
 _log = logger(__name__)
@@ -123,7 +123,7 @@ class Child:
         except Exception:  # noqa: BLE001 - the loop's edge: it costs this message; a job's report is missed when it is overdue
             _log.exception("a message of child %d of %d bytes cannot be read", self.pid, len(data))
             return
-        if isinstance(message, LogLine):
+        if isinstance(message, LogMessage):
             hand_on(message.record)
         elif isinstance(message, str):
             self._last_words = message

@@ -28,29 +28,29 @@ from jobmanager.events import EnvironmentsChanged, HostDown, HostUp, JobDeleted,
 from jobmanager.grading.bundle import grader_command, runner_command
 from jobmanager.hooks import HookManager
 from jobmanager.ipc.messages import (
-    Alive,
-    Began,
-    Delete,
-    Deleted,
-    DeleteFailed,
-    DoorOpen,
-    Ended,
-    Grading,
-    HostAnswers,
-    HostCannot,
-    HostSilent,
+    ContainerRemoved,
+    ContainerStarted,
+    GradingSettings,
+    Heartbeat,
+    HostReachable,
+    HostUnreachable,
+    LimitReached,
+    MonitorAcknowledged,
+    MonitorContainer,
+    OutputChunk,
     PoolReply,
-    Printed,
-    Refused,
-    Stops,
-    Strays,
-    Submit,
-    Submitted,
-    Taken,
+    ProgramStarted,
+    RemovalFailed,
+    RemoveContainer,
+    RunEnded,
+    SSHReady,
+    StartContainer,
+    StartFailed,
+    StartRefused,
     TunnelBroken,
     TunnelOpen,
+    UnknownContainers,
 )
-from jobmanager.ipc.messages import Watch as WatchMessage
 from jobmanager.live_output.fan_out import LiveOutputs
 from jobmanager.live_output.reader import LiveOutput
 from jobmanager.model.container import ContainerSpec, Door, Image
@@ -155,16 +155,16 @@ class Loop:
         self._owner = Owner.this_process()
         self._thread = threading.Thread(target=self._turn_until_closed, name="jobmanager-loop", daemon=True)
         self._hearing: Mapping[type[Any], Callable[[str, Any], None]] = {
-            Alive: lambda *_: None,
-            Taken: lambda _, said: self._waiters.taken(said.container_name),
-            Began: lambda _, said: self._ledger.began(said.container_name),
-            DoorOpen: lambda _, said: self._ledger.door_open(said.container_name, said.port),
-            Stops: lambda _, said: self._ledger.stops(said.container_name, said.stopped),
-            Printed: lambda _, said: self._live_outputs.printed(said),
-            Ended: self._ended,
-            HostAnswers: self._host_answers,
-            HostSilent: self._host_silent,
-            Strays: lambda host, said: self._ledger.strays(host, said.names),
+            Heartbeat: lambda *_: None,
+            MonitorAcknowledged: lambda _, said: self._waiters.taken(said.container_name),
+            ProgramStarted: lambda _, said: self._ledger.began(said.container_name),
+            SSHReady: lambda _, said: self._ledger.door_open(said.container_name, said.port),
+            LimitReached: lambda _, said: self._ledger.stops(said.container_name, said.stopped),
+            OutputChunk: lambda _, said: self._live_outputs.printed(said),
+            RunEnded: self._ended,
+            HostReachable: self._host_answers,
+            HostUnreachable: self._host_silent,
+            UnknownContainers: lambda host, said: self._ledger.strays(host, said.names),
             TunnelOpen: lambda host, _: self._waiters.look(host),
             TunnelBroken: self._host_silent,
         }
@@ -266,7 +266,7 @@ class Loop:
             _log.exception("%s could not be carried out", type(order).__name__)
             said = f"{type(error).__name__}: {error}"
             if isinstance(order, SubmitJob):
-                self._ledger.submitted(order.container, Refused(reason=said))
+                self._ledger.submitted(order.container, StartRefused(reason=said))
             elif isinstance(order, WatchJob):
                 self._ledger.ended(order.container, RunFacts(began=True, trouble=said))
 
@@ -289,27 +289,27 @@ class Loop:
         elif (lost := self._waiters.gone(child, why)) is not None:
             self._ledger.waiter_died(lost.containers, over=lost.over)
             if not lost.has_spoken:
-                self._host_silent(lost.host, HostSilent(reason=f"the process that was to look at it died at once: {why}"))
+                self._host_silent(lost.host, HostUnreachable(reason=f"the process that was to look at it died at once: {why}"))
         else:
             self._tunnels.gone(child)
 
     def _unsent(self, child: Child, message: Any, reason: str) -> None:
         """A child cannot be told this; it lives on."""
-        if isinstance(message, Submit) and child in self._pool:
-            self._pool_replied(self._pool.replied(child), Refused(reason=reason))
-        elif isinstance(message, Delete) and child in self._pool:
-            self._pool_replied(self._pool.replied(child), DeleteFailed(reason=reason))
-        elif isinstance(message, WatchMessage):
+        if isinstance(message, StartContainer) and child in self._pool:
+            self._pool_replied(self._pool.replied(child), StartRefused(reason=reason))
+        elif isinstance(message, RemoveContainer) and child in self._pool:
+            self._pool_replied(self._pool.replied(child), RemovalFailed(reason=reason))
+        elif isinstance(message, MonitorContainer):
             self._waiters.ended(message.container_name)
             self._ledger.ended(message.container_name, RunFacts(began=message.taken_over, trouble=reason))
 
     def _pool_replied(self, ticket: Ticket, reply: PoolReply | None, why: str = "") -> None:
-        if isinstance(ticket.request, Submit):
-            assert reply is None or isinstance(reply, (Submitted, HostCannot, Refused))
+        if isinstance(ticket.request, StartContainer):
+            assert reply is None or isinstance(reply, (ContainerStarted, StartFailed, StartRefused))
             self._ledger.submitted(ticket.container, reply, why=why)
-        elif isinstance(reply, Deleted):
+        elif isinstance(reply, ContainerRemoved):
             self._deleted(ticket)
-        elif isinstance(reply, DeleteFailed):
+        elif isinstance(reply, RemovalFailed):
             _log.debug("container %s is not removed yet: %s", ticket.container, reply)
             self._ledger.delete_failed(ticket.container, only_volume_left=reply.only_volume_left)
         else:
@@ -321,11 +321,11 @@ class Loop:
         if job_id:
             self._hooks.fire(JobDeleted(at_s=time.time(), job_id=job_id, host=ticket.host))
 
-    def _ended(self, _: str, said: Ended) -> None:
+    def _ended(self, _: str, said: RunEnded) -> None:
         self._waiters.ended(said.container_name)
         self._ledger.ended(said.container_name, said.facts)
 
-    def _host_answers(self, host: str, said: HostAnswers) -> None:
+    def _host_answers(self, host: str, said: HostReachable) -> None:
         self._cores[host] = said.info.cores
         was_down = self._ledger.host_answers(host, said.info, said.images)
         if was_down:
@@ -338,7 +338,7 @@ class Loop:
             self._compare_environments()
             self._compare_versions()
 
-    def _host_silent(self, host: str, said: HostSilent | TunnelBroken) -> None:
+    def _host_silent(self, host: str, said: HostUnreachable | TunnelBroken) -> None:
         reason = self._tunnels.why_silent(host, said.reason)
         if reason is not None:
             self._ledger.host_silent(host, reason)
@@ -390,7 +390,7 @@ class Loop:
             shares=request.task.grader is not None,
             door=self._door(request, order.host),
         )
-        submit = Submit(address=self._addresses[order.host], container=container, timeout_s=self._engine_timeout_s)
+        submit = StartContainer(address=self._addresses[order.host], container=container, timeout_s=self._engine_timeout_s)
         self._pool.put(Ticket(host=order.host, container=order.container, request=submit))
         self._hooks.fire(JobPlaced(at_s=time.time(), job_id=request.job_id, host=order.host))
 
@@ -401,7 +401,7 @@ class Loop:
 
     def _watch(self, order: WatchJob) -> None:
         request = order.request
-        job = WatchMessage(
+        job = MonitorContainer(
             job_id=request.job_id,
             container_id=order.container_id,
             container_name=order.container,
@@ -442,11 +442,11 @@ class Loop:
         if order.delay_s:
             self._do_later(order.delay_s, replace(order, delay_s=0.0))
             return
-        delete = Delete(
+        delete = RemoveContainer(
             address=self._addresses[order.host],
             name=order.container,
             manager_id=self._manager_id,
-            made=order.made,
+            is_ours=order.made,
             timeout_s=self._engine_timeout_s,
         )
         self._pool.put(Ticket(host=order.host, container=order.container, request=delete))
@@ -475,11 +475,11 @@ def _guarded(step: Callable[..., None], *arguments: object) -> None:
         _log.exception("the manager's loop met an error and goes on")
 
 
-def _why_hung(unanswered: Unanswered) -> HostCannot | None:
+def _why_hung(unanswered: Unanswered) -> StartFailed | None:
     """A submitter that had to be ended is its engine's doing: another host may be quicker. None for any other death."""
-    if not unanswered.hung or not isinstance(unanswered.ticket.request, Submit):
+    if not unanswered.hung or not isinstance(unanswered.ticket.request, StartContainer):
         return None
-    return HostCannot(reason="its engine let the submitter wait for too long", unreachable=True)
+    return StartFailed(reason="its engine let the submitter wait for too long", unreachable=True)
 
 
 def _told(image: Image) -> str:
@@ -495,7 +495,7 @@ def _command(order: WatchJob) -> str | tuple[str, ...]:
     return task.command if task.command is not None else order.image_command  # type: ignore[return-value]
 
 
-def _session(job: WatchMessage, grader: Grader | None) -> WatchMessage:
+def _session(job: MonitorContainer, grader: Grader | None) -> MonitorContainer:
     """The job with an SSH server in the place of its program: a grader, or the task's command."""
     if grader is None:
         return debug_session.session(job)
@@ -503,11 +503,11 @@ def _session(job: WatchMessage, grader: Grader | None) -> WatchMessage:
     return replace(session, command=runner_command(session.command))
 
 
-def _grading(order: WatchJob) -> Grading | None:
+def _grading(order: WatchJob) -> GradingSettings | None:
     task = order.request.task
     if task.grader is None:
         return None
-    return Grading(
+    return GradingSettings(
         images=order.images,
         cpu_time_s=task.grader.students_cpu_time_s(task.limits),
         memory_mib=task.grader.students_memory_mib(task.limits),

@@ -9,8 +9,15 @@ from dataclasses import dataclass, field
 from jobmanager.control.child_process import Child, Listen
 from jobmanager.control.log_thread import logger
 from jobmanager.engine.labels import retired
-from jobmanager.ipc.messages import Kill, LookNow, Retired, Show, Stop, WaiterSettings
-from jobmanager.ipc.messages import Watch as WatchMessage
+from jobmanager.ipc.messages import (
+    CheckHostNow,
+    ClosedManagers,
+    FetchOutput,
+    KillContainer,
+    MonitorContainer,
+    Shutdown,
+    WaiterSettings,
+)
 from jobmanager.model.host import Address, DockerHost
 
 _log = logger(__name__)
@@ -90,15 +97,15 @@ class Waiters:
                     WaiterSettings(
                         address=addresses[host.name],
                         manager_id=self._manager_id,
-                        keeps_host=number == 0,
+                        monitors_host=number == 0,
                         engine_timeout_s=self._engine_timeout_s,
                         host_lost_timeout_s=self._host_lost_timeout_s,
-                        look_interval_s=_LOOK_INTERVAL_S,
+                        host_check_interval_s=_LOOK_INTERVAL_S,
                         reconcile_interval_s=_RECONCILE_INTERVAL_S,
                     )
                 )
 
-    def watch(self, host: str, job: WatchMessage) -> bool:
+    def watch(self, host: str, job: MonitorContainer) -> bool:
         """Put a job on the wait queue of the host's least busy waiter; False while the host has none."""
         waiters = [waiter for waiter in self._waiters.values() if waiter.host == host]
         if not waiters:
@@ -113,9 +120,9 @@ class Waiters:
         """Have a container killed."""
         for waiter in self._waiters.values():
             if container in waiter.containers:
-                waiter.child.send(Kill(container_name=container))
+                waiter.child.send(KillContainer(container_name=container))
 
-    def show(self, asked: Show) -> None:
+    def show(self, asked: FetchOutput) -> None:
         """Ask for a container's output; one that nobody watches is asked for again when somebody does."""
         for waiter in self._waiters.values():
             if asked.container_name in waiter.containers:
@@ -124,8 +131,8 @@ class Waiters:
     def look(self, host: str) -> None:
         """Have a host looked at now."""
         for waiter in self._waiters.values():
-            if waiter.host == host and waiter.settings.keeps_host:
-                waiter.child.send(LookNow())
+            if waiter.host == host and waiter.settings.monitors_host:
+                waiter.child.send(CheckHostNow())
 
     def heard(self, child: Child) -> str | None:
         """A waiter has said something: it lives. Returns its host; None when it has been given up already."""
@@ -182,9 +189,9 @@ class Waiters:
     def _tell_of_the_retired(self) -> None:
         now_retired = retired()
         for waiter in self._waiters.values():
-            if waiter.settings.keeps_host and waiter.knows_retired != now_retired:
+            if waiter.settings.monitors_host and waiter.knows_retired != now_retired:
                 waiter.knows_retired = now_retired
-                waiter.child.send(Retired(manager_ids=now_retired))
+                waiter.child.send(ClosedManagers(manager_ids=now_retired))
 
     def _start_one(self, settings: WaiterSettings) -> None:
         now = self._clock()
@@ -202,7 +209,7 @@ class Waiters:
 def farewell(children: Sequence[Child]) -> None:
     """Tell children to leave, all at once, then see each of them out; what hangs is killed."""
     for child in children:
-        child.send(Stop())
+        child.send(Shutdown())
     until = time.monotonic() + _FAREWELL_S
     for child in children:
         child.end(max(_LEAST_FAREWELL_S, until - time.monotonic()))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from jobmanager.control.child_process import Child, Listen
 from jobmanager.control.log_thread import logger
-from jobmanager.ipc.messages import PoolRequest, Stop, Submit
+from jobmanager.ipc.messages import PoolRequest, Shutdown, StartContainer
 
 _log = logger(__name__)
 
@@ -50,7 +50,7 @@ class _Work:
     @property
     def patience_s(self) -> float:
         request = self.ticket.request
-        return _PULL_S if isinstance(request, Submit) and request.address.pull == "missing" else _CALLS * request.timeout_s
+        return _PULL_S if isinstance(request, StartContainer) and request.address.pull == "missing" else _CALLS * request.timeout_s
 
 
 class ProcessPool:
@@ -111,7 +111,7 @@ class ProcessPool:
             self._idle.append(worker)
         else:  # a stand-in that is no longer needed
             self._leaving.add(worker)
-            worker.send(Stop())
+            worker.send(Shutdown())
         return ticket
 
     def died(self, worker: Child) -> Unanswered | None:

@@ -1,4 +1,4 @@
-"""What the processes of one manager say to each other."""
+"""The messages between the processes of one manager."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from jobmanager.model.limits import Limits
 from jobmanager.model.network import Network
 from jobmanager.results.facts import RunFacts, Stopped
 
-# ---- to a worker of the process pool, and back
+# ---- to a pool worker, and its replies
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Submit:
-    """Make sure that this container exists and runs."""
+class StartContainer:
+    """Create and start this container, as far as an earlier try has not done so."""
 
     address: Address
     container: ContainerSpec
@@ -26,56 +26,56 @@ class Submit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Delete:
-    """Make sure that this container and its volume are gone, if it is this manager's."""
+class RemoveContainer:
+    """Remove this container and its volume, if they are this manager's."""
 
     address: Address
     name: str
     manager_id: str
-    made: bool = False  # it is known to be this manager's
+    is_ours: bool = False  # the container is known to be this manager's
     timeout_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Submitted:
+class ContainerStarted:
     """The container runs and waits for its job."""
 
     container_id: str
-    image_command: tuple[str, ...]  # for a task that names none
-    took_s: float
+    image_command: tuple[str, ...]  # for a task without a command
+    duration_s: float  # of creating and starting it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HostCannot:
-    """This host cannot, another one may: its image is gone, or the engine cannot be reached."""
+class StartFailed:
+    """This host could not start the container; another host may."""
 
     reason: str
-    unreachable: bool
-    image_gone: bool = False
+    unreachable: bool  # the engine
+    image_missing: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Refused:
-    """No second try would help."""
+class StartRefused:
+    """No host can start the container."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Deleted:
-    """Nothing of that name is left."""
+class ContainerRemoved:
+    """No container and no volume of that name is left."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeleteFailed:
-    """Try again later."""
+class RemovalFailed:
+    """The container could not be removed now; a later try may succeed."""
 
     reason: str
-    only_volume_left: bool = False  # its container is gone
+    only_volume_left: bool = False  # the container is gone
 
 
-PoolRequest = Union[Submit, Delete]
-PoolReply = Union[Submitted, HostCannot, Refused, Deleted, DeleteFailed]
+PoolRequest = Union[StartContainer, RemoveContainer]
+PoolReply = Union[ContainerStarted, StartFailed, StartRefused, ContainerRemoved, RemovalFailed]
 
 
 # ---- to a waiter
@@ -83,31 +83,31 @@ PoolReply = Union[Submitted, HostCannot, Refused, Deleted, DeleteFailed]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaiterSettings:
-    """The first thing that a waiter is told."""
+    """The first message to a waiter."""
 
     address: Address
     manager_id: str
-    keeps_host: bool  # one waiter of each host looks after the host itself
+    monitors_host: bool  # whether this waiter also checks the host itself: one waiter of each host does
     engine_timeout_s: float
     host_lost_timeout_s: float
-    look_interval_s: float  # between looks at a host that is up
-    reconcile_interval_s: float  # between lists of our containers
+    host_check_interval_s: float  # between two checks of a host that is up
+    reconcile_interval_s: float  # between two lists of our containers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Grading:
-    """What a grading job may have of student containers."""
+class GradingSettings:
+    """The student containers that a grading job may have."""
 
-    images: Mapping[str, str]  # by environment; "" is its own
-    cpu_time_s: float  # of all of them
+    images: Mapping[str, str]  # by environment; "" is the grading container's own
+    cpu_time_s: float  # of all student containers together
     memory_mib: int
     network: Network | str
     most_students: int  # at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Watch:
-    """A container that runs: give it its job (unless an earlier waiter did), and report its end."""
+class MonitorContainer:
+    """Send the job to this running container, unless an earlier waiter did, and report the end."""
 
     job_id: str
     container_id: str
@@ -116,29 +116,29 @@ class Watch:
     command: str | tuple[str, ...]
     env: Mapping[str, str]
     files: Mapping[str, bytes] = field(repr=False)
-    stdin: bytes | None = field(repr=False)  # None: the container's own, by which somebody talks to it
+    stdin: bytes | None = field(repr=False)  # None: standard input stays open for further messages
     limits: Limits
     collect: tuple[str, ...]
-    executables: frozenset[str] = frozenset()  # names of files that may be run although they do not look like it
+    executables: frozenset[str] = frozenset()  # names of files that are made executable whatever their content
     workspace: str = WORKSPACE
-    grading: Grading | None = None
-    has_door: bool = False  # of ``debug="ssh"``: its SSH server says when it takes connections
-    engine_id: str = ""  # of the engine that has the container; empty where nothing tells
-    taken_over: bool = False  # an earlier waiter had it
-    elapsed_s: float = 0.0  # how long it has been running by then
-    stopped: Stopped | None = None  # what that waiter was about to stop it for
+    grading: GradingSettings | None = None
+    with_ssh: bool = False  # ``debug="ssh"``: the container's SSH server reports when it accepts connections
+    engine_id: str = ""  # of the engine that has the container; empty where unknown
+    taken_over: bool = False  # from an earlier waiter
+    elapsed_s: float = 0.0  # how long the container has run already
+    stopped: Stopped | None = None  # the limit for which that waiter was about to stop it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kill:
-    """End this container; its report comes as for any other end."""
+class KillContainer:
+    """Kill this container. ``RunEnded`` follows, as after any other end."""
 
     container_name: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Show:
-    """Say what this container has printed past so many bytes of each stream: once, as soon as there is something."""
+class FetchOutput:
+    """Send what this container has printed past these offsets: once, as soon as there is something."""
 
     container_name: str
     stdout_from: int
@@ -146,81 +146,81 @@ class Show:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LookNow:
-    """The host is suspected to be down, or its images to have changed: look at once."""
+class CheckHostNow:
+    """Check the host now: it may be down, or its images may have changed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Retired:
-    """All managers of this process that have closed: what they left is nobody's."""
+class ClosedManagers:
+    """The managers of the caller's process that have closed: what they left can be removed."""
 
     manager_ids: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stop:
-    """Leave."""
+class Shutdown:
+    """End this child process."""
 
 
 # ---- from a waiter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Alive:
-    """A waiter's heartbeat."""
+class Heartbeat:
+    """The waiter is alive."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Taken:
-    """A waiter has read what it was told of this container, and lives."""
+class MonitorAcknowledged:
+    """The waiter has handled ``MonitorContainer`` for this container, and is alive."""
 
     container_name: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Began:
-    """The job was delivered."""
+class ProgramStarted:
+    """PID 1 has received the job and starts the program."""
 
     container_name: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DoorOpen:
-    """The SSH server of a debugged job takes connections."""
+class SSHReady:
+    """The SSH server of a debug session accepts connections."""
 
     container_name: str
     port: int  # on the host
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stops:
-    """A limit was reached, and its container is about to be stopped: a waiter that takes over has to know who did it."""
+class LimitReached:
+    """The container is about to be stopped for a limit. A waiter that takes over has to know this."""
 
     container_name: str
     stopped: Stopped
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """Some of what a container printed."""
+class StreamPiece:
+    """A part of one stream of a container."""
 
     stderr: bool
-    at: int  # bytes of the same stream that come before it
+    offset: int  # bytes of the same stream before it
     data: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Printed:
-    """The answer to Show."""
+class OutputChunk:
+    """The answer to ``FetchOutput``."""
 
     job_id: str
     container_name: str
-    pieces: tuple[Piece, ...]  # as they came, as far as that is remembered
+    pieces: tuple[StreamPiece, ...]  # in the order of their arrival, as far as it is known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
-    """A job's run is over."""
+class RunEnded:
+    """A run has ended."""
 
     job_id: str
     container_name: str
@@ -228,30 +228,30 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Strays:
-    """Containers with this manager's label that this waiter was never told about."""
+class UnknownContainers:
+    """Containers with this manager's label that this waiter does not monitor."""
 
     names: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HostAnswers:
-    """The host is up."""
+class HostReachable:
+    """The host's engine answers."""
 
     info: EngineInfo
     images: tuple[Image, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HostSilent:
-    """The host is down."""
+class HostUnreachable:
+    """The host's engine does not answer."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TunnelSettings:
-    """The first thing that a tunnel's keeper is told."""
+    """The first message to a tunnel process."""
 
     url: str  # ssh://...
     socket: str  # the local end
@@ -260,18 +260,18 @@ class TunnelSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TunnelOpen:
-    """A tunnel's keeper: its local end takes connections."""
+    """The tunnel's local end accepts connections."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TunnelBroken:
-    """A tunnel's keeper: its ssh has ended; the next one is started after a while."""
+    """The tunnel's ssh has ended; the next one starts after a pause."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LogLine:
-    """A child's log record on its way to the caller's handlers."""
+class LogMessage:
+    """A child's log record for the caller's log handlers."""
 
     record: logging.LogRecord

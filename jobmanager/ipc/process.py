@@ -30,7 +30,7 @@ from typing import Any
 
 from jobmanager.errors import NotSupported
 from jobmanager.ipc.boot import said_of
-from jobmanager.ipc.messages import LogLine
+from jobmanager.ipc.messages import LogMessage
 
 _BOOT = (  # imports nothing before the path is ours: `-c` puts the current folder first, whatever lies there
     "import sys; sys.path[:] = [place for place in sys.path if place];"
@@ -209,7 +209,7 @@ class _PipeHandler(logging.Handler):
             if record.exc_info:
                 record.exc_text = logging.Formatter().formatException(record.exc_info)
                 record.exc_info = None
-            self.send(LogLine(record=record))
+            self.send(LogMessage(record=record))
 
     def flush(self) -> None:
         self._flush()

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from jobmanager.ipc.messages import Show
+from jobmanager.ipc.messages import FetchOutput
 from jobmanager.results.facts import RunFacts
 
 _MOST_AT_ONCE = 65536  # bytes of one record
@@ -92,9 +92,9 @@ class Channel:
         self._container = container
         return [self._start_again()] if is_another_run else []
 
-    def next_question(self) -> Show:
+    def next_question(self) -> FetchOutput:
         """What is to be asked of its waiter."""
-        return Show(container_name=self._container, stdout_from=self._shown[False], stderr_from=self._shown[True])
+        return FetchOutput(container_name=self._container, stdout_from=self._shown[False], stderr_from=self._shown[True])
 
     def add(self, container: str, stderr: bool, at: int, data: bytes) -> list[Output]:
         """Bytes of a stream of this container, the first of which is its byte ``at``; those that are known count once."""

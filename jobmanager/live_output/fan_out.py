@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from jobmanager.errors import UnknownJob
 from jobmanager.events import JobOutput
 from jobmanager.hooks import HookManager
-from jobmanager.ipc.messages import Printed, Show
+from jobmanager.ipc.messages import FetchOutput, OutputChunk
 from jobmanager.live_output.buffer import Channel, Output
 from jobmanager.live_output.reader import LiveOutput
 from jobmanager.results.facts import RunFacts
@@ -28,7 +28,7 @@ class LiveOutputs:
         hooks: HookManager,
         *,
         run_of: Callable[[str], RunOfJob | None],
-        ask: Callable[[Show], None],
+        ask: Callable[[FetchOutput], None],
         followed: Callable[[str], None],
     ) -> None:
         """``run_of`` is the ledger's, ``ask`` reaches the waiters, ``followed`` has the loop call ``ask_for``."""
@@ -69,7 +69,7 @@ class LiveOutputs:
             self._tell(channel, channel.runs_in(container))
             self._ask(channel.next_question())
 
-    def printed(self, said: Printed) -> None:
+    def printed(self, said: OutputChunk) -> None:
         """A waiter's answer. It is asked for more, if anybody still wants to know."""
         with self._lock:
             channel = self._wanted(said.job_id)
@@ -78,7 +78,7 @@ class LiveOutputs:
         news = [
             output
             for piece in said.pieces
-            for output in channel.add(said.container_name, piece.stderr, piece.at, piece.data)
+            for output in channel.add(said.container_name, piece.stderr, piece.offset, piece.data)
         ]
         self._tell(channel, news)
         if news:  # else it answers an old question, and the next one is on its way

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from jobmanager.errors import Closed, DuplicateJob, QueueFull
-from jobmanager.ipc.messages import HostCannot, Refused, Submitted
+from jobmanager.ipc.messages import ContainerStarted, StartFailed, StartRefused
 from jobmanager.model.client import HostInfo, QueueInfo, RunningJob, SSHCallback, WaitingJob
 from jobmanager.model.container import SSH_USER, EngineInfo, Image
 from jobmanager.model.host import DockerHost
@@ -278,26 +278,26 @@ class Ledger:
             self._orders.clear()
             return orders
 
-    def submitted(self, container: str, reply: Submitted | HostCannot | Refused | None, *, why: str = "") -> None:
+    def submitted(self, container: str, reply: ContainerStarted | StartFailed | StartRefused | None, *, why: str = "") -> None:
         """A submitter's word; None when it died, and why."""
         with self._lock:
             held = self._containers[container]
-            held.made = held.made or isinstance(reply, Submitted)
+            held.made = held.made or isinstance(reply, ContainerStarted)
             job = self._job_of(container)
-            if isinstance(reply, HostCannot) and reply.unreachable:
+            if isinstance(reply, StartFailed) and reply.unreachable:
                 self._broke_off(held.host, reply.reason)
-            elif isinstance(reply, Submitted):
+            elif isinstance(reply, ContainerStarted):
                 self._hosts[held.host].started_one()
             if job is None:
                 self._containers.delete(container)
                 return
-            if isinstance(reply, Submitted):
+            if isinstance(reply, ContainerStarted):
                 job.container_id, job.image_command = reply.container_id, reply.image_command
-                job.timings["start"] = round(reply.took_s, 4)
+                job.timings["start"] = round(reply.duration_s, 4)
                 self._happen(job, Happening.CONTAINER_RUNS)
-            elif isinstance(reply, HostCannot):
+            elif isinstance(reply, StartFailed):
                 self._host_cannot(job, held.host, reply)
-            elif isinstance(reply, Refused):
+            elif isinstance(reply, StartRefused):
                 job.say_crash("start_refused", f"host {held.host} could not start it: {reply.reason}", "the engine's answer")
                 self._happen(job, Happening.START_REFUSED)
             else:
@@ -475,7 +475,7 @@ class Ledger:
         assert job.host is not None
         image = self._hosts[job.host].image(job.request.task.environment)
         if image is None:
-            self._host_cannot(job, job.host, HostCannot(reason="its image is gone", unreachable=False))
+            self._host_cannot(job, job.host, StartFailed(reason="its image is gone", unreachable=False))
             return
         job.image = image
         self._orders.append(SubmitJob(host=job.host, container=job.container, image=image, request=job.request))
@@ -545,13 +545,13 @@ class Ledger:
             )
         )
 
-    def _host_cannot(self, job: JobRecord, host: str, reply: HostCannot) -> None:
+    def _host_cannot(self, job: JobRecord, host: str, reply: StartFailed) -> None:
         job.trouble = [*job.trouble[-2:], f"{host}: {reply.reason}"]
         if reply.unreachable:  # it is passed over until it answers again
             job.times_unreachable += 1
         else:
             job.failures += 1
-            if not (reply.image_gone and self._hosts[host].forget_image(job.image)):
+            if not (reply.image_missing and self._hosts[host].forget_image(job.image)):
                 job.needs = replace(job.needs, excluded=job.needs.excluded | {host})
             self._orders.append(LookAtHost(host=host))
         self._happen(job, Happening.HOST_CANNOT)

@@ -19,7 +19,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 
-from jobmanager.ipc.messages import Watch
+from jobmanager.ipc.messages import MonitorContainer
 from jobmanager.model.container import SSH_USER, Door
 from jobmanager.model.grader import Grader
 from jobmanager.model.limits import Limits
@@ -152,7 +152,7 @@ def door(password: str, *, workspace: str, loopback_only: bool) -> Door:
     return Door(port=PORT, loopback_only=loopback_only, accounts=accounts.encode())
 
 
-def session(job: Watch) -> Watch:
+def session(job: MonitorContainer) -> MonitorContainer:
     """The job with the SSH server in the place of its command, which becomes a script beside it."""
     words = ("sh", "-c", job.command) if isinstance(job.command, str) else job.command
     stdin = "/dev/null" if job.stdin is None else ".jobmanager/stdin"
@@ -161,7 +161,7 @@ def session(job: Watch) -> Watch:
     known = {"WORKSPACE_PATH": job.workspace, "TOKEN": job.token, "GRACE_S": str(_GRACE_S)}
     filled = {name: _filled(text, known).encode() for name, text in brought.items()}
     files = {**job.files, **filled, _RUN: run.encode()}
-    return replace(job, command=("sh", f"{_FOLDER}/serve"), files=files, has_door=True)
+    return replace(job, command=("sh", f"{_FOLDER}/serve"), files=files, with_ssh=True)
 
 
 def _filled(text: str, known: Mapping[str, str]) -> str:

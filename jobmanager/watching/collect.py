@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
 from jobmanager.engine.protocol import Engine, EngineError, Unreachable
-from jobmanager.ipc.messages import Watch
+from jobmanager.ipc.messages import MonitorContainer
 from jobmanager.model.container import WORKSPACE
 from jobmanager.model.limits import Limits
 from jobmanager.watching.inspector import Looks
@@ -80,7 +80,7 @@ def collected(
     return Collected(archive=packed.getvalue() if has_some else None, trouble=trouble, passed_over=taking.passed_over())
 
 
-def collected_of(job: Watch, engine: Engine, looks: Looks) -> Collected:
+def collected_of(job: MonitorContainer, engine: Engine, looks: Looks) -> Collected:
     """The same for a job whose container is there; an engine that is away is waited for."""
     tries = 0
     while True:

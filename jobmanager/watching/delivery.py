@@ -9,7 +9,7 @@ from jobmanager.engine.pid1 import payload
 from jobmanager.engine.protocol import Engine, EngineError, StdinLink
 from jobmanager.grading.bundle import LINK_TOKEN_FILE, bundle
 from jobmanager.grading.link import FromRunner, link_token
-from jobmanager.ipc.messages import Watch
+from jobmanager.ipc.messages import MonitorContainer
 
 _FEED_S = 60.0
 
@@ -39,7 +39,7 @@ class Talk(Protocol):
 
 
 def deliver(
-    engine: Engine, job: Watch, talk: Talk | None, still_takes_it: Callable[[], bool], *, started_at_s: float = 0.0
+    engine: Engine, job: MonitorContainer, talk: Talk | None, still_takes_it: Callable[[], bool], *, started_at_s: float = 0.0
 ) -> None:
     """Write a job to its container; raises Unreachable and NotRunning. Where nobody talks, standard input ends with it.
 
@@ -57,7 +57,7 @@ def deliver(
     talk.opened(link)
 
 
-def _packed(job: Watch, started_at_s: float) -> bytes:
+def _packed(job: MonitorContainer, started_at_s: float) -> bytes:
     files = dict(job.files)
     if job.grading is not None:
         files.update(bundle())

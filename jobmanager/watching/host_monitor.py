@@ -16,7 +16,7 @@ import psutil
 from jobmanager.engine.connect import connect
 from jobmanager.engine.orphans import Removal, remove_leftovers, survey
 from jobmanager.engine.protocol import Engine, EngineError
-from jobmanager.ipc.messages import HostAnswers, HostSilent, WaiterSettings
+from jobmanager.ipc.messages import HostReachable, HostUnreachable, WaiterSettings
 from jobmanager.model.container import EngineInfo
 from jobmanager.model.host import Address
 
@@ -60,7 +60,7 @@ class HostKeeper:
             failures = 0 if self._look() else failures + 1
             if not failures and time.monotonic() >= self._next_sweep and not self._sweeping.locked():
                 self._begin_to_sweep()
-            wait_s = _BACK_OFF_S[min(failures, len(_BACK_OFF_S)) - 1] if failures else self._settings.look_interval_s
+            wait_s = _BACK_OFF_S[min(failures, len(_BACK_OFF_S)) - 1] if failures else self._settings.host_check_interval_s
             self._wake.wait(wait_s)
 
     def _begin_to_sweep(self) -> None:
@@ -75,14 +75,14 @@ class HostKeeper:
         try:
             engine = connect(self._settings.address, timeout_s=min(_LOOK_TIMEOUT_S, self._settings.engine_timeout_s))
             info = _with_available_memory(engine.info(), self._settings.address)
-            self._send(HostAnswers(info=info, images=tuple(engine.images())))
+            self._send(HostReachable(info=info, images=tuple(engine.images())))
             return True
         except EngineError as error:
-            self._send(HostSilent(reason=str(error)))
+            self._send(HostUnreachable(reason=str(error)))
             return False
         except Exception as error:  # noqa: BLE001 - the loop's edge: an odd answer must not end the looking
             _log.exception("looking at host %s failed", self._settings.address.host)
-            self._send(HostSilent(reason=f"{type(error).__name__}: {error}"))
+            self._send(HostUnreachable(reason=f"{type(error).__name__}: {error}"))
             return False
         finally:
             if engine is not None:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 
 from jobmanager.engine.protocol import Engine, EngineError, NoSuchContainer, Unreachable
-from jobmanager.ipc.messages import Watch as WatchMessage
+from jobmanager.ipc.messages import MonitorContainer
 from jobmanager.model.container import ContainerState, Phase
 
 _log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ class Looks:
 
     def __init__(
         self,
-        job: WatchMessage,
+        job: MonitorContainer,
         engine: Engine,
         *,
         host_lost_timeout_s: float,

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 
 from jobmanager.engine.protocol import Engine, EngineError
-from jobmanager.ipc.messages import Watch
+from jobmanager.ipc.messages import MonitorContainer
 from jobmanager.results.facts import Limit, Stopped
 
 _log = logging.getLogger(__name__)
@@ -20,7 +20,7 @@ class Meter:
     """Reads the clocks of one watch, in its thread. A look at the CPU counter is due when it could have reached the limit."""
 
     def __init__(
-        self, job: Watch, engine: Engine, *, cpu_left_s: Callable[[float], float] | None, clock: Callable[[], float]
+        self, job: MonitorContainer, engine: Engine, *, cpu_left_s: Callable[[float], float] | None, clock: Callable[[], float]
     ) -> None:
         """``cpu_left_s``: of what the container has used, how much more it may; None: up to its limit."""
         self.cpu_time_s: float | None = None

@@ -27,8 +27,7 @@ from jobmanager.engine.protocol import (
     Unreachable,
 )
 from jobmanager.grading.link import link_token
-from jobmanager.ipc.messages import Began, DoorOpen, Printed, Show, Stops
-from jobmanager.ipc.messages import Watch as WatchMessage
+from jobmanager.ipc.messages import FetchOutput, LimitReached, MonitorContainer, OutputChunk, ProgramStarted, SSHReady
 from jobmanager.model.container import ContainerState, Phase
 from jobmanager.results.facts import EndMark, Limit, RunFacts, Stopped
 from jobmanager.watching.collect import Collected, collected_of
@@ -62,16 +61,16 @@ class _NotYetBegun(Exception):
     """The engine could not be reached before the job was given to the container: another host can have it at once."""
 
 
-class Watch:
+class ContainerMonitor:
     """Follows one container. ``run`` is called once, in a thread; ``kill`` and ``look`` from anywhere."""
 
     def __init__(
         self,
-        job: WatchMessage,
+        job: MonitorContainer,
         engine: Engine,
         *,
         host_lost_timeout_s: float,
-        send: Callable[[Began | DoorOpen | Stops | Printed], None],
+        send: Callable[[ProgramStarted | SSHReady | LimitReached | OutputChunk], None],
         on_output: Callable[[bool, bytes], None] | None = None,
         talk: Talk | None = None,
         cpu_left_s: Callable[[float], float] | None = None,
@@ -130,7 +129,7 @@ class Watch:
         """The container is said to have ended: look."""
         self._look_asked.set()
 
-    def show(self, asked: Show) -> None:
+    def show(self, asked: FetchOutput) -> None:
         """Somebody follows the job: say what it prints."""
         self._showing.ask(asked)
 
@@ -330,10 +329,10 @@ class Watch:
                 self._catching_up_until = 0.0
             if self._transcript.began and not self._told_began:
                 self._told_began = True
-                self._send(Began(container_name=self._job.container_name))
+                self._send(ProgramStarted(container_name=self._job.container_name))
                 if self._talk is not None:
                     self._talk.began()
-            if self._job.has_door and self._transcript.door_open and not self._told_door:
+            if self._job.with_ssh and self._transcript.door_open and not self._told_door:
                 self._tell_door()
             over = self._glance()
             if over is not None:
@@ -364,7 +363,7 @@ class Watch:
         if not ports:
             raise Refused("it published no port: a session needs a bridge network that can be reached from outside")
         self._told_door = True
-        self._send(DoorOpen(container_name=self._job.container_name, port=next(iter(ports.values()))))
+        self._send(SSHReady(container_name=self._job.container_name, port=next(iter(ports.values()))))
 
     def _glance(self) -> _Over | None:
         """Whether it is over, by what has been read and by the clock."""
@@ -410,7 +409,7 @@ class Watch:
 
     def _reached(self, stopped: Stopped) -> _Over:
         self._stopped = stopped
-        self._send(Stops(container_name=self._job.container_name, stopped=stopped))
+        self._send(LimitReached(container_name=self._job.container_name, stopped=stopped))
         return _Over.LIMIT
 
     # ---- the end

@@ -16,14 +16,23 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
-from jobmanager.ipc.messages import Alive, Ended, HostAnswers, HostSilent, LogLine, Stops, Strays, Taken
+from jobmanager.ipc.messages import (
+    Heartbeat,
+    HostReachable,
+    HostUnreachable,
+    LimitReached,
+    LogMessage,
+    MonitorAcknowledged,
+    RunEnded,
+    UnknownContainers,
+)
 from jobmanager.results.facts import RunFacts
 
 _log = logging.getLogger(__name__)
 
 _MOST_LOG_LINES = 1000
 _WORD_S = 0.25  # that a word is waited for which has to be out before the deed
-_SAID_AGAIN = ((Alive,), (HostAnswers, HostSilent), (Strays,))  # of each kind the latest alone counts
+_SAID_AGAIN = ((Heartbeat,), (HostReachable, HostUnreachable), (UnknownContainers,))  # of each kind the latest alone counts
 
 
 class Outbox:
@@ -45,7 +54,7 @@ class Outbox:
         with self._changed:
             self._put(message)
             self._changed.notify_all()
-            if isinstance(message, (Alive, Stops, Taken)):
+            if isinstance(message, (Heartbeat, LimitReached, MonitorAcknowledged)):
                 self._changed.wait_for(lambda: self._is_out(message), _WORD_S)
 
     def drain(self, timeout_s: float) -> None:
@@ -54,7 +63,7 @@ class Outbox:
             self._changed.wait_for(lambda: self._writing is None and not self._waiting, timeout_s)
 
     def _put(self, message: Any) -> None:
-        if isinstance(message, LogLine) and sum(isinstance(other, LogLine) for other in self._waiting) >= _MOST_LOG_LINES:
+        if isinstance(message, LogMessage) and sum(isinstance(other, LogMessage) for other in self._waiting) >= _MOST_LOG_LINES:
             self._lost_log_lines += 1
             return
         for kind in _SAID_AGAIN:
@@ -94,10 +103,10 @@ def _pickled(message: Any) -> bytes | None:
         return pickle.dumps(message)
     except Exception as error:  # noqa: BLE001 - the loop's edge: what cannot be sent, mostly for want of memory, costs its job at most
         with suppress(Exception):
-            if not isinstance(message, LogLine):
+            if not isinstance(message, LogMessage):
                 _log.exception("a waiter cannot send %s", type(message).__name__)
-            if isinstance(message, Ended):
+            if isinstance(message, RunEnded):
                 trouble = f"its report cannot be sent: {type(error).__name__}: {error}"
                 facts = RunFacts(began=True, trouble=trouble)
-                return pickle.dumps(Ended(job_id=message.job_id, container_name=message.container_name, facts=facts))
+                return pickle.dumps(RunEnded(job_id=message.job_id, container_name=message.container_name, facts=facts))
         return None

@@ -5,23 +5,23 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from jobmanager.ipc.messages import Printed, Show
+from jobmanager.ipc.messages import FetchOutput, OutputChunk
 from jobmanager.watching.transcript import Transcript
 
 _MOST_AT_ONCE = 65536
 
 
 class Showing:
-    """Answers each ``Show`` once, as soon as there is something to say. What was printed before is not kept a second time."""
+    """Answers each ``FetchOutput`` once, as soon as there is something. Keeps no second copy of the output."""
 
-    def __init__(self, job_id: str, send: Callable[[Printed], None]) -> None:
+    def __init__(self, job_id: str, send: Callable[[OutputChunk], None]) -> None:
         self._job_id = job_id
         self._send = send
         self._lock = threading.Lock()
-        self._asked: Show | None = None
+        self._asked: FetchOutput | None = None
         self._transcript: Transcript | None = None
 
-    def ask(self, asked: Show) -> None:
+    def ask(self, asked: FetchOutput) -> None:
         """The manager wants to know; from another thread than the watch's."""
         with self._lock:
             self._asked = asked
@@ -42,4 +42,4 @@ class Showing:
             if not pieces:
                 return
             self._asked = None
-        self._send(Printed(job_id=self._job_id, container_name=asked.container_name, pieces=tuple(pieces)))
+        self._send(OutputChunk(job_id=self._job_id, container_name=asked.container_name, pieces=tuple(pieces)))

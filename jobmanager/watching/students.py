@@ -33,13 +33,12 @@ from jobmanager.grading.link import (
     downwards,
     output_message,
 )
-from jobmanager.ipc.messages import Grading, HostCannot, Submitted
-from jobmanager.ipc.messages import Watch as WatchMessage
+from jobmanager.ipc.messages import ContainerStarted, GradingSettings, MonitorContainer, StartFailed
 from jobmanager.model.container import GRADING_WORKSPACE, SHARED_FOLDER, ContainerSpec, ContainerState
 from jobmanager.model.result import Outcome
 from jobmanager.results.facts import Limit, RunFacts
 from jobmanager.results.verdict import judge
-from jobmanager.watching.monitor import Watch
+from jobmanager.watching.monitor import ContainerMonitor
 from jobmanager.watching.stdin import StdinWriter
 from jobmanager.watching.student_budget import Budget, Grant, NotGranted
 
@@ -59,7 +58,7 @@ _MORE_THREADS = 8  # than students at once: of those that are refused, or being 
 class Watched(Protocol):
     """Where a waiter keeps the watches that it tells to look, and that make a container no stray."""
 
-    def enlist(self, name: str, watch: Watch) -> None: ...
+    def enlist(self, name: str, watch: ContainerMonitor) -> None: ...
 
     def strike(self, name: str) -> None: ...
 
@@ -76,11 +75,11 @@ class Students:
     """All student containers of one grading job; a ``Talk`` with its runner."""
 
     def __init__(
-        self, job: WatchMessage, *, connect: Callable[[], Engine], host_lost_timeout_s: float, watched: Watched
+        self, job: MonitorContainer, *, connect: Callable[[], Engine], host_lost_timeout_s: float, watched: Watched
     ) -> None:
         assert job.grading is not None
         self._job = job
-        self._grading: Grading = job.grading
+        self._grading: GradingSettings = job.grading
         self._connect = connect
         self._host_lost_timeout_s = host_lost_timeout_s
         self._watched = watched
@@ -91,7 +90,7 @@ class Students:
         self._threads: list[threading.Thread] = []
         self._to_runner = StdinWriter(most_bytes=_MOST_UNTOLD + _FOR_THE_REST, on_broken=self.broke)
 
-    def of(self, watch: Watch) -> None:
+    def of(self, watch: ContainerMonitor) -> None:
         """The grading container's watch, before it begins."""
         self._refuse_job, self._cut_job_off = watch.refuse, watch.cut_off
         self._stand_still, self._go_on = watch.stand_still, watch.goes_on
@@ -247,7 +246,7 @@ class Students:
             finally:
                 self._budget.gone(grant)
 
-    def _made(self, name: str, asked: RunStudent, grant: Grant, engine: Engine) -> Submitted:
+    def _made(self, name: str, asked: RunStudent, grant: Grant, engine: Engine) -> ContainerStarted:
         """The container; raises _NotMade."""
         image = self._grading.images.get(asked.environment) or self._grading.images.get(f"{asked.environment}:latest")
         if image is None:
@@ -257,8 +256,8 @@ class Students:
         except EngineError as error:
             raise _NotMade(f"the grading container could not be looked at: {error}", Outcome.CRASH) from error
         reply = submit(engine, spec)
-        if not isinstance(reply, Submitted):
-            away = isinstance(reply, HostCannot) and reply.unreachable
+        if not isinstance(reply, ContainerStarted):
+            away = isinstance(reply, StartFailed) and reply.unreachable
             reason = f"the student container could not be started: {reply.reason}"
             raise _NotMade(reason, Outcome.CRASH if away else Outcome.ERROR)
         return reply
@@ -275,9 +274,9 @@ class Students:
             network_of=grading.id if asked.share_network else "",
         )
 
-    def _followed(self, name: str, made: Submitted, student: _Student, grant: Grant, engine: Engine) -> RunFacts:
+    def _followed(self, name: str, made: ContainerStarted, student: _Student, grant: Grant, engine: Engine) -> RunFacts:
         asked = student.asked
-        job = WatchMessage(
+        job = MonitorContainer(
             job_id=self._job.job_id,
             container_id=made.container_id,
             container_name=name,
@@ -290,7 +289,7 @@ class Students:
             collect=(),
             workspace=GRADING_WORKSPACE,
         )
-        watch = Watch(
+        watch = ContainerMonitor(
             job,
             engine,
             host_lost_timeout_s=self._host_lost_timeout_s,
@@ -352,7 +351,7 @@ class _Student:
         self.is_killed = False
         self._tell = tell
         self._relay = relay
-        self._watch: Watch | None = None
+        self._watch: ContainerMonitor | None = None
         self._give_back: Callable[[], None] = lambda: None
         self._input = StdinWriter(most_bytes=_MOST_UNTAKEN, on_written=self._taken)
         self._too_much = self._is_ahead = False
@@ -363,7 +362,7 @@ class _Student:
         if self.is_killed:
             give_back()
 
-    def follow(self, watch: Watch) -> None:
+    def follow(self, watch: ContainerMonitor) -> None:
         """It has a container."""
         self._watch = watch
         if self.is_killed:

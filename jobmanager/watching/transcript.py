@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from jobmanager.engine.pid1 import DOOR_OPEN, RESULT_FILE_LIMIT, Mark, MarkedStream, clock_before, cpu_before, end_mark
 from jobmanager.engine.protocol import Chunk
 from jobmanager.grading.link import CutOff, FromRunner, LinkReader
-from jobmanager.ipc.messages import Piece
+from jobmanager.ipc.messages import StreamPiece
 from jobmanager.model._escapes import one_line
 from jobmanager.results.facts import EndMark
 
@@ -108,15 +108,15 @@ class Transcript:
             stderr_bytes=self.stderr_bytes + len(stderr) - len(self.stderr),
         )
 
-    def since(self, stdout_from: int, stderr_from: int, most_bytes: int) -> list[Piece]:
+    def since(self, stdout_from: int, stderr_from: int, most_bytes: int) -> list[StreamPiece]:
         """What is kept of both streams past their first bytes, in the order in which it came. Any thread may ask."""
         if self.beginning_lost:  # nobody knows how many bytes came before
             return []
-        kept, at, found = {False: self.stdout, True: self.stderr}, {False: stdout_from, True: stderr_from}, list[Piece]()
+        kept, at, found = {False: self.stdout, True: self.stderr}, {False: stdout_from, True: stderr_from}, list[StreamPiece]()
         for stderr, end in [*self._turns, (False, len(self.stdout)), (True, len(self.stderr))]:
             data = bytes(kept[stderr][at[stderr] : min(end, at[stderr] + most_bytes)])
             if data:
-                found.append(Piece(stderr, at[stderr], data))
+                found.append(StreamPiece(stderr, at[stderr], data))
                 at[stderr] += len(data)
                 most_bytes -= len(data)
         return found

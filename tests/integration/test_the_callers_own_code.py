@@ -23,7 +23,7 @@ from jobmanager import HookManager, JobManager, JobResult, Limits, Outcome, Task
 from jobmanager.control import child_process
 from jobmanager.engine.labels import JOB_LABEL
 from jobmanager.events import JobEnded
-from jobmanager.ipc.messages import Watch
+from jobmanager.ipc.messages import MonitorContainer
 from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
 from tests.support.daemons import PrivateDaemon
 from tests.support.faults import processes
@@ -197,7 +197,7 @@ def test_a_job_that_its_waiters_die_of_is_a_crash_and_its_neighbours_keep_their_
     written = child_process.pickled
 
     def poisoned(message: object) -> bytes:
-        return b"poison" if isinstance(message, Watch) and message.job_id == "poison" else written(message)
+        return b"poison" if isinstance(message, MonitorContainer) and message.job_id == "poison" else written(message)
 
     monkeypatch.setattr(child_process, "pickled", poisoned)
     with JobManager(engine) as manager:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from jobmanager import DockerHost, JobInput, Limits, Match, Task
-from jobmanager.ipc.messages import Submitted
+from jobmanager.ipc.messages import ContainerStarted
 from jobmanager.model.container import EngineInfo, Image
 from jobmanager.model.job import Request
 from jobmanager.results.facts import EndMark, RunFacts
@@ -119,7 +119,7 @@ class Driver:
         return next(order.container for order in reversed(self.of(SubmitJob)) if order.request.job_id == job_id)
 
     def runs(self, container: str) -> None:
-        self.ledger.submitted(container, Submitted(container_id=f"id of {container}", image_command=("sh",), took_s=0.1))
+        self.ledger.submitted(container, ContainerStarted(container_id=f"id of {container}", image_command=("sh",), duration_s=0.1))
 
     def run(self, job_id: str) -> str:
         """Let it be placed and begin; its container's name."""

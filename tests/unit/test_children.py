@@ -10,7 +10,7 @@ import pytest
 
 from jobmanager.control import child_process
 from jobmanager.control.child_process import Child, Gone, Heard, Unsent, pickled
-from jobmanager.ipc.messages import Delete, DeleteFailed, Stop, Submitted
+from jobmanager.ipc.messages import ContainerStarted, RemovalFailed, RemoveContainer, Shutdown
 from jobmanager.model.host import Address
 from tests.conftest import eventually
 from tests.unit.test_pickling import MESSAGES
@@ -18,7 +18,7 @@ from tests.unit.test_pickling import MESSAGES
 
 def delete(**fields):
     address = Address(host="h", url="fake:///nowhere/engine.sock")
-    return Delete(**{"address": address, "name": "n", "manager_id": "m", "timeout_s": 1.0, **fields})
+    return RemoveContainer(**{"address": address, "name": "n", "manager_id": "m", "timeout_s": 1.0, **fields})
 
 
 class Local(str):
@@ -29,7 +29,7 @@ class Lang(str, Enum):
     PY = "python3"
 
 
-class Larger(Delete):
+class Larger(RemoveContainer):
     """A record of the caller's own."""
 
 
@@ -52,7 +52,7 @@ def worker():
     heard = queue.SimpleQueue()
     child = Child("jobmanager._pool_worker", heard.put)
     yield child, heard
-    child.send(Stop())
+    child.send(Shutdown())
     child.end(10)
 
 
@@ -66,7 +66,7 @@ def test_a_message_that_cannot_be_sent_is_told_and_the_next_one_arrives(worker):
 
     assert (unsent.child, unsent.message) == (child, odd)
     assert isinstance(unsent, Unsent) and "test_children.Local is none of the library's own types" in unsent.reason
-    assert isinstance(answer, Heard) and isinstance(answer.message, DeleteFailed)
+    assert isinstance(answer, Heard) and isinstance(answer.message, RemovalFailed)
 
 
 def test_want_of_memory_costs_one_message(worker, monkeypatch):
@@ -101,6 +101,6 @@ def test_a_message_of_a_childs_that_cannot_be_read_costs_itself(worker, monkeypa
     monkeypatch.setattr(child, "_listen", told.append)
 
     child._hear(b"nonsense")
-    child._hear(pickle.dumps(Submitted(container_id="c", image_command=(), took_s=0.1)))
+    child._hear(pickle.dumps(ContainerStarted(container_id="c", image_command=(), duration_s=0.1)))
 
-    assert [type(each.message) for each in told] == [Submitted]
+    assert [type(each.message) for each in told] == [ContainerStarted]

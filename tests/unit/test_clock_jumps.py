@@ -11,9 +11,9 @@ from jobmanager import Limits
 from jobmanager.engine import labels as labels_module
 from jobmanager.engine.labels import Owner, labels, why_abandoned
 from jobmanager.engine.protocol import Chunk, NotRunning
-from jobmanager.ipc.messages import Watch as WatchMessage
+from jobmanager.ipc.messages import MonitorContainer
 from jobmanager.model.container import ContainerState, EngineInfo, Phase
-from jobmanager.watching.monitor import Watch
+from jobmanager.watching.monitor import ContainerMonitor
 from tests.unit.ledger_driver import Driver
 
 HOUR_S = 3600.0
@@ -131,7 +131,7 @@ def said(words, *, stderr=False):
 
 
 def watched(engine):
-    job = WatchMessage(
+    job = MonitorContainer(
         job_id="j",
         container_id="c",
         container_name="n",
@@ -143,7 +143,7 @@ def watched(engine):
         limits=Limits(wall_time_s=30),
         collect=(),
     )
-    return Watch(job, engine, host_lost_timeout_s=1.0, send=lambda _: None).run()
+    return ContainerMonitor(job, engine, host_lost_timeout_s=1.0, send=lambda _: None).run()
 
 
 @pytest.mark.parametrize("jump_s", [HOUR_S, -HOUR_S, -0.5, 0.0])

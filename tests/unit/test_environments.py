@@ -6,7 +6,7 @@ import pytest
 
 from jobmanager import DockerHost, Outcome, Task
 from jobmanager.errors import UnknownEnvironment
-from jobmanager.ipc.messages import HostCannot
+from jobmanager.ipc.messages import StartFailed
 from jobmanager.model.container import Image
 from jobmanager.results.verdict import KillReason
 from tests.unit.ledger_driver import PYTHON, C, Driver
@@ -123,7 +123,7 @@ def test_a_job_that_the_host_with_the_newest_version_could_not_start_runs_in_an_
     driver.accept("j")
     container = driver.place("j")
 
-    driver.ledger.submitted(container, HostCannot(reason="no such runtime", unreachable=False))
+    driver.ledger.submitted(container, StartFailed(reason="no such runtime", unreachable=False))
 
     assert images_of(driver) == {"j": PYTHON.id}
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from jobmanager import DockerHost, JobManager, JobResult, Outcome, Task
-from jobmanager.ipc.messages import HostCannot
+from jobmanager.ipc.messages import StartFailed
 from jobmanager.results.facts import Limit, RunFacts, Stopped
 from jobmanager.results.verdict import KillReason
 from jobmanager.scheduling.life import State
@@ -26,7 +26,7 @@ def waits(driver: Driver) -> None:
 
 def waits_again_as_its_host_could_not(driver: Driver) -> None:
     driver.accept("j")
-    driver.ledger.submitted(driver.place("j"), HostCannot(reason="away", unreachable=True))
+    driver.ledger.submitted(driver.place("j"), StartFailed(reason="away", unreachable=True))
 
 
 def waits_again_as_its_run_was_cut_off(driver: Driver) -> None:

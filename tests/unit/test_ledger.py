@@ -8,7 +8,7 @@ import pytest
 
 from jobmanager import DockerHost, Limits, Outcome, Task
 from jobmanager.errors import Closed, DuplicateJob, QueueFull, UnknownEnvironment, Unsatisfiable
-from jobmanager.ipc.messages import HostCannot, Refused
+from jobmanager.ipc.messages import StartFailed, StartRefused
 from jobmanager.model.client import QueueInfo
 from jobmanager.model.container import ContainerState, Image, Phase
 from jobmanager.results.facts import EndMark, Limit, RunFacts, Stopped
@@ -17,8 +17,8 @@ from jobmanager.scheduling.durations import Durations, Sort
 from jobmanager.scheduling.orders import AnnounceHostDown, DeleteContainer, DeliverJob, LookAtHost, SubmitJob, WatchJob
 from tests.unit.ledger_driver import LOCAL_ONLY, PYTHON, SUCCESS, C, Driver
 
-GONE = HostCannot(reason="no such image", unreachable=False)
-UNREACHABLE = HostCannot(reason="connection refused", unreachable=True)
+GONE = StartFailed(reason="no such image", unreachable=False)
+UNREACHABLE = StartFailed(reason="connection refused", unreachable=True)
 EXITED = ContainerState(id="i", name="n", phase=Phase.ENDED, exit_code=137)
 
 
@@ -75,7 +75,9 @@ def test_killing_a_placed_job_ends_it_at_once_and_its_container_is_deleted_when_
     assert driver.empty()
 
 
-@pytest.mark.parametrize("word", [UNREACHABLE, GONE, Refused(reason="no"), None], ids=["unreachable", "gone", "refused", "died"])
+@pytest.mark.parametrize(
+    "word", [UNREACHABLE, GONE, StartRefused(reason="no"), None], ids=["unreachable", "gone", "refused", "died"]
+)
 def test_whatever_becomes_of_the_submitter_of_a_killed_job_its_container_is_deleted(word):
     driver = Driver({"a": 1})
     driver.accept("j")
@@ -284,7 +286,7 @@ def test_an_engine_that_says_no_for_good_is_a_crash_with_its_words():
     driver.accept("j")
     container = driver.place("j")
 
-    driver.ledger.submitted(container, Refused(reason="OCI runtime: no such runtime"))
+    driver.ledger.submitted(container, StartRefused(reason="OCI runtime: no such runtime"))
 
     assert driver.result("j").verdict.outcome is Outcome.CRASH
     assert "no such runtime" in driver.result("j").verdict.text
@@ -893,7 +895,7 @@ def test_an_older_image_of_the_same_name_takes_the_place_of_one_that_is_gone():
     driver.accept("j")
     container = driver.place("j")
 
-    driver.ledger.submitted(container, HostCannot(reason="No such image", unreachable=False, image_gone=True))
+    driver.ledger.submitted(container, StartFailed(reason="No such image", unreachable=False, image_missing=True))
     driver.ledger.deleted(container)
 
     assert [order.image for order in driver.of(SubmitJob)] == ["sha256:newer", "sha256:py"]
@@ -904,7 +906,7 @@ def test_an_image_that_is_gone_without_another_ends_its_jobs_at_once():
     driver = Driver({"a": 1})
     driver.accept("j")
 
-    driver.ledger.submitted(driver.place("j"), HostCannot(reason="No such image: py", unreachable=False, image_gone=True))
+    driver.ledger.submitted(driver.place("j"), StartFailed(reason="No such image: py", unreachable=False, image_missing=True))
 
     assert driver.result("j").verdict.evidence[0].kind == "no_host"
     assert "No such image: py" in driver.result("j").verdict.text

@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from jobmanager import Outcome
-from jobmanager.ipc.messages import HostCannot, Refused, Submitted
+from jobmanager.ipc.messages import ContainerStarted, StartFailed, StartRefused
 from jobmanager.results.facts import RunFacts
 from jobmanager.results.verdict import KillReason
 from jobmanager.scheduling.life import LIFE, Do, Happening, State
@@ -116,12 +116,12 @@ def test_what_is_not_in_the_table_changes_nothing(state):
 REPORTS = {
     "container runs": lambda driver, container: driver.runs(container),
     "host cannot: image gone": lambda driver, container: driver.ledger.submitted(
-        container, HostCannot(reason="image gone", unreachable=False)
+        container, StartFailed(reason="image gone", unreachable=False)
     ),
     "host cannot: unreachable": lambda driver, container: driver.ledger.submitted(
-        container, HostCannot(reason="refused", unreachable=True)
+        container, StartFailed(reason="refused", unreachable=True)
     ),
-    "refused": lambda driver, container: driver.ledger.submitted(container, Refused(reason="bad")),
+    "refused": lambda driver, container: driver.ledger.submitted(container, StartRefused(reason="bad")),
     "submitter died": lambda driver, container: driver.ledger.submitted(container, None),
     "began": lambda driver, container: driver.ledger.began(container),
     "ended": lambda driver, container: driver.end(container),
@@ -173,7 +173,7 @@ def test_two_reports_in_any_order_leave_one_result_and_no_slot(state):
             REPORTS[name](driver, container)
             driver.carry_out()
         if state is P and not {first, second} & OF_A_SUBMITTER:
-            driver.ledger.submitted(container, Submitted(container_id="1", image_command=(), took_s=0.0))
+            driver.ledger.submitted(container, ContainerStarted(container_id="1", image_command=(), duration_s=0.0))
 
         _bring_to_an_end(driver)
 

@@ -13,7 +13,7 @@ from jobmanager import HookManager, LiveOutput, Output, hooks
 from jobmanager.control import callback_guard
 from jobmanager.errors import JobTimeout, UnknownJob, WouldDeadlock
 from jobmanager.events import Event, JobOutput
-from jobmanager.ipc.messages import Piece, Printed, Show
+from jobmanager.ipc.messages import FetchOutput, OutputChunk, StreamPiece
 from jobmanager.live_output import buffer
 from jobmanager.live_output.fan_out import LiveOutputs
 from jobmanager.results.facts import RunFacts
@@ -29,7 +29,7 @@ class Manager:
 
     def __init__(self, hook_manager: HookManager | None = None) -> None:
         self.run: RunOfJob | None = RUNS
-        self.asked: list[Show] = []
+        self.asked: list[FetchOutput] = []
         self.outputs = LiveOutputs(
             hook_manager or HookManager(),
             run_of=lambda job_id: self.run if job_id == "j" else None,
@@ -41,8 +41,8 @@ class Manager:
         return self.outputs.follow("j", timeout_s)
 
     def prints(self, *pieces: tuple[bool, int, bytes], container: str = "c1") -> None:
-        said = tuple(Piece(stderr, at, data) for stderr, at, data in pieces)
-        self.outputs.printed(Printed(job_id="j", container_name=container, pieces=said))
+        said = tuple(StreamPiece(stderr, at, data) for stderr, at, data in pieces)
+        self.outputs.printed(OutputChunk(job_id="j", container_name=container, pieces=said))
 
     def ends(self, stdout: bytes = b"", stderr: bytes = b"", **counted: int) -> None:
         counts = {"stdout_bytes": len(stdout), "stderr_bytes": len(stderr), **counted}
@@ -365,10 +365,10 @@ def test_nothing_is_asked_for_a_job_that_nobody_follows() -> None:
 def test_it_is_asked_for_more_only_when_the_last_answer_has_come() -> None:
     manager = Manager()
     live = manager.follow()
-    assert manager.asked == [Show(container_name="c1", stdout_from=0, stderr_from=0)]
+    assert manager.asked == [FetchOutput(container_name="c1", stdout_from=0, stderr_from=0)]
 
     manager.prints((False, 0, b"one"), (True, 0, b"two!"))
-    assert manager.asked[1:] == [Show(container_name="c1", stdout_from=3, stderr_from=4)]
+    assert manager.asked[1:] == [FetchOutput(container_name="c1", stdout_from=3, stderr_from=4)]
     manager.prints((False, 0, b"one"))  # the answer to an older question
 
     assert len(manager.asked) == 2

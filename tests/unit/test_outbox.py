@@ -7,15 +7,24 @@ from multiprocessing.connection import Pipe
 
 import pytest
 
-from jobmanager.ipc.messages import Alive, Began, Ended, HostAnswers, HostSilent, LogLine, Stops, Strays
+from jobmanager.ipc.messages import (
+    Heartbeat,
+    HostReachable,
+    HostUnreachable,
+    LimitReached,
+    LogMessage,
+    ProgramStarted,
+    RunEnded,
+    UnknownContainers,
+)
 from jobmanager.model.container import EngineInfo
 from jobmanager.results.facts import Limit, RunFacts, Stopped
 from jobmanager.watching import outbox
 from jobmanager.watching.outbox import Outbox
 
-ANSWERS = HostAnswers(info=EngineInfo(version="20.10", cores=2, memory_mib=1024, now_s=1.0, cgroup="2"), images=())
-LARGE = Ended(job_id="large", container_name="large", facts=RunFacts(began=True, archive=bytes(2**23)))
-STOPS = Stops(container_name="c", stopped=Stopped(limit=Limit.WALL, measured=1.0))
+ANSWERS = HostReachable(info=EngineInfo(version="20.10", cores=2, memory_mib=1024, now_s=1.0, cgroup="2"), images=())
+LARGE = RunEnded(job_id="large", container_name="large", facts=RunFacts(began=True, archive=bytes(2**23)))
+STOPS = LimitReached(container_name="c", stopped=Stopped(limit=Limit.WALL, measured=1.0))
 
 
 class Pair:
@@ -45,11 +54,11 @@ def pair():
 
 
 def log_line(text):
-    return LogLine(record=logging.makeLogRecord({"msg": text}))
+    return LogMessage(record=logging.makeLogRecord({"msg": text}))
 
 
 def test_what_is_said_comes_whole_and_in_order(pair):
-    said = [Began(container_name=str(number)) for number in range(100)] + [LARGE, STOPS, Alive()]
+    said = [ProgramStarted(container_name=str(number)) for number in range(100)] + [LARGE, STOPS, Heartbeat()]
     for message in said[:-2]:
         pair.outbox.send(message)
     assert pair.received(101) == said[:-2]
@@ -61,10 +70,10 @@ def test_what_is_said_comes_whole_and_in_order(pair):
 def test_while_the_manager_stands_still_nobody_waits_for_a_report_that_fills_the_pipe(pair):
     pair.outbox.send(LARGE)
     for number in range(100):
-        pair.outbox.send(Began(container_name=str(number)))
+        pair.outbox.send(ProgramStarted(container_name=str(number)))
     pair.outbox.send(STOPS)  # comes back after a moment, though its word is not out
 
-    assert pair.received(102) == [LARGE, *(Began(container_name=str(number)) for number in range(100)), STOPS]
+    assert pair.received(102) == [LARGE, *(ProgramStarted(container_name=str(number)) for number in range(100)), STOPS]
 
 
 def test_what_waits_for_a_manager_that_stands_still_is_bounded(pair, monkeypatch):
@@ -72,14 +81,16 @@ def test_what_waits_for_a_manager_that_stands_still_is_bounded(pair, monkeypatch
     monkeypatch.setattr(outbox, "_WORD_S", 0.0)
     pair.outbox.send(LARGE)
     for number in range(10):
-        for message in (Alive(), ANSWERS, HostSilent(reason=str(number)), Strays(names=(str(number),)), log_line(str(number))):
+        unknown = UnknownContainers(names=(str(number),))
+        for message in (Heartbeat(), ANSWERS, HostUnreachable(reason=str(number)), unknown, log_line(str(number))):
             pair.outbox.send(message)
     pair.outbox.send(ANSWERS)
 
     *before, last = pair.received(9)
 
-    assert [message for message in before if not isinstance(message, LogLine)] == [LARGE, Alive(), Strays(names=("9",))]
-    assert [message.record.getMessage() for message in before if isinstance(message, LogLine)] == list("01234")
+    others = [message for message in before if not isinstance(message, LogMessage)]
+    assert others == [LARGE, Heartbeat(), UnknownContainers(names=("9",))]
+    assert [message.record.getMessage() for message in before if isinstance(message, LogMessage)] == list("01234")
     assert last == ANSWERS
 
 
@@ -90,15 +101,15 @@ class Unpicklable(str):
 
 def test_a_report_that_cannot_be_sent_costs_its_job_and_the_next_one_comes(pair):
     facts = RunFacts(began=True, trouble=Unpicklable("x"))
-    pair.outbox.send(Ended(job_id="j", container_name="c", facts=facts))
-    pair.outbox.send(Began(container_name=Unpicklable("x")))
-    pair.outbox.send(Began(container_name="next"))
+    pair.outbox.send(RunEnded(job_id="j", container_name="c", facts=facts))
+    pair.outbox.send(ProgramStarted(container_name=Unpicklable("x")))
+    pair.outbox.send(ProgramStarted(container_name="next"))
 
     ended, following = pair.received(2)
 
     assert (ended.job_id, ended.container_name) == ("j", "c")
     assert ended.facts == RunFacts(began=True, trouble="its report cannot be sent: MemoryError: no room")
-    assert following == Began(container_name="next")
+    assert following == ProgramStarted(container_name="next")
 
 
 def test_when_the_manager_has_gone_what_is_said_is_lost_and_nothing_waits(pair):

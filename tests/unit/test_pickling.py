@@ -76,34 +76,34 @@ INFO = EngineInfo(version="20.10", cores=2, memory_mib=1024, now_s=1.0, cgroup="
 SPEC = ContainerSpec(name="n", image="i", labels={"a": "b"}, limits=TASK.limits, network="mine")
 
 MESSAGES = [
-    messages.Submit(address=ADDRESS, container=SPEC, timeout_s=1.0),
-    messages.Delete(address=ADDRESS, name="n", manager_id="m", timeout_s=1.0),
-    messages.Submitted(container_id="1", image_command=("sh",), took_s=0.1),
-    messages.HostCannot(reason="r", unreachable=True),
-    messages.Refused(reason="r"),
-    messages.Deleted(),
-    messages.DeleteFailed(reason="r"),
-    messages.WaiterSettings(address=ADDRESS, manager_id="m", keeps_host=True, engine_timeout_s=1, host_lost_timeout_s=1,
-                            look_interval_s=1, reconcile_interval_s=1),
-    messages.Watch(job_id="j", container_id="1", container_name="n", token="t", command=("sh",), env={}, files={"a": b"1"},
-                   stdin=b"", limits=TASK.limits, collect=("*",)),
-    messages.Grading(images={"": "sha256:1"}, cpu_time_s=1.0, memory_mib=64, network="off", most_students=8),
-    messages.Kill(container_name="c"),
-    messages.Show(container_name="c", stdout_from=1, stderr_from=0),
-    messages.LookNow(),
-    messages.Retired(manager_ids=frozenset({"m"})),
-    messages.Stop(),
-    messages.Alive(),
-    messages.Taken(container_name="n"),
-    messages.Began(container_name="n"),
-    messages.DoorOpen(container_name="n", port=49153),
-    messages.Stops(container_name="n", stopped=Stopped(limit=Limit.WALL, measured=2.0)),
-    messages.Piece(False, 1, b"\0"),
-    messages.Printed(job_id="j", container_name="n", pieces=(messages.Piece(True, 0, b"e"),)),
-    messages.Ended(job_id="j", container_name="n", facts=FACTS),
-    messages.Strays(names=("a",)),
-    messages.HostAnswers(info=INFO, images=(IMAGE,)),
-    messages.HostSilent(reason="r"),
+    messages.StartContainer(address=ADDRESS, container=SPEC, timeout_s=1.0),
+    messages.RemoveContainer(address=ADDRESS, name="n", manager_id="m", timeout_s=1.0),
+    messages.ContainerStarted(container_id="1", image_command=("sh",), duration_s=0.1),
+    messages.StartFailed(reason="r", unreachable=True),
+    messages.StartRefused(reason="r"),
+    messages.ContainerRemoved(),
+    messages.RemovalFailed(reason="r"),
+    messages.WaiterSettings(address=ADDRESS, manager_id="m", monitors_host=True, engine_timeout_s=1, host_lost_timeout_s=1,
+                            host_check_interval_s=1, reconcile_interval_s=1),
+    messages.MonitorContainer(job_id="j", container_id="1", container_name="n", token="t", command=("sh",), env={},
+                              files={"a": b"1"}, stdin=b"", limits=TASK.limits, collect=("*",)),
+    messages.GradingSettings(images={"": "sha256:1"}, cpu_time_s=1.0, memory_mib=64, network="off", most_students=8),
+    messages.KillContainer(container_name="c"),
+    messages.FetchOutput(container_name="c", stdout_from=1, stderr_from=0),
+    messages.CheckHostNow(),
+    messages.ClosedManagers(manager_ids=frozenset({"m"})),
+    messages.Shutdown(),
+    messages.Heartbeat(),
+    messages.MonitorAcknowledged(container_name="n"),
+    messages.ProgramStarted(container_name="n"),
+    messages.SSHReady(container_name="n", port=49153),
+    messages.LimitReached(container_name="n", stopped=Stopped(limit=Limit.WALL, measured=2.0)),
+    messages.StreamPiece(False, 1, b"\0"),
+    messages.OutputChunk(job_id="j", container_name="n", pieces=(messages.StreamPiece(True, 0, b"e"),)),
+    messages.RunEnded(job_id="j", container_name="n", facts=FACTS),
+    messages.UnknownContainers(names=("a",)),
+    messages.HostReachable(info=INFO, images=(IMAGE,)),
+    messages.HostUnreachable(reason="r"),
     messages.TunnelOpen(),
     messages.TunnelBroken(reason="r"),
     messages.TunnelSettings(url="ssh://h", socket="/s", ssh_config=None),
@@ -130,13 +130,13 @@ def test_everything_that_crosses_a_process_boundary_is_the_same_on_the_other_sid
 def test_every_message_is_among_those_tried():
     declared = {cls for cls in vars(messages).values() if inspect.isclass(cls) and cls.__module__ == messages.__name__}
 
-    assert declared - {messages.LogLine} == {type(message) for message in MESSAGES}
+    assert declared - {messages.LogMessage} == {type(message) for message in MESSAGES}
 
 
 def test_a_log_record_crosses_with_its_text():
     record = logging.makeLogRecord({"msg": "%s jobs", "args": (3,), "name": "jobmanager.x"})
 
-    copy = pickle.loads(pickle.dumps(messages.LogLine(record=record)))
+    copy = pickle.loads(pickle.dumps(messages.LogMessage(record=record)))
 
     assert copy.record.getMessage() == "3 jobs"
 
@@ -149,9 +149,9 @@ def test_every_record_is_frozen_and_slotted():
 
 
 def test_what_is_secret_or_large_is_not_in_the_repr():
-    watch = messages.Watch(job_id="j", container_id="1", container_name="n", token="t", command="sh", env={},
+    watch = messages.MonitorContainer(job_id="j", container_id="1", container_name="n", token="t", command="sh", env={},
                            files={"a": b"secret"}, stdin=b"secret", limits=Limits(), collect=())  # fmt: skip
 
     for value in (watch, INPUT, REQUEST, FACTS):
         assert "secret" not in repr(value)
-    assert typing.get_type_hints(messages.Watch)  # the annotations can be resolved
+    assert typing.get_type_hints(messages.MonitorContainer)  # the annotations can be resolved

@@ -6,7 +6,7 @@ import pytest
 
 from jobmanager.control import worker_pool
 from jobmanager.control.worker_pool import ProcessPool, Ticket, Unanswered
-from jobmanager.ipc.messages import Delete
+from jobmanager.ipc.messages import RemoveContainer
 from jobmanager.model.host import Address
 
 
@@ -45,7 +45,7 @@ def pool(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> ProcessPool:
 
 
 def ticket(host: str, number: int) -> Ticket:
-    request = Delete(address=Address(host=host, url="unix:///x"), name=f"c{number}", manager_id="m", timeout_s=30)
+    request = RemoveContainer(address=Address(host=host, url="unix:///x"), name=f"c{number}", manager_id="m", timeout_s=30)
     return Ticket(host=host, container=f"c{number}", request=request)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from jobmanager import DockerHost, Limits, Outcome, Task
 from jobmanager.errors import DuplicateJob, QueueFull, UnknownEnvironment
-from jobmanager.ipc.messages import HostCannot
+from jobmanager.ipc.messages import StartFailed
 from jobmanager.model.client import WaitingJob
 from jobmanager.results.facts import RunFacts
 from jobmanager.results.verdict import KillReason
@@ -21,7 +21,7 @@ from jobmanager.scheduling.waiting_queue import PATIENCE_S, STARTS_FOR_ONE, Char
 from tests.unit.ledger_driver import LOCAL_ONLY, PYTHON, C, Driver
 from tests.unit.queue_simulation import Simulation
 
-UNREACHABLE = HostCannot(reason="connection refused", unreachable=True)
+UNREACHABLE = StartFailed(reason="connection refused", unreachable=True)
 
 
 def slot_seconds(world: Simulation, launchers: dict[str, str], since: float, until: float) -> Counter:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jobmanager.engine.protocol import Chunk
-from jobmanager.ipc.messages import Piece, Printed, Show
+from jobmanager.ipc.messages import FetchOutput, OutputChunk, StreamPiece
 from jobmanager.watching.output_reporter import Showing
 from jobmanager.watching.transcript import Transcript
 
@@ -14,7 +14,7 @@ class Watched:
     """A container's transcript, and what was said of it."""
 
     def __init__(self) -> None:
-        self.said: list[Printed] = []
+        self.said: list[OutputChunk] = []
         self.showing = Showing("j", self.said.append)
         self.transcript = Transcript(TOKEN, 1 << 20)
         self.prints(f"\x1e{TOKEN} got 1\n".encode())
@@ -24,9 +24,9 @@ class Watched:
         self.showing.look(self.transcript)
 
     def asked(self, stdout_from: int) -> None:
-        self.showing.ask(Show(container_name="c", stdout_from=stdout_from, stderr_from=0))
+        self.showing.ask(FetchOutput(container_name="c", stdout_from=stdout_from, stderr_from=0))
 
-    def pieces(self) -> list[tuple[Piece, ...]]:
+    def pieces(self) -> list[tuple[StreamPiece, ...]]:
         assert all((said.job_id, said.container_name) == ("j", "c") for said in self.said)
         return [said.pieces for said in self.said]
 
@@ -44,7 +44,7 @@ def test_a_question_is_answered_at_once_by_what_is_there() -> None:
 
     watched.asked(0)
 
-    assert watched.pieces() == [(Piece(False, 0, b"one"),)]
+    assert watched.pieces() == [(StreamPiece(False, 0, b"one"),)]
 
 
 def test_a_question_waits_for_output_and_is_answered_once() -> None:
@@ -55,9 +55,9 @@ def test_a_question_waits_for_output_and_is_answered_once() -> None:
     watched.prints(b"one")
     watched.prints(b"two")
 
-    assert watched.pieces() == [(Piece(False, 0, b"one"),)]
+    assert watched.pieces() == [(StreamPiece(False, 0, b"one"),)]
     watched.asked(3)
-    assert watched.pieces()[1:] == [(Piece(False, 3, b"two"),)]
+    assert watched.pieces()[1:] == [(StreamPiece(False, 3, b"two"),)]
 
 
 def test_an_answer_is_bounded_however_much_there_is() -> None:
@@ -77,4 +77,4 @@ def test_who_takes_over_says_nothing_until_it_has_read_past_what_is_known() -> N
     assert watched.said == []
     watched.prints(b"two")
 
-    assert watched.pieces() == [(Piece(False, 5, b"o"),)]
+    assert watched.pieces() == [(StreamPiece(False, 5, b"o"),)]

@@ -11,7 +11,7 @@ import pytest
 
 from jobmanager import DockerHost, Limits, Match, Outcome, Task
 from jobmanager.errors import JobRefused
-from jobmanager.ipc.messages import HostCannot, Refused, Submitted
+from jobmanager.ipc.messages import ContainerStarted, StartFailed, StartRefused
 from jobmanager.model.container import Image
 from jobmanager.results.facts import EndMark, Limit, RunFacts, Stopped
 from jobmanager.results.verdict import KillReason
@@ -28,7 +28,7 @@ TASKS = [
     for image in IMAGES
     for memory in (64, 512, 2048)
 ]
-NO = [Refused(reason="no"), HostCannot(reason="gone", unreachable=False), HostCannot(reason="away", unreachable=True)]
+NO = [StartRefused(reason="no"), StartFailed(reason="gone", unreachable=False), StartFailed(reason="away", unreachable=True)]
 MEMORY_MIB = 4096  # of each host
 LOCAL = Task("python3", problems={"q": Match("a")})
 
@@ -159,7 +159,7 @@ class World:
         assert self.exists.get(order.container, order.host) == order.host, "a name is used again on another host"
         if not self.goes_wrong():
             self.exists[order.container] = order.host
-            reply = Submitted(container_id=order.container, image_command=("sh",), took_s=0.1)
+            reply = ContainerStarted(container_id=order.container, image_command=("sh",), duration_s=0.1)
         else:
             if self.random.random() < 0.5:
                 self.exists[order.container] = order.host
@@ -167,9 +167,9 @@ class World:
                 [
                     None,
                     None,
-                    Refused(reason="no"),
-                    HostCannot(reason="gone", unreachable=False),
-                    HostCannot(reason="away", unreachable=True),
+                    StartRefused(reason="no"),
+                    StartFailed(reason="gone", unreachable=False),
+                    StartFailed(reason="away", unreachable=True),
                 ]
             )
         self.ledger.submitted(order.container, reply)

@@ -12,7 +12,7 @@ from jobmanager import Code, Grader, JobInput, Limits, Network, Task
 from jobmanager._callback_manager import CallbackManagers
 from jobmanager.engine.docker.config import container_config
 from jobmanager.grading.bundle import grader_command, runner_command
-from jobmanager.ipc.messages import HostCannot, Submitted, Watch
+from jobmanager.ipc.messages import ContainerStarted, MonitorContainer, StartFailed
 from jobmanager.model.container import ContainerSpec, ImageDefaults
 from jobmanager.model.job import Request
 from jobmanager.results.verdict import KillReason, killed_verdict
@@ -22,7 +22,7 @@ from jobmanager.ssh.sha512_crypt import sha512_crypt
 from tests.unit.ledger_driver import SUCCESS, Driver
 
 TASK = Task("python3", command="true")
-JOB = Watch(
+JOB = MonitorContainer(
     job_id="j",
     container_id="c",
     container_name="n",
@@ -170,7 +170,7 @@ def running(driver: Driver) -> str:
     driver.ledger.accept(request(), None, print)
     driver.ledger.take_orders()
     (container,) = driver.ledger.containers()
-    driver.ledger.submitted(container, Submitted(container_id="c", image_command=(), took_s=0.1))
+    driver.ledger.submitted(container, ContainerStarted(container_id="c", image_command=(), duration_s=0.1))
     return container
 
 
@@ -216,7 +216,7 @@ def test_a_job_that_no_host_can_start_tells_so_with_its_result() -> None:
     driver.ledger.accept(request(), None, print)
     driver.ledger.take_orders()
     (container,) = driver.ledger.containers()
-    driver.ledger.submitted(container, HostCannot(reason="port is taken", unreachable=False))
+    driver.ledger.submitted(container, StartFailed(reason="port is taken", unreachable=False))
 
     (end,) = told(driver)
 

@@ -17,11 +17,11 @@ from jobmanager.engine.labels import MANAGER_LABEL, OWNER_LABEL, STUDENT_LABEL
 from jobmanager.engine.orphans import survey
 from jobmanager.engine.protocol import Engine
 from jobmanager.grading.link import RunStudent
-from jobmanager.ipc.messages import Deleted, Grading, Strays, WaiterSettings, Watch
+from jobmanager.ipc.messages import ContainerRemoved, GradingSettings, MonitorContainer, UnknownContainers, WaiterSettings
 from jobmanager.model.container import ContainerSpec, ImageDefaults
 from jobmanager.model.host import Address
 from jobmanager.testing import FakeEngineServer
-from jobmanager.watching.monitor import Watch as WatchOfAContainer
+from jobmanager.watching.monitor import ContainerMonitor
 from jobmanager.watching.students import Students, _Student
 from tests.conftest import eventually
 
@@ -206,8 +206,8 @@ class _Removes:
 
 
 def students() -> Students:
-    grading = Grading(images={"": "x"}, cpu_time_s=1, memory_mib=64, network="off", most_students=1)
-    job = Watch(
+    grading = GradingSettings(images={"": "x"}, cpu_time_s=1, memory_mib=64, network="off", most_students=1)
+    job = MonitorContainer(
         job_id="j",
         container_id="g",
         container_name="g",
@@ -221,7 +221,7 @@ def students() -> Students:
         grading=grading,
     )
     made = Students(job, connect=_Removes, host_lost_timeout_s=1, watched=None)  # type: ignore[arg-type]
-    made.of(WatchOfAContainer(job, _Removes(), host_lost_timeout_s=1, send=lambda _: None))  # type: ignore[arg-type]
+    made.of(ContainerMonitor(job, _Removes(), host_lost_timeout_s=1, send=lambda _: None))  # type: ignore[arg-type]
     return made
 
 
@@ -312,30 +312,30 @@ def test_a_waiter_takes_no_student_of_a_living_job_for_a_stray(fake: FakeEngineS
     settings = WaiterSettings(
         address=Address(host="fake", url=fake.url),
         manager_id="m",
-        keeps_host=True,
+        monitors_host=True,
         engine_timeout_s=10,
         host_lost_timeout_s=10,
-        look_interval_s=10,
+        host_check_interval_s=10,
         reconcile_interval_s=10,
     )
     waiter = Waiter(settings, sent.append)
 
     waiter._compare(engine, waiter._compare(engine, set()))
-    assert sent == [Strays(names=("g",))]
+    assert sent == [UnknownContainers(names=("g",))]
 
     engine.remove("g-s1")
     shared = engine.inspect("g").volumes["/task/student"]
     made(engine, "other-s1", labels={MANAGER_LABEL: "m", STUDENT_LABEL: "other"}, shared=shared)
     sent.clear()
     waiter._compare(engine, waiter._compare(engine, set()))
-    assert sent == [Strays(names=("g", "other-s1"))]
+    assert sent == [UnknownContainers(names=("g", "other-s1"))]
     engine.remove("other-s1")
     engine.remove("g")
 
 
 def test_a_deleter_removes_students_that_outlived_their_waiter(engine: Engine) -> None:
     pair(engine)
-    assert delete(engine, "g", "m", made=True) == Deleted()
+    assert delete(engine, "g", "m", is_ours=True) == ContainerRemoved()
     assert engine.list({MANAGER_LABEL: None}) == []
     assert engine.volumes({MANAGER_LABEL: None}) == []
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jobmanager.ipc.messages import Stop, TunnelBroken, TunnelOpen, TunnelSettings
+from jobmanager.ipc.messages import Shutdown, TunnelBroken, TunnelOpen, TunnelSettings
 from jobmanager.ssh import tunnel_worker
 
 STAYS = 'for last; do case $last in *:*) : > "${last%%:*}"; esac; done; exec sleep 60'  # -L socket:there is made as a file
@@ -39,7 +39,7 @@ def test_a_keeper_that_is_told_to_stop_returns(
 ) -> None:
     manager, keeper = pipe
     manager.send(settings(tmp_path, monkeypatch, ssh))
-    manager.send(Stop())
+    manager.send(Shutdown())
 
     tunnel_worker.main(keeper)
 

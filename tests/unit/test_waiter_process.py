@@ -10,28 +10,27 @@ import pytest
 from jobmanager import Limits, _waiter
 from jobmanager._waiter import Waiter
 from jobmanager.engine.protocol import EngineError
-from jobmanager.ipc.messages import Ended, HostSilent, Kill, Taken, WaiterSettings
-from jobmanager.ipc.messages import Watch as WatchMessage
+from jobmanager.ipc.messages import HostUnreachable, KillContainer, MonitorAcknowledged, MonitorContainer, RunEnded, WaiterSettings
 from jobmanager.model.container import ContainerState, Phase
 from jobmanager.model.host import Address
 from jobmanager.results.facts import RunFacts
 from jobmanager.watching import host_monitor
 from jobmanager.watching.host_monitor import HostKeeper
-from jobmanager.watching.monitor import Watch
+from jobmanager.watching.monitor import ContainerMonitor
 
 SETTINGS = WaiterSettings(
     address=Address(host="h", url="fake:///nowhere/engine.sock"),
     manager_id="m",
-    keeps_host=True,
+    monitors_host=True,
     engine_timeout_s=1,
     host_lost_timeout_s=1,
-    look_interval_s=1,
+    host_check_interval_s=1,
     reconcile_interval_s=1,
 )
 
 
-def watch_of(*, taken_over: bool = False) -> WatchMessage:
-    return WatchMessage(
+def watch_of(*, taken_over: bool = False) -> MonitorContainer:
+    return MonitorContainer(
         job_id="j", container_id="c", container_name="n", token="t", command="true", env={}, files={}, stdin=b"",
         limits=Limits(), collect=(), taken_over=taken_over,
     )  # fmt: skip
@@ -55,11 +54,11 @@ def test_a_job_for_which_no_thread_can_be_had_is_untouched_unless_an_earlier_wai
     waiter = Waiter(SETTINGS, sent.append)
 
     waiter.handle(watch_of(taken_over=taken_over))
-    waiter.handle(Kill(container_name="n"))
+    waiter.handle(KillContainer(container_name="n"))
 
     trouble = "it cannot be watched: RuntimeError: can't start new thread"
     facts = RunFacts(began=taken_over, untouched=not taken_over, trouble=trouble)
-    assert sent == [Ended(job_id="j", container_name="n", facts=facts), Taken(container_name="n")]
+    assert sent == [RunEnded(job_id="j", container_name="n", facts=facts), MonitorAcknowledged(container_name="n")]
 
 
 class Engine:
@@ -87,7 +86,7 @@ class Engine:
 
 @pytest.mark.parametrize(("fails_at", "untouched"), [("attach", True), ("feed", False)])
 def test_a_watch_that_fails_on_our_side_says_why_and_whether_its_program_can_have_begun(fails_at: str, untouched: bool) -> None:
-    watch = Watch(watch_of(), Engine(fails_at=fails_at), host_lost_timeout_s=1, send=lambda _: None)  # type: ignore[arg-type]
+    watch = ContainerMonitor(watch_of(), Engine(fails_at=fails_at), host_lost_timeout_s=1, send=lambda _: None)  # type: ignore[arg-type]
 
     facts = watch.run()
 
@@ -106,7 +105,7 @@ def test_a_keeper_without_a_thread_to_sweep_or_a_way_to_look_goes_on(no_threads:
     keeper._sweep()
 
     assert not keeper._look()
-    assert sent == [HostSilent(reason="TypeError: odd")]
+    assert sent == [HostUnreachable(reason="TypeError: odd")]
 
 
 def test_a_reconciler_whose_engine_cannot_be_asked_looks_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +126,7 @@ def test_a_reconciler_whose_engine_cannot_be_asked_looks_again(monkeypatch: pyte
 
 
 def test_a_stop_that_fails_on_our_side_counts_as_one_that_the_engine_did_not_take() -> None:
-    watch = Watch(watch_of(), Engine(fails_at=""), host_lost_timeout_s=1, send=lambda _: None)  # type: ignore[arg-type]
+    watch = ContainerMonitor(watch_of(), Engine(fails_at=""), host_lost_timeout_s=1, send=lambda _: None)  # type: ignore[arg-type]
 
     watch._guarded(watch._pause)  # this engine has no ``pause`` at all
 

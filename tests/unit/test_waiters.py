@@ -9,8 +9,7 @@ import pytest
 from jobmanager import DockerHost, Limits
 from jobmanager.control import waiters as waiters_module
 from jobmanager.control.waiters import Waiters
-from jobmanager.ipc.messages import Kill
-from jobmanager.ipc.messages import Watch as WatchMessage
+from jobmanager.ipc.messages import KillContainer, MonitorContainer
 from jobmanager.model.host import Address
 
 
@@ -43,8 +42,8 @@ def two_hosts() -> Waiters:
     return waiters
 
 
-def run_of(job_id: str, container: str) -> WatchMessage:
-    return WatchMessage(
+def run_of(job_id: str, container: str) -> MonitorContainer:
+    return MonitorContainer(
         job_id=job_id,
         container_id="c",
         container_name=container,
@@ -67,7 +66,8 @@ def test_a_late_report_of_a_jobs_earlier_container_takes_nothing_from_the_waiter
     waiters.ended("first")
     waiters.kill("second")
 
-    assert [message for message in children[1].told if isinstance(message, Kill)] == [Kill(container_name="second")]
+    kills = [message for message in children[1].told if isinstance(message, KillContainer)]
+    assert kills == [KillContainer(container_name="second")]
     assert waiters.gone(children[1]).containers == ("second",)
     assert waiters.gone(children[0]).containers == ()
 

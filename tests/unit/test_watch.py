@@ -8,12 +8,11 @@ from dataclasses import replace
 
 from jobmanager import Limits
 from jobmanager.engine.protocol import Chunk, EngineFailed, NotRunning, OutputStream, Unreachable
-from jobmanager.ipc.messages import DoorOpen
-from jobmanager.ipc.messages import Watch as WatchMessage
+from jobmanager.ipc.messages import MonitorContainer, SSHReady
 from jobmanager.model.container import ContainerState, EngineInfo, Phase, Usage
 from jobmanager.results.facts import Limit, RunFacts
 from jobmanager.results.verdict import judge
-from jobmanager.watching.monitor import Watch
+from jobmanager.watching.monitor import ContainerMonitor
 
 TOKEN = "0123456789abcdef"
 BEGUN = Chunk(False, f"\x1e{TOKEN} got 1\n".encode())
@@ -84,8 +83,10 @@ class StubEngine:
         pass
 
 
-def watch(engine: StubEngine, *, taken_over: bool = False, has_door: bool = False, limits: Limits | None = None) -> Watch:
-    job = WatchMessage(
+def watch(
+    engine: StubEngine, *, taken_over: bool = False, with_ssh: bool = False, limits: Limits | None = None
+) -> ContainerMonitor:
+    job = MonitorContainer(
         job_id="j",
         container_id="c",
         container_name="n",
@@ -97,9 +98,9 @@ def watch(engine: StubEngine, *, taken_over: bool = False, has_door: bool = Fals
         limits=limits or Limits(wall_time_s=30),
         collect=(),
         taken_over=taken_over,
-        has_door=has_door,
+        with_ssh=with_ssh,
     )
-    return Watch(job, engine, host_lost_timeout_s=60.0, send=lambda _: None, clock=Clock())  # type: ignore[arg-type]
+    return ContainerMonitor(job, engine, host_lost_timeout_s=60.0, send=lambda _: None, clock=Clock())  # type: ignore[arg-type]
 
 
 def judged(facts: RunFacts) -> tuple[str, str]:
@@ -240,11 +241,11 @@ class HasADoor(StubEngine):
 
 def test_where_a_server_is_reached_is_told_once_also_when_the_engine_did_not_say_so_at_first():
     sent = []
-    followed = watch(HasADoor(), has_door=True)
+    followed = watch(HasADoor(), with_ssh=True)
     followed._send = sent.append
 
     assert judged(followed.run()) == ("success", "exit_code")
-    assert [message.port for message in sent if isinstance(message, DoorOpen)] == [49153]
+    assert [message.port for message in sent if isinstance(message, SSHReady)] == [49153]
 
 
 class PublishesNothing(HasADoor):
@@ -254,7 +255,7 @@ class PublishesNothing(HasADoor):
 
 
 def test_a_server_that_nobody_can_reach_is_a_crash_in_words():
-    verdict = judge(watch(PublishesNothing(), has_door=True).run(), Limits())
+    verdict = judge(watch(PublishesNothing(), with_ssh=True).run(), Limits())
 
     assert verdict.outcome.value == "crash" and "it published no port" in verdict.text
 
