@@ -13,7 +13,7 @@ import docker
 import docker.errors
 import psutil
 
-from jobmanager.control.default_host import default_host
+from jobmanager.control.settings import default_host
 
 IMAGE = "jobmanager-busybox:1"
 HOSTS_VARIABLE = "JOBMANAGER_TEST_HOSTS"  # set by `make bench`

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 from benchmarks.figures import Figure, median
 from jobmanager import DockerHost, JobInput, JobManager, Limits, Task
-from jobmanager.ipc.messages import ContainerStarted
 from jobmanager.model.container import EngineInfo, Image
 from jobmanager.model.job import Request
 from jobmanager.results.facts import EndMark, RunFacts
@@ -112,7 +111,7 @@ def _request(job_id: str, dice: random.Random, launchers: int) -> Request:
 
 
 def _begin(ledger: Ledger, order: SubmitJob) -> str:
-    ledger.submitted(order.container, ContainerStarted(container_id=order.container, image_command=(), duration_s=0.1))
+    ledger.container_started(order.container, container_id=order.container, image_command=(), duration_s=0.1)
     return order.container
 
 

@@ -22,8 +22,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from jobmanager._version import __version__
-from jobmanager.control.default_host import default_host
 from jobmanager.control.engine_session import reach
+from jobmanager.control.settings import default_host
 from jobmanager.doctor.advice import tried
 from jobmanager.doctor.probes import HostReport, examine
 from jobmanager.engine.orphans import Kind, Leftover, Removal, Survey, remove_leftovers, survey

@@ -48,7 +48,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
 from jobmanager._callback_manager import CallbackManagers
-from jobmanager.control.default_host import default_host
 from jobmanager.control.log_thread import drain as drain_logs
 from jobmanager.control.log_thread import logger
 from jobmanager.control.loop import Loop
@@ -60,11 +59,11 @@ from jobmanager.control.request import (
     workspace_executables,
     workspace_files,
 )
+from jobmanager.control.settings import SSH_TIMEOUT_S, ManagerSettings
 from jobmanager.engine.labels import retire
 from jobmanager.errors import (
     Closed,
     EngineUnavailable,
-    InvalidHost,
     InvalidInput,
     InvalidTask,
     InvalidValue,
@@ -75,7 +74,7 @@ from jobmanager.hooks import HookManager
 from jobmanager.ipc.process import refuse_where_impossible
 from jobmanager.live_output.reader import LiveOutput
 from jobmanager.model import _checks
-from jobmanager.model._exact import exact, own
+from jobmanager.model._exact import exact
 from jobmanager.model.client import CallbackInfo, Debug, HostInfo, InputData, QueueInfo, RunningJob, SSHCallback, WaitingJob
 from jobmanager.model.host import DockerHost
 from jobmanager.model.job import JobInput, Request
@@ -94,11 +93,8 @@ __all__ = ["JobManager"]
 _log = logger(__name__)
 _T = TypeVar("_T")
 
-_MOST_CALLBACK_THREADS = 1000
-_MOST_POOL_WORKERS = 1000
 _READY_S = 1.0  # after which hosts that have not answered are no longer waited for
 _ANY_ANSWER_S = 10.0  # for the first word of any host
-_SSH_TIMEOUT_S = 1800.0
 _GLANCE_S = 0.5  # between looks at whether a drain has become a kill
 _THREAD_END_S = 2.0
 
@@ -150,21 +146,22 @@ class JobManager:
         pool_size: int | None = None,
         host_lost_timeout_s: float = 60.0,
         engine_timeout_s: float = 30.0,
-        ssh_timeout_s: float = _SSH_TIMEOUT_S,
+        ssh_timeout_s: float = SSH_TIMEOUT_S,
     ) -> None:
-        self._configs = _hosts(hosts)
-        self._aliases = _aliases(environments)
         if hook_manager is not None and not isinstance(hook_manager, HookManager):
             raise InvalidValue(f"hook_manager must be a HookManager, not {hook_manager!r}")
         self._hooks = hook_manager if hook_manager is not None else HookManager()
-        self._max_waiting_jobs = _checks.positive_int("max_waiting_jobs", max_waiting_jobs)
-        self._queue_timeout_s = _checks.timeout("queue_timeout_s", queue_timeout_s)
-        self._callback_threads = _checks.positive_int("callback_threads", callback_threads, most=_MOST_CALLBACK_THREADS)
-        wanted_size = min(8, 2 * (os.cpu_count() or 1)) if pool_size is None else pool_size
-        self._pool_size = _checks.positive_int("pool_size", wanted_size, most=_MOST_POOL_WORKERS)
-        self._host_lost_timeout_s = _checks.timeout("host_lost_timeout_s", host_lost_timeout_s)
-        self._engine_timeout_s = _checks.timeout("engine_timeout_s", engine_timeout_s)
-        self._ssh_timeout_s = _checks.timeout("ssh_timeout_s", ssh_timeout_s)
+        self._settings = ManagerSettings.checked(
+            hosts,
+            environments,
+            max_waiting_jobs=max_waiting_jobs,
+            queue_timeout_s=queue_timeout_s,
+            callback_threads=callback_threads,
+            pool_size=pool_size,
+            host_lost_timeout_s=host_lost_timeout_s,
+            engine_timeout_s=engine_timeout_s,
+            ssh_timeout_s=ssh_timeout_s,
+        )
         self._lock = threading.Lock()  # guards what follows: starting, closing
         self._run: _Run | None = None
         self._closed = False
@@ -184,7 +181,7 @@ class JobManager:
         """
         refuse_where_impossible()
         self._notice_fork()
-        run = _Run(self)
+        run = _Run(self._settings, self._hooks)
         try:
             outside_main_thread(partial(self._start, run), takes_long=True)
         except Closed:  # whoever closes it sees to the rest
@@ -207,7 +204,7 @@ class JobManager:
                 if not self._closed:
                     self._run = None
             raise
-        self._hooks.fire(ManagerStarted(at_s=time.time(), hosts=tuple(config.name for config in self._configs)))
+        self._hooks.fire(ManagerStarted(at_s=time.time(), hosts=tuple(host.name for host in self._settings.hosts)))
 
     def close(self, *, drain_timeout_s: float | None = None, kill: bool = False) -> None:
         """Take no more jobs, let those accepted end, stop everything and leave nothing behind.
@@ -284,7 +281,7 @@ class JobManager:
             NotStarted, Closed: not now.
         """
         run = self._running()
-        request = _request(task, inputdata, priority, launcher_name, debug, job_id, supersede_key, self._ssh_timeout_s)
+        request = _request(task, inputdata, priority, launcher_name, debug, job_id, supersede_key, self._settings.ssh_timeout_s)
         if callback is not None:
             _checks.callback("callback", callback, InvalidInput, "result")
         if ssh_callback is not None:
@@ -429,33 +426,24 @@ if hasattr(os, "register_at_fork"):
 class _Run:
     """Everything that runs between one start and its close, in one process."""
 
-    def __init__(self, manager: JobManager) -> None:
+    def __init__(self, settings: ManagerSettings, hooks: HookManager) -> None:
         self.pid = os.getpid()
-        self._hooks = manager._hooks
+        self._hooks = hooks
         self._closing = threading.Lock()
         self._started = False
         self._stopped = False
         self._kill_asked = threading.Event()
         manager_id = self._manager_id = uuid.uuid4().hex[:12]
         self.ledger = Ledger(
-            manager._configs,
-            manager._aliases,
+            settings.hosts,
+            settings.environments,
             manager_id=manager_id,
-            max_waiting_jobs=manager._max_waiting_jobs,
-            queue_timeout_s=manager._queue_timeout_s,
-            host_lost_timeout_s=manager._host_lost_timeout_s,
+            max_waiting_jobs=settings.max_waiting_jobs,
+            queue_timeout_s=settings.queue_timeout_s,
+            host_lost_timeout_s=settings.host_lost_timeout_s,
         )
-        self._callbacks = CallbackManagers(manager._callback_threads, on_result=self._ended, on_called_back=self.ledger.called_back)
-        self.loop = Loop(
-            self.ledger,
-            self._callbacks,
-            self._hooks,
-            manager._configs,
-            manager_id=manager_id,
-            pool_size=manager._pool_size,
-            engine_timeout_s=manager._engine_timeout_s,
-            host_lost_timeout_s=manager._host_lost_timeout_s,
-        )
+        self._callbacks = CallbackManagers(settings.callback_threads, on_result=self._ended, on_called_back=self.ledger.called_back)
+        self.loop = Loop(self.ledger, self._callbacks, self._hooks, settings, manager_id=manager_id)
 
     def abandon(self) -> None:
         """In a forked child: all of this is the parent's."""
@@ -577,7 +565,7 @@ def _request(
     debug: Debug,
     job_id: str | None,
     supersede_key: str | None = None,
-    ssh_timeout_s: float = _SSH_TIMEOUT_S,
+    ssh_timeout_s: float = SSH_TIMEOUT_S,
 ) -> Request:
     """A job's parts, checked."""
     if not isinstance(task, Task):
@@ -610,40 +598,6 @@ def _debugged(task: Task, session_s: float) -> Task:
     if not task.needs_container:
         raise InvalidInput('debug="ssh" needs a task that runs in a container: all problems of this one are answered without')
     return debug_session.debugged(task, session_s=session_s)
-
-
-def _hosts(given: Sequence[DockerHost | str] | DockerHost | str | None) -> list[DockerHost]:
-    if given is None:
-        return [default_host()]
-    if not isinstance(given, (Sequence, DockerHost)):
-        raise InvalidHost(f"hosts must be a list of DockerHosts or urls, not {given!r}")
-    several = [given] if isinstance(given, (DockerHost, str)) else list(given)
-    hosts = [DockerHost(host) if isinstance(host, str) else own(DockerHost, host) for host in several]
-    if not hosts:
-        raise InvalidHost("hosts is empty: give at least one DockerHost, or None for the default engine")
-    for host in hosts:
-        if not isinstance(host, DockerHost):
-            raise InvalidHost(f"hosts must be DockerHosts or urls, not {host!r}")
-    names = [host.name for host in hosts]
-    if len(set(names)) != len(names):
-        raise InvalidHost(f"two hosts have one name: {sorted(name for name in names if names.count(name) > 1)[0]!r}")
-    first: dict[str, DockerHost] = {}
-    for host in hosts:
-        other = first.setdefault(host.url.rstrip("/"), host)
-        if other is not host:  # each would give away the whole machine
-            raise InvalidHost(f"two hosts have one url, {host.url!r}: {other.name!r} and {host.name!r}")
-    return hosts
-
-
-def _aliases(environments: Mapping[str, str] | None) -> dict[str, str]:
-    if environments is None:
-        return {}
-    if not isinstance(environments, Mapping):
-        raise InvalidValue(f"environments must map names to images, not {type(environments).__name__}")
-    return {
-        _checks.text("an environment's name", name): _checks.text(f"the image of environment {name!r}", image)
-        for name, image in environments.items()
-    }
 
 
 def _closed() -> Closed:

@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from jobmanager.errors import Closed, DuplicateJob, QueueFull
-from jobmanager.ipc.messages import ContainerStarted, StartFailed, StartRefused
 from jobmanager.model.client import HostInfo, QueueInfo, RunningJob, SSHCallback, WaitingJob
 from jobmanager.model.container import SSH_USER, EngineInfo, Image
 from jobmanager.model.host import DockerHost
@@ -278,29 +277,42 @@ class Ledger:
             self._orders.clear()
             return orders
 
-    def submitted(self, container: str, reply: ContainerStarted | StartFailed | StartRefused | None, *, why: str = "") -> None:
-        """A submitter's word; None when it died, and why."""
+    def container_started(self, container: str, *, container_id: str, image_command: tuple[str, ...], duration_s: float) -> None:
+        """A submitter's report: the container waits for its job."""
         with self._lock:
             held = self._containers[container]
-            held.made = held.made or isinstance(reply, ContainerStarted)
-            job = self._job_of(container)
-            if isinstance(reply, StartFailed) and reply.unreachable:
-                self._broke_off(held.host, reply.reason)
-            elif isinstance(reply, ContainerStarted):
-                self._hosts[held.host].started_one()
-            if job is None:
-                self._containers.delete(container)
-                return
-            if isinstance(reply, ContainerStarted):
-                job.container_id, job.image_command = reply.container_id, reply.image_command
-                job.timings["start"] = round(reply.duration_s, 4)
+            held.made = True
+            self._hosts[held.host].started_one()
+            job = self._job_or_delete(container)
+            if job is not None:
+                job.container_id, job.image_command = container_id, image_command
+                job.timings["start"] = round(duration_s, 4)
                 self._happen(job, Happening.CONTAINER_RUNS)
-            elif isinstance(reply, StartFailed):
-                self._host_cannot(job, held.host, reply)
-            elif isinstance(reply, StartRefused):
-                job.say_crash("start_refused", f"host {held.host} could not start it: {reply.reason}", "the engine's answer")
+
+    def host_cannot_start(self, container: str, *, reason: str, unreachable: bool, image_missing: bool = False) -> None:
+        """A submitter's report: this host cannot start it, another one may."""
+        with self._lock:
+            host = self._containers[container].host
+            if unreachable:
+                self._broke_off(host, reason)
+            job = self._job_or_delete(container)
+            if job is not None:
+                self._host_cannot(job, host, reason, unreachable=unreachable, image_missing=image_missing)
+
+    def start_refused(self, container: str, reason: str) -> None:
+        """A submitter's report: no second try would help."""
+        with self._lock:
+            host = self._containers[container].host
+            job = self._job_or_delete(container)
+            if job is not None:
+                job.say_crash("start_refused", f"host {host} could not start it: {reason}", "the engine's answer")
                 self._happen(job, Happening.START_REFUSED)
-            else:
+
+    def submitter_died(self, container: str, why: str = "") -> None:
+        """The process of a submitter ended before its report."""
+        with self._lock:
+            job = self._job_or_delete(container)
+            if job is not None:
                 self._submitter_died(job, why)
 
     def began(self, container: str) -> None:
@@ -475,7 +487,7 @@ class Ledger:
         assert job.host is not None
         image = self._hosts[job.host].image(job.request.task.environment)
         if image is None:
-            self._host_cannot(job, job.host, StartFailed(reason="its image is gone", unreachable=False))
+            self._host_cannot(job, job.host, "its image is gone", unreachable=False)
             return
         job.image = image
         self._orders.append(SubmitJob(host=job.host, container=job.container, image=image, request=job.request))
@@ -545,13 +557,13 @@ class Ledger:
             )
         )
 
-    def _host_cannot(self, job: JobRecord, host: str, reply: StartFailed) -> None:
-        job.trouble = [*job.trouble[-2:], f"{host}: {reply.reason}"]
-        if reply.unreachable:  # it is passed over until it answers again
+    def _host_cannot(self, job: JobRecord, host: str, reason: str, *, unreachable: bool, image_missing: bool = False) -> None:
+        job.trouble = [*job.trouble[-2:], f"{host}: {reason}"]
+        if unreachable:  # it is passed over until it answers again
             job.times_unreachable += 1
         else:
             job.failures += 1
-            if not (reply.image_missing and self._hosts[host].forget_image(job.image)):
+            if not (image_missing and self._hosts[host].forget_image(job.image)):
                 job.needs = replace(job.needs, excluded=job.needs.excluded | {host})
             self._orders.append(LookAtHost(host=host))
         self._happen(job, Happening.HOST_CANNOT)
@@ -632,6 +644,13 @@ class Ledger:
         held = self._containers.get(container)
         job = self._jobs.get(held.job_id) if held is not None else None
         return job if job is not None and job.container == container and job.state is not State.DONE else None
+
+    def _job_or_delete(self, container: str) -> JobRecord | None:
+        """The job that a container belongs to; a container without one is deleted."""
+        job = self._job_of(container)
+        if job is None:
+            self._containers.delete(container)
+        return job
 
     def _may_run_for_s(self, container: str) -> float:
         """For how long a container may still hold its memory, at most."""

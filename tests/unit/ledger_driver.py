@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from jobmanager import DockerHost, JobInput, Limits, Match, Task
-from jobmanager.ipc.messages import ContainerStarted
+from jobmanager.control.reports import report_start
+from jobmanager.ipc.messages import ContainerStarted, StartFailed, StartRefused
 from jobmanager.model.container import EngineInfo, Image
 from jobmanager.model.job import Request
 from jobmanager.results.facts import EndMark, RunFacts
@@ -118,8 +119,11 @@ class Driver:
         """Let it be placed; its container's name."""
         return next(order.container for order in reversed(self.of(SubmitJob)) if order.request.job_id == job_id)
 
+    def start_reported(self, container: str, reply: ContainerStarted | StartFailed | StartRefused | None) -> None:
+        report_start(self.ledger, container, reply)
+
     def runs(self, container: str) -> None:
-        self.ledger.submitted(container, ContainerStarted(container_id=f"id of {container}", image_command=("sh",), duration_s=0.1))
+        self.start_reported(container, ContainerStarted(container_id=f"id of {container}", image_command=("sh",), duration_s=0.1))
 
     def run(self, job_id: str) -> str:
         """Let it be placed and begin; its container's name."""

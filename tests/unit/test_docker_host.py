@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jobmanager import TLS, DockerHost
-from jobmanager.control.default_host import default_host
+from jobmanager.control.settings import default_host
 from jobmanager.errors import InvalidHost
 
 GOOD_URLS = [

@@ -123,7 +123,7 @@ def test_a_job_that_the_host_with_the_newest_version_could_not_start_runs_in_an_
     driver.accept("j")
     container = driver.place("j")
 
-    driver.ledger.submitted(container, StartFailed(reason="no such runtime", unreachable=False))
+    driver.start_reported(container, StartFailed(reason="no such runtime", unreachable=False))
 
     assert images_of(driver) == {"j": PYTHON.id}
 

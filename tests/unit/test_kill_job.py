@@ -26,7 +26,7 @@ def waits(driver: Driver) -> None:
 
 def waits_again_as_its_host_could_not(driver: Driver) -> None:
     driver.accept("j")
-    driver.ledger.submitted(driver.place("j"), StartFailed(reason="away", unreachable=True))
+    driver.start_reported(driver.place("j"), StartFailed(reason="away", unreachable=True))
 
 
 def waits_again_as_its_run_was_cut_off(driver: Driver) -> None:

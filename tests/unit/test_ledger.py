@@ -84,7 +84,7 @@ def test_whatever_becomes_of_the_submitter_of_a_killed_job_its_container_is_dele
     container = driver.place("j")
     driver.ledger.kill("j", KillReason.KILL_JOB)
 
-    driver.ledger.submitted(container, word)
+    driver.start_reported(container, word)
 
     assert driver.deletes() == [container]
     assert len(driver.results("j")) == 1
@@ -133,7 +133,7 @@ def test_a_job_goes_to_another_host_when_one_has_lost_its_image():
     first = driver.place("j")
     one = driver.ledger.containers()[first]
 
-    driver.ledger.submitted(first, GONE)
+    driver.start_reported(first, GONE)
 
     (other,) = driver.submits()
     assert other.host != one
@@ -146,7 +146,7 @@ def test_a_job_whose_image_is_gone_everywhere_is_a_crash_that_names_each_host():
     driver = Driver({"a": 1, "b": 1})
     driver.accept("j")
     for _ in range(2):
-        driver.ledger.submitted(driver.place("j"), GONE)
+        driver.start_reported(driver.place("j"), GONE)
 
     verdict = driver.result("j").verdict
     assert verdict.outcome is Outcome.CRASH
@@ -159,7 +159,7 @@ def test_an_unreachable_host_is_passed_over_until_it_answers_and_the_job_waits()
     driver = Driver({"a": 1})
     driver.accept("j")
 
-    driver.ledger.submitted(driver.place("j"), UNREACHABLE)
+    driver.start_reported(driver.place("j"), UNREACHABLE)
 
     assert LookAtHost(host="a") in driver.carry_out()
     assert [host.up for host in driver.ledger.hosts()] == [False]
@@ -175,7 +175,7 @@ def test_a_host_that_cannot_be_reached_again_and_again_costs_the_job_nothing_but
     driver.accept("j")
 
     for _ in range(50):
-        driver.ledger.submitted(driver.place("j"), UNREACHABLE)
+        driver.start_reported(driver.place("j"), UNREACHABLE)
         driver.clock.now += 15.0
         driver.answers("a"), driver.answers("b")
         for container in set(driver.deletes()) & set(driver.ledger.containers()):
@@ -192,7 +192,7 @@ def test_a_host_that_answers_looks_and_breaks_off_starts_is_left_alone_for_longe
 
     began, waited_s = driver.clock.now, []
     for _ in range(12):
-        driver.ledger.submitted(driver.place("j"), UNREACHABLE)
+        driver.start_reported(driver.place("j"), UNREACHABLE)
         for container in set(driver.deletes()) & set(driver.ledger.containers()):
             driver.ledger.deleted(container)
         since = driver.clock.now
@@ -209,7 +209,7 @@ def test_a_rest_ends_by_a_look_and_a_start_that_works_forgets_what_was_before():
     driver = Driver({"a": 8}, queue_timeout_s=1e9)
     driver.accept("j")
     for _ in range(3):
-        driver.ledger.submitted(driver.place("j"), UNREACHABLE)
+        driver.start_reported(driver.place("j"), UNREACHABLE)
         driver.answers("a")
     assert not driver.ledger.hosts()[0].up
 
@@ -223,7 +223,7 @@ def test_a_rest_ends_by_a_look_and_a_start_that_works_forgets_what_was_before():
 
     driver.run("j")
     driver.accept("k")
-    driver.ledger.submitted(driver.place("k"), UNREACHABLE)
+    driver.start_reported(driver.place("k"), UNREACHABLE)
     assert driver.answers("a"), "as the first time"
 
 
@@ -232,7 +232,7 @@ def test_starts_that_break_off_together_are_one_time():
     containers = [driver.place(driver.accept(f"j{number}")) for number in range(8)]
 
     for container in containers:
-        driver.ledger.submitted(container, UNREACHABLE)
+        driver.start_reported(container, UNREACHABLE)
 
     assert driver.answers("a")
 
@@ -242,7 +242,7 @@ def test_each_try_has_a_container_name_of_its_own():
     driver.accept("j")
 
     for _ in range(6):  # nothing is deleted meanwhile: both hosts are away
-        driver.ledger.submitted(driver.place("j"), UNREACHABLE)
+        driver.start_reported(driver.place("j"), UNREACHABLE)
         driver.clock.now += 15.0
         driver.answers("a"), driver.answers("b")
     driver.run("j")
@@ -258,7 +258,7 @@ def test_a_submitter_that_dies_is_replaced_and_the_container_is_the_same():
     driver.accept("j")
     container = driver.place("j")
 
-    driver.ledger.submitted(container, None)
+    driver.start_reported(container, None)
 
     assert driver.place("j") == container
     assert driver.slots() == {"a": 1}
@@ -274,7 +274,7 @@ def test_a_job_over_which_submitters_keep_dying_is_a_crash():
     for _ in range(100):
         if driver.results("j"):
             break
-        driver.ledger.submitted("jobmanager-m-1-1", None)
+        driver.start_reported("jobmanager-m-1-1", None)
 
     verdict = driver.result("j").verdict
     assert (verdict.outcome, verdict.evidence[0].kind) == (Outcome.CRASH, "submitter_died")
@@ -286,7 +286,7 @@ def test_an_engine_that_says_no_for_good_is_a_crash_with_its_words():
     driver.accept("j")
     container = driver.place("j")
 
-    driver.ledger.submitted(container, StartRefused(reason="OCI runtime: no such runtime"))
+    driver.start_reported(container, StartRefused(reason="OCI runtime: no such runtime"))
 
     assert driver.result("j").verdict.outcome is Outcome.CRASH
     assert "no such runtime" in driver.result("j").verdict.text
@@ -300,7 +300,7 @@ def test_the_image_that_vanishes_while_a_submitter_dies_sends_the_job_on():
     one = driver.ledger.containers()[container]
     driver.answers(one, C)
 
-    driver.ledger.submitted(container, None)
+    driver.start_reported(container, None)
 
     assert set(driver.placed().values()) == {"a", "b"} - {one}
     assert driver.deletes() == [container]
@@ -572,7 +572,7 @@ def test_a_killed_job_whose_waiter_is_silent_for_ever_is_still_killed():
 def test_a_job_that_waits_longer_than_it_may_is_a_crash_that_says_why_it_waited():
     driver = Driver({"a": 1}, queue_timeout_s=100.0)
     driver.accept("j")
-    driver.ledger.submitted(driver.place("j"), UNREACHABLE)
+    driver.start_reported(driver.place("j"), UNREACHABLE)
 
     driver.clock.now += 100.0
     driver.ledger.tick()
@@ -895,7 +895,7 @@ def test_an_older_image_of_the_same_name_takes_the_place_of_one_that_is_gone():
     driver.accept("j")
     container = driver.place("j")
 
-    driver.ledger.submitted(container, StartFailed(reason="No such image", unreachable=False, image_missing=True))
+    driver.start_reported(container, StartFailed(reason="No such image", unreachable=False, image_missing=True))
     driver.ledger.deleted(container)
 
     assert [order.image for order in driver.of(SubmitJob)] == ["sha256:newer", "sha256:py"]
@@ -906,7 +906,7 @@ def test_an_image_that_is_gone_without_another_ends_its_jobs_at_once():
     driver = Driver({"a": 1})
     driver.accept("j")
 
-    driver.ledger.submitted(driver.place("j"), StartFailed(reason="No such image: py", unreachable=False, image_missing=True))
+    driver.start_reported(driver.place("j"), StartFailed(reason="No such image: py", unreachable=False, image_missing=True))
 
     assert driver.result("j").verdict.evidence[0].kind == "no_host"
     assert "No such image: py" in driver.result("j").verdict.text
@@ -1151,7 +1151,7 @@ def test_a_job_that_cannot_run_now_holds_up_no_other():
 def test_a_job_that_was_sent_back_keeps_its_place_before_those_that_came_later():
     driver = Driver({"a": 1})
     driver.accept("first"), driver.accept("second")
-    driver.ledger.submitted(driver.place("first"), UNREACHABLE)
+    driver.start_reported(driver.place("first"), UNREACHABLE)
     driver.ledger.deleted("jobmanager-m-1-1")
     driver.answers("a")
 
@@ -1305,12 +1305,12 @@ def test_a_container_whose_removal_is_under_way_is_not_removed_twice():
     driver = Driver({"a": 1})
     driver.accept("j")
     container = driver.place("j")
-    driver.ledger.submitted(container, None)  # and another submitter goes on with it
+    driver.start_reported(container, None)  # and another submitter goes on with it
     driver.runs(container)
     driver.end(container)
 
     driver.runs(container)  # what the first one had to say comes late
-    driver.ledger.submitted(container, None)
+    driver.start_reported(container, None)
 
     assert driver.deletes() == [container]
 

@@ -115,14 +115,14 @@ def test_what_is_not_in_the_table_changes_nothing(state):
 # Every report that the world can make, whatever state the job is in: the job has one result in the end
 REPORTS = {
     "container runs": lambda driver, container: driver.runs(container),
-    "host cannot: image gone": lambda driver, container: driver.ledger.submitted(
+    "host cannot: image gone": lambda driver, container: driver.start_reported(
         container, StartFailed(reason="image gone", unreachable=False)
     ),
-    "host cannot: unreachable": lambda driver, container: driver.ledger.submitted(
+    "host cannot: unreachable": lambda driver, container: driver.start_reported(
         container, StartFailed(reason="refused", unreachable=True)
     ),
-    "refused": lambda driver, container: driver.ledger.submitted(container, StartRefused(reason="bad")),
-    "submitter died": lambda driver, container: driver.ledger.submitted(container, None),
+    "refused": lambda driver, container: driver.start_reported(container, StartRefused(reason="bad")),
+    "submitter died": lambda driver, container: driver.start_reported(container, None),
     "began": lambda driver, container: driver.ledger.began(container),
     "ended": lambda driver, container: driver.end(container),
     "never began": lambda driver, container: driver.end(container, RunFacts(began=False)),
@@ -173,7 +173,7 @@ def test_two_reports_in_any_order_leave_one_result_and_no_slot(state):
             REPORTS[name](driver, container)
             driver.carry_out()
         if state is P and not {first, second} & OF_A_SUBMITTER:
-            driver.ledger.submitted(container, ContainerStarted(container_id="1", image_command=(), duration_s=0.0))
+            driver.start_reported(container, ContainerStarted(container_id="1", image_command=(), duration_s=0.0))
 
         _bring_to_an_end(driver)
 

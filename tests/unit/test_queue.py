@@ -127,7 +127,7 @@ def test_a_launcher_that_killed_its_waiting_jobs_pays_for_none_of_them():
 def test_a_start_that_came_to_nothing_costs_its_launcher_nothing():
     driver = Driver({"a": 1})
     driver.accept("ann", launcher="ann", wall_time_s=50)
-    driver.ledger.submitted(driver.place("ann"), UNREACHABLE)
+    driver.start_reported(driver.place("ann"), UNREACHABLE)
     driver.accept("bob", launcher="bob")
     (container,) = driver.ledger.containers()
     driver.answers("a")
@@ -586,7 +586,7 @@ def test_a_job_that_came_back_and_waits_again_is_superseded():
     driver = Driver({"a": 1})
     driver.accept("older", supersede_key="k")
     container = driver.place("older")
-    driver.ledger.submitted(container, UNREACHABLE)
+    driver.start_reported(container, UNREACHABLE)
 
     driver.accept("newer", supersede_key="k")
 

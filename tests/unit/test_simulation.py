@@ -10,6 +10,7 @@ from collections import Counter
 import pytest
 
 from jobmanager import DockerHost, Limits, Match, Outcome, Task
+from jobmanager.control.reports import report_start
 from jobmanager.errors import JobRefused
 from jobmanager.ipc.messages import ContainerStarted, StartFailed, StartRefused
 from jobmanager.model.container import Image
@@ -172,7 +173,7 @@ class World:
                     StartFailed(reason="away", unreachable=True),
                 ]
             )
-        self.ledger.submitted(order.container, reply)
+        report_start(self.ledger, order.container, reply)
 
     def waiter_reports(self, container):
         if container not in self.watched:

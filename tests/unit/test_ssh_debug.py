@@ -170,7 +170,7 @@ def running(driver: Driver) -> str:
     driver.ledger.accept(request(), None, print)
     driver.ledger.take_orders()
     (container,) = driver.ledger.containers()
-    driver.ledger.submitted(container, ContainerStarted(container_id="c", image_command=(), duration_s=0.1))
+    driver.start_reported(container, ContainerStarted(container_id="c", image_command=(), duration_s=0.1))
     return container
 
 
@@ -216,7 +216,7 @@ def test_a_job_that_no_host_can_start_tells_so_with_its_result() -> None:
     driver.ledger.accept(request(), None, print)
     driver.ledger.take_orders()
     (container,) = driver.ledger.containers()
-    driver.ledger.submitted(container, StartFailed(reason="port is taken", unreachable=False))
+    driver.start_reported(container, StartFailed(reason="port is taken", unreachable=False))
 
     (end,) = told(driver)
 

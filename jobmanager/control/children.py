@@ -1,0 +1,70 @@
+"""The child processes of one manager: pool workers, waiters, keepers of tunnels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from jobmanager.control.child_process import Child, Listen
+from jobmanager.control.settings import ManagerSettings
+from jobmanager.control.tunnels import Tunnels
+from jobmanager.control.waiters import Waiters, farewell
+from jobmanager.control.worker_pool import ProcessPool
+from jobmanager.model.host import Address
+
+_MOST_AT_ONCE_WHILE_UNKNOWN = 4
+
+
+class Children:
+    """All children of a manager. Not thread-safe: the loop alone uses it."""
+
+    def __init__(
+        self, listen: Listen, settings: ManagerSettings, *, manager_id: str, cannot_start: Callable[[str, str], None]
+    ) -> None:
+        """``listen`` gets what they say, ``cannot_start`` a host without a waiter and why."""
+        self._cores: dict[str, int] = {}
+        self.addresses: Mapping[str, Address] = {}  # by host, once started
+        self.pool = ProcessPool(listen, size=settings.pool_size, lane=self._most_at_once)
+        self.tunnels = Tunnels(settings.hosts, listen)
+        self.waiters = Waiters(
+            listen,
+            settings.hosts,
+            manager_id=manager_id,
+            engine_timeout_s=settings.engine_timeout_s,
+            host_lost_timeout_s=settings.host_lost_timeout_s,
+            cannot_start=cannot_start,
+        )
+
+    def start(self) -> None:
+        """Start those that are needed at once. The waiters find out whether the hosts answer."""
+        self.addresses = self.tunnels.start()
+        self.waiters.start(self.addresses)
+
+    def host_has(self, host: str, cores: int) -> None:
+        """A host's cores bound what it is asked to do at once."""
+        self._cores[host] = cores
+
+    def due_work(self) -> Iterable[Callable[[], None]]:
+        """What is to be called about once a second."""
+        return (
+            self.waiters.do_what_is_due,
+            self.tunnels.do_what_is_due,
+            self.pool.end_hung_workers,
+            self.pool.dispatch,
+        )
+
+    def close(self) -> None:
+        """End them all."""
+        farewell(self._all())
+        self.tunnels.clean_up()
+
+    def abandon(self) -> None:
+        """In a forked process: let go of the pipes; the children are the parent's."""
+        for child in self._all():
+            child.abandon()
+
+    def _all(self) -> list[Child]:
+        return [*self.waiters.children(), *self.pool.workers(), *self.tunnels.children()]
+
+    def _most_at_once(self, host: str) -> int:
+        """Starts and removals under way at once: past twice a host's cores they only get slower."""
+        return 2 * self._cores[host] if host in self._cores else _MOST_AT_ONCE_WHILE_UNKNOWN

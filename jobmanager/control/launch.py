@@ -1,0 +1,93 @@
+"""What a job's container is made of, and what its waiter is told: pure functions of the ledger's commands."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from jobmanager.engine.labels import Owner, labels
+from jobmanager.grading.bundle import grader_command, runner_command
+from jobmanager.ipc.messages import GradingSettings, MonitorContainer
+from jobmanager.model.container import ContainerSpec, Door
+from jobmanager.model.grader import Grader
+from jobmanager.model.job import Request
+from jobmanager.scheduling.orders import SubmitJob, WatchJob
+from jobmanager.ssh import debug_session
+
+_LEASE_SLACK_S = 900.0  # past a job's wall clock, before anybody may call its container abandoned
+
+
+def container_spec(order: SubmitJob, *, manager_id: str, owner: Owner, loopback_only: bool) -> ContainerSpec:
+    """The container that a submitter makes. ``loopback_only``: a debug session's port is published for this machine alone."""
+    request = order.request
+    task = request.task
+    return ContainerSpec(
+        name=order.container,
+        image=order.image,
+        labels=labels(manager_id, request.job_id, task.limits.wall_s + _LEASE_SLACK_S, owner),
+        limits=task.limits,
+        network=task.network,
+        workspace=task.workspace,
+        shares=task.grader is not None,
+        door=_door(request, loopback_only=loopback_only),
+    )
+
+
+def monitor_message(order: WatchJob) -> MonitorContainer:
+    """The message by which a waiter takes a container over."""
+    request = order.request
+    task = request.task
+    message = MonitorContainer(
+        job_id=request.job_id,
+        container_id=order.container_id,
+        container_name=order.container,
+        token=order.token,
+        command=_command(order),
+        env=task.env or {},
+        files=request.files,
+        executables=request.executables,
+        stdin=request.inputs.stdin if task.grader is None else None,  # type: ignore[arg-type]
+        limits=task.limits,
+        collect=tuple(task.collect),
+        workspace=task.workspace,
+        grading=_grading(order),
+        engine_id=order.engine_id,
+        taken_over=order.taken_over,
+        elapsed_s=order.elapsed_s,
+        stopped=order.stopped,
+    )
+    return _with_ssh(message, task.grader) if request.ssh_password else message
+
+
+def _door(request: Request, *, loopback_only: bool) -> Door | None:
+    if not request.ssh_password:
+        return None
+    return debug_session.door(request.ssh_password, workspace=request.task.workspace, loopback_only=loopback_only)
+
+
+def _command(order: WatchJob) -> str | tuple[str, ...]:
+    """What the container runs: a grader's runner, the task's command, or the image's own."""
+    task = order.request.task
+    if task.grader is not None:
+        return runner_command(task.grader.run)  # type: ignore[arg-type]
+    return task.command if task.command is not None else order.image_command  # type: ignore[return-value]
+
+
+def _with_ssh(message: MonitorContainer, grader: Grader | None) -> MonitorContainer:
+    """The same with an SSH server in the place of the program: a grader, or the task's command."""
+    if grader is None:
+        return debug_session.session(message)
+    session = debug_session.session(replace(message, command=grader_command(grader.run)))  # type: ignore[arg-type]
+    return replace(session, command=runner_command(session.command))
+
+
+def _grading(order: WatchJob) -> GradingSettings | None:
+    task = order.request.task
+    if task.grader is None:
+        return None
+    return GradingSettings(
+        images=order.images,
+        cpu_time_s=task.grader.students_cpu_time_s(task.limits),
+        memory_mib=task.grader.students_memory_mib(task.limits),
+        network=task.grader.student_network,
+        most_students=task.grader.most_students,
+    )

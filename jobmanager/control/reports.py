@@ -1,0 +1,186 @@
+"""What children report: messages, their end, what they could not be sent. The ledger is told."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Union
+
+from jobmanager.control.child_process import Child, Gone, Heard, Unsent
+from jobmanager.control.children import Children
+from jobmanager.control.environments import EnvironmentReporter
+from jobmanager.control.log_thread import logger
+from jobmanager.control.timers import Timers
+from jobmanager.control.worker_pool import Ticket, Unanswered
+from jobmanager.events import HostUp, JobDeleted
+from jobmanager.hooks import HookManager
+from jobmanager.ipc.messages import (
+    ContainerRemoved,
+    ContainerStarted,
+    Heartbeat,
+    HostReachable,
+    HostUnreachable,
+    LimitReached,
+    MonitorAcknowledged,
+    MonitorContainer,
+    OutputChunk,
+    PoolReply,
+    ProgramStarted,
+    RemovalFailed,
+    RemoveContainer,
+    RunEnded,
+    SSHReady,
+    StartContainer,
+    StartFailed,
+    StartRefused,
+    TunnelBroken,
+    TunnelOpen,
+    UnknownContainers,
+)
+from jobmanager.live_output.fan_out import LiveOutputs
+from jobmanager.results.facts import RunFacts
+from jobmanager.scheduling.ledger import Ledger
+
+_log = logger(__name__)
+
+_WARM_WORKERS = 2
+
+Report = Union[Heard, Gone, Unsent]
+
+
+class Reports:
+    """Takes what one manager's children report. Not thread-safe: the loop alone uses it."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        hooks: HookManager,
+        children: Children,
+        *,
+        live_outputs: LiveOutputs,
+        timers: Timers,
+        environments: EnvironmentReporter,
+    ) -> None:
+        self._ledger = ledger
+        self._hooks = hooks
+        self._children = children
+        self._live_outputs = live_outputs
+        self._timers = timers
+        self._environments = environments
+        self._handlers: Mapping[type[Any], Callable[[str, Any], None]] = {
+            Heartbeat: lambda *_: None,
+            MonitorAcknowledged: lambda _, message: children.waiters.taken(message.container_name),
+            ProgramStarted: lambda _, message: ledger.began(message.container_name),
+            SSHReady: lambda _, message: ledger.door_open(message.container_name, message.port),
+            LimitReached: lambda _, message: ledger.stops(message.container_name, message.stopped),
+            OutputChunk: lambda _, message: live_outputs.printed(message),
+            RunEnded: self._ended,
+            HostReachable: self._host_answers,
+            HostUnreachable: self._host_silent,
+            UnknownContainers: lambda host, message: ledger.strays(host, message.names),
+            TunnelOpen: lambda host, _: children.waiters.look(host),
+            TunnelBroken: self._host_silent,
+        }
+
+    def take(self, report: Report) -> None:
+        """Do what follows from one report."""
+        if isinstance(report, Heard):
+            self._heard(report.child, report.message)
+        elif isinstance(report, Gone):
+            self._gone(report.child, report.why)
+        else:
+            self._unsent(report.child, report.message, report.reason)
+
+    def _heard(self, child: Child, message: Any) -> None:
+        pool, waiters, tunnels = self._children.pool, self._children.waiters, self._children.tunnels
+        if child in pool:
+            self._pool_replied(pool.replied(child), message)
+            pool.dispatch()
+        elif (host := waiters.heard(child) or tunnels.heard(child, message)) is not None:
+            self._handlers[type(message)](host, message)
+
+    def _gone(self, child: Child, why: str) -> None:
+        pool = self._children.pool
+        if child in pool:
+            unanswered = pool.died(child)
+            if unanswered is not None:
+                _log.warning("a pool worker died over container %s: %s", unanswered.ticket.container, why)
+                self._pool_replied(unanswered.ticket, _why_hung(unanswered), why)
+            pool.dispatch()
+        elif (lost := self._children.waiters.gone(child, why)) is not None:
+            self._ledger.waiter_died(lost.containers, over=lost.over)
+            if not lost.has_spoken:
+                self._host_silent(lost.host, HostUnreachable(reason=f"the process that was to look at it died at once: {why}"))
+        else:
+            self._children.tunnels.gone(child)
+
+    def _unsent(self, child: Child, message: Any, reason: str) -> None:
+        """A child cannot be told this; it lives on."""
+        pool = self._children.pool
+        if isinstance(message, StartContainer) and child in pool:
+            self._pool_replied(pool.replied(child), StartRefused(reason=reason))
+        elif isinstance(message, RemoveContainer) and child in pool:
+            self._pool_replied(pool.replied(child), RemovalFailed(reason=reason))
+        elif isinstance(message, MonitorContainer):
+            self._children.waiters.ended(message.container_name)
+            self._ledger.ended(message.container_name, RunFacts(began=message.taken_over, trouble=reason))
+
+    def _pool_replied(self, ticket: Ticket, reply: PoolReply | None, why: str = "") -> None:
+        if isinstance(ticket.request, StartContainer):
+            assert reply is None or isinstance(reply, (ContainerStarted, StartFailed, StartRefused))
+            report_start(self._ledger, ticket.container, reply, why=why)
+        elif isinstance(reply, ContainerRemoved):
+            self._deleted(ticket)
+        elif isinstance(reply, RemovalFailed):
+            _log.debug("container %s is not removed yet: %s", ticket.container, reply)
+            self._ledger.delete_failed(ticket.container, only_volume_left=reply.only_volume_left)
+        else:
+            self._ledger.delete_failed(ticket.container)
+
+    def _deleted(self, ticket: Ticket) -> None:
+        self._children.waiters.ended(ticket.container)
+        job_id = self._ledger.deleted(ticket.container)
+        if job_id:
+            self._hooks.fire(JobDeleted(at_s=time.time(), job_id=job_id, host=ticket.host))
+
+    def _ended(self, _: str, message: RunEnded) -> None:
+        self._children.waiters.ended(message.container_name)
+        self._ledger.ended(message.container_name, message.facts)
+
+    def _host_answers(self, host: str, message: HostReachable) -> None:
+        self._children.host_has(host, message.info.cores)
+        was_down = self._ledger.host_answers(host, message.info, message.images)
+        if was_down:
+            self._children.pool.warm_up(_WARM_WORKERS)
+            self._timers.retry_deletes_now(host)
+            _log.info("host %s is up", host, extra={"host": host})
+            self._hooks.fire(HostUp(at_s=time.time(), host=host))
+        self._environments.host_answered(host, message.images, was_down=was_down)
+
+    def _host_silent(self, host: str, message: HostUnreachable | TunnelBroken) -> None:
+        reason = self._children.tunnels.why_silent(host, message.reason)
+        if reason is not None:
+            self._ledger.host_silent(host, reason)
+
+
+def report_start(
+    ledger: Ledger, container: str, reply: ContainerStarted | StartFailed | StartRefused | None, *, why: str = ""
+) -> None:
+    """Report how a submitter's work ended. None: its process died, and ``why``."""
+    if isinstance(reply, ContainerStarted):
+        ledger.container_started(
+            container, container_id=reply.container_id, image_command=reply.image_command, duration_s=reply.duration_s
+        )
+    elif isinstance(reply, StartFailed):
+        ledger.host_cannot_start(container, reason=reply.reason, unreachable=reply.unreachable, image_missing=reply.image_missing)
+    elif isinstance(reply, StartRefused):
+        ledger.start_refused(container, reply.reason)
+    else:
+        ledger.submitter_died(container, why)
+
+
+def _why_hung(unanswered: Unanswered) -> StartFailed | None:
+    """A submitter that had to be ended is its engine's doing: another host may be quicker. None for any other death."""
+    if not unanswered.hung or not isinstance(unanswered.ticket.request, StartContainer):
+        return None
+    return StartFailed(reason="its engine let the submitter wait for too long", unreachable=True)
