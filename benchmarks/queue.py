@@ -16,8 +16,8 @@ from jobmanager.model.container import EngineInfo, Image
 from jobmanager.model.job import Request
 from jobmanager.results.facts import EndMark, RunFacts
 from jobmanager.results.verdict import KillReason
+from jobmanager.scheduling.commands import PublishResult, SubmitJob
 from jobmanager.scheduling.ledger import Ledger
-from jobmanager.scheduling.orders import DeliverJob, SubmitJob
 from jobmanager.testing import FakeEngineServer
 
 WAITING = 100_000
@@ -78,7 +78,7 @@ def _of_a_ledger(launchers: int) -> Iterator[Figure]:
     ledger, dice = _ledger(), random.Random(2)
     for number in range(WAITING):
         ledger.accept(_request(f"j{number}", dice, launchers), None)
-    running = [_begin(ledger, order) for order in ledger.take_orders() if isinstance(order, SubmitJob)]
+    running = [_begin(ledger, order) for order in ledger.take_commands() if isinstance(order, SubmitJob)]
     yield median(f"giving a host; {words}", [_gives_a_host_ms(ledger, running) for _ in range(_TIMES)], "ms", at_most=1)
     for number in dice.sample(range(WAITING), _WAVE):
         ledger.kill(f"j{number}", KillReason.KILL_JOB)
@@ -94,7 +94,7 @@ def _ledger() -> Ledger:
     images = [Image(id=f"sha256:{name}", references=(name,), labels={}, created_at_s=1.0) for name in names]
     info = EngineInfo(version="20.10", cores=8, memory_mib=65536, now_s=0.0, cgroup="2")
     for number, host in enumerate(hosts):
-        ledger.host_answers(host.name, info, images[:: 1 + number % 2])
+        ledger.host_answered(host.name, info, images[:: 1 + number % 2])
     return ledger
 
 
@@ -118,11 +118,11 @@ def _begin(ledger: Ledger, order: SubmitJob) -> str:
 def _gives_a_host_ms(ledger: Ledger, running: list[str]) -> float:
     """The one that has run longest ends; how long it takes to put another one in its place."""
     container = running.pop(0)
-    ledger.ended(container, RunFacts(began=True, end=EndMark(exit_code=0)))
+    ledger.run_ended(container, RunFacts(began=True, end=EndMark(exit_code=0)))
     _call_back(ledger)
-    ledger.deleted(container)
+    ledger.container_deleted(container)
     began = time.perf_counter()
-    orders = ledger.take_orders()
+    orders = ledger.take_commands()
     took_ms = (time.perf_counter() - began) * _MS
     placed = [_begin(ledger, order) for order in orders if isinstance(order, SubmitJob)]
     if len(placed) != 1:
@@ -132,9 +132,9 @@ def _gives_a_host_ms(ledger: Ledger, running: list[str]) -> float:
 
 
 def _call_back(ledger: Ledger) -> None:
-    for order in ledger.take_orders():
-        if isinstance(order, DeliverJob):
-            ledger.called_back(order.request.job_id)
+    for order in ledger.take_commands():
+        if isinstance(order, PublishResult):
+            ledger.callback_returned(order.request.job_id)
 
 
 def _each_ms(times: int, call: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> list[float]:

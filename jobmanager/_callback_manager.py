@@ -13,7 +13,7 @@ from jobmanager.control.user_code import call_foreign
 from jobmanager.model.client import CallbackInfo
 from jobmanager.model.result import JobResult, Outcome
 from jobmanager.results.merge import merged
-from jobmanager.scheduling.orders import DeliverJob, DeliverSSH
+from jobmanager.scheduling.commands import PublishResult, PublishSSH
 
 _log = logger(__name__)
 
@@ -25,7 +25,7 @@ class CallbackManagers:
 
     def __init__(self, count: int, *, on_result: Callable[[JobResult], None], on_called_back: Callable[[str], None]) -> None:
         """``on_result`` gets each result before its callback is called, ``on_called_back`` each job id afterwards."""
-        self._done: queue.SimpleQueue[DeliverJob | DeliverSSH | None] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[PublishResult | PublishSSH | None] = queue.SimpleQueue()
         self._on_result = on_result
         self._on_called_back = on_called_back
         self._lock = threading.Lock()
@@ -42,7 +42,7 @@ class CallbackManagers:
         for thread in self._threads:
             thread.start()
 
-    def put(self, done: DeliverJob | DeliverSSH) -> None:
+    def put(self, done: PublishResult | PublishSSH) -> None:
         """Queue a job that has ended, or an SSH session that is ready."""
         self._done.put(done)
 
@@ -85,13 +85,13 @@ class CallbackManagers:
             except Exception:  # noqa: BLE001 - the loop's edge: a bug here, or no memory, costs this job at most
                 _log.exception("a result could not be processed")
 
-    def _process(self, done: DeliverJob | DeliverSSH) -> None:
-        job_id = done.job_id if isinstance(done, DeliverSSH) else done.request.job_id
+    def _process(self, done: PublishResult | PublishSSH) -> None:
+        job_id = done.job_id if isinstance(done, PublishSSH) else done.request.job_id
         thread = threading.current_thread()
         with self._lock:
             self._busy_since[thread] = (time.monotonic(), job_id)
         try:
-            if isinstance(done, DeliverSSH):
+            if isinstance(done, PublishSSH):
                 _call_callback(job_id, done.ssh_callback, done.address, done.port, done.user, done.password)
                 return
             if done.ssh_callback is not None:
@@ -103,7 +103,7 @@ class CallbackManagers:
         finally:
             with self._lock:
                 del self._busy_since[thread]
-            if isinstance(done, DeliverJob):
+            if isinstance(done, PublishResult):
                 self._on_called_back(job_id)
 
     def _report_result(self, result: JobResult) -> None:
@@ -113,7 +113,7 @@ class CallbackManagers:
             _log.exception("the result of job %s could not be reported", result.job_id)
 
 
-def _build_result(done: DeliverJob) -> JobResult:
+def _build_result(done: PublishResult) -> JobResult:
     try:
         return merged(done.request, done.verdict, done.facts, host=done.host, timings=done.timings, steps=done.steps)
     except Exception as error:  # noqa: BLE001 - the loop's edge: a bug in merging must not cost the job its result

@@ -19,7 +19,7 @@ The way of a job::
 Processes and threads of one manager::
 
     caller's process   jobmanager-executor     does what the main thread asks for (one for all managers)
-                       jobmanager-loop         carries out the ledger's orders, hears the children
+                       jobmanager-loop         carries out the ledger's commands, hears the children
                        jobmanager-callbacks-N  callback managers (4 by default)
                        jobmanager-*-in, -out   two for each child: its messages
                        jobmanager-hooks        while hooks are set
@@ -442,7 +442,9 @@ class _Run:
             queue_timeout_s=settings.queue_timeout_s,
             host_lost_timeout_s=settings.host_lost_timeout_s,
         )
-        self._callbacks = CallbackManagers(settings.callback_threads, on_result=self._ended, on_called_back=self.ledger.called_back)
+        self._callbacks = CallbackManagers(
+            settings.callback_threads, on_result=self._ended, on_called_back=self.ledger.callback_returned
+        )
         self.loop = Loop(self.ledger, self._callbacks, self._hooks, settings, manager_id=manager_id)
 
     def abandon(self) -> None:
@@ -462,7 +464,7 @@ class _Run:
             atexit.register(self._at_exit)
         self.ledger.wait_for_hosts(_all_have_answered, _READY_S)
         self.ledger.wait_for_hosts(_enough_have_answered, _ANY_ANSWER_S)
-        if not self.ledger.is_open():
+        if not self.ledger.is_accepting():
             raise _closed()
         records = self.ledger.hosts()
         if not any(host.up for host in records):
@@ -489,7 +491,7 @@ class _Run:
     def close(self, drain_timeout_s: float | None, kill: bool, patience: _Patience | None = None) -> None:
         """Let jobs end, or end them, then stop. Never in the main thread."""
         patience = patience or _AT_CLOSE
-        if self.ledger.take_no_more():
+        if self.ledger.stop_accepting():
             self._hooks.fire(ManagerClosing(at_s=time.time(), unfinished=self.ledger.unfinished()))
         if kill:
             self._kill_all(KillReason.CLOSE)

@@ -21,20 +21,20 @@ from jobmanager.hooks import HookManager
 from jobmanager.ipc.messages import RemoveContainer, StartContainer
 from jobmanager.live_output.fan_out import LiveOutputs
 from jobmanager.results.facts import RunFacts
-from jobmanager.scheduling.ledger import Ledger
-from jobmanager.scheduling.orders import (
-    AnnounceHostDown,
-    AnnounceJob,
+from jobmanager.scheduling.commands import (
+    CheckHost,
+    Command,
     DeleteContainer,
-    DeliverJob,
-    DeliverSSH,
-    FindWaiter,
-    LookAtHost,
-    Order,
-    StopJob,
+    KillJob,
+    MonitorJob,
+    NotifyHostDown,
+    NotifyJobQueued,
+    PublishResult,
+    PublishSSH,
+    RetryMonitorJob,
     SubmitJob,
-    WatchJob,
 )
+from jobmanager.scheduling.ledger import Ledger
 
 _log = logger(__name__)
 
@@ -68,33 +68,33 @@ class Dispatch:
         self._loopback = {host.name for host in settings.hosts if host.is_published_here_only}
         self._manager_id = manager_id
         self._owner = Owner.this_process()
-        self._handlers: Mapping[type[Order], Callable[[Any], None]] = {
-            AnnounceJob: self._announce,
+        self._handlers: Mapping[type[Command], Callable[[Any], None]] = {
+            NotifyJobQueued: self._announce,
             SubmitJob: self._submit,
-            WatchJob: self._monitor,
-            FindWaiter: lambda order: ledger.waiter_died([order.container]),
-            StopJob: lambda order: children.waiters.kill(order.container),
-            DeliverSSH: callbacks.put,
-            DeliverJob: self._publish_result,
+            MonitorJob: self._monitor,
+            RetryMonitorJob: lambda command: ledger.waiter_died([command.container]),
+            KillJob: lambda command: children.waiters.kill(command.container),
+            PublishSSH: callbacks.put,
+            PublishResult: self._publish_result,
             DeleteContainer: self._delete,
-            AnnounceHostDown: self._announce_host_down,
-            LookAtHost: lambda order: children.waiters.look(order.host),
+            NotifyHostDown: self._announce_host_down,
+            CheckHost: lambda command: children.waiters.look(command.host),
         }
 
-    def carry_out(self, order: Order) -> None:
+    def carry_out(self, command: Command) -> None:
         """Do one thing; where that fails, the ledger is told, so that the job has its result."""
         try:
-            self._handlers[type(order)](order)
+            self._handlers[type(command)](command)
         except Exception as error:  # noqa: BLE001 - the loop's edge: a bug here must not cost the job its result
-            _log.exception("%s could not be carried out", type(order).__name__)
+            _log.exception("%s could not be carried out", type(command).__name__)
             reason = f"{type(error).__name__}: {error}"
-            if isinstance(order, SubmitJob):
-                self._ledger.start_refused(order.container, reason)
-            elif isinstance(order, WatchJob):
-                self._ledger.ended(order.container, RunFacts(began=True, trouble=reason))
+            if isinstance(command, SubmitJob):
+                self._ledger.start_refused(command.container, reason)
+            elif isinstance(command, MonitorJob):
+                self._ledger.run_ended(command.container, RunFacts(began=True, trouble=reason))
 
-    def _announce(self, order: AnnounceJob) -> None:
-        request = order.request
+    def _announce(self, command: NotifyJobQueued) -> None:
+        request = command.request
         self._hooks.fire(
             JobQueued(
                 at_s=time.time(),
@@ -106,45 +106,45 @@ class Dispatch:
             )
         )
 
-    def _announce_host_down(self, order: AnnounceHostDown) -> None:
-        _log.warning("host %s is down: %s", order.host, order.reason, extra={"host": order.host})
-        self._hooks.fire(HostDown(at_s=time.time(), host=order.host, reason=order.reason))
+    def _announce_host_down(self, command: NotifyHostDown) -> None:
+        _log.warning("host %s is down: %s", command.host, command.reason, extra={"host": command.host})
+        self._hooks.fire(HostDown(at_s=time.time(), host=command.host, reason=command.reason))
         self._environments.compare()
 
-    def _submit(self, order: SubmitJob) -> None:
+    def _submit(self, command: SubmitJob) -> None:
         spec = container_spec(
-            order, manager_id=self._manager_id, owner=self._owner, loopback_only=order.host in self._loopback
+            command, manager_id=self._manager_id, owner=self._owner, loopback_only=command.host in self._loopback
         )
-        submit = StartContainer(address=self._children.addresses[order.host], container=spec, timeout_s=self._engine_timeout_s)
-        self._children.pool.put(Ticket(host=order.host, container=order.container, request=submit))
-        self._hooks.fire(JobPlaced(at_s=time.time(), job_id=order.request.job_id, host=order.host))
+        submit = StartContainer(address=self._children.addresses[command.host], container=spec, timeout_s=self._engine_timeout_s)
+        self._children.pool.put(Ticket(host=command.host, container=command.container, request=submit))
+        self._hooks.fire(JobPlaced(at_s=time.time(), job_id=command.request.job_id, host=command.host))
 
-    def _monitor(self, order: WatchJob) -> None:
-        if not self._children.waiters.watch(order.host, monitor_message(order)):
-            self._timers.add(_NO_WAITER_S, FindWaiter(container=order.container))
+    def _monitor(self, command: MonitorJob) -> None:
+        if not self._children.waiters.watch(command.host, monitor_message(command)):
+            self._timers.add(_NO_WAITER_S, RetryMonitorJob(container=command.container))
             return
-        self._live_outputs.watched(order.request.job_id, order.container)
-        if order.kill_at_once:
-            self._children.waiters.kill(order.container)
-        if not order.taken_over:
-            self._hooks.fire(JobStarted(at_s=time.time(), job_id=order.request.job_id, host=order.host))
+        self._live_outputs.watched(command.request.job_id, command.container)
+        if command.kill_at_once:
+            self._children.waiters.kill(command.container)
+        if not command.taken_over:
+            self._hooks.fire(JobStarted(at_s=time.time(), job_id=command.request.job_id, host=command.host))
 
-    def _publish_result(self, order: DeliverJob) -> None:
+    def _publish_result(self, command: PublishResult) -> None:
         """Hooks hear of the last output before they hear of the end; nothing of that may cost the job its callback."""
         try:
-            self._live_outputs.ended(order.request.job_id, order.facts)
+            self._live_outputs.ended(command.request.job_id, command.facts)
         finally:
-            self._callbacks.put(order)
+            self._callbacks.put(command)
 
-    def _delete(self, order: DeleteContainer) -> None:
-        if order.delay_s:
-            self._timers.add(order.delay_s, replace(order, delay_s=0.0))
+    def _delete(self, command: DeleteContainer) -> None:
+        if command.delay_s:
+            self._timers.add(command.delay_s, replace(command, delay_s=0.0))
             return
         delete = RemoveContainer(
-            address=self._children.addresses[order.host],
-            name=order.container,
+            address=self._children.addresses[command.host],
+            name=command.container,
             manager_id=self._manager_id,
-            is_ours=order.made,
+            is_ours=command.made,
             timeout_s=self._engine_timeout_s,
         )
-        self._children.pool.put(Ticket(host=order.host, container=order.container, request=delete))
+        self._children.pool.put(Ticket(host=command.host, container=command.container, request=delete))

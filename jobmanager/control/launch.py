@@ -10,19 +10,19 @@ from jobmanager.ipc.messages import GradingSettings, MonitorContainer
 from jobmanager.model.container import ContainerSpec, Door
 from jobmanager.model.grader import Grader
 from jobmanager.model.job import Request
-from jobmanager.scheduling.orders import SubmitJob, WatchJob
+from jobmanager.scheduling.commands import MonitorJob, SubmitJob
 from jobmanager.ssh import debug_session
 
 _LEASE_SLACK_S = 900.0  # past a job's wall clock, before anybody may call its container abandoned
 
 
-def container_spec(order: SubmitJob, *, manager_id: str, owner: Owner, loopback_only: bool) -> ContainerSpec:
+def container_spec(command: SubmitJob, *, manager_id: str, owner: Owner, loopback_only: bool) -> ContainerSpec:
     """The container that a submitter makes. ``loopback_only``: a debug session's port is published for this machine alone."""
-    request = order.request
+    request = command.request
     task = request.task
     return ContainerSpec(
-        name=order.container,
-        image=order.image,
+        name=command.container,
+        image=command.image,
         labels=labels(manager_id, request.job_id, task.limits.wall_s + _LEASE_SLACK_S, owner),
         limits=task.limits,
         network=task.network,
@@ -32,16 +32,16 @@ def container_spec(order: SubmitJob, *, manager_id: str, owner: Owner, loopback_
     )
 
 
-def monitor_message(order: WatchJob) -> MonitorContainer:
+def monitor_message(command: MonitorJob) -> MonitorContainer:
     """The message by which a waiter takes a container over."""
-    request = order.request
+    request = command.request
     task = request.task
     message = MonitorContainer(
         job_id=request.job_id,
-        container_id=order.container_id,
-        container_name=order.container,
-        token=order.token,
-        command=_command(order),
+        container_id=command.container_id,
+        container_name=command.container,
+        token=command.token,
+        command=_program(command),
         env=task.env or {},
         files=request.files,
         executables=request.executables,
@@ -49,11 +49,11 @@ def monitor_message(order: WatchJob) -> MonitorContainer:
         limits=task.limits,
         collect=tuple(task.collect),
         workspace=task.workspace,
-        grading=_grading(order),
-        engine_id=order.engine_id,
-        taken_over=order.taken_over,
-        elapsed_s=order.elapsed_s,
-        stopped=order.stopped,
+        grading=_grading(command),
+        engine_id=command.engine_id,
+        taken_over=command.taken_over,
+        elapsed_s=command.elapsed_s,
+        stopped=command.stopped,
     )
     return _with_ssh(message, task.grader) if request.ssh_password else message
 
@@ -64,12 +64,12 @@ def _door(request: Request, *, loopback_only: bool) -> Door | None:
     return debug_session.door(request.ssh_password, workspace=request.task.workspace, loopback_only=loopback_only)
 
 
-def _command(order: WatchJob) -> str | tuple[str, ...]:
+def _program(command: MonitorJob) -> str | tuple[str, ...]:
     """What the container runs: a grader's runner, the task's command, or the image's own."""
-    task = order.request.task
+    task = command.request.task
     if task.grader is not None:
         return runner_command(task.grader.run)  # type: ignore[arg-type]
-    return task.command if task.command is not None else order.image_command  # type: ignore[return-value]
+    return task.command if task.command is not None else command.image_command  # type: ignore[return-value]
 
 
 def _with_ssh(message: MonitorContainer, grader: Grader | None) -> MonitorContainer:
@@ -80,12 +80,12 @@ def _with_ssh(message: MonitorContainer, grader: Grader | None) -> MonitorContai
     return replace(session, command=runner_command(session.command))
 
 
-def _grading(order: WatchJob) -> GradingSettings | None:
-    task = order.request.task
+def _grading(command: MonitorJob) -> GradingSettings | None:
+    task = command.request.task
     if task.grader is None:
         return None
     return GradingSettings(
-        images=order.images,
+        images=command.images,
         cpu_time_s=task.grader.students_cpu_time_s(task.limits),
         memory_mib=task.grader.students_memory_mib(task.limits),
         network=task.grader.student_network,

@@ -26,8 +26,8 @@ from jobmanager.control.timers import Timers
 from jobmanager.hooks import HookManager
 from jobmanager.live_output.fan_out import LiveOutputs
 from jobmanager.live_output.reader import LiveOutput
+from jobmanager.scheduling.commands import Command
 from jobmanager.scheduling.ledger import Ledger
-from jobmanager.scheduling.orders import Order
 
 _log = logger(__name__)
 
@@ -68,10 +68,10 @@ class Loop:
         self._ledger = ledger
         self._callbacks = callbacks
         self._inbox: queue.SimpleQueue[_Item] = queue.SimpleQueue()
-        self._children = Children(self._inbox.put, settings, manager_id=manager_id, cannot_start=ledger.host_silent)
+        self._children = Children(self._inbox.put, settings, manager_id=manager_id, cannot_start=ledger.host_down)
         self._live_outputs = LiveOutputs(
             hooks,
-            run_of=ledger.run_of,
+            run_of=ledger.output_source,
             ask=self._children.waiters.show,
             followed=lambda job_id: self._inbox.put(_Followed(job_id)),
         )
@@ -96,7 +96,7 @@ class Loop:
             settings=settings,
             manager_id=manager_id,
         )
-        self._orders: deque[Order] = deque()
+        self._commands: deque[Command] = deque()
         self._next_tick = 0.0
         self._thread = threading.Thread(target=self._turn_until_closed, name="jobmanager-loop", daemon=True)
 
@@ -130,7 +130,7 @@ class Loop:
         while not isinstance(item := self._next(), _Close):
             _guarded(self._take, item)
             _guarded(self._do_what_is_due)
-            _guarded(self._take_orders)
+            _guarded(self._take_commands)
 
     def _next(self) -> _Item:
         due_at = min(self._next_tick, self._timers.next_at() or self._next_tick)
@@ -146,17 +146,17 @@ class Loop:
             self._reports.take(item)
 
     def _do_what_is_due(self) -> None:
-        while (order := self._timers.take_due()) is not None:
-            self._dispatch.carry_out(order)
+        while (command := self._timers.take_due()) is not None:
+            self._dispatch.carry_out(command)
         if (now := time.monotonic()) >= self._next_tick:
             self._next_tick = now + _TICK_S
             for work in (self._ledger.tick, self._callbacks.log_slow_callbacks, *self._children.due_work()):
                 _guarded(work)
 
-    def _take_orders(self) -> None:
-        self._orders.extend(self._ledger.take_orders())
-        while self._orders:
-            self._dispatch.carry_out(self._orders.popleft())
+    def _take_commands(self) -> None:
+        self._commands.extend(self._ledger.take_commands())
+        while self._commands:
+            self._dispatch.carry_out(self._commands.popleft())
 
 
 def _guarded(step: Callable[..., None], *arguments: object) -> None:

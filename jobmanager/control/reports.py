@@ -70,14 +70,14 @@ class Reports:
         self._handlers: Mapping[type[Any], Callable[[str, Any], None]] = {
             Heartbeat: lambda *_: None,
             MonitorAcknowledged: lambda _, message: children.waiters.taken(message.container_name),
-            ProgramStarted: lambda _, message: ledger.began(message.container_name),
-            SSHReady: lambda _, message: ledger.door_open(message.container_name, message.port),
-            LimitReached: lambda _, message: ledger.stops(message.container_name, message.stopped),
+            ProgramStarted: lambda _, message: ledger.job_sent(message.container_name),
+            SSHReady: lambda _, message: ledger.ssh_ready(message.container_name, message.port),
+            LimitReached: lambda _, message: ledger.limit_reached(message.container_name, message.stopped),
             OutputChunk: lambda _, message: live_outputs.printed(message),
             RunEnded: self._ended,
             HostReachable: self._host_answers,
             HostUnreachable: self._host_silent,
-            UnknownContainers: lambda host, message: ledger.strays(host, message.names),
+            UnknownContainers: lambda host, message: ledger.strays_found(host, message.names),
             TunnelOpen: lambda host, _: children.waiters.look(host),
             TunnelBroken: self._host_silent,
         }
@@ -123,7 +123,7 @@ class Reports:
             self._pool_replied(pool.replied(child), RemovalFailed(reason=reason))
         elif isinstance(message, MonitorContainer):
             self._children.waiters.ended(message.container_name)
-            self._ledger.ended(message.container_name, RunFacts(began=message.taken_over, trouble=reason))
+            self._ledger.run_ended(message.container_name, RunFacts(began=message.taken_over, trouble=reason))
 
     def _pool_replied(self, ticket: Ticket, reply: PoolReply | None, why: str = "") -> None:
         if isinstance(ticket.request, StartContainer):
@@ -133,23 +133,23 @@ class Reports:
             self._deleted(ticket)
         elif isinstance(reply, RemovalFailed):
             _log.debug("container %s is not removed yet: %s", ticket.container, reply)
-            self._ledger.delete_failed(ticket.container, only_volume_left=reply.only_volume_left)
+            self._ledger.deletion_failed(ticket.container, only_volume_left=reply.only_volume_left)
         else:
-            self._ledger.delete_failed(ticket.container)
+            self._ledger.deletion_failed(ticket.container)
 
     def _deleted(self, ticket: Ticket) -> None:
         self._children.waiters.ended(ticket.container)
-        job_id = self._ledger.deleted(ticket.container)
+        job_id = self._ledger.container_deleted(ticket.container)
         if job_id:
             self._hooks.fire(JobDeleted(at_s=time.time(), job_id=job_id, host=ticket.host))
 
     def _ended(self, _: str, message: RunEnded) -> None:
         self._children.waiters.ended(message.container_name)
-        self._ledger.ended(message.container_name, message.facts)
+        self._ledger.run_ended(message.container_name, message.facts)
 
     def _host_answers(self, host: str, message: HostReachable) -> None:
         self._children.host_has(host, message.info.cores)
-        was_down = self._ledger.host_answers(host, message.info, message.images)
+        was_down = self._ledger.host_answered(host, message.info, message.images)
         if was_down:
             self._children.pool.warm_up(_WARM_WORKERS)
             self._timers.retry_deletes_now(host)
@@ -160,7 +160,7 @@ class Reports:
     def _host_silent(self, host: str, message: HostUnreachable | TunnelBroken) -> None:
         reason = self._children.tunnels.why_silent(host, message.reason)
         if reason is not None:
-            self._ledger.host_silent(host, reason)
+            self._ledger.host_down(host, reason)
 
 
 def report_start(

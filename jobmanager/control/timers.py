@@ -7,7 +7,7 @@ import itertools
 import time
 from collections.abc import Callable
 
-from jobmanager.scheduling.orders import DeleteContainer, Order
+from jobmanager.scheduling.commands import Command, DeleteContainer
 
 
 class Timers:
@@ -15,18 +15,18 @@ class Timers:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._waiting: list[tuple[float, int, Order]] = []  # a heap; the number keeps commands of one time in their order
+        self._waiting: list[tuple[float, int, Command]] = []  # a heap; the number keeps commands of one time in their order
         self._numbers = itertools.count()
 
-    def add(self, delay_s: float, order: Order) -> None:
+    def add(self, delay_s: float, command: Command) -> None:
         """Let a command become due after a delay."""
-        heapq.heappush(self._waiting, (self._clock() + delay_s, next(self._numbers), order))
+        heapq.heappush(self._waiting, (self._clock() + delay_s, next(self._numbers), command))
 
     def next_at(self) -> float | None:
         """When the next command is due, by the clock; None: there is none."""
         return self._waiting[0][0] if self._waiting else None
 
-    def take_due(self) -> Order | None:
+    def take_due(self) -> Command | None:
         """A command that is due, once."""
         if self._waiting and self._waiting[0][0] <= self._clock():
             return heapq.heappop(self._waiting)[2]
@@ -36,7 +36,7 @@ class Timers:
         """Let removals become due that were put off while a host did not answer."""
         now = self._clock()
         self._waiting = [
-            (now if isinstance(order, DeleteContainer) and order.host == host else at, number, order)
-            for at, number, order in self._waiting
+            (now if isinstance(command, DeleteContainer) and command.host == host else at, number, command)
+            for at, number, command in self._waiting
         ]
         heapq.heapify(self._waiting)

@@ -17,7 +17,7 @@ from jobmanager.ipc.messages import FetchOutput, OutputChunk
 from jobmanager.live_output.buffer import Channel, Output
 from jobmanager.live_output.reader import LiveOutput
 from jobmanager.results.facts import RunFacts
-from jobmanager.scheduling.job_record import RunOfJob
+from jobmanager.scheduling.job_record import OutputSource
 
 
 class LiveOutputs:
@@ -27,7 +27,7 @@ class LiveOutputs:
         self,
         hooks: HookManager,
         *,
-        run_of: Callable[[str], RunOfJob | None],
+        run_of: Callable[[str], OutputSource | None],
         ask: Callable[[FetchOutput], None],
         followed: Callable[[str], None],
     ) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from jobmanager.scheduling.commands import DeleteContainer
 from jobmanager.scheduling.hosts import Host, HostTable
-from jobmanager.scheduling.orders import DeleteContainer
 from jobmanager.scheduling.waiting_queue import Charge
 
 _DELETE_DELAYS_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
@@ -15,7 +15,7 @@ _MOST_VOLUME_TRIES = 12
 
 
 @dataclass(slots=True, kw_only=True)
-class HeldContainer:
+class ContainerRecord:
     """A container that holds a slot, until it is gone, and is heard of until its volume is, too."""
 
     job_id: str
@@ -28,21 +28,21 @@ class HeldContainer:
     is_gone: bool = False  # only its volume is left
 
 
-class HeldContainers:
+class ContainerTable:
     """All of them, by name. Not thread-safe: the ledger's lock guards it."""
 
     def __init__(
-        self, hosts: HostTable, order: Callable[[DeleteContainer], None], freed: Callable[[HeldContainer], None]
+        self, hosts: HostTable, send: Callable[[DeleteContainer], None], freed: Callable[[ContainerRecord], None]
     ) -> None:
         self._hosts = hosts
-        self._order = order
+        self._send = send
         self._freed = freed  # told once of each slot that is free again
-        self._held: dict[str, HeldContainer] = {}
+        self._held: dict[str, ContainerRecord] = {}
 
-    def __getitem__(self, container: str) -> HeldContainer:
+    def __getitem__(self, container: str) -> ContainerRecord:
         return self._held[container]
 
-    def get(self, container: str) -> HeldContainer | None:
+    def get(self, container: str) -> ContainerRecord | None:
         """A container; None when nothing is left of it, or it never was."""
         return self._held.get(container)
 
@@ -50,7 +50,7 @@ class HeldContainers:
         """Those that hold a slot."""
         return [name for name, _ in self.items()]
 
-    def items(self) -> list[tuple[str, HeldContainer]]:
+    def items(self) -> list[tuple[str, ContainerRecord]]:
         """Those that hold a slot, by name."""
         return [(name, held) for name, held in self._held.items() if not held.is_gone]
 
@@ -64,7 +64,7 @@ class HeldContainers:
 
     def hold(self, container: str, job_id: str, host: Host, memory_mib: int, charge: Charge) -> None:
         """A job is placed: its container takes a slot."""
-        self._held[container] = HeldContainer(job_id=job_id, host=host.name, charge=charge)
+        self._held[container] = ContainerRecord(job_id=job_id, host=host.name, charge=charge)
         self._hosts.take(host, container, memory_mib)
 
     def delete(self, container: str) -> None:
@@ -72,17 +72,17 @@ class HeldContainers:
         held = self._held.get(container)
         if held is not None and not held.being_deleted:
             held.being_deleted = True
-            self._order(_deletion(container, held))
+            self._send(_deletion(container, held))
 
     def delete_strays(self, host: str, containers: Sequence[str]) -> None:
         """Have those removed that are nobody's."""
         for name in containers:
             if name not in self._held:
-                self._held[name] = HeldContainer(job_id="", host=host)
+                self._held[name] = ContainerRecord(job_id="", host=host)
                 self._hosts[host].take(name, memory_mib=0)  # nobody knows any more what it was promised
                 self.delete(name)
 
-    def deleted(self, container: str) -> HeldContainer | None:
+    def deleted(self, container: str) -> ContainerRecord | None:
         """Nothing of it is left: its slot is free. None when that was known."""
         held = self._held.pop(container, None)
         if held is not None and not held.is_gone:
@@ -105,12 +105,12 @@ class HeldContainers:
         if held.is_gone and held.delete_tries > _MOST_VOLUME_TRIES:
             del self._held[container]
         else:
-            self._order(_deletion(container, held, delay_s))
+            self._send(_deletion(container, held, delay_s))
 
-    def _give_back(self, container: str, held: HeldContainer) -> None:
+    def _give_back(self, container: str, held: ContainerRecord) -> None:
         self._hosts[held.host].give_back(container)
         self._freed(held)
 
 
-def _deletion(container: str, held: HeldContainer, delay_s: float = 0.0) -> DeleteContainer:
+def _deletion(container: str, held: ContainerRecord, delay_s: float = 0.0) -> DeleteContainer:
     return DeleteContainer(host=held.host, container=container, job_id=held.job_id, made=held.made, delay_s=delay_s)

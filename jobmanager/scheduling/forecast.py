@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
-from jobmanager.scheduling.containers import HeldContainer, HeldContainers
+from jobmanager.scheduling.containers import ContainerRecord, ContainerTable
 from jobmanager.scheduling.durations import Durations, Expected, Sort
 from jobmanager.scheduling.fair_shares import Account
 from jobmanager.scheduling.hosts import HostTable
@@ -41,7 +41,7 @@ class Capacity:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Picture:
+class QueueSnapshot:
     """Queue and hosts at one moment."""
 
     now: float
@@ -55,7 +55,7 @@ class Picture:
     busy: Sequence[Busy]
 
 
-def _left_s(held: HeldContainer, expected: Expected, now: float) -> float:
+def _left_s(held: ContainerRecord, expected: Expected, now: float) -> float:
     """For how long a container may still hold its slot: one that outlasts its kind, for a while; one that is removed, not."""
     if held.charge is None or held.being_deleted:
         return 0.0
@@ -63,10 +63,10 @@ def _left_s(held: HeldContainer, expected: Expected, now: float) -> float:
     return max(expected_s - (now - held.charge.at), _OUTLASTS * expected_s)
 
 
-class Outlook:
+class Forecast:
     """What is to be expected, as things stood in a picture."""
 
-    def __init__(self, picture: Picture) -> None:
+    def __init__(self, picture: QueueSnapshot) -> None:
         self._picture = picture
         self._made_at = picture.now
         self.order = _in_order(picture)
@@ -94,25 +94,25 @@ class Outlook:
         return self._numbers
 
 
-class Outlooks:
+class Forecaster:
     """Where pictures and outlooks come from. ``picture`` and ``recent`` need the ledger's lock, ``of`` must not have it."""
 
     def __init__(
-        self, queue: WaitingQueue, hosts: HostTable, containers: HeldContainers, durations: Durations, clock: Callable[[], float]
+        self, queue: WaitingQueue, hosts: HostTable, containers: ContainerTable, durations: Durations, clock: Callable[[], float]
     ) -> None:
         self._queue = queue
         self._hosts = hosts
         self._containers = containers
         self._durations = durations
         self._clock = clock
-        self._last: Outlook | None = None
+        self._last: Forecast | None = None
 
-    def picture(self) -> Picture:
+    def picture(self) -> QueueSnapshot:
         """How things stand now."""
         now, hosts = self._clock(), self._hosts
         lines = self._queue.lines()
         expected = self._durations.as_now()
-        return Picture(
+        return QueueSnapshot(
             now=now,
             places=list(self._queue),
             standing_s=self._queue.accounts(),
@@ -127,17 +127,17 @@ class Outlooks:
             ],
         )
 
-    def recent(self, job_id: str) -> Outlook | None:
+    def recent(self, job_id: str) -> Forecast | None:
         """The last outlook, if the queue was long, it is not old, and the job is in it."""
         last = self._last
         if last is None or len(last.order) < _LONG_QUEUE or not last.is_recent(self._clock()):
             return None
         return last if job_id in last else None
 
-    def of(self, known: Picture | Outlook) -> Outlook:
+    def of(self, known: QueueSnapshot | Forecast) -> Forecast:
         """The outlook from a picture; it is remembered."""
-        if isinstance(known, Picture):
-            known = self._last = Outlook(known)
+        if isinstance(known, QueueSnapshot):
+            known = self._last = Forecast(known)
         return known
 
     def forget_old(self) -> None:
@@ -149,7 +149,7 @@ class Outlooks:
 # ---- the order
 
 
-def _in_order(picture: Picture) -> list[Place]:
+def _in_order(picture: QueueSnapshot) -> list[Place]:
     places = sorted(picture.places, key=attrgetter("arrival"))
     costs_s = [picture.expected_s[sort] for sort in map(attrgetter("sort"), places)]
     classes = _in_turn(picture, places, costs_s)
@@ -159,7 +159,7 @@ def _in_order(picture: Picture) -> list[Place]:
     return _with_others_out_of_turn(picture, classes, pace_s)
 
 
-def _in_turn(picture: Picture, places: Sequence[Place], costs_s: Sequence[float]) -> dict[int, list[Place]]:
+def _in_turn(picture: QueueSnapshot, places: Sequence[Place], costs_s: Sequence[float]) -> dict[int, list[Place]]:
     """The jobs of each priority, by what their launcher will have had when it comes to them.
 
     Plain lists of numbers are sorted rather than pairs: the garbage collector looks at a hundred thousand new pairs again
@@ -178,7 +178,7 @@ def _in_turn(picture: Picture, places: Sequence[Place], costs_s: Sequence[float]
     return {priority: [places[number] for number in classes[priority]] for priority in sorted(classes)}
 
 
-def _with_others_out_of_turn(picture: Picture, classes: Mapping[int, Sequence[Place]], pace_s: float) -> list[Place]:
+def _with_others_out_of_turn(picture: QueueSnapshot, classes: Mapping[int, Sequence[Place]], pace_s: float) -> list[Place]:
     """One of so many starts goes to a later priority, that of the group passed over longest, if that is long enough by then."""
     longest = [(since, tie, group.priority) for tie, (group, since) in enumerate(picture.since.items())]
     heapq.heapify(longest)
@@ -212,7 +212,7 @@ def _starts_until(seconds: float, pace_s: float) -> int:
 # ---- the seconds
 
 
-def _turns(picture: Picture, order: Sequence[Place], hosts: frozenset[str]) -> list[tuple[int, float]]:
+def _turns(picture: QueueSnapshot, order: Sequence[Place], hosts: frozenset[str]) -> list[tuple[int, float]]:
     """For each job, if it could run on these hosts: how many take a slot there before it, and when it has one.
 
     Jobs take the slot that is free first, one after the other.
@@ -236,7 +236,7 @@ def _turns(picture: Picture, order: Sequence[Place], hosts: frozenset[str]) -> l
     return turns
 
 
-def _free_at(picture: Picture, hosts: frozenset[str]) -> list[float]:
+def _free_at(picture: QueueSnapshot, hosts: frozenset[str]) -> list[float]:
     """When each slot of these hosts is free, in seconds from now."""
     slots: list[float] = []
     for name in hosts:
@@ -250,7 +250,7 @@ def _free_at(picture: Picture, hosts: frozenset[str]) -> list[float]:
     return slots or [0.0]
 
 
-def _work(picture: Picture, place: Place, hosts: frozenset[str]) -> tuple[float, int]:
+def _work(picture: QueueSnapshot, place: Place, hosts: frozenset[str]) -> tuple[float, int]:
     """For how long a job takes one slot of these hosts, and how many slots it takes at once."""
     could = picture.could_run[place.group.line]
     here = sum(picture.hosts[name].slots for name in could & hosts)

@@ -11,7 +11,7 @@ from jobmanager.model.result import Callback, Step
 from jobmanager.results.facts import RunFacts, Stopped
 from jobmanager.results.verdict import KillReason, Verdict, crash_verdict, killed_verdict
 from jobmanager.scheduling.durations import Sort
-from jobmanager.scheduling.life import State
+from jobmanager.scheduling.job_states import JobState
 from jobmanager.scheduling.waiting_queue import Needs, Place
 
 _MOST_STEPS = 200
@@ -30,7 +30,7 @@ class JobRecord:
     accepted_at: float
     accepted_wall_s: float
     needs: Needs
-    state: State = State.WAITING
+    state: JobState = JobState.WAITING
     host: str | None = None
     container: str = ""
     engine_id: str = ""  # of its host, when it was placed
@@ -109,7 +109,7 @@ class JobRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunOfJob:
+class OutputSource:
     """Where a job's output is to be had."""
 
     container: str  # empty while it has none

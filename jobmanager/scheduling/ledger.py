@@ -1,7 +1,7 @@
 """The ledger: the one place that decides what becomes of a job, and that it ends in one result.
 
-It does no I/O: what happens comes in by method calls, what is to be done goes out as orders. ``life.LIFE`` says
-which orders follow from what; this file says what each of them means.
+It does no I/O: what happens comes in by method calls, what is to be done goes out as commands. ``job_states.TRANSITIONS`` says
+which actions follow from which event; this file says what each action means.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from jobmanager.model.limits import SLOWEST_LINK_BYTES_PER_S
 from jobmanager.model.result import Callback, Outcome
 from jobmanager.results.facts import RunFacts, Stopped
 from jobmanager.results.verdict import KillReason, Verdict, after_reruns, judge, killed_verdict, superseded_verdict
-from jobmanager.scheduling.containers import HeldContainer, HeldContainers
-from jobmanager.scheduling.durations import Durations
-from jobmanager.scheduling.forecast import Outlook, Outlooks
-from jobmanager.scheduling.hosts import Host, HostStatus, HostTable
-from jobmanager.scheduling.job_record import JobRecord, RunOfJob
-from jobmanager.scheduling.life import LIFE, Do, Happening, State
-from jobmanager.scheduling.orders import (
-    AnnounceHostDown,
-    AnnounceJob,
-    DeliverJob,
-    DeliverSSH,
-    LookAtHost,
-    Order,
-    StopJob,
+from jobmanager.scheduling.commands import (
+    CheckHost,
+    Command,
+    KillJob,
+    MonitorJob,
+    NotifyHostDown,
+    NotifyJobQueued,
+    PublishResult,
+    PublishSSH,
     SubmitJob,
-    WatchJob,
 )
-from jobmanager.scheduling.reservation import Holding, Room
+from jobmanager.scheduling.containers import ContainerRecord, ContainerTable
+from jobmanager.scheduling.durations import Durations
+from jobmanager.scheduling.forecast import Forecast, Forecaster
+from jobmanager.scheduling.hosts import Host, HostStatus, HostTable
+from jobmanager.scheduling.job_record import JobRecord, OutputSource
+from jobmanager.scheduling.job_states import TRANSITIONS, JobAction, JobEvent, JobState
+from jobmanager.scheduling.reservation import ReservationPolicy, Room
 from jobmanager.scheduling.versions import Version
 from jobmanager.scheduling.waiting_queue import Charge, Needs, Place, WaitingQueue, rounded_up
 
@@ -82,28 +82,28 @@ class Ledger:
         self._durations = Durations()
         self._queue = WaitingQueue(clock, self._durations.expected_s)
         self._jobs: dict[str, JobRecord] = {}
-        self._orders: deque[Order] = deque()
-        self._containers = HeldContainers(self._hosts, self._orders.append, self._freed)
-        self._holding = Holding(self._may_run_for_s)
-        self._outlooks = Outlooks(self._queue, self._hosts, self._containers, self._durations, clock)
+        self._commands: deque[Command] = deque()
+        self._containers = ContainerTable(self._hosts, self._commands.append, self._freed)
+        self._holding = ReservationPolicy(self._may_run_for_s)
+        self._outlooks = Forecaster(self._queue, self._hosts, self._containers, self._durations, clock)
         self._manager_id = manager_id
         self._max_waiting_jobs = max_waiting_jobs
         self._queue_timeout_s = queue_timeout_s
         self._overdue_s = host_lost_timeout_s + _OVERDUE_SLACK_S
         self._clock = clock
         self._wall_clock = wall_clock
-        self._numbers = 0
+        self._last_number = 0
         self._hopeless_since: dict[Needs, float] = {}
         self._decided = 0  # jobs that wait for their callback, or are in it
-        self._open = True
-        self._doings: Mapping[Do, Callable[[JobRecord], None]] = {
-            Do.SUBMIT: self._submit,
-            Do.WATCH: self._watch,
-            Do.HAND_OVER: self._hand_over,
-            Do.STOP: self._stop,
-            Do.REQUEUE: self._requeue,
-            Do.DELIVER: self._deliver,
-            Do.DELETE: lambda job: self._containers.delete(job.container),
+        self._accepting = True
+        self._actions: Mapping[JobAction, Callable[[JobRecord], None]] = {
+            JobAction.SUBMIT: self._submit,
+            JobAction.MONITOR: self._monitor,
+            JobAction.REASSIGN: self._reassign,
+            JobAction.KILL: self._kill,
+            JobAction.REQUEUE: self._requeue,
+            JobAction.PUBLISH: self._publish,
+            JobAction.DELETE: lambda job: self._containers.delete(job.container),
         }
 
     # ---- what callers ask
@@ -119,7 +119,7 @@ class Ledger:
             student_environments=frozenset() if grader is None else frozenset(grader.student_environments),
         )
         with self._lock:
-            if not self._open:
+            if not self._accepting:
                 raise Closed("this JobManager is closed, or closing: it takes no more jobs")
             if request.job_id in self._jobs:
                 raise DuplicateJob(f"a job with the id {request.job_id!r} has not ended yet, or its callback has not returned")
@@ -133,50 +133,50 @@ class Ledger:
                     raise QueueFull(f"{len(self._queue)} jobs are waiting already: try again later, or raise max_waiting_jobs")
             if self._decided >= most_decided:
                 raise QueueFull(f"{self._decided} results wait for their callbacks already: are all callbacks blocked?")
-            self._numbers += 1
+            self._last_number += 1
             job = JobRecord(
                 request=request,
                 callback=callback,
                 ssh_callback=ssh_callback,
-                number=self._numbers,
-                arrival=self._jobs[older].arrival if older is not None else self._numbers,
+                number=self._last_number,
+                arrival=self._jobs[older].arrival if older is not None else self._last_number,
                 accepted_at=self._clock(),
                 accepted_wall_s=self._wall_clock(),
                 needs=needs,
             )
             self._jobs[request.job_id] = job
             job.note("accepted", self._clock())
-            self._orders.append(AnnounceJob(request=request))
+            self._commands.append(NotifyJobQueued(request=request))
             if older is not None:
                 self._superseded(self._jobs[older], by=request.job_id)
             if request.task.needs_container:
                 self._queue.add(job.place(self._clock()))
             else:
-                job.state, job.verdict = State.DONE, Verdict(outcome=Outcome.SUCCESS)
-                self._deliver(job)
+                job.state, job.verdict = JobState.DONE, Verdict(outcome=Outcome.SUCCESS)
+                self._publish(job)
 
-    def take_no_more(self) -> bool:
+    def stop_accepting(self) -> bool:
         """Refuse every further job, and wait for no host; False when that was so already."""
         with self._changed:
-            was_open, self._open = self._open, False
+            was_open, self._accepting = self._accepting, False
             self._changed.notify_all()
             return was_open
 
-    def is_open(self) -> bool:
+    def is_accepting(self) -> bool:
         """Whether it takes jobs."""
         with self._lock:
-            return self._open
+            return self._accepting
 
     def kill(self, job_id: str, reason: KillReason) -> bool:
         """Ask for a job's end; False when it has ended or is unknown."""
         with self._lock:
             job = self._jobs.get(job_id)
-            if job is None or job.state is State.DONE:
+            if job is None or job.state is JobState.DONE:
                 return False
             if job.killed is None:
                 job.killed = reason
                 job.verdict = killed_verdict(reason)
-                self._happen(job, Happening.KILL_ASKED)
+                self._apply(job, JobEvent.KILL_REQUESTED)
             return True
 
     def kill_all(self, reason: KillReason) -> None:
@@ -189,9 +189,9 @@ class Ledger:
         """Where a job stands; None when it has ended or is unknown."""
         with self._lock:
             job = self._jobs.get(job_id)
-            if job is None or job.state is State.DONE:
+            if job is None or job.state is JobState.DONE:
                 return None
-            if job.state is not State.WAITING:
+            if job.state is not JobState.WAITING:
                 return QueueInfo(-1, max(0.0, job.request.task.limits.wall_s - job.running_for_s(self._clock())))
             known = self._outlooks.recent(job_id) or self._outlooks.picture()
         jobs_before, wait_s = self._outlooks.of(known).turn(job_id)
@@ -205,7 +205,7 @@ class Ledger:
             running = [job.running_job() for job in jobs]
             lacks = {line: lack for line in self._queue.lines() if (lack := self._lack(line.needs))}
             picture = self._outlooks.picture()
-        order = Outlook(picture).order
+        order = Forecast(picture).order
         if not lacks:
             return running, [place.listed for place in order]
         return running, [_listed(place, lacks.get(place.group.line)) for place in order]
@@ -225,13 +225,13 @@ class Ledger:
         with self._lock:
             return self._hosts.records()
 
-    def run_of(self, job_id: str) -> RunOfJob | None:
+    def output_source(self, job_id: str) -> OutputSource | None:
         """Where a job's output is to be had; None when it is unknown, or has been called back."""
         with self._lock:
             job = self._jobs.get(job_id)
             if job is None:
                 return None
-            return RunOfJob(container=job.container, ended=job.state is State.DONE, facts=job.facts)
+            return OutputSource(container=job.container, ended=job.state is JobState.DONE, facts=job.facts)
 
     def unfinished(self) -> int:
         """How many jobs have not been called back."""
@@ -246,15 +246,15 @@ class Ledger:
     def wait_until_decided(self, timeout_s: float) -> bool:
         """Block until every job's result is decided; False when the time is over first."""
         with self._changed:
-            return self._changed.wait_for(lambda: all(job.state is State.DONE for job in self._jobs.values()), timeout_s)
+            return self._changed.wait_for(lambda: all(job.state is JobState.DONE for job in self._jobs.values()), timeout_s)
 
     def give_up_all(self) -> None:
         """Decide every job that was to be killed and has not ended: its host does not answer."""
         with self._lock:
             for job in list(self._jobs.values()):
-                if job.state is not State.DONE:
+                if job.state is not JobState.DONE:
                     job.say_crash("given_up", "its host did not answer while the manager was closing")
-                    self._happen(job, Happening.OVERDUE)
+                    self._apply(job, JobEvent.OVERDUE)
 
     def wait_until_called_back(self, timeout_s: float | None) -> bool:
         """Block until every job has been called back; False when the time is over first."""
@@ -268,14 +268,14 @@ class Ledger:
 
     # ---- what the manager reports
 
-    def take_orders(self) -> list[Order]:
+    def take_commands(self) -> list[Command]:
         """Place what can be placed, and everything that is to be done now."""
         with self._lock:
             if len(self._queue) and self._decided < _MOST_DECIDED:
                 self._queue.place_all(Room(self._hosts, self._holding, self._clock()), self._place)
-            orders = list(self._orders)
-            self._orders.clear()
-            return orders
+            commands = list(self._commands)
+            self._commands.clear()
+            return commands
 
     def container_started(self, container: str, *, container_id: str, image_command: tuple[str, ...], duration_s: float) -> None:
         """A submitter's report: the container waits for its job."""
@@ -287,17 +287,17 @@ class Ledger:
             if job is not None:
                 job.container_id, job.image_command = container_id, image_command
                 job.timings["start"] = round(duration_s, 4)
-                self._happen(job, Happening.CONTAINER_RUNS)
+                self._apply(job, JobEvent.CONTAINER_STARTED)
 
     def host_cannot_start(self, container: str, *, reason: str, unreachable: bool, image_missing: bool = False) -> None:
         """A submitter's report: this host cannot start it, another one may."""
         with self._lock:
             host = self._containers[container].host
             if unreachable:
-                self._broke_off(host, reason)
+                self._start_unanswered(host, reason)
             job = self._job_or_delete(container)
             if job is not None:
-                self._host_cannot(job, host, reason, unreachable=unreachable, image_missing=image_missing)
+                self._host_failed(job, host, reason, unreachable=unreachable, image_missing=image_missing)
 
     def start_refused(self, container: str, reason: str) -> None:
         """A submitter's report: no second try would help."""
@@ -306,7 +306,7 @@ class Ledger:
             job = self._job_or_delete(container)
             if job is not None:
                 job.say_crash("start_refused", f"host {host} could not start it: {reason}", "the engine's answer")
-                self._happen(job, Happening.START_REFUSED)
+                self._apply(job, JobEvent.START_REFUSED)
 
     def submitter_died(self, container: str, why: str = "") -> None:
         """The process of a submitter ended before its report."""
@@ -315,24 +315,24 @@ class Ledger:
             if job is not None:
                 self._submitter_died(job, why)
 
-    def began(self, container: str) -> None:
+    def job_sent(self, container: str) -> None:
         """A waiter's word: the job was delivered."""
         with self._lock:
             job = self._job_of(container)
             if job is not None:
-                job.note("began", self._clock())
+                job.note("job_sent", self._clock())
 
-    def door_open(self, container: str, port: int) -> None:
+    def ssh_ready(self, container: str, port: int) -> None:
         """A waiter's word: somebody can log in to a debugged job's container."""
         with self._lock:
             job = self._job_of(container)
             if job is None or job.ssh_callback is None or job.host is None or job.killed:
                 return
-            job.note("ssh_opened", self._clock())
+            job.note("ssh_ready", self._clock())
             told, job.ssh_callback = job.ssh_callback, None
             address = self._hosts[job.host].config.published_at
-            self._orders.append(
-                DeliverSSH(
+            self._commands.append(
+                PublishSSH(
                     job_id=job.request.job_id,
                     ssh_callback=told,
                     address=address,
@@ -342,21 +342,21 @@ class Ledger:
                 )
             )
 
-    def stops(self, container: str, stopped: Stopped) -> None:
+    def limit_reached(self, container: str, stopped: Stopped) -> None:
         """A waiter's word: it is about to stop the container for a limit."""
         with self._lock:
             job = self._job_of(container)
             if job is not None:
                 job.stopped = stopped
 
-    def ended(self, container: str, facts: RunFacts) -> None:
+    def run_ended(self, container: str, facts: RunFacts) -> None:
         """A waiter's report."""
         with self._lock:
             job = self._job_of(container)
-            if job is None or job.state is not State.RUNNING:
+            if job is None or job.state is not JobState.RUNNING:
                 return
             if facts.untouched and not (facts.refusal or job.killed):
-                self._never_began(job, facts)
+                self._job_not_sent(job, facts)
                 return
             verdict = judge(facts, job.request.task.limits, job.killed)
             if verdict.cut_off and self._run_again(job, verdict.text):
@@ -364,7 +364,7 @@ class Ledger:
             job.facts, job.verdict = facts, verdict
             job.timings.update(facts.timings)
             self._containers[container].ran = not job.killed
-            self._happen(job, Happening.RUN_ENDED)
+            self._apply(job, JobEvent.RUN_ENDED)
 
     def waiter_died(self, containers: Sequence[str], *, over: str = "") -> None:
         """Its list goes to another waiter; not for ever the container that it died over, or all others would share its fate."""
@@ -376,36 +376,36 @@ class Ledger:
                 job.waiters_lost += container == over
                 if job.waiters_lost >= _MOST_WAITERS_LOST:
                     job.say_crash("waiter_died", f"the waiter process died {job.waiters_lost} times when it was given it")
-                    self._happen(job, Happening.WAITERS_LOST)
+                    self._apply(job, JobEvent.WAITERS_LOST)
                 else:
-                    self._happen(job, Happening.WAITER_DIED)
+                    self._apply(job, JobEvent.WAITER_DIED)
 
-    def deleted(self, container: str) -> str | None:
+    def container_deleted(self, container: str) -> str | None:
         """Nothing of it is left: its slot is free. Returns its job's id."""
         with self._changed:
             held = self._containers.deleted(container)
             self._changed.notify_all()
             return held.job_id if held is not None else None
 
-    def delete_failed(self, container: str, *, only_volume_left: bool = False) -> None:
+    def deletion_failed(self, container: str, *, only_volume_left: bool = False) -> None:
         """Try again later."""
         with self._changed:
             self._containers.delete_failed(container, only_volume_left=only_volume_left)
             self._changed.notify_all()
 
-    def strays(self, host: str, containers: Sequence[str]) -> None:
+    def strays_found(self, host: str, containers: Sequence[str]) -> None:
         """A host has containers with our label that its waiter was never told about: those of nobody are deleted."""
         with self._lock:
             self._containers.delete_strays(host, containers)
 
-    def called_back(self, job_id: str) -> None:
+    def callback_returned(self, job_id: str) -> None:
         """Its callback has returned, or there was none: the job is over."""
         with self._changed:
             if self._jobs.pop(job_id, None) is not None:
                 self._decided -= 1
             self._changed.notify_all()
 
-    def host_answers(self, name: str, info: EngineInfo, images: Sequence[Image]) -> bool:
+    def host_answered(self, name: str, info: EngineInfo, images: Sequence[Image]) -> bool:
         """A host is up; True when it was not before."""
         with self._changed:
             host = self._hosts[name]
@@ -417,7 +417,7 @@ class Ledger:
             self._changed.notify_all()
             return is_up_again
 
-    def host_silent(self, name: str, reason: str) -> None:
+    def host_down(self, name: str, reason: str) -> None:
         """A host is down."""
         with self._changed:
             self._down(name, reason)
@@ -426,7 +426,7 @@ class Ledger:
     def wait_for_hosts(self, done: Callable[[list[HostStatus]], bool], timeout_s: float) -> None:
         """Block until ``done`` says so of the hosts' states, or no more jobs are taken, or the time is over."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._open or done([host.status for host in self._hosts]), timeout_s)
+            self._changed.wait_for(lambda: not self._accepting or done([host.status for host in self._hosts]), timeout_s)
 
     def tick(self) -> None:
         """Look at the clock: jobs that waited too long, runs that are overdue, memory that may be free by now."""
@@ -444,20 +444,20 @@ class Ledger:
             waiting = self._queue.all_needs()
             for host in self._hosts:
                 if host.has_rested(now) or any(host.is_worth_a_look(needs) for needs in waiting):
-                    self._orders.append(LookAtHost(host=host.name))
+                    self._commands.append(CheckHost(host=host.name))
 
     # ---- what is done
 
-    def _happen(self, job: JobRecord, happening: Happening) -> None:
-        move = LIFE[happening].get(job.state)
-        if move is None:
+    def _apply(self, job: JobRecord, event: JobEvent) -> None:
+        transition = TRANSITIONS[event].get(job.state)
+        if transition is None:
             return
-        job.note(happening.name.lower(), self._clock())
-        if job.state is State.WAITING and move.to is State.DONE:
+        job.note(event.name.lower(), self._clock())
+        if job.state is JobState.WAITING and transition.to is JobState.DONE:
             self._queue.remove(job.request.job_id)
-        job.state = move.to
-        for do in move.do:
-            self._doings[do](job)
+        job.state = transition.to
+        for action in transition.actions:
+            self._actions[action](job)
 
     def _place(self, place: Place, host: Host, charge: Charge) -> None:
         job = self._jobs[place.job_id]
@@ -469,9 +469,9 @@ class Ledger:
         job.timings["waiting"] = round(self._clock() - job.accepted_at, 4)
         self._containers.hold(job.container, job.request.job_id, host, job.needs.memory_mib, charge)
         self._holding.placed(host, place, self._clock())
-        self._happen(job, Happening.HOST_HAS_ROOM)
+        self._apply(job, JobEvent.HOST_ASSIGNED)
 
-    def _freed(self, held: HeldContainer) -> None:
+    def _freed(self, held: ContainerRecord) -> None:
         """A slot is free again: what was expected of its job is set right."""
         if held.charge is not None:
             self._queue.settle(held.charge)
@@ -481,23 +481,23 @@ class Ledger:
     def _superseded(self, job: JobRecord, *, by: str) -> None:
         job.killed = KillReason.SUPERSEDED
         job.verdict = superseded_verdict(by)
-        self._happen(job, Happening.KILL_ASKED)
+        self._apply(job, JobEvent.KILL_REQUESTED)
 
     def _submit(self, job: JobRecord) -> None:
         assert job.host is not None
         image = self._hosts[job.host].image(job.request.task.environment)
         if image is None:
-            self._host_cannot(job, job.host, "its image is gone", unreachable=False)
+            self._host_failed(job, job.host, "its image is gone", unreachable=False)
             return
         job.image = image
-        self._orders.append(SubmitJob(host=job.host, container=job.container, image=image, request=job.request))
+        self._commands.append(SubmitJob(host=job.host, container=job.container, image=image, request=job.request))
 
-    def _watch(self, job: JobRecord, *, taken_over: bool = False) -> None:
+    def _monitor(self, job: JobRecord, *, taken_over: bool = False) -> None:
         assert job.host is not None
         if job.began_at is None:
             job.began_at = self._clock()
-        self._orders.append(
-            WatchJob(
+        self._commands.append(
+            MonitorJob(
                 host=job.host,
                 container=job.container,
                 container_id=job.container_id,
@@ -519,12 +519,12 @@ class Ledger:
             return {}
         return {**self._hosts[job.host].images(), "": job.image}
 
-    def _hand_over(self, job: JobRecord) -> None:
-        self._watch(job, taken_over=True)
+    def _reassign(self, job: JobRecord) -> None:
+        self._monitor(job, taken_over=True)
 
-    def _stop(self, job: JobRecord) -> None:
+    def _kill(self, job: JobRecord) -> None:
         assert job.host is not None
-        self._orders.append(StopJob(host=job.host, job_id=job.request.job_id, container=job.container))
+        self._commands.append(KillJob(host=job.host, job_id=job.request.job_id, container=job.container))
 
     def _requeue(self, job: JobRecord) -> None:
         job.host, job.container, job.began_at, job.stopped = None, "", None, None
@@ -537,15 +537,15 @@ class Ledger:
             return
         else:
             job.say_crash("no_host", f"no host could start it{job.because()}")
-        job.state = State.DONE
-        self._deliver(job)
+        job.state = JobState.DONE
+        self._publish(job)
 
-    def _deliver(self, job: JobRecord) -> None:
+    def _publish(self, job: JobRecord) -> None:
         assert job.verdict is not None
         self._decided += 1
         self._changed.notify_all()
-        self._orders.append(
-            DeliverJob(
+        self._commands.append(
+            PublishResult(
                 request=job.request,
                 callback=job.callback,
                 ssh_callback=job.ssh_callback,
@@ -557,7 +557,7 @@ class Ledger:
             )
         )
 
-    def _host_cannot(self, job: JobRecord, host: str, reason: str, *, unreachable: bool, image_missing: bool = False) -> None:
+    def _host_failed(self, job: JobRecord, host: str, reason: str, *, unreachable: bool, image_missing: bool = False) -> None:
         job.trouble = [*job.trouble[-2:], f"{host}: {reason}"]
         if unreachable:  # it is passed over until it answers again
             job.times_unreachable += 1
@@ -565,20 +565,20 @@ class Ledger:
             job.failures += 1
             if not (image_missing and self._hosts[host].forget_image(job.image)):
                 job.needs = replace(job.needs, excluded=job.needs.excluded | {host})
-            self._orders.append(LookAtHost(host=host))
-        self._happen(job, Happening.HOST_CANNOT)
+            self._commands.append(CheckHost(host=host))
+        self._apply(job, JobEvent.HOST_FAILED)
 
-    def _never_began(self, job: JobRecord, facts: RunFacts) -> None:
+    def _job_not_sent(self, job: JobRecord, facts: RunFacts) -> None:
         """Another container may have it: nothing was run. A host that does not answer is not the job's fault."""
         assert job.host is not None
         reason = facts.unreachable or facts.trouble or "the container ended before it had its job"
         job.trouble = [*job.trouble[-2:], f"{job.host}: {reason}"]
         if facts.unreachable or facts.host_lost:
             job.times_unreachable += 1
-            self._broke_off(job.host, reason)
+            self._start_unanswered(job.host, reason)
         else:
             job.failures += 1
-        self._happen(job, Happening.NEVER_BEGAN)
+        self._apply(job, JobEvent.JOB_NOT_SENT)
 
     def _run_again(self, job: JobRecord, why: str) -> bool:
         """A run that was cut off counts only when the task allows no other, or somebody has asked for the job's end."""
@@ -587,40 +587,40 @@ class Ledger:
             return False
         job.cut_off.append(f"{job.host}: {why}")
         job.needs = replace(job.needs, avoided=job.needs.avoided | {job.host})
-        self._happen(job, Happening.CUT_OFF)
+        self._apply(job, JobEvent.CUT_OFF)
         return True
 
     def _waited_too_long(self, job: JobRecord) -> None:
         because = job.because(self._hosts.lack_of_memory(job.needs))
         job.say_crash("queue_timeout", f"waited longer than {self._queue_timeout_s:g} s for a host{because}")
-        self._happen(job, Happening.QUEUE_TIME_OVER)
+        self._apply(job, JobEvent.QUEUE_TIMEOUT)
 
     def _overdue(self, job: JobRecord) -> None:
         words = "no word of it long after its wall clock limit"
         if not self._run_again(job, words):
             job.say_crash("overdue", words)
-            self._happen(job, Happening.OVERDUE)
+            self._apply(job, JobEvent.OVERDUE)
 
     def _submitter_died(self, job: JobRecord, why: str) -> None:
         job.submits_lost += 1
         if job.submits_lost > _MOST_SUBMITS_LOST:
             last = f", at last: {why}" if why else ""
             job.say_crash("submitter_died", f"the submitter process died {job.submits_lost} times over it{last}")
-            self._happen(job, Happening.START_REFUSED)
+            self._apply(job, JobEvent.START_REFUSED)
         else:
-            self._happen(job, Happening.SUBMITTER_DIED)
+            self._apply(job, JobEvent.SUBMITTER_DIED)
 
-    def _broke_off(self, name: str, reason: str) -> None:
+    def _start_unanswered(self, name: str, reason: str) -> None:
         host = self._hosts[name]
         if host.status is not HostStatus.DOWN:
-            self._orders.append(AnnounceHostDown(host=name, reason=reason))
+            self._commands.append(NotifyHostDown(host=name, reason=reason))
         host.broke_off(reason, self._clock())
-        self._orders.append(LookAtHost(host=name))
+        self._commands.append(CheckHost(host=name))
 
     def _down(self, name: str, reason: str) -> None:
         host = self._hosts[name]
         if host.status is not HostStatus.DOWN:
-            self._orders.append(AnnounceHostDown(host=name, reason=reason))
+            self._commands.append(NotifyHostDown(host=name, reason=reason))
         host.silent(reason)
 
     def _crash_what_nobody_can_run(self, *, patience_s: float) -> None:
@@ -635,7 +635,7 @@ class Ledger:
             if job.needs in given_up:
                 refusal = self._hosts.refusal(replace(job.needs, excluded=frozenset()))
                 job.say_crash("no_host", f"{refusal or 'no host could start it'}{job.because()}")
-                self._happen(job, Happening.QUEUE_TIME_OVER)
+                self._apply(job, JobEvent.QUEUE_TIMEOUT)
 
     # ---- small answers
 
@@ -643,7 +643,7 @@ class Ledger:
         """The job that a container still belongs to."""
         held = self._containers.get(container)
         job = self._jobs.get(held.job_id) if held is not None else None
-        return job if job is not None and job.container == container and job.state is not State.DONE else None
+        return job if job is not None and job.container == container and job.state is not JobState.DONE else None
 
     def _job_or_delete(self, container: str) -> JobRecord | None:
         """The job that a container belongs to; a container without one is deleted."""

@@ -1,4 +1,4 @@
-"""Holding a host back for jobs that lack nothing but memory, which small ones would take from under them for ever.
+"""ReservationPolicy a host back for jobs that lack nothing but memory, which small ones would take from under them for ever.
 
 The rule is in ``docs/queue.md``. At most one host is held back at a time.
 """
@@ -24,7 +24,7 @@ class _Hold:
     spare_mib: int  # memory that will not be needed then
 
 
-class Holding:
+class ReservationPolicy:
     """Which host is held back, and for whom. Not thread-safe."""
 
     def __init__(self, left_s: Callable[[str], float]) -> None:
@@ -112,7 +112,7 @@ class Holding:
 class Room:
     """Which host takes which job at one moment."""
 
-    def __init__(self, hosts: HostTable, holding: Holding, now: float) -> None:
+    def __init__(self, hosts: HostTable, holding: ReservationPolicy, now: float) -> None:
         self._hosts = hosts
         self._holding = holding
         self._now = now

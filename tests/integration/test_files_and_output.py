@@ -385,7 +385,7 @@ def test_with_debug_the_streams_are_whole_and_every_step_has_its_time(shared_man
     result = ClientSync(shared_manager).new_job(task, debug=True)
 
     assert (result.stdout, result.stderr, result.output_cut) == (bytes(200_000), bytes(100_000), False)
-    assert [step.name for step in result.steps] == ["accepted", "host_has_room", "container_runs", "began", "run_ended"]
+    assert [step.name for step in result.steps] == ["accepted", "host_assigned", "container_started", "job_sent", "run_ended"]
     times = [step.at_s for step in result.steps]
     assert times[0] == 0.0 and times == sorted(times)
     assert times[-1] >= (result.wall_time_s or 0.0) > 0.0

@@ -131,7 +131,7 @@ def test_a_person_logs_in_reads_and_writes_files_runs_the_job_and_leaves(
     assert (result.outcome, result.text) == (Outcome.SUCCESS, "")
     assert contents(result) == {"new": b"new\n", "sent": b"sent\n"}
     assert result.stderr.count(b"Accepted password for job") == 3
-    assert "ssh_opened" in [step.name for step in result.steps]
+    assert "ssh_ready" in [step.name for step in result.steps]
     assert all(name.startswith("jobmanager-callbacks") for name in heard.threads)
     assert login.password not in caplog.text and login.password.encode() not in result.stdout + result.stderr
 

@@ -10,8 +10,8 @@ from jobmanager.ipc.messages import ContainerStarted, StartFailed, StartRefused
 from jobmanager.model.container import EngineInfo, Image
 from jobmanager.model.job import Request
 from jobmanager.results.facts import EndMark, RunFacts
+from jobmanager.scheduling.commands import CheckHost, DeleteContainer, KillJob, MonitorJob, PublishResult, SubmitJob
 from jobmanager.scheduling.ledger import Ledger
-from jobmanager.scheduling.orders import DeleteContainer, DeliverJob, LookAtHost, StopJob, SubmitJob, WatchJob
 
 PYTHON = Image(id="sha256:py", references=("python:3",), labels={"jobmanager.environment": "python3"}, created_at_s=1.0)
 C = Image(id="sha256:c", references=("gcc:13",), labels={"jobmanager.environment": "c"}, created_at_s=1.0)
@@ -100,11 +100,11 @@ class Driver:
         info = EngineInfo(
             version="20.10", cores=cores, memory_mib=memory_mib, now_s=0.0, cgroup="2", available_memory_mib=available_mib
         )
-        return self.ledger.host_answers(host, info, images or (PYTHON,))
+        return self.ledger.host_answered(host, info, images or (PYTHON,))
 
     def carry_out(self) -> list[object]:
         """Take the orders and remember them."""
-        new = self.ledger.take_orders()
+        new = self.ledger.take_commands()
         self.orders += new
         return new
 
@@ -133,7 +133,7 @@ class Driver:
         return container
 
     def end(self, container: str, facts: RunFacts = SUCCESS) -> None:
-        self.ledger.ended(container, facts)
+        self.ledger.run_ended(container, facts)
 
     # ---- what came of it
 
@@ -142,31 +142,31 @@ class Driver:
         self.carry_out()
         return [order for order in self.orders if isinstance(order, kind)]
 
-    def results(self, job_id: str) -> list[DeliverJob]:
-        return [order for order in self.of(DeliverJob) if order.request.job_id == job_id]
+    def results(self, job_id: str) -> list[PublishResult]:
+        return [order for order in self.of(PublishResult) if order.request.job_id == job_id]
 
-    def result(self, job_id: str) -> DeliverJob:
+    def result(self, job_id: str) -> PublishResult:
         (only,) = self.results(job_id)
         return only
 
     def deletes(self) -> list[str]:
         return [order.container for order in self.of(DeleteContainer)]
 
-    def watches(self) -> list[WatchJob]:
-        return self.of(WatchJob)
+    def watches(self) -> list[MonitorJob]:
+        return self.of(MonitorJob)
 
     def looks(self) -> list[str]:
         """Hosts that are to be looked at, as ordered just now."""
-        return [order.host for order in self.carry_out() if isinstance(order, LookAtHost)]
+        return [order.host for order in self.carry_out() if isinstance(order, CheckHost)]
 
     def stops(self) -> list[str]:
-        return [order.job_id for order in self.of(StopJob)]
+        return [order.job_id for order in self.of(KillJob)]
 
     def slots(self) -> dict[str, int]:
         return {host.name: host.running for host in self.ledger.hosts()}
 
     def empty(self) -> bool:
         """Whether nothing is left to be done, and all slots are free, once all callbacks have returned."""
-        for order in self.of(DeliverJob):
-            self.ledger.called_back(order.request.job_id)
+        for order in self.of(PublishResult):
+            self.ledger.callback_returned(order.request.job_id)
         return not self.ledger.unfinished() and not self.ledger.containers() and not any(self.slots().values())

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from jobmanager import DockerHost, Limits, Task
 from jobmanager.model.container import Image
-from jobmanager.scheduling.orders import DeliverJob, LookAtHost, SubmitJob
+from jobmanager.scheduling.commands import CheckHost, PublishResult, SubmitJob
 from tests.unit.ledger_driver import SUCCESS, Driver
 
 MEMORY_MIB = 4096  # of each host
@@ -80,21 +80,21 @@ class Simulation:
             self.driver.clock.now = self.begin + until
 
     def carry_out(self) -> None:
-        for order in self.ledger.take_orders():
+        for order in self.ledger.take_commands():
             if isinstance(order, SubmitJob):
                 job_id = order.request.job_id
                 self.started[job_id], self.host[job_id] = self.now, order.host
                 self.driver.runs(order.container)
                 self.at(self.now + self.takes_s[job_id], lambda order=order: self._end(order))
-            elif isinstance(order, DeliverJob):
+            elif isinstance(order, PublishResult):
                 self.ended[order.request.job_id] = self.now
-                self.ledger.called_back(order.request.job_id)
-            elif isinstance(order, LookAtHost):
+                self.ledger.callback_returned(order.request.job_id)
+            elif isinstance(order, CheckHost):
                 self.looks.append(order.host)
 
     def _end(self, order: SubmitJob) -> None:
-        self.ledger.ended(order.container, SUCCESS)
-        self.ledger.deleted(order.container)
+        self.ledger.run_ended(order.container, SUCCESS)
+        self.ledger.container_deleted(order.container)
 
     def waited(self, job_id: str) -> float:
         return self.started[job_id] - self.accepted[job_id]

@@ -20,7 +20,7 @@ def gone(driver: Driver, job_id: str) -> None:
     """A job that runs ends, and its container is removed."""
     container = next(watch.container for watch in driver.watches() if watch.request.job_id == job_id)
     driver.end(container)
-    driver.ledger.deleted(container)
+    driver.ledger.container_deleted(container)
 
 
 def free(driver: Driver, host: str = "a") -> int:
@@ -53,7 +53,7 @@ def test_promised_memory_is_free_again_when_the_container_is_gone_and_no_sooner(
     driver.end(container)
     assert driver.placed() == {}
     assert driver.deletes() == [container]
-    driver.ledger.deleted(container)
+    driver.ledger.container_deleted(container)
 
     assert driver.placed() == {"second": "a"}
 
@@ -92,7 +92,7 @@ def test_a_job_that_is_killed_before_it_began_keeps_its_memory_until_its_contain
     driver.ledger.kill("killed", KillReason.KILL_JOB)
     driver.runs(container)
     assert driver.placed() == {}
-    driver.ledger.deleted(container)
+    driver.ledger.container_deleted(container)
 
     assert driver.placed() == {"j": "a"}
 
@@ -103,7 +103,7 @@ def test_a_host_that_comes_back_still_owes_what_it_had_promised():
     driver.run("runs")
     driver.accept("j", memory_mib=4000)
 
-    driver.ledger.host_silent("a", "no route")
+    driver.ledger.host_down("a", "no route")
     driver.answers("a")
     assert driver.placed() == {}
 
@@ -234,7 +234,7 @@ def test_no_look_is_ordered_when_the_job_that_waited_has_left():
 def test_a_job_that_waited_too_long_for_memory_says_how_much_it_needs_and_what_hosts_have():
     driver = Driver({"a": 20, "b": 20, "away": 1}, queue_timeout_s=100.0)
     driver.answers("a", memory_mib=8192, available_mib=1200)
-    driver.ledger.host_silent("away", "no route")
+    driver.ledger.host_down("away", "no route")
     driver.accept("runs", memory_mib=4000)  # takes b
     driver.run("runs")
     driver.accept("j", memory_mib=4000)

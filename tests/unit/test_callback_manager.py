@@ -17,7 +17,7 @@ from jobmanager.errors import WouldDeadlock
 from jobmanager.model.job import Request
 from jobmanager.model.result import Evidence
 from jobmanager.results.verdict import Verdict
-from jobmanager.scheduling.orders import DeliverJob
+from jobmanager.scheduling.commands import PublishResult
 from tests.conftest import eventually
 from tests.unit.stub_client import StubClient
 
@@ -27,7 +27,7 @@ def done(job_id, callback=None, outcome=Outcome.SUCCESS):
         job_id=job_id, task=Task("x", command="true"), inputs=JobInput(), files={}, priority=0, launcher_name="x", debug=False
     )
     verdict = Verdict(outcome=outcome, evidence=(Evidence(kind="k", value=1, source="s"),))
-    return DeliverJob(request=request, callback=callback, verdict=verdict, facts=None, host="h", timings={}, steps=())
+    return PublishResult(request=request, callback=callback, verdict=verdict, facts=None, host="h", timings={}, steps=())
 
 
 class Managers:

@@ -23,7 +23,7 @@ from jobmanager.model.job import Request
 from jobmanager.results.facts import EndMark, Limit, RunFacts, Stopped
 from jobmanager.results.merge import merged
 from jobmanager.results.verdict import KillReason, judge
-from jobmanager.scheduling.life import LIFE, Do, Happening, Move, State
+from jobmanager.scheduling.job_states import TRANSITIONS, JobAction, JobEvent, JobState, Transition
 from jobmanager.testing import Faults
 
 TOP = Path(__file__).resolve().parents[2]
@@ -121,32 +121,33 @@ def test_the_readmes_program_has_thirty_lines_at_most() -> None:
 
 
 def test_the_life_of_a_job_is_that_of_the_code() -> None:
-    rows = table(text_of("docs/how-it-works.md"), "what happens", *(state.name for state in State))
+    rows = table(text_of("docs/how-it-works.md"), "event", *(state.name for state in JobState))
     assert rows == list(lives())
 
 
 def lives() -> Iterator[list[str]]:
-    for happening in Happening:
-        yield [f"`{happening.name}`", *(shown(LIFE[happening].get(state)) for state in State)]
+    for event in JobEvent:
+        yield [f"`{event.name}`", *(shown(TRANSITIONS[event].get(state)) for state in JobState)]
 
 
-def shown(move: Move | None) -> str:
-    """A cell: the next state, and what is done on the way."""
-    if move is None:
+def shown(transition: Transition | None) -> str:
+    """A cell: the next state, and what is done."""
+    if transition is None:
         return "-"
-    return f"{move.to.name}: {', '.join(do.name for do in move.do)}" if move.do else move.to.name
+    actions = ", ".join(action.name for action in transition.actions)
+    return f"{transition.to.name}: {actions}" if actions else transition.to.name
 
 
-def test_every_state_happening_and_doing_is_explained() -> None:
+def test_every_state_event_and_action_is_explained() -> None:
     text = text_of("docs/how-it-works.md")
-    assert [row[0] for row in table(text, "state", "meaning")] == [state.name for state in State]
-    assert [row[0] for row in table(text, "what happens", "meaning")] == [f"`{happening.name}`" for happening in Happening]
-    assert {row[0] for row in table(text, "done", "meaning")} == {do.name for do in Do}
+    assert [row[0] for row in table(text, "state", "meaning")] == [state.name for state in JobState]
+    assert [row[0] for row in table(text, "event", "meaning")] == [f"`{event.name}`" for event in JobEvent]
+    assert {row[0] for row in table(text, "action", "meaning")} == {action.name for action in JobAction}
 
 
 def test_the_glossary_has_every_state_of_a_job_and_every_outcome() -> None:
     text = text_of("docs/glossary.md")
-    assert {state.name for state in State} <= set(re.findall(r"(?m)^\| ([A-Z]+) \|", text))
+    assert {state.name for state in JobState} <= set(re.findall(r"(?m)^\| ([A-Z]+) \|", text))
     (outcome,) = re.findall(r"(?m)^\| outcome \| (.+)$", text)
     assert set(quoted(outcome)) == {outcome.value for outcome in Outcome}
 

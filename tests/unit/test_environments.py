@@ -35,7 +35,7 @@ def test_an_environment_is_available_while_a_host_that_has_it_is_up():
     driver.answers("b", PYTHON, C)
     assert driver.ledger.environments() == {"docker": ["c", "cc", "python3"]}
 
-    driver.ledger.host_silent("b", "away")
+    driver.ledger.host_down("b", "away")
     assert driver.ledger.environments() == {"docker": ["python3"]}
     assert [host.environments for host in driver.ledger.hosts()] == [("python3",), ("c", "cc", "python3")]
 
@@ -46,7 +46,7 @@ def test_an_environment_is_available_while_a_host_that_has_it_is_up():
 def test_a_job_for_an_environment_whose_hosts_are_all_down_is_taken_and_waits_as_long_as_any_may():
     driver = Driver({"a": 1, "b": 1}, queue_timeout_s=100.0)
     driver.answers("b", C)
-    driver.ledger.host_silent("b", "away")
+    driver.ledger.host_down("b", "away")
 
     driver.accept("first", Task("c"))
     assert driver.placed() == {}
@@ -91,14 +91,14 @@ def test_between_hosts_the_newest_version_is_taken_and_waited_for():
         driver.accept(f"j{number}")
 
     assert driver.placed() == {"j0": "newer"}
-    driver.ledger.deleted("jobmanager-m-1-1")
+    driver.ledger.container_deleted("jobmanager-m-1-1")
     assert driver.placed() == {"j1": "newer"}
 
 
 def test_an_older_version_is_taken_while_no_host_with_the_newest_is_up():
     driver = Driver({"older": 4, "newer": 4})
     driver.answers("newer", NEWER)
-    driver.ledger.host_silent("newer", "away")
+    driver.ledger.host_down("newer", "away")
     driver.accept("first")
     assert images_of(driver) == {"first": PYTHON.id}
 

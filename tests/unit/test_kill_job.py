@@ -10,7 +10,7 @@ from jobmanager import DockerHost, JobManager, JobResult, Outcome, Task
 from jobmanager.ipc.messages import StartFailed
 from jobmanager.results.facts import Limit, RunFacts, Stopped
 from jobmanager.results.verdict import KillReason
-from jobmanager.scheduling.life import State
+from jobmanager.scheduling.job_states import JobState
 from jobmanager.testing import FakeEngineServer
 from tests.conftest import eventually
 from tests.unit.ledger_driver import LOCAL_ONLY, SUCCESS, Driver
@@ -20,7 +20,7 @@ AGAIN = Task("python3", command="true", retries=1)
 
 
 def waits(driver: Driver) -> None:
-    driver.ledger.host_silent("a", "away")
+    driver.ledger.host_down("a", "away")
     driver.accept("j")
 
 
@@ -46,7 +46,7 @@ def runs(driver: Driver) -> None:
 
 def runs_and_is_being_stopped_for_a_limit(driver: Driver) -> None:
     driver.accept("j")
-    driver.ledger.stops(driver.run("j"), Stopped(limit=Limit.WALL, measured=90.0))
+    driver.ledger.limit_reached(driver.run("j"), Stopped(limit=Limit.WALL, measured=90.0))
 
 
 def runs_without_a_waiter(driver: Driver) -> None:
@@ -74,14 +74,14 @@ def was_killed_while_it_waited(driver: Driver) -> None:
 
 
 def was_superseded(driver: Driver) -> None:
-    driver.ledger.host_silent("a", "away")
+    driver.ledger.host_down("a", "away")
     driver.accept("j", supersede_key="k")
     driver.accept("newer", supersede_key="k")
 
 
 def is_over(driver: Driver) -> None:
     waits_for_its_callback(driver)
-    driver.ledger.called_back("j")
+    driver.ledger.callback_returned("j")
 
 
 def was_never_there(driver: Driver) -> None:
@@ -89,25 +89,25 @@ def was_never_there(driver: Driver) -> None:
     driver.ledger.kill("another", KillReason.KILL_JOB)
 
 
-def state(driver: Driver) -> State | None:
+def state(driver: Driver) -> JobState | None:
     job = driver.ledger._jobs.get("j")
     return job.state if job is not None else None
 
 
 # (how it came there, its state, whether it can be killed, how it ends)
-STATES: list[tuple[Callable[[Driver], None], State | None, bool, Outcome | None]] = [
-    (waits, State.WAITING, True, Outcome.KILLED),
-    (waits_again_as_its_host_could_not, State.WAITING, True, Outcome.KILLED),
-    (waits_again_as_its_run_was_cut_off, State.WAITING, True, Outcome.KILLED),
-    (is_placed, State.PLACED, True, Outcome.KILLED),
-    (runs, State.RUNNING, True, Outcome.KILLED),
-    (runs_and_is_being_stopped_for_a_limit, State.RUNNING, True, Outcome.KILLED),
-    (runs_without_a_waiter, State.RUNNING, True, Outcome.KILLED),
-    (runs_and_was_killed, State.RUNNING, True, Outcome.KILLED),
-    (waits_for_its_callback, State.DONE, False, Outcome.SUCCESS),
-    (waits_for_its_callback_without_a_container, State.DONE, False, Outcome.SUCCESS),
-    (was_killed_while_it_waited, State.DONE, False, Outcome.KILLED),
-    (was_superseded, State.DONE, False, Outcome.KILLED),
+STATES: list[tuple[Callable[[Driver], None], JobState | None, bool, Outcome | None]] = [
+    (waits, JobState.WAITING, True, Outcome.KILLED),
+    (waits_again_as_its_host_could_not, JobState.WAITING, True, Outcome.KILLED),
+    (waits_again_as_its_run_was_cut_off, JobState.WAITING, True, Outcome.KILLED),
+    (is_placed, JobState.PLACED, True, Outcome.KILLED),
+    (runs, JobState.RUNNING, True, Outcome.KILLED),
+    (runs_and_is_being_stopped_for_a_limit, JobState.RUNNING, True, Outcome.KILLED),
+    (runs_without_a_waiter, JobState.RUNNING, True, Outcome.KILLED),
+    (runs_and_was_killed, JobState.RUNNING, True, Outcome.KILLED),
+    (waits_for_its_callback, JobState.DONE, False, Outcome.SUCCESS),
+    (waits_for_its_callback_without_a_container, JobState.DONE, False, Outcome.SUCCESS),
+    (was_killed_while_it_waited, JobState.DONE, False, Outcome.KILLED),
+    (was_superseded, JobState.DONE, False, Outcome.KILLED),
     (is_over, None, False, Outcome.SUCCESS),
     (was_never_there, None, False, None),
 ]
@@ -121,7 +121,7 @@ def test_kill_job_says_whether_the_job_had_not_ended_and_it_ends_once(comes_ther
 
     assert driver.ledger.kill("j", KillReason.KILL_JOB) is can_be
 
-    if state(driver) is State.RUNNING:  # its waiter kills the container, and reports that
+    if state(driver) is JobState.RUNNING:  # its waiter kills the container, and reports that
         assert driver.stops()[-1] == "j"
         driver.end(driver.watches()[-1].container, RunFacts(began=True))
     assert [result.verdict.outcome for result in driver.results("j")] == ([outcome] if outcome is not None else [])
@@ -129,7 +129,7 @@ def test_kill_job_says_whether_the_job_had_not_ended_and_it_ends_once(comes_ther
 
 
 def test_every_state_is_among_them():
-    assert {there for _, there, _, _ in STATES} == {*State, None}
+    assert {there for _, there, _, _ in STATES} == {*JobState, None}
 
 
 # ---- whole managers

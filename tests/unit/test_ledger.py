@@ -13,8 +13,8 @@ from jobmanager.model.client import QueueInfo
 from jobmanager.model.container import ContainerState, Image, Phase
 from jobmanager.results.facts import EndMark, Limit, RunFacts, Stopped
 from jobmanager.results.verdict import KillReason
+from jobmanager.scheduling.commands import CheckHost, DeleteContainer, MonitorJob, NotifyHostDown, PublishResult, SubmitJob
 from jobmanager.scheduling.durations import Durations, Sort
-from jobmanager.scheduling.orders import AnnounceHostDown, DeleteContainer, DeliverJob, LookAtHost, SubmitJob, WatchJob
 from tests.unit.ledger_driver import LOCAL_ONLY, PYTHON, SUCCESS, C, Driver
 
 GONE = StartFailed(reason="no such image", unreachable=False)
@@ -71,7 +71,7 @@ def test_killing_a_placed_job_ends_it_at_once_and_its_container_is_deleted_when_
     driver.runs(container)
     assert driver.deletes() == [container]
     assert driver.watches() == []  # the program never begins
-    driver.ledger.deleted(container)
+    driver.ledger.container_deleted(container)
     assert driver.empty()
 
 
@@ -138,7 +138,7 @@ def test_a_job_goes_to_another_host_when_one_has_lost_its_image():
     (other,) = driver.submits()
     assert other.host != one
     assert driver.deletes() == [first]
-    assert LookAtHost(host=one) in driver.orders
+    assert CheckHost(host=one) in driver.orders
     assert driver.results("j") == []
 
 
@@ -161,12 +161,12 @@ def test_an_unreachable_host_is_passed_over_until_it_answers_and_the_job_waits()
 
     driver.start_reported(driver.place("j"), UNREACHABLE)
 
-    assert LookAtHost(host="a") in driver.carry_out()
+    assert CheckHost(host="a") in driver.carry_out()
     assert [host.up for host in driver.ledger.hosts()] == [False]
     assert driver.ledger.hosts()[0].reason == "connection refused"
     assert driver.results("j") == []
     assert driver.answers("a") is True
-    driver.ledger.deleted("jobmanager-m-1-1")
+    driver.ledger.container_deleted("jobmanager-m-1-1")
     assert driver.placed() == {"j": "a"}
 
 
@@ -179,7 +179,7 @@ def test_a_host_that_cannot_be_reached_again_and_again_costs_the_job_nothing_but
         driver.clock.now += 15.0
         driver.answers("a"), driver.answers("b")
         for container in set(driver.deletes()) & set(driver.ledger.containers()):
-            driver.ledger.deleted(container)
+            driver.ledger.container_deleted(container)
 
     driver.end(driver.run("j"))
     assert driver.result("j").verdict.outcome is Outcome.SUCCESS
@@ -194,7 +194,7 @@ def test_a_host_that_answers_looks_and_breaks_off_starts_is_left_alone_for_longe
     for _ in range(12):
         driver.start_reported(driver.place("j"), UNREACHABLE)
         for container in set(driver.deletes()) & set(driver.ledger.containers()):
-            driver.ledger.deleted(container)
+            driver.ledger.container_deleted(container)
         since = driver.clock.now
         while not driver.answers("a"):
             assert driver.ledger.hosts()[0].reason == UNREACHABLE.reason
@@ -215,10 +215,10 @@ def test_a_rest_ends_by_a_look_and_a_start_that_works_forgets_what_was_before():
 
     driver.carry_out()
     driver.ledger.tick()
-    assert LookAtHost(host="a") not in driver.carry_out(), "it rests"
+    assert CheckHost(host="a") not in driver.carry_out(), "it rests"
     driver.clock.now += 0.5
     driver.ledger.tick()
-    assert LookAtHost(host="a") in driver.carry_out()
+    assert CheckHost(host="a") in driver.carry_out()
     assert driver.answers("a")
 
     driver.run("j")
@@ -315,7 +315,7 @@ def test_a_container_that_ended_before_it_had_its_job_is_tried_again_a_few_times
         tries += 1
         container = driver.run("j")
         driver.end(container, RunFacts(began=False, untouched=True))
-        driver.ledger.deleted(container)
+        driver.ledger.container_deleted(container)
 
     assert tries == 5
     assert driver.result("j").verdict.outcome is Outcome.CRASH
@@ -342,7 +342,7 @@ def test_a_host_that_falls_silent_before_it_had_the_job_loses_it_to_another_at_o
     driver.end(container, RunFacts(began=False, untouched=True, unreachable="connection refused"))
 
     assert set(driver.placed().values()) == {"a", "b"} - {first}
-    assert [order.host for order in driver.of(AnnounceHostDown)] == [first]
+    assert [order.host for order in driver.of(NotifyHostDown)] == [first]
 
 
 # ---- the rule for reruns
@@ -458,7 +458,7 @@ def test_what_a_waiter_was_about_to_stop_a_job_for_is_told_to_the_next_one_and_f
     container = driver.run("j")
     stopped = Stopped(limit=Limit.WALL, measured=90.0)
 
-    driver.ledger.stops(container, stopped)
+    driver.ledger.limit_reached(container, stopped)
     driver.ledger.waiter_died([container])
     assert driver.watches()[-1].stopped == stopped
 
@@ -607,22 +607,22 @@ def test_closing_kills_every_job_in_every_state_with_one_result_each():
     placed = driver.place("placed")
     driver.accept("waits")
 
-    assert driver.ledger.take_no_more()
+    assert driver.ledger.stop_accepting()
     driver.ledger.kill_all(KillReason.CLOSE)
 
-    assert not driver.ledger.take_no_more()
+    assert not driver.ledger.stop_accepting()
     assert [len(driver.results(job_id)) for job_id in ("runs", "placed", "waits")] == [0, 1, 1]
     driver.ledger.give_up_all()  # the host of the running one does not answer
     assert [driver.result(job_id).verdict.text for job_id in ("runs", "placed", "waits")] == ["killed: close"] * 3
     driver.runs(placed)
     assert sorted(driver.deletes()) == sorted([container, placed])
-    driver.ledger.deleted(container), driver.ledger.deleted(placed)
+    driver.ledger.container_deleted(container), driver.ledger.container_deleted(placed)
     assert driver.empty()
 
 
 def test_after_closing_no_job_is_taken():
     driver = Driver({"a": 1})
-    driver.ledger.take_no_more()
+    driver.ledger.stop_accepting()
 
     for task in (None, LOCAL_ONLY):
         with pytest.raises(Closed):
@@ -637,7 +637,7 @@ def test_a_report_on_a_container_that_the_job_has_left_changes_nothing():
     second = driver.run("j")
 
     driver.end(first, SUCCESS)
-    driver.ledger.began(first)
+    driver.ledger.job_sent(first)
 
     assert driver.results("j") == []
     driver.end(second, RunFacts(began=True, end=EndMark(exit_code=1)))
@@ -654,10 +654,10 @@ def test_waiting_for_the_end_is_bounded_and_sees_each_stage():
     driver.end(container)
     assert ledger.wait_until_decided(0)
     assert not ledger.wait_until_called_back(0)
-    ledger.called_back("j")
+    ledger.callback_returned("j")
     assert ledger.wait_until_called_back(0)
     assert not ledger.wait_until_deleted(0)
-    ledger.deleted(container)
+    ledger.container_deleted(container)
     assert ledger.wait_until_deleted(0)
 
 
@@ -669,10 +669,10 @@ def test_a_slot_is_counted_until_its_container_is_deleted():
     driver.accept("j"), driver.accept("k")
     container = driver.run("j")
     driver.end(container)
-    driver.ledger.called_back("j")
+    driver.ledger.callback_returned("j")
 
     assert driver.placed() == {}
-    assert driver.ledger.deleted(container) == "j"
+    assert driver.ledger.container_deleted(container) == "j"
     assert driver.placed() == {"k": "a"}
 
 
@@ -686,16 +686,16 @@ def test_a_delete_that_fails_is_tried_again_ever_later_and_the_slot_stays_taken(
 
     delays = []
     for _ in range(9):
-        driver.ledger.delete_failed(container)
+        driver.ledger.deletion_failed(container)
         delays.append(driver.of(DeleteContainer)[-1].delay_s)
 
     assert delays == sorted(delays)
     assert delays[0] > 0
     assert delays[-1] == delays[-2] == 30.0
     assert driver.slots() == {"a": 1}
-    driver.ledger.deleted(container)
+    driver.ledger.container_deleted(container)
     assert driver.slots() == {"a": 0}
-    driver.ledger.delete_failed(container)
+    driver.ledger.deletion_failed(container)
     assert driver.carry_out() == []
 
 
@@ -706,15 +706,15 @@ def test_a_volume_that_will_not_go_holds_no_slot_is_tried_again_and_closing_does
     driver.end(container)
     driver.carry_out()
 
-    driver.ledger.delete_failed(container, only_volume_left=True)
+    driver.ledger.deletion_failed(container, only_volume_left=True)
 
     assert driver.slots() == {"a": 0}
     assert driver.of(DeleteContainer)[-1].delay_s > 0
     assert not driver.ledger.wait_until_deleted(0.0)
     for _ in range(3):
-        driver.ledger.delete_failed(container, only_volume_left=True)
+        driver.ledger.deletion_failed(container, only_volume_left=True)
     assert driver.ledger.wait_until_deleted(0.0)
-    assert driver.ledger.deleted(container) == "j"
+    assert driver.ledger.container_deleted(container) == "j"
     assert driver.slots() == {"a": 0}
 
 
@@ -727,7 +727,7 @@ def test_a_volume_that_never_goes_is_left_to_sweeping_and_forgotten():
 
     for _ in range(13):
         assert container in driver.ledger.containers()
-        driver.ledger.delete_failed(container, only_volume_left=True)
+        driver.ledger.deletion_failed(container, only_volume_left=True)
 
     assert driver.ledger.containers() == {}
     assert len(driver.deletes()) == 1 + 12
@@ -739,8 +739,8 @@ def test_a_container_is_deleted_once_however_often_it_is_said_to_be_gone():
     container = driver.run("j")
     driver.end(container)
 
-    assert driver.ledger.deleted(container) == "j"
-    assert driver.ledger.deleted(container) is None
+    assert driver.ledger.container_deleted(container) == "j"
+    assert driver.ledger.container_deleted(container) is None
     assert driver.deletes() == [container]
 
 
@@ -770,14 +770,14 @@ def test_a_host_without_a_number_of_its_own_takes_what_its_cores_and_memory_allo
 def test_a_stray_container_of_ours_takes_a_slot_until_it_is_deleted():
     driver = Driver({"a": 1})
 
-    driver.ledger.strays("a", ["jobmanager-m-99-1"])
+    driver.ledger.strays_found("a", ["jobmanager-m-99-1"])
 
     assert driver.deletes() == ["jobmanager-m-99-1"]
     driver.accept("j")
     assert driver.placed() == {}
-    driver.ledger.strays("a", ["jobmanager-m-99-1"])
+    driver.ledger.strays_found("a", ["jobmanager-m-99-1"])
     assert driver.deletes() == ["jobmanager-m-99-1"]
-    assert driver.ledger.deleted("jobmanager-m-99-1") == ""
+    assert driver.ledger.container_deleted("jobmanager-m-99-1") == ""
     assert driver.placed() == {"j": "a"}
 
 
@@ -786,7 +786,7 @@ def test_a_container_of_a_job_is_no_stray():
     driver.accept("j")
     container = driver.place("j")
 
-    driver.ledger.strays("a", [container])
+    driver.ledger.strays_found("a", [container])
 
     assert driver.deletes() == []
     driver.runs(container)
@@ -808,7 +808,7 @@ def test_the_host_with_the_fewest_running_jobs_is_chosen():
         driver.runs(container)
         if host == "b":
             driver.end(container)
-            driver.ledger.deleted(container)
+            driver.ledger.container_deleted(container)
     driver.accept("next"), driver.accept("after")
 
     assert driver.placed() == {"next": "b", "after": "b"}
@@ -823,7 +823,7 @@ def test_jobs_that_come_one_by_one_go_round_all_equal_hosts():
         went.append(order.host)
         driver.runs(order.container)
         driver.end(order.container)
-        driver.ledger.deleted(order.container)
+        driver.ledger.container_deleted(order.container)
 
     assert went == went[:4] * 3
     assert set(went) == set("abcd")
@@ -831,9 +831,9 @@ def test_jobs_that_come_one_by_one_go_round_all_equal_hosts():
 
 def test_a_host_that_is_down_is_passed_over_and_takes_jobs_again_when_it_is_back():
     driver = Driver({"a": 5, "b": 5})
-    driver.ledger.host_silent("a", "no route")
-    driver.ledger.host_silent("a", "no route")
-    assert driver.of(AnnounceHostDown) == [AnnounceHostDown(host="a", reason="no route")]
+    driver.ledger.host_down("a", "no route")
+    driver.ledger.host_down("a", "no route")
+    assert driver.of(NotifyHostDown) == [NotifyHostDown(host="a", reason="no route")]
     for number in range(4):
         driver.accept(f"j{number}")
     assert set(driver.placed().values()) == {"b"}
@@ -849,7 +849,7 @@ def test_a_host_that_is_down_is_passed_over_and_takes_jobs_again_when_it_is_back
 def test_a_job_waits_for_a_host_that_is_down_when_no_other_has_its_image():
     driver = Driver({"a": 1, "b": 1})
     driver.answers("a", C)
-    driver.ledger.host_silent("a", "away")
+    driver.ledger.host_down("a", "away")
 
     driver.accept("j", Task("c", command="true"))
 
@@ -879,7 +879,7 @@ def test_an_image_that_vanishes_makes_its_jobs_wait_and_one_that_appears_lets_th
     container = driver.run("first")
     driver.answers("a", C)  # python is gone
     driver.end(container)
-    driver.ledger.deleted(container)
+    driver.ledger.container_deleted(container)
 
     assert driver.placed() == {}
     with pytest.raises(UnknownEnvironment):
@@ -896,10 +896,10 @@ def test_an_older_image_of_the_same_name_takes_the_place_of_one_that_is_gone():
     container = driver.place("j")
 
     driver.start_reported(container, StartFailed(reason="No such image", unreachable=False, image_missing=True))
-    driver.ledger.deleted(container)
+    driver.ledger.container_deleted(container)
 
     assert [order.image for order in driver.of(SubmitJob)] == ["sha256:newer", "sha256:py"]
-    assert driver.of(LookAtHost)
+    assert driver.of(CheckHost)
 
 
 def test_an_image_that_is_gone_without_another_ends_its_jobs_at_once():
@@ -933,7 +933,7 @@ def test_an_image_that_has_vanished_for_good_makes_its_jobs_crashes_in_words():
 def test_a_job_for_an_image_on_a_host_that_is_down_goes_on_waiting():
     driver = Driver({"a": 1, "b": 1})
     driver.answers("a", C)
-    driver.ledger.host_silent("b", "away")
+    driver.ledger.host_down("b", "away")
     driver.accept("waits")
 
     for _ in range(5):
@@ -1008,10 +1008,10 @@ def test_a_host_that_may_fetch_images_takes_any_and_those_that_have_it_by_its_id
 
     driver.accept("j", Task("haskell:9"))
     assert driver.submits()[0].image == "haskell:9"
-    driver.ledger.deleted("jobmanager-m-1-1")
+    driver.ledger.container_deleted("jobmanager-m-1-1")
     driver.accept("k", Task("rust"))
     assert driver.submits()[0].image == "rust:1.80"
-    driver.ledger.deleted("jobmanager-m-2-1")
+    driver.ledger.container_deleted("jobmanager-m-2-1")
     driver.accept("l")
     assert driver.submits()[0].image == "sha256:py"
 
@@ -1054,7 +1054,7 @@ def test_an_alias_for_an_image_that_no_host_has_is_refused():
 
 def test_without_any_image_the_refusal_says_none():
     driver = Driver({"a": 1}, up=False)
-    driver.ledger.host_answers("a", driver_info(), [])
+    driver.ledger.host_answered("a", driver_info(), [])
 
     with pytest.raises(UnknownEnvironment, match="known: none"):
         driver.accept("j")
@@ -1092,7 +1092,7 @@ def test_a_full_queue_refuses_and_takes_again_when_there_is_room():
 
     with pytest.raises(QueueFull, match=r"2 jobs are waiting already.*max_waiting_jobs"):
         driver.accept("l")
-    driver.end(container), driver.ledger.deleted(container), driver.carry_out()
+    driver.end(container), driver.ledger.container_deleted(container), driver.carry_out()
 
     driver.accept("l")
     assert driver.ledger.unfinished() == 4
@@ -1108,7 +1108,7 @@ def test_an_id_is_refused_while_its_job_has_not_been_called_back_and_free_after(
     with pytest.raises(DuplicateJob):
         driver.accept("j", LOCAL_ONLY)
 
-    driver.ledger.called_back("j")
+    driver.ledger.callback_returned("j")
     driver.accept("j")
     second = driver.run("j")
 
@@ -1131,7 +1131,7 @@ def test_priority_comes_first_then_arrival():
     order = []
     while placed := driver.placed():
         order += placed
-        driver.ledger.deleted(next(iter(driver.ledger.containers())))
+        driver.ledger.container_deleted(next(iter(driver.ledger.containers())))
 
     assert order == ["urgent", "first", "second", "third", "late"]
 
@@ -1139,7 +1139,7 @@ def test_priority_comes_first_then_arrival():
 def test_a_job_that_cannot_run_now_holds_up_no_other():
     driver = Driver({"a": 2, "b": 2})
     driver.answers("b", C, memory_mib=512)
-    driver.ledger.host_silent("a", "away")
+    driver.ledger.host_down("a", "away")
     driver.accept("waits for a", priority=-10)
     driver.accept("waits too", priority=-10, memory_mib=100)
 
@@ -1152,7 +1152,7 @@ def test_a_job_that_was_sent_back_keeps_its_place_before_those_that_came_later()
     driver = Driver({"a": 1})
     driver.accept("first"), driver.accept("second")
     driver.start_reported(driver.place("first"), UNREACHABLE)
-    driver.ledger.deleted("jobmanager-m-1-1")
+    driver.ledger.container_deleted("jobmanager-m-1-1")
     driver.answers("a")
 
     assert driver.placed() == {"first": "a"}
@@ -1190,7 +1190,7 @@ def test_the_time_to_wait_is_learnt_from_what_ran_and_spread_over_all_slots():
         for order in submits:
             driver.runs(order.container)
             driver.end(order.container)
-            driver.ledger.deleted(order.container)
+            driver.ledger.container_deleted(order.container)
     for number in range(8):
         driver.accept(f"new{number}", task)
     driver.carry_out()
@@ -1249,13 +1249,13 @@ def test_each_run_has_a_token_of_its_own_that_nobody_can_guess():
 
 def test_nothing_is_remembered_of_jobs_that_are_over():
     driver = Driver({"a": 4}, max_waiting_jobs=10_000)
-    driver.ledger.host_silent("a", "away")
+    driver.ledger.host_down("a", "away")
     driver.accept("stays first")  # it stands at the head of its line for ever
     for number in range(3000):
         driver.accept(f"j{number}")
         driver.ledger.kill(f"j{number}", KillReason.KILL_JOB)
-        driver.ledger.called_back(f"j{number}")
-        driver.ledger.take_orders()
+        driver.ledger.callback_returned(f"j{number}")
+        driver.ledger.take_commands()
 
     assert driver.ledger.unfinished() == 1
     queue = driver.ledger._queue
@@ -1271,8 +1271,8 @@ def test_orders_are_given_once():
 
     assert driver.carry_out()
     assert driver.carry_out() == []
-    assert not driver.of(WatchJob)
-    assert not driver.of(DeliverJob)
+    assert not driver.of(MonitorJob)
+    assert not driver.of(PublishResult)
 
 
 def test_the_end_of_waiting_for_hosts_is_theirs_or_the_clocks():
@@ -1280,7 +1280,7 @@ def test_the_end_of_waiting_for_hosts_is_theirs_or_the_clocks():
     seen = []
 
     driver.ledger.wait_for_hosts(lambda statuses: seen.append(list(statuses)) or True, 0)
-    driver.answers("a"), driver.ledger.host_silent("b", "away")
+    driver.answers("a"), driver.ledger.host_down("b", "away")
     driver.ledger.wait_for_hosts(lambda statuses: bool(seen.append(list(statuses))), 0)
 
     assert [[status.name for status in statuses] for statuses in (seen[0], seen[-1])] == [["UNKNOWN"] * 2, ["UP", "DOWN"]]
@@ -1319,7 +1319,7 @@ def test_an_id_that_is_used_again_has_its_new_place_only():
     driver = Driver({"a": 1}, up=False)
     driver.accept("again", priority=-5)
     driver.ledger.kill("again", KillReason.KILL_JOB)
-    driver.ledger.called_back("again")
+    driver.ledger.callback_returned("again")
     driver.accept("other", priority=0)
     driver.accept("again", priority=5)
     driver.answers("a")
@@ -1327,7 +1327,7 @@ def test_an_id_that_is_used_again_has_its_new_place_only():
     placed = []
     while now := driver.placed():
         placed += now
-        driver.ledger.deleted(next(iter(driver.ledger.containers())))
+        driver.ledger.container_deleted(next(iter(driver.ledger.containers())))
 
     assert placed == ["other", "again"]
 

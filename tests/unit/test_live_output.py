@@ -17,10 +17,10 @@ from jobmanager.ipc.messages import FetchOutput, OutputChunk, StreamPiece
 from jobmanager.live_output import buffer
 from jobmanager.live_output.fan_out import LiveOutputs
 from jobmanager.results.facts import RunFacts
-from jobmanager.scheduling.job_record import RunOfJob
+from jobmanager.scheduling.job_record import OutputSource
 from tests.conftest import eventually
 
-RUNS = RunOfJob(container="c1", ended=False, facts=None)
+RUNS = OutputSource(container="c1", ended=False, facts=None)
 KIB = 1024
 
 
@@ -28,7 +28,7 @@ class Manager:
     """One job ``j`` and a waiter that answers what it is asked, when it is told to."""
 
     def __init__(self, hook_manager: HookManager | None = None) -> None:
-        self.run: RunOfJob | None = RUNS
+        self.run: OutputSource | None = RUNS
         self.asked: list[FetchOutput] = []
         self.outputs = LiveOutputs(
             hook_manager or HookManager(),
@@ -135,7 +135,7 @@ def test_a_job_that_ended_without_a_run_ends_the_stream() -> None:
 
 def test_of_a_job_that_has_ended_the_result_is_read() -> None:
     manager = Manager()
-    manager.run = RunOfJob(container="c1", ended=True, facts=RunFacts(began=True, stdout=b"all", stdout_bytes=3))
+    manager.run = OutputSource(container="c1", ended=True, facts=RunFacts(began=True, stdout=b"all", stdout_bytes=3))
 
     live = manager.follow()
 
@@ -285,7 +285,7 @@ def test_another_run_starts_the_stream_again_for_every_reader() -> None:
     manager.prints((False, 0, b"first run"))
     assert so_far(quick) == [out(b"first run")]
 
-    manager.run = RunOfJob(container="c2", ended=False, facts=None)
+    manager.run = OutputSource(container="c2", ended=False, facts=None)
     manager.outputs.watched("j", "c2")
     manager.prints((False, 0, b"late word of the first run"), container="c1")
     manager.prints((False, 0, b"second"), container="c2")
@@ -377,7 +377,7 @@ def test_it_is_asked_for_more_only_when_the_last_answer_has_come() -> None:
 
 def test_a_job_that_waits_is_asked_for_once_it_runs() -> None:
     manager = Manager()
-    manager.run = RunOfJob(container="", ended=False, facts=None)
+    manager.run = OutputSource(container="", ended=False, facts=None)
     live = manager.follow()
     assert manager.asked == []
 

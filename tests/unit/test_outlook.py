@@ -177,13 +177,13 @@ def test_large_jobs_take_the_slots_that_their_memory_is():
 def test_hosts_that_are_down_count_only_when_no_other_could_run_the_job():
     world = Simulation({"a": 1, "b": 1})
     taught(world, 4)
-    world.ledger.host_silent("b", "no route")
+    world.ledger.host_down("b", "no route")
     for number in range(5):
         world.job(f"j{number}", 4)
     world.carry_out()
     assert world.ledger.queue_info("j4").wait_s == pytest.approx(16)
 
-    world.ledger.host_silent("a", "no route")
+    world.ledger.host_down("a", "no route")
 
     assert 0 < world.ledger.queue_info("j4").wait_s <= 16
 

@@ -132,7 +132,7 @@ def test_a_start_that_came_to_nothing_costs_its_launcher_nothing():
     (container,) = driver.ledger.containers()
     driver.answers("a")
 
-    driver.ledger.deleted(container)
+    driver.ledger.container_deleted(container)
 
     assert driver.placed() == {"ann": "a"}  # it came first
 
@@ -243,7 +243,7 @@ def test_the_one_out_of_turn_is_kept_for_a_job_that_a_host_can_take():
     """A group that waits for a host that is away takes no turn from one that does not."""
     world = Simulation({"a": 1, "away": 1})
     world.driver.answers("away", C)
-    world.ledger.host_silent("away", "no route")
+    world.ledger.host_down("away", "no route")
     world.job("waits for away", environment="c", priority=5)
     world.at(1, lambda: world.job("low", priority=9))
     for second in range(100):
@@ -536,13 +536,13 @@ def test_a_newer_job_of_the_same_key_takes_the_place_of_the_one_that_waits():
     assert driver.ledger.queue_info("one") is None
     assert not driver.ledger.kill("one", KillReason.KILL_JOB)
     assert [job.job_id for job in driver.ledger.snapshot()[1]] == ["newer", "two", "three"]
-    driver.end(container), driver.ledger.deleted(container)
+    driver.end(container), driver.ledger.container_deleted(container)
     assert driver.placed() == {"newer": "a"}
 
 
 def test_the_newest_of_many_is_the_one_that_runs_and_every_other_has_its_one_result():
     driver = Driver({"a": 1})
-    driver.ledger.host_silent("a", "away")
+    driver.ledger.host_down("a", "away")
     for number in range(50):
         driver.accept(f"j{number}", supersede_key="k", launcher=f"l{number % 3}", priority=number % 2)
     driver.answers("a")
@@ -564,7 +564,7 @@ def test_a_job_that_has_a_host_is_left_alone_and_the_newer_waits():
         assert driver.ledger.queue_info("newer").jobs_before == 0
         driver.accept("newest", supersede_key="k")
         assert superseded_by(driver, "newer") == "newest"
-        driver.runs(container), driver.end(container), driver.ledger.deleted(container)
+        driver.runs(container), driver.end(container), driver.ledger.container_deleted(container)
         assert driver.placed() == {"newest": "a"}
         assert driver.result("older").verdict.outcome is Outcome.SUCCESS
 
@@ -578,7 +578,7 @@ def test_a_job_that_comes_back_to_the_queue_gives_way_to_the_newer_one_that_wait
     driver.end(container, RunFacts(began=True, gone=True))
 
     assert superseded_by(driver, "older") == "newer"
-    driver.ledger.deleted(container)
+    driver.ledger.container_deleted(container)
     assert driver.placed() == {"newer": "a"}
 
 
@@ -591,7 +591,7 @@ def test_a_job_that_came_back_and_waits_again_is_superseded():
     driver.accept("newer", supersede_key="k")
 
     assert superseded_by(driver, "older") == "newer"
-    driver.answers("a"), driver.ledger.deleted(container)
+    driver.answers("a"), driver.ledger.container_deleted(container)
     assert driver.placed() == {"newer": "a"}
 
 
@@ -653,7 +653,7 @@ def test_superseding_again_and_again_while_no_callback_returns_comes_to_an_end()
             driver.accept(f"j{number}", supersede_key="k")
     newest = f"j{next(numbers) - 2}"
     assert driver.ledger.queue_info(newest).jobs_before == 0
-    driver.ledger.called_back("j0")
+    driver.ledger.callback_returned("j0")
 
     driver.accept("one more", supersede_key="k")
     assert superseded_by(driver, newest) == "one more"

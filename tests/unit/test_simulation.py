@@ -16,8 +16,8 @@ from jobmanager.ipc.messages import ContainerStarted, StartFailed, StartRefused
 from jobmanager.model.container import Image
 from jobmanager.results.facts import EndMark, Limit, RunFacts, Stopped
 from jobmanager.results.verdict import KillReason
+from jobmanager.scheduling.commands import CheckHost, DeleteContainer, KillJob, MonitorJob, PublishResult, SubmitJob
 from jobmanager.scheduling.hosts import HostStatus
-from jobmanager.scheduling.orders import DeleteContainer, DeliverJob, LookAtHost, StopJob, SubmitJob, WatchJob
 from tests.unit.ledger_driver import Driver
 
 IMAGES = [
@@ -80,27 +80,27 @@ class World:
             self.check()
 
     def carry_out(self):
-        for order in self.ledger.take_orders():
+        for order in self.ledger.take_commands():
             if isinstance(order, SubmitJob):
                 self.memory_mib[order.container] = order.request.task.limits.memory_mib
                 self.check_memory(order.host)
                 self.later(self.random.uniform(0.1, 1), self.submitter_answers, order)
-            elif isinstance(order, WatchJob):
+            elif isinstance(order, MonitorJob):
                 self.watched[order.container] = order.request.job_id
                 self.later(0.0 if order.kill_at_once else self.random.expovariate(0.2), self.waiter_reports, order.container)
-            elif isinstance(order, StopJob):
+            elif isinstance(order, KillJob):
                 for container, job_id in self.watched.items():
                     if job_id == order.job_id:
                         self.later(0.1, self.waiter_reports, container)
             elif isinstance(order, DeleteContainer):
                 self.later(order.delay_s + self.random.uniform(0.05, 0.5), self.deleter_answers, order)
-            elif isinstance(order, LookAtHost):
+            elif isinstance(order, CheckHost):
                 self.later(0.1, self.looked, order.host)
-            elif isinstance(order, DeliverJob):
+            elif isinstance(order, PublishResult):
                 self.delivered[order.request.job_id] += 1
                 assert self.delivered[order.request.job_id] == 1
                 self.outcomes[order.verdict.outcome] += 1
-                self.later(self.random.uniform(0, 0.5), self.ledger.called_back, order.request.job_id)
+                self.later(self.random.uniform(0, 0.5), self.ledger.callback_returned, order.request.job_id)
 
     # ---- what must hold at every moment
 
@@ -135,7 +135,7 @@ class World:
 
     def host_flips(self, name, flips):
         if self.ledger._hosts[name].status is HostStatus.UP and self.random.random() < 0.5:
-            self.ledger.host_silent(name, "no route")
+            self.ledger.host_down(name, "no route")
         else:
             self.images[name] = self.random.sample(IMAGES, self.random.randint(1, len(IMAGES)))
             self.answers(name)
@@ -153,7 +153,7 @@ class World:
 
     def strays(self, name):
         there = [container for container, host in self.exists.items() if host == name and container not in self.watched]
-        self.ledger.strays(name, there)
+        self.ledger.strays_found(name, there)
 
     def submitter_answers(self, order):
         """Whatever it says, the container may be there: a request that broke off is still carried out."""
@@ -186,8 +186,8 @@ class World:
         if self.goes_wrong() and self.random.random() < 0.05:
             return  # it never says a word: overdue
         del self.watched[container]
-        self.ledger.began(container)
-        self.ledger.ended(container, self.facts())
+        self.ledger.job_sent(container)
+        self.ledger.run_ended(container, self.facts())
 
     def facts(self):
         if not self.goes_wrong():
@@ -210,11 +210,11 @@ class World:
 
     def deleter_answers(self, order):
         if self.goes_wrong():
-            self.ledger.delete_failed(order.container)
+            self.ledger.deletion_failed(order.container)
             return
         self.exists.pop(order.container, None)
         self.watched.pop(order.container, None)
-        self.ledger.deleted(order.container)
+        self.ledger.container_deleted(order.container)
 
     def tick(self):
         self.ledger.tick()
@@ -243,7 +243,7 @@ def test_every_accepted_job_has_one_result_and_every_slot_is_free_in_the_end(see
     assert world.ledger.containers() == {}
     assert world.exists == {}, "left on its host"
     assert {host.running for host in world.ledger.hosts()} == {0}
-    assert world.ledger.take_orders() == []
+    assert world.ledger.take_commands() == []
     queue = world.ledger._queue
     assert (len(queue), queue.lines(), queue.accounts(), queue._keys, queue._shared) == (0, [], {}, {}, {})
     assert not any(account.slots for of in queue.shares._classes.values() for account in of.accounts.values())
@@ -265,7 +265,7 @@ def test_a_close_in_the_middle_of_everything_ends_every_job_once():
     def close():
         world.due = [entry for entry in world.due if entry[2] != world.new_job]
         heapq.heapify(world.due)
-        assert world.ledger.take_no_more()
+        assert world.ledger.stop_accepting()
         world.ledger.kill_all(KillReason.CLOSE)
 
     world.later(12.0, close)
@@ -284,7 +284,7 @@ def test_no_host_starves_and_none_is_overrun_when_nothing_goes_wrong():
     assert all(host.status is HostStatus.UP for host in world.ledger._hosts)
     for number in range(150):
         world.new_job(number)
-    for order in world.ledger.take_orders():
+    for order in world.ledger.take_commands():
         if isinstance(order, SubmitJob):
             placed[order.host] += 1
 

@@ -16,7 +16,7 @@ from jobmanager.ipc.messages import ContainerStarted, MonitorContainer, StartFai
 from jobmanager.model.container import ContainerSpec, ImageDefaults
 from jobmanager.model.job import Request
 from jobmanager.results.verdict import KillReason, killed_verdict
-from jobmanager.scheduling.orders import DeliverJob, DeliverSSH
+from jobmanager.scheduling.commands import PublishResult, PublishSSH
 from jobmanager.ssh import debug_session
 from jobmanager.ssh.sha512_crypt import sha512_crypt
 from tests.unit.ledger_driver import SUCCESS, Driver
@@ -161,14 +161,14 @@ def request(job_id: str = "j", task: Task = TASK) -> Request:
     )
 
 
-def told(driver: Driver) -> list[DeliverSSH | DeliverJob]:
-    return [order for order in driver.ledger.take_orders() if isinstance(order, (DeliverSSH, DeliverJob))]
+def told(driver: Driver) -> list[PublishSSH | PublishResult]:
+    return [order for order in driver.ledger.take_commands() if isinstance(order, (PublishSSH, PublishResult))]
 
 
 def running(driver: Driver) -> str:
     """A debugged job's container, which runs."""
     driver.ledger.accept(request(), None, print)
-    driver.ledger.take_orders()
+    driver.ledger.take_commands()
     (container,) = driver.ledger.containers()
     driver.start_reported(container, ContainerStarted(container_id="c", image_command=(), duration_s=0.1))
     return container
@@ -178,13 +178,13 @@ def test_where_to_log_in_is_told_once_and_nothing_about_it_at_the_end() -> None:
     driver = Driver({"h": 1})
     container = running(driver)
 
-    driver.ledger.door_open(container, 49153)
-    driver.ledger.door_open(container, 49153)  # by the waiter that took over
+    driver.ledger.ssh_ready(container, 49153)
+    driver.ledger.ssh_ready(container, 49153)  # by the waiter that took over
     (where,) = told(driver)
-    driver.ledger.ended(container, SUCCESS)
+    driver.ledger.run_ended(container, SUCCESS)
     (end,) = told(driver)
 
-    assert isinstance(where, DeliverSSH) and isinstance(end, DeliverJob)
+    assert isinstance(where, PublishSSH) and isinstance(end, PublishResult)
     assert (where.address, where.port, where.user, where.password) == ("127.0.0.1", 49153, "job", "secret")
     assert where.ssh_callback is print and end.ssh_callback is None
     assert "secret" not in repr(where) and "secret" not in repr(end)
@@ -192,42 +192,42 @@ def test_where_to_log_in_is_told_once_and_nothing_about_it_at_the_end() -> None:
 
 def test_a_job_that_ends_without_a_session_tells_so_with_its_result() -> None:
     driver = Driver({"h": 1})
-    driver.ledger.ended(running(driver), SUCCESS)
+    driver.ledger.run_ended(running(driver), SUCCESS)
 
     (end,) = told(driver)
 
-    assert isinstance(end, DeliverJob) and end.ssh_callback is print
+    assert isinstance(end, PublishResult) and end.ssh_callback is print
 
 
 def test_a_door_that_opens_after_a_kill_is_told_to_nobody() -> None:
     driver = Driver({"h": 1})
     container = running(driver)
     driver.ledger.kill_all(KillReason.CLOSE)
-    driver.ledger.door_open(container, 49153)
-    driver.ledger.ended(container, SUCCESS)
+    driver.ledger.ssh_ready(container, 49153)
+    driver.ledger.run_ended(container, SUCCESS)
 
     (end,) = told(driver)
 
-    assert isinstance(end, DeliverJob) and end.ssh_callback is print
+    assert isinstance(end, PublishResult) and end.ssh_callback is print
 
 
 def test_a_job_that_no_host_can_start_tells_so_with_its_result() -> None:
     driver = Driver({"h": 1})
     driver.ledger.accept(request(), None, print)
-    driver.ledger.take_orders()
+    driver.ledger.take_commands()
     (container,) = driver.ledger.containers()
     driver.start_reported(container, StartFailed(reason="port is taken", unreachable=False))
 
     (end,) = told(driver)
 
-    assert isinstance(end, DeliverJob) and end.ssh_callback is print
+    assert isinstance(end, PublishResult) and end.ssh_callback is print
 
 
 def test_how_long_people_stay_says_nothing_of_how_long_the_tasks_jobs_take() -> None:
     driver = Driver({"h": 1})
-    driver.ledger.ended(running(driver), replace(SUCCESS, wall_time_s=1000.0))
+    driver.ledger.run_ended(running(driver), replace(SUCCESS, wall_time_s=1000.0))
     told(driver)
-    driver.ledger.called_back("j")
+    driver.ledger.callback_returned("j")
 
     for job_id in ("first", "second"):
         task = Task("python3", command="true", limits=Limits(wall_time_s=5000))
@@ -246,9 +246,9 @@ def test_callback_threads_tell_of_a_session_or_of_none_before_the_result_and_a_c
 
     managers = CallbackManagers(1, on_result=lambda _: None, on_called_back=lambda job_id: said.put((job_id,)))
     managers.start()
-    managers.put(DeliverSSH(job_id="a", ssh_callback=ssh, address="h", port=1, user="u", password="p"))
+    managers.put(PublishSSH(job_id="a", ssh_callback=ssh, address="h", port=1, user="u", password="p"))
     managers.put(
-        DeliverJob(
+        PublishResult(
             request=request("b"),
             callback=lambda result: said.put(("result", result.job_id)),
             verdict=killed_verdict(KillReason.CLOSE),

@@ -1,4 +1,4 @@
-"""The life of a job (DESIGN 5a), row by row, and nothing beside it."""
+"""The state machine of a job: its table, and the same driven through the ledger."""
 
 from __future__ import annotations
 
@@ -10,68 +10,68 @@ from jobmanager import Outcome
 from jobmanager.ipc.messages import ContainerStarted, StartFailed, StartRefused
 from jobmanager.results.facts import RunFacts
 from jobmanager.results.verdict import KillReason
-from jobmanager.scheduling.life import LIFE, Do, Happening, State
+from jobmanager.scheduling.job_states import TRANSITIONS, JobAction, JobEvent, JobState
 from tests.unit.ledger_driver import SUCCESS, Driver
 
-W, P, R, D = State.WAITING, State.PLACED, State.RUNNING, State.DONE
+W, P, R, D = JobState.WAITING, JobState.PLACED, JobState.RUNNING, JobState.DONE
 
-# DESIGN 5a written down once more, by hand: (row, happening, from, to, what is done)
+# DESIGN 5a written down once more, by hand: (row, event, from, to, what is done)
 TABLE = [
-    ("a host has room and the image", Happening.HOST_HAS_ROOM, W, P, {Do.SUBMIT}),
-    ("container begun", Happening.CONTAINER_RUNS, P, R, {Do.WATCH}),
-    ("container begun", Happening.CONTAINER_RUNS, R, R, set()),
-    ("container begun", Happening.CONTAINER_RUNS, D, D, {Do.DELETE}),
-    ("this host cannot", Happening.HOST_CANNOT, P, W, {Do.DELETE, Do.REQUEUE}),
-    ("this host cannot, for nobody", Happening.HOST_CANNOT, D, D, {Do.DELETE}),
-    ("refused for good", Happening.START_REFUSED, P, D, {Do.DELIVER, Do.DELETE}),
-    ("refused for good, for nobody", Happening.START_REFUSED, D, D, {Do.DELETE}),
-    ("submitter died", Happening.SUBMITTER_DIED, P, P, {Do.SUBMIT}),
-    ("submitter died, for nobody", Happening.SUBMITTER_DIED, D, D, {Do.DELETE}),
-    ("container ended before it had its job", Happening.NEVER_BEGAN, R, W, {Do.DELETE, Do.REQUEUE}),
-    ("cut off, and the task allows another run", Happening.CUT_OFF, R, W, {Do.DELETE, Do.REQUEUE}),
-    ("program or container ended, or a limit is reached", Happening.RUN_ENDED, R, D, {Do.DELIVER, Do.DELETE}),
-    ("kill_job, superseded, close", Happening.KILL_ASKED, W, D, {Do.DELIVER}),
-    ("kill_job, superseded, close", Happening.KILL_ASKED, P, D, {Do.DELIVER}),
-    ("kill_job, superseded, close", Happening.KILL_ASKED, R, R, {Do.STOP}),
-    ("waiter died or hangs", Happening.WAITER_DIED, R, R, {Do.HAND_OVER}),
-    ("three waiters died when they were given it", Happening.WAITERS_LOST, R, D, {Do.DELIVER, Do.DELETE}),
-    ("host unreachable and never back", Happening.OVERDUE, R, D, {Do.DELIVER, Do.DELETE}),
-    ("queue_timeout_s over", Happening.QUEUE_TIME_OVER, W, D, {Do.DELIVER}),
+    ("a host has room and the image", JobEvent.HOST_ASSIGNED, W, P, {JobAction.SUBMIT}),
+    ("container begun", JobEvent.CONTAINER_STARTED, P, R, {JobAction.MONITOR}),
+    ("container begun", JobEvent.CONTAINER_STARTED, R, R, set()),
+    ("container begun", JobEvent.CONTAINER_STARTED, D, D, {JobAction.DELETE}),
+    ("this host cannot", JobEvent.HOST_FAILED, P, W, {JobAction.DELETE, JobAction.REQUEUE}),
+    ("this host cannot, for nobody", JobEvent.HOST_FAILED, D, D, {JobAction.DELETE}),
+    ("refused for good", JobEvent.START_REFUSED, P, D, {JobAction.PUBLISH, JobAction.DELETE}),
+    ("refused for good, for nobody", JobEvent.START_REFUSED, D, D, {JobAction.DELETE}),
+    ("submitter died", JobEvent.SUBMITTER_DIED, P, P, {JobAction.SUBMIT}),
+    ("submitter died, for nobody", JobEvent.SUBMITTER_DIED, D, D, {JobAction.DELETE}),
+    ("container ended before it had its job", JobEvent.JOB_NOT_SENT, R, W, {JobAction.DELETE, JobAction.REQUEUE}),
+    ("cut off, and the task allows another run", JobEvent.CUT_OFF, R, W, {JobAction.DELETE, JobAction.REQUEUE}),
+    ("program or container ended, or a limit is reached", JobEvent.RUN_ENDED, R, D, {JobAction.PUBLISH, JobAction.DELETE}),
+    ("kill_job, superseded, close", JobEvent.KILL_REQUESTED, W, D, {JobAction.PUBLISH}),
+    ("kill_job, superseded, close", JobEvent.KILL_REQUESTED, P, D, {JobAction.PUBLISH}),
+    ("kill_job, superseded, close", JobEvent.KILL_REQUESTED, R, R, {JobAction.KILL}),
+    ("waiter died or hangs", JobEvent.WAITER_DIED, R, R, {JobAction.REASSIGN}),
+    ("three waiters died when they were given it", JobEvent.WAITERS_LOST, R, D, {JobAction.PUBLISH, JobAction.DELETE}),
+    ("host unreachable and never back", JobEvent.OVERDUE, R, D, {JobAction.PUBLISH, JobAction.DELETE}),
+    ("queue_timeout_s over", JobEvent.QUEUE_TIMEOUT, W, D, {JobAction.PUBLISH}),
 ]
-MOVES = {(happening, state) for _, happening, state, _, _ in TABLE}
-NOTHING = sorted(set(itertools.product(Happening, State)) - MOVES, key=str)
+MOVES = {(event, state) for _, event, state, _, _ in TABLE}
+NOTHING = sorted(set(itertools.product(JobEvent, JobState)) - MOVES, key=str)
 
 
-@pytest.mark.parametrize(("row", "happening", "state", "to", "do"), TABLE, ids=lambda value: getattr(value, "name", None))
-def test_each_row_of_the_table_is_in_the_code(row, happening, state, to, do):
-    move = LIFE[happening][state]
+@pytest.mark.parametrize(("row", "event", "state", "to", "actions"), TABLE, ids=lambda value: getattr(value, "name", None))
+def test_each_row_of_the_table_is_in_the_code(row, event, state, to, actions):
+    transition = TRANSITIONS[event][state]
 
-    assert move.to is to, row
-    assert set(move.do) == do, row
-    assert len(move.do) == len(do), row
+    assert transition.to is to, row
+    assert set(transition.actions) == actions, row
+    assert len(transition.actions) == len(actions), row
 
 
 def test_no_other_cell_is_in_the_code():
-    assert {(happening, state) for happening, cells in LIFE.items() for state in cells} == MOVES
-    assert set(LIFE) == set(Happening)
+    assert {(event, state) for event, cells in TRANSITIONS.items() for state in cells} == MOVES
+    assert set(TRANSITIONS) == set(JobEvent)
     assert len(MOVES) == len(TABLE)
 
 
 def test_every_way_out_of_an_unfinished_state_that_ends_in_done_delivers_once():
-    for cells in LIFE.values():
-        for state, move in cells.items():
-            assert move.do.count(Do.DELIVER) == (state is not D and move.to is D), (state, move)
+    for cells in TRANSITIONS.values():
+        for state, transition in cells.items():
+            assert transition.actions.count(JobAction.PUBLISH) == (state is not D and transition.to is D), (state, transition)
 
 
 def test_a_slot_that_is_left_is_given_to_the_deleter_unless_the_submitter_has_still_to_answer():
-    for happening, cells in LIFE.items():
-        for state, move in cells.items():
-            if state in (P, R) and move.to in (W, D) and (happening, state) != (Happening.KILL_ASKED, P):
-                assert Do.DELETE in move.do, (happening, state)
+    for event, cells in TRANSITIONS.items():
+        for state, transition in cells.items():
+            if state in (P, R) and transition.to in (W, D) and (event, state) != (JobEvent.KILL_REQUESTED, P):
+                assert JobAction.DELETE in transition.actions, (event, state)
 
 
 def test_nothing_leaves_done():
-    assert all(cells[D].to is D for cells in LIFE.values() if D in cells)
+    assert all(cells[D].to is D for cells in TRANSITIONS.values() if D in cells)
 
 
 # ---- the same, driven through the ledger
@@ -81,7 +81,7 @@ def _reached(state):
     """A driver with one job in that state, and its container's name as far as it has one."""
     driver = Driver({"a": 1}, queue_timeout_s=1000.0)
     if state is W:
-        driver.ledger.host_silent("a", "away")  # nobody takes it
+        driver.ledger.host_down("a", "away")  # nobody takes it
     driver.accept("j")
     driver.carry_out()
     container = next(iter(driver.ledger.containers()), "jobmanager-m-1-1")
@@ -100,16 +100,16 @@ def _everything(driver):
     return fields, driver.ledger.containers(), driver.slots(), len(driver.ledger._queue), len(job.steps)
 
 
-@pytest.mark.parametrize("state", State, ids=lambda state: state.name)
+@pytest.mark.parametrize("state", JobState, ids=lambda state: state.name)
 def test_what_is_not_in_the_table_changes_nothing(state):
     driver, _ = _reached(state)
     before = _everything(driver)
 
-    for happening, at in NOTHING:
+    for event, at in NOTHING:
         if at is state:
-            driver.ledger._happen(driver.ledger._jobs["j"], happening)
-            assert _everything(driver) == before, happening
-            assert driver.carry_out() == [], happening
+            driver.ledger._apply(driver.ledger._jobs["j"], event)
+            assert _everything(driver) == before, event
+            assert driver.carry_out() == [], event
 
 
 # Every report that the world can make, whatever state the job is in: the job has one result in the end
@@ -123,7 +123,7 @@ REPORTS = {
     ),
     "refused": lambda driver, container: driver.start_reported(container, StartRefused(reason="bad")),
     "submitter died": lambda driver, container: driver.start_reported(container, None),
-    "began": lambda driver, container: driver.ledger.began(container),
+    "began": lambda driver, container: driver.ledger.job_sent(container),
     "ended": lambda driver, container: driver.end(container),
     "never began": lambda driver, container: driver.end(container, RunFacts(began=False)),
     "untouched": lambda driver, container: driver.end(container, RunFacts(began=False, untouched=True)),
@@ -132,10 +132,10 @@ REPORTS = {
     "waiter died": lambda driver, container: driver.ledger.waiter_died([container]),
     "kill": lambda driver, container: driver.ledger.kill("j", KillReason.KILL_JOB),
     "give up": lambda driver, container: driver.ledger.give_up_all(),
-    "host silent": lambda driver, container: driver.ledger.host_silent("a", "away"),
+    "host silent": lambda driver, container: driver.ledger.host_down("a", "away"),
     "host answers": lambda driver, container: driver.answers("a"),
-    "delete failed": lambda driver, container: driver.ledger.delete_failed(container),
-    "stray": lambda driver, container: driver.ledger.strays("a", [container]),
+    "delete failed": lambda driver, container: driver.ledger.deletion_failed(container),
+    "stray": lambda driver, container: driver.ledger.strays_found("a", [container]),
     "a year passes": lambda driver, container: (
         setattr(driver.clock, "now", driver.clock.now + 3e7),
         driver.ledger.tick(),
@@ -152,18 +152,18 @@ def _bring_to_an_end(driver):
         driver.carry_out()
         for container in list(driver.ledger.containers()):
             if driver.ledger._job_of(container) is None or driver.ledger._containers[container].being_deleted:
-                driver.ledger.deleted(container)
+                driver.ledger.container_deleted(container)
             else:
                 driver.end(container)
         for order in driver.orders:
             if hasattr(order, "verdict"):
-                driver.ledger.called_back(order.request.job_id)
+                driver.ledger.callback_returned(order.request.job_id)
         if driver.ledger._jobs == {} and driver.ledger.containers() == {}:
             return
     raise AssertionError("it does not end")
 
 
-@pytest.mark.parametrize("state", State, ids=lambda state: state.name)
+@pytest.mark.parametrize("state", JobState, ids=lambda state: state.name)
 def test_two_reports_in_any_order_leave_one_result_and_no_slot(state):
     for first, second in itertools.product(REPORTS, REPORTS):
         driver, container = _reached(state)
@@ -192,8 +192,8 @@ def test_the_way_of_a_job_that_meets_no_trouble():
 
     result = driver.result("j")
     assert (result.verdict.outcome, result.host, result.facts) == (Outcome.SUCCESS, "a", SUCCESS)
-    assert [step.name for step in result.steps] == ["accepted", "host_has_room", "container_runs", "run_ended"]
+    assert [step.name for step in result.steps] == ["accepted", "host_assigned", "container_started", "run_ended"]
     assert driver.deletes() == [container]
     assert driver.slots() == {"a": 1}
-    assert driver.ledger.deleted(container) == "j"
+    assert driver.ledger.container_deleted(container) == "j"
     assert driver.empty()

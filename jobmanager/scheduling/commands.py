@@ -1,4 +1,4 @@
-"""Orders: what the ledger wants done in the world. The manager carries them out."""
+"""Commands: what the ledger decided is to be done. The loop carries them out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jobmanager.results.verdict import Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AnnounceJob:
+class NotifyJobQueued:
     """Tell the hooks that a job was accepted."""
 
     request: Request
@@ -31,8 +31,8 @@ class SubmitJob:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WatchJob:
-    """Put it on its host's wait queue."""
+class MonitorJob:
+    """Have a waiter of its host monitor its container."""
 
     host: str
     container: str
@@ -42,21 +42,21 @@ class WatchJob:
     token: str
     taken_over: bool
     elapsed_s: float
-    stopped: Stopped | None  # an earlier waiter was about to stop it for that
-    images: Mapping[str, str]  # of a grading job: what its host has, by environment; "" is its own
-    kill_at_once: bool  # somebody asked for its end while nobody watched
-    engine_id: str  # of the engine that it was placed on
+    stopped: Stopped | None  # the limit for which an earlier waiter was about to stop it
+    images: Mapping[str, str]  # of a grading job: the images of its host by environment; "" is its own
+    kill_at_once: bool  # its kill was requested while no waiter monitored it
+    engine_id: str  # the engine on which its container was created
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FindWaiter:
-    """Its host has no waiter at the moment: ask the ledger again, which knows what has happened to its job meanwhile."""
+class RetryMonitorJob:
+    """Its host has no waiter at the moment: later ask the ledger, which knows whether its job still runs."""
 
     container: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StopJob:
+class KillJob:
     """Have its waiter kill it."""
 
     host: str
@@ -65,20 +65,20 @@ class StopJob:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeliverSSH:
-    """Onto the done queue: somebody can log in to a job's container."""
+class PublishSSH:
+    """Put onto the done queue that somebody can log in to a job's container."""
 
     job_id: str
     ssh_callback: SSHCallback
-    address: str  # of the machine
+    address: str  # of the host's machine
     port: int
     user: str
     password: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeliverJob:
-    """Onto the done queue."""
+class PublishResult:
+    """Put the result of a job onto the done queue."""
 
     request: Request
     callback: Callback | None
@@ -87,7 +87,7 @@ class DeliverJob:
     host: str | None
     timings: dict[str, float]
     steps: tuple[Step, ...]
-    ssh_callback: SSHCallback | None = None  # for debug="ssh", when nobody could log in
+    ssh_callback: SSHCallback | None = None  # of debug="ssh", when it was not called yet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,25 +97,34 @@ class DeleteContainer:
     host: str
     container: str
     job_id: str
-    made: bool = False  # it is known to be ours; else the name may be a stranger's
+    made: bool = False  # our submitter reported it; else a container of this name may be another's
     delay_s: float = field(default=0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AnnounceHostDown:
-    """Tell the log and the hooks."""
+class NotifyHostDown:
+    """Tell the log and the hooks that a host is down."""
 
     host: str
     reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LookAtHost:
-    """Have its waiter look at once: it is suspected to be down, or its images to have changed."""
+class CheckHost:
+    """Have its waiter check it now: it may be down, or its images may have changed."""
 
     host: str
 
 
-Order = Union[
-    AnnounceJob, SubmitJob, WatchJob, FindWaiter, StopJob, DeliverSSH, DeliverJob, DeleteContainer, AnnounceHostDown, LookAtHost
+Command = Union[
+    NotifyJobQueued,
+    SubmitJob,
+    MonitorJob,
+    RetryMonitorJob,
+    KillJob,
+    PublishSSH,
+    PublishResult,
+    DeleteContainer,
+    NotifyHostDown,
+    CheckHost,
 ]
