@@ -15,7 +15,7 @@ class Outcome(str, Enum):
     FAILED = "failed"  # any other exit code, or the grader's word
     TIMEOUT = "timeout"  # stopped for CPU time or wall clock
     OVERFLOW = "overflow"  # stopped for output, or ended badly after hitting memory, processes or a full workspace
-    CRASH = "crash"  # not the program's doing: host, daemon, image, a stranger's hand
+    CRASH = "crash"  # not the program's doing: host, daemon, image, external interference
     KILLED = "killed"  # somebody here asked for it
     ERROR = "error"  # a result file that cannot be read
 

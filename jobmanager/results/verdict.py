@@ -103,7 +103,7 @@ def exit_code_text(code: int) -> str:
 def _nonsense(facts: RunFacts) -> Verdict | None:
     if not facts.nonsense:
         return None
-    evidence = (Evidence(kind="link", value=facts.nonsense, source="the grading container's runner"),)
+    evidence = (Evidence(kind="protocol_error", value=facts.nonsense, source="the grading container's runner"),)
     return Verdict(outcome=Outcome.ERROR, text=f"the grading container was stopped: {facts.nonsense}", evidence=evidence)
 
 
@@ -151,15 +151,16 @@ def _crash(facts: RunFacts) -> Verdict | None:
     if facts.gone:
         return crash_verdict("removed", "the container was removed by somebody else", _INSPECT)
     if facts.outage_s > facts.survived_outage_s:
-        return crash_verdict("engine_away", "the engine was away when the container ended", "our record of the outage")
+        text = "the engine could not be reached when the container ended"
+        return crash_verdict("ended_during_outage", text, "our record of the outage")
     if facts.trouble:
-        return crash_verdict("trouble", facts.trouble)
+        return crash_verdict("infrastructure_error", facts.trouble)
     if facts.state is not None and facts.state.oom_killed:
         return None
     if facts.end is not None:
-        text = "it ended, but its result file and its last output may be lost on the way from its host"
-        return crash_verdict("last_words", text, "the connection to the host")
-    return crash_verdict("stopped_by_stranger", "the container was stopped by somebody else", _INSPECT)
+        text = "the program ended, but its result file and its last output may have been lost on the way from its host"
+        return crash_verdict("final_report_incomplete", text, "the connection to the host")
+    return crash_verdict("stopped_externally", "the container was stopped by somebody else", _INSPECT)
 
 
 def _overflow(facts: RunFacts, limits: Limits) -> Verdict | None:
@@ -203,13 +204,13 @@ def _counters(facts: RunFacts) -> tuple[Evidence, ...]:
     if facts.outage_s > 0:
         found.append(Evidence(kind="outage_s", value=round(facts.outage_s, 1), source="our record of the outage"))
     if facts.was_frozen:
-        found.append(Evidence(kind="frozen", value="somebody else had paused the container", source=_INSPECT))
+        found.append(Evidence(kind="paused_externally", value="the container had been paused by somebody else", source=_INSPECT))
     if facts.log_rotated:
-        found.append(Evidence(kind="output_cut", value="its first part was lost with a waiter", source="container log"))
+        found.append(Evidence(kind="output_cut", value="the first part was lost with a waiter process", source="container log"))
     if facts.rest_lost:
-        found.append(Evidence(kind="output_cut", value="its rest did not come", source="the connection to the host"))
+        found.append(Evidence(kind="output_cut", value="the rest was not received", source="the connection to the host"))
     if _was_behind(facts):
-        found.append(Evidence(kind="link_behind", value=facts.late_output_bytes, source="bytes counted"))
+        found.append(Evidence(kind="late_output_bytes", value=facts.late_output_bytes, source="bytes counted"))
     if facts.from_log:
         words = "what the engine could not write down may be missing"
         found.append(Evidence(kind="output_from_log", value=words, source="container log"))

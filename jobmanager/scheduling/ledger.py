@@ -375,7 +375,7 @@ class Ledger:
                     continue
                 job.waiters_lost += container == over
                 if job.waiters_lost >= _MOST_WAITERS_LOST:
-                    job.say_crash("waiter_died", f"the waiter process died {job.waiters_lost} times when it was given it")
+                    job.say_crash("waiter_died", f"the waiter process died {job.waiters_lost} times when it was given this job")
                     self._apply(job, JobEvent.WAITERS_LOST)
                 else:
                     self._apply(job, JobEvent.WAITER_DIED)
@@ -596,7 +596,7 @@ class Ledger:
         self._apply(job, JobEvent.QUEUE_TIMEOUT)
 
     def _overdue(self, job: JobRecord) -> None:
-        words = "no word of it long after its wall clock limit"
+        words = f"no report from the waiter {self._overdue_s:g} s after every time limit"
         if not self._run_again(job, words):
             job.say_crash("overdue", words)
             self._apply(job, JobEvent.OVERDUE)
@@ -605,7 +605,7 @@ class Ledger:
         job.submits_lost += 1
         if job.submits_lost > _MOST_SUBMITS_LOST:
             last = f", at last: {why}" if why else ""
-            job.say_crash("submitter_died", f"the submitter process died {job.submits_lost} times over it{last}")
+            job.say_crash("submitter_died", f"the submitter process died {job.submits_lost} times while starting it{last}")
             self._apply(job, JobEvent.START_REFUSED)
         else:
             self._apply(job, JobEvent.SUBMITTER_DIED)

@@ -1,4 +1,4 @@
-"""What the tests of whole jobs share: one manager for each file, and hands that are not ours on its engine."""
+"""What the tests of whole jobs share: one manager for each file, and a client of somebody else's on its engine."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
         request.getfixturevalue("nothing_left_behind")  # the one that this one stands in for
         yield
         return
-    hands: docker.DockerClient = request.getfixturevalue("stranger")
+    outsider: docker.DockerClient = request.getfixturevalue("outsider")
     threads, processes, files = set(our_threads()), set(children()), open_files()
     yield
     ours = {"label": f"{OWNER_LABEL}={Owner.this_process().label()}"}
-    eventually(lambda: not hands.api.containers(all=True, filters=ours), what="the jobs' containers are gone")
-    eventually(lambda: not hands.api.volumes(filters=ours)["Volumes"], what="the jobs' volumes are gone")
+    eventually(lambda: not outsider.api.containers(all=True, filters=ours), what="the jobs' containers are gone")
+    eventually(lambda: not outsider.api.volumes(filters=ours)["Volumes"], what="the jobs' volumes are gone")
     if "shared_manager" not in request.fixturenames:
-        hands.close()
+        outsider.close()
         _eventually_no_more_than(threads, processes, files)
 
 
@@ -97,20 +97,20 @@ def shell(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def stranger(engine_url: str) -> Iterator[docker.DockerClient]:
-    """Somebody who uses the same engine by hand."""
+def outsider(engine_url: str) -> Iterator[docker.DockerClient]:
+    """A client of somebody else who uses the same engine."""
     client = docker.DockerClient(base_url=engine_url, version=_API, timeout=20 * SLOWNESS)
     yield client
     client.close()
 
 
 @pytest.fixture
-def running(stranger: docker.DockerClient) -> Callable[[JobFuture], Container]:
+def running(outsider: docker.DockerClient) -> Callable[[JobFuture], Container]:
     """Finds a job's container, once its program has printed ``ready``."""
 
     def found(job: JobFuture) -> Container:
         labels = {"label": f"{JOB_LABEL}={job.job_id}"}
-        container = eventually(lambda: stranger.containers.list(filters=labels), what="the container runs")[0]
+        container = eventually(lambda: outsider.containers.list(filters=labels), what="the container runs")[0]
         eventually(lambda: b"ready" in container.logs(), what="the program is ready")
         return container
 

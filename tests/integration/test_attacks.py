@@ -109,14 +109,14 @@ print(json.dumps(refused))
 """
 
 
-def test_no_system_call_is_allowed_that_the_engines_own_profile_refuses(run: Run, stranger: docker.DockerClient) -> None:
+def test_no_system_call_is_allowed_that_the_engines_own_profile_refuses(run: Run, outsider: docker.DockerClient) -> None:
     ours = set(json.loads(python(run, EVERY_CALL).stdout))
-    image = stranger.images.list(filters={"label": f"jobmanager.environment={PYTHON}"})[0]
+    image = outsider.images.list(filters={"label": f"jobmanager.environment={PYTHON}"})[0]
     spec = ContainerSpec(name=f"test-{secrets.token_hex(8)}", image=str(image.id), labels={}, limits=Limits())
     config = container_config(spec, ImageDefaults(command=(), volumes=()))
     config |= {"Entrypoint": ["python3", "-c", EVERY_CALL], "OpenStdin": False}
     config["HostConfig"]["SecurityOpt"] = ["no-new-privileges"]
-    container = stranger.containers.get(stranger.api.create_container_from_config(config, spec.name)["Id"])
+    container = outsider.containers.get(outsider.api.create_container_from_config(config, spec.name)["Id"])
     try:
         container.start()
         container.wait(timeout=PATIENCE_S)
@@ -145,7 +145,7 @@ HELD = {
     "and computes": ("while True: pass", Outcome.TIMEOUT, "cpu_time_s"),
     "and sleeps": ("time.sleep(60)", Outcome.TIMEOUT, "wall_time_s"),
     "and floods": ("while True: print('x' * 1000)", Outcome.OVERFLOW, "output_bytes"),
-    "and has it killed": ("ptrace(7, 1, 9); time.sleep(60)", Outcome.CRASH, "stopped_by_stranger"),
+    "and has it killed": ("ptrace(7, 1, 9); time.sleep(60)", Outcome.CRASH, "stopped_externally"),
     "and ends badly": ("os._exit(7)", Outcome.FAILED, "exit_code"),
 }
 
@@ -178,9 +178,9 @@ def test_a_crash_starts_no_program_on_the_host(run: Run) -> None:
     assert python(run, program).stdout == b"(1, 1)\n"  # at 1, and only at 1, a kernel neither writes nor pipes a core
 
 
-def test_a_setuid_program_of_the_image_gives_no_rights(engine_url: str, stranger: docker.DockerClient) -> None:
-    image = stranger.images.list(filters={"label": f"jobmanager.environment={PYTHON}"})[0]
-    maker = stranger.containers.create(image, ["sh", "-c", "cp $(which python3) /suid && chmod 4755 /suid"], network_disabled=True)
+def test_a_setuid_program_of_the_image_gives_no_rights(engine_url: str, outsider: docker.DockerClient) -> None:
+    image = outsider.images.list(filters={"label": f"jobmanager.environment={PYTHON}"})[0]
+    maker = outsider.containers.create(image, ["sh", "-c", "cp $(which python3) /suid && chmod 4755 /suid"], network_disabled=True)
     maker.start()
     maker.wait(timeout=PATIENCE_S)
     made = maker.commit("jobmanager-test-setuid", "1", changes="LABEL jobmanager.environment=test-setuid")  # else it is python3
@@ -190,7 +190,7 @@ def test_a_setuid_program_of_the_image_gives_no_rights(engine_url: str, stranger
             program = "import os; print(os.stat('/suid').st_mode & 0o7777 == 0o4755, os.getresuid())"
             result = manager.submit(Task(made.tags[0], command=["/suid", "-c", program])).result(PATIENCE_S)
     finally:
-        stranger.images.remove(made.tags[0], force=True)
+        outsider.images.remove(made.tags[0], force=True)
     assert result.stdout == b"True (65534, 65534, 65534)\n", result
 
 

@@ -89,7 +89,7 @@ def test_programs_that_a_killed_daemon_took_along_are_crashes_never_failures(dae
         results = jobs.results()
     for result in results[:3]:
         assert (result.outcome, result.stdout) == (Outcome.CRASH, b"begun\n"), result
-        assert result.text == "the engine was away when the container ended"
+        assert result.text == "the engine could not be reached when the container ended"
         assert float(proof(result)["outage_s"]) > 0
     assert len(waiting) == 3 and all(ran_once(result) for result in results[3:])
 
@@ -114,7 +114,7 @@ def test_programs_that_a_daemon_stopped_when_it_was_told_to_end_are_crashes_neve
     assert told == ["a is up", "a is down", "a is up"]
     for result in results:
         assert (result.outcome, result.stdout) == (Outcome.CRASH, b"begun\n"), result
-        assert result.text == "the engine was away when the container ended"
+        assert result.text == "the engine could not be reached when the container ended"
     assert all(ran_once(result) for result in again)
 
 
@@ -170,7 +170,7 @@ def test_a_killed_shim_is_one_crash_and_no_process_is_left(daemon: PrivateDaemon
 
         lost, kept = jobs.results()
     assert (lost.outcome, lost.stdout) == (Outcome.CRASH, b"begun\n"), lost
-    assert {"stopped_by_stranger", "engine_away"} & proof(lost).keys()
+    assert {"stopped_externally", "ended_during_outage"} & proof(lost).keys()
     assert ran_once(kept)
     eventually(lambda: not any(process.is_running() for process in program), what="the program is gone too")
 

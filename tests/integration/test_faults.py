@@ -38,7 +38,7 @@ def proxy(engine: str) -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def hands(engine: str) -> Iterator[docker.DockerClient]:
+def outsider(engine: str) -> Iterator[docker.DockerClient]:
     client = docker.DockerClient(base_url=engine, version="1.41", timeout=20)
     yield client
     client.close()
@@ -152,7 +152,7 @@ def test_a_waiter_killed_while_it_writes_a_large_report_gives_one_whole_result(e
     assert len(result.stdout) == 5_000_000 or result.output_cut
 
 
-def test_a_waiter_that_dies_over_stopping_a_job_leaves_word_of_it(proxy: Proxy, hands: docker.DockerClient) -> None:
+def test_a_waiter_that_dies_over_stopping_a_job_leaves_word_of_it(proxy: Proxy, outsider: docker.DockerClient) -> None:
     """The next one finds a container that ended without a word: it was our limit, and no stranger."""
     slow = Task(BUSYBOX, command="echo ready; sleep 60", limits=Limits(wall_time_s=2))
     with JobManager(proxy.url) as manager:
@@ -161,7 +161,7 @@ def test_a_waiter_that_dies_over_stopping_a_job_leaves_word_of_it(proxy: Proxy, 
             assert held.reached.wait(20)
             for waiter in processes("_waiter"):
                 waiter.kill()
-            (container,) = hands.containers.list(filters={"label": f"{JOB_LABEL}={job.job_id}"}, ignore_removed=True)
+            (container,) = outsider.containers.list(filters={"label": f"{JOB_LABEL}={job.job_id}"}, ignore_removed=True)
             container.kill()
         result = job.result(30)
     assert (result.outcome, result.stdout) == (Outcome.TIMEOUT, b"ready\n")
@@ -191,15 +191,15 @@ def test_the_loop_goes_on_when_every_child_is_killed_at_once(engine: str) -> Non
 
 def test_a_volume_that_the_engine_did_not_remove_with_its_container_is_removed(engine: str) -> None:
     """An engine that is being shut down says that it has removed container and volume, and only logs that the volume stays."""
-    hands = docker.DockerClient(base_url=engine, version="1.41", timeout=20)
+    outsider = docker.DockerClient(base_url=engine, version="1.41", timeout=20)
     results: list[JobResult] = []
     with JobManager(engine) as manager:
         manager.new_job(RUNS_ONCE, callback=results.append)
         (ours,) = eventually(lambda: our_containers(engine), what="the container is there")
-        hands.volumes.create(labels={MANAGER_LABEL: "ours", VOLUME_LABEL: ours})
+        outsider.volumes.create(labels={MANAGER_LABEL: "ours", VOLUME_LABEL: ours})
         eventually(lambda: results and manager.hosts()[0].running == 0, what="the slot is free")
         assert not our_volumes(engine)
-    hands.close()
+    outsider.close()
     assert ran_once(results[0])
 
 

@@ -100,7 +100,7 @@ def test_output_that_only_a_full_disk_has_may_be_cut_and_an_end_that_is_lost_wit
         lost, kept = jobs.results()
     assert (lost.outcome, lost.exit_code) == (Outcome.CRASH, None), lost
     assert "how it ended was lost with the container's log" in lost.text
-    assert {"trouble", "output_from_log"} <= proof(lost).keys()
+    assert {"infrastructure_error", "output_from_log"} <= proof(lost).keys()
     assert ran_once(kept)
     assert "output_from_log" in proof(kept)
 

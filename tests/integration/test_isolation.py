@@ -177,8 +177,8 @@ def test_a_program_sees_its_own_processes_only_and_pid_1_is_not_it(seen: dict[st
     assert set(seen["pids"]) == {1, seen["pid"]}
 
 
-def test_the_environment_is_the_images_and_the_tasks_and_no_more(seen: dict[str, Any], stranger: docker.DockerClient) -> None:
-    image = stranger.images.list(filters={"label": f"jobmanager.environment={PYTHON}"})[0]
+def test_the_environment_is_the_images_and_the_tasks_and_no_more(seen: dict[str, Any], outsider: docker.DockerClient) -> None:
+    image = outsider.images.list(filters={"label": f"jobmanager.environment={PYTHON}"})[0]
     from_image = dict(entry.split("=", 1) for entry in image.attrs["Config"]["Env"] or [])
     found = dict(seen["env"])
     of_the_container = {key: found.pop(key, None) for key in ("HOSTNAME", "PWD", "OLDPWD", "LC_CTYPE")}
@@ -203,8 +203,8 @@ def test_a_job_cannot_see_one_that_runs_beside_it(submit: Submit, run: Run, runn
     assert beside.cancel()
 
 
-def test_an_image_with_volumes_of_its_own_leaves_no_more_room(engine_url: str, stranger: docker.DockerClient) -> None:
-    maker = stranger.containers.create(BUSYBOX, ["true"])
+def test_an_image_with_volumes_of_its_own_leaves_no_more_room(engine_url: str, outsider: docker.DockerClient) -> None:
+    maker = outsider.containers.create(BUSYBOX, ["true"])
     image = maker.commit("jobmanager-test-volumes", "1", changes='VOLUME ["/data", "/job"]')
     maker.remove()
     try:
@@ -212,7 +212,7 @@ def test_an_image_with_volumes_of_its_own_leaves_no_more_room(engine_url: str, s
             task = Task(image.tags[0], command="touch /data/f && head -c 3000000 /dev/zero > /data/g || wc -c < /data/g")
             result = manager.submit(task).result(PATIENCE_S)
     finally:
-        stranger.images.remove(image.tags[0], force=True)
+        outsider.images.remove(image.tags[0], force=True)
     assert result.outcome is Outcome.SUCCESS, result
     assert int(result.stdout) <= 2**20
 
@@ -231,8 +231,8 @@ def test_with_loopback_localhost_resolves(run: Run, shell: str) -> None:
     assert run(["ls", "/sys/class/net"], image=shell, network=Network.LOOPBACK).stdout == b"lo\n"
 
 
-def test_with_bridge_there_is_an_interface(run: Run, stranger: docker.DockerClient) -> None:
-    if not stranger.networks.list(names=["bridge"]):
+def test_with_bridge_there_is_an_interface(run: Run, outsider: docker.DockerClient) -> None:
+    if not outsider.networks.list(names=["bridge"]):
         pytest.skip("this engine has no bridge network: daemons in a network namespace of their own are started without one")
     assert b"eth0" in run(["ls", "/sys/class/net"], network=Network.BRIDGE).stdout
 

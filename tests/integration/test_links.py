@@ -77,18 +77,18 @@ def test_a_program_that_a_slow_link_holds_up_past_its_wall_clock_limit_says_so(e
         proxy.link.bytes_per_s = 300_000
         result = result_of(manager.submit(task))
     assert (result.outcome, result.evidence[0].kind) == (Outcome.TIMEOUT, "wall_time_s"), result
-    assert int(proof(result)["link_behind"]) > 65536
+    assert int(proof(result)["late_output_bytes"]) > 65536
     assert (result.output_cut, result.stdout_bytes) == (False, len(result.stdout))
 
 
-def test_what_a_killed_program_had_printed_comes_however_slowly(engine_url: str, stranger: docker.DockerClient) -> None:
+def test_what_a_killed_program_had_printed_comes_however_slowly(engine_url: str, outsider: docker.DockerClient) -> None:
     task = Task(BUSYBOX, command="head -c 600000 /dev/zero; echo over; sleep 60", limits=LONG)
     with Proxy(engine_url) as proxy, JobManager(proxy.url) as manager:
         eventually(lambda: manager.hosts()[0].up, what="the host is up")
         proxy.link.bytes_per_s = 120_000
         job = manager.submit(task)
         wanted = {"label": f"{JOB_LABEL}={job.job_id}"}
-        found = eventually(lambda: stranger.containers.list(filters=wanted), what="it runs")[0]
+        found = eventually(lambda: outsider.containers.list(filters=wanted), what="it runs")[0]
         eventually(lambda: b"over" in found.logs(), what="it has printed")
         assert manager.kill_job(job.job_id)
         result = result_of(job)
@@ -137,7 +137,7 @@ def test_last_words_that_never_come_are_a_crash_and_never_a_success(places: Plac
     for name, job in jobs.items():
         result = result_of(job)
         assert (result.outcome, result.grade, result.output_cut) == (Outcome.CRASH, 0.0, True), (name, result)
-        assert result.evidence[0].kind == "last_words", (name, result)
+        assert result.evidence[0].kind == "final_report_incomplete", (name, result)
 
 
 def test_an_end_that_is_never_heard_is_no_timeout_of_a_program_that_has_ended(places: Places) -> None:
@@ -146,7 +146,7 @@ def test_an_end_that_is_never_heard_is_no_timeout_of_a_program_that_has_ended(pl
     link.lose_what_comes_after(b"ready", logs_too=True)
     result = result_of(job)
     assert (result.outcome, result.output_cut) == (Outcome.CRASH, True), result
-    assert result.evidence[0].kind == "trouble", result
+    assert result.evidence[0].kind == "infrastructure_error", result
 
 
 def test_a_stream_that_has_died_unnoticed_makes_no_timeout_of_a_program_that_has_ended(places: Places) -> None:

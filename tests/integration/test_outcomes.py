@@ -22,7 +22,7 @@ from jobmanager.engine.labels import JOB_LABEL
 from jobmanager.scheduling import ledger
 from tests.conftest import BUSYBOX, SLOWNESS, eventually
 from tests.integration.conftest import PATIENCE_S, PYTHON, Run, Submit, proof, source
-from tests.support.causes import CASES, CAUSES, Cause, case_id, ending, lend_hands, promised, submitted
+from tests.support.causes import CASES, CAUSES, Cause, apply_external_actions, case_id, ending, promised, submitted
 from tests.support.daemons import PrivateDaemon
 from tests.support.proxy import INSPECT, Proxy
 
@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(300 * SLOWNESS)]  # the fi
 def ended(shared_manager: JobManager, engine_url: str) -> Callable[[Cause, str], JobResult]:
     """Results of all causes, which run side by side."""
     jobs = {(cause.name, image): submitted(shared_manager, cause, image) for cause, image in CASES}
-    lend_hands(((cause, jobs[cause.name, image]) for cause, image in CASES), shared_manager, engine_url)
+    apply_external_actions(((cause, jobs[cause.name, image]) for cause, image in CASES), shared_manager, engine_url)
     results = {case: job.result(3 * PATIENCE_S) for case, job in jobs.items()}
     return lambda cause, image: results[cause.name, image]
 
@@ -69,7 +69,7 @@ def test_137_is_told_apart_by_who_killed(ended: Callable[[Cause, str], JobResult
         (Outcome.FAILED, "exit_code"),
         (Outcome.OVERFLOW, "oom_kills"),
         (Outcome.TIMEOUT, "wall_time_s"),
-        (Outcome.CRASH, "stopped_by_stranger"),
+        (Outcome.CRASH, "stopped_externally"),
     ]
     assert len({result.text for result in results}) == 4
 
@@ -115,7 +115,7 @@ def test_a_pid_1_that_the_kernel_killed_for_memory_is_never_taken_for_the_progra
     result = job.result(PATIENCE_S)
     assert (result.outcome, result.evidence[0].kind) in [
         (Outcome.OVERFLOW, "oom_killed"),
-        (Outcome.CRASH, "stopped_by_stranger"),
+        (Outcome.CRASH, "stopped_externally"),
     ]
     assert (result.stdout, result.exit_code, proof(result)["container_exit_code"]) == (b"ready\n", None, 137)
 
@@ -191,7 +191,7 @@ def test_a_program_that_locked_its_workspace_has_not_filled_it(run: Run, shell: 
 
 
 @contextmanager
-def image_of(stranger: docker.DockerClient, tag: str, files: dict[str, bytes]) -> Iterator[str]:
+def image_of(outsider: docker.DockerClient, tag: str, files: dict[str, bytes]) -> Iterator[str]:
     """A tiny image, gone at the end."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as tar:
@@ -199,29 +199,29 @@ def image_of(stranger: docker.DockerClient, tag: str, files: dict[str, bytes]) -
             member = tarfile.TarInfo(name)
             member.size, member.mode = len(content), 0o755
             tar.addfile(member, io.BytesIO(content))
-    stranger.api.import_image_from_data(packed.getvalue(), repository=f"jobmanager-test-{os.getpid()}", tag=tag)
-    yield from _removed_later(stranger, f"jobmanager-test-{os.getpid()}:{tag}")
+    outsider.api.import_image_from_data(packed.getvalue(), repository=f"jobmanager-test-{os.getpid()}", tag=tag)
+    yield from _removed_later(outsider, f"jobmanager-test-{os.getpid()}:{tag}")
 
 
 @contextmanager
-def image_without(stranger: docker.DockerClient, tool: str) -> Iterator[str]:
+def image_without(outsider: docker.DockerClient, tool: str) -> Iterator[str]:
     """Debian without one of its tools, gone at the end."""
-    python = stranger.images.list(filters={"label": f"jobmanager.environment={PYTHON}"})[0]
-    maker = stranger.containers.create(python.id, ["sh", "-c", f"rm $(command -v {tool})"], network_disabled=True)
+    python = outsider.images.list(filters={"label": f"jobmanager.environment={PYTHON}"})[0]
+    maker = outsider.containers.create(python.id, ["sh", "-c", f"rm $(command -v {tool})"], network_disabled=True)
     try:
         maker.start()
         maker.wait(timeout=30)
         maker.commit(f"jobmanager-test-{os.getpid()}", f"no-{tool}", changes="LABEL jobmanager.environment=")
     finally:
         maker.remove(force=True)
-    yield from _removed_later(stranger, f"jobmanager-test-{os.getpid()}:no-{tool}")
+    yield from _removed_later(outsider, f"jobmanager-test-{os.getpid()}:no-{tool}")
 
 
-def _removed_later(stranger: docker.DockerClient, reference: str) -> Iterator[str]:
+def _removed_later(outsider: docker.DockerClient, reference: str) -> Iterator[str]:
     try:
         yield reference
     finally:
-        stranger.images.remove(reference, force=True)
+        outsider.images.remove(reference, force=True)
 
 
 def only_job(engine_url: str, image: str) -> JobResult:
@@ -230,8 +230,8 @@ def only_job(engine_url: str, image: str) -> JobResult:
         return manager.submit(Task(image, command=["true"])).result(PATIENCE_S)
 
 
-def test_an_image_without_sh_is_refused_with_what_it_needs(engine_url: str, stranger: docker.DockerClient) -> None:
-    with image_of(stranger, "no-sh", {"hello": b"hello"}) as image:
+def test_an_image_without_sh_is_refused_with_what_it_needs(engine_url: str, outsider: docker.DockerClient) -> None:
+    with image_of(outsider, "no-sh", {"hello": b"hello"}) as image:
         result = only_job(engine_url, image)
     assert result.outcome is Outcome.CRASH
     assert "has no sh: jobmanager needs sh, head and tar in an image" in result.text
@@ -240,27 +240,27 @@ def test_an_image_without_sh_is_refused_with_what_it_needs(engine_url: str, stra
 
 @pytest.mark.parametrize("tool", ["tar", "head"])
 def test_an_image_without_a_tool_that_is_needed_is_refused_in_words(
-    engine_url: str, stranger: docker.DockerClient, tool: str
+    engine_url: str, outsider: docker.DockerClient, tool: str
 ) -> None:
-    with image_without(stranger, tool) as image:
+    with image_without(outsider, tool) as image:
         result = only_job(engine_url, image)
     assert (result.outcome, result.text) == (Outcome.CRASH, f"the program was not started: the image has no {tool}")
 
 
 def test_an_image_that_is_removed_while_its_job_waits_is_a_crash(
-    engine_url: str, stranger: docker.DockerClient, monkeypatch: pytest.MonkeyPatch
+    engine_url: str, outsider: docker.DockerClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ledger, "_NO_IMAGE_S", 1.0)  # for when its host notices it first
     with (
-        image_of(stranger, "short-lived", {"hello": b"hello"}) as image,
+        image_of(outsider, "short-lived", {"hello": b"hello"}) as image,
         JobManager(DockerHost(engine_url, max_concurrent_jobs=1)) as manager,
     ):
         first = manager.submit(Task(BUSYBOX, command="sleep 1"))
         waiting = manager.submit(Task(image, command=["true"]))
-        stranger.images.remove(image)
+        outsider.images.remove(image)
         result = waiting.result(PATIENCE_S)
         assert first.result(PATIENCE_S).outcome is Outcome.SUCCESS
-        stranger.images.get(BUSYBOX).tag(image)  # so that the end of `with` finds what it removes
+        outsider.images.get(BUSYBOX).tag(image)  # so that the end of `with` finds what it removes
     assert (result.outcome, result.exit_code, result.stdout) == (Outcome.CRASH, None, b"")
     assert result.evidence[0].kind == "no_host"
 
@@ -302,14 +302,14 @@ def test_a_container_that_is_gone_when_it_is_looked_for_was_removed(
     assert (result.stdout, proof(result).keys(), source(result, "removed")) == (b"ready\n", {"removed"}, "inspect")
 
 
-def test_output_whose_beginning_was_lost_with_a_waiter_says_so(engine_url: str, stranger: docker.DockerClient) -> None:
+def test_output_whose_beginning_was_lost_with_a_waiter_says_so(engine_url: str, outsider: docker.DockerClient) -> None:
     """The engine's log, from which another waiter reads, has room for the output's bytes, not for 200,000 short lines."""
     others = {child.pid for child in psutil.Process().children()}
     program = "yes '' | head -n 200000; echo ready; until [ -f go ]; do sleep 0.1; done; exit 7"
     with JobManager(engine_url) as manager:
         job = manager.submit(Task(BUSYBOX, command=program))
         labels = {"label": f"{JOB_LABEL}={job.job_id}"}
-        container = eventually(lambda: stranger.containers.list(filters=labels), what="the container runs")[0]
+        container = eventually(lambda: outsider.containers.list(filters=labels), what="the container runs")[0]
         eventually(lambda: b"ready" in container.logs(tail=1), what="the program has printed all")
         for child in psutil.Process().children():
             if child.pid not in others and "jobmanager._waiter" in " ".join(child.cmdline()):
@@ -324,14 +324,14 @@ def test_output_whose_beginning_was_lost_with_a_waiter_says_so(engine_url: str, 
 def test_a_host_that_does_not_come_back_in_time_is_a_crash_that_keeps_what_was_printed(private_engine: PrivateDaemon) -> None:
     manager = JobManager(private_engine.url, host_lost_timeout_s=1)
     manager.start()
-    stranger = docker.DockerClient(base_url=private_engine.url, version="1.41", timeout=20 * SLOWNESS)
+    outsider = docker.DockerClient(base_url=private_engine.url, version="1.41", timeout=20 * SLOWNESS)
     try:
         job = manager.submit(Task(BUSYBOX, command="echo ready; sleep 60"))
-        eventually(lambda: [b"ready" in container.logs() for container in stranger.containers.list()] == [True])
+        eventually(lambda: [b"ready" in container.logs() for container in outsider.containers.list()] == [True])
         private_engine.kill()
         result = job.result(PATIENCE_S)
     finally:
-        stranger.close()
+        outsider.close()
         private_engine.restart()
         manager.close(kill=True)
     assert (result.outcome, result.evidence[0].kind, result.stdout) == (Outcome.CRASH, "host_lost", b"ready\n")

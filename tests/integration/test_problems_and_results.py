@@ -42,7 +42,7 @@ def says(word: object, *, code: int = 0) -> str:
 # ---- problems without a container
 
 
-def test_a_job_of_local_problems_only_makes_no_container(shared_manager: JobManager, stranger: docker.DockerClient) -> None:
+def test_a_job_of_local_problems_only_makes_no_container(shared_manager: JobManager, outsider: docker.DockerClient) -> None:
     task = Task("no such environment", problems=QUIZ)
     job = shared_manager.submit(task, RIGHT)
     result = job.result(PATIENCE_S)
@@ -53,7 +53,7 @@ def test_a_job_of_local_problems_only_makes_no_container(shared_manager: JobMana
         "primes": ProblemResult(Outcome.SUCCESS, ""),
     }
     assert (result.stdout, result.cpu_time_s, result.wall_time_s, result.archive) == (b"", None, None, None)
-    assert not stranger.api.containers(all=True, filters={"label": f"{JOB_LABEL}={job.job_id}"})
+    assert not outsider.api.containers(all=True, filters={"label": f"{JOB_LABEL}={job.job_id}"})
 
 
 def test_a_wrong_answer_to_a_local_problem_is_a_failure(shared_manager: JobManager) -> None:

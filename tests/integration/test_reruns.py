@@ -19,7 +19,7 @@ from tests.integration.conftest import proof
 from tests.support.daemons import PrivateDaemon
 from tests.support.proxy import ATTACH, START, Proxy
 
-BY_A_STRANGER = {"removed", "stopped_by_stranger"}  # a removal that is under way looks like a stop
+BY_A_STRANGER = {"removed", "stopped_externally"}  # a removal that is under way looks like a stop
 WAITS = "echo ready; sleep 60"
 
 
@@ -32,27 +32,27 @@ def proxy(private_engine: PrivateDaemon) -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def hands(private_engine: PrivateDaemon) -> Iterator[docker.DockerClient]:
+def outsider(private_engine: PrivateDaemon) -> Iterator[docker.DockerClient]:
     client = docker.DockerClient(base_url=private_engine.url, version="1.41", timeout=20)
     yield client
     client.close()
 
 
-def container_of(hands: docker.DockerClient, job: JobFuture) -> Container:
-    return eventually(lambda: hands.containers.list(filters={"label": f"{JOB_LABEL}={job.job_id}"}), what="it runs")[0]
+def container_of(outsider: docker.DockerClient, job: JobFuture) -> Container:
+    return eventually(lambda: outsider.containers.list(filters={"label": f"{JOB_LABEL}={job.job_id}"}), what="it runs")[0]
 
 
-def when_ready(hands: docker.DockerClient, job: JobFuture) -> Container:
-    container = container_of(hands, job)
+def when_ready(outsider: docker.DockerClient, job: JobFuture) -> Container:
+    container = container_of(outsider, job)
     eventually(lambda: b"ready" in container.logs(), what="its program is ready")
     return container
 
 
 @pytest.mark.daemon
-def test_a_run_that_a_stranger_cut_off_is_the_only_one(proxy: Proxy, hands: docker.DockerClient) -> None:
+def test_a_run_that_a_stranger_cut_off_is_the_only_one(proxy: Proxy, outsider: docker.DockerClient) -> None:
     with JobManager(proxy.url) as manager:
         job = manager.submit(Task(BUSYBOX, command=WAITS))
-        when_ready(hands, job).remove(force=True, v=True)
+        when_ready(outsider, job).remove(force=True, v=True)
         result = job.result(30)
 
     assert result.outcome is Outcome.CRASH
@@ -63,12 +63,12 @@ def test_a_run_that_a_stranger_cut_off_is_the_only_one(proxy: Proxy, hands: dock
 
 @pytest.mark.daemon
 def test_a_task_with_retries_runs_again_and_the_result_is_that_of_the_last_run(
-    proxy: Proxy, hands: docker.DockerClient
+    proxy: Proxy, outsider: docker.DockerClient
 ) -> None:
     with JobManager(proxy.url) as manager:
         task = Task(BUSYBOX, command="echo ready; read word; echo $word; sleep 2; exit 7", retries=1)
         job = manager.submit(task, JobInput(stdin="x"))
-        first = when_ready(hands, job)
+        first = when_ready(outsider, job)
         first.remove(force=True, v=True)
         result = job.result(40)
 
@@ -79,29 +79,31 @@ def test_a_task_with_retries_runs_again_and_the_result_is_that_of_the_last_run(
 
 
 @pytest.mark.daemon
-def test_retries_that_are_used_up_end_as_a_crash(proxy: Proxy, hands: docker.DockerClient) -> None:
+def test_retries_that_are_used_up_end_as_a_crash(proxy: Proxy, outsider: docker.DockerClient) -> None:
     with JobManager(proxy.url) as manager:
         job = manager.submit(Task(BUSYBOX, command=WAITS, retries=1))
-        first = when_ready(hands, job)
+        first = when_ready(outsider, job)
         first.kill()
-        second = eventually(lambda: container_of(hands, job).id != first.id and container_of(hands, job), what="it runs again")
+        second = eventually(
+            lambda: container_of(outsider, job).id != first.id and container_of(outsider, job), what="it runs again"
+        )
         eventually(lambda: b"ready" in second.logs())
         second.kill()
         result = job.result(30)
 
     assert result.outcome is Outcome.CRASH
-    assert (proof(result)["reruns"], "stopped_by_stranger" in proof(result)) == (1, True)
+    assert (proof(result)["reruns"], "stopped_externally" in proof(result)) == (1, True)
     assert proxy.count(START) == 2
 
 
 @pytest.mark.daemon
 def test_a_job_whose_log_was_lost_with_its_waiter_is_a_crash_and_not_a_second_run(
-    proxy: Proxy, hands: docker.DockerClient, private_engine: PrivateDaemon
+    proxy: Proxy, outsider: docker.DockerClient, private_engine: PrivateDaemon
 ) -> None:
     """It had been delivered: that nothing is heard of it is no proof that it did not begin."""
     with JobManager(proxy.url) as manager:
         job = manager.submit(Task(BUSYBOX, command=WAITS))
-        container = when_ready(hands, job)
+        container = when_ready(outsider, job)
         for waiter in _waiters():
             os.kill(waiter.pid, signal.SIGSTOP)
         _empty_log(private_engine, container)
@@ -116,7 +118,7 @@ def test_a_job_whose_log_was_lost_with_its_waiter_is_a_crash_and_not_a_second_ru
 
 @pytest.mark.daemon
 @pytest.mark.parametrize("by", ["kill", "remove"])
-def test_a_container_that_dies_while_it_is_fed_is_noticed_at_once(proxy: Proxy, hands: docker.DockerClient, by: str) -> None:
+def test_a_container_that_dies_while_it_is_fed_is_noticed_at_once(proxy: Proxy, outsider: docker.DockerClient, by: str) -> None:
     """It takes nothing of its job, so that the delivery stands still; nothing but asking tells why."""
     large = JobInput(files={"large": bytes(8 * 2**20)})
     results: list[JobResult] = []
@@ -124,7 +126,7 @@ def test_a_container_that_dies_while_it_is_fed_is_noticed_at_once(proxy: Proxy, 
         with proxy.hold(ATTACH) as held:
             job = manager.submit(Task(BUSYBOX, command=WAITS), large)
             assert held.reached.wait(20)
-            container = container_of(hands, job)
+            container = container_of(outsider, job)
             container.reload()
             os.kill(container.attrs["State"]["Pid"], signal.SIGSTOP)
         eventually(lambda: proxy.count(ATTACH) >= 2, what="it is being fed")

@@ -101,13 +101,13 @@ def test_a_grader_that_leaves_its_output_full_and_non_blocking_still_talks_to_it
 
 
 @pytest.fixture
-def with_env(engine_url: str, stranger: docker.DockerClient) -> Iterator[Callable[[str, Mapping[str, str], str], JobResult]]:
+def with_env(engine_url: str, outsider: docker.DockerClient) -> Iterator[Callable[[str, Mapping[str, str], str], JobResult]]:
     """Runs a command in an image that has these variables."""
     made: list[str] = []
 
     def run(image: str, env: Mapping[str, str], command: str) -> JobResult:
         found = "jobmanager-python:1" if image == PYTHON else image
-        maker = stranger.containers.create(found, ["true"])
+        maker = outsider.containers.create(found, ["true"])
         changes = [*(f"ENV {name}={value}" for name, value in env.items()), "LABEL jobmanager.environment="]
         made.append(maker.commit("jobmanager-test-env", f"v{len(made)}", changes="\n".join(changes)).tags[0])
         maker.remove()
@@ -116,7 +116,7 @@ def with_env(engine_url: str, stranger: docker.DockerClient) -> Iterator[Callabl
 
     yield run
     for tag in made:
-        stranger.images.remove(tag, force=True)
+        outsider.images.remove(tag, force=True)
 
 
 def test_a_program_sees_every_variable_of_its_image_as_it_is_there_and_none_of_pid_1s(

@@ -39,16 +39,16 @@ def task(script: str, **options: object) -> Task:
 
 
 @pytest.fixture
-def hands(engine_url: str) -> Iterator[docker.DockerClient]:
+def outsider(engine_url: str) -> Iterator[docker.DockerClient]:
     client = docker.DockerClient(base_url=engine_url, version="1.41")
     yield client
     client.close()
 
 
-def student_of(hands: docker.DockerClient, job_id: str) -> docker.models.containers.Container:
+def student_of(outsider: docker.DockerClient, job_id: str) -> docker.models.containers.Container:
     """A job's student container, once its program runs."""
     wanted = {"label": [f"{JOB_LABEL}={job_id}", STUDENT_LABEL]}
-    found = eventually(lambda: hands.containers.list(filters=wanted), what="a student container runs")[0]
+    found = eventually(lambda: outsider.containers.list(filters=wanted), what="a student container runs")[0]
     eventually(lambda: b"ready" in found.logs(), what="its program runs")
     return found
 
@@ -57,27 +57,27 @@ def nothing_is_left(url: str) -> None:
     eventually(lambda: not our_containers(url) and not our_volumes(url), within_s=30, what="nothing is left on the engine")
 
 
-def test_a_job_that_is_killed_takes_its_student_along(engine_url: str, hands: docker.DockerClient) -> None:
+def test_a_job_that_is_killed_takes_its_student_along(engine_url: str, outsider: docker.DockerClient) -> None:
     with JobManager(engine_url) as manager:
         job = manager.submit(task(WAITS))
-        student_of(hands, job.job_id)
+        student_of(outsider, job.job_id)
         assert manager.kill_job(job.job_id)
         result = job.result(PATIENCE_S)
         nothing_is_left(engine_url)
     assert (result.outcome, result.text) == (Outcome.KILLED, "killed: kill_job")
 
 
-def test_closing_takes_a_running_student_along(engine_url: str, hands: docker.DockerClient) -> None:
+def test_closing_takes_a_running_student_along(engine_url: str, outsider: docker.DockerClient) -> None:
     results: list[JobResult] = []
     manager = JobManager(engine_url)
     manager.start()
-    student_of(hands, manager.new_job(task(WAITS), callback=results.append))
+    student_of(outsider, manager.new_job(task(WAITS), callback=results.append))
     manager.close(kill=True)
     assert [result.outcome for result in results] == [Outcome.KILLED]
     assert our_containers(engine_url) == our_volumes(engine_url) == []
 
 
-def test_a_grader_that_dies_takes_its_student_along(engine_url: str, hands: docker.DockerClient) -> None:
+def test_a_grader_that_dies_takes_its_student_along(engine_url: str, outsider: docker.DockerClient) -> None:
     with JobManager(engine_url) as manager:
         job = manager.submit(task(DIES))
         result = job.result(PATIENCE_S)
@@ -86,10 +86,12 @@ def test_a_grader_that_dies_takes_its_student_along(engine_url: str, hands: dock
     assert result.outcome is Outcome.SUCCESS  # its word, which it had given
 
 
-def test_a_student_whose_container_a_stranger_removes_is_an_end_like_another(engine_url: str, hands: docker.DockerClient) -> None:
+def test_a_student_whose_container_a_stranger_removes_is_an_end_like_another(
+    engine_url: str, outsider: docker.DockerClient
+) -> None:
     with JobManager(engine_url) as manager:
         job = manager.submit(task(WAITS))
-        student_of(hands, job.job_id).remove(force=True, v=True)
+        student_of(outsider, job.job_id).remove(force=True, v=True)
         result = job.result(PATIENCE_S)
         nothing_is_left(engine_url)
     assert (result.outcome, result.text) == (Outcome.SUCCESS, "254")
@@ -100,10 +102,10 @@ def kill_waiters() -> None:
         waiter.kill()
 
 
-def test_a_grader_whose_waiter_dies_is_cut_off_and_never_gives_a_verdict(engine_url: str, hands: docker.DockerClient) -> None:
+def test_a_grader_whose_waiter_dies_is_cut_off_and_never_gives_a_verdict(engine_url: str, outsider: docker.DockerClient) -> None:
     with JobManager(DockerHost(engine_url, waiters=2)) as manager:
         job = manager.submit(task(WAITS))
-        student_of(hands, job.job_id)
+        student_of(outsider, job.job_id)
         kill_waiters()
         result = job.result(PATIENCE_S)
         nothing_is_left(engine_url)
@@ -111,7 +113,9 @@ def test_a_grader_whose_waiter_dies_is_cut_off_and_never_gives_a_verdict(engine_
     assert "link_broke" in proof(result)
 
 
-def test_what_a_killed_manager_leaves_of_a_grading_job_is_gone_after_one_sweep(engine_url: str, hands: docker.DockerClient) -> None:
+def test_what_a_killed_manager_leaves_of_a_grading_job_is_gone_after_one_sweep(
+    engine_url: str, outsider: docker.DockerClient
+) -> None:
     program = f"import sys; sys.path[:0] = {sys.path!r}\n" + (
         "from tests.integration.test_student_faults import *\n"
         f"manager = JobManager({engine_url!r}); manager.start()\n"
@@ -120,7 +124,7 @@ def test_what_a_killed_manager_leaves_of_a_grading_job_is_gone_after_one_sweep(e
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as caller:
         assert caller.stdout is not None
-        student_of(hands, caller.stdout.readline().strip())
+        student_of(outsider, caller.stdout.readline().strip())
         end_with_all_children(caller)
     engine = connect(Address(host="here", url=engine_url), timeout_s=20)
     removals = list(remove_leftovers(engine, survey(engine).leftovers))

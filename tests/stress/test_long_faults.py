@@ -136,8 +136,8 @@ def test_a_killed_containerd_loses_nothing_of_what_runs_and_what_cannot_start_sa
 
 def test_a_stranger_who_reads_no_events_slows_the_engine_down_and_costs_no_job(private_engine: PrivateDaemon) -> None:
     """Case 21: the jobs' ends are not heard of by events, so none can be lost."""
-    stranger = docker.DockerClient(base_url=private_engine.url, version="1.41", timeout=30)
-    image = stranger.images.get(BUSYBOX)
+    outsider = docker.DockerClient(base_url=private_engine.url, version="1.41", timeout=30)
+    image = outsider.images.get(BUSYBOX)
     with socket.socket(socket.AF_UNIX) as deaf:
         deaf.connect(private_engine.url.removeprefix("unix://"))
         deaf.sendall(b"GET /v1.41/events HTTP/1.1\r\nHost: docker\r\n\r\n")
@@ -147,8 +147,8 @@ def test_a_stranger_who_reads_no_events_slows_the_engine_down_and_costs_no_job(p
         with jobs_on(DockerHost(private_engine.url, max_concurrent_jobs=4)) as jobs:
             jobs.add(QUICK, 20)
             results = jobs.results()
-    stranger.images.remove("made-an-event:1")
-    stranger.close()
+    outsider.images.remove("made-an-event:1")
+    outsider.close()
     assert all(ran_once(result) for result in results), results
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from jobmanager import DockerHost, JobManager
-from tests.support.causes import CAUSES, Cause, ending, lend_hands, promised, submitted
+from tests.support.causes import CAUSES, Cause, apply_external_actions, ending, promised, submitted
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
@@ -29,6 +29,6 @@ def nothing_left_behind() -> None:
 @pytest.mark.parametrize("cause", CAUSES, ids=lambda cause: f"{cause.outcome.value}: {cause.name}")
 def test_the_same_cause_gives_the_same_outcome(manager: JobManager, engine_url: str, cause: Cause) -> None:
     jobs = [submitted(manager, cause, cause.images[number % len(cause.images)]) for number in range(TIMES)]
-    lend_hands(((cause, job) for job in jobs), manager, engine_url)
+    apply_external_actions(((cause, job) for job in jobs), manager, engine_url)
     for job in jobs:
         assert ending(cause, job.result(PATIENCE_S)) in promised(cause)

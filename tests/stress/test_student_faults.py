@@ -12,11 +12,11 @@ import pytest
 from jobmanager import Grader, JobManager, JobResult, Outcome, Task
 from tests.conftest import eventually, our_containers
 from tests.integration.conftest import PATIENCE_S, proof
-from tests.integration.test_student_faults import LONG, WAITS, hands, kill_waiters, nothing_is_left, student_of, task
+from tests.integration.test_student_faults import LONG, WAITS, kill_waiters, nothing_is_left, outsider, student_of, task
 from tests.stress.conftest import PYTHON
 from tests.support.daemons import PrivateDaemon
 
-__all__ = ["hands"]  # a fixture
+__all__ = ["outsider"]  # a fixture
 pytestmark = pytest.mark.engine
 
 WITHOUT = """#!/bin/sh
@@ -28,12 +28,12 @@ feedback-result success
 
 
 def test_a_job_that_was_cut_off_from_its_student_is_run_again_where_its_task_allows_it(
-    engine_url: str, hands: docker.DockerClient
+    engine_url: str, outsider: docker.DockerClient
 ) -> None:
     script = WAITS.replace("1000", "4")
     with JobManager(engine_url) as manager:
         job = manager.submit(task(script, retries=1))
-        student_of(hands, job.job_id)
+        student_of(outsider, job.job_id)
         kill_waiters()
         result = job.result(PATIENCE_S)
         nothing_is_left(engine_url)
@@ -63,8 +63,8 @@ def test_a_grader_whose_engine_dies_under_its_student_is_a_crash_and_leaves_noth
     """Of a container that outlives it, an engine of version 20.10 cannot remove the volumes before its own next start."""
     results: list[JobResult] = []
     grading = Task(PYTHON, grader=Grader(), files={"run": WAITS}, limits=LONG)
-    with closing(docker.DockerClient(base_url=daemon.url, version="1.41")) as hands, JobManager(daemon.url) as manager:
-        student_of(hands, manager.new_job(grading, callback=results.append))
+    with closing(docker.DockerClient(base_url=daemon.url, version="1.41")) as outsider, JobManager(daemon.url) as manager:
+        student_of(outsider, manager.new_job(grading, callback=results.append))
         daemon.kill()
         daemon.restart()
         eventually(lambda: results, within_s=60)

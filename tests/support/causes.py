@@ -1,4 +1,4 @@
-"""Every cause of an outcome that one job can have by itself or by a stranger's hand, and what must come of it.
+"""Every cause of an outcome that one job can have by itself or by an external action, and what must come of it.
 
 ``integration/test_outcomes.py`` runs each once, ``stress/test_same_cause_same_outcome.py`` each twenty times. Causes
 that need a host or an image of their own have tests of their own.
@@ -24,7 +24,7 @@ SHELLS = (BUSYBOX, PYTHON)  # PID 1 is a script: in ash and in dash
 PARTIAL = b"partial\n"
 
 SOURCES = {
-    "frozen": "inspect",
+    "paused_externally": "inspect",
     "requested_by": "our own request",
     "wall_time_s": "our clock",
     "cpu_time_s": "CPU counter of the whole container",
@@ -36,7 +36,7 @@ SOURCES = {
     "shm_full": "a write into /dev/shm",
     "exit_code": "end mark of PID 1",
     "container_exit_code": "inspect",
-    "stopped_by_stranger": "inspect",
+    "stopped_externally": "inspect",
     "removed": "inspect",
     "not_started": "PID 1",
     "grader": "result.json",
@@ -44,7 +44,7 @@ SOURCES = {
 }
 
 
-class Hand(str, Enum):
+class ExternalAction(str, Enum):
     """What somebody does to a job, once it has printed its first line."""
 
     NONE = ""
@@ -74,7 +74,7 @@ class Cause:
     files: Mapping[str, str] = field(default_factory=dict)
     stdin: bytes = b""
     images: tuple[str, ...] = SHELLS
-    hand: Hand = Hand.NONE
+    action: ExternalAction = ExternalAction.NONE
     may_lose_pid_1: bool = False  # memory that belongs to no process stays short: seldom PID 1 dies of it before its last word
 
 
@@ -94,42 +94,43 @@ class Ending:
 
 
 def submitted(manager: JobManager, cause: Cause, image: str) -> JobFuture:
-    """Those that somebody has a hand in run first, so that they do not wait while the others run."""
+    """Those with an external action run first, so that they do not wait while the others run."""
     task = Task(image, command=cause.command, files=cause.files, limits=cause.limits, name=cause.name)
-    return manager.submit(task, JobInput(stdin=cause.stdin), priority=-1 if cause.hand else 0)
+    return manager.submit(task, JobInput(stdin=cause.stdin), priority=-1 if cause.action else 0)
 
 
-def lend_hands(jobs: Iterable[tuple[Cause, JobFuture]], manager: JobManager, engine_url: str) -> None:
-    """To each job its hand, as soon as it has begun: while one is waited for, another could come to its end."""
-    handled = [(cause, job) for cause, job in jobs if cause.hand]
-    if handled:
-        with ThreadPoolExecutor(len(handled)) as threads:
-            list(threads.map(lambda case: _lend_a_hand(*case, manager, engine_url), handled))
+def apply_external_actions(jobs: Iterable[tuple[Cause, JobFuture]], manager: JobManager, engine_url: str) -> None:
+    """Apply each job's action as soon as it has begun. All at once: while one is waited for, another could come to its end."""
+    acted_on = [(cause, job) for cause, job in jobs if cause.action]
+    if acted_on:
+        with ThreadPoolExecutor(len(acted_on)) as threads:
+            list(threads.map(lambda case: _apply_with_client(*case, manager, engine_url), acted_on))
 
 
-def _lend_a_hand(cause: Cause, job: JobFuture, manager: JobManager, engine_url: str) -> None:
-    stranger = docker.DockerClient(base_url=engine_url, version="1.41", timeout=60)
+def _apply_with_client(cause: Cause, job: JobFuture, manager: JobManager, engine_url: str) -> None:
+    outsider = docker.DockerClient(base_url=engine_url, version="1.41", timeout=60)
     try:
-        _do_it(cause, job, manager, stranger)
+        _apply(cause, job, manager, outsider)
     finally:
-        stranger.close()
+        outsider.close()
 
 
-def _do_it(cause: Cause, job: JobFuture, manager: JobManager, stranger: docker.DockerClient) -> None:
+def _apply(cause: Cause, job: JobFuture, manager: JobManager, outsider: docker.DockerClient) -> None:
     """Wait for the job's first line, then do to it what the cause says."""
-    container = eventually(lambda: _that_has_printed(job, stranger), within_s=60, what=f"{cause.name} has begun")
-    if cause.hand is Hand.KILL_JOB:
+    container = eventually(lambda: _that_has_printed(job, outsider), within_s=60, what=f"{cause.name} has begun")
+    if cause.action is ExternalAction.KILL_JOB:
         assert manager.kill_job(job.job_id)
-    elif cause.hand is Hand.REMOVE:
+    elif cause.action is ExternalAction.REMOVE:
         container.remove(force=True)
-    elif cause.hand is Hand.RESTART:
+    elif cause.action is ExternalAction.RESTART:
         container.restart(timeout=0)
     else:
-        {Hand.KILL: container.kill, Hand.STOP: container.stop, Hand.PAUSE: container.pause}[cause.hand]()
+        methods = {ExternalAction.KILL: container.kill, ExternalAction.STOP: container.stop, ExternalAction.PAUSE: container.pause}
+        methods[cause.action]()
 
 
-def _that_has_printed(job: JobFuture, stranger: docker.DockerClient) -> Container | None:
-    for container in stranger.containers.list(filters={"label": f"{JOB_LABEL}={job.job_id}"}, ignore_removed=True):
+def _that_has_printed(job: JobFuture, outsider: docker.DockerClient) -> Container | None:
+    for container in outsider.containers.list(filters={"label": f"{JOB_LABEL}={job.job_id}"}, ignore_removed=True):
         if PARTIAL in container.logs():
             return container
     return None
@@ -323,7 +324,8 @@ def _timeouts() -> Iterator[Cause]:
     for name, command in IDLES.items():
         yield _idler(name, f"echo partial; {command}")
     yield _idler("pauses with all signals blocked", ("python3", "-c", PAUSES), images=(PYTHON,))
-    yield _idler("a stranger pauses it", "echo partial; sleep 60", hand=Hand.PAUSE, proof=("wall_time_s", "frozen"))
+    proof = ("wall_time_s", "paused_externally")
+    yield _idler("a stranger pauses it", "echo partial; sleep 60", action=ExternalAction.PAUSE, proof=proof)
 
 
 def _idler(
@@ -458,22 +460,22 @@ def _crashes() -> Iterator[Cause]:
             stdout=b"",
         )
     yield Cause(
-        name=f"a stranger does {Hand.REMOVE.value}",
+        name=f"a stranger does {ExternalAction.REMOVE.value}",
         command="echo partial; sleep 60",
         outcome=Outcome.CRASH,
         proof=("removed",),
         text="the container was removed by somebody else",
-        hand=Hand.REMOVE,
+        action=ExternalAction.REMOVE,
     )
-    for hand in (Hand.KILL, Hand.STOP, Hand.RESTART):
+    for action in (ExternalAction.KILL, ExternalAction.STOP, ExternalAction.RESTART):
         yield Cause(
-            name=f"a stranger does {hand.value}",
+            name=f"a stranger does {action.value}",
             command="echo partial; sleep 60",
             outcome=Outcome.CRASH,
-            proof=("stopped_by_stranger",),
+            proof=("stopped_externally",),
             may_show=("container_exit_code",),  # of one that was started again, there is none
             text="the container was stopped by somebody else",
-            hand=hand,
+            action=action,
         )
 
 
@@ -484,7 +486,7 @@ def _kills() -> Iterator[Cause]:
         outcome=Outcome.KILLED,
         proof=("requested_by",),
         text="killed: kill_job",
-        hand=Hand.KILL_JOB,
+        action=ExternalAction.KILL_JOB,
     )
 
 

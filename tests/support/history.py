@@ -47,8 +47,8 @@ class Fault(str, Enum):
 
 _END_CONTAINERS = {Fault.DAEMON_KILLED, Fault.DAEMON_TERMINATED}
 _FORGETS = {Fault.DAEMON_KILLED, Fault.DAEMON_KILLED_ALONE, Fault.DAEMON_AWAY}
-_DAEMON_DIED = {"engine_away", "stopped_by_stranger"}  # kinds of evidence that such a fault may leave
-_DAEMON_HUNG = {"trouble"}  # the delivery hung for longer than the job's own clock allows
+_DAEMON_DIED = {"ended_during_outage", "stopped_externally"}  # kinds of evidence that such a fault may leave
+_DAEMON_HUNG = {"infrastructure_error"}  # the delivery hung for longer than the job's own clock allows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

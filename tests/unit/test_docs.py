@@ -163,7 +163,7 @@ FITTING: dict[str, dict[str, object]] = {
     "wall_time_s": {"stopped": Stopped(limit=Limit.WALL, measured=1e6)},
     "cpu_time_s": {"cpu_time_s": 1e6},
     "output_bytes": {"stdout_bytes": 2**40},
-    "link": {"nonsense": "what"},
+    "protocol_error": {"nonsense": "what"},
     "not_started": {"refusal": "no tar"},
     "host_lost": {"host_lost": True},
     "oom_kills": {"end": EndMark(exit_code=1, oom_kills=1)},

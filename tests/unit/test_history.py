@@ -46,7 +46,7 @@ CALLED_BACK = CalledBack(
     waited_s=1.0,
     at_s=5.0,
 )
-CRASHED = CalledBack(job_id="a", outcome=Outcome.CRASH, evidence="engine_away", host="one", waited_s=1.0, at_s=5.0)
+CRASHED = CalledBack(job_id="a", outcome=Outcome.CRASH, evidence="ended_during_outage", host="one", waited_s=1.0, at_s=5.0)
 DAEMON_KILLED = FaultBegan(number=1, fault=Fault.DAEMON_KILLED, target="one", host="one", at_s=3.0)
 DAEMON_BACK = FaultOver(number=1, at_s=4.0)
 CLOSING = Closing(at_s=50.0)
@@ -202,7 +202,7 @@ def test_a_daemon_that_died_elsewhere_or_at_another_time_excuses_nothing(change:
 
 def test_a_daemon_that_hung_excuses_only_a_job_that_was_in_a_hurry() -> None:
     hung = dataclasses.replace(DAEMON_KILLED, fault=Fault.DAEMON_HUNG)
-    not_delivered = dataclasses.replace(CRASHED, evidence="trouble")
+    not_delivered = dataclasses.replace(CRASHED, evidence="infrastructure_error")
     assert broken_rules(dataclasses.replace(SUBMITTED, expected=SLEEPS), hung, DAEMON_BACK, not_delivered) == []
     assert broken_rules(SUBMITTED, hung, DAEMON_BACK, not_delivered) == ["wrong outcome"]
 

@@ -329,7 +329,7 @@ def test_a_job_that_was_delivered_and_not_heard_of_is_a_crash_and_never_run_a_se
 
     driver.end(driver.run("j"), RunFacts(began=False, state=EXITED, outage_s=3.0))
 
-    assert driver.result("j").verdict.evidence[0].kind == "engine_away"
+    assert driver.result("j").verdict.evidence[0].kind == "ended_during_outage"
     assert len(driver.of(SubmitJob)) == 1
 
 
@@ -358,7 +358,7 @@ CUT_OFF = [
 RETRIED = Task("python3", command="true", retries=2)
 
 
-@pytest.mark.parametrize("facts", CUT_OFF, ids=["removed", "host lost", "stopped", "engine away", "trouble"])
+@pytest.mark.parametrize("facts", CUT_OFF, ids=["removed", "host lost", "stopped", "engine away", "infrastructure_error"])
 def test_a_run_that_was_cut_off_is_the_only_one_unless_the_task_allows_more(facts):
     driver = Driver({"a": 1, "b": 1})
     driver.accept("j")
@@ -369,7 +369,7 @@ def test_a_run_that_was_cut_off_is_the_only_one_unless_the_task_allows_more(fact
     assert len(driver.of(SubmitJob)) == 1
 
 
-@pytest.mark.parametrize("facts", CUT_OFF, ids=["removed", "host lost", "stopped", "engine away", "trouble"])
+@pytest.mark.parametrize("facts", CUT_OFF, ids=["removed", "host lost", "stopped", "engine away", "infrastructure_error"])
 def test_a_task_with_retries_is_run_again_on_another_host_and_the_result_says_so(facts):
     driver = Driver({"a": 3, "b": 3})
     driver.accept("other")
@@ -1348,7 +1348,7 @@ def test_a_job_over_which_three_waiters_die_is_a_crash_and_its_neighbours_go_on(
     driver.carry_out()
 
     verdict = driver.result("poison").verdict
-    assert (verdict.outcome, verdict.text) == (Outcome.CRASH, "the waiter process died 3 times when it was given it")
+    assert (verdict.outcome, verdict.text) == (Outcome.CRASH, "the waiter process died 3 times when it was given this job")
     assert [evidence.kind for evidence in verdict.evidence] == ["waiter_died"]
     driver.end(containers["one"], SUCCESS)
     driver.end(containers["two"], SUCCESS)

@@ -118,7 +118,7 @@ def test_a_grader_that_wants_what_there_is_not_ends_its_job_as_error_whatever_it
     fake: FakeEngineServer, then: str
 ) -> None:
     result = graded(fake, said(type="unsupported", id=1, reason="a session: there are none"), then)
-    assert (result.outcome, result.grade, result.evidence[0].kind) == (Outcome.ERROR, 0, "link"), result
+    assert (result.outcome, result.grade, result.evidence[0].kind) == (Outcome.ERROR, 0, "protocol_error"), result
     assert result.text == "the grading container was stopped: a session: there are none"
 
 

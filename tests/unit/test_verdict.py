@@ -99,23 +99,32 @@ TABLE = [
         replace(ENDED_WITHOUT_A_WORD, outage_s=2.0),
         None,
         Outcome.CRASH,
-        "engine_away",
+        "ended_during_outage",
         None,
         "our record of the outage",
-        "away",
+        "could not be reached",
     ),
-    ("crash", RunFacts(began=True, trouble="no space left"), None, Outcome.CRASH, "trouble", "no space left", "", "no space left"),
-    ("crash", ENDED_WITHOUT_A_WORD, None, Outcome.CRASH, "stopped_by_stranger", None, "inspect", "stopped by somebody else"),
+    (
+        "crash",
+        RunFacts(began=True, trouble="no space left"),
+        None,
+        Outcome.CRASH,
+        "infrastructure_error",
+        "no space left",
+        "",
+        "no space left",
+    ),
+    ("crash", ENDED_WITHOUT_A_WORD, None, Outcome.CRASH, "stopped_externally", None, "inspect", "stopped by somebody else"),
     *(
         (
             "crash",
             RunFacts(began=True, end=EndMark(exit_code=code), last_words_lost=True, rest_lost=True),
             None,
             Outcome.CRASH,
-            "last_words",
+            "final_report_incomplete",
             None,
             "connection",
-            "may be lost",
+            "may have been lost",
         )
         for code in (0, 3)
     ),
@@ -222,13 +231,13 @@ def _both(first, second):
 
 
 # A crash is what is told of a run that PID 1 said no word about, so it does not meet what is read from that word
-EXCLUSIVE = {"removed", "engine_away", "trouble", "stopped_by_stranger"}
+EXCLUSIVE = {"removed", "ended_during_outage", "infrastructure_error", "stopped_externally"}
 PAIRS = [
     (earlier, later)
     for earlier, later in itertools.product(TABLE, TABLE)
     if ORDER.index(earlier[0]) < ORDER.index(later[0])
     and not (earlier[4] in EXCLUSIVE and later[1].end is not None)
-    and not (earlier[4] in EXCLUSIVE | {"last_words"} and later[4] == "oom_killed")
+    and not (earlier[4] in EXCLUSIVE | {"final_report_incomplete"} and later[4] == "oom_killed")
     and not (earlier[0] == "overflow" and later[5] == 0)  # it counts only for what ended badly
 ]
 
@@ -365,4 +374,4 @@ def test_a_limit_that_was_reached_exactly_was_not_passed():
 def test_only_a_program_that_may_have_waited_for_its_reader_at_its_wall_clock_limit_is_told_so(limit, late, told):
     facts = RunFacts(began=True, stopped=Stopped(limit=Limit(limit), measured=21), late_output_bytes=late)
 
-    assert ("link_behind" in [evidence.kind for evidence in judge(facts, LIMITS).evidence]) is told
+    assert ("late_output_bytes" in [evidence.kind for evidence in judge(facts, LIMITS).evidence]) is told

@@ -189,7 +189,7 @@ def test_an_outage_that_a_container_survived_is_not_why_it_ended():
     facts = watch(AwayAndLaterStopped()).run()
 
     assert facts.outage_s > 0
-    assert judged(facts) == ("crash", "stopped_by_stranger")
+    assert judged(facts) == ("crash", "stopped_externally")
 
 
 class StoppedWhileAway(AwayAndLaterStopped):
@@ -201,7 +201,7 @@ class StoppedWhileAway(AwayAndLaterStopped):
 
 
 def test_an_outage_in_which_a_container_ended_is_why():
-    assert judged(watch(StoppedWhileAway()).run()) == ("crash", "engine_away")
+    assert judged(watch(StoppedWhileAway()).run()) == ("crash", "ended_during_outage")
 
 
 class TellsCpuLate(StubEngine):
@@ -337,7 +337,7 @@ def test_last_words_that_neither_stream_nor_log_has_are_lost_and_the_end_is_know
 
     assert facts.end is not None and facts.end.exit_code == 7
     assert facts.rest_lost and facts.last_words_lost and facts.stopped is None
-    assert judged(facts) == ("crash", "last_words")
+    assert judged(facts) == ("crash", "final_report_incomplete")
 
 
 class Crawls(StubEngine):
@@ -350,7 +350,7 @@ class Crawls(StubEngine):
 def test_an_end_that_comes_at_a_crawl_is_not_waited_for_for_ever():
     facts = watch(Crawls()).run()
 
-    assert judged(facts) == ("crash", "last_words")
+    assert judged(facts) == ("crash", "final_report_incomplete")
 
 
 class CrawlsAndComputes(Crawls):
@@ -529,7 +529,7 @@ def test_a_program_whose_end_is_all_that_was_heard_had_begun_and_its_output_is_s
     facts = watch(SaysOnlyTheEnd()).run()
 
     assert (facts.began, facts.rest_lost, facts.last_words_lost) == (True, True, True)
-    assert judged(facts) == ("crash", "last_words")
+    assert judged(facts) == ("crash", "final_report_incomplete")
 
 
 class LinkBreaksAtTheDeadline(NothingIsHeard):

@@ -1,4 +1,4 @@
-"""Strangers on the same engine: what they do to our containers is told, and what is theirs is left alone."""
+"""External interference: what others on the same engine do to our containers is reported, and what is theirs is left alone."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ pytestmark = [pytest.mark.engine, pytest.mark.daemon]
 
 
 @pytest.fixture
-def stranger(private_engine: PrivateDaemon) -> Iterator[docker.DockerClient]:
-    """Somebody who uses the same engine by hand."""
+def outsider(private_engine: PrivateDaemon) -> Iterator[docker.DockerClient]:
+    """A client of somebody else who uses the same engine."""
     client = docker.DockerClient(base_url=private_engine.url, version="1.41", timeout=30)
     yield client
     client.close()
 
 
-def container_of(stranger: docker.DockerClient, job_id: str) -> Container:
+def container_of(outsider: docker.DockerClient, job_id: str) -> Container:
     """A job's container, once its program has begun."""
     label = {"label": f"{JOB_LABEL}={job_id}"}
-    (found,) = eventually(lambda: [each for each in stranger.containers.list(filters=label) if b"begun" in each.logs()])
+    (found,) = eventually(lambda: [each for each in outsider.containers.list(filters=label) if b"begun" in each.logs()])
     return found
 
 
-HANDS: dict[str, Callable[[Container], object]] = {
+ACTIONS: dict[str, Callable[[Container], object]] = {
     "rm -f": lambda container: container.remove(force=True),
     "stop": lambda container: container.stop(timeout=0),
     "kill": lambda container: container.kill(),
@@ -45,42 +45,42 @@ HANDS: dict[str, Callable[[Container], object]] = {
 
 
 def test_whatever_a_stranger_does_to_a_container_is_one_crash_that_says_so(
-    private_engine: PrivateDaemon, stranger: docker.DockerClient
+    private_engine: PrivateDaemon, outsider: docker.DockerClient
 ) -> None:
     """Case 22."""
     with jobs_on(DockerHost(private_engine.url, max_concurrent_jobs=6)) as jobs:
-        ids = jobs.add(ENDLESS, len(HANDS))
+        ids = jobs.add(ENDLESS, len(ACTIONS))
         (untouched,) = jobs.add(Task(BUSYBOX, command="echo begun; sleep 4; echo ended; exit 7"))
-        jobs.wait_until_running(len(HANDS) + 1)
-        for job_id, act in zip(ids, HANDS.values(), strict=True):
-            act(container_of(stranger, job_id))
+        jobs.wait_until_running(len(ACTIONS) + 1)
+        for job_id, apply in zip(ids, ACTIONS.values(), strict=True):
+            apply(container_of(outsider, job_id))
         results = jobs.results()
-    for result, hand in zip(results, HANDS, strict=False):
-        assert (result.outcome, result.stdout) == (Outcome.CRASH, b"begun\n"), (hand, result)
-        assert "somebody else" in result.text, hand
-        assert {"removed", "stopped_by_stranger"} & proof(result).keys(), hand
+    for result, action in zip(results, ACTIONS, strict=False):
+        assert (result.outcome, result.stdout) == (Outcome.CRASH, b"begun\n"), (action, result)
+        assert "somebody else" in result.text, action
+        assert {"removed", "stopped_externally"} & proof(result).keys(), action
     assert results[-1].job_id == untouched and ran_once(results[-1])
 
 
 def test_a_container_that_a_stranger_froze_goes_on_when_let_go_and_ends_at_its_deadline_when_not(
-    private_engine: PrivateDaemon, stranger: docker.DockerClient
+    private_engine: PrivateDaemon, outsider: docker.DockerClient
 ) -> None:
     """Case 22."""
     with jobs_on(DockerHost(private_engine.url, max_concurrent_jobs=2)) as jobs:
         (kept,) = jobs.add(Task(BUSYBOX, command="echo begun; sleep 3000", limits=Limits(wall_time_s=3)))
         (let_go,) = jobs.add(RUNS_ONCE)
         for job_id in (kept, let_go):
-            container_of(stranger, job_id).pause()
+            container_of(outsider, job_id).pause()
         eventually(lambda: jobs.ended() == 1, what="one has reached its deadline")
-        container_of(stranger, let_go).unpause()
+        container_of(outsider, let_go).unpause()
         results = jobs.results()
     assert (results[0].outcome, results[0].stdout) == (Outcome.TIMEOUT, b"begun\n")
-    assert proof(results[0])["frozen"] == "somebody else had paused the container"
+    assert proof(results[0])["paused_externally"] == "the container had been paused by somebody else"
     assert ran_once(results[1])
 
 
 def test_a_name_that_a_stranger_has_taken_is_an_error_and_the_strangers_container_stays(
-    private_engine: PrivateDaemon, stranger: docker.DockerClient
+    private_engine: PrivateDaemon, outsider: docker.DockerClient
 ) -> None:
     """Case 23."""
     with Proxy(private_engine.url) as proxy:
@@ -90,7 +90,7 @@ def test_a_name_that_a_stranger_has_taken_is_an_error_and_the_strangers_containe
                 assert held.reached.wait(20)
                 name = re.search(r"name=([^ &]+)", next(line for line in proxy.seen if re.match(CREATE, line)))
                 assert name is not None
-                foreign = stranger.containers.create(BUSYBOX, ["sleep", "3000"], name=name[1], network_disabled=True)
+                foreign = outsider.containers.create(BUSYBOX, ["sleep", "3000"], name=name[1], network_disabled=True)
                 foreign.start()
             (result,) = jobs.results()
             eventually(lambda: jobs.manager.hosts()[0].running == 0, what="the slot is free again")
@@ -104,13 +104,13 @@ def test_a_name_that_a_stranger_has_taken_is_an_error_and_the_strangers_containe
 
 
 def test_a_container_that_a_stranger_renames_goes_on_and_is_removed_at_its_end(
-    private_engine: PrivateDaemon, stranger: docker.DockerClient
+    private_engine: PrivateDaemon, outsider: docker.DockerClient
 ) -> None:
     """Its list is compared by id: by name it would be taken for one that is nobody's, and removed."""
     with jobs_on(DockerHost(private_engine.url)) as jobs:
         (job_id,) = jobs.add(Task(BUSYBOX, command="echo begun; sleep 8; echo ended; exit 7"))
-        container = container_of(stranger, job_id)
+        container = container_of(outsider, job_id)
         container.rename("renamed-by-a-stranger")
         (result,) = jobs.results()
         assert (result.outcome, result.stdout, result.exit_code) == (Outcome.FAILED, b"begun\nended\n", 7)
-        eventually(lambda: not stranger.api.containers(all=True, filters={"name": "renamed-by-a-stranger"}), what="it is removed")
+        eventually(lambda: not outsider.api.containers(all=True, filters={"name": "renamed-by-a-stranger"}), what="it is removed")
