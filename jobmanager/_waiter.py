@@ -174,7 +174,7 @@ class Waiter:
         """It was never watched, so nobody has given it to its container, but perhaps an earlier waiter."""
         self.strike(job.container_name)
         trouble = f"it cannot be watched: {type(error).__name__}: {error}"
-        facts = RunFacts(began=job.taken_over, untouched=not job.taken_over, trouble=trouble)
+        facts = RunFacts(program_started=job.taken_over, never_started=not job.taken_over, infrastructure_error=trouble)
         self._send(RunEnded(job_id=job.job_id, container_name=job.container_name, facts=facts))
 
     def _watch(self, job: MonitorContainer, watch: ContainerMonitor, engine: Engine, students: Students | None) -> None:
@@ -182,7 +182,7 @@ class Waiter:
             facts = watch.run()
         except Exception as error:  # noqa: BLE001 - the loop's edge: a bug here must not cost the job its result
             _log.exception("watching job %s failed", job.job_id)
-            facts = RunFacts(began=True, trouble=f"{type(error).__name__}: {error}")
+            facts = RunFacts(program_started=True, infrastructure_error=f"{type(error).__name__}: {error}")
         finally:
             engine.close()
             if students is not None:

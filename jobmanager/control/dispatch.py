@@ -91,7 +91,7 @@ class Dispatch:
             if isinstance(command, SubmitJob):
                 self._ledger.start_refused(command.container, reason)
             elif isinstance(command, MonitorJob):
-                self._ledger.run_ended(command.container, RunFacts(began=True, trouble=reason))
+                self._ledger.run_ended(command.container, RunFacts(program_started=True, infrastructure_error=reason))
 
     def _announce(self, command: NotifyJobQueued) -> None:
         request = command.request

@@ -123,7 +123,8 @@ class Reports:
             self._pool_replied(pool.replied(child), RemovalFailed(reason=reason))
         elif isinstance(message, MonitorContainer):
             self._children.waiters.ended(message.container_name)
-            self._ledger.run_ended(message.container_name, RunFacts(began=message.taken_over, trouble=reason))
+            facts = RunFacts(program_started=message.taken_over, infrastructure_error=reason)
+            self._ledger.run_ended(message.container_name, facts)
 
     def _pool_replied(self, ticket: Ticket, reply: PoolReply | None, why: str = "") -> None:
         if isinstance(ticket.request, StartContainer):

@@ -38,7 +38,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from jobmanager.model.container import WORKSPACE
-from jobmanager.results.facts import EndMark
 
 RESULT_FILE = ".jobmanager/result.json"
 RESULT_FILE_LIMIT = 1024 * 1024
@@ -122,6 +121,20 @@ else
 fi
 while :; do ( _jm_first _jm_self /proc/self/stat; kill -STOP "${{_jm_self%% *}}" ); done
 """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndMark:
+    """PID 1's report that the program has ended. Counters are None where the kernel has none."""
+
+    exit_code: int
+    cpu_ns: int | None = None  # of the whole container since the program started
+    peak_memory_bytes: int | None = None
+    oom_kills: int | None = None
+    fork_refusals: int | None = None  # how often the limit of processes was hit
+    workspace_full: bool = False
+    shm_full: bool = False  # /dev/shm
+    wall_s: float | None = None  # from the program's start to its end, by the container's own clock
 
 
 def pid_1(workspace: str = WORKSPACE) -> str:

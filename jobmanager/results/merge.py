@@ -67,7 +67,7 @@ def _as_it_ran(request: Request, facts: RunFacts | None, verdict: Verdict) -> Jo
         stderr=facts.stderr,
         stdout_bytes=facts.stdout_bytes,
         stderr_bytes=facts.stderr_bytes,
-        output_cut=facts.log_rotated or facts.rest_lost or facts.output_bytes > kept,
+        output_cut=facts.log_rotated or facts.output_incomplete or facts.output_bytes > kept,
         exit_code=facts.end.exit_code if facts.end is not None else None,
         cpu_time_s=facts.cpu_time_s,
         wall_time_s=facts.wall_time_s,

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from jobmanager.engine.pid1 import EndMark
 from jobmanager.model.limits import Limits
 from jobmanager.model.result import Evidence, Outcome
-from jobmanager.results.facts import EndMark, Limit, RunFacts
+from jobmanager.results.facts import Limit, RunFacts
 
 _END_MARK = "end mark of PID 1"
 _SHM = "a write into /dev/shm"
@@ -101,15 +102,15 @@ def exit_code_text(code: int) -> str:
 
 
 def _nonsense(facts: RunFacts) -> Verdict | None:
-    if not facts.nonsense:
+    if not facts.protocol_error:
         return None
-    evidence = (Evidence(kind="protocol_error", value=facts.nonsense, source="the grading container's runner"),)
-    return Verdict(outcome=Outcome.ERROR, text=f"the grading container was stopped: {facts.nonsense}", evidence=evidence)
+    evidence = (Evidence(kind="protocol_error", value=facts.protocol_error, source="the grading container's runner"),)
+    return Verdict(outcome=Outcome.ERROR, text=f"the grading container was stopped: {facts.protocol_error}", evidence=evidence)
 
 
 def _timeout(facts: RunFacts, limits: Limits) -> Verdict | None:
-    if facts.stopped is not None and facts.stopped.limit is not Limit.OUTPUT:
-        return _timeout_verdict(facts.stopped.limit, facts.stopped.measured, limits)
+    if facts.limit_hit is not None and facts.limit_hit.limit is not Limit.OUTPUT:
+        return _timeout_verdict(facts.limit_hit.limit, facts.limit_hit.measured, limits)
     if facts.end is not None and facts.cpu_time_s is not None and facts.cpu_time_s > limits.cpu_time_s:
         return _timeout_verdict(Limit.CPU, facts.cpu_time_s, limits)
     if facts.end is not None and facts.wall_time_s is not None and facts.wall_time_s > limits.wall_s:
@@ -128,7 +129,7 @@ def _timeout_verdict(limit: Limit, measured: float, limits: Limits) -> Verdict:
 
 
 def _output_overflow(facts: RunFacts, limits: Limits) -> Verdict | None:
-    stopped = facts.stopped if facts.stopped is not None and facts.stopped.limit is Limit.OUTPUT else None
+    stopped = facts.limit_hit if facts.limit_hit is not None and facts.limit_hit.limit is Limit.OUTPUT else None
     counted = facts.output_bytes if stopped is None else max(facts.output_bytes, int(stopped.measured))
     if stopped is None and counted <= limits.output_kib * 1024:
         return None
@@ -146,15 +147,15 @@ def _crash(facts: RunFacts) -> Verdict | None:
         return crash_verdict("host_lost", f"the host could not be reached for {facts.outage_s:.0f} s and was given up", _OUR_CLOCK)
     if facts.link_broke:
         return crash_verdict("link_broke", "the grader was cut off from its student containers", "the grading container's runner")
-    if facts.end is not None and not facts.last_words_lost:
+    if facts.end is not None and not facts.final_report_incomplete:
         return None
-    if facts.gone:
+    if facts.container_removed:
         return crash_verdict("removed", "the container was removed by somebody else", _INSPECT)
     if facts.outage_s > facts.survived_outage_s:
         text = "the engine could not be reached when the container ended"
         return crash_verdict("ended_during_outage", text, "our record of the outage")
-    if facts.trouble:
-        return crash_verdict("infrastructure_error", facts.trouble)
+    if facts.infrastructure_error:
+        return crash_verdict("infrastructure_error", facts.infrastructure_error)
     if facts.state is not None and facts.state.oom_killed:
         return None
     if facts.end is not None:
@@ -164,7 +165,7 @@ def _crash(facts: RunFacts) -> Verdict | None:
 
 
 def _overflow(facts: RunFacts, limits: Limits) -> Verdict | None:
-    if facts.end is not None and facts.end.exit_code == 0 and not facts.last_words_lost:
+    if facts.end is not None and facts.end.exit_code == 0 and not facts.final_report_incomplete:
         return None
     if facts.end is not None and facts.end.oom_kills:
         return _overflow_verdict("oom_kills", facts.end.oom_kills, _CGROUP, f"memory limit of {limits.memory_mib} MiB reached")
@@ -203,27 +204,27 @@ def _counters(facts: RunFacts) -> tuple[Evidence, ...]:
         found.append(Evidence(kind="oom_killed", value=1, source=_INSPECT))
     if facts.outage_s > 0:
         found.append(Evidence(kind="outage_s", value=round(facts.outage_s, 1), source="our record of the outage"))
-    if facts.was_frozen:
+    if facts.paused_externally:
         found.append(Evidence(kind="paused_externally", value="the container had been paused by somebody else", source=_INSPECT))
     if facts.log_rotated:
         found.append(Evidence(kind="output_cut", value="the first part was lost with a waiter process", source="container log"))
-    if facts.rest_lost:
+    if facts.output_incomplete:
         found.append(Evidence(kind="output_cut", value="the rest was not received", source="the connection to the host"))
     if _was_behind(facts):
         found.append(Evidence(kind="late_output_bytes", value=facts.late_output_bytes, source="bytes counted"))
-    if facts.from_log:
+    if facts.output_from_log:
         words = "what the engine could not write down may be missing"
         found.append(Evidence(kind="output_from_log", value=words, source="container log"))
-    if facts.archive_trouble:
-        found.append(Evidence(kind="archive", value=facts.archive_trouble, source="collecting"))
-    if facts.passed_over:
-        found.append(Evidence(kind="not_collected", value=facts.passed_over, source="collecting"))
+    if facts.archive_error:
+        found.append(Evidence(kind="archive", value=facts.archive_error, source="collecting"))
+    if facts.not_collected:
+        found.append(Evidence(kind="not_collected", value=facts.not_collected, source="collecting"))
     return tuple(found)
 
 
 def _was_behind(facts: RunFacts) -> bool:
     """Whether the program may have stood still at its wall clock limit, as what it prints was not fetched as quickly."""
-    at_the_wall = facts.stopped is not None and facts.stopped.limit is Limit.WALL
+    at_the_wall = facts.limit_hit is not None and facts.limit_hit.limit is Limit.WALL
     return at_the_wall and facts.late_output_bytes > _PIPE_BYTES
 
 

@@ -9,7 +9,7 @@ from typing import Union
 from jobmanager.model.client import SSHCallback
 from jobmanager.model.job import Request
 from jobmanager.model.result import Callback, Step
-from jobmanager.results.facts import RunFacts, Stopped
+from jobmanager.results.facts import LimitHit, RunFacts
 from jobmanager.results.verdict import Verdict
 
 
@@ -42,7 +42,7 @@ class MonitorJob:
     token: str
     taken_over: bool
     elapsed_s: float
-    stopped: Stopped | None  # the limit for which an earlier waiter was about to stop it
+    stopped: LimitHit | None  # the limit for which an earlier waiter was about to stop it
     images: Mapping[str, str]  # of a grading job: the images of its host by environment; "" is its own
     kill_at_once: bool  # its kill was requested while no waiter monitored it
     engine_id: str  # the engine on which its container was created

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from jobmanager.model.client import RunningJob, SSHCallback, WaitingJob
 from jobmanager.model.job import Request
 from jobmanager.model.result import Callback, Step
-from jobmanager.results.facts import RunFacts, Stopped
+from jobmanager.results.facts import LimitHit, RunFacts
 from jobmanager.results.verdict import KillReason, Verdict, crash_verdict, killed_verdict
 from jobmanager.scheduling.durations import Sort
 from jobmanager.scheduling.job_states import JobState
@@ -45,7 +45,7 @@ class JobRecord:
     waiters_lost: int = 0  # while they were given it
     began_at: float | None = None
     cut_off: list[str] = field(default_factory=list)  # why runs of it ended before their time
-    stopped: Stopped | None = None  # its waiter said that it was about to stop it for that
+    stopped: LimitHit | None = None  # its waiter said that it was about to stop it for that
     killed: KillReason | None = None
     verdict: Verdict | None = None
     facts: RunFacts | None = None

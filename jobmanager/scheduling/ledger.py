@@ -20,7 +20,7 @@ from jobmanager.model.host import DockerHost
 from jobmanager.model.job import Request
 from jobmanager.model.limits import SLOWEST_LINK_BYTES_PER_S
 from jobmanager.model.result import Callback, Outcome
-from jobmanager.results.facts import RunFacts, Stopped
+from jobmanager.results.facts import LimitHit, RunFacts
 from jobmanager.results.verdict import KillReason, Verdict, after_reruns, judge, killed_verdict, superseded_verdict
 from jobmanager.scheduling.commands import (
     CheckHost,
@@ -342,7 +342,7 @@ class Ledger:
                 )
             )
 
-    def limit_reached(self, container: str, stopped: Stopped) -> None:
+    def limit_reached(self, container: str, stopped: LimitHit) -> None:
         """A waiter's word: it is about to stop the container for a limit."""
         with self._lock:
             job = self._job_of(container)
@@ -355,7 +355,7 @@ class Ledger:
             job = self._job_of(container)
             if job is None or job.state is not JobState.RUNNING:
                 return
-            if facts.untouched and not (facts.refusal or job.killed):
+            if facts.never_started and not (facts.refusal or job.killed):
                 self._job_not_sent(job, facts)
                 return
             verdict = judge(facts, job.request.task.limits, job.killed)
@@ -571,9 +571,9 @@ class Ledger:
     def _job_not_sent(self, job: JobRecord, facts: RunFacts) -> None:
         """Another container may have it: nothing was run. A host that does not answer is not the job's fault."""
         assert job.host is not None
-        reason = facts.unreachable or facts.trouble or "the container ended before it had its job"
+        reason = facts.unreachable_reason or facts.infrastructure_error or "the container ended before it had its job"
         job.trouble = [*job.trouble[-2:], f"{job.host}: {reason}"]
-        if facts.unreachable or facts.host_lost:
+        if facts.unreachable_reason or facts.host_lost:
             job.times_unreachable += 1
             self._start_unanswered(job.host, reason)
         else:

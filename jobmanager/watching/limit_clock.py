@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from jobmanager.engine.protocol import Engine, EngineError
 from jobmanager.ipc.messages import MonitorContainer
-from jobmanager.results.facts import Limit, Stopped
+from jobmanager.results.facts import Limit, LimitHit
 
 _log = logging.getLogger(__name__)
 
@@ -65,14 +65,14 @@ class Meter:
             now_s = self._clock() - self._since if self._stands_still else 0.0
             return min(self._stood_s + now_s, self._most_standstill_s)
 
-    def reached(self, cpu_before_ns: int) -> Stopped | None:
+    def reached(self, cpu_before_ns: int) -> LimitHit | None:
         """A limit of time that is used up. ``cpu_before_ns``: the counter when the program began."""
         wall_s = self.wall_time_s()
         if wall_s >= self._job.limits.wall_s:
-            return Stopped(limit=Limit.WALL, measured=wall_s)
+            return LimitHit(limit=Limit.WALL, measured=wall_s)
         return self.reached_cpu(cpu_before_ns)
 
-    def reached_cpu(self, cpu_before_ns: int) -> Stopped | None:
+    def reached_cpu(self, cpu_before_ns: int) -> LimitHit | None:
         """The limit of CPU time, looked at when it is due."""
         if self._clock() < self._next_look:
             return None
@@ -82,7 +82,7 @@ class Meter:
         used_s = self.cpu_time_s or 0.0
         left_s = self._cpu_left_s(used_s)
         if left_s <= 0:
-            return Stopped(limit=Limit.CPU, measured=used_s)
+            return LimitHit(limit=Limit.CPU, measured=used_s)
         self._next_look = self._clock() + max(_SHORTEST_S, left_s / self._job.limits.cpus)
         return None
 

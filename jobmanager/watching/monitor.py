@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from enum import Enum, auto
 
-from jobmanager.engine.pid1 import CANNOT_UNPACK, NOT_DELIVERED, trace_of_the_end
+from jobmanager.engine.pid1 import CANNOT_UNPACK, NOT_DELIVERED, EndMark, trace_of_the_end
 from jobmanager.engine.protocol import (
     Chunk,
     Engine,
@@ -29,7 +29,7 @@ from jobmanager.engine.protocol import (
 from jobmanager.grading.link import link_token
 from jobmanager.ipc.messages import FetchOutput, LimitReached, MonitorContainer, OutputChunk, ProgramStarted, SSHReady
 from jobmanager.model.container import ContainerState, Phase
-from jobmanager.results.facts import EndMark, Limit, RunFacts, Stopped
+from jobmanager.results.facts import Limit, LimitHit, RunFacts
 from jobmanager.watching.collect import Collected, collected_of
 from jobmanager.watching.delivery import Talk, deliver
 from jobmanager.watching.inspector import HostLost, Looks
@@ -100,7 +100,7 @@ class ContainerMonitor:
         self._fed_whole = False  # by this watch itself
         self._catching_up_until = 0.0
         self._first_start_s = 0.0  # by the engine's clock; 0 where an earlier waiter delivered the job
-        self._stopped: Stopped | None = None
+        self._stopped: LimitHit | None = None
         self._stop_was_lost = False  # the latest one: the engine did not answer
         self._stops_lost = 0
         self._stopped_at: float | None = None  # somebody asked for its end, or a limit was reached
@@ -374,7 +374,7 @@ class ContainerMonitor:
             self._heard_all = True
             return _Over.COMPLETE
         if self._printed_too_much:
-            return self._reached(Stopped(limit=Limit.OUTPUT, measured=transcript.output_bytes))
+            return self._reached(LimitHit(limit=Limit.OUTPUT, measured=transcript.output_bytes))
         if self._kill_asked.is_set():
             return _Over.ASKED
         if self._rest is not None:
@@ -407,7 +407,7 @@ class ContainerMonitor:
         except EngineError:
             return False
 
-    def _reached(self, stopped: Stopped) -> _Over:
+    def _reached(self, stopped: LimitHit) -> _Over:
         self._stopped = stopped
         self._send(LimitReached(container_name=self._job.container_name, stopped=stopped))
         return _Over.LIMIT
@@ -553,7 +553,7 @@ class ContainerMonitor:
         left_without_it = state is not None and state.exit_code == NOT_DELIVERED and not self._transcript.refusal
         return not self._may_have_begun or self._was_cut_short() or left_without_it
 
-    def _stopped_by_us(self, *, ended_unheard: bool) -> Stopped | None:
+    def _stopped_by_us(self, *, ended_unheard: bool) -> LimitHit | None:
         """Our kill for a limit, or that of an earlier waiter which did not live to tell of the end."""
         return self._stopped or (self._job.stopped if ended_unheard and self._end_mark is None else None)
 
@@ -590,33 +590,33 @@ class ContainerMonitor:
             trouble = trouble or "how it ended was lost with the container's log, which the engine could not write"
         end, wall_s, cpu_time_s = self._end_mark, self._wall_time_s(), self._cpu_time_s()
         return RunFacts(
-            began=self._has_begun,
-            untouched=self._is_untouched(state),
-            unreachable=unreachable,
+            program_started=self._has_begun,
+            never_started=self._is_untouched(state),
+            unreachable_reason=unreachable,
             end=end,
-            stopped=self._stopped_by_us(ended_unheard=gone or state is not None) if self._has_begun else None,
+            limit_hit=self._stopped_by_us(ended_unheard=gone or state is not None) if self._has_begun else None,
             refusal="" if self._was_cut_short() else transcript.refusal,
             state=state,
-            gone=gone,
-            was_frozen=self._was_frozen,
+            container_removed=gone,
+            paused_externally=self._was_frozen,
             outage_s=self._looks.outage_s,
             survived_outage_s=self._survived_outage_s,
             host_lost=host_lost,
-            trouble=trouble,
+            infrastructure_error=trouble,
             link_broke=transcript.link_broke or (self._is_cut_off and end is None),
-            nonsense=self._nonsense,
+            protocol_error=self._nonsense,
             stdout=output.stdout,
             stderr=output.stderr,
             stdout_bytes=output.stdout_bytes,
             stderr_bytes=output.stderr_bytes,
             log_rotated=transcript.beginning_lost,
-            from_log=self._reads_log and self._has_begun,
+            output_from_log=self._reads_log and self._has_begun,
             result_file=transcript.result_file,
             archive=self._collected.archive,
-            archive_trouble=self._collected.trouble,
-            passed_over=self._collected.passed_over,
-            rest_lost=self._has_begun and not (self._heard_all or gone or self._printed_too_much),
-            last_words_lost=end is not None and not transcript.complete,
+            archive_error=self._collected.trouble,
+            not_collected=self._collected.passed_over,
+            output_incomplete=self._has_begun and not (self._heard_all or gone or self._printed_too_much),
+            final_report_incomplete=end is not None and not transcript.complete,
             late_output_bytes=self._late_output_bytes,
             cpu_time_s=None if cpu_time_s is None else round(cpu_time_s, 4),
             wall_time_s=round(wall_s, 4),

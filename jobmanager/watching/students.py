@@ -430,7 +430,7 @@ def _judged(facts: RunFacts, grant: Grant, *, killed: bool) -> tuple[Outcome, st
     if facts.refusal:
         return Outcome.ERROR, facts.refusal
     verdict = judge(facts, grant.limits)
-    stopped = facts.stopped
+    stopped = facts.limit_hit
     if stopped is not None and stopped.limit is Limit.CPU and stopped.measured < grant.limits.cpu_time_s:
         return verdict.outcome, "the CPU time of all student containers together is used up"
     return verdict.outcome, verdict.text

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from jobmanager.engine.pid1 import DOOR_OPEN, RESULT_FILE_LIMIT, Mark, MarkedStream, clock_before, cpu_before, end_mark
+from jobmanager.engine.pid1 import DOOR_OPEN, RESULT_FILE_LIMIT, EndMark, Mark, MarkedStream, clock_before, cpu_before, end_mark
 from jobmanager.engine.protocol import Chunk
 from jobmanager.grading.link import CutOff, FromRunner, LinkReader
 from jobmanager.ipc.messages import StreamPiece
 from jobmanager.model._escapes import one_line
-from jobmanager.results.facts import EndMark
 
 _MOST_TURNS = 4096  # between the two streams, past which their order is not remembered
 

@@ -7,12 +7,11 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from jobmanager.engine.pid1 import Mark, MarkedStream, cpu_before, end_mark, payload
+from jobmanager.engine.pid1 import EndMark, Mark, MarkedStream, cpu_before, end_mark, payload
 from jobmanager.engine.protocol import Engine, EngineFailed, OutputStream
 from jobmanager.model.container import ContainerSpec, ContainerState, ImageDefaults, Phase
 from jobmanager.model.host import Address
 from jobmanager.model.limits import Limits
-from jobmanager.results.facts import EndMark
 from tests.conftest import BUSYBOX as IMAGE
 from tests.conftest import SLOWNESS, eventually
 

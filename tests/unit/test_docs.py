@@ -16,11 +16,12 @@ from jobmanager import DockerHost, Grader, JobInput, JobManager, JobResult, Limi
 from jobmanager.doctor import probes
 from jobmanager.doctor.advice import TRIED
 from jobmanager.engine.docker import config
+from jobmanager.engine.pid1 import EndMark
 from jobmanager.engine.protocol import Engine
 from jobmanager.errors import InvalidValue
 from jobmanager.model.container import ContainerSpec, ImageDefaults
 from jobmanager.model.job import Request
-from jobmanager.results.facts import EndMark, Limit, RunFacts, Stopped
+from jobmanager.results.facts import Limit, LimitHit, RunFacts
 from jobmanager.results.merge import merged
 from jobmanager.results.verdict import KillReason, judge
 from jobmanager.scheduling.job_states import TRANSITIONS, JobAction, JobEvent, JobState, Transition
@@ -160,10 +161,10 @@ def test_the_table_of_outcomes_names_every_outcome_and_no_other() -> None:
 # By the evidence of a line: what is seen of a run that it fits. Any two of them can be true of one run
 FITTING: dict[str, dict[str, object]] = {
     "requested_by": {},
-    "wall_time_s": {"stopped": Stopped(limit=Limit.WALL, measured=1e6)},
+    "wall_time_s": {"limit_hit": LimitHit(limit=Limit.WALL, measured=1e6)},
     "cpu_time_s": {"cpu_time_s": 1e6},
     "output_bytes": {"stdout_bytes": 2**40},
-    "protocol_error": {"nonsense": "what"},
+    "protocol_error": {"protocol_error": "what"},
     "not_started": {"refusal": "no tar"},
     "host_lost": {"host_lost": True},
     "oom_kills": {"end": EndMark(exit_code=1, oom_kills=1)},
@@ -183,7 +184,7 @@ def lines_of_outcomes() -> Lines:
 
 def judged(upper: str, lower: str) -> JobResult:
     """The result of a run that two lines fit."""
-    facts = RunFacts(**{"began": True, "end": EndMark(exit_code=0), **FITTING[lower], **FITTING[upper]})  # type: ignore[arg-type]
+    facts = RunFacts(**{"program_started": True, "end": EndMark(exit_code=0), **FITTING[lower], **FITTING[upper]})  # type: ignore[arg-type]
     task = Task("x", command="x")
     request = Request(job_id="j", task=task, inputs=JobInput(), files={}, priority=0, launcher_name="x", debug=False)
     killed = KillReason.KILL_JOB if "requested_by" in (upper, lower) else None

@@ -8,14 +8,14 @@ import pytest
 
 from jobmanager import DockerHost, JobManager, JobResult, Outcome, Task
 from jobmanager.ipc.messages import StartFailed
-from jobmanager.results.facts import Limit, RunFacts, Stopped
+from jobmanager.results.facts import Limit, LimitHit, RunFacts
 from jobmanager.results.verdict import KillReason
 from jobmanager.scheduling.job_states import JobState
 from jobmanager.testing import FakeEngineServer
 from tests.conftest import eventually
 from tests.unit.ledger_driver import LOCAL_ONLY, SUCCESS, Driver
 
-CUT_OFF = RunFacts(began=True, host_lost=True, trouble="no word of it")
+CUT_OFF = RunFacts(program_started=True, host_lost=True, infrastructure_error="no word of it")
 AGAIN = Task("python3", command="true", retries=1)
 
 
@@ -46,7 +46,7 @@ def runs(driver: Driver) -> None:
 
 def runs_and_is_being_stopped_for_a_limit(driver: Driver) -> None:
     driver.accept("j")
-    driver.ledger.limit_reached(driver.run("j"), Stopped(limit=Limit.WALL, measured=90.0))
+    driver.ledger.limit_reached(driver.run("j"), LimitHit(limit=Limit.WALL, measured=90.0))
 
 
 def runs_without_a_waiter(driver: Driver) -> None:
@@ -123,7 +123,7 @@ def test_kill_job_says_whether_the_job_had_not_ended_and_it_ends_once(comes_ther
 
     if state(driver) is JobState.RUNNING:  # its waiter kills the container, and reports that
         assert driver.stops()[-1] == "j"
-        driver.end(driver.watches()[-1].container, RunFacts(began=True))
+        driver.end(driver.watches()[-1].container, RunFacts(program_started=True))
     assert [result.verdict.outcome for result in driver.results("j")] == ([outcome] if outcome is not None else [])
     assert not driver.ledger.kill("j", KillReason.KILL_JOB)
 

@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 
 from jobmanager import DockerHost, Limits, Outcome, Task
+from jobmanager.engine.pid1 import EndMark
 from jobmanager.errors import Closed, DuplicateJob, QueueFull, UnknownEnvironment, Unsatisfiable
 from jobmanager.ipc.messages import StartFailed, StartRefused
 from jobmanager.model.client import QueueInfo
 from jobmanager.model.container import ContainerState, Image, Phase
-from jobmanager.results.facts import EndMark, Limit, RunFacts, Stopped
+from jobmanager.results.facts import Limit, LimitHit, RunFacts
 from jobmanager.results.verdict import KillReason
 from jobmanager.scheduling.commands import CheckHost, DeleteContainer, MonitorJob, NotifyHostDown, PublishResult, SubmitJob
 from jobmanager.scheduling.durations import Durations, Sort
@@ -100,7 +101,7 @@ def test_killing_a_running_job_stops_it_and_its_report_ends_it():
 
     assert driver.stops() == ["j"]
     assert driver.results("j") == []
-    driver.end(container, RunFacts(began=True, stdout=b"so far"))
+    driver.end(container, RunFacts(program_started=True, stdout=b"so far"))
     assert driver.result("j").verdict.text == "killed: kill_job"
     assert driver.result("j").facts.stdout == b"so far"
     assert driver.deletes() == [container]
@@ -112,7 +113,7 @@ def test_a_job_that_was_killed_before_it_had_its_job_is_not_tried_again():
     container = driver.run("j")
     driver.ledger.kill("j", KillReason.KILL_JOB)
 
-    driver.end(container, RunFacts(began=False, untouched=True))
+    driver.end(container, RunFacts(program_started=False, never_started=True))
 
     assert driver.result("j").verdict.outcome is Outcome.KILLED
 
@@ -314,7 +315,7 @@ def test_a_container_that_ended_before_it_had_its_job_is_tried_again_a_few_times
     while not driver.results("j"):
         tries += 1
         container = driver.run("j")
-        driver.end(container, RunFacts(began=False, untouched=True))
+        driver.end(container, RunFacts(program_started=False, never_started=True))
         driver.ledger.container_deleted(container)
 
     assert tries == 5
@@ -327,7 +328,7 @@ def test_a_job_that_was_delivered_and_not_heard_of_is_a_crash_and_never_run_a_se
     driver = Driver({"a": 2})
     driver.accept("j")
 
-    driver.end(driver.run("j"), RunFacts(began=False, state=EXITED, outage_s=3.0))
+    driver.end(driver.run("j"), RunFacts(program_started=False, state=EXITED, outage_s=3.0))
 
     assert driver.result("j").verdict.evidence[0].kind == "ended_during_outage"
     assert len(driver.of(SubmitJob)) == 1
@@ -339,7 +340,7 @@ def test_a_host_that_falls_silent_before_it_had_the_job_loses_it_to_another_at_o
     container = driver.run("j")
     first = driver.of(SubmitJob)[0].host
 
-    driver.end(container, RunFacts(began=False, untouched=True, unreachable="connection refused"))
+    driver.end(container, RunFacts(program_started=False, never_started=True, unreachable_reason="connection refused"))
 
     assert set(driver.placed().values()) == {"a", "b"} - {first}
     assert [order.host for order in driver.of(NotifyHostDown)] == [first]
@@ -349,11 +350,11 @@ def test_a_host_that_falls_silent_before_it_had_the_job_loses_it_to_another_at_o
 
 
 CUT_OFF = [
-    RunFacts(began=True, gone=True),
-    RunFacts(began=True, host_lost=True, outage_s=61.0),
-    RunFacts(began=True, state=EXITED),
-    RunFacts(began=True, state=EXITED, outage_s=3.0),
-    RunFacts(began=True, trouble="no space left"),
+    RunFacts(program_started=True, container_removed=True),
+    RunFacts(program_started=True, host_lost=True, outage_s=61.0),
+    RunFacts(program_started=True, state=EXITED),
+    RunFacts(program_started=True, state=EXITED, outage_s=3.0),
+    RunFacts(program_started=True, infrastructure_error="no space left"),
 ]
 RETRIED = Task("python3", command="true", retries=2)
 
@@ -413,10 +414,10 @@ def test_retries_are_bounded_and_the_last_crash_is_told():
 @pytest.mark.parametrize(
     "facts",
     [
-        RunFacts(began=True, end=EndMark(exit_code=1)),
-        RunFacts(began=True, stopped=Stopped(limit=Limit.WALL, measured=90.0)),
-        RunFacts(began=False, refusal="there is no 'x' that can be run"),
-        RunFacts(began=True, state=replace(EXITED, oom_killed=True)),
+        RunFacts(program_started=True, end=EndMark(exit_code=1)),
+        RunFacts(program_started=True, limit_hit=LimitHit(limit=Limit.WALL, measured=90.0)),
+        RunFacts(program_started=False, refusal="there is no 'x' that can be run"),
+        RunFacts(program_started=True, state=replace(EXITED, oom_killed=True)),
     ],
     ids=["failed", "timeout", "not started", "overflow"],
 )
@@ -436,7 +437,7 @@ def test_a_job_whose_end_somebody_asked_for_is_not_run_again():
     container = driver.run("j")
     driver.ledger.kill("j", KillReason.KILL_JOB)
 
-    driver.end(container, RunFacts(began=True, host_lost=True, outage_s=1.0))
+    driver.end(container, RunFacts(program_started=True, host_lost=True, outage_s=1.0))
 
     assert driver.result("j").verdict.outcome is Outcome.KILLED
 
@@ -456,7 +457,7 @@ def test_what_a_waiter_was_about_to_stop_a_job_for_is_told_to_the_next_one_and_f
     driver = Driver({"a": 9})
     driver.accept("j", RETRIED)
     container = driver.run("j")
-    stopped = Stopped(limit=Limit.WALL, measured=90.0)
+    stopped = LimitHit(limit=Limit.WALL, measured=90.0)
 
     driver.ledger.limit_reached(container, stopped)
     driver.ledger.waiter_died([container])
@@ -495,7 +496,7 @@ def test_a_refusal_of_pid_1_is_not_tried_again():
     driver = Driver({"a": 1})
     driver.accept("j")
 
-    driver.end(driver.run("j"), RunFacts(began=False, refusal="the image has no tar"))
+    driver.end(driver.run("j"), RunFacts(program_started=False, refusal="the image has no tar"))
 
     assert "the image has no tar" in driver.result("j").verdict.text
 
@@ -633,14 +634,14 @@ def test_a_report_on_a_container_that_the_job_has_left_changes_nothing():
     driver = Driver({"a": 2})
     driver.accept("j")
     first = driver.run("j")
-    driver.end(first, RunFacts(began=False, untouched=True))
+    driver.end(first, RunFacts(program_started=False, never_started=True))
     second = driver.run("j")
 
     driver.end(first, SUCCESS)
     driver.ledger.job_sent(first)
 
     assert driver.results("j") == []
-    driver.end(second, RunFacts(began=True, end=EndMark(exit_code=1)))
+    driver.end(second, RunFacts(program_started=True, end=EndMark(exit_code=1)))
     assert driver.result("j").verdict.outcome is Outcome.FAILED
 
 
@@ -1221,7 +1222,7 @@ def test_a_result_carries_how_long_each_step_took():
     driver = Driver({"a": 1})
     driver.accept("j")
     driver.clock.now += 2.5
-    driver.end(driver.run("j"), RunFacts(began=True, end=EndMark(exit_code=0), timings={"run": 1.25}))
+    driver.end(driver.run("j"), RunFacts(program_started=True, end=EndMark(exit_code=0), timings={"run": 1.25}))
 
     assert driver.result("j").timings == {"waiting": 2.5, "start": 0.1, "run": 1.25}
 

@@ -46,7 +46,7 @@ class Manager:
 
     def ends(self, stdout: bytes = b"", stderr: bytes = b"", **counted: int) -> None:
         counts = {"stdout_bytes": len(stdout), "stderr_bytes": len(stderr), **counted}
-        self.outputs.ended("j", RunFacts(began=True, stdout=stdout, stderr=stderr, **counts))
+        self.outputs.ended("j", RunFacts(program_started=True, stdout=stdout, stderr=stderr, **counts))
 
 
 def out(data: bytes, **more: object) -> Output:
@@ -135,7 +135,7 @@ def test_a_job_that_ended_without_a_run_ends_the_stream() -> None:
 
 def test_of_a_job_that_has_ended_the_result_is_read() -> None:
     manager = Manager()
-    manager.run = OutputSource(container="c1", ended=True, facts=RunFacts(began=True, stdout=b"all", stdout_bytes=3))
+    manager.run = OutputSource(container="c1", ended=True, facts=RunFacts(program_started=True, stdout=b"all", stdout_bytes=3))
 
     live = manager.follow()
 
@@ -357,7 +357,7 @@ def test_nothing_is_asked_for_a_job_that_nobody_follows() -> None:
     manager = Manager()
 
     manager.outputs.watched("j", "c1")
-    manager.outputs.ended("j", RunFacts(began=True))
+    manager.outputs.ended("j", RunFacts(program_started=True))
 
     assert manager.asked == []
 

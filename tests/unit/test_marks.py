@@ -6,9 +6,8 @@ import random
 
 import pytest
 
-from jobmanager.engine.pid1 import RESULT_FILE_LIMIT, Mark, MarkedStream, cpu_before, end_mark
+from jobmanager.engine.pid1 import RESULT_FILE_LIMIT, EndMark, Mark, MarkedStream, cpu_before, end_mark
 from jobmanager.engine.protocol import Chunk
-from jobmanager.results.facts import EndMark
 from jobmanager.watching.transcript import Output, Transcript
 
 TOKEN = "0123456789abcdef"

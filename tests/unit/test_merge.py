@@ -7,8 +7,9 @@ import json
 import pytest
 
 from jobmanager import Code, Grader, JobInput, Limits, Match, MultipleChoice, Outcome, ProblemResult, Step, Task
+from jobmanager.engine.pid1 import EndMark
 from jobmanager.model.job import Request
-from jobmanager.results.facts import EndMark, RunFacts
+from jobmanager.results.facts import RunFacts
 from jobmanager.results.local_answers import answered
 from jobmanager.results.merge import merged
 from jobmanager.results.verdict import KillReason, crash_verdict, judge, killed_verdict
@@ -30,7 +31,7 @@ def request(answers=None, *, problems=None, debug=False):
 def run(exit_code=0, said=None, answers=RIGHT, problems=None, **facts):
     """The result of a run that ended by itself."""
     result_file = said if said is None or isinstance(said, bytes) else json.dumps(said).encode()
-    found = RunFacts(began=True, end=EndMark(exit_code=exit_code), result_file=result_file, **facts)
+    found = RunFacts(program_started=True, end=EndMark(exit_code=exit_code), result_file=result_file, **facts)
     return merged(request(answers, problems=problems), judge(found, LIMITS), found, host="h", timings={"run": 1.0}, steps=())
 
 
@@ -132,12 +133,12 @@ def test_a_bad_file_of_a_failed_program_is_an_error_too():
         ({"end": EndMark(exit_code=0), "cpu_time_s": 31.0}, Outcome.TIMEOUT),
         ({"end": EndMark(exit_code=0), "stdout_bytes": 5000}, Outcome.OVERFLOW),
         ({"end": EndMark(exit_code=1, oom_kills=1)}, Outcome.OVERFLOW),
-        ({"gone": True}, Outcome.CRASH),
+        ({"container_removed": True}, Outcome.CRASH),
     ],
 )
 @pytest.mark.parametrize("said", [b'{"result": "success", "grade": 100, "text": "mine", "tests": {"a": 1}}', b"not JSON"])
 def test_limits_rule_over_the_file_whatever_is_in_it(facts, outcome, said):
-    found = RunFacts(began=True, result_file=said, **facts)
+    found = RunFacts(program_started=True, result_file=said, **facts)
 
     result = merged(request(RIGHT), judge(found, LIMITS), found, host="h", timings={}, steps=())
 
@@ -146,7 +147,7 @@ def test_limits_rule_over_the_file_whatever_is_in_it(facts, outcome, said):
 
 
 def test_local_answers_do_not_change_an_outcome_other_than_success():
-    found = RunFacts(began=True, end=EndMark(exit_code=0), cpu_time_s=31.0)
+    found = RunFacts(program_started=True, end=EndMark(exit_code=0), cpu_time_s=31.0)
 
     result = merged(request(BOTH_WRONG), judge(found, LIMITS), found, host="h", timings={}, steps=())
 
@@ -188,7 +189,7 @@ def test_output_that_was_cut_or_whose_beginning_was_lost_is_marked():
 
 
 def test_steps_are_told_to_who_asked_for_them():
-    found = RunFacts(began=True, end=EndMark(exit_code=0))
+    found = RunFacts(program_started=True, end=EndMark(exit_code=0))
     steps = (Step(name="accepted", at_s=0.0),)
 
     for debug in (True, False):
@@ -202,7 +203,7 @@ def test_steps_are_told_to_who_asked_for_them():
 def graded(said=None, exit_code=0, answers=None, problems=None, merge_local=True, **facts):
     """The result of a grading job whose grader ended by itself."""
     result_file = said if said is None or isinstance(said, bytes) else json.dumps(said).encode()
-    found = RunFacts(began=True, end=EndMark(exit_code=exit_code), result_file=result_file, **facts)
+    found = RunFacts(program_started=True, end=EndMark(exit_code=exit_code), result_file=result_file, **facts)
     task = Task("x", grader=Grader("true", merge_local=merge_local), problems=problems, limits=LIMITS)
     asked = Request(
         job_id="j", task=task, inputs=JobInput(answers or {}), files={}, priority=0, launcher_name="x", debug=False
@@ -305,11 +306,11 @@ def test_what_a_grader_says_of_a_problem_that_is_answered_here_stands_before_the
 
 
 def test_a_grader_that_was_cut_off_from_its_students_is_a_crash_that_may_be_run_again():
-    found = RunFacts(began=True, end=EndMark(exit_code=254), result_file=b'{"result": "success"}', link_broke=True)
+    found = RunFacts(program_started=True, end=EndMark(exit_code=254), result_file=b'{"result": "success"}', link_broke=True)
     verdict = judge(found, LIMITS)
     assert (verdict.outcome, verdict.cut_off) == (Outcome.CRASH, True)
 
 
 def test_a_runner_that_speaks_nonsense_is_an_error():
-    verdict = judge(RunFacts(began=True, nonsense="no id"), LIMITS)
+    verdict = judge(RunFacts(program_started=True, protocol_error="no id"), LIMITS)
     assert verdict.outcome is Outcome.ERROR and "no id" in verdict.text

@@ -28,11 +28,12 @@ from jobmanager import (
     Task,
     events,
 )  # fmt: skip
+from jobmanager.engine.pid1 import EndMark
 from jobmanager.ipc import messages
 from jobmanager.model.container import ContainerSpec, ContainerState, EngineInfo, Image, Phase
 from jobmanager.model.host import Address
 from jobmanager.model.job import Request
-from jobmanager.results.facts import EndMark, Limit, RunFacts, Stopped
+from jobmanager.results.facts import Limit, LimitHit, RunFacts
 
 TASK = Task(
     "python3",
@@ -52,9 +53,9 @@ TASK = Task(
 )
 INPUT = JobInput({"p": "x", "f": b"\0"}, files={"a": b"1"}, stdin=b"in")
 FACTS = RunFacts(
-    began=True,
+    program_started=True,
     end=EndMark(exit_code=139, cpu_ns=5, oom_kills=1),
-    stopped=Stopped(limit=Limit.CPU, measured=1.5),
+    limit_hit=LimitHit(limit=Limit.CPU, measured=1.5),
     state=ContainerState(id="1", name="n", phase=Phase.ENDED, labels={"a": "b"}, exit_code=0),
     stdout=b"\0",
     result_file=b"{}",
@@ -97,7 +98,7 @@ MESSAGES = [
     messages.MonitorAcknowledged(container_name="n"),
     messages.ProgramStarted(container_name="n"),
     messages.SSHReady(container_name="n", port=49153),
-    messages.LimitReached(container_name="n", stopped=Stopped(limit=Limit.WALL, measured=2.0)),
+    messages.LimitReached(container_name="n", stopped=LimitHit(limit=Limit.WALL, measured=2.0)),
     messages.StreamPiece(False, 1, b"\0"),
     messages.OutputChunk(job_id="j", container_name="n", pieces=(messages.StreamPiece(True, 0, b"e"),)),
     messages.RunEnded(job_id="j", container_name="n", facts=FACTS),

@@ -575,7 +575,7 @@ def test_a_job_that_comes_back_to_the_queue_gives_way_to_the_newer_one_that_wait
     container = driver.run("older")
     driver.accept("newer", supersede_key="k")
 
-    driver.end(container, RunFacts(began=True, gone=True))
+    driver.end(container, RunFacts(program_started=True, container_removed=True))
 
     assert superseded_by(driver, "older") == "newer"
     driver.ledger.container_deleted(container)

@@ -11,10 +11,11 @@ import pytest
 
 from jobmanager import DockerHost, Limits, Match, Outcome, Task
 from jobmanager.control.reports import report_start
+from jobmanager.engine.pid1 import EndMark
 from jobmanager.errors import JobRefused
 from jobmanager.ipc.messages import ContainerStarted, StartFailed, StartRefused
 from jobmanager.model.container import Image
-from jobmanager.results.facts import EndMark, Limit, RunFacts, Stopped
+from jobmanager.results.facts import Limit, LimitHit, RunFacts
 from jobmanager.results.verdict import KillReason
 from jobmanager.scheduling.commands import CheckHost, DeleteContainer, KillJob, MonitorJob, PublishResult, SubmitJob
 from jobmanager.scheduling.hosts import HostStatus
@@ -192,19 +193,19 @@ class World:
     def facts(self):
         if not self.goes_wrong():
             return RunFacts(
-                began=True, end=EndMark(exit_code=self.random.choice([0, 1, 139])), wall_time_s=self.random.uniform(0, 9)
+                program_started=True, end=EndMark(exit_code=self.random.choice([0, 1, 139])), wall_time_s=self.random.uniform(0, 9)
             )
         return self.random.choice(
             [
-                RunFacts(began=False),
-                RunFacts(began=False, untouched=True),
-                RunFacts(began=False, untouched=True, unreachable="refused"),
-                RunFacts(began=False, untouched=True, gone=True),
-                RunFacts(began=True, gone=True),
-                RunFacts(began=True, host_lost=True, outage_s=61),
-                RunFacts(began=True, stopped=Stopped(limit=Limit.WALL, measured=20.0)),
-                RunFacts(began=False, refusal="no tar"),
-                RunFacts(began=False, trouble="no space"),
+                RunFacts(program_started=False),
+                RunFacts(program_started=False, never_started=True),
+                RunFacts(program_started=False, never_started=True, unreachable_reason="refused"),
+                RunFacts(program_started=False, never_started=True, container_removed=True),
+                RunFacts(program_started=True, container_removed=True),
+                RunFacts(program_started=True, host_lost=True, outage_s=61),
+                RunFacts(program_started=True, limit_hit=LimitHit(limit=Limit.WALL, measured=20.0)),
+                RunFacts(program_started=False, refusal="no tar"),
+                RunFacts(program_started=False, infrastructure_error="no space"),
             ]
         )
 

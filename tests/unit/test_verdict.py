@@ -8,14 +8,15 @@ from dataclasses import replace
 import pytest
 
 from jobmanager import Limits, Outcome
+from jobmanager.engine.pid1 import EndMark
 from jobmanager.model.container import ContainerState, Phase
-from jobmanager.results.facts import EndMark, Limit, RunFacts, Stopped
+from jobmanager.results.facts import Limit, LimitHit, RunFacts
 from jobmanager.results.verdict import KillReason, exit_code_text, judge
 
 LIMITS = Limits(cpu_time_s=10, wall_time_s=20, output_kib=1, memory_mib=64, processes=7, workspace_mib=3)
 EXITED = ContainerState(id="1", name="n", phase=Phase.ENDED, exit_code=137)
-FINE = RunFacts(began=True, end=EndMark(exit_code=0))
-ENDED_WITHOUT_A_WORD = RunFacts(began=True, state=EXITED)
+FINE = RunFacts(program_started=True, end=EndMark(exit_code=0))
+ENDED_WITHOUT_A_WORD = RunFacts(program_started=True, state=EXITED)
 
 # (line, facts, who asked, outcome, kind of the first evidence, its value, what its source and the text contain)
 TABLE = [
@@ -24,7 +25,7 @@ TABLE = [
     ("killed", FINE, KillReason.DRAIN_OVER, Outcome.KILLED, "requested_by", "drain time over", "our own request", "drain"),
     (
         "timeout",
-        RunFacts(began=True, stopped=Stopped(limit=Limit.WALL, measured=20.1)),
+        RunFacts(program_started=True, limit_hit=LimitHit(limit=Limit.WALL, measured=20.1)),
         None,
         Outcome.TIMEOUT,
         "wall_time_s",
@@ -34,7 +35,7 @@ TABLE = [
     ),
     (
         "timeout",
-        RunFacts(began=True, stopped=Stopped(limit=Limit.CPU, measured=10.2)),
+        RunFacts(program_started=True, limit_hit=LimitHit(limit=Limit.CPU, measured=10.2)),
         None,
         Outcome.TIMEOUT,
         "cpu_time_s",
@@ -44,7 +45,7 @@ TABLE = [
     ),
     (
         "timeout",
-        RunFacts(began=True, end=EndMark(exit_code=0), cpu_time_s=10.5),
+        RunFacts(program_started=True, end=EndMark(exit_code=0), cpu_time_s=10.5),
         None,
         Outcome.TIMEOUT,
         "cpu_time_s",
@@ -54,7 +55,7 @@ TABLE = [
     ),
     (
         "timeout",
-        RunFacts(began=True, end=EndMark(exit_code=0), wall_time_s=20.01),
+        RunFacts(program_started=True, end=EndMark(exit_code=0), wall_time_s=20.01),
         None,
         Outcome.TIMEOUT,
         "wall_time_s",
@@ -64,7 +65,7 @@ TABLE = [
     ),
     (
         "output",
-        RunFacts(began=True, stopped=Stopped(limit=Limit.OUTPUT, measured=1500), stdout_bytes=1000, stderr_bytes=500),
+        RunFacts(program_started=True, limit_hit=LimitHit(limit=Limit.OUTPUT, measured=1500), stdout_bytes=1000, stderr_bytes=500),
         None,
         Outcome.OVERFLOW,
         "output_bytes",
@@ -74,7 +75,7 @@ TABLE = [
     ),
     (
         "output",
-        RunFacts(began=True, end=EndMark(exit_code=0), stdout_bytes=1025),
+        RunFacts(program_started=True, end=EndMark(exit_code=0), stdout_bytes=1025),
         None,
         Outcome.OVERFLOW,
         "output_bytes",
@@ -84,7 +85,7 @@ TABLE = [
     ),
     (
         "crash",
-        RunFacts(began=False, refusal="the image has no tar"),
+        RunFacts(program_started=False, refusal="the image has no tar"),
         None,
         Outcome.CRASH,
         "not_started",
@@ -92,8 +93,26 @@ TABLE = [
         "PID 1",
         "the image has no tar",
     ),
-    ("crash", RunFacts(began=True, host_lost=True, outage_s=61.0), None, Outcome.CRASH, "host_lost", None, "our clock", "61 s"),
-    ("crash", RunFacts(began=True, gone=True), None, Outcome.CRASH, "removed", None, "inspect", "removed by somebody else"),
+    (
+        "crash",
+        RunFacts(program_started=True, host_lost=True, outage_s=61.0),
+        None,
+        Outcome.CRASH,
+        "host_lost",
+        None,
+        "our clock",
+        "61 s",
+    ),
+    (
+        "crash",
+        RunFacts(program_started=True, container_removed=True),
+        None,
+        Outcome.CRASH,
+        "removed",
+        None,
+        "inspect",
+        "removed by somebody else",
+    ),
     (
         "crash",
         replace(ENDED_WITHOUT_A_WORD, outage_s=2.0),
@@ -106,7 +125,7 @@ TABLE = [
     ),
     (
         "crash",
-        RunFacts(began=True, trouble="no space left"),
+        RunFacts(program_started=True, infrastructure_error="no space left"),
         None,
         Outcome.CRASH,
         "infrastructure_error",
@@ -118,7 +137,7 @@ TABLE = [
     *(
         (
             "crash",
-            RunFacts(began=True, end=EndMark(exit_code=code), last_words_lost=True, rest_lost=True),
+            RunFacts(program_started=True, end=EndMark(exit_code=code), final_report_incomplete=True, output_incomplete=True),
             None,
             Outcome.CRASH,
             "final_report_incomplete",
@@ -130,7 +149,7 @@ TABLE = [
     ),
     (
         "overflow",
-        RunFacts(began=True, end=EndMark(exit_code=1, oom_kills=2)),
+        RunFacts(program_started=True, end=EndMark(exit_code=1, oom_kills=2)),
         None,
         Outcome.OVERFLOW,
         "oom_kills",
@@ -140,7 +159,7 @@ TABLE = [
     ),
     (
         "overflow",
-        RunFacts(began=True, state=replace(EXITED, oom_killed=True)),
+        RunFacts(program_started=True, state=replace(EXITED, oom_killed=True)),
         None,
         Outcome.OVERFLOW,
         "oom_killed",
@@ -150,7 +169,7 @@ TABLE = [
     ),
     (
         "overflow",
-        RunFacts(began=True, end=EndMark(exit_code=2, fork_refusals=3)),
+        RunFacts(program_started=True, end=EndMark(exit_code=2, fork_refusals=3)),
         None,
         Outcome.OVERFLOW,
         "fork_refusals",
@@ -160,7 +179,7 @@ TABLE = [
     ),
     (
         "overflow",
-        RunFacts(began=True, end=EndMark(exit_code=1, workspace_full=True)),
+        RunFacts(program_started=True, end=EndMark(exit_code=1, workspace_full=True)),
         None,
         Outcome.OVERFLOW,
         "workspace_full",
@@ -170,7 +189,7 @@ TABLE = [
     ),
     (
         "overflow",
-        RunFacts(began=True, end=EndMark(exit_code=1, shm_full=True)),
+        RunFacts(program_started=True, end=EndMark(exit_code=1, shm_full=True)),
         None,
         Outcome.OVERFLOW,
         "shm_full",
@@ -181,7 +200,7 @@ TABLE = [
     ("exit code", FINE, None, Outcome.SUCCESS, "exit_code", 0, "end mark of PID 1", ""),
     (
         "exit code",
-        RunFacts(began=True, end=EndMark(exit_code=3)),
+        RunFacts(program_started=True, end=EndMark(exit_code=3)),
         None,
         Outcome.FAILED,
         "exit_code",
@@ -191,7 +210,7 @@ TABLE = [
     ),
     (
         "exit code",
-        RunFacts(began=True, end=EndMark(exit_code=139)),
+        RunFacts(program_started=True, end=EndMark(exit_code=139)),
         None,
         Outcome.FAILED,
         "exit_code",
@@ -221,16 +240,16 @@ def test_each_line_has_its_outcome_and_names_its_proof(row):
 def _both(first, second):
     """The facts of two runs in one, as far as they can both be true."""
     mine, others = {}, {}
-    default = RunFacts(began=True)
+    default = RunFacts(program_started=True)
     for name in RunFacts.__dataclass_fields__:
         if getattr(first, name) != getattr(default, name):
             mine[name] = getattr(first, name)
         if getattr(second, name) != getattr(default, name):
             others[name] = getattr(second, name)
-    return RunFacts(**{"began": True, **others, **mine})
+    return RunFacts(**{"program_started": True, **others, **mine})
 
 
-# A crash is what is told of a run that PID 1 said no word about, so it does not meet what is read from that word
+# A run that ends as crash has no report of PID 1, so it has none of the figures that are read from that report
 EXCLUSIVE = {"removed", "ended_during_outage", "infrastructure_error", "stopped_externally"}
 PAIRS = [
     (earlier, later)
@@ -251,7 +270,7 @@ def test_the_earlier_line_wins_whatever_later_lines_would_say():
 
 
 def test_a_daemon_that_was_away_wins_over_an_out_of_memory_state_that_nobody_saw_happen():
-    facts = RunFacts(began=True, state=replace(EXITED, oom_killed=True), outage_s=1.0)
+    facts = RunFacts(program_started=True, state=replace(EXITED, oom_killed=True), outage_s=1.0)
 
     assert judge(facts, LIMITS).outcome is Outcome.CRASH
 
@@ -273,7 +292,7 @@ def test_an_outage_that_the_run_survived_is_told_and_changes_nothing():
     ],
 )
 def test_a_counter_that_was_hit_by_a_program_that_ended_with_0_is_told_and_changes_nothing(end, kind, value):
-    verdict = judge(RunFacts(began=True, end=end), LIMITS)
+    verdict = judge(RunFacts(program_started=True, end=end), LIMITS)
 
     assert verdict.outcome is Outcome.SUCCESS
     assert (kind, value) in [(evidence.kind, evidence.value) for evidence in verdict.evidence]
@@ -298,7 +317,7 @@ def test_cpu_time_exactly_at_its_limit_is_within_it_when_the_program_ended_by_it
 
 
 def test_our_own_stop_for_output_is_an_overflow_even_when_fewer_bytes_were_kept_count_of():
-    facts = RunFacts(began=True, stopped=Stopped(limit=Limit.OUTPUT, measured=2000), stdout_bytes=10, log_rotated=True)
+    facts = RunFacts(program_started=True, limit_hit=LimitHit(limit=Limit.OUTPUT, measured=2000), stdout_bytes=10, log_rotated=True)
 
     verdict = judge(facts, LIMITS)
 
@@ -307,13 +326,13 @@ def test_our_own_stop_for_output_is_an_overflow_even_when_fewer_bytes_were_kept_
 
 def test_everything_else_that_was_found_is_told_once():
     facts = RunFacts(
-        began=True,
+        program_started=True,
         end=EndMark(exit_code=1, oom_kills=1, fork_refusals=2, workspace_full=True, shm_full=True),
         state=EXITED,
         log_rotated=True,
-        from_log=True,
-        archive_trouble="more than 10000 files match",
-        passed_over="'x' (a fifo)",
+        output_from_log=True,
+        archive_error="more than 10000 files match",
+        not_collected="'x' (a fifo)",
     )
 
     kinds = [evidence.kind for evidence in judge(facts, LIMITS).evidence]
@@ -340,12 +359,12 @@ def test_any_facts_at_all_get_a_verdict():
     """Every combination of what can be seen ends in an outcome with evidence, and nothing raises."""
     ends = [None, EndMark(exit_code=0), EndMark(exit_code=9, oom_kills=1)]
     states = [None, EXITED, replace(EXITED, oom_killed=True)]
-    stops = [None, *(Stopped(limit=limit, measured=1.0) for limit in Limit)]
+    stops = [None, *(LimitHit(limit=limit, measured=1.0) for limit in Limit)]
     flags = itertools.product([False, True], ends, stops, ["", "no"], states, [False, True], [0.0, 1.0], [False, True], ["", "t"])
 
-    for began, end, stopped, refusal, state, gone, outage_s, host_lost, trouble in flags:
-        facts = RunFacts(began=began, end=end, stopped=stopped, refusal=refusal, state=state, gone=gone, outage_s=outage_s,
-                         host_lost=host_lost, trouble=trouble)  # fmt: skip
+    for started, end, hit, refusal, state, removed, outage_s, host_lost, error in flags:
+        facts = RunFacts(program_started=started, end=end, limit_hit=hit, refusal=refusal, state=state, container_removed=removed,
+                         outage_s=outage_s, host_lost=host_lost, infrastructure_error=error)  # fmt: skip
         verdict = judge(facts, LIMITS)
         assert verdict.evidence
         assert verdict.text or verdict.outcome is Outcome.SUCCESS
@@ -358,7 +377,11 @@ def test_any_facts_at_all_get_a_verdict():
 @pytest.mark.parametrize("code", [0, 3])
 def test_a_pid_1_that_died_of_memory_before_its_last_word_is_an_overflow(code):
     facts = RunFacts(
-        began=True, end=EndMark(exit_code=code), last_words_lost=True, state=replace(EXITED, oom_killed=True), rest_lost=True
+        program_started=True,
+        end=EndMark(exit_code=code),
+        final_report_incomplete=True,
+        state=replace(EXITED, oom_killed=True),
+        output_incomplete=True,
     )
 
     assert judge(facts, LIMITS).outcome is Outcome.OVERFLOW
@@ -372,6 +395,6 @@ def test_a_limit_that_was_reached_exactly_was_not_passed():
     ("limit", "late", "told"), [("wall_time_s", 65537, True), ("wall_time_s", 65536, False), ("cpu_time_s", 65537, False)]
 )
 def test_only_a_program_that_may_have_waited_for_its_reader_at_its_wall_clock_limit_is_told_so(limit, late, told):
-    facts = RunFacts(began=True, stopped=Stopped(limit=Limit(limit), measured=21), late_output_bytes=late)
+    facts = RunFacts(program_started=True, limit_hit=LimitHit(limit=Limit(limit), measured=21), late_output_bytes=late)
 
     assert ("late_output_bytes" in [evidence.kind for evidence in judge(facts, LIMITS).evidence]) is told

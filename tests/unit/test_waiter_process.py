@@ -57,7 +57,7 @@ def test_a_job_for_which_no_thread_can_be_had_is_untouched_unless_an_earlier_wai
     waiter.handle(KillContainer(container_name="n"))
 
     trouble = "it cannot be watched: RuntimeError: can't start new thread"
-    facts = RunFacts(began=taken_over, untouched=not taken_over, trouble=trouble)
+    facts = RunFacts(program_started=taken_over, never_started=not taken_over, infrastructure_error=trouble)
     assert sent == [RunEnded(job_id="j", container_name="n", facts=facts), MonitorAcknowledged(container_name="n")]
 
 
@@ -90,7 +90,7 @@ def test_a_watch_that_fails_on_our_side_says_why_and_whether_its_program_can_hav
 
     facts = watch.run()
 
-    assert (facts.trouble, facts.untouched, facts.end) == ("RuntimeError: can't start new thread", untouched, None)
+    assert (facts.infrastructure_error, facts.never_started, facts.end) == ("RuntimeError: can't start new thread", untouched, None)
 
 
 def test_a_keeper_without_a_thread_to_sweep_or_a_way_to_look_goes_on(no_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:

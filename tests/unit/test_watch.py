@@ -140,7 +140,7 @@ def test_a_kill_ends_a_job_whose_log_ends_at_once_again_and_again():
 
     facts = asked.run()
 
-    assert facts.stopped is None and facts.wall_time_s is not None and facts.wall_time_s < 10
+    assert facts.limit_hit is None and facts.wall_time_s is not None and facts.wall_time_s < 10
 
 
 class LosesTheRestOfTheEnd(StubEngine):
@@ -220,7 +220,7 @@ class TellsCpuLate(StubEngine):
 def test_a_cpu_counter_that_the_engine_did_not_tell_is_looked_at_again_soon():
     facts = watch(TellsCpuLate(), limits=Limits(cpu_time_s=10, wall_time_s=1000)).run()
 
-    assert facts.stopped is not None and facts.stopped.limit is Limit.CPU
+    assert facts.limit_hit is not None and facts.limit_hit.limit is Limit.CPU
     assert facts.wall_time_s is not None and facts.wall_time_s < 16
 
 
@@ -284,8 +284,8 @@ def test_an_end_that_comes_slowly_is_heard_whole():
 
     facts = tried.run()
 
-    assert (facts.stdout, facts.result_file, facts.from_log) == (b"x" * 30 * 16384, b'{"grade": 40}', False)
-    assert not (facts.rest_lost or facts.last_words_lost)
+    assert (facts.stdout, facts.result_file, facts.output_from_log) == (b"x" * 30 * 16384, b'{"grade": 40}', False)
+    assert not (facts.output_incomplete or facts.final_report_incomplete)
 
 
 class StandsStill(StubEngine):
@@ -308,7 +308,7 @@ class StandsStill(StubEngine):
 def test_a_link_that_stood_still_with_the_engines_answer_is_no_silence():
     facts = watch(StandsStill()).run()
 
-    assert (facts.result_file, facts.from_log) == (b'{"grade": 40}', False)
+    assert (facts.result_file, facts.output_from_log) == (b'{"grade": 40}', False)
 
 
 class StreamDies(StubEngine):
@@ -324,7 +324,7 @@ class StreamDies(StubEngine):
 def test_a_stream_that_died_between_the_last_words_is_read_again_from_the_log():
     facts = watch(StreamDies()).run()
 
-    assert (facts.result_file, facts.from_log, facts.last_words_lost) == (b'{"grade": 40}', True, False)
+    assert (facts.result_file, facts.output_from_log, facts.final_report_incomplete) == (b'{"grade": 40}', True, False)
 
 
 class LogDiesToo(StreamDies):
@@ -336,7 +336,7 @@ def test_last_words_that_neither_stream_nor_log_has_are_lost_and_the_end_is_know
     facts = watch(LogDiesToo()).run()
 
     assert facts.end is not None and facts.end.exit_code == 7
-    assert facts.rest_lost and facts.last_words_lost and facts.stopped is None
+    assert facts.output_incomplete and facts.final_report_incomplete and facts.limit_hit is None
     assert judged(facts) == ("crash", "final_report_incomplete")
 
 
@@ -361,7 +361,7 @@ class CrawlsAndComputes(Crawls):
 def test_a_program_that_says_its_own_end_and_computes_on_is_stopped_at_its_cpu_limit():
     facts = watch(CrawlsAndComputes(), limits=Limits(cpu_time_s=10, wall_time_s=1000)).run()
 
-    assert facts.stopped is not None and facts.stopped.limit is Limit.CPU
+    assert facts.limit_hit is not None and facts.limit_hit.limit is Limit.CPU
     assert facts.cpu_time_s is not None and facts.cpu_time_s >= 10
 
 
@@ -393,7 +393,8 @@ def test_a_program_whose_end_is_heard_when_it_is_frozen_and_was_in_time_goes_on_
     engine = HearsTheEndWhenItFreezes(wall_s=4.5)
     facts = watch(engine, limits=Limits(cpu_time_s=300, wall_time_s=5)).run()
 
-    assert (facts.stopped, facts.result_file, facts.last_words_lost, engine.killed) == (None, b'{"grade": 40}', False, False)
+    assert (facts.limit_hit, facts.result_file) == (None, b'{"grade": 40}')
+    assert not (facts.final_report_incomplete or engine.killed)
     assert facts.wall_time_s is not None and facts.wall_time_s <= 4.5
 
 
@@ -401,7 +402,7 @@ def test_a_program_whose_end_is_heard_when_it_is_frozen_and_was_late_stays_stopp
     engine = HearsTheEndWhenItFreezes(wall_s=5.2)
     facts = watch(engine, limits=Limits(cpu_time_s=300, wall_time_s=5)).run()
 
-    assert facts.stopped is not None and facts.stopped.limit is Limit.WALL and engine.killed
+    assert facts.limit_hit is not None and facts.limit_hit.limit is Limit.WALL and engine.killed
     assert facts.wall_time_s is not None and facts.wall_time_s >= 5
 
 
@@ -467,7 +468,7 @@ def test_a_program_that_prints_on_and_cannot_be_killed_is_not_listened_to_for_ev
     tried.kill()
     facts = tried.run()
 
-    assert facts.rest_lost and facts.stdout_bytes < 1000
+    assert facts.output_incomplete and facts.stdout_bytes < 1000
 
 
 class FreezesUnheard(StubEngine):
@@ -493,7 +494,7 @@ class FreezesUnheard(StubEngine):
 def test_a_container_that_we_froze_ourselves_is_not_said_to_have_been_frozen_by_somebody_else():
     facts = watch(FreezesUnheard(), limits=Limits(cpu_time_s=300, wall_time_s=5)).run()
 
-    assert (judged(facts), facts.was_frozen) == (("timeout", "wall_time_s"), False)
+    assert (judged(facts), facts.paused_externally) == (("timeout", "wall_time_s"), False)
 
 
 class NothingIsHeard(StubEngine):
@@ -528,7 +529,7 @@ class SaysOnlyTheEnd(StubEngine):
 def test_a_program_whose_end_is_all_that_was_heard_had_begun_and_its_output_is_said_to_be_cut():
     facts = watch(SaysOnlyTheEnd()).run()
 
-    assert (facts.began, facts.rest_lost, facts.last_words_lost) == (True, True, True)
+    assert (facts.program_started, facts.output_incomplete, facts.final_report_incomplete) == (True, True, True)
     assert judged(facts) == ("crash", "final_report_incomplete")
 
 
@@ -550,4 +551,4 @@ class LinkBreaksAtTheDeadline(NothingIsHeard):
 def test_a_link_that_breaks_when_it_is_asked_whether_a_program_had_ended_makes_no_timeout():
     facts = watch(LinkBreaksAtTheDeadline()).run()
 
-    assert (facts.stopped, judged(facts)) == (None, ("failed", "exit_code"))
+    assert (facts.limit_hit, judged(facts)) == (None, ("failed", "exit_code"))

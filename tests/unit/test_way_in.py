@@ -11,8 +11,7 @@ import time
 
 import pytest
 
-from jobmanager.engine.pid1 import Mark, MarkedStream, cpu_before, end_mark, payload
-from jobmanager.results.facts import EndMark
+from jobmanager.engine.pid1 import EndMark, Mark, MarkedStream, cpu_before, end_mark, payload
 from jobmanager.testing.fake.container import command_file
 
 TOKEN = "0123456789abcdef"
