@@ -27,6 +27,7 @@ test: $(READY) lint  ## lint, types, layers, then all tests on real Docker engin
 lint: $(READY)  ## ruff, mypy and the layers
 	$(BIN)/ruff check .
 	$(BIN)/mypy -p jobmanager -p dev
+	$(BIN)/mypy tests/typing/new_job_options.py
 	$(BIN)/mypy -p jobmanager_grading -p inginious_container_api -p inginious
 	$(BIN)/lint-imports
 

@@ -4,17 +4,18 @@
 from jobmanager import errors, events
 from jobmanager._version import __version__
 from jobmanager.buffer import ClientBuffer
+from jobmanager.client import Client
 from jobmanager.errors import JobManagerError
 from jobmanager.future import ClientFuture, JobFuture
 from jobmanager.hooks import HookManager
 from jobmanager.live_output.buffer import Output
 from jobmanager.live_output.reader import LiveOutput
 from jobmanager.manager import JobManager
-from jobmanager.model.client import CallbackInfo, Client, HostInfo, QueueInfo, RunningJob, WaitingJob
 from jobmanager.model.grader import Grader
 from jobmanager.model.host import TLS, DockerHost
 from jobmanager.model.job import JobInput
 from jobmanager.model.limits import Limits
+from jobmanager.model.listings import CallbackInfo, HostInfo, QueueInfo, RunningJob, WaitingJob
 from jobmanager.model.network import Network
 from jobmanager.model.problems import Code, File, Match, MultipleChoice
 from jobmanager.model.result import Evidence, JobResult, Outcome, ProblemResult, Step, unpacked

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from jobmanager.control.callback_guard import mark_callback_thread
 from jobmanager.control.log_thread import logger
 from jobmanager.control.user_code import call_foreign
-from jobmanager.model.client import CallbackInfo
+from jobmanager.model.listings import CallbackInfo
 from jobmanager.model.result import JobResult, Outcome
 from jobmanager.results.merge import merged
 from jobmanager.scheduling.commands import PublishResult, PublishSSH

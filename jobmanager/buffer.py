@@ -5,12 +5,16 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
+from jobmanager.client import Client, InputData, JobOptions, takes_job_options
 from jobmanager.errors import UnknownJob
 from jobmanager.model import _checks
-from jobmanager.model.client import Client, Debug, InputData
 from jobmanager.model.result import JobResult
 from jobmanager.model.task import Task
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["ClientBuffer"]
 
@@ -34,15 +38,12 @@ class ClientBuffer:
         self._waiting: set[str] = set()
         self._done: dict[str, tuple[float, JobResult]] = {}  # in the order of their ends; in here before it leaves _waiting
 
+    @takes_job_options(JobOptions)
     def new_job(
         self,
         task: Task,
         inputdata: InputData = None,
-        *,
-        priority: int = 0,
-        launcher_name: str = "Unknown",
-        debug: Debug = False,
-        supersede_key: str | None = None,
+        **options: Unpack[JobOptions],
     ) -> str:
         """Accept a job and return its id; raises what the client's ``new_job`` raises."""
         job_id = uuid.uuid4().hex
@@ -53,11 +54,8 @@ class ClientBuffer:
                 task,
                 inputdata,
                 self._ended,
-                priority=priority,
-                launcher_name=launcher_name,
-                debug=debug,
                 job_id=job_id,
-                supersede_key=supersede_key,
+                **options,
             )
         except BaseException:
             self._waiting.discard(job_id)

@@ -6,13 +6,16 @@ import asyncio
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from jobmanager.client import Client, InputData, NamedJobOptions, takes_job_options
 from jobmanager.control.callback_guard import refuse_inside_callback
 from jobmanager.control.main_thread import outside_main_thread
-from jobmanager.model.client import Client, Debug, InputData
 from jobmanager.model.result import JobResult
 from jobmanager.model.task import Task
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["ClientFuture", "JobFuture"]
 
@@ -78,16 +81,12 @@ class ClientFuture:
     def __init__(self, client: Client) -> None:
         self._client = client
 
+    @takes_job_options(NamedJobOptions)
     def new_job(
         self,
         task: Task,
         inputdata: InputData = None,
-        *,
-        priority: int = 0,
-        launcher_name: str = "Unknown",
-        debug: Debug = False,
-        job_id: str | None = None,
-        supersede_key: str | None = None,
+        **options: Unpack[NamedJobOptions],
     ) -> JobFuture:
         """Accept a job; raises what the client's ``new_job`` raises."""
         future = JobFuture(self._client)
@@ -95,10 +94,6 @@ class ClientFuture:
             task,
             inputdata,
             future._ended,
-            priority=priority,
-            launcher_name=launcher_name,
-            debug=debug,
-            job_id=job_id,
-            supersede_key=supersede_key,
+            **options,
         )
         return future

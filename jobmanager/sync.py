@@ -6,13 +6,17 @@ import queue
 import threading
 import uuid
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
+from jobmanager.client import Client, InputData, JobOptions, takes_job_options
 from jobmanager.control.callback_guard import refuse_inside_callback
 from jobmanager.errors import JobManagerError, JobTimeout
 from jobmanager.model import _checks
-from jobmanager.model.client import Client, Debug, InputData
 from jobmanager.model.result import JobResult
 from jobmanager.model.task import Task
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["ClientSync"]
 
@@ -23,16 +27,14 @@ class ClientSync:
     def __init__(self, client: Client) -> None:
         self._client = client
 
+    @takes_job_options(JobOptions)
     def new_job(
         self,
         task: Task,
         inputdata: InputData = None,
         *,
-        priority: int = 0,
-        launcher_name: str = "Unknown",
-        debug: Debug = False,
-        supersede_key: str | None = None,
         timeout_s: float | None = None,
+        **options: Unpack[JobOptions],
     ) -> JobResult:
         """Run a job and return its result.
 
@@ -53,11 +55,8 @@ class ClientSync:
                 task,
                 inputdata,
                 results.put,
-                priority=priority,
-                launcher_name=launcher_name,
-                debug=debug,
                 job_id=job_id,
-                supersede_key=supersede_key,
+                **options,
             )
             return results.get(timeout=None if timeout_s is None else min(timeout_s, threading.TIMEOUT_MAX))
         except queue.Empty:

@@ -5,18 +5,24 @@ from __future__ import annotations
 import json
 import random
 import shlex
-from collections.abc import Set
+import uuid
+from collections.abc import Mapping, Set
 from dataclasses import replace
 from pathlib import PurePosixPath
+from typing import Any
 
-from jobmanager.errors import InvalidInput
+from jobmanager.client import JOB_DEFAULTS, InputData, ManagerJobOptions
+from jobmanager.errors import InvalidInput, InvalidTask
 from jobmanager.model import _checks
 from jobmanager.model._checks import RESERVED_FOLDER
+from jobmanager.model._exact import exact
 from jobmanager.model.container import GRADING_WORKSPACE, SHARED_FOLDER
 from jobmanager.model.grader import SCRIPTS
-from jobmanager.model.job import JobInput
+from jobmanager.model.job import JobInput, Request
 from jobmanager.model.problems import Answer, Code, File, Match, MultipleChoice
+from jobmanager.model.result import Callback
 from jobmanager.model.task import Task
+from jobmanager.ssh import debug_session
 
 INPUT_FILE = f"{RESERVED_FOLDER}/input.json"  # the answers and notes, for a grader to read
 _LANGUAGE = "en"
@@ -27,6 +33,62 @@ _LONGEST_ID = 200
 _LONGEST_KEY = 1000
 _RANDOM = random.SystemRandom()  # the caller's own seed is left alone
 _MEMORY_TO_UNPACK = 4 * 2**20  # what PID 1 and tar need beside the files
+
+
+def job_request(
+    task: Task, inputdata: InputData, callback: Callback | None, options: ManagerJobOptions, *, ssh_timeout_s: float
+) -> Request:
+    """What ``new_job`` was given, checked, as a request.
+
+    Raises:
+        InvalidTask, InvalidInput: an argument makes no sense.
+    """
+    given = {**JOB_DEFAULTS, **options}
+    request = _request(task, inputdata, given, ssh_timeout_s)
+    if callback is not None:
+        _checks.callback("callback", callback, InvalidInput, "result")
+    ssh_callback = options.get("ssh_callback")
+    if ssh_callback is not None:
+        _checks.callback("ssh_callback", ssh_callback, InvalidInput, "host", "port", "user", "password")
+    if (request.debug == "ssh") != (ssh_callback is not None):
+        raise InvalidInput(
+            'debug="ssh" and ssh_callback go together: the callback is told where to log in; new_job of the manager takes it'
+        )
+    return request
+
+
+def _request(task: Task, inputdata: InputData, given: Mapping[str, Any], ssh_timeout_s: float) -> Request:
+    if not isinstance(task, Task):
+        raise InvalidTask(f"task must be a Task, not {task!r}")
+    priority, launcher_name, debug = (exact(given[name]) for name in ("priority", "launcher_name", "debug"))
+    if isinstance(priority, bool) or not isinstance(priority, int):
+        raise InvalidInput(f"priority must be a whole number, not {priority!r}")
+    if not isinstance(launcher_name, str):
+        raise InvalidInput(f"launcher_name must be a string, not {launcher_name!r}")
+    if not isinstance(debug, bool) and debug != "ssh":
+        raise InvalidInput(f'debug must be True, False or "ssh", not {debug!r}')
+    if debug == "ssh":
+        task = _debugged(task, ssh_timeout_s)
+    job_id, supersede_key = given["job_id"], given["supersede_key"]
+    inputs = with_random_inputs(task, JobInput.of(inputdata))
+    return Request(
+        job_id=uuid.uuid4().hex if job_id is None else checked_job_id(job_id),
+        task=task,
+        inputs=inputs,
+        files=workspace_files(task, inputs),
+        executables=workspace_executables(task, inputs),
+        priority=priority,
+        launcher_name=launcher_name,
+        debug=debug,
+        ssh_password=debug_session.new_password() if debug == "ssh" else "",
+        supersede_key=None if supersede_key is None else checked_supersede_key(supersede_key),
+    )
+
+
+def _debugged(task: Task, session_s: float) -> Task:
+    if not task.needs_container:
+        raise InvalidInput('debug="ssh" needs a task that runs in a container: all problems of this one are answered without')
+    return debug_session.debugged(task, session_s=session_s)
 
 
 def checked_job_id(job_id: str) -> str:

@@ -104,6 +104,8 @@ class JobResult:
 
 
 Callback = Callable[[JobResult], object]
+# host, port, user, password
+SSHCallback = Callable[[Union[str, None], Union[int, None], Union[str, None], Union[str, None]], object]
 _Objects = Mapping[str, object]
 OldCallback = Callable[[tuple[Outcome, str], float, Mapping[str, ProblemResult], _Objects, _Objects, Union[bytes, None]], object]
 

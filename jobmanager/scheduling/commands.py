@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Union
 
-from jobmanager.model.client import SSHCallback
 from jobmanager.model.job import Request
-from jobmanager.model.result import Callback, Step
+from jobmanager.model.result import Callback, SSHCallback, Step
 from jobmanager.results.facts import LimitHit, RunFacts
 from jobmanager.results.verdict import Verdict
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from enum import Enum
 
 from jobmanager.errors import JobRefused, UnknownEnvironment, Unsatisfiable
-from jobmanager.model.client import HostInfo
 from jobmanager.model.container import EngineInfo, Image
 from jobmanager.model.host import DockerHost
+from jobmanager.model.listings import HostInfo
 from jobmanager.scheduling.versions import Version, are_several, is_behind, is_older
 from jobmanager.scheduling.waiting_queue import Needs
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 
-from jobmanager.model.client import RunningJob, SSHCallback, WaitingJob
 from jobmanager.model.job import Request
-from jobmanager.model.result import Callback, Step
+from jobmanager.model.listings import RunningJob, WaitingJob
+from jobmanager.model.result import Callback, SSHCallback, Step
 from jobmanager.results.facts import LimitHit, RunFacts
 from jobmanager.results.verdict import KillReason, Verdict, crash_verdict, killed_verdict
 from jobmanager.scheduling.durations import Sort

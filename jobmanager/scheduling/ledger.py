@@ -14,12 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from jobmanager.errors import Closed, DuplicateJob, QueueFull
-from jobmanager.model.client import HostInfo, QueueInfo, RunningJob, SSHCallback, WaitingJob
 from jobmanager.model.container import SSH_USER, EngineInfo, Image
 from jobmanager.model.host import DockerHost
 from jobmanager.model.job import Request
 from jobmanager.model.limits import SLOWEST_LINK_BYTES_PER_S
-from jobmanager.model.result import Callback, Outcome
+from jobmanager.model.listings import HostInfo, QueueInfo, RunningJob, WaitingJob
+from jobmanager.model.result import Callback, Outcome, SSHCallback
 from jobmanager.results.facts import LimitHit, RunFacts
 from jobmanager.results.verdict import KillReason, Verdict, after_reruns, judge, killed_verdict, superseded_verdict
 from jobmanager.scheduling.commands import (

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-from jobmanager.model.client import WaitingJob
+from jobmanager.model.listings import WaitingJob
 from jobmanager.scheduling.durations import Sort
 from jobmanager.scheduling.fair_shares import Account, Shares
 from jobmanager.scheduling.ranking import Ranking

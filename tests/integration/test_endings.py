@@ -28,7 +28,7 @@ from jobmanager import (
     Outcome,
     Task,
 )
-from jobmanager import manager as module
+from jobmanager.control import shutdown
 from jobmanager.errors import Closed, DuplicateJob, JobTimeout, NotStarted, QueueFull, WouldDeadlock
 from jobmanager.events import JobStarted
 from tests.conftest import BUSYBOX, children, end_with_all_children, eventually, our_containers, our_threads, our_volumes
@@ -253,7 +253,7 @@ def test_slots_and_containers_are_free_although_all_callbacks_block(url: str) ->
 
 
 def test_close_leaves_a_callback_that_never_returns_and_nothing_else(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_AT_CLOSE", dataclasses.replace(module._AT_CLOSE, callback_s=0.5))
+    monkeypatch.setattr(shutdown, "AT_CLOSE", dataclasses.replace(shutdown.AT_CLOSE, callback_s=0.5))
     never = threading.Event()
     manager = JobManager(url)
     manager.start()

@@ -26,7 +26,7 @@ from tests.support.daemons import PrivateDaemon
 _MAKE = """
 import secrets, sys, os
 from jobmanager.engine.connect import connect
-from jobmanager.engine.owner import Owner, labels
+from jobmanager.engine.labels import Owner, labels
 from jobmanager.model.container import ContainerSpec, ImageDefaults
 from jobmanager.model.host import Address
 from jobmanager import Limits
@@ -63,7 +63,7 @@ os.waitpid(child, 0)
 )
 _SURVEY = """
 import json, sys
-from jobmanager._sweep import survey
+from jobmanager.engine.orphans import survey
 from jobmanager.engine.connect import connect
 from jobmanager.model.host import Address
 engine = connect(Address(host="h", url=sys.argv[1]), timeout_s=20)

@@ -205,7 +205,7 @@ def draining(url: str) -> None:
     handled_by(lambda: manager.close(kill=True))
 
     def when_it_drains() -> None:
-        eventually(lambda: manager._closed and manager.hosts()[0].running)
+        eventually(lambda: manager._lifetime._closed and manager.hosts()[0].running)
         os.kill(os.getpid(), signal.SIGTERM)
 
     with manager:

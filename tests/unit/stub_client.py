@@ -7,7 +7,7 @@ import threading
 from dataclasses import dataclass
 
 from jobmanager import JobResult, Outcome
-from jobmanager.model.client import QueueInfo
+from jobmanager.model.listings import QueueInfo
 
 
 @dataclass

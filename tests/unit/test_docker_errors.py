@@ -364,5 +364,6 @@ def test_importing_the_adapter_is_the_only_way_to_docker():
     import subprocess
     import sys
 
-    code = "import jobmanager.manager, jobmanager._loop, jobmanager._watch, sys; assert 'docker' not in sys.modules"
+    modules = "jobmanager.manager, jobmanager.control.loop, jobmanager.watching.monitor"
+    code = f"import {modules}, sys; assert 'docker' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -32,7 +32,7 @@ from jobmanager import (
     errors,
 )
 from jobmanager.control import child_process
-from jobmanager.manager import _request
+from jobmanager.control.request import job_request
 from jobmanager.model import _checks
 from jobmanager.model._exact import exact, own
 from jobmanager.testing import FakeEngineServer
@@ -278,13 +278,14 @@ def test_a_record_of_the_callers_own_class_becomes_the_librarys():
 
 
 def test_what_a_job_is_asked_for_with_is_exact_too():
-    request = _request(
-        Task("x", command="true"), Table({}), Index(3), Text("ann"), False, Text("mine"), Text("key")
-    )
+    task = Task("x", command="true")
+    options = {"priority": Index(3), "launcher_name": Text("ann"), "job_id": Text("mine"), "supersede_key": Text("key")}
+    request = job_request(task, Table({}), None, options, ssh_timeout_s=1.0)
 
     assert (request.priority, request.launcher_name, request.job_id, request.supersede_key) == (3, "ann", "mine", "key")
     assert not_exact(request) == []
-    assert _request(Task("x", command="true"), None, Whole(-1), Lang.PY, False, None).launcher_name == "python3"
+    odd = {"priority": Whole(-1), "launcher_name": Lang.PY}
+    assert job_request(task, None, None, odd, ssh_timeout_s=1.0).launcher_name == "python3"
 
 
 class Poison(str):
@@ -322,5 +323,6 @@ def test_all_that_is_sent_to_children_is_exact_whatever_the_caller_gave(monkeypa
             assert not manager.kill_job(Poison("mine"))
 
     assert (result.outcome, result.stdout, result.job_id) == ("success", b"print", "mine")
-    assert {type(message).__name__ for message in sent} >= {"WaiterSettings", "Submit", "Watch", "Delete"}
+    names = {type(message).__name__ for message in sent}
+    assert names >= {"WaiterSettings", "StartContainer", "MonitorContainer", "RemoveContainer"}
     assert [found for message in sent for found in not_exact(message, type(message).__name__)] == []

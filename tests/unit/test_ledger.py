@@ -10,8 +10,8 @@ from jobmanager import DockerHost, Limits, Outcome, Task
 from jobmanager.engine.pid1 import EndMark
 from jobmanager.errors import Closed, DuplicateJob, QueueFull, UnknownEnvironment, Unsatisfiable
 from jobmanager.ipc.messages import StartFailed, StartRefused
-from jobmanager.model.client import QueueInfo
 from jobmanager.model.container import ContainerState, Image, Phase
+from jobmanager.model.listings import QueueInfo
 from jobmanager.results.facts import Limit, LimitHit, RunFacts
 from jobmanager.results.verdict import KillReason
 from jobmanager.scheduling.commands import CheckHost, DeleteContainer, MonitorJob, NotifyHostDown, PublishResult, SubmitJob

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from jobmanager import DockerHost, HookManager, JobInput, JobManager, Limits, Match, Task, errors
-from jobmanager.manager import _request
+from jobmanager.control.request import job_request
 from tests.conftest import children, our_threads
 
 TASK = Task("x", command="true", problems={"m": Match("a")})
@@ -87,10 +87,11 @@ def test_a_manager_that_makes_no_sense_is_refused_when_it_is_made(given, error, 
     ("given", "error", "says"), BAD_JOBS, ids=lambda value: repr(value)[:50] if isinstance(value, dict) else None
 )
 def test_a_job_that_makes_no_sense_is_refused_and_the_message_says_why(given, error, says):
-    job = {"task": TASK, "inputdata": {"m": "a"}, "priority": 0, "launcher_name": "x", "debug": False, "job_id": None, **given}
+    options = dict(given)
+    task, inputdata = options.pop("task", TASK), options.pop("inputdata", {"m": "a"})
 
     with pytest.raises(error) as refused:
-        _request(**job)
+        job_request(task, inputdata, None, options, ssh_timeout_s=1.0)
 
     assert says in str(refused.value)
 
@@ -98,7 +99,7 @@ def test_a_job_that_makes_no_sense_is_refused_and_the_message_says_why(given, er
 def test_a_callback_that_is_not_callable_is_refused_and_nothing_is_accepted():
     manager, accepted = JobManager("unix:///nowhere"), []
     ledger = SimpleNamespace(accept=lambda *job: accepted.append(job))
-    manager._run = SimpleNamespace(pid=os.getpid(), ledger=ledger, change=lambda change: change())
+    manager._lifetime._running = SimpleNamespace(pid=os.getpid(), ledger=ledger, change=lambda change: change())
 
     for bad in ("print", 5, ["print"]):
         with pytest.raises(errors.InvalidInput, match="callback must be callable, not "):
@@ -197,7 +198,7 @@ def test_after_close_every_call_says_so():
 
 
 def test_an_id_that_was_not_chosen_is_made_and_differs():
-    made = {_request(TASK, {"m": "a"}, 0, "x", False, None).job_id for _ in range(100)}
+    made = {job_request(TASK, {"m": "a"}, None, {}, ssh_timeout_s=1.0).job_id for _ in range(100)}
 
     assert len(made) == 100
 
@@ -205,7 +206,8 @@ def test_an_id_that_was_not_chosen_is_made_and_differs():
 def test_a_job_holds_everything_that_it_was_given():
     task = Task("x", command="true", files={"a": b"1"}, limits=Limits(memory_mib=16))
 
-    request = _request(task, JobInput(files={"b": b"2"}, stdin=b"in"), -5, "ann", True, "mine")
+    options = {"priority": -5, "launcher_name": "ann", "debug": True, "job_id": "mine"}
+    request = job_request(task, JobInput(files={"b": b"2"}, stdin=b"in"), None, options, ssh_timeout_s=1.0)
 
     assert (request.job_id, request.task, request.priority, request.launcher_name, request.debug) == ("mine", task, -5, "ann", True)
     assert request.files == {"a": b"1", "b": b"2"}

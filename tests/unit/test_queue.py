@@ -11,7 +11,7 @@ import pytest
 from jobmanager import DockerHost, Limits, Outcome, Task
 from jobmanager.errors import DuplicateJob, QueueFull, UnknownEnvironment
 from jobmanager.ipc.messages import StartFailed
-from jobmanager.model.client import WaitingJob
+from jobmanager.model.listings import WaitingJob
 from jobmanager.results.facts import RunFacts
 from jobmanager.results.verdict import KillReason
 from jobmanager.scheduling.durations import Sort

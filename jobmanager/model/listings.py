@@ -1,19 +1,9 @@
-"""``Client``: what the ways in need of a manager, local or distributed."""
+"""What a client tells of its jobs, its hosts and its callbacks: records."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, Union, runtime_checkable
-
-from jobmanager.model.job import JobInput
-from jobmanager.model.problems import Answer
-from jobmanager.model.result import Callback
-from jobmanager.model.task import Task
-
-InputData = Union[JobInput, Mapping[str, Answer], None]
-Debug = Union[bool, str]  # False, True, or "ssh"
-SSHCallback = Callable[[Union[str, None], Union[int, None], Union[str, None], Union[str, None]], object]
+from typing import NamedTuple
 
 
 class RunningJob(NamedTuple):
@@ -67,46 +57,3 @@ class HostInfo:
     older_versions: tuple[str, ...] = ()  # of these, what it has an image of that is older than the newest, here or elsewhere
     memory_mib: int = 0  # what the machine has; 0 while the host has never answered
     free_memory_mib: int = 0  # the most that a job may ask for to be placed there now
-
-
-@runtime_checkable
-class Client(Protocol):
-    """What ``ClientSync``, ``ClientBuffer`` and ``ClientFuture`` work with."""
-
-    def start(self) -> None:
-        """Begin to take jobs."""
-
-    def close(self) -> None:
-        """Take no more jobs, let the accepted ones end, stop everything."""
-
-    def new_job(
-        self,
-        task: Task,
-        inputdata: InputData = None,
-        callback: Callback | None = None,
-        *,
-        priority: int = 0,
-        launcher_name: str = "Unknown",
-        debug: Debug = False,
-        ssh_callback: SSHCallback | None = None,
-        job_id: str | None = None,
-        supersede_key: str | None = None,
-    ) -> str:
-        """Accept a job and return its id; the callback is called exactly once, in this process, never from in here."""
-        ...
-
-    def kill_job(self, job_id: str) -> bool:
-        """Ask for a job's end; False when it has ended already or is unknown."""
-        ...
-
-    def get_job_queue_info(self, job_id: str) -> QueueInfo | None:
-        """Waiting jobs that will start before it (-1 when it has a host) and seconds; None when it has ended or is unknown."""
-        ...
-
-    def get_job_queue_snapshot(self) -> tuple[list[RunningJob], list[WaitingJob]]:
-        """Running and waiting jobs."""
-        ...
-
-    def get_available_environments(self) -> dict[str, list[str]]:
-        """Names of what can be run now, by environment type."""
-        ...

@@ -1,0 +1,120 @@
+"""``Client``: what the ways in need of a manager, local or distributed. ``JobOptions``: what every ``new_job`` takes by keyword."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar, Union, runtime_checkable
+
+from jobmanager.model.job import JobInput
+from jobmanager.model.listings import QueueInfo, RunningJob, WaitingJob
+from jobmanager.model.problems import Answer
+from jobmanager.model.result import Callback, SSHCallback
+from jobmanager.model.task import Task
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["Client", "JobOptions", "ManagerJobOptions", "NamedJobOptions"]
+
+InputData = Union[JobInput, Mapping[str, Answer], None]
+Debug = Union[bool, str]  # False, True, or "ssh"
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+class JobOptions(TypedDict, total=False):
+    """What every ``new_job`` takes by keyword; ``JobManager.new_job`` says what each means."""
+
+    priority: int
+    launcher_name: str
+    debug: Debug
+    supersede_key: str | None
+
+
+class NamedJobOptions(JobOptions, total=False):
+    """The same where the caller may choose the job's id."""
+
+    job_id: str | None
+
+
+class ManagerJobOptions(NamedJobOptions, total=False):
+    """The same where a person may log in to the job's container."""
+
+    ssh_callback: SSHCallback | None
+
+
+JOB_DEFAULTS: ManagerJobOptions = {
+    "priority": 0,
+    "launcher_name": "Unknown",
+    "debug": False,
+    "ssh_callback": None,
+    "job_id": None,
+    "supersede_key": None,
+}
+
+
+def takes_job_options(options: type) -> Callable[[_Method], _Method]:
+    """Let a method's ``**options`` be the keywords of a TypedDict: in its signature, in ``help``, in the TypeError for others."""
+    names = [name for name in JOB_DEFAULTS if name in options.__annotations__]
+
+    def decorate(method: _Method) -> _Method:
+        own = inspect.signature(method)
+        parameters = [parameter for parameter in own.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
+        places = [number for number, parameter in enumerate(parameters) if parameter.kind is parameter.KEYWORD_ONLY]
+        place = min(places, default=len(parameters))
+        parameters[place:place] = [_parameter(name, options) for name in names]
+        known = {parameter.name for parameter in parameters}
+
+        @wraps(method)
+        def checked(*arguments: Any, **keywords: Any) -> Any:
+            for name in keywords:
+                if name not in known:
+                    raise TypeError(f"{method.__qualname__}() got an unexpected keyword argument {name!r}")
+            return method(*arguments, **keywords)
+
+        checked.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+        return checked  # type: ignore[return-value]
+
+    return decorate
+
+
+def _parameter(name: str, options: type) -> inspect.Parameter:
+    annotation = options.__annotations__[name].__forward_arg__
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=JOB_DEFAULTS[name], annotation=annotation  # type: ignore[literal-required]
+    )
+
+
+@runtime_checkable
+class Client(Protocol):
+    """What ``ClientSync``, ``ClientBuffer`` and ``ClientFuture`` work with."""
+
+    def start(self) -> None:
+        """Begin to take jobs."""
+
+    def close(self) -> None:
+        """Take no more jobs, let the accepted ones end, stop everything."""
+
+    @takes_job_options(ManagerJobOptions)
+    def new_job(
+        self, task: Task, inputdata: InputData = None, callback: Callback | None = None, **options: Unpack[ManagerJobOptions]
+    ) -> str:
+        """Accept a job and return its id; the callback is called exactly once, in this process, never from in here."""
+        ...
+
+    def kill_job(self, job_id: str) -> bool:
+        """Ask for a job's end; False when it has ended already or is unknown."""
+        ...
+
+    def get_job_queue_info(self, job_id: str) -> QueueInfo | None:
+        """Waiting jobs that will start before it (-1 when it has a host) and seconds; None when it has ended or is unknown."""
+        ...
+
+    def get_job_queue_snapshot(self) -> tuple[list[RunningJob], list[WaitingJob]]:
+        """Running and waiting jobs."""
+        ...
+
+    def get_available_environments(self) -> dict[str, list[str]]:
+        """Names of what can be run now, by environment type."""
+        ...

@@ -1,0 +1,27 @@
+"""For the type checker alone (``make lint``): each ``new_job`` knows its keywords and their types, and no others.
+
+A call that is wrong must be an error, else the type checker finds its ``type: ignore`` unused.
+"""
+
+from jobmanager import Client, ClientBuffer, ClientFuture, ClientSync, JobFuture, JobManager, JobResult, Task
+
+
+def right(manager: JobManager, task: Task) -> None:
+    job_id: str = manager.new_job(task, {"p": "answer"}, print, priority=1, launcher_name="ann", job_id="a", supersede_key="k")
+    manager.new_job(task, debug="ssh", ssh_callback=print)
+    future: JobFuture = manager.submit(task, None, priority=1, job_id=job_id)
+    result: JobResult = ClientSync(manager).new_job(task, priority=1, timeout_s=3.0)
+    ClientBuffer(manager).new_job(task, launcher_name=result.job_id)
+    ClientFuture(manager).new_job(task, job_id=future.job_id)
+    client: Client = manager
+    client.new_job(task, None, None, priority=2)
+
+
+def wrong(manager: JobManager, task: Task) -> None:
+    manager.new_job(task, priority="high")  # type: ignore[arg-type]
+    manager.new_job(task, timeout=3)  # type: ignore[call-arg]
+    manager.submit(task, ssh_callback=print)  # type: ignore[call-arg]
+    ClientSync(manager).new_job(task, job_id="a")  # type: ignore[call-arg]
+    ClientSync(manager).new_job(task, timeout_s="3")  # type: ignore[arg-type]
+    ClientBuffer(manager).new_job(task, job_id="a")  # type: ignore[call-arg]
+    ClientFuture(manager).new_job(task, launcher_name=5)  # type: ignore[arg-type]

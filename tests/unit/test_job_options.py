@@ -1,0 +1,51 @@
+"""A job's options are written once; each ``new_job`` shows them in its signature, and refuses others as Python does."""
+
+from __future__ import annotations
+
+import inspect
+import pydoc
+
+import pytest
+
+from jobmanager import Client, ClientBuffer, ClientFuture, ClientSync, JobManager, Task
+
+TASK = Task("x", command="true")
+PRIORITY = "priority: 'int' = 0, launcher_name: 'str' = 'Unknown', debug: 'Debug' = False"
+SUPERSEDE = "supersede_key: 'str | None' = None"
+JOB, ID = "task: 'Task', inputdata: 'InputData' = None", "job_id: 'str | None' = None"
+CALLBACKS = "callback: 'Callback | None' = None", "ssh_callback: 'SSHCallback | None' = None"
+SIGNATURES = [
+    (JobManager.new_job, f"(self, {JOB}, {CALLBACKS[0]}, *, {PRIORITY}, {CALLBACKS[1]}, {ID}, {SUPERSEDE}) -> 'str'"),
+    (Client.new_job, f"(self, {JOB}, {CALLBACKS[0]}, *, {PRIORITY}, {CALLBACKS[1]}, {ID}, {SUPERSEDE}) -> 'str'"),
+    (JobManager.submit, f"(self, {JOB}, *, {PRIORITY}, {ID}, {SUPERSEDE}) -> 'JobFuture'"),
+    (ClientFuture.new_job, f"(self, {JOB}, *, {PRIORITY}, {ID}, {SUPERSEDE}) -> 'JobFuture'"),
+    (ClientBuffer.new_job, f"(self, {JOB}, *, {PRIORITY}, {SUPERSEDE}) -> 'str'"),
+    (ClientSync.new_job, f"(self, {JOB}, *, {PRIORITY}, {SUPERSEDE}, timeout_s: 'float | None' = None) -> 'JobResult'"),
+]
+
+
+@pytest.mark.parametrize(("method", "signature"), SIGNATURES, ids=[method.__qualname__ for method, _ in SIGNATURES])
+def test_a_signature_shows_every_option_with_its_default(method, signature):
+    assert str(inspect.signature(method)) == signature
+    assert signature.removeprefix("(") .partition(")")[0] in pydoc.render_doc(method, renderer=pydoc.plaintext)
+
+
+@pytest.mark.parametrize("owner", [JobManager, ClientSync, ClientBuffer, ClientFuture])
+def test_an_unknown_keyword_is_a_type_error_that_names_it_and_the_method(owner):
+    given = "unix:///nowhere" if owner is JobManager else JobManager("unix:///nowhere")
+
+    with pytest.raises(TypeError) as raised:
+        owner(given).new_job(TASK, image="python")
+
+    assert str(raised.value) == f"{owner.__name__}.new_job() got an unexpected keyword argument 'image'"
+
+
+@pytest.mark.parametrize(("owner", "option"), [(ClientSync, "job_id"), (ClientBuffer, "job_id"), (ClientFuture, "ssh_callback")])
+def test_an_option_of_another_way_in_is_unknown(owner, option):
+    with pytest.raises(TypeError, match=f"unexpected keyword argument '{option}'"):
+        owner(JobManager("unix:///nowhere")).new_job(TASK, **{option: None})
+
+
+def test_options_are_given_by_keyword_only():
+    with pytest.raises(TypeError, match="takes from 2 to 4 positional arguments but 5 were given"):
+        JobManager("unix:///nowhere").new_job(TASK, None, None, 5)
