@@ -12,7 +12,7 @@ from jobmanager.control.log_thread import logger
 from jobmanager.control.user_code import call_foreign
 from jobmanager.model.listings import CallbackInfo
 from jobmanager.model.result import JobResult, Outcome
-from jobmanager.results.merge import merged
+from jobmanager.results.merge import merged_result
 from jobmanager.scheduling.commands import PublishResult, PublishSSH
 
 _log = logger(__name__)
@@ -115,7 +115,7 @@ class CallbackManagers:
 
 def _build_result(done: PublishResult) -> JobResult:
     try:
-        return merged(done.request, done.verdict, done.facts, host=done.host, timings=done.timings, steps=done.steps)
+        return merged_result(done.request, done.verdict, done.facts, host=done.host, timings=done.timings, steps=done.steps)
     except Exception as error:  # noqa: BLE001 - the loop's edge: a bug in merging must not cost the job its result
         _log.exception("merging the result of job %s failed", done.request.job_id)
         text = f"the result could not be built: {type(error).__name__}: {error}"

@@ -154,7 +154,7 @@ def workspace_files(task: Task, inputs: JobInput) -> dict[str, bytes]:
             " of which the workspace is a part: raise memory_mib"
         )
     sizes = [*map(len, files.values()), len(inputs.stdin), _command_bytes(task), 1, *_module_sizes(task)]
-    if lack := task.limits.workspace_lack(sizes):
+    if lack := task.limits.workspace_excess(sizes):
         raise InvalidInput(f"the job's files and stdin are {lack}")
     return files
 

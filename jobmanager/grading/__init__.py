@@ -1,1 +1,1 @@
-"""Problems answered in process, the result file, and how they are merged."""
+"""Grading containers: what goes into them, and the messages that they exchange with their waiter."""

@@ -1,13 +1,13 @@
-"""Escapes: text that a container or an engine chose, as it can stand in a message or a log line."""
+"""Escapes, for text from a container or an engine that goes into a message or a log line."""
 
 from __future__ import annotations
 
 
 def one_line(text: str) -> str:
-    """Without control characters and without those that change the direction of writing: they stand there as ``\\x1b``."""
+    """Escape control characters, and those that change the direction of writing, as ``\\x1b``."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
-def lines(text: str) -> str:
-    """The same, but line breaks and tabs stay."""
+def escape_lines(text: str) -> str:
+    """The same, but keep line breaks and tabs."""
     return "".join(char if char in "\n\t" else one_line(char) for char in text)

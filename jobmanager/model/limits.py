@@ -80,7 +80,7 @@ class Limits:
         """How many files a job may bring: each may need a folder of its own."""
         return self.workspace_inodes // 2
 
-    def workspace_lack(self, sizes: list[int]) -> str:
+    def workspace_excess(self, sizes: list[int]) -> str:
         """What the workspace cannot hold of files of these sizes (bytes), in whole blocks; empty when it holds them."""
         if sum(-(-size // _BLOCK) * _BLOCK for size in sizes) > self.workspace_mib * 2**20:
             return f"larger than the workspace of {self.workspace_mib} MiB: raise workspace_mib"

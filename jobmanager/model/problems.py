@@ -59,7 +59,7 @@ class MultipleChoice:
         chosen = _keys(answer, InvalidInput)
         return chosen == self.correct_keys if self.multiple else len(chosen) == 1 and chosen <= self.correct_keys
 
-    def told(self, answer: Answer | None) -> str:
+    def feedback_text(self, answer: Answer | None) -> str:
         """What the submitter is told: the text for a right or a wrong answer, then the feedback of what was chosen."""
         chosen = frozenset() if answer is None else _keys(answer, InvalidInput)
         verdict = self.success_text if self.is_right(answer) else self.failure_text
@@ -100,7 +100,7 @@ class Match:
             return False
         return self._folded(answer) == self._folded(self.answer)
 
-    def told(self, answer: Answer | None) -> str:
+    def feedback_text(self, answer: Answer | None) -> str:
         """What the submitter is told."""
         return self.success_text if self.is_right(answer) else self.failure_text
 

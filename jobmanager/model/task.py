@@ -158,7 +158,7 @@ def file_contents(files: Mapping[str, Content] | None, error: type[InvalidValue]
         raise error(f"files must map names to contents, not {type(files).__name__}")
     checked = {_checks.workspace_path(name, error): content for name, content in files.items()}
     sizes = [_size(name, content, error) for name, content in checked.items() if isinstance(content, Path)]
-    if limits is not None and (lack := limits.workspace_lack(sizes)):
+    if limits is not None and (lack := limits.workspace_excess(sizes)):
         raise error(f"the files are {lack}")
     if sum(sizes) > _MOST_BYTES:
         raise error(f"the files are larger than {_MOST_BYTES // 2**20} MiB, which is more than any job may bring")
@@ -219,7 +219,7 @@ def _all_files(
     below = {} if directory is None else _directory_files(directory, limits)
     given = file_contents(files, InvalidTask, limits)
     found = {**file_contents(below, InvalidTask), **given}
-    if lack := limits.workspace_lack([len(content) for content in found.values()]):
+    if lack := limits.workspace_excess([len(content) for content in found.values()]):
         raise InvalidTask(f"the task's files are {lack}")
     return found, (executable_on_disk(below) - given.keys()) | executable_on_disk(files)
 
@@ -234,7 +234,7 @@ def _directory_files(given: str | Path, limits: Limits) -> dict[str, Path]:
     if not directory.is_dir():
         raise InvalidTask(f"directory {str(directory)!r} does not exist or is no folder")
     paths = sorted(path for path in directory.rglob("*") if path.is_file() and not path.is_symlink())
-    if lack := limits.workspace_lack([path.stat().st_size for path in paths]):
+    if lack := limits.workspace_excess([path.stat().st_size for path in paths]):
         raise InvalidTask(f"directory {str(directory)!r} is {lack}")
     return names_below(directory, paths)
 

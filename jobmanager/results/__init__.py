@@ -1,1 +1,1 @@
-"""What was seen of a job becomes what is said of it: facts, verdict, result file, local answers, one result."""
+"""From what was observed of a job to its result: facts, verdict, result file, merging."""

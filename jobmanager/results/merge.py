@@ -1,24 +1,24 @@
-"""Merging: what the container did, what its result file says and what was answered in process make one JobResult."""
+"""Merging: verdict, result file and the problems that need no container become one JobResult."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
 
-from jobmanager.model._escapes import lines
+from jobmanager.model._escapes import escape_lines
 from jobmanager.model.job import Request
+from jobmanager.model.problems import Match, MultipleChoice
 from jobmanager.model.result import Evidence, JobResult, Outcome, ProblemResult, Step
 from jobmanager.results.facts import RunFacts
-from jobmanager.results.local_answers import answered
-from jobmanager.results.result_file import ResultFile, ResultFileError, parse
+from jobmanager.results.result_file import ResultFile, ResultFileError, parse_result_file
 from jobmanager.results.verdict import Verdict, exit_code_text
 
-_TAIL_BYTES = 2000
-_OVERRIDING = (Outcome.CRASH, Outcome.KILLED)  # nothing that was answered counts
-_RESULT_OF_THE_PROGRAM = (Outcome.SUCCESS, Outcome.FAILED)
+_STDERR_TAIL_BYTES = 2000
+_OVERRIDING = (Outcome.CRASH, Outcome.KILLED)  # with these, local answers do not count
+_PROGRAM_DECIDED = (Outcome.SUCCESS, Outcome.FAILED)
 
 
-def merged(
+def merged_result(
     request: Request,
     verdict: Verdict,
     facts: RunFacts | None,
@@ -31,29 +31,42 @@ def merged(
 
     A result file counts only when the program ended by itself within its limits. It cannot turn a bad exit code into
     a success; a grader's can, as that is its business. A wrong local answer makes a success a failure, unless a grader alone
-    judges it. The grade is 100 or 0 unless the file says else.
+    judges it. The grade is 100 or 0 unless the file has another one.
     """
-    verdict, said = _with_what_was_said(request, verdict, facts)
+    verdict, file = _apply_result_file(request, verdict, facts)
     grader = request.task.grader
     is_merged = verdict.outcome not in _OVERRIDING and (grader is None or grader.merge_local)
-    local = answered(request) if is_merged else {}
-    outcome = _with_local(verdict.outcome, local)
+    local = local_results(request) if is_merged else {}
+    outcome = _outcome_with_local(verdict.outcome, local)
     return replace(
-        _as_it_ran(request, facts, verdict),
+        _run_result(request, facts, verdict),
         outcome=outcome,
-        text=_joined(said.text or verdict.text, local),
-        grade=_grade(outcome, verdict, said),
-        problems={**said.problems, **(local if grader is None else _with_the_graders_texts(local, said))},
-        tests=said.tests,
-        custom=said.custom,
-        state=said.state if said.state is not None else _state_before(request),
+        text=_joined(file.text or verdict.text, *(problem.text for problem in local.values())),
+        grade=_grade(outcome, verdict, file),
+        problems={**file.problems, **(local if grader is None else _with_grader_texts(local, file))},
+        tests=file.tests,
+        custom=file.custom,
+        state=file.state if file.state is not None else _previous_state(request),
         host=host,
         timings=dict(timings),
         steps=steps if request.debug else (),
     )
 
 
-def _as_it_ran(request: Request, facts: RunFacts | None, verdict: Verdict) -> JobResult:
+def local_results(request: Request) -> dict[str, ProblemResult]:
+    """The results of a job's MultipleChoice and Match problems, which need no container."""
+    answers = request.inputs.answers or {}
+    found = {}
+    for key, problem in (request.task.problems or {}).items():
+        if isinstance(problem, (MultipleChoice, Match)):
+            answer = answers.get(key)
+            outcome = Outcome.SUCCESS if problem.is_right(answer) else Outcome.FAILED
+            found[key] = ProblemResult(outcome, problem.feedback_text(answer))
+    return found
+
+
+def _run_result(request: Request, facts: RunFacts | None, verdict: Verdict) -> JobResult:
+    """Output and measurements of the run; everything else has its default."""
     if facts is None:
         return JobResult(job_id=request.job_id, outcome=verdict.outcome, evidence=verdict.evidence)
     kept = len(facts.stdout) + len(facts.stderr)
@@ -75,46 +88,47 @@ def _as_it_ran(request: Request, facts: RunFacts | None, verdict: Verdict) -> Jo
     )
 
 
-def _with_what_was_said(request: Request, verdict: Verdict, facts: RunFacts | None) -> tuple[Verdict, ResultFile]:
-    grades = request.task.grader is not None
-    if verdict.outcome not in _RESULT_OF_THE_PROGRAM or facts is None or not request.task.needs_container:
+def _apply_result_file(request: Request, verdict: Verdict, facts: RunFacts | None) -> tuple[Verdict, ResultFile]:
+    """The verdict after the result file, and the file; an empty one where there is none, or where it does not count."""
+    is_graded = request.task.grader is not None
+    if verdict.outcome not in _PROGRAM_DECIDED or facts is None or not request.task.needs_container:
         return verdict, ResultFile()
     if facts.result_file is None:
-        return (_silent(verdict, facts) if grades else verdict), ResultFile()
+        return (_grader_gave_no_result(verdict, facts) if is_graded else verdict), ResultFile()
     try:
-        said = parse(facts.result_file, grader=grades)
+        file = parse_result_file(facts.result_file, grader=is_graded)
     except ResultFileError as error:
         return _unreadable(verdict, str(error)), ResultFile()
-    return (_the_graders(verdict, said) if grades else _with_its_word(verdict, said)), said
+    return (_grader_verdict(verdict, file) if is_graded else _program_verdict(verdict, file)), file
 
 
-def _the_graders(verdict: Verdict, said: ResultFile) -> Verdict:
-    """A grader's word rules, where nothing worse happened: its exit code is only that of its script's last line."""
-    assert said.outcome is not None, "a grader's answer without a result cannot be read"
-    word = Evidence(kind="grader", value=said.outcome.value, source="result.json")
-    return Verdict(outcome=said.outcome, evidence=(word, *verdict.evidence))
+def _grader_verdict(verdict: Verdict, file: ResultFile) -> Verdict:
+    """The grader's result decides. Its exit code is only that of its script's last line."""
+    assert file.outcome is not None, "a grader's answer without a result cannot be read"
+    decided = Evidence(kind="grader", value=file.outcome.value, source="result.json")
+    return Verdict(outcome=file.outcome, evidence=(decided, *verdict.evidence))
 
 
-def _silent(verdict: Verdict, facts: RunFacts) -> Verdict:
-    """A grader that said nothing."""
+def _grader_gave_no_result(verdict: Verdict, facts: RunFacts) -> Verdict:
     code = facts.end.exit_code if facts.end is not None else 0
-    complaint = lines(facts.stderr[-_TAIL_BYTES:].decode("utf-8", "replace").strip())
-    told = f", and the end of its standard error is:\n{complaint}" if complaint else ", and nothing on standard error"
-    text = f"the grader ended without a result, with {exit_code_text(code)}{told}"
-    silence = Evidence(kind="grader", value="no result", source="result.json")
-    return Verdict(outcome=Outcome.CRASH, text=text, evidence=(silence, *verdict.evidence))
+    stderr = escape_lines(facts.stderr[-_STDERR_TAIL_BYTES:].decode("utf-8", "replace").strip())
+    tail = f", and the end of its standard error is:\n{stderr}" if stderr else ", and nothing on standard error"
+    text = f"the grader ended without a result, with {exit_code_text(code)}{tail}"
+    missing = Evidence(kind="grader", value="no result", source="result.json")
+    return Verdict(outcome=Outcome.CRASH, text=text, evidence=(missing, *verdict.evidence))
 
 
-def _state_before(request: Request) -> str:
-    """What a grader that says nothing of it leaves as it was."""
-    brought = (request.inputs.answers or {}).get("@state", "")
-    return brought if request.task.grader is not None and isinstance(brought, str) else ""
+def _previous_state(request: Request) -> str:
+    """The state that the job brought; a grader that sets none leaves it as it was."""
+    state = (request.inputs.answers or {}).get("@state", "")
+    return state if request.task.grader is not None and isinstance(state, str) else ""
 
 
-def _with_its_word(verdict: Verdict, said: ResultFile) -> Verdict:
-    if verdict.outcome is Outcome.SUCCESS and said.outcome is Outcome.FAILED:
-        word = Evidence(kind="grader", value=said.outcome.value, source="result.json")
-        return replace(verdict, outcome=Outcome.FAILED, evidence=(*verdict.evidence, word))
+def _program_verdict(verdict: Verdict, file: ResultFile) -> Verdict:
+    """A program may turn its success into a failure, and nothing else."""
+    if verdict.outcome is Outcome.SUCCESS and file.outcome is Outcome.FAILED:
+        decided = Evidence(kind="grader", value=file.outcome.value, source="result.json")
+        return replace(verdict, outcome=Outcome.FAILED, evidence=(*verdict.evidence, decided))
     return verdict
 
 
@@ -125,30 +139,25 @@ def _unreadable(verdict: Verdict, reason: str) -> Verdict:
     )
 
 
-def _with_local(outcome: Outcome, local: Mapping[str, ProblemResult]) -> Outcome:
+def _outcome_with_local(outcome: Outcome, local: Mapping[str, ProblemResult]) -> Outcome:
     wrong = any(problem.outcome is Outcome.FAILED for problem in local.values())
     return Outcome.FAILED if outcome is Outcome.SUCCESS and wrong else outcome
 
 
-def _with_the_graders_texts(local: Mapping[str, ProblemResult], said: ResultFile) -> dict[str, ProblemResult]:
-    """A grader may say more of a problem that is answered here; a submitter's program may not."""
-    told = {key: said.problems[key].text for key in local if key in said.problems}
-    return {key: answer._replace(text=_lines(told.get(key, ""), answer.text)) for key, answer in local.items()}
+def _with_grader_texts(local: Mapping[str, ProblemResult], file: ResultFile) -> dict[str, ProblemResult]:
+    """Local results with the grader's texts before their own. A submitter's program may not add texts to them."""
+    texts = {key: file.problems[key].text for key in local if key in file.problems}
+    return {key: answer._replace(text=_joined(texts.get(key, ""), answer.text)) for key, answer in local.items()}
 
 
-def _joined(text: str, local: Mapping[str, ProblemResult]) -> str:
-    """The container's text, then the local ones."""
-    return _lines(text, *(problem.text for problem in local.values()))
+def _joined(*texts: str) -> str:
+    return "\n".join(text for text in texts if text)
 
 
-def _lines(*parts: str) -> str:
-    return "\n".join(part for part in parts if part)
-
-
-def _grade(outcome: Outcome, verdict: Verdict, said: ResultFile) -> float:
-    if verdict.outcome not in _RESULT_OF_THE_PROGRAM:
+def _grade(outcome: Outcome, verdict: Verdict, file: ResultFile) -> float:
+    if verdict.outcome not in _PROGRAM_DECIDED:
         return 0.0
-    contradicted = said.outcome is Outcome.SUCCESS and verdict.outcome is Outcome.FAILED
-    if said.grade is not None and not contradicted:
-        return said.grade
+    contradicted = file.outcome is Outcome.SUCCESS and verdict.outcome is Outcome.FAILED
+    if file.grade is not None and not contradicted:
+        return file.grade
     return 100.0 if outcome is Outcome.SUCCESS else 0.0

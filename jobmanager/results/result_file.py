@@ -1,12 +1,12 @@
-"""``.jobmanager/result.json``: what a program says of itself. Checked field by field; it is as hostile as its author.
+"""``.jobmanager/result.json``: the result that a program writes. It is checked field by field, as it may be hostile.
 
 ::
 
     {"result": "success" | "failed", "grade": 0..200, "text": "...", "tests": {...}, "custom": {...}, "state": "...",
      "problems": {"id": ["success" | "failed", "text"]} or {"id": {"result": ..., "text": ...}}}
 
-Every field may be left out. Whatever is wrong makes the whole file unreadable. A grader's has more words for ``result``,
-``timeout``, ``overflow``, ``crash`` and ``error``, and has to have one; a problem of a grader's may leave it to that.
+Every field may be left out. One wrong field makes the whole file unreadable. A grader's file may also have the results
+``timeout``, ``overflow``, ``crash`` and ``error``, and must have one; a problem without a result gets that one.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from jobmanager.engine.pid1 import RESULT_FILE_LIMIT
 from jobmanager.model.result import Outcome, ProblemResult
 
 HIGHEST_GRADE = 200.0
-_LONGEST_ID = 200
-_MOST_PROBLEMS = 1000
-_DEEPEST = 50
-_MOST_DIGITS = 300
+_MAX_ID_LENGTH = 200
+_MAX_PROBLEMS = 1000
+_MAX_DEPTH = 50
+_MAX_DIGITS = 300
 _SHOWN = 60  # characters of a field's name that a message repeats
 _FIELDS = {"result", "grade", "text", "problems", "tests", "custom", "state"}
-_PROGRAMS_WORDS = (Outcome.SUCCESS, Outcome.FAILED)
-_GRADERS_WORDS = (*_PROGRAMS_WORDS, Outcome.TIMEOUT, Outcome.OVERFLOW, Outcome.CRASH, Outcome.ERROR)
+_PROGRAM_OUTCOMES = (Outcome.SUCCESS, Outcome.FAILED)
+_GRADER_OUTCOMES = (*_PROGRAM_OUTCOMES, Outcome.TIMEOUT, Outcome.OVERFLOW, Outcome.CRASH, Outcome.ERROR)
 
 
 class ResultFileError(Exception):
-    """What is wrong with a result file."""
+    """The reason why a result file cannot be read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResultFile:
-    """A result file that could be read. None and empty: not said."""
+    """A result file that could be read. None or empty: the file does not have it."""
 
     outcome: Outcome | None = None
     grade: float | None = None
@@ -48,50 +48,50 @@ class ResultFile:
     state: str | None = None
 
 
-def parse(data: bytes, *, grader: bool = False) -> ResultFile:
+def parse_result_file(data: bytes, *, grader: bool = False) -> ResultFile:
     """Read a result file, or a grader's answer. Raises ResultFileError with the reason, never anything else."""
     if len(data) > RESULT_FILE_LIMIT:
         raise ResultFileError(f"it is larger than {RESULT_FILE_LIMIT // 1024} KiB")
     try:
-        said = json.loads(data.decode(), parse_constant=_no_constant, parse_int=_whole, object_pairs_hook=_pairs)
+        document = json.loads(data.decode(), parse_constant=_refuse_constant, parse_int=_integer, object_pairs_hook=_from_pairs)
     except RecursionError:
         raise ResultFileError("it is nested too deep") from None
     except UnicodeDecodeError:
         raise ResultFileError("it is not UTF-8") from None
     except ValueError as error:
         raise ResultFileError(f"it is not JSON: {error}") from None
-    if not isinstance(said, dict):
+    if not isinstance(document, dict):
         raise ResultFileError("it is no object")
-    unknown = sorted(set(said) - _FIELDS)
+    unknown = sorted(set(document) - _FIELDS)
     if unknown:
         raise ResultFileError(f"it has fields that mean nothing here: {[name[:_SHOWN] for name in unknown[:5]]}")
-    _check(said, 0)
-    if grader and "result" not in said:
-        raise ResultFileError("the grader set no result: it has to say success or failed, or what else became of it")
-    words = _GRADERS_WORDS if grader else _PROGRAMS_WORDS
-    outcome = _outcome("result", said["result"], words) if "result" in said else None
+    _check(document, 0)
+    if grader and "result" not in document:
+        raise ResultFileError("the grader set no result: it has to set success, failed or another outcome")
+    allowed = _GRADER_OUTCOMES if grader else _PROGRAM_OUTCOMES
+    outcome = _outcome("result", document["result"], allowed) if "result" in document else None
     return ResultFile(
         outcome=outcome,
-        grade=_grade("grade", said["grade"]) if "grade" in said else None,
-        text=_text("text", said.get("text", "")),
-        problems=_problems("problems", said.get("problems", {}), words, outcome if grader else None),
-        tests=_object("tests", said.get("tests", {})),
-        custom=_object("custom", said.get("custom", {})),
-        state=_text("state", said["state"]) if "state" in said else None,
+        grade=_grade("grade", document["grade"]) if "grade" in document else None,
+        text=_text("text", document.get("text", "")),
+        problems=_problems("problems", document.get("problems", {}), allowed, outcome if grader else None),
+        tests=_object("tests", document.get("tests", {})),
+        custom=_object("custom", document.get("custom", {})),
+        state=_text("state", document["state"]) if "state" in document else None,
     )
 
 
-def _no_constant(word: str) -> NoReturn:
-    raise ResultFileError(f"{word} is no JSON")
+def _refuse_constant(name: str) -> NoReturn:
+    raise ResultFileError(f"{name} is no JSON")
 
 
-def _whole(digits: str) -> int:
-    if len(digits) > _MOST_DIGITS:
+def _integer(digits: str) -> int:
+    if len(digits) > _MAX_DIGITS:
         raise ResultFileError(f"it holds a number of {len(digits)} digits")
     return int(digits)
 
 
-def _pairs(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def _from_pairs(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ResultFileError("it names a field twice")
@@ -99,8 +99,8 @@ def _pairs(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _check(value: object, depth: int) -> None:
-    """No text that cannot be encoded, no number that JSON has no word for, nothing nested too deep."""
-    if depth > _DEEPEST:
+    """Refuse text that cannot be encoded, numbers that are not finite, and what is nested too deep."""
+    if depth > _MAX_DEPTH:
         raise ResultFileError("it is nested too deep")
     if isinstance(value, str):
         _text("a text", value)
@@ -125,10 +125,10 @@ def _text(key: str, value: object) -> str:
     return value
 
 
-def _outcome(key: str, value: object, words: Sequence[Outcome]) -> Outcome:
-    found = next((word for word in words if word.value == value), None)
+def _outcome(key: str, value: object, allowed: Sequence[Outcome]) -> Outcome:
+    found = next((outcome for outcome in allowed if outcome.value == value), None)
     if found is None:
-        raise ResultFileError(f"{key} is neither {' nor '.join(word.value for word in words)}, but {_shown(value)}")
+        raise ResultFileError(f"{key} is neither {' nor '.join(outcome.value for outcome in allowed)}, but {_shown(value)}")
     return found
 
 
@@ -148,17 +148,17 @@ def _object(key: str, value: object) -> dict[str, object]:
     return value
 
 
-def _problems(key: str, value: object, words: Sequence[Outcome], unsaid: Outcome | None) -> dict[str, ProblemResult]:
-    """``unsaid``: the result of those that have none; None: there must be one."""
-    said = _object(key, value)
-    if len(said) > _MOST_PROBLEMS or any(len(name) > _LONGEST_ID for name in said):
+def _problems(key: str, value: object, allowed: Sequence[Outcome], default: Outcome | None) -> dict[str, ProblemResult]:
+    """``default``: the result of problems that have none; None: each must have one."""
+    entries = _object(key, value)
+    if len(entries) > _MAX_PROBLEMS or any(len(name) > _MAX_ID_LENGTH for name in entries):
         raise ResultFileError(f"{key} has too many entries, or names that are too long")
-    return {name: _problem(f"problem {name!r}", entry, words, unsaid) for name, entry in said.items()}
+    return {name: _problem(f"problem {name!r}", entry, allowed, default) for name, entry in entries.items()}
 
 
-def _problem(key: str, entry: object, words: Sequence[Outcome], unsaid: Outcome | None) -> ProblemResult:
-    if isinstance(entry, dict) and set(entry) <= {"result", "text"} and ("result" in entry or unsaid is not None):
-        entry = [entry.get("result", unsaid), entry.get("text", "")]
+def _problem(key: str, entry: object, allowed: Sequence[Outcome], default: Outcome | None) -> ProblemResult:
+    if isinstance(entry, dict) and set(entry) <= {"result", "text"} and ("result" in entry or default is not None):
+        entry = [entry.get("result", default), entry.get("text", "")]
     if not isinstance(entry, list) or len(entry) != 2:
         raise ResultFileError(f"{key} is neither [result, text] nor an object of these")
-    return ProblemResult(_outcome(f"the result of {key}", entry[0], words), _text(f"the text of {key}", entry[1]))
+    return ProblemResult(_outcome(f"the result of {key}", entry[0], allowed), _text(f"the text of {key}", entry[1]))

@@ -1,4 +1,4 @@
-"""The verdict: the table of outcomes in ``docs/outcomes.md`` as code, its first line that fits."""
+"""The verdict: the table of outcomes in ``docs/outcomes.md`` as code. The first line that fits decides."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _CGROUP = "the container's cgroup, read by PID 1"
 _INSPECT = "inspect"
 _OUR_CLOCK = "our clock"
 _PIPE_BYTES = 65536
-_TASK_IS_WRONG = frozenset({"not_started", "start_refused", "no_host", "queue_timeout"})  # no run would end otherwise
+_PERMANENT = frozenset({"not_started", "start_refused", "no_host", "queue_timeout"})  # another run would end in the same way
 
 
 class KillReason(str, Enum):
-    """Who asked for a job's end."""
+    """Why a job was killed on request."""
 
     KILL_JOB = "kill_job"
     CLOSE = "close"
@@ -38,26 +38,26 @@ class Verdict:
     outcome: Outcome
     text: str = ""
     evidence: tuple[Evidence, ...] = ()
-    cut_off: bool = False  # what ended the run was neither the program's doing nor the task's: it may be run again
+    cut_off: bool = False  # neither the program nor the task is the reason, so another run may end otherwise
 
 
 def judge(facts: RunFacts, limits: Limits, killed: KillReason | None = None) -> Verdict:
-    """The first line of the table that fits, and everything that was found as evidence."""
+    """Decide by the first line of the table that fits. All that was found becomes evidence."""
     lines: tuple[Callable[[], Verdict | None], ...] = (
         lambda: killed_verdict(killed) if killed else None,
         lambda: _timeout(facts, limits),
         lambda: _output_overflow(facts, limits),
-        lambda: _nonsense(facts),
+        lambda: _protocol_error(facts),
         lambda: _crash(facts),
         lambda: _overflow(facts, limits),
         lambda: _by_exit_code(facts),
     )
     found = next(verdict for line in lines if (verdict := line()) is not None)
-    return replace(found, evidence=_merged(found.evidence, _counters(facts)))
+    return replace(found, evidence=_without_repeats(found.evidence, _other_evidence(facts)))
 
 
 def killed_verdict(reason: KillReason) -> Verdict:
-    """Our own request, whatever the program was doing."""
+    """The job was killed on request, whatever the program was doing."""
     return Verdict(
         outcome=Outcome.KILLED,
         text=f"killed: {reason.value}",
@@ -66,24 +66,24 @@ def killed_verdict(reason: KillReason) -> Verdict:
 
 
 def superseded_verdict(by: str) -> Verdict:
-    """A newer job of the same key took its place in the queue."""
+    """A newer job with the same key took its place in the queue."""
     killed = killed_verdict(KillReason.SUPERSEDED)
     newer = Evidence(kind="superseded_by", value=by, source="our own request")
     return replace(killed, text=f"killed: superseded by job {by}", evidence=(*killed.evidence, newer))
 
 
 def crash_verdict(kind: str, text: str, source: str = "jobmanager") -> Verdict:
-    """Not the program's doing."""
+    """A crash: the job ended for a reason other than the program. ``kind`` and ``source`` are those of the evidence."""
     return Verdict(
         outcome=Outcome.CRASH,
         text=text,
         evidence=(Evidence(kind=kind, value=text, source=source),),
-        cut_off=kind not in _TASK_IS_WRONG,
+        cut_off=kind not in _PERMANENT,
     )
 
 
-def after_reruns(verdict: Verdict, cut_off: Sequence[str]) -> Verdict:
-    """The verdict of the last run, with why the runs before it do not count."""
+def with_reruns(verdict: Verdict, cut_off: Sequence[str]) -> Verdict:
+    """The verdict of the last run, with the reasons why the runs before it do not count."""
     if not cut_off:
         return verdict
     runs = Evidence(kind="reruns", value=len(cut_off), source="the task's retries")
@@ -92,7 +92,7 @@ def after_reruns(verdict: Verdict, cut_off: Sequence[str]) -> Verdict:
 
 
 def exit_code_text(code: int) -> str:
-    """An exit code in words; past 128 no more can be known than what it looks like."""
+    """An exit code in words. Above 128 it looks like a signal, but the program may have exited with it by itself."""
     if code > 128:
         try:
             return f"exit code {code}, as after {signal.Signals(code - 128).name}"
@@ -101,7 +101,7 @@ def exit_code_text(code: int) -> str:
     return f"exit code {code}"
 
 
-def _nonsense(facts: RunFacts) -> Verdict | None:
+def _protocol_error(facts: RunFacts) -> Verdict | None:
     if not facts.protocol_error:
         return None
     evidence = (Evidence(kind="protocol_error", value=facts.protocol_error, source="the grading container's runner"),)
@@ -120,11 +120,11 @@ def _timeout(facts: RunFacts, limits: Limits) -> Verdict | None:
 
 def _timeout_verdict(limit: Limit, measured: float, limits: Limits) -> Verdict:
     if limit is Limit.CPU:
-        words, source = f"CPU time limit of {limits.cpu_time_s:g} s reached", "CPU counter of the whole container"
+        text, source = f"CPU time limit of {limits.cpu_time_s:g} s reached", "CPU counter of the whole container"
     else:
-        words, source = f"wall clock limit of {limits.wall_s:g} s reached", _OUR_CLOCK
+        text, source = f"wall clock limit of {limits.wall_s:g} s reached", _OUR_CLOCK
     return Verdict(
-        outcome=Outcome.TIMEOUT, text=words, evidence=(Evidence(kind=limit.value, value=round(measured, 4), source=source),)
+        outcome=Outcome.TIMEOUT, text=text, evidence=(Evidence(kind=limit.value, value=round(measured, 4), source=source),)
     )
 
 
@@ -195,9 +195,9 @@ def _by_exit_code(facts: RunFacts) -> Verdict:
     return Verdict(outcome=Outcome.FAILED, text=exit_code_text(code), evidence=evidence)
 
 
-def _counters(facts: RunFacts) -> tuple[Evidence, ...]:
-    """Everything else that was found; it changes nothing."""
-    found = [*_end_mark_counters(facts.end)]
+def _other_evidence(facts: RunFacts) -> tuple[Evidence, ...]:
+    """What was found beside the deciding evidence; it does not change the outcome."""
+    found = [*_end_mark_evidence(facts.end)]
     if facts.state is not None and facts.state.exit_code is not None:
         found.append(Evidence(kind="container_exit_code", value=facts.state.exit_code, source=_INSPECT))
     if facts.state is not None and facts.state.oom_killed:
@@ -210,11 +210,11 @@ def _counters(facts: RunFacts) -> tuple[Evidence, ...]:
         found.append(Evidence(kind="output_cut", value="the first part was lost with a waiter process", source="container log"))
     if facts.output_incomplete:
         found.append(Evidence(kind="output_cut", value="the rest was not received", source="the connection to the host"))
-    if _was_behind(facts):
+    if _stood_still_at_output(facts):
         found.append(Evidence(kind="late_output_bytes", value=facts.late_output_bytes, source="bytes counted"))
     if facts.output_from_log:
-        words = "what the engine could not write down may be missing"
-        found.append(Evidence(kind="output_from_log", value=words, source="container log"))
+        text = "what the engine could not write down may be missing"
+        found.append(Evidence(kind="output_from_log", value=text, source="container log"))
     if facts.archive_error:
         found.append(Evidence(kind="archive", value=facts.archive_error, source="collecting"))
     if facts.not_collected:
@@ -222,13 +222,13 @@ def _counters(facts: RunFacts) -> tuple[Evidence, ...]:
     return tuple(found)
 
 
-def _was_behind(facts: RunFacts) -> bool:
-    """Whether the program may have stood still at its wall clock limit, as what it prints was not fetched as quickly."""
+def _stood_still_at_output(facts: RunFacts) -> bool:
+    """Whether the program may have been waiting, at its wall clock limit, for us to read its output."""
     at_the_wall = facts.limit_hit is not None and facts.limit_hit.limit is Limit.WALL
     return at_the_wall and facts.late_output_bytes > _PIPE_BYTES
 
 
-def _end_mark_counters(end: EndMark | None) -> list[Evidence]:
+def _end_mark_evidence(end: EndMark | None) -> list[Evidence]:
     if end is None:
         return []
     found = [Evidence(kind="exit_code", value=end.exit_code, source=_END_MARK)]
@@ -243,6 +243,6 @@ def _end_mark_counters(end: EndMark | None) -> list[Evidence]:
     return found
 
 
-def _merged(first: tuple[Evidence, ...], more: tuple[Evidence, ...]) -> tuple[Evidence, ...]:
+def _without_repeats(first: tuple[Evidence, ...], more: tuple[Evidence, ...]) -> tuple[Evidence, ...]:
     kinds = {evidence.kind for evidence in first}
     return first + tuple(evidence for evidence in more if evidence.kind not in kinds)

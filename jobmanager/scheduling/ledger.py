@@ -21,7 +21,7 @@ from jobmanager.model.limits import SLOWEST_LINK_BYTES_PER_S
 from jobmanager.model.listings import HostInfo, QueueInfo, RunningJob, WaitingJob
 from jobmanager.model.result import Callback, Outcome, SSHCallback
 from jobmanager.results.facts import LimitHit, RunFacts
-from jobmanager.results.verdict import KillReason, Verdict, after_reruns, judge, killed_verdict, superseded_verdict
+from jobmanager.results.verdict import KillReason, Verdict, judge, killed_verdict, superseded_verdict, with_reruns
 from jobmanager.scheduling.commands import (
     CheckHost,
     Command,
@@ -549,7 +549,7 @@ class Ledger:
                 request=job.request,
                 callback=job.callback,
                 ssh_callback=job.ssh_callback,
-                verdict=after_reruns(job.verdict, job.cut_off),
+                verdict=with_reruns(job.verdict, job.cut_off),
                 facts=job.facts,
                 host=job.host,
                 timings=job.timings,

@@ -193,7 +193,7 @@ def _shared_folder(folder: Path, common: Common) -> Path | None:
 
 def _shared_files(folder: Path, limits: Limits) -> dict[str, Path]:
     found = sorted(path for path in folder.rglob("*") if _is_file(path))
-    if lack := limits.workspace_lack([path.stat().st_size for path in found]):
+    if lack := limits.workspace_excess([path.stat().st_size for path in found]):
         raise InvalidTask(f"the files that come along of {str(folder)!r} are {lack}, or give common=False")
     return {f"{COMMON}/{name}": path for name, path in names_below(folder, found).items()}
 

@@ -210,7 +210,7 @@ def test_a_result_that_cannot_be_put_together_is_an_error_and_the_callback_is_ca
     def broken(*args, **kwargs):
         raise TypeError("a bug of ours")
 
-    monkeypatch.setattr(_callback_manager, "merged", broken)
+    monkeypatch.setattr(_callback_manager, "merged_result", broken)
     managers, got = made(), []
     managers.put("j", got.append)
     managers.wait_for(1)

@@ -22,7 +22,7 @@ from jobmanager.errors import InvalidValue
 from jobmanager.model.container import ContainerSpec, ImageDefaults
 from jobmanager.model.job import Request
 from jobmanager.results.facts import Limit, LimitHit, RunFacts
-from jobmanager.results.merge import merged
+from jobmanager.results.merge import merged_result
 from jobmanager.results.verdict import KillReason, judge
 from jobmanager.scheduling.job_states import TRANSITIONS, JobAction, JobEvent, JobState, Transition
 from jobmanager.testing import Faults
@@ -188,7 +188,7 @@ def judged(upper: str, lower: str) -> JobResult:
     task = Task("x", command="x")
     request = Request(job_id="j", task=task, inputs=JobInput(), files={}, priority=0, launcher_name="x", debug=False)
     killed = KillReason.KILL_JOB if "requested_by" in (upper, lower) else None
-    return merged(request, judge(facts, task.limits, killed), facts, host="h", timings={}, steps=())
+    return merged_result(request, judge(facts, task.limits, killed), facts, host="h", timings={}, steps=())
 
 
 def contradictions(lines: Lines) -> list[str]:

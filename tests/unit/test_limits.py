@@ -65,15 +65,15 @@ def test_limits_are_given_by_name_and_cannot_be_changed():
 def test_the_workspace_counts_whole_blocks():
     limits = Limits(workspace_mib=1)
 
-    assert not limits.workspace_lack([2**20])
-    assert "larger than the workspace of 1 MiB" in limits.workspace_lack([2**20 + 1])
-    assert not limits.workspace_lack([1] * 256)
-    assert "larger than the workspace of 1 MiB" in limits.workspace_lack([1] * 257)  # one block of 4096 bytes each
+    assert not limits.workspace_excess([2**20])
+    assert "larger than the workspace of 1 MiB" in limits.workspace_excess([2**20 + 1])
+    assert not limits.workspace_excess([1] * 256)
+    assert "larger than the workspace of 1 MiB" in limits.workspace_excess([1] * 257)  # one block of 4096 bytes each
 
 
 def test_the_workspace_counts_files_too():
     limits = Limits(workspace_mib=1)
     assert limits.workspace_inodes == 1024 + 64
 
-    assert not limits.workspace_lack([0] * 544)
-    assert "more than the 544 files" in limits.workspace_lack([0] * 545)
+    assert not limits.workspace_excess([0] * 544)
+    assert "more than the 544 files" in limits.workspace_excess([0] * 545)

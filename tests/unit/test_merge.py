@@ -10,8 +10,7 @@ from jobmanager import Code, Grader, JobInput, Limits, Match, MultipleChoice, Ou
 from jobmanager.engine.pid1 import EndMark
 from jobmanager.model.job import Request
 from jobmanager.results.facts import RunFacts
-from jobmanager.results.local_answers import answered
-from jobmanager.results.merge import merged
+from jobmanager.results.merge import local_results, merged_result
 from jobmanager.results.verdict import KillReason, crash_verdict, judge, killed_verdict
 
 QUIZ = {
@@ -32,23 +31,23 @@ def run(exit_code=0, said=None, answers=RIGHT, problems=None, **facts):
     """The result of a run that ended by itself."""
     result_file = said if said is None or isinstance(said, bytes) else json.dumps(said).encode()
     found = RunFacts(program_started=True, end=EndMark(exit_code=exit_code), result_file=result_file, **facts)
-    return merged(request(answers, problems=problems), judge(found, LIMITS), found, host="h", timings={"run": 1.0}, steps=())
+    return merged_result(request(answers, problems=problems), judge(found, LIMITS), found, host="h", timings={"run": 1.0}, steps=())
 
 
 # ---- local answers
 
 
 def test_local_answers_are_judged_and_told_with_the_problems_texts():
-    assert answered(request(RIGHT)) == {"m": (Outcome.SUCCESS, "Yes."), "c": (Outcome.SUCCESS, "")}
-    assert answered(request(BOTH_WRONG)) == {"m": (Outcome.FAILED, "No, 42."), "c": (Outcome.FAILED, "Look again.")}
-    assert answered(request({})) == {"m": (Outcome.FAILED, "No, 42."), "c": (Outcome.FAILED, "Look again.")}
+    assert local_results(request(RIGHT)) == {"m": (Outcome.SUCCESS, "Yes."), "c": (Outcome.SUCCESS, "")}
+    assert local_results(request(BOTH_WRONG)) == {"m": (Outcome.FAILED, "No, 42."), "c": (Outcome.FAILED, "Look again.")}
+    assert local_results(request({})) == {"m": (Outcome.FAILED, "No, 42."), "c": (Outcome.FAILED, "Look again.")}
 
 
 def test_problems_that_become_files_are_not_answered_here():
-    assert answered(request({"p": "code", "m": "42"}, problems={"p": Code("p.py"), "m": Match("42")})) == {
+    assert local_results(request({"p": "code", "m": "42"}, problems={"p": Code("p.py"), "m": Match("42")})) == {
         "m": (Outcome.SUCCESS, "")
     }
-    assert answered(request(problems={})) == {}
+    assert local_results(request(problems={})) == {}
 
 
 # ---- merging
@@ -140,7 +139,7 @@ def test_a_bad_file_of_a_failed_program_is_an_error_too():
 def test_limits_rule_over_the_file_whatever_is_in_it(facts, outcome, said):
     found = RunFacts(program_started=True, result_file=said, **facts)
 
-    result = merged(request(RIGHT), judge(found, LIMITS), found, host="h", timings={}, steps=())
+    result = merged_result(request(RIGHT), judge(found, LIMITS), found, host="h", timings={}, steps=())
 
     assert (result.outcome, result.grade, result.tests) == (outcome, 0.0, {})
     assert "mine" not in result.text
@@ -149,20 +148,20 @@ def test_limits_rule_over_the_file_whatever_is_in_it(facts, outcome, said):
 def test_local_answers_do_not_change_an_outcome_other_than_success():
     found = RunFacts(program_started=True, end=EndMark(exit_code=0), cpu_time_s=31.0)
 
-    result = merged(request(BOTH_WRONG), judge(found, LIMITS), found, host="h", timings={}, steps=())
+    result = merged_result(request(BOTH_WRONG), judge(found, LIMITS), found, host="h", timings={}, steps=())
 
     assert result.outcome is Outcome.TIMEOUT
     assert result.problems["m"] == ProblemResult(Outcome.FAILED, "No, 42.")
 
 
 def test_a_killed_job_has_no_grade_and_tells_nothing_of_its_answers():
-    result = merged(request(RIGHT), killed_verdict(KillReason.KILL_JOB), None, host=None, timings={}, steps=())
+    result = merged_result(request(RIGHT), killed_verdict(KillReason.KILL_JOB), None, host=None, timings={}, steps=())
 
     assert (result.outcome, result.grade, result.problems, result.text) == (Outcome.KILLED, 0.0, {}, "killed: kill_job")
 
 
 def test_a_job_that_never_ran_has_a_result_with_every_field():
-    result = merged(
+    result = merged_result(
         request({}, problems={}), crash_verdict("no_host", "nobody"), None, host=None, timings={"waiting": 2.0}, steps=()
     )
 
@@ -193,7 +192,7 @@ def test_steps_are_told_to_who_asked_for_them():
     steps = (Step(name="accepted", at_s=0.0),)
 
     for debug in (True, False):
-        result = merged(request(RIGHT, debug=debug), judge(found, LIMITS), found, host="h", timings={}, steps=steps)
+        result = merged_result(request(RIGHT, debug=debug), judge(found, LIMITS), found, host="h", timings={}, steps=steps)
         assert result.steps == (steps if debug else ())
 
 
@@ -208,7 +207,7 @@ def graded(said=None, exit_code=0, answers=None, problems=None, merge_local=True
     asked = Request(
         job_id="j", task=task, inputs=JobInput(answers or {}), files={}, priority=0, launcher_name="x", debug=False
     )
-    return merged(asked, judge(found, LIMITS), found, host="h", timings={}, steps=())
+    return merged_result(asked, judge(found, LIMITS), found, host="h", timings={}, steps=())
 
 
 GRADERS = [  # what it says, its exit code, outcome, grade

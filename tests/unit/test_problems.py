@@ -147,11 +147,11 @@ def test_what_was_chosen_is_told_its_feedback_after_the_verdict():
     one = MultipleChoice(1, ["0", "1", "2"], success_text="Right.", feedback={"0": "Too small.", 2: "Too large."}, multiple=False)
     several = MultipleChoice([0, 1], feedback={"1": "Yes.", "2": "No."}, failure_text="")
 
-    assert [one.told(answer) for answer in (1, "0", "2", None)] == [
+    assert [one.feedback_text(answer) for answer in (1, "0", "2", None)] == [
         "Right.", "Wrong answer.\nToo small.", "Wrong answer.\nToo large.", "Wrong answer."]  # fmt: skip
-    assert [several.told(answer) for answer in ([0, 1], ["2", "1"], [0])] == ["Yes.", "Yes.\nNo.", ""]
-    assert Match("a", success_text="Right.").told(" a ") == "Right."
-    assert Match("a").told("b") == "Wrong answer."
+    assert [several.feedback_text(answer) for answer in ([0, 1], ["2", "1"], [0])] == ["Yes.", "Yes.\nNo.", ""]
+    assert Match("a", success_text="Right.").feedback_text(" a ") == "Right."
+    assert Match("a").feedback_text("b") == "Wrong answer."
 
 
 def test_a_single_line_of_code_is_one_line():

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from jobmanager import Outcome
-from jobmanager.results.result_file import ResultFile, ResultFileError, parse
+from jobmanager.results.result_file import ResultFile, ResultFileError, parse_result_file
 
 GOOD = [
     (b"{}", ResultFile()),
@@ -99,14 +99,14 @@ BAD = [
 
 def test_a_valid_file_is_read_field_by_field():
     for data, expected in GOOD:
-        assert parse(data) == expected, data[:80]
-        assert parse(data).grade is None or type(parse(data).grade) is float
+        assert parse_result_file(data) == expected, data[:80]
+        assert parse_result_file(data).grade is None or type(parse_result_file(data).grade) is float
 
 
 @pytest.mark.parametrize(("data", "says"), BAD, ids=lambda value: repr(value[:40]) if isinstance(value, bytes) else None)
 def test_whatever_is_wrong_makes_the_whole_file_unreadable_and_is_named(data, says):
     with pytest.raises(ResultFileError) as unreadable:
-        parse(data)
+        parse_result_file(data)
 
     assert says in str(unreadable.value)
 
@@ -116,7 +116,7 @@ def test_what_is_said_of_a_hostile_file_is_short_and_can_be_encoded():
                   json.dumps({"problems": {"\x1b" * 150: 5}}).encode()]  # fmt: skip
     for data in [*long_names, *(bad for bad, _ in BAD)]:
         with pytest.raises(ResultFileError) as unreadable:
-            parse(data)
+            parse_result_file(data)
         said = str(unreadable.value)
         assert len(said.encode()) < 2000
         assert said.isprintable()
@@ -126,13 +126,13 @@ def test_a_file_just_as_large_as_allowed_is_read():
     data = b'{"text": "' + b"x" * (2**20 - 12) + b'"}'
 
     assert len(data) == 2**20
-    assert len(parse(data).text) == 2**20 - 12
+    assert len(parse_result_file(data).text) == 2**20 - 12
     with pytest.raises(ResultFileError, match="larger"):
-        parse(data + b" ")
+        parse_result_file(data + b" ")
 
 
 def test_nesting_within_the_bound_is_read():
-    assert parse(b'{"tests": {"a": ' + b"[" * 40 + b"]" * 40 + b"}}").tests["a"]
+    assert parse_result_file(b'{"tests": {"a": ' + b"[" * 40 + b"]" * 40 + b"}}").tests["a"]
 
 
 def test_bytes_at_random_never_raise_anything_else():
@@ -145,7 +145,7 @@ def test_bytes_at_random_never_raise_anything_else():
                 [b'"', b"{", b"]", b"\\u", b"\xff", b"1e9", b","]
             )
         try:
-            found = parse(bytes(data))
+            found = parse_result_file(bytes(data))
         except ResultFileError:
             continue
         assert found.grade is None or 0 <= found.grade <= 200
