@@ -15,7 +15,7 @@ from jobmanager.engine.protocol import Engine, EngineError, Unreachable
 from jobmanager.ipc.messages import MonitorContainer
 from jobmanager.model.container import WORKSPACE
 from jobmanager.model.limits import Limits
-from jobmanager.watching.inspector import Looks
+from jobmanager.watching.inspector import ContainerInspector
 
 GRADERS_ARCHIVE = ".jobmanager/archive"
 _TRIES = 3
@@ -80,7 +80,7 @@ def collected(
     return Collected(archive=packed.getvalue() if has_some else None, trouble=trouble, passed_over=taking.passed_over())
 
 
-def collected_of(job: MonitorContainer, engine: Engine, looks: Looks) -> Collected:
+def collected_of(job: MonitorContainer, engine: Engine, inspector: ContainerInspector) -> Collected:
     """The same for a job whose container is there; an engine that is away is waited for."""
     tries = 0
     while True:
@@ -90,10 +90,10 @@ def collected_of(job: MonitorContainer, engine: Engine, looks: Looks) -> Collect
             )
         except Unreachable as error:  # the workspace is there for as long as the container is
             tries += 1
-            if tries > _TRIES or not looks.is_still_there():
+            if tries > _TRIES or not inspector.is_still_there():
                 return Collected(trouble=f"the workspace could not be read: {error}")
         else:
-            return Collected(trouble="the container ended before its files were read") if looks.has_ended() else found
+            return Collected(trouble="the container ended before its files were read") if inspector.has_ended() else found
 
 
 class _Taking:

@@ -1,4 +1,4 @@
-"""The host keeper: whether a Docker host is up, what it has, and no leftovers of dead managers on it."""
+"""The host monitor: checks whether a Docker host is up and which images it has, and sweeps leftovers of dead managers."""
 
 from __future__ import annotations
 
@@ -22,66 +22,70 @@ from jobmanager.model.host import Address
 
 _log = logging.getLogger(__name__)
 
-_BACK_OFF_S = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0)
-_LOOK_TIMEOUT_S = 5.0
+_RETRY_INTERVALS_S = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0)
+_CHECK_TIMEOUT_S = 5.0
 _SWEEP_TIMEOUT_S = 30.0
-_SWEEP_INTERVAL_S = 60.0  # a manager may die while others live, or while one of its containers is being made
+_SWEEP_INTERVAL_S = 60.0  # a manager may die while others live, or while one of its containers is being created
 
 
-class HostKeeper:
-    """Looks at one host from a thread of its own, and says what it saw whenever it looked."""
+class HostMonitor:
+    """Checks one host again and again, in a thread of its own, and reports after each check."""
 
     def __init__(self, settings: WaiterSettings, send: Callable[[Any], None]) -> None:
         self._settings = settings
         self._send = send
         self._wake = threading.Event()
         self._next_sweep = 0.0
-        self._sweeping = threading.Lock()  # two at once would be in each other's way
-        self._retired: frozenset[str] = frozenset()
+        self._sweeping = threading.Lock()  # one sweep at a time
+        self._closed_managers: frozenset[str] = frozenset()
 
     def start(self) -> None:
-        """Begin to look."""
-        threading.Thread(target=self._keep, name="host-keeper", daemon=True).start()
+        """Start the thread."""
+        threading.Thread(target=self._run, name="host-monitor", daemon=True).start()
 
-    def look_now(self) -> None:
-        """Look without waiting for the next turn."""
+    def check_now(self) -> None:
+        """Check now, before the interval is over."""
         self._wake.set()
 
-    def retired(self, manager_ids: frozenset[str]) -> None:
-        """Managers of the same process have closed: what they left here is swept as soon as the host answers."""
-        self._retired = manager_ids
+    def managers_closed(self, manager_ids: frozenset[str]) -> None:
+        """Managers of the caller's process have closed: sweep what they left as soon as the host answers."""
+        self._closed_managers = manager_ids
         self._next_sweep = 0.0
         self._wake.set()
 
-    def _keep(self) -> None:
+    def _run(self) -> None:
         failures = 0
         while True:
             self._wake.clear()
-            failures = 0 if self._look() else failures + 1
+            failures = 0 if self._check() else failures + 1
             if not failures and time.monotonic() >= self._next_sweep and not self._sweeping.locked():
-                self._begin_to_sweep()
-            wait_s = _BACK_OFF_S[min(failures, len(_BACK_OFF_S)) - 1] if failures else self._settings.host_check_interval_s
-            self._wake.wait(wait_s)
+                self._start_sweep()
+            self._wake.wait(self._interval_s(failures))
 
-    def _begin_to_sweep(self) -> None:
+    def _interval_s(self, failures: int) -> float:
+        if not failures:
+            return self._settings.host_check_interval_s
+        return _RETRY_INTERVALS_S[min(failures, len(_RETRY_INTERVALS_S)) - 1]
+
+    def _start_sweep(self) -> None:
         self._next_sweep = time.monotonic() + _SWEEP_INTERVAL_S
         try:
             threading.Thread(target=self._sweep, name="sweep", daemon=True).start()
-        except RuntimeError as error:  # no more threads to be had
+        except RuntimeError as error:  # no more threads
             _log.warning("host %s is not swept now: %s", self._settings.address.host, error)
 
-    def _look(self) -> bool:
+    def _check(self) -> bool:
         engine: Engine | None = None
         try:
-            engine = connect(self._settings.address, timeout_s=min(_LOOK_TIMEOUT_S, self._settings.engine_timeout_s))
+            engine = connect(self._settings.address, timeout_s=min(_CHECK_TIMEOUT_S, self._settings.engine_timeout_s))
             info = _with_available_memory(engine.info(), self._settings.address)
             self._send(HostReachable(info=info, images=tuple(engine.images())))
             return True
         except EngineError as error:
             self._send(HostUnreachable(reason=str(error)))
             return False
-        except Exception as error:  # noqa: BLE001 - the loop's edge: an odd answer must not end the looking
-            _log.exception("looking at host %s failed", self._settings.address.host)
+        except Exception as error:  # noqa: BLE001 - the loop's edge: an odd answer must not end the checks
+            _log.exception("checking host %s failed", self._settings.address.host)
             self._send(HostUnreachable(reason=f"{type(error).__name__}: {error}"))
             return False
         finally:
@@ -97,15 +101,15 @@ class HostKeeper:
     def _sweep_with(self, engine: Engine) -> None:
         try:
             with self._sweeping:
-                for removal in remove_leftovers(engine, survey(engine, self._retired).leftovers):
-                    self._tell(removal)
+                for removal in remove_leftovers(engine, survey(engine, self._closed_managers).leftovers):
+                    self._log_removal(removal)
         except EngineError as error:
             _log.warning("host %s: sweeping stopped: %s", self._settings.address.host, error)
-            self._next_sweep = 0.0  # again after the next look that finds the host up
+            self._next_sweep = 0.0  # again after the next check that finds the host up
         finally:
             engine.close()
 
-    def _tell(self, removal: Removal) -> None:
+    def _log_removal(self, removal: Removal) -> None:
         leftover, host = removal.leftover, self._settings.address.host
         what = f"{leftover.kind} {leftover.name} (manager {leftover.manager_id}: {leftover.why})"
         if removal.trouble:
@@ -115,9 +119,9 @@ class HostKeeper:
 
 
 def _with_available_memory(info: EngineInfo, address: Address) -> EngineInfo:
-    """An engine does not tell what is free. When it is on this very machine, the kernel tells us.
+    """Engines do not report free memory. The kernel does, for an engine on this machine.
 
-    A unix socket is no proof of that: it may lead into a virtual machine, as Docker Desktop's does.
+    A unix socket does not prove that: it may lead into a virtual machine, as Docker Desktop's does.
     """
     memory = psutil.virtual_memory()
     here = (memory.total // 2**20, os.uname().release)

@@ -1,4 +1,4 @@
-"""Looks at one container: what an engine says of it, with patience for an engine that is away."""
+"""The inspector of one container: its state, asked for again while the engine cannot be reached."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class HostLost(Exception):
     """The engine could not be reached for too long."""
 
 
-class Looks:
-    """Looks of one watch, in its thread. ``hurry``: somebody wants an end, and there is no more waiting."""
+class ContainerInspector:
+    """Belongs to one monitor, and runs in its thread. Once ``give_up`` is set, an unreachable engine is not waited for."""
 
     def __init__(
         self,
@@ -28,22 +28,22 @@ class Looks:
         engine: Engine,
         *,
         host_lost_timeout_s: float,
-        hurry: threading.Event,
+        give_up: threading.Event,
         clock: Callable[[], float],
     ) -> None:
-        self.outage_s = 0.0  # how long the engine was away
+        self.outage_s = 0.0  # how long the engine could not be reached
         self._job = job
         self._engine = engine
         self._host_lost_timeout_s = host_lost_timeout_s
-        self._hurry = hurry
+        self._give_up = give_up
         self._clock = clock
 
-    def state(self) -> ContainerState:
-        """The container's state; an engine that cannot be reached is asked again until it is given up."""
+    def inspect(self) -> ContainerState:
+        """The container's state; an unreachable engine is asked again until ``host_lost_timeout_s``, then raises HostLost."""
         began, tries = self._clock(), 0
         while True:
             try:
-                state = self._look()
+                state = self._inspect_once()
             except Unreachable as error:
                 waited_s = self._clock() - began
                 if tries == 0:
@@ -51,7 +51,7 @@ class Looks:
                 if waited_s > self._host_lost_timeout_s:
                     self.outage_s += waited_s
                     raise HostLost from error
-                if self._hurry.wait(_RETRY_S[min(tries, len(_RETRY_S) - 1)]):
+                if self._give_up.wait(_RETRY_S[min(tries, len(_RETRY_S) - 1)]):
                     raise HostLost from error
                 tries += 1
                 continue
@@ -59,8 +59,8 @@ class Looks:
                 self.outage_s += max(0.001, self._clock() - began)
             return state
 
-    def _look(self) -> ContainerState:
-        """One look. Where another engine has taken the place of the container's own, that one is away."""
+    def _inspect_once(self) -> ContainerState:
+        """One call. Another engine at the same address counts as an unreachable one."""
         try:
             return self._engine.inspect(self._job.container_id)
         except NoSuchContainer:
@@ -70,33 +70,33 @@ class Looks:
             raise
 
     def has_ended(self) -> bool:
-        """Whether what was read of it is nothing: an engine shows the workspace of one that has ended as an empty folder."""
+        """Whether files that were just read are invalid: an engine shows an ended container's workspace as an empty folder."""
         try:
             return self._engine.inspect(self._job.container_id).phase is Phase.ENDED
         except NoSuchContainer:
             return True
-        except EngineError:  # it has only just given the files
+        except EngineError:  # the files have only just come
             return False
 
     def is_still_there(self) -> bool:
-        """Whether the container has not ended; an engine that is away is waited for."""
+        """Whether the container has not ended; an unreachable engine is waited for."""
         try:
-            return self.state().phase is not Phase.ENDED
+            return self.inspect().phase is not Phase.ENDED
         except (EngineError, HostLost):
             return False
 
-    def is_frozen_by_somebody_else(self) -> bool:
-        """Whether it stood still already: not by an earlier waiter's hand, as that leaves word first."""
+    def is_paused_externally(self) -> bool:
+        """Whether somebody else has paused it. An earlier waiter reports ``LimitReached`` before it pauses."""
         try:
             return self._job.stopped is None and self._engine.inspect(self._job.container_id).phase is Phase.PAUSED
         except EngineError:
             return False
 
     def was_restarted(self, state: ContainerState, *, first_start_s: float, followed_s: float) -> bool:
-        """Whether it was started again since, as then its PID 1 knows of no job.
+        """Whether the container was restarted: then its PID 1 has no job.
 
-        One that an earlier waiter had (``first_start_s`` is 0) is compared with how long it has been followed, by the
-        engine's own clock.
+        Where an earlier waiter sent the job (``first_start_s`` is 0), the engine's clock tells how long it has run, which is
+        compared with how long it has been followed.
         """
         if first_start_s:
             return state.started_at_s != first_start_s

@@ -1,8 +1,8 @@
-"""One container's watch: gives it its job, follows it to its end, and says what was seen.
+"""The monitor of one container: sends it the job, follows it to its end, and reports facts.
 
-A watch runs in a thread of its waiter and has an engine connection of its own. It reads the container's output
-without pause, since an attached container stands still while nobody reads; at most every ``_GLANCE_S`` it looks at
-the clock, at the CPU counter when that could have reached its limit, and at whether somebody asked for the end.
+A monitor runs in a thread of its waiter and has an engine connection of its own. It reads the container's output
+without pause, as an attached container blocks while its output is not read. At least every ``_POLL_INTERVAL_S`` it checks
+the clock, the CPU counter when that could have reached its limit, and whether a kill was requested.
 """
 
 from __future__ import annotations
@@ -31,38 +31,38 @@ from jobmanager.ipc.messages import FetchOutput, LimitReached, MonitorContainer,
 from jobmanager.model.container import ContainerState, Phase
 from jobmanager.results.facts import Limit, LimitHit, RunFacts
 from jobmanager.watching.collect import Collected, collected_of
-from jobmanager.watching.delivery import Talk, deliver
-from jobmanager.watching.inspector import HostLost, Looks
-from jobmanager.watching.limit_clock import Meter
-from jobmanager.watching.output_reporter import Showing
-from jobmanager.watching.silence import Rest, Silence
-from jobmanager.watching.transcript import Output, Tap, Transcript
+from jobmanager.watching.inspector import ContainerInspector, HostLost
+from jobmanager.watching.limit_clock import LimitClock
+from jobmanager.watching.output_reporter import OutputReporter
+from jobmanager.watching.stdin import StdinSession, send_job
+from jobmanager.watching.stream_timeouts import ReportDeadline, SilenceDetector
+from jobmanager.watching.transcript import CapturedOutput, OutputForwarder, Transcript
 
 _log = logging.getLogger(__name__)
 
-_GLANCE_S = 0.25  # the longest that a kill or a deadline waits for the loop
-_ACTING_GLANCE_S = 0.05
-_FROZEN_GLANCE_S = 0.25  # what a frozen container had printed has come when nothing comes for so long
-_FIRST_OUTPUT_S = 2.0  # in which a log that is read from its beginning may catch up, before a deadline is looked at
-_MOST_STOPS_LOST = 3
+_POLL_INTERVAL_S = 0.25  # bounds the delay of a kill and of a deadline
+_STOPPING_POLL_INTERVAL_S = 0.05
+_PAUSED_POLL_INTERVAL_S = 0.25  # a paused container's output is complete when nothing comes for so long
+_LOG_CATCH_UP_S = 2.0  # deadlines are not checked for so long while a log is read from its beginning
+_MAX_FAILED_STOPS = 3
 _RETRY_S = 0.1
 
 
-class _Over(Enum):
-    COMPLETE = auto()  # PID 1 has said everything
-    LIMIT = auto()  # a limit was reached
-    ASKED = auto()  # somebody asked for the end
-    BROKEN = auto()  # the stream ended: the container has, or the connection broke
-    SILENT = auto()  # the stream says no more, although it should
-    GIVEN_UP = auto()  # PID 1 has not said everything, and is not waited for any longer
+class _FollowResult(Enum):
+    COMPLETE = auto()  # PID 1's report is complete
+    LIMIT_REACHED = auto()
+    KILL_REQUESTED = auto()
+    STREAM_ENDED = auto()  # the container ended, or the connection broke
+    STREAM_SILENT = auto()  # nothing more comes, although it should
+    ABANDONED = auto()  # PID 1's report is incomplete and too late
 
 
-class _NotYetBegun(Exception):
-    """The engine could not be reached before the job was given to the container: another host can have it at once."""
+class _UnreachableBeforeStart(Exception):
+    """The engine could not be reached before the job was sent: another host can run it at once."""
 
 
 class ContainerMonitor:
-    """Follows one container. ``run`` is called once, in a thread; ``kill`` and ``look`` from anywhere."""
+    """Follows one container. ``run`` is called once, in a thread; the other methods may be called from any thread."""
 
     def __init__(
         self,
@@ -72,97 +72,100 @@ class ContainerMonitor:
         host_lost_timeout_s: float,
         send: Callable[[ProgramStarted | SSHReady | LimitReached | OutputChunk], None],
         on_output: Callable[[bool, bytes], None] | None = None,
-        talk: Talk | None = None,
+        session: StdinSession | None = None,
         cpu_left_s: Callable[[float], float] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``on_output`` is handed what the program prints as it comes: whether it is standard error, and the bytes.
+        """``on_output`` is called with the program's output as it comes: whether it is standard error, and the bytes.
 
-        It is called in the thread of ``run`` and must not block. After a connection broke it may miss some; it hears nothing twice.
-        ``cpu_left_s`` is told what the container has used and says how much more it may, where that is less than its limit.
+        It is called in the thread of ``run`` and must not block. After a broken connection some output may be missing; none
+        comes twice. ``cpu_left_s`` takes the CPU seconds used and returns how many more are allowed; default: up to the limit.
         """
         self._job = job
         self._engine = engine
         self._send = send
         self._clock = clock
-        self._showing = Showing(job.job_id, send)
-        self._tap = None if on_output is None else Tap(on_output)
-        self._talk = talk
-        self._kill_asked = threading.Event()
-        self._look_asked = threading.Event()
-        self._looks = Looks(job, engine, host_lost_timeout_s=host_lost_timeout_s, hurry=self._kill_asked, clock=clock)
-        self._meter = Meter(job, engine, cpu_left_s=cpu_left_s, clock=clock)
-        self._reads_log = self._delivered = False
+        self._reporter = OutputReporter(job.job_id, send)
+        self._forwarder = None if on_output is None else OutputForwarder(on_output)
+        self._session = session
+        self._kill_requested = threading.Event()
+        self._check_requested = threading.Event()
+        self._inspector = ContainerInspector(
+            job, engine, host_lost_timeout_s=host_lost_timeout_s, give_up=self._kill_requested, clock=clock
+        )
+        self._limit_clock = LimitClock(job, engine, cpu_left_s=cpu_left_s, clock=clock)
+        self._reads_log = self._job_sent = False
         self._transcript = self._new_transcript()
-        self._heard = Output()  # before the log took the place of the container's own stream
-        self._told_began = self._told_door = False
-        self._may_have_begun = job.taken_over  # the program: False is proof that nobody has given it to PID 1
-        self._fed_whole = False  # by this watch itself
+        self._earlier_output = CapturedOutput()  # before the log took the place of the container's own stream
+        self._start_reported = self._ssh_reported = False
+        self._may_have_started = job.taken_over  # the program; False is proof that the job was never sent
+        self._sent_whole = False  # by this monitor itself
         self._catching_up_until = 0.0
-        self._first_start_s = 0.0  # by the engine's clock; 0 where an earlier waiter delivered the job
+        self._container_started_at_s = 0.0  # by the engine's clock; 0 where an earlier waiter sent the job
         self._stopped: LimitHit | None = None
-        self._stop_was_lost = False  # the latest one: the engine did not answer
-        self._stops_lost = 0
-        self._stopped_at: float | None = None  # somebody asked for its end, or a limit was reached
-        self._is_frozen = False
-        self._was_frozen = False  # by somebody else
-        self._ended_at: float | None = None  # the program, by itself
-        self._end_heard: EndMark | None = None  # before the log took the place of the container's own stream
-        self._rest: Rest | None = None  # of what PID 1 says, once the program has ended
-        self._heard_all = False
-        self._late_output_bytes = 0  # that came only when it had been stopped
+        self._stop_failed = False  # the latest one: the engine did not answer
+        self._failed_stops = 0
+        self._stopped_at: float | None = None  # by a kill or for a limit
+        self._is_paused = False
+        self._was_paused_externally = False
+        self._ended_at: float | None = None  # when the program's own end was noticed
+        self._earlier_end_mark: EndMark | None = None  # before the log took the place of the container's own stream
+        self._report_deadline: ReportDeadline | None = None  # from the program's end on
+        self._stream_complete = False
+        self._late_output_bytes = 0  # received after the stop
         self._collected = Collected()
-        self._nonsense, self._is_cut_off = "", False
+        self._protocol_error, self._link_lost = "", False
         self._survived_outage_s = 0.0
         self._timings: dict[str, float] = {}
 
     @property
     def container_id(self) -> str:
-        """Of the container that it follows."""
+        """Id of the monitored container."""
         return self._job.container_id
 
     def kill(self) -> None:
-        """End the container soon; ``run`` comes back with what was seen."""
-        self._kill_asked.set()
+        """End the container soon; ``run`` then returns the facts."""
+        self._kill_requested.set()
 
-    def look(self) -> None:
-        """The container is said to have ended: look."""
-        self._look_asked.set()
+    def check(self) -> None:
+        """Check soon whether the container has ended."""
+        self._check_requested.set()
 
-    def show(self, asked: FetchOutput) -> None:
-        """Somebody follows the job: say what it prints."""
-        self._showing.ask(asked)
+    def fetch_output(self, request: FetchOutput) -> None:
+        """Report the output past these offsets once."""
+        self._reporter.request(request)
 
-    def refuse(self, nonsense: str) -> None:
-        """End the container soon, for what its runner said."""
-        self._nonsense = self._nonsense or nonsense
+    def end_for_protocol_error(self, reason: str) -> None:
+        """End the container soon, as its runner violated the protocol, or asked for what it cannot have."""
+        self._protocol_error = self._protocol_error or reason
         self.kill()
 
-    def cut_off(self) -> None:
-        """End the container soon, as it waits for what will never come: the connection to its student containers broke."""
-        self._is_cut_off = True
+    def end_for_lost_link(self) -> None:
+        """End the container soon, as the connection to its student containers broke while it waits for them."""
+        self._link_lost = True
         self.kill()
 
-    def stand_still(self) -> None:
-        """Its wall clock stands still, until ``goes_on`` was called as often: what it waits for is our doing. Bounded in all."""
-        self._meter.stand_still()
+    def pause_wall_clock(self) -> None:
+        """Pause the wall clock, as the container waits for us. The sum of all pauses is bounded."""
+        self._limit_clock.pause()
 
-    def goes_on(self) -> None:
-        self._meter.goes_on()
+    def resume_wall_clock(self) -> None:
+        """End one pause. The clock runs again when there were as many calls as of ``pause_wall_clock``."""
+        self._limit_clock.resume()
 
-    def wall_left_s(self) -> float:
-        """What is left of its wall-clock limit."""
-        return self._job.limits.wall_s - self._meter.wall_time_s()
+    def wall_time_left_s(self) -> float:
+        """Seconds left of the wall-clock limit."""
+        return self._job.limits.wall_s - self._limit_clock.wall_time_s()
 
     def run(self) -> RunFacts:
-        """Follow the container to its end. Whatever goes wrong on our side is told as its trouble."""
+        """Follow the container to its end. An error on our side is reported as the facts' trouble."""
         try:
             return self._run()
         except Exception as error:  # noqa: BLE001 - the thread's edge: no more threads to be had, or a bug, must not cost the job its result
-            _log.exception("watching job %s failed", self._job.job_id)
+            _log.exception("monitoring job %s failed", self._job.job_id)
             return replace(self._facts(trouble=f"{type(error).__name__}: {error}"), end=None)  # more may be missing
         finally:
-            self._be_silent()
+            self._end_session()
 
     def _run(self) -> RunFacts:
         try:
@@ -171,277 +174,277 @@ class ContainerMonitor:
             return self._facts(gone=True)
         except HostLost:
             return self._facts(host_lost=True)
-        except _NotYetBegun as error:
+        except _UnreachableBeforeStart as error:
             return self._facts(unreachable=str(error))
         except EngineError as error:
             return self._facts(trouble=f"the engine refused to go on with it: {error}")
-        self._be_silent()
+        self._end_session()
         self._transcript.finish()
         if self._stopped_at is None:
             self._collected = self._collect()
         return self._facts(state=state)
 
-    # ---- the way to the end
+    # ---- following
 
     def _follow_to_the_end(self) -> ContainerState | None:
-        """Returns the container's state when it ended without PID 1's word."""
-        stream = self._take_over() if self._job.taken_over else self._deliver()
+        """Returns the container's state when it ended without PID 1's report."""
+        stream = self._take_over() if self._job.taken_over else self._send_job()
         while True:
-            over = self._follow_and_stop(stream)
-            if over not in (_Over.BROKEN, _Over.SILENT):
+            over = self._follow_once(stream)
+            if over not in (_FollowResult.STREAM_ENDED, _FollowResult.STREAM_SILENT):
                 return None
-            outage_before = self._looks.outage_s
+            outage_before = self._inspector.outage_s
             self._engine.close()  # an engine that is being shut down still answers on old connections, and takes no new ones
-            state = self._looks.state()
+            state = self._inspector.inspect()
             has_ended = state.phase is Phase.ENDED or self._was_restarted(state)
-            came_to_its_end = over is _Over.BROKEN and stream is not None
-            if has_ended and self._looks.outage_s == outage_before and (came_to_its_end or self._is_silent_for_good(over)):
+            came_to_its_end = over is _FollowResult.STREAM_ENDED and stream is not None
+            if has_ended and self._inspector.outage_s == outage_before and (came_to_its_end or self._is_silent_for_good(over)):
                 self._transcript.finish()
-                self._heard_all = came_to_its_end
+                self._stream_complete = came_to_its_end
                 if state.in_removal:
-                    raise NoSuchContainer(self._job.container_name)  # soon: whoever looks later must see the same
+                    raise NoSuchContainer(self._job.container_name)  # soon: a later check must have the same result
                 return state
             if self._is_silent_for_good(over):
                 return None
             if not has_ended:
-                self._survived_outage_s = self._looks.outage_s
-            if self._looks.outage_s != outage_before:
+                self._survived_outage_s = self._inspector.outage_s
+            if self._inspector.outage_s != outage_before:
                 self._catching_up_until = 0.0  # the engine needs as long again to show its log
-            self._kill_asked.wait(_RETRY_S)
-            stream = self._reread() if self._delivered else self._take_over()
+            self._kill_requested.wait(_RETRY_S)
+            stream = self._reread() if self._job_sent else self._take_over()
 
-    def _is_silent_for_good(self, over: _Over) -> bool:
-        """Whether neither the container's own stream nor its log says what is missing."""
-        return over is _Over.SILENT and self._reads_log
+    def _is_silent_for_good(self, over: _FollowResult) -> bool:
+        """Whether neither the container's own stream nor its log has the rest."""
+        return over is _FollowResult.STREAM_SILENT and self._reads_log
 
-    def _follow_and_stop(self, stream: OutputStream | None) -> _Over:
-        over = self._glance()  # a log that ends at once, again and again, must not keep us from looking at the clocks
+    def _follow_once(self, stream: OutputStream | None) -> _FollowResult:
+        over = self._check_limits()  # first, as a log may end at once, again and again
         if stream is None:
-            if over in (_Over.LIMIT, _Over.ASKED):
+            if over in (_FollowResult.LIMIT_REACHED, _FollowResult.KILL_REQUESTED):
                 self._stopped_at = self._clock()
-                self._take_and_kill()
-            return over or _Over.BROKEN
+                self._collect_and_kill()
+            return over or _FollowResult.STREAM_ENDED
         try:
             over = over or self._follow(stream)
-            if over is _Over.LIMIT:
-                over = self._freeze(stream)
-            if over in (_Over.LIMIT, _Over.ASKED):
-                self._end(stream)
+            if over is _FollowResult.LIMIT_REACHED:
+                over = self._pause_for_limit(stream)
+            if over in (_FollowResult.LIMIT_REACHED, _FollowResult.KILL_REQUESTED):
+                self._stop(stream)
             return over
         finally:
             stream.close()
 
-    def _deliver(self) -> OutputStream | None:
-        """Attach, then feed: in this order nothing of the output can be missed. None when that did not work."""
+    def _send_job(self) -> OutputStream | None:
+        """Attach, then send: in this order no output is missed. None when the container took no job."""
         began = self._clock()
         try:
-            self._first_start_s = self._engine.inspect(self._job.container_id).started_at_s
+            self._container_started_at_s = self._engine.inspect(self._job.container_id).started_at_s
             stream = self._engine.attach(self._job.container_id)
         except Unreachable as error:
-            raise _NotYetBegun(str(error)) from error
+            raise _UnreachableBeforeStart(str(error)) from error
         except NotRunning:
             return None
-        if not self._feed():
+        if not self._write_job():
             stream.close()
             return None
         self._timings["deliver"] = round(self._clock() - began, 4)
         return stream
 
     def _take_over(self) -> OutputStream | None:
-        """Somebody may have delivered the job before: the log tells. If not, it is delivered now.
+        """An earlier waiter may have sent the job: then the log is not empty. Otherwise it is sent now.
 
-        A delivery that broke off in the middle cannot be repeated, and need not be: PID 1 ends when its input does.
+        A job that was sent in part cannot be sent again, and need not be: PID 1 ends when its input does.
         """
         stream = self._reread()
         if stream is None:
             return None
-        silence = Silence(self._looks, self._clock)
-        while not silence.is_proven:
-            chunks = stream.read(_GLANCE_S)
+        silence = SilenceDetector(self._inspector, self._clock)
+        while not silence.is_confirmed:
+            chunks = stream.read(_POLL_INTERVAL_S)
             if chunks:
-                self._delivered = True
-                self._tell_that_it_broke()
+                self._job_sent = True
+                self._report_disconnect()
                 self._transcript.read(chunks)
-                self._showing.look(self._transcript)
+                self._reporter.update(self._transcript)
                 return stream
-            if chunks is None:  # it has ended, or cannot be reached
+            if chunks is None:  # the container has ended, or cannot be reached
                 return stream
-            if silence.is_long():  # a log that stays empty belongs to a container that had no job yet
-                silence.looked()
-        if self._feed():
+            if silence.check_is_due():  # a log that stays empty belongs to a container that had no job yet
+                silence.check()
+        if self._write_job():
             return stream
         stream.close()
         return None
 
     def _reread(self) -> OutputStream | None:
-        """The output again from its beginning, as the log kept it.
+        """The output from its beginning, as the log has it.
 
-        Until it has been read, no deadline is looked at; nor for ever, as a log may not be readable any more.
+        No deadline is checked until the log has been read, or for ``_LOG_CATCH_UP_S``, as it may be unreadable.
         """
-        if self._delivered:
-            self._tell_that_it_broke()
-        self._heard = self._transcript.output(self._heard)
-        self._end_heard = self._end_mark
+        if self._job_sent:
+            self._report_disconnect()
+        self._earlier_output = self._transcript.output(self._earlier_output)
+        self._earlier_end_mark = self._end_mark
         self._reads_log = True
         self._transcript = self._new_transcript()
-        self._catching_up_until = self._catching_up_until or self._clock() + _FIRST_OUTPUT_S
+        self._catching_up_until = self._catching_up_until or self._clock() + _LOG_CATCH_UP_S
         try:
             return self._engine.logs(self._job.container_id)
         except Unreachable:
             return None
 
-    def _feed(self) -> bool:
+    def _write_job(self) -> bool:
         job = self._job
-        self._may_have_begun = True
+        self._may_have_started = True
         try:
-            deliver(self._engine, job, self._talk, self._can_still_take_it, started_at_s=self._first_start_s)
+            send_job(self._engine, job, self._session, self._still_takes_input, started_at_s=self._container_started_at_s)
         except (Unreachable, NotRunning) as error:
-            _log.warning("job %s could not be delivered whole: %s", job.job_id, error)
+            _log.warning("job %s could not be sent whole: %s", job.job_id, error)
             return False
-        self._delivered = self._fed_whole = True
-        self._meter.start(self._clock())
+        self._job_sent = self._sent_whole = True
+        self._limit_clock.start(self._clock())
         return True
 
-    def _tell_that_it_broke(self) -> None:
-        if self._talk is not None:
-            self._talk.broke()
+    def _report_disconnect(self) -> None:
+        if self._session is not None:
+            self._session.on_disconnect()
 
-    def _be_silent(self) -> None:
-        if self._talk is not None:
-            self._talk.over()
+    def _end_session(self) -> None:
+        if self._session is not None:
+            self._session.on_end()
 
-    def _can_still_take_it(self) -> bool:
-        """Asked while a container takes nothing of its job: one that has ended never will."""
-        return not self._kill_asked.is_set() and self._engine.inspect(self._job.container_id).phase is not Phase.ENDED
+    def _still_takes_input(self) -> bool:
+        """Whether it is worth waiting while the container reads nothing: one that has ended never will."""
+        return not self._kill_requested.is_set() and self._engine.inspect(self._job.container_id).phase is not Phase.ENDED
 
-    def _follow(self, stream: OutputStream) -> _Over:
-        silence = Silence(self._looks, self._clock)
+    def _follow(self, stream: OutputStream) -> _FollowResult:
+        silence = SilenceDetector(self._inspector, self._clock)
         while True:
-            chunks = stream.read(_GLANCE_S)
+            chunks = stream.read(_POLL_INTERVAL_S)
             if chunks is None:
-                return _Over.BROKEN
+                return _FollowResult.STREAM_ENDED
             if chunks:
-                silence.broken()
-            elif self._has_gone_silent(silence):
-                return _Over.SILENT
-            self._take_in(chunks)
+                silence.reset()
+            elif self._is_silent(silence):
+                return _FollowResult.STREAM_SILENT
+            self._process(chunks)
             if not chunks:
                 self._catching_up_until = 0.0
-            if self._transcript.began and not self._told_began:
-                self._told_began = True
+            if self._transcript.began and not self._start_reported:
+                self._start_reported = True
                 self._send(ProgramStarted(container_name=self._job.container_name))
-                if self._talk is not None:
-                    self._talk.began()
-            if self._job.with_ssh and self._transcript.door_open and not self._told_door:
-                self._tell_door()
-            over = self._glance()
+                if self._session is not None:
+                    self._session.on_start()
+            if self._job.with_ssh and self._transcript.door_open and not self._ssh_reported:
+                self._report_ssh_ready()
+            over = self._check_limits()
             if over is not None:
                 return over
 
-    def _take_in(self, chunks: list[Chunk]) -> None:
+    def _process(self, chunks: list[Chunk]) -> None:
         self._transcript.read(chunks)
-        self._showing.look(self._transcript)
-        if self._rest is not None:
-            self._rest.came(sum(len(chunk.data) for chunk in chunks))
+        self._reporter.update(self._transcript)
+        if self._report_deadline is not None:
+            self._report_deadline.extend(sum(len(chunk.data) for chunk in chunks))
 
-    def _has_gone_silent(self, silence: Silence) -> bool:
-        """Whether the stream lacks what it should have: the program has ended, or the container is said to have."""
-        if not silence.is_long() or (self._ended_at is None and not self._look_asked.is_set()):
+    def _is_silent(self, silence: SilenceDetector) -> bool:
+        """Whether the stream is dead: the program has ended, or the container may have, and nothing comes."""
+        if not silence.check_is_due() or (self._ended_at is None and not self._check_requested.is_set()):
             return False
-        state = silence.looked()
+        state = silence.check()
         if self._ended_at is None and state.phase is not Phase.ENDED:
-            self._look_asked.clear()
-            silence.broken()
-        return silence.is_proven
+            self._check_requested.clear()
+            silence.reset()
+        return silence.is_confirmed
 
-    def _tell_door(self) -> None:
+    def _report_ssh_ready(self) -> None:
         try:
             ports = self._engine.inspect(self._job.container_id).ports
-        except EngineError as error:  # asked again soon
+        except EngineError as error:  # the next turn tries again
             _log.debug("ports of %s: %s", self._job.container_name, error)
             return
         if not ports:
             raise Refused("it published no port: a session needs a bridge network that can be reached from outside")
-        self._told_door = True
+        self._ssh_reported = True
         self._send(SSHReady(container_name=self._job.container_name, port=next(iter(ports.values()))))
 
-    def _glance(self) -> _Over | None:
-        """Whether it is over, by what has been read and by the clock."""
+    def _check_limits(self) -> _FollowResult | None:
+        """Whether following ends here, by what has been read and by the clocks."""
         transcript = self._transcript
         if transcript.end is not None and self._ended_at is None:
             self._program_ended()
         if transcript.complete:
-            self._heard_all = True
-            return _Over.COMPLETE
-        if self._printed_too_much:
-            return self._reached(LimitHit(limit=Limit.OUTPUT, measured=transcript.output_bytes))
-        if self._kill_asked.is_set():
-            return _Over.ASKED
-        if self._rest is not None:
-            return self._waits_for_the_rest(self._rest)
-        if self._clock() < self._catching_up_until:  # its end may be in the log already
+            self._stream_complete = True
+            return _FollowResult.COMPLETE
+        if self._output_limit_exceeded:
+            return self._report_limit(LimitHit(limit=Limit.OUTPUT, measured=transcript.output_bytes))
+        if self._kill_requested.is_set():
+            return _FollowResult.KILL_REQUESTED
+        if self._report_deadline is not None:
+            return self._check_report_deadline(self._report_deadline)
+        if self._clock() < self._catching_up_until:  # the end may be in the log already
             return None
-        stopped = self._meter.reached(transcript.cpu_before_ns)
-        return None if stopped is None else self._reached(stopped)
+        stopped = self._limit_clock.limit_reached(transcript.cpu_before_ns)
+        return None if stopped is None else self._report_limit(stopped)
 
-    def _waits_for_the_rest(self, rest: Rest) -> _Over | None:
-        """An end that a program said in PID 1's place frees it from no limit but that of wall clock, and not for long."""
-        if rest.is_late:
-            return _Over.GIVEN_UP
-        stopped = self._meter.reached_cpu(self._transcript.cpu_before_ns) if rest.takes_long else None
-        return None if stopped is None else self._reached(stopped)
+    def _check_report_deadline(self, deadline: ReportDeadline) -> _FollowResult | None:
+        """The end mark may be the program's forgery: CPU time stays limited, and the wall clock is, by the deadline."""
+        if deadline.has_passed:
+            return _FollowResult.ABANDONED
+        stopped = self._limit_clock.cpu_limit_reached(self._transcript.cpu_before_ns) if deadline.is_slow else None
+        return None if stopped is None else self._report_limit(stopped)
 
     def _program_ended(self) -> None:
         self._ended_at = self._clock()
-        self._rest = Rest(self._clock)
+        self._report_deadline = ReportDeadline(self._clock)
 
-    def _has_ended_unheard(self) -> bool:
-        """Whether the program had ended by itself, and PID 1's word of it is late, or lost with a log that cannot be written."""
+    def _has_unreported_end(self) -> bool:
+        """Whether the program has ended by itself, but PID 1's report is late, or lost as the log could not be written."""
         if self._transcript.end is not None:
             return False
         try:
             return any(self._engine.archive(self._job.container_id, trace_of_the_end(self._job.token, self._job.workspace)))
         except Unreachable:
-            self._stop_was_lost = True  # or as good as that: it is to be asked again
+            self._stop_failed = True  # unknown, so the stop is tried again
             return False
         except EngineError:
             return False
 
-    def _reached(self, stopped: LimitHit) -> _Over:
+    def _report_limit(self, stopped: LimitHit) -> _FollowResult:
         self._stopped = stopped
         self._send(LimitReached(container_name=self._job.container_name, stopped=stopped))
-        return _Over.LIMIT
+        return _FollowResult.LIMIT_REACHED
 
-    # ---- the end
+    # ---- stopping
 
-    def _freeze(self, stream: OutputStream) -> _Over:
-        """A limit was reached. What it turns out to be: where the link or the engine was behind, the program may have ended before.
+    def _pause_for_limit(self, stream: OutputStream) -> _FollowResult:
+        """Pause the container at a limit, then check again: its own end in time may arrive late over a slow link.
 
-        A stop that the engine did not take was none, so all is looked at again once it answers.
+        Where the engine did not pause it, everything is checked again once the engine answers.
         """
         assert self._stopped is not None, "a limit was reached"
-        self._stopped_at, self._stop_was_lost = self._clock(), False
+        self._stopped_at, self._stop_failed = self._clock(), False
         printed_before = self._transcript.output_bytes
         self._read_while(stream, self._pause)
-        self._until_nothing_comes(stream)
+        self._read_until_quiet(stream)
         if self._stopped.limit is Limit.WALL and self._has_ended_in_time():
-            self._go_on()
-            return self._follow(stream) if self._transcript.end is not None or self._reads_log else _Over.SILENT
-        if self._stop_was_lost and self._stops_lost < _MOST_STOPS_LOST:
-            self._stops_lost += 1
+            self._resume()
+            return self._follow(stream) if self._transcript.end is not None or self._reads_log else _FollowResult.STREAM_SILENT
+        if self._stop_failed and self._failed_stops < _MAX_FAILED_STOPS:
+            self._failed_stops += 1
             self._stopped = self._stopped_at = None
-            return _Over.BROKEN
+            return _FollowResult.STREAM_ENDED
         self._late_output_bytes = self._transcript.output_bytes - printed_before
-        return _Over.LIMIT
+        return _FollowResult.LIMIT_REACHED
 
     def _has_ended_in_time(self) -> bool:
         end = self._transcript.end
         if end is None:
-            return self._has_ended_unheard()
-        return end.wall_s is None or self._meter.without_standstill_s(end.wall_s) <= self._job.limits.wall_s
+            return self._has_unreported_end()
+        return end.wall_s is None or self._limit_clock.less_pauses_s(end.wall_s) <= self._job.limits.wall_s
 
-    def _go_on(self) -> None:
-        """It was frozen in vain: let PID 1 say the rest."""
+    def _resume(self) -> None:
+        """Undo the pause: the program had ended in time, and PID 1 can report the rest."""
         self._stopped = self._stopped_at = None
         if self._ended_at is None:
             self._program_ended()
@@ -450,59 +453,59 @@ class ContainerMonitor:
         except EngineError as error:
             _log.debug("unpause of %s: %s", self._job.container_name, error)
 
-    def _end(self, stream: OutputStream) -> None:
-        """Kill it, and hear what it had printed until then. After a limit it is frozen: what it used and made is taken first."""
+    def _stop(self, stream: OutputStream) -> None:
+        """Kill the container and read the output until its end. After a limit its usage and files are taken first."""
         if self._stopped_at is None:
             self._stopped_at = self._clock()
         printed_before = self._transcript.output_bytes
-        self._read_while(stream, self._take_and_kill)
-        self._be_silent()
-        self._until_it_ends(stream)
+        self._read_while(stream, self._collect_and_kill)
+        self._end_session()
+        self._read_until_end(stream)
         self._late_output_bytes += self._transcript.output_bytes - printed_before
 
     def _read_while(self, stream: OutputStream, act: Callable[[], None]) -> None:
-        """While the engine is at it, since what is attached and unread it cannot stop."""
+        """Read while the engine acts: it cannot stop a container whose attached stream is not read."""
         with ThreadPoolExecutor(1, thread_name_prefix="jobmanager-stop") as thread:
             acting = thread.submit(self._guarded, act)
             while not acting.done():
-                chunks = stream.read(_ACTING_GLANCE_S)
+                chunks = stream.read(_STOPPING_POLL_INTERVAL_S)
                 if chunks is None:
                     break
-                self._take_in(chunks)
+                self._process(chunks)
 
     def _guarded(self, act: Callable[[], None]) -> None:
         try:
             act()
-        except Exception:  # noqa: BLE001 - the thread's edge: a stop that was not carried out is none
-            self._stop_was_lost = True
+        except Exception:  # noqa: BLE001 - the thread's edge: the stop counts as failed
+            self._stop_failed = True
             _log.exception("stopping job %s failed", self._job.job_id)
 
-    def _until_nothing_comes(self, stream: OutputStream) -> None:
-        """What a frozen container had printed; one that goes on could print for ever."""
-        while self._is_frozen and not self._printed_too_much and (chunks := stream.read(_FROZEN_GLANCE_S)):
-            self._take_in(chunks)
+    def _read_until_quiet(self, stream: OutputStream) -> None:
+        """Read the output of a paused container; one that runs on could print for ever."""
+        while self._is_paused and not self._output_limit_exceeded and (chunks := stream.read(_PAUSED_POLL_INTERVAL_S)):
+            self._process(chunks)
 
-    def _until_it_ends(self, stream: OutputStream) -> None:
-        """As the stream of a container does that has ended. Not for ever: the engine may not have taken the kill."""
-        silence, rest = Silence(self._looks, self._clock), Rest(self._clock)
-        while not (silence.is_proven or rest.is_late or self._printed_too_much):
-            chunks = stream.read(_GLANCE_S)
+    def _read_until_end(self, stream: OutputStream) -> None:
+        """Read until the stream ends, but not for ever: the engine may not have carried out the kill."""
+        silence, deadline = SilenceDetector(self._inspector, self._clock), ReportDeadline(self._clock)
+        while not (silence.is_confirmed or deadline.has_passed or self._output_limit_exceeded):
+            chunks = stream.read(_POLL_INTERVAL_S)
             if chunks is None:
-                self._heard_all = True
+                self._stream_complete = True
                 return
             if chunks:
-                silence.broken()
-                rest.came(sum(len(chunk.data) for chunk in chunks))
-                self._take_in(chunks)
-            elif silence.is_long():
+                silence.reset()
+                deadline.extend(sum(len(chunk.data) for chunk in chunks))
+                self._process(chunks)
+            elif silence.check_is_due():
                 try:
-                    silence.looked()
+                    silence.check()
                 except (EngineError, HostLost):
                     return
 
-    def _take_and_kill(self) -> None:
+    def _collect_and_kill(self) -> None:
         if self._stopped is not None:
-            self._meter.measure(self._transcript.cpu_before_ns)
+            self._limit_clock.measure(self._transcript.cpu_before_ns)
             self._collected = self._collect()
         self._kill()
 
@@ -510,69 +513,69 @@ class ContainerMonitor:
         try:
             self._engine.kill(self._job.container_id)
         except EngineError as error:
-            _log.debug("kill of %s: %s", self._job.container_name, error)  # its removal follows
+            _log.debug("kill of %s: %s", self._job.container_name, error)  # the deleter removes it anyway
 
     def _pause(self) -> None:
-        """Once it has ended its counters are gone and its workspace is empty, so both are read while it is frozen."""
+        """Pause the container: after its end its counters are gone and its workspace is empty."""
         try:
             self._engine.pause(self._job.container_id)
-            self._is_frozen = True
+            self._is_paused = True
         except EngineError as error:
-            self._stop_was_lost = isinstance(error, Unreachable)
-            self._is_frozen = isinstance(error, NotRunning)  # also the word for one that is frozen already
-            self._was_frozen = not self._stops_lost and self._looks.is_frozen_by_somebody_else()
+            self._stop_failed = isinstance(error, Unreachable)
+            self._is_paused = isinstance(error, NotRunning)  # also raised for a container that is paused already
+            self._was_paused_externally = not self._failed_stops and self._inspector.is_paused_externally()
             _log.debug("pause of %s: %s", self._job.container_name, error)
 
     def _collect(self) -> Collected:
         is_over = self._ended_at is not None or self._stopped is not None
-        wanted = (self._job.collect or self._job.grading) and is_over and not self._kill_asked.is_set()
+        wanted = (self._job.collect or self._job.grading) and is_over and not self._kill_requested.is_set()
         if not wanted or self._transcript.refusal:
             return Collected()
         began = self._clock()
-        found = collected_of(self._job, self._engine, self._looks)
+        found = collected_of(self._job, self._engine, self._inspector)
         self._timings["collect"] = round(self._clock() - began, 4)
         return found
 
     def _was_restarted(self, state: ContainerState) -> bool:
-        followed_s = self._meter.wall_time_s()
-        return self._looks.was_restarted(state, first_start_s=self._first_start_s, followed_s=followed_s)
+        followed_s = self._limit_clock.wall_time_s()
+        return self._inspector.was_restarted(state, first_start_s=self._container_started_at_s, followed_s=followed_s)
 
     @property
-    def _has_begun(self) -> bool:
-        """Whether the program, or PID 1 on its behalf, was heard of; a log that took the stream's place may know less."""
-        return self._told_began or self._transcript.began
+    def _has_started(self) -> bool:
+        """Whether the program has started, by the stream or the log; the log may have less."""
+        return self._start_reported or self._transcript.began
 
-    def _was_cut_short(self) -> bool:
-        """Whether PID 1 could not unpack because a delivery broke off, rather than for the files' own sake."""
-        return self._transcript.refusal == CANNOT_UNPACK and not self._fed_whole
+    def _was_partly_sent(self) -> bool:
+        """Whether PID 1 could not unpack because sending broke off, and not because of the files."""
+        return self._transcript.refusal == CANNOT_UNPACK and not self._sent_whole
 
-    def _is_untouched(self, state: ContainerState | None) -> bool:
-        """Whether the program never began: nobody gave it to PID 1, or PID 1 says that it did not get all of it."""
-        if self._has_begun:
+    def _never_started(self, state: ContainerState | None) -> bool:
+        """Whether it is proven that the program never started: the job was not sent, or PID 1 did not receive all of it."""
+        if self._has_started:
             return False
-        left_without_it = state is not None and state.exit_code == NOT_DELIVERED and not self._transcript.refusal
-        return not self._may_have_begun or self._was_cut_short() or left_without_it
+        ended_without_job = state is not None and state.exit_code == NOT_DELIVERED and not self._transcript.refusal
+        return not self._may_have_started or self._was_partly_sent() or ended_without_job
 
-    def _stopped_by_us(self, *, ended_unheard: bool) -> LimitHit | None:
-        """Our kill for a limit, or that of an earlier waiter which did not live to tell of the end."""
-        return self._stopped or (self._job.stopped if ended_unheard and self._end_mark is None else None)
+    def _stopped_by_us(self, *, without_report: bool) -> LimitHit | None:
+        """Our stop for a limit, or that of an earlier waiter which died before it could report the end."""
+        return self._stopped or (self._job.stopped if without_report and self._end_mark is None else None)
 
     @property
-    def _printed_too_much(self) -> bool:
-        """Whether nothing more of its output is of use."""
+    def _output_limit_exceeded(self) -> bool:
+        """Whether more output than allowed has come."""
         return self._transcript.output_bytes > self._job.limits.output_kib * 1024
 
     @property
     def _end_mark(self) -> EndMark | None:
-        return self._transcript.end or self._end_heard
+        return self._transcript.end or self._earlier_end_mark
 
     def _new_transcript(self) -> Transcript:
-        if self._tap is not None:
-            self._tap.begin_again()
+        if self._forwarder is not None:
+            self._forwarder.restart()
         job = self._job
         token = link_token(job.token) if job.grading is not None else None
-        hear = None if self._talk is None else self._talk.said
-        return Transcript(job.token, job.limits.output_kib * 1024, self._tap, link_token=token, hear=hear)
+        on_message = None if self._session is None else self._session.on_message
+        return Transcript(job.token, job.limits.output_kib * 1024, self._forwarder, link_token=token, on_message=on_message)
 
     def _facts(
         self,
@@ -583,58 +586,58 @@ class ContainerMonitor:
         host_lost: bool = False,
         trouble: str = "",
     ) -> RunFacts:
-        transcript, output = self._transcript, self._transcript.output(self._heard)
-        if self._stopped is not None and not self._has_begun:
+        transcript, output = self._transcript, self._transcript.output(self._earlier_output)
+        if self._stopped is not None and not self._has_started:
             trouble = trouble or "the container did not take its job in time"
         if self._ended_at is not None and self._end_mark is None and self._stopped is None:
             trouble = trouble or "how it ended was lost with the container's log, which the engine could not write"
         end, wall_s, cpu_time_s = self._end_mark, self._wall_time_s(), self._cpu_time_s()
         return RunFacts(
-            program_started=self._has_begun,
-            never_started=self._is_untouched(state),
+            program_started=self._has_started,
+            never_started=self._never_started(state),
             unreachable_reason=unreachable,
             end=end,
-            limit_hit=self._stopped_by_us(ended_unheard=gone or state is not None) if self._has_begun else None,
-            refusal="" if self._was_cut_short() else transcript.refusal,
+            limit_hit=self._stopped_by_us(without_report=gone or state is not None) if self._has_started else None,
+            refusal="" if self._was_partly_sent() else transcript.refusal,
             state=state,
             container_removed=gone,
-            paused_externally=self._was_frozen,
-            outage_s=self._looks.outage_s,
+            paused_externally=self._was_paused_externally,
+            outage_s=self._inspector.outage_s,
             survived_outage_s=self._survived_outage_s,
             host_lost=host_lost,
             infrastructure_error=trouble,
-            link_broke=transcript.link_broke or (self._is_cut_off and end is None),
-            protocol_error=self._nonsense,
+            link_broke=transcript.link_broke or (self._link_lost and end is None),
+            protocol_error=self._protocol_error,
             stdout=output.stdout,
             stderr=output.stderr,
             stdout_bytes=output.stdout_bytes,
             stderr_bytes=output.stderr_bytes,
             log_rotated=transcript.beginning_lost,
-            output_from_log=self._reads_log and self._has_begun,
+            output_from_log=self._reads_log and self._has_started,
             result_file=transcript.result_file,
             archive=self._collected.archive,
             archive_error=self._collected.trouble,
             not_collected=self._collected.passed_over,
-            output_incomplete=self._has_begun and not (self._heard_all or gone or self._printed_too_much),
+            output_incomplete=self._has_started and not (self._stream_complete or gone or self._output_limit_exceeded),
             final_report_incomplete=end is not None and not transcript.complete,
             late_output_bytes=self._late_output_bytes,
             cpu_time_s=None if cpu_time_s is None else round(cpu_time_s, 4),
             wall_time_s=round(wall_s, 4),
-            peak_memory_bytes=end.peak_memory_bytes if end is not None else self._meter.peak_memory_bytes,
+            peak_memory_bytes=end.peak_memory_bytes if end is not None else self._limit_clock.peak_memory_bytes,
             timings={**self._timings, "run": round(wall_s, 4)},
         )
 
     def _wall_time_s(self) -> float:
-        """Our clock's, which hears of an end late where the link is slow; the container's own is not later than that."""
-        ours_s = self._meter.wall_time_s(self._stopped_at if self._ended_at is None else self._ended_at)
+        """By our clock, or by the container's where that is less: over a slow link we notice an end late."""
+        ours_s = self._limit_clock.wall_time_s(self._stopped_at if self._ended_at is None else self._ended_at)
         if self._stopped is not None:
             return max(ours_s, self._stopped.measured) if self._stopped.limit is Limit.WALL else ours_s
         end = self._end_mark
-        return ours_s if end is None or end.wall_s is None else min(ours_s, self._meter.without_standstill_s(end.wall_s))
+        return ours_s if end is None or end.wall_s is None else min(ours_s, self._limit_clock.less_pauses_s(end.wall_s))
 
     def _cpu_time_s(self) -> float | None:
-        """PID 1's figure; of a program that we stopped not less than what the engine had told."""
-        end, counted_s = self._end_mark, self._meter.cpu_time_s
+        """By PID 1's report; for a program that we stopped at least what the engine had counted."""
+        end, counted_s = self._end_mark, self._limit_clock.cpu_time_s
         if end is None or end.cpu_ns is None:
             return counted_s
         return end.cpu_ns / 1e9 if self._stopped is None else max(end.cpu_ns / 1e9, counted_s or 0.0)

@@ -1,8 +1,8 @@
-"""The outbox: what a waiter says to the manager, in the order in which it was said.
+"""The outbox: a waiter's messages to the manager, in the order in which they were sent.
 
-A thread of its own writes, since a manager that stands still takes nothing once the pipe is full: a watch that has
-something to say must go on enforcing its limits. What waits is bounded by what the waiter watches: of what is said again
-and again the latest is kept, and log records are dropped past a number.
+A thread of its own writes them: a manager that stands still reads nothing, and the pipe gets full, but the monitors must
+go on enforcing limits. The queue is bounded by the number of monitors: of repeated messages only the latest is kept, and log
+records past a limit are dropped.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from jobmanager.results.facts import RunFacts
 
 _log = logging.getLogger(__name__)
 
-_MOST_LOG_LINES = 1000
-_WORD_S = 0.25  # that a word is waited for which has to be out before the deed
-_SAID_AGAIN = ((Heartbeat,), (HostReachable, HostUnreachable), (UnknownContainers,))  # of each kind the latest alone counts
+_MAX_LOG_MESSAGES = 1000
+_URGENT_S = 0.25  # how long ``send`` waits for the writing of a message that must precede what it announces
+_LATEST_ONLY = ((Heartbeat,), (HostReachable, HostUnreachable), (UnknownContainers,))  # of each group only the latest counts
 
 
 class Outbox:
@@ -43,45 +43,45 @@ class Outbox:
         self._changed = threading.Condition()
         self._waiting: deque[Any] = deque()
         self._writing: Any = None
-        self._lost_log_lines = 0
+        self._dropped_log_messages = 0
 
     def start(self) -> None:
-        """Begin to write."""
-        threading.Thread(target=self._write, name="outbox", daemon=True).start()
+        """Start the thread."""
+        threading.Thread(target=self._run, name="outbox", daemon=True).start()
 
     def send(self, message: Any) -> None:
-        """Say this. Words that a later waiter depends on are out when this returns, if the manager takes anything at all."""
+        """Queue a message. One that a later waiter depends on is written when this returns, if the manager reads at all."""
         with self._changed:
-            self._put(message)
+            self._queue(message)
             self._changed.notify_all()
             if isinstance(message, (Heartbeat, LimitReached, MonitorAcknowledged)):
-                self._changed.wait_for(lambda: self._is_out(message), _WORD_S)
+                self._changed.wait_for(lambda: self._is_written(message), _URGENT_S)
 
     def drain(self, timeout_s: float) -> None:
-        """Wait until all is out, but not for ever."""
+        """Wait until all is written, but not longer."""
         with self._changed:
             self._changed.wait_for(lambda: self._writing is None and not self._waiting, timeout_s)
 
-    def _put(self, message: Any) -> None:
-        if isinstance(message, LogMessage) and sum(isinstance(other, LogMessage) for other in self._waiting) >= _MOST_LOG_LINES:
-            self._lost_log_lines += 1
+    def _queue(self, message: Any) -> None:
+        if isinstance(message, LogMessage) and sum(isinstance(other, LogMessage) for other in self._waiting) >= _MAX_LOG_MESSAGES:
+            self._dropped_log_messages += 1
             return
-        for kind in _SAID_AGAIN:
+        for kind in _LATEST_ONLY:
             if isinstance(message, kind):
                 self._waiting = deque(other for other in self._waiting if not isinstance(other, kind))
         self._waiting.append(message)
 
-    def _is_out(self, message: Any) -> bool:
+    def _is_written(self, message: Any) -> bool:
         return self._writing is not message and all(other is not message for other in self._waiting)
 
-    def _write(self) -> None:
+    def _run(self) -> None:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting)
                 self._writing = self._waiting.popleft()
-                lost, self._lost_log_lines = self._lost_log_lines, 0
-            if lost:
-                _log.warning("%d log records of a waiter were dropped, as nobody took them", lost)
+                dropped, self._dropped_log_messages = self._dropped_log_messages, 0
+            if dropped:
+                _log.warning("%d log records of a waiter were dropped, as the manager did not read them", dropped)
             self._write_one(self._writing)
             with self._changed:
                 self._writing = None
@@ -94,14 +94,14 @@ class Outbox:
                 self._connection.send_bytes(data)
         except OSError:
             pass  # the manager has gone, and this process is about to go too
-        except Exception:  # noqa: BLE001 - half a message may be out, so nothing that follows could be read
+        except Exception:  # noqa: BLE001 - half a message may be written, so the manager could read nothing that follows
             os._exit(1)
 
 
 def _pickled(message: Any) -> bytes | None:
     try:
         return pickle.dumps(message)
-    except Exception as error:  # noqa: BLE001 - the loop's edge: what cannot be sent, mostly for want of memory, costs its job at most
+    except Exception as error:  # noqa: BLE001 - the loop's edge: what cannot be sent, mostly for lack of memory, costs its job at most
         with suppress(Exception):
             if not isinstance(message, LogMessage):
                 _log.exception("a waiter cannot send %s", type(message).__name__)

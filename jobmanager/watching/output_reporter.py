@@ -1,4 +1,4 @@
-"""Showing: a watch's word to the manager about what its container prints, when it is asked for it."""
+"""The output reporter: sends what a container prints to the manager, when it is asked for."""
 
 from __future__ import annotations
 
@@ -8,38 +8,38 @@ from collections.abc import Callable
 from jobmanager.ipc.messages import FetchOutput, OutputChunk
 from jobmanager.watching.transcript import Transcript
 
-_MOST_AT_ONCE = 65536
+_MAX_CHUNK_BYTES = 65536
 
 
-class Showing:
+class OutputReporter:
     """Answers each ``FetchOutput`` once, as soon as there is something. Keeps no second copy of the output."""
 
     def __init__(self, job_id: str, send: Callable[[OutputChunk], None]) -> None:
         self._job_id = job_id
         self._send = send
         self._lock = threading.Lock()
-        self._asked: FetchOutput | None = None
+        self._request: FetchOutput | None = None
         self._transcript: Transcript | None = None
 
-    def ask(self, asked: FetchOutput) -> None:
-        """The manager wants to know; from another thread than the watch's."""
+    def request(self, request: FetchOutput) -> None:
+        """Take a request, from another thread than the monitor's."""
         with self._lock:
-            self._asked = asked
-        self._answer()
+            self._request = request
+        self._reply()
 
-    def look(self, transcript: Transcript) -> None:
-        """The watch has read something."""
+    def update(self, transcript: Transcript) -> None:
+        """The transcript has grown."""
         self._transcript = transcript
-        if self._asked is not None:
-            self._answer()
+        if self._request is not None:
+            self._reply()
 
-    def _answer(self) -> None:
+    def _reply(self) -> None:
         with self._lock:
-            asked, transcript = self._asked, self._transcript
-            if asked is None or transcript is None:
+            request, transcript = self._request, self._transcript
+            if request is None or transcript is None:
                 return
-            pieces = transcript.since(asked.stdout_from, asked.stderr_from, _MOST_AT_ONCE)
+            pieces = transcript.since(request.stdout_from, request.stderr_from, _MAX_CHUNK_BYTES)
             if not pieces:
                 return
-            self._asked = None
-        self._send(OutputChunk(job_id=self._job_id, container_name=asked.container_name, pieces=tuple(pieces)))
+            self._request = None
+        self._send(OutputChunk(job_id=self._job_id, container_name=request.container_name, pieces=tuple(pieces)))

@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from jobmanager.grading.link import RunStudent
 from jobmanager.model.limits import SMALLEST_MEMORY_MIB, Limits
 
-_SHORTEST_S = 0.05  # a limit below is none that a program could run within
-_MOST_GRACE_S = 10.0
-_GRACE = 0.2  # of the job's wall clock
-_MOST_AT_ONCE_S = 1.0  # CPU seconds until somebody looks again, as others may have begun meanwhile
+_MIN_TIME_S = 0.05  # no program can run within less
+_MAX_GRACE_S = 10.0
+_GRACE_FRACTION = 0.2  # of the job's wall clock
+_MAX_CPU_STEP_S = 1.0  # CPU seconds until the next check, as other containers may have started
 
 
-class NotGranted(Exception):
-    """Why a student container is not made; ``timeout``: time is what is lacking."""
+class BudgetExceeded(Exception):
+    """Why a student container is not started; ``timeout``: no time is left."""
 
     def __init__(self, reason: str, *, timeout: bool = False) -> None:
         super().__init__(reason)
@@ -24,16 +24,16 @@ class NotGranted(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Grant:
-    """What one student container may use, until it is given back."""
+class Allocation:
+    """What one student container may use, until it is released."""
 
     limits: Limits
 
 
-class Budget:
-    """Shares out CPU time, memory and places. Thread-safe.
+class StudentBudget:
+    """Allocates CPU time, memory and the number of containers. Thread-safe.
 
-    Memory and a place are taken until nothing is left of a container. CPU time is used from one pot by all that run.
+    A container's memory and place are taken until it is removed. All running containers draw CPU time from one sum.
     """
 
     def __init__(
@@ -43,70 +43,70 @@ class Budget:
         cpu_time_s: float,
         memory_mib: int,
         most_students: int,
-        wall_left_s: Callable[[], float],
-        patience_s: float = 10.0,
+        wall_time_left_s: Callable[[], float],
+        wait_s: float = 10.0,
     ) -> None:
-        """``patience_s``: how long a container waits for one that has ended, or is being ended, and is not gone yet."""
+        """``wait_s``: how long a request waits for a container that is being stopped or removed."""
         self._limits = limits
-        self._cpu_left_s = cpu_time_s  # what those that run have used is not taken off yet
+        self._cpu_left_s = cpu_time_s  # what running containers have used is not yet subtracted
         self._memory_left_mib = memory_mib
-        self._places_left = self._most_students = most_students
-        self._wall_left_s = wall_left_s
-        self._patience_s = patience_s
-        self._used_s: dict[Grant, float] = {}  # CPU time of those that run
-        self._ending: set[Grant] = set()  # of these, the ones that are being ended
-        self._going = 0  # containers that have ended and are not gone yet
+        self._students_left = self._most_students = most_students
+        self._wall_time_left_s = wall_time_left_s
+        self._wait_s = wait_s
+        self._used_s: dict[Allocation, float] = {}  # CPU time of running containers
+        self._stopping: set[Allocation] = set()  # of the running containers
+        self._removing = 0  # number of containers that have ended and are being removed
         self._changed = threading.Condition()
 
-    def take(self, asked: RunStudent) -> Grant:
-        """Limits for a student container; raises NotGranted."""
+    def allocate(self, request: RunStudent) -> Allocation:
+        """Limits for a student container; raises BudgetExceeded."""
         with self._changed:
-            self._changed.wait_for(lambda: not (self._going or self._ending) or self._has_room(asked), self._patience_s)
-            if self._places_left < 1:
-                raise NotGranted(f"{self._most_students} student containers run already, and the task allows no more at once")
-            memory_mib = asked.memory_mib or min(self._limits.memory_mib, self._memory_left_mib)
+            self._changed.wait_for(lambda: not (self._removing or self._stopping) or self._has_room(request), self._wait_s)
+            if self._students_left < 1:
+                raise BudgetExceeded(f"{self._most_students} student containers run already, and the task allows no more at once")
+            memory_mib = request.memory_mib or min(self._limits.memory_mib, self._memory_left_mib)
             if not SMALLEST_MEMORY_MIB <= memory_mib <= self._memory_left_mib:
-                raise NotGranted(self._lack_of_memory(asked.memory_mib))
-            grant = Grant(limits=self._timed(asked, memory_mib))
-            self._places_left -= 1
+                raise BudgetExceeded(self._memory_error(request.memory_mib))
+            allocation = Allocation(limits=self._limits_for(request, memory_mib))
+            self._students_left -= 1
             self._memory_left_mib -= memory_mib
-            self._used_s[grant] = 0.0
-            return grant
+            self._used_s[allocation] = 0.0
+            return allocation
 
-    def cpu_left_s(self, grant: Grant, used_s: float) -> float:
-        """How much a container that has used so much may use before somebody looks again; 0 or less: nothing."""
+    def cpu_left_s(self, allocation: Allocation, used_s: float) -> float:
+        """CPU seconds that a container which has used ``used_s`` may use until the next check; 0 or less: none."""
         with self._changed:
-            self._used_s[grant] = max(used_s, self._used_s.get(grant, 0.0))
+            self._used_s[allocation] = max(used_s, self._used_s.get(allocation, 0.0))
             share_s = (self._cpu_left_s - sum(self._used_s.values())) / len(self._used_s)
-            return min(grant.limits.cpu_time_s - used_s, share_s, _MOST_AT_ONCE_S)
+            return min(allocation.limits.cpu_time_s - used_s, share_s, _MAX_CPU_STEP_S)
 
-    def ends(self, grant: Grant) -> None:
-        """Its container is being ended: whoever asks from now on waits for what it has."""
+    def mark_stopping(self, allocation: Allocation) -> None:
+        """The container is being stopped: new requests wait for its share."""
         with self._changed:
-            if grant in self._used_s:
-                self._ending.add(grant)
+            if allocation in self._used_s:
+                self._stopping.add(allocation)
 
-    def ended(self, grant: Grant, used_s: float | None) -> None:
-        """Its program has ended, and used so much CPU time; None: nobody knows, and what was seen last counts."""
+    def mark_stopped(self, allocation: Allocation, used_s: float | None) -> None:
+        """The container has ended with this CPU time; None: unknown, and the last known value counts."""
         with self._changed:
-            seen_s = self._used_s.pop(grant, 0.0)
-            self._ending.discard(grant)
+            seen_s = self._used_s.pop(allocation, 0.0)
+            self._stopping.discard(allocation)
             self._cpu_left_s -= max(seen_s, used_s or 0.0)
-            self._going += 1
+            self._removing += 1
             self._changed.notify_all()
 
-    def gone(self, grant: Grant) -> None:
-        """Nothing is left of a container that has ended."""
+    def release(self, allocation: Allocation) -> None:
+        """The ended container is removed."""
         with self._changed:
-            self._going -= 1
-            self._places_left += 1
-            self._memory_left_mib += grant.limits.memory_mib
+            self._removing -= 1
+            self._students_left += 1
+            self._memory_left_mib += allocation.limits.memory_mib
             self._changed.notify_all()
 
-    def _has_room(self, asked: RunStudent) -> bool:
-        return self._places_left > 0 and (asked.memory_mib or self._limits.memory_mib) <= self._memory_left_mib
+    def _has_room(self, request: RunStudent) -> bool:
+        return self._students_left > 0 and (request.memory_mib or self._limits.memory_mib) <= self._memory_left_mib
 
-    def _lack_of_memory(self, wanted_mib: int) -> str:
+    def _memory_error(self, wanted_mib: int) -> str:
         if 0 < wanted_mib < SMALLEST_MEMORY_MIB:
             return f"a student container needs at least {SMALLEST_MEMORY_MIB} MiB, and {wanted_mib} were asked for"
         wants = f"it wants {wanted_mib} MiB, and " if wanted_mib else ""
@@ -115,14 +115,14 @@ class Budget:
             " or the task a larger Grader(student_memory_mib=...)"
         )
 
-    def _timed(self, asked: RunStudent, memory_mib: int) -> Limits:
-        """Within what is left of the job, less a grace, so that the grader outlives a student that sleeps."""
-        grace_s = min(_MOST_GRACE_S, _GRACE * self._limits.wall_s)
+    def _limits_for(self, request: RunStudent, memory_mib: int) -> Limits:
+        """Limits within what is left of the job, less a grace period, so that the grader outlives a student that sleeps."""
+        grace_s = min(_MAX_GRACE_S, _GRACE_FRACTION * self._limits.wall_s)
         cpu_left_s = self._cpu_left_s - sum(self._used_s.values())
-        cpu_time_s = min(asked.cpu_time_s or self._limits.cpu_time_s, cpu_left_s)
-        if cpu_time_s < _SHORTEST_S:
-            raise NotGranted("no CPU time is left for student containers", timeout=True)
-        wall_time_s = min(asked.wall_time_s or 3 * cpu_time_s, self._wall_left_s() - grace_s)
-        if wall_time_s < _SHORTEST_S:
-            raise NotGranted("no time is left for student containers", timeout=True)
+        cpu_time_s = min(request.cpu_time_s or self._limits.cpu_time_s, cpu_left_s)
+        if cpu_time_s < _MIN_TIME_S:
+            raise BudgetExceeded("no CPU time is left for student containers", timeout=True)
+        wall_time_s = min(request.wall_time_s or 3 * cpu_time_s, self._wall_time_left_s() - grace_s)
+        if wall_time_s < _MIN_TIME_S:
+            raise BudgetExceeded("no time is left for student containers", timeout=True)
         return replace(self._limits, cpu_time_s=cpu_time_s, wall_time_s=wall_time_s, memory_mib=memory_mib)

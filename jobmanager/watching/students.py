@@ -1,13 +1,13 @@
-"""Student containers: what a grader asks for by the link is made, followed to its end, and removed.
+"""Student containers: started for a grader that asks over the link, followed to their end, and removed.
 
 ::
 
-    watch of the grading container ──► said: student, stdin, kill      (its thread: nothing here may hold it up)
-    a thread a student                 make, follow (``watching/monitor.py``), judge, remove
-    a writer a student                 its standard input
-    one writer                         what the runner is told: a grader that does not read holds up nobody
+    monitor of the grading container ──► on_message: student, stdin, kill   (its thread: nothing here may block it)
+    a thread per student container       start, follow (``watching/monitor.py``), judge, remove
+    a writer per student container       its standard input
+    one writer                           messages to the runner: a grader that does not read them blocks nobody
 
-They end with their job: when its watch is over, they are killed, and removed before the grading container is.
+They end with their job: when its monitor ends, they are killed, and removed before the grading container is.
 """
 
 from __future__ import annotations
@@ -40,275 +40,286 @@ from jobmanager.results.facts import Limit, RunFacts
 from jobmanager.results.verdict import judge
 from jobmanager.watching.monitor import ContainerMonitor
 from jobmanager.watching.stdin import StdinWriter
-from jobmanager.watching.student_budget import Budget, Grant, NotGranted
+from jobmanager.watching.student_budget import Allocation, BudgetExceeded, StudentBudget
 
 _log = logging.getLogger(__name__)
 
-_MOST_UNTAKEN = 2**20 + 2**18  # of a student's standard input; the runner keeps to less
-_MOST_UNTOLD = 64 * 2**20  # of what students print and the runner does not read
-_FOR_THE_REST = 2**20  # of all else that it does not read
+_MAX_UNWRITTEN_STDIN_BYTES = 2**20 + 2**18  # of one student; the runner sends less ahead
+_MAX_UNREAD_OUTPUT_BYTES = 64 * 2**20  # of all students, that the runner has not read
+_RESERVED_BYTES = 2**20  # for other messages to the runner
 _TOKEN_BYTES = 16
-_REMOVALS = 3
+_REMOVAL_TRIES = 3
 _REMOVAL_PAUSE_S = 0.5
-_FAREWELL_S = 10.0
+_CLOSE_TIMEOUT_S = 10.0
 _KILLED = (Outcome.KILLED, "the grader has ended, or ended it")
-_MORE_THREADS = 8  # than students at once: of those that are refused, or being removed
+_EXTRA_THREADS = 8  # beside one per student that may run: for those that are refused or being removed
 
 
-class Watched(Protocol):
-    """Where a waiter keeps the watches that it tells to look, and that make a container no stray."""
+class MonitorRegistry(Protocol):
+    """A waiter's monitors. It has them check their containers, and reports other containers as unknown."""
 
-    def enlist(self, name: str, watch: ContainerMonitor) -> None: ...
+    def register(self, name: str, monitor: ContainerMonitor) -> None: ...
 
-    def strike(self, name: str) -> None: ...
+    def unregister(self, name: str) -> None: ...
 
 
-class _NotMade(Exception):
-    """Why there is no container: the wish's fault, unless the engine is away."""
+class _StudentNotStarted(Exception):
+    """Why there is no container: the request's fault, unless the outcome says otherwise."""
 
     def __init__(self, reason: str, outcome: Outcome = Outcome.ERROR) -> None:
         super().__init__(reason)
         self.outcome = outcome
 
 
-class Students:
-    """All student containers of one grading job; a ``Talk`` with its runner."""
+class StudentContainers:
+    """All student containers of one grading job, and the ``StdinSession`` with its runner."""
 
     def __init__(
-        self, job: MonitorContainer, *, connect: Callable[[], Engine], host_lost_timeout_s: float, watched: Watched
+        self, job: MonitorContainer, *, connect: Callable[[], Engine], host_lost_timeout_s: float, monitors: MonitorRegistry
     ) -> None:
         assert job.grading is not None
         self._job = job
         self._grading: GradingSettings = job.grading
         self._connect = connect
         self._host_lost_timeout_s = host_lost_timeout_s
-        self._watched = watched
+        self._monitors = monitors
         self._lock = threading.Lock()
-        self._running: dict[int, _Student] = {}
+        self._running: dict[int, _StudentContainer] = {}
         self._highest_id = 0
-        self._is_over = threading.Event()
+        self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._to_runner = StdinWriter(most_bytes=_MOST_UNTOLD + _FOR_THE_REST, on_broken=self.broke)
+        self._to_runner = StdinWriter(max_bytes=_MAX_UNREAD_OUTPUT_BYTES + _RESERVED_BYTES, on_broken=self.on_disconnect)
 
-    def of(self, watch: ContainerMonitor) -> None:
-        """The grading container's watch, before it begins."""
-        self._refuse_job, self._cut_job_off = watch.refuse, watch.cut_off
-        self._stand_still, self._go_on = watch.stand_still, watch.goes_on
-        self._budget = Budget(
+    def attach_to(self, monitor: ContainerMonitor) -> None:
+        """Called before the grading container's monitor runs."""
+        self._end_for_protocol_error, self._end_for_lost_link = monitor.end_for_protocol_error, monitor.end_for_lost_link
+        self._pause_wall_clock, self._resume_wall_clock = monitor.pause_wall_clock, monitor.resume_wall_clock
+        self._budget = StudentBudget(
             self._job.limits,
             cpu_time_s=self._grading.cpu_time_s,
             memory_mib=self._grading.memory_mib,
             most_students=self._grading.most_students,
-            wall_left_s=watch.wall_left_s,
+            wall_time_left_s=monitor.wall_time_left_s,
         )
 
-    # ---- what the watch says
+    # ---- called by the monitor
 
-    def opened(self, link: StdinLink) -> None:
-        self._to_runner.opened(link)
+    def on_open(self, link: StdinLink) -> None:
+        self._to_runner.open(link)
 
-    def began(self) -> None:
-        self._to_runner.begin()
+    def on_start(self) -> None:
+        self._to_runner.start()
 
-    def said(self, message: FromRunner) -> None:
-        if self._is_over.is_set():
-            self._said_too_late(message)
+    def on_message(self, message: FromRunner) -> None:
+        if self._ended.is_set():
+            self._end_if_new(message)
         elif isinstance(message, RunStudent):
             self._run_student(message)
         elif isinstance(message, (StudentInput, KillStudent)):
             self._pass_on(message)
         elif isinstance(message, Unsupported):
-            self._refuse_job(message.reason)
+            self._end_for_protocol_error(message.reason)
         elif isinstance(message, Nonsense):
-            self._answer_nonsense(message)
+            self._answer_violation(message)
 
-    def broke(self) -> None:
-        """The link is of no use any more. Its other end notices, but not where an engine comes back and holds it open."""
+    def on_disconnect(self) -> None:
+        """The link is broken. Its other end may not notice, as an engine that comes back can hold it open."""
         with self._lock:
-            somebody_waits = bool(self._running) and not self._is_over.is_set()
-        self.over()
-        if somebody_waits:
-            self._cut_job_off()
+            grader_waits = bool(self._running) and not self._ended.is_set()
+        self.on_end()
+        if grader_waits:
+            self._end_for_lost_link()
 
-    def over(self) -> None:
-        """The job has ended, or the link has: so do its students, those of an earlier waiter too."""
+    def on_end(self) -> None:
+        """The job or the link has ended: end its students too, also those of an earlier waiter."""
         with self._lock:
-            was_over = self._is_over.is_set()
-            self._is_over.set()
+            had_ended = self._ended.is_set()
+            self._ended.set()
             running = list(self._running.values())
-        if self._job.taken_over and not was_over:
-            with suppress(RuntimeError):  # no more threads to be had; whoever deletes the grading container looks again
-                self._begin_thread(self._remove_what_is_left, "students-sweep")
+        if self._job.taken_over and not had_ended:
+            with suppress(RuntimeError):  # no more threads; the deleter of the grading container looks again
+                self._start_thread(self._remove_leftovers, "students-sweep")
         self._to_runner.close()
         for student in running:
             student.kill()
 
     def close(self) -> None:
-        """Wait until nothing is left of them, but not for ever: whoever deletes the grading container looks again."""
-        self.over()
-        until = time.monotonic() + _FAREWELL_S
+        """Wait until all are removed, but not for ever: the deleter of the grading container looks again."""
+        self.on_end()
+        until = time.monotonic() + _CLOSE_TIMEOUT_S
         for thread in list(self._threads):
             thread.join(max(0.0, until - time.monotonic()))
 
-    # ---- what is done
+    # ---- requests of the runner
 
-    def _said_too_late(self, message: FromRunner) -> None:
-        """A wish that is new: what was heard before comes again with the log. Of an earlier waiter's it cannot be known."""
+    def _end_if_new(self, message: FromRunner) -> None:
+        """A new request can no longer be served. One that was served before comes again when the log is read.
+
+        After a take-over nobody knows which were served.
+        """
         if isinstance(message, (RunStudent, Unsupported)) and message.id > self._highest_id and not self._job.taken_over:
-            self._cut_job_off()
+            self._end_for_lost_link()
 
-    def _run_student(self, asked: RunStudent) -> None:
-        if asked.id <= self._highest_id:
-            self._refuse_job(f"the runner asked for student {asked.id} twice")
+    def _run_student(self, request: RunStudent) -> None:
+        if request.id <= self._highest_id:
+            self._end_for_protocol_error(f"the runner asked for student {request.id} twice")
             return
-        self._highest_id = asked.id
-        most_output = self._job.limits.output_kib * 1024
-        student = _Student(asked, tell=self._tell, relay=self._relay, most_output=most_output, begun=self._go_on)
+        self._highest_id = request.id
+        student = _StudentContainer(
+            request,
+            send=self._send,
+            send_output=self._send_output,
+            max_output_bytes=self._job.limits.output_kib * 1024,
+            on_started=self._resume_wall_clock,
+        )
         with self._lock:
-            has_room = len(self._running) < self._grading.most_students + _MORE_THREADS
+            has_room = len(self._running) < self._grading.most_students + _EXTRA_THREADS
             if has_room:
-                self._running[asked.id] = student
-        self._stand_still()  # until it has begun, or is known not to: how long that takes is not the grader's doing
+                self._running[request.id] = student
+        self._pause_wall_clock()  # until it has started or failed: the grader does not pay for that time
         if not has_room:
-            student.tell_end(Outcome.ERROR, "too many student containers at once")
+            student.report_end(Outcome.ERROR, "too many student containers at once")
             return
         try:
-            self._begin_thread(lambda: self._see_to(student), f"student-{asked.id}")
-        except RuntimeError as error:  # no more threads to be had
+            self._start_thread(lambda: self._run(student), f"student-{request.id}")
+        except RuntimeError as error:  # no more threads
             with self._lock:
-                del self._running[asked.id]
-            student.tell_end(Outcome.CRASH, str(error))
+                del self._running[request.id]
+            student.report_end(Outcome.CRASH, str(error))
 
     def _pass_on(self, message: StudentInput | KillStudent) -> None:
         with self._lock:
             student = self._running.get(message.id)
-        if student is None:  # it has ended meanwhile
+        if student is None:  # it has ended
             if message.id > self._highest_id:
-                self._refuse_job(f"the runner spoke of student {message.id}, which it never asked for")
+                self._end_for_protocol_error(f"the runner spoke of student {message.id}, which it never asked for")
         elif isinstance(message, KillStudent):
             student.kill()
         else:
-            student.feed(message.data)
+            student.write_stdin(message.data)
 
-    def _answer_nonsense(self, nonsense: Nonsense) -> None:
-        if nonsense.id is None or nonsense.id <= self._highest_id:
-            self._refuse_job(nonsense.reason)
+    def _answer_violation(self, violation: Nonsense) -> None:
+        if violation.id is None or violation.id <= self._highest_id:
+            self._end_for_protocol_error(violation.reason)
             return
-        self._highest_id = nonsense.id
-        self._tell(downwards("end", nonsense.id, **_end(Outcome.ERROR, nonsense.reason, None)))
+        self._highest_id = violation.id
+        self._send(downwards("end", violation.id, **_end(Outcome.ERROR, violation.reason, None)))
 
-    def _relay(self, line: bytes) -> bool:
-        """What a student printed; False when the runner is too far behind."""
-        return self._to_runner.put(line, spare=_FOR_THE_REST)
+    def _send_output(self, line: bytes) -> bool:
+        """Send a student's output to the runner; False when it is too far behind."""
+        return self._to_runner.put(line, reserve=_RESERVED_BYTES)
 
-    def _tell(self, line: bytes) -> None:
+    def _send(self, line: bytes) -> None:
         if not self._to_runner.put(line):
-            _log.warning("job %s: its grader does not read what it is told of its students, and is cut off", self._job.job_id)
-            self.broke()
+            _log.warning("job %s: its grader does not read messages about its students, and is disconnected", self._job.job_id)
+            self.on_disconnect()
 
-    def _see_to(self, student: _Student) -> None:
-        """A student's thread."""
+    def _run(self, student: _StudentContainer) -> None:
+        """The thread of one student container."""
         try:
-            grant = self._budget.take(student.asked)
-            self._live(student, grant)
-        except NotGranted as error:
-            student.tell_end(Outcome.TIMEOUT if error.timeout else Outcome.ERROR, str(error))
+            allocation = self._budget.allocate(student.request)
+            self._run_in_container(student, allocation)
+        except BudgetExceeded as error:
+            student.report_end(Outcome.TIMEOUT if error.timeout else Outcome.ERROR, str(error))
         except Exception as error:  # noqa: BLE001 - the loop's edge: a bug here must not cost the grader its student's end
-            _log.exception("student %d of job %s failed", student.asked.id, self._job.job_id)
-            student.tell_end(Outcome.CRASH, f"{type(error).__name__}: {error}")
+            _log.exception("student %d of job %s failed", student.request.id, self._job.job_id)
+            student.report_end(Outcome.CRASH, f"{type(error).__name__}: {error}")
         finally:
             with self._lock:
-                del self._running[student.asked.id]
+                del self._running[student.request.id]
 
-    def _live(self, student: _Student, grant: Grant) -> None:
-        name = f"{self._job.container_name}-s{student.asked.id}"
+    def _run_in_container(self, student: _StudentContainer, allocation: Allocation) -> None:
+        name = f"{self._job.container_name}-s{student.request.id}"
         used_s: float | None = 0.0
         engine: Engine | None = None
-        student.granted(lambda: self._budget.ends(grant))
+        student.on_allocated(lambda: self._budget.mark_stopping(allocation))
         try:
             engine = self._connect()
-            if self._is_over.is_set() or student.is_killed:
-                student.tell_end(*_KILLED)
+            if self._ended.is_set() or student.is_killed:
+                student.report_end(*_KILLED)
                 return
-            made = self._made(name, student.asked, grant, engine)
+            started = self._start(name, student.request, allocation, engine)
             used_s = None
-            facts = self._followed(name, made, student, grant, engine)
+            facts = self._follow(name, started, student, allocation, engine)
             used_s = facts.cpu_time_s
-            student.tell_end(*_judged(facts, grant, killed=student.is_killed), facts)
-        except _NotMade as why:
-            student.tell_end(why.outcome, str(why))
+            student.report_end(*_judged(facts, allocation, killed=student.is_killed), facts)
+        except _StudentNotStarted as why:
+            student.report_end(why.outcome, str(why))
         finally:
-            self._budget.ended(grant, used_s)
+            self._budget.mark_stopped(allocation, used_s)
             try:
                 if engine is not None:
                     self._remove(engine, name)
                     engine.close()
             finally:
-                self._budget.gone(grant)
+                self._budget.release(allocation)
 
-    def _made(self, name: str, asked: RunStudent, grant: Grant, engine: Engine) -> ContainerStarted:
-        """The container; raises _NotMade."""
-        image = self._grading.images.get(asked.environment) or self._grading.images.get(f"{asked.environment}:latest")
+    def _start(self, name: str, request: RunStudent, allocation: Allocation, engine: Engine) -> ContainerStarted:
+        """Raises _StudentNotStarted."""
+        image = self._grading.images.get(request.environment) or self._grading.images.get(f"{request.environment}:latest")
         if image is None:
-            raise _NotMade(f"this host has no environment {asked.environment!r}")
+            raise _StudentNotStarted(f"this host has no environment {request.environment!r}")
         try:
-            spec = self._spec(name, image, asked, grant, engine.inspect(self._job.container_id))
+            spec = self._spec(name, image, request, allocation, engine.inspect(self._job.container_id))
         except EngineError as error:
-            raise _NotMade(f"the grading container could not be looked at: {error}", Outcome.CRASH) from error
+            raise _StudentNotStarted(f"the grading container could not be looked at: {error}", Outcome.CRASH) from error
         reply = submit(engine, spec)
         if not isinstance(reply, ContainerStarted):
-            away = isinstance(reply, StartFailed) and reply.unreachable
+            unreachable = isinstance(reply, StartFailed) and reply.unreachable
             reason = f"the student container could not be started: {reply.reason}"
-            raise _NotMade(reason, Outcome.CRASH if away else Outcome.ERROR)
+            raise _StudentNotStarted(reason, Outcome.CRASH if unreachable else Outcome.ERROR)
         return reply
 
-    def _spec(self, name: str, image: str, asked: RunStudent, grant: Grant, grading: ContainerState) -> ContainerSpec:
+    def _spec(
+        self, name: str, image: str, request: RunStudent, allocation: Allocation, grading: ContainerState
+    ) -> ContainerSpec:
         return ContainerSpec(
             name=name,
             image=image,
             labels={**grading.labels, STUDENT_LABEL: grading.name},
-            limits=grant.limits,
+            limits=allocation.limits,
             network=self._grading.network,
             workspace=GRADING_WORKSPACE,
             shared_volume=grading.volumes[SHARED_FOLDER],
-            network_of=grading.id if asked.share_network else "",
+            network_of=grading.id if request.share_network else "",
         )
 
-    def _followed(self, name: str, made: ContainerStarted, student: _Student, grant: Grant, engine: Engine) -> RunFacts:
-        asked = student.asked
+    def _follow(
+        self, name: str, started: ContainerStarted, student: _StudentContainer, allocation: Allocation, engine: Engine
+    ) -> RunFacts:
         job = MonitorContainer(
             job_id=self._job.job_id,
-            container_id=made.container_id,
+            container_id=started.container_id,
             container_name=name,
             token=secrets.token_hex(_TOKEN_BYTES),
-            command=asked.command,
-            env=asked.env,
+            command=student.request.command,
+            env=student.request.env,
             files={},
             stdin=None,
-            limits=grant.limits,
+            limits=allocation.limits,
             collect=(),
             workspace=GRADING_WORKSPACE,
         )
-        watch = ContainerMonitor(
+        monitor = ContainerMonitor(
             job,
             engine,
             host_lost_timeout_s=self._host_lost_timeout_s,
             send=lambda _: None,
-            on_output=student.printed,
-            talk=student,
-            cpu_left_s=lambda used_s: self._budget.cpu_left_s(grant, used_s),
+            on_output=student.on_output,
+            session=student,
+            cpu_left_s=lambda used_s: self._budget.cpu_left_s(allocation, used_s),
         )
-        student.follow(watch)
-        if self._is_over.is_set():
+        student.follow(monitor)
+        if self._ended.is_set():
             student.kill()
-        self._watched.enlist(name, watch)
+        self._monitors.register(name, monitor)
         try:
-            return watch.run()
+            return monitor.run()
         finally:
-            self._watched.strike(name)
+            self._monitors.unregister(name)
 
     def _remove(self, engine: Engine, name: str) -> None:
-        for _ in range(_REMOVALS):
+        for _ in range(_REMOVAL_TRIES):
             try:
                 engine.remove(name)
                 return
@@ -316,122 +327,123 @@ class Students:
                 _log.debug("student container %s is not removed yet: %s", name, error)
                 time.sleep(_REMOVAL_PAUSE_S)
 
-    def _remove_what_is_left(self) -> None:
+    def _remove_leftovers(self) -> None:
         engine = self._connect()
         try:
-            with suppress(EngineError):  # whoever deletes the grading container looks again
+            with suppress(EngineError):  # the deleter of the grading container looks again
                 for found in engine.list({STUDENT_LABEL: self._job.container_name}):
                     engine.remove(found.id)
         finally:
             engine.close()
 
-    def _begin_thread(self, target: Callable[[], None], name: str) -> None:
+    def _start_thread(self, target: Callable[[], None], name: str) -> None:
         thread = threading.Thread(target=target, name=name, daemon=True)
         with self._lock:
             thread.start()
             self._threads = [*(other for other in self._threads if other.is_alive()), thread]
 
 
-class _Student:
-    """One student container, from the grader's request to its end; a ``Talk`` with its program."""
+class _StudentContainer:
+    """One student container, from the grader's request to its end, and the ``StdinSession`` with its program."""
 
     def __init__(
         self,
-        asked: RunStudent,
+        request: RunStudent,
         *,
-        tell: Callable[[bytes], None],
-        relay: Callable[[bytes], bool],
-        most_output: int,
-        begun: Callable[[], None] = lambda: None,
+        send: Callable[[bytes], None],
+        send_output: Callable[[bytes], bool],
+        max_output_bytes: int,
+        on_started: Callable[[], None] = lambda: None,
     ) -> None:
-        """``begun`` is called once: its program has begun, or never will."""
-        self.asked = asked
-        self._begun: Callable[[], None] | None = begun
-        self._output_left = most_output  # of what it prints until it is stopped for that, the grader hears no more
+        """``on_started`` is called once: the program has started, or never will."""
+        self.request = request
         self.is_killed = False
-        self._tell = tell
-        self._relay = relay
-        self._watch: ContainerMonitor | None = None
-        self._give_back: Callable[[], None] = lambda: None
-        self._input = StdinWriter(most_bytes=_MOST_UNTAKEN, on_written=self._taken)
-        self._too_much = self._is_ahead = False
+        self._on_started: Callable[[], None] | None = on_started
+        self._output_left = max_output_bytes  # what is printed past that until the stop is not sent to the grader
+        self._send = send
+        self._send_output = send_output
+        self._monitor: ContainerMonitor | None = None
+        self._mark_stopping: Callable[[], None] = lambda: None
+        self._stdin = StdinWriter(max_bytes=_MAX_UNWRITTEN_STDIN_BYTES, on_written=self._report_written)
+        self._stdin_overflowed = self._output_overflowed = False
 
-    def granted(self, give_back: Callable[[], None]) -> None:
-        """It has a place; ``give_back`` is called when it is killed, as that is free soon."""
-        self._give_back = give_back
+    def on_allocated(self, mark_stopping: Callable[[], None]) -> None:
+        """It has its share of the budget. ``mark_stopping`` is called when it is killed, as that is free soon."""
+        self._mark_stopping = mark_stopping
         if self.is_killed:
-            give_back()
+            mark_stopping()
 
-    def follow(self, watch: ContainerMonitor) -> None:
+    def follow(self, monitor: ContainerMonitor) -> None:
         """It has a container."""
-        self._watch = watch
+        self._monitor = monitor
         if self.is_killed:
-            watch.kill()
+            monitor.kill()
 
     def kill(self) -> None:
         self.is_killed = True
-        self._give_back()
-        if self._watch is not None:
-            self._watch.kill()
+        self._mark_stopping()
+        if self._monitor is not None:
+            self._monitor.kill()
 
-    def feed(self, data: bytes) -> None:
-        """Standard input; nothing: its end."""
+    def write_stdin(self, data: bytes) -> None:
+        """Write standard input; empty data ends it."""
         if not data:
-            self._input.end()
-        elif not self._input.put(data):
-            self._too_much = True
+            self._stdin.end()
+        elif not self._stdin.put(data):
+            self._stdin_overflowed = True
             self.kill()
 
-    def printed(self, stderr: bool, data: bytes) -> None:
-        told = data[: self._output_left]
-        self._output_left -= len(told)
-        if told and not self._is_ahead and not self._relay(output_message(self.asked.id, stderr, told)):
-            self._is_ahead = True  # whoever kept all of it would keep ever more
+    def on_output(self, stderr: bool, data: bytes) -> None:
+        sent = data[: self._output_left]
+        self._output_left -= len(sent)
+        if sent and not self._output_overflowed and not self._send_output(output_message(self.request.id, stderr, sent)):
+            self._output_overflowed = True  # more would only take more memory
             self.kill()
 
-    def tell_end(self, outcome: Outcome, text: str = "", facts: RunFacts | None = None) -> None:
-        """The last that the grader hears of it."""
-        if self._too_much:
+    def report_end(self, outcome: Outcome, text: str = "", facts: RunFacts | None = None) -> None:
+        """Send the last message about it to the grader."""
+        if self._stdin_overflowed:
             outcome, text = Outcome.ERROR, "more of its standard input was sent than it takes"
-        if self._is_ahead:
-            outcome, text = Outcome.OVERFLOW, f"{_MOST_UNTOLD // 2**20} MiB of what it printed wait for its grader to read them"
-        self._is_begun()
-        self._tell(downwards("end", self.asked.id, **_end(outcome, text, facts)))
+        if self._output_overflowed:
+            unread_mib = _MAX_UNREAD_OUTPUT_BYTES // 2**20
+            outcome, text = Outcome.OVERFLOW, f"{unread_mib} MiB of what it printed wait for its grader to read them"
+        self._report_started()
+        self._send(downwards("end", self.request.id, **_end(outcome, text, facts)))
 
-    def opened(self, link: StdinLink) -> None:
-        self._input.opened(link)
+    def on_open(self, link: StdinLink) -> None:
+        self._stdin.open(link)
 
-    def began(self) -> None:
-        self._is_begun()
-        self._tell(downwards("started", self.asked.id))
-        self._input.begin()
+    def on_start(self) -> None:
+        self._report_started()
+        self._send(downwards("started", self.request.id))
+        self._stdin.start()
 
-    def _is_begun(self) -> None:
-        begun, self._begun = self._begun, None
-        if begun is not None:
-            begun()
+    def _report_started(self) -> None:
+        on_started, self._on_started = self._on_started, None
+        if on_started is not None:
+            on_started()
 
-    def said(self, message: FromRunner) -> None:
-        """It has no runner."""
+    def on_message(self, message: FromRunner) -> None:
+        """A student container has no runner."""
 
-    def broke(self) -> None:
-        self.over()
+    def on_disconnect(self) -> None:
+        self.on_end()
 
-    def over(self) -> None:
-        self._input.close()
+    def on_end(self) -> None:
+        self._stdin.close()
 
-    def _taken(self, count: int) -> None:
-        self._tell(downwards("taken", self.asked.id, bytes=count))
+    def _report_written(self, count: int) -> None:
+        self._send(downwards("taken", self.request.id, bytes=count))
 
 
-def _judged(facts: RunFacts, grant: Grant, *, killed: bool) -> tuple[Outcome, str]:
+def _judged(facts: RunFacts, allocation: Allocation, *, killed: bool) -> tuple[Outcome, str]:
     if killed:
         return _KILLED
     if facts.refusal:
         return Outcome.ERROR, facts.refusal
-    verdict = judge(facts, grant.limits)
+    verdict = judge(facts, allocation.limits)
     stopped = facts.limit_hit
-    if stopped is not None and stopped.limit is Limit.CPU and stopped.measured < grant.limits.cpu_time_s:
+    if stopped is not None and stopped.limit is Limit.CPU and stopped.measured < allocation.limits.cpu_time_s:
         return verdict.outcome, "the CPU time of all student containers together is used up"
     return verdict.outcome, verdict.text
 

@@ -15,7 +15,7 @@ _MOST_TURNS = 4096  # between the two streams, past which their order is not rem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Output:
+class CapturedOutput:
     """What was printed, as far as it is kept, and how much there was."""
 
     stdout: bytes = b""
@@ -24,29 +24,29 @@ class Output:
     stderr_bytes: int = 0
 
 
-class Tap:
-    """Hands a program's output on as it is taken in, without marks, each byte once.
+class OutputForwarder:
+    """Forwards a program's output as it is read, without marks, each byte once.
 
-    A log that takes a broken stream's place is read from its beginning: what was handed on before is passed over.
+    A log that takes a broken stream's place is read from its beginning: what was forwarded before is passed over.
     """
 
-    def __init__(self, hand_on: Callable[[bool, bytes], None]) -> None:
-        """``hand_on`` is given whether it is standard error, and the bytes; it must not block."""
-        self._hand_on = hand_on
-        self._handed_on = {False: 0, True: 0}
+    def __init__(self, forward: Callable[[bool, bytes], None]) -> None:
+        """``forward`` is given whether it is standard error, and the bytes; it must not block."""
+        self._forward = forward
+        self._forwarded = {False: 0, True: 0}
         self._at = {False: 0, True: 0}
 
-    def begin_again(self) -> None:
+    def restart(self) -> None:
         """What comes next is the output from its beginning."""
         self._at = {False: 0, True: 0}
 
     def output(self, stderr: bool, data: bytes) -> None:
         """The output's next bytes."""
-        fresh = data[max(0, self._handed_on[stderr] - self._at[stderr]) :]
+        fresh = data[max(0, self._forwarded[stderr] - self._at[stderr]) :]
         self._at[stderr] += len(data)
         if fresh:
-            self._handed_on[stderr] = self._at[stderr]
-            self._hand_on(stderr, fresh)
+            self._forwarded[stderr] = self._at[stderr]
+            self._forward(stderr, fresh)
 
 
 class Transcript:
@@ -59,12 +59,12 @@ class Transcript:
         self,
         token: str,
         keep_bytes: int,
-        tap: Tap | None = None,
+        forwarder: OutputForwarder | None = None,
         *,
         link_token: str | None = None,
-        hear: Callable[[FromRunner], None] | None = None,
+        on_message: Callable[[FromRunner], None] | None = None,
     ) -> None:
-        """``link_token``: of a grading container, whose runner's messages are no output; ``hear`` is told them."""
+        """``link_token``: of a grading container, whose runner's messages are no output; ``on_message`` is called with them."""
         self.began = False
         self.end: EndMark | None = None
         self.refusal = ""
@@ -75,10 +75,10 @@ class Transcript:
         self.stdout_bytes = self.stderr_bytes = 0
         self._turns: list[tuple[bool, int]] = []  # which stream was printed to, and how many bytes it had then
         self._keep_bytes = keep_bytes
-        self._tap = tap
+        self._forwarder = forwarder
         self.link_broke = False  # the runner says so: it needed it
         self._link = None if link_token is None else LinkReader(link_token)
-        self._hear = hear
+        self._on_message = on_message
         self._streams = {False: MarkedStream(token), True: MarkedStream(token)}
         self._cpu_before_ns: int | None = None
         self._clock_before_s: float | None = None
@@ -90,7 +90,7 @@ class Transcript:
         """Bytes of both streams so far."""
         return self.stdout_bytes + self.stderr_bytes
 
-    def output(self, heard: Output) -> Output:
+    def output(self, heard: CapturedOutput) -> CapturedOutput:
         """The output, where ``heard`` is what came of it before its connection broke and this, the log, took its place.
 
         An engine that dies takes along the part of a line that it had not written down yet.
@@ -100,7 +100,7 @@ class Transcript:
             stdout, stderr = _joined(heard.stdout, stdout), _joined(heard.stderr, stderr)
         for_stderr = min(len(stderr), self._keep_bytes // 4)  # a stream that floods takes not all of the other's room
         kept_stdout = stdout[: self._keep_bytes - for_stderr]
-        return Output(
+        return CapturedOutput(
             stdout=kept_stdout,
             stderr=stderr[: self._keep_bytes - len(kept_stdout)],
             stdout_bytes=self.stdout_bytes + len(stdout) - len(self.stdout),
@@ -193,16 +193,16 @@ class Transcript:
             self._printed(part, stderr=False)
         elif isinstance(part, CutOff):
             self.link_broke = True
-        elif self._hear is not None:
-            self._hear(part)
+        elif self._on_message is not None:
+            self._on_message(part)
 
     def _finish_link(self) -> None:
         if self._link is not None and (rest := self._link.rest()):
             self._printed(rest, stderr=False)
 
     def _printed(self, data: bytes, stderr: bool) -> None:
-        if self._tap is not None:
-            self._tap.output(stderr, data)
+        if self._forwarder is not None:
+            self._forwarder.output(stderr, data)
         kept = self.stderr if stderr else self.stdout
         kept += data[: max(0, self._keep_bytes - len(kept))]
         if stderr:

@@ -8,7 +8,7 @@ import pytest
 
 from jobmanager.engine.pid1 import RESULT_FILE_LIMIT, EndMark, Mark, MarkedStream, cpu_before, end_mark
 from jobmanager.engine.protocol import Chunk
-from jobmanager.watching.transcript import Output, Transcript
+from jobmanager.watching.transcript import CapturedOutput, Transcript
 
 TOKEN = "0123456789abcdef"
 BEGIN = b"\x1e" + TOKEN.encode() + b" "
@@ -134,7 +134,7 @@ def test_no_more_is_kept_than_allowed_but_all_is_counted():
         (False, BEGIN + b"got -\n" + b"o" * 30), (True, b"e" * 30), (False, b"p" * 30), (True, b"f" * 30), keep_bytes=50
     )
 
-    kept = transcript.output(Output())
+    kept = transcript.output(CapturedOutput())
     assert (kept.stdout, kept.stderr) == (b"o" * 30 + b"p" * 8, b"e" * 12)
     assert (transcript.stdout_bytes, transcript.stderr_bytes, transcript.output_bytes) == (60, 60, 120)
 

@@ -77,8 +77,8 @@ def test_while_the_manager_stands_still_nobody_waits_for_a_report_that_fills_the
 
 
 def test_what_waits_for_a_manager_that_stands_still_is_bounded(pair, monkeypatch):
-    monkeypatch.setattr(outbox, "_MOST_LOG_LINES", 5)
-    monkeypatch.setattr(outbox, "_WORD_S", 0.0)
+    monkeypatch.setattr(outbox, "_MAX_LOG_MESSAGES", 5)
+    monkeypatch.setattr(outbox, "_URGENT_S", 0.0)
     pair.outbox.send(LARGE)
     for number in range(10):
         unknown = UnknownContainers(names=(str(number),))

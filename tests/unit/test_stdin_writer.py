@@ -33,12 +33,12 @@ class Link:
 
 def test_what_is_put_before_the_program_began_is_written_then_in_order() -> None:
     counted: list[int] = []
-    writer, link = StdinWriter(most_bytes=100, on_written=counted.append), Link()
+    writer, link = StdinWriter(max_bytes=100, on_written=counted.append), Link()
     link.takes.set()
     assert writer.put(b"one") and writer.put(b"four")
-    writer.opened(link)
+    writer.open(link)
     assert link.taken == []
-    writer.begin()
+    writer.start()
     eventually(lambda: link.taken == [b"one", b"four"])
     writer.end()
     eventually(link.closed.is_set)
@@ -46,7 +46,7 @@ def test_what_is_put_before_the_program_began_is_written_then_in_order() -> None
 
 
 def test_more_than_its_bound_is_not_taken() -> None:
-    writer = StdinWriter(most_bytes=5)
+    writer = StdinWriter(max_bytes=5)
     assert writer.put(b"12345")
     assert not writer.put(b"6")
     writer.close()
@@ -54,19 +54,19 @@ def test_more_than_its_bound_is_not_taken() -> None:
 
 
 def test_room_that_is_left_for_others_is_theirs() -> None:
-    writer = StdinWriter(most_bytes=5)
-    assert writer.put(b"12", spare=2)
-    assert not writer.put(b"34", spare=2)
+    writer = StdinWriter(max_bytes=5)
+    assert writer.put(b"12", reserve=2)
+    assert not writer.put(b"34", reserve=2)
     assert writer.put(b"345")
     assert not writer.put(b"6")
 
 
 def test_closing_ends_a_write_that_nobody_takes() -> None:
     broken = threading.Event()
-    writer, link = StdinWriter(most_bytes=5, on_broken=broken.set), Link()
+    writer, link = StdinWriter(max_bytes=5, on_broken=broken.set), Link()
     writer.put(b"x")
-    writer.opened(link)
-    writer.begin()
+    writer.open(link)
+    writer.start()
     writer.close()
     assert link.closed.is_set()
     eventually(lambda: "stdin-writer" not in [thread.name for thread in threading.enumerate()])
@@ -75,16 +75,16 @@ def test_closing_ends_a_write_that_nobody_takes() -> None:
 
 def test_a_link_that_breaks_is_told() -> None:
     broken = threading.Event()
-    writer, link = StdinWriter(most_bytes=5, on_broken=broken.set), Link(breaks=True)
+    writer, link = StdinWriter(max_bytes=5, on_broken=broken.set), Link(breaks=True)
     link.takes.set()
-    writer.opened(link)
-    writer.begin()
+    writer.open(link)
+    writer.start()
     writer.put(b"x")
     eventually(broken.is_set)
 
 
 def test_a_link_that_is_opened_after_the_end_is_closed() -> None:
-    writer, link = StdinWriter(most_bytes=5), Link()
+    writer, link = StdinWriter(max_bytes=5), Link()
     writer.close()
-    writer.opened(link)
+    writer.open(link)
     assert link.closed.is_set()

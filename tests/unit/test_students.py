@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -22,7 +23,7 @@ from jobmanager.model.container import ContainerSpec, ImageDefaults
 from jobmanager.model.host import Address
 from jobmanager.testing import FakeEngineServer
 from jobmanager.watching.monitor import ContainerMonitor
-from jobmanager.watching.students import Students, _Student
+from jobmanager.watching.students import StudentContainers, _StudentContainer
 from tests.conftest import eventually
 
 GRADING, STUDENT = "graders", "busybox"
@@ -149,29 +150,34 @@ def test_more_students_than_may_ever_run_are_refused_without_a_thread_for_each(f
     assert all(end["outcome"] == "error" for end in ends)
 
 
+REQUEST = RunStudent(id=1, command="true", env={})
+
+
+def student_of(sent: list[bytes], number: int = 1) -> _StudentContainer:
+    """Its messages and its output are kept in ``sent``."""
+    return _StudentContainer(
+        replace(REQUEST, id=number), send=sent.append, send_output=lambda line: sent.append(line) is None, max_output_bytes=10
+    )
+
+
 def test_input_that_a_student_does_not_take_is_bounded() -> None:
     told: list[bytes] = []
-    student = _Student(RunStudent(id=1, command="true", env={}), tell=told.append, relay=_kept(told), most_output=10)
+    student = student_of(told)
     for _ in range(3):
-        student.feed(bytes(500_000))
+        student.write_stdin(bytes(500_000))
 
-    student.tell_end(Outcome.SUCCESS)
+    student.report_end(Outcome.SUCCESS)
 
     assert student.is_killed
     end = json.loads(told[-1])
     assert (end["outcome"], end["text"]) == ("error", "more of its standard input was sent than it takes")
 
 
-def _kept(told: list[bytes]) -> Callable[[bytes], bool]:
-    """A relay that takes everything."""
-    return lambda line: told.append(line) is None
-
-
 def test_output_past_its_limit_is_not_relayed() -> None:
     told: list[bytes] = []
-    student = _Student(RunStudent(id=1, command="true", env={}), tell=told.append, relay=_kept(told), most_output=10)
+    student = student_of(told)
     for _ in range(5):
-        student.printed(False, b"1234")
+        student.on_output(False, b"1234")
     assert [base64.b64decode(json.loads(line)["data"]) for line in told] == [b"1234", b"1234", b"12"]
 
 
@@ -179,22 +185,24 @@ def test_a_student_that_prints_faster_than_its_grader_reads_is_an_overflow_and_i
     # given: a runner that reads nothing
     all_of_them = students()
     told: list[bytes] = []
-    flood = _Student(RunStudent(id=1, command="true", env={}), tell=told.append, relay=all_of_them._relay, most_output=2**30)
+    flood = _StudentContainer(
+        REQUEST, send=told.append, send_output=all_of_them._send_output, max_output_bytes=2**30
+    )
     # when:
     piece = bytes(2**20)
     for _ in range(100):
-        flood.printed(False, piece)
+        flood.on_output(False, piece)
     # then: it is stopped, no more is kept for it, and there is room for the end of it and of others
     assert flood.is_killed
-    flood.tell_end(Outcome.KILLED, "the grader has ended, or ended it")
+    flood.report_end(Outcome.KILLED, "the grader has ended, or ended it")
     end = json.loads(told[-1])
     assert (end["outcome"], end["text"]) == ("overflow", "64 MiB of what it printed wait for its grader to read them")
-    all_of_them._tell(told[-1])
-    assert not all_of_them._is_over.is_set()
+    all_of_them._send(told[-1])
+    assert not all_of_them._ended.is_set()
     # but not for ever more
     for _ in range(4 * 2**20 // len(told[-1])):
-        all_of_them._tell(told[-1])
-    assert all_of_them._is_over.is_set()
+        all_of_them._send(told[-1])
+    assert all_of_them._ended.is_set()
 
 
 class _Removes:
@@ -205,7 +213,7 @@ class _Removes:
     def close(self) -> None: ...
 
 
-def students() -> Students:
+def students() -> StudentContainers:
     grading = GradingSettings(images={"": "x"}, cpu_time_s=1, memory_mib=64, network="off", most_students=1)
     job = MonitorContainer(
         job_id="j",
@@ -220,22 +228,22 @@ def students() -> Students:
         collect=(),
         grading=grading,
     )
-    made = Students(job, connect=_Removes, host_lost_timeout_s=1, watched=None)  # type: ignore[arg-type]
-    made.of(ContainerMonitor(job, _Removes(), host_lost_timeout_s=1, send=lambda _: None))  # type: ignore[arg-type]
+    made = StudentContainers(job, connect=_Removes, host_lost_timeout_s=1, monitors=None)  # type: ignore[arg-type]
+    made.attach_to(ContainerMonitor(job, _Removes(), host_lost_timeout_s=1, send=lambda _: None))  # type: ignore[arg-type]
     return made
 
 
 def test_a_student_that_is_killed_while_it_waits_for_its_place_gets_no_container() -> None:
     told: list[bytes] = []
     all_of_them = students()
-    student = _Student(RunStudent(id=1, command="true", env={}), tell=told.append, relay=_kept(told), most_output=10)
+    student = student_of(told)
     all_of_them._running[1] = student
     student.kill()
 
-    all_of_them._see_to(student)
+    all_of_them._run(student)
 
     assert [json.loads(line)["outcome"] for line in told] == ["killed"]
-    assert all_of_them._budget.take(student.asked).limits.memory_mib == 64  # nothing is taken any more
+    assert all_of_them._budget.allocate(student.request).limits.memory_mib == 64  # nothing is taken any more
 
 
 def test_a_student_for_which_no_thread_can_be_had_costs_its_job_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,10 +251,10 @@ def test_a_student_for_which_no_thread_can_be_had_costs_its_job_nothing_else(mon
         raise RuntimeError("can't start new thread")
 
     all_of_them, told = students(), []
-    monkeypatch.setattr(all_of_them, "_tell", told.append)
+    monkeypatch.setattr(all_of_them, "_send", told.append)
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", none_left)
-        all_of_them.said(RunStudent(id=1, command="true", env={}))
+        all_of_them.on_message(RunStudent(id=1, command="true", env={}))
 
     end = json.loads(told[-1])
     assert (end["outcome"], end["text"]) == ("crash", "can't start new thread")
@@ -262,9 +270,9 @@ def test_the_budget_of_a_student_whose_engine_cannot_even_be_asked_comes_back() 
 
     all_of_them._connect = cannot
     for number in (1, 2):
-        student = _Student(RunStudent(id=number, command="true", env={}), tell=told.append, relay=_kept(told), most_output=10)
+        student = student_of(told, number)
         all_of_them._running[number] = student
-        all_of_them._see_to(student)
+        all_of_them._run(student)
 
     assert [json.loads(line)["text"] for line in told] == ["ValueError: odd"] * 2
 

@@ -8,7 +8,7 @@ import pytest
 
 from jobmanager.engine.protocol import Chunk
 from jobmanager.watching import transcript as transcript_module
-from jobmanager.watching.transcript import Output, Tap, Transcript
+from jobmanager.watching.transcript import CapturedOutput, OutputForwarder, Transcript
 
 TOKEN = "t0ken"
 STDOUT = [b"\x1et0ken got 1000\n", b"out\n", b"\x1et0ken end 0 5000 - - - 0 -\n", b'{"grade": 5}', b"\x1et0ken bye\n"]
@@ -94,7 +94,7 @@ def test_what_was_heard_and_the_log_does_not_have_is_kept(heard, logged, whole):
     transcript = Transcript(TOKEN, 1000)
     transcript.read([Chunk(False, GOT), Chunk(False, logged), Chunk(True, logged)])
 
-    output = transcript.output(Output(stdout=heard, stderr=heard, stdout_bytes=len(heard), stderr_bytes=len(heard)))
+    output = transcript.output(CapturedOutput(stdout=heard, stderr=heard, stdout_bytes=len(heard), stderr_bytes=len(heard)))
 
     assert (output.stdout, output.stderr) == (whole, whole)
     assert (output.stdout_bytes, output.stderr_bytes) == (len(whole), len(whole))
@@ -104,14 +104,14 @@ def test_a_log_that_has_lost_its_beginning_is_taken_as_it_is():
     transcript = Transcript(TOKEN, 1000)
     transcript.read([Chunk(False, b"the end\n")])
 
-    assert transcript.output(Output(stdout=b"the beginning\n", stdout_bytes=14)).stdout == b"the end\n"
+    assert transcript.output(CapturedOutput(stdout=b"the beginning\n", stdout_bytes=14)).stdout == b"the end\n"
 
 
 def test_no_more_is_kept_than_may_be_also_of_what_was_pieced_together():
     transcript = Transcript(TOKEN, 10)
     transcript.read([Chunk(False, GOT), Chunk(False, b"89"), Chunk(True, b"xyz")])
 
-    output = transcript.output(Output(stdout=b"01234567", stdout_bytes=8))
+    output = transcript.output(CapturedOutput(stdout=b"01234567", stdout_bytes=8))
 
     assert (output.stdout, output.stderr) == (b"01234567", b"xy")
     assert (output.stdout_bytes, output.stderr_bytes) == (10, 3)
@@ -123,7 +123,7 @@ def test_a_stream_that_floods_leaves_room_for_what_the_other_said(first):
     chunks = [Chunk(False, b"partial\n"), Chunk(True, b"y\n" * 200)]
     transcript.read([Chunk(False, GOT), *(reversed(chunks) if first else chunks)])
 
-    output = transcript.output(Output())
+    output = transcript.output(CapturedOutput())
 
     assert (output.stdout, output.stderr) == (b"partial\n", b"y\n" * 46)
     assert (output.stdout_bytes, output.stderr_bytes) == (8, 400)
@@ -133,12 +133,13 @@ def test_two_streams_that_flood_share_the_room():
     transcript = Transcript(TOKEN, 100)
     transcript.read([Chunk(False, GOT), Chunk(True, b"e" * 300), Chunk(False, b"o" * 300)])
 
-    assert transcript.output(Output()) == Output(stdout=b"o" * 75, stderr=b"e" * 25, stdout_bytes=300, stderr_bytes=300)
+    expected = CapturedOutput(stdout=b"o" * 75, stderr=b"e" * 25, stdout_bytes=300, stderr_bytes=300)
+    assert transcript.output(CapturedOutput()) == expected
 
 
 def test_a_tap_is_handed_the_output_as_it_comes_and_nothing_of_ours() -> None:
     heard: list[tuple[bool, bytes]] = []
-    transcript = Transcript(TOKEN, 2, Tap(lambda stderr, data: heard.append((stderr, data))))
+    transcript = Transcript(TOKEN, 2, OutputForwarder(lambda stderr, data: heard.append((stderr, data))))
 
     for data in STDOUT:
         transcript.read([Chunk(False, data)])
@@ -150,11 +151,11 @@ def test_a_tap_is_handed_the_output_as_it_comes_and_nothing_of_ours() -> None:
 
 def test_a_tap_hears_nothing_twice_when_the_log_takes_a_streams_place() -> None:
     heard: list[tuple[bool, bytes]] = []
-    tap = Tap(lambda stderr, data: heard.append((stderr, data)))
-    Transcript(TOKEN, 1024, tap).read([Chunk(False, GOT + b"one"), Chunk(True, b"e")])
+    forwarder = OutputForwarder(lambda stderr, data: heard.append((stderr, data)))
+    Transcript(TOKEN, 1024, forwarder).read([Chunk(False, GOT + b"one"), Chunk(True, b"e")])
 
-    tap.begin_again()
-    Transcript(TOKEN, 1024, tap).read([Chunk(False, GOT + b"o"), Chunk(False, b"ne, two"), Chunk(True, b"e")])
+    forwarder.restart()
+    Transcript(TOKEN, 1024, forwarder).read([Chunk(False, GOT + b"o"), Chunk(False, b"ne, two"), Chunk(True, b"e")])
 
     assert heard == [(False, b"one"), (True, b"e"), (False, b", two")]
 
@@ -163,7 +164,7 @@ def test_a_tap_hears_nothing_twice_when_the_log_takes_a_streams_place() -> None:
 
 
 def since(transcript: Transcript, stdout_from: int = 0, stderr_from: int = 0, most: int = 1024) -> list[tuple[bool, int, bytes]]:
-    return [(piece.stderr, piece.at, piece.data) for piece in transcript.since(stdout_from, stderr_from, most)]
+    return [(piece.stderr, piece.offset, piece.data) for piece in transcript.since(stdout_from, stderr_from, most)]
 
 
 def test_what_came_is_told_in_its_order_from_any_byte_on() -> None:

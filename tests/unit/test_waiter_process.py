@@ -15,7 +15,7 @@ from jobmanager.model.container import ContainerState, Phase
 from jobmanager.model.host import Address
 from jobmanager.results.facts import RunFacts
 from jobmanager.watching import host_monitor
-from jobmanager.watching.host_monitor import HostKeeper
+from jobmanager.watching.host_monitor import HostMonitor
 from jobmanager.watching.monitor import ContainerMonitor
 
 SETTINGS = WaiterSettings(
@@ -29,7 +29,7 @@ SETTINGS = WaiterSettings(
 )
 
 
-def watch_of(*, taken_over: bool = False) -> MonitorContainer:
+def message(*, taken_over: bool = False) -> MonitorContainer:
     return MonitorContainer(
         job_id="j", container_id="c", container_name="n", token="t", command="true", env={}, files={}, stdin=b"",
         limits=Limits(), collect=(), taken_over=taken_over,
@@ -53,10 +53,10 @@ def test_a_job_for_which_no_thread_can_be_had_is_untouched_unless_an_earlier_wai
     sent: list[object] = []
     waiter = Waiter(SETTINGS, sent.append)
 
-    waiter.handle(watch_of(taken_over=taken_over))
+    waiter.handle(message(taken_over=taken_over))
     waiter.handle(KillContainer(container_name="n"))
 
-    trouble = "it cannot be watched: RuntimeError: can't start new thread"
+    trouble = "it cannot be monitored: RuntimeError: can't start new thread"
     facts = RunFacts(program_started=taken_over, never_started=not taken_over, infrastructure_error=trouble)
     assert sent == [RunEnded(job_id="j", container_name="n", facts=facts), MonitorAcknowledged(container_name="n")]
 
@@ -86,17 +86,17 @@ class Engine:
 
 @pytest.mark.parametrize(("fails_at", "untouched"), [("attach", True), ("feed", False)])
 def test_a_watch_that_fails_on_our_side_says_why_and_whether_its_program_can_have_begun(fails_at: str, untouched: bool) -> None:
-    watch = ContainerMonitor(watch_of(), Engine(fails_at=fails_at), host_lost_timeout_s=1, send=lambda _: None)  # type: ignore[arg-type]
+    monitor = ContainerMonitor(message(), Engine(fails_at=fails_at), host_lost_timeout_s=1, send=lambda _: None)  # type: ignore[arg-type]
 
-    facts = watch.run()
+    facts = monitor.run()
 
     assert (facts.infrastructure_error, facts.never_started, facts.end) == ("RuntimeError: can't start new thread", untouched, None)
 
 
 def test_a_keeper_without_a_thread_to_sweep_or_a_way_to_look_goes_on(no_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[object] = []
-    keeper = HostKeeper(SETTINGS, sent.append)
-    keeper._begin_to_sweep()
+    keeper = HostMonitor(SETTINGS, sent.append)
+    keeper._start_sweep()
 
     def odd(*_: object, **__: object) -> None:
         raise TypeError("odd")
@@ -104,7 +104,7 @@ def test_a_keeper_without_a_thread_to_sweep_or_a_way_to_look_goes_on(no_threads:
     monkeypatch.setattr(host_monitor, "connect", odd)
     keeper._sweep()
 
-    assert not keeper._look()
+    assert not keeper._check()
     assert sent == [HostUnreachable(reason="TypeError: odd")]
 
 
@@ -126,8 +126,8 @@ def test_a_reconciler_whose_engine_cannot_be_asked_looks_again(monkeypatch: pyte
 
 
 def test_a_stop_that_fails_on_our_side_counts_as_one_that_the_engine_did_not_take() -> None:
-    watch = ContainerMonitor(watch_of(), Engine(fails_at=""), host_lost_timeout_s=1, send=lambda _: None)  # type: ignore[arg-type]
+    monitor = ContainerMonitor(message(), Engine(fails_at=""), host_lost_timeout_s=1, send=lambda _: None)  # type: ignore[arg-type]
 
-    watch._guarded(watch._pause)  # this engine has no ``pause`` at all
+    monitor._guarded(monitor._pause)  # this engine has no ``pause`` at all
 
-    assert watch._stop_was_lost
+    assert monitor._stop_failed

@@ -1,10 +1,10 @@
-"""A watch's answers to who follows its job: each question once, as soon as there is something to say."""
+"""The output reporter answers each request once, as soon as there is output."""
 
 from __future__ import annotations
 
 from jobmanager.engine.protocol import Chunk
 from jobmanager.ipc.messages import FetchOutput, OutputChunk, StreamPiece
-from jobmanager.watching.output_reporter import Showing
+from jobmanager.watching.output_reporter import OutputReporter
 from jobmanager.watching.transcript import Transcript
 
 TOKEN = "t0ken"
@@ -15,16 +15,16 @@ class Watched:
 
     def __init__(self) -> None:
         self.said: list[OutputChunk] = []
-        self.showing = Showing("j", self.said.append)
+        self.reporter = OutputReporter("j", self.said.append)
         self.transcript = Transcript(TOKEN, 1 << 20)
         self.prints(f"\x1e{TOKEN} got 1\n".encode())
 
     def prints(self, data: bytes) -> None:
         self.transcript.read([Chunk(False, data)])
-        self.showing.look(self.transcript)
+        self.reporter.update(self.transcript)
 
     def asked(self, stdout_from: int) -> None:
-        self.showing.ask(FetchOutput(container_name="c", stdout_from=stdout_from, stderr_from=0))
+        self.reporter.request(FetchOutput(container_name="c", stdout_from=stdout_from, stderr_from=0))
 
     def pieces(self) -> list[tuple[StreamPiece, ...]]:
         assert all((said.job_id, said.container_name) == ("j", "c") for said in self.said)
