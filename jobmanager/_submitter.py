@@ -11,7 +11,7 @@ import time
 
 from jobmanager.engine.protocol import Engine, EngineError, EngineFailed, ImageMissing, NameTaken, NoSuchContainer, Unreachable
 from jobmanager.ipc.messages import ContainerStarted, StartFailed, StartRefused
-from jobmanager.model.container import ACCOUNTS, ContainerSpec, ContainerState, ImageDefaults, Phase
+from jobmanager.model.container import ACCOUNTS, ContainerPhase, ContainerSpec, ContainerState, ImageDefaults
 
 _log = logging.getLogger(__name__)
 
@@ -27,8 +27,8 @@ def submit(engine: Engine, container: ContainerSpec, *, may_pull: bool = False) 
         container_id = _create(engine, container, defaults)
         if isinstance(container_id, StartRefused):
             return container_id
-        if container.door is not None:
-            engine.write_file(container_id, ACCOUNTS, container.door.accounts)
+        if container.ssh_endpoint is not None:
+            engine.write_file(container_id, ACCOUNTS, container.ssh_endpoint.accounts)
         engine.start(container_id)
     except Unreachable as error:
         return StartFailed(reason=str(error), unreachable=True)
@@ -57,7 +57,7 @@ def _create(engine: Engine, container: ContainerSpec, defaults: ImageDefaults) -
         found = _found(engine, container.name)
     if any(found.labels.get(key) != value for key, value in container.labels.items()):
         return StartRefused(reason=f"a container that is not ours has the name {container.name}")
-    if found.phase is Phase.ENDED:  # starting it would run it a second time
+    if found.phase is ContainerPhase.ENDED:  # starting it would run it a second time
         engine.remove(found.id)
         return engine.create(container, defaults)
     return found.id

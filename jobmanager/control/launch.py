@@ -7,7 +7,7 @@ from dataclasses import replace
 from jobmanager.engine.labels import Owner, labels
 from jobmanager.grading.bundle import grader_command, runner_command
 from jobmanager.ipc.messages import GradingSettings, MonitorContainer
-from jobmanager.model.container import ContainerSpec, Door
+from jobmanager.model.container import ContainerSpec, SSHEndpoint
 from jobmanager.model.grader import Grader
 from jobmanager.model.job import Request
 from jobmanager.scheduling.commands import MonitorJob, SubmitJob
@@ -28,7 +28,7 @@ def container_spec(command: SubmitJob, *, manager_id: str, owner: Owner, loopbac
         network=task.network,
         workspace=task.workspace,
         shares=task.grader is not None,
-        door=_door(request, loopback_only=loopback_only),
+        ssh_endpoint=_ssh_endpoint(request, loopback_only=loopback_only),
     )
 
 
@@ -58,10 +58,10 @@ def monitor_message(command: MonitorJob) -> MonitorContainer:
     return _with_ssh(message, task.grader) if request.ssh_password else message
 
 
-def _door(request: Request, *, loopback_only: bool) -> Door | None:
+def _ssh_endpoint(request: Request, *, loopback_only: bool) -> SSHEndpoint | None:
     if not request.ssh_password:
         return None
-    return debug_session.door(request.ssh_password, workspace=request.task.workspace, loopback_only=loopback_only)
+    return debug_session.ssh_endpoint(request.ssh_password, workspace=request.task.workspace, loopback_only=loopback_only)
 
 
 def _program(command: MonitorJob) -> str | tuple[str, ...]:

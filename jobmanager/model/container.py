@@ -1,4 +1,4 @@
-"""What an engine is asked to make, and what it says about what it made."""
+"""What an engine is asked to create, and what it reports about it."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ SSH_USER = "job"  # who logs in to a debugged job's container
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Door:
-    """A published port, and who may come in there (``debug="ssh"``)."""
+class SSHEndpoint:
+    """The port of a debugged job's SSH server, and who may log in there (``debug="ssh"``)."""
 
-    port: int  # inside the container; outside the engine chooses one
-    loopback_only: bool  # it can be reached from the engine's own machine only
+    port: int  # inside the container; the engine chooses the one outside
+    loopback_only: bool  # only the engine's own machine can reach it
     accounts: bytes = field(repr=False)  # the container's /etc/passwd
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerSpec:
-    """A container to create. It says nothing about the job's command or files: those come by standard input."""
+    """A container to create. The job's command and files are not part of it: they come by standard input."""
 
     name: str  # chosen before the first call, so that a second call finds the first one's container
     image: str  # a reference or an id that the host has
@@ -36,19 +36,19 @@ class ContainerSpec:
     limits: Limits
     network: Network | str = Network.OFF
     workspace: str = WORKSPACE
-    door: Door | None = None
-    shares: bool = False  # a grading container: it brings a volume that its student containers share
+    ssh_endpoint: SSHEndpoint | None = None
+    shares: bool = False  # a grading container: it has a volume that its student containers share
     shared_volume: str = ""  # a student container: that volume's name
-    network_of: str = ""  # a student container: whose network it is in, instead of one of its own
+    network_of: str = ""  # a student container: the container whose network it is in, instead of one of its own
 
     @property
     def is_student(self) -> bool:
-        """Whether it runs a submitter's program for a grading container."""
+        """Whether it runs a submission for a grading container."""
         return bool(self.shared_volume)
 
 
-class Phase(str, Enum):
-    """Where a container is in its life."""
+class ContainerPhase(str, Enum):
+    """The state of a container."""
 
     CREATED = "created"
     RUNNING = "running"
@@ -58,25 +58,25 @@ class Phase(str, Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerState:
-    """What an engine says about a container."""
+    """What an engine reports about a container."""
 
     id: str
     name: str
-    phase: Phase
+    phase: ContainerPhase
     labels: Mapping[str, str] = field(default_factory=dict)
     exit_code: int | None = None  # of PID 1, once ended
     oom_killed: bool = False
-    error: str = ""  # the engine's own words, when it could not start it
+    error: str = ""  # the engine's message, when it could not start it
     created_at_s: float = 0.0  # seconds since 1970 by the engine's clock
-    started_at_s: float = 0.0  # the same, for its latest start; 0 where it was not asked for
-    in_removal: bool = False  # an engine ends a container first, and then removes it
-    volumes: Mapping[str, str] = field(default_factory=dict)  # their names by path
-    ports: Mapping[int, int] = field(default_factory=dict)  # published ones: inside, outside; where it was asked for
+    started_at_s: float = 0.0  # the same for its latest start; 0 where the engine was not asked
+    in_removal: bool = False  # the engine has ended it and is about to remove it
+    volumes: Mapping[str, str] = field(default_factory=dict)  # names by path
+    ports: Mapping[int, int] = field(default_factory=dict)  # published ports, inside to outside; empty where not asked for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VolumeState:
-    """What an engine says about a volume."""
+    """What an engine reports about a volume."""
 
     name: str
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -88,7 +88,7 @@ class Usage:
     """What a container has used so far, by the engine's own counters."""
 
     cpu_time_ns: int  # of all processes
-    peak_memory_bytes: int | None  # None where the engine does not tell (cgroup v2)
+    peak_memory_bytes: int | None  # None where the engine does not report it (cgroup v2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,23 +104,23 @@ class Image:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineInfo:
-    """What a host is: the figures that choosing and limits depend on."""
+    """What a host has: the figures that placement and limits depend on."""
 
     version: str
     cores: int
     memory_mib: int
     now_s: float  # the engine's own clock, seconds since 1970
     cgroup: str  # "1" or "2"
-    kernel: str = ""  # its release, as uname tells it
-    engine_id: str = ""  # differs where another engine has taken the host's place; empty where nothing tells
-    available_memory_mib: int | None = None  # what programs could still take without swapping; None: nothing can tell
+    kernel: str = ""  # its release, as from uname
+    engine_id: str = ""  # another one means that another engine has taken the host's place; empty where unknown
+    available_memory_mib: int | None = None  # what programs could still take without swapping; None: unknown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineAbout:
-    """What an engine says about itself and its machine, for a person who looks after it."""
+    """What an engine reports about itself and its machine, for its operator."""
 
-    engine: str  # versions, as they are told
+    engine: str  # versions, as reported
     api: str
     containerd: str
     runtime: str  # the default one's name
@@ -132,12 +132,12 @@ class EngineAbout:
     live_restore: bool  # containers outlive the daemon
     security: tuple[str, ...]  # "seccomp", "apparmor", "rootless", ...
     cannot_limit: tuple[str, ...]  # of "memory", "swap", "processes", "CPU time"
-    warnings: tuple[str, ...]  # the engine's own words
+    warnings: tuple[str, ...]  # the engine's own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageDefaults:
-    """What an image brings along."""
+    """What an image defines."""
 
     command: tuple[str, ...]  # entry point and command
     volumes: tuple[str, ...]  # paths that it declares as volumes

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from jobmanager.ipc.messages import MonitorContainer
-from jobmanager.model.container import SSH_USER, Door
+from jobmanager.model.container import SSH_USER, SSHEndpoint
 from jobmanager.model.grader import Grader
 from jobmanager.model.limits import Limits
 from jobmanager.model.network import Network
@@ -145,11 +145,11 @@ def new_password() -> str:
     return secrets.token_urlsafe(_PASSWORD_BYTES)
 
 
-def door(password: str, *, workspace: str, loopback_only: bool) -> Door:
+def ssh_endpoint(password: str, *, workspace: str, loopback_only: bool) -> SSHEndpoint:
     """The port of a session's container. The hash stands in ``/etc/passwd``, as the server may not read ``/etc/shadow``."""
     hashed = sha512_crypt(password, secrets.token_hex(8), rounds=_HASH_ROUNDS)
     accounts = f"root:x:0:0:root:/root:/bin/sh\n{SSH_USER}:{hashed}:{_UID}:{_UID}::{workspace}:/bin/sh\n"
-    return Door(port=PORT, loopback_only=loopback_only, accounts=accounts.encode())
+    return SSHEndpoint(port=PORT, loopback_only=loopback_only, accounts=accounts.encode())
 
 
 def session(job: MonitorContainer) -> MonitorContainer:

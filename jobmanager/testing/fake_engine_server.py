@@ -34,7 +34,7 @@ from jobmanager.engine import protocol
 from jobmanager.errors import InvalidValue
 from jobmanager.ipc.process import command, environment
 from jobmanager.model._exact import exact
-from jobmanager.model.container import Phase
+from jobmanager.model.container import ContainerPhase
 from jobmanager.testing.fake.wire import PIECE, Inbox, packed
 
 __all__ = ["FakeContainerRecord", "FakeEngineServer", "Faults"]
@@ -52,7 +52,7 @@ class FakeContainerRecord:
     name: str
     image: str
     labels: Mapping[str, str]
-    phase: Phase
+    phase: ContainerPhase
     times_started: int
     exit_code: int | None  # of PID 1, once ended
 
@@ -154,7 +154,7 @@ class FakeEngineServer:
                 name=name,
                 image=image,
                 labels=labels,
-                phase=Phase(phase),
+                phase=ContainerPhase(phase),
                 times_started=times_started,
                 exit_code=exit_code,
             )

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from jobmanager.engine.protocol import Engine, EngineError, NoSuchContainer, Unreachable
 from jobmanager.ipc.messages import MonitorContainer
-from jobmanager.model.container import ContainerState, Phase
+from jobmanager.model.container import ContainerPhase, ContainerState
 
 _log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class ContainerInspector:
     def has_ended(self) -> bool:
         """Whether files that were just read are invalid: an engine shows an ended container's workspace as an empty folder."""
         try:
-            return self._engine.inspect(self._job.container_id).phase is Phase.ENDED
+            return self._engine.inspect(self._job.container_id).phase is ContainerPhase.ENDED
         except NoSuchContainer:
             return True
         except EngineError:  # the files have only just come
@@ -81,14 +81,14 @@ class ContainerInspector:
     def is_still_there(self) -> bool:
         """Whether the container has not ended; an unreachable engine is waited for."""
         try:
-            return self.inspect().phase is not Phase.ENDED
+            return self.inspect().phase is not ContainerPhase.ENDED
         except (EngineError, HostLost):
             return False
 
     def is_paused_externally(self) -> bool:
         """Whether somebody else has paused it. An earlier waiter reports ``LimitReached`` before it pauses."""
         try:
-            return self._job.stopped is None and self._engine.inspect(self._job.container_id).phase is Phase.PAUSED
+            return self._job.stopped is None and self._engine.inspect(self._job.container_id).phase is ContainerPhase.PAUSED
         except EngineError:
             return False
 

@@ -28,7 +28,7 @@ from jobmanager.engine.protocol import (
 )
 from jobmanager.grading.link import link_token
 from jobmanager.ipc.messages import FetchOutput, LimitReached, MonitorContainer, OutputChunk, ProgramStarted, SSHReady
-from jobmanager.model.container import ContainerState, Phase
+from jobmanager.model.container import ContainerPhase, ContainerState
 from jobmanager.results.facts import Limit, LimitHit, RunFacts
 from jobmanager.watching.collect import Collected, collected_of
 from jobmanager.watching.inspector import ContainerInspector, HostLost
@@ -196,7 +196,7 @@ class ContainerMonitor:
             outage_before = self._inspector.outage_s
             self._engine.close()  # an engine that is being shut down still answers on old connections, and takes no new ones
             state = self._inspector.inspect()
-            has_ended = state.phase is Phase.ENDED or self._was_restarted(state)
+            has_ended = state.phase is ContainerPhase.ENDED or self._was_restarted(state)
             came_to_its_end = over is _FollowResult.STREAM_ENDED and stream is not None
             if has_ended and self._inspector.outage_s == outage_before and (came_to_its_end or self._is_silent_for_good(over)):
                 self._transcript.finish()
@@ -315,7 +315,7 @@ class ContainerMonitor:
 
     def _still_takes_input(self) -> bool:
         """Whether it is worth waiting while the container reads nothing: one that has ended never will."""
-        return not self._kill_requested.is_set() and self._engine.inspect(self._job.container_id).phase is not Phase.ENDED
+        return not self._kill_requested.is_set() and self._engine.inspect(self._job.container_id).phase is not ContainerPhase.ENDED
 
     def _follow(self, stream: OutputStream) -> _FollowResult:
         silence = SilenceDetector(self._inspector, self._clock)
@@ -352,7 +352,7 @@ class ContainerMonitor:
         if not silence.check_is_due() or (self._ended_at is None and not self._check_requested.is_set()):
             return False
         state = silence.check()
-        if self._ended_at is None and state.phase is not Phase.ENDED:
+        if self._ended_at is None and state.phase is not ContainerPhase.ENDED:
             self._check_requested.clear()
             silence.reset()
         return silence.is_confirmed

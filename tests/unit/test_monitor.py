@@ -9,15 +9,15 @@ from dataclasses import replace
 from jobmanager import Limits
 from jobmanager.engine.protocol import Chunk, EngineFailed, NotRunning, OutputStream, Unreachable
 from jobmanager.ipc.messages import MonitorContainer, SSHReady
-from jobmanager.model.container import ContainerState, EngineInfo, Phase, Usage
+from jobmanager.model.container import ContainerPhase, ContainerState, EngineInfo, Usage
 from jobmanager.results.facts import Limit, RunFacts
 from jobmanager.results.verdict import judge
 from jobmanager.watching.monitor import ContainerMonitor
 
 TOKEN = "0123456789abcdef"
 BEGUN = Chunk(False, f"\x1e{TOKEN} got 1\n".encode())
-RUNS = ContainerState(id="c", name="n", phase=Phase.RUNNING, started_at_s=1.0)
-ENDED = ContainerState(id="c", name="n", phase=Phase.ENDED, started_at_s=1.0, exit_code=137)
+RUNS = ContainerState(id="c", name="n", phase=ContainerPhase.RUNNING, started_at_s=1.0)
+ENDED = ContainerState(id="c", name="n", phase=ContainerPhase.ENDED, started_at_s=1.0, exit_code=137)
 
 
 class Clock:
@@ -488,7 +488,7 @@ class FreezesUnheard(StubEngine):
         raise NotRunning(container)
 
     def inspect(self, container: str) -> ContainerState:
-        return replace(RUNS, phase=Phase.PAUSED) if self.paused else RUNS
+        return replace(RUNS, phase=ContainerPhase.PAUSED) if self.paused else RUNS
 
 
 def test_a_container_that_we_froze_ourselves_is_not_said_to_have_been_frozen_by_somebody_else():

@@ -74,12 +74,12 @@ def test_a_password_is_hashed_as_other_programs_do(password: str, salt: str, rou
 
 def test_each_session_has_a_password_of_its_own_and_only_its_hash_goes_to_the_host() -> None:
     password, other = debug_session.new_password(), debug_session.new_password()
-    door = debug_session.door(password, workspace="/job", loopback_only=True)
+    endpoint = debug_session.ssh_endpoint(password, workspace="/job", loopback_only=True)
 
     assert password != other and len(password) >= 20
-    assert password.encode() not in door.accounts
-    assert "accounts" not in repr(door)
-    hashed = door.accounts.decode().splitlines()[1].split(":")[1]
+    assert password.encode() not in endpoint.accounts
+    assert "accounts" not in repr(endpoint)
+    hashed = endpoint.accounts.decode().splitlines()[1].split(":")[1]
     assert hashed == sha512_crypt(password, hashed.split("$")[3], rounds=1000)
 
 
@@ -87,9 +87,9 @@ def test_each_session_has_a_password_of_its_own_and_only_its_hash_goes_to_the_ho
 
 
 def test_a_debugged_container_differs_from_any_other_by_its_network_a_port_and_a_folder_for_its_accounts() -> None:
-    door = debug_session.door("secret", workspace="/job", loopback_only=True)
+    endpoint = debug_session.ssh_endpoint("secret", workspace="/job", loopback_only=True)
     closed = ContainerSpec(name="n", image="i", labels={"whose": "ours"}, limits=Limits(), network=Network.BRIDGE)
-    opened = ContainerSpec(name="n", image="i", labels={"whose": "ours"}, limits=Limits(), network=Network.BRIDGE, door=door)
+    opened = replace(closed, ssh_endpoint=endpoint)
     defaults = ImageDefaults(command=(), volumes=("/etc", "/data"))
 
     before, after = container_config(closed, defaults), container_config(opened, defaults)

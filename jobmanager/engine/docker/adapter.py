@@ -40,13 +40,13 @@ from jobmanager.engine.protocol import (
 )
 from jobmanager.model._escapes import one_line
 from jobmanager.model.container import (
+    ContainerPhase,
     ContainerSpec,
     ContainerState,
     EngineAbout,
     EngineInfo,
     Image,
     ImageDefaults,
-    Phase,
     Usage,
     VolumeState,
 )
@@ -79,7 +79,12 @@ _NO_ANSWER = (
 _HIDE_THE_CAUSE = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ReadTimeoutError)
 _CAN_LIMIT = {"MemoryLimit": "memory", "SwapLimit": "swap", "PidsLimit": "processes", "CpuCfsQuota": "CPU time"}
 _STARTED = (204, 304)
-_PHASES = {"created": Phase.CREATED, "running": Phase.RUNNING, "restarting": Phase.RUNNING, "paused": Phase.PAUSED}
+_PHASES = {
+    "created": ContainerPhase.CREATED,
+    "running": ContainerPhase.RUNNING,
+    "restarting": ContainerPhase.RUNNING,
+    "paused": ContainerPhase.PAUSED,
+}
 
 
 class _VersionRefused(Unreachable):
@@ -221,13 +226,13 @@ class DockerEngine:
         with self._asking():
             said = self._client.inspect_container(container)
             state = said["State"]
-            phase = _PHASES.get(state["Status"], Phase.ENDED)
+            phase = _PHASES.get(state["Status"], ContainerPhase.ENDED)
             return ContainerState(
                 id=_text(said["Id"]),
                 name=_text(said["Name"]).lstrip("/"),
                 phase=phase,
                 labels=_labels(said["Config"]),
-                exit_code=int(state["ExitCode"]) if phase is Phase.ENDED else None,
+                exit_code=int(state["ExitCode"]) if phase is ContainerPhase.ENDED else None,
                 oom_killed=bool(state.get("OOMKilled")),
                 error=str(state.get("Error") or ""),
                 created_at_s=_seconds(said.get("Created")),
@@ -243,7 +248,7 @@ class DockerEngine:
                 ContainerState(
                     id=_text(container["Id"]),
                     name=_text((container.get("Names") or ["/"])[0]).lstrip("/"),
-                    phase=_PHASES.get(container["State"], Phase.ENDED),
+                    phase=_PHASES.get(container["State"], ContainerPhase.ENDED),
                     labels=_labels(container),
                     created_at_s=float(container.get("Created") or 0),
                     volumes=_volumes(container),

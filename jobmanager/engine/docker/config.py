@@ -6,7 +6,7 @@ from typing import Any
 
 from jobmanager.engine.docker.seccomp import seccomp_profile
 from jobmanager.engine.pid1 import pid_1
-from jobmanager.model.container import OLD_FOLDERS, SHARED_FOLDER, ContainerSpec, Door, ImageDefaults
+from jobmanager.model.container import OLD_FOLDERS, SHARED_FOLDER, ContainerSpec, ImageDefaults, SSHEndpoint
 from jobmanager.model.limits import Limits
 from jobmanager.model.network import Network
 
@@ -52,16 +52,16 @@ def container_config(spec: ContainerSpec, defaults: ImageDefaults) -> dict[str, 
             },
         },
     }
-    if spec.door is not None:
-        _open(config, spec, spec.door)
+    if spec.ssh_endpoint is not None:
+        _publish_ssh(config, spec, spec.ssh_endpoint)
     return config
 
 
-def _open(config: dict[str, Any], spec: ContainerSpec, door: Door) -> None:
+def _publish_ssh(config: dict[str, Any], spec: ContainerSpec, endpoint: SSHEndpoint) -> None:
     """A published port, and ``/etc`` as a volume with what the image has there: accounts can be written into that only."""
-    inside, host = f"{door.port}/tcp", config["HostConfig"]
+    inside, host = f"{endpoint.port}/tcp", config["HostConfig"]
     config["ExposedPorts"] = {inside: {}}
-    host["PortBindings"] = {inside: [{"HostIp": "127.0.0.1" if door.loopback_only else "", "HostPort": ""}]}
+    host["PortBindings"] = {inside: [{"HostIp": "127.0.0.1" if endpoint.loopback_only else "", "HostPort": ""}]}
     host["Tmpfs"].pop(_SETTINGS, None)
     labels = {**spec.labels, VOLUME_LABEL: spec.name}
     host["Mounts"].append({"Type": "volume", "Target": _SETTINGS, "VolumeOptions": {"Labels": labels}})

@@ -14,13 +14,13 @@ from urllib.parse import unquote, urlsplit
 from jobmanager.engine import protocol
 from jobmanager.engine.protocol import Chunk, EngineError, OutputStream, StdinLink, Unreachable
 from jobmanager.model.container import (
+    ContainerPhase,
     ContainerSpec,
     ContainerState,
     EngineAbout,
     EngineInfo,
     Image,
     ImageDefaults,
-    Phase,
     Usage,
     VolumeState,
 )
@@ -283,7 +283,7 @@ def _state(row: tuple[str, str, str, dict[str, str], float, int | None, bool, fl
     return ContainerState(
         id=id_,
         name=name,
-        phase=Phase(phase),
+        phase=ContainerPhase(phase),
         labels=labels,
         exit_code=exit_code,
         oom_killed=oom_killed,

@@ -20,7 +20,7 @@ from jobmanager.engine.protocol import (
     NotRunning,
     Refused,
 )
-from jobmanager.model.container import SHARED_FOLDER, Phase
+from jobmanager.model.container import SHARED_FOLDER, ContainerPhase
 from jobmanager.testing.fake.container import KILLED, FakeContainer, FakeSpec, Follower, Later
 from jobmanager.testing.fake.files import FileProblem
 
@@ -175,9 +175,9 @@ class FakeDaemon:
 
     def start(self, target: str) -> None:
         container = self.find(target)
-        if container.phase is Phase.PAUSED:
+        if container.phase is ContainerPhase.PAUSED:
             raise Refused("cannot start a paused container, try unpause instead")
-        if container.phase is not Phase.RUNNING:
+        if container.phase is not ContainerPhase.RUNNING:
             _count(self.starts, container.spec.name)
             container.start()
 
@@ -218,26 +218,26 @@ class FakeDaemon:
 
     def kill(self, target: str) -> None:
         container = self.find(target)
-        if container.phase not in (Phase.RUNNING, Phase.PAUSED):
+        if container.phase not in (ContainerPhase.RUNNING, ContainerPhase.PAUSED):
             raise NotRunning(f"Cannot kill container: {target}: Container {container.spec.id} is not running")
         container.end(KILLED)
 
     def pause(self, target: str) -> None:
         container = self.find(target)
-        if container.phase is Phase.PAUSED:
+        if container.phase is ContainerPhase.PAUSED:
             raise NotRunning(f"Container {container.spec.id} is already paused")
-        if container.phase is not Phase.RUNNING:
+        if container.phase is not ContainerPhase.RUNNING:
             raise NotRunning(f"Container {container.spec.id} is not running")
         container.pause()
 
     def unpause(self, target: str) -> None:
         container = self.find(target)
-        if container.phase is Phase.PAUSED:
+        if container.phase is ContainerPhase.PAUSED:
             container.resume()
 
     def usage(self, target: str) -> int | None:
         container = self.find(target)
-        return container.cpu_ns() if container.phase in (Phase.RUNNING, Phase.PAUSED) else None
+        return container.cpu_ns() if container.phase in (ContainerPhase.RUNNING, ContainerPhase.PAUSED) else None
 
     def archive(self, target: str, path: str) -> bytes:
         container = self.find(target)
@@ -260,13 +260,14 @@ class FakeDaemon:
 
     def remove_alone(self, container: FakeContainer) -> None:
         """A container without its volume, as ``docker rm --force`` does it."""
-        container.end(container.exit_code if container.phase is Phase.ENDED and container.exit_code is not None else KILLED)
+        exit_code = container.exit_code if container.phase is ContainerPhase.ENDED else None
+        container.end(KILLED if exit_code is None else exit_code)
         del self.containers[container.spec.name], self._ids[container.spec.id]
 
     def end_all(self) -> None:
         """What a daemon without live-restore does to its containers when it comes back."""
         for container in self.containers.values():
-            if container.phase in (Phase.RUNNING, Phase.PAUSED):
+            if container.phase in (ContainerPhase.RUNNING, ContainerPhase.PAUSED):
                 container.end(KILLED)
 
     def find(self, target: str) -> FakeContainer:
@@ -281,7 +282,7 @@ class FakeDaemon:
 
     def _attachable(self, target: str) -> FakeContainer:
         container = self.find(target)
-        if container.phase is Phase.PAUSED:
+        if container.phase is ContainerPhase.PAUSED:
             raise Refused(f"container {target} is paused, unpause the container before attach")
         return container
 
