@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from jobmanager.control.callback_guard import mark_callback_thread
 from jobmanager.control.log_thread import logger
-from jobmanager.control.user_code import call_foreign
+from jobmanager.control.user_code import call_user_code
 from jobmanager.model.listings import CallbackInfo
 from jobmanager.model.result import JobResult, Outcome
 from jobmanager.results.merge import merged_result
@@ -126,4 +126,4 @@ def _call_callback(job_id: str, callback: Callable[..., object], *arguments: obj
     def failed() -> None:
         _log.exception("a callback of job %s failed", job_id, extra={"job_id": job_id})
 
-    call_foreign(callback, *arguments, failed=failed)
+    call_user_code(callback, *arguments, failed=failed)

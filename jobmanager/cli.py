@@ -22,7 +22,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from jobmanager._version import __version__
-from jobmanager.control.engine_session import reach
+from jobmanager.control.engine_session import open_engine
 from jobmanager.control.settings import default_host
 from jobmanager.doctor.advice import tried
 from jobmanager.doctor.probes import HostReport, examine
@@ -235,7 +235,7 @@ def _choice(managers: Sequence[str], everything: bool) -> Choice:
 
 def _swept(host: DockerHost, choice: Choice, *, remove: bool) -> tuple[list[Leftover], list[Leftover], list[Removal]]:
     """What was chosen, what was left alone, and what became of the chosen."""
-    with reach(host, timeout_s=_TIMEOUT_S) as engine:
+    with open_engine(host, timeout_s=_TIMEOUT_S) as engine:
         found: Survey = survey(engine)
         things = [*found.leftovers, *found.others]
         chosen = [each for each in things if choice(each)]

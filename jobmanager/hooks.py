@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TypeVar
 
 from jobmanager.control.log_thread import logger
-from jobmanager.control.user_code import call_foreign
+from jobmanager.control.user_code import call_user_code
 from jobmanager.errors import InvalidValue
 from jobmanager.events import Event, JobOutput
 from jobmanager.model import _checks
@@ -134,4 +134,4 @@ def _call(hook: Callable[..., object], event: Event) -> None:
     def failed() -> None:
         _log.exception("hook %r failed on %s", hook, type(event).__name__)
 
-    call_foreign(hook, event, failed=failed)
+    call_user_code(hook, event, failed=failed)

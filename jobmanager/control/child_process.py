@@ -12,23 +12,26 @@ import pickle
 import queue
 import signal
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import FunctionType
 from typing import Any, Union
 
-from jobmanager.control.log_thread import hand_on, logger
-from jobmanager.ipc.messages import LogMessage
+from jobmanager.control.log_thread import forward, logger
+from jobmanager.ipc.messages import LogMessage, Shutdown
 from jobmanager.ipc.process import end_process, start_process
 
 _log = logger(__name__)
 _JOIN_S = 2.0
+_STOP_TIMEOUT_S = 2.0  # for all together
+_LEAST_STOP_TIMEOUT_S = 0.05  # for each
 _DYING_S = 0.5  # between the end of its pipe and its own: it shall say itself how it ended
 _numbers = itertools.count(1)
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class MessageReceived:
     """A child said something."""
 
     child: Child
@@ -36,7 +39,7 @@ class Heard:
 
 
 @dataclass(frozen=True, slots=True)
-class Gone:
+class ChildExited:
     """A child has ended; nothing more will come of it."""
 
     child: Child
@@ -44,7 +47,7 @@ class Gone:
 
 
 @dataclass(frozen=True, slots=True)
-class Unsent:
+class SendFailed:
     """A child could not be told this. It lives on."""
 
     child: Child
@@ -52,13 +55,13 @@ class Unsent:
     reason: str
 
 
-Listen = Callable[[Union[Heard, Gone, Unsent]], None]
+Listener = Callable[[Union[MessageReceived, ChildExited, SendFailed]], None]
 
 
 class Child:
-    """A running child process. ``listen`` gets Heard for each message and Gone once, from threads of its own."""
+    """A running child process. ``listen`` gets MessageReceived for each message and ChildExited once, from threads of its own."""
 
-    def __init__(self, module: str, listen: Listen) -> None:
+    def __init__(self, module: str, listen: Listener) -> None:
         self._process, self._connection = start_process(module)
         self._listen = listen
         self._last_words = ""
@@ -88,7 +91,7 @@ class Child:
         self._outbox.put(message)
 
     def kill(self) -> None:
-        """SIGKILL; Gone follows."""
+        """SIGKILL; ChildExited follows."""
         self._process.kill()
 
     def end(self, grace_s: float) -> None:
@@ -107,7 +110,7 @@ class Child:
                 data = pickled(message)
             except Exception as error:  # noqa: BLE001 - the loop's edge: what cannot be sent costs itself, not all that comes after it
                 _log.exception("%s cannot be sent to child %d", type(message).__name__, self.pid)
-                self._listen(Unsent(self, message, f"it cannot be sent to a child process: {type(error).__name__}: {error}"))
+                self._listen(SendFailed(self, message, f"it cannot be sent to a child process: {type(error).__name__}: {error}"))
                 continue
             try:
                 self._connection.send_bytes(data)
@@ -124,11 +127,11 @@ class Child:
             _log.exception("a message of child %d of %d bytes cannot be read", self.pid, len(data))
             return
         if isinstance(message, LogMessage):
-            hand_on(message.record)
+            forward(message.record)
         elif isinstance(message, str):
             self._last_words = message
         else:
-            self._listen(Heard(self, message))
+            self._listen(MessageReceived(self, message))
 
     def _read(self) -> None:
         try:
@@ -142,7 +145,16 @@ class Child:
         self.send(None)
         self._threads[0].join()
         self._connection.close()
-        self._listen(Gone(self, why=self._last_words or how_it_ended(self._process.returncode)))
+        self._listen(ChildExited(self, why=self._last_words or how_it_ended(self._process.returncode)))
+
+
+def stop_children(children: Sequence[Child]) -> None:
+    """Tell all children to leave, then wait for each; those that hang are killed."""
+    for child in children:
+        child.send(Shutdown())
+    until = time.monotonic() + _STOP_TIMEOUT_S
+    for child in children:
+        child.end(max(_LEAST_STOP_TIMEOUT_S, until - time.monotonic()))
 
 
 def pickled(message: Any) -> bytes:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from jobmanager.control.child_process import Child, Listen
+from jobmanager.control.child_process import Child, Listener, stop_children
 from jobmanager.control.settings import ManagerSettings
 from jobmanager.control.tunnels import Tunnels
-from jobmanager.control.waiters import Waiters, farewell
+from jobmanager.control.waiters import Waiters
 from jobmanager.control.worker_pool import ProcessPool
 from jobmanager.model.host import Address
 
@@ -18,12 +18,12 @@ class Children:
     """All children of a manager. Not thread-safe: the loop alone uses it."""
 
     def __init__(
-        self, listen: Listen, settings: ManagerSettings, *, manager_id: str, cannot_start: Callable[[str, str], None]
+        self, listen: Listener, settings: ManagerSettings, *, manager_id: str, cannot_start: Callable[[str, str], None]
     ) -> None:
         """``listen`` gets what they say, ``cannot_start`` a host without a waiter and why."""
         self._cores: dict[str, int] = {}
         self.addresses: Mapping[str, Address] = {}  # by host, once started
-        self.pool = ProcessPool(listen, size=settings.pool_size, lane=self._most_at_once)
+        self.pool = ProcessPool(listen, size=settings.pool_size, max_in_flight=self._most_at_once)
         self.tunnels = Tunnels(settings.hosts, listen)
         self.waiters = Waiters(
             listen,
@@ -46,15 +46,15 @@ class Children:
     def due_work(self) -> Iterable[Callable[[], None]]:
         """What is to be called about once a second."""
         return (
-            self.waiters.do_what_is_due,
-            self.tunnels.do_what_is_due,
+            self.waiters.run_due,
+            self.tunnels.run_due,
             self.pool.end_hung_workers,
             self.pool.dispatch,
         )
 
     def close(self) -> None:
         """End them all."""
-        farewell(self._all())
+        stop_children(self._all())
         self.tunnels.clean_up()
 
     def abandon(self) -> None:

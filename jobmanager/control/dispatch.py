@@ -14,7 +14,7 @@ from jobmanager.control.launch import container_spec, monitor_message
 from jobmanager.control.log_thread import logger
 from jobmanager.control.settings import ManagerSettings
 from jobmanager.control.timers import Timers
-from jobmanager.control.worker_pool import Ticket
+from jobmanager.control.worker_pool import PendingRequest
 from jobmanager.engine.labels import Owner
 from jobmanager.events import HostDown, JobPlaced, JobQueued, JobStarted
 from jobmanager.hooks import HookManager
@@ -78,7 +78,7 @@ class Dispatch:
             PublishResult: self._publish_result,
             DeleteContainer: self._delete,
             NotifyHostDown: self._announce_host_down,
-            CheckHost: lambda command: children.waiters.look(command.host),
+            CheckHost: lambda command: children.waiters.check_host(command.host),
         }
 
     def carry_out(self, command: Command) -> None:
@@ -116,11 +116,11 @@ class Dispatch:
             command, manager_id=self._manager_id, owner=self._owner, loopback_only=command.host in self._loopback
         )
         submit = StartContainer(address=self._children.addresses[command.host], container=spec, timeout_s=self._engine_timeout_s)
-        self._children.pool.put(Ticket(host=command.host, container=command.container, request=submit))
+        self._children.pool.put(PendingRequest(host=command.host, container=command.container, request=submit))
         self._hooks.fire(JobPlaced(at_s=time.time(), job_id=command.request.job_id, host=command.host))
 
     def _monitor(self, command: MonitorJob) -> None:
-        if not self._children.waiters.watch(command.host, monitor_message(command)):
+        if not self._children.waiters.monitor(command.host, monitor_message(command)):
             self._timers.add(_NO_WAITER_S, RetryMonitorJob(container=command.container))
             return
         self._live_outputs.watched(command.request.job_id, command.container)
@@ -147,4 +147,4 @@ class Dispatch:
             is_ours=command.made,
             timeout_s=self._engine_timeout_s,
         )
-        self._children.pool.put(Ticket(host=command.host, container=command.container, request=delete))
+        self._children.pool.put(PendingRequest(host=command.host, container=command.container, request=delete))

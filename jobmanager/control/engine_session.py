@@ -1,4 +1,4 @@
-"""Reaching a host's engine outside a manager, over SSH as well."""
+"""A host's engine without a manager, over SSH as well."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from jobmanager.control.child_process import Gone, Heard, Unsent
+from jobmanager.control.child_process import ChildExited, MessageReceived, SendFailed, stop_children
 from jobmanager.control.tunnels import Tunnels
-from jobmanager.control.waiters import farewell
 from jobmanager.engine.connect import connect
 from jobmanager.engine.protocol import Engine, EngineError, Unreachable
 from jobmanager.errors import EngineUnavailable
@@ -20,13 +19,13 @@ _TUNNEL_S = 15.0
 
 
 @contextmanager
-def reach(host: DockerHost, *, timeout_s: float) -> Iterator[Engine]:
-    """An engine that has answered; every call on it ends within ``timeout_s``.
+def open_engine(host: DockerHost, *, timeout_s: float) -> Iterator[Engine]:
+    """An engine that has answered. Every call on it ends within ``timeout_s`` seconds.
 
     Raises:
         EngineUnavailable: it does not answer, at the beginning or at any call in the block.
     """
-    inbox: queue.SimpleQueue[Heard | Gone | Unsent] = queue.SimpleQueue()
+    inbox: queue.SimpleQueue[MessageReceived | ChildExited | SendFailed] = queue.SimpleQueue()
     tunnels = Tunnels([host], inbox.put)
     try:
         address = tunnels.start()[host.name]
@@ -41,20 +40,20 @@ def reach(host: DockerHost, *, timeout_s: float) -> Iterator[Engine]:
     except EngineError as error:
         raise EngineUnavailable(f"{host.name}: {error}") from error
     finally:
-        farewell(tunnels.children())
+        stop_children(tunnels.children())
         tunnels.clean_up()
 
 
-def _wait_until_open(inbox: queue.SimpleQueue[Heard | Gone | Unsent]) -> None:
+def _wait_until_open(inbox: queue.SimpleQueue[MessageReceived | ChildExited | SendFailed]) -> None:
     until = time.monotonic() + _TUNNEL_S
     while (left_s := until - time.monotonic()) > 0:
         try:
-            heard = inbox.get(timeout=left_s)
+            received = inbox.get(timeout=left_s)
         except queue.Empty:
             break
-        said = heard.message if isinstance(heard, Heard) else TunnelBroken(reason="its keeper has died")
-        if isinstance(said, TunnelOpen):
+        message = received.message if isinstance(received, MessageReceived) else TunnelBroken(reason="its keeper has died")
+        if isinstance(message, TunnelOpen):
             return
-        if isinstance(said, TunnelBroken):
-            raise Unreachable(f"the ssh tunnel ended: {said.reason}")
+        if isinstance(message, TunnelBroken):
+            raise Unreachable(f"the ssh tunnel ended: {message.reason}")
     raise Unreachable(f"the ssh tunnel was not open within {_TUNNEL_S:g} s")

@@ -16,7 +16,7 @@ from collections import deque
 from contextlib import suppress
 from typing import Any
 
-from jobmanager.control.user_code import call_foreign
+from jobmanager.control.user_code import call_user_code
 
 _MOST_WAITING = 10_000  # records; past it new ones are dropped, and that is said
 
@@ -26,7 +26,7 @@ def logger(name: str) -> logging.Logger:
     return _Logger(name)
 
 
-def hand_on(record: logging.LogRecord) -> None:
+def forward(record: logging.LogRecord) -> None:
     """Have the handlers told of a record that was made elsewhere; never raises, never waits for one."""
     with suppress(Exception):
         if logging.getLogger(record.name).isEnabledFor(record.levelno):
@@ -43,10 +43,10 @@ class _Logger(logging.Logger):
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
-        self._told = logging.getLogger(name)
+        self._public = logging.getLogger(name)
 
     def isEnabledFor(self, level: int) -> bool:
-        return self._told.isEnabledFor(level)
+        return self._public.isEnabledFor(level)
 
     def _log(self, *args: Any, **kwargs: Any) -> None:
         kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1  # whoever is looked for is above this method
@@ -98,19 +98,19 @@ class _Records:
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout_s)
         while time.monotonic() < until and (thread is None or not thread.is_alive()) and (record := self._next()) is not None:
-            call_foreign(_tell, record, failed=_report)
+            call_user_code(_handle, record, failed=_report)
         return not self._waiting
 
     def _start(self) -> None:
         if self._thread is None:
-            thread = threading.Thread(target=self._tell_all, name="jobmanager-log", daemon=True)
+            thread = threading.Thread(target=self._handle_all, name="jobmanager-log", daemon=True)
             with suppress(RuntimeError):  # no more threads to be had: the next record tries again
                 thread.start()
                 self._thread = thread  # known only now: a signal handler may raise in between
 
-    def _tell_all(self) -> None:
+    def _handle_all(self) -> None:
         while (record := self._next()) is not None:
-            call_foreign(_tell, record, failed=_report)
+            call_user_code(_handle, record, failed=_report)
 
     def _next(self) -> logging.LogRecord | None:
         with self._lock:
@@ -123,7 +123,7 @@ class _Records:
             return None
 
 
-def _tell(record: logging.LogRecord) -> None:
+def _handle(record: logging.LogRecord) -> None:
     logging.getLogger(record.name).handle(record)
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Union
 
 from jobmanager._callback_manager import CallbackManagers
-from jobmanager.control.child_process import Gone, Heard, Unsent
+from jobmanager.control.child_process import ChildExited, MessageReceived, SendFailed
 from jobmanager.control.children import Children
 from jobmanager.control.dispatch import Dispatch
 from jobmanager.control.environments import EnvironmentReporter
@@ -50,7 +50,7 @@ class _Followed:
     job_id: str
 
 
-_Item = Union[Heard, Gone, Unsent, _Wake, _Close, _Followed]
+_Item = Union[MessageReceived, ChildExited, SendFailed, _Wake, _Close, _Followed]
 
 
 class Loop:
@@ -72,7 +72,7 @@ class Loop:
         self._live_outputs = LiveOutputs(
             hooks,
             run_of=ledger.output_source,
-            ask=self._children.waiters.show,
+            ask=self._children.waiters.fetch_output,
             followed=lambda job_id: self._inbox.put(_Followed(job_id)),
         )
         self._timers = Timers()
@@ -142,7 +142,7 @@ class Loop:
     def _take(self, item: _Item) -> None:
         if isinstance(item, _Followed):
             self._live_outputs.ask_for(item.job_id)
-        elif isinstance(item, (Heard, Gone, Unsent)):
+        elif isinstance(item, (MessageReceived, ChildExited, SendFailed)):
             self._reports.take(item)
 
     def _do_what_is_due(self) -> None:

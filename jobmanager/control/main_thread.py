@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeVar
 
 __all__ = ["keep_executor", "outside_main_thread", "release_executor"]
 
-_FIRST_GLANCE_S, _GLANCE_S = 0.05, 1.0  # between looks at whether an executor is there: it may just have left
+_FIRST_CHECK_S, _CHECK_INTERVAL_S = 0.05, 1.0  # between looks at whether an executor is there: it may just have left
 _T = TypeVar("_T")
 
 
@@ -45,7 +45,7 @@ def release_executor() -> None:
     calls = _queue_of_this_process()
     if calls.managers:
         calls.managers.pop()
-    calls.look_up()
+    calls.check_managers()
 
 
 class _Call(Generic[_T]):
@@ -91,7 +91,7 @@ class _CallQueue:
     def ask(self, call: _Call[_T]) -> _T:
         """For the main thread: between any two lines of this an exception may come, or another question."""
         self._calls.put(call)
-        wait_s = _FIRST_GLANCE_S
+        wait_s = _FIRST_CHECK_S
         while True:
             if not self._attended:
                 try:
@@ -100,9 +100,9 @@ class _CallQueue:
                     self._serve()
             if call.is_answered(wait_s):
                 return call.answer()
-            wait_s = _GLANCE_S
+            wait_s = _CHECK_INTERVAL_S
 
-    def look_up(self) -> None:
+    def check_managers(self) -> None:
         """Have the executor see whether there is a manager still."""
         self._calls.put(None)
 

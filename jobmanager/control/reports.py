@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Union
 
-from jobmanager.control.child_process import Child, Gone, Heard, Unsent
+from jobmanager.control.child_process import Child, ChildExited, MessageReceived, SendFailed
 from jobmanager.control.children import Children
 from jobmanager.control.environments import EnvironmentReporter
 from jobmanager.control.log_thread import logger
 from jobmanager.control.timers import Timers
-from jobmanager.control.worker_pool import Ticket, Unanswered
+from jobmanager.control.worker_pool import LostRequest, PendingRequest
 from jobmanager.events import HostUp, JobDeleted
 from jobmanager.hooks import HookManager
 from jobmanager.ipc.messages import (
@@ -45,7 +45,7 @@ _log = logger(__name__)
 
 _WARM_WORKERS = 2
 
-Report = Union[Heard, Gone, Unsent]
+Report = Union[MessageReceived, ChildExited, SendFailed]
 
 
 class Reports:
@@ -69,7 +69,7 @@ class Reports:
         self._environments = environments
         self._handlers: Mapping[type[Any], Callable[[str, Any], None]] = {
             Heartbeat: lambda *_: None,
-            MonitorAcknowledged: lambda _, message: children.waiters.taken(message.container_name),
+            MonitorAcknowledged: lambda _, message: children.waiters.acknowledged(message.container_name),
             ProgramStarted: lambda _, message: ledger.job_sent(message.container_name),
             SSHReady: lambda _, message: ledger.ssh_ready(message.container_name, message.port),
             LimitReached: lambda _, message: ledger.limit_reached(message.container_name, message.stopped),
@@ -78,15 +78,15 @@ class Reports:
             HostReachable: self._host_answers,
             HostUnreachable: self._host_silent,
             UnknownContainers: lambda host, message: ledger.strays_found(host, message.names),
-            TunnelOpen: lambda host, _: children.waiters.look(host),
+            TunnelOpen: lambda host, _: children.waiters.check_host(host),
             TunnelBroken: self._host_silent,
         }
 
     def take(self, report: Report) -> None:
         """Do what follows from one report."""
-        if isinstance(report, Heard):
+        if isinstance(report, MessageReceived):
             self._heard(report.child, report.message)
-        elif isinstance(report, Gone):
+        elif isinstance(report, ChildExited):
             self._gone(report.child, report.why)
         else:
             self._unsent(report.child, report.message, report.reason)
@@ -96,7 +96,7 @@ class Reports:
         if child in pool:
             self._pool_replied(pool.replied(child), message)
             pool.dispatch()
-        elif (host := waiters.heard(child) or tunnels.heard(child, message)) is not None:
+        elif (host := waiters.message_received(child) or tunnels.message_received(child, message)) is not None:
             self._handlers[type(message)](host, message)
 
     def _gone(self, child: Child, why: str) -> None:
@@ -104,15 +104,15 @@ class Reports:
         if child in pool:
             unanswered = pool.died(child)
             if unanswered is not None:
-                _log.warning("a pool worker died over container %s: %s", unanswered.ticket.container, why)
-                self._pool_replied(unanswered.ticket, _why_hung(unanswered), why)
+                _log.warning("a pool worker died over container %s: %s", unanswered.pending.container, why)
+                self._pool_replied(unanswered.pending, _why_hung(unanswered), why)
             pool.dispatch()
-        elif (lost := self._children.waiters.gone(child, why)) is not None:
+        elif (lost := self._children.waiters.child_exited(child, why)) is not None:
             self._ledger.waiter_died(lost.containers, over=lost.over)
-            if not lost.has_spoken:
+            if not lost.has_reported:
                 self._host_silent(lost.host, HostUnreachable(reason=f"the process that was to look at it died at once: {why}"))
         else:
-            self._children.tunnels.gone(child)
+            self._children.tunnels.child_exited(child)
 
     def _unsent(self, child: Child, message: Any, reason: str) -> None:
         """A child cannot be told this; it lives on."""
@@ -122,30 +122,30 @@ class Reports:
         elif isinstance(message, RemoveContainer) and child in pool:
             self._pool_replied(pool.replied(child), RemovalFailed(reason=reason))
         elif isinstance(message, MonitorContainer):
-            self._children.waiters.ended(message.container_name)
+            self._children.waiters.run_ended(message.container_name)
             facts = RunFacts(program_started=message.taken_over, infrastructure_error=reason)
             self._ledger.run_ended(message.container_name, facts)
 
-    def _pool_replied(self, ticket: Ticket, reply: PoolReply | None, why: str = "") -> None:
-        if isinstance(ticket.request, StartContainer):
+    def _pool_replied(self, pending: PendingRequest, reply: PoolReply | None, why: str = "") -> None:
+        if isinstance(pending.request, StartContainer):
             assert reply is None or isinstance(reply, (ContainerStarted, StartFailed, StartRefused))
-            report_start(self._ledger, ticket.container, reply, why=why)
+            report_start(self._ledger, pending.container, reply, why=why)
         elif isinstance(reply, ContainerRemoved):
-            self._deleted(ticket)
+            self._deleted(pending)
         elif isinstance(reply, RemovalFailed):
-            _log.debug("container %s is not removed yet: %s", ticket.container, reply)
-            self._ledger.deletion_failed(ticket.container, only_volume_left=reply.only_volume_left)
+            _log.debug("container %s is not removed yet: %s", pending.container, reply)
+            self._ledger.deletion_failed(pending.container, only_volume_left=reply.only_volume_left)
         else:
-            self._ledger.deletion_failed(ticket.container)
+            self._ledger.deletion_failed(pending.container)
 
-    def _deleted(self, ticket: Ticket) -> None:
-        self._children.waiters.ended(ticket.container)
-        job_id = self._ledger.container_deleted(ticket.container)
+    def _deleted(self, pending: PendingRequest) -> None:
+        self._children.waiters.run_ended(pending.container)
+        job_id = self._ledger.container_deleted(pending.container)
         if job_id:
-            self._hooks.fire(JobDeleted(at_s=time.time(), job_id=job_id, host=ticket.host))
+            self._hooks.fire(JobDeleted(at_s=time.time(), job_id=job_id, host=pending.host))
 
     def _ended(self, _: str, message: RunEnded) -> None:
-        self._children.waiters.ended(message.container_name)
+        self._children.waiters.run_ended(message.container_name)
         self._ledger.run_ended(message.container_name, message.facts)
 
     def _host_answers(self, host: str, message: HostReachable) -> None:
@@ -159,7 +159,7 @@ class Reports:
         self._environments.host_answered(host, message.images, was_down=was_down)
 
     def _host_silent(self, host: str, message: HostUnreachable | TunnelBroken) -> None:
-        reason = self._children.tunnels.why_silent(host, message.reason)
+        reason = self._children.tunnels.why_unreachable(host, message.reason)
         if reason is not None:
             self._ledger.host_down(host, reason)
 
@@ -180,8 +180,8 @@ def report_start(
         ledger.submitter_died(container, why)
 
 
-def _why_hung(unanswered: Unanswered) -> StartFailed | None:
+def _why_hung(unanswered: LostRequest) -> StartFailed | None:
     """A submitter that had to be ended is its engine's doing: another host may be quicker. None for any other death."""
-    if not unanswered.hung or not isinstance(unanswered.ticket.request, StartContainer):
+    if not unanswered.hung or not isinstance(unanswered.pending.request, StartContainer):
         return None
     return StartFailed(reason="its engine let the submitter wait for too long", unreachable=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from jobmanager.control.child_process import Child, Listen
+from jobmanager.control.child_process import Child, Listener
 from jobmanager.control.log_thread import logger
 from jobmanager.errors import EngineUnavailable
 from jobmanager.ipc.messages import TunnelBroken, TunnelOpen, TunnelSettings
@@ -25,12 +25,12 @@ _SETTLED_S = 1.0  # after its opening: what waiters say of the host has been see
 
 @dataclass(slots=True, kw_only=True)
 class _Tunnel:
-    """One keeper, and what it said last."""
+    """One keeper, and what it message last."""
 
     host: str
     settings: TunnelSettings
     opened_at: float | None = None
-    trouble: str = ""
+    problem: str = ""
 
 
 class Tunnels:
@@ -39,7 +39,7 @@ class Tunnels:
     def __init__(
         self,
         hosts: Sequence[DockerHost],
-        listen: Listen,
+        listen: Listener,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -54,28 +54,28 @@ class Tunnels:
         """Start what is needed; returns the address of every host."""
         return {host.name: self._address(host, number) for number, host in enumerate(self._hosts)}
 
-    def heard(self, child: Child, said: TunnelOpen | TunnelBroken) -> str | None:
-        """A tunnel's keeper has said something. Returns its host; None when the child is none of ours."""
+    def message_received(self, child: Child, message: TunnelOpen | TunnelBroken) -> str | None:
+        """A tunnel's keeper has message something. Returns its host; None when the child is none of ours."""
         tunnel = self._tunnels.get(child)
         if tunnel is None:
             return None
-        tunnel.opened_at = self._clock() if isinstance(said, TunnelOpen) else None
-        tunnel.trouble = "" if isinstance(said, TunnelOpen) else f"the ssh tunnel ended: {said.reason}"
+        tunnel.opened_at = self._clock() if isinstance(message, TunnelOpen) else None
+        tunnel.problem = "" if isinstance(message, TunnelOpen) else f"the ssh tunnel ended: {message.reason}"
         return tunnel.host
 
-    def why_silent(self, host: str, seen: str) -> str | None:
+    def why_unreachable(self, host: str, seen: str) -> str | None:
         """Why a host does not answer. None while its tunnel is only being opened: then nobody can tell.
 
         ``seen`` is what a waiter found: through a tunnel that is not there it finds a missing socket at most.
         """
         for tunnel in self._tunnels.values():
             if tunnel.host == host and tunnel.opened_at is None:
-                return tunnel.trouble or None
+                return tunnel.problem or None
             if tunnel.host == host and tunnel.opened_at is not None and self._clock() - tunnel.opened_at < _SETTLED_S:
                 return None
         return seen
 
-    def gone(self, child: Child) -> bool:
+    def child_exited(self, child: Child) -> bool:
         """A tunnel's keeper has died: start another. False when the child is none of ours."""
         tunnel = self._tunnels.pop(child, None)
         if tunnel is None:
@@ -83,7 +83,7 @@ class Tunnels:
         self._to_start.append((self._clock() + _RESTART_PAUSE_S, tunnel.host, tunnel.settings))
         return True
 
-    def do_what_is_due(self) -> None:
+    def run_due(self) -> None:
         """Start what waits to be started again."""
         now = self._clock()
         due = [entry for entry in self._to_start if entry[0] <= now]

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 
-def call_foreign(function: Callable[..., object], *arguments: object, failed: Callable[[], None]) -> None:
+def call_user_code(function: Callable[..., object], *arguments: object, failed: Callable[[], None]) -> None:
     """Call it, and ``failed`` where it raises anything, SystemExit included.
 
     A child process that it forks comes back here too, with a copy of all that this thread has to do: it ends here.

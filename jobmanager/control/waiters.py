@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from jobmanager.control.child_process import Child, Listen
+from jobmanager.control.child_process import Child, Listener
 from jobmanager.control.log_thread import logger
 from jobmanager.engine.labels import retired
 from jobmanager.ipc.messages import (
@@ -15,7 +15,6 @@ from jobmanager.ipc.messages import (
     FetchOutput,
     KillContainer,
     MonitorContainer,
-    Shutdown,
     WaiterSettings,
 )
 from jobmanager.model.host import Address, DockerHost
@@ -25,12 +24,10 @@ _log = logger(__name__)
 _MODULE = "jobmanager._waiter"
 _HUNG_S = 6.0  # without a heartbeat; one comes every second
 _STARTING_S = 30.0  # for the first one
-_LONGEST_LOOK_S = 2.0  # a longer pause between two looks is our own: the machine, or this process, stood still
+_LONGEST_STEP_S = 2.0  # a longer pause between two calls is our own: the machine, or this process, stood still
 _LIVED_LONG_S = 5.0  # a waiter that dies sooner is replaced after a pause
 _RESTART_PAUSE_S = 1.0
-_FAREWELL_S = 2.0
-_LEAST_FAREWELL_S = 0.05
-_LOOK_INTERVAL_S = 5.0
+_HOST_CHECK_INTERVAL_S = 5.0
 _RECONCILE_INTERVAL_S = 2.0
 
 
@@ -42,25 +39,25 @@ class _Waiter:
     child: Child
     started_at: float
     silent_s: float = 0.0
-    has_spoken: bool = False
-    knows_retired: frozenset[str] = frozenset()
+    has_reported: bool = False
+    known_closed: frozenset[str] = frozenset()
     containers: set[str] = field(default_factory=set)  # by name: a job that is run again has another one
-    untaken: dict[str, None] = field(default_factory=dict)  # of these, those that it has not read of yet, in their order
+    unacknowledged: dict[str, None] = field(default_factory=dict)  # of these, the ones whose message it has not read yet, in order
 
     @property
     def host(self) -> str:
-        """The host that it watches."""
+        """Name of the host that it is for."""
         return self.settings.address.host
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lost:
-    """What a waiter's death leaves."""
+class LostWaiter:
+    """What a waiter had when it died."""
 
     host: str
-    containers: tuple[str, ...]  # that nobody watches now
-    has_spoken: bool  # False: it died before its first word
-    over: str  # the container that it was reading of, if it had spoken; perhaps that killed it
+    containers: tuple[str, ...]  # without a waiter now
+    has_reported: bool  # False: it died before its first message
+    over: str  # the container whose message it read last, if it had reported; perhaps that message killed it
 
 
 class Waiters:
@@ -68,7 +65,7 @@ class Waiters:
 
     def __init__(
         self,
-        listen: Listen,
+        listen: Listener,
         hosts: Sequence[DockerHost],
         *,
         manager_id: str,
@@ -77,7 +74,7 @@ class Waiters:
         cannot_start: Callable[[str, str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``cannot_start`` is told of a host, and why, whenever no process can be had for it."""
+        """``cannot_start`` gets a host and the reason, whenever no process can be started for it."""
         self._listen = listen
         self._cannot_start = cannot_start
         self._hosts = hosts
@@ -87,7 +84,7 @@ class Waiters:
         self._clock = clock
         self._waiters: dict[Child, _Waiter] = {}
         self._to_start: list[tuple[float, WaiterSettings]] = []
-        self._looked_at = clock()
+        self._last_step_at = clock()
 
     def start(self, addresses: Mapping[str, Address]) -> None:
         """Start one waiter, or more, for each host."""
@@ -100,19 +97,19 @@ class Waiters:
                         monitors_host=number == 0,
                         engine_timeout_s=self._engine_timeout_s,
                         host_lost_timeout_s=self._host_lost_timeout_s,
-                        host_check_interval_s=_LOOK_INTERVAL_S,
+                        host_check_interval_s=_HOST_CHECK_INTERVAL_S,
                         reconcile_interval_s=_RECONCILE_INTERVAL_S,
                     )
                 )
 
-    def watch(self, host: str, job: MonitorContainer) -> bool:
+    def monitor(self, host: str, job: MonitorContainer) -> bool:
         """Put a job on the wait queue of the host's least busy waiter; False while the host has none."""
         waiters = [waiter for waiter in self._waiters.values() if waiter.host == host]
         if not waiters:
             return False
         waiter = min(waiters, key=lambda waiter: len(waiter.containers))
         waiter.containers.add(job.container_name)
-        waiter.untaken[job.container_name] = None
+        waiter.unacknowledged[job.container_name] = None
         waiter.child.send(job)
         return True
 
@@ -122,38 +119,38 @@ class Waiters:
             if container in waiter.containers:
                 waiter.child.send(KillContainer(container_name=container))
 
-    def show(self, asked: FetchOutput) -> None:
-        """Ask for a container's output; one that nobody watches is asked for again when somebody does."""
+    def fetch_output(self, request: FetchOutput) -> None:
+        """Ask for a container's output. Without a waiter it is asked for again when there is one."""
         for waiter in self._waiters.values():
-            if asked.container_name in waiter.containers:
-                waiter.child.send(asked)
+            if request.container_name in waiter.containers:
+                waiter.child.send(request)
 
-    def look(self, host: str) -> None:
-        """Have a host looked at now."""
+    def check_host(self, host: str) -> None:
+        """Have a host checked now."""
         for waiter in self._waiters.values():
             if waiter.host == host and waiter.settings.monitors_host:
                 waiter.child.send(CheckHostNow())
 
-    def heard(self, child: Child) -> str | None:
-        """A waiter has said something: it lives. Returns its host; None when it has been given up already."""
+    def message_received(self, child: Child) -> str | None:
+        """A waiter lives. Returns its host; None when the waiter has been given up already."""
         waiter = self._waiters.get(child)
         if waiter is None:
             return None
-        waiter.silent_s, waiter.has_spoken = 0.0, True
+        waiter.silent_s, waiter.has_reported = 0.0, True
         return waiter.host
 
-    def taken(self, container: str) -> None:
-        """A waiter has read of a container, and lives."""
+    def acknowledged(self, container: str) -> None:
+        """A waiter has read the message about a container, and lives."""
         for waiter in self._waiters.values():
-            waiter.untaken.pop(container, None)
+            waiter.unacknowledged.pop(container, None)
 
-    def ended(self, container: str) -> None:
+    def run_ended(self, container: str) -> None:
         """A waiter has reported a container's end, or nothing is left of it."""
-        self.taken(container)
+        self.acknowledged(container)
         for waiter in self._waiters.values():
             waiter.containers.discard(container)
 
-    def gone(self, child: Child, why: str = "") -> Lost | None:
+    def child_exited(self, child: Child, why: str = "") -> LostWaiter | None:
         """A waiter has died; another one is started."""
         waiter = self._waiters.pop(child, None)
         if waiter is None:
@@ -162,35 +159,36 @@ class Waiters:
         now = self._clock()
         lived_long = now - waiter.started_at > _LIVED_LONG_S
         self._to_start.append((now if lived_long else now + _RESTART_PAUSE_S, waiter.settings))
-        self.do_what_is_due()
-        over = next(iter(waiter.untaken), "") if waiter.has_spoken else ""
-        return Lost(host=waiter.host, containers=tuple(sorted(waiter.containers)), has_spoken=waiter.has_spoken, over=over)
+        self.run_due()
+        over = next(iter(waiter.unacknowledged), "") if waiter.has_reported else ""
+        containers = tuple(sorted(waiter.containers))
+        return LostWaiter(host=waiter.host, containers=containers, has_reported=waiter.has_reported, over=over)
 
-    def do_what_is_due(self) -> None:
-        """Start what waits to be started, and end waiters that hang: another takes over when they are gone."""
+    def run_due(self) -> None:
+        """Start what waits to be started. End waiters that hang: others take over when they have exited."""
         now = self._clock()
         due = [settings for at, settings in self._to_start if at <= now]
         self._to_start = [entry for entry in self._to_start if entry[0] > now]
         for settings in due:
             self._start_one(settings)
-        passed_s, self._looked_at = min(now - self._looked_at, _LONGEST_LOOK_S), now
+        passed_s, self._last_step_at = min(now - self._last_step_at, _LONGEST_STEP_S), now
         for waiter in self._waiters.values():
             waiter.silent_s += passed_s
-            if waiter.silent_s > (_HUNG_S if waiter.has_spoken else _STARTING_S):
+            if waiter.silent_s > (_HUNG_S if waiter.has_reported else _STARTING_S):
                 _log.warning("a waiter of host %s hangs: ending it", waiter.host)
                 waiter.child.kill()
                 waiter.silent_s = 0.0  # its end is on its way
-        self._tell_of_the_retired()
+        self._announce_closed_managers()
 
     def children(self) -> list[Child]:
         """All of them."""
         return list(self._waiters)
 
-    def _tell_of_the_retired(self) -> None:
+    def _announce_closed_managers(self) -> None:
         now_retired = retired()
         for waiter in self._waiters.values():
-            if waiter.settings.monitors_host and waiter.knows_retired != now_retired:
-                waiter.knows_retired = now_retired
+            if waiter.settings.monitors_host and waiter.known_closed != now_retired:
+                waiter.known_closed = now_retired
                 waiter.child.send(ClosedManagers(manager_ids=now_retired))
 
     def _start_one(self, settings: WaiterSettings) -> None:
@@ -199,17 +197,8 @@ class Waiters:
             child = Child(_MODULE, self._listen)
         except Exception as error:  # noqa: BLE001 - no memory, no descriptor, no process to be had: perhaps later
             _log.error("a waiter of host %s cannot be started: %s", settings.address.host, error)
-            self._cannot_start(settings.address.host, f"the process that is to look at it cannot be started: {error}")
+            self._cannot_start(settings.address.host, f"the process that is to check it cannot be started: {error}")
             self._to_start.append((now + _RESTART_PAUSE_S, settings))
             return
         child.send(settings)
         self._waiters[child] = _Waiter(settings=settings, child=child, started_at=now)
-
-
-def farewell(children: Sequence[Child]) -> None:
-    """Tell children to leave, all at once, then see each of them out; what hangs is killed."""
-    for child in children:
-        child.send(Shutdown())
-    until = time.monotonic() + _FAREWELL_S
-    for child in children:
-        child.end(max(_LEAST_FAREWELL_S, until - time.monotonic()))

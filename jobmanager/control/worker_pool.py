@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from jobmanager.control.child_process import Child, Listen
+from jobmanager.control.child_process import Child, Listener
 from jobmanager.control.log_thread import logger
 from jobmanager.ipc.messages import PoolRequest, Shutdown, StartContainer
 
@@ -25,7 +25,7 @@ _PULL_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ticket:
+class PendingRequest:
     """A request on its way through the pool."""
 
     host: str
@@ -34,22 +34,22 @@ class Ticket:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Unanswered:
+class LostRequest:
     """A request whose worker ended over it."""
 
-    ticket: Ticket
+    pending: PendingRequest
     hung: bool  # and was ended by us: its engine let it wait
 
 
 @dataclass(slots=True)
 class _Work:
-    ticket: Ticket
+    pending: PendingRequest
     since: float
     hangs: bool = False
 
     @property
-    def patience_s(self) -> float:
-        request = self.ticket.request
+    def timeout_s(self) -> float:
+        request = self.pending.request
         return _PULL_S if isinstance(request, StartContainer) and request.address.pull == "missing" else _CALLS * request.timeout_s
 
 
@@ -58,20 +58,20 @@ class ProcessPool:
 
     def __init__(
         self,
-        listen: Listen,
+        listen: Listener,
         *,
         size: int,
-        lane: Callable[[str], int],
+        max_in_flight: Callable[[str], int],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``lane`` says how many requests one host may have under way at once."""
+        """``max_in_flight`` says how many requests one host may have under way at once."""
         self._listen = listen
         self._size = size
-        self._lane = lane
+        self._max_in_flight = max_in_flight
         self._clock = clock
         self._idle: list[Child] = []
         self._busy: dict[Child, _Work] = {}
-        self._waiting: dict[str, deque[Ticket]] = {}
+        self._waiting: dict[str, deque[PendingRequest]] = {}
         self._leaving: set[Child] = set()
 
     def warm_up(self, workers: int) -> None:
@@ -79,19 +79,19 @@ class ProcessPool:
         while len(self._idle) + len(self._busy) < min(workers, self._size) and (worker := self._new_worker()) is not None:
             self._idle.append(worker)
 
-    def put(self, ticket: Ticket) -> None:
+    def put(self, pending: PendingRequest) -> None:
         """Have a request served."""
-        self._waiting.setdefault(ticket.host, deque()).append(ticket)
+        self._waiting.setdefault(pending.host, deque()).append(pending)
         self.dispatch()
 
     def dispatch(self) -> None:
         """Give waiting requests to workers as far as there are any."""
         for host in sorted(self._waiting, key=self._under_way):
             line = self._waiting[host]
-            while line and self._under_way(host) < self._lane(host) and (worker := self._worker(host)) is not None:
-                ticket = line.popleft()
-                self._busy[worker] = _Work(ticket, self._clock())
-                worker.send(ticket.request)
+            while line and self._under_way(host) < self._max_in_flight(host) and (worker := self._worker(host)) is not None:
+                pending = line.popleft()
+                self._busy[worker] = _Work(pending, self._clock())
+                worker.send(pending.request)
             if not line:
                 del self._waiting[host]
 
@@ -99,28 +99,28 @@ class ProcessPool:
         """Kill workers that are long past every timeout of their request; their death is then reported as any other."""
         now = self._clock()
         for worker, work in self._busy.items():
-            if now - work.since > work.patience_s:
-                _log.warning("a pool worker hangs over container %s: ending it", work.ticket.container)
+            if now - work.since > work.timeout_s:
+                _log.warning("a pool worker hangs over container %s: ending it", work.pending.container)
                 worker.kill()
                 work.since, work.hangs = now, True  # its end is on its way
 
-    def replied(self, worker: Child) -> Ticket:
+    def replied(self, worker: Child) -> PendingRequest:
         """A worker has answered; it takes the next request."""
-        ticket = self._busy.pop(worker).ticket
+        pending = self._busy.pop(worker).pending
         if len(self._idle) + self._busy_not_stuck() < self._size:
             self._idle.append(worker)
         else:  # a stand-in that is no longer needed
             self._leaving.add(worker)
             worker.send(Shutdown())
-        return ticket
+        return pending
 
-    def died(self, worker: Child) -> Unanswered | None:
+    def died(self, worker: Child) -> LostRequest | None:
         """A worker has ended; the request that it had, if any, got no answer."""
         self._leaving.discard(worker)
         if worker in self._idle:
             self._idle.remove(worker)
         work = self._busy.pop(worker, None)
-        return Unanswered(ticket=work.ticket, hung=work.hangs) if work is not None else None
+        return LostRequest(pending=work.pending, hung=work.hangs) if work is not None else None
 
     def __contains__(self, child: Child) -> bool:
         return child in self._busy or child in self._idle or child in self._leaving
@@ -131,7 +131,7 @@ class ProcessPool:
 
     def _worker(self, host: str) -> Child | None:
         """A worker for a request of this host. A host whose requests are stuck gets a few, and leaves the rest to others."""
-        stuck = [work.ticket.host for work in self._busy.values() if self._is_stuck(work)]
+        stuck = [work.pending.host for work in self._busy.values() if self._is_stuck(work)]
         if stuck.count(host) >= _MOST_STUCK:
             return None
         if self._idle:
@@ -146,7 +146,7 @@ class ProcessPool:
             return None
 
     def _under_way(self, host: str) -> int:
-        return sum(work.ticket.host == host for work in self._busy.values())
+        return sum(work.pending.host == host for work in self._busy.values())
 
     def _busy_not_stuck(self) -> int:
         return sum(not self._is_stuck(work) for work in self._busy.values())

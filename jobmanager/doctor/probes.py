@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass, replace
 
-from jobmanager.control.engine_session import reach
+from jobmanager.control.engine_session import open_engine
 from jobmanager.doctor.advice import advice
 from jobmanager.engine.docker.config import USER
 from jobmanager.engine.labels import JOB_LABEL
@@ -99,7 +99,7 @@ def examine(host: DockerHost, *, image: str | None = None, told: Told = lambda *
         EngineUnavailable: the host does not answer.
         UnknownEnvironment: it has no such image, or none at all.
     """
-    with reach(host, timeout_s=_TIMEOUT_S) as engine:
+    with open_engine(host, timeout_s=_TIMEOUT_S) as engine:
         about = engine.about()
         candidates = [image] if image is not None else _candidates(host, engine.images())
         with _manager(host) as manager:

@@ -54,7 +54,7 @@ def urls(daemons: tuple[PrivateDaemon, PrivateDaemon]) -> Iterator[tuple[str, st
 @pytest.fixture(autouse=True)
 def hosts_are_looked_at_often(monkeypatch: pytest.MonkeyPatch) -> None:
     """As otherwise the tests of what a look finds wait for the next one most of the time."""
-    monkeypatch.setattr(waiters, "_LOOK_INTERVAL_S", 0.5)
+    monkeypatch.setattr(waiters, "_HOST_CHECK_INTERVAL_S", 0.5)
 
 
 @contextmanager

@@ -39,7 +39,7 @@ ILL = {
 
 @pytest.fixture(autouse=True)
 def hosts_are_looked_at_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiters, "_LOOK_INTERVAL_S", 0.5)
+    monkeypatch.setattr(waiters, "_HOST_CHECK_INTERVAL_S", 0.5)
 
 
 @pytest.fixture

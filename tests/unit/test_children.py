@@ -9,7 +9,7 @@ from enum import Enum
 import pytest
 
 from jobmanager.control import child_process
-from jobmanager.control.child_process import Child, Gone, Heard, Unsent, pickled
+from jobmanager.control.child_process import Child, ChildExited, MessageReceived, SendFailed, pickled
 from jobmanager.ipc.messages import ContainerStarted, RemovalFailed, RemoveContainer, Shutdown
 from jobmanager.model.host import Address
 from tests.conftest import eventually
@@ -65,8 +65,8 @@ def test_a_message_that_cannot_be_sent_is_told_and_the_next_one_arrives(worker):
     unsent, answer = heard.get(timeout=30), heard.get(timeout=30)
 
     assert (unsent.child, unsent.message) == (child, odd)
-    assert isinstance(unsent, Unsent) and "test_children.Local is none of the library's own types" in unsent.reason
-    assert isinstance(answer, Heard) and isinstance(answer.message, RemovalFailed)
+    assert isinstance(unsent, SendFailed) and "test_children.Local is none of the library's own types" in unsent.reason
+    assert isinstance(answer, MessageReceived) and isinstance(answer.message, RemovalFailed)
 
 
 def test_want_of_memory_costs_one_message(worker, monkeypatch):
@@ -81,7 +81,7 @@ def test_want_of_memory_costs_one_message(worker, monkeypatch):
     monkeypatch.undo()
     child.send(delete())
 
-    assert isinstance(heard.get(timeout=30), Heard)
+    assert isinstance(heard.get(timeout=30), MessageReceived)
 
 
 def test_a_writer_that_cannot_go_on_ends_the_child_and_that_is_heard(worker, monkeypatch):
@@ -91,7 +91,7 @@ def test_a_writer_that_cannot_go_on_ends_the_child_and_that_is_heard(worker, mon
 
     gone = heard.get(timeout=30)
 
-    assert gone == Gone(child, why="ended by SIGKILL")
+    assert gone == ChildExited(child, why="ended by SIGKILL")
     eventually(lambda: not any(thread.is_alive() for thread in child._threads))
 
 

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from jobmanager._callback_manager import CallbackManagers
-from jobmanager.control.user_code import call_foreign
+from jobmanager.control.user_code import call_user_code
 from jobmanager.events import HostUp
 from jobmanager.hooks import HookManager
 from tests.conftest import eventually
@@ -23,7 +23,7 @@ def test_what_is_raised_is_told_and_goes_no_further(error):
     def raises(argument):
         raise error
 
-    call_foreign(raises, 1, failed=lambda: told.append(sys.exc_info()[1]))
+    call_user_code(raises, 1, failed=lambda: told.append(sys.exc_info()[1]))
 
     assert told == [error]
 
@@ -34,7 +34,7 @@ def test_a_coroutine_that_comes_back_is_told_as_an_error_and_closed(recwarn):
     async def never():
         """Not awaited."""
 
-    call_foreign(lambda: never(), failed=lambda: told.append(str(sys.exc_info()[1])))
+    call_user_code(lambda: never(), failed=lambda: told.append(str(sys.exc_info()[1])))
 
     assert told == ["it returned a coroutine, and nobody here awaits one"]
     assert not recwarn.list

@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from jobmanager.control import log_thread
-from jobmanager.control.log_thread import drain, hand_on, logger
+from jobmanager.control.log_thread import drain, forward, logger
 from tests.conftest import eventually, our_threads
 
 
@@ -212,7 +212,7 @@ def test_an_argument_that_cannot_be_written_out_is_met_in_the_log_thread_only(at
 def test_a_childs_record_is_handed_on_if_its_level_is_wanted(attached):
     kept = attached(Keeping())
     for level in (logging.DEBUG, logging.WARNING):
-        hand_on(logging.makeLogRecord({"name": "jobmanager._waiter", "msg": "said", "levelno": level}))
+        forward(logging.makeLogRecord({"name": "jobmanager._waiter", "msg": "said", "levelno": level}))
     drain(10)
 
     assert [record.levelno for record in kept.records] == [logging.WARNING]

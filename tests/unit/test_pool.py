@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jobmanager.control import worker_pool
-from jobmanager.control.worker_pool import ProcessPool, Ticket, Unanswered
+from jobmanager.control.worker_pool import LostRequest, PendingRequest, ProcessPool
 from jobmanager.ipc.messages import RemoveContainer
 from jobmanager.model.host import Address
 
@@ -41,12 +41,12 @@ def clock() -> Clock:
 def pool(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> ProcessPool:
     StubChild.made = []
     monkeypatch.setattr(worker_pool, "Child", StubChild)
-    return ProcessPool(lambda heard: None, size=4, lane=lambda host: 32, clock=clock)
+    return ProcessPool(lambda heard: None, size=4, max_in_flight=lambda host: 32, clock=clock)
 
 
-def ticket(host: str, number: int) -> Ticket:
+def pending(host: str, number: int) -> PendingRequest:
     request = RemoveContainer(address=Address(host=host, url="unix:///x"), name=f"c{number}", manager_id="m", timeout_s=30)
-    return Ticket(host=host, container=f"c{number}", request=request)
+    return PendingRequest(host=host, container=f"c{number}", request=request)
 
 
 def busy() -> int:
@@ -55,36 +55,36 @@ def busy() -> int:
 
 def test_a_host_that_hangs_leaves_workers_to_the_others(pool: ProcessPool, clock: Clock) -> None:
     for number in range(30):
-        pool.put(ticket("hangs", number))
+        pool.put(pending("hangs", number))
     for second in range(1, 30):
         clock.now = float(second)
         pool.dispatch()
     before = busy()
 
-    pool.put(ticket("good", 100))
+    pool.put(pending("good", 100))
 
     assert busy() == before + 1
     assert before <= 8
 
 
 def test_a_worker_that_hangs_past_every_timeout_is_killed(pool: ProcessPool, clock: Clock) -> None:
-    pool.put(ticket("hangs", 1))
+    pool.put(pending("hangs", 1))
     clock.now = 100.0
     pool.end_hung_workers()
     assert not StubChild.made[0].killed
     clock.now = 1000.0
     pool.end_hung_workers()
     assert StubChild.made[0].killed
-    assert pool.died(StubChild.made[0]) == Unanswered(ticket=ticket("hangs", 1), hung=True)
+    assert pool.died(StubChild.made[0]) == LostRequest(pending=pending("hangs", 1), hung=True)
 
 
 def test_a_worker_that_died_gives_its_ticket_back_and_a_free_one_nothing(pool: ProcessPool) -> None:
     pool.warm_up(2)
-    pool.put(ticket("a", 1))
+    pool.put(pending("a", 1))
     working = next(child for child in StubChild.made if child.sent)
     free = next(child for child in StubChild.made if not child.sent)
 
-    assert pool.died(working) == Unanswered(ticket=ticket("a", 1), hung=False)
+    assert pool.died(working) == LostRequest(pending=pending("a", 1), hung=False)
     assert pool.died(free) is None
     assert pool.workers() == []
 
@@ -97,7 +97,7 @@ def test_a_worker_that_cannot_be_started_leaves_the_request_waiting(
         raise error
 
     monkeypatch.setattr(worker_pool, "Child", refuse)
-    pool.put(ticket("a", 1))
+    pool.put(pending("a", 1))
     monkeypatch.setattr(worker_pool, "Child", StubChild)
     pool.dispatch()
     assert busy() == 1

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from jobmanager import JobManager, Outcome, Task
-from jobmanager.control.child_process import Child, Gone, Heard, how_it_ended
+from jobmanager.control.child_process import Child, ChildExited, MessageReceived, how_it_ended
 from jobmanager.errors import EngineUnavailable, NotSupported
 from jobmanager.ipc import boot, process
 from jobmanager.testing import FakeEngineServer
@@ -224,10 +224,10 @@ def test_a_program_that_only_begins_like_one_is_none(monkeypatch: pytest.MonkeyP
 # ---- why a child died
 
 
-def last_of(module: str) -> Gone:
-    heard: list[Heard | Gone] = []
+def last_of(module: str) -> ChildExited:
+    heard: list[MessageReceived | ChildExited] = []
     child = Child(module, heard.append)
-    gone = eventually(lambda: next((each for each in heard if isinstance(each, Gone)), None), within_s=30)
+    gone = eventually(lambda: next((each for each in heard if isinstance(each, ChildExited)), None), within_s=30)
     child.end(1.0)
     return gone
 

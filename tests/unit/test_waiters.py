@@ -60,38 +60,38 @@ def run_of(job_id: str, container: str) -> MonitorContainer:
 def test_a_late_report_of_a_jobs_earlier_container_takes_nothing_from_the_waiter_of_its_later_one(children):
     """As when a run was given up as overdue, and its waiter had only been slow."""
     waiters = two_hosts()
-    waiters.watch("a", run_of("j", "first"))
-    waiters.watch("b", run_of("j", "second"))
+    waiters.monitor("a", run_of("j", "first"))
+    waiters.monitor("b", run_of("j", "second"))
 
-    waiters.ended("first")
+    waiters.run_ended("first")
     waiters.kill("second")
 
     kills = [message for message in children[1].told if isinstance(message, KillContainer)]
     assert kills == [KillContainer(container_name="second")]
-    assert waiters.gone(children[1]).containers == ("second",)
-    assert waiters.gone(children[0]).containers == ()
+    assert waiters.child_exited(children[1]).containers == ("second",)
+    assert waiters.child_exited(children[0]).containers == ()
 
 
 def test_a_waiter_that_dies_is_said_to_have_died_over_the_first_of_what_it_had_not_read(children):
     waiters = two_hosts()
     for container in ("read", "poison", "behind"):
-        waiters.watch("a", run_of("j", container))
-    waiters.heard(children[0])
-    waiters.taken("read")
+        waiters.monitor("a", run_of("j", container))
+    waiters.message_received(children[0])
+    waiters.acknowledged("read")
 
-    lost = waiters.gone(children[0])
+    lost = waiters.child_exited(children[0])
 
     assert (lost.over, lost.containers) == ("poison", ("behind", "poison", "read"))
 
 
 def test_a_waiter_that_dies_before_its_first_word_or_having_read_all_dies_over_nothing(children):
     waiters = two_hosts()
-    waiters.watch("a", run_of("j", "unread"))
-    waiters.watch("b", run_of("k", "ended"))
-    waiters.heard(children[1])
-    waiters.ended("ended")
+    waiters.monitor("a", run_of("j", "unread"))
+    waiters.monitor("b", run_of("k", "ended"))
+    waiters.message_received(children[1])
+    waiters.run_ended("ended")
 
-    assert [waiters.gone(child).over for child in children[:2]] == ["", ""]
+    assert [waiters.child_exited(child).over for child in children[:2]] == ["", ""]
 
 
 @pytest.mark.parametrize("error", [OSError("no more processes"), MemoryError()])
@@ -119,6 +119,6 @@ def test_a_waiter_that_cannot_be_started_is_started_later_and_the_others_at_once
     assert (silent, len(children)) == (["a"], 1)
 
     now[0] = 10.0
-    waiters.do_what_is_due()
+    waiters.run_due()
 
     assert len(children) == 2
