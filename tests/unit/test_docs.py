@@ -457,10 +457,17 @@ def is_test_file(name: str) -> bool:
 
 
 def test_every_attack_names_tests_that_there_are() -> None:
-    rows = table(text_of("docs/security.md"), "attack", "what stands against it", "tests")
-    named = [name for row in rows for name in quoted(row[2])]
-    assert all(quoted(row[2]) for row in rows)
-    assert [name for name in named if not is_test(name)] == []
+    text = text_of("docs/security.md")
+    tests = numbered_tests(text, "### Tests of the attacks")
+    assert [row[0] for row in table(text, "", "attack", "defence")] == list(tests) == [str(number + 1) for number in range(len(tests))]
+    assert all(tests.values())
+    assert [name for names in tests.values() for name in names if not is_test(name)] == []
+
+
+def numbered_tests(text: str, heading: str) -> dict[str, list[str]]:
+    """The tests that a numbered list below a heading names, by the number of their row."""
+    (below,) = re.findall(rf"(?ms)^{re.escape(heading)}\n(.*?)(?=^#|\Z)", text)
+    return {number: named_in(line) for number, line in re.findall(r"(?m)^(\d+)\. (.*)$", below)}
 
 
 def is_test(name: str) -> bool:
@@ -471,7 +478,7 @@ def is_test(name: str) -> bool:
 
 
 def test_every_test_of_an_attack_stands_in_the_table_of_attacks() -> None:
-    named = {name for row in table(text_of("docs/security.md"), "attack") for name in quoted(row[2])}
+    named = {name for names in numbered_tests(text_of("docs/security.md"), "### Tests of the attacks").values() for name in names}
     ours = re.findall(r"(?m)^def (test_\w+)", text_of("tests/integration/test_attacks.py"))
     of_the_tests_themselves = {"test_the_probe_tries_every_kind", "test_ordinary_sockets_and_threads_work"}
     assert {f"test_attacks.py::{name}" for name in ours if name not in of_the_tests_themselves} - named == set()
