@@ -459,9 +459,13 @@ def is_test_file(name: str) -> bool:
 def test_every_attack_names_tests_that_there_are() -> None:
     text = text_of("docs/security.md")
     tests = numbered_tests(text, "### Tests of the attacks")
-    assert [row[0] for row in table(text, "", "attack", "defence")] == list(tests) == [str(number + 1) for number in range(len(tests))]
+    assert [row[0] for row in table(text, "", "attack", "defence")] == list(tests) == numbers_to(len(tests))
     assert all(tests.values())
     assert [name for names in tests.values() for name in names if not is_test(name)] == []
+
+
+def numbers_to(last: int) -> list[str]:
+    return [str(number + 1) for number in range(last)]
 
 
 def numbered_tests(text: str, heading: str) -> dict[str, list[str]]:
@@ -510,6 +514,7 @@ SEEDED = """
     backend._callback_manager
 """  # what the documents name that the project began with
 NOTHING = "nothing to test: "
+TESTS_OF_LINES = "## Tests of each line"
 
 
 def mapped() -> list[list[str]]:
@@ -519,7 +524,7 @@ def mapped() -> list[list[str]]:
     for line in without_code(text_of("docs/coming-from-inginious.md")).splitlines():
         found = cells(line)
         if found and not within:
-            assert found == ["INGInious", "here", "shown by"]
+            assert found == ["", "INGInious", "here"]
         elif found and set("".join(found)) != {"-"}:
             rows.append(found)
         within = bool(found)
@@ -528,19 +533,23 @@ def mapped() -> list[list[str]]:
 
 def test_every_row_for_who_comes_from_inginious_is_full_and_names_tests_that_there_are() -> None:
     rows = mapped()
+    text = text_of("docs/coming-from-inginious.md")
+    tests = numbered_tests(text, TESTS_OF_LINES)
     assert [row for row in rows if len(row) != 3 or not all(row)] == []
-    assert [row for row in rows if row[2].startswith(NOTHING) and not row[1].startswith("dropped")] == []
-    shown_by = [row[2] for row in rows if not row[2].startswith(NOTHING)]
-    assert [cell for cell in shown_by if not quoted(cell)] == []
-    assert [name for cell in shown_by for name in quoted(cell) if not is_test(name)] == []
+    assert [row[0] for row in rows] == list(tests) == numbers_to(len(rows))
+    untested = {number for number, line in re.findall(r"(?m)^(\d+)\. (.*)$", text) if line.startswith(NOTHING)}
+    assert {row[0] for row in rows if row[0] in untested and not row[2].startswith("dropped")} == set()
+    assert [number for number, names in tests.items() if not names and number not in untested] == []
+    assert [name for number in tests.keys() - untested for name in tests[number] if not is_test(name)] == []
 
 
 def test_every_old_name_has_a_row() -> None:
-    told = " ".join(row[0] for row in mapped())
+    told = " ".join(row[1] for row in mapped())
     assert [name for name in SEEDED.split() if not re.search(rf"\b{re.escape(name)}\b", told)] == []
 
 
 def test_every_case_of_inginious_that_is_recreated_is_in_the_table() -> None:
-    named = {name for row in mapped() for name in quoted(row[2])}
+    tests = numbered_tests(text_of("docs/coming-from-inginious.md"), TESTS_OF_LINES)
+    named = {name for names in tests.values() for name in names}
     ours = re.findall(r"(?m)^def (test_\w+)", text_of("tests/integration/test_inginious_cases.py"))
     assert [name for name in ours if f"test_inginious_cases.py::{name}" not in named] == []
