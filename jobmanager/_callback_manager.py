@@ -7,13 +7,13 @@ import threading
 import time
 from collections.abc import Callable
 
-from jobmanager.control.callback_guard import mark_callback_thread
-from jobmanager.control.log_thread import logger
-from jobmanager.control.user_code import call_user_code
 from jobmanager.model.listings import CallbackInfo
 from jobmanager.model.result import JobResult, Outcome
 from jobmanager.results.merge import merged_result
 from jobmanager.scheduling.commands import PublishResult, PublishSSH
+from jobmanager.threads.callback_guard import mark_callback_thread
+from jobmanager.threads.log_thread import logger
+from jobmanager.threads.user_code import call_user_code
 
 _log = logger(__name__)
 

@@ -9,10 +9,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from jobmanager.client import Client, InputData, NamedJobOptions, takes_job_options
-from jobmanager.control.callback_guard import refuse_inside_callback
-from jobmanager.control.main_thread import outside_main_thread
 from jobmanager.model.result import JobResult
 from jobmanager.model.task import Task
+from jobmanager.threads.callback_guard import refuse_inside_callback
+from jobmanager.threads.main_thread import outside_main_thread
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

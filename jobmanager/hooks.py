@@ -8,11 +8,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
-from jobmanager.control.log_thread import logger
-from jobmanager.control.user_code import call_user_code
 from jobmanager.errors import InvalidValue
 from jobmanager.events import Event, JobOutput
 from jobmanager.model import _checks
+from jobmanager.threads.log_thread import logger
+from jobmanager.threads.user_code import call_user_code
 
 __all__ = ["HookManager"]
 

@@ -30,7 +30,7 @@ Processes and threads of one manager::
 
 The ledger (``scheduling/ledger.py``) decides everything that happens to a job; this file only connects it with the
 world. Its lock, and the one that guards starting and closing here, are never held while Docker, a callback or a hook
-is called, and never by the main thread, where signal handlers run (``control/main_thread.py``).
+is called, and never by the main thread, where signal handlers run (``threads/main_thread.py``).
 """
 
 from __future__ import annotations
@@ -42,7 +42,6 @@ from typing import TYPE_CHECKING
 
 from jobmanager.client import InputData, ManagerJobOptions, NamedJobOptions, takes_job_options
 from jobmanager.control.lifetime import Lifetime
-from jobmanager.control.main_thread import outside_main_thread
 from jobmanager.control.request import job_request
 from jobmanager.control.settings import SSH_TIMEOUT_S, Hosts, ManagerSettings
 from jobmanager.errors import InvalidInput, InvalidValue
@@ -54,6 +53,7 @@ from jobmanager.model.listings import CallbackInfo, HostInfo, QueueInfo, Running
 from jobmanager.model.result import Callback
 from jobmanager.model.task import Task
 from jobmanager.results.verdict import KillReason
+from jobmanager.threads.main_thread import outside_main_thread
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -9,11 +9,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from jobmanager.client import Client, InputData, JobOptions, takes_job_options
-from jobmanager.control.callback_guard import refuse_inside_callback
 from jobmanager.errors import JobManagerError, JobTimeout
 from jobmanager.model import _checks
 from jobmanager.model.result import JobResult
 from jobmanager.model.task import Task
+from jobmanager.threads.callback_guard import refuse_inside_callback
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from types import FunctionType
 from typing import Any, Union
 
-from jobmanager.control.log_thread import forward, logger
 from jobmanager.ipc.messages import LogMessage, Shutdown
 from jobmanager.ipc.process import end_process, start_process
+from jobmanager.threads.log_thread import forward, logger
 
 _log = logger(__name__)
 _JOIN_S = 2.0

@@ -11,7 +11,6 @@ from jobmanager._callback_manager import CallbackManagers
 from jobmanager.control.children import Children
 from jobmanager.control.environments import EnvironmentReporter
 from jobmanager.control.launch import container_spec, monitor_message
-from jobmanager.control.log_thread import logger
 from jobmanager.control.settings import ManagerSettings
 from jobmanager.control.timers import Timers
 from jobmanager.control.worker_pool import PendingRequest
@@ -35,6 +34,7 @@ from jobmanager.scheduling.commands import (
     SubmitJob,
 )
 from jobmanager.scheduling.ledger import Ledger
+from jobmanager.threads.log_thread import logger
 
 _log = logger(__name__)
 

@@ -8,13 +8,13 @@ import time
 from functools import partial
 
 from jobmanager.control.fork import notice_fork, watch_forks
-from jobmanager.control.main_thread import outside_main_thread
 from jobmanager.control.running import RunningManager, closed
 from jobmanager.control.settings import ManagerSettings
 from jobmanager.errors import Closed, NotStarted
 from jobmanager.events import ManagerStarted
 from jobmanager.hooks import HookManager
 from jobmanager.ipc.process import refuse_where_impossible
+from jobmanager.threads.main_thread import outside_main_thread
 
 
 class Lifetime:

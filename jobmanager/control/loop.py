@@ -19,7 +19,6 @@ from jobmanager.control.child_process import ChildExited, MessageReceived, SendF
 from jobmanager.control.children import Children
 from jobmanager.control.dispatch import Dispatch
 from jobmanager.control.environments import EnvironmentReporter
-from jobmanager.control.log_thread import logger
 from jobmanager.control.reports import Reports
 from jobmanager.control.settings import ManagerSettings
 from jobmanager.control.timers import Timers
@@ -28,6 +27,7 @@ from jobmanager.live_output.fan_out import LiveOutputs
 from jobmanager.live_output.reader import LiveOutput
 from jobmanager.scheduling.commands import Command
 from jobmanager.scheduling.ledger import Ledger
+from jobmanager.threads.log_thread import logger
 
 _log = logger(__name__)
 

@@ -9,7 +9,6 @@ from typing import Any, Union
 from jobmanager.control.child_process import Child, ChildExited, MessageReceived, SendFailed
 from jobmanager.control.children import Children
 from jobmanager.control.environments import EnvironmentReporter
-from jobmanager.control.log_thread import logger
 from jobmanager.control.timers import Timers
 from jobmanager.control.worker_pool import LostRequest, PendingRequest
 from jobmanager.events import HostUp, JobDeleted
@@ -40,6 +39,7 @@ from jobmanager.ipc.messages import (
 from jobmanager.live_output.fan_out import LiveOutputs
 from jobmanager.results.facts import RunFacts
 from jobmanager.scheduling.ledger import Ledger
+from jobmanager.threads.log_thread import logger
 
 _log = logger(__name__)
 

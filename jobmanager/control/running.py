@@ -12,10 +12,7 @@ from typing import TypeVar
 
 from jobmanager._callback_manager import CallbackManagers
 from jobmanager.control import shutdown
-from jobmanager.control.log_thread import drain as drain_logs
-from jobmanager.control.log_thread import logger
 from jobmanager.control.loop import Loop
-from jobmanager.control.main_thread import keep_executor, outside_main_thread, release_executor
 from jobmanager.control.settings import ManagerSettings
 from jobmanager.control.shutdown import Drain, ShutdownTimeouts
 from jobmanager.engine.labels import retire
@@ -27,6 +24,9 @@ from jobmanager.model.result import JobResult
 from jobmanager.results.verdict import KillReason
 from jobmanager.scheduling.hosts import HostStatus
 from jobmanager.scheduling.ledger import Ledger
+from jobmanager.threads.log_thread import drain as drain_logs
+from jobmanager.threads.log_thread import logger
+from jobmanager.threads.main_thread import keep_executor, outside_main_thread, release_executor
 
 _log = logger(__name__)
 _T = TypeVar("_T")

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from jobmanager.control.log_thread import logger
 from jobmanager.results.verdict import KillReason
 from jobmanager.scheduling.ledger import Ledger
+from jobmanager.threads.log_thread import logger
 
 _log = logger(__name__)
 

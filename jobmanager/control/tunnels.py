@@ -11,10 +11,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from jobmanager.control.child_process import Child, Listener
-from jobmanager.control.log_thread import logger
 from jobmanager.errors import EngineUnavailable
 from jobmanager.ipc.messages import TunnelBroken, TunnelOpen, TunnelSettings
 from jobmanager.model.host import TLS, Address, DockerHost
+from jobmanager.threads.log_thread import logger
 
 _log = logger(__name__)
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from jobmanager.control.child_process import Child, Listener
-from jobmanager.control.log_thread import logger
 from jobmanager.engine.labels import retired
 from jobmanager.ipc.messages import (
     CheckHostNow,
@@ -18,6 +17,7 @@ from jobmanager.ipc.messages import (
     WaiterSettings,
 )
 from jobmanager.model.host import Address, DockerHost
+from jobmanager.threads.log_thread import logger
 
 _log = logger(__name__)
 

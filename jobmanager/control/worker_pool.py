@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from jobmanager.control.child_process import Child, Listener
-from jobmanager.control.log_thread import logger
 from jobmanager.ipc.messages import PoolRequest, Shutdown, StartContainer
+from jobmanager.threads.log_thread import logger
 
 _log = logger(__name__)
 

@@ -6,10 +6,10 @@ import time
 from functools import partial
 from types import TracebackType
 
-from jobmanager.control.callback_guard import refuse_inside_callback
-from jobmanager.control.main_thread import outside_main_thread
 from jobmanager.errors import JobTimeout
 from jobmanager.live_output.buffer import Channel, Output
+from jobmanager.threads.callback_guard import refuse_inside_callback
+from jobmanager.threads.main_thread import outside_main_thread
 
 __all__ = ["LiveOutput"]
 

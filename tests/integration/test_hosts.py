@@ -17,10 +17,10 @@ import pytest
 
 from jobmanager import ClientSync, DockerHost, HookManager, HostInfo, JobFuture, JobManager, JobResult, Limits, Outcome, Task
 from jobmanager.control import waiters
-from jobmanager.control.log_thread import drain
 from jobmanager.errors import EngineUnavailable, InvalidHost, UnknownEnvironment, Unsatisfiable
 from jobmanager.events import EnvironmentsChanged, HostDown
 from jobmanager.scheduling.hosts import ENVIRONMENT_LABEL
+from jobmanager.threads.log_thread import drain
 from tests.conftest import BUSYBOX, children, eventually, our_containers, our_threads, our_volumes
 from tests.support.daemons import PrivateDaemon
 from tests.support.registry import Registry

@@ -11,13 +11,13 @@ import pytest
 
 from jobmanager import ClientSync, JobInput, JobResult, Outcome, Task, _callback_manager
 from jobmanager._callback_manager import CallbackManagers
-from jobmanager.control.callback_guard import refuse_inside_callback
-from jobmanager.control.log_thread import drain
 from jobmanager.errors import WouldDeadlock
 from jobmanager.model.job import Request
 from jobmanager.model.result import Evidence
 from jobmanager.results.verdict import Verdict
 from jobmanager.scheduling.commands import PublishResult
+from jobmanager.threads.callback_guard import refuse_inside_callback
+from jobmanager.threads.log_thread import drain
 from tests.conftest import eventually
 from tests.unit.stub_client import StubClient
 

@@ -9,9 +9,9 @@ import threading
 import pytest
 
 from jobmanager._callback_manager import CallbackManagers
-from jobmanager.control.user_code import call_user_code
 from jobmanager.events import HostUp
 from jobmanager.hooks import HookManager
+from jobmanager.threads.user_code import call_user_code
 from tests.conftest import eventually
 from tests.unit.test_callback_manager import done
 

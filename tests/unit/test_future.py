@@ -10,8 +10,8 @@ import threading
 import pytest
 
 from jobmanager import ClientFuture, Outcome, Task
-from jobmanager.control import callback_guard
 from jobmanager.errors import UnknownEnvironment, WouldDeadlock
+from jobmanager.threads import callback_guard
 from tests.unit.stub_client import StubClient
 
 TASK = Task("x")

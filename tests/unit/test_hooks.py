@@ -9,8 +9,8 @@ import threading
 import pytest
 
 from jobmanager import HookManager, JobInput, JobResult, Outcome, Task, events, hooks
-from jobmanager.control.log_thread import drain
 from jobmanager.errors import InvalidValue
+from jobmanager.threads.log_thread import drain
 from tests.conftest import our_threads
 
 

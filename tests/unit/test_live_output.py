@@ -10,7 +10,6 @@ import threading
 import pytest
 
 from jobmanager import HookManager, LiveOutput, Output, hooks
-from jobmanager.control import callback_guard
 from jobmanager.errors import JobTimeout, UnknownJob, WouldDeadlock
 from jobmanager.events import Event, JobOutput
 from jobmanager.ipc.messages import FetchOutput, OutputChunk, StreamPiece
@@ -18,6 +17,7 @@ from jobmanager.live_output import buffer
 from jobmanager.live_output.fan_out import LiveOutputs
 from jobmanager.results.facts import RunFacts
 from jobmanager.scheduling.job_record import OutputSource
+from jobmanager.threads import callback_guard
 from tests.conftest import eventually
 
 RUNS = OutputSource(container="c1", ended=False, facts=None)

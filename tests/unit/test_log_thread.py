@@ -9,8 +9,8 @@ import threading
 
 import pytest
 
-from jobmanager.control import log_thread
-from jobmanager.control.log_thread import drain, forward, logger
+from jobmanager.threads import log_thread
+from jobmanager.threads.log_thread import drain, forward, logger
 from tests.conftest import eventually, our_threads
 
 

@@ -32,7 +32,10 @@ SECTION_4 = [
     "Client",
     "unpacked",
 ]
-INNER_PACKAGES = ["control", "engine", "grading", "ipc", "model", "results", "scheduling", "ssh", "task_folder", "watching"]
+INNER_PACKAGES = [
+    "control", "engine", "grading", "ipc",
+    "model", "results", "scheduling", "ssh", "task_folder", "threads", "watching",
+]
 FRONT_MODULES = [
     *("buffer", "cli", "client", "doctor", "errors", "events"),
     *("future", "hooks", "live_output", "manager", "sync", "testing"),

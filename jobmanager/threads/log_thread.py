@@ -16,7 +16,7 @@ from collections import deque
 from contextlib import suppress
 from typing import Any
 
-from jobmanager.control.user_code import call_user_code
+from jobmanager.threads.user_code import call_user_code
 
 _MOST_WAITING = 10_000  # records; past it new ones are dropped, and that is said
 
