@@ -144,7 +144,7 @@ class Dispatch:
             address=self._children.addresses[command.host],
             name=command.container,
             manager_id=self._manager_id,
-            is_ours=command.made,
+            is_ours=command.is_ours,
             timeout_s=self._engine_timeout_s,
         )
         self._children.pool.put(PendingRequest(host=command.host, container=command.container, request=delete))

@@ -9,9 +9,8 @@ from datetime import datetime, timezone
 from jobmanager.events import EnvironmentsChanged
 from jobmanager.hooks import HookManager
 from jobmanager.model.container import Image
-from jobmanager.scheduling.hosts import ENVIRONMENT_LABEL
+from jobmanager.scheduling.hosts import ENVIRONMENT_LABEL, Version
 from jobmanager.scheduling.ledger import Ledger
-from jobmanager.scheduling.versions import Version
 from jobmanager.threads.log_thread import logger
 
 _log = logger(__name__)

@@ -173,7 +173,7 @@ def report_start(
             container, container_id=reply.container_id, image_command=reply.image_command, duration_s=reply.duration_s
         )
     elif isinstance(reply, StartFailed):
-        ledger.host_cannot_start(container, reason=reply.reason, unreachable=reply.unreachable, image_missing=reply.image_missing)
+        ledger.start_failed(container, reason=reply.reason, unreachable=reply.unreachable, image_missing=reply.image_missing)
     elif isinstance(reply, StartRefused):
         ledger.start_refused(container, reply.reason)
     else:

@@ -96,7 +96,7 @@ class DeleteContainer:
     host: str
     container: str
     job_id: str
-    made: bool = False  # our submitter reported it; else a container of this name may be another's
+    is_ours: bool = False  # our submitter reported it; else a container of this name may be another's
     delay_s: float = field(default=0.0)
 
 

@@ -1,4 +1,4 @@
-"""What the ledger remembers of a job until it has been called back."""
+"""What the ledger knows of a job until its callback has returned."""
 
 from __future__ import annotations
 
@@ -10,98 +10,98 @@ from jobmanager.model.listings import RunningJob, WaitingJob
 from jobmanager.model.result import Callback, SSHCallback, Step
 from jobmanager.results.facts import LimitHit, RunFacts
 from jobmanager.results.verdict import KillReason, Verdict, crash_verdict, killed_verdict
-from jobmanager.scheduling.durations import Sort
+from jobmanager.scheduling.durations import DurationKey
 from jobmanager.scheduling.job_states import JobState
-from jobmanager.scheduling.waiting_queue import Needs, Place
+from jobmanager.scheduling.waiting_queue import QueueEntry, Requirements
 
-_MOST_STEPS = 200
-_KIND_LENGTH = 300  # characters of a command that tell it from others
+_MAX_STEPS = 200
+_MAX_COMMAND_CHARS = 300  # characters of a command that tell a job class from others
 
 
 @dataclass(slots=True, kw_only=True)
 class JobRecord:
-    """A job that has not been called back yet. Times are those of the ledger's clock, in seconds."""
+    """A job whose callback has not returned yet. Times are those of the ledger's clock, in seconds."""
 
     request: Request
     callback: Callback | None
-    ssh_callback: SSHCallback | None  # None when there is nobody to tell, or no more
+    ssh_callback: SSHCallback | None  # None when there is none, or it was called
     number: int
     arrival: int  # its number, or that of the job whose place it took
     accepted_at: float
     accepted_wall_s: float
-    needs: Needs
+    requirements: Requirements
     state: JobState = JobState.WAITING
     host: str | None = None
     container: str = ""
-    engine_id: str = ""  # of its host, when it was placed
+    engine_id: str = ""  # the engine of its host when it was placed
     container_id: str = ""
     image: str = ""
     image_command: tuple[str, ...] = ()
     token: str = ""
-    placements: int = 0  # makes its containers' names: one is never used again
+    placements: int = 0  # counts its containers: part of their names, so that no name is used twice
     times_unreachable: int = 0
-    failures: int = 0  # placements that came to nothing although the host could be reached
+    failed_placements: int = 0  # placements without a started program although the host could be reached
     submits_lost: int = 0
-    waiters_lost: int = 0  # while they were given it
-    began_at: float | None = None
-    cut_off: list[str] = field(default_factory=list)  # why runs of it ended before their time
-    stopped: LimitHit | None = None  # its waiter said that it was about to stop it for that
+    waiters_lost: int = 0  # waiters that died just after they were given it
+    container_started_at: float | None = None
+    cut_off: list[str] = field(default_factory=list)  # why earlier runs were cut off, one text each
+    stopped: LimitHit | None = None  # the limit for which its waiter was about to stop it
     killed: KillReason | None = None
     verdict: Verdict | None = None
     facts: RunFacts | None = None
-    trouble: list[str] = field(default_factory=list)  # why hosts could not
+    failure_reasons: list[str] = field(default_factory=list)  # why hosts failed to start it, the latest last
     timings: dict[str, float] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
 
     @property
     def title(self) -> str:
-        """What it is called in listings."""
+        """Its name in listings."""
         named = self.request.task.name or self.request.task.environment
         return f"{named} (ssh)" if self.request.ssh_password else named
 
     @property
-    def kind(self) -> str:
-        """Jobs of one kind are expected to take the same time: those of one name, or of one command where there is none."""
+    def job_class(self) -> str:
+        """Jobs of one class are expected to take the same time: those of one task name, or of one command where there is none."""
         task = self.request.task
-        told_apart = task.name or f"{task.environment} {task.command!r:.{_KIND_LENGTH}}"
-        return sys.intern(f"{told_apart} (ssh)" if self.request.ssh_password else told_apart)  # a person takes longer
+        name = task.name or f"{task.environment} {task.command!r:.{_MAX_COMMAND_CHARS}}"
+        return sys.intern(f"{name} (ssh)" if self.request.ssh_password else name)  # a person needs longer than a program
 
-    def place(self, now: float) -> Place:
-        """Its place in the queue, from now on."""
+    def queue_entry(self, now: float) -> QueueEntry:
+        """Its entry in the queue, from now on."""
         request = self.request
         wall_s = request.task.limits.wall_s
-        return Place(
+        return QueueEntry(
             job_id=request.job_id,
-            needs=self.needs,
+            requirements=self.requirements,
             priority=request.priority,
             launcher=request.launcher_name,
             arrival=self.arrival,
-            sort=Sort(self.kind, wall_s),
+            duration_key=DurationKey(self.job_class, wall_s),
             waiting_since=now,
             supersede_key=request.supersede_key,
             listed=WaitingJob(request.job_id, True, self.title, request.launcher_name, wall_s),
         )
 
-    def note(self, step: str, now: float) -> None:
-        """Remember a step for those who debug."""
-        if len(self.steps) < _MOST_STEPS:
+    def add_step(self, step: str, now: float) -> None:
+        """Add a step for a result with ``debug=True``."""
+        if len(self.steps) < _MAX_STEPS:
             self.steps.append(Step(name=step, at_s=round(now - self.accepted_at, 4)))
 
-    def say_crash(self, kind: str, text: str, source: str = "jobmanager") -> None:
-        """Its verdict is a crash, unless somebody has asked for its end before."""
+    def set_crash(self, kind: str, text: str, source: str = "jobmanager") -> None:
+        """Set its verdict to a crash; to killed when its kill was requested before."""
         self.verdict = killed_verdict(self.killed) if self.killed else crash_verdict(kind, text, source)
 
-    def because(self, lack: str = "") -> str:
-        """What hosts said of it, and what it lacks, in brackets."""
-        reasons = [*self.trouble[-3:], *([lack] if lack else [])]
+    def reasons(self, lack: str = "") -> str:
+        """Why hosts failed to start it, and what it waits for, in brackets."""
+        reasons = [*self.failure_reasons[-3:], *([lack] if lack else [])]
         return f" ({'; '.join(reasons)})" if reasons else ""
 
     def running_for_s(self, now: float) -> float:
-        """How long its container has been running; 0 when it has none."""
-        return 0.0 if self.began_at is None else now - self.began_at
+        """For how long its container has been running; 0 when it has none."""
+        return 0.0 if self.container_started_at is None else now - self.container_started_at
 
     def running_job(self) -> RunningJob:
-        """It in a listing of jobs that have a host."""
+        """How a listing of jobs with a host shows it."""
         request, wall_s = self.request, self.request.task.limits.wall_s
         started_at = self.accepted_wall_s + self.timings.get("waiting", 0.0)
         info = f"{self.title} on {self.host}"
@@ -110,8 +110,8 @@ class JobRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputSource:
-    """Where a job's output is to be had."""
+    """Where the output of a job can be read."""
 
-    container: str  # empty while it has none
+    container: str  # empty while it has no container
     ended: bool
-    facts: RunFacts | None  # once it has ended, if anything was seen of its run
+    facts: RunFacts | None  # once it has ended, if its run was seen

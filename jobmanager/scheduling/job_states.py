@@ -25,7 +25,7 @@ class JobEvent(Enum):
 
     HOST_ASSIGNED = auto()  # a host with its image has a free slot, which it takes
     CONTAINER_STARTED = auto()  # the submitter's report
-    HOST_FAILED = auto()  # the image is gone, or the engine failed or could not be reached, before the program started
+    START_FAILED = auto()  # the image is gone, or the engine failed or could not be reached, before the program started
     START_REFUSED = auto()  # the engine refused, and would refuse again
     SUBMITTER_DIED = auto()  # or its reply was lost; the next submitter finds the container by its name
     JOB_NOT_SENT = auto()  # the waiter's report: the container ended before it had the whole job
@@ -68,7 +68,7 @@ TRANSITIONS: Mapping[JobEvent, Mapping[JobState, Transition]] = {
         RUNNING: Transition(RUNNING),
         DONE: Transition(DONE, (JobAction.DELETE,)),
     },
-    JobEvent.HOST_FAILED: {
+    JobEvent.START_FAILED: {
         PLACED: Transition(WAITING, (JobAction.DELETE, JobAction.REQUEUE)),
         DONE: Transition(DONE, (JobAction.DELETE,)),
     },

@@ -1,6 +1,6 @@
-"""ReservationPolicy a host back for jobs that lack nothing but memory, which small ones would take from under them for ever.
+"""Backfilling with a reservation: a host is reserved for jobs that wait for memory only, which small jobs would take for ever.
 
-The rule is in ``docs/queue.md``. At most one host is held back at a time.
+The rule is in ``docs/queue.md``. At most one host is reserved at a time.
 """
 
 from __future__ import annotations
@@ -9,121 +9,136 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from jobmanager.scheduling.hosts import Host, HostTable
-from jobmanager.scheduling.waiting_queue import PATIENCE_S, Line, Needs, Place
+from jobmanager.scheduling.waiting_queue import PATIENCE_S, QueueEntry, RequirementClass, Requirements
 
-_SLACK_S = 30.0  # for what ends at its limit to be gone
-_OVERHEAD_S = 5.0  # of a job beside its wall clock: start and removal
+_SLACK_S = 30.0  # after a job has reached its limit, until its container must be gone
+_OVERHEAD_S = 5.0  # of a job beside its wall clock time: start and removal
 
 
 @dataclass(slots=True, kw_only=True)
-class _Hold:
-    line: Line
+class Reservation:
+    """A host, and the jobs for which it is reserved."""
+
+    req_class: RequirementClass
     host: str
-    began: float
-    free_at: float  # by when what runs there must be over, as far as its memory is needed
-    spare_mib: int  # memory that will not be needed then
+    made_at: float
+    free_at: float  # when the memory is free, if all that runs there takes its whole limit
+    spare_mib: int  # memory that the reservation does not need
 
 
 class ReservationPolicy:
-    """Which host is held back, and for whom. Not thread-safe."""
+    """Decides which host is reserved, and for which jobs. Not thread-safe."""
 
     def __init__(self, left_s: Callable[[str], float]) -> None:
         self._left_s = left_s  # for how long a container may still run, at most
-        self._hold: _Hold | None = None
-        self._rests: dict[Needs, float] = {}  # lines that had a host held in vain, and until when they have none
+        self._reservation: Reservation | None = None
+        self._paused_until: dict[Requirements, float] = {}  # classes that had a reservation in vain get none until then
 
     @property
     def host(self) -> str | None:
-        """The host that is held back."""
-        return self._hold.host if self._hold is not None else None
+        """The host that is reserved; None when none is."""
+        return self._reservation.host if self._reservation is not None else None
 
     @property
-    def needs(self) -> Needs | None:
-        """What it is held back for."""
-        return self._hold.line.needs if self._hold is not None else None
+    def requirements(self) -> Requirements | None:
+        """The requirements for which it is reserved."""
+        return self._reservation.req_class.requirements if self._reservation is not None else None
 
-    def review(self, lines: Iterable[Line], hosts: HostTable, now: float) -> None:
-        """Let go of a host, or hold one back, as it is now."""
-        waiting = {line.needs: line for line in lines}
-        self._rests = {needs: until for needs, until in self._rests.items() if needs in waiting and until > now}
-        if self._hold is not None and self._is_over(self._hold, waiting, hosts, now):
-            self._hold = None
-        if self._hold is None:
-            self._hold = self._new(waiting.values(), hosts, now)
+    def review(self, req_classes: Iterable[RequirementClass], hosts: HostTable, now: float) -> None:
+        """Drop a reservation that is over, and make one that is due."""
+        waiting = {req_class.requirements: req_class for req_class in req_classes}
+        self._paused_until = {
+            requirements: until for requirements, until in self._paused_until.items() if requirements in waiting and until > now
+        }
+        if self._reservation is not None and self._is_over(self._reservation, waiting, hosts, now):
+            self._reservation = None
+        if self._reservation is None:
+            self._reservation = self._reserve(waiting.values(), hosts, now)
 
-    def allows(self, host: Host, place: Place, now: float) -> bool:
-        """Whether a host may take this job: one that is held back, only if that does not put off what it is held for."""
-        hold = self._hold
-        if hold is None or host.name != hold.host or place.group.line is hold.line:
+    def allows(self, host: Host, entry: QueueEntry, now: float) -> bool:
+        """Whether a host may take this job. A reserved one may if that does not delay the jobs for which it is reserved."""
+        reservation = self._reservation
+        if reservation is None or host.name != reservation.host or entry.priority_class.req_class is reservation.req_class:
             return True
-        return self._is_over_in_time(place, now) or (place.needs.memory_mib <= hold.spare_mib and _has_two_slots(host))
+        return self._ends_in_time(entry, now) or (entry.requirements.memory_mib <= reservation.spare_mib and _has_two_slots(host))
 
-    def placed(self, host: Host, place: Place, now: float) -> None:
-        """A job was placed."""
-        hold = self._hold
-        if hold is None:
+    def placed(self, host: Host, entry: QueueEntry, now: float) -> None:
+        """A job was placed: a reservation that has served its purpose ends."""
+        reservation = self._reservation
+        if reservation is None:
             return
-        if place.group.line is hold.line:
-            self._hold = None
-        elif host.name == hold.host and not self._is_over_in_time(place, now):
-            hold.spare_mib -= place.needs.memory_mib
+        if entry.priority_class.req_class is reservation.req_class:
+            self._reservation = None
+        elif host.name == reservation.host and not self._ends_in_time(entry, now):
+            reservation.spare_mib -= entry.requirements.memory_mib
 
-    def _is_over_in_time(self, place: Place, now: float) -> bool:
-        assert self._hold is not None
-        return now + place.needs.ends_within_s + _OVERHEAD_S <= self._hold.free_at
+    def _ends_in_time(self, entry: QueueEntry, now: float) -> bool:
+        assert self._reservation is not None
+        return now + entry.requirements.ends_within_s + _OVERHEAD_S <= self._reservation.free_at
 
-    def _is_over(self, hold: _Hold, waiting: dict[Needs, Line], hosts: HostTable, now: float) -> bool:
-        """Nobody needs it any more, the host cannot, or it was in vain: then the line waits as long again for the next."""
-        if waiting.get(hold.line.needs) is not hold.line or hosts[hold.host] not in hosts.able(hold.line.needs):
+    def _is_over(
+        self, reservation: Reservation, waiting: dict[Requirements, RequirementClass], hosts: HostTable, now: float
+    ) -> bool:
+        """Whether it is not needed any more, its host cannot take the jobs, or it was in vain. Then the class pauses as long."""
+        requirements = reservation.req_class.requirements
+        if waiting.get(requirements) is not reservation.req_class:
             return True
-        if now > hold.free_at + _SLACK_S:
-            self._rests[hold.line.needs] = now + max(PATIENCE_S, now - hold.began)
+        if hosts[reservation.host] not in hosts.able(requirements):
+            return True
+        if now > reservation.free_at + _SLACK_S:
+            self._paused_until[requirements] = now + max(PATIENCE_S, now - reservation.made_at)
             return True
         return False
 
-    def _new(self, lines: Iterable[Line], hosts: HostTable, now: float) -> _Hold | None:
-        """For the line that has waited longest, the host that can take it soonest."""
-        patient = [line for line in lines if line.since <= now - PATIENCE_S and line.needs not in self._rests]
-        for line in sorted(patient, key=lambda line: line.since):
-            needs = line.needs
-            able = hosts.able(needs)
-            if able and all(host.unpromised_mib < needs.memory_mib for host in able):  # our own promises stand in its way
-                holds = [self._on(host, line, now) for host in able]
-                return min(holds, key=lambda hold: hold.free_at)
+    def _reserve(self, req_classes: Iterable[RequirementClass], hosts: HostTable, now: float) -> Reservation | None:
+        """Reserve the host that is free soonest, for the class that has waited longest."""
+        patient = [
+            req_class
+            for req_class in req_classes
+            if req_class.since <= now - PATIENCE_S and req_class.requirements not in self._paused_until
+        ]
+        for req_class in sorted(patient, key=lambda req_class: req_class.since):
+            requirements = req_class.requirements
+            able = hosts.able(requirements)
+            if able and all(
+                host.unpromised_mib < requirements.memory_mib for host in able
+            ):  # memory that we promised is what is missing
+                reservations = [self._reservation_of(host, req_class, now) for host in able]
+                return min(reservations, key=lambda reservation: reservation.free_at)
         return None
 
-    def _on(self, host: Host, line: Line, now: float) -> _Hold:
-        """What holding this host would mean."""
+    def _reservation_of(self, host: Host, req_class: RequirementClass, now: float) -> Reservation:
+        """The reservation of this host."""
         ends = sorted((self._left_s(container), slot.memory_mib) for container, slot in host.taken.items())
         free_mib, left_s = host.unpromised_mib, 0.0
         for end_s, memory_mib in ends:
-            if free_mib >= line.needs.memory_mib and end_s > left_s:
+            if free_mib >= req_class.requirements.memory_mib and end_s > left_s:
                 break
             free_mib, left_s = free_mib + memory_mib, end_s
-        return _Hold(
-            line=line,
+        return Reservation(
+            req_class=req_class,
             host=host.name,
-            began=now,
+            made_at=now,
             free_at=now + left_s + _OVERHEAD_S,
-            spare_mib=free_mib - line.needs.memory_mib,
+            spare_mib=free_mib - req_class.requirements.memory_mib,
         )
 
 
-class Room:
-    """Which host takes which job at one moment."""
+class PlacementView:
+    """The hosts as they are at one moment: which one takes which job."""
 
-    def __init__(self, hosts: HostTable, holding: ReservationPolicy, now: float) -> None:
+    def __init__(self, hosts: HostTable, reservations: ReservationPolicy, now: float) -> None:
         self._hosts = hosts
-        self._holding = holding
+        self._reservations = reservations
         self._now = now
 
-    def have_room(self) -> bool:
+    def any_has_free_slot(self) -> bool:
         """Whether any host takes any job at all."""
-        return self._hosts.any_has_room()
+        return self._hosts.any_has_free_slot()
 
-    def host_for(self, place: Place) -> Host | None:
+    def host_for(self, entry: QueueEntry) -> Host | None:
         """The host for this job; None when none takes it."""
-        return self._hosts.choose(place.needs, lambda host: self._holding.allows(host, place, self._now))
+        return self._hosts.choose(entry.requirements, lambda host: self._reservations.allows(host, entry, self._now))
 
 
 def _has_two_slots(host: Host) -> bool:

@@ -1,7 +1,8 @@
 """The waiting queue: whose turn it is. The rules are in ``docs/queue.md``.
 
-Jobs of the same needs wait in one line: when a host cannot take the first of them, it can take none, and the line is passed
-over. In a line, the jobs of each priority are a group; in a group, each launcher has its jobs in the order of their arrival.
+Jobs with the same requirements are a requirement class: a host that cannot take the first of them can take none, and the
+class is passed over. In a requirement class, the jobs of each priority are a priority class. In a priority class, the jobs
+of each launcher are in the order of their arrival.
 """
 
 from __future__ import annotations
@@ -12,357 +13,364 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from jobmanager.model.listings import WaitingJob
-from jobmanager.scheduling.durations import Sort
-from jobmanager.scheduling.fair_shares import Account, Shares
+from jobmanager.scheduling.durations import DurationKey
+from jobmanager.scheduling.fair_shares import Account, FairShares
 from jobmanager.scheduling.ranking import Ranking
 
-PATIENCE_S = 60.0  # after which a group that had no start may have one out of turn
-STARTS_FOR_ONE = 10  # of so many starts, one goes to the group that was passed over longest
+PATIENCE_S = 60.0  # without a start, after which a priority class may have one out of turn
+STARTS_FOR_ONE = 10  # one of so many starts goes to the priority class that was passed over longest
 H = TypeVar("H")
 H_co = TypeVar("H_co", covariant=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Needs:
-    """What a host must have for a job. Jobs of the same needs wait in one line."""
+class Requirements:
+    """What a host must have for a job."""
 
     environment: str
     memory_mib: int
     cpus: float
-    ends_within_s: float = math.inf  # whichever job of the line it is: a wall-clock limit, rounded up
-    student_environments: frozenset[str] = frozenset()  # of a grading job: it is placed where these are, too
-    excluded: frozenset[str] = frozenset()  # hosts that tried and could not
-    avoided: frozenset[str] = frozenset()  # hosts on which a run was cut off: only when no other has room
+    ends_within_s: float = math.inf  # the wall-clock limit, rounded up to that of its requirement class
+    student_environments: frozenset[str] = frozenset()  # of a grading job: its host must have these, too
+    excluded: frozenset[str] = frozenset()  # hosts that failed to start it
+    avoided: frozenset[str] = frozenset()  # hosts on which a run was cut off: taken only when no other has room
 
 
 def rounded_up(limit_s: float) -> float:
-    """A limit as a line has it: a power of two, so that a host held back takes all jobs of a line, or none."""
+    """A limit rounded up to a power of two: few classes, and a reserved host takes all jobs of a class or none."""
     return float(2 ** math.ceil(math.log2(limit_s)))
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class Place:
-    """A job's place in the queue."""
+class QueueEntry:
+    """A waiting job."""
 
     job_id: str
-    needs: Needs
+    requirements: Requirements
     priority: int  # lower is sooner
     launcher: str
     arrival: int  # among its launcher's jobs of this priority, lower is sooner
-    sort: Sort
+    duration_key: DurationKey
     waiting_since: float
-    listed: WaitingJob  # it in a listing
+    listed: WaitingJob  # how a listing shows it
     supersede_key: str | None = None
-    account: Account = field(init=False, repr=False)  # its launcher's; from when it waits
-    group: Group = field(init=False, repr=False)
+    account: Account = field(init=False, repr=False)  # its launcher's; set by the queue, as is its class
+    priority_class: PriorityClass = field(init=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Charge:
-    """What a start was reckoned at, until its slot is free."""
+class Cost:
+    """What a slot is expected to cost a launcher, until the slot is free."""
 
     account: Account
-    sort: Sort
-    cost_s: float
-    at: float
+    duration_key: DurationKey
+    expected_s: float
+    started_at: float
 
 
-class Hosts(Protocol[H_co]):
-    """Who takes jobs."""
+class HostChooser(Protocol[H_co]):
+    """Chooses a host for a job."""
 
-    def have_room(self) -> bool:
-        """Whether any takes any job at all."""
+    def any_has_free_slot(self) -> bool:
+        """Whether any host takes any job at all."""
         ...
 
-    def host_for(self, place: Place) -> H_co | None:
-        """The one that takes this job now; None when none does."""
+    def host_for(self, entry: QueueEntry) -> H_co | None:
+        """The host that takes this job now; None when none does."""
         ...
 
 
-class Group:
-    """The jobs of one priority in one line. ``since``: when the last of them was started, or the first began to wait."""
+class PriorityClass:
+    """The jobs of one priority in a requirement class. ``since``: when one of them was last started, or the first began to wait."""
 
-    def __init__(self, line: Line, priority: int, since: float) -> None:
-        self.line = line
+    def __init__(self, req_class: RequirementClass, priority: int, since: float) -> None:
+        self.req_class = req_class
         self.priority = priority
         self.since = since
-        self.queues: dict[Account, Ranking[Place]] = {}
-        self._turns: Ranking[Account] = Ranking()  # kept while there are several
+        self.queues: dict[Account, Ranking[QueueEntry]] = {}
+        self._turns: Ranking[Account] = Ranking()  # used only while several launchers have jobs here
 
-    def add(self, place: Place) -> None:
-        """A job of it begins to wait."""
-        self.queues.setdefault(place.account, Ranking()).set(place, place.arrival)
+    def add(self, entry: QueueEntry) -> None:
+        """Add a job that begins to wait."""
+        self.queues.setdefault(entry.account, Ranking()).set(entry, entry.arrival)
         if len(self.queues) == 2:
             for account in self.queues:
                 self.rank(account)
-        self.rank(place.account)
+        self.rank(entry.account)
 
-    def remove(self, place: Place) -> None:
-        """A job of it waits no longer."""
-        queue = self.queues[place.account]
-        queue.drop(place)
+    def remove(self, entry: QueueEntry) -> None:
+        """Remove a job."""
+        queue = self.queues[entry.account]
+        queue.drop(entry)
         if queue:
-            self.rank(place.account)
+            self.rank(entry.account)
         else:
-            self._turns.drop(place.account)
-            del self.queues[place.account]
+            self._turns.drop(entry.account)
+            del self.queues[entry.account]
 
     def rank(self, account: Account) -> None:
-        """A launcher's jobs, or what it has had, have changed."""
+        """Update the turn of a launcher whose jobs or used seconds have changed."""
         if len(self.queues) > 1:
-            self._turns.set(account, (account.had_s, self.queues[account].lowest()))
+            self._turns.set(account, (account.used_s, self.queues[account].lowest()))
 
-    def next(self) -> Place:
-        """The job whose turn it is; the group must not be empty."""
+    def next(self) -> QueueEntry:
+        """The job whose turn it is; the class must not be empty."""
         account = self._turns.first() if len(self.queues) > 1 else next(iter(self.queues))
         assert account is not None
-        place = self.queues[account].first()
-        assert place is not None
-        return place
+        entry = self.queues[account].first()
+        assert entry is not None
+        return entry
 
 
-class Line:
-    """The jobs of the same needs. ``since``: when the last of them was started, or the first began to wait."""
+class RequirementClass:
+    """The jobs with the same requirements. ``since``: when one of them was last started, or the first began to wait."""
 
-    def __init__(self, needs: Needs, since: float) -> None:
-        self.needs = needs
+    def __init__(self, requirements: Requirements, since: float) -> None:
+        self.requirements = requirements
         self.since = since
-        self.groups: dict[int, Group] = {}
-        self._order: Ranking[Group] = Ranking()
+        self.priority_classes: dict[int, PriorityClass] = {}
+        self._order: Ranking[PriorityClass] = Ranking()
 
-    def group(self, priority: int, now: float) -> Group:
-        """The jobs of a priority."""
-        group = self.groups.get(priority)
-        if group is None:
-            group = self.groups[priority] = Group(self, priority, now)
-            self._order.set(group, priority)
-        return group
+    def priority_class(self, priority: int, now: float) -> PriorityClass:
+        """The class of a priority, made when it is missing."""
+        priority_class = self.priority_classes.get(priority)
+        if priority_class is None:
+            priority_class = self.priority_classes[priority] = PriorityClass(self, priority, now)
+            self._order.set(priority_class, priority)
+        return priority_class
 
-    def forget(self, group: Group) -> None:
-        """A group is empty."""
-        del self.groups[group.priority]
-        self._order.drop(group)
+    def forget(self, priority_class: PriorityClass) -> None:
+        """Remove a priority class that is empty."""
+        del self.priority_classes[priority_class.priority]
+        self._order.drop(priority_class)
 
-    def first(self) -> Group:
-        """The group whose turn it is; the line must not be empty."""
-        group = self._order.first()
-        assert group is not None
-        return group
+    def first(self) -> PriorityClass:
+        """The priority class whose turn it is; there must be one."""
+        priority_class = self._order.first()
+        assert priority_class is not None
+        return priority_class
 
 
-class _Order:
-    """Lines by the turn of their next job: its priority, what its launcher has had, its arrival.
+class _DispatchOrder:
+    """Requirement classes by the turn of their next job: its priority, what its launcher has used, its arrival.
 
-    A launcher that is next in many lines is moved as one.
+    A launcher that is next in many classes is moved as one.
     """
 
     def __init__(self) -> None:
         self._accounts: Ranking[Account] = Ranking()
-        self._lines: dict[Account, Ranking[Line]] = {}
-        self._next: dict[Line, Account] = {}  # whose turn it is in each line
+        self._req_classes: dict[Account, Ranking[RequirementClass]] = {}
+        self._next: dict[RequirementClass, Account] = {}  # whose turn it is in each class
 
-    def __contains__(self, line: Line) -> bool:
-        return line in self._next
+    def __contains__(self, req_class: RequirementClass) -> bool:
+        return req_class in self._next
 
-    def set(self, line: Line) -> None:
-        """A line's next job may be another one."""
-        place = line.first().next()
-        if self._next.get(line) is not place.account:
-            self.drop(line)
-        self._next[line] = place.account
-        self._lines.setdefault(place.account, Ranking()).set(line, place.arrival)
-        self.rank(place.account)
+    def set(self, req_class: RequirementClass) -> None:
+        """Put a class in, or update it after its next job has changed."""
+        entry = req_class.first().next()
+        if self._next.get(req_class) is not entry.account:
+            self.drop(req_class)
+        self._next[req_class] = entry.account
+        self._req_classes.setdefault(entry.account, Ranking()).set(req_class, entry.arrival)
+        self.rank(entry.account)
 
-    def drop(self, line: Line) -> None:
-        """A line is to be passed over, or empty."""
-        account = self._next.pop(line, None)
+    def drop(self, req_class: RequirementClass) -> None:
+        """Take out a class that is passed over, or empty."""
+        account = self._next.pop(req_class, None)
         if account is not None:
-            self._lines[account].drop(line)
+            self._req_classes[account].drop(req_class)
             self.rank(account)
 
     def rank(self, account: Account) -> None:
-        """What a launcher has had, or its lines, have changed."""
-        lines = self._lines.get(account)
-        if lines:
-            self._accounts.set(account, (account.priority, account.had_s, lines.lowest()))
-        elif lines is not None:
-            del self._lines[account]
+        """Update the turn of a launcher whose used seconds or classes have changed."""
+        req_classes = self._req_classes.get(account)
+        if req_classes:
+            self._accounts.set(account, (account.priority, account.used_s, req_classes.lowest()))
+        elif req_classes is not None:
+            del self._req_classes[account]
             self._accounts.drop(account)
 
-    def first(self) -> Line | None:
-        """The line whose turn it is; None when there is none."""
+    def first(self) -> RequirementClass | None:
+        """The requirement class whose turn it is; None when there is none."""
         account = self._accounts.first()
-        return None if account is None else self._lines[account].first()
+        return None if account is None else self._req_classes[account].first()
 
 
 class WaitingQueue:
-    """Jobs that have no host yet. Not thread-safe: the ledger's lock guards it."""
+    """The jobs that have no host yet. Not thread-safe: the ledger's lock guards it."""
 
-    def __init__(self, clock: Callable[[], float], expected_s: Callable[[Sort], float]) -> None:
-        self.shares = Shares()
+    def __init__(self, clock: Callable[[], float], expected_s: Callable[[DurationKey], float]) -> None:
+        self.shares = FairShares()
         self._clock = clock
         self._expected_s = expected_s
-        self._places: dict[str, Place] = {}  # by job; those that have waited longest first
-        self._keys: dict[str, Place] = {}  # by supersede key
-        self._lines: dict[Needs, Line] = {}
-        self._order = _Order()
-        self._passed_over: Ranking[Group] = Ranking()
-        self._shared: dict[Account, set[Group]] = {}  # where a launcher is not alone
-        self._starts = 0  # since one was given out of turn
+        self._entries: dict[str, QueueEntry] = {}  # by job id; those that have waited longest first
+        self._keys: dict[str, QueueEntry] = {}  # by supersede key
+        self._req_classes: dict[Requirements, RequirementClass] = {}
+        self._order = _DispatchOrder()
+        self._passed_over: Ranking[PriorityClass] = Ranking()
+        self._shared: dict[Account, set[PriorityClass]] = {}  # the classes in which a launcher is not alone
+        self._starts = 0  # in turn, since the last one out of turn
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._entries)
 
-    def __iter__(self) -> Iterator[Place]:
-        """All places; those that have waited longest first."""
-        return iter(self._places.values())
+    def __iter__(self) -> Iterator[QueueEntry]:
+        """All waiting jobs; those that have waited longest first."""
+        return iter(self._entries.values())
 
     def holder(self, supersede_key: str | None) -> str | None:
-        """The waiting job that has this key."""
-        place = self._keys.get(supersede_key) if supersede_key is not None else None
-        return place.job_id if place is not None else None
+        """The id of the waiting job that has this key; None when there is none."""
+        entry = self._keys.get(supersede_key) if supersede_key is not None else None
+        return entry.job_id if entry is not None else None
 
-    def lines(self) -> list[Line]:
-        """All lines, in no order."""
-        return list(self._lines.values())
+    def req_classes(self) -> list[RequirementClass]:
+        """All requirement classes, in no order."""
+        return list(self._req_classes.values())
 
     def accounts(self) -> dict[Account, float]:
-        """The launchers of waiting jobs, and what counts for their turns."""
-        return self.shares.of_waiting()
+        """The accounts of launchers with waiting jobs, and their start tags."""
+        return self.shares.waiting_accounts()
 
     def starts_in_turn(self) -> int:
         """Starts since the last one out of turn."""
         return self._starts
 
-    def all_needs(self) -> set[Needs]:
-        """What the waiting jobs need, each kind once."""
-        return set(self._lines)
+    def all_requirements(self) -> set[Requirements]:
+        """The requirements of the waiting jobs, each once."""
+        return set(self._req_classes)
 
-    def waited_longer_than(self, limit_s: float) -> list[Place]:
-        """Those that have waited longer than that."""
+    def waited_longer_than(self, limit_s: float) -> list[QueueEntry]:
+        """The jobs that have waited longer than that."""
         before = self._clock() - limit_s
         found = []
-        for place in self._places.values():
-            if place.waiting_since >= before:
+        for entry in self._entries.values():
+            if entry.waiting_since >= before:
                 break
-            found.append(place)
+            found.append(entry)
         return found
 
-    # ---- coming and going
+    # ---- add and remove
 
-    def add(self, place: Place) -> None:
-        """Put a job where its arrival stands among its launcher's: one that comes back has its old place."""
+    def add(self, entry: QueueEntry) -> None:
+        """Add a job. One that comes back has its old place, by its arrival."""
         now = self._clock()
-        self._places[place.job_id] = place
-        if place.supersede_key is not None:
-            self._keys[place.supersede_key] = place
-        line = self._lines.get(place.needs)
-        if line is None:
-            line = self._lines[place.needs] = Line(place.needs, now)
-        group = line.group(place.priority, now)
-        self._passed_over.set(group, group.since)
-        account = place.account = self.shares.joins(place.priority, place.launcher)
-        place.group = group
-        is_new = account not in group.queues
-        group.add(place)
-        if is_new and len(group.queues) > 1:
-            for sharer in group.queues if len(group.queues) == 2 else (account,):
-                self._shared.setdefault(sharer, set()).add(group)
-        self._order.set(line)
+        self._entries[entry.job_id] = entry
+        if entry.supersede_key is not None:
+            self._keys[entry.supersede_key] = entry
+        req_class = self._req_classes.get(entry.requirements)
+        if req_class is None:
+            req_class = self._req_classes[entry.requirements] = RequirementClass(entry.requirements, now)
+        priority_class = req_class.priority_class(entry.priority, now)
+        self._passed_over.set(priority_class, priority_class.since)
+        account = entry.account = self.shares.job_queued(entry.priority, entry.launcher)
+        entry.priority_class = priority_class
+        is_new = account not in priority_class.queues
+        priority_class.add(entry)
+        if is_new and len(priority_class.queues) > 1:
+            for sharer in priority_class.queues if len(priority_class.queues) == 2 else (account,):
+                self._shared.setdefault(sharer, set()).add(priority_class)
+        self._order.set(req_class)
 
     def remove(self, job_id: str) -> None:
-        """Take a job out that gets no slot."""
-        place = self._places[job_id]
-        self._take_out(place)
-        self.shares.leaves(place.account)
+        """Remove a job that gets no slot."""
+        entry = self._entries[job_id]
+        self._take_out(entry)
+        self.shares.job_dequeued(entry.account)
 
-    def settle(self, charge: Charge) -> None:
-        """The slot of a start is free again."""
-        took_s = self._clock() - charge.at
-        self.shares.settles(charge.account, took_s - charge.cost_s)
-        self._rank(charge.account)
+    def settle(self, cost: Cost) -> None:
+        """A slot is free again: its launcher pays what it has really cost."""
+        took_s = self._clock() - cost.started_at
+        self.shares.slot_freed(cost.account, took_s - cost.expected_s)
+        self._rank(cost.account)
 
     # ---- whose turn it is
 
-    def place_all(self, hosts: Hosts[H], start: Callable[[Place, H, Charge], None]) -> None:
-        """Start jobs in their order until no host takes any; a line whose next job no host takes is passed over."""
-        passed: list[Line] = []
-        self._start_one_out_of_turn(hosts, start)
-        while hosts.have_room() and (line := self._order.first()) is not None:
-            place = line.first().next()
-            host = hosts.host_for(place)
+    def placements(self, hosts: HostChooser[H]) -> Iterator[tuple[QueueEntry, H, Cost]]:
+        """Jobs in their order, each with its host, until no host takes any. The caller takes the slot before it asks for the next.
+
+        A requirement class whose next job no host takes is passed over.
+        """
+        passed: list[RequirementClass] = []
+        yield from self._one_out_of_turn(hosts)
+        while hosts.any_has_free_slot() and (req_class := self._order.first()) is not None:
+            entry = req_class.first().next()
+            host = hosts.host_for(entry)
             if host is None:
-                self._order.drop(line)
-                passed.append(line)
+                self._order.drop(req_class)
+                passed.append(req_class)
                 continue
             self._starts += 1
-            start(place, host, self._serve(place))
+            yield entry, host, self._dequeue(entry)
             if self._starts == STARTS_FOR_ONE - 1:
-                self._start_one_out_of_turn(hosts, start)
-        for line in passed:
-            if self._lines.get(line.needs) is line:
-                self._order.set(line)
+                yield from self._one_out_of_turn(hosts)
+        for req_class in passed:
+            if self._req_classes.get(req_class.requirements) is req_class:
+                self._order.set(req_class)
 
-    def _start_one_out_of_turn(self, hosts: Hosts[H], start: Callable[[Place, H, Charge], None]) -> None:
-        """When it is due, start a job of the group that was passed over longest, of those that a host takes."""
+    def _one_out_of_turn(self, hosts: HostChooser[H]) -> Iterator[tuple[QueueEntry, H, Cost]]:
+        """When it is due, a job of the priority class that was passed over longest, of those that a host takes."""
         if self._starts < STARTS_FOR_ONE - 1:
             return
         before = self._clock() - PATIENCE_S
-        passed: list[Group] = []
-        in_vain: set[Line] = set()
-        while hosts.have_room() and (group := self._passed_over.first()) is not None and group.since <= before:
-            place = group.next()
-            if group.line not in in_vain and (host := hosts.host_for(place)) is not None:
+        passed: list[PriorityClass] = []
+        in_vain: set[RequirementClass] = set()
+        while (
+            hosts.any_has_free_slot()
+            and (priority_class := self._passed_over.first()) is not None
+            and priority_class.since <= before
+        ):
+            entry = priority_class.next()
+            if priority_class.req_class not in in_vain and (host := hosts.host_for(entry)) is not None:
                 self._starts = 0
-                start(place, host, self._serve(place))
+                yield entry, host, self._dequeue(entry)
                 break
-            in_vain.add(group.line)
-            self._passed_over.drop(group)
-            passed.append(group)
-        for group in passed:
-            if group.queues:
-                self._passed_over.set(group, group.since)
+            in_vain.add(priority_class.req_class)
+            self._passed_over.drop(priority_class)
+            passed.append(priority_class)
+        for priority_class in passed:
+            if priority_class.queues:
+                self._passed_over.set(priority_class, priority_class.since)
 
-    def _serve(self, place: Place) -> Charge:
-        cost_s = self._expected_s(place.sort)
+    def _dequeue(self, entry: QueueEntry) -> Cost:
+        expected_s = self._expected_s(entry.duration_key)
         now = self._clock()
-        group = place.group
-        group.since = group.line.since = now
-        self._passed_over.set(group, now)
-        self._take_out(place)
-        self.shares.serves(place.account, cost_s)
-        self._rank(place.account)
-        return Charge(account=place.account, sort=place.sort, cost_s=cost_s, at=now)
+        priority_class = entry.priority_class
+        priority_class.since = priority_class.req_class.since = now
+        self._passed_over.set(priority_class, now)
+        self._take_out(entry)
+        self.shares.slot_taken(entry.account, expected_s)
+        self._rank(entry.account)
+        return Cost(account=entry.account, duration_key=entry.duration_key, expected_s=expected_s, started_at=now)
 
-    def _take_out(self, place: Place) -> None:
-        del self._places[place.job_id]
-        if place.supersede_key is not None and self._keys.get(place.supersede_key) is place:
-            del self._keys[place.supersede_key]
-        group, line = place.group, place.group.line
-        group.remove(place)
-        if place.account not in group.queues:
-            self._shares_no_longer(place.account, group)
-        if not group.queues:
-            line.forget(group)
-            self._passed_over.drop(group)
-        if not line.groups:
-            del self._lines[line.needs]
-            self._order.drop(line)
-        elif line in self._order:
-            self._order.set(line)
+    def _take_out(self, entry: QueueEntry) -> None:
+        del self._entries[entry.job_id]
+        if entry.supersede_key is not None and self._keys.get(entry.supersede_key) is entry:
+            del self._keys[entry.supersede_key]
+        priority_class, req_class = entry.priority_class, entry.priority_class.req_class
+        priority_class.remove(entry)
+        if entry.account not in priority_class.queues:
+            self._shares_no_longer(entry.account, priority_class)
+        if not priority_class.queues:
+            req_class.forget(priority_class)
+            self._passed_over.drop(priority_class)
+        if not req_class.priority_classes:
+            del self._req_classes[req_class.requirements]
+            self._order.drop(req_class)
+        elif req_class in self._order:
+            self._order.set(req_class)
 
-    def _shares_no_longer(self, account: Account, group: Group) -> None:
-        left = (account, *group.queues) if len(group.queues) == 1 else (account,)
+    def _shares_no_longer(self, account: Account, priority_class: PriorityClass) -> None:
+        left = (account, *priority_class.queues) if len(priority_class.queues) == 1 else (account,)
         for sharer in left:
-            groups = self._shared.get(sharer, set())
-            groups.discard(group)
-            if not groups:
+            priority_classes = self._shared.get(sharer, set())
+            priority_classes.discard(priority_class)
+            if not priority_classes:
                 self._shared.pop(sharer, None)
 
     def _rank(self, account: Account) -> None:
-        """What a launcher has had has changed: so have its turns."""
+        """Update all turns of a launcher whose used seconds have changed."""
         self._order.rank(account)
-        for group in self._shared.get(account, ()):
-            group.rank(account)
-            if group.line in self._order:
-                self._order.set(group.line)
+        for priority_class in self._shared.get(account, ()):
+            priority_class.rank(account)
+            if priority_class.req_class in self._order:
+                self._order.set(priority_class.req_class)

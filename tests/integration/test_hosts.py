@@ -361,7 +361,7 @@ def test_an_image_that_vanished_from_one_host_unnoticed_runs_on_the_other(urls: 
         manager.kill_job(busy.job_id)
 
         assert where(futures) == {"b": 3}
-        assert all("host_failed" in [step.name for step in future.result().steps] for future in futures)
+        assert all("start_failed" in [step.name for step in future.result().steps] for future in futures)
 
 
 def test_an_environment_whose_newest_image_vanished_unnoticed_runs_in_the_one_before(urls: tuple[str, str]) -> None:

@@ -251,7 +251,7 @@ def literal(arguments: list[ast.expr], place: int) -> set[str]:
 def crash_kinds() -> set[str]:
     kinds: set[str] = set()
     for call in calls():
-        if name_of(call) in ("crash_verdict", "say_crash"):
+        if name_of(call) in ("crash_verdict", "set_crash"):
             kinds |= literal(call.args, 0)
     return kinds
 

@@ -10,7 +10,7 @@ from jobmanager import Code, DockerHost, Grader, Limits, Match, Network, Task
 from jobmanager.errors import InvalidTask, UnknownEnvironment, Unsatisfiable
 from jobmanager.model.container import EngineInfo, Image
 from jobmanager.scheduling.hosts import HostTable
-from jobmanager.scheduling.waiting_queue import Needs
+from jobmanager.scheduling.waiting_queue import Requirements
 
 BAD_GRADERS = [
     ({"run": ""}, "run must be a string that is not empty"),
@@ -87,15 +87,15 @@ def test_student_containers_have_a_budget_beside_the_tasks_limits() -> None:
 def test_a_grading_job_goes_where_its_students_environments_are_too() -> None:
     hosts = HostTable([DockerHost("unix:///a", name="a"), DockerHost("unix:///b", name="b")], {})
     info = EngineInfo(version="20.10", cores=4, memory_mib=4096, now_s=0.0, cgroup="1")
-    hosts["a"].answers(info, [image("grader")], 0.0)
-    hosts["b"].answers(info, [image("grader"), image("student")], 0.0)
-    needs = Needs(environment="grader", memory_mib=10, cpus=1, student_environments=frozenset({"student"}))
+    hosts["a"].answered(info, [image("grader")], 0.0)
+    hosts["b"].answered(info, [image("grader"), image("student")], 0.0)
+    requirements = Requirements(environment="grader", memory_mib=10, cpus=1, student_environments=frozenset({"student"}))
 
-    chosen = [hosts.choose(needs) for _ in range(3)]
+    chosen = [hosts.choose(requirements) for _ in range(3)]
 
     assert [host.name for host in chosen if host is not None] == ["b", "b", "b"]
-    assert isinstance(hosts.refusal(replace(needs, memory_mib=9999)), Unsatisfiable)
-    refusal = hosts.refusal(replace(needs, student_environments=frozenset({"other"})))
+    assert isinstance(hosts.refusal(replace(requirements, memory_mib=9999)), Unsatisfiable)
+    refusal = hosts.refusal(replace(requirements, student_environments=frozenset({"other"})))
     assert isinstance(refusal, UnknownEnvironment) and "'grader' together with 'other'" in str(refusal)
 
 

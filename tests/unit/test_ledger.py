@@ -15,7 +15,7 @@ from jobmanager.model.listings import QueueInfo
 from jobmanager.results.facts import Limit, LimitHit, RunFacts
 from jobmanager.results.verdict import KillReason
 from jobmanager.scheduling.commands import CheckHost, DeleteContainer, MonitorJob, NotifyHostDown, PublishResult, SubmitJob
-from jobmanager.scheduling.durations import Durations, Sort
+from jobmanager.scheduling.durations import DurationKey, Durations
 from tests.unit.ledger_driver import LOCAL_ONLY, PYTHON, SUCCESS, C, Driver
 
 GONE = StartFailed(reason="no such image", unreachable=False)
@@ -1260,10 +1260,10 @@ def test_nothing_is_remembered_of_jobs_that_are_over():
 
     assert driver.ledger.unfinished() == 1
     queue = driver.ledger._queue
-    assert len(queue) == len(queue.lines()) == 1
+    assert len(queue) == len(queue.req_classes()) == 1
     assert len(queue.shares) == 1
-    (group,) = queue.lines()[0].groups.values()
-    assert sum(len(places._heap) for places in group.queues.values()) < 100
+    (priority_class,) = queue.req_classes()[0].priority_classes.values()
+    assert sum(len(places._heap) for places in priority_class.queues.values()) < 100
 
 
 def test_orders_are_given_once():
@@ -1293,13 +1293,13 @@ def test_how_long_kinds_of_task_take_is_remembered_of_the_latest_only():
         durations.record(f"kind {number}", 7.0)
 
     assert len(durations._average) == 1000
-    assert durations.expected_s(Sort("kind 4999", 100.0)) == 7.0
-    assert durations.expected_s(Sort("kind 0", 100.0)) == 2.0  # forgotten: the first guess
-    assert durations.expected_s(Sort("kind 4999", 3.0)) == 3.0  # no longer than its limit
+    assert durations.expected_s(DurationKey("kind 4999", 100.0)) == 7.0
+    assert durations.expected_s(DurationKey("kind 0", 100.0)) == 2.0  # forgotten: the first guess
+    assert durations.expected_s(DurationKey("kind 4999", 3.0)) == 3.0  # no longer than its limit
     before = durations.as_now()
     durations.record("kind 4999", 17.0)
-    assert durations.expected_s(Sort("kind 4999", 100.0)) == durations.as_now()[Sort("kind 4999", 100.0)] == 10.0
-    assert before[Sort("kind 4999", 100.0)] == 7.0
+    assert durations.expected_s(DurationKey("kind 4999", 100.0)) == durations.as_now()[DurationKey("kind 4999", 100.0)] == 10.0
+    assert before[DurationKey("kind 4999", 100.0)] == 7.0
 
 
 def test_a_container_whose_removal_is_under_way_is_not_removed_twice():

@@ -274,19 +274,19 @@ def test_with_a_long_queue_the_outlook_is_used_again_for_a_while_and_a_new_job_h
         world.job(f"j{number}")
     world.run(until=world.now)
     assert world.ledger.queue_info("j1999").jobs_before == 1998
-    first = world.ledger._outlooks._last
+    first = world.ledger._forecaster._last
     world.ledger.kill("j5", KillReason.KILL_JOB)
 
     assert world.ledger.queue_info("j1999").jobs_before == 1998
     assert world.ledger.queue_info("j5") is None
-    assert world.ledger._outlooks._last is first
+    assert world.ledger._forecaster._last is first
     world.job("new")
     assert world.ledger.queue_info("new").jobs_before == 1998
     world.driver.clock.now += 0.03
     assert world.ledger.queue_info("j1999").jobs_before == 1997
     world.driver.clock.now += 0.03
     world.ledger.tick()
-    assert world.ledger._outlooks._last is None  # it would keep alive what is remembered of jobs that are gone
+    assert world.ledger._forecaster._last is None  # it would keep alive what is remembered of jobs that are gone
 
 
 def test_with_a_short_queue_every_answer_is_that_of_the_moment():

@@ -14,10 +14,10 @@ from jobmanager.ipc.messages import StartFailed
 from jobmanager.model.listings import WaitingJob
 from jobmanager.results.facts import RunFacts
 from jobmanager.results.verdict import KillReason
-from jobmanager.scheduling.durations import Sort
-from jobmanager.scheduling.fair_shares import Shares
+from jobmanager.scheduling.durations import DurationKey
+from jobmanager.scheduling.fair_shares import FairShares
 from jobmanager.scheduling.ranking import Ranking
-from jobmanager.scheduling.waiting_queue import PATIENCE_S, STARTS_FOR_ONE, Charge, Needs, Place, WaitingQueue
+from jobmanager.scheduling.waiting_queue import PATIENCE_S, STARTS_FOR_ONE, Cost, QueueEntry, Requirements, WaitingQueue
 from tests.unit.ledger_driver import LOCAL_ONLY, PYTHON, C, Driver
 from tests.unit.queue_simulation import Simulation
 
@@ -176,18 +176,18 @@ def test_shares_are_kept_apart_by_priority():
 
 
 def test_accounts_of_launchers_that_are_gone_are_forgotten():
-    shares = Shares()
+    shares = FairShares()
     for number in range(25_000):  # each came once, and none had to wait
-        account = shares.joins(0, f"launcher {number}")
-        shares.serves(account, 1.0)
-        shares.settles(account, 0.5)
+        account = shares.job_queued(0, f"launcher {number}")
+        shares.slot_taken(account, 1.0)
+        shares.slot_freed(account, 0.5)
     assert len(shares) == 10_000
 
-    again = shares.joins(0, "launcher 24999")
-    assert again.had_s == 1.5
+    again = shares.job_queued(0, "launcher 24999")
+    assert again.used_s == 1.5
     for number in range(3):
-        account = shares.joins(number, "x")
-        shares.leaves(account)
+        account = shares.job_queued(number, "x")
+        shares.job_dequeued(account)
     assert len(shares) == 10_000
 
 
@@ -386,7 +386,7 @@ def test_the_listing_says_for_whom_a_host_is_held_back():
 
     _, (large,) = world.ledger.snapshot()
 
-    assert large.info == "takes 1, waits for 4000 MiB of free memory; host a has 1096 MiB; host a is held back for it"
+    assert large.info == "takes 1, waits for 4000 MiB of free memory; host a has 1096 MiB; host a is reserved for it"
 
 
 def test_memory_that_others_have_taken_holds_no_host_back():
@@ -422,10 +422,10 @@ def test_the_next_job_is_the_one_that_the_rules_name(seed):
     """In turn, among those whose needs some host has: by priority, then by what its launcher has had, then by arrival."""
     dice = random.Random(seed)
     clock = [0.0]
-    queue = WaitingQueue(lambda: clock[0], lambda sort: sort.at_most_s)
-    needs = [Needs(environment=f"e{number}", memory_mib=64, cpus=1.0) for number in range(6)]
-    waiting: dict[str, Place] = {}
-    charges: list[Charge] = []
+    queue = WaitingQueue(lambda: clock[0], lambda key: key.limit_s)
+    needs = [Requirements(environment=f"e{number}", memory_mib=64, cpus=1.0) for number in range(6)]
+    waiting: dict[str, QueueEntry] = {}
+    costs: list[Cost] = []
     arrivals = list(range(4000))
     dice.shuffle(arrivals)
 
@@ -433,60 +433,61 @@ def test_the_next_job_is_the_one_that_the_rules_name(seed):
         """Some needs can be met, for so many starts."""
 
         room = 0
-        met: frozenset[Needs] = frozenset()
+        met: frozenset[Requirements] = frozenset()
 
-        def have_room(self) -> bool:
+        def any_has_free_slot(self) -> bool:
             return self.room > 0
 
-        def host_for(self, place: Place) -> str | None:
-            return "a host" if place.needs in self.met else None
+        def host_for(self, entry: QueueEntry) -> str | None:
+            return "a host" if entry.requirements in self.met else None
 
     model = Model()
 
-    def start(place: Place, _: str, charge: Charge) -> None:
+    def start(entry: QueueEntry, cost: Cost) -> None:
         model.room -= 1
-        del waiting[place.job_id]
-        started.append(place.job_id)
-        charges.append(charge)
+        del waiting[entry.job_id]
+        started.append(entry.job_id)
+        costs.append(cost)
 
     for round_ in range(600):
         clock[0] += dice.random() * PATIENCE_S / 1000  # so that nothing is out of turn
         for _ in range(dice.randint(0, 5)):
             number = arrivals.pop()
-            place = Place(
+            entry = QueueEntry(
                 job_id=f"j{number}",
-                needs=dice.choice(needs),
+                requirements=dice.choice(needs),
                 priority=dice.choice([-1, 0, 0, 3]),
                 launcher=f"l{dice.randrange(5)}",
                 arrival=number,
-                sort=Sort("k", dice.choice([1.0, 2.0, 30.0])),
+                duration_key=DurationKey("k", dice.choice([1.0, 2.0, 30.0])),
                 waiting_since=clock[0],
                 listed=WaitingJob("", True, "", "", 1.0),
             )
-            waiting[place.job_id] = place
-            queue.add(place)
+            waiting[entry.job_id] = entry
+            queue.add(entry)
         for job_id in dice.sample(sorted(waiting), k=min(len(waiting), dice.randint(0, 1))):
             queue.remove(job_id)
             del waiting[job_id]
-        while charges and dice.random() < 0.5:
-            queue.settle(charges.pop(dice.randrange(len(charges))))
+        while costs and dice.random() < 0.5:
+            queue.settle(costs.pop(dice.randrange(len(costs))))
         model.met = frozenset(dice.sample(needs, k=dice.randint(0, 6)))
         model.room = 1
-        fit = [place for place in waiting.values() if place.needs in model.met]
-        expected = min(fit, key=lambda place: (place.priority, place.account.had_s, place.arrival), default=None)
+        fit = [entry for entry in waiting.values() if entry.requirements in model.met]
+        expected = min(fit, key=lambda entry: (entry.priority, entry.account.used_s, entry.arrival), default=None)
         started: list[str] = []
 
-        queue.place_all(model, start)
+        for entry, _, cost in queue.placements(model):
+            start(entry, cost)
 
         assert started == ([expected.job_id] if expected is not None else []), f"round {round_}"
         assert len(queue) == len(waiting)
-        assert {place.job_id for place in queue} == set(waiting)
-    assert {line.needs for line in queue.lines()} == {place.needs for place in waiting.values()}
+        assert {entry.job_id for entry in queue} == set(waiting)
+    assert {req_class.requirements for req_class in queue.req_classes()} == {entry.requirements for entry in waiting.values()}
     for job_id in list(waiting):
         queue.remove(job_id)
-    for charge in charges:
-        queue.settle(charge)
-    assert (len(queue), queue.lines(), queue.accounts(), queue._shared) == (0, [], {}, {})
+    for cost in costs:
+        queue.settle(cost)
+    assert (len(queue), queue.req_classes(), queue.accounts(), queue._shared) == (0, [], {}, {})
 
 
 @pytest.mark.parametrize("seed", range(5))
