@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from jobmanager.engine.labels import Owner, labels
-from jobmanager.grading.bundle import grader_command, runner_command
+from jobmanager.grading.bundle import grader_command, supervisor_command
 from jobmanager.ipc.messages import GradingSettings, MonitorContainer
 from jobmanager.model.container import ContainerSpec, SSHEndpoint
 from jobmanager.model.grader import Grader
@@ -65,10 +65,10 @@ def _ssh_endpoint(request: Request, *, loopback_only: bool) -> SSHEndpoint | Non
 
 
 def _program(command: MonitorJob) -> str | tuple[str, ...]:
-    """What the container runs: a grader's runner, the task's command, or the image's own."""
+    """What the container runs: a grader's supervisor, the task's command, or the image's own."""
     task = command.request.task
     if task.grader is not None:
-        return runner_command(task.grader.run)  # type: ignore[arg-type]
+        return supervisor_command(task.grader.run)  # type: ignore[arg-type]
     return task.command if task.command is not None else command.image_command  # type: ignore[return-value]
 
 
@@ -77,7 +77,7 @@ def _with_ssh(message: MonitorContainer, grader: Grader | None) -> MonitorContai
     if grader is None:
         return debug_session.session(message)
     session = debug_session.session(replace(message, command=grader_command(grader.run)))  # type: ignore[arg-type]
-    return replace(session, command=runner_command(session.command))
+    return replace(session, command=supervisor_command(session.command))
 
 
 def _grading(command: MonitorJob) -> GradingSettings | None:

@@ -1,4 +1,4 @@
-"""What a grading container is given of ours: the runner, the grader's commands and the Python module."""
+"""What a grading container is given of ours: the supervisor, the grader's commands and the Python module."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 LINK_TOKEN_FILE = ".jobmanager/link"
-RUNNER = ("python3", "/task/.jobmanager/lib/jobmanager_grading/runner.py")
+SUPERVISOR = ("python3", "/task/.jobmanager/lib/jobmanager_grading/supervisor.py")
 _BY_HAND = """import os, sys
 from jobmanager_grading import grader
 status = os.waitpid(grader.start(grader.words(sys.argv[1:])), 0)[1]
@@ -27,13 +27,13 @@ def bundle() -> Mapping[str, bytes]:
     }
 
 
-def runner_command(run: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    """The words that start the runner with a grader; None: it looks for the task's script."""
-    return (*RUNNER, *_words(run))
+def supervisor_command(run: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """The words that start the supervisor with a grader; None: it looks for the task's script."""
+    return (*SUPERVISOR, *_words(run))
 
 
 def grader_command(run: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    """The words that start a grader by hand, in a shell that the runner has started."""
+    """The words that start a grader by hand, in a shell that the supervisor has started."""
     return ("python3", "-c", _BY_HAND, *_words(run))
 
 

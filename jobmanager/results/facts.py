@@ -44,7 +44,7 @@ class RunFacts:
     host_lost: bool = False  # the host was given up
     infrastructure_error: str = ""  # what else went wrong on our side
     link_broke: bool = False  # a grading job lost its student containers when it needed them
-    protocol_error: str = ""  # the invalid or unsupported message of a grading job's runner for which we ended the job
+    protocol_error: str = ""  # the invalid or unsupported message of a grading job's supervisor for which we ended the job
     stdout: bytes = field(default=b"", repr=False)
     stderr: bytes = field(default=b"", repr=False)
     stdout_bytes: int = 0

@@ -104,7 +104,7 @@ def exit_code_text(code: int) -> str:
 def _protocol_error(facts: RunFacts) -> Verdict | None:
     if not facts.protocol_error:
         return None
-    evidence = (Evidence(kind="protocol_error", value=facts.protocol_error, source="the grading container's runner"),)
+    evidence = (Evidence(kind="protocol_error", value=facts.protocol_error, source="the grading supervisor"),)
     return Verdict(outcome=Outcome.ERROR, text=f"the grading container was stopped: {facts.protocol_error}", evidence=evidence)
 
 
@@ -146,7 +146,7 @@ def _crash(facts: RunFacts) -> Verdict | None:
     if facts.host_lost:
         return crash_verdict("host_lost", f"the host could not be reached for {facts.outage_s:.0f} s and was given up", _OUR_CLOCK)
     if facts.link_broke:
-        return crash_verdict("link_broke", "the grader was cut off from its student containers", "the grading container's runner")
+        return crash_verdict("link_broke", "the grader was cut off from its student containers", "the grading supervisor")
     if facts.end is not None and not facts.final_report_incomplete:
         return None
     if facts.container_removed:

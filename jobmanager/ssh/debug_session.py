@@ -5,7 +5,7 @@ the same unprivileged user as any job: it can let in that user only, which is al
 profile (``engine/docker/config.py``) three things are opened: a network, one published port, and ``/etc`` is a volume with what
 the image has there, since ``/etc/passwd`` has to name the user, its shell and the hash of its password.
 
-A grading job's runner is started as always, and the server in the place of the grader: one that a person starts by hand has its
+A grading job's supervisor is started as always, and the server in the place of the grader: one that a person starts by hand has its
 commands and its student containers.
 
 ``serve``, the script in the place of the command, knows the job's token and tells by marks how it goes: ``ssh`` when the

@@ -136,7 +136,7 @@ class ContainerMonitor:
         self._reporter.request(request)
 
     def end_for_protocol_error(self, reason: str) -> None:
-        """End the container soon, as its runner violated the protocol, or asked for what it cannot have."""
+        """End the container soon, as its supervisor violated the protocol, or asked for what it cannot have."""
         self._protocol_error = self._protocol_error or reason
         self.kill()
 

@@ -11,7 +11,7 @@ from typing import Protocol
 from jobmanager.engine.pid1 import payload
 from jobmanager.engine.protocol import Engine, EngineError, StdinLink
 from jobmanager.grading.bundle import LINK_TOKEN_FILE, bundle
-from jobmanager.grading.link import FromRunner, link_token
+from jobmanager.grading.link import SupervisorMessage, link_token
 from jobmanager.ipc.messages import MonitorContainer
 from jobmanager.model._checks import YEAR_S
 
@@ -31,8 +31,8 @@ class StdinSession(Protocol):
         """PID 1 has started the program: what is written now reaches it."""
         ...
 
-    def on_message(self, message: FromRunner) -> None:
-        """A grading container's runner has sent this."""
+    def on_message(self, message: SupervisorMessage) -> None:
+        """A grading container's supervisor has sent this."""
         ...
 
     def on_disconnect(self) -> None:

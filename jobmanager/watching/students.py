@@ -5,7 +5,7 @@
     monitor of the grading container ──► on_message: student, stdin, kill   (its thread: nothing here may block it)
     a thread per student container       start, follow (``watching/monitor.py``), judge, remove
     a writer per student container       its standard input
-    one writer                           messages to the runner: a grader that does not read them blocks nobody
+    one writer                           messages to the supervisor: a grader that does not read them blocks nobody
 
 They end with their job: when its monitor ends, they are killed, and removed before the grading container is.
 """
@@ -24,13 +24,13 @@ from jobmanager._submitter import submit
 from jobmanager.engine.labels import STUDENT_LABEL
 from jobmanager.engine.protocol import Engine, EngineError, StdinLink
 from jobmanager.grading.link import (
-    FromRunner,
     KillStudent,
-    Nonsense,
+    ProtocolViolation,
     RunStudent,
     StudentInput,
-    Unsupported,
-    downwards,
+    SupervisorMessage,
+    UnsupportedRequest,
+    message_to_supervisor,
     output_message,
 )
 from jobmanager.ipc.messages import ContainerStarted, GradingSettings, MonitorContainer, StartFailed
@@ -44,9 +44,9 @@ from jobmanager.watching.student_budget import Allocation, BudgetExceeded, Stude
 
 _log = logging.getLogger(__name__)
 
-_MAX_UNWRITTEN_STDIN_BYTES = 2**20 + 2**18  # of one student; the runner sends less ahead
-_MAX_UNREAD_OUTPUT_BYTES = 64 * 2**20  # of all students, that the runner has not read
-_RESERVED_BYTES = 2**20  # for other messages to the runner
+_MAX_UNWRITTEN_STDIN_BYTES = 2**20 + 2**18  # of one student; the supervisor sends less ahead
+_MAX_UNREAD_OUTPUT_BYTES = 64 * 2**20  # of all students, that the supervisor has not read
+_RESERVED_BYTES = 2**20  # for other messages to the supervisor
 _TOKEN_BYTES = 16
 _REMOVAL_TRIES = 3
 _REMOVAL_PAUSE_S = 0.5
@@ -72,7 +72,7 @@ class _StudentNotStarted(Exception):
 
 
 class StudentContainers:
-    """All student containers of one grading job, and the ``StdinSession`` with its runner."""
+    """All student containers of one grading job, and the ``StdinSession`` with its supervisor."""
 
     def __init__(
         self, job: MonitorContainer, *, connect: Callable[[], Engine], host_lost_timeout_s: float, monitors: MonitorRegistry
@@ -88,7 +88,7 @@ class StudentContainers:
         self._highest_id = 0
         self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._to_runner = StdinWriter(max_bytes=_MAX_UNREAD_OUTPUT_BYTES + _RESERVED_BYTES, on_broken=self.on_disconnect)
+        self._to_supervisor = StdinWriter(max_bytes=_MAX_UNREAD_OUTPUT_BYTES + _RESERVED_BYTES, on_broken=self.on_disconnect)
 
     def attach_to(self, monitor: ContainerMonitor) -> None:
         """Called before the grading container's monitor runs."""
@@ -105,21 +105,21 @@ class StudentContainers:
     # ---- called by the monitor
 
     def on_open(self, link: StdinLink) -> None:
-        self._to_runner.open(link)
+        self._to_supervisor.open(link)
 
     def on_start(self) -> None:
-        self._to_runner.start()
+        self._to_supervisor.start()
 
-    def on_message(self, message: FromRunner) -> None:
+    def on_message(self, message: SupervisorMessage) -> None:
         if self._ended.is_set():
             self._end_if_new(message)
         elif isinstance(message, RunStudent):
             self._run_student(message)
         elif isinstance(message, (StudentInput, KillStudent)):
             self._pass_on(message)
-        elif isinstance(message, Unsupported):
+        elif isinstance(message, UnsupportedRequest):
             self._end_for_protocol_error(message.reason)
-        elif isinstance(message, Nonsense):
+        elif isinstance(message, ProtocolViolation):
             self._answer_violation(message)
 
     def on_disconnect(self) -> None:
@@ -139,7 +139,7 @@ class StudentContainers:
         if self._job.taken_over and not had_ended:
             with suppress(RuntimeError):  # no more threads; the deleter of the grading container looks again
                 self._start_thread(self._remove_leftovers, "students-sweep")
-        self._to_runner.close()
+        self._to_supervisor.close()
         for student in running:
             student.kill()
 
@@ -150,19 +150,19 @@ class StudentContainers:
         for thread in list(self._threads):
             thread.join(max(0.0, until - time.monotonic()))
 
-    # ---- requests of the runner
+    # ---- requests of the supervisor
 
-    def _end_if_new(self, message: FromRunner) -> None:
+    def _end_if_new(self, message: SupervisorMessage) -> None:
         """A new request can no longer be served. One that was served before comes again when the log is read.
 
         After a take-over nobody knows which were served.
         """
-        if isinstance(message, (RunStudent, Unsupported)) and message.id > self._highest_id and not self._job.taken_over:
+        if isinstance(message, (RunStudent, UnsupportedRequest)) and message.id > self._highest_id and not self._job.taken_over:
             self._end_for_lost_link()
 
     def _run_student(self, request: RunStudent) -> None:
         if request.id <= self._highest_id:
-            self._end_for_protocol_error(f"the runner asked for student {request.id} twice")
+            self._end_for_protocol_error(f"the supervisor asked for student {request.id} twice")
             return
         self._highest_id = request.id
         student = _StudentContainer(
@@ -192,25 +192,25 @@ class StudentContainers:
             student = self._running.get(message.id)
         if student is None:  # it has ended
             if message.id > self._highest_id:
-                self._end_for_protocol_error(f"the runner spoke of student {message.id}, which it never asked for")
+                self._end_for_protocol_error(f"the supervisor spoke of student {message.id}, which it never asked for")
         elif isinstance(message, KillStudent):
             student.kill()
         else:
             student.write_stdin(message.data)
 
-    def _answer_violation(self, violation: Nonsense) -> None:
+    def _answer_violation(self, violation: ProtocolViolation) -> None:
         if violation.id is None or violation.id <= self._highest_id:
             self._end_for_protocol_error(violation.reason)
             return
         self._highest_id = violation.id
-        self._send(downwards("end", violation.id, **_end(Outcome.ERROR, violation.reason, None)))
+        self._send(message_to_supervisor("end", violation.id, **_end(Outcome.ERROR, violation.reason, None)))
 
     def _send_output(self, line: bytes) -> bool:
-        """Send a student's output to the runner; False when it is too far behind."""
-        return self._to_runner.put(line, reserve=_RESERVED_BYTES)
+        """Send a student's output to the supervisor; False when it is too far behind."""
+        return self._to_supervisor.put(line, reserve=_RESERVED_BYTES)
 
     def _send(self, line: bytes) -> None:
-        if not self._to_runner.put(line):
+        if not self._to_supervisor.put(line):
             _log.warning("job %s: its grader does not read messages about its students, and is disconnected", self._job.job_id)
             self.on_disconnect()
 
@@ -408,14 +408,14 @@ class _StudentContainer:
             unread_mib = _MAX_UNREAD_OUTPUT_BYTES // 2**20
             outcome, text = Outcome.OVERFLOW, f"{unread_mib} MiB of what it printed wait for its grader to read them"
         self._report_started()
-        self._send(downwards("end", self.request.id, **_end(outcome, text, facts)))
+        self._send(message_to_supervisor("end", self.request.id, **_end(outcome, text, facts)))
 
     def on_open(self, link: StdinLink) -> None:
         self._stdin.open(link)
 
     def on_start(self) -> None:
         self._report_started()
-        self._send(downwards("started", self.request.id))
+        self._send(message_to_supervisor("started", self.request.id))
         self._stdin.start()
 
     def _report_started(self) -> None:
@@ -423,8 +423,8 @@ class _StudentContainer:
         if on_started is not None:
             on_started()
 
-    def on_message(self, message: FromRunner) -> None:
-        """A student container has no runner."""
+    def on_message(self, message: SupervisorMessage) -> None:
+        """A student container has no supervisor."""
 
     def on_disconnect(self) -> None:
         self.on_end()
@@ -433,7 +433,7 @@ class _StudentContainer:
         self._stdin.close()
 
     def _report_written(self, count: int) -> None:
-        self._send(downwards("taken", self.request.id, bytes=count))
+        self._send(message_to_supervisor("taken", self.request.id, bytes=count))
 
 
 def _judged(facts: RunFacts, allocation: Allocation, *, killed: bool) -> tuple[Outcome, str]:

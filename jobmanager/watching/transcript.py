@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from jobmanager.engine.pid1 import DOOR_OPEN, RESULT_FILE_LIMIT, EndMark, Mark, MarkedStream, clock_before, cpu_before, end_mark
 from jobmanager.engine.protocol import Chunk
-from jobmanager.grading.link import CutOff, FromRunner, LinkReader
+from jobmanager.grading.link import LinkLost, LinkReader, SupervisorMessage
 from jobmanager.ipc.messages import StreamPiece
 from jobmanager.model._escapes import one_line
 
@@ -62,9 +62,9 @@ class Transcript:
         forwarder: OutputForwarder | None = None,
         *,
         link_token: str | None = None,
-        on_message: Callable[[FromRunner], None] | None = None,
+        on_message: Callable[[SupervisorMessage], None] | None = None,
     ) -> None:
-        """``link_token``: of a grading container, whose runner's messages are no output; ``on_message`` is called with them."""
+        """``link_token``: of a grading container, whose supervisor's messages are no output; ``on_message`` is called with them."""
         self.began = False
         self.end: EndMark | None = None
         self.refusal = ""
@@ -76,7 +76,7 @@ class Transcript:
         self._turns: list[tuple[bool, int]] = []  # which stream was printed to, and how many bytes it had then
         self._keep_bytes = keep_bytes
         self._forwarder = forwarder
-        self.link_broke = False  # the runner says so: it needed it
+        self.link_broke = False  # the supervisor says so: it needed it
         self._link = None if link_token is None else LinkReader(link_token)
         self._on_message = on_message
         self._streams = {False: MarkedStream(token), True: MarkedStream(token)}
@@ -186,12 +186,12 @@ class Transcript:
             self._printed(data, stderr)
         else:
             for part in self._link.feed(data):
-                self._from_the_runner(part)
+                self._from_supervisor(part)
 
-    def _from_the_runner(self, part: bytes | FromRunner) -> None:
+    def _from_supervisor(self, part: bytes | SupervisorMessage) -> None:
         if isinstance(part, bytes):
             self._printed(part, stderr=False)
-        elif isinstance(part, CutOff):
+        elif isinstance(part, LinkLost):
             self.link_broke = True
         elif self._on_message is not None:
             self._on_message(part)

@@ -48,7 +48,7 @@ def stories():
     found = {}
     for pid in filter(str.isdigit, os.listdir("/proc")):
         words = tried(read, f"/proc/{pid}/cmdline") or ""
-        if "grading" in words or "runner" in words or "run.py" in words:
+        if "grading" in words or "supervisor" in words or "run.py" in words:
             found[pid] = words
     return found
 

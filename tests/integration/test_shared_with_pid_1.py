@@ -1,4 +1,4 @@
-"""Nothing that PID 1, or a grader's runner, needs after a program's end is shared with it: its last words always come."""
+"""Nothing that PID 1, or a grader's supervisor, needs after a program's end is shared with it: its last words always come."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ class Box:
 
 
 class Waiter:
-    """Starts the runner and is at the other end of its link.
+    """Starts the supervisor and is at the other end of its link.
 
     Each ``student`` that it is asked for is a program of this machine, unless ``answering`` says what is answered.
     """
@@ -91,7 +91,7 @@ class Waiter:
         environment = dict(os.environ, PATH=f"{PYTHON.parent}:{os.environ['PATH']}")
         environment.pop("PYTHONPATH", None)
         self.box = box
-        self.raw = b""  # all of the runner's standard output
+        self.raw = b""  # all of the supervisor's standard output
         self.output = b""  # what of it is no mark
         self.stderr = b""
         self.messages: list[Message] = []
@@ -101,8 +101,8 @@ class Waiter:
         self._programs: dict[object, subprocess.Popen[bytes]] = {}
         self._partial = b""
         self._lock = threading.Lock()
-        self.runner = subprocess.Popen(
-            [str(PYTHON), str(box.private / "lib/jobmanager_grading/runner.py"), *words],
+        self.supervisor = subprocess.Popen(
+            [str(PYTHON), str(box.private / "lib/jobmanager_grading/supervisor.py"), *words],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -114,36 +114,36 @@ class Waiter:
             thread.start()
 
     def until_the_end(self) -> int:
-        """Wait until the runner has ended; its exit code."""
-        code = self.runner.wait(60)
+        """Wait until the supervisor has ended; its exit code."""
+        code = self.supervisor.wait(60)
         self.break_the_link()
         for program in self._programs.values():
             program.kill()
         while self._threads:
             self._threads.pop().join(60)
-        for pipe in (self.runner.stdout, self.runner.stderr):
+        for pipe in (self.supervisor.stdout, self.supervisor.stderr):
             assert pipe is not None
             pipe.close()
         return code
 
     def break_the_link(self) -> None:
         """Nothing will ever come down again."""
-        assert self.runner.stdin is not None
+        assert self.supervisor.stdin is not None
         with self._lock:
             try:
-                self.runner.stdin.close()
+                self.supervisor.stdin.close()
             except BrokenPipeError:
                 pass
 
     def tell(self, kind: str, student: object, **fields: object) -> None:
         """Send a message down."""
-        assert self.runner.stdin is not None
+        assert self.supervisor.stdin is not None
         with self._lock:
-            if self.runner.stdin.closed:
+            if self.supervisor.stdin.closed:
                 return
             try:
-                self.runner.stdin.write(json.dumps({"type": kind, "id": student, **fields}).encode() + b"\n")
-                self.runner.stdin.flush()
+                self.supervisor.stdin.write(json.dumps({"type": kind, "id": student, **fields}).encode() + b"\n")
+                self.supervisor.stdin.flush()
             except BrokenPipeError:
                 pass  # it has ended
 
@@ -156,16 +156,16 @@ class Waiter:
         return eventually(lambda: self.asked(kind), within_s=60, what=kind)[0]
 
     def _hear(self) -> None:
-        assert self.runner.stdout is not None
+        assert self.supervisor.stdout is not None
         held = b""
-        while data := self.runner.stdout.read1(65536):  # type: ignore[attr-defined]
+        while data := self.supervisor.stdout.read1(65536):  # type: ignore[attr-defined]
             self.raw += data
             held = self._take(held + data)
         self.output += held
 
     def _hear_stderr(self) -> None:
-        assert self.runner.stderr is not None
-        self.stderr = self.runner.stderr.read()
+        assert self.supervisor.stderr is not None
+        self.stderr = self.supervisor.stderr.read()
 
     def _take(self, held: bytes) -> bytes:
         at = 0

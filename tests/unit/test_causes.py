@@ -46,7 +46,7 @@ ELSEWHERE = {
         "test_a_job_that_its_waiters_die_of_is_a_crash_and_its_neighbours_keep_their_verdicts",
     ),
     # what no real fault brings about at a known moment
-    "protocol_error": ("unit/test_students.py", "test_a_runner_that_makes_no_sense_ends_its_job_as_error"),
+    "protocol_error": ("unit/test_students.py", "test_a_supervisor_that_makes_no_sense_ends_its_job_as_error"),
     "infrastructure_error": ("unit/test_verdict.py", "test_each_line_has_its_outcome_and_names_its_proof"),
     "submitter_died": ("unit/test_ledger.py", "test_a_job_over_which_submitters_keep_dying_is_a_crash"),
     "overdue": ("unit/test_ledger.py", "test_no_word_long_past_every_limit_is_a_crash_and_not_before"),

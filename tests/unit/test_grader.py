@@ -50,7 +50,7 @@ def test_a_tasks_script_is_its_grader(script: str) -> None:
 
 def test_a_task_without_a_script_is_refused_with_the_names_that_were_looked_for() -> None:
     with pytest.raises(InvalidTask, match=r"run, run\.py or run\.sh; or give Grader\(run=\.\.\.\)"):
-        Task("x", grader=Grader(), files={"runner": "true", "bin/run": "true"})
+        Task("x", grader=Grader(), files={"supervisor": "true", "bin/run": "true"})
     assert Task("x", grader=Grader("true")).needs_container
 
 

@@ -219,7 +219,7 @@ def test_an_answer_is_what_a_result_file_may_hold(box: Box) -> None:
     printed(box, "tag", "clever")
     printed(box, "definetest", "empty list", "passed")
     # then: the host reads exactly that
-    said = result_file.parse((box.private / "result.json").read_bytes())
+    said = result_file.parse_result_file((box.private / "result.json").read_bytes())
     assert (said.outcome, said.grade, said.text, said.state) == ("failed", 62.5, "Close.", "seen")
     assert (said.problems["q1"].outcome, said.problems["q1"].text) == ("success", "Très bien.\n")
     assert said.custom == {"points": 7, "shape": {"a": [1, None]}, "name": "inf"}
@@ -269,7 +269,7 @@ def test_a_result_that_there_is_not_leaves_no_success_that_was_said_before(box: 
     printed(box, "feedback-result", "success")
     assert refused(box, *says)[0] == 2
     with pytest.raises(result_file.ResultFileError, match=r"result is neither success nor .*, but 'fail'"):
-        result_file.parse(json.dumps(box.answer).encode(), grader=True)
+        result_file.parse_result_file(json.dumps(box.answer).encode(), grader=True)
     printed(box, "feedback-result", "failed")
     assert box.answer == {"result": "failed"}, "the last word counts, as it did there"
 
@@ -433,10 +433,10 @@ def test_an_unknown_input_is_a_key_error_that_can_be_read(box: Box) -> None:
     assert printed(box, "python3", "-c", script).startswith(b"there is no input 'q9'; this job brought ")
 
 
-# ---- students, where there is no runner
+# ---- students, where there is no supervisor
 
 
-def test_without_a_runner_students_are_not_available(box: Box) -> None:
+def test_without_a_supervisor_students_are_not_available(box: Box) -> None:
     assert refused(box, "run_student", "true") == (
         251,
         "run_student: student containers are not available here: No such file or directory\n",

@@ -1,4 +1,4 @@
-"""The link: messages of a grading container's runner are told from output and taken apart; whatever is wrong is told in words."""
+"""The link: a grading supervisor's messages are separated from output and parsed; what is wrong with one is reported in words."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import pytest
 import jobmanager.grading
 from jobmanager.grading.link import (
     LARGEST_MESSAGE,
-    CutOff,
-    FromRunner,
     KillStudent,
+    LinkLost,
     LinkReader,
-    Nonsense,
+    ProtocolViolation,
     RunStudent,
     StudentInput,
-    Unsupported,
+    SupervisorMessage,
+    UnsupportedRequest,
     link_token,
-    parsed,
+    parse_message,
 )
 
 sys.path.insert(0, str(Path(jobmanager.grading.__file__).parent / "container" / "lib"))
@@ -43,11 +43,11 @@ ASKED = {
 
 
 def sent(message: dict[str, object]) -> bytes:
-    """As the runner sends it."""
+    """As the supervisor sends it."""
     return b"".join(Marks(TOKEN).of(message))
 
 
-def heard(data: bytes, *, pieces: int | None = None) -> tuple[bytes, list[FromRunner]]:
+def heard(data: bytes, *, pieces: int | None = None) -> tuple[bytes, list[SupervisorMessage]]:
     """Output and messages, of data that comes in pieces of this size."""
     reader, found = LinkReader(TOKEN), []
     for at in range(0, len(data), pieces or len(data)):
@@ -71,18 +71,19 @@ def test_a_wish_for_a_student_container_is_read_field_by_field() -> None:
             )
         ],
     )
-    assert parsed(b'{"type": "student", "id": 7, "command": "ls | wc"}') == RunStudent(id=7, command="ls | wc", env={})
+    assert parse_message(b'{"type": "student", "id": 7, "command": "ls | wc"}') == RunStudent(id=7, command="ls | wc", env={})
 
 
 def test_input_and_kill_are_read() -> None:
-    assert parsed(b'{"type": "stdin", "id": 3, "data": "AP8="}') == StudentInput(id=3, data=b"\x00\xff")
-    assert parsed(b'{"type": "stdin", "id": 3, "data": ""}') == StudentInput(id=3, data=b"")
-    assert parsed(b'{"type": "kill", "id": 3}') == KillStudent(id=3)
+    assert parse_message(b'{"type": "stdin", "id": 3, "data": "AP8="}') == StudentInput(id=3, data=b"\x00\xff")
+    assert parse_message(b'{"type": "stdin", "id": 3, "data": ""}') == StudentInput(id=3, data=b"")
+    assert parse_message(b'{"type": "kill", "id": 3}') == KillStudent(id=3)
 
 
 def test_a_wish_for_what_there_is_not_is_read_and_not_at_any_length() -> None:
-    assert parsed(b'{"type": "unsupported", "id": 4, "reason": "a session"}') == Unsupported(id=4, reason="a session")
-    assert parsed(b'{"type": "unsupported", "id": 4, "reason": "' + b"x" * 9999 + b'"}') == Unsupported(id=4, reason="x" * 2000)
+    assert parse_message(b'{"type": "unsupported", "id": 4, "reason": "a session"}') == UnsupportedRequest(id=4, reason="a session")
+    too_long = b'{"type": "unsupported", "id": 4, "reason": "' + b"x" * 9999 + b'"}'
+    assert parse_message(too_long) == UnsupportedRequest(id=4, reason="x" * 2000)
 
 
 @pytest.mark.parametrize("pieces", [1, 2, 7, 4096])
@@ -97,8 +98,8 @@ def test_messages_are_told_from_output_however_it_comes(pieces: int) -> None:
     assert messages[1] == StudentInput(id=1, data=bytes(10_000))
 
 
-def test_the_runners_last_word_is_read() -> None:
-    assert heard(b"x" + Marks(TOKEN).cut_off()) == (b"x", [CutOff()])
+def test_the_supervisors_last_word_is_read() -> None:
+    assert heard(b"x" + Marks(TOKEN).cut_off()) == (b"x", [LinkLost()])
 
 
 def test_messages_with_another_token_are_output() -> None:
@@ -148,14 +149,14 @@ NONSENSE = [
 
 @pytest.mark.parametrize(("message", "reason"), NONSENSE, ids=lambda value: str(value)[:60])
 def test_what_makes_no_sense_is_told_with_the_reason(message: bytes, reason: str) -> None:
-    found = parsed(message)
-    assert isinstance(found, Nonsense) and reason in found.reason
+    found = parse_message(message)
+    assert isinstance(found, ProtocolViolation) and reason in found.reason
     assert found.id == (None if reason in ("no JSON", "without an id", "nested too deep") or "larger" in reason else 1)
 
 
 def test_brackets_in_strings_nest_nothing() -> None:
     command = '"\\[{[{[{[{[{[{[{[{[{[{' * 3
-    found = parsed(json.dumps({"id": 1, "type": "student", "command": command}).encode())
+    found = parse_message(json.dumps({"id": 1, "type": "student", "command": command}).encode())
     assert isinstance(found, RunStudent) and found.command == command
 
 
@@ -163,13 +164,13 @@ def test_lines_that_are_no_message_are_nonsense() -> None:
     begin = b"\x1e1234 "
     for line in (b"\n", b"? YQ==\n", b". ***\n", b"bye\n"):
         output, (message,) = heard(begin + line)
-        assert output == b"" and isinstance(message, Nonsense) and message.id is None
+        assert output == b"" and isinstance(message, ProtocolViolation) and message.id is None
 
 
 def test_a_message_without_an_end_takes_bounded_memory() -> None:
     line = b"\x1e1234 + " + base64.b64encode(bytes(3000)) + b"\n"
     _, messages = heard(line * 1000)
-    assert messages and all(isinstance(message, Nonsense) for message in messages)
+    assert messages and all(isinstance(message, ProtocolViolation) for message in messages)
 
 
 def test_any_bytes_are_output_or_messages_and_nothing_else() -> None:

@@ -310,6 +310,6 @@ def test_a_grader_that_was_cut_off_from_its_students_is_a_crash_that_may_be_run_
     assert (verdict.outcome, verdict.cut_off) == (Outcome.CRASH, True)
 
 
-def test_a_runner_that_speaks_nonsense_is_an_error():
+def test_a_supervisor_that_speaks_nonsense_is_an_error():
     verdict = judge(RunFacts(program_started=True, protocol_error="no id"), LIMITS)
     assert verdict.outcome is Outcome.ERROR and "no id" in verdict.text

@@ -11,7 +11,7 @@ import pytest
 from jobmanager import Code, Grader, JobInput, Limits, Network, Task
 from jobmanager._callback_manager import CallbackManagers
 from jobmanager.engine.docker.config import container_config
-from jobmanager.grading.bundle import grader_command, runner_command
+from jobmanager.grading.bundle import grader_command, supervisor_command
 from jobmanager.ipc.messages import ContainerStarted, MonitorContainer, StartFailed
 from jobmanager.model.container import ContainerSpec, ImageDefaults
 from jobmanager.model.job import Request
@@ -132,7 +132,7 @@ def test_the_command_becomes_a_script_beside_the_server() -> None:
     assert b"t0ken" in session.files[".jobmanager/ssh/serve"] and b"TOKEN" not in session.files[".jobmanager/ssh/serve"]
 
 
-def test_a_graders_runner_starts_the_server_and_the_script_starts_the_grader() -> None:
+def test_a_graders_supervisor_starts_the_server_and_the_script_starts_the_grader() -> None:
     for run, words in ((None, ()), ("./check a", ("sh", "-c", "./check a")), (("python3", "check.py"), ("python3", "check.py"))):
         job = replace(JOB, command=grader_command(run), stdin=None, workspace="/task")
 
@@ -141,7 +141,7 @@ def test_a_graders_runner_starts_the_server_and_the_script_starts_the_grader() -
         script = shlex.split(session.files[".jobmanager/run"].decode())
         assert script[:4] == ["cd", "/task", "&&", "exec"] and script[-2:] == ["<", "/dev/null"]
         assert script[4:6] == ["python3", "-c"] and tuple(script[7:-2]) == words
-        assert runner_command(session.command)[-2:] == ("sh", ".jobmanager/ssh/serve")
+        assert supervisor_command(session.command)[-2:] == ("sh", ".jobmanager/ssh/serve")
         assert b"/job" not in session.files[".jobmanager/ssh/serve"] + session.files[".jobmanager/ssh/session"]
 
 

@@ -1,4 +1,4 @@
-"""Student containers on the fake engine, where a runner of a few lines says what no good runner would."""
+"""Student containers on the fake engine, where a supervisor of a few lines says what no good supervisor would."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SUCCEEDS = "echo '{\"result\": \"success\"}' > .jobmanager/result.json"
 
 @pytest.fixture
 def fake() -> Iterator[FakeEngineServer]:
-    with FakeEngineServer(images=[GRADING, STUDENT], programs={"python3": "sh runner"}) as server:
+    with FakeEngineServer(images=[GRADING, STUDENT], programs={"python3": "sh supervisor"}) as server:
         yield server
 
 
@@ -50,14 +50,14 @@ def said(**message: object) -> str:
 
 
 def graded(fake: FakeEngineServer, *lines: str, grader: Grader | None = None) -> JobResult:
-    """A job whose container has this in the runner's place."""
+    """A job whose container has this in the supervisor's place."""
     return all_graded(fake, [lines], grader=grader)[0]
 
 
 def all_graded(fake: FakeEngineServer, scripts: Sequence[Sequence[str]], *, grader: Grader | None = None) -> list[JobResult]:
     """The same for several jobs, at once."""
     with JobManager(DockerHost(fake.url, max_concurrent_jobs=20)) as manager:
-        files = [{"runner": "\n".join([*lines, SUCCEEDS])} for lines in scripts]
+        files = [{"supervisor": "\n".join([*lines, SUCCEEDS])} for lines in scripts]
         tasks = [Task(GRADING, grader=grader or Grader("true"), files=each, limits=LIMITS) for each in files]
         jobs = [manager.submit(task) for task in tasks]
         results = [job.result(60) for job in jobs]
@@ -66,7 +66,7 @@ def all_graded(fake: FakeEngineServer, scripts: Sequence[Sequence[str]], *, grad
 
 
 def heard(result: JobResult) -> list[dict[str, object]]:
-    """What the runner heard."""
+    """What the supervisor heard."""
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 
@@ -75,7 +75,7 @@ def until(count: int) -> str:
     return "\n".join(["read -r line; echo \"$line\""] * count)
 
 
-def test_a_students_streams_and_end_reach_the_runner(fake: FakeEngineServer) -> None:
+def test_a_students_streams_and_end_reach_the_supervisor(fake: FakeEngineServer) -> None:
     result = graded(
         fake,
         said(type="student", id=1, command="cat; echo err >&2; exit 3", environment=STUDENT),
@@ -107,7 +107,7 @@ NONSENSE = [
 ]
 
 
-def test_a_runner_that_makes_no_sense_ends_its_job_as_error(fake: FakeEngineServer) -> None:
+def test_a_supervisor_that_makes_no_sense_ends_its_job_as_error(fake: FakeEngineServer) -> None:
     results = all_graded(fake, [[*lines, "sleep 1000"] for lines, _ in NONSENSE])
     for result, (_, reason) in zip(results, NONSENSE, strict=True):
         assert (result.outcome, result.grade) == (Outcome.ERROR, 0), (result, reason)
@@ -182,7 +182,7 @@ def test_output_past_its_limit_is_not_relayed() -> None:
 
 
 def test_a_student_that_prints_faster_than_its_grader_reads_is_an_overflow_and_its_job_goes_on() -> None:
-    # given: a runner that reads nothing
+    # given: a supervisor that reads nothing
     all_of_them = students()
     told: list[bytes] = []
     flood = _StudentContainer(
@@ -285,7 +285,7 @@ def test_a_student_ends_with_its_job(fake: FakeEngineServer) -> None:
 
 def test_a_grading_job_whose_engine_dies_is_a_crash_and_leaves_nothing(fake: FakeEngineServer) -> None:
     results: list[JobResult] = []
-    files = {"runner": "\n".join([said(type="student", id=1, command="sleep 1000"), "sleep 1000"])}
+    files = {"supervisor": "\n".join([said(type="student", id=1, command="sleep 1000"), "sleep 1000"])}
     with JobManager(fake.url) as manager:
         manager.new_job(Task(GRADING, grader=Grader("true"), files=files, limits=LIMITS), callback=results.append)
         eventually(lambda: len(fake.containers()) == 2, what="its student runs")

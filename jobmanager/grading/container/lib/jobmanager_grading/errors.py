@@ -4,8 +4,8 @@ GradingError
 ├── BadValue       an argument makes no sense (also a ValueError)
 │   └── BadRequest     no student container can be asked for so
 ├── UnknownInput   the job brought no such input (also a KeyError)
-├── Unavailable    there is no runner to ask
-└── CutOff         the runner, or who reads a student's output, went away
+├── Unavailable    there is no supervisor to ask
+└── CutOff         the supervisor, or who reads a student's output, went away
 """
 
 
@@ -35,12 +35,12 @@ class UnknownInput(GradingError, KeyError):
 
 
 class Unavailable(GradingError):
-    """There is no runner to ask for a student container."""
+    """There is no supervisor to ask for a student container."""
 
     exit_code = 251
 
 
 class CutOff(GradingError):
-    """The runner, or who reads a student's output, went away before the student had ended."""
+    """The supervisor, or who reads a student's output, went away before the student had ended."""
 
     exit_code = 254

@@ -1,4 +1,4 @@
-"""Messages between the runner, the waiter and those who ask the runner for students: JSON, one object a line.
+"""Messages between the supervisor, the waiter and those who ask the supervisor for students: JSON, one object a line.
 
 Towards the waiter they go through standard output, which the grader writes to as well: as marks, each of them at most
 ``LONGEST_LINE`` bytes and written at once, so that none is ever torn (``docs/grading.md``, "The link").
@@ -11,7 +11,7 @@ LONGEST_LINE = 4096
 LARGEST = 1024 * 1024
 
 
-class Lines:
+class LineBuffer:
     """Cuts a stream into lines."""
 
     def __init__(self) -> "None":

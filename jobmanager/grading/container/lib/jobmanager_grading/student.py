@@ -165,21 +165,21 @@ def converse(
     write: "Callable[[bool, bytes], None]",
     killer: "Killer | None" = None,
 ) -> "StudentEnd":
-    """Ask the runner for a student container and be its streams until it has ended. Leaving early kills it."""
+    """Ask the supervisor for a student container and be its streams until it has ended. Leaving early kills it."""
     channel = _connected()
     try:
         channel.sendall(messages.line(asked))
         return _Conversation(channel, stdin, write, killer).until_the_end()
     except OSError as error:
-        raise CutOff(f"the runner is gone: {error.strerror or error}") from None
+        raise CutOff(f"the supervisor is gone: {error.strerror or error}") from None
     except (KeyError, ValueError) as error:
-        raise CutOff(f"the runner makes no sense: {error!r}") from None
+        raise CutOff(f"the supervisor makes no sense: {error!r}") from None
     finally:
         channel.close()
 
 
 class _Conversation:
-    """One student's program, on one connection to the runner."""
+    """One student's program, on one connection to the supervisor."""
 
     def __init__(
         self,
@@ -192,7 +192,7 @@ class _Conversation:
         self._stdin = stdin
         self._write = write
         self._killer = killer
-        self._lines = messages.Lines()
+        self._lines = messages.LineBuffer()
         self._untaken = 0
         self._feeds = False  # between its start and the end of its standard input
         self._is_read = True  # what it writes, by whoever we write it to
@@ -226,7 +226,7 @@ class _Conversation:
     def _hear(self) -> "None":
         data = self._channel.recv(256 * 1024)
         if not data:
-            raise CutOff("the runner is gone")
+            raise CutOff("the supervisor is gone")
         for line in self._lines.feed(data):
             self._act_on(messages.read(line))
 

@@ -1,12 +1,12 @@
-"""The runner: PID 1 starts it in the grading container. It starts the grader, and asks the waiter for what the grader wants.
+"""The supervisor: PID 1 starts it in the grading container. It starts the grader, and asks the waiter for what the grader wants.
 
 ::
 
-    waiter ── standard input: lines ─────────────►┐
-    waiter ◄── standard output: marks ── runner ──┤◄── .jobmanager/control ──► run_student, one connection a student
-                                            └── starts ──► grader
+    waiter ── standard input: lines ─────────────────►┐
+    waiter ◄── standard output: marks ── supervisor ──┤◄── .jobmanager/control ──► run_student, one connection a student
+                                                      └── starts ──► grader
 
-One thread waits for all of them at once. It never writes to somebody who would have to read first: what does not fit is kept.
+One thread waits for all of them at once. It never blocks on a write: what the other end does not take yet is kept.
 A student's output is bounded by its limits; what a student is sent, by its sender, who waits until it was taken.
 """
 
@@ -22,33 +22,33 @@ if __name__ == "__main__":  # started as a file: then Python looks for modules b
 from jobmanager_grading import grader, messages, place
 
 CUT_OFF = 254
-_MOST_WAITING = 64  # marks on their way up, before nobody is listened to
-_FIELDS = {  # of what a connection begins with
+_MOST_WAITING = 64  # marks that wait for the waiter; with more, requests are not read
+_FIELDS = {  # of the request that a connection begins with
     "student": ("command", "environment", "cpu_time_s", "wall_time_s", "memory_mib", "share_network", "env"),
     "unsupported": ("reason",),
 }  # type: dict[object, tuple[str, ...]]
 
 
 class LinkBroken(Exception):
-    """A student container was under way, or asked for, and nobody is there to see to it."""
+    """The waiter is gone while a student container runs or is asked for."""
 
 
-class Client:
-    """Somebody who asks for a student container, and is its streams."""
+class StudentConnection:
+    """The connection of a process that asks for a student container, and then carries its streams."""
 
     def __init__(self, channel: "socket.socket") -> "None":
         self.channel = channel
-        self.student = 0  # its id; 0: none was asked for yet
-        self.over = False  # nothing more will be said to it
-        self._lines = messages.Lines()
+        self.student = 0  # its id; 0: not asked for yet
+        self.over = False  # nothing more will be sent to it
+        self._lines = messages.LineBuffer()
         self._unsent = bytearray()
 
     def interest(self, listen: "bool") -> "int":
-        """What to wait for: with a poll of its own, it is told of the other end's death in any case."""
+        """The events to poll for. ``poll`` reports the other end's death in any case."""
         return (select.POLLIN if listen else 0) | (select.POLLOUT if self._unsent else 0)
 
-    def hear(self) -> "list[dict[str, object]] | None":
-        """What it says; None when it is gone. Raises ValueError at nonsense."""
+    def receive(self) -> "list[dict[str, object]] | None":
+        """Messages that have arrived; None when the other end is gone. Raises ValueError for an invalid one."""
         try:
             data = self.channel.recv(256 * 1024)
         except BlockingIOError:
@@ -57,52 +57,52 @@ class Client:
             return None
         return [messages.read(line) for line in self._lines.feed(data)] if data else None
 
-    def tell(self, line: "bytes") -> "None":
-        """Send it a line, now or when it reads."""
+    def send(self, line: "bytes") -> "None":
+        """Send a line, now or when the other end reads."""
         self._unsent += line
         self.flush()
 
     def flush(self) -> "None":
-        """Send what it takes."""
+        """Send as much as the other end takes."""
         try:
             sent = self.channel.send(self._unsent) if self._unsent else 0
             del self._unsent[:sent]
         except BlockingIOError:
             pass
         except OSError:
-            self._unsent.clear()  # it is gone; reading tells
+            self._unsent.clear()  # it is gone; the next read reports it
 
     @property
     def done(self) -> "bool":
-        """Whether it has been told everything."""
+        """Whether everything has been sent."""
         return self.over and not self._unsent
 
 
-class Runner:
+class Supervisor:
     """Relays between the grader's clients and the waiter until the grader has ended."""
 
     def __init__(self, token: "str", link: "int", out: "int", listener: "socket.socket", ended: "int") -> "None":
         self._marks = messages.Marks(token)
         self._link, self._out = link, out
         self._link_is_up = True
-        self._lines = messages.Lines()
+        self._lines = messages.LineBuffer()
         self._listener = listener
         self._ended = ended
-        self._clients = {}  # type: dict[int, Client]  # by file descriptor
-        self._students = {}  # type: dict[int, Client]  # by id
+        self._clients = {}  # type: dict[int, StudentConnection]  # by file descriptor
+        self._students = {}  # type: dict[int, StudentConnection]  # by id
         self._last_id = 0
         self._waiting = []  # type: list[bytes]  # marks, in their order
 
-    def until_the_end(self, child: "int") -> "int":
-        """Relay; the grader's exit code."""
+    def relay_until_end(self, child: "int") -> "int":
+        """Relay until the grader has ended; its exit code."""
         while True:
             code = _exit_code(child)
             if code is not None:
                 return code
             self._once()
 
-    def cut_off(self) -> "None":
-        """Say that the link broke, as far as anybody hears it."""
+    def report_broken_link(self) -> "None":
+        """Tell the waiter that the link broke, if it still reads."""
         try:
             _write(self._out, self._marks.cut_off())
         except OSError:
@@ -113,11 +113,11 @@ class Runner:
             if fd == self._ended:
                 os.read(fd, 4096)
             elif fd == self._link:
-                self._hear_the_waiter()
+                self._receive_from_waiter()
             elif fd == self._out:
-                self._send_up()
+                self._send_to_waiter()
             elif fd == self._listener.fileno():
-                self._welcome()
+                self._accept()
             else:
                 self._serve(self._clients[fd], happened)
         for client in [client for client in self._clients.values() if client.done]:
@@ -137,7 +137,7 @@ class Runner:
             poller.register(fd, client.interest(len(self._waiting) < _MOST_WAITING))
         return poller.poll()
 
-    def _hear_the_waiter(self) -> "None":
+    def _receive_from_waiter(self) -> "None":
         data = os.read(self._link, 256 * 1024)
         self._link_is_up = bool(data)
         for line in self._lines.feed(data):
@@ -146,74 +146,74 @@ class Runner:
             client = self._students.get(student) if isinstance(student, int) else None
             if client is None:
                 continue
-            client.tell(line + b"\n")
+            client.send(line + b"\n")
             if message["type"] == "end":
                 client.over = True
                 del self._students[client.student]
 
-    def _send_up(self) -> "None":
+    def _send_to_waiter(self) -> "None":
         try:
             _write(self._out, self._waiting.pop(0))
         except OSError:
             self._waiting.clear()
             self._link_is_up = False
 
-    def _welcome(self) -> "None":
+    def _accept(self) -> "None":
         try:
             channel, _ = self._listener.accept()
         except OSError:
             return  # it has gone again, or there are too many
         channel.setblocking(False)
-        self._clients[channel.fileno()] = Client(channel)
+        self._clients[channel.fileno()] = StudentConnection(channel)
 
-    def _serve(self, client: "Client", happened: "int") -> "None":
+    def _serve(self, client: "StudentConnection", happened: "int") -> "None":
         if happened & select.POLLOUT:
             client.flush()
         if not happened & ~select.POLLOUT:
             return
         try:
-            said = client.hear()
-            if said is None:
+            received = client.receive()
+            if received is None:
                 self._drop(client)
                 return
-            for message in said:
-                self._act_on(client, message)
+            for message in received:
+                self._handle(client, message)
         except ValueError as error:
-            self._refuse(client, f"the runner was told nonsense: {error}")
+            self._refuse(client, f"the supervisor received an invalid message: {error}")
 
-    def _act_on(self, client: "Client", message: "dict[str, object]") -> "None":
+    def _handle(self, client: "StudentConnection", message: "dict[str, object]") -> "None":
         kind = message["type"]
         if kind in _FIELDS and not client.student:
             self._last_id += 1
             client.student = self._last_id
             self._students[client.student] = client
-            self._up(kind, client, {name: message[name] for name in _FIELDS[kind] if name in message})
+            self._queue(kind, client, {name: message[name] for name in _FIELDS[kind] if name in message})
         elif kind == "stdin" and client.student in self._students:
-            self._up("stdin", client, {"data": message.get("data")})
+            self._queue("stdin", client, {"data": message.get("data")})
         elif kind == "kill" and client.student in self._students:
-            self._up("kill", client, {})
+            self._queue("kill", client, {})
         elif not client.student or kind not in ("stdin", "kill"):
             raise ValueError(f"a connection begins with one request for a student, not {kind!r}")
 
-    def _up(self, kind: "object", client: "Client", fields: "dict[str, object]") -> "None":
+    def _queue(self, kind: "object", client: "StudentConnection", fields: "dict[str, object]") -> "None":
         self._waiting += self._marks.of(dict(fields, type=kind, id=client.student))
 
-    def _refuse(self, client: "Client", reason: "str") -> "None":
+    def _refuse(self, client: "StudentConnection", reason: "str") -> "None":
         if self._students.pop(client.student, None) is not None:
-            self._up("kill", client, {})
-        client.tell(messages.line({"type": "end", "id": client.student, "outcome": "error", "text": reason}))
+            self._queue("kill", client, {})
+        client.send(messages.line({"type": "end", "id": client.student, "outcome": "error", "text": reason}))
         client.over = True
 
-    def _drop(self, client: "Client") -> "None":
-        """It is gone, and its student with it."""
+    def _drop(self, client: "StudentConnection") -> "None":
+        """Close a connection that is gone. Its student container is killed."""
         if self._students.pop(client.student, None) is not None:
-            self._up("kill", client, {})
+            self._queue("kill", client, {})
         del self._clients[client.channel.fileno()]
         client.channel.close()
 
 
 def _exit_code(child: "int") -> "int | None":
-    """The exit code of a child that has ended, as a shell would tell it."""
+    """The exit code of a child that has ended, as a shell reports it; None while it runs."""
     pid, status = os.waitpid(child, os.WNOHANG)
     if pid == 0:
         return None
@@ -221,21 +221,21 @@ def _exit_code(child: "int") -> "int | None":
 
 
 def _write(fd: "int", data: "bytes") -> "None":
-    """All of it; at most ``LONGEST_LINE`` bytes go to a pipe at once or not at all."""
+    """Write all of it. At most ``LONGEST_LINE`` bytes go to a pipe at once or not at all."""
     while data:
         data = data[os.write(fd, data) :]
 
 
-def _of_its_own(out: "int") -> "int":
-    """The same pipe, opened anew: a grader that leaves its standard output non-blocking must not cost the runner its words."""
+def _reopened(out: "int") -> "int":
+    """The same pipe, opened anew, so that a grader that makes its standard output non-blocking breaks no write in here."""
     try:
         return os.open(f"/proc/self/fd/{out}", os.O_WRONLY)
     except OSError:
         return out
 
 
-def _told_of_children() -> "int":
-    """A descriptor that can be read when a child has ended."""
+def _child_ended_descriptor() -> "int":
+    """A descriptor that becomes readable when a child has ended."""
     read, write = os.pipe()
     os.set_blocking(write, False)
     signal.set_wakeup_fd(write)
@@ -254,14 +254,14 @@ def _listening() -> "socket.socket":
 
 
 def _token() -> "str":
-    """The link's token. Its file is removed, so that no program stumbles over it."""
+    """The link's token. Its file is removed, so that no program comes across it."""
     with open(place.LINK_TOKEN) as file:
         token = file.read().strip()
     os.unlink(place.LINK_TOKEN)
     return token
 
 
-def _lead_to_the_course() -> "None":
+def _link_course_folder() -> "None":
     """Graders written for INGInious find their course's files in a folder of their own, which is empty here."""
     if place.TASK != "/task" or not os.path.isdir(place.COURSE):
         return
@@ -272,8 +272,8 @@ def _lead_to_the_course() -> "None":
             sys.stderr.write(f"{place.OLD_COURSE}/{name} is not there: {error}\n")
 
 
-def _bring_archive() -> "None":
-    """They put files into another folder to have them brought back."""
+def _archive_old_folder() -> "None":
+    """Graders written for INGInious put the files that they return into another folder."""
     if place.TASK == "/task" and os.path.isdir(place.OLD_ARCHIVE) and os.listdir(place.OLD_ARCHIVE):
         from jobmanager_grading import errors, files
 
@@ -286,16 +286,16 @@ def _bring_archive() -> "None":
 def main(given: "list[str]") -> "int":
     """Run the grader, given words or the task's own script; the exit code."""
     os.makedirs(place.ARCHIVE, exist_ok=True)  # so that a folder without it is known to be no workspace of ours
-    _lead_to_the_course()
-    runner = Runner(_token(), 0, _of_its_own(1), _listening(), _told_of_children())
+    _link_course_folder()
+    supervisor = Supervisor(_token(), 0, _reopened(1), _listening(), _child_ended_descriptor())
     try:
         child = grader.start(grader.words(given))
     except grader.CannotStart as error:
         sys.stderr.write(f"the grader cannot be started: {error}\n")
         return error.exit_code
     try:
-        code = runner.until_the_end(child)
-        _bring_archive()
+        code = supervisor.relay_until_end(child)
+        _archive_old_folder()
         return code
     except LinkBroken:
         pass
@@ -304,7 +304,7 @@ def main(given: "list[str]") -> "int":
 
         traceback.print_exc()
     os.kill(child, signal.SIGKILL)
-    runner.cut_off()
+    supervisor.report_broken_link()
     return CUT_OFF
 
 

@@ -1,4 +1,4 @@
-"""The runner of a grading container: a real process, real commands, and at the other end of its link a waiter made for tests."""
+"""The grading supervisor: a real process, real commands, and at the other end of its link a waiter made for tests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from jobmanager.grading.link import CutOff, LinkReader, RunStudent, StudentInput
+from jobmanager.grading.link import LinkLost, LinkReader, RunStudent, StudentInput
 from tests.conftest import eventually
 from tests.unit.grading_box import TOKEN, Box, Message, Waiter
 
@@ -60,7 +60,7 @@ def test_a_grader_finds_its_folder_its_commands_and_no_standard_input(box: Box) 
     assert box.answer == {"result": "success"}
 
 
-def test_the_runner_ends_as_its_grader_did(box: Box) -> None:
+def test_the_supervisor_ends_as_its_grader_did(box: Box) -> None:
     box.write("run", "#!/bin/sh\nexit 7\n")
     assert Waiter(box).until_the_end() == 7
 
@@ -275,7 +275,7 @@ def run_student_of(waiter: Waiter) -> int:
     """The process of the command ``run_student`` that waits for its student."""
 
     def found() -> list[int]:
-        family = psutil.Process(waiter.runner.pid).children(recursive=True)
+        family = psutil.Process(waiter.supervisor.pid).children(recursive=True)
         return [process.pid for process in family if process.cmdline()[1:2] == [str(waiter.box.private / "bin/run_student")]]
 
     return eventually(found)[-1]
@@ -418,9 +418,9 @@ def test_a_grader_that_asks_for_no_student_outlives_its_link(box: Box) -> None:
 def test_nonsense_from_above_cuts_the_run_off(box: Box) -> None:
     waiter = Waiter(box, "sh", "-c", "read line <fifo")
     os.mkfifo(box.folder / "fifo")
-    assert waiter.runner.stdin is not None
-    waiter.runner.stdin.write(b"no message\n")
-    waiter.runner.stdin.flush()
+    assert waiter.supervisor.stdin is not None
+    waiter.supervisor.stdin.write(b"no message\n")
+    waiter.supervisor.stdin.flush()
     assert waiter.until_the_end() == 254
     assert waiter.was_cut_off
 
@@ -437,9 +437,9 @@ def test_nonsense_on_the_control_socket_harms_only_who_said_it(box: Box) -> None
 
 
 def said_to(box: Box, data: bytes, *, leave: bool = False) -> bytes:
-    """What the runner answers on its socket."""
+    """What the supervisor answers on its socket."""
     with socket.socket(socket.AF_UNIX) as client:
-        eventually(lambda: client.connect_ex(str(box.private / "control")) == 0, what="the runner listens")
+        eventually(lambda: client.connect_ex(str(box.private / "control")) == 0, what="the supervisor listens")
         client.sendall(data)
         return b"" if leave else client.recv(65536)
 
@@ -449,7 +449,7 @@ def test_only_its_own_user_reaches_the_control_socket(box: Box) -> None:
     assert waiter.output.startswith(b"srwx------")
 
 
-def test_the_host_reads_what_the_runner_writes(box: Box) -> None:
+def test_the_host_reads_what_the_supervisor_writes(box: Box) -> None:
     box.write("data", bytes(20_000))
     waiter = Waiter(
         box, "sh", "-c", "echo a; run_student --memory 7 --time 1.5 cat <data | tail -c 1; run_student sleep 600 & exec sleep 600"
@@ -462,7 +462,7 @@ def test_the_host_reads_what_the_runner_writes(box: Box) -> None:
     assert told[0] == RunStudent(id=1, command=("cat",), cpu_time_s=1.5, memory_mib=7, env={})
     assert RunStudent(id=2, command=("sleep", "600"), env={}) in told
     assert b"".join(message.data for message in told if isinstance(message, StudentInput) and message.id == 1) == bytes(20_000)
-    assert told[-1] == CutOff()
+    assert told[-1] == LinkLost()
     assert b"".join(part for part in read if isinstance(part, bytes)) == waiter.output == b"a\n\0"
 
 
