@@ -22,7 +22,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
-from jobmanager.engine.connect import adapter, connect
+from jobmanager.engine.connect import connect, engine_class
 from jobmanager.engine.labels import MANAGER_LABEL, STUDENT_LABEL
 from jobmanager.engine.protocol import Engine, EngineError
 from jobmanager.ipc.messages import (
@@ -61,7 +61,7 @@ def main(connection: Connection) -> None:
     outbox = Outbox(connection)
     outbox.start()
     forward_logs(outbox.send, lambda: outbox.drain(_FLUSH_TIMEOUT_S))
-    adapter(settings.address)  # before threads start: of several that fail to import it at once, some report a wrong reason
+    engine_class(settings.address)  # before threads start: of several that fail to import it at once, some report a wrong reason
     global _the_waiter
     waiter = _the_waiter = Waiter(settings, outbox.send)
     waiter.start()

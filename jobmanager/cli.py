@@ -26,7 +26,7 @@ from jobmanager.control.engine_session import open_engine
 from jobmanager.control.settings import default_host
 from jobmanager.doctor.advice import tried
 from jobmanager.doctor.probes import HostReport, examine
-from jobmanager.engine.orphans import Kind, Leftover, Removal, Survey, remove_leftovers, survey
+from jobmanager.engine.orphans import Leftover, LeftoverKind, Removal, Survey, remove_leftovers, survey
 from jobmanager.errors import EngineUnavailable, InvalidHost, JobManagerError
 from jobmanager.model.container import EngineAbout
 from jobmanager.model.host import DockerHost
@@ -249,13 +249,13 @@ def _absent(managers: Sequence[str], chosen: Sequence[Leftover]) -> list[str]:
 
 
 def _sweep_code(removals: Sequence[Removal]) -> int:
-    return BAD if any(removal.trouble for removal in removals) else FINE
+    return BAD if any(removal.error for removal in removals) else FINE
 
 
 def _sweep_record(
     host: DockerHost, chosen: Sequence[Leftover], others: Sequence[Leftover], removals: Sequence[Removal], *, removed: bool
 ) -> dict[str, object]:
-    troubles = {removal.leftover.id: removal.trouble for removal in removals}
+    troubles = {removal.leftover.id: removal.error for removal in removals}
     return {
         "host": host.name,
         "url": host.url,
@@ -276,7 +276,7 @@ def _show_sweep(
     removed: bool,
 ) -> None:
     console.print(_heading(host.name))
-    troubles = {removal.leftover.id: removal.trouble for removal in removals}
+    troubles = {removal.leftover.id: removal.error for removal in removals}
     name = Column("name", overflow="fold")
     table = Table("kind", name, "manager", "job", "age", "why", *(["removed"] if removed else []), box=SIMPLE_HEAD)
     for each in chosen:
@@ -314,7 +314,7 @@ def _left_alone(others: Sequence[Leftover]) -> Iterator[str]:
 
 
 def _counted(things: Sequence[Leftover]) -> str:
-    counts = {kind: sum(each.kind is kind for each in things) for kind in Kind}
+    counts = {kind: sum(each.kind is kind for each in things) for kind in LeftoverKind}
     return " and ".join(f"{count} {kind}{'s' if count > 1 else ''}" for kind, count in counts.items() if count)
 
 

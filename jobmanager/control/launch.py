@@ -75,8 +75,8 @@ def _program(command: MonitorJob) -> str | tuple[str, ...]:
 def _with_ssh(message: MonitorContainer, grader: Grader | None) -> MonitorContainer:
     """The same with an SSH server in the place of the program: a grader, or the task's command."""
     if grader is None:
-        return debug_session.session(message)
-    session = debug_session.session(replace(message, command=grader_command(grader.run)))  # type: ignore[arg-type]
+        return debug_session.with_ssh_server(message)
+    session = debug_session.with_ssh_server(replace(message, command=grader_command(grader.run)))  # type: ignore[arg-type]
     return replace(session, command=supervisor_command(session.command))
 
 

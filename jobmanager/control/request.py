@@ -88,7 +88,7 @@ def _request(task: Task, inputdata: InputData, given: Mapping[str, Any], ssh_tim
 def _debugged(task: Task, session_s: float) -> Task:
     if not task.needs_container:
         raise InvalidInput('debug="ssh" needs a task that runs in a container: all problems of this one are answered without')
-    return debug_session.debugged(task, session_s=session_s)
+    return debug_session.debug_task(task, session_s=session_s)
 
 
 def checked_job_id(job_id: str) -> str:

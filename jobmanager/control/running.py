@@ -15,7 +15,7 @@ from jobmanager.control import shutdown
 from jobmanager.control.loop import Loop
 from jobmanager.control.settings import ManagerSettings
 from jobmanager.control.shutdown import Drain, ShutdownTimeouts
-from jobmanager.engine.labels import retire
+from jobmanager.engine.labels import mark_closed
 from jobmanager.errors import Closed, EngineUnavailable
 from jobmanager.events import JobEnded, ManagerClosing
 from jobmanager.hooks import HookManager
@@ -131,7 +131,7 @@ class RunningManager:
         if not self.ledger.wait_until_deleted(timeouts.delete_s):
             _log.error("left on their hosts, to be swept when they answer again: %s", self.ledger.containers())
         self.loop.close()
-        retire(self._manager_id)
+        mark_closed(self._manager_id)
         self._callbacks.close(_THREAD_END_S)
         self._hooks.drain(_THREAD_END_S)
         drain_logs(_THREAD_END_S)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from jobmanager.control.child_process import Child, Listener
-from jobmanager.engine.labels import retired
+from jobmanager.engine.labels import closed_managers
 from jobmanager.ipc.messages import (
     CheckHostNow,
     ClosedManagers,
@@ -185,11 +185,11 @@ class Waiters:
         return list(self._waiters)
 
     def _announce_closed_managers(self) -> None:
-        now_retired = retired()
+        now_closed = closed_managers()
         for waiter in self._waiters.values():
-            if waiter.settings.monitors_host and waiter.known_closed != now_retired:
-                waiter.known_closed = now_retired
-                waiter.child.send(ClosedManagers(manager_ids=now_retired))
+            if waiter.settings.monitors_host and waiter.known_closed != now_closed:
+                waiter.known_closed = now_closed
+                waiter.child.send(ClosedManagers(manager_ids=now_closed))
 
     def _start_one(self, settings: WaiterSettings) -> None:
         now = self._clock()

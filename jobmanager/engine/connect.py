@@ -1,4 +1,4 @@
-"""An engine for a host's address."""
+"""Chooses the engine class for a host's address."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Callable
 from jobmanager.engine.protocol import Engine
 from jobmanager.model.host import Address
 
-__all__ = ["adapter", "connect"]
+__all__ = ["connect", "engine_class"]
 
 
 def connect(address: Address, timeout_s: float) -> Engine:
-    """The engine of that address; every call on it ends within ``timeout_s``. Connects at the first call."""
-    return adapter(address)(address, timeout_s=timeout_s)
+    """The engine at this address. Each of its calls ends within ``timeout_s``; the first one connects."""
+    return engine_class(address)(address, timeout_s=timeout_s)
 
 
-def adapter(address: Address) -> Callable[..., Engine]:
-    """What speaks with engines of that kind. It is imported here: who talks to a fake never pays for docker's import."""
+def engine_class(address: Address) -> Callable[..., Engine]:
+    """The class for this kind of address. It is imported here, so that a fake engine does not need docker's import."""
     if address.url.startswith("fake://"):
         from jobmanager.testing.fake.client import FakeEngine
 

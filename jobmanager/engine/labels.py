@@ -1,10 +1,10 @@
-"""Who owns a container or a volume: labels that let anybody tell whether the owner is still alive.
+"""Labels on containers and volumes: they name the owner, so that every manager can find out whether it is still alive.
 
-An owner is proven dead only from inside its own PID and time namespace, in its own boot: PID and start time name a
-process for ever there (the kernel shows start times by the clock of the reader's time namespace). For all others time
-must tell: a container's label says how long it can be of use at most.
+Whether an owner is dead can be proven only in its own boot, PID namespace and time namespace: only there do PID and start
+time identify a process for ever (the kernel shows start times by the clock of the reader's time namespace). Elsewhere the
+lease decides: a label says how long a container can be of use at most.
 
-Where a process is, is read anew each time: a fork, or its child's first moment in a new namespace, changes it.
+A process's namespaces are read anew each time, as a fork, or a new namespace for its children, changes them.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ JOB_LABEL = "jobmanager.job"
 OWNER_LABEL = "jobmanager.owner"
 LEASE_LABEL = "jobmanager.lease_s"
 STUDENT_LABEL = "jobmanager.student_of"  # on a student container: its grading container's name
-_MOST_DIGITS = 18
-_MOST_RETIRED = 1000
+_MAX_DIGITS = 18
+_MAX_CLOSED = 1000
 _UNKNOWN = "?"
 
-_retired: deque[str] = deque(maxlen=_MOST_RETIRED)
+_closed: deque[str] = deque(maxlen=_MAX_CLOSED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Owner:
-    """The process that a manager lives in."""
+    """The process that a manager runs in."""
 
     boot: str
     pid_namespace: str
-    time_namespace: str  # empty in the labels of versions before 0.2, which did not tell
+    time_namespace: str  # empty in the labels of versions before 0.2
     pid: int
     started: str
 
@@ -64,14 +64,14 @@ class Owner:
         """The owner as a label's value."""
         return f"{self.boot}/{self.pid_namespace}/{self.pid}/{self.started}/{self.time_namespace}"
 
-    def is_in_sight(self) -> bool:
-        """Whether this process could see it: ``/proc`` shows processes of its namespaces, in its boot."""
+    def is_visible(self) -> bool:
+        """Whether this process could see the owner: ``/proc`` shows the processes of our own namespaces and boot."""
         place = (self.boot, self.pid_namespace, self.time_namespace)
         return _UNKNOWN not in place and place == (_boot(), _namespace("pid"), _namespace("time")) and _proc_is_ours()
 
     def is_proven_dead(self) -> bool:
-        """Whether this process can see that the owner is gone; False for one that it could not see."""
-        if not self.started or not self.is_in_sight():
+        """Whether this process can see that the owner is gone; False for an owner that it could not see."""
+        if not self.started or not self.is_visible():
             return False
         return _started(self.pid) != self.started and not _is_hidden(self.pid)
 
@@ -86,30 +86,32 @@ def labels(manager_id: str, job_id: str, lease_s: float, owner: Owner) -> dict[s
     }
 
 
-def retire(manager_id: str) -> None:
-    """A manager of this process has closed: what it had to leave on a host is nobody's from now on."""
-    _retired.append(manager_id)
+def mark_closed(manager_id: str) -> None:
+    """A manager of this process has closed: what it left on hosts can be removed from now on."""
+    _closed.append(manager_id)
 
 
-def retired() -> frozenset[str]:
-    """The managers of this process that have closed; of very many the latest, the others' things wait for its end."""
-    return frozenset(_retired.copy())  # a copy is made in one step, whoever closes meanwhile
+def closed_managers() -> frozenset[str]:
+    """The last 1,000 managers of this process that have closed. What earlier ones left is swept when this process ends."""
+    return frozenset(_closed.copy())  # copying is atomic, also while another thread appends
 
 
-def why_abandoned(given: Mapping[str, str], created_at_s: float, now_s: float, retired: Collection[str] = ()) -> str:
-    """Why the owner of something with these labels is dead, in words; empty when it may be alive.
+def abandonment_reason(
+    given: Mapping[str, str], created_at_s: float, now_s: float, closed_managers: Collection[str] = ()
+) -> str:
+    """Why something with these labels is abandoned, in words; empty when its owner may be alive.
 
-    Its manager has closed (``retired``), its process is proven dead here, or, for one that nobody here could see, its
+    The manager has closed (``closed_managers``), its process is proven dead, or, where this process could not see it, the
     lease is over by the engine's own clock (``now_s``).
     """
     owner = Owner.parse(given.get(OWNER_LABEL, ""))
     if owner is None:
         return ""
-    if given.get(MANAGER_LABEL) in retired:
+    if given.get(MANAGER_LABEL) in closed_managers:
         return "its manager has closed"
     if owner.is_proven_dead():
         return f"its process {owner.pid} has ended"
-    if owner.is_in_sight():
+    if owner.is_visible():
         return ""
     lease_s = _lease_s(given)
     return f"its lease of {lease_s:.0f} s is over" if created_at_s > 0 and now_s - created_at_s > lease_s else ""
@@ -121,8 +123,8 @@ def _lease_s(given: Mapping[str, str]) -> float:
 
 
 def _is_number(word: str) -> bool:
-    """Whether a label's word is a number as we write them: other scripts have digits that int() takes, or does not."""
-    return word.isascii() and word.isdigit() and len(word) <= _MOST_DIGITS
+    """Whether a label's word is a number as we write it: ASCII digits, no other script's."""
+    return word.isascii() and word.isdigit() and len(word) <= _MAX_DIGITS
 
 
 @cache
@@ -135,7 +137,7 @@ def _boot() -> str:
 
 
 def _namespace(kind: str) -> str:
-    """The number of one of this process's namespaces; "-" where there are none of the kind."""
+    """The number of one of this process's namespaces; "-" where the system has none of that kind."""
     try:
         return os.readlink(f"/proc/self/ns/{kind}").strip(f"{kind}:[]")
     except OSError:
@@ -143,7 +145,7 @@ def _namespace(kind: str) -> str:
 
 
 def _proc_is_ours() -> bool:
-    """Whether ``/proc`` shows our PID namespace: in a new one, an outer one's stays until somebody mounts another."""
+    """Whether ``/proc`` shows our PID namespace: a new namespace has the outer one's ``/proc`` until another is mounted."""
     if not _is_linux():
         return True
     try:
@@ -151,7 +153,7 @@ def _proc_is_ours() -> bool:
             pids = next(line.split()[1:] for line in file if line.startswith(b"NSpid:"))
     except (OSError, StopIteration):
         return False
-    return len(pids) == 1  # one for each namespace from that of the mount down to ours
+    return len(pids) == 1  # one per namespace, from the mount's down to ours
 
 
 def _is_linux() -> bool:
@@ -159,10 +161,10 @@ def _is_linux() -> bool:
 
 
 def _started(pid: int | str) -> str | None:
-    """When a process started, in a form that never changes while it lives; None when there is none, or a zombie.
+    """When a process started, in a form that never changes while it lives; None for no process or a zombie.
 
-    ``self`` is right even where ``/proc`` is another namespace's. Not psutil's create_time on Linux: that moves when
-    the system's clock is set.
+    ``self`` is right even where ``/proc`` is another namespace's. On Linux this is not psutil's create_time, which changes
+    when the system's clock is set.
     """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
@@ -175,9 +177,10 @@ def _started(pid: int | str) -> str | None:
 
 
 def _is_hidden(pid: int) -> bool:
-    """Whether it lives but /proc does not show it: mounted with ``hidepid``, that keeps other users' processes back.
+    """Whether the process lives but ``/proc`` hides it: with ``hidepid`` it shows no processes of other users.
 
-    Also those of our own user that gave up root's rights and have not begun another program since: a web server's workers.
+    It also hides processes of our own user that gave up root's rights and have not executed another program since, such as a
+    web server's workers.
     """
     try:
         with open(f"/proc/{pid}/stat", "rb"):

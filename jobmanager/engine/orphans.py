@@ -1,4 +1,4 @@
-"""Sweeping: what dead managers left on a host, and its removal. What belongs to one that may be alive is never touched."""
+"""Sweeping: finds and removes what dead managers left on a host. What belongs to a manager that may be alive is not touched."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from enum import Enum
 
 from jobmanager.engine.docker.config import VOLUME_LABEL
-from jobmanager.engine.labels import JOB_LABEL, MANAGER_LABEL, STUDENT_LABEL, why_abandoned
+from jobmanager.engine.labels import JOB_LABEL, MANAGER_LABEL, STUDENT_LABEL, abandonment_reason
 from jobmanager.engine.protocol import BeingRemoved, Engine, EngineFailed, Refused
 from jobmanager.model.container import ContainerState, VolumeState
 
 _ANY_MANAGER = {MANAGER_LABEL: None}
 
 
-class Kind(str, Enum):
-    """What a manager makes on a host."""
+class LeftoverKind(str, Enum):
+    """What a manager creates on a host."""
 
     CONTAINER = "container"
     VOLUME = "volume"
@@ -26,43 +26,44 @@ class Kind(str, Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leftover:
-    """A container, with its volume, or a volume whose container is gone, of some manager."""
+    """A container with its volume, or a volume whose container is gone."""
 
-    kind: Kind
-    id: str  # by which the engine finds it
+    kind: LeftoverKind
+    id: str  # by which the engine finds it, for a volume its name
     name: str
     manager_id: str
     job_id: str
-    why: str  # its manager is taken for dead; empty when it may be alive
-    age_s: float  # by the engine's own clock; 0 where it does not tell
+    why: str  # its manager counts as dead; empty when it may be alive
+    age_s: float  # by the engine's own clock; 0 where the engine does not give it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
     """Everything that managers have on a host."""
 
-    leftovers: tuple[Leftover, ...]  # of dead ones
-    others: tuple[Leftover, ...]  # of those that may be alive
+    leftovers: tuple[Leftover, ...]  # of dead managers
+    others: tuple[Leftover, ...]  # of managers that may be alive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Removal:
-    """What became of one leftover."""
+    """The result of removing one leftover."""
 
     leftover: Leftover
-    trouble: str = ""  # why it is still there; empty when it is gone
+    error: str = ""  # why it is still there; empty when it is gone
 
 
-def survey(engine: Engine, retired: Collection[str] = ()) -> Survey:
-    """What managers have on this host, and which of them are dead. ``retired``: known to have closed."""
+def survey(engine: Engine, closed_managers: Collection[str] = ()) -> Survey:
+    """What managers have on this host, and which of them are dead. ``closed_managers`` are known to have closed."""
     now_s = engine.info().now_s
-    volumes = engine.volumes(_ANY_MANAGER)  # before the containers: a new container's volume is then never taken for lone
+    volumes = engine.volumes(_ANY_MANAGER)  # first, so that a new container's volume is never taken for one without a container
     containers = engine.list(_ANY_MANAGER)
     names = {container.name for container in containers}
     lone = [volume for volume in volumes if volume.labels.get(VOLUME_LABEL) not in names]
+    containers.sort(key=_is_no_student)
     found = [
-        *(_leftover(Kind.CONTAINER, container, now_s, retired) for container in sorted(containers, key=_is_no_student)),
-        *(_leftover(Kind.VOLUME, volume, now_s, retired) for volume in lone),
+        *(_leftover(LeftoverKind.CONTAINER, container, now_s, closed_managers) for container in containers),
+        *(_leftover(LeftoverKind.VOLUME, volume, now_s, closed_managers) for volume in lone),
     ]
     return Survey(
         leftovers=tuple(each for each in found if each.why),
@@ -71,33 +72,33 @@ def survey(engine: Engine, retired: Collection[str] = ()) -> Survey:
 
 
 def remove_leftovers(engine: Engine, leftovers: Iterable[Leftover]) -> Iterator[Removal]:
-    """Remove one after the other. One that cannot be removed does not keep the others; an engine that is away does."""
+    """Remove one after the other. An error with one does not stop the others; an unreachable engine raises."""
     for leftover in leftovers:
         try:
-            if leftover.kind is Kind.CONTAINER:
+            if leftover.kind is LeftoverKind.CONTAINER:
                 engine.remove(leftover.id)
             else:
                 engine.remove_volume(leftover.id)
-        except BeingRemoved:  # another manager sweeps it as well
+        except BeingRemoved:  # another manager removes it
             yield Removal(leftover=leftover)
         except (EngineFailed, Refused) as error:
-            yield Removal(leftover=leftover, trouble=str(error))
+            yield Removal(leftover=leftover, error=str(error))
         else:
             yield Removal(leftover=leftover)
 
 
 def _is_no_student(container: ContainerState) -> bool:
-    """Student containers go first: a volume of their grading container is theirs too."""
+    """Sort key: student containers go first, as they use a volume of their grading container."""
     return STUDENT_LABEL not in container.labels
 
 
-def _leftover(kind: Kind, found: ContainerState | VolumeState, now_s: float, retired: Collection[str]) -> Leftover:
+def _leftover(kind: LeftoverKind, found: ContainerState | VolumeState, now_s: float, closed_managers: Collection[str]) -> Leftover:
     return Leftover(
         kind=kind,
         id=found.id if isinstance(found, ContainerState) else found.name,
         name=found.name,
         manager_id=found.labels.get(MANAGER_LABEL, ""),
         job_id=found.labels.get(JOB_LABEL, ""),
-        why=why_abandoned(found.labels, found.created_at_s, now_s, retired),
+        why=abandonment_reason(found.labels, found.created_at_s, now_s, closed_managers),
         age_s=round(max(0.0, now_s - found.created_at_s), 1) if found.created_at_s > 0 else 0.0,
     )

@@ -49,7 +49,7 @@ _CLOCK_STEP_S = 0.01  # of ``/proc/uptime``: by so much a difference can be too 
 _RUNNABLE = ".jobmanager/bin/"
 _SCRIPT, _ELF = b"#!", b"\x7fELF"
 _SIGNALS_FROM = 128  # in exit codes of most shells
-DOOR_OPEN = "ssh"  # the word of a mark: ``ssh/debug_session.py``
+SSH_READY = "ssh"  # the word of a mark: ``ssh/debug_session.py``
 CANNOT_UNPACK = "its files cannot be unpacked into the workspace"
 
 _PID_1 = rf"""

@@ -1,4 +1,4 @@
-"""``Engine``: the outside world behind one protocol, and the few ways in which it fails."""
+"""``Engine``: the interface to container engines, and its errors."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from jobmanager.model.container import (
 
 
 class EngineError(Exception):
-    """The engine did not do what it was asked.
+    """A request to the engine failed.
 
     ::
 
         EngineError
-        ├── Unreachable        no answer: refused, broken off, or not in time; it may have been carried out
+        ├── Unreachable        no answer: refused, broken off, or too late; the request may have been carried out
         ├── NameTaken          a container of that name exists
-        ├── ImageMissing       no such image here
-        ├── NoSuchContainer    no such container (any more)
+        ├── ImageMissing       the host has no such image
+        ├── NoSuchContainer    there is no such container, or no longer
         ├── NotRunning         the container has ended, or was never started
-        ├── EngineFailed       the engine is in trouble itself: disk full, runtime missing, ...
-        │   └── BeingRemoved   it is at it already, for somebody else
-        └── Refused            anything else that it said no to, in its own words
+        ├── EngineFailed       an error of the engine itself: disk full, runtime missing, ...
+        │   └── BeingRemoved   another request is removing the container already
+        └── Refused            any other refusal, in the engine's own words
     """
 
 
@@ -56,15 +56,15 @@ class NotRunning(EngineError):
 
 
 class EngineFailed(EngineError):
-    """The engine is in trouble itself (its answer was a 5xx)."""
+    """An error of the engine itself (its answer was a 5xx)."""
 
 
 class BeingRemoved(EngineFailed):
-    """A container's removal is under way already, at somebody else's request, and has not ended yet."""
+    """Another request is removing the container, and has not finished."""
 
 
 class Refused(EngineError):
-    """The engine said no, in its own words."""
+    """The engine refused, in its own words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,27 +79,27 @@ class OutputStream(Protocol):
     """A container's output as it comes."""
 
     def read(self, timeout_s: float) -> list[Chunk] | None:
-        """What came; empty when nothing did in time; None at the end, also when the connection broke."""
+        """The next chunks; empty when nothing came in time; None at the end, also of a broken connection."""
         ...
 
     def close(self) -> None:
-        """Let go of the connection; never blocks."""
+        """Close the connection; never blocks."""
         ...
 
 
 class StdinLink(Protocol):
-    """A container's standard input, kept open. A thread of its own may use it; the engine's other calls are not held up."""
+    """A container's standard input, kept open. Another thread may use it beside the engine's other calls."""
 
-    def write(self, data: bytes, timeout_s: float, goes_on: Callable[[], bool] = lambda: True) -> None:
-        """Write all of it, as the container takes it; raises Unreachable.
+    def write(self, data: bytes, timeout_s: float, still_takes_input: Callable[[], bool] = lambda: True) -> None:
+        """Write all of it, as fast as the container reads; raises Unreachable.
 
-        An engine says nothing when the container ends meanwhile: ``goes_on`` is asked about once a second while nothing
-        is taken. Once it says no, NotRunning is raised.
+        An engine does not report here that the container has ended. So ``still_takes_input`` is called about once a second
+        while the container reads nothing; once it returns False, NotRunning is raised.
         """
         ...
 
     def close(self) -> None:
-        """The end of the container's standard input, for good. Never blocks; a thread that writes meanwhile gets Unreachable."""
+        """End the container's standard input. Never blocks; a thread that is writing gets Unreachable."""
         ...
 
 
@@ -111,11 +111,11 @@ class Engine(Protocol):
     """
 
     def info(self) -> EngineInfo:
-        """What the host is."""
+        """Version, cores, memory and the like."""
         ...
 
     def about(self) -> EngineAbout:
-        """What the engine says about itself, for a person."""
+        """Facts about the engine for a person."""
         ...
 
     def images(self) -> list[Image]:
@@ -123,7 +123,7 @@ class Engine(Protocol):
         ...
 
     def image_defaults(self, image: str) -> ImageDefaults:
-        """What an image brings along; raises ImageMissing."""
+        """An image's command and volumes; raises ImageMissing."""
         ...
 
     def pull(self, image: str) -> None:
@@ -131,26 +131,26 @@ class Engine(Protocol):
         ...
 
     def create(self, spec: ContainerSpec, defaults: ImageDefaults) -> str:
-        """Make a container, with its volume, and return its id; raises NameTaken, ImageMissing, Refused."""
+        """Create a container with its volume, and return its id; raises NameTaken, ImageMissing, Refused."""
         ...
 
     def write_file(self, container: str, path: str, content: bytes) -> None:
-        """Put a file, root's, into a container that need not run. Its root is read-only, so this is for its volumes."""
+        """Write a file owned by root into one of a container's volumes (its root is read-only). It need not run."""
         ...
 
     def start(self, container: str) -> None:
-        """Start a created container. Running already is fine; one that has ended would run again: look first."""
+        """Start a created container; one that runs already is fine. One that has ended would run again: inspect it first."""
         ...
 
     def attach(self, container: str) -> OutputStream:
-        """Output from now on. While it is open and unread, the container stands still."""
+        """Output from now on. An open stream that is not read blocks the container."""
         ...
 
     def logs(self, container: str) -> OutputStream:
-        """Output from the beginning, as far as it was kept, and then as it comes. Never holds the container up."""
+        """Output from the beginning, as far as the log has it, and then as it comes. Never blocks the container."""
         ...
 
-    def feed(self, container: str, payload: bytes, timeout_s: float, goes_on: Callable[[], bool] = lambda: True) -> None:
+    def feed(self, container: str, payload: bytes, timeout_s: float, still_takes_input: Callable[[], bool] = lambda: True) -> None:
         """Write to a running container's standard input and close it, as ``open_stdin`` and its link do."""
         ...
 
@@ -171,15 +171,15 @@ class Engine(Protocol):
         ...
 
     def pause(self, container: str) -> None:
-        """Freeze all processes; raises NoSuchContainer, NotRunning."""
+        """Pause all processes; raises NoSuchContainer, NotRunning."""
         ...
 
     def unpause(self, container: str) -> None:
-        """Let them go on; one that is not frozen is fine, or Refused."""
+        """Resume them. For a container that is not paused this is fine, or Refused."""
         ...
 
     def usage(self, container: str) -> Usage | None:
-        """What it has used so far, running or paused; None when it is not running. May take a second."""
+        """What a running or paused container has used so far; None when it is not running. May take a second."""
         ...
 
     def archive(self, container: str, path: str) -> Iterator[bytes]:
@@ -187,7 +187,7 @@ class Engine(Protocol):
         ...
 
     def remove(self, container: str) -> None:
-        """Kill and remove it with its volumes; none of that name is fine."""
+        """Kill and remove a container with its volumes; one that does not exist is fine."""
         ...
 
     def volumes(self, labels: Mapping[str, str | None]) -> Sequence[VolumeState]:
@@ -195,9 +195,9 @@ class Engine(Protocol):
         ...
 
     def remove_volume(self, name: str) -> None:
-        """Remove a volume; none of that name is fine; raises Refused while a container has it."""
+        """Remove a volume; one that does not exist is fine; raises Refused while a container uses it."""
         ...
 
     def close(self) -> None:
-        """Let go of all connections; a later call makes a new one."""
+        """Close all connections; a later call opens a new one."""
         ...

@@ -113,7 +113,7 @@ exec sh
 """
 
 
-def debugged(task: Task, *, session_s: float) -> Task:
+def debug_task(task: Task, *, session_s: float) -> Task:
     """The task as it is run for a person who looks into its container: with a network, and time and room for the server."""
     limits = task.limits
     return replace(
@@ -152,7 +152,7 @@ def ssh_endpoint(password: str, *, workspace: str, loopback_only: bool) -> SSHEn
     return SSHEndpoint(port=PORT, loopback_only=loopback_only, accounts=accounts.encode())
 
 
-def session(job: MonitorContainer) -> MonitorContainer:
+def with_ssh_server(job: MonitorContainer) -> MonitorContainer:
     """The job with the SSH server in the place of its command, which becomes a script beside it."""
     words = ("sh", "-c", job.command) if isinstance(job.command, str) else job.command
     stdin = "/dev/null" if job.stdin is None else ".jobmanager/stdin"

@@ -112,8 +112,8 @@ class HostMonitor:
     def _log_removal(self, removal: Removal) -> None:
         leftover, host = removal.leftover, self._settings.address.host
         what = f"{leftover.kind} {leftover.name} (manager {leftover.manager_id}: {leftover.why})"
-        if removal.trouble:
-            _log.warning("host %s: leftover %s cannot be removed: %s", host, what, removal.trouble)
+        if removal.error:
+            _log.warning("host %s: leftover %s cannot be removed: %s", host, what, removal.error)
         else:
             _log.info("host %s: removed leftover %s", host, what)
 

@@ -335,7 +335,7 @@ class ContainerMonitor:
                 self._send(ProgramStarted(container_name=self._job.container_name))
                 if self._session is not None:
                     self._session.on_start()
-            if self._job.with_ssh and self._transcript.door_open and not self._ssh_reported:
+            if self._job.with_ssh and self._transcript.ssh_ready and not self._ssh_reported:
                 self._report_ssh_ready()
             over = self._check_limits()
             if over is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from jobmanager.engine.pid1 import DOOR_OPEN, RESULT_FILE_LIMIT, EndMark, Mark, MarkedStream, clock_before, cpu_before, end_mark
+from jobmanager.engine.pid1 import RESULT_FILE_LIMIT, SSH_READY, EndMark, Mark, MarkedStream, clock_before, cpu_before, end_mark
 from jobmanager.engine.protocol import Chunk
 from jobmanager.grading.link import LinkLost, LinkReader, SupervisorMessage
 from jobmanager.ipc.messages import StreamPiece
@@ -69,7 +69,7 @@ class Transcript:
         self.end: EndMark | None = None
         self.refusal = ""
         self.complete = False  # PID 1 has nothing more to say
-        self.door_open = False  # a debugged job's SSH server takes connections
+        self.ssh_ready = False  # a debugged job's SSH server takes connections
         self.beginning_lost = False
         self.stdout, self.stderr = bytearray(), bytearray()
         self.stdout_bytes = self.stderr_bytes = 0
@@ -163,8 +163,8 @@ class Transcript:
             self.end = end  # by now the counter's start is known
         elif mark.word == "bye" and self._stdout_ended and not self._said_bye:
             self._said_bye = True
-        elif mark.word == DOOR_OPEN and not self.door_open:
-            self.door_open = True
+        elif mark.word == SSH_READY and not self.ssh_ready:
+            self.ssh_ready = True
         else:  # PID 1 says each once: this is a program's forgery, which costs it as much as any other output
             self._output(mark.line, stderr)
         self.complete = self.complete or (self._said_bye and self._stderr_ended)

@@ -129,5 +129,5 @@ def test_what_a_killed_manager_leaves_of_a_grading_job_is_gone_after_one_sweep(
     engine = connect(Address(host="here", url=engine_url), timeout_s=20)
     removals = list(remove_leftovers(engine, survey(engine).leftovers))
     engine.close()
-    assert [removal.trouble for removal in removals] == ["", ""]
+    assert [removal.error for removal in removals] == ["", ""]
     assert our_containers(engine_url) == our_volumes(engine_url) == []

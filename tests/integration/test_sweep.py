@@ -13,7 +13,7 @@ from jobmanager import JobManager, Limits, Task
 from jobmanager.control import shutdown
 from jobmanager.engine.connect import connect
 from jobmanager.engine.labels import Owner, labels
-from jobmanager.engine.orphans import Kind, remove_leftovers, survey
+from jobmanager.engine.orphans import LeftoverKind, remove_leftovers, survey
 from jobmanager.engine.protocol import BeingRemoved, Engine
 from jobmanager.model.container import ContainerSpec, ImageDefaults
 from jobmanager.model.host import Address
@@ -63,12 +63,12 @@ def test_a_dead_owners_container_is_found_told_and_removed_with_its_volume(url: 
 
     found = survey(engine)
     (leftover,) = found.leftovers
-    assert (leftover.kind, leftover.name, leftover.manager_id, leftover.job_id) == (Kind.CONTAINER, name, "m1", "j1")
+    assert (leftover.kind, leftover.name, leftover.manager_id, leftover.job_id) == (LeftoverKind.CONTAINER, name, "m1", "j1")
     assert leftover.why == f"its process {DEAD.pid} has ended"
     assert 0 <= leftover.age_s < 60
     assert found.others == ()
 
-    assert [removal.trouble for removal in remove_leftovers(engine, found.leftovers)] == [""]
+    assert [removal.error for removal in remove_leftovers(engine, found.leftovers)] == [""]
     assert not our_containers(url) and not our_volumes(url)
 
 
@@ -77,7 +77,7 @@ def test_a_dead_owners_lone_volume_is_found_and_removed(url: str, engine: Engine
     assert len(our_volumes(url)) == 1
 
     (leftover,) = survey(engine).leftovers
-    assert (leftover.kind, leftover.manager_id) == (Kind.VOLUME, "m1")
+    assert (leftover.kind, leftover.manager_id) == (LeftoverKind.VOLUME, "m1")
     list(remove_leftovers(engine, [leftover]))
     assert not our_volumes(url)
 
@@ -99,8 +99,8 @@ def test_one_that_cannot_be_removed_does_not_keep_the_others(url: str, engine: E
     container, lone = survey(engine).leftovers
 
     removals = list(remove_leftovers(engine, [replace(lone, id=in_use.name, name=in_use.name), container, lone]))
-    assert ["in use" in removal.trouble for removal in removals] == [True, False, False]
-    assert [removal.trouble for removal in removals[1:]] == ["", ""]
+    assert ["in use" in removal.error for removal in removals] == [True, False, False]
+    assert [removal.error for removal in removals[1:]] == ["", ""]
 
 
 def test_one_that_somebody_else_is_removing_already_is_no_trouble(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,8 +112,8 @@ def test_one_that_somebody_else_is_removing_already_is_no_trouble(engine: Engine
     with monkeypatch.context() as patched:
         patched.setattr(engine, "remove", under_way)
         (removal,) = remove_leftovers(engine, survey(engine).leftovers)
-    assert removal.trouble == ""
-    assert [each.trouble for each in remove_leftovers(engine, survey(engine).leftovers)] == [""]
+    assert removal.error == ""
+    assert [each.error for each in remove_leftovers(engine, survey(engine).leftovers)] == [""]
 
 
 def test_a_starting_manager_removes_a_dead_ones_lone_volume_and_leaves_a_living_neighbours(url: str, engine: Engine) -> None:

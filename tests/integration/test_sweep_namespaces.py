@@ -162,7 +162,7 @@ def test_what_was_left_elsewhere_is_removed_when_its_lease_is_over(url: str, eng
         return [each.why for each in survey(engine).leftovers] == ["its lease of 0 s is over"]
 
     eventually(over, what="the lease is over")
-    assert [removal.trouble for removal in remove_leftovers(engine, survey(engine).leftovers)] == [""]
+    assert [removal.error for removal in remove_leftovers(engine, survey(engine).leftovers)] == [""]
     assert not our_containers(url)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from jobmanager import Limits
 from jobmanager.engine import labels as labels_module
-from jobmanager.engine.labels import Owner, labels, why_abandoned
+from jobmanager.engine.labels import Owner, abandonment_reason, labels
 from jobmanager.engine.protocol import Chunk, NotRunning
 from jobmanager.ipc.messages import MonitorContainer
 from jobmanager.model.container import ContainerPhase, ContainerState, EngineInfo
@@ -58,7 +58,7 @@ def test_an_owner_here_is_alive_or_dead_whatever_the_clocks_say(jump_s, monkeypa
     monkeypatch.setattr(time, "time", lambda: real() + jump_s)
     labels_module._boot.cache_clear()
 
-    assert not why_abandoned(container, created_at_s=real(), now_s=real() + jump_s)
+    assert not abandonment_reason(container, created_at_s=real(), now_s=real() + jump_s)
     assert Owner.parse(container["jobmanager.owner"]) == Owner.this_process()
 
 
@@ -69,9 +69,9 @@ def test_a_lease_ends_by_the_engines_own_clock_and_not_by_ours(monkeypatch):
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + HOUR_S)
 
-    assert not why_abandoned(container, created_at_s=1000.0, now_s=1059.0)
-    assert not why_abandoned(container, created_at_s=1000.0, now_s=1000.0 - HOUR_S)
-    assert why_abandoned(container, created_at_s=1000.0, now_s=1061.0)
+    assert not abandonment_reason(container, created_at_s=1000.0, now_s=1059.0)
+    assert not abandonment_reason(container, created_at_s=1000.0, now_s=1000.0 - HOUR_S)
+    assert abandonment_reason(container, created_at_s=1000.0, now_s=1061.0)
 
 
 class Stream:

@@ -107,24 +107,24 @@ def test_a_debugged_task_has_a_network_time_and_room_for_the_server_and_is_run_o
     limits = Limits(cpu_time_s=1, memory_mib=100, processes=3, open_files=32, workspace_mib=2, cpus=0.5)
     task = Task("python3", command="true", files={"a": b"b"}, problems={"c": Code("c.py")}, limits=limits, retries=3)
 
-    debugged = debug_session.debugged(task, session_s=1800)
+    debugged = debug_session.debug_task(task, session_s=1800)
 
     assert (debugged.network, debugged.retries, debugged.files) == (Network.BRIDGE, 0, {"a": b"b"})
     assert (debugged.limits.cpu_time_s, debugged.limits.wall_s, debugged.limits.cpus) == (1800, 1800, 0.5)
     assert (debugged.limits.memory_mib, debugged.limits.processes, debugged.limits.open_files) == (164, 19, 64)
-    assert debug_session.debugged(Task("x", network="mine"), session_s=1).network == "mine"
+    assert debug_session.debug_task(Task("x", network="mine"), session_s=1).network == "mine"
 
 
 def test_student_containers_have_the_budget_that_they_would_have_without_a_session() -> None:
     task = Task("x", grader=Grader("true", most_students=3), limits=Limits(cpu_time_s=7, memory_mib=100))
 
-    grader = debug_session.debugged(task, session_s=1800).grader
+    grader = debug_session.debug_task(task, session_s=1800).grader
 
     assert grader == Grader("true", most_students=3, student_cpu_time_s=7, student_memory_mib=100)
 
 
 def test_the_command_becomes_a_script_beside_the_server() -> None:
-    session = debug_session.session(JOB)
+    session = debug_session.with_ssh_server(JOB)
 
     assert session.command == ("sh", ".jobmanager/ssh/serve")
     assert session.files[".jobmanager/run"] == b"cd /job && exec printf %s 'it'\"'\"'s' < .jobmanager/stdin\n"
@@ -136,7 +136,7 @@ def test_a_graders_supervisor_starts_the_server_and_the_script_starts_the_grader
     for run, words in ((None, ()), ("./check a", ("sh", "-c", "./check a")), (("python3", "check.py"), ("python3", "check.py"))):
         job = replace(JOB, command=grader_command(run), stdin=None, workspace="/task")
 
-        session = debug_session.session(job)
+        session = debug_session.with_ssh_server(job)
 
         script = shlex.split(session.files[".jobmanager/run"].decode())
         assert script[:4] == ["cd", "/task", "&&", "exec"] and script[-2:] == ["<", "/dev/null"]

@@ -19,9 +19,9 @@ class Link:
         self.closed = threading.Event()
         self._breaks = breaks
 
-    def write(self, data: bytes, timeout_s: float, goes_on: Callable[[], bool] = lambda: True) -> None:
+    def write(self, data: bytes, timeout_s: float, still_takes_input: Callable[[], bool] = lambda: True) -> None:
         while not self.takes.wait(0.01):
-            if not goes_on():
+            if not still_takes_input():
                 raise Unreachable("closed")
         if self._breaks:
             raise Unreachable("broken")

@@ -350,5 +350,5 @@ def test_a_deleter_removes_students_that_outlived_their_waiter(engine: Engine) -
 
 def test_a_sweep_removes_students_first(engine: Engine) -> None:
     pair(engine, **{OWNER_LABEL: "another-boot/1/1/1"})
-    found = survey(engine, retired={"m"})
+    found = survey(engine, closed_managers={"m"})
     assert [leftover.name for leftover in found.leftovers] == ["g-s1", "g"]

@@ -211,10 +211,10 @@ class DockerEngine:
             self._client._raise_for_status(response)
             return LogStream(response)
 
-    def feed(self, container: str, payload: bytes, timeout_s: float, goes_on: Callable[[], bool] = lambda: True) -> None:
+    def feed(self, container: str, payload: bytes, timeout_s: float, still_takes_input: Callable[[], bool] = lambda: True) -> None:
         link = self.open_stdin(container)
         try:
-            link.write(payload, timeout_s, goes_on)
+            link.write(payload, timeout_s, still_takes_input)
         finally:
             link.close()
 
@@ -509,18 +509,18 @@ class _SocketLink:
     def __init__(self, attached: Any) -> None:
         self._attached = attached
 
-    def write(self, data: bytes, timeout_s: float, goes_on: Callable[[], bool] = lambda: True) -> None:
+    def write(self, data: bytes, timeout_s: float, still_takes_input: Callable[[], bool] = lambda: True) -> None:
         with _translated():
             plain = plain_socket(self._attached)
             if plain is None:
                 raise Unreachable("the standard input was closed")
-            _send_all(plain, data, timeout_s, goes_on)
+            _send_all(plain, data, timeout_s, still_takes_input)
 
     def close(self) -> None:
         shut(self._attached)
 
 
-def _send_all(plain: socket.socket, payload: bytes, timeout_s: float, goes_on: Callable[[], bool]) -> None:
+def _send_all(plain: socket.socket, payload: bytes, timeout_s: float, still_takes_input: Callable[[], bool]) -> None:
     began = time.monotonic()
     plain.settimeout(_SEND_GLANCE_S)
     left = memoryview(payload)
@@ -530,7 +530,7 @@ def _send_all(plain: socket.socket, payload: bytes, timeout_s: float, goes_on: C
         try:
             left = left[plain.send(left) :]
         except TimeoutError:
-            if not goes_on():
+            if not still_takes_input():
                 raise NotRunning("it has ended, and did not take all of its standard input") from None
 
 

@@ -100,7 +100,7 @@ class FakeEngine:
         container: str,
         payload: bytes,
         timeout_s: float,
-        goes_on: Callable[[], bool] = lambda: True,  # noqa: ARG002 - a fake container takes all of it at once
+        still_takes_input: Callable[[], bool] = lambda: True,  # noqa: ARG002 - a fake container takes all of it at once
     ) -> None:
         self._call("feed", container, payload, timeout_s=timeout_s)
 
@@ -266,7 +266,7 @@ class _FakeStdin:
         self._path = path
         self._timeout_s = timeout_s
 
-    def write(self, data: bytes, timeout_s: float, goes_on: Callable[[], bool] = lambda: True) -> None:  # noqa: ARG002
+    def write(self, data: bytes, timeout_s: float, still_takes_input: Callable[[], bool] = lambda: True) -> None:  # noqa: ARG002
         try:
             self._connection.ask(("write", data), min(timeout_s, self._timeout_s))
         except OSError as error:

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from jobmanager.engine.pid1 import RESULT_FILE, RESULT_FILE_LIMIT, Refusals, trace_of_the_end
 from jobmanager.model.container import SHARED_FOLDER, ContainerPhase
-from jobmanager.testing.fake import grammar as grammar
+from jobmanager.testing.fake import grammar
 from jobmanager.testing.fake.files import FileProblem, Files
 from jobmanager.testing.fake.process import (
     AllKilled,

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from jobmanager.engine import labels as module
-from jobmanager.engine.labels import JOB_LABEL, LEASE_LABEL, MANAGER_LABEL, OWNER_LABEL, Owner, labels, why_abandoned
+from jobmanager.engine.labels import JOB_LABEL, LEASE_LABEL, MANAGER_LABEL, OWNER_LABEL, Owner, abandonment_reason, labels
 from jobmanager.model.container import ContainerPhase, ContainerState
 
 ME = Owner.this_process()
@@ -31,8 +31,8 @@ def container(owner, *, lease="100", created_at_s=1000.0):
                           labels={key: value for key, value in given.items() if value is not None})  # fmt: skip
 
 
-def is_abandoned(found, now_s, retired=()):
-    return why_abandoned(found.labels, found.created_at_s, now_s, retired)
+def is_abandoned(found, now_s, closed=()):
+    return abandonment_reason(found.labels, found.created_at_s, now_s, closed)
 
 
 @pytest.fixture
@@ -181,8 +181,8 @@ def test_the_labels_of_a_job_tell_everything_that_a_sweep_needs():
 
 
 def test_what_a_closed_manager_of_a_living_process_left_is_abandoned():
-    its_labels = labels("old", "job", 100, ME)
-    found = ContainerState(id="1", name="n", phase=ContainerPhase.RUNNING, created_at_s=1000.0, labels=its_labels)
+    owned = labels("old", "job", 100, ME)
+    found = ContainerState(id="1", name="n", phase=ContainerPhase.RUNNING, created_at_s=1000.0, labels=owned)
 
     assert is_abandoned(found, 1000.0, {"old"}) == "its manager has closed"
     assert is_abandoned(found, 1e12, {"another"}) == ""
@@ -195,11 +195,11 @@ def test_without_an_owners_label_even_a_closed_managers_id_makes_nothing_abandon
 
 
 def test_the_latest_thousand_closed_managers_are_remembered(monkeypatch):
-    monkeypatch.setattr(module, "_retired", deque(maxlen=1000))
+    monkeypatch.setattr(module, "_closed", deque(maxlen=1000))
     for number in range(1001):
-        module.retire(f"m{number}")
+        module.mark_closed(f"m{number}")
 
-    assert module.retired() == {f"m{number}" for number in range(1, 1001)}
+    assert module.closed_managers() == {f"m{number}" for number in range(1, 1001)}
 
 
 # ---- /proc mounted with hidepid: other users' processes are there and cannot be seen
