@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
+from jobmanager.control.addresses import start_addresses
 from jobmanager.control.child_process import Child, Listener, stop_children
 from jobmanager.control.settings import ManagerSettings
 from jobmanager.control.tunnels import Tunnels
@@ -20,7 +21,8 @@ class Children:
     def __init__(
         self, listen: Listener, settings: ManagerSettings, *, manager_id: str, cannot_start: Callable[[str, str], None]
     ) -> None:
-        """``listen`` gets what they say, ``cannot_start`` a host without a waiter and why."""
+        """``listen`` gets their reports, ``cannot_start`` a host for which no waiter can be started, and the reason."""
+        self._hosts = settings.hosts
         self._cores: dict[str, int] = {}
         self.addresses: Mapping[str, Address] = {}  # by host, once started
         self.pool = ProcessPool(listen, size=settings.pool_size, max_in_flight=self._most_at_once)
@@ -36,7 +38,7 @@ class Children:
 
     def start(self) -> None:
         """Start those that are needed at once. The waiters find out whether the hosts answer."""
-        self.addresses = self.tunnels.start()
+        self.addresses = start_addresses(self._hosts, self.tunnels)
         self.waiters.start(self.addresses)
 
     def host_has(self, host: str, cores: int) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from jobmanager.control.addresses import start_addresses
 from jobmanager.control.child_process import ChildExited, MessageReceived, SendFailed, stop_children
 from jobmanager.control.tunnels import Tunnels
 from jobmanager.engine.connect import connect
@@ -28,7 +29,7 @@ def open_engine(host: DockerHost, *, timeout_s: float) -> Iterator[Engine]:
     inbox: queue.SimpleQueue[MessageReceived | ChildExited | SendFailed] = queue.SimpleQueue()
     tunnels = Tunnels([host], inbox.put)
     try:
-        address = tunnels.start()[host.name]
+        address = start_addresses([host], tunnels)[host.name]
         if tunnels.children():
             _wait_until_open(inbox)
         engine = connect(address, timeout_s=timeout_s)

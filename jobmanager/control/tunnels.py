@@ -13,19 +13,19 @@ from urllib.parse import urlsplit
 from jobmanager.control.child_process import Child, Listener
 from jobmanager.errors import EngineUnavailable
 from jobmanager.ipc.messages import TunnelBroken, TunnelOpen, TunnelSettings
-from jobmanager.model.host import TLS, Address, DockerHost
+from jobmanager.model.host import Address, DockerHost
 from jobmanager.threads.log_thread import logger
 
 _log = logger(__name__)
 
 _MODULE = "jobmanager.ssh.tunnel_worker"
 _RESTART_PAUSE_S = 1.0
-_SETTLED_S = 1.0  # after its opening: what waiters say of the host has been seen through it
+_SETTLED_S = 1.0  # after its opening; only then do waiters see the host through it
 
 
 @dataclass(slots=True, kw_only=True)
 class _Tunnel:
-    """One keeper, and what it message last."""
+    """One keeper, and the last that it reported."""
 
     host: str
     settings: TunnelSettings
@@ -34,7 +34,7 @@ class _Tunnel:
 
 
 class Tunnels:
-    """The tunnels of one manager, and where each host's engine is reached. Not thread-safe."""
+    """The tunnels of one manager. Not thread-safe."""
 
     def __init__(
         self,
@@ -51,11 +51,11 @@ class Tunnels:
         self._to_start: list[tuple[float, str, TunnelSettings]] = []
 
     def start(self) -> dict[str, Address]:
-        """Start what is needed; returns the address of every host."""
-        return {host.name: self._address(host, number) for number, host in enumerate(self._hosts)}
+        """Start one for each host that needs one; returns those hosts' addresses by name."""
+        return {host.name: self._open(host, number) for number, host in enumerate(self._hosts) if needs_tunnel(host)}
 
     def message_received(self, child: Child, message: TunnelOpen | TunnelBroken) -> str | None:
-        """A tunnel's keeper has message something. Returns its host; None when the child is none of ours."""
+        """A keeper has reported. Returns its host; None when the child is no keeper."""
         tunnel = self._tunnels.get(child)
         if tunnel is None:
             return None
@@ -64,9 +64,9 @@ class Tunnels:
         return tunnel.host
 
     def why_unreachable(self, host: str, seen: str) -> str | None:
-        """Why a host does not answer. None while its tunnel is only being opened: then nobody can tell.
+        """Why a host does not answer. None while its tunnel is being opened: then the reason is not known.
 
-        ``seen`` is what a waiter found: through a tunnel that is not there it finds a missing socket at most.
+        ``seen`` is the reason that a waiter found. Without a tunnel a waiter finds a missing socket at most.
         """
         for tunnel in self._tunnels.values():
             if tunnel.host == host and tunnel.opened_at is None:
@@ -76,7 +76,7 @@ class Tunnels:
         return seen
 
     def child_exited(self, child: Child) -> bool:
-        """A tunnel's keeper has died: start another. False when the child is none of ours."""
+        """A keeper has died: start another. False when the child is no keeper."""
         tunnel = self._tunnels.pop(child, None)
         if tunnel is None:
             return False
@@ -106,10 +106,7 @@ class Tunnels:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
 
-    def _address(self, host: DockerHost, number: int) -> Address:
-        if urlsplit(host.url).scheme != "ssh":
-            assert host.tls is None or isinstance(host.tls, TLS), "DockerHost has made a TLS of it"
-            return Address(host=host.name, url=host.url, tls=host.tls, pull=host.pull)
+    def _open(self, host: DockerHost, number: int) -> Address:
         if shutil.which("ssh") is None:
             raise EngineUnavailable(f"host {host.name}: there is no ssh on this machine (Debian: apt-get install openssh-client)")
         if self._folder is None:
@@ -126,3 +123,8 @@ class Tunnels:
         child = Child(_MODULE, self._listen)
         child.send(settings)
         self._tunnels[child] = _Tunnel(host=host, settings=settings)
+
+
+def needs_tunnel(host: DockerHost) -> bool:
+    """Whether a host is reached by SSH."""
+    return urlsplit(host.url).scheme == "ssh"
