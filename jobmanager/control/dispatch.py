@@ -18,7 +18,7 @@ from jobmanager.engine.labels import Owner
 from jobmanager.events import HostDown, JobPlaced, JobQueued, JobStarted
 from jobmanager.hooks import HookManager
 from jobmanager.ipc.messages import RemoveContainer, StartContainer
-from jobmanager.live_output.fan_out import LiveOutputs
+from jobmanager.live_output.fan_out import LiveOutputFanOut
 from jobmanager.results.facts import RunFacts
 from jobmanager.scheduling.commands import (
     CheckHost,
@@ -51,7 +51,7 @@ class Dispatch:
         hooks: HookManager,
         children: Children,
         *,
-        live_outputs: LiveOutputs,
+        live_outputs: LiveOutputFanOut,
         timers: Timers,
         environments: EnvironmentReporter,
         settings: ManagerSettings,
@@ -123,7 +123,7 @@ class Dispatch:
         if not self._children.waiters.monitor(command.host, monitor_message(command)):
             self._timers.add(_NO_WAITER_S, RetryMonitorJob(container=command.container))
             return
-        self._live_outputs.watched(command.request.job_id, command.container)
+        self._live_outputs.monitor_started(command.request.job_id, command.container)
         if command.kill_at_once:
             self._children.waiters.kill(command.container)
         if not command.taken_over:
@@ -132,7 +132,7 @@ class Dispatch:
     def _publish_result(self, command: PublishResult) -> None:
         """Hooks hear of the last output before they hear of the end; nothing of that may cost the job its callback."""
         try:
-            self._live_outputs.ended(command.request.job_id, command.facts)
+            self._live_outputs.job_ended(command.request.job_id, command.facts)
         finally:
             self._callbacks.put(command)
 

@@ -23,7 +23,7 @@ from jobmanager.control.reports import Reports
 from jobmanager.control.settings import ManagerSettings
 from jobmanager.control.timers import Timers
 from jobmanager.hooks import HookManager
-from jobmanager.live_output.fan_out import LiveOutputs
+from jobmanager.live_output.fan_out import LiveOutputFanOut
 from jobmanager.live_output.reader import LiveOutput
 from jobmanager.scheduling.commands import Command
 from jobmanager.scheduling.ledger import Ledger
@@ -69,11 +69,11 @@ class Loop:
         self._callbacks = callbacks
         self._inbox: queue.SimpleQueue[_Item] = queue.SimpleQueue()
         self._children = Children(self._inbox.put, settings, manager_id=manager_id, cannot_start=ledger.host_down)
-        self._live_outputs = LiveOutputs(
+        self._live_outputs = LiveOutputFanOut(
             hooks,
             run_of=ledger.output_source,
-            ask=self._children.waiters.fetch_output,
-            followed=lambda job_id: self._inbox.put(_Followed(job_id)),
+            fetch=self._children.waiters.fetch_output,
+            on_followed=lambda job_id: self._inbox.put(_Followed(job_id)),
         )
         self._timers = Timers()
         environments = EnvironmentReporter(ledger, hooks)
@@ -141,7 +141,7 @@ class Loop:
 
     def _take(self, item: _Item) -> None:
         if isinstance(item, _Followed):
-            self._live_outputs.ask_for(item.job_id)
+            self._live_outputs.reader_added(item.job_id)
         elif isinstance(item, (MessageReceived, ChildExited, SendFailed)):
             self._reports.take(item)
 

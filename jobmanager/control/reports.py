@@ -36,7 +36,7 @@ from jobmanager.ipc.messages import (
     TunnelOpen,
     UnknownContainers,
 )
-from jobmanager.live_output.fan_out import LiveOutputs
+from jobmanager.live_output.fan_out import LiveOutputFanOut
 from jobmanager.results.facts import RunFacts
 from jobmanager.scheduling.ledger import Ledger
 from jobmanager.threads.log_thread import logger
@@ -57,7 +57,7 @@ class Reports:
         hooks: HookManager,
         children: Children,
         *,
-        live_outputs: LiveOutputs,
+        live_outputs: LiveOutputFanOut,
         timers: Timers,
         environments: EnvironmentReporter,
     ) -> None:
@@ -73,7 +73,7 @@ class Reports:
             ProgramStarted: lambda _, message: ledger.job_sent(message.container_name),
             SSHReady: lambda _, message: ledger.ssh_ready(message.container_name, message.port),
             LimitReached: lambda _, message: ledger.limit_reached(message.container_name, message.stopped),
-            OutputChunk: lambda _, message: live_outputs.printed(message),
+            OutputChunk: lambda _, message: live_outputs.chunk_received(message),
             RunEnded: self._ended,
             HostReachable: self._host_answers,
             HostUnreachable: self._host_silent,

@@ -1,4 +1,4 @@
-"""A channel: what one job has printed so far, as the readers of its live output see it."""
+"""What one job has printed so far, kept for the readers of its live output."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class _Block:
 
 
 @dataclass(slots=True, kw_only=True)
-class Place:
+class ReadPosition:
     """How far a reader has come."""
 
     run: int
@@ -60,7 +60,7 @@ class Place:
     passed: dict[bool, int] = field(default_factory=_none_of_both)  # bytes that it was given, or told that it missed
 
 
-class Channel:
+class OutputBuffer:
     """One job's output, in blocks. While the job runs their size is bounded, and the oldest are dropped first.
 
     One thread writes, others read; ``changed`` guards all, and is held by whoever calls ``take``.
@@ -71,7 +71,7 @@ class Channel:
         self.changed = threading.Condition()
         self.ended = False
         self.readers: weakref.WeakSet[object] = weakref.WeakSet()  # one that was forgotten without a word is none
-        self.untold = _none_of_both()  # bytes that hooks were too slow for
+        self.missed_by_hooks = _none_of_both()  # bytes that hooks were too slow for
         self._container = ""
         self._run = 0
         self._begin()
@@ -86,14 +86,14 @@ class Channel:
 
     # ---- written by one thread; what is returned or yielded is what was added
 
-    def runs_in(self, container: str) -> list[Output]:
+    def container_started(self, container: str) -> list[Output]:
         """The job's program is in this container. Another one than before means another run."""
         is_another_run = self._container not in ("", container) and any(self._shown.values())
         self._container = container
         return [self._start_again()] if is_another_run else []
 
-    def next_question(self) -> FetchOutput:
-        """What is to be asked of its waiter."""
+    def next_request(self) -> FetchOutput:
+        """The next request to its waiter."""
         return FetchOutput(container_name=self._container, stdout_from=self._shown[False], stderr_from=self._shown[True])
 
     def add(self, container: str, stderr: bool, at: int, data: bytes) -> list[Output]:
@@ -140,7 +140,7 @@ class Channel:
             yield Output(stderr=stderr, data=b"", missed_bytes=missed)
 
     def _is_contradicted_by(self, facts: RunFacts) -> bool:
-        """Whether it does not begin with what was shown: a log that took a stream's place may have less."""
+        """Whether it does not begin with what was shown: a log that was read in place of a stream may have less."""
         return any(
             self._shown[stderr] > 0 and (facts.log_rotated or self._differs(stderr, whole))
             for stderr, whole in ((False, facts.stdout), (True, facts.stderr))
@@ -168,49 +168,49 @@ class Channel:
     # ---- read by others
 
     def has_readers(self) -> bool:
-        """Whether anybody reads it still."""
+        """Whether it still has readers."""
         with self.changed:
             return bool(self.readers)
 
-    def beginning(self) -> Place:
-        """Where a new reader is."""
-        return Place(run=self._run)
+    def beginning(self) -> ReadPosition:
+        """The position of a new reader."""
+        return ReadPosition(run=self._run)
 
     def so_far(self) -> tuple[int, int]:
         """Which run this is, and how many bytes it has printed."""
         return self._run, sum(self._shown.values())
 
-    def take(self, place: Place) -> Output | None:
-        """What comes next for a reader at this place, which moves on; None: nothing yet."""
-        if place.run != self._run:
-            place.run, place.block, place.offset, place.passed = self._run, 0, 0, _none_of_both()
+    def take(self, position: ReadPosition) -> Output | None:
+        """What comes next for a reader at this position, which moves on; None: nothing yet."""
+        if position.run != self._run:
+            position.run, position.block, position.offset, position.passed = self._run, 0, 0, _none_of_both()
             return Output(stderr=False, data=b"", starts_again=True)
-        if place.block < self._first:
-            return self._missed(place) or self._next(place)
-        return self._next(place)
+        if position.block < self._first:
+            return self._missed(position) or self._next(position)
+        return self._next(position)
 
-    def _missed(self, place: Place) -> Output | None:
+    def _missed(self, position: ReadPosition) -> Output | None:
         """What was dropped before this reader came to it, one stream after the other."""
         for stderr in (False, True):
-            missed = self._dropped[stderr] - place.passed[stderr]
+            missed = self._dropped[stderr] - position.passed[stderr]
             if missed > 0:
-                place.passed[stderr] += missed
+                position.passed[stderr] += missed
                 return Output(stderr=stderr, data=b"", missed_bytes=missed)
-        place.block, place.offset = self._first, 0
+        position.block, position.offset = self._first, 0
         return None
 
-    def _next(self, place: Place) -> Output | None:
-        while (at := place.block - self._first) < len(self._blocks):
+    def _next(self, position: ReadPosition) -> Output | None:
+        while (at := position.block - self._first) < len(self._blocks):
             block = self._blocks[at]
-            if place.offset == 0 and block.missed_bytes:
-                place.offset = 1
+            if position.offset == 0 and block.missed_bytes:
+                position.offset = 1
                 return Output(stderr=block.stderr, data=b"", missed_bytes=block.missed_bytes)
-            data = bytes(block.data[place.offset : place.offset + _MOST_AT_ONCE])
+            data = bytes(block.data[position.offset : position.offset + _MOST_AT_ONCE])
             if data:
-                place.offset += len(data)
-                place.passed[block.stderr] += len(data)
+                position.offset += len(data)
+                position.passed[block.stderr] += len(data)
                 return Output(stderr=block.stderr, data=data)
             if at == len(self._blocks) - 1:
                 return None  # it may still grow
-            place.block, place.offset = place.block + 1, 0
+            position.block, position.offset = position.block + 1, 0
         return None

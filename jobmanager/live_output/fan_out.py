@@ -14,138 +14,138 @@ from jobmanager.errors import UnknownJob
 from jobmanager.events import JobOutput
 from jobmanager.hooks import HookManager
 from jobmanager.ipc.messages import FetchOutput, OutputChunk
-from jobmanager.live_output.buffer import Channel, Output
+from jobmanager.live_output.buffer import Output, OutputBuffer
 from jobmanager.live_output.reader import LiveOutput
 from jobmanager.results.facts import RunFacts
 from jobmanager.scheduling.job_record import OutputSource
 
 
-class LiveOutputs:
-    """All jobs that are followed, by readers or by hooks. Readers come from any thread, the rest is the manager's loop's."""
+class LiveOutputFanOut:
+    """All jobs that are followed, by readers or by hooks. ``follow`` is for any thread, the rest for the manager's loop."""
 
     def __init__(
         self,
         hooks: HookManager,
         *,
         run_of: Callable[[str], OutputSource | None],
-        ask: Callable[[FetchOutput], None],
-        followed: Callable[[str], None],
+        fetch: Callable[[FetchOutput], None],
+        on_followed: Callable[[str], None],
     ) -> None:
-        """``run_of`` is the ledger's, ``ask`` reaches the waiters, ``followed`` has the loop call ``ask_for``."""
+        """``run_of`` asks the ledger, ``fetch`` the waiters; ``on_followed`` has the loop call ``reader_added``."""
         self._hooks = hooks
         self._run_of = run_of
-        self._ask = ask
-        self._followed = followed
+        self._fetch = fetch
+        self._on_followed = on_followed
         self._lock = threading.Lock()
-        self._channels: dict[str, Channel] = {}
+        self._buffers: dict[str, OutputBuffer] = {}
 
     def follow(self, job_id: str, timeout_s: float | None) -> LiveOutput:
-        """One more reader; raises UnknownJob. It is there before the job is looked at, so that no end can be missed."""
+        """One more reader; raises UnknownJob. It exists before the job's state is read, so that no end can be missed."""
         live = self._new_reader(job_id, timeout_s)
         run = self._run_of(job_id)
         if run is not None and not run.ended:
-            self._followed(job_id)
+            self._on_followed(job_id)
             return live
         live.close()
         with self._lock:
-            self._wanted(job_id)
+            self._followed_buffer(job_id)
         if run is None:
             raise UnknownJob(f"there is no job with the id {job_id!r}, or its callback has returned")
         return _reader_of_the_past(job_id, run.facts, timeout_s)
 
-    def ask_for(self, job_id: str) -> None:
+    def reader_added(self, job_id: str) -> None:
         """A job has a new reader."""
         run = self._run_of(job_id)
         if run is not None and run.container and not run.ended:
-            self.watched(job_id, run.container)
+            self.monitor_started(job_id, run.container)
 
-    def watched(self, job_id: str, container: str) -> None:
-        """A waiter has the job, and is asked, if anybody wants to know."""
+    def monitor_started(self, job_id: str, container: str) -> None:
+        """A waiter monitors the job. It is asked for output if the job is followed."""
         with self._lock:
             if self._hooks.wants(JobOutput):
-                self._channels.setdefault(job_id, Channel(job_id))
-            channel = self._wanted(job_id)
-        if channel is not None:
-            self._tell(channel, channel.runs_in(container))
-            self._ask(channel.next_question())
+                self._buffers.setdefault(job_id, OutputBuffer(job_id))
+            buffer = self._followed_buffer(job_id)
+        if buffer is not None:
+            self._fire_all(buffer, buffer.container_started(container))
+            self._fetch(buffer.next_request())
 
-    def printed(self, said: OutputChunk) -> None:
-        """A waiter's answer. It is asked for more, if anybody still wants to know."""
+    def chunk_received(self, chunk: OutputChunk) -> None:
+        """A waiter has answered. It is asked for more if the job is still followed."""
         with self._lock:
-            channel = self._wanted(said.job_id)
-        if channel is None:
+            buffer = self._followed_buffer(chunk.job_id)
+        if buffer is None:
             return
-        news = [
+        added = [
             output
-            for piece in said.pieces
-            for output in channel.add(said.container_name, piece.stderr, piece.offset, piece.data)
+            for piece in chunk.pieces
+            for output in buffer.add(chunk.container_name, piece.stderr, piece.offset, piece.data)
         ]
-        self._tell(channel, news)
-        if news:  # else it answers an old question, and the next one is on its way
-            self._ask(channel.next_question())
+        self._fire_all(buffer, added)
+        if added:  # else it answers an old question, and the next one is on its way
+            self._fetch(buffer.next_request())
 
-    def ended(self, job_id: str, facts: RunFacts | None) -> None:
+    def job_ended(self, job_id: str, facts: RunFacts | None) -> None:
         """The job is over."""
         with self._lock:
-            channel = self._channels.pop(job_id, None)
-        if channel is not None:
-            self._tell(channel, channel.finish(facts))
-            self._tell_what_was_missed(channel)
+            buffer = self._buffers.pop(job_id, None)
+        if buffer is not None:
+            self._fire_all(buffer, buffer.finish(facts))
+            self._fire_missed(buffer)
 
     def close(self) -> None:
-        """Nothing more will come of any job."""
+        """End all of them: no job prints any more."""
         with self._lock:
-            job_ids = list(self._channels)
+            job_ids = list(self._buffers)
         for job_id in job_ids:
-            self.ended(job_id, None)
+            self.job_ended(job_id, None)
 
     def abandon(self) -> None:
-        """In a forked child: the jobs are the parent's, and so is whoever holds a lock."""
-        for channel in self._channels.values():
-            channel.changed, channel.ended = threading.Condition(), True
+        """In a forked child: the jobs are the parent's. Its locks may be held by threads that are not here."""
+        for buffer in self._buffers.values():
+            buffer.changed, buffer.ended = threading.Condition(), True
 
     def _new_reader(self, job_id: str, timeout_s: float | None) -> LiveOutput:
         with self._lock:
-            channel = self._channels.setdefault(job_id, Channel(job_id))
-            return LiveOutput(channel, timeout_s)
+            buffer = self._buffers.setdefault(job_id, OutputBuffer(job_id))
+            return LiveOutput(buffer, timeout_s)
 
-    def _wanted(self, job_id: str) -> Channel | None:
-        channel = self._channels.get(job_id)
-        if channel is not None and not channel.has_readers() and not self._hooks.wants(JobOutput):
-            del self._channels[job_id]
+    def _followed_buffer(self, job_id: str) -> OutputBuffer | None:
+        buffer = self._buffers.get(job_id)
+        if buffer is not None and not buffer.has_readers() and not self._hooks.wants(JobOutput):
+            del self._buffers[job_id]
             return None
-        return channel
+        return buffer
 
-    def _tell(self, channel: Channel, outputs: Iterable[Output]) -> None:
-        """Go through what was added, telling hooks of it."""
+    def _fire_all(self, buffer: OutputBuffer, outputs: Iterable[Output]) -> None:
+        """Fire the hooks for all that was added."""
         for output in outputs:
             if self._hooks.wants(JobOutput):
-                self._tell_hooks(channel, output)
+                self._fire(buffer, output)
 
-    def _tell_hooks(self, channel: Channel, output: Output) -> None:
+    def _fire(self, buffer: OutputBuffer, output: Output) -> None:
         if output.starts_again:
-            channel.untold = {False: 0, True: 0}
-        missed = channel.untold[output.stderr] + output.missed_bytes
-        told = self._hooks.fire(
+            buffer.missed_by_hooks = {False: 0, True: 0}
+        missed = buffer.missed_by_hooks[output.stderr] + output.missed_bytes
+        is_fired = self._hooks.fire(
             JobOutput(
                 at_s=time.time(),
-                job_id=channel.job_id,
+                job_id=buffer.job_id,
                 stderr=output.stderr,
                 data=output.data,
                 missed_bytes=missed,
                 starts_again=output.starts_again,
             )
         )
-        channel.untold[output.stderr] = 0 if told else missed + len(output.data)
+        buffer.missed_by_hooks[output.stderr] = 0 if is_fired else missed + len(output.data)
 
-    def _tell_what_was_missed(self, channel: Channel) -> None:
-        for stderr, missed in channel.untold.items():
+    def _fire_missed(self, buffer: OutputBuffer) -> None:
+        for stderr, missed in buffer.missed_by_hooks.items():
             if missed:
-                self._tell_hooks(channel, Output(stderr=stderr, data=b""))
+                self._fire(buffer, Output(stderr=stderr, data=b""))
 
 
 def _reader_of_the_past(job_id: str, facts: RunFacts | None, timeout_s: float | None) -> LiveOutput:
-    channel = Channel(job_id)
-    for _ in channel.finish(facts):
+    buffer = OutputBuffer(job_id)
+    for _ in buffer.finish(facts):
         pass
-    return LiveOutput(channel, timeout_s)
+    return LiveOutput(buffer, timeout_s)

@@ -7,7 +7,7 @@ from functools import partial
 from types import TracebackType
 
 from jobmanager.errors import JobTimeout
-from jobmanager.live_output.buffer import Channel, Output
+from jobmanager.live_output.buffer import Output, OutputBuffer
 from jobmanager.threads.callback_guard import refuse_inside_callback
 from jobmanager.threads.main_thread import outside_main_thread
 
@@ -21,18 +21,18 @@ class LiveOutput:
     ``close``, from any thread, ends it, a step that waits included.
     """
 
-    def __init__(self, channel: Channel, timeout_s: float | None) -> None:
-        self._channel = channel
+    def __init__(self, buffer: OutputBuffer, timeout_s: float | None) -> None:
+        self._buffer = buffer
         self._timeout_s = timeout_s
         self._closed = False
-        with channel.changed:
-            self._place = channel.beginning()
-            channel.readers.add(self)
+        with buffer.changed:
+            self._position = buffer.beginning()
+            buffer.readers.add(self)
 
     @property
     def job_id(self) -> str:
         """Of the job that is followed."""
-        return self._channel.job_id
+        return self._buffer.job_id
 
     def __iter__(self) -> LiveOutput:
         return self
@@ -46,7 +46,7 @@ class LiveOutput:
         """
         until = None if self._timeout_s is None else time.monotonic() + self._timeout_s
         while True:
-            seen, is_over = self._channel.so_far(), self._is_over()  # before it takes: what comes meanwhile is no news to wait for
+            seen, is_over = self._buffer.so_far(), self._is_over()  # before it takes: what comes meanwhile is no news to wait for
             if (output := outside_main_thread(self._take)) is not None:
                 return output
             if is_over:
@@ -68,18 +68,18 @@ class LiveOutput:
         self.close()
 
     def _take(self) -> Output | None:
-        with self._channel.changed:
-            return None if self._closed else self._channel.take(self._place)
+        with self._buffer.changed:
+            return None if self._closed else self._buffer.take(self._position)
 
     def _is_over(self) -> bool:
-        return self._closed or self._channel.ended
+        return self._closed or self._buffer.ended
 
     def _wait(self, seen: object, timeout_s: float | None) -> None:
-        with self._channel.changed:
-            self._channel.changed.wait_for(lambda: self._is_over() or self._channel.so_far() != seen, timeout_s)
+        with self._buffer.changed:
+            self._buffer.changed.wait_for(lambda: self._is_over() or self._buffer.so_far() != seen, timeout_s)
 
     def _close(self) -> None:
-        with self._channel.changed:
+        with self._buffer.changed:
             self._closed = True
-            self._channel.readers.discard(self)
-            self._channel.changed.notify_all()
+            self._buffer.readers.discard(self)
+            self._buffer.changed.notify_all()

@@ -14,7 +14,7 @@ from jobmanager.errors import JobTimeout, UnknownJob, WouldDeadlock
 from jobmanager.events import Event, JobOutput
 from jobmanager.ipc.messages import FetchOutput, OutputChunk, StreamPiece
 from jobmanager.live_output import buffer
-from jobmanager.live_output.fan_out import LiveOutputs
+from jobmanager.live_output.fan_out import LiveOutputFanOut
 from jobmanager.results.facts import RunFacts
 from jobmanager.scheduling.job_record import OutputSource
 from jobmanager.threads import callback_guard
@@ -30,7 +30,7 @@ class Manager:
     def __init__(self, hook_manager: HookManager | None = None) -> None:
         self.run: OutputSource | None = RUNS
         self.asked: list[FetchOutput] = []
-        self.outputs = LiveOutputs(
+        self.outputs = LiveOutputFanOut(
             hook_manager or HookManager(),
             run_of=lambda job_id: self.run if job_id == "j" else None,
             ask=self.asked.append,
