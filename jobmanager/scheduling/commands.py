@@ -58,8 +58,6 @@ class RetryMonitorJob:
 class KillJob:
     """Have its waiter kill it."""
 
-    host: str
-    job_id: str
     container: str
 
 
@@ -95,7 +93,6 @@ class DeleteContainer:
 
     host: str
     container: str
-    job_id: str
     is_ours: bool = False  # our submitter reported it; else a container of this name may be another's
     delay_s: float = field(default=0.0)
 

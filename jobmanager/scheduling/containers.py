@@ -113,4 +113,4 @@ class ContainerTable:
 
 
 def _deletion(container: str, record: ContainerRecord, delay_s: float = 0.0) -> DeleteContainer:
-    return DeleteContainer(host=record.host, container=container, job_id=record.job_id, is_ours=record.is_ours, delay_s=delay_s)
+    return DeleteContainer(host=record.host, container=container, is_ours=record.is_ours, delay_s=delay_s)

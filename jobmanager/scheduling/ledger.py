@@ -531,8 +531,7 @@ class Ledger:
         self._monitor(job, taken_over=True)
 
     def _kill(self, job: JobRecord) -> None:
-        assert job.host is not None
-        self._commands.append(KillJob(host=job.host, job_id=job.request.job_id, container=job.container))
+        self._commands.append(KillJob(container=job.container))
 
     def _requeue(self, job: JobRecord) -> None:
         job.host, job.container, job.container_started_at, job.stopped = None, "", None, None

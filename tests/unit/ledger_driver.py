@@ -1,4 +1,4 @@
-"""Drives a ledger without I/O: a clock to turn by hand, hosts made of figures, orders carried out by nobody."""
+"""Drives a ledger without I/O: a clock to turn by hand, hosts made of figures, commands carried out by nobody."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Clock:
 
 
 class Driver:
-    """A ledger and everything that was ordered so far."""
+    """A ledger and everything that was commanded so far."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Driver:
             clock=self.clock,
             wall_clock=self.clock.wall,
         )
-        self.orders: list[object] = []
+        self.commands: list[object] = []
         if up:
             for name in self.names:
                 self.answers(name)
@@ -104,21 +104,21 @@ class Driver:
         return self.ledger.host_answered(host, info, images or (PYTHON,))
 
     def carry_out(self) -> list[object]:
-        """Take the orders and remember them."""
+        """Take the commands and remember them."""
         new = self.ledger.take_commands()
-        self.orders += new
+        self.commands += new
         return new
 
     def submits(self) -> list[SubmitJob]:
-        return [order for order in self.carry_out() if isinstance(order, SubmitJob)]
+        return [command for command in self.carry_out() if isinstance(command, SubmitJob)]
 
     def placed(self) -> dict[str, str]:
         """Jobs placed just now, and their hosts."""
-        return {order.request.job_id: order.host for order in self.submits()}
+        return {command.request.job_id: command.host for command in self.submits()}
 
     def place(self, job_id: str) -> str:
         """Let it be placed; its container's name."""
-        return next(order.container for order in reversed(self.of(SubmitJob)) if order.request.job_id == job_id)
+        return next(command.container for command in reversed(self.of(SubmitJob)) if command.request.job_id == job_id)
 
     def start_reported(self, container: str, reply: ContainerStarted | StartFailed | StartRefused | None) -> None:
         report_start(self.ledger, container, reply)
@@ -139,35 +139,36 @@ class Driver:
     # ---- what came of it
 
     def of(self, kind: type) -> list:
-        """All orders of a kind so far."""
+        """All commands of a kind so far."""
         self.carry_out()
-        return [order for order in self.orders if isinstance(order, kind)]
+        return [command for command in self.commands if isinstance(command, kind)]
 
     def results(self, job_id: str) -> list[PublishResult]:
-        return [order for order in self.of(PublishResult) if order.request.job_id == job_id]
+        return [command for command in self.of(PublishResult) if command.request.job_id == job_id]
 
     def result(self, job_id: str) -> PublishResult:
         (only,) = self.results(job_id)
         return only
 
     def deletes(self) -> list[str]:
-        return [order.container for order in self.of(DeleteContainer)]
+        return [command.container for command in self.of(DeleteContainer)]
 
     def watches(self) -> list[MonitorJob]:
         return self.of(MonitorJob)
 
     def looks(self) -> list[str]:
         """Hosts that are to be looked at, as ordered just now."""
-        return [order.host for order in self.carry_out() if isinstance(order, CheckHost)]
+        return [command.host for command in self.carry_out() if isinstance(command, CheckHost)]
 
-    def stops(self) -> list[str]:
-        return [order.job_id for order in self.of(KillJob)]
+    def kills(self) -> list[str]:
+        """Containers that were to be killed so far."""
+        return [command.container for command in self.of(KillJob)]
 
     def slots(self) -> dict[str, int]:
         return {host.name: host.running for host in self.ledger.hosts()}
 
     def empty(self) -> bool:
         """Whether nothing is left to be done, and all slots are free, once all callbacks have returned."""
-        for order in self.of(PublishResult):
-            self.ledger.callback_returned(order.request.job_id)
+        for command in self.of(PublishResult):
+            self.ledger.callback_returned(command.request.job_id)
         return not self.ledger.unfinished() and not self.ledger.containers() and not any(self.slots().values())

@@ -122,7 +122,7 @@ def test_kill_job_says_whether_the_job_had_not_ended_and_it_ends_once(comes_ther
     assert driver.ledger.kill("j", KillReason.KILL_JOB) is can_be
 
     if state(driver) is JobState.RUNNING:  # its waiter kills the container, and reports that
-        assert driver.stops()[-1] == "j"
+        assert driver.kills()[-1] == driver.watches()[-1].container
         driver.end(driver.watches()[-1].container, RunFacts(program_started=True))
     assert [result.verdict.outcome for result in driver.results("j")] == ([outcome] if outcome is not None else [])
     assert not driver.ledger.kill("j", KillReason.KILL_JOB)

@@ -99,7 +99,7 @@ def test_killing_a_running_job_stops_it_and_its_report_ends_it():
     assert driver.ledger.kill("j", KillReason.KILL_JOB)
     assert driver.ledger.kill("j", KillReason.CLOSE)  # asked again: still not ended
 
-    assert driver.stops() == ["j"]
+    assert driver.kills() == [container]
     assert driver.results("j") == []
     driver.end(container, RunFacts(program_started=True, stdout=b"so far"))
     assert driver.result("j").verdict.text == "killed: kill_job"
@@ -139,7 +139,7 @@ def test_a_job_goes_to_another_host_when_one_has_lost_its_image():
     (other,) = driver.submits()
     assert other.host != one
     assert driver.deletes() == [first]
-    assert CheckHost(host=one) in driver.orders
+    assert CheckHost(host=one) in driver.commands
     assert driver.results("j") == []
 
 
@@ -511,7 +511,7 @@ def test_another_waiter_takes_over_the_list_of_one_that_died():
     driver.carry_out()
     driver.clock.now += 7.0
     driver.ledger.kill("k", KillReason.KILL_JOB)
-    driver.orders.clear()
+    driver.commands.clear()
     host = containers["k"][1]
 
     driver.ledger.waiter_died([*(container for container, place in containers.values() if place == host), "unknown"])
@@ -533,7 +533,7 @@ def test_the_death_of_a_waiter_that_still_had_a_jobs_earlier_container_hands_not
     driver.ledger.tick()
     later = driver.run("j")
     assert later != earlier
-    driver.orders.clear()
+    driver.commands.clear()
 
     driver.ledger.waiter_died([earlier])
 
@@ -683,7 +683,7 @@ def test_a_delete_that_fails_is_tried_again_ever_later_and_the_slot_stays_taken(
     container = driver.run("j")
     driver.end(container)
     driver.carry_out()
-    driver.orders.clear()
+    driver.commands.clear()
 
     delays = []
     for _ in range(9):

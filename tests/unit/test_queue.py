@@ -561,7 +561,7 @@ def test_a_job_that_has_a_host_is_left_alone_and_the_newer_waits():
         driver.accept("newer", supersede_key="k")
 
         assert driver.results("older") == []
-        assert driver.stops() == []
+        assert driver.kills() == []
         assert driver.ledger.queue_info("newer").jobs_before == 0
         driver.accept("newest", supersede_key="k")
         assert superseded_by(driver, "newer") == "newest"

@@ -90,9 +90,8 @@ class World:
                 self.watched[order.container] = order.request.job_id
                 self.later(0.0 if order.kill_at_once else self.random.expovariate(0.2), self.waiter_reports, order.container)
             elif isinstance(order, KillJob):
-                for container, job_id in self.watched.items():
-                    if job_id == order.job_id:
-                        self.later(0.1, self.waiter_reports, container)
+                if order.container in self.watched:
+                    self.later(0.1, self.waiter_reports, order.container)
             elif isinstance(order, DeleteContainer):
                 self.later(order.delay_s + self.random.uniform(0.05, 0.5), self.deleter_answers, order)
             elif isinstance(order, CheckHost):
