@@ -33,8 +33,8 @@ class Manager:
         self.outputs = LiveOutputFanOut(
             hook_manager or HookManager(),
             run_of=lambda job_id: self.run if job_id == "j" else None,
-            ask=self.asked.append,
-            followed=lambda job_id: self.outputs.ask_for(job_id),
+            fetch=self.asked.append,
+            on_followed=lambda job_id: self.outputs.reader_added(job_id),
         )
 
     def follow(self, timeout_s: float | None = 0.0) -> LiveOutput:
@@ -42,11 +42,11 @@ class Manager:
 
     def prints(self, *pieces: tuple[bool, int, bytes], container: str = "c1") -> None:
         said = tuple(StreamPiece(stderr, at, data) for stderr, at, data in pieces)
-        self.outputs.printed(OutputChunk(job_id="j", container_name=container, pieces=said))
+        self.outputs.chunk_received(OutputChunk(job_id="j", container_name=container, pieces=said))
 
     def ends(self, stdout: bytes = b"", stderr: bytes = b"", **counted: int) -> None:
         counts = {"stdout_bytes": len(stdout), "stderr_bytes": len(stderr), **counted}
-        self.outputs.ended("j", RunFacts(program_started=True, stdout=stdout, stderr=stderr, **counts))
+        self.outputs.job_ended("j", RunFacts(program_started=True, stdout=stdout, stderr=stderr, **counts))
 
 
 def out(data: bytes, **more: object) -> Output:
@@ -128,7 +128,7 @@ def test_a_job_that_ended_without_a_run_ends_the_stream() -> None:
     manager = Manager()
     live = manager.follow()
 
-    manager.outputs.ended("j", None)
+    manager.outputs.job_ended("j", None)
 
     assert list(live) == []
 
@@ -286,7 +286,7 @@ def test_another_run_starts_the_stream_again_for_every_reader() -> None:
     assert so_far(quick) == [out(b"first run")]
 
     manager.run = OutputSource(container="c2", ended=False, facts=None)
-    manager.outputs.watched("j", "c2")
+    manager.outputs.monitor_started("j", "c2")
     manager.prints((False, 0, b"late word of the first run"), container="c1")
     manager.prints((False, 0, b"second"), container="c2")
 
@@ -300,7 +300,7 @@ def test_another_container_whose_program_never_began_is_no_other_run() -> None:
     manager = Manager()
     live = manager.follow()
 
-    manager.outputs.watched("j", "c2")
+    manager.outputs.monitor_started("j", "c2")
     manager.prints((False, 0, b"one"), container="c2")
 
     assert so_far(live) == [out(b"one")]
@@ -340,7 +340,7 @@ def test_whatever_order_answers_come_in_each_byte_is_shown_once() -> None:
         begin = max(0, at[stderr] - chance.randint(0, 20))  # what a waiter that took over has read again
         manager.prints((stderr, begin, whole[stderr][begin : begin + chance.randint(1, 40)]))
         if chance.random() < 0.3:
-            manager.outputs.watched("j", "c1")
+            manager.outputs.monitor_started("j", "c1")
         if chance.random() < 0.5:
             got += so_far(live)
     manager.ends(whole[False], whole[True])
@@ -356,8 +356,8 @@ def test_whatever_order_answers_come_in_each_byte_is_shown_once() -> None:
 def test_nothing_is_asked_for_a_job_that_nobody_follows() -> None:
     manager = Manager()
 
-    manager.outputs.watched("j", "c1")
-    manager.outputs.ended("j", RunFacts(program_started=True))
+    manager.outputs.monitor_started("j", "c1")
+    manager.outputs.job_ended("j", RunFacts(program_started=True))
 
     assert manager.asked == []
 
@@ -381,7 +381,7 @@ def test_a_job_that_waits_is_asked_for_once_it_runs() -> None:
     live = manager.follow()
     assert manager.asked == []
 
-    manager.outputs.watched("j", "c1")
+    manager.outputs.monitor_started("j", "c1")
 
     assert len(manager.asked) == 1
     live.close()
@@ -422,9 +422,9 @@ def test_a_hook_for_output_is_told_of_every_piece_of_every_job() -> None:
     hook_manager.add(JobOutput, told.append)
     manager = Manager(hook_manager)
 
-    manager.outputs.watched("j", "c1")
+    manager.outputs.monitor_started("j", "c1")
     manager.prints((False, 0, b"one"))
-    manager.outputs.watched("j", "c2")
+    manager.outputs.monitor_started("j", "c2")
     manager.prints((True, 0, b"two"), container="c2")
     manager.ends(b"three", b"two")
 
@@ -441,7 +441,7 @@ def test_a_hook_for_all_events_has_no_output_sent() -> None:
     hook_manager.add(Event, told.append)
     manager = Manager(hook_manager)
 
-    manager.outputs.watched("j", "c1")
+    manager.outputs.monitor_started("j", "c1")
     manager.ends(b"one")
     hook_manager.drain(20)
 
@@ -460,7 +460,7 @@ def test_a_hook_that_is_too_slow_for_the_output_is_told_how_much_it_missed(monke
 
     hook_manager.add(JobOutput, slow)
     manager = Manager(hook_manager)
-    manager.outputs.watched("j", "c1")
+    manager.outputs.monitor_started("j", "c1")
     manager.prints((False, 0, b"0"))
     assert begun.wait(20)
     for at in range(1, 40):
