@@ -150,7 +150,7 @@ def test_an_unknown_job_is_refused_and_leaves_nothing() -> None:
     with pytest.raises(UnknownJob, match="there is no job with the id 'j', or its callback has returned"):
         manager.follow()
 
-    assert manager.outputs._channels == {}
+    assert manager.outputs._buffers == {}
 
 
 def test_what_a_job_printed_past_its_limit_is_counted_as_missed() -> None:
@@ -188,7 +188,7 @@ def test_closing_the_manager_ends_every_reader() -> None:
 def test_in_a_forked_child_readers_end_although_the_lock_may_be_held() -> None:
     manager = Manager()
     live = manager.follow(timeout_s=None)
-    held = live._channel.changed
+    held = live._buffer.changed
     thread = threading.Thread(target=held.acquire)  # as by a thread that has not come along
     thread.start()
     thread.join()
@@ -240,7 +240,7 @@ def test_a_reader_that_stops_is_told_how_much_it_missed_and_another_one_misses_n
 
 def live_bytes(live: LiveOutput) -> int:
     """What is kept for readers."""
-    return sum(len(block.data) for block in live._channel._blocks)
+    return sum(len(block.data) for block in live._buffer._blocks)
 
 
 def test_what_is_kept_is_bounded_for_a_job_that_prints_to_both_streams_by_turns(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,7 +250,7 @@ def test_what_is_kept_is_bounded_for_a_job_that_prints_to_both_streams_by_turns(
     for at in range(500):
         manager.prints((False, at, b"o"), (True, at, b"e"))
 
-    assert len(slow._channel._blocks) == 100
+    assert len(slow._buffer._blocks) == 100
     manager.ends(b"o" * 500, b"e" * 500)
     rest = list(slow)
     assert rest[:2] == [out(b"", missed_bytes=450), err(b"", missed_bytes=450)]
@@ -402,7 +402,7 @@ def test_nothing_more_is_asked_or_kept_when_the_last_reader_is_gone(leave: str) 
     manager.prints((False, 3, b"two"))
 
     assert len(manager.asked) == 2
-    assert manager.outputs._channels == {}
+    assert manager.outputs._buffers == {}
     late = manager.follow()
     manager.prints((False, 0, b"onetwo"))
     assert so_far(late) == [out(b"onetwo")]
