@@ -1,1 +1,1 @@
-"""The words: frozen, validated, picklable records. Standard library only."""
+"""Frozen, validated, picklable records. They import the standard library only."""

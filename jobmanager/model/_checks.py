@@ -1,4 +1,4 @@
-"""Checks that the records of this package share: each returns the exact value, or raises an error that says what would do."""
+"""Checks that the records share: each returns the exact value, or raises an error that says what is allowed."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from jobmanager.errors import InvalidValue
 from jobmanager.model._exact import exact
 
 RESERVED_FOLDER = ".jobmanager"
-YEAR_S = 366 * 24 * 3600.0  # no time of ours is longer
+YEAR_S = 366 * 24 * 3600.0  # no duration may be longer
 _LONGEST_NAME = 255
 _LONGEST_PATH = 1024
 _LONGEST_WORD = 2**17 - 1  # bytes; the kernel's MAX_ARG_STRLEN, less its NUL
 _MOST_WORDS = 2**20  # bytes of all words; the kernel takes a quarter of the stack's limit, mostly 2 MiB, with the image's own
-_WORD_COSTS = 9  # bytes more for each: a NUL and a pointer
+_WORD_OVERHEAD = 9  # bytes for each word: a NUL and a pointer
 _MOST_SHOWN = 128
 _READ_ONLY = {"OPTIND", "UID", "EUID", "PPID", "SHELLOPTS", "BASHOPTS", "BASH_VERSINFO"}
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -34,7 +34,7 @@ def positive(name: str, value: float, error: type[InvalidValue] = InvalidValue) 
 
 
 def timeout(name: str, value: float, *, zero: bool = False) -> float:
-    """Seconds, at most a year; 0 only if that makes sense."""
+    """Seconds, at most a year. ``zero``: whether 0 is allowed."""
     value = exact(value)
     if not zero:
         positive(name, value)
@@ -71,7 +71,7 @@ def flag(name: str, value: bool, error: type[InvalidValue] = InvalidValue) -> bo
 
 
 def text(name: str, value: str, error: type[InvalidValue] = InvalidValue) -> str:
-    """A string that any container can be given: not empty, encodable, without NUL."""
+    """A string that a container can receive: not empty, encodable, without NUL."""
     value = exact(value)
     if not isinstance(value, str) or not value.strip():
         raise error(f"{name} must be a string that is not empty, not {value!r}")
@@ -87,7 +87,7 @@ def string(name: str, value: str, error: type[InvalidValue] = InvalidValue) -> s
 
 
 def plain(name: str, value: str, error: type[InvalidValue] = InvalidValue) -> str:
-    """A string, perhaps empty, that can cross into a container: encodable, without NUL."""
+    """A string, perhaps empty, that a container can receive: encodable, without NUL."""
     value = string(name, value, error)
     if "\0" in value:
         raise error(f"{name} holds a NUL character, which no command line or file name can")
@@ -112,17 +112,17 @@ def command(name: str, given: str | Sequence[str] | None, error: type[InvalidVal
 
 
 def fits_a_start(words: Iterable[str], error: type[InvalidValue]) -> None:
-    """Words of a command and NAME=value, which the kernel takes up to a size only: past it the program cannot be started."""
+    """Refuse words of a command, and NAME=value pairs, that are larger than the kernel can start a program with."""
     sizes = [len(word.encode()) for word in words]
-    in_all = sum(sizes) + _WORD_COSTS * len(sizes)
+    total = sum(sizes) + _WORD_OVERHEAD * len(sizes)
     if any(size > _LONGEST_WORD for size in sizes):
         raise error(
             f"a word of the command, or a variable, of {max(sizes)} bytes: no program can be started with one longer than"
             f" {_LONGEST_WORD} bytes; give it as a file or as standard input"
         )
-    if in_all > _MOST_WORDS:
+    if total > _MOST_WORDS:
         raise error(
-            f"the command and its variables take {in_all} bytes in all, more than {_MOST_WORDS}:"
+            f"the command and its variables take {total} bytes in all, more than {_MOST_WORDS}:"
             " give them as a file or as standard input"
         )
 
@@ -137,7 +137,7 @@ def no_clashes(names: Collection[str], error: type[InvalidValue]) -> None:
 
 
 def variable(name: str, error: type[InvalidValue]) -> str:
-    """A name of an environment variable, as POSIX shells take it."""
+    """A name of an environment variable that POSIX shells accept."""
     name = exact(name)
     if not isinstance(name, str) or not _VARIABLE.fullmatch(name):
         raise error(f"{name!r} is no name for an environment variable: letters, digits and _ only, no digit first")
@@ -163,7 +163,7 @@ _F = TypeVar("_F", bound=Callable[..., object])
 
 
 def callback(name: str, given: _F, error: type[InvalidValue], *takes: str) -> _F:
-    """A function of these arguments that does its work when it is called: nobody awaits what it returns, or iterates over it."""
+    """A plain function of these arguments. The caller does not await its result, or iterate over it."""
     if not callable(given):
         raise error(f"{name} must be callable, not {given!r}")
     if kind := _runs_later(given):
@@ -171,11 +171,11 @@ def callback(name: str, given: _F, error: type[InvalidValue], *takes: str) -> _F
             f"{name} must be a plain function, not {kind}, which would never run: have a plain function hand it to your"
             " event loop (docs/web-apps.md), or await manager.submit(...)"
         )
-    if inspect.isbuiltin(given):  # as a queue's put: many do not tell, and where one does, that is a text which takes long to read
+    if inspect.isbuiltin(given):  # as a queue's put: many have no signature, and parsing the text of one takes long
         return given
     try:
         signature = inspect.signature(given, follow_wrapped=False)
-    except (TypeError, ValueError):  # it does not tell; anything else may be a signal handler's, and is for whoever called us
+    except (TypeError, ValueError):  # it has none; other errors may come from a signal handler, and are the caller's
         return given
     try:
         signature.bind(*takes)
@@ -185,10 +185,10 @@ def callback(name: str, given: _F, error: type[InvalidValue], *takes: str) -> _F
 
 
 def _runs_later(function: object) -> str:
-    """What it is, if calling it only makes an object that somebody would have to run."""
+    """The kind of function, if calling it only makes an object that somebody would have to run; else empty."""
     while isinstance(function, functools.partial):
         function = function.func
-    for code in (function, getattr(type(function), "__call__", None)):  # noqa: B004 - what Python calls
+    for code in (function, getattr(type(function), "__call__", None)):  # noqa: B004 - the attribute that Python calls
         if inspect.iscoroutinefunction(code) or inspect.isasyncgenfunction(code):
             return "an async one"
         if inspect.isgeneratorfunction(code):
@@ -207,7 +207,7 @@ def is_finite(value: object) -> bool:
 
 
 def _shown(value: object) -> str:
-    """A value for a message. Python itself refuses to write out a number of very many digits."""
+    """A value for a message. Python refuses to convert a number with too many digits."""
     if isinstance(value, int) and value.bit_length() > _MOST_SHOWN:
         return f"a number of {value.bit_length()} bits"
     return repr(value)

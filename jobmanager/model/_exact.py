@@ -1,7 +1,7 @@
-"""What a caller hands over, as values of Python's own exact types: text that is a ``str`` and no child of it, and so on.
+"""Converts a caller's values to Python's exact built-in types: text to ``str`` and no subclass of it, and so on.
 
-A child class may hold code, and live in a module that none of the library's processes knows. A ``class Lang(str, Enum)``
-stands for its text, a number of numpy's for its value, a Mapping for what is in it now.
+A subclass may contain code, and live in a module that the library's processes cannot import. A ``class Lang(str, Enum)``
+becomes its text, a number of numpy's its value, a Mapping a dict of its present items.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _R = TypeVar("_R")
 
 
 def make_exact(record: Any, error: type[InvalidValue]) -> None:
-    """Every field of a record that is being made; its own checks follow."""
+    """Convert every field of a record that is being made, before its own checks."""
     for field in fields(record):
         try:
             object.__setattr__(record, field.name, exact(getattr(record, field.name)))
@@ -27,14 +27,14 @@ def make_exact(record: Any, error: type[InvalidValue]) -> None:
 
 
 def own(cls: type[_R], value: _R) -> _R:
-    """One of the library's own records where the caller has made a child class of it; anything else stays."""
+    """Convert an instance of a subclass of one of the library's records to that record; anything else stays."""
     if type(value) is cls or not isinstance(value, cls):
         return value
     return cls(**{field.name: getattr(value, field.name) for field in fields(cls)})  # type: ignore[arg-type]
 
 
 def exact(value: Any) -> Any:
-    """A value, and all that is in it. What is neither text, bytes, a number, nor a collection stays as it is, to be checked."""
+    """Convert a value and all that is in it. Anything but text, bytes, numbers and collections stays, to be checked later."""
     kind = type(value)
     if kind in (str, int, float, bool, bytes, type(None)) or kind.__module__.partition(".")[0] == "jobmanager":
         return value
@@ -52,7 +52,7 @@ def exact(value: Any) -> Any:
 
 
 def _has_items(value: Collection[Any]) -> bool:
-    """An array of no dimensions is a number, though its class has everything that makes a collection."""
+    """False for an array without dimensions: it is a number, although its class is a collection."""
     try:
         iter(value)
     except TypeError:
@@ -68,7 +68,7 @@ def _collection(value: Collection[Any]) -> Collection[Any]:
 
 
 def _number(value: Any) -> Any:
-    """A whole number stays one. Text that could be read as a number is none."""
+    """An integer stays one. Text that could be read as a number is no number."""
     if not (hasattr(type(value), "__index__") or hasattr(type(value), "__float__")):
         return value
     try:

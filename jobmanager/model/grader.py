@@ -1,4 +1,4 @@
-"""``Grader``: the script of a task's author that judges what a submitter sent in, and what it may have of student containers."""
+"""``Grader``: the task author's script that judges a submission, and the student containers that it may have."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Grader:
         student_cpu_time_s: CPU seconds of all student containers of a job together; None: as many as the task's limits say.
         student_memory_mib: memory of all student containers that run at once; None: as much as the task's limits say.
         student_network: what a student container may reach.
-        student_environments: environments that a host must have to be given such a job. A grader may ask for any other
+        student_environments: environments that a host must have for such a job. A grader may also ask for others
             that its host happens to have.
         most_students: student containers at once.
         merge_local: whether the task's MultipleChoice and Match problems are judged here, too, and a wrong answer makes a
@@ -57,11 +57,11 @@ class Grader:
         _checks.flag("merge_local", self.merge_local, InvalidTask)
 
     def students_cpu_time_s(self, limits: Limits) -> float:
-        """The budget of CPU seconds that holds for a task of these limits."""
+        """CPU seconds of all student containers of a task with these limits."""
         return limits.cpu_time_s if self.student_cpu_time_s is None else self.student_cpu_time_s
 
     def students_memory_mib(self, limits: Limits) -> int:
-        """The budget of memory that holds for a task of these limits."""
+        """Memory of all student containers of a task with these limits."""
         return limits.memory_mib if self.student_memory_mib is None else self.student_memory_mib
 
 

@@ -25,8 +25,8 @@ _EXAMPLES = "unix:///var/run/docker.sock, tcp://host:2376 or ssh://user@host"
 class TLS:
     """Certificates for a daemon that listens on TCP. Files are PEM; a folder with Docker's names is ``TLS.folder``."""
 
-    ca_cert: str | Path | None = None  # who signed the daemon's certificate; None: the system's authorities
-    client_cert: str | Path | None = None  # what we show, with client_key
+    ca_cert: str | Path | None = None  # the authority that signed the daemon's certificate; None: the system's authorities
+    client_cert: str | Path | None = None  # the client's certificate; goes with client_key
     client_key: str | Path | None = None
     verify: bool = True  # check the daemon's certificate, and that it names the url's host
 
@@ -42,7 +42,7 @@ class TLS:
 
     @classmethod
     def folder(cls, path: str | Path, *, verify: bool = True) -> TLS:
-        """The certificates of a folder in the manner of DOCKER_CERT_PATH: ca.pem, cert.pem, key.pem."""
+        """The certificates of a folder as for DOCKER_CERT_PATH: ca.pem, cert.pem, key.pem."""
         folder = Path(path)
         return cls(ca_cert=folder / "ca.pem", client_cert=folder / "cert.pem", client_key=folder / "key.pem", verify=verify)
 
@@ -53,7 +53,7 @@ class DockerHost:
 
     Args:
         url: ``unix:///path``, ``tcp://host:port`` or ``ssh://[user@]host[:port][/path/of/docker.sock]``.
-        name: how results, logs and listings call it; the url by default.
+        name: its name in results, logs and listings; the url by default.
         max_concurrent_jobs: how many jobs at once; None: twice its cores, and no more than it has
             times 256 MiB of memory.
         tls: a TLS, or a folder with ca.pem, cert.pem and key.pem; for tcp only.
@@ -103,12 +103,12 @@ class DockerHost:
 
     @property
     def published_at(self) -> str:
-        """Where its published ports are reached: a name or an IP address."""
+        """The name or IP address at which its published ports are reached."""
         return self.address or urlsplit(self.url).hostname or _LOOPBACK
 
     @property
     def is_published_here_only(self) -> bool:
-        """Whether that is an address of the engine's own machine, which nobody reaches from another one."""
+        """Whether its published ports are reached from the engine's own machine only."""
         return self.published_at == "localhost" or _is_loopback(self.published_at)
 
 
@@ -120,7 +120,7 @@ class Address:
     url: str  # never ssh: a tunnel's local end stands in for it
     tls: TLS | None = None
     pull: str = "never"
-    tunnelled: bool = False  # the url is the local end of a way to another machine
+    tunnelled: bool = False  # the url is the local end of a tunnel to another machine
 
 
 def _check_url(url: str) -> None:

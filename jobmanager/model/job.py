@@ -1,4 +1,4 @@
-"""``JobInput``: what one job brings to its task. ``Request``: a job as the manager accepted it."""
+"""``JobInput``: the input of one job. ``Request``: a job as the manager accepted it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from jobmanager.model.task import Content, Task, executable_names, executable_on
 
 @dataclass(frozen=True, slots=True)
 class JobInput:
-    """What one job brings: answers to problems, files of its own, standard input.
+    """The input of one job: answers to problems, files of its own, standard input.
 
     Args:
         answers: an answer for each problem id; keys that begin with ``@`` are notes that no problem reads.
         files: workspace files by relative name; they replace the task's files of the same name;
-            in a grading job they may not, but for those below ``student/``.
+            in a grading job only those below ``student/`` may.
         executables: names of files that may be run, beside those that can be on disk, begin with ``#!`` or are ELF programs.
         stdin: what the program reads from standard input.
 
@@ -48,7 +48,7 @@ class JobInput:
 
     @classmethod
     def of(cls, given: JobInput | Mapping[str, Answer] | None) -> JobInput:
-        """What a caller gave as input data; a plain mapping is taken for the answers."""
+        """The input that a caller gave; a plain mapping is taken for the answers."""
         if isinstance(given, JobInput):
             return own(JobInput, given)
         if given is None or isinstance(given, Mapping):
@@ -66,8 +66,8 @@ class Request:
     files: Mapping[str, bytes] = field(repr=False)  # everything that goes into the workspace
     priority: int  # lower runs sooner
     launcher_name: str
-    debug: bool | str  # "ssh": a person wants to log in
-    ssh_password: str = field(default="", repr=False)  # for debug="ssh": what lets a person in
+    debug: bool | str  # "ssh": a person is going to log in
+    ssh_password: str = field(default="", repr=False)  # for debug="ssh"
     supersede_key: str | None = None  # it replaces a waiting job of the same key
     executables: frozenset[str] = frozenset()  # names of files that may be run although they do not look like it
 

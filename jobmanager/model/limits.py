@@ -1,4 +1,4 @@
-"""``Limits``: what one job may use. Every one is enforced from outside the program."""
+"""``Limits``: what one job may use. All are enforced from outside the program."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from jobmanager.model._exact import make_exact
 
 _BLOCK = 4096
 _MOST = 2**30
-SLOWEST_LINK_BYTES_PER_S = 16 * 1024  # what a container says comes at least so fast, while it comes
-_MOST_STANDSTILL_S = 300.0
-# Starting a container takes runc itself up to 13.4 MiB (1.1.15; with less, now and then it fails) and 24 files (1.3.6 with nine
-# hierarchies of cgroup v1; one more for each), and the limits hold by then
+SLOWEST_LINK_BYTES_PER_S = 16 * 1024  # output that is on its way is taken to arrive at least so fast
+_MAX_STANDSTILL_S = 300.0
+# runc itself needs up to 13.4 MiB to start a container (1.1.15; with less it sometimes fails) and 24 files (1.3.6 with nine
+# hierarchies of cgroup v1; one more for each), and the limits are in force by then
 SMALLEST_MEMORY_MIB = 16
-_FEWEST_OPEN_FILES = 32
-_BESIDE_SHM_MIB = 4  # so that a small program meets "no space left" before the memory limit, and can go on
+_MIN_OPEN_FILES = 32
+_BESIDE_SHM_MIB = 4  # so that a small program gets "no space left" before it reaches the memory limit, and can go on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,14 +28,14 @@ class Limits:
     """
 
     cpu_time_s: float = 30  # CPU seconds of all processes of the container together
-    wall_time_s: float | None = None  # seconds from the job's delivery to its end; None: 3 x CPU
+    wall_time_s: float | None = None  # seconds from sending the job to its end; None: 3 x CPU
     memory_mib: int = 256  # memory and swap together (so: no swap); the workspace's pages count too
     processes: int = 64  # processes and threads at any one time
     open_files: int = 256  # per process
     workspace_mib: int = 64  # all files in /job; as much again in /tmp
     output_kib: int = 1024  # stdout plus stderr; past it the job is stopped
     archive_mib: int = 16  # collected files, before compression
-    cpus: float = 1.0  # cores that it can keep busy
+    cpus: float = 1.0  # cores that it can use
 
     def __post_init__(self) -> None:
         make_exact(self, InvalidValue)
@@ -46,29 +46,29 @@ class Limits:
         if max(self.cpu_time_s, self.wall_s) > _checks.YEAR_S:
             raise InvalidValue("cpu_time_s and wall_time_s must be at most a year")
         for name in ("memory_mib", "processes", "open_files", "workspace_mib", "output_kib", "archive_mib"):
-            most = None if name == "memory_mib" else _MOST  # hosts judge that one
+            most = None if name == "memory_mib" else _MOST  # hosts check that one
             _checks.positive_int(name, getattr(self, name), most=most)
         if self.memory_mib < SMALLEST_MEMORY_MIB:
             raise InvalidValue(f"memory_mib must be at least {SMALLEST_MEMORY_MIB}, not {self.memory_mib}")
-        if self.open_files < _FEWEST_OPEN_FILES:
-            raise InvalidValue(f"open_files must be at least {_FEWEST_OPEN_FILES}, not {self.open_files}")
+        if self.open_files < _MIN_OPEN_FILES:
+            raise InvalidValue(f"open_files must be at least {_MIN_OPEN_FILES}, not {self.open_files}")
         if self.cpus < 0.01:
             raise InvalidValue(f"cpus must be at least 0.01, not {self.cpus}")
 
     @property
     def wall_s(self) -> float:
-        """The wall-clock limit that holds, in seconds."""
+        """The wall-clock limit in seconds, with its default."""
         return 3 * self.cpu_time_s if self.wall_time_s is None else self.wall_time_s
 
     @property
     def shm_mib(self) -> int:
-        """How much ``/dev/shm`` holds: it counts as memory, and this leaves a little of that."""
+        """The size of ``/dev/shm``. It counts as memory, so a little memory is left beside it."""
         return self.memory_mib - _BESIDE_SHM_MIB
 
     @property
     def standstill_s(self) -> float:
-        """How long in all a grader's wall clock may stand still, while its student containers are being started."""
-        return min(self.wall_s, _MOST_STANDSTILL_S)
+        """How long in all a grader's wall clock may be paused while its student containers are being started."""
+        return min(self.wall_s, _MAX_STANDSTILL_S)
 
     @property
     def workspace_inodes(self) -> int:
@@ -81,7 +81,7 @@ class Limits:
         return self.workspace_inodes // 2
 
     def workspace_excess(self, sizes: list[int]) -> str:
-        """What the workspace cannot hold of files of these sizes (bytes), in whole blocks; empty when it holds them."""
+        """Why the workspace cannot hold files of these sizes (bytes), in whole blocks; empty when it can."""
         if sum(-(-size // _BLOCK) * _BLOCK for size in sizes) > self.workspace_mib * 2**20:
             return f"larger than the workspace of {self.workspace_mib} MiB: raise workspace_mib"
         if len(sizes) > self.most_files:

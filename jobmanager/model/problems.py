@@ -15,7 +15,7 @@ Answer = Union[str, bytes, int, Collection[Union[str, int, float]], Upload]
 
 _LONGEST_NAME = 255
 _MOST_BYTES = 2**30
-_SHOWN = 5  # keys that a message repeats
+_SHOWN = 5  # texts that a message repeats
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +28,9 @@ class MultipleChoice:
 
     correct: str | int | Collection[str | int]  # the key, or all the keys, of the right choices
     choices: Mapping[str, str] | Collection[str | int] | None = None  # all keys (with their texts); None: not checked
-    success_text: str = ""  # told after a right answer
-    failure_text: str = "Wrong answer."  # told after a wrong one
-    feedback: Mapping[str | int, str] | None = field(default=None, kw_only=True)  # told, by key, of each choice that was made
+    success_text: str = ""  # shown after a right answer
+    failure_text: str = "Wrong answer."  # shown after a wrong one
+    feedback: Mapping[str | int, str] | None = field(default=None, kw_only=True)  # by key: shown when this choice was made
     multiple: bool = field(default=True, kw_only=True)  # whether several may be chosen
 
     def __post_init__(self) -> None:
@@ -60,13 +60,13 @@ class MultipleChoice:
         return chosen == self.correct_keys if self.multiple else len(chosen) == 1 and chosen <= self.correct_keys
 
     def feedback_text(self, answer: Answer | None) -> str:
-        """What the submitter is told: the text for a right or a wrong answer, then the feedback of what was chosen."""
+        """The text for a right or a wrong answer, then the feedback of the choices that were made."""
         chosen = frozenset() if answer is None else _keys(answer, InvalidInput)
         verdict = self.success_text if self.is_right(answer) else self.failure_text
         return _lines(verdict, *(text for key, text in (self.feedback or {}).items() if str(key) in chosen))
 
     def check(self, answer: Answer | None) -> None:
-        """Raise InvalidInput for an answer of a wrong type, a choice that there is not, and for several where one is asked for."""
+        """Raise InvalidInput for an answer of a wrong type, an unknown choice, and several choices where one is asked for."""
         if answer is None:
             return
         chosen = _keys(answer, InvalidInput)
@@ -74,7 +74,7 @@ class MultipleChoice:
             known = [str(key) for key in self.choices]
             unknown = sorted(chosen.difference(known))
             if unknown:
-                raise InvalidInput(f"no such choice: {_some(unknown)}; there are {_some(known)}")
+                raise InvalidInput(f"no such choice: {_abridged(unknown)}; there are {_abridged(known)}")
         if not self.multiple and len(chosen) > 1:
             raise InvalidInput(f"a MultipleChoice problem with multiple=False takes one choice, not {len(chosen)}")
 
@@ -101,7 +101,7 @@ class Match:
         return self._folded(answer) == self._folded(self.answer)
 
     def feedback_text(self, answer: Answer | None) -> str:
-        """What the submitter is told."""
+        """The text for a right or a wrong answer."""
         return self.success_text if self.is_right(answer) else self.failure_text
 
     def check(self, answer: Answer | None) -> None:
@@ -115,7 +115,7 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """Source text, which becomes a file in the workspace, or is there for the grader to ask for."""
+    """Source text. It becomes a file in the workspace, or the grader reads the answer."""
 
     filename: str | None = None  # relative to the workspace; None: no file, the task's grader reads the answer
     single_line: bool = field(default=False, kw_only=True)  # whether it is one line
@@ -138,13 +138,13 @@ class Code:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """An uploaded file, which becomes a file in the workspace, or is there for the grader to ask for.
+    """An uploaded file. It becomes a file in the workspace, or the grader reads the answer.
 
     An answer is the file's content, or ``{"filename": its own name, "value": its content}``.
     """
 
-    filename: str | None = None  # relative to the workspace; None: the task's grader asks for it
-    extensions: Collection[str] = field(default=(), kw_only=True)  # how its own name may end (".py"); empty: any way
+    filename: str | None = None  # relative to the workspace; None: no file there, the task's grader reads the answer
+    extensions: Collection[str] = field(default=(), kw_only=True)  # allowed endings of its own name (".py"); empty: any
     max_bytes: int | None = field(default=None, kw_only=True)  # None: what the workspace holds
     optional: bool = field(default=False, kw_only=True)  # whether it may have no answer, which then is an empty file
 
@@ -160,8 +160,8 @@ class File:
         """The file's bytes; raises InvalidInput for anything but bytes or text, and for a file that is not allowed."""
         name = self.own_name(answer)
         if self.extensions and not (name or "").lower().endswith(tuple(self.extensions)):
-            told = "give {'filename': ..., 'value': ...}" if name is None else f"{name!r} does not"
-            raise InvalidInput(f"the file's name must end in {_some(self.extensions)}: {told}")
+            hint = "give {'filename': ..., 'value': ...}" if name is None else f"{name!r} does not"
+            raise InvalidInput(f"the file's name must end in {_abridged(self.extensions)}: {hint}")
         value = answer["value"] if isinstance(answer, Mapping) else answer
         content = _encoded("a File answer", value) if isinstance(value, str) else value
         if not isinstance(content, (bytes, bytearray)):
@@ -171,11 +171,11 @@ class File:
         return bytes(content)
 
     def own_name(self, answer: Answer | None) -> str | None:
-        """The name that the file had where it comes from; None when the answer does not say."""
+        """The file's name on the submitter's machine; None when the answer does not have it."""
         if not isinstance(answer, Mapping):
             return None
         if set(answer) != {"filename", "value"}:
-            raise InvalidInput(f"a File answer has a 'filename' and a 'value', not {_some(map(repr, answer))}")
+            raise InvalidInput(f"a File answer has a 'filename' and a 'value', not {_abridged(map(repr, answer))}")
         name = answer["filename"]
         if not isinstance(name, str) or not name.isprintable() or "/" in name or name in ("", ".", ".."):
             raise InvalidInput(f"a file's own name must be a plain one, without folders: {str(name)[:_LONGEST_NAME]!r}")
@@ -187,7 +187,7 @@ class File:
 LocalProblem = Union[MultipleChoice, Match]
 ContainerProblem = Union[Code, File]
 Problem = Union[LocalProblem, ContainerProblem]
-ProblemType = Union[type[Problem], Callable[[Mapping[str, object]], Problem]]  # of a task folder, whose author has types of his own
+ProblemType = Union[type[Problem], Callable[[Mapping[str, object]], Problem]]  # of a task folder with types of its own
 
 
 def _filename(given: str | None) -> str | None:
@@ -201,7 +201,7 @@ def _extensions(given: Collection[str]) -> tuple[str, ...]:
 
 
 def _choices(given: Mapping[str, str] | Collection[str | int]) -> Mapping[str, str] | Collection[str | int]:
-    """All keys in a form that does not change under our hands."""
+    """A copy that cannot change later."""
     if isinstance(given, (str, bytes)) or not isinstance(given, Collection):
         raise InvalidTask(f"choices must be a mapping or a collection of keys, not {given!r}")
     return dict(given) if isinstance(given, Mapping) else tuple(given)
@@ -222,7 +222,7 @@ def _check_known(name: str, keys: Iterable[str | int], choices: Collection[str |
 
 
 def _check_texts(problem: LocalProblem) -> None:
-    """Both texts end in a result, beside those of others."""
+    """Both texts become part of a result, so they must be encodable."""
     for name in ("success_text", "failure_text"):
         _checks.plain(name, getattr(problem, name), InvalidTask)
 
@@ -248,7 +248,7 @@ def _lines(*texts: str) -> str:
     return "\n".join(text for text in texts if text)
 
 
-def _some(words: Iterable[str]) -> str:
-    """Words for a message, which may come from a stranger: not all, and none at length."""
-    several = [word[:80] for word in words]
+def _abridged(texts: Iterable[str]) -> str:
+    """Texts for a message. They may come from a submitter, so only the first ones appear, each cut short."""
+    several = [text[:80] for text in texts]
     return ", ".join(several[:_SHOWN]) + (", ..." if len(several) > _SHOWN else "")

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple, Union
 class Outcome(str, Enum):
     """How a job ended; ``docs/outcomes.md`` has the table."""
 
-    SUCCESS = "success"  # exit code 0, or the grader's word
-    FAILED = "failed"  # any other exit code, or the grader's word
+    SUCCESS = "success"  # exit code 0, or the grader's result
+    FAILED = "failed"  # any other exit code, or the grader's result
     TIMEOUT = "timeout"  # stopped for CPU time or wall clock
     OVERFLOW = "overflow"  # stopped for output, or ended badly after hitting memory, processes or a full workspace
-    CRASH = "crash"  # not the program's doing: host, daemon, image, external interference
-    KILLED = "killed"  # somebody here asked for it
+    CRASH = "crash"  # not the program's fault: host, daemon, image, external interference
+    KILLED = "killed"  # on request of the caller
     ERROR = "error"  # a result file that cannot be read
 
     def __str__(self) -> str:
@@ -33,7 +33,7 @@ class Evidence:
 
 
 class ProblemResult(NamedTuple):
-    """What became of one problem: the old client's pair."""
+    """The result of one problem: the old client's pair."""
 
     outcome: Outcome
     text: str
@@ -41,7 +41,7 @@ class ProblemResult(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One step of a job's way, with its moment (``debug=True``)."""
+    """One step of a job, with its time (``debug=True``)."""
 
     name: str
     at_s: float  # seconds since the job was accepted
@@ -49,27 +49,27 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobResult:
-    """What became of a job. Unpacks into ``(result, grade, problems, tests, custom, archive)``."""
+    """The result of a job. Unpacks into ``(result, grade, problems, tests, custom, archive)``."""
 
     job_id: str
     outcome: Outcome
     text: str = ""  # feedback, or why the job ended so
-    grade: float = 0.0  # 0 to 200; 100 for a success unless a grader says else
+    grade: float = 0.0  # 0 to 200; 100 for a success unless the result file has another one
     problems: Mapping[str, ProblemResult] = field(default_factory=dict)
     tests: Mapping[str, object] = field(default_factory=dict)
     custom: Mapping[str, object] = field(default_factory=dict)
     archive: bytes | None = None  # tar.gz of the collected files
     state: str = ""
-    stdout: bytes = b""  # as far as it was kept; nothing of ours inside
+    stdout: bytes = b""  # as far as it was kept, without any markers
     stderr: bytes = b""
-    stdout_bytes: int = 0  # how many there were, as far as they were counted
+    stdout_bytes: int = 0  # how many were printed, as far as they were counted
     stderr_bytes: int = 0
     output_cut: bool = False  # stdout or stderr holds less than was printed
     exit_code: int | None = None  # None when the program never ended by itself
     evidence: tuple[Evidence, ...] = ()
     host: str | None = None  # the Docker host's name; None when it ran nowhere
-    timings: Mapping[str, float] = field(default_factory=dict)  # seconds by step: waiting, start, deliver, run, collect
-    cpu_time_s: float | None = None  # None where nothing could tell
+    timings: Mapping[str, float] = field(default_factory=dict)  # seconds by step: waiting, start, send, run, collect
+    cpu_time_s: float | None = None  # None where it could not be measured
     wall_time_s: float | None = None
     peak_memory_mib: float | None = None
     steps: tuple[Step, ...] = ()  # with debug=True: everything that happened, in order

@@ -40,11 +40,11 @@ class Task:
         limits: what the job may use.
         network: off by default.
         env: environment variables of the program.
-        grader: judges what was sent in, instead of a command, and may have it run in student containers.
+        grader: judges the submission, instead of a command, and may run it in student containers.
         collect: patterns (``fnmatch``, a folder's name for all in it) of workspace files that come back.
-        retries: how often it may be run again, on another host if one has room, when a run was cut off by what is neither
-            its doing nor the task's: the host is lost, the engine died, a stranger removed the container. 0: a container
-            is started at most once for a job, and the caller is told (``crash``).
+        retries: how often it may be run again, on another host if one has room, when a run was cut off for a reason that is
+            neither the program's nor the task's: the host is lost, the engine died, somebody else removed the container.
+            0: the program is started at most once, and a run that was cut off is a ``crash``.
         random_inputs: how many random numbers (from 0 to below 1) a job's ``@random`` holds; made for a job that brings none.
         name: free text for logs and queue listings; tasks of one name share an estimate of how long they take.
 
@@ -83,7 +83,7 @@ class Task:
         answers = [problem.filename for problem in problems.values() if isinstance(problem, (Code, File)) and problem.filename]
         _checks.no_clashes({*files, *answers}, InvalidTask)
         _check_grader(self.grader, self.command, files, answers)
-        _check_readers(self.grader, problems)
+        _check_filenames(self.grader, problems)
         freeze(self, "files", files)
         freeze(self, "executables", named | executables)
         freeze(self, "problems", problems)
@@ -136,14 +136,14 @@ class Task:
 
     @property
     def workspace(self) -> str:
-        """The folder in its container that its files are in."""
+        """The folder in the container that has its files."""
         return WORKSPACE if self.grader is None else GRADING_WORKSPACE
 
     @property
     def memory_mib(self) -> int:
-        """What a host must have for it: its own memory, that of its student containers, and what these leave in the shared folder.
+        """Memory that a host must have for it: its own, that of its student containers, and of files in the shared folder.
 
-        Such files are in memory that is counted to whoever wrote them, and to nobody any more once he has ended.
+        Such files are in memory that is charged to the container that wrote them, and to none once that has ended.
         """
         if self.grader is None:
             return self.limits.memory_mib
@@ -186,7 +186,7 @@ def _can_be_run(path: Path) -> bool:
 
 
 def _size(name: str, path: Path, error: type[InvalidValue]) -> int:
-    """A regular file's size: all else, a fifo or a device, could block for ever or never end."""
+    """A regular file's size. Anything else, a fifo or a device, could block for ever or never end."""
     try:
         found = os.stat(path)
     except (OSError, ValueError) as problem:
@@ -215,7 +215,7 @@ def _content(name: str, content: Content, error: type[InvalidValue]) -> bytes:
 def _all_files(
     directory: str | Path | None, files: Mapping[str, Content] | None, limits: Limits
 ) -> tuple[dict[str, bytes], frozenset[str]]:
-    """Names with their bytes, and which of them may be run by what their modes on disk say."""
+    """Names with their bytes, and the names whose mode on disk lets somebody run them."""
     below = {} if directory is None else _directory_files(directory, limits)
     given = file_contents(files, InvalidTask, limits)
     found = {**file_contents(below, InvalidTask), **given}
@@ -240,7 +240,7 @@ def _directory_files(given: str | Path, limits: Limits) -> dict[str, Path]:
 
 
 def names_below(folder: Path, paths: Collection[Path]) -> dict[str, Path]:
-    """Files by their names in a folder, whose bytes must be UTF-8, whatever the caller's locale takes them for."""
+    """Files by their names in a folder. The bytes of a name must be UTF-8, whatever the caller's locale is."""
     names = {}
     for path in paths:
         try:
@@ -276,7 +276,7 @@ def _check_grader(grader: Grader | None, command: object, files: Collection[str]
         raise InvalidTask(f"the task's files hold no grader to run, which is {_one_of(SCRIPTS)}; or give Grader(run=...)")
 
 
-def _check_readers(grader: Grader | None, problems: Mapping[str, Problem]) -> None:
+def _check_filenames(grader: Grader | None, problems: Mapping[str, Problem]) -> None:
     unread = [key for key, each in problems.items() if isinstance(each, (Code, File)) and each.filename is None]
     if unread and grader is None:
         raise InvalidTask(f"problem {unread[0]!r} needs a filename: only a grader reads answers that become no file")
@@ -297,7 +297,7 @@ def _env(env: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def _words(command: str | Sequence[str] | None, env: Mapping[str, str] | None) -> list[str]:
-    """Everything that the kernel is given to start the program."""
+    """Everything that the kernel receives to start the program."""
     words = [command] if isinstance(command, str) else list(command or ())
     return words + [f"{name}={value}" for name, value in (env or {}).items()]
 

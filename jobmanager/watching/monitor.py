@@ -247,7 +247,7 @@ class ContainerMonitor:
         if not self._write_job():
             stream.close()
             return None
-        self._timings["deliver"] = round(self._clock() - began, 4)
+        self._timings["send"] = round(self._clock() - began, 4)
         return stream
 
     def _take_over(self) -> OutputStream | None:
