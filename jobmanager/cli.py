@@ -1,4 +1,4 @@
-"""The command line, thin: arguments in, tables or JSON out. What is done is done in ``doctor`` and ``_sweep``.
+"""The command line: arguments in, tables or JSON out. The work is done in ``doctor`` and ``engine/orphans.py``.
 
 Exit codes: 0 all is well; 1 a limit does not hold, or a leftover could not be removed; 2 bad input; 3 a host cannot be
 reached; 130 interrupted. Of several hosts the highest counts.
@@ -35,14 +35,14 @@ __all__ = ["run"]
 
 FINE, BAD, USAGE, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
 _TIMEOUT_S = 30.0
-_WIDTH = 160  # where nobody's terminal tells
+_WIDTH = 160  # where the output is no terminal
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns its exit code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a job's name may have signs that the terminal's encoding lacks
+            stream.reconfigure(errors="backslashreplace")  # a job's name may have characters that the terminal's encoding lacks
     try:
         code = commands.main(arguments, prog_name="jobmanager", standalone_mode=False)
         return code if isinstance(code, int) else FINE
@@ -61,7 +61,7 @@ def commands() -> None:
 
 
 def _for_hosts(command: Callable[..., int]) -> Callable[..., int]:
-    """What every command takes."""
+    """The arguments that every command has."""
     command = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of tables.")(command)
     command = click.option("--ssh-config", metavar="FILE", help="For ssh -F, for ssh hosts. Default: your own settings.")(command)
     command = click.option("--tls", metavar="DIR", help="Folder with ca.pem, cert.pem and key.pem, for tcp hosts.")(command)
@@ -72,15 +72,15 @@ def _for_hosts(command: Callable[..., int]) -> Callable[..., int]:
 @_for_hosts
 @click.option("--image", help="Run the probes in this image. Default: the first labelled environment, else the smallest image.")
 def doctor(hosts: tuple[str, ...], tls: str | None, ssh_config: str | None, as_json: bool, image: str | None) -> int:
-    """Tell what each HOST is, and try with real jobs whether every limit holds there.
+    """Report what each HOST is, and try with real jobs whether every limit holds there.
 
     HOST is a url such as unix:///var/run/docker.sock, tcp://host:2376 or ssh://user@host. Default: what DOCKER_HOST names,
     or the default socket. The exit code is 1 when a limit does not hold.
     """
     answers = _Answers(as_json=as_json)
     for host in _hosts(hosts, tls, ssh_config):
-        with answers.about(host), _progress(host) as told:
-            report = examine(host, image=image, told=told)
+        with answers.about(host), _progress(host) as on_probe_end:
+            report = examine(host, image=image, on_probe_end=on_probe_end)
             answers.add(asdict(report), FINE if report.all_enforced else BAD)
             _show_report(answers.console, report)
     return answers.finish()
@@ -123,7 +123,7 @@ def sweep(
 
 
 def _hosts(urls: Sequence[str], tls: str | None, ssh_config: str | None) -> list[DockerHost]:
-    """The hosts that are named, each with what is for its kind of url; else the default one."""
+    """The named hosts, each with the options for its kind of url; else the default one."""
     if not urls and tls is None and ssh_config is None:
         return [default_host()]
     urls = list({url.rstrip("/"): url for url in urls}.values()) or [default_host().url]
@@ -139,7 +139,7 @@ def _hosts(urls: Sequence[str], tls: str | None, ssh_config: str | None) -> list
 
 @dataclass(kw_only=True)
 class _Answers:
-    """What was found on each host, and the exit code that it comes to."""
+    """What was found on each host, and the exit code of the command."""
 
     as_json: bool
     code: int = FINE
@@ -147,7 +147,7 @@ class _Answers:
 
     @property
     def console(self) -> Console:
-        """For tables; says nothing when JSON is wanted."""
+        """Prints tables; quiet when JSON is wanted."""
         return Console(width=None if sys.stdout.isatty() else _WIDTH, quiet=self.as_json, soft_wrap=False, highlight=False)
 
     def add(self, record: dict[str, object], code: int) -> None:
@@ -156,7 +156,7 @@ class _Answers:
 
     @contextmanager
     def about(self, host: DockerHost) -> Iterator[None]:
-        """A host that fails is told, and does not keep the others."""
+        """Report a host that fails, so that the others follow."""
         try:
             yield
         except JobManagerError as problem:
@@ -227,24 +227,24 @@ Choice = Callable[[Leftover], bool]
 
 
 def _choice(managers: Sequence[str], everything: bool) -> Choice:
-    """Which of a host's things are to go."""
+    """Which leftovers of a host are to be removed."""
     if managers:
         return lambda each: each.manager_id in managers
     return lambda each: everything or bool(each.why)
 
 
 def _swept(host: DockerHost, choice: Choice, *, remove: bool) -> tuple[list[Leftover], list[Leftover], list[Removal]]:
-    """What was chosen, what was left alone, and what became of the chosen."""
+    """The chosen leftovers, the others, and how the removal of the chosen ones went."""
     with open_engine(host, timeout_s=_TIMEOUT_S) as engine:
         found: Survey = survey(engine)
-        things = [*found.leftovers, *found.others]
-        chosen = [each for each in things if choice(each)]
-        others = [each for each in things if not choice(each)]
+        leftovers = [*found.leftovers, *found.others]
+        chosen = [each for each in leftovers if choice(each)]
+        others = [each for each in leftovers if not choice(each)]
         return chosen, others, list(remove_leftovers(engine, chosen)) if remove else []
 
 
 def _absent(managers: Sequence[str], chosen: Sequence[Leftover]) -> list[str]:
-    """Managers that were named, perhaps with a slip of the hand, and have nothing here."""
+    """Managers that were named, perhaps with a typing error, and have nothing here."""
     return [manager_id for manager_id in dict.fromkeys(managers) if manager_id not in {each.manager_id for each in chosen}]
 
 
@@ -255,12 +255,12 @@ def _sweep_code(removals: Sequence[Removal]) -> int:
 def _sweep_record(
     host: DockerHost, chosen: Sequence[Leftover], others: Sequence[Leftover], removals: Sequence[Removal], *, removed: bool
 ) -> dict[str, object]:
-    troubles = {removal.leftover.id: removal.error for removal in removals}
+    errors = {removal.leftover.id: removal.error for removal in removals}
     return {
         "host": host.name,
         "url": host.url,
         "leftovers": [
-            {**asdict(each), "removed": removed and not troubles[each.id], "trouble": troubles.get(each.id, "")} for each in chosen
+            {**asdict(each), "removed": removed and not errors[each.id], "error": errors.get(each.id, "")} for each in chosen
         ],
         "left_alone": [asdict(each) for each in others],
     }
@@ -276,45 +276,45 @@ def _show_sweep(
     removed: bool,
 ) -> None:
     console.print(_heading(host.name))
-    troubles = {removal.leftover.id: removal.error for removal in removals}
+    errors = {removal.leftover.id: removal.error for removal in removals}
     name = Column("name", overflow="fold")
     table = Table("kind", name, "manager", "job", "age", "why", *(["removed"] if removed else []), box=SIMPLE_HEAD)
     for each in chosen:
-        end = [_removed(troubles[each.id])] if removed else []
+        end = [_removed(errors[each.id])] if removed else []
         why = each.why or "you say so"
         table.add_row(each.kind.value, *map(_text, (each.name, each.manager_id, each.job_id, _age(each.age_s), why)), *end)
     if chosen:
         console.print(table)
-    console.print(_summary(chosen, troubles, removed=removed))
+    console.print(_summary(chosen, errors, removed=removed))
     for line in _left_alone(others):
         console.print(_text(line))
 
 
-def _removed(trouble: str) -> Text:
-    return Text(f"NO: {_plain(trouble)}", "bold red") if trouble else Text("yes", "green")
+def _removed(error: str) -> Text:
+    return Text(f"NO: {_plain(error)}", "bold red") if error else Text("yes", "green")
 
 
-def _summary(chosen: Sequence[Leftover], troubles: dict[str, str], *, removed: bool) -> Text:
+def _summary(chosen: Sequence[Leftover], errors: dict[str, str], *, removed: bool) -> Text:
     if not chosen:
         return Text("nothing to sweep", "green")
     if not removed:
         return Text(f"{_counted(chosen)} to remove: say so with --yes", "yellow")
-    kept = sum(bool(trouble) for trouble in troubles.values())
+    kept = sum(bool(error) for error in errors.values())
     if kept:
         return Text(f"{kept} of {len(chosen)} could not be removed", "bold red")
     return Text(f"removed {_counted(chosen)}", "green")
 
 
 def _left_alone(others: Sequence[Leftover]) -> Iterator[str]:
-    """One line for each manager that may be alive, so that a person can name it."""
+    """One line for each manager that may be alive, so that the operator can name it."""
     for manager_id in dict.fromkeys(each.manager_id for each in others):
         theirs = [each for each in others if each.manager_id == manager_id]
         oldest = _age(max(each.age_s for each in theirs))
         yield f"left alone: {_counted(theirs)} of manager {manager_id}, which may be alive; the oldest was made {oldest} ago"
 
 
-def _counted(things: Sequence[Leftover]) -> str:
-    counts = {kind: sum(each.kind is kind for each in things) for kind in LeftoverKind}
+def _counted(leftovers: Sequence[Leftover]) -> str:
+    counts = {kind: sum(each.kind is kind for each in leftovers) for kind in LeftoverKind}
     return " and ".join(f"{count} {kind}{'s' if count > 1 else ''}" for kind, count in counts.items() if count)
 
 
@@ -337,5 +337,5 @@ def _text(value: str) -> Text:
 
 
 def _plain(text: str) -> str:
-    """What an engine or a container says, for a terminal: one line without control characters."""
+    """Text from an engine or a container, for a terminal: one line without control characters."""
     return "".join(character if character.isprintable() else " " for character in text)

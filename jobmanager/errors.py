@@ -1,25 +1,25 @@
-"""What a caller can do wrong, and what can be wrong at the call.
+"""Errors of calls: wrong arguments, and calls that cannot be carried out now.
 
-What happens to a job is never one of these: it is a ``JobResult``.
+What happens to a job is never an error: it is a ``JobResult``.
 
 ::
 
     JobManagerError
-    ├── InvalidValue (also a ValueError)      an option, a limit, a name that makes no sense
+    ├── InvalidValue (also a ValueError)      an invalid option, limit or name
     │   ├── InvalidTask
     │   ├── InvalidInput
     │   └── InvalidHost
-    ├── JobRefused                            a good job that this manager will not take now
+    ├── JobRefused                            a valid job that this manager does not accept now
     │   ├── UnknownEnvironment                no host has, or could have, its image
     │   ├── Unsatisfiable                     no host is large enough for its limits
     │   ├── QueueFull
     │   └── DuplicateJob
-    ├── UnknownJob (also a LookupError)       no such job here
+    ├── UnknownJob (also a LookupError)       no such job
     ├── NotStarted
     ├── Closed
     ├── EngineUnavailable                     ``start``: no Docker host answers
     ├── NotSupported (also a NotImplementedError)
-    ├── JobTimeout (also a TimeoutError)      ``ClientSync``, ``follow``: the caller's own patience is over
+    ├── JobTimeout (also a TimeoutError)      ``ClientSync``, ``follow``: the caller's timeout is over
     └── WouldDeadlock                         a blocking wait inside a callback
 """
 
@@ -51,7 +51,7 @@ class JobManagerError(Exception):
 
 
 class InvalidValue(JobManagerError, ValueError):
-    """An argument makes no sense; the message says which, and what would."""
+    """An argument is invalid; the message says which one, and what is allowed."""
 
 
 class InvalidTask(InvalidValue):
@@ -63,15 +63,15 @@ class InvalidInput(InvalidValue):
 
 
 class InvalidHost(InvalidValue):
-    """A Docker host's url, certificates or limits make no sense."""
+    """A Docker host's url, certificates or limits are invalid."""
 
 
 class JobRefused(JobManagerError):
-    """The job was not taken; nothing was started and no callback will come."""
+    """The job was not accepted; nothing was started and no callback will be called."""
 
 
 class UnknownEnvironment(JobRefused):
-    """No known host has this environment, and none may fetch it."""
+    """No known host has this environment, and none may pull it."""
 
 
 class Unsatisfiable(JobRefused):
@@ -103,12 +103,12 @@ class EngineUnavailable(JobManagerError):
 
 
 class NotSupported(JobManagerError, NotImplementedError):
-    """Something that this version cannot do."""
+    """This version cannot do it, or not here."""
 
 
 class JobTimeout(JobManagerError, TimeoutError):
-    """The caller has waited long enough: ``ClientSync.new_job`` has killed the job; one that is followed goes on."""
+    """The caller's timeout is over. ``ClientSync.new_job`` has killed the job; a job that is followed goes on."""
 
 
 class WouldDeadlock(JobManagerError):
-    """A blocking wait for a job, or for its output, inside a callback, which could wait for itself."""
+    """A callback would block until a job ends or prints, and could wait for itself."""

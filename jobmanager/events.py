@@ -1,4 +1,4 @@
-"""Events for hooks: one frozen record per thing that happens."""
+"""Events for hooks: one frozen record for each kind."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Something that happened in a manager."""
+    """An event in a manager; the root of all."""
 
     at_s: float  # seconds since 1970 (UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ManagerStarted(Event):
-    """``start`` has come back: hosts have answered, or a second has passed."""
+    """``start`` has returned: hosts have answered, or a second has passed."""
 
     hosts: tuple[str, ...]
 
@@ -58,7 +58,7 @@ class JobQueued(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobPlaced(Event):
-    """A host was chosen; the container is being made."""
+    """A host was chosen; the container is being created."""
 
     job_id: str
     host: str
@@ -66,7 +66,7 @@ class JobPlaced(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobStarted(Event):
-    """The container runs, and is given the job."""
+    """The container runs, and the job is being sent to it."""
 
     job_id: str
     host: str
@@ -74,12 +74,12 @@ class JobStarted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobOutput(Event):
-    """The job's program has printed something. Only for hooks that were added for this very type: each piece costs a message."""
+    """The job's program has printed something. Only hooks for this very type get it, as each piece costs a message."""
 
     job_id: str
     stderr: bool  # else standard output
     data: bytes = field(repr=False)  # at most 64 KiB
-    missed_bytes: int = 0  # of this stream, before this data: hooks were too slow for them, or nobody has kept them
+    missed_bytes: int = 0  # of this stream, before this data: hooks were too slow for them, or they were not kept
     starts_again: bool = False  # what came before does not count: the job is run again
 
 
@@ -116,6 +116,6 @@ class HostDown(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnvironmentsChanged(Event):
-    """What the hosts that are up can run has changed: a host or an image has come or gone."""
+    """The environments of the hosts that are up have changed: a host or an image has come or gone."""
 
     environments: tuple[str, ...]  # as it is now

@@ -1,4 +1,4 @@
-"""``HookManager``: tells whoever wants to know what happens in a manager. A hook that raises or is slow harms no job."""
+"""``HookManager``: calls functions for events of a manager. A hook that raises or is slow harms no job."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ __all__ = ["HookManager"]
 
 _log = logger(__name__)
 
-_MOST_WAITING = 100_000
-_MOST_OUTPUT_WAITING = 16 * 2**20  # bytes
+_MAX_WAITING = 100_000
+_MAX_OUTPUT_WAITING_BYTES = 16 * 2**20
 _E = TypeVar("_E", bound=Event)
 Hook = Callable[[_E], object]
 
@@ -32,8 +32,8 @@ class HookManager:
 
     def __init__(self) -> None:
         self._hooks: list[tuple[type[Event], Callable[..., object]]] = []
-        self._events: queue.Queue[Event | None] = queue.Queue(_MOST_WAITING)
-        self._output_waiting = 0  # bytes of output among the events that wait
+        self._events: queue.Queue[Event | None] = queue.Queue(_MAX_WAITING)
+        self._output_waiting_bytes = 0
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
 
@@ -42,56 +42,56 @@ class HookManager:
         if not (isinstance(event_type, type) and issubclass(event_type, Event)):
             raise InvalidValue(f"a hook is for a type of event, not for {event_type!r}")
         _checks.callback("a hook", hook, InvalidValue, "event")
-        self._hooks.append((event_type, hook))  # no lock: a signal handler may come between
+        self._hooks.append((event_type, hook))  # no lock: a signal handler may call this
 
     def wants(self, event_type: type[Event]) -> bool:
-        """Whether anybody would be told."""
-        return any(_is_for(wanted, event_type) for wanted, _ in self._hooks)
+        """Whether there is a hook for such an event."""
+        return any(_wants(wanted, event_type) for wanted, _ in self._hooks)
 
     def fire(self, event: Event) -> bool:
-        """Tell of an event; never blocks, never raises. False: nobody will be told."""
+        """Queue an event for its hooks; never blocks, never raises. False: no hook will get it."""
         if not self.wants(type(event)):
             return False
-        if self._output_waiting + _weight(event) > _MOST_OUTPUT_WAITING:
-            _log.debug("hooks are too slow: dropped output of job %s", getattr(event, "job_id", ""))  # the next one tells
+        if self._output_waiting_bytes + _output_size(event) > _MAX_OUTPUT_WAITING_BYTES:
+            _log.debug("hooks are too slow: dropped output of job %s", getattr(event, "job_id", ""))  # the next one says so
             return False
         try:
             self._start()
             self._events.put_nowait(event)
-            self._weigh(_weight(event))
+            self._count_output(_output_size(event))
             return True
         except queue.Full:
             _log.warning("hooks are too slow: dropped %s", type(event).__name__)
-        except RuntimeError as error:  # no thread to be had: too many, or the interpreter is ending
-            _log.warning("hooks cannot be told of %s: %s", type(event).__name__, error)
+        except RuntimeError as error:  # no thread can be started: too many, or the interpreter is ending
+            _log.warning("hooks cannot be called for %s: %s", type(event).__name__, error)
         return False
 
     def drain(self, timeout_s: float) -> None:
-        """Let the thread finish what was told so far and end; a hook that hangs is left behind."""
+        """End the thread after the events so far; a hook that hangs is left running."""
         with self._lock:
             thread, self._thread = self._thread, None
         if thread is None:
             return
-        inside = thread is threading.current_thread()  # of a hook: it cannot wait for itself
+        inside_hook = thread is threading.current_thread()  # it cannot wait for itself
         try:
-            self._events.put(None, timeout=0.0 if inside else timeout_s)
+            self._events.put(None, timeout=0.0 if inside_hook else timeout_s)
         except queue.Full:
             self._drop_all()
-            with suppress(queue.Full):  # somebody fires faster than that
+            with suppress(queue.Full):  # more events came meanwhile
                 self._events.put_nowait(None)
-        if not inside:
+        if not inside_hook:
             thread.join(timeout_s)
 
     def after_fork(self) -> None:
-        """In a forked child: neither thread nor queue nor lock can be used any more; the hooks stay."""
-        self._events = queue.Queue(_MOST_WAITING)
-        self._output_waiting = 0
+        """Replace thread, queue and lock in a forked child, where they cannot be used any more. The hooks stay."""
+        self._events = queue.Queue(_MAX_WAITING)
+        self._output_waiting_bytes = 0
         self._thread = None
         self._lock = threading.Lock()
 
-    def _weigh(self, output_bytes: int) -> None:
+    def _count_output(self, output_bytes: int) -> None:
         with self._lock:
-            self._output_waiting += output_bytes
+            self._output_waiting_bytes += output_bytes
 
     def _start(self) -> None:
         with self._lock:
@@ -101,32 +101,32 @@ class HookManager:
                 self._thread = thread
 
     def _drop_all(self) -> None:
-        """Make room for the word to end: the thread must see it whenever its hook comes back."""
+        """Make room for the end mark: the thread must see it when its hook returns."""
         _log.warning("hooks are too slow: dropped the last %d events", self._events.qsize())
         with suppress(queue.Empty):
             while True:
-                self._weigh(-_weight(self._events.get_nowait()))
+                self._count_output(-_output_size(self._events.get_nowait()))
 
     def _call_all(self) -> None:
         while (event := self._events.get()) is not None:
             try:
-                self._tell(event)
+                self._call_hooks(event)
             except Exception:  # noqa: BLE001 - the loop's edge: a bug here, or no memory, costs this event
-                _log.exception("hooks could not be told of %s", type(event).__name__)
+                _log.exception("hooks could not be called for %s", type(event).__name__)
 
-    def _tell(self, event: Event) -> None:
-        self._weigh(-_weight(event))
+    def _call_hooks(self, event: Event) -> None:
+        self._count_output(-_output_size(event))
         for wanted, hook in list(self._hooks):
-            if _is_for(wanted, type(event)):
+            if _wants(wanted, type(event)):
                 _call(hook, event)
 
 
-def _is_for(wanted: type[Event], event_type: type[Event]) -> bool:
-    """Output costs something, so it comes only to those who asked for it by its name."""
+def _wants(wanted: type[Event], event_type: type[Event]) -> bool:
+    """Whether a hook for ``wanted`` gets such an event. Only hooks for ``JobOutput`` itself get output, as it is expensive."""
     return issubclass(event_type, wanted) and (event_type is not JobOutput or wanted is JobOutput)
 
 
-def _weight(event: Event | None) -> int:
+def _output_size(event: Event | None) -> int:
     return len(event.data) if isinstance(event, JobOutput) else 0
 
 

@@ -1,8 +1,8 @@
 """The doctor: what a Docker host is, and which limits are enforced there, tried with real jobs. Prints nothing.
 
-A probe is a program that goes past one limit, but only so far that a host without that limit takes no harm. It is plain
-sh, so that it runs in every image that jobs can run in. Where there is evidence from outside the program, that decides;
-the rest the kernel tells the program (``/proc``), which nobody has a reason to forge here.
+A probe is a program that exceeds one limit, but only so far that a host without that limit takes no harm. It is plain
+sh, so that it runs in every image that jobs can run in. Evidence from outside the program decides where there is any;
+else the kernel's own figures (``/proc``) do, as the program prints them.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ __all__ = ["HostReport", "ProbeReport", "examine"]
 _TIMEOUT_S = 10.0  # for each call of ours; the probes' manager has its own
 _QUEUE_TIMEOUT_S = 300.0
 _HOST_LOST_TIMEOUT_S = 15.0
-_AT_ONCE = 4
-_MOST_IMAGES = 5  # that are tried
+_MAX_CONCURRENT_JOBS = 4
+_MAX_IMAGES_TRIED = 5
 
 _LIMITS = Limits(cpu_time_s=20, wall_time_s=60, memory_mib=64, processes=16, open_files=64, workspace_mib=4, output_kib=64)
-_FEW_MEMORY_MIB = 32
+_SMALL_MEMORY_MIB = 32
 _SPIN_S = 2
 _HALF_A_CORE = 0.5
-_ROOM = 1.3  # how far past its share of a core a program may get in that time
-_LONGEST_LEFT_BEHIND_S = 30.0
+_CPU_TOLERANCE = 1.3  # how far a program may exceed its share of a core in that time
+_MAX_LEFT_BEHIND_S = 30.0
 
-Seen = tuple[bool, str]  # whether the limit holds, and what was seen of it
-Judge = Callable[[JobResult], Seen]
-Told = Callable[[int, int, str], object]  # how many probes have ended, of how many, and the latest one's name
+Finding = tuple[bool, str]  # whether the limit holds, and what was seen of it
+Judge = Callable[[JobResult], Finding]
+OnProbeEnd = Callable[[int, int, str], object]  # called with: ended probes, all probes, the name of the latest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,7 @@ class ProbeReport:
     name: str
     enforced: bool  # whether the limit holds on this host
     seen: str
-    outcome: str = ""  # of the probe's job; empty where there was none
+    outcome: str = ""  # the job's outcome; empty where there was no job
     evidence: tuple[Evidence, ...] = ()
 
 
@@ -64,7 +64,7 @@ class HostReport:
     url: str
     about: EngineAbout
     advice: tuple[str, ...]  # a sentence for each thing to look at
-    image: str  # in which the probes ran
+    image: str  # the image in which the probes ran
     probes: tuple[ProbeReport, ...]
 
     @property
@@ -75,7 +75,7 @@ class HostReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Probe:
-    """A program that goes past one limit, and how its end is judged."""
+    """A program that exceeds one limit, and how its result is judged."""
 
     name: str
     program: str
@@ -87,13 +87,13 @@ class _Probe:
         return ProbeReport(name=self.name, enforced=enforced, seen=seen, outcome=result.outcome.value, evidence=result.evidence)
 
 
-def examine(host: DockerHost, *, image: str | None = None, told: Told = lambda *_: None) -> HostReport:
-    """Ask a host what it is, and run the probes there.
+def examine(host: DockerHost, *, image: str | None = None, on_probe_end: OnProbeEnd = lambda *_: None) -> HostReport:
+    """Describe a host, and run the probes there.
 
     Args:
-        host: leftovers of dead managers are swept from it, as always when a manager starts.
-        image: in which the probes run; None: the first labelled environment, else the smallest image that works.
-        told: is called whenever a probe has ended.
+        host: a manager is started for it, which also sweeps the leftovers of dead managers.
+        image: the image in which the probes run; None: the first labelled environment, else the smallest image that works.
+        on_probe_end: is called whenever a probe has ended.
 
     Raises:
         EngineUnavailable: the host does not answer.
@@ -104,7 +104,7 @@ def examine(host: DockerHost, *, image: str | None = None, told: Told = lambda *
         candidates = [image] if image is not None else _candidates(host, engine.images())
         with _manager(host) as manager:
             chosen, trial, first = _first_that_works(manager, candidates)
-            others = _run_all(manager, chosen, told) if trial.enforced else []
+            others = _run_all(manager, chosen, on_probe_end) if trial.enforced else []
         probes = [trial, *(probe.report(result) for probe, result in others)]
         probes.append(_nothing_left(engine, [first, *(result for _, result in others)]))
         return HostReport(
@@ -113,7 +113,7 @@ def examine(host: DockerHost, *, image: str | None = None, told: Told = lambda *
 
 
 def _manager(host: DockerHost) -> JobManager:
-    alone = replace(host, max_concurrent_jobs=_AT_ONCE, waiters=1, pull="never")
+    alone = replace(host, max_concurrent_jobs=_MAX_CONCURRENT_JOBS, waiters=1, pull="never")
     return JobManager(alone, queue_timeout_s=_QUEUE_TIMEOUT_S, host_lost_timeout_s=_HOST_LOST_TIMEOUT_S)
 
 
@@ -124,7 +124,7 @@ def _candidates(host: DockerHost, images: Sequence[Image]) -> list[str]:
     usable.sort(key=lambda image: (not names[image.id], names[image.id], image.size_bytes))
     if not usable:
         raise UnknownEnvironment(f"{host.name} has no image to run the probes in: pull or load one that has sh, head and tar")
-    return [image.references[0] for image in usable[:_MOST_IMAGES]]
+    return [image.references[0] for image in usable[:_MAX_IMAGES_TRIED]]
 
 
 def _first_that_works(manager: JobManager, candidates: Sequence[str]) -> tuple[str, ProbeReport, JobResult]:
@@ -136,10 +136,10 @@ def _first_that_works(manager: JobManager, candidates: Sequence[str]) -> tuple[s
     return image, _TRIAL.report(result), result
 
 
-def _run_all(manager: JobManager, image: str, told: Told) -> list[tuple[_Probe, JobResult]]:
+def _run_all(manager: JobManager, image: str, on_probe_end: OnProbeEnd) -> list[tuple[_Probe, JobResult]]:
     running = {manager.submit(_task(probe, image), launcher_name="doctor"): probe for probe in _PROBES}
     for number, future in enumerate(as_completed(running), start=1):
-        told(number, len(running), running[future].name)  # type: ignore[index]
+        on_probe_end(number, len(running), running[future].name)  # type: ignore[index]
     return [(probe, future.result()) for future, probe in running.items()]
 
 
@@ -157,51 +157,51 @@ def _nothing_left(engine: Engine, results: Sequence[JobResult]) -> ProbeReport:
     return ProbeReport(name="clean-up", enforced=not left, seen=seen)
 
 
-# ---- how an end is judged
+# ---- how a result is judged
 
 
-def _ends_as(outcome: Outcome, *kinds: str) -> Judge:
+def _expect(outcome: Outcome, *kinds: str) -> Judge:
     """The limit is enforced when the job ended so, with one of these pieces of evidence."""
 
-    def judge(result: JobResult) -> Seen:
+    def judge(result: JobResult) -> Finding:
         proof = next((evidence for evidence in result.evidence if evidence.kind in kinds), None)
         if result.outcome is outcome and proof is not None:
             return True, f"{_ending(result)} ({proof.kind} {proof.value})"
-        return False, f"{_ending(result)}, without {' or '.join(kinds)}{_last_words(result)}"
+        return False, f"{_ending(result)}, without {' or '.join(kinds)}{_last_line(result)}"
 
     return judge
 
 
-def _refused(result: JobResult) -> Seen:
-    """The program prints how far it got only when nothing stopped it."""
+def _write_refused(result: JobResult) -> Finding:
+    """The program was stopped before it could print how far it got."""
     refused = result.outcome is not Outcome.CRASH and result.exit_code != 0 and not result.stdout
-    return refused, _ending(result) + _last_words(result)
+    return refused, _ending(result) + _last_line(result)
 
 
-def _runs(result: JobResult) -> Seen:
+def _runs(result: JobResult) -> Finding:
     return result.outcome is Outcome.SUCCESS, _ending(result)
 
 
-def _leaves_nobody(result: JobResult) -> Seen:
-    ended = result.outcome is Outcome.SUCCESS and (result.wall_time_s or 0) < _LONGEST_LEFT_BEHIND_S
+def _children_end(result: JobResult) -> Finding:
+    ended = result.outcome is Outcome.SUCCESS and (result.wall_time_s or 0) < _MAX_LEFT_BEHIND_S
     return ended, f"{_ending(result)} after {result.wall_time_s or 0:.1f} s, although its child would have run for 300 s"
 
 
-def _few_files(result: JobResult) -> Seen:
+def _open_files_limited(result: JobResult) -> Finding:
     most = result.stdout_text.split()
     return most == [str(_LIMITS.open_files)] * 2, f"{' and '.join(most) or _ending(result)} (soft and hard) of {_LIMITS.open_files}"
 
 
-def _half_a_core(result: JobResult) -> Seen:
+def _cpu_quota_holds(result: JobResult) -> Finding:
     if result.outcome is not Outcome.SUCCESS or result.cpu_time_s is None or not result.wall_time_s:
         return False, f"{_ending(result)}; CPU time {result.cpu_time_s}"
     used, quota = result.cpu_time_s / result.wall_time_s, _cores(result.stdout_text.split())
     seen = f"two busy loops used {used:.2f} cores; the kernel allows them {'any number' if quota is None else f'{quota:g}'}"
-    return quota == _HALF_A_CORE and used <= quota * _ROOM, seen
+    return quota == _HALF_A_CORE and used <= quota * _CPU_TOLERANCE, seen
 
 
 def _cores(quota_and_period: Sequence[str]) -> float | None:
-    """What the kernel's quota comes to; None for no quota. A busy host gives less, so use alone would prove nothing."""
+    """The cores that the kernel's quota allows; None for no quota. A busy host gives less, so the use alone proves nothing."""
     try:
         quota, period = map(int, quota_and_period)
     except ValueError:
@@ -209,34 +209,34 @@ def _cores(quota_and_period: Sequence[str]) -> float | None:
     return quota / period if quota > 0 and period > 0 else None
 
 
-def _no_way_out(result: JobResult) -> Seen:
-    """The kernel's tables of routes: without one there is no way to anywhere. A table's first line is its header."""
-    ways = [
+def _no_route_out(result: JobResult) -> Finding:
+    """No route in the kernel's tables leads out. A table's first line is its header."""
+    devices = [
         line.split()[-1] if kind == "route6" else line.split()[0]
         for kind, _, line in (line.partition(" ") for line in result.stdout_text.splitlines())
         if line.strip() and line.split()[0] != "Iface" and kind in ("route", "route6")
     ]
-    outside = sorted(set(ways) - {"lo"})
+    outside = sorted(set(devices) - {"lo"})
     if result.outcome is not Outcome.SUCCESS:
-        return False, _ending(result) + _last_words(result)
+        return False, _ending(result) + _last_line(result)
     return not outside, f"routes lead out by {', '.join(outside)}" if outside else "no route leads anywhere but to itself"
 
 
-def _nobody(result: JobResult) -> Seen:
+def _unprivileged_user(result: JobResult) -> Finding:
     ids = {key: _status(result).get(key, "").split() for key in ("Uid", "Gid", "Groups")}
     user, _, group = USER.partition(":")
     good = set(ids["Uid"]) == {user} and set(ids["Gid"]) == {group} and set(ids["Groups"]) <= {group}
     return good, "; ".join(f"{key} {' '.join(numbers) or 'none'}" for key, numbers in ids.items())
 
 
-def _without_rights(result: JobResult) -> Seen:
+def _no_privileges(result: JobResult) -> Finding:
     status = _status(result)
     wanted = {"CapEff": "0" * 16, "CapBnd": "0" * 16, "NoNewPrivs": "1", "Seccomp": "2"}
     good = all(status.get(key) == value for key, value in wanted.items())
     return good, ", ".join(f"{key} {status.get(key, 'unknown')}" for key in wanted)
 
 
-def _read_only(result: JobResult) -> Seen:
+def _read_only_root(result: JobResult) -> Finding:
     lines = result.stdout_text.splitlines()
     written = [line.partition(" ")[2] for line in lines if line.startswith("wrote ")]
     options = next((line.partition(" ")[2] for line in lines if line.startswith("root ")), "")
@@ -255,7 +255,7 @@ def _ending(result: JobResult) -> str:
     return f"{result.outcome}: {result.text}" if result.text else result.outcome.value
 
 
-def _last_words(result: JobResult) -> str:
+def _last_line(result: JobResult) -> str:
     lines = [line for line in (result.stdout_text + "\n" + result.stderr_text)[-1000:].splitlines() if line.strip("\0 ")]
     return f"; it printed {lines[-1][:100]!r}" if lines else ""
 
@@ -267,13 +267,13 @@ _SHOW_STATUS = 'while read -r line; do echo "$line"; done < /proc/self/status'
 _PROBES = (
     _Probe(
         name="memory",
-        limits=replace(_LIMITS, memory_mib=_FEW_MEMORY_MIB),
+        limits=replace(_LIMITS, memory_mib=_SMALL_MEMORY_MIB),
         program="""
             text=0123456789abcdef doublings=0
             while [ $doublings -lt 22 ]; do text=$text$text doublings=$((doublings + 1)); done
             echo "64 MiB filled"
         """,
-        judge=_ends_as(Outcome.OVERFLOW, "oom_kills", "oom_killed"),
+        judge=_expect(Outcome.OVERFLOW, "oom_kills", "oom_killed"),
     ),
     _Probe(
         name="processes",
@@ -281,36 +281,36 @@ _PROBES = (
             started=0
             while [ $started -lt 64 ]; do sleep 60 & started=$((started + 1)); echo $started processes started; done
         """,
-        judge=_ends_as(Outcome.OVERFLOW, "fork_refusals"),
+        judge=_expect(Outcome.OVERFLOW, "fork_refusals"),
     ),
     _Probe(
         name="workspace size",
         program="head -c 16777216 /dev/zero > full && echo 16 MiB written",
-        judge=_ends_as(Outcome.OVERFLOW, "workspace_full"),
+        judge=_expect(Outcome.OVERFLOW, "workspace_full"),
     ),
     _Probe(
         name="workspace files",
         program="made=0; while [ $made -lt 3000 ]; do : > f$made || exit 1; made=$((made + 1)); done; echo $made files made",
-        judge=_refused,
+        judge=_write_refused,
     ),
-    _Probe(name="size of /tmp", program="head -c 16777216 /dev/zero > /tmp/full && echo 16 MiB written", judge=_refused),
-    _Probe(name="open files", program="ulimit -n; ulimit -Hn", judge=_few_files),
+    _Probe(name="size of /tmp", program="head -c 16777216 /dev/zero > /tmp/full && echo 16 MiB written", judge=_write_refused),
+    _Probe(name="open files", program="ulimit -n; ulimit -Hn", judge=_open_files_limited),
     _Probe(
         name="output",
         program="head -c 8388608 /dev/zero; echo 8 MiB printed",
-        judge=_ends_as(Outcome.OVERFLOW, "output_bytes"),
+        judge=_expect(Outcome.OVERFLOW, "output_bytes"),
     ),
     _Probe(
         name="wall clock",
         limits=replace(_LIMITS, wall_time_s=2),
         program="trap '' TERM INT HUP; sleep 30; echo 30 s slept",
-        judge=_ends_as(Outcome.TIMEOUT, "wall_time_s"),
+        judge=_expect(Outcome.TIMEOUT, "wall_time_s"),
     ),
     _Probe(
         name="CPU time",
         limits=replace(_LIMITS, cpu_time_s=1),
         program="while :; do :; done & while :; do :; done",
-        judge=_ends_as(Outcome.TIMEOUT, "cpu_time_s"),
+        judge=_expect(Outcome.TIMEOUT, "cpu_time_s"),
     ),
     _Probe(
         name="cores",
@@ -322,7 +322,7 @@ _PROBES = (
             done
             exit 0
         """,
-        judge=_half_a_core,
+        judge=_cpu_quota_holds,
     ),
     _Probe(
         name="children left behind",
@@ -330,7 +330,7 @@ _PROBES = (
             if command -v setsid; then setsid sleep 300; else sleep 300; fi < /dev/null > /dev/null 2>&1 &
             exit 0
         """,
-        judge=_leaves_nobody,
+        judge=_children_end,
     ),
     _Probe(
         name="network",
@@ -339,10 +339,10 @@ _PROBES = (
             while read -r line; do echo "route6 $line"; done 2>/dev/null < /proc/net/ipv6_route
             exit 0
         """,
-        judge=_no_way_out,
+        judge=_no_route_out,
     ),
-    _Probe(name="user", program=_SHOW_STATUS, judge=_nobody),
-    _Probe(name="privileges", program=_SHOW_STATUS, judge=_without_rights),
+    _Probe(name="user", program=_SHOW_STATUS, judge=_unprivileged_user),
+    _Probe(name="privileges", program=_SHOW_STATUS, judge=_no_privileges),
     _Probe(
         name="root filesystem",
         program="""
@@ -352,6 +352,6 @@ _PROBES = (
             while read -r device place kind options rest; do [ "$place" = / ] && echo "root $options"; done < /proc/self/mounts
             exit 0
         """,
-        judge=_read_only,
+        judge=_read_only_root,
     ),
 )

@@ -335,5 +335,5 @@ def test_what_cannot_be_removed_is_told_and_the_exit_code_says_so(url: str, ask:
     assert our_volumes(url) == [taken]
     assert {each["name"]: each["removed"] for each in answer.host["leftovers"]} == {taken: False, free[0]: True, free[1]: True}
     assert all(each["kind"] == "volume" for each in answer.host["leftovers"])
-    assert ["in use" in each["trouble"] for each in answer.host["leftovers"] if each["name"] == taken] == [True]
+    assert ["in use" in each["error"] for each in answer.host["leftovers"] if each["name"] == taken] == [True]
     assert ask("sweep", url, "--yes").code == 0

@@ -81,7 +81,7 @@ def test_a_slow_hook_holds_up_nobody_who_fires_and_loses_nothing():
 
 
 def test_what_waits_for_a_slow_hook_is_bounded_and_what_is_dropped_is_said(monkeypatch, caplog):
-    monkeypatch.setattr(hooks, "_MOST_WAITING", 5)
+    monkeypatch.setattr(hooks, "_MAX_WAITING", 5)
     manager, gate, begun, got = HookManager(), threading.Event(), threading.Event(), []
 
     def slow(event):
@@ -115,7 +115,7 @@ def test_a_hook_that_hangs_is_left_behind_when_it_is_drained():
 
 
 def test_a_hook_that_hangs_before_a_full_queue_ends_its_thread_too(monkeypatch):
-    monkeypatch.setattr(hooks, "_MOST_WAITING", 3)
+    monkeypatch.setattr(hooks, "_MAX_WAITING", 3)
     manager, gate, begun = HookManager(), threading.Event(), threading.Event()
     manager.add(events.HostUp, lambda event: begun.set() or gate.wait(30))
     for _ in range(2):

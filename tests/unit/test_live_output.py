@@ -450,7 +450,7 @@ def test_a_hook_for_all_events_has_no_output_sent() -> None:
 
 
 def test_a_hook_that_is_too_slow_for_the_output_is_told_how_much_it_missed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hooks, "_MOST_OUTPUT_WAITING", 10)
+    monkeypatch.setattr(hooks, "_MAX_OUTPUT_WAITING_BYTES", 10)
     hook_manager, told, begun, gate = HookManager(), [], threading.Event(), threading.Event()
 
     def slow(event: JobOutput) -> None:
