@@ -228,6 +228,7 @@ def test_a_file_cannot_pretend_to_be_of_a_terabyte(found: dict[str, Any]) -> Non
     assert found["sparse"] == "EFBIG"
 
 
+@pytest.mark.case(40)
 def test_many_sparse_files_do_not_keep_the_engine_busy(run: Run) -> None:
     program = "for n in range(60): open(f'{n}', 'wb').truncate(100 * 2**20)"
     result = python(run, program, collect=["none"])
@@ -312,6 +313,7 @@ def test_what_a_job_leaves_would_be_found_where_it_can_be_seen(run: Run) -> None
 # ---- an honest job beside an attacker
 
 
+@pytest.mark.case(35)
 @pytest.mark.parametrize("name", ATTACKS)
 def test_an_honest_job_beside_an_attack_keeps_its_verdict(
     shared_manager: JobManager, run: Run, running: Callable[[JobFuture], Container], name: str

@@ -41,8 +41,9 @@ def restoring_daemon(image_tar: str, tmp_path_factory: pytest.TempPathFactory) -
         yield daemon
 
 
+@pytest.mark.case(8)
 def test_exit_codes_are_true_when_a_killed_daemon_with_live_restore_comes_back(restoring_daemon: PrivateDaemon) -> None:
-    """Case 8: programs that end while it is away, and after it is back; and what is told of files that it cannot see any more.
+    """Programs that end while it is away, and after it is back; and what is told of files that it cannot see any more.
 
     Of such a container an engine of version 20.10 cannot remove the volume, empty by then, before its own next start.
     """
@@ -75,8 +76,8 @@ def test_exit_codes_are_true_when_a_killed_daemon_with_live_restore_comes_back(r
         eventually(lambda: not our_volumes(url), what="the volumes are swept")
 
 
+@pytest.mark.case(9)
 def test_programs_that_a_killed_daemon_took_along_are_crashes_never_failures(daemon: PrivateDaemon) -> None:
-    """Case 9."""
     with jobs_on(DockerHost(daemon.url, max_concurrent_jobs=3)) as jobs:
         jobs.add(TRAPS, 2)
         jobs.add(ENDLESS)
@@ -94,8 +95,9 @@ def test_programs_that_a_killed_daemon_took_along_are_crashes_never_failures(dae
     assert len(waiting) == 3 and all(ran_once(result) for result in results[3:])
 
 
+@pytest.mark.case(10)
 def test_programs_that_a_daemon_stopped_when_it_was_told_to_end_are_crashes_never_failures(daemon: PrivateDaemon) -> None:
-    """Case 10: they get no signal that they could trap; and the manager goes on with the next daemon without a restart."""
+    """They get no signal that they could trap; and the manager goes on with the next daemon without a restart."""
     hooks, told = HookManager(), list[str]()
     hooks.add(HostUp, lambda event: told.append(f"{event.host} is up"))
     hooks.add(HostDown, lambda event: told.append(f"{event.host} is down{'' if event.reason else ', and nobody knows why'}"))
@@ -118,9 +120,10 @@ def test_programs_that_a_daemon_stopped_when_it_was_told_to_end_are_crashes_neve
     assert all(ran_once(result) for result in again)
 
 
+@pytest.mark.case(11)
 @pytest.mark.parametrize("call", [CREATE, START, FEED, REMOVE], ids=["create", "start", "run", "remove"])
 def test_a_daemon_that_hangs_for_a_while_makes_and_runs_nothing_twice(daemon: PrivateDaemon, call: str) -> None:
-    """Case 11: what it is asked meanwhile is given up, and carried out all the same when it goes on."""
+    """What it is asked meanwhile is given up, and carried out all the same when it goes on."""
     with Proxy(daemon.url) as proxy, jobs_on(proxy.url, engine_timeout_s=2.0) as jobs, proxy.hold(call) as held:
         jobs.add(RUNS_ONCE, 3)
         assert held.reached.wait(30)
@@ -135,11 +138,12 @@ def test_a_daemon_that_hangs_for_a_while_makes_and_runs_nothing_twice(daemon: Pr
     assert len(proxy.delivered) == len(set(proxy.delivered)) == 3
 
 
+@pytest.mark.case(11)
 @pytest.mark.parametrize("engine_timeout_s", [30.0, 2.0], ids=["waited for", "given up"])
 def test_a_daemon_that_hangs_past_a_jobs_deadline_does_not_make_its_own_end_a_timeout(
     daemon: PrivateDaemon, engine_timeout_s: float
 ) -> None:
-    """Case 11: it had ended in time, and only its last words came late."""
+    """It had ended in time, and only its last words came late."""
     in_time = replace(RUNS_ONCE, limits=Limits(wall_time_s=3))
     with Proxy(daemon.url) as proxy, jobs_on(proxy.url, engine_timeout_s=engine_timeout_s) as jobs:
         jobs.add(in_time)
@@ -156,8 +160,9 @@ def test_a_daemon_that_hangs_past_a_jobs_deadline_does_not_make_its_own_end_a_ti
     assert ran_once(result), result
 
 
+@pytest.mark.case(12)
 def test_a_killed_shim_is_one_crash_and_no_process_is_left(daemon: PrivateDaemon) -> None:
-    """Case 12: its container is gone with it; the others go on."""
+    """Its container is gone with it; the others go on."""
     with jobs_on(DockerHost(daemon.url, max_concurrent_jobs=2)) as jobs:
         jobs.add(ENDLESS)
         jobs.wait_until_running(1)
@@ -194,8 +199,8 @@ def broken_runtime(image_tar: str, tmp_path_factory: pytest.TempPathFactory) -> 
         yield daemon.url
 
 
+@pytest.mark.case(19)
 def test_a_host_whose_runtime_does_not_work_is_one_crash_with_its_words(broken_runtime: str) -> None:
-    """Case 19."""
     with jobs_on(broken_runtime) as jobs:
         jobs.add(QUICK, 2)
         results = jobs.results()
@@ -204,8 +209,8 @@ def test_a_host_whose_runtime_does_not_work_is_one_crash_with_its_words(broken_r
         assert "runtime" in result.text or "shim" in result.text, result
 
 
+@pytest.mark.case(18, 19)
 def test_a_host_whose_runtime_does_not_work_leaves_its_jobs_to_the_other(broken_runtime: str, daemon: PrivateDaemon) -> None:
-    """Cases 18 and 19."""
     with jobs_on(DockerHost(broken_runtime, name="broken"), DockerHost(daemon.url, name="works")) as jobs:
         jobs.add(QUICK, 4)
         results = jobs.results()
@@ -213,8 +218,8 @@ def test_a_host_whose_runtime_does_not_work_leaves_its_jobs_to_the_other(broken_
     assert {result.host for result in results} == {"works"}
 
 
+@pytest.mark.case(19)
 def test_a_network_that_does_not_exist_is_one_crash_with_its_name(daemon: PrivateDaemon) -> None:
-    """Case 19."""
     with jobs_on(daemon.url) as jobs:
         jobs.add(Task(BUSYBOX, command="true", network="no-such-network"))
         (result,) = jobs.results()

@@ -105,6 +105,7 @@ def test_kill_job_of_an_unknown_job_is_false(url: str) -> None:
         assert manager.kill_job("nobody") is False
 
 
+@pytest.mark.case(29)
 def test_leaving_with_waits_for_all_jobs(url: str) -> None:
     results: list[JobResult] = []
     with JobManager(url) as manager:
@@ -124,6 +125,7 @@ def test_leaving_with_by_an_exception_kills_all_jobs(url: str) -> None:
     assert not our_containers(url)
 
 
+@pytest.mark.case(29)
 def test_close_with_a_drain_time_kills_what_is_left_when_it_is_over(url: str) -> None:
     results: list[JobResult] = []
     manager = JobManager(url)
@@ -135,6 +137,7 @@ def test_close_with_a_drain_time_kills_what_is_left_when_it_is_over(url: str) ->
     assert "drain" in results[0].text
 
 
+@pytest.mark.case(29)
 def test_a_second_close_and_a_close_before_start_do_nothing(url: str) -> None:
     never_started = JobManager(url)
     never_started.close()
@@ -169,6 +172,7 @@ def _refuses(manager: JobManager) -> bool:
     return False
 
 
+@pytest.mark.case(26)
 def test_close_inside_a_callback_works(url: str) -> None:
     results: list[JobResult] = []
     manager = JobManager(url)
@@ -195,6 +199,7 @@ def test_new_job_before_start_and_after_close_is_refused(url: str) -> None:
         manager.new_job(QUICK)
 
 
+@pytest.mark.case(26)
 def test_a_callback_may_submit_but_not_wait(url: str) -> None:
     errors: list[Exception] = []
     second: list[JobResult] = []
@@ -213,6 +218,7 @@ def test_a_callback_may_submit_but_not_wait(url: str) -> None:
     assert second[0].outcome is Outcome.SUCCESS
 
 
+@pytest.mark.case(25)
 def test_callbacks_that_raise_harm_nobody(url: str, caplog: pytest.LogCaptureFixture) -> None:
     results: list[JobResult] = []
 
@@ -230,6 +236,7 @@ def test_callbacks_that_raise_harm_nobody(url: str, caplog: pytest.LogCaptureFix
     assert caplog.text.count("a callback of job") == 2
 
 
+@pytest.mark.case(25)
 def test_a_callback_that_blocks_holds_up_only_its_thread(url: str) -> None:
     results: list[JobResult] = []
     go_on = threading.Event()
@@ -266,8 +273,9 @@ def test_close_leaves_a_callback_that_never_returns_and_nothing_else(url: str, m
     never.set()
 
 
+@pytest.mark.case(27)
 def test_a_thousand_submits_from_fifty_threads_give_a_thousand_callbacks(url: str) -> None:
-    """Case 27. MultipleChoice needs no container, so that the numbers are about submitting."""
+    """MultipleChoice needs no container, so that the numbers are about submitting."""
     local = Task(BUSYBOX, problems={"q": MultipleChoice("a")})
     lock = threading.Lock()
     seen: list[str] = []
@@ -294,8 +302,8 @@ def test_a_thousand_submits_from_fifty_threads_give_a_thousand_callbacks(url: st
     assert sorted(seen) == sorted(ids)
 
 
+@pytest.mark.case(28)
 def test_a_submit_that_races_close_is_either_called_back_or_refused(url: str) -> None:
-    """Case 28."""
     called: list[str] = []
     accepted: list[str] = []
     refused = 0
@@ -315,6 +323,7 @@ def test_a_submit_that_races_close_is_either_called_back_or_refused(url: str) ->
     assert refused > 0
 
 
+@pytest.mark.case(45)
 def test_a_full_queue_and_a_duplicate_id_are_refused_at_the_call(url: str) -> None:
     results: list[JobResult] = []
     with JobManager(DockerHost(url, max_concurrent_jobs=1), max_waiting_jobs=2) as manager:
@@ -369,6 +378,7 @@ def run_script(url: str, rest: str, jobs: int = 20) -> subprocess.Popen[str]:
     return process
 
 
+@pytest.mark.case(29)
 def test_a_script_that_ends_without_close_leaves_nothing_and_says_nothing(url: str) -> None:
     process = run_script(url, "")
     out, err = process.communicate(timeout=20)
@@ -376,6 +386,7 @@ def test_a_script_that_ends_without_close_leaves_nothing_and_says_nothing(url: s
     assert not our_containers(url)
 
 
+@pytest.mark.case(30)
 def test_ctrl_c_gives_one_keyboard_interrupt_in_the_caller_only(url: str) -> None:
     process = run_script(url, "with manager: time.sleep(60)")
     process.send_signal(signal.SIGINT)
@@ -385,6 +396,7 @@ def test_ctrl_c_gives_one_keyboard_interrupt_in_the_caller_only(url: str) -> Non
     assert not our_containers(url)
 
 
+@pytest.mark.case(30)
 def test_ctrl_c_while_close_drains_kills_the_jobs(url: str) -> None:
     process = run_script(url, "print('closing', flush=True); manager.close()")
     assert process.stdout is not None
@@ -405,8 +417,8 @@ def test_sigterm_ends_children_too(url: str) -> None:
         eventually(lambda: not our_containers(url), what="leftovers are swept")
 
 
+@pytest.mark.case(31)
 def test_after_kill_9_children_go_and_the_next_start_sweeps_but_never_a_living_managers(url: str) -> None:
-    """Case 31."""
     results: list[JobResult] = []
     with JobManager(url) as neighbour:
         job_id = neighbour.new_job(Task(BUSYBOX, command="sleep 8; echo survived"), callback=results.append)
@@ -428,6 +440,7 @@ def ignores_ctrl_c(process: psutil.Process) -> bool:
     return ignored is not None and bool(int(ignored[1], 16) & 1 << signal.SIGINT - 1)
 
 
+@pytest.mark.case(31)
 def test_children_that_somebody_has_stopped_end_with_the_caller_too(url: str) -> None:
     """They were started from a thread that has ended since: a signal for its end alone would have come too soon."""
     process = run_script(url, "time.sleep(60)")
@@ -443,6 +456,7 @@ def test_children_that_somebody_has_stopped_end_with_the_caller_too(url: str) ->
         eventually(lambda: not our_containers(url), what="leftovers are swept")
 
 
+@pytest.mark.case(31)
 def test_after_kill_9_of_the_caller_alone_its_children_are_gone_within_5_s(url: str) -> None:
     process = run_script(url, "time.sleep(60)")
     family = psutil.Process(process.pid).children(recursive=True)

@@ -44,10 +44,10 @@ ACTIONS: dict[str, Callable[[Container], object]] = {
 }
 
 
+@pytest.mark.case(22)
 def test_whatever_a_stranger_does_to_a_container_is_one_crash_that_says_so(
     private_engine: PrivateDaemon, outsider: docker.DockerClient
 ) -> None:
-    """Case 22."""
     with jobs_on(DockerHost(private_engine.url, max_concurrent_jobs=6)) as jobs:
         ids = jobs.add(ENDLESS, len(ACTIONS))
         (untouched,) = jobs.add(Task(BUSYBOX, command="echo begun; sleep 4; echo ended; exit 7"))
@@ -62,10 +62,10 @@ def test_whatever_a_stranger_does_to_a_container_is_one_crash_that_says_so(
     assert results[-1].job_id == untouched and ran_once(results[-1])
 
 
+@pytest.mark.case(22)
 def test_a_container_that_a_stranger_froze_goes_on_when_let_go_and_ends_at_its_deadline_when_not(
     private_engine: PrivateDaemon, outsider: docker.DockerClient
 ) -> None:
-    """Case 22."""
     with jobs_on(DockerHost(private_engine.url, max_concurrent_jobs=2)) as jobs:
         (kept,) = jobs.add(Task(BUSYBOX, command="echo begun; sleep 3000", limits=Limits(wall_time_s=3)))
         (let_go,) = jobs.add(RUNS_ONCE)
@@ -79,10 +79,10 @@ def test_a_container_that_a_stranger_froze_goes_on_when_let_go_and_ends_at_its_d
     assert ran_once(results[1])
 
 
+@pytest.mark.case(23)
 def test_a_name_that_a_stranger_has_taken_is_an_error_and_the_strangers_container_stays(
     private_engine: PrivateDaemon, outsider: docker.DockerClient
 ) -> None:
-    """Case 23."""
     with Proxy(private_engine.url) as proxy:
         with jobs_on(proxy.url) as jobs:
             with proxy.hold(CREATE) as held:
@@ -103,6 +103,7 @@ def test_a_name_that_a_stranger_has_taken_is_an_error_and_the_strangers_containe
     assert f"a container that is not ours has the name {name[1]}" in result.text
 
 
+@pytest.mark.case(22)
 def test_a_container_that_a_stranger_renames_goes_on_and_is_removed_at_its_end(
     private_engine: PrivateDaemon, outsider: docker.DockerClient
 ) -> None:

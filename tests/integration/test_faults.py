@@ -44,8 +44,8 @@ def outsider(engine: str) -> Iterator[docker.DockerClient]:
     client.close()
 
 
+@pytest.mark.case(1)
 def test_a_pool_worker_killed_before_create_costs_nothing(proxy: Proxy) -> None:
-    """Case 1."""
     results: list[JobResult] = []
     with JobManager(proxy.url) as manager, proxy.hold(CREATE) as held:
         manager.new_job(RUNS_ONCE, callback=results.append)
@@ -57,8 +57,9 @@ def test_a_pool_worker_killed_before_create_costs_nothing(proxy: Proxy) -> None:
     assert all(ran_once(result) for result in results)
 
 
+@pytest.mark.case(2)
 def test_a_pool_worker_killed_between_create_and_start_costs_nothing(proxy: Proxy) -> None:
-    """Case 2: the container is found by its name and started once."""
+    """The container is found by its name and started once."""
     results: list[JobResult] = []
     with JobManager(proxy.url) as manager, proxy.hold(START) as held:
         manager.new_job(RUNS_ONCE, callback=results.append)
@@ -69,8 +70,9 @@ def test_a_pool_worker_killed_between_create_and_start_costs_nothing(proxy: Prox
     assert proxy.count(CREATE) == 2
 
 
+@pytest.mark.case(3)
 def test_a_pool_worker_killed_after_start_costs_nothing(proxy: Proxy) -> None:
-    """Case 3: the start was carried out, its answer was lost."""
+    """The start was carried out, its answer was lost."""
     results: list[JobResult] = []
     with JobManager(proxy.url) as manager, proxy.hold(START, on_reply=True) as held:
         manager.new_job(RUNS_ONCE, callback=results.append)
@@ -80,8 +82,8 @@ def test_a_pool_worker_killed_after_start_costs_nothing(proxy: Proxy) -> None:
     assert ran_once(results[0])
 
 
+@pytest.mark.case(5)
 def test_a_killed_waiter_is_replaced_and_every_exit_code_is_true(engine: str) -> None:
-    """Case 5."""
     results: list[JobResult] = []
     with JobManager(DockerHost(engine, max_concurrent_jobs=20)) as manager:
         ids = [manager.new_job(SLEEPER, callback=results.append) for _ in range(20)]
@@ -92,6 +94,7 @@ def test_a_killed_waiter_is_replaced_and_every_exit_code_is_true(engine: str) ->
     assert all(ran_once(result) for result in results), [r for r in results if not ran_once(r)]
 
 
+@pytest.mark.case(5)
 def test_who_follows_a_job_goes_on_with_the_next_waiter_and_sees_each_byte_once(engine: str) -> None:
     speaks_twice = Task(BUSYBOX, command="echo one; echo eins >&2; sleep 3; echo two; echo zwei >&2")
     results: list[JobResult] = []
@@ -107,6 +110,7 @@ def test_who_follows_a_job_goes_on_with_the_next_waiter_and_sees_each_byte_once(
     assert b"".join(output.data for output in seen if output.stderr) == results[0].stderr == b"eins\nzwei\n"
 
 
+@pytest.mark.case(5)
 def test_a_killed_waiter_of_two_hands_its_jobs_to_the_other(engine: str) -> None:
     results: list[JobResult] = []
     with JobManager(DockerHost(engine, waiters=2, max_concurrent_jobs=4)) as manager:
@@ -118,8 +122,9 @@ def test_a_killed_waiter_of_two_hands_its_jobs_to_the_other(engine: str) -> None
     assert all(ran_once(result) for result in results)
 
 
+@pytest.mark.case(6)
 def test_a_stopped_waiter_is_ended_and_the_deadline_holds(engine: str) -> None:
-    """Case 6: it holds the output of a job that floods; that wedges the container until it is gone."""
+    """It holds the output of a job that floods; that wedges the container until it is gone."""
     flood = Task(BUSYBOX, command="while :; do echo 0123456789; done", limits=Limits(wall_time_s=2, output_kib=100_000))
     honest = Task(BUSYBOX, command="exit 7")
     results: dict[str, JobResult] = {}
@@ -138,8 +143,8 @@ def test_a_stopped_waiter_is_ended_and_the_deadline_holds(engine: str) -> None:
     assert results[neighbour].exit_code == 7
 
 
+@pytest.mark.case(7)
 def test_a_waiter_killed_while_it_writes_a_large_report_gives_one_whole_result(engine: str) -> None:
-    """Case 7."""
     large = Task(BUSYBOX, command="head -c 5000000 /dev/zero; exit 7", limits=Limits(output_kib=6000))
     with JobManager(engine) as manager:
         job = manager.submit(large)
@@ -152,6 +157,7 @@ def test_a_waiter_killed_while_it_writes_a_large_report_gives_one_whole_result(e
     assert len(result.stdout) == 5_000_000 or result.output_cut
 
 
+@pytest.mark.case(6)
 def test_a_waiter_that_dies_over_stopping_a_job_leaves_word_of_it(proxy: Proxy, outsider: docker.DockerClient) -> None:
     """The next one finds a container that ended without a word: it was our limit, and no stranger."""
     slow = Task(BUSYBOX, command="echo ready; sleep 60", limits=Limits(wall_time_s=2))
@@ -203,8 +209,8 @@ def test_a_volume_that_the_engine_did_not_remove_with_its_container_is_removed(e
     assert ran_once(results[0])
 
 
+@pytest.mark.case(45)
 def test_an_id_that_twenty_threads_submit_at_once_is_taken_once(engine: str) -> None:
-    """Case 45."""
     with jobs_on(engine) as jobs:
         refused: list[DuplicateJob] = []
         together = threading.Barrier(20)

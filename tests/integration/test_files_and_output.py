@@ -67,6 +67,7 @@ def unpacked(result: JobResult) -> dict[str, bytes]:
 # ---- output
 
 
+@pytest.mark.case(37)
 def test_every_byte_comes_back_on_both_streams(run: Run, shell: str) -> None:
     result = run("cat; cat .jobmanager/stdin >&2", JobInput(stdin=ALL_BYTES * 50), image=shell)
     assert (result.stdout, result.stderr) == (ALL_BYTES * 50, ALL_BYTES * 50)
@@ -91,6 +92,7 @@ def test_output_is_what_was_printed_and_nothing_else(run: Run, shell: str, progr
     assert (result.stdout_bytes, result.stderr_bytes, result.output_cut) == (len(stdout), len(stderr), False)
 
 
+@pytest.mark.case(37)
 def test_output_of_a_program_that_crashed_afterwards_is_kept(run: Run, shell: str) -> None:
     result = run("printf out; printf err >&2; kill -SEGV $$", image=shell)
     assert (result.exit_code, result.stdout, result.stderr) == (139, b"out", b"err")
@@ -101,6 +103,7 @@ def test_what_children_print_after_the_programs_end_is_not_waited_for(run: Run, 
     assert (result.outcome, result.stdout) == (Outcome.SUCCESS, b"out\n")
 
 
+@pytest.mark.case(37)
 def test_a_line_of_50_mb_is_cut_where_the_limit_is(run: Run) -> None:
     result = run("head -c 50000000 /dev/zero", limits=Limits(output_kib=2048))
     assert (result.outcome, result.stdout) == (Outcome.OVERFLOW, bytes(2**21))
@@ -296,6 +299,7 @@ def test_an_executable_file_comes_back_as_one(run: Run) -> None:
         assert {member.name: member.mode for member in tar} == {"a": 0o644, "b": 0o755}
 
 
+@pytest.mark.case(40)
 def test_what_is_no_regular_file_does_not_come_back(run: Run, shell: str) -> None:
     program = (
         "mkdir out; echo 1 > out/file; ln -s /etc/passwd out/link; ln -s /etc out/folder; ln out/file out/hard; mkfifo out/fifo;"
@@ -365,6 +369,7 @@ def test_no_files_come_back_from_a_container_that_a_stranger_killed(
     assert (result.outcome, result.archive) == (Outcome.CRASH, None)
 
 
+@pytest.mark.case(40)
 def test_ten_thousand_files_come_back_and_no_more(run: Run) -> None:
     program = "import os\nfor n in range(10_050): os.close(os.open(f'f{n}', os.O_CREAT))"
     result = run(["python3", "-c", program], image=PYTHON, limits=Limits(workspace_mib=160), collect=["f*"])
@@ -373,6 +378,7 @@ def test_ten_thousand_files_come_back_and_no_more(run: Run) -> None:
     assert proof(result)["archive"] == "more than 10000 files match"
 
 
+@pytest.mark.case(40)
 def test_a_folder_of_great_depth_harms_nobody(run: Run) -> None:
     program = "import os\nfor n in range(600): os.mkdir('d' * 50); os.chdir('d' * 50)\nopen('f', 'w')\n"
     result = run(["python3", "-c", program], image=PYTHON, collect=["*"])

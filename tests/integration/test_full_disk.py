@@ -66,8 +66,9 @@ def small(image_tar: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.case(20)
 def test_a_job_that_runs_on_a_full_disk_loses_no_output_and_a_new_one_is_a_crash_that_says_so(small: SmallDisk) -> None:
-    """Case 20. When there is room again, the same manager goes on as before."""
+    """When there is room again, the same manager goes on as before."""
     with jobs_on(DockerHost(small.url, max_concurrent_jobs=3)) as jobs:
         jobs.add(PRINTS)
         jobs.wait_until_running(1)
@@ -86,8 +87,9 @@ def test_a_job_that_runs_on_a_full_disk_loses_no_output_and_a_new_one_is_a_crash
     assert all(ran_once(result) for result in recovered)
 
 
+@pytest.mark.case(20)
 def test_output_that_only_a_full_disk_has_may_be_cut_and_an_end_that_is_lost_with_it_is_no_timeout(small: SmallDisk) -> None:
-    """Case 20 with a waiter that is killed: the one that takes over has the container's log, and that has holes."""
+    """With a waiter that is killed: the one that takes over has the container's log, and that has holes."""
     outlives = Task(BUSYBOX, command="echo begun; sleep 6; echo ended; exit 7", limits=Limits(wall_time_s=30))
     with jobs_on(DockerHost(small.url, max_concurrent_jobs=3)) as jobs:
         jobs.add(PRINTS_LITTLE)
@@ -105,8 +107,8 @@ def test_output_that_only_a_full_disk_has_may_be_cut_and_an_end_that_is_lost_wit
     assert "output_from_log" in proof(kept)
 
 
+@pytest.mark.case(20)
 def test_a_host_with_a_full_disk_leaves_its_jobs_to_the_other(small: SmallDisk, private_engine: PrivateDaemon) -> None:
-    """Case 20."""
     with jobs_on(DockerHost(small.url, name="small"), DockerHost(private_engine.url, name="large")) as jobs, small.full():
         jobs.add(QUICK, 4)
         results = jobs.results()

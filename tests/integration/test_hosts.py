@@ -130,6 +130,7 @@ def one_line(said: str) -> str:
 # ---- which host takes a job
 
 
+@pytest.mark.case(16)
 def test_the_host_with_the_fewest_running_jobs_takes_the_next(urls: tuple[str, str]) -> None:
     with image(urls[0], "only-on-a:1"), managing(*two(urls, a=8, b=8)) as manager:
         for _ in range(3):
@@ -143,6 +144,7 @@ def test_the_host_with_the_fewest_running_jobs_takes_the_next(urls: tuple[str, s
         assert running(manager) == {"a": 3, "b": 3}
 
 
+@pytest.mark.case(16)
 def test_the_count_is_right_after_jobs_have_ended(urls: tuple[str, str]) -> None:
     """What ended, and what could not start, holds no slot."""
     with managing(*two(urls)) as manager:
@@ -210,11 +212,13 @@ def test_two_hosts_of_one_name_are_refused(urls: tuple[str, str]) -> None:
 # ---- images
 
 
+@pytest.mark.case(18)
 def test_a_job_runs_on_the_only_host_that_has_its_image(urls: tuple[str, str]) -> None:
     with image(urls[1], "only-on-b:1"), managing(*two(urls)) as manager:
         assert where([manager.submit(Task("only-on-b:1", command="true")) for _ in range(4)]) == {"b": 4}
 
 
+@pytest.mark.case(18)
 def test_an_environment_that_nobody_has_is_refused_with_the_known_names(urls: tuple[str, str]) -> None:
     with image(urls[1], "labelled:1", label="cobol"), managing(*two(urls), environments={"old": BUSYBOX}) as manager:
         began = time.monotonic()
@@ -339,6 +343,7 @@ def the_next_second() -> None:
     eventually(lambda: int(time.time()) > second, what="the next image is newer by the engine's clock")
 
 
+@pytest.mark.case(18)
 def test_an_image_that_vanished_unnoticed_is_one_clear_crash(urls: tuple[str, str]) -> None:
     with managing(*two(urls)) as manager:
         with image(urls[0], "brief:1", label="brief"):
@@ -350,6 +355,7 @@ def test_an_image_that_vanished_unnoticed_is_one_clear_crash(urls: tuple[str, st
     assert "No such image" in one_line(result.text)
 
 
+@pytest.mark.case(18)
 def test_an_image_that_vanished_from_one_host_unnoticed_runs_on_the_other(urls: tuple[str, str]) -> None:
     with image(urls[1], "both:1"), managing(*two(urls, b=1)) as manager:
         busy = manager.submit(Task("both:1", command="sleep 3000"))  # so that the next ones are tried on a
@@ -364,6 +370,7 @@ def test_an_image_that_vanished_from_one_host_unnoticed_runs_on_the_other(urls: 
         assert all("start_failed" in [step.name for step in future.result().steps] for future in futures)
 
 
+@pytest.mark.case(18)
 def test_an_environment_whose_newest_image_vanished_unnoticed_runs_in_the_one_before(urls: tuple[str, str]) -> None:
     with image(urls[0], "older:1", label="twice"), ExitStack() as newer:
         the_next_second()
@@ -416,6 +423,7 @@ CONFIGURATIONS = {
 }
 
 
+@pytest.mark.case(52)
 @pytest.mark.parametrize("configuration", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
 def test_an_image_comes_without_a_log_in_where_docker_s_configuration_is_broken_and_the_host_stays_up(
     daemons: tuple[PrivateDaemon, PrivateDaemon],
@@ -489,6 +497,7 @@ def test_a_manager_that_could_not_start_starts_once_its_host_is_there(urls: tupl
         late.unlink()
 
 
+@pytest.mark.case(15)
 def test_a_host_that_is_killed_while_jobs_wait_is_passed_over_and_takes_jobs_again_when_it_is_back(
     urls: tuple[str, str], image_tar: str, tmp_path: Path
 ) -> None:

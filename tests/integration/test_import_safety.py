@@ -104,6 +104,7 @@ def script(folder: Path, text: str) -> str:
 # ---- ways to run a program
 
 
+@pytest.mark.case(33)
 @pytest.mark.parametrize("end", [CLOSE_IT, ""], ids=["closed", "not closed"])
 def test_a_script_without_a_guard(environment: Environment, tmp_path: Path, end: str) -> None:
     assert run(environment, script(tmp_path, PROGRAM + RUN_IT + end)) == "success hello \n"
@@ -116,10 +117,12 @@ def test_a_script_with_warnings_as_errors(environment: Environment, tmp_path: Pa
     assert run(strict, "-X", "dev", "-W", "error", script(tmp_path, PROGRAM + RUN_IT + CLOSE_IT)) == "success hello \n"
 
 
+@pytest.mark.case(33)
 def test_python_c(environment: Environment) -> None:
     assert run(environment, "-c", PROGRAM + RUN_IT + CLOSE_IT) == "success hello \n"
 
 
+@pytest.mark.case(33)
 def test_a_script_on_standard_input(environment: Environment) -> None:
     assert run(environment, "-", stdin=PROGRAM + RUN_IT + CLOSE_IT) == "success hello \n"
 
@@ -137,6 +140,7 @@ def test_isolated_python(environment: Environment, tmp_path: Path) -> None:
     assert run(environment, "-I", script(tmp_path, text + PROGRAM + RUN_IT + CLOSE_IT)) == "success hello \n"
 
 
+@pytest.mark.case(33)
 def test_an_exec_in_a_namespace_as_notebooks_do(environment: Environment, tmp_path: Path) -> None:
     cells = [PROGRAM, RUN_IT, RUN_IT, CLOSE_IT]
     text = f"namespace = {{'__name__': '__main__'}}\nfor cell in {cells!r}:\n    exec(compile(cell, '<cell>', 'exec'), namespace)\n"
@@ -144,6 +148,7 @@ def test_an_exec_in_a_namespace_as_notebooks_do(environment: Environment, tmp_pa
     assert run(environment, script(tmp_path, text)) == "success hello \n" * 2
 
 
+@pytest.mark.case(33)
 def test_an_interactive_console(environment: Environment, tmp_path: Path) -> None:
     """What a prompt does: each statement is compiled alone, and the main module has no file."""
     text = f"""
@@ -206,6 +211,7 @@ def test_the_current_folder_s_modules_are_not_the_library_s(environment: Environ
     assert not (tmp_path / "was_run").exists()
 
 
+@pytest.mark.case(33)
 @pytest.mark.parametrize("name", ["docker", "requests", "urllib3", "certifi", "http", "email"])
 def test_a_script_with_the_name_of_a_module_that_the_library_s_processes_import(
     environment: Environment, tmp_path: Path, name: str
@@ -321,6 +327,7 @@ def test_a_job_of_the_parent_is_unknown_in_a_forked_child_and_goes_on(environmen
     assert run(environment, script(tmp_path, PROGRAM + textwrap.dedent(text))) == "success done\n"
 
 
+@pytest.mark.case(34)
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
 def test_a_multiprocessing_child_may_have_a_manager_of_its_own(environment: Environment, tmp_path: Path, method: str) -> None:
     """A daemonic one too: that those may have no children, as multiprocessing says, holds for its own children only."""
@@ -347,6 +354,7 @@ if __name__ == "__main__":
     assert run(environment, script(tmp_path, text)) == "success hello\n" * 3
 
 
+@pytest.mark.case(34)
 def test_a_forking_pool_of_multiprocessing_uses_the_manager_of_its_parent(environment: Environment, tmp_path: Path) -> None:
     """Its workers are daemonic and leave by os._exit: nothing of theirs may stay."""
     text = """
@@ -545,6 +553,7 @@ def served(environment: Environment, folder: Path, *options: str, expected: str 
 PRELOAD = pytest.mark.parametrize("options", [(), ("--preload",)], ids=["each worker imports", "preloaded"])
 
 
+@pytest.mark.case(32)
 @PRELOAD
 def test_each_gunicorn_worker_serves_jobs_knows_its_own_only_and_ends_with_jobs_running(
     environment: Environment, private_engine: PrivateDaemon, tmp_path: Path, options: Sequence[str]
@@ -561,6 +570,7 @@ def test_each_gunicorn_worker_serves_jobs_knows_its_own_only_and_ends_with_jobs_
         eventually(lambda: len(our_containers(private_engine.url)) >= 2, what="containers run")
 
 
+@pytest.mark.case(32)
 @PRELOAD
 def test_a_gunicorn_worker_that_is_recycled_leaves_nothing(
     environment: Environment, private_engine: PrivateDaemon, tmp_path: Path, options: Sequence[str]
@@ -581,6 +591,7 @@ def gone(workers: set[int]) -> bool:
     return sum(not psutil.pid_exists(worker) for worker in workers) >= 2
 
 
+@pytest.mark.case(32)
 @PRELOAD
 def test_a_gunicorn_worker_that_is_killed_leaves_nothing_and_is_replaced(
     environment: Environment, private_engine: PrivateDaemon, tmp_path: Path, options: Sequence[str]
@@ -616,6 +627,7 @@ def sweep(url: str) -> None:
 # ---- the same app under uWSGI
 
 
+@pytest.mark.case(32)
 @pytest.mark.skipif(not shutil.which("uwsgi", path=SCRIPTS), reason="uWSGI is not installed: pip install uwsgi (it is compiled)")
 def test_each_uwsgi_worker_serves_jobs_and_knows_its_own_only(environment: Environment, tmp_path: Path) -> None:
     """``sys.executable`` is uWSGI there. Its forks wait for no thread, so each worker imports the app itself."""

@@ -224,9 +224,10 @@ def test_output_within_its_limit_is_whole(run: Run, shell: str) -> None:
     assert (result.stdout_bytes, result.stderr_bytes) == (len(LINES), len(LINES))
 
 
+@pytest.mark.case(36)
 @pytest.mark.parametrize("flood", ["yes", "cat /dev/zero"], ids=["lines", "no_newline"])
 def test_a_flood_takes_little_of_the_hosts_disk_and_of_our_memory(private_engine: PrivateDaemon, flood: str) -> None:
-    """Case 36: 4 MiB and 13 MiB were measured at most; a log may have 2 MiB, and more for a moment when it is rotated."""
+    """4 MiB and 13 MiB were measured at most; a log may have 2 MiB, and more for a moment when it is rotated."""
     others = set(psutil.Process().children())
     logged, grown = [0], [0]
     with JobManager(private_engine.url) as manager:

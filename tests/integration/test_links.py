@@ -14,7 +14,7 @@ from tests.conftest import BUSYBOX, eventually
 from tests.integration.conftest import PATIENCE_S, PYTHON, proof
 from tests.support.proxy import LOGS, Link, Proxy
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.case(50)]
 
 STANDS_STILL_S = 7.0  # longer than anything of ours waits for a byte
 SAYS_FAILED = """echo '{"result": "failed", "grade": 40, "text": "wrong"}' > .jobmanager/result.json; """

@@ -24,9 +24,10 @@ def proxy(private_engine: PrivateDaemon) -> Iterator[Proxy]:
         yield proxy
 
 
+@pytest.mark.case(13)
 @pytest.mark.parametrize("call", CALLS)
 def test_a_lost_answer_runs_no_job_twice_and_loses_none(proxy: Proxy, call: str) -> None:
-    """Case 13: the connection breaks when the engine has carried it out."""
+    """The connection breaks when the engine has carried it out."""
     with jobs_on(DockerHost(proxy.url, max_concurrent_jobs=3)) as jobs:
         dropped = proxy.drop(CALLS[call], on_reply=True, times=3)
         jobs.add(QUICK, 3)
@@ -36,9 +37,10 @@ def test_a_lost_answer_runs_no_job_twice_and_loses_none(proxy: Proxy, call: str)
     assert len(proxy.delivered) == len(set(proxy.delivered)) == 3
 
 
+@pytest.mark.case(13)
 @pytest.mark.parametrize("call", [INSPECT, LOGS, STATS], ids=["inspect", "logs", "stats"])
 def test_a_lost_answer_to_a_question_about_a_running_job_changes_nothing(proxy: Proxy, call: str) -> None:
-    """Case 13: asked when the job's stream breaks, and when its CPU time could be over."""
+    """Asked when the job's stream breaks, and when its CPU time could be over."""
     with jobs_on(DockerHost(proxy.url, max_concurrent_jobs=3)) as jobs:
         jobs.add(MEASURED, 3)
         jobs.wait_until_running(3)
@@ -50,8 +52,8 @@ def test_a_lost_answer_to_a_question_about_a_running_job_changes_nothing(proxy: 
     assert len(proxy.delivered) == len(set(proxy.delivered)) == 3
 
 
+@pytest.mark.case(13)
 def test_a_lost_answer_to_a_kill_ends_the_job_all_the_same(proxy: Proxy) -> None:
-    """Case 13."""
     with jobs_on(proxy.url) as jobs:
         (job_id,) = jobs.add(ENDLESS)
         jobs.wait_until_running(1)
@@ -62,9 +64,10 @@ def test_a_lost_answer_to_a_kill_ends_the_job_all_the_same(proxy: Proxy) -> None
     assert dropped.times == 0
 
 
+@pytest.mark.case(24)
 @pytest.mark.parametrize("status", [409, 404, 500])
 def test_a_refused_removal_is_tried_again_until_the_container_is_gone(proxy: Proxy, status: int) -> None:
-    """Case 24: 404 and 409 say that it is gone, or going; it is looked at whether that is so."""
+    """404 and 409 say that it is gone, or going; it is looked at whether that is so."""
     with jobs_on(proxy.url) as jobs:
         refused = proxy.refuse(REMOVE, status, times=4)
         jobs.add(QUICK, 2)
@@ -75,8 +78,9 @@ def test_a_refused_removal_is_tried_again_until_the_container_is_gone(proxy: Pro
     assert refused.times == 0
 
 
+@pytest.mark.case(14)
 def test_a_slow_engine_loses_nothing(proxy: Proxy) -> None:
-    """Case 14, short: every answer is later than the manager waits for it; then the engine is quick again."""
+    """Short: every answer is later than the manager waits for it; then the engine is quick again."""
     with jobs_on(DockerHost(proxy.url, max_concurrent_jobs=3), engine_timeout_s=2.0) as jobs:
         jobs.add(LASTS, 3)
         jobs.wait_until_running(3)

@@ -15,7 +15,7 @@ from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
 from tests.support.daemons import PrivateDaemon
 from tests.support.proxy import CREATE, INSPECT, START, Proxy
 
-pytestmark = [pytest.mark.engine, pytest.mark.daemon]
+pytestmark = [pytest.mark.engine, pytest.mark.daemon, pytest.mark.case(51)]
 
 PATIENCE_S = 90.0
 JSON = b"HTTP/1.1 %s\r\nContent-Type: application/json\r\nApi-Version: 1.41\r\n"

@@ -38,6 +38,7 @@ def ended(shared_manager: JobManager, engine_url: str) -> Callable[[Cause, str],
     return lambda cause, image: results[cause.name, image]
 
 
+@pytest.mark.case(19, 35, 38)
 @pytest.mark.parametrize(("cause", "image"), CASES, ids=map(case_id, CASES))
 def test_each_cause_has_its_outcome_its_proof_and_its_output(
     ended: Callable[[Cause, str], JobResult], cause: Cause, image: str
@@ -49,6 +50,7 @@ def test_each_cause_has_its_outcome_its_proof_and_its_output(
     assert result.host is not None
 
 
+@pytest.mark.case(38)
 def test_what_was_measured_is_past_the_limit(ended: Callable[[Cause, str], JobResult]) -> None:
     for cause, image in CASES:
         shown = proof(ended(cause, image))
@@ -60,8 +62,9 @@ def test_what_was_measured_is_past_the_limit(ended: Callable[[Cause, str], JobRe
             assert int(shown["output_bytes"]) > cause.limits.output_kib * 1024, cause.name
 
 
+@pytest.mark.case(39)
 def test_137_is_told_apart_by_who_killed(ended: Callable[[Cause, str], JobResult]) -> None:
-    """Case 39: the program itself, the kernel for memory, our deadline, a stranger."""
+    """The program itself, the kernel for memory, our deadline, a stranger."""
     named = {cause.name: cause for cause in CAUSES}
     killers = ("SIGKILL of its own", "takes too much memory", "attacks PID 1", "a stranger does docker kill")
     results = [ended(named[name], BUSYBOX) for name in killers]
@@ -247,6 +250,7 @@ def test_an_image_without_a_tool_that_is_needed_is_refused_in_words(
     assert (result.outcome, result.text) == (Outcome.CRASH, f"the program was not started: the image has no {tool}")
 
 
+@pytest.mark.case(18)
 def test_an_image_that_is_removed_while_its_job_waits_is_a_crash(
     engine_url: str, outsider: docker.DockerClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -264,6 +264,7 @@ os._exit(7)
 """
 
 
+@pytest.mark.case(41)
 def test_forged_end_marks_gain_nothing(run: Run) -> None:
     result = run(["python3", "-c", FORGED], image=PYTHON)
     assert (result.outcome, result.exit_code, result.grade) == (Outcome.FAILED, 7, 0.0), result
@@ -293,6 +294,7 @@ def test_without_a_grader_a_submission_decides_its_own_result_as_the_documents_w
     assert (result.outcome, result.grade) == (outcome, grade)
 
 
+@pytest.mark.case(41)
 def test_a_perfect_result_on_standard_output_is_only_output(run: Run, shell: str) -> None:
     word = json.dumps({"result": "success", "grade": 100})
     result = run(f"echo '{word}'; echo '{word}' > /proc/1/fd/1; exit 1", image=shell)

@@ -8,6 +8,8 @@ import pytest
 
 from tests.support.soak import Plan, soak_fake, soak_real
 
+pytestmark = pytest.mark.case(46)
+
 
 @pytest.mark.timeout(300)
 def test_a_short_random_history_on_real_engines_breaks_no_rule(image_tar: str, tmp_path: Path) -> None:

@@ -165,6 +165,7 @@ def printed(daemon: PrivateDaemon, words: bytes) -> bool:
         client.close()
 
 
+@pytest.mark.case(15)
 def test_jobs_wait_while_the_sshd_is_away_and_run_when_it_is_back(
     host: DockerHost, sshd: Sshd, caplog: pytest.LogCaptureFixture
 ) -> None:

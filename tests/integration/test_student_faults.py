@@ -57,6 +57,7 @@ def nothing_is_left(url: str) -> None:
     eventually(lambda: not our_containers(url) and not our_volumes(url), within_s=30, what="nothing is left on the engine")
 
 
+@pytest.mark.case(47)
 def test_a_job_that_is_killed_takes_its_student_along(engine_url: str, outsider: docker.DockerClient) -> None:
     with JobManager(engine_url) as manager:
         job = manager.submit(task(WAITS))
@@ -67,6 +68,7 @@ def test_a_job_that_is_killed_takes_its_student_along(engine_url: str, outsider:
     assert (result.outcome, result.text) == (Outcome.KILLED, "killed: kill_job")
 
 
+@pytest.mark.case(47)
 def test_closing_takes_a_running_student_along(engine_url: str, outsider: docker.DockerClient) -> None:
     results: list[JobResult] = []
     manager = JobManager(engine_url)
@@ -77,6 +79,7 @@ def test_closing_takes_a_running_student_along(engine_url: str, outsider: docker
     assert our_containers(engine_url) == our_volumes(engine_url) == []
 
 
+@pytest.mark.case(47)
 def test_a_grader_that_dies_takes_its_student_along(engine_url: str, outsider: docker.DockerClient) -> None:
     with JobManager(engine_url) as manager:
         job = manager.submit(task(DIES))
@@ -86,6 +89,7 @@ def test_a_grader_that_dies_takes_its_student_along(engine_url: str, outsider: d
     assert result.outcome is Outcome.SUCCESS  # its word, which it had given
 
 
+@pytest.mark.case(47)
 def test_a_student_whose_container_a_stranger_removes_is_an_end_like_another(
     engine_url: str, outsider: docker.DockerClient
 ) -> None:
@@ -102,6 +106,7 @@ def kill_waiters() -> None:
         waiter.kill()
 
 
+@pytest.mark.case(48)
 def test_a_grader_whose_waiter_dies_is_cut_off_and_never_gives_a_verdict(engine_url: str, outsider: docker.DockerClient) -> None:
     with JobManager(DockerHost(engine_url, waiters=2)) as manager:
         job = manager.submit(task(WAITS))
@@ -113,6 +118,7 @@ def test_a_grader_whose_waiter_dies_is_cut_off_and_never_gives_a_verdict(engine_
     assert "link_broke" in proof(result)
 
 
+@pytest.mark.case(49)
 def test_what_a_killed_manager_leaves_of_a_grading_job_is_gone_after_one_sweep(
     engine_url: str, outsider: docker.DockerClient
 ) -> None:

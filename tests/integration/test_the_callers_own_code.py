@@ -73,6 +73,7 @@ class Stuck(logging.Handler):
         self.gate.wait(120)
 
 
+@pytest.mark.case(25)
 def test_log_handlers_that_raise_cost_no_result_no_callback_and_no_hook(engine: str, attach: Attach) -> None:
     attach(Away())
     calls: Counter[str] = Counter()
@@ -100,6 +101,7 @@ def test_log_handlers_that_raise_cost_no_result_no_callback_and_no_hook(engine: 
     assert len(ended) == 9
 
 
+@pytest.mark.case(25)
 def test_a_log_handler_that_blocks_holds_up_no_result_and_no_limit(engine: str, attach: Attach) -> None:
     stuck = Stuck()
     attach(stuck)
@@ -118,6 +120,7 @@ def test_a_log_handler_that_blocks_holds_up_no_result_and_no_limit(engine: str, 
         stuck.gate.set()
 
 
+@pytest.mark.case(25)
 def test_a_child_that_a_callback_forks_ends_and_calls_no_result_back(engine: str, tmp_path: Path) -> None:
     calls, caller = tmp_path / "calls", os.getpid()
     children: list[int] = []
@@ -179,6 +182,7 @@ class Local(str):
         raise pickle.PicklingError("it cannot be written down")
 
 
+@pytest.mark.case(25)
 def test_a_job_that_cannot_be_sent_to_a_child_is_a_crash_that_says_so_and_no_other_job_notices(engine: str) -> None:
     odd = Task(BUSYBOX, command=["echo", "odd"])
     object.__setattr__(odd, "command", ("echo", Local("odd")))  # past all checks
@@ -191,6 +195,7 @@ def test_a_job_that_cannot_be_sent_to_a_child_is_a_crash_that_says_so_and_no_oth
     assert "Local is none of the library's own types" in result.text
 
 
+@pytest.mark.case(25)
 def test_a_job_that_its_waiters_die_of_is_a_crash_and_its_neighbours_keep_their_verdicts(
     engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,6 +229,7 @@ STANDS_STILL = """
 """
 
 
+@pytest.mark.case(25)
 def test_limits_are_enforced_while_the_caller_stands_still_and_a_large_report_fills_its_pipe(engine: str) -> None:
     client = docker.APIClient(base_url=engine, version="1.41")
 

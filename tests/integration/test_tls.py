@@ -177,6 +177,7 @@ def test_a_host_whose_certificate_nobody_vouches_for_is_used_when_told_to(
 # ---- what is wrong is said at once
 
 
+@pytest.mark.case(17)
 def test_a_wrong_authority_is_told(daemon: PrivateDaemon, certificates: Certificates, tmp_path: Path) -> None:
     others = make_certificates(tmp_path)
     tls = TLS(ca_cert=others.ca, client_cert=certificates.client_cert, client_key=certificates.client_key)
@@ -197,6 +198,7 @@ def test_a_client_without_a_certificate_is_told(daemon: PrivateDaemon, certifica
     assert "certificate" in complaint(DockerHost(daemon.tls_url, tls=TLS(ca_cert=certificates.ca)))
 
 
+@pytest.mark.case(17)
 def test_a_client_s_expired_certificate_is_told(daemon: PrivateDaemon, certificates: Certificates, tmp_path: Path) -> None:
     expired = signed_anew(certificates.client_key, certificates, tmp_path / "expired.pem", "extendedKeyUsage=clientAuth")
     tls = TLS(ca_cert=certificates.ca, client_cert=expired, client_key=certificates.client_key)
@@ -204,6 +206,7 @@ def test_a_client_s_expired_certificate_is_told(daemon: PrivateDaemon, certifica
     assert "certificate" in complaint(DockerHost(daemon.tls_url, tls=tls))
 
 
+@pytest.mark.case(17)
 def test_a_daemon_s_expired_certificate_is_told(certificates: Certificates, tls: TLS, tmp_path: Path) -> None:
     extensions = "subjectAltName=DNS:localhost,IP:127.0.0.1\nextendedKeyUsage=serverAuth"
     expired = signed_anew(certificates.server_key, certificates, tmp_path / "expired.pem", extensions)
@@ -233,6 +236,7 @@ def test_a_port_where_nobody_listens_is_told(tls: TLS) -> None:
     assert "refused" in complaint(DockerHost("tcp://127.0.0.1:1", tls=tls))
 
 
+@pytest.mark.case(17)
 def test_a_host_with_bad_certificates_holds_up_no_job_of_the_other(
     daemon: PrivateDaemon, certificates: Certificates, tmp_path: Path
 ) -> None:

@@ -32,8 +32,8 @@ def proxy(private_engine: PrivateDaemon) -> Iterator[Proxy]:
         yield proxy
 
 
+@pytest.mark.case(4)
 def test_pool_workers_killed_ten_times_in_a_run_of_many_jobs_lose_none(private_engine: PrivateDaemon) -> None:
-    """Case 4."""
     results: list[JobResult] = []
     chance = random.Random(4)
     with JobManager(private_engine.url) as manager:
@@ -48,10 +48,11 @@ def test_pool_workers_killed_ten_times_in_a_run_of_many_jobs_lose_none(private_e
     assert len({result.job_id for result in results}) == 60
 
 
+@pytest.mark.case(13)
 @pytest.mark.parametrize("carried_out", [True, False], ids=["after", "before"])
 @pytest.mark.parametrize("call", CALLS)
 def test_twenty_lost_answers_run_no_job_twice_and_lose_none(proxy: Proxy, call: str, carried_out: bool) -> None:
-    """Case 13: one for each job, before the engine has carried it out, or after."""
+    """One for each job, before the engine has carried it out, or after."""
     with jobs_on(DockerHost(proxy.url, max_concurrent_jobs=1)) as jobs:
         for _ in range(LOST):
             dropped = proxy.drop(CALLS[call], on_reply=carried_out, times=1)
@@ -63,9 +64,9 @@ def test_twenty_lost_answers_run_no_job_twice_and_lose_none(proxy: Proxy, call: 
     assert len(proxy.delivered) == len(set(proxy.delivered)) == LOST
 
 
+@pytest.mark.case(13)
 @pytest.mark.parametrize("call", [INSPECT, LOGS, STATS], ids=["inspect", "logs", "stats"])
 def test_twenty_lost_answers_to_questions_about_running_jobs_change_nothing(proxy: Proxy, call: str) -> None:
-    """Case 13."""
     with jobs_on(DockerHost(proxy.url, max_concurrent_jobs=5)) as jobs:
         for _ in range(LOST // 5):
             ids = jobs.add(MEASURED, 5)
@@ -80,8 +81,9 @@ def test_twenty_lost_answers_to_questions_about_running_jobs_change_nothing(prox
     assert len(proxy.delivered) == len(set(proxy.delivered)) == LOST
 
 
+@pytest.mark.case(14)
 def test_an_engine_whose_answers_come_five_seconds_late_loses_nothing(proxy: Proxy) -> None:
-    """Case 14: first within the manager's patience, then beyond it."""
+    """First within the manager's patience, then beyond it."""
     for patience_s in (30.0, 3.0):
         with jobs_on(DockerHost(proxy.url, max_concurrent_jobs=3), engine_timeout_s=patience_s) as jobs:
             jobs.add(LASTS, 3)
@@ -95,9 +97,10 @@ def test_an_engine_whose_answers_come_five_seconds_late_loses_nothing(proxy: Pro
     assert len(proxy.delivered) == len(set(proxy.delivered)) == 18
 
 
+@pytest.mark.case(11)
 @pytest.mark.parametrize("call", [CREATE, START, FEED, REMOVE], ids=["create", "start", "run", "remove"])
 def test_a_daemon_that_hangs_for_ninety_seconds_makes_and_runs_nothing_twice(private_engine: PrivateDaemon, call: str) -> None:
-    """Case 11. The jobs' own limit is later: one that is reached while nobody can look is a timeout."""
+    """The jobs' own limit is later: one that is reached while nobody can look is a timeout."""
     with (
         Proxy(private_engine.url) as proxy,
         jobs_on(proxy.url, engine_timeout_s=5.0, host_lost_timeout_s=300.0) as jobs,
@@ -117,8 +120,9 @@ def test_a_daemon_that_hangs_for_ninety_seconds_makes_and_runs_nothing_twice(pri
     assert len(proxy.delivered) == len(set(proxy.delivered)) == 3
 
 
+@pytest.mark.case(12)
 def test_a_killed_containerd_loses_nothing_of_what_runs_and_what_cannot_start_says_so(private_engine: PrivateDaemon) -> None:
-    """Case 12: dockerd starts another one after a while."""
+    """Dockerd starts another one after a while."""
     with Proxy(private_engine.url) as proxy, jobs_on(DockerHost(proxy.url, max_concurrent_jobs=2)) as jobs:
         jobs.add(LASTS, 2)
         jobs.wait_until_running(2)
@@ -134,8 +138,9 @@ def test_a_killed_containerd_loses_nothing_of_what_runs_and_what_cannot_start_sa
     assert len(waiting) == 2 and len(proxy.delivered) == len(set(proxy.delivered)) <= 4
 
 
+@pytest.mark.case(21)
 def test_a_stranger_who_reads_no_events_slows_the_engine_down_and_costs_no_job(private_engine: PrivateDaemon) -> None:
-    """Case 21: the jobs' ends are not heard of by events, so none can be lost."""
+    """The jobs' ends are not heard of by events, so none can be lost."""
     outsider = docker.DockerClient(base_url=private_engine.url, version="1.41", timeout=30)
     image = outsider.images.get(BUSYBOX)
     with socket.socket(socket.AF_UNIX) as deaf:

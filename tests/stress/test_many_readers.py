@@ -16,6 +16,8 @@ from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
 from tests.support.daemons import PrivateDaemon
 from tests.support.faults import processes
 
+pytestmark = pytest.mark.case(5)
+
 _JOBS = 60
 _READERS = 4  # for each job
 _PROGRAM = """\

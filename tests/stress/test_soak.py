@@ -14,6 +14,8 @@ import pytest
 
 from tests.support.soak import Plan, Report, soak_fake, soak_real
 
+pytestmark = pytest.mark.case(46)
+
 SEEDS = [int(seed) for seed in os.environ.get("JOBMANAGER_STRESS_SEED", "1").split(",")]
 _MOST_SHOWN = 20
 

@@ -27,6 +27,7 @@ feedback-result success
 """
 
 
+@pytest.mark.case(48)
 def test_a_job_that_was_cut_off_from_its_student_is_run_again_where_its_task_allows_it(
     engine_url: str, outsider: docker.DockerClient
 ) -> None:
@@ -40,6 +41,7 @@ def test_a_job_that_was_cut_off_from_its_student_is_run_again_where_its_task_all
     assert (result.outcome, proof(result)["reruns"]) == (Outcome.SUCCESS, 1), result
 
 
+@pytest.mark.case(48)
 def test_a_grader_that_needs_no_student_any_more_outlives_its_waiter(engine_url: str) -> None:
     with JobManager(engine_url) as manager:
         job = manager.submit(task(WITHOUT))
@@ -57,6 +59,7 @@ def daemon(request: pytest.FixtureRequest, python_tar: Path, tmp_path: Path) -> 
         yield daemon
 
 
+@pytest.mark.case(49)
 @pytest.mark.daemon
 @pytest.mark.timeout(240)
 def test_a_grader_whose_engine_dies_under_its_student_is_a_crash_and_leaves_nothing(daemon: PrivateDaemon) -> None:

@@ -92,6 +92,7 @@ def test_hooks_are_told_of_the_end_before_the_callback_and_the_ledger_after_it(m
     assert order == ["ended", "callback", "called back"]
 
 
+@pytest.mark.case(25)
 @pytest.mark.parametrize(
     "error", [ValueError("mine"), SystemExit(3), KeyboardInterrupt(), GeneratorExit(), RecursionError()], ids=repr
 )

@@ -1,4 +1,4 @@
-"""Case 44: clocks that are set forwards or back by an hour while jobs wait and run."""
+"""Clocks that are set forwards or back by an hour while jobs wait and run."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from jobmanager.ipc.messages import MonitorContainer
 from jobmanager.model.container import ContainerPhase, ContainerState, EngineInfo
 from jobmanager.watching.monitor import ContainerMonitor
 from tests.unit.ledger_driver import Driver
+
+pytestmark = pytest.mark.case(44)
 
 HOUR_S = 3600.0
 JUMPS = pytest.mark.parametrize("jump_s", [HOUR_S, -HOUR_S], ids=["forwards", "back"])

@@ -162,6 +162,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.case(40)
 @pytest.mark.parametrize("hostile", HOSTILE.values(), ids=HOSTILE)
 @pytest.mark.parametrize("tar_format", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT], ids=["pax", "gnu"])
 def test_what_is_no_regular_file_of_the_workspace_is_passed_over(hostile, tar_format):

@@ -23,6 +23,8 @@ from tests.support.daemons import make_certificates
 from tests.support.engine_of_words import OK, EngineOfWords, whole
 from tests.unit.test_docker_errors import CALLS
 
+pytestmark = pytest.mark.case(51)
+
 TIMEOUT_S = 0.4
 VERSION = whole(json.dumps({"ApiVersion": "1.41", "Version": "20.10"}).encode())
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"

@@ -32,6 +32,8 @@ from tests.support.history import (
     violations,
 )
 
+pytestmark = pytest.mark.case(46)
+
 EXITS_7 = Expected(outcome=Outcome.FAILED, exit_code=7, body=b"out\n")
 SLEEPS = Expected(outcome=Outcome.TIMEOUT, evidence="wall_time_s", body=None, in_a_hurry=True)
 HOGS = Expected(outcome=Outcome.OVERFLOW, exit_code=137, evidence="oom_kills", may_lose_pid_1=True)

@@ -148,6 +148,7 @@ def test_after_draining_hooks_can_be_told_again():
     assert our_threads() == []
 
 
+@pytest.mark.case(53)
 def test_a_thread_that_cannot_be_started_costs_the_event_and_nothing_else(monkeypatch, caplog):
     manager = HookManager()
     manager.add(events.HostUp, print)

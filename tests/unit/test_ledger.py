@@ -186,6 +186,7 @@ def test_a_host_that_cannot_be_reached_again_and_again_costs_the_job_nothing_but
     assert driver.result("j").verdict.outcome is Outcome.SUCCESS
 
 
+@pytest.mark.case(51)
 def test_a_host_that_answers_looks_and_breaks_off_starts_is_left_alone_for_longer_and_longer():
     """Else it would use up all that a job may try while the host that could run it is full."""
     driver = Driver({"a": 1}, queue_timeout_s=1e9)

@@ -15,7 +15,7 @@ REAL = ("cpu_time_s", "wall_time_s", "cpus")
 NO_NUMBER = (0, -1, True, "10", [], math.nan, math.inf, -math.inf)
 
 
-def test_the_defaults_are_those_of_the_design():
+def test_the_defaults_are_these():
     limits = Limits()
 
     assert (limits.cpu_time_s, limits.wall_time_s, limits.memory_mib, limits.processes) == (30, None, 256, 64)

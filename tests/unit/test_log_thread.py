@@ -167,6 +167,7 @@ def test_a_handler_that_closes_or_logs_itself_does_not_wait_for_itself(attached)
     assert kept.said == ["outer", "inner"]
 
 
+@pytest.mark.case(53)
 def test_where_no_thread_can_be_started_records_wait_and_who_drains_hands_them_on(attached, monkeypatch):
     kept, log = attached(Keeping()), logger("jobmanager.x")
 

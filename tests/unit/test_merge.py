@@ -1,4 +1,4 @@
-"""Merging (issue 2, item 6): the container's word, the result file's and the local answers make one result."""
+"""Merging: the container's word, the result file's and the local answers make one result."""
 
 from __future__ import annotations
 

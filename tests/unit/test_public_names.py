@@ -52,7 +52,7 @@ def test_all_is_what_can_be_imported_without_an_underscore():
     assert len(set(jobmanager.__all__)) == len(jobmanager.__all__)
 
 
-def test_every_name_that_the_design_fixes_is_there():
+def test_every_fixed_name_is_there():
     assert set(SECTION_4) <= set(jobmanager.__all__)
 
 

@@ -103,6 +103,7 @@ def test_a_valid_file_is_read_field_by_field():
         assert parse_result_file(data).grade is None or type(parse_result_file(data).grade) is float
 
 
+@pytest.mark.case(41)
 @pytest.mark.parametrize(("data", "says"), BAD, ids=lambda value: repr(value[:40]) if isinstance(value, bytes) else None)
 def test_whatever_is_wrong_makes_the_whole_file_unreadable_and_is_named(data, says):
     with pytest.raises(ResultFileError) as unreadable:

@@ -36,10 +36,12 @@ def moments(said: str) -> int:
     return int(said.split()[0])
 
 
+@pytest.mark.case(29)
 def test_a_handler_that_closes_the_manager_while_the_main_thread_starts_it(fake: FakeEngineServer) -> None:
     assert moments(interrupted("closed_while_it_starts", fake)) > 15
 
 
+@pytest.mark.case(29)
 def test_a_handler_that_closes_the_manager_while_the_main_thread_closes_it(fake: FakeEngineServer) -> None:
     assert moments(interrupted("closed_while_it_closes", fake)) > 5
 
@@ -52,6 +54,7 @@ def test_a_handler_that_does_everything_in_the_middle_of_the_same(fake: FakeEngi
     assert moments(interrupted("called_from_a_handler_at_every_moment", fake)) > 100
 
 
+@pytest.mark.case(29)
 def test_a_handler_that_raises_in_the_middle_of_every_call_loses_and_doubles_no_job(fake: FakeEngineServer) -> None:
     assert moments(interrupted("raised_in_every_call", fake)) > 50
 

@@ -246,6 +246,7 @@ def test_a_student_that_is_killed_while_it_waits_for_its_place_gets_no_container
     assert all_of_them._budget.allocate(student.request).limits.memory_mib == 64  # nothing is taken any more
 
 
+@pytest.mark.case(53)
 def test_a_student_for_which_no_thread_can_be_had_costs_its_job_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     def none_left(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")

@@ -1,4 +1,4 @@
-"""The table of outcomes (DESIGN 5b), line by line and in its order: an earlier line wins over every later one."""
+"""The table of outcomes (docs/outcomes.md), line by line and in its order: an earlier line wins over every later one."""
 
 from __future__ import annotations
 

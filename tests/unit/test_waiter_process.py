@@ -46,6 +46,7 @@ def no_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
+@pytest.mark.case(53)
 @pytest.mark.parametrize("taken_over", [False, True])
 def test_a_job_for_which_no_thread_can_be_had_is_untouched_unless_an_earlier_waiter_had_it(
     no_threads: None, taken_over: bool
@@ -93,6 +94,7 @@ def test_a_watch_that_fails_on_our_side_says_why_and_whether_its_program_can_hav
     assert (facts.infrastructure_error, facts.never_started, facts.end) == ("RuntimeError: can't start new thread", untouched, None)
 
 
+@pytest.mark.case(53)
 def test_a_keeper_without_a_thread_to_sweep_or_a_way_to_look_goes_on(no_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[object] = []
     keeper = HostMonitor(SETTINGS, sent.append)
