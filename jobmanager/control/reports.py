@@ -72,7 +72,7 @@ class Reports:
             MonitorAcknowledged: lambda _, message: children.waiters.acknowledged(message.container_name),
             ProgramStarted: lambda _, message: ledger.job_sent(message.container_name),
             SSHReady: lambda _, message: ledger.ssh_ready(message.container_name, message.port),
-            LimitReached: lambda _, message: ledger.limit_reached(message.container_name, message.stopped),
+            LimitReached: lambda _, message: ledger.limit_reached(message.container_name, message.limit_hit),
             OutputChunk: lambda _, message: live_outputs.chunk_received(message),
             RunEnded: self._ended,
             HostReachable: self._host_answers,

@@ -126,7 +126,7 @@ class MonitorContainer:
     engine_id: str = ""  # of the engine that has the container; empty where unknown
     taken_over: bool = False  # from an earlier waiter
     elapsed_s: float = 0.0  # how long the container has run already
-    stopped: LimitHit | None = None  # the limit for which that waiter was about to stop it
+    limit_hit: LimitHit | None = None  # the limit for which that waiter was about to stop it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,7 +197,7 @@ class LimitReached:
     """The container is about to be stopped for a limit. A waiter that takes over has to know this."""
 
     container_name: str
-    stopped: LimitHit
+    limit_hit: LimitHit
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,7 +88,7 @@ class ContainerInspector:
     def is_paused_externally(self) -> bool:
         """Whether somebody else has paused it. An earlier waiter reports ``LimitReached`` before it pauses."""
         try:
-            return self._job.stopped is None and self._engine.inspect(self._job.container_id).phase is ContainerPhase.PAUSED
+            return self._job.limit_hit is None and self._engine.inspect(self._job.container_id).phase is ContainerPhase.PAUSED
         except EngineError:
             return False
 

@@ -102,7 +102,7 @@ class ContainerMonitor:
         self._sent_whole = False  # by this monitor itself
         self._catching_up_until = 0.0
         self._container_started_at_s = 0.0  # by the engine's clock; 0 where an earlier waiter sent the job
-        self._stopped: LimitHit | None = None
+        self._limit_hit: LimitHit | None = None
         self._stop_failed = False  # the latest one: the engine did not answer
         self._failed_stops = 0
         self._stopped_at: float | None = None  # by a kill or for a limit
@@ -158,12 +158,12 @@ class ContainerMonitor:
         return self._job.limits.wall_s - self._limit_clock.wall_time_s()
 
     def run(self) -> RunFacts:
-        """Follow the container to its end. An error on our side is reported as the facts' trouble."""
+        """Follow the container to its end. An error on our side is reported as the facts' ``infrastructure_error``."""
         try:
             return self._run()
         except Exception as error:  # noqa: BLE001 - the thread's edge: no more threads to be had, or a bug, must not cost the job its result
             _log.exception("monitoring job %s failed", self._job.job_id)
-            return replace(self._facts(trouble=f"{type(error).__name__}: {error}"), end=None)  # more may be missing
+            return replace(self._facts(infrastructure_error=f"{type(error).__name__}: {error}"), end=None)  # more may be missing
         finally:
             self._end_session()
 
@@ -171,13 +171,13 @@ class ContainerMonitor:
         try:
             state = self._follow_to_the_end()
         except NoSuchContainer:
-            return self._facts(gone=True)
+            return self._facts(container_removed=True)
         except HostLost:
             return self._facts(host_lost=True)
         except _UnreachableBeforeStart as error:
-            return self._facts(unreachable=str(error))
+            return self._facts(unreachable_reason=str(error))
         except EngineError as error:
-            return self._facts(trouble=f"the engine refused to go on with it: {error}")
+            return self._facts(infrastructure_error=f"the engine refused to go on with it: {error}")
         self._end_session()
         self._transcript.finish()
         if self._stopped_at is None:
@@ -384,15 +384,15 @@ class ContainerMonitor:
             return self._check_report_deadline(self._report_deadline)
         if self._clock() < self._catching_up_until:  # the end may be in the log already
             return None
-        stopped = self._limit_clock.limit_reached(transcript.cpu_before_ns)
-        return None if stopped is None else self._report_limit(stopped)
+        limit_hit = self._limit_clock.limit_reached(transcript.cpu_before_ns)
+        return None if limit_hit is None else self._report_limit(limit_hit)
 
     def _check_report_deadline(self, deadline: ReportDeadline) -> _FollowResult | None:
         """The end mark may be the program's forgery: CPU time stays limited, and the wall clock is, by the deadline."""
         if deadline.has_passed:
             return _FollowResult.ABANDONED
-        stopped = self._limit_clock.cpu_limit_reached(self._transcript.cpu_before_ns) if deadline.is_slow else None
-        return None if stopped is None else self._report_limit(stopped)
+        limit_hit = self._limit_clock.cpu_limit_reached(self._transcript.cpu_before_ns) if deadline.is_slow else None
+        return None if limit_hit is None else self._report_limit(limit_hit)
 
     def _program_ended(self) -> None:
         self._ended_at = self._clock()
@@ -410,9 +410,9 @@ class ContainerMonitor:
         except EngineError:
             return False
 
-    def _report_limit(self, stopped: LimitHit) -> _FollowResult:
-        self._stopped = stopped
-        self._send(LimitReached(container_name=self._job.container_name, stopped=stopped))
+    def _report_limit(self, limit_hit: LimitHit) -> _FollowResult:
+        self._limit_hit = limit_hit
+        self._send(LimitReached(container_name=self._job.container_name, limit_hit=limit_hit))
         return _FollowResult.LIMIT_REACHED
 
     # ---- stopping
@@ -422,17 +422,17 @@ class ContainerMonitor:
 
         Where the engine did not pause it, everything is checked again once the engine answers.
         """
-        assert self._stopped is not None, "a limit was reached"
+        assert self._limit_hit is not None, "a limit was reached"
         self._stopped_at, self._stop_failed = self._clock(), False
         printed_before = self._transcript.output_bytes
         self._read_while(stream, self._pause)
         self._read_until_quiet(stream)
-        if self._stopped.limit is Limit.WALL and self._has_ended_in_time():
+        if self._limit_hit.limit is Limit.WALL and self._has_ended_in_time():
             self._resume()
             return self._follow(stream) if self._transcript.end is not None or self._reads_log else _FollowResult.STREAM_SILENT
         if self._stop_failed and self._failed_stops < _MAX_FAILED_STOPS:
             self._failed_stops += 1
-            self._stopped = self._stopped_at = None
+            self._limit_hit = self._stopped_at = None
             return _FollowResult.STREAM_ENDED
         self._late_output_bytes = self._transcript.output_bytes - printed_before
         return _FollowResult.LIMIT_REACHED
@@ -445,7 +445,7 @@ class ContainerMonitor:
 
     def _resume(self) -> None:
         """Undo the pause: the program had ended in time, and PID 1 can report the rest."""
-        self._stopped = self._stopped_at = None
+        self._limit_hit = self._stopped_at = None
         if self._ended_at is None:
             self._program_ended()
         try:
@@ -504,7 +504,7 @@ class ContainerMonitor:
                     return
 
     def _collect_and_kill(self) -> None:
-        if self._stopped is not None:
+        if self._limit_hit is not None:
             self._limit_clock.measure(self._transcript.cpu_before_ns)
             self._collected = self._collect()
         self._kill()
@@ -516,7 +516,7 @@ class ContainerMonitor:
             _log.debug("kill of %s: %s", self._job.container_name, error)  # the deleter removes it anyway
 
     def _pause(self) -> None:
-        """Pause the container: after its end its counters are gone and its workspace is empty."""
+        """Pause the container: after its end its counters are container_removed and its workspace is empty."""
         try:
             self._engine.pause(self._job.container_id)
             self._is_paused = True
@@ -527,7 +527,7 @@ class ContainerMonitor:
             _log.debug("pause of %s: %s", self._job.container_name, error)
 
     def _collect(self) -> Collected:
-        is_over = self._ended_at is not None or self._stopped is not None
+        is_over = self._ended_at is not None or self._limit_hit is not None
         wanted = (self._job.collect or self._job.grading) and is_over and not self._kill_requested.is_set()
         if not wanted or self._transcript.refusal:
             return Collected()
@@ -556,9 +556,9 @@ class ContainerMonitor:
         ended_without_job = state is not None and state.exit_code == NOT_DELIVERED and not self._transcript.refusal
         return not self._may_have_started or self._was_partly_sent() or ended_without_job
 
-    def _stopped_by_us(self, *, without_report: bool) -> LimitHit | None:
+    def _our_limit_hit(self, *, without_report: bool) -> LimitHit | None:
         """Our stop for a limit, or that of an earlier waiter which died before it could report the end."""
-        return self._stopped or (self._job.stopped if without_report and self._end_mark is None else None)
+        return self._limit_hit or (self._job.limit_hit if without_report and self._end_mark is None else None)
 
     @property
     def _output_limit_exceeded(self) -> bool:
@@ -581,31 +581,27 @@ class ContainerMonitor:
         self,
         *,
         state: ContainerState | None = None,
-        gone: bool = False,
-        unreachable: str = "",
+        container_removed: bool = False,
+        unreachable_reason: str = "",
         host_lost: bool = False,
-        trouble: str = "",
+        infrastructure_error: str = "",
     ) -> RunFacts:
         transcript, output = self._transcript, self._transcript.output(self._earlier_output)
-        if self._stopped is not None and not self._has_started:
-            trouble = trouble or "the container did not take its job in time"
-        if self._ended_at is not None and self._end_mark is None and self._stopped is None:
-            trouble = trouble or "how it ended was lost with the container's log, which the engine could not write"
         end, wall_s, cpu_time_s = self._end_mark, self._wall_time_s(), self._cpu_time_s()
         return RunFacts(
             program_started=self._has_started,
             never_started=self._never_started(state),
-            unreachable_reason=unreachable,
+            unreachable_reason=unreachable_reason,
             end=end,
-            limit_hit=self._stopped_by_us(without_report=gone or state is not None) if self._has_started else None,
+            limit_hit=self._our_limit_hit(without_report=container_removed or state is not None) if self._has_started else None,
             refusal="" if self._was_partly_sent() else transcript.refusal,
             state=state,
-            container_removed=gone,
+            container_removed=container_removed,
             paused_externally=self._was_paused_externally,
             outage_s=self._inspector.outage_s,
             survived_outage_s=self._survived_outage_s,
             host_lost=host_lost,
-            infrastructure_error=trouble,
+            infrastructure_error=infrastructure_error or self._missing_report(),
             link_broke=transcript.link_broke or (self._link_lost and end is None),
             protocol_error=self._protocol_error,
             stdout=output.stdout,
@@ -618,7 +614,7 @@ class ContainerMonitor:
             archive=self._collected.archive,
             archive_error=self._collected.trouble,
             not_collected=self._collected.passed_over,
-            output_incomplete=self._has_started and not (self._stream_complete or gone or self._output_limit_exceeded),
+            output_incomplete=self._has_started and not (self._stream_complete or container_removed or self._output_limit_exceeded),
             final_report_incomplete=end is not None and not transcript.complete,
             late_output_bytes=self._late_output_bytes,
             cpu_time_s=None if cpu_time_s is None else round(cpu_time_s, 4),
@@ -627,11 +623,19 @@ class ContainerMonitor:
             timings={**self._timings, "run": round(wall_s, 4)},
         )
 
+    def _missing_report(self) -> str:
+        """Why there is no report of PID 1, where that is an error of ours or the engine's; empty otherwise."""
+        if self._ended_at is not None and self._end_mark is None and self._limit_hit is None:
+            return "how it ended was lost with the container's log, which the engine could not write"
+        if self._limit_hit is not None and not self._has_started:
+            return "the container did not take its job in time"
+        return ""
+
     def _wall_time_s(self) -> float:
         """By our clock, or by the container's where that is less: over a slow link we notice an end late."""
         ours_s = self._limit_clock.wall_time_s(self._stopped_at if self._ended_at is None else self._ended_at)
-        if self._stopped is not None:
-            return max(ours_s, self._stopped.measured) if self._stopped.limit is Limit.WALL else ours_s
+        if self._limit_hit is not None:
+            return max(ours_s, self._limit_hit.measured) if self._limit_hit.limit is Limit.WALL else ours_s
         end = self._end_mark
         return ours_s if end is None or end.wall_s is None else min(ours_s, self._limit_clock.less_pauses_s(end.wall_s))
 
@@ -640,4 +644,4 @@ class ContainerMonitor:
         end, counted_s = self._end_mark, self._limit_clock.cpu_time_s
         if end is None or end.cpu_ns is None:
             return counted_s
-        return end.cpu_ns / 1e9 if self._stopped is None else max(end.cpu_ns / 1e9, counted_s or 0.0)
+        return end.cpu_ns / 1e9 if self._limit_hit is None else max(end.cpu_ns / 1e9, counted_s or 0.0)

@@ -442,8 +442,8 @@ def _judged(facts: RunFacts, allocation: Allocation, *, killed: bool) -> tuple[O
     if facts.refusal:
         return Outcome.ERROR, facts.refusal
     verdict = judge(facts, allocation.limits)
-    stopped = facts.limit_hit
-    if stopped is not None and stopped.limit is Limit.CPU and stopped.measured < allocation.limits.cpu_time_s:
+    limit_hit = facts.limit_hit
+    if limit_hit is not None and limit_hit.limit is Limit.CPU and limit_hit.measured < allocation.limits.cpu_time_s:
         return verdict.outcome, "the CPU time of all student containers together is used up"
     return verdict.outcome, verdict.text
 

@@ -227,7 +227,7 @@ class FailingClient:
 
 def engine_that(error):
     engine = DockerEngine(Address(host="h", url="unix:///nowhere"), timeout_s=1.0)
-    engine._client_made = FailingClient(error)
+    engine._open_client = FailingClient(error)
     return engine
 
 
@@ -283,7 +283,7 @@ def test_an_engines_words_hold_nothing_that_a_terminal_would_act_on():
 
 def test_removing_what_is_not_there_is_fine_and_what_is_still_going_is_tried_again():
     gone = engine_that(None)
-    gone._client_made = SimpleNamespace(
+    gone._open_client = SimpleNamespace(
         remove_container=lambda *args, **kwargs: (_ for _ in ()).throw(_api_error(404)),
         inspect_container=lambda name: (_ for _ in ()).throw(_api_error(404)),
         volumes=lambda **filters: {"Volumes": None},
@@ -291,7 +291,7 @@ def test_removing_what_is_not_there_is_fine_and_what_is_still_going_is_tried_aga
     gone.remove("c")
 
     engine = engine_that(None)
-    engine._client_made = SimpleNamespace(
+    engine._open_client = SimpleNamespace(
         remove_container=lambda *args, **kwargs: (_ for _ in ()).throw(_api_error(409)),
         inspect_container=lambda name: {"Id": "1", "Name": "/c", "State": {"Status": "removing", "ExitCode": 0}, "Config": {}},
     )
@@ -333,13 +333,13 @@ def test_output_is_taken_apart_wherever_it_is_cut():
     expected = [b"".join(content for stream, content in frames if stream == wanted) for wanted in (1, 2)]
 
     for size in (1, 3, 8, 11, 65536, len(data)):
-        parser = streams._Frames()
+        parser = streams._FrameParser()
         found = [chunk for at in range(0, len(data), size) for chunk in parser.feed(data[at : at + size])]
         assert [b"".join(chunk.data for chunk in found if chunk.stderr is stderr) for stderr in (False, True)] == expected
 
 
 def test_what_has_come_of_a_frame_is_not_held_back():
-    parser = streams._Frames()
+    parser = streams._FrameParser()
     assert parser.feed(b"\1\0\0\0\0\0\0\5ab") == [protocol.Chunk(False, b"ab")]
     assert parser.feed(b"cde") == [protocol.Chunk(False, b"cde")]
 
@@ -349,15 +349,15 @@ def test_what_has_come_of_a_frame_is_not_held_back():
     [b"HTTP/1.1 504 x\r\n\r\n", b"\3\0\0\0\0\0\0\1x", b"\1\0\1\0\0\0\0\1x", b"\1\0\0\0\xff\xff\xff\xffx"],
     ids=["an error page", "an unknown stream", "padding", "a length of 4 GiB"],
 )
-def test_output_is_out_of_step_from_the_first_bytes_on_that_are_no_frame(stray):
+def test_output_is_is_corrupt_from_the_first_bytes_on_that_are_no_frame(stray):
     frame = b"\2\0\0\0\0\0\0\3err"
     data = frame + stray + frame * 3
 
     for size in (1, 5, 64, len(data)):
-        parser = streams._Frames()
+        parser = streams._FrameParser()
         found = [chunk for at in range(0, len(data), size) for chunk in parser.feed(data[at : at + size])]
         assert b"".join(chunk.data for chunk in found) == b"err"
-        assert parser.out_of_step
+        assert parser.is_corrupt
 
 
 def test_importing_the_adapter_is_the_only_way_to_docker():

@@ -16,7 +16,7 @@ import pytest
 
 from jobmanager.engine.docker import adapter, transport
 from jobmanager.engine.docker.adapter import DockerEngine
-from jobmanager.engine.docker.transport import LEAST_BYTES_PER_S, Patience, TooMuch
+from jobmanager.engine.docker.transport import MIN_BYTES_PER_S, AnswerTooLarge, CallLimits
 from jobmanager.engine.protocol import EngineError, Unreachable
 from jobmanager.model.host import TLS, Address
 from tests.support.daemons import make_certificates
@@ -97,12 +97,12 @@ def test_an_archive_that_is_read_by_and_by_leaves_other_calls_their_own_time() -
     with engine_that(answering(head + b"1\r\nx\r\n" * 10 + b"0\r\n\r\n")) as engine:
         pieces = engine.archive("c", "/job")
         assert next(pieces)
-        assert transport._patience() is None
+        assert transport._limits() is None
         assert b"".join(pieces)
 
 
 def test_with_tls_a_trickling_engine_has_not_answered_either(tmp_path: object) -> None:
-    """``openssl s_server`` takes the request and says nothing: reads over TLS go by the same patience."""
+    """``openssl s_server`` takes the request and says nothing: reads over TLS go by the same limits."""
     files = make_certificates(tmp_path)  # type: ignore[arg-type]
     command = ["openssl", "s_server", "-accept", "127.0.0.1:0", "-cert", files.server_cert, "-key", files.server_key, "-quiet"]
     server = subprocess.Popen([*command, "-naccept", "1"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -142,37 +142,37 @@ class Clock:
 
 def test_what_comes_may_take_longer_for_as_long_as_it_comes_at_a_pace_that_makes_sense() -> None:
     clock = Clock()
-    patience = Patience(timeout_s=10, clock=clock)
-    assert patience.left_s() == 10
-    patience.came(8 * LEAST_BYTES_PER_S)
+    limits = CallLimits(timeout_s=10, clock=clock)
+    assert limits.left_s() == 10
+    limits.count_bytes(8 * MIN_BYTES_PER_S)
     clock.now = 15
-    assert patience.left_s() == 3
-    patience.came(1000 * LEAST_BYTES_PER_S)
-    assert patience.left_s() == 25, "four times its timeout, whatever comes"
+    assert limits.left_s() == 3
+    limits.count_bytes(1000 * MIN_BYTES_PER_S)
+    assert limits.left_s() == 25, "four times its timeout, whatever comes"
     clock.now = 40
     with pytest.raises(TimeoutError, match="no answer within 40 s"):
-        patience.left_s()
+        limits.left_s()
 
 
 def test_an_archive_may_take_as_long_as_its_bytes_need_and_a_stream_as_long_as_it_likes() -> None:
     clock = Clock()
-    archive = Patience(timeout_s=10, most_bytes=float("inf"), clock=clock)
-    archive.came(1000 * LEAST_BYTES_PER_S)
-    stream = Patience(timeout_s=10, most_bytes=float("inf"), is_stream=True, clock=clock)
+    archive = CallLimits(timeout_s=10, max_bytes=float("inf"), clock=clock)
+    archive.count_bytes(1000 * MIN_BYTES_PER_S)
+    stream = CallLimits(timeout_s=10, max_bytes=float("inf"), is_stream=True, clock=clock)
     clock.now = 9
     assert (archive.left_s(), stream.left_s()) == (1001, 1)
     clock.now = 1e6
-    assert stream.left_s(has_begun=True) == 10
+    assert stream.left_s(has_headers=True) == 10
 
 
 # ---- bytes
 
 
 def test_a_body_has_a_bound() -> None:
-    patience = Patience(timeout_s=1)
-    patience.came(16 * 2**20)
-    with pytest.raises(TooMuch, match="an answer of more than 16 MiB makes no sense"):
-        patience.came(1)
+    limits = CallLimits(timeout_s=1)
+    limits.count_bytes(16 * 2**20)
+    with pytest.raises(AnswerTooLarge, match="an answer of more than 16 MiB makes no sense"):
+        limits.count_bytes(1)
 
 
 ENDLESS = {
@@ -189,7 +189,7 @@ ENDLESS = {
 @pytest.mark.parametrize("pieces", ENDLESS.values(), ids=ENDLESS)
 @pytest.mark.parametrize("call", ["info", "images", "pull"])
 def test_an_endless_answer_is_none(call: str, pieces: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adapter, "_MOST_PULL_BYTES", 2**24)
+    monkeypatch.setattr(adapter, "_MAX_PULL_BYTES", 2**24)
     with engine_that(answering(*pieces)) as engine, pytest.raises(Unreachable):
         engine._timeout_s = 20.0  # it is the bytes that end it
         CALLS[call](engine)

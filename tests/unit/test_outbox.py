@@ -24,7 +24,7 @@ from jobmanager.watching.outbox import Outbox
 
 ANSWERS = HostReachable(info=EngineInfo(version="20.10", cores=2, memory_mib=1024, now_s=1.0, cgroup="2"), images=())
 LARGE = RunEnded(job_id="large", container_name="large", facts=RunFacts(program_started=True, archive=bytes(2**23)))
-STOPS = LimitReached(container_name="c", stopped=LimitHit(limit=Limit.WALL, measured=1.0))
+STOPS = LimitReached(container_name="c", limit_hit=LimitHit(limit=Limit.WALL, measured=1.0))
 
 
 class Pair:

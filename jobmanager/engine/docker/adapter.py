@@ -23,8 +23,8 @@ import requests.exceptions
 import urllib3.exceptions
 
 from jobmanager.engine.docker.config import VOLUME_LABEL, container_config
-from jobmanager.engine.docker.streams import LogStream, SocketStream, plain_socket, shut
-from jobmanager.engine.docker.transport import LEAST_BYTES_PER_S, Patience, bound, within
+from jobmanager.engine.docker.streams import LogStream, SocketStream, close_attached, plain_socket
+from jobmanager.engine.docker.transport import MIN_BYTES_PER_S, CallLimits, enforce_limits, limited
 from jobmanager.engine.protocol import (
     BeingRemoved,
     EngineError,
@@ -54,17 +54,17 @@ from jobmanager.model.host import TLS, Address
 
 _log = logging.getLogger(__name__)
 
-_PIECE = 65536
-_SEND_GLANCE_S = 1.0
-_MOST_KNOWN_IMAGES = 64
-_MOST_WORDS = 1000  # of an engine's error, in characters
-_TIMES_FOR_PULL = 10  # the timeout, before an engine that fetches an image may be silent for too long
-_MOST_PULL_BYTES = 64 * 2**20  # of what it says meanwhile: hours of progress
-_NEWEST_API = "1.44"  # what this adapter was written against; newer engines still speak it
+_CHUNK_BYTES = 65536
+_SEND_POLL_INTERVAL_S = 1.0
+_MAX_CACHED_IMAGES = 64
+_MAX_ERROR_CHARS = 1000  # of an engine's error message
+_PULL_TIMEOUT_FACTOR = 10  # a pull may be silent for so many times the timeout
+_MAX_PULL_BYTES = 64 * 2**20  # of progress messages: hours of them
+_NEWEST_API = "1.44"  # the newest version that this adapter knows; newer engines still support it
 _OLDEST_API = "1.41"  # the first with private cgroup namespaces (Engine 20.10)
-_STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?(Z|[+-]\d\d:\d\d)?", re.ASCII)
+_TIMESTAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?(Z|[+-]\d\d:\d\d)?", re.ASCII)
 _OTHER_VERSION = re.compile(r"client version \S+ is too (new|old)")
-_TIMED_OUT = re.compile(r"timed out\. \((?:read|connect) timeout=([0-9.]+)\)$")  # urllib3's words
+_TIMED_OUT = re.compile(r"timed out\. \((?:read|connect) timeout=([0-9.]+)\)$")  # urllib3's message
 _HINTS = {
     errno.ENOENT: "no socket there: is Docker running?",
     errno.ECONNREFUSED: "nobody listens there: is Docker running?",
@@ -73,10 +73,10 @@ _NO_ANSWER = (
     requests.exceptions.RequestException,
     urllib3.exceptions.HTTPError,
     urllib3.exceptions.ProxySchemeUnsupported,  # a ValueError only
-    docker.errors.StreamParseError,  # a RuntimeError only: an answer that is no JSON
+    docker.errors.StreamParseError,  # a RuntimeError only: an answer that is not JSON
     OSError,
 )
-_HIDE_THE_CAUSE = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ReadTimeoutError)
+_HIDES_ITS_CAUSE = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ReadTimeoutError)
 _CAN_LIMIT = {"MemoryLimit": "memory", "SwapLimit": "swap", "PidsLimit": "processes", "CpuCfsQuota": "CPU time"}
 _STARTED = (204, 304)
 _PHASES = {
@@ -88,35 +88,35 @@ _PHASES = {
 
 
 class _VersionRefused(Unreachable):
-    """Another engine answers there now, or another release of it: what it speaks is asked anew."""
+    """Another engine, or another release, answers now: the API version is negotiated again."""
 
 
 class DockerEngine:
     """``Engine`` over the Docker API. One per thread: docker's client is not thread-safe."""
 
-    _api_versions: ClassVar[dict[Address, str]] = {}  # what each engine was found to speak; asked once a process
+    _api_versions: ClassVar[dict[Address, str]] = {}  # negotiated with each engine, once per process
 
     def __init__(self, address: Address, *, timeout_s: float) -> None:
         self._address = address
         self._timeout_s = timeout_s
-        self._client_made: docker.APIClient | None = None
-        self._known_defaults: dict[str, ImageDefaults] = {}  # by image id
+        self._open_client: docker.APIClient | None = None
+        self._cached_defaults: dict[str, ImageDefaults] = {}  # by image id
 
     def info(self) -> EngineInfo:
-        with self._asking():
-            said = self._client.info()
+        with self._request():
+            answer = self._client.info()
             return EngineInfo(
-                version=_text(said["ServerVersion"]),
-                cores=int(said.get("NCPU") or 1),
-                memory_mib=int(said.get("MemTotal") or 0) // 2**20,
-                now_s=_seconds(said.get("SystemTime")),
-                cgroup=str(said.get("CgroupVersion") or "1"),
-                kernel=str(said.get("KernelVersion") or ""),
-                engine_id=f"{said.get('ID')} {said.get('DockerRootDir')}",  # before Engine 23 a machine's engines share the first
+                version=_text(answer["ServerVersion"]),
+                cores=int(answer.get("NCPU") or 1),
+                memory_mib=int(answer.get("MemTotal") or 0) // 2**20,
+                now_s=_seconds(answer.get("SystemTime")),
+                cgroup=str(answer.get("CgroupVersion") or "1"),
+                kernel=str(answer.get("KernelVersion") or ""),
+                engine_id=f"{answer.get('ID')} {answer.get('DockerRootDir')}",  # until Engine 23 a machine's engines share the ID
             )
 
     def about(self) -> EngineAbout:
-        with self._asking():
+        with self._request():
             info, version = self._client.info(), self._client.version(api_version=False)
             components = {str(part.get("Name")): str(part.get("Version")) for part in version.get("Components") or ()}
             return EngineAbout(
@@ -136,7 +136,7 @@ class DockerEngine:
             )
 
     def images(self) -> list[Image]:
-        with self._asking():
+        with self._request():
             return [
                 Image(
                     id=_text(image["Id"]),
@@ -153,32 +153,32 @@ class DockerEngine:
             ]
 
     def image_defaults(self, image: str) -> ImageDefaults:
-        if image in self._known_defaults:  # one that is gone since is missed by ``create``
-            return self._known_defaults[image]
-        with self._asking(missing=ImageMissing):
-            said = self._client.inspect_image(image)
-            config = said.get("Config") or {}
+        if image in self._cached_defaults:  # a removed one is noticed by ``create``
+            return self._cached_defaults[image]
+        with self._request(missing=ImageMissing):
+            answer = self._client.inspect_image(image)
+            config = answer.get("Config") or {}
             defaults = ImageDefaults(
                 command=tuple(map(str, (*(config.get("Entrypoint") or []), *(config.get("Cmd") or [])))),
                 volumes=tuple(sorted(map(str, config.get("Volumes") or {}))),
             )
-        if image.startswith("sha256:"):  # an id stands for the same content for ever, a name does not
-            if len(self._known_defaults) >= _MOST_KNOWN_IMAGES:
-                self._known_defaults.clear()
-            self._known_defaults[image] = defaults
+        if image.startswith("sha256:"):  # the content of an id never changes, that of a name may
+            if len(self._cached_defaults) >= _MAX_CACHED_IMAGES:
+                self._cached_defaults.clear()
+            self._cached_defaults[image] = defaults
         return defaults
 
     def pull(self, image: str) -> None:
-        patience = Patience(timeout_s=_TIMES_FOR_PULL * self._timeout_s, most_bytes=_MOST_PULL_BYTES, is_stream=True)
-        with self._asking(missing=ImageMissing, patience=patience):
+        limits = CallLimits(timeout_s=_PULL_TIMEOUT_FACTOR * self._timeout_s, max_bytes=_MAX_PULL_BYTES, is_stream=True)
+        with self._request(missing=ImageMissing, limits=limits):
             client, tag = self._client, None if _has_tag(image) else "latest"
-            for said in client.pull(image, tag=tag, auth_config=_log_in(client, image), stream=True, decode=True):
-                if "error" in said:
-                    raise ImageMissing(_short(said["error"]))
+            for answer in client.pull(image, tag=tag, auth_config=_log_in(client, image), stream=True, decode=True):
+                if "error" in answer:
+                    raise ImageMissing(_short(answer["error"]))
 
     def create(self, spec: ContainerSpec, defaults: ImageDefaults) -> str:
         config = container_config(spec, defaults)
-        with self._asking(missing=ImageMissing, conflict=NameTaken):
+        with self._request(missing=ImageMissing, conflict=NameTaken):
             return _text(self._client.create_container_from_config(config, spec.name)["Id"])
 
     def write_file(self, container: str, path: str, content: bytes) -> None:
@@ -187,22 +187,22 @@ class DockerEngine:
         member.size, member.mode = len(content), 0o644
         with tarfile.open(fileobj=packed, mode="w", encoding="utf-8") as tar:
             tar.addfile(member, io.BytesIO(content))
-        with self._asking():
+        with self._request():
             self._client.put_archive(container, folder or "/", packed.getvalue())
 
     def start(self, container: str) -> None:
-        with self._asking():
+        with self._request():
             response = self._client._post(self._client._url("/containers/{0}/start", container))
             self._client._raise_for_status(response)
-            if response.status_code not in _STARTED:  # what was not started would be waited for
+            if response.status_code not in _STARTED:  # a container that was not started would be waited for
                 raise ValueError(f"status {response.status_code} in answer to a start")
 
     def attach(self, container: str) -> OutputStream:
-        with self._asking(patience=self._for_a_stream()):
+        with self._request(limits=self._stream_limits()):
             return SocketStream(self._attach(container, stdout=1, stderr=1))
 
     def logs(self, container: str) -> OutputStream:
-        with self._asking(patience=self._for_a_stream()):
+        with self._request(limits=self._stream_limits()):
             response = self._client._get(
                 self._client._url("/containers/{0}/logs", container),
                 params={"stdout": 1, "stderr": 1, "follow": 1, "tail": "all"},
@@ -219,31 +219,31 @@ class DockerEngine:
             link.close()
 
     def open_stdin(self, container: str) -> StdinLink:
-        with self._asking(patience=self._for_a_stream()):
-            return _SocketLink(self._attach(container, stdin=1))
+        with self._request(limits=self._stream_limits()):
+            return _SocketStdin(self._attach(container, stdin=1))
 
     def inspect(self, container: str) -> ContainerState:
-        with self._asking():
-            said = self._client.inspect_container(container)
-            state = said["State"]
+        with self._request():
+            answer = self._client.inspect_container(container)
+            state = answer["State"]
             phase = _PHASES.get(state["Status"], ContainerPhase.ENDED)
             return ContainerState(
-                id=_text(said["Id"]),
-                name=_text(said["Name"]).lstrip("/"),
+                id=_text(answer["Id"]),
+                name=_text(answer["Name"]).lstrip("/"),
                 phase=phase,
-                labels=_labels(said["Config"]),
+                labels=_labels(answer["Config"]),
                 exit_code=int(state["ExitCode"]) if phase is ContainerPhase.ENDED else None,
                 oom_killed=bool(state.get("OOMKilled")),
                 error=str(state.get("Error") or ""),
-                created_at_s=_seconds(said.get("Created")),
+                created_at_s=_seconds(answer.get("Created")),
                 started_at_s=_seconds(state.get("StartedAt")),
                 in_removal=state["Status"] in ("removing", "dead"),
-                volumes=_volumes(said),
-                ports=_published(said.get("NetworkSettings", {}).get("Ports") or {}),
+                volumes=_volumes(answer),
+                ports=_published_ports(answer.get("NetworkSettings", {}).get("Ports") or {}),
             )
 
     def list(self, labels: Mapping[str, str | None]) -> list[ContainerState]:
-        with self._asking():
+        with self._request():
             return [
                 ContainerState(
                     id=_text(container["Id"]),
@@ -253,100 +253,100 @@ class DockerEngine:
                     created_at_s=float(container.get("Created") or 0),
                     volumes=_volumes(container),
                 )
-                for container in _list(self._client.containers(all=True, filters={"label": _wanted(labels)}))
+                for container in _list(self._client.containers(all=True, filters={"label": _label_filter(labels)}))
             ]
 
     def kill(self, container: str) -> None:
-        with self._asking(conflict=NotRunning):
+        with self._request(conflict=NotRunning):
             self._client.kill(container)
 
     def pause(self, container: str) -> None:
-        with self._asking(conflict=NotRunning):
+        with self._request(conflict=NotRunning):
             self._client.pause(container)
 
     def unpause(self, container: str) -> None:
-        with self._asking():
+        with self._request():
             self._client.unpause(container)
 
     def usage(self, container: str) -> Usage | None:
-        with self._asking():
-            said = self._client.stats(container, stream=False, one_shot=True)
-            cpu_time_ns = int(said["cpu_stats"]["cpu_usage"]["total_usage"])
-            peak = said["memory_stats"].get("max_usage")
+        with self._request():
+            answer = self._client.stats(container, stream=False, one_shot=True)
+            cpu_time_ns = int(answer["cpu_stats"]["cpu_usage"]["total_usage"])
+            peak = answer["memory_stats"].get("max_usage")
             return Usage(cpu_time_ns=cpu_time_ns, peak_memory_bytes=peak and int(peak)) if cpu_time_ns else None
 
     def archive(self, container: str, path: str) -> Iterator[bytes]:
-        with self._asking(patience=Patience(timeout_s=self._timeout_s, most_bytes=inf)):
-            pieces, _ = self._client.get_archive(container, path, chunk_size=_PIECE)
-        with _translated():  # read by and by, or never to its end: other calls of this thread have a patience of their own
+        with self._request(limits=CallLimits(timeout_s=self._timeout_s, max_bytes=inf)):
+            pieces, _ = self._client.get_archive(container, path, chunk_size=_CHUNK_BYTES)
+        with _translated():  # read later, or not to its end: other calls of this thread have limits of their own
             yield from pieces
 
     def remove(self, container: str) -> None:
         try:
-            with self._asking(conflict=NoSuchContainer):  # 409: its removal is under way already
+            with self._request(conflict=NoSuchContainer):  # 409: it is being removed already
                 self._client.remove_container(container, force=True, v=True)
         except NoSuchContainer:
-            self._raise_if_still_there(container)
+            self._raise_if_it_exists(container)
         self._remove_volumes_of(container)
 
     def volumes(self, labels: Mapping[str, str | None]) -> Sequence[VolumeState]:
-        with self._asking():
+        with self._request():
             return [
                 VolumeState(
                     name=_text(volume["Name"]),
                     labels=_labels(volume),
                     created_at_s=_seconds(volume.get("CreatedAt")),
                 )
-                for volume in _list(self._client.volumes(filters={"label": _wanted(labels)})["Volumes"] or [])
+                for volume in _list(self._client.volumes(filters={"label": _label_filter(labels)})["Volumes"] or [])
             ]
 
     def remove_volume(self, name: str) -> None:
-        with suppress(NoSuchContainer), self._asking():
+        with suppress(NoSuchContainer), self._request():
             self._client.remove_volume(name)
 
     def close(self) -> None:
-        if self._client_made is not None:
-            _close_pools(self._client_made)
-            self._client_made.close()
-            self._client_made = None
+        if self._open_client is not None:
+            _close_pools(self._open_client)
+            self._open_client.close()
+            self._open_client = None
 
     @contextmanager
-    def _asking(
+    def _request(
         self,
         *,
         missing: type[EngineError] = NoSuchContainer,
         conflict: type[EngineError] = Refused,
-        patience: Patience | None = None,
+        limits: CallLimits | None = None,
     ) -> Iterator[None]:
-        """Around each call, and the reading of its answer, which may be nonsense."""
+        """Around each call and the reading of its answer: limits it, and translates errors."""
         try:
-            with _translated(missing=missing, conflict=conflict), within(patience or Patience(timeout_s=self._timeout_s)):
+            with _translated(missing=missing, conflict=conflict), limited(limits or CallLimits(timeout_s=self._timeout_s)):
                 yield
         except _VersionRefused:
             self._api_versions.pop(self._address, None)
             self.close()
             raise
 
-    def _for_a_stream(self) -> Patience:
-        return Patience(timeout_s=self._timeout_s, most_bytes=inf, is_stream=True)
+    def _stream_limits(self) -> CallLimits:
+        return CallLimits(timeout_s=self._timeout_s, max_bytes=inf, is_stream=True)
 
     @property
     def _client(self) -> docker.APIClient:
-        if self._client_made is None:
+        if self._open_client is None:
             if self._address not in self._api_versions:
-                self._api_versions[self._address] = self._negotiated()
-            self._client_made = self._new_client(self._api_versions[self._address])
-        return self._client_made
+                self._api_versions[self._address] = self._negotiate_version()
+            self._open_client = self._new_client(self._api_versions[self._address])
+        return self._open_client
 
-    def _negotiated(self) -> str:
+    def _negotiate_version(self) -> str:
         asking = self._new_client(_OLDEST_API)
         try:
-            said = asking.version(api_version=False)
+            answer = asking.version(api_version=False)
         finally:
             asking.close()
-        newest = _text(said["ApiVersion"])
+        newest = _text(answer["ApiVersion"])
         if _version(newest) < _version(_OLDEST_API):
-            raise Refused(f"Docker Engine {said.get('Version')} is too old: 20.10 or newer is needed")
+            raise Refused(f"Docker Engine {answer.get('Version')} is too old: 20.10 or newer is needed")
         return min(newest, _NEWEST_API, key=_version)
 
     def _new_client(self, version: str) -> docker.APIClient:
@@ -362,10 +362,10 @@ class DockerEngine:
             client = docker.APIClient(**settings)
             if not all(isinstance(word, str) for pair in client._general_configs.get("HttpHeaders", {}).items() for word in pair):
                 raise ValueError("HttpHeaders are no headers")
-        except Exception as error:  # noqa: BLE001 - whatever docker makes of its file; the second try tells what else it is
-            client = _Unconfigured(**settings)
-            _log.info("Docker's configuration is left out: %s: %s", type(error).__name__, _short(error))
-        bound(client)
+        except Exception as error:  # noqa: BLE001 - any error about Docker's configuration file; other errors come again below
+            client = _ClientWithoutConfig(**settings)
+            _log.info("Docker's configuration is ignored: %s: %s", type(error).__name__, _short(error))
+        enforce_limits(client)
         client.trust_env = False  # else REQUESTS_CA_BUNDLE replaces the host's own ca_cert, and verify=False
         return client
 
@@ -373,11 +373,11 @@ class DockerEngine:
         return self._client.attach_socket(container, params={**streams, "stream": 1})
 
     def _remove_volumes_of(self, container: str) -> None:
-        """The container may have been removed without its volume: by somebody else, or by an engine that only logs it."""
+        """Somebody else, or an engine that only logs the error, may have removed the container without its volume."""
         for volume in self.volumes({VOLUME_LABEL: container}):
             self.remove_volume(volume.name)
 
-    def _raise_if_still_there(self, container: str) -> None:
+    def _raise_if_it_exists(self, container: str) -> None:
         try:
             self.inspect(container)
         except NoSuchContainer:
@@ -385,18 +385,18 @@ class DockerEngine:
         raise BeingRemoved(f"removal of {container} is still under way")
 
 
-def _list(said: Any) -> list[Any]:
-    if not isinstance(said, list):
-        raise TypeError(f"{type(said).__name__} in place of a list")
-    return said
+def _list(answer: Any) -> list[Any]:
+    if not isinstance(answer, list):
+        raise TypeError(f"{type(answer).__name__} in place of a list")
+    return answer
 
 
-class _Unconfigured(docker.APIClient):  # type: ignore[misc]
-    """docker's client without its configuration file, which is of use for fetching images only."""
+class _ClientWithoutConfig(docker.APIClient):  # type: ignore[misc]
+    """docker's client without its configuration file, which is needed for pulling images only."""
 
     @property
     def _general_configs(self) -> dict[str, Any]:
-        return {"auths": {}}  # an empty one would have the file read again
+        return {"auths": {}}  # if this were empty, the file would be read again
 
     @_general_configs.setter
     def _general_configs(self, found: Any) -> None:
@@ -404,23 +404,23 @@ class _Unconfigured(docker.APIClient):  # type: ignore[misc]
 
 
 def _log_in(client: docker.APIClient, image: str) -> dict[str, str] | None:
-    """None: as Docker's configuration says. Nothing, where that cannot be read: public images come without."""
+    """None: docker uses its configuration. {}: no log-in, where that cannot be read; public images need none."""
     try:
         docker.auth.get_config_header(client, docker.auth.resolve_repository_name(image)[0])
-    except Exception as error:  # noqa: BLE001 - a helper that is missing, or says anything at all
-        _log.warning("image %s is fetched without a log-in: %s: %s", image, type(error).__name__, _short(error))
+    except Exception as error:  # noqa: BLE001 - a credential helper that is missing, or whose answer is invalid
+        _log.warning("image %s is pulled without a log-in: %s: %s", image, type(error).__name__, _short(error))
         return {}
     return None
 
 
-def _text(said: Any) -> str:
-    if not isinstance(said, str):
-        raise TypeError(f"{type(said).__name__} in place of a text")
-    return said
+def _text(answer: Any) -> str:
+    if not isinstance(answer, str):
+        raise TypeError(f"{type(answer).__name__} in place of a text")
+    return answer
 
 
-def _labels(said: Mapping[str, Any]) -> dict[str, str]:
-    return {str(key): str(value) for key, value in (said.get("Labels") or {}).items()}
+def _labels(answer: Mapping[str, Any]) -> dict[str, str]:
+    return {str(key): str(value) for key, value in (answer.get("Labels") or {}).items()}
 
 
 def _volumes(container: Mapping[str, Any]) -> dict[str, str]:
@@ -428,14 +428,14 @@ def _volumes(container: Mapping[str, Any]) -> dict[str, str]:
     return {str(mount["Destination"]): str(mount["Name"]) for mount in mounts if mount.get("Type") == "volume"}
 
 
-def _published(ports: Mapping[str, Any]) -> dict[int, int]:
-    """TCP ports from inside to outside. One that is published for IPv4 and IPv6 can have two numbers: that of IPv4."""
+def _published_ports(ports: Mapping[str, Any]) -> dict[int, int]:
+    """TCP ports: container port to host port. One that is published for IPv4 and IPv6 may have two: IPv4's is taken."""
     found = {inside: sorted(places, key=lambda place: ":" in place["HostIp"]) for inside, places in ports.items() if places}
     return {int(inside.partition("/")[0]): int(places[0]["HostPort"]) for inside, places in found.items()}
 
 
-def _wanted(labels: Mapping[str, str | None]) -> Sequence[str]:
-    """Labels as a filter takes them."""
+def _label_filter(labels: Mapping[str, str | None]) -> Sequence[str]:
+    """Labels in the format of a filter."""
     return [key if value is None else f"{key}={value}" for key, value in labels.items()]
 
 
@@ -443,10 +443,10 @@ def _wanted(labels: Mapping[str, str | None]) -> Sequence[str]:
 def _translated(
     *, missing: type[EngineError] = NoSuchContainer, conflict: type[EngineError] = Refused
 ) -> Iterator[None]:
-    """Whatever goes wrong, in our words. What 404 and 409 mean depends on the call.
+    """Translates every error into an EngineError. The meaning of 404 and 409 depends on the call.
 
-    Docker's client reads parts of an answer that may not be there, in any shape; what it then raises is the engine's
-    nonsense, which is as good as no answer.
+    Docker's client reads fields of an answer that may be missing or of any type. What it then raises means that the answer is
+    invalid, which counts as no answer.
     """
     try:
         yield
@@ -463,25 +463,25 @@ def _translated(
 
 
 def _api_error(error: docker.errors.APIError, missing: type[EngineError], conflict: type[EngineError]) -> EngineError:
-    words = _short(error.explanation or error)
+    text = _short(error.explanation or error)
     status = error.status_code
-    if status == 400 and _OTHER_VERSION.search(words):
-        return _VersionRefused(words)
+    if status == 400 and _OTHER_VERSION.search(text):
+        return _VersionRefused(text)
     if status == 404:
-        return missing(words)
+        return missing(text)
     if status == 409:
-        return conflict(words)
-    return EngineFailed(words) if status is not None and status >= 500 else Refused(words)
+        return conflict(text)
+    return EngineFailed(text) if status is not None and status >= 500 else Refused(text)
 
 
 def _innermost(error: BaseException) -> str:
-    """The reason that a person can use: requests wraps urllib3's error, which wraps the socket's."""
+    """The cause that helps a person: requests wraps urllib3's error, which wraps the socket's."""
     while True:
         if (waited := _TIMED_OUT.search(str(error))) is not None:
             return f"no answer within {waited[1]} s"
         inner = getattr(error, "reason", None) or next((arg for arg in error.args if isinstance(arg, BaseException)), None)
         if not isinstance(inner, BaseException):
-            inner = error.__cause__ if isinstance(error, _HIDE_THE_CAUSE) else None
+            inner = error.__cause__ if isinstance(error, _HIDES_ITS_CAUSE) else None
         if inner is None:
             break
         error = inner
@@ -490,45 +490,45 @@ def _innermost(error: BaseException) -> str:
     return f"{error} ({_HINTS[error.errno]})" if error.errno in _HINTS else str(error)
 
 
-def _short(words: object) -> str:
-    """An engine's words, of which there may be megabytes."""
-    return one_line(str(words).strip()[:_MOST_WORDS])
+def _short(text: object) -> str:
+    """An error message in one line of bounded length: an engine may send megabytes."""
+    return one_line(str(text).strip()[:_MAX_ERROR_CHARS])
 
 
 def _close_pools(client: docker.APIClient) -> None:
-    """A TCP client leaves that to the pools' end, and whoever holds a stream holds its pool."""
+    """Close a TCP client's connections, which it leaves to the pools' end: an open stream keeps its pool alive."""
     for adapter in client.adapters.values():
         pools = adapter.poolmanager.pools if hasattr(adapter, "poolmanager") else {}
         for key in pools.keys():  # noqa: SIM118 - no mapping: it cannot be iterated over
             pools[key].close()
 
 
-class _SocketLink:
-    """An attached standard input."""
+class _SocketStdin:
+    """``StdinLink`` over an attached standard input."""
 
     def __init__(self, attached: Any) -> None:
         self._attached = attached
 
     def write(self, data: bytes, timeout_s: float, still_takes_input: Callable[[], bool] = lambda: True) -> None:
         with _translated():
-            plain = plain_socket(self._attached)
-            if plain is None:
+            sock = plain_socket(self._attached)
+            if sock is None:
                 raise Unreachable("the standard input was closed")
-            _send_all(plain, data, timeout_s, still_takes_input)
+            _send_all(sock, data, timeout_s, still_takes_input)
 
     def close(self) -> None:
-        shut(self._attached)
+        close_attached(self._attached)
 
 
-def _send_all(plain: socket.socket, payload: bytes, timeout_s: float, still_takes_input: Callable[[], bool]) -> None:
+def _send_all(sock: socket.socket, payload: bytes, timeout_s: float, still_takes_input: Callable[[], bool]) -> None:
     began = time.monotonic()
-    plain.settimeout(_SEND_GLANCE_S)
+    sock.settimeout(_SEND_POLL_INTERVAL_S)
     left = memoryview(payload)
     while left:
-        if time.monotonic() - began > timeout_s + (len(payload) - len(left)) / LEAST_BYTES_PER_S:
+        if time.monotonic() - began > timeout_s + (len(payload) - len(left)) / MIN_BYTES_PER_S:
             raise TimeoutError(f"{len(left)} of {len(payload)} bytes were not taken in time")
         try:
-            left = left[plain.send(left) :]
+            left = left[sock.send(left) :]
         except TimeoutError:
             if not still_takes_input():
                 raise NotRunning("it has ended, and did not take all of its standard input") from None
@@ -550,8 +550,8 @@ def _version(text: str) -> tuple[int, ...]:
 
 
 def _seconds(stamp: str | None) -> float:
-    """An engine's RFC 3339 time with nanoseconds as seconds since 1970; 0 for none."""
-    found = _STAMP.fullmatch(stamp or "")
+    """Seconds since 1970 of an engine's RFC 3339 time with nanoseconds; 0 for none."""
+    found = _TIMESTAMP.fullmatch(stamp or "")
     if found is None:
         return 0.0
     whole, fraction, zone = found.groups()

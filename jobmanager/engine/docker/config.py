@@ -1,4 +1,4 @@
-"""A job's container as the Docker API is asked for it: the default profile."""
+"""The Docker API's configuration of a job's container: the security profile."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from jobmanager.model.container import OLD_FOLDERS, SHARED_FOLDER, ContainerSpec
 from jobmanager.model.limits import Limits
 from jobmanager.model.network import Network
 
-VOLUME_LABEL = "jobmanager.container"  # on a volume: whose it is
+VOLUME_LABEL = "jobmanager.container"  # on a volume: its container's name
 USER = "65534:65534"  # nobody; numeric, so that it need not be in the image
-_TMPFS = "uid=65534,gid=65534,nosuid,nodev"
-_CPU_BACKSTOP_S = 10  # RLIMIT_CPU past the limit that the waiter enforces
-_NO_CORE = 1  # at 0 a host that pipes cores to a program (systemd-coredump, apport) starts it for each crash; at 1 it does not
-_LARGEST_FILE_MIB = 4096  # holes included; runtimes such as .NET's map 2 GiB files that they hardly fill
-_LOG_ROOM_KIB = 1024  # so that no output within its limit is ever rotated away
+_MOUNT_OPTIONS = "uid=65534,gid=65534,nosuid,nodev"
+_CPU_BACKSTOP_S = 10  # RLIMIT_CPU is so much higher than the limit that the waiter enforces
+_NO_CORE = 1  # bytes. At 0 a host that pipes cores to a program (systemd-coredump, apport) starts it at each crash; at 1 not
+_MAX_FILE_MIB = 4096  # holes included; runtimes such as .NET's map 2 GiB files that they hardly fill
+_LOG_ROOM_KIB = 1024  # beside the output limit, so that no allowed output is rotated away
 _IMAGE_VOLUME_MIB = 1
-_SETTINGS = "/etc"
-_UNPACKING = 3  # processes that PID 1 needs to unpack a job
-_USUAL_STACK_MIB = 8  # words of a command may take a quarter of the stack's limit
-_ADDRESSES_MIB = 2**26  # half of a process's own: as a rule each of its threads gets some for a stack of the same limit
+_ETC = "/etc"
+_UNPACKING_PROCESSES = 3  # processes that PID 1 needs to unpack a job
+_MIN_STACK_MIB = 8  # words of a command may take a quarter of the stack's limit
+_ADDRESS_SPACE_MIB = 2**26  # half of a process's: usually each thread gets a stack of the size of the limit
 _UNLIMITED = -1  # as a soft limit it makes C libraries fall back on small stacks for threads
 
 
@@ -38,17 +38,17 @@ def container_config(spec: ContainerSpec, defaults: ImageDefaults) -> dict[str, 
         "OpenStdin": True,
         "StdinOnce": True,
         "Tty": False,
-        "NetworkDisabled": spec.network is Network.OFF and not spec.network_of,  # half the start-up time of network mode "none"
+        "NetworkDisabled": spec.network is Network.OFF and not spec.network_of,  # starts in half the time of network mode "none"
         "Healthcheck": {"Test": ["NONE"]},
         "StopTimeout": 0,
         "HostConfig": {
-            **_closed(spec),
-            **_limited(spec.limits),
+            **_isolation(spec),
+            **_resource_limits(spec.limits),
             "NetworkMode": f"container:{spec.network_of}" if spec.network_of else _network_mode(spec.network),
             "Mounts": _volumes(spec),
             "Tmpfs": {
-                **{path: _scratch(spec.limits.workspace_mib, spec.limits.workspace_inodes) for path in _scratch_folders(spec)},
-                **{path: _scratch(_IMAGE_VOLUME_MIB, 64) for path in defaults.volumes if not _ours(path, spec)},
+                **{path: _tmpfs(spec.limits.workspace_mib, spec.limits.workspace_inodes) for path in _writable_folders(spec)},
+                **{path: _tmpfs(_IMAGE_VOLUME_MIB, 64) for path in defaults.volumes if not _is_mounted(path, spec)},
             },
         },
     }
@@ -58,35 +58,35 @@ def container_config(spec: ContainerSpec, defaults: ImageDefaults) -> dict[str, 
 
 
 def _publish_ssh(config: dict[str, Any], spec: ContainerSpec, endpoint: SSHEndpoint) -> None:
-    """A published port, and ``/etc`` as a volume with what the image has there: accounts can be written into that only."""
+    """Publish the port, and make ``/etc`` a volume with the image's files, as accounts can be written only there."""
     inside, host = f"{endpoint.port}/tcp", config["HostConfig"]
     config["ExposedPorts"] = {inside: {}}
     host["PortBindings"] = {inside: [{"HostIp": "127.0.0.1" if endpoint.loopback_only else "", "HostPort": ""}]}
-    host["Tmpfs"].pop(_SETTINGS, None)
+    host["Tmpfs"].pop(_ETC, None)
     labels = {**spec.labels, VOLUME_LABEL: spec.name}
-    host["Mounts"].append({"Type": "volume", "Target": _SETTINGS, "VolumeOptions": {"Labels": labels}})
+    host["Mounts"].append({"Type": "volume", "Target": _ETC, "VolumeOptions": {"Labels": labels}})
 
 
-def _closed(spec: ContainerSpec) -> dict[str, Any]:
+def _isolation(spec: ContainerSpec) -> dict[str, Any]:
     return {
         "CapDrop": ["ALL"],
         "SecurityOpt": ["no-new-privileges", f"seccomp={seccomp_profile(special_files=not spec.is_student)}"],
         "ReadonlyRootfs": True,
         "IpcMode": "private",
         "CgroupnsMode": "private",
-        "AutoRemove": False,  # it would take the output of a start that failed along
+        "AutoRemove": False,  # it would also remove the output of a failed start
         "RestartPolicy": {"Name": "no"},
     }
 
 
-def _limited(limits: Limits) -> dict[str, Any]:
+def _resource_limits(limits: Limits) -> dict[str, Any]:
     cpu_s = int(limits.cpu_time_s) + _CPU_BACKSTOP_S
-    largest_file = max(limits.workspace_mib, limits.memory_mib, _LARGEST_FILE_MIB) * 2**20
-    stack = max(min(limits.memory_mib, _ADDRESSES_MIB // limits.processes), _USUAL_STACK_MIB) * 2**20
+    largest_file = max(limits.workspace_mib, limits.memory_mib, _MAX_FILE_MIB) * 2**20
+    stack = max(min(limits.memory_mib, _ADDRESS_SPACE_MIB // limits.processes), _MIN_STACK_MIB) * 2**20
     return {
         "Memory": limits.memory_mib * 2**20,
         "MemorySwap": limits.memory_mib * 2**20,  # the same: no swap
-        "PidsLimit": max(limits.processes, _UNPACKING) + 1,  # PID 1 is ours
+        "PidsLimit": max(limits.processes, _UNPACKING_PROCESSES) + 1,  # PID 1 is ours
         "NanoCpus": int(limits.cpus * 1e9),
         "ShmSize": limits.shm_mib * 2**20,
         "Ulimits": [
@@ -110,7 +110,7 @@ def _network_mode(network: Network | str) -> str:
 
 
 def _volumes(spec: ContainerSpec) -> list[dict[str, Any]]:
-    """The workspace, and in it the folder that grading and student containers share."""
+    """The workspace, and in it the shared folder of grading and student containers."""
     mounts = [_volume(spec, spec.workspace)]
     if spec.shares or spec.shared_volume:
         mounts.append(_volume(spec, SHARED_FOLDER, spec.shared_volume))
@@ -120,11 +120,11 @@ def _volumes(spec: ContainerSpec) -> list[dict[str, Any]]:
 def _volume(spec: ContainerSpec, path: str, name: str = "") -> dict[str, Any]:
     """A tmpfs volume: limited, seen by the archive calls (a plain tmpfs mount is not), removed with its container.
 
-    One that has a name is another container's, and is not removed with this one. The *host* mounts it, for whom 65534 is somebody
-    else where users are remapped. So all may write to it: its container has one user only, and nobody else has a way to it.
+    A named one belongs to another container, and is not removed with this one. The *host* mounts it; where users are remapped,
+    65534 is another user there. So every user may write to it: its container has only one, and nobody else can reach it.
     """
     limits = spec.limits
-    options = f"size={limits.workspace_mib}m,nr_inodes={limits.workspace_inodes},mode=1777,{_TMPFS}"
+    options = f"size={limits.workspace_mib}m,nr_inodes={limits.workspace_inodes},mode=1777,{_MOUNT_OPTIONS}"
     return {
         "Type": "volume",
         "Target": path,
@@ -137,15 +137,15 @@ def _volume(spec: ContainerSpec, path: str, name: str = "") -> dict[str, Any]:
     }
 
 
-def _scratch(size_mib: int, inodes: int) -> str:
-    return f"rw,exec,size={size_mib}m,nr_inodes={inodes},mode=0700,{_TMPFS}"
+def _tmpfs(size_mib: int, inodes: int) -> str:
+    return f"rw,exec,size={size_mib}m,nr_inodes={inodes},mode=0700,{_MOUNT_OPTIONS}"
 
 
-def _scratch_folders(spec: ContainerSpec) -> tuple[str, ...]:
-    """What can be written to beside the workspace; a grading container has what old graders know."""
+def _writable_folders(spec: ContainerSpec) -> tuple[str, ...]:
+    """Writable folders beside the workspace; a grading container has those that INGInious graders use."""
     return ("/tmp", *OLD_FOLDERS) if spec.shares else ("/tmp",)
 
 
-def _ours(path: str, spec: ContainerSpec) -> bool:
+def _is_mounted(path: str, spec: ContainerSpec) -> bool:
     volumes = {mount["Target"] for mount in _volumes(spec)}
-    return path.rstrip("/") in (*volumes, *_scratch_folders(spec))
+    return path.rstrip("/") in (*volumes, *_writable_folders(spec))

@@ -1,7 +1,7 @@
-"""How docker's client reaches an engine: each call within one bound of time and of bytes, whatever the engine sends.
+"""Limits the time and the bytes of each call of docker's client, whatever the engine sends.
 
-requests' timeout is one for each read, so an engine that sends a byte a second is never too late for it, and a body may
-go on for ever. Here every read, of headers and of the body, goes by what is left of the call's own time.
+requests' timeout holds for each read alone: an engine that sends a byte a second never exceeds it, and a body may go on for
+ever. Here the timeout of every read, of headers and of the body, is what is left of the call's own time.
 """
 
 from __future__ import annotations
@@ -23,74 +23,74 @@ import urllib3.connection
 import urllib3.connectionpool
 from docker.transport.unixconn import UnixHTTPAdapter, UnixHTTPConnection, UnixHTTPConnectionPool
 
-LEAST_BYTES_PER_S = 8192  # what comes whole may take a second more for as much
-_MOST_TIMES = 4  # its timeout, for a call whose answer has a bound of its own
-_MOST_BYTES = 16 * 2**20  # of an answer that is read into memory: thousands of containers or images
-_LONGEST_LINE = 65536
+MIN_BYTES_PER_S = 8192  # an answer may take one more second for so many bytes
+_MAX_TIMEOUTS = 4  # a call whose answer is bounded may take so many times its timeout
+_MAX_BYTES = 16 * 2**20  # of an answer that is read into memory: thousands of containers or images
+_MAX_LINE_BYTES = 65536
 
 
-class TooMuch(OSError):
-    """An answer is longer than any that makes sense."""
+class AnswerTooLarge(OSError):
+    """An answer is longer than any valid one."""
 
 
 @dataclass(slots=True, kw_only=True)
-class Patience:
-    """What one call may take. One that is silent, or all but silent, for ``timeout_s`` has failed."""
+class CallLimits:
+    """The limits of one call. A call fails that receives nothing, or almost nothing, for ``timeout_s``."""
 
     timeout_s: float
-    most_bytes: float = _MOST_BYTES
-    is_stream: bool = False  # once it has begun, each read has ``timeout_s``: its pace says nothing
+    max_bytes: float = _MAX_BYTES
+    is_stream: bool = False  # once the headers are here, each read has ``timeout_s``, as output may come slowly
     clock: Callable[[], float] = time.monotonic
-    _came_bytes: int = 0
-    _began: float = field(init=False)
+    _received_bytes: int = 0
+    _started_at: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self._began = self.clock()
+        self._started_at = self.clock()
 
-    def left_s(self, *, has_begun: bool = False) -> float:
-        """For the next read or write, once the headers are here or before; raises TimeoutError when nothing is left."""
-        if self.is_stream and has_begun:
+    def left_s(self, *, has_headers: bool = False) -> float:
+        """Seconds for the next read or write; raises TimeoutError when none are left."""
+        if self.is_stream and has_headers:
             return self.timeout_s
-        allowed_s = self.timeout_s + self._came_bytes / LEAST_BYTES_PER_S
-        if self.most_bytes < inf:
-            allowed_s = min(allowed_s, _MOST_TIMES * self.timeout_s)
-        left_s = self._began + allowed_s - self.clock()
+        allowed_s = self.timeout_s + self._received_bytes / MIN_BYTES_PER_S
+        if self.max_bytes < inf:
+            allowed_s = min(allowed_s, _MAX_TIMEOUTS * self.timeout_s)
+        left_s = self._started_at + allowed_s - self.clock()
         if left_s <= 0:
-            raise self.too_late()
+            raise self.timeout_error()
         return left_s
 
-    def too_late(self) -> TimeoutError:
-        """What is to be said when nothing is left."""
-        return TimeoutError(f"no answer within {self.clock() - self._began:.3g} s")
+    def timeout_error(self) -> TimeoutError:
+        """The error when no time is left."""
+        return TimeoutError(f"no answer within {self.clock() - self._started_at:.3g} s")
 
-    def came(self, count: int) -> None:
-        """So many bytes were read; raises TooMuch."""
-        self._came_bytes += count
-        if self._came_bytes > self.most_bytes:
-            raise TooMuch(f"an answer of more than {self.most_bytes / 2**20:.0f} MiB makes no sense")
+    def count_bytes(self, count: int) -> None:
+        """Count bytes that were read; raises AnswerTooLarge."""
+        self._received_bytes += count
+        if self._received_bytes > self.max_bytes:
+            raise AnswerTooLarge(f"an answer of more than {self.max_bytes / 2**20:.0f} MiB makes no sense")
 
 
 _this_thread = threading.local()
 
 
 @contextmanager
-def within(patience: Patience) -> Iterator[None]:
-    """Calls that this thread begins meanwhile go by it."""
-    _this_thread.patience = patience
+def limited(limits: CallLimits) -> Iterator[None]:
+    """These limits hold for calls that this thread makes meanwhile."""
+    _this_thread.limits = limits
     try:
         yield
     finally:
-        _this_thread.patience = None
+        _this_thread.limits = None
 
 
-def _patience() -> Patience | None:
-    return getattr(_this_thread, "patience", None)
+def _limits() -> CallLimits | None:
+    return getattr(_this_thread, "limits", None)
 
 
-def bound(client: docker.APIClient) -> None:
-    """Have this client's calls go by ``within``."""
+def enforce_limits(client: docker.APIClient) -> None:
+    """Have this client's calls obey the limits of ``limited``."""
     client.headers["Accept-Encoding"] = "identity"
-    client.max_redirects = 0  # an engine has no business to send us elsewhere
+    client.max_redirects = 0  # an engine must not redirect us
     for scheme, adapter in list(client.adapters.items()):
         if isinstance(adapter, UnixHTTPAdapter):
             client.mount(scheme, _UnixAdapter(f"http+unix://{adapter.socket_path}", adapter.timeout))
@@ -99,13 +99,13 @@ def bound(client: docker.APIClient) -> None:
 
 
 class _Reader(io.RawIOBase):
-    """A socket as a file, as ``socket.SocketIO`` is, that reads within a call's patience."""
+    """A socket as a file, as ``socket.SocketIO`` is, that reads within a call's limits."""
 
-    def __init__(self, plain: socket.socket, patience: Patience) -> None:
-        self._sock: socket.socket | None = plain  # by its name in SocketIO, for docker-py and us; None: closed
-        self._file = plain.makefile("rb", buffering=0)
-        self._patience = patience
-        self.has_begun = False
+    def __init__(self, sock: socket.socket, limits: CallLimits) -> None:
+        self._sock: socket.socket | None = sock  # SocketIO's name for it, which docker-py and we use; None: closed
+        self._file = sock.makefile("rb", buffering=0)
+        self._limits = limits
+        self.has_headers = False
 
     def readable(self) -> bool:
         return True
@@ -113,12 +113,12 @@ class _Reader(io.RawIOBase):
     def readinto(self, buffer: Any) -> int | None:
         if self._sock is None:
             raise OSError("the connection was closed by us")
-        self._sock.settimeout(self._patience.left_s(has_begun=self.has_begun))
+        self._sock.settimeout(self._limits.left_s(has_headers=self.has_headers))
         try:
             count = self._file.readinto(buffer)
         except TimeoutError:
-            raise self._patience.too_late() from None
-        self._patience.came(count or 0)
+            raise self._limits.timeout_error() from None
+        self._limits.count_bytes(count or 0)
         return count
 
     def close(self) -> None:
@@ -128,40 +128,40 @@ class _Reader(io.RawIOBase):
             self._sock = None
 
 
-class _Buffer(io.BufferedReader):
+class _LimitedBuffer(io.BufferedReader):
     def readline(self, size: int | None = -1, /) -> bytes:
-        return super().readline(_LONGEST_LINE if size is None or size < 0 else size)
+        return super().readline(_MAX_LINE_BYTES if size is None or size < 0 else size)
 
 
 class _Response(http.client.HTTPResponse):
     def __init__(self, sock: socket.socket, *args: Any, **settings: Any) -> None:
         super().__init__(sock, *args, **settings)
         self._reader: _Reader | None = None
-        if (patience := _patience()) is not None:
+        if (limits := _limits()) is not None:
             self.fp.close()
-            self._reader = _Reader(sock, patience)
-            self.fp = _Buffer(self._reader)
+            self._reader = _Reader(sock, limits)
+            self.fp = _LimitedBuffer(self._reader)
 
     def begin(self) -> None:
         super().begin()
         if self._reader is not None:
-            self._reader.has_begun = True
-        del self.headers["Content-Encoding"]  # nobody asked for it, and a small body may unpack to any size
+            self._reader.has_headers = True
+        del self.headers["Content-Encoding"]  # we never ask for it, and a small body may unpack to any size
 
 
-class _Timed:
-    """A connection whose requests are written, and whose responses are read, within a call's patience."""
+class _LimitedConnection:
+    """A connection whose requests are written, and whose responses are read within a call's limits."""
 
     response_class: Any = _Response
     sock: Any
 
     def send(self, data: Any) -> None:
-        if self.sock is not None and (patience := _patience()) is not None:
-            self.sock.settimeout(patience.left_s())
+        if self.sock is not None and (limits := _limits()) is not None:
+            self.sock.settimeout(limits.left_s())
         super().send(data)  # type: ignore[misc]
 
 
-class _UnixConnection(_Timed, UnixHTTPConnection):  # type: ignore[misc]
+class _UnixConnection(_LimitedConnection, UnixHTTPConnection):  # type: ignore[misc]
     pass
 
 
@@ -179,11 +179,11 @@ class _UnixAdapter(UnixHTTPAdapter):  # type: ignore[misc]
             return pool  # type: ignore[no-any-return]
 
 
-class _HTTPConnection(_Timed, urllib3.connection.HTTPConnection):
+class _HTTPConnection(_LimitedConnection, urllib3.connection.HTTPConnection):
     pass
 
 
-class _HTTPSConnection(_Timed, urllib3.connection.HTTPSConnection):
+class _HTTPSConnection(_LimitedConnection, urllib3.connection.HTTPSConnection):
     pass
 
 
