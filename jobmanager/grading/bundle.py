@@ -1,4 +1,4 @@
-"""What a grading container is given of ours: the supervisor, the grader's commands and the Python module."""
+"""The library's files for a grading container: the supervisor, the grader's commands and the Python module."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 LINK_TOKEN_FILE = ".jobmanager/link"
 SUPERVISOR = ("python3", "/task/.jobmanager/lib/jobmanager_grading/supervisor.py")
-_BY_HAND = """import os, sys
+_START_GRADER = """import os, sys
 from jobmanager_grading import grader
 status = os.waitpid(grader.start(grader.words(sys.argv[1:])), 0)[1]
 sys.exit(status >> 8 or status)"""
@@ -28,13 +28,13 @@ def bundle() -> Mapping[str, bytes]:
 
 
 def supervisor_command(run: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    """The words that start the supervisor with a grader; None: it looks for the task's script."""
+    """The command that starts the supervisor with a grader; None: it looks for the task's script."""
     return (*SUPERVISOR, *_words(run))
 
 
 def grader_command(run: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    """The words that start a grader by hand, in a shell that the supervisor has started."""
-    return ("python3", "-c", _BY_HAND, *_words(run))
+    """The command that starts a grader from a shell that the supervisor has started."""
+    return ("python3", "-c", _START_GRADER, *_words(run))
 
 
 def _words(run: str | tuple[str, ...] | None) -> tuple[str, ...]:

@@ -61,13 +61,13 @@ def set_feedback_from_tpl(
 
 def get_feedback() -> "dict[str, object]":
     """The answer so far; a problem is its text, or its result and text."""
-    said = grading.get_answer()
-    problems = said.get("problems", {})
+    answer = grading.get_answer()
+    problems = answer.get("problems", {})
     shaped = {}
     for name, part in problems.items():  # type: ignore[attr-defined]
         text = part.get("text", "")
         shaped[name] = [part["result"], text] if "result" in part else text
-    return dict(said, problems=shaped) if shaped else said
+    return dict(answer, problems=shaped) if shaped else answer
 
 
 def save_feedback(rdict: "dict[str, object]") -> "None":

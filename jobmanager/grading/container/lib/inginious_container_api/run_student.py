@@ -100,13 +100,13 @@ def code_of(run: "Callable[[], student.StudentEnd]") -> "int":
     try:
         end = run()
     except GradingError as error:
-        return _told(str(error), error.exit_code)
+        return _complain(str(error), error.exit_code)
     if end.text and end.exit_code in (student.NOT_STARTED, student.CUT_OFF):
-        return _told(end.text, end.exit_code)
+        return _complain(end.text, end.exit_code)
     return end.exit_code
 
 
-def _told(reason: "str", code: "int") -> "int":
+def _complain(reason: "str", code: "int") -> "int":
     sys.stderr.write("run_student: {}\n".format(reason.encode("ascii", "backslashreplace").decode("ascii")))
     return code
 

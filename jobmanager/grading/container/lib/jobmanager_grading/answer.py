@@ -1,4 +1,4 @@
-"""The grader's answer, ``.jobmanager/result.json``: written whole each time, so that nobody ever reads half of one."""
+"""The grader's answer, ``.jobmanager/result.json``: written as a whole each time, so that no reader gets half of one."""
 
 import fcntl
 import json
@@ -11,30 +11,30 @@ from .text import cleaned
 RESULTS = ("success", "failed", "timeout", "overflow", "crash", "error")
 LARGEST_KIB = 1024
 _AUTO_TAG = "*auto-tag-"
-_SHOWN = 60  # characters of a result that is none
+_SHOWN = 60  # characters kept of an unknown result
 
 
 def set_result(result: "str", problem: "str | None" = None) -> "None":
     """The result of the task, or of one problem: one of ``RESULTS``.
 
-    Any other for the task takes the place of what was said before, too: a grader that goes on has said no success then.
+    An unknown result of the task replaces an earlier one, too, so that a grader that goes on leaves no success behind.
     """
     if result not in RESULTS:
         if not problem:
-            _change(lambda said: said.update(result=cleaned(str(result))[:_SHOWN]))
+            _change(lambda answer: answer.update(result=cleaned(str(result))[:_SHOWN]))
         raise BadValue("a result is one of {}, not {!r}".format(", ".join(RESULTS), result))
-    _change(lambda said: _part(said, problem).update(result=result))
+    _change(lambda answer: _part(answer, problem).update(result=result))
 
 
 def set_grade(grade: "float | str") -> "None":
-    """The grade, a number; what is below 0 or above 200 is brought to 0 or 200 later."""
+    """The grade, a number. Below 0 it counts as 0 later, above 200 as 200."""
     try:
         number = float(grade)
     except (TypeError, ValueError):
         raise BadValue(f"a grade is a number, not {grade!r}") from None
     if number != number or number in (float("inf"), -float("inf")):
         raise BadValue(f"a grade is a finite number, not {grade!r}")
-    _change(lambda said: said.update(grade=number))
+    _change(lambda answer: answer.update(grade=number))
 
 
 def set_feedback(text: "str", problem: "str | None" = None, append: "bool" = False) -> "None":
@@ -42,8 +42,8 @@ def set_feedback(text: "str", problem: "str | None" = None, append: "bool" = Fal
     if not isinstance(text, str):
         raise BadValue(f"feedback is a text, not {text!r}")
 
-    def change(said: "dict[str, object]") -> "None":
-        part = _part(said, problem)
+    def change(answer: "dict[str, object]") -> "None":
+        part = _part(answer, problem)
         part["text"] = (str(part.get("text", "")) if append else "") + cleaned(text)
 
     _change(change)
@@ -60,7 +60,7 @@ def add_tag(text: "object") -> "None":
 
 
 def set_tag(name: "str", value: "object") -> "None":
-    """Whether a tag that the task announced holds. A name that `add_tag` would make is passed over."""
+    """Whether a tag that the task announced holds. A name that `add_tag` would make is ignored."""
     if not name.startswith(_AUTO_TAG):
         _set_in("tests", name, value == True)  # noqa: E712 - any value may come, and 1 is true
 
@@ -71,10 +71,10 @@ def set_custom(key: "str", value: "object") -> "None":
 
 
 def set_state(state: "str") -> "None":
-    """What the next job of this submitter finds as ``@state``."""
+    """The text that the next job of this submitter finds as ``@state``."""
     if not isinstance(state, str):
         raise BadValue(f"a state is a text, not {state!r}")
-    _change(lambda said: said.update(state=cleaned(state)))
+    _change(lambda answer: answer.update(state=cleaned(state)))
 
 
 def get_answer() -> "dict[str, object]":
@@ -83,10 +83,10 @@ def get_answer() -> "dict[str, object]":
         return _read()
 
 
-def set_answer(said: "dict[str, object]") -> "None":
+def set_answer(answer: "dict[str, object]") -> "None":
     """The whole answer at once."""
     with _Lock():
-        _write(dict(said))
+        _write(dict(answer))
 
 
 def _set_in(field: "str", key: "str", value: "object") -> "None":
@@ -95,46 +95,46 @@ def _set_in(field: "str", key: "str", value: "object") -> "None":
     except (TypeError, ValueError, RecursionError) as error:
         raise BadValue(f"JSON cannot hold this value of {key!r}: {error}") from None
 
-    def change(said: "dict[str, object]") -> "None":
-        values = said.setdefault(field, {})
+    def change(answer: "dict[str, object]") -> "None":
+        values = answer.setdefault(field, {})
         values[cleaned(str(key))] = cleaned(value) if isinstance(value, str) else value  # type: ignore[index]
 
     _change(change)
 
 
-def _part(said: "dict[str, object]", problem: "str | None") -> "dict[str, object]":
+def _part(answer: "dict[str, object]", problem: "str | None") -> "dict[str, object]":
     """The object that holds ``result`` and ``text``: the answer itself, or one problem's."""
     if not problem:
-        return said
-    problems = said.setdefault("problems", {})
+        return answer
+    problems = answer.setdefault("problems", {})
     return problems.setdefault(cleaned(problem), {})  # type: ignore[attr-defined, no-any-return]
 
 
 def _change(change: "Callable[[dict[str, object]], None]") -> "None":
     with _Lock():
-        said = _read()
+        answer = _read()
         try:
-            change(said)
+            change(answer)
         except (AttributeError, TypeError):
-            raise GradingError("result.json does not hold an answer; was it written by hand?") from None
-        _write(said)
+            raise GradingError("result.json does not hold an answer; did another program write it?") from None
+        _write(answer)
 
 
 def _read() -> "dict[str, object]":
     try:
         with open(place.ANSWER, "rb") as file:
-            said = json.loads(file.read().decode("utf-8"))
+            answer = json.loads(file.read().decode("utf-8"))
     except FileNotFoundError:
         return {}
     except ValueError as error:
         raise GradingError(f"result.json cannot be read: {error}") from None
-    if not isinstance(said, dict):
+    if not isinstance(answer, dict):
         raise GradingError("result.json cannot be read: it is no object")
-    return said
+    return answer
 
 
-def _write(said: "dict[str, object]") -> "None":
-    data = json.dumps(said, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
+def _write(answer: "dict[str, object]") -> "None":
+    data = json.dumps(answer, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
     if len(data) > LARGEST_KIB * 1024:
         raise BadValue(
             f"the answer would have {len(data) // 1024 + 1} KiB, and {LARGEST_KIB} is the most:"
@@ -146,7 +146,7 @@ def _write(said: "dict[str, object]") -> "None":
             file.write(data)
         os.rename(new, place.ANSWER)
     except OSError as error:
-        _remove(new)  # the room is scarce
+        _remove(new)  # space is scarce
         raise GradingError(f"the answer cannot be written, and stays as it was: {error}") from None
 
 
@@ -158,7 +158,7 @@ def _remove(path: "str") -> "None":
 
 
 class _Lock:
-    """Commands that run at the same time wait for each other."""
+    """Held while the answer is changed, as several commands may run at the same time."""
 
     def __enter__(self) -> "None":
         self._file = os.open(place.ANSWER + ".lock", os.O_RDWR | os.O_CREAT, 0o600)

@@ -1,16 +1,16 @@
-"""What a grader can do wrong.
+"""Errors of the commands and the Python module.
 
 GradingError
-├── BadValue       an argument makes no sense (also a ValueError)
-│   └── BadRequest     no student container can be asked for so
-├── UnknownInput   the job brought no such input (also a KeyError)
-├── Unavailable    there is no supervisor to ask
-└── CutOff         the supervisor, or who reads a student's output, went away
+├── BadValue       an argument is invalid (also a ValueError)
+│   └── BadRequest     an invalid request for a student container
+├── UnknownInput   the job has no such input (also a KeyError)
+├── Unavailable    there is no supervisor
+└── CutOff         the supervisor, or the reader of a student's output, went away
 """
 
 
 class GradingError(Exception):
-    """The message says what would do."""
+    """Root of the errors. The message says what is allowed."""
 
     exit_code = 2  # of the command that fails for it
 
@@ -19,17 +19,17 @@ class GradingError(Exception):
 
 
 class BadValue(GradingError, ValueError):
-    """An argument makes no sense."""
+    """An argument is invalid."""
 
 
 class BadRequest(BadValue):
-    """No student container can be asked for so."""
+    """A request for a student container is invalid."""
 
     exit_code = 251
 
 
 class UnknownInput(GradingError, KeyError):
-    """The job brought no such input."""
+    """The job has no such input."""
 
     exit_code = 1
 
@@ -41,6 +41,6 @@ class Unavailable(GradingError):
 
 
 class CutOff(GradingError):
-    """The supervisor, or who reads a student's output, went away before the student had ended."""
+    """The supervisor, or the reader of a student's output, went away before the student's program had ended."""
 
     exit_code = 254

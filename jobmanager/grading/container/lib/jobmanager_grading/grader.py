@@ -10,7 +10,7 @@ _ORDER = ("run", "run.py", "run.sh")
 
 
 class CannotStart(Exception):
-    """Says why, and the exit code that tells."""
+    """The grader cannot be started: the reason, and the exit code for it."""
 
     def __init__(self, reason: "str", exit_code: "int") -> "None":
         Exception.__init__(self, reason)
@@ -18,9 +18,9 @@ class CannotStart(Exception):
 
 
 def words(given: "list[str]") -> "list[str]":
-    """The grader's command: what was given, else the first script of the task's folder that there is.
+    """The grader's command: the given words, else the first script in the task's folder.
 
-    A script is started by its suffix, as one of the folder is, when it is all that was given and says nothing of itself.
+    A script that is the only word and has no ``#!`` line is started by its suffix, as one of the folder is.
     """
     if len(given) == 1 and os.path.isfile(given[0]) and not _shebang(given[0]):
         return [*_interpreter(given[0]), *given]
@@ -37,7 +37,7 @@ def start(command: "list[str]") -> "int":
     """Start it in the task's folder; its process id.
 
     Raises:
-        CannotStart: why it could not be.
+        CannotStart: it could not be started.
     """
     _make_executable(command[0])
     command = _by_its_interpreter(command)
@@ -46,8 +46,8 @@ def start(command: "list[str]") -> "int":
     if child == 0:
         _become(command, write)
     os.close(write)
-    with os.fdopen(read, "rb") as told:
-        failure = told.read()
+    with os.fdopen(read, "rb") as pipe:
+        failure = pipe.read()
     if not failure:
         return child
     os.waitpid(child, 0)
@@ -55,7 +55,7 @@ def start(command: "list[str]") -> "int":
 
 
 def _by_its_interpreter(command: "list[str]") -> "list[str]":
-    """``/bin/python3``, say, is elsewhere in many images: then the one that is first in PATH runs the script."""
+    """Run a script by the first such interpreter in PATH where the named one does not exist, as ``/bin/python3`` in many images."""
     interpreter, *argument = _first_line(command[0])
     program = os.path.basename(interpreter)
     if not interpreter or os.path.exists(interpreter) or not _found(program):
@@ -81,10 +81,10 @@ def _make_executable(path: "str") -> "None":
         if "/" in path and os.path.isfile(path) and not os.access(path, os.X_OK):
             os.chmod(path, 0o755)
     except OSError:
-        pass  # the start will tell
+        pass  # the start will fail and report it
 
 
-def _become(command: "list[str]", told: "int") -> "NoReturn":
+def _become(command: "list[str]", failure_pipe: "int") -> "NoReturn":
     import signal
 
     try:
@@ -94,7 +94,7 @@ def _become(command: "list[str]", told: "int") -> "NoReturn":
         os.chdir(place.TASK)
         os.execvpe(command[0], command, _environment())
     except OSError as error:
-        os.write(told, str(error.errno).encode("ascii"))
+        os.write(failure_pipe, str(error.errno).encode("ascii"))
     finally:
         os._exit(NOT_STARTED)
 
@@ -132,8 +132,8 @@ def _first_line(path: "str") -> "list[str]":
             first = file.readline(256)
     except OSError:
         return [""]
-    said = first[2:].strip(b" \t\n").decode("utf-8", "replace") if first.startswith(b"#!") else ""
-    return said.split(" ", 1)
+    shebang = first[2:].strip(b" \t\n").decode("utf-8", "replace") if first.startswith(b"#!") else ""
+    return shebang.split(" ", 1)
 
 
 TYPE_CHECKING = False

@@ -1,11 +1,11 @@
-"""What the job brought: the answers to the task's problems, and notes whose names begin with ``@``."""
+"""The job's inputs: the answers to the task's problems, and notes whose names begin with ``@``."""
 
 import json
 
 from . import place
 from .errors import BadValue, GradingError, UnknownInput
 
-_WHERE_THERE_IS_NONE = {"@state": "", "@random": []}  # type: dict[str, object]
+_DEFAULTS = {"@state": "", "@random": []}  # type: dict[str, object]
 
 
 def get_input(name: "str") -> "object":
@@ -16,7 +16,7 @@ def get_input(name: "str") -> "object":
             file, ``ID:filename`` is the file's name, and ``ID`` or ``ID:value`` its content as bytes.
 
     Raises:
-        UnknownInput: the job brought nothing of this name.
+        UnknownInput: the job has no input of this name.
     """
     problem, _, part = name.partition(":")
     value = _value(problem)
@@ -27,18 +27,18 @@ def get_input(name: "str") -> "object":
 
 def all_inputs() -> "dict[str, object]":
     """Every input by its name. A file is its name and path: ``{"filename": ..., "path": ...}``."""
-    said = _brought()
-    found = dict(_WHERE_THERE_IS_NONE)
-    found.update((name, value) for name, value in said.items() if name.startswith("@"))
+    given = _read()
+    found = dict(_DEFAULTS)
+    found.update((name, value) for name, value in given.items() if name.startswith("@"))
     found["@lang"] = language()
-    found.update(said.get("answers", {}))  # type: ignore[call-overload]
+    found.update(given.get("answers", {}))  # type: ignore[call-overload]
     return found
 
 
 def language() -> "str":
     """The submitter's language, such as ``en`` or ``fr_FR``."""
-    said = _brought()
-    return str(said.get("@lang") or said.get("language") or "en")
+    given = _read()
+    return str(given.get("@lang") or given.get("language") or "en")
 
 
 def is_file(value: "object") -> "bool":
@@ -70,24 +70,24 @@ def as_text(value: "object") -> "str":
 def _value(name: "str") -> "object":
     if name == "@lang":
         return language()
-    said = _brought()
-    answers = said.get("answers", {})
+    given = _read()
+    answers = given.get("answers", {})
     if isinstance(answers, dict) and name in answers:
         return answers[name]
-    if name.startswith("@") and name in said:
-        return said[name]
-    if name in _WHERE_THERE_IS_NONE:
-        return _WHERE_THERE_IS_NONE[name]
-    known = sorted([*answers, *(note for note in said if note.startswith("@"))])  # type: ignore[misc]
+    if name.startswith("@") and name in given:
+        return given[name]
+    if name in _DEFAULTS:
+        return _DEFAULTS[name]
+    known = sorted([*answers, *(note for note in given if note.startswith("@"))])  # type: ignore[misc]
     raise UnknownInput("there is no input {!r}; this job brought {}".format(name, ", ".join(map(repr, known)) or "none"))
 
 
-def _brought() -> "dict[str, object]":
+def _read() -> "dict[str, object]":
     try:
         with open(place.INPUT, "rb") as file:
-            said = json.loads(file.read().decode("utf-8"))
+            given = json.loads(file.read().decode("utf-8"))
     except (OSError, ValueError) as error:
         raise GradingError(f"the job's input cannot be read: {error}") from None
-    if not isinstance(said, dict):
+    if not isinstance(given, dict):
         raise GradingError("the job's input cannot be read: it is no object")
-    return said
+    return given

@@ -1,4 +1,4 @@
-"""Messages between the supervisor, the waiter and those who ask the supervisor for students: JSON, one object a line.
+"""Messages between the supervisor, the waiter and the processes that ask for student containers: JSON, one object a line.
 
 Towards the waiter they go through standard output, which the grader writes to as well: as marks, each of them at most
 ``LONGEST_LINE`` bytes and written at once, so that none is ever torn (``docs/grading.md``, "The link").
@@ -18,7 +18,7 @@ class LineBuffer:
         self._parts = []  # type: list[bytes]
 
     def feed(self, data: "bytes") -> "list[bytes]":
-        """The lines that this completes."""
+        """Add data; returns the lines that are complete now."""
         *whole, rest = data.split(b"\n")
         if whole:
             whole[0] = b"".join(self._parts) + whole[0]
@@ -33,11 +33,11 @@ def line(message: "dict[str, object]") -> "bytes":
 
 
 def read(data: "bytes") -> "dict[str, object]":
-    """The message of a line. Raises ValueError when it is none."""
+    """The message of a line. Raises ValueError when it is invalid."""
     try:
         message = json.loads(data.decode("utf-8"))
     except RecursionError:
-        raise ValueError("a message is not nested so deep") from None
+        raise ValueError("a message is nested too deep") from None
     if not isinstance(message, dict) or not isinstance(message.get("type"), str):
         raise ValueError("a message is an object with a type")
     return message
@@ -49,7 +49,7 @@ def base64(data: "bytes") -> "str":
 
 
 def from_base64(text: "object") -> "bytes":
-    """And back."""
+    """Bytes from a message."""
     return binascii.a2b_base64(str(text))
 
 
@@ -67,7 +67,7 @@ class Marks:
         return [self._mark(b"+", part) for part in parts[:-1]] + [self._mark(b".", parts[-1])]
 
     def cut_off(self) -> "bytes":
-        """Says that the link broke when it was needed."""
+        """The mark that reports a broken link."""
         return self._begin + b"!\x1f\n"
 
     def _mark(self, word: "bytes", part: "bytes") -> "bytes":

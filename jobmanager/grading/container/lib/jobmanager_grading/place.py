@@ -1,4 +1,4 @@
-"""Where things are. This file lies in ``/task/.jobmanager/lib/jobmanager_grading``, and the rest is found from it."""
+"""Paths in a grading container, all found from this file, ``/task/.jobmanager/lib/jobmanager_grading/place.py``."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Student containers, as a grader sees them: start a program in one, be its standard streams, learn how it ended."""
+"""Student containers for graders: start a program in one, carry its standard streams, learn how it ended."""
 
 import os
 import select
@@ -8,11 +8,11 @@ from . import messages, place
 from .errors import BadRequest, CutOff, Unavailable
 from .text import cleaned
 
-NOT_STARTED, OVERFLOW, TIMEOUT, CUT_OFF = 251, 252, 253, 254  # exit codes that stand for how it ended
-UNREAD = 141  # nobody reads what it writes any more: the exit code that a shell has for SIGPIPE
+NOT_STARTED, OVERFLOW, TIMEOUT, CUT_OFF = 251, 252, 253, 254  # exit codes for other endings than the program's own
+UNREAD = 141  # its output is read no more: the exit code that a shell has for SIGPIPE
 _CODES = {"error": NOT_STARTED, "overflow": OVERFLOW, "timeout": TIMEOUT}
 _PIECE = 48 * 1024
-_MOST_UNTAKEN = 512 * 1024  # of its standard input, on its way
+_MAX_UNACKNOWLEDGED = 512 * 1024  # bytes of its standard input on their way
 _SHOWN = 100  # bytes of an output, in a traceback
 
 
@@ -21,40 +21,40 @@ class StudentEnd:
 
     Attributes:
         exit_code: its own; else 251 could not be started, 252 overflow, 253 timeout, 254 anything else, or 141 where it was
-            killed as nobody read its output any more.
+            killed because its output was read no more.
         outcome: ``success``, ``failed``, ``timeout``, ``overflow``, ``error``, ``crash`` or ``killed``.
         text: the reason, where there is one.
         stdout, stderr: what it wrote (bytes), unless that went elsewhere.
-        cpu_time_s, wall_time_s, peak_memory_mib: what it used; None where nothing could tell.
+        cpu_time_s, wall_time_s, peak_memory_mib: what it used; None where unknown.
     """
 
-    def __init__(self, said: "dict[str, object]") -> "None":
-        self.outcome = str(said.get("outcome"))
-        self.text = str(said.get("text") or "")
-        self.cpu_time_s = said.get("cpu_time_s")
-        self.wall_time_s = said.get("wall_time_s")
-        self.peak_memory_mib = said.get("peak_memory_mib")
+    def __init__(self, end: "dict[str, object]") -> "None":
+        self.outcome = str(end.get("outcome"))
+        self.text = str(end.get("text") or "")
+        self.cpu_time_s = end.get("cpu_time_s")
+        self.wall_time_s = end.get("wall_time_s")
+        self.peak_memory_mib = end.get("peak_memory_mib")
         self.stdout = b""
         self.stderr = b""
-        own = said.get("exit_code")
+        own = end.get("exit_code")
         ended_by_itself = self.outcome in ("success", "failed") and isinstance(own, int)
         self.exit_code = own if ended_by_itself else _CODES.get(self.outcome, CUT_OFF)  # type: int # type: ignore[assignment]
 
     def __repr__(self) -> "str":
-        told = [f"outcome={self.outcome!r}", f"exit_code={self.exit_code!r}"]
-        told += [f"text={self.text!r}"] if self.text else []
-        told += [f"{name}={_shortened(getattr(self, name))}" for name in ("stdout", "stderr")]
-        return "StudentEnd({})".format(", ".join(told))
+        parts = [f"outcome={self.outcome!r}", f"exit_code={self.exit_code!r}"]
+        parts += [f"text={self.text!r}"] if self.text else []
+        parts += [f"{name}={_shortened(getattr(self, name))}" for name in ("stdout", "stderr")]
+        return "StudentEnd({})".format(", ".join(parts))
 
     def unread(self) -> "StudentEnd":
-        """The same, when it was killed as nobody read its output: what SIGPIPE does, and nothing to complain of."""
+        """The same, for a program that was killed because its output was read no more, as SIGPIPE does: that is no error."""
         if self.outcome == "killed":
             self.exit_code, self.text = UNREAD, ""
         return self
 
 
 class Killer:
-    """Kills a student's program when it is called, from a signal handler, too."""
+    """Kills a student's program when it is called, also from a signal handler."""
 
     def __init__(self) -> "None":
         self.wanted, self._write = os.pipe()
@@ -87,15 +87,15 @@ def run_student(command: "str | list[str]", stdin: "bytes | str" = b"", **limits
 
 
 def capture_student(asked: "dict[str, object]", stdin: "bytes | str", stdout: "list[bytes]", stderr: "list[bytes]") -> "StudentEnd":
-    """The same, with two lists for what it writes, which may be one."""
+    """The same, with two lists that collect its outputs; they may be the same list."""
     data = stdin.encode("utf-8") if isinstance(stdin, str) else stdin
-    return converse(asked, _Held(data), lambda is_stderr, piece: (stderr if is_stderr else stdout).append(piece))
+    return converse(asked, _InputData(data), lambda is_stderr, piece: (stderr if is_stderr else stdout).append(piece))
 
 
 def relay_student(
     asked: "dict[str, object]", stdin: "int | None", stdout: "int | None", stderr: "int | None", killer: "Killer | None" = None
 ) -> "StudentEnd":
-    """The same with three open files as its streams, live; None: nothing comes, or what comes is dropped."""
+    """The same with three open files as its streams, live; None: no input, or the output is dropped."""
     aims = [stdout, stderr]
 
     def write(is_stderr: "bool", piece: "bytes") -> "None":
@@ -103,7 +103,7 @@ def relay_student(
         if aim is not None:
             _write_all(aim, piece)
 
-    return converse(asked, _Held(b"") if stdin is None else _File(stdin), write, killer)
+    return converse(asked, _InputData(b"") if stdin is None else _InputFile(stdin), write, killer)
 
 
 def request(
@@ -117,7 +117,7 @@ def request(
     folder: "str | None" = None,
     teardown: "str" = "",
 ) -> "dict[str, object]":
-    """What is asked for. 0 and ``""``: as the task has it.
+    """A request for a student container. 0 and ``""``: as the task has it.
 
     Args:
         environment: the container's environment.
@@ -125,7 +125,7 @@ def request(
         share_network: whether it may use the student network that the task opens.
         env: environment variables.
         folder: where the command begins; None: the current folder. Of the grader's, a student has ``/task/student`` only.
-        teardown: a command that is run after it, whatever became of it; the exit code stays the first one's.
+        teardown: a command that is run after it in any case; the exit code stays that of the first one.
 
     Raises:
         BadRequest: a value makes no sense.
@@ -149,31 +149,31 @@ def request(
 
 
 def end_the_job(reason: "str") -> "StudentEnd":
-    """Tell the manager that the grader wants what there is not here: it ends the job as an error, and this never comes back.
+    """Ask for something that is not supported: the manager ends the job as an error, and this never returns.
 
-    A command that only failed would leave the grader to go on, and to say whatever it says at its end.
+    A command that only failed would let the grader go on, and set a result at its end.
 
     Raises:
-        Unavailable: there is nobody to tell.
+        Unavailable: there is no supervisor to ask.
     """
-    return converse({"type": "unsupported", "reason": reason}, _Held(b""), _dropped)
+    return converse({"type": "unsupported", "reason": reason}, _InputData(b""), _dropped)
 
 
 def converse(
     asked: "dict[str, object]",
-    stdin: "_Held | _File",
+    stdin: "_InputData | _InputFile",
     write: "Callable[[bool, bytes], None]",
     killer: "Killer | None" = None,
 ) -> "StudentEnd":
-    """Ask the supervisor for a student container and be its streams until it has ended. Leaving early kills it."""
+    """Ask the supervisor for a student container and carry its streams until it has ended. Leaving early kills it."""
     channel = _connected()
     try:
         channel.sendall(messages.line(asked))
-        return _Conversation(channel, stdin, write, killer).until_the_end()
+        return _Conversation(channel, stdin, write, killer).run()
     except OSError as error:
         raise CutOff(f"the supervisor is gone: {error.strerror or error}") from None
     except (KeyError, ValueError) as error:
-        raise CutOff(f"the supervisor makes no sense: {error!r}") from None
+        raise CutOff(f"the supervisor sent an invalid message: {error!r}") from None
     finally:
         channel.close()
 
@@ -184,7 +184,7 @@ class _Conversation:
     def __init__(
         self,
         channel: "socket.socket",
-        stdin: "_Held | _File",
+        stdin: "_InputData | _InputFile",
         write: "Callable[[bool, bytes], None]",
         killer: "Killer | None",
     ) -> "None":
@@ -193,20 +193,20 @@ class _Conversation:
         self._write = write
         self._killer = killer
         self._lines = messages.LineBuffer()
-        self._untaken = 0
-        self._feeds = False  # between its start and the end of its standard input
-        self._is_read = True  # what it writes, by whoever we write it to
+        self._unacknowledged = 0
+        self._takes_input = False  # between its start and the end of its standard input
+        self._is_read = True  # whether its output is still read
         self._end = None  # type: StudentEnd | None
 
-    def until_the_end(self) -> "StudentEnd":
+    def run(self) -> "StudentEnd":
         while self._end is None:
             ready = self._wait()
             if self._killer is not None and self._killer.wanted in ready:
                 self._kill()
             if self._channel.fileno() in ready:
-                self._hear()
+                self._receive()
             elif self._wants_input() and (self._stdin.fd is None or self._stdin.fd in ready):
-                self._feed()
+                self._send_input()
         return self._end
 
     def _wait(self) -> "list[int]":
@@ -221,56 +221,56 @@ class _Conversation:
         return [fd for fd, _ in poller.poll(0 if self._stdin.fd is None else None)]
 
     def _wants_input(self) -> "bool":
-        return self._feeds and self._untaken < _MOST_UNTAKEN
+        return self._takes_input and self._unacknowledged < _MAX_UNACKNOWLEDGED
 
-    def _hear(self) -> "None":
+    def _receive(self) -> "None":
         data = self._channel.recv(256 * 1024)
         if not data:
             raise CutOff("the supervisor is gone")
         for line in self._lines.feed(data):
-            self._act_on(messages.read(line))
+            self._handle(messages.read(line))
 
-    def _act_on(self, message: "dict[str, object]") -> "None":
+    def _handle(self, message: "dict[str, object]") -> "None":
         kind = message["type"]
         if kind == "started":
-            self._feeds = True
+            self._takes_input = True
         elif kind == "taken":
-            self._untaken -= int(message["bytes"])  # type: ignore[call-overload]
+            self._unacknowledged -= int(message["bytes"])  # type: ignore[call-overload]
         elif kind == "output":
-            self._give(bool(message.get("stderr")), messages.from_base64(message.get("data")))
+            self._write_output(bool(message.get("stderr")), messages.from_base64(message.get("data")))
         elif kind == "end":
             self._end = StudentEnd(message) if self._is_read else StudentEnd(message).unread()
 
-    def _give(self, is_stderr: "bool", piece: "bytes") -> "None":
+    def _write_output(self, is_stderr: "bool", piece: "bytes") -> "None":
         try:
             self._write(is_stderr, piece)
-        except BrokenPipeError:  # nobody reads it: end it, as SIGPIPE would
+        except BrokenPipeError:  # it is read no more: end it, as SIGPIPE would
             self._is_read = False
             self._write = _dropped
             self._kill()
         except OSError as error:
             raise CutOff(f"what the program wrote cannot be passed on: {error.strerror or error}") from None
 
-    def _feed(self) -> "None":
+    def _send_input(self) -> "None":
         piece = self._stdin.read(_PIECE)
-        self._feeds = bool(piece)
-        self._untaken += len(piece)
-        self._say({"type": "stdin", "data": messages.base64(piece)})
+        self._takes_input = bool(piece)
+        self._unacknowledged += len(piece)
+        self._send({"type": "stdin", "data": messages.base64(piece)})
 
     def _kill(self) -> "None":
         self._killer = None
-        self._feeds = False
-        self._say({"type": "kill"})
+        self._takes_input = False
+        self._send({"type": "kill"})
 
-    def _say(self, message: "dict[str, object]") -> "None":
+    def _send(self, message: "dict[str, object]") -> "None":
         try:
             self._channel.sendall(messages.line(message))
-        except OSError:  # the student has ended just now; what is there to be heard tells
-            self._feeds = False
+        except OSError:  # it has just ended; the next message says how
+            self._takes_input = False
 
 
-class _File:
-    """Standard input out of an open file."""
+class _InputFile:
+    """Standard input from an open file."""
 
     def __init__(self, fd: "int") -> "None":
         self.fd = fd  # type: int | None
@@ -283,8 +283,8 @@ class _File:
             return b""  # a closed terminal, a folder
 
 
-class _Held:
-    """Standard input that is there already."""
+class _InputData:
+    """Standard input from memory."""
 
     fd = None
 
@@ -338,7 +338,7 @@ def _current_folder() -> "str":
 
 
 def _placed(words: "list[str]", folder: "str", teardown: "str") -> "list[str] | str":
-    """The command with what a shell has to do before and after it, if there is anything."""
+    """The command, with the shell's steps before and after it where there are any."""
     elsewhere = os.path.realpath(folder) != os.path.realpath(place.TASK)
     if not elsewhere and not teardown:
         return words
@@ -370,7 +370,7 @@ def _write_all(fd: "int", data: "bytes") -> "None":
 
 
 def _dropped(is_stderr: "bool", piece: "bytes") -> "None":
-    """Nobody reads it."""
+    """Drop the output."""
 
 
 TYPE_CHECKING = False

@@ -1,4 +1,4 @@
-"""Texts as they come: from files, arguments and programs that were never asked for UTF-8."""
+"""Texts from files, arguments and programs, which need not be UTF-8."""
 
 import sys
 
@@ -13,14 +13,14 @@ def cleaned(text: "str") -> "str":
 
 
 def from_standard_input() -> "str":
-    """All of standard input, whatever the locale says."""
+    """All of standard input as UTF-8, whatever the locale is."""
     return sys.stdin.buffer.read().decode("utf-8", "replace") if sys.stdin is not None else ""
 
 
 def unescaped(text: "str") -> "str":
     r"""Backslash escapes interpreted; a text with escapes that mean nothing (``\x`` alone) stays as it is."""
     try:
-        said = cleaned(text).encode("utf-8").decode("unicode-escape")  # each byte beyond ASCII is a character of its own now
-        return b"".join(character.encode("latin-1" if ord(character) < 256 else "utf-8") for character in said).decode("utf-8")
+        escaped = cleaned(text).encode("utf-8").decode("unicode-escape")  # each byte beyond ASCII is a character of its own now
+        return b"".join(character.encode("latin-1" if ord(character) < 256 else "utf-8") for character in escaped).decode("utf-8")
     except UnicodeError:
         return text
