@@ -1,4 +1,4 @@
-"""Reading the fields of a mapping one by one. What is wrong is noted, and reading goes on."""
+"""Reads the fields of a mapping one by one. Mistakes are collected, and reading goes on."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ logger = logging.getLogger(__name__)
 _WHOLE = re.compile(r"\d{1,12}")
 _NUMBER = re.compile(r"\d{1,12}(\.\d{1,12})?")
 _FLAGS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False, "": False}
-_SHOWN = 60
+_SHOWN_CHARS = 60
 
 
 class Fields:
-    """A mapping of the file. A field with an empty text for a value is one that is not there, as forms save it so."""
+    """The fields of a mapping. A field whose value is an empty text counts as missing, as forms save it so."""
 
     def __init__(self, found: dict[str, Marked], where: str, line: int, mistakes: Mistakes) -> None:
         self._found = found
@@ -27,28 +27,28 @@ class Fields:
 
     @classmethod
     def of(cls, marked: Marked, where: str, mistakes: Mistakes) -> Fields:
-        """The fields of what must be a mapping."""
+        """The fields of a value, which must be a mapping."""
         if isinstance(marked.value, dict):
             return cls(marked.value, f"{where}." if where else "", marked.line, mistakes)
         mistakes.add(marked.line, f"{where} must be a mapping (name: value), not {_shown(marked)}")
-        return cls({}, where, marked.line, Mistakes())  # what follows from that is not told
+        return cls({}, where, marked.line, Mistakes())  # mistakes that follow from this one are not reported
 
     def __contains__(self, name: str) -> bool:
         return name in self._found and self._found[name].value not in (None, "")
 
     def is_empty(self, name: str) -> bool:
-        """Whether a text stands there that is empty, where that differs from none."""
+        """Whether the field is there with an empty text, where that differs from a missing one."""
         return name in self._found and self._found[name].value == ""
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._found)
 
     def line_of(self, name: str) -> int:
-        """Where a field stands; the mapping's own line for one that is not there."""
+        """The line of a field; the mapping's own line for a missing one."""
         return self._found[name].line if name in self._found else self.line
 
-    def wrong(self, name: str, text: str) -> None:
-        """Note what is wrong with a field, or that it is missing."""
+    def add_mistake(self, name: str, text: str) -> None:
+        """Report that a field is wrong or missing."""
         self._mistakes.add(self.line_of(name), f"{self._where}{name} {text}")
 
     def text(self, name: str) -> str | None:
@@ -56,7 +56,7 @@ class Fields:
         value = self._found[name].value if name in self else None
         if value is None or isinstance(value, str):
             return value
-        self.wrong(name, f"must be a text, not {_shown(self._found[name])}")
+        self.add_mistake(name, f"must be a text, not {_shown(self._found[name])}")
         return None
 
     def whole(self, name: str, *, unit: str = "", least: int = 1) -> int | None:
@@ -76,52 +76,52 @@ class Fields:
         value = self._found[name].value
         text = value.strip() if isinstance(value, str) else "?"
         if text and (not form.fullmatch(text) or float(text) < least):
-            self.wrong(name, f"must be {what}, not {_shown(self._found[name])}")
+            self.add_mistake(name, f"must be {what}, not {_shown(self._found[name])}")
             return None
         return text or None
 
     def flag(self, name: str) -> bool:
-        """True or false in any of YAML's words, or as a form's check box says it; false when it is not there."""
+        """True or false in any of YAML's spellings, or as a form's check box saves it; false when it is missing."""
         if name not in self:
             return False
         value = self._found[name].value
         if isinstance(value, str) and value.strip().lower() in _FLAGS:
             return _FLAGS[value.strip().lower()]
-        self.wrong(name, f"must be true or false, not {_shown(self._found[name])}")
+        self.add_mistake(name, f"must be true or false, not {_shown(self._found[name])}")
         return False
 
     def fields(self, name: str) -> Fields:
-        """The fields of a field that is a mapping; none when it is not there."""
+        """The fields of a field that is a mapping; none when it is missing."""
         marked = self._found[name] if name in self else Marked({}, self.line_of(name))
         return Fields.of(marked, f"{self._where}{name}", self._mistakes)
 
-    def several(self, name: str) -> list[Fields]:
+    def list_of_fields(self, name: str) -> list[Fields]:
         """The items of a field that is a list of mappings."""
         value = self._found[name].value if name in self else []
         if not isinstance(value, list):
-            self.wrong(name, f"must be a list, not {_shown(self._found[name])}")
+            self.add_mistake(name, f"must be a list, not {_shown(self._found[name])}")
             return []
         return [Fields.of(item, f"{self._where}{name}[{number}]", self._mistakes) for number, item in enumerate(value)]
 
-    def words(self, name: str) -> list[str]:
-        """A list of texts, or one text with commas."""
+    def texts(self, name: str) -> list[str]:
+        """The items of a list of texts, or of one text with commas."""
         value = self._found[name].value if name in self else []
         if isinstance(value, str):
-            return [word.strip() for word in value.split(",") if word.strip()]
-        words = [item.value for item in value] if isinstance(value, list) else [None]
-        texts = [word for word in words if isinstance(word, str)]
-        if len(texts) != len(words):
-            self.wrong(name, f"must be a list of texts, not {_shown(self._found[name])}")
+            return [text.strip() for text in value.split(",") if text.strip()]
+        items = [item.value for item in value] if isinstance(value, list) else [None]
+        texts = [item for item in items if isinstance(item, str)]
+        if len(texts) != len(items):
+            self.add_mistake(name, f"must be a list of texts, not {_shown(self._found[name])}")
         return texts
 
     def as_written(self) -> dict[str, object]:
-        """All of them without their lines: texts, None, lists and mappings."""
+        """All fields without their lines: texts, None, lists and mappings."""
         return {name: _plain(marked) for name, marked in self._found.items()}
 
-    def warn_of_others(self, file: str, known: Iterable[str]) -> None:
-        """Log what stands there and is read by nobody: a plugin's field, or a name that is mistyped."""
+    def warn_of_unknown(self, file: str, known: Iterable[str]) -> None:
+        """Log fields that nothing reads: a plugin's field, or a mistyped name."""
         for name in sorted(set(self).difference(known)):
-            logger.warning("%s:%d: nothing reads %s%s", file, self.line_of(name), self._where, name[:_SHOWN])
+            logger.warning("%s:%d: nothing reads %s%s", file, self.line_of(name), self._where, name[:_SHOWN_CHARS])
 
 
 def _plain(marked: Marked) -> object:
@@ -132,5 +132,5 @@ def _plain(marked: Marked) -> object:
 
 def _shown(marked: Marked) -> str:
     if isinstance(marked.value, str):
-        return repr(marked.value[:_SHOWN])
+        return repr(marked.value[:_SHOWN_CHARS])
     return "nothing" if marked.value is None else "a list" if isinstance(marked.value, list) else "a mapping"

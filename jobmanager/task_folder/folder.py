@@ -1,4 +1,4 @@
-"""From a task folder to a Task: what the fields of ``task.yaml`` mean here."""
+"""Makes a Task of a task folder: the meaning of the fields of ``task.yaml``."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from jobmanager.model.network import Network
 from jobmanager.model.problems import Code, File, Problem, ProblemType
 from jobmanager.model.task import Task, names_below
 from jobmanager.task_folder.fields import Fields
-from jobmanager.task_folder.marked_yaml import MOST_BYTES, Mistakes, Unreadable, parse
-from jobmanager.task_folder.problem_types import checked, problem
+from jobmanager.task_folder.marked_yaml import MAX_BYTES, Mistakes, UnreadableYAML, parse_yaml
+from jobmanager.task_folder.problem_types import checked_types, read_problem
 
 logger = logging.getLogger(__name__)
 
 NAMES = ("task.yaml", "task.yml")
 SHARED = "$common"  # beside the task's folder: the files that a course's tasks share
-COMMON = "course/common"  # where these are, below the workspace
+COMMON = "course/common"  # the folder below the workspace that gets them
 Common = Union[str, Path, Literal[False], None]
 _DOCKER = ("docker", "docker-ssh")
 _MCQ = "mcq"  # the environment of tasks that need no container, and its type
 _SETTINGS = {"limits", "run_cmd", "network_grading"}
 _READ = {"name", "environment", "environment_id", "environment_type", "environment_parameters", "problems", "input_random"}
-_OF_A_FRONT = {
+_FRONT_END_FIELDS = {
     "author", "contact_url", "context", "order", "accessible", "groups", "weight", "evaluate", "submission_limit",
     "stored_submissions", "categories", "tags", "file", "regenerate_input_random", "responseIsHTML", "ssh_allowed",
 }  # fmt: skip
@@ -46,39 +46,39 @@ def read_task(
     name: str | None,
 ) -> Task:
     """``Task.from_directory``."""
-    folder, own_types = _folder(path), checked(problem_types)
+    folder, own_types = _folder(path), checked_types(problem_types)
     file = _file(folder)
     mistakes = Mistakes()
     try:
-        fields = Fields.of(parse(file.read_bytes(), mistakes), "", mistakes)
-    except Unreadable as error:
+        fields = Fields.of(parse_yaml(file.read_bytes(), mistakes), "", mistakes)
+    except UnreadableYAML as error:
         raise InvalidTask(f"{file}:{error.line}: {error}") from None
-    described = _described(fields, file, environment, limits, own_types, mistakes)
+    task_file = _read_fields(fields, file, environment, limits, own_types, mistakes)
     shared = _shared_folder(folder, common)
-    grader = _grader(folder, described, shared, mistakes)
+    grader = _grader(folder, task_file, shared, mistakes)
     if mistakes.found:
         raise InvalidTask(mistakes.lines(str(file)))
     if grader is not None:
-        _warn_of_what_is_left_out(folder, shared)
+        _warn_of_unused_folders(folder, shared)
     try:
         return Task(
-            described.environment,
+            task_file.environment,
             grader=grader,
-            files=None if shared is None or grader is None else _shared_files(shared, described.limits),
+            files=None if shared is None or grader is None else _shared_files(shared, task_file.limits),
             directory=None if grader is None else folder,
-            problems=described.problems,
-            limits=described.limits,
-            network=described.network,
-            random_inputs=described.random_inputs,
-            name=name if name is not None else described.name or folder.resolve().name,
+            problems=task_file.problems,
+            limits=task_file.limits,
+            network=task_file.network,
+            random_inputs=task_file.random_inputs,
+            name=name if name is not None else task_file.name or folder.resolve().name,
         )
     except InvalidTask as error:
         raise InvalidTask(f"{file}: {error}") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Described:
-    """What a ``task.yaml`` says."""
+class _TaskFile:
+    """The fields of a ``task.yaml``."""
 
     name: str
     environment: str
@@ -91,22 +91,22 @@ class _Described:
     random_inputs: int
 
 
-def _described(
+def _read_fields(
     fields: Fields,
     file: Path,
     environment: str | None,
     limits: Limits | None,
     own_types: Mapping[str, ProblemType],
     mistakes: Mistakes,
-) -> _Described:
-    fields.warn_of_others(str(file), _READ | _SETTINGS | _OF_A_FRONT)
+) -> _TaskFile:
+    fields.warn_of_unknown(str(file), _READ | _SETTINGS | _FRONT_END_FIELDS)
     settings = _settings(fields)
     named = fields.text("environment") or fields.text("environment_id") or "default"
     in_container = environment is not None or _in_container(fields, named)
     if "problems" not in fields:
-        fields.wrong("problems", "are missing ({} for none)")
+        fields.add_mistake("problems", "are missing ({} for none)")
     found = _limits(settings.fields("limits"), mistakes)
-    return _Described(
+    return _TaskFile(
         name=fields.text("name") or "",
         environment=environment or named,
         in_container=in_container,
@@ -120,7 +120,7 @@ def _described(
 
 
 def _settings(fields: Fields) -> Fields:
-    """Where limits and the like stand: at the top beside ``environment``, else among the environment's parameters."""
+    """The fields with limits and the like: those at the top beside ``environment``, else the environment's parameters."""
     at_the_top = "environment" in fields or "environment_parameters" not in fields
     return fields if at_the_top else fields.fields("environment_parameters")
 
@@ -128,22 +128,22 @@ def _settings(fields: Fields) -> Fields:
 def _in_container(fields: Fields, environment: str) -> bool:
     kind = (fields.text("environment_type") if "environment" not in fields else None) or (_MCQ if environment == _MCQ else "docker")
     if kind not in (*_DOCKER, _MCQ):
-        fields.wrong("environment_type", f"must be {', '.join(_DOCKER)} or {_MCQ}, not {kind[:60]!r}")
+        fields.add_mistake("environment_type", f"must be {', '.join(_DOCKER)} or {_MCQ}, not {kind[:60]!r}")
     return kind != _MCQ
 
 
 def _limits(fields: Fields, mistakes: Mistakes) -> Limits:
-    """The old system's limits in our words. Nothing ever enforced ``output``, and its unit differs from course to course."""
+    """Convert INGInious's limits. Nothing ever enforced ``output``, and its unit differs from course to course."""
     for unknown in sorted(set(fields).difference(("time", "hard_time", "memory", "disk", "output", "hard"))):
-        fields.wrong(unknown, "is no limit: there are time, hard_time, memory and disk")
+        fields.add_mistake(unknown, "is no limit: there are time, hard_time, memory and disk")
     before = len(mistakes.found)
-    said: dict[str, float | None] = {
+    times: dict[str, float | None] = {
         "cpu_time_s": fields.number("time", unit=" of seconds"),
         "wall_time_s": fields.number("hard_time", unit=" of seconds"),
     }
     sizes = {"memory_mib": fields.whole("memory", unit=" of MB"), "workspace_mib": fields.whole("disk", unit=" of MB")}
     try:
-        return Limits(**{name: value for name, value in {**said, **sizes}.items() if value is not None})  # type: ignore[arg-type]
+        return Limits(**{name: value for name, value in {**times, **sizes}.items() if value is not None})  # type: ignore[arg-type]
     except InvalidValue as error:
         if len(mistakes.found) == before:
             mistakes.add(fields.line, f"limits: {error}")
@@ -151,27 +151,27 @@ def _limits(fields: Fields, mistakes: Mistakes) -> Limits:
 
 
 def _problems(fields: Fields, file: Path, own_types: Mapping[str, ProblemType], mistakes: Mistakes) -> dict[str, Problem]:
-    made = {key: problem(key, fields.fields(key), str(file), own_types, mistakes) for key in fields}
+    made = {key: read_problem(key, fields.fields(key), str(file), own_types, mistakes) for key in fields}
     return {key: each for key, each in made.items() if each is not None}
 
 
-def _grader(folder: Path, described: _Described, common: Path | None, mistakes: Mistakes) -> Grader | None:
+def _grader(folder: Path, task_file: _TaskFile, common: Path | None, mistakes: Mistakes) -> Grader | None:
     """``run_cmd``, the folder's own script, or the course's; None for a task of local problems only."""
-    if described.in_container and described.run_cmd:
-        return Grader(described.run_cmd, merge_local=False)
-    if described.in_container and any(_is_file(folder / script) for script in SCRIPTS):
+    if task_file.in_container and task_file.run_cmd:
+        return Grader(task_file.run_cmd, merge_local=False)
+    if task_file.in_container and any(_is_file(folder / script) for script in SCRIPTS):
         return Grader(merge_local=False)
-    shared = _shared_grader(common) if described.in_container else None
-    unread = [key for key, each in described.problems.items() if isinstance(each, (Code, File))]
+    shared = _shared_grader(common) if task_file.in_container else None
+    unread = [key for key, each in task_file.problems.items() if isinstance(each, (Code, File))]
     if unread and shared is None:
         why = f"the folder has no {', '.join(SCRIPTS)}, the file no run_cmd"
         if any((folder / script).is_symlink() for script in SCRIPTS):
             why = f"{why}; links are not followed"
-        if not described.in_container:
+        if not task_file.in_container:
             why = f"the environment {_MCQ} is for tasks without one"
-        mistakes.add(described.problems_line, f"no grader for {', '.join(unread)}: {why}")
-    if shared is None and not described.problems and not mistakes.found:
-        mistakes.add(described.problems_line, "there is neither a problem nor a grader")
+        mistakes.add(task_file.problems_line, f"no grader for {', '.join(unread)}: {why}")
+    if shared is None and not task_file.problems and not mistakes.found:
+        mistakes.add(task_file.problems_line, "there is neither a problem nor a grader")
     return shared
 
 
@@ -181,7 +181,7 @@ def _shared_grader(common: Path | None) -> Grader | None:
 
 
 def _shared_folder(folder: Path, common: Common) -> Path | None:
-    """What the tasks of a course share: the folder that was given, or the one beside the task's."""
+    """The folder with the files that a course's tasks share: the given one, or the one beside the task's."""
     if common is not None:
         return None if common is False else _folder(common, "common folder")
     beside = Path(os.path.abspath(folder)).parent / SHARED
@@ -198,8 +198,8 @@ def _shared_files(folder: Path, limits: Limits) -> dict[str, Path]:
     return {f"{COMMON}/{name}": path for name, path in names_below(folder, found).items()}
 
 
-def _warn_of_what_is_left_out(folder: Path, shared: Path | None) -> None:
-    """Folders that a grader would miss without a word."""
+def _warn_of_unused_folders(folder: Path, shared: Path | None) -> None:
+    """Log folders that have no effect here, although a grader may need them."""
     if (folder / "systemfiles").is_dir():
         logger.warning("%s: nothing puts its files into /etc: the root file system is read-only", folder / "systemfiles")
     if shared is not None and (shared / "student").is_dir():
@@ -217,11 +217,11 @@ def _folder(path: str | Path, what: str = "task folder") -> Path:
 
 
 def _file(folder: Path) -> Path:
-    """The folder's ``task.yaml``: a regular file of it, no link that leads elsewhere."""
+    """The folder's ``task.yaml``: a regular file, no link."""
     for name in NAMES:
         if _is_file(folder / name):
-            if (folder / name).stat().st_size > MOST_BYTES:
-                raise InvalidTask(f"{folder / name}:1: the file is larger than {MOST_BYTES // 1024} KiB")
+            if (folder / name).stat().st_size > MAX_BYTES:
+                raise InvalidTask(f"{folder / name}:1: the file is larger than {MAX_BYTES // 1024} KiB")
             return folder / name
     linked = " (links are not followed)" if any((folder / name).is_symlink() for name in NAMES) else ""
     raise InvalidTask(f"the folder {str(folder)!r} has no task.yaml{linked}")

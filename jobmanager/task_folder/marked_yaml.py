@@ -1,7 +1,7 @@
-"""YAML in which every value knows its line.
+"""YAML whose values keep their line numbers.
 
-PyYAML, as the files were written for it: it reads YAML 1.1, where ``on`` and ``yes`` are true. Only its nodes are used and no
-value is ever constructed, so a tag can make nothing, and what an alias repeats is counted each time.
+PyYAML reads YAML 1.1, where ``on`` and ``yes`` are true, as the files are written for it. Only its nodes are used and no
+value is constructed, so a tag can create nothing, and what an alias repeats is counted each time.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from jobmanager.errors import NotSupported
 if TYPE_CHECKING:
     import yaml
 
-MOST_BYTES = 2**18
-_MOST_VALUES = 50_000  # with those that aliases repeat
-_DEEPEST = 50
-_MOST_TOLD = 100
+MAX_BYTES = 2**18
+_MAX_VALUES = 50_000  # with those that aliases repeat
+_MAX_DEPTH = 50
+_MAX_REPORTED = 100
 _STANDARD = "tag:yaml.org,2002:"
 _SCALARS = {_STANDARD + kind for kind in ("str", "int", "float", "bool", "timestamp", "merge", "value")}
 
@@ -28,7 +28,7 @@ Value = Union[str, None, list["Marked"], dict[str, "Marked"]]
 
 @dataclass(frozen=True, slots=True)
 class Marked:
-    """A value, and the line on which it (in a mapping: its key) stands. What is no list and no mapping is the text as written."""
+    """A value and its line (in a mapping: its key's). A scalar is its text as written."""
 
     value: Value
     line: int
@@ -36,51 +36,51 @@ class Marked:
 
 @dataclass(frozen=True, slots=True)
 class Mistakes:
-    """What is wrong with a file, and on which line."""
+    """The mistakes in a file, with their lines."""
 
     found: list[tuple[int, str]] = field(default_factory=list)
 
     def add(self, line: int, text: str) -> None:
-        """One more."""
+        """Add a mistake."""
         self.found.append((line, text))
 
     def lines(self, name: str) -> str:
-        """All of them in the file's order, as compilers show them."""
+        """All mistakes in the file's order, one on a line, as compilers print them."""
         lines = [f"{name}:{line}: {text}" for line, text in sorted(self.found, key=itemgetter(0))]
-        more = [f"and {len(lines) - _MOST_TOLD} more"] if len(lines) > _MOST_TOLD else []
-        return "\n".join(lines[:_MOST_TOLD] + more)
+        more = [f"and {len(lines) - _MAX_REPORTED} more"] if len(lines) > _MAX_REPORTED else []
+        return "\n".join(lines[:_MAX_REPORTED] + more)
 
 
-class Unreadable(Exception):
-    """No values can be had from this file."""
+class UnreadableYAML(Exception):
+    """The file cannot be read at all."""
 
     def __init__(self, line: int, text: str) -> None:
         super().__init__(text)
         self.line = line
 
 
-def parse(data: bytes, mistakes: Mistakes) -> Marked:
-    """The file's one value, a mapping.
+def parse_yaml(data: bytes, mistakes: Mistakes) -> Marked:
+    """Parse a file whose value is a mapping.
 
     Raises:
-        Unreadable: it is no YAML, too large, too deep, or unfolds to more than can be.
-        NotSupported: there is no PyYAML here.
+        UnreadableYAML: it is no YAML, too large, too deep, or unfolds to more than can be.
+        NotSupported: PyYAML is not installed.
     """
     root = _composed(_decoded(data))
     if root is None:
-        raise Unreadable(1, "the file is empty")
+        raise UnreadableYAML(1, "the file is empty")
     if root.tag != _STANDARD + "map":
-        raise Unreadable(root.start_mark.line + 1, "the file must be a mapping (name: value)")
-    return _Walk(mistakes).marked(root, root.start_mark.line + 1, 0)
+        raise UnreadableYAML(root.start_mark.line + 1, "the file must be a mapping (name: value)")
+    return _Marker(mistakes).marked(root, root.start_mark.line + 1, 0)
 
 
 def _decoded(data: bytes) -> str:
-    if len(data) > MOST_BYTES:
-        raise Unreadable(1, f"the file is larger than {MOST_BYTES // 1024} KiB")
+    if len(data) > MAX_BYTES:
+        raise UnreadableYAML(1, f"the file is larger than {MAX_BYTES // 1024} KiB")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise Unreadable(data.count(b"\n", 0, error.start) + 1, "this is not UTF-8") from None
+        raise UnreadableYAML(data.count(b"\n", 0, error.start) + 1, "this is not UTF-8") from None
 
 
 def _composed(text: str) -> yaml.Node | None:
@@ -92,17 +92,17 @@ def _composed(text: str) -> yaml.Node | None:
         found: yaml.Node | None = yaml.compose(text, Loader=yaml.SafeLoader)
         return found
     except RecursionError:
-        raise Unreadable(1, "it is nested too deep") from None
+        raise UnreadableYAML(1, "it is nested too deep") from None
     except yaml.reader.ReaderError as error:
-        raise Unreadable(text.count("\n", 0, error.position) + 1, "a character that no text has") from None
+        raise UnreadableYAML(text.count("\n", 0, error.position) + 1, "a character that no text has") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         hint = ": indent with spaces, YAML takes no tabs" if "'\\t'" in (error.problem or "") else ""
-        raise Unreadable(1 if mark is None else mark.line + 1, f"it is no YAML: {error.problem}{hint}") from None
+        raise UnreadableYAML(1 if mark is None else mark.line + 1, f"it is no YAML: {error.problem}{hint}") from None
 
 
-class _Walk:
-    """From nodes to marked values."""
+class _Marker:
+    """Converts nodes to marked values."""
 
     def __init__(self, mistakes: Mistakes) -> None:
         self._mistakes = mistakes
@@ -110,10 +110,10 @@ class _Walk:
 
     def marked(self, node: yaml.Node, line: int, depth: int) -> Marked:
         self._values += 1
-        if depth > _DEEPEST:
-            raise Unreadable(line, "it is nested too deep, or an alias stands inside of what it repeats")
-        if self._values > _MOST_VALUES:
-            raise Unreadable(line, f"it has more than {_MOST_VALUES} values, with those that aliases repeat")
+        if depth > _MAX_DEPTH:
+            raise UnreadableYAML(line, "it is nested too deep, or an alias stands inside of what it repeats")
+        if self._values > _MAX_VALUES:
+            raise UnreadableYAML(line, f"it has more than {_MAX_VALUES} values, with those that aliases repeat")
         if node.tag == _STANDARD + "map":
             return Marked({key: self.marked(value, at, depth + 1) for key, (value, at) in self._entries(node, depth).items()}, line)
         if node.tag == _STANDARD + "seq":
@@ -132,7 +132,7 @@ class _Walk:
         return text
 
     def _entries(self, node: yaml.Node, depth: int) -> dict[str, tuple[yaml.Node, int]]:
-        """A mapping's values with the lines of their keys; what is merged in by ``<<`` gives way to what is written."""
+        """A mapping's values with the lines of their keys. Its own keys override those that ``<<`` merges in."""
         own: dict[str, tuple[yaml.Node, int]] = {}
         merged: dict[str, tuple[yaml.Node, int]] = {}
         for key, value in node.value:
@@ -150,8 +150,8 @@ class _Walk:
 
     def _entries_of_another(self, node: yaml.Node, line: int, depth: int) -> dict[str, tuple[yaml.Node, int]]:
         self._values += len(node.value)
-        if depth > _DEEPEST or self._values > _MOST_VALUES:
-            raise Unreadable(line, "too much is merged into this")
+        if depth > _MAX_DEPTH or self._values > _MAX_VALUES:
+            raise UnreadableYAML(line, "too much is merged into this")
         return self._entries(node, depth + 1)
 
     def _mappings(self, node: yaml.Node, line: int) -> Iterator[yaml.Node]:

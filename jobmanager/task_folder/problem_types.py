@@ -1,4 +1,4 @@
-"""The problems of a ``task.yaml``: what each type has for fields, and which problem of ours it becomes."""
+"""The problems of a ``task.yaml``: the fields of each type, and the problem that it becomes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from jobmanager.task_folder.fields import Fields
 from jobmanager.task_folder.marked_yaml import Mistakes
 
 _ID = re.compile(r"[A-Za-z0-9_.-]{1,200}")
-_OF_A_FRONT = {"name", "header", "language", "default", "offset", "unshuffle", "type"}  # for whoever shows the problem
+_FRONT_END_FIELDS = {"name", "header", "language", "default", "offset", "unshuffle", "type"}  # for whoever shows the problem
 
 
-def checked(own: Mapping[str, ProblemType] | None) -> dict[str, ProblemType]:
+def checked_types(own: Mapping[str, ProblemType] | None) -> dict[str, ProblemType]:
     """The caller's own types, by name."""
     if own is None:
         return {}
@@ -31,8 +31,8 @@ def checked(own: Mapping[str, ProblemType] | None) -> dict[str, ProblemType]:
     return dict(own)
 
 
-def problem(key: str, fields: Fields, file: str, own_types: Mapping[str, ProblemType], mistakes: Mistakes) -> Problem | None:
-    """One problem; None when it cannot be made of what is there."""
+def read_problem(key: str, fields: Fields, file: str, own_types: Mapping[str, ProblemType], mistakes: Mistakes) -> Problem | None:
+    """Read one problem; None when it has mistakes."""
     if not _ID.fullmatch(key):
         mistakes.add(fields.line, f"a problem's id has letters, digits and _ . - only, not {key[:60]!r}")
     make = _maker(fields, file, own_types)
@@ -42,13 +42,13 @@ def problem(key: str, fields: Fields, file: str, own_types: Mapping[str, Problem
     try:
         return make(fields)
     except InvalidTask as error:
-        if len(mistakes.found) == before:  # else it is only what followed from them
+        if len(mistakes.found) == before:  # else it follows from these
             mistakes.add(fields.line, f"problem {key!r}: {error}")
         return None
 
 
 def _maker(fields: Fields, file: str, own_types: Mapping[str, ProblemType]) -> Callable[[Fields], Problem] | None:
-    """What makes a problem of its type; the caller's own types go before ours, and what else stands there is theirs."""
+    """The function that makes a problem of the type. The caller's own types come first, and may have any other fields."""
     kind = fields.text("type") or ""
     if kind in own_types:
         made_of = own_types[kind]
@@ -56,11 +56,11 @@ def _maker(fields: Fields, file: str, own_types: Mapping[str, ProblemType]) -> C
         return by_class or (lambda fields: _by_function(kind, made_of, fields))
     if (ours := kind.replace("-", "_")) in _TYPES:
         make, own = _TYPES[ours]
-        fields.warn_of_others(file, {*own, *_OF_A_FRONT})
+        fields.warn_of_unknown(file, {*own, *_FRONT_END_FIELDS})
         return make
     there_are = f"must be one of {', '.join([*_NAMED, *own_types])}"
     hint = f"a type of your own is given as problem_types={{{kind[:60]!r}: Code}}"
-    fields.wrong("type", f"{there_are}, not {kind[:60]!r}; {hint}" if kind else "is missing")
+    fields.add_mistake("type", f"{there_are}, not {kind[:60]!r}; {hint}" if kind else "is missing")
     return None
 
 
@@ -73,7 +73,7 @@ def _by_function(kind: str, function: Callable[..., Problem], fields: Fields) ->
 
 def _code(fields: Fields) -> Problem:
     if "boxes" in fields:
-        fields.wrong("boxes", "are not supported: make each box a problem of its own")
+        fields.add_mistake("boxes", "are not supported: make each box a problem of its own")
     return _text_of_any_kind(fields)
 
 
@@ -86,25 +86,25 @@ def _line_of_code(fields: Fields) -> Problem:
 
 
 def _file(fields: Fields) -> Problem:
-    extensions, most = fields.words("allowed_exts"), fields.whole("max_size", unit=" of bytes")
+    extensions, most = fields.texts("allowed_exts"), fields.whole("max_size", unit=" of bytes")
     return File(extensions=extensions, max_bytes=most, optional=fields.flag("optional"))
 
 
 def _match(fields: Fields) -> Problem:
     if "answer" not in fields and not fields.is_empty("answer"):
-        fields.wrong("answer", "is missing")
+        fields.add_mistake("answer", "is missing")
     return Match(fields.text("answer") or "", failure_text="" if fields.flag("centralize") else "Wrong answer.")
 
 
 def _multiple_choice(fields: Fields) -> Problem:
-    choices = fields.several("choices")
+    choices = fields.list_of_fields("choices")
     for choice in choices:
         if "text" not in choice and not choice.is_empty("text"):
-            choice.wrong("text", "is missing")
+            choice.add_mistake("text", "is missing")
     correct = [number for number, choice in enumerate(choices) if choice.flag("valid")]
     multiple = fields.flag("multiple")
     if not correct:
-        fields.wrong("choices", "must have one with valid: true" if "choices" in fields else "are missing")
+        fields.add_mistake("choices", "must have one with valid: true" if "choices" in fields else "are missing")
     _check_limit(fields, len(correct) if multiple else 0)
     feedback = {str(number): choice.text("feedback") or "" for number, choice in enumerate(choices)}
     default = "" if fields.flag("centralize") else "Wrong answer."
@@ -118,11 +118,11 @@ def _multiple_choice(fields: Fields) -> Problem:
     )
 
 
-def _check_limit(fields: Fields, right_ones: int) -> None:
-    """How many choices a front shows: 0 for all, else no fewer than those that must be chosen."""
+def _check_limit(fields: Fields, correct_choices: int) -> None:
+    """How many choices a front end shows: 0 for all, else at least those that must be chosen."""
     limit = fields.whole("limit", least=0)
-    if limit and limit < right_ones:
-        fields.wrong("limit", f"must be 0, or at least the {right_ones} right choices, not {limit}")
+    if limit and limit < correct_choices:
+        fields.add_mistake("limit", f"must be 0, or at least the {correct_choices} right choices, not {limit}")
 
 
 _CHOICES = {"choices", "multiple", "limit", "success_message", "error_message", "centralize", "optional"}
