@@ -22,6 +22,7 @@ from tests.conftest import children, eventually, our_threads
 
 TASK = Task("busybox", command="true")
 SLEEPER = Task("busybox", command="sleep 3000")
+LIFETIME = ("manager", "control", "threads/main_thread")  # files and folders of ours
 LONGEST_S = 240.0  # a hang is what this is for; a busy machine is only slow
 
 
@@ -89,7 +90,7 @@ def closed_while_it_starts(url: str) -> None:
         manager.close()
         nothing_is_left()
 
-    each_moment(act, "manager", "_main_thread", every=2)
+    each_moment(act, *LIFETIME, every=2)
 
 
 def closed_while_it_closes(url: str) -> None:
@@ -104,7 +105,7 @@ def closed_while_it_closes(url: str) -> None:
         assert len(results) == 1
         nothing_is_left()
 
-    each_moment(act, "manager", "_main_thread", every=3)
+    each_moment(act, *LIFETIME, every=3)
 
 
 def raised_while_it_starts_and_closes(url: str) -> None:
@@ -117,7 +118,7 @@ def raised_while_it_starts_and_closes(url: str) -> None:
         manager.close()
         nothing_is_left()
 
-    each_moment(act, "manager", "_main_thread", every=3)
+    each_moment(act, *LIFETIME, every=3)
 
 
 def called_from_a_handler_at_every_moment(url: str) -> None:
@@ -177,7 +178,7 @@ def raised_in_every_call(url: str) -> None:
             for job in manager.get_job_queue_snapshot()[1]:
                 manager.kill_job(job.job_id)
 
-        each_moment(act, "manager", "_main_thread", "live_output", "future")
+        each_moment(act, *LIFETIME, "live_output", "future")
         manager.close(kill=True)
     assert len({result.job_id for result in results}) == len(results)
     nothing_is_left()
