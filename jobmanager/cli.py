@@ -89,8 +89,8 @@ def doctor(hosts: tuple[str, ...], tls: str | None, ssh_config: str | None, as_j
 @commands.command()
 @_for_hosts
 @click.option("--yes", is_flag=True, help="Remove what is listed.")
-@click.option("--manager", "managers", metavar="ID", multiple=True, help="What this manager has: you say that it is dead.")
-@click.option("--all", "everything", is_flag=True, help="What every manager has: you say that they are all dead.")
+@click.option("--manager", "managers", metavar="ID", multiple=True, help="Take this manager for dead: choose all that it has.")
+@click.option("--all", "everything", is_flag=True, help="Take every manager for dead: choose all that they have.")
 def sweep(
     hosts: tuple[str, ...],
     tls: str | None,
@@ -281,7 +281,7 @@ def _show_sweep(
     table = Table("kind", name, "manager", "job", "age", "why", *(["removed"] if removed else []), box=SIMPLE_HEAD)
     for each in chosen:
         end = [_removed(errors[each.id])] if removed else []
-        why = each.why or "you say so"
+        why = each.why or "named by you"
         table.add_row(each.kind.value, *map(_text, (each.name, each.manager_id, each.job_id, _age(each.age_s), why)), *end)
     if chosen:
         console.print(table)
@@ -298,7 +298,7 @@ def _summary(chosen: Sequence[Leftover], errors: dict[str, str], *, removed: boo
     if not chosen:
         return Text("nothing to sweep", "green")
     if not removed:
-        return Text(f"{_counted(chosen)} to remove: say so with --yes", "yellow")
+        return Text(f"{_counted(chosen)} to remove: add --yes to remove them", "yellow")
     kept = sum(bool(error) for error in errors.values())
     if kept:
         return Text(f"{kept} of {len(chosen)} could not be removed", "bold red")

@@ -142,7 +142,7 @@ def variable(name: str, error: type[InvalidValue]) -> str:
     if not isinstance(name, str) or not _VARIABLE.fullmatch(name):
         raise error(f"{name!r} is no name for an environment variable: letters, digits and _ only, no digit first")
     if name in _READ_ONLY:
-        raise error(f"{name} is a variable that some shells set themselves and let nobody change: take another name")
+        raise error(f"{name} is a variable that some shells set themselves and let no one change: take another name")
     return name
 
 

@@ -1,4 +1,4 @@
-"""What a client tells of its jobs, its hosts and its callbacks: records."""
+"""Records that a client returns about its jobs, its hosts and its callbacks."""
 
 from __future__ import annotations
 

@@ -173,7 +173,7 @@ def executable_names(names: Collection[str], error: type[InvalidValue]) -> froze
 
 
 def executable_on_disk(files: Mapping[str, Content] | None) -> frozenset[str]:
-    """Those of checked files that come from a path whose mode lets somebody run them."""
+    """The names of checked files whose mode on disk lets somebody run them."""
     paths = {name: content for name, content in (files or {}).items() if isinstance(content, Path)}
     return frozenset(str(PurePosixPath(name)) for name, path in paths.items() if _can_be_run(path))
 

@@ -1,4 +1,4 @@
-"""What a waiter saw of one run. Facts only: ``verdict`` judges them."""
+"""The facts that a waiter reports about one run. ``verdict`` judges them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class RunFacts:
     refusal: str = ""  # PID 1's reason for not running the program
     state: ContainerState | None = None  # asked for when it ended without an end mark
     container_removed: bool = False  # the engine knows no such container any more
-    paused_externally: bool = False  # somebody else had paused it when we came to stop it
+    paused_externally: bool = False  # somebody else had paused it when we were about to stop it
     outage_s: float = 0.0  # how long the engine could not be reached during the run
     survived_outage_s: float = 0.0  # the part of it that was over while the container still ran
     unreachable_reason: str = ""  # with never_started: the engine did not answer, and this is what happened

@@ -11,7 +11,7 @@ from jobmanager.task_folder.fields import Fields
 from jobmanager.task_folder.marked_yaml import Mistakes
 
 _ID = re.compile(r"[A-Za-z0-9_.-]{1,200}")
-_FRONT_END_FIELDS = {"name", "header", "language", "default", "offset", "unshuffle", "type"}  # for whoever shows the problem
+_FRONT_END_FIELDS = {"name", "header", "language", "default", "offset", "unshuffle", "type"}  # for a front end
 
 
 def checked_types(own: Mapping[str, ProblemType] | None) -> dict[str, ProblemType]:

@@ -288,7 +288,7 @@ def test_a_dead_managers_leftovers_are_listed_then_removed_and_a_living_neighbou
         assert listed.code == 0
         assert all(name in listed.out for name in dead) and living not in listed.out
         assert "has ended" in listed.out
-        assert "3 containers to remove: say so with --yes" in listed.out
+        assert "3 containers to remove: add --yes to remove them" in listed.out
         assert "left alone: 1 container of manager" in listed.out
         assert dead < set(our_containers(url))
 
@@ -312,7 +312,7 @@ def test_a_persons_word_removes_what_a_named_manager_has(url: str, ask: Ask) -> 
         named = ask("sweep", url, "--yes", "--manager", doomed["manager_id"])
 
         assert (named.code, our_containers(url)) == (0, [spared["name"]])
-        assert doomed["name"] in named.out and "you say so" in named.out
+        assert doomed["name"] in named.out and "named by you" in named.out
         assert ask("sweep", url, "--yes", "--all").code == 0
         assert [job.result(30).outcome for job in jobs] == ["crash", "crash"]
 

@@ -1,4 +1,4 @@
-"""What the job brought."""
+"""The job's inputs."""
 
 import datetime
 

@@ -38,7 +38,7 @@ def set_grade(grade: "float | str") -> "None":
 
 
 def set_feedback(text: "str", problem: "str | None" = None, append: "bool" = False) -> "None":
-    """What the submitter reads about the task, or about one problem."""
+    """The feedback on the task, or on one problem, for the submitter."""
     if not isinstance(text, str):
         raise BadValue(f"feedback is a text, not {text!r}")
 

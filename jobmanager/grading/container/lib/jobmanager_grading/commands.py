@@ -1,4 +1,4 @@
-"""The grader's commands. All of them are this; the name by which it was called says which one it is."""
+"""The grader's commands. All of them start this module, which goes by the name that it was started with."""
 
 import argparse
 import os
@@ -9,7 +9,7 @@ from .errors import BadValue, GradingError
 from .text import cleaned, from_standard_input, unescaped
 
 USAGE = 2
-NOT_STARTED = 251  # of a student container; 2 may be its program's own
+NOT_STARTED = 251  # a student container could not be started; 2 may be its program's own code
 
 
 def main() -> "NoReturn":
@@ -29,7 +29,7 @@ def main() -> "NoReturn":
 
 
 def _help_formatter(prog: "str") -> "argparse.HelpFormatter":
-    """Of a width that is known: to find it out, argparse imports modules that take as long as all the rest."""
+    """A formatter with a fixed width: to find it out, argparse imports modules that take as long as all the rest."""
     return argparse.HelpFormatter(prog, width=100)
 
 
@@ -196,7 +196,7 @@ def _feedback(args: "argparse.Namespace") -> "None":
     name, _, value = (args.custom_json or args.custom).partition(":")
     if name:
         answer.set_custom(name, _from_json(value) if args.custom_json else _number_or_text(value))
-    if getattr(args, "print"):  # noqa: B009 - a word of Python's, in some versions
+    if getattr(args, "print"):  # noqa: B009 - a keyword in some versions of Python
         import json
 
         from inginious_container_api.feedback import get_feedback

@@ -40,7 +40,7 @@ def _run_with_shell_lines(path: "str", source: "bytes") -> "None":
 
 
 def _names(path: "str") -> "dict[str, object]":
-    """What the script finds: the names of a main module of its own."""
+    """The script's global names, in a main module of its own."""
     module = sys.modules["__main__"] = type(sys)("__main__")
     names = module.__dict__
     for name in _ALSO:

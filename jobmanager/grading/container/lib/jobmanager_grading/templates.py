@@ -79,7 +79,7 @@ def _filled(text: "str") -> "str":
 
 
 def _fields(brought: "dict[str, object]") -> "dict[str, Callable[[], str]]":
-    """What a mark may name, each with the way to its text: a file is read only when a mark asks for it."""
+    """The names for marks, each with a function that returns its text: a file is read only when a mark names it."""
     fields = {}  # type: dict[str, Callable[[], str]]
     for name, value in brought.items():
         if inputs.is_file(value):
