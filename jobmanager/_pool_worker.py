@@ -1,4 +1,4 @@
-"""A worker of the process pool: runs submitters and deleters, one at a time, and keeps a connection to each host."""
+"""A pool worker: runs submitters and deleters, one at a time, and keeps a connection to each host."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 
 
 def main(connection: Connection) -> None:
-    """Serve requests until told to stop."""
+    """Serve requests until ``Shutdown``."""
     forward_logs(connection.send)
     engines: dict[Address, Engine] = {}
     while not isinstance(request := connection.recv(), Shutdown):
@@ -34,5 +34,7 @@ def _reply(request: PoolRequest, engines: dict[Address, Engine]) -> PoolReply:
     except Exception as error:  # noqa: BLE001 - the loop's edge: a bug here must not cost the job its result
         _log.exception("%s failed", type(request).__name__)
         engines.pop(request.address, None)
-        said = f"{type(error).__name__}: {error}"
-        return StartFailed(reason=said, unreachable=False) if isinstance(request, StartContainer) else RemovalFailed(reason=said)
+        reason = f"{type(error).__name__}: {error}"
+        if isinstance(request, StartContainer):
+            return StartFailed(reason=reason, unreachable=False)
+        return RemovalFailed(reason=reason)

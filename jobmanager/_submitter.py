@@ -1,7 +1,7 @@
-"""The submitter: makes sure that a job's container exists and runs. Runs in the process pool.
+"""The submitter: creates and starts a job's container. Runs in the process pool.
 
-Its container waits for the job on standard input, so whatever happens here, the program has not begun: submitting
-the same container again is always safe, and goes on with what the first try left behind.
+The container then waits for the job on standard input, so the program cannot start here: submitting the same container again
+is always safe, and continues what the first try left behind.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from jobmanager.model.container import ACCOUNTS, ContainerPhase, ContainerSpec, 
 
 _log = logging.getLogger(__name__)
 
-_CREATION_LOOKS = 50
-_CREATION_LOOK_S = 0.2
+_CREATION_CHECKS = 50
+_CREATION_CHECK_INTERVAL_S = 0.2
 
 
 def submit(engine: Engine, container: ContainerSpec, *, may_pull: bool = False) -> ContainerStarted | StartFailed | StartRefused:
-    """Create and start a container, whatever an earlier try got done. Returns plain data, never raises EngineError."""
+    """Create and start a container, as far as an earlier try has not. Returns plain data, never raises EngineError."""
     began = time.monotonic()
     try:
         defaults = _image_defaults(engine, container.image, may_pull)
@@ -45,7 +45,7 @@ def _image_defaults(engine: Engine, image: str, may_pull: bool) -> ImageDefaults
     except ImageMissing:
         if not may_pull:
             raise
-    _log.info("fetching image %s", image)
+    _log.info("pulling image %s", image)
     engine.pull(image)
     return engine.image_defaults(image)
 
@@ -57,24 +57,24 @@ def _create(engine: Engine, container: ContainerSpec, defaults: ImageDefaults) -
         found = _found(engine, container.name)
     if any(found.labels.get(key) != value for key, value in container.labels.items()):
         return StartRefused(reason=f"a container that is not ours has the name {container.name}")
-    if found.phase is ContainerPhase.ENDED:  # starting it would run it a second time
+    if found.phase is ContainerPhase.ENDED:  # it has run; it is not started twice
         engine.remove(found.id)
         return engine.create(container, defaults)
     return found.id
 
 
 def _found(engine: Engine, name: str) -> ContainerState:
-    """The container of that name. An earlier try's creation may still be under way: then the name is taken, and no more."""
-    for _ in range(_CREATION_LOOKS):
+    """The container of that name. An earlier try may still be creating it: then the name is taken, but it cannot be inspected."""
+    for _ in range(_CREATION_CHECKS):
         try:
             return engine.inspect(name)
         except NoSuchContainer:
-            time.sleep(_CREATION_LOOK_S)
+            time.sleep(_CREATION_CHECK_INTERVAL_S)
     raise EngineFailed(f"the creation of {name} by an earlier try does not end")
 
 
 def _refusal(reason: str, image: str) -> StartFailed | StartRefused:
-    """An image that lacks what we need lacks it everywhere. All else may be this host's own trouble: a runtime, a network."""
+    """An image without what we need fails on every host. Any other error may be this host's own: its runtime, its network."""
     if '"sh"' in reason and ("not found" in reason or "no such file" in reason):
         return StartRefused(reason=f"image {image} has no sh: jobmanager needs sh, head and tar in an image ({reason})")
     return StartFailed(reason=reason, unreachable=False)

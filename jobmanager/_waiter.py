@@ -71,7 +71,7 @@ def main(connection: Connection) -> None:
     waiter.remove_all()  # also a container that was created after its start had been given up
 
 
-def orphaned() -> None:
+def on_parent_death() -> None:
     """The manager has died: remove its containers, as far as there is time."""
     if _the_waiter is not None:
         _the_waiter.remove_all()

@@ -13,7 +13,7 @@ from jobmanager.control.settings import ManagerSettings
 from jobmanager.errors import Closed, NotStarted
 from jobmanager.events import ManagerStarted
 from jobmanager.hooks import HookManager
-from jobmanager.ipc.process import refuse_where_impossible
+from jobmanager.ipc.process import check_children_possible
 from jobmanager.threads.main_thread import outside_main_thread
 
 
@@ -31,7 +31,7 @@ class Lifetime:
 
     def start(self) -> None:
         """Start what is not running; ``JobManager.start`` says what it raises."""
-        refuse_where_impossible()
+        check_children_possible()
         self._notice_fork()
         running = RunningManager(self._settings, self._hooks)
         try:

@@ -32,7 +32,7 @@ _RECONCILE_INTERVAL_S = 2.0
 
 
 @dataclass(slots=True, kw_only=True)
-class _Waiter:
+class _WaiterProcess:
     """One waiter process and what is on its wait queue."""
 
     settings: WaiterSettings
@@ -82,7 +82,7 @@ class Waiters:
         self._engine_timeout_s = engine_timeout_s
         self._host_lost_timeout_s = host_lost_timeout_s
         self._clock = clock
-        self._waiters: dict[Child, _Waiter] = {}
+        self._waiters: dict[Child, _WaiterProcess] = {}
         self._to_start: list[tuple[float, WaiterSettings]] = []
         self._last_step_at = clock()
 
@@ -201,4 +201,4 @@ class Waiters:
             self._to_start.append((now + _RESTART_PAUSE_S, settings))
             return
         child.send(settings)
-        self._waiters[child] = _Waiter(settings=settings, child=child, started_at=now)
+        self._waiters[child] = _WaiterProcess(settings=settings, child=child, started_at=now)

@@ -1,1 +1,1 @@
-"""What the caller's process and its children tell each other, and how a child process is started."""
+"""Messages between the caller's process and its children, and the start of a child process."""

@@ -1,7 +1,7 @@
-"""The first lines of a child process: it finds the library and the packages that the library needs, and nothing of the caller's.
+"""The first lines of a child process: it imports the library and the packages that the library needs, nothing of the caller's.
 
-This file is run by itself, before there is a package ``jobmanager``, and knows the standard library only. That is all that
-lies on the path then: ``-S`` leaves out what was installed, and PYTHONPATH is not handed down.
+This file runs by itself, before the package ``jobmanager`` is imported, and uses the standard library only. Nothing else is
+on the path then: ``-S`` leaves out installed packages, and PYTHONPATH is not passed on.
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ from importlib.machinery import PathFinder
 from importlib.util import module_from_spec
 
 NEEDED = ("docker", "requests", "urllib3", "certifi", "idna", "charset_normalizer", "chardet", "packaging", "psutil")
-_NOT_TO_BE_DONE_WITHOUT = {"docker", "requests", "urllib3", "psutil"}
+_REQUIRED = {"docker", "requests", "urllib3", "psutil"}
 _PR_SET_PDEATHSIG = 1
 _INSTALLED = re.compile(r"([A-Za-z0-9_.]+?)(-[^-].*)?\.(dist|egg)-info")
 
 
-def main(said: str) -> None:
-    """Call the function that is asked for; why that failed is the last word on the pipe ``report_to``."""
-    _go_on_when_the_parent_ends()
-    asked = json.loads(said)
+def main(request_json: str) -> None:
+    """Call the requested function. If that fails, the reason is the last message on the pipe ``report_to``."""
+    _continue_when_parent_ends()
+    request = json.loads(request_json)
     try:
-        sys.path += places(asked["path"])
-        load("jobmanager", asked["home"])
-        module, function = asked["target"].split(":")
+        sys.path += package_folders(request["path"])
+        load("jobmanager", request["home"])
+        module, function = request["target"].split(":")
         __import__(module)
-        getattr(sys.modules[module], function)(*asked["arguments"])
+        getattr(sys.modules[module], function)(*request["arguments"])
     except BaseException as error:  # the process's edge
-        if asked["report_to"] is None:
+        if request["report_to"] is None:
             raise
-        _report(asked["report_to"], error)
+        _report(request["report_to"], error)
         os._exit(1)
 
 
-def _go_on_when_the_parent_ends() -> None:
-    """Somebody may have stopped this process by then, and one that stands still does not see that end. Linux alone has this.
+def _continue_when_parent_ends() -> None:
+    """Have the kernel send SIGCONT at the parent's end, as a process stopped by SIGSTOP would not notice it. Linux only.
 
-    The signal comes whenever the thread that started us ends, and again with the process; to one that runs it does nothing.
+    The signal comes when the thread that started us ends, and again with the process; it does not affect a running process.
     """
     if sys.platform != "linux":
         return
@@ -54,7 +54,7 @@ def _go_on_when_the_parent_ends() -> None:
 
 
 def load(package: str, home: str) -> None:
-    """Import a package from this very folder, which is not on the path: other things may lie there."""
+    """Import a package from this folder without adding the folder to the path, as it may contain other modules."""
     spec = PathFinder.find_spec(package, [home])
     if spec is None or spec.loader is None:
         raise ImportError(f"the package {package} is not in {home} any more")
@@ -63,26 +63,26 @@ def load(package: str, home: str) -> None:
     spec.loader.exec_module(module)
 
 
-def places(path: Sequence[str]) -> list[str]:
-    """Where on the caller's path the needed packages were installed: a file or a folder of the same name is not enough.
+def package_folders(path: Sequence[str]) -> list[str]:
+    """The folders of the caller's path where the needed packages were installed: a module of the same name is not enough.
 
-    Where nothing tells that they were installed, as in a zip file, or where only a note of it lies (``pip install -e`` puts the
-    folder itself further back), the first package of that name is taken.
+    The first package of the name is taken where nothing shows an installation, as in a zip file, or where the folder has only
+    its metadata (``pip install -e`` puts the package's own folder further back).
     """
     found: dict[str, str] = {}
     for place in path:
-        for name in _installed_in(place) - found.keys():
+        for name in _installed_packages(place) - found.keys():
             if _has_package(place, name):
                 found[name] = place
-    for name in _NOT_TO_BE_DONE_WITHOUT - found.keys():
+    for name in _REQUIRED - found.keys():
         found.update((name, place) for place in reversed(path) if _has_package(place, name))
     return [place for place in dict.fromkeys(path) if place in found.values()]
 
 
-def _installed_in(place: str) -> set[str]:
+def _installed_packages(place: str) -> set[str]:
     try:
         entries = os.listdir(place)
-    except OSError:  # not there, or a zip file
+    except OSError:  # missing, or a zip file
         return set()
     matches = (_INSTALLED.fullmatch(entry) for entry in entries)
     return {match[1].lower().replace(".", "_") for match in matches if match is not None}.intersection(NEEDED)
@@ -98,11 +98,11 @@ def _report(pipe: int, error: BaseException) -> None:
 
     try:
         with Connection(pipe, readable=False) as connection:
-            connection.send(said_of(error))
+            connection.send(error_line(error))
     except OSError:
         traceback.print_exception(type(error), error, error.__traceback__)
 
 
-def said_of(error: BaseException) -> str:
+def error_line(error: BaseException) -> str:
     """An error in one line."""
     return f"{type(error).__name__}: {error}".replace("\n", " ")[:2000]

@@ -29,28 +29,28 @@ from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
 from jobmanager.errors import NotSupported
-from jobmanager.ipc.boot import said_of
+from jobmanager.ipc.boot import error_line
 from jobmanager.ipc.messages import LogMessage
 
-_BOOT = (  # imports nothing before the path is ours: `-c` puts the current folder first, whatever lies there
+_BOOT = (  # imports nothing before it has cleaned the path: `-c` puts the current folder first
     "import sys; sys.path[:] = [place for place in sys.path if place];"
     " from importlib.machinery import PathFinder; from importlib.util import module_from_spec;"
     " spec = PathFinder.find_spec('boot', [sys.argv[1]]); boot = module_from_spec(spec); spec.loader.exec_module(boot);"
     " boot.main(sys.argv[2])"
 )
-_OURS = os.path.dirname(os.path.abspath(__file__))
-_HOME = os.path.dirname(os.path.dirname(_OURS))
-_PYTHON = re.compile(r"(?i)(python|pypy)w?[0-9.]*[a-z]?(-dbg|-intel64|-32)?(\.exe)?")
-_ORPHAN_S = 3.0
-_ENDING_S = 1.0  # between the end of its pipes and its own
+_IPC_FOLDER = os.path.dirname(os.path.abspath(__file__))
+_PACKAGE_PARENT = os.path.dirname(os.path.dirname(_IPC_FOLDER))
+_PYTHON_NAME = re.compile(r"(?i)(python|pypy)w?[0-9.]*[a-z]?(-dbg|-intel64|-32)?(\.exe)?")
+_PARENT_DEATH_S = 3.0
+_PARENT_EXIT_S = 1.0  # from the end of the parent's pipes to its own
 _is_child = False
 _first_path: list[str] = []
 
 ChildMain = Callable[[Connection], None]
 
 
-def refuse_where_impossible() -> None:
-    """Raise NotSupported in a process that can have no children of ours."""
+def check_children_possible() -> None:
+    """Raise NotSupported in a process that cannot start the library's children."""
     if _is_child:
         raise NotSupported("a process that the library has started cannot start a manager")
     if getattr(sys, "frozen", False):
@@ -62,18 +62,18 @@ def refuse_where_impossible() -> None:
 
 
 def command(target: str, *arguments: object, report_to: int | None = None) -> list[str]:
-    """The command of a process that calls ``target``, "module:function" of ours, with these arguments."""
-    asked = {"target": target, "arguments": arguments, "home": _HOME, "path": _path(), "report_to": report_to}
-    return [_python(), "-S", "-c", _BOOT, _OURS, json.dumps(asked)]
+    """The command line of a process that calls ``target``, a "module:function" of the library, with these arguments."""
+    request = {"target": target, "arguments": arguments, "home": _PACKAGE_PARENT, "path": _path(), "report_to": report_to}
+    return [_python(), "-S", "-c", _BOOT, _IPC_FOLDER, json.dumps(request)]
 
 
 def environment() -> dict[str, str]:
-    """What such a process is given of ours: all but a path of the caller's, which would be searched before we can say a word."""
+    """The environment of such a process: ours without PYTHONPATH, which Python would search before our first line runs."""
     return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
 def start_process(module: str) -> tuple[subprocess.Popen[bytes], Connection]:
-    """Start a process that runs ``module.main(connection)``, and our end of its pipe."""
+    """Start a process that runs ``module.main(connection)``; returns it and our end of its pipe."""
     ours, theirs = (_above_standard_streams(end) for end in Pipe(duplex=True))
     level = logging.getLogger("jobmanager").getEffectiveLevel()
     pipe = theirs.fileno()
@@ -96,22 +96,22 @@ def start_process(module: str) -> tuple[subprocess.Popen[bytes], Connection]:
 
 
 def _python() -> str:
-    """The interpreter; inside a server that embeds one (uWSGI), ``sys.executable`` is that server."""
+    """The interpreter; in a server that embeds Python (uWSGI), ``sys.executable`` is the server."""
     named = os.fsdecode(spawn.get_executable() or "")
-    if _PYTHON.fullmatch(os.path.basename(named)):
+    if _PYTHON_NAME.fullmatch(os.path.basename(named)):
         return named
     return os.path.join(sys.exec_prefix, "bin", "python3")
 
 
 def _path() -> list[str]:
-    """The caller's path as it was when the first child was started, then what has come since: later ones find the same."""
+    """The caller's path at the start of the first child, then entries added since: later children find the same modules."""
     now = _path_now()
     _first_path[:] = _first_path or now
     return list(dict.fromkeys([*_first_path, *now]))
 
 
 def _path_now() -> list[str]:
-    """The caller's path, with the script's and the current folder last."""
+    """The caller's path; the script's folder and the current one come last."""
     path = [entry for entry in sys.path if isinstance(entry, str) and os.path.isabs(entry)]
     try:
         here = os.getcwd()
@@ -124,7 +124,7 @@ def _path_now() -> list[str]:
 
 
 def _above_standard_streams(end: Connection) -> Connection:
-    """The same end of a pipe, with a number that is none of the standard streams': a caller may have closed those."""
+    """The same pipe end with a descriptor above 2: the caller may have closed its standard streams."""
     if end.fileno() > 2:
         return end
     with end:
@@ -140,7 +140,7 @@ def _is_open(descriptor: int) -> bool:
 
 
 def end_process(process: subprocess.Popen[bytes], grace_s: float) -> None:
-    """Wait a little for a process that was told to leave, then make it."""
+    """Wait ``grace_s`` for the process to end, then kill it."""
     try:
         process.wait(grace_s)
     except subprocess.TimeoutExpired:
@@ -152,7 +152,7 @@ def end_process(process: subprocess.Popen[bytes], grace_s: float) -> None:
 
 
 def run_child(module: str, fd: int, parent: int, level: int) -> None:
-    """What a child process does from its first line to its last."""
+    """The main function of every child process."""
     global _is_child
     _is_child = True
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -163,35 +163,35 @@ def run_child(module: str, fd: int, parent: int, level: int) -> None:
     __import__(module)
     code = sys.modules[module]
     main: ChildMain = code.main
-    orphaned: Callable[[], None] | None = getattr(code, "orphaned", None)
-    threading.Thread(target=_leave_with, args=(parent, orphaned), name="jobmanager-parent-watch", daemon=True).start()
+    on_parent_death: Callable[[], None] | None = getattr(code, "on_parent_death", None)
+    threading.Thread(target=_exit_with_parent, args=(parent, on_parent_death), name="jobmanager-parent-watch", daemon=True).start()
     exit_code = 0
     try:
         main(connection)
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        if _is_ending(parent):
-            _tidy_up(orphaned)
-    except Exception as error:  # the process's edge: said in the caller's log, then another takes over
+        if _is_parent_ending(parent):
+            _clean_up(on_parent_death)
+    except Exception as error:  # the process's edge: it goes into the caller's log, and another process takes over
         exit_code = 1
         logging.getLogger(__name__).exception("%s failed", module)
-        _say_last(error, connection.send)
+        _report_failure(error, connection.send)
     finally:
         logging.shutdown()
-        os._exit(exit_code)  # threads that wait for an engine do not hold us up
+        os._exit(exit_code)  # does not wait for threads that wait for an engine
 
 
-def _say_last(error: Exception, send: Callable[[Any], None]) -> None:
-    """Why this process ends, through the lock of whoever writes to the pipe beside us."""
+def _report_failure(error: Exception, send: Callable[[Any], None]) -> None:
+    """Send why this process ends, under the lock of the pipe's other writer, if there is one."""
     handlers = logging.getLogger("jobmanager").handlers
     sends = [handler.send for handler in handlers if isinstance(handler, _PipeHandler)]
     try:
-        (sends[0] if sends else send)(said_of(error))
+        (sends[0] if sends else send)(error_line(error))
     except OSError:
-        pass  # nobody is left to read it
+        pass  # the parent is gone
 
 
 def forward_logs(send: Callable[[Any], None], flush: Callable[[], None] = lambda: None) -> None:
-    """Let this process's log records come out of the caller's handlers. ``flush``: see to it that what was sent is out."""
+    """Send this process's log records to the caller's handlers. ``flush`` waits until what was sent is written."""
     logger = logging.getLogger("jobmanager")
     logger.handlers[:] = [_PipeHandler(send, flush)]
     logger.propagate = False
@@ -204,7 +204,7 @@ class _PipeHandler(logging.Handler):
         self._flush = flush
 
     def emit(self, record: logging.LogRecord) -> None:
-        with suppress(Exception):  # whatever it is, it costs this record: whoever logs here may be a loop's last guard
+        with suppress(Exception):  # an error costs this record only: a loop's last guard may be logging
             record.msg, record.args = record.getMessage(), None
             if record.exc_info:
                 record.exc_text = logging.Formatter().formatException(record.exc_info)
@@ -215,32 +215,32 @@ class _PipeHandler(logging.Handler):
         self._flush()
 
 
-def _leave_with(parent: int, orphaned: Callable[[], None] | None) -> None:
-    """End this process when its parent ends. End of file on the pipe is not enough: a forked sibling may hold it."""
+def _exit_with_parent(parent: int, on_parent_death: Callable[[], None] | None) -> None:
+    """End this process when its parent ends. The pipe's end is not enough: a forked sibling may hold it open."""
     try:
-        _wait_for_end_of(parent)
-        _tidy_up(orphaned)
+        _wait_for_end(parent)
+        _clean_up(on_parent_death)
     finally:
         os._exit(0)
 
 
-def _is_ending(parent: int) -> bool:
-    """Whether it ends, and has not just closed our pipe: the kernel closes a process's pipes before it gives its children away."""
-    until = time.monotonic() + _ENDING_S
+def _is_parent_ending(parent: int) -> bool:
+    """Whether the parent is ending, and did not just close our pipe: the kernel closes pipes before it reparents children."""
+    until = time.monotonic() + _PARENT_EXIT_S
     while os.getppid() == parent and time.monotonic() < until:
         time.sleep(0.01)
     return os.getppid() != parent
 
 
-def _tidy_up(orphaned: Callable[[], None] | None) -> None:
-    """A child's own clean-up after its parent's sudden end, as far as it can be done in time."""
-    if orphaned is not None:
-        last = threading.Thread(target=orphaned, daemon=True)
+def _clean_up(on_parent_death: Callable[[], None] | None) -> None:
+    """A child's own clean-up after its parent's sudden end, for a bounded time."""
+    if on_parent_death is not None:
+        last = threading.Thread(target=on_parent_death, daemon=True)
         last.start()
-        last.join(_ORPHAN_S)
+        last.join(_PARENT_DEATH_S)
 
 
-def _wait_for_end_of(parent: int) -> None:
+def _wait_for_end(parent: int) -> None:
     try:
         watched = os.pidfd_open(parent)
     except (AttributeError, OSError):  # not Linux, an old kernel, or gone already

@@ -1,15 +1,15 @@
 r"""``debug="ssh"``: an SSH server in a job's container, in place of the job's command.
 
-The image brings ``sshd`` and ``ssh-keygen``; all else is brought in. The server is the program that PID 1 starts, and so
-the same unprivileged user as any job: it can let in that user only, which is all that is wanted. Compared with a job's
-profile (``engine/docker/config.py``) three things are opened: a network, one published port, and ``/etc`` is a volume with what
-the image has there, since ``/etc/passwd`` has to name the user, its shell and the hash of its password.
+The image must have ``sshd`` and ``ssh-keygen``; we bring the rest. The server is the program that PID 1 starts, so it runs as
+the same unprivileged user as any job, and only that user can log in. Compared with a job's profile
+(``engine/docker/config.py``) three things differ: a network, one published port, and ``/etc`` as a volume with the image's
+files, since ``/etc/passwd`` has to name the user, its shell and the hash of its password.
 
-A grading job's supervisor is started as always, and the server in the place of the grader: one that a person starts by hand has its
-commands and its student containers.
+In a grading job the supervisor runs as always, and starts the server in place of the grader. A grader that a person starts by
+hand in the session has its commands and its student containers.
 
-``serve``, the script in the place of the command, knows the job's token and tells by marks how it goes: ``ssh`` when the
-server takes connections, ``no`` when there will be none. It ends, and the job with it, when the user has left.
+``serve``, the script in place of the command, knows the job's token and reports by marks: ``ssh`` when the server accepts
+connections, ``no`` when it cannot start. It ends, and the job with it, when the user has left.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from jobmanager.model.network import Network
 from jobmanager.model.task import Task
 from jobmanager.ssh.sha512_crypt import sha512_crypt
 
-PORT = 2222  # inside the container; outside the engine chooses
+PORT = 2222  # inside the container; the engine chooses the one outside
 _UID = 65534
-_GRACE_S = 15  # between the end of the last connection and the end of the job: scp, then ssh, are two
+_GRACE_S = 15  # from the end of the last connection to the end of the job: scp and then ssh are two connections
 _LOGIN_S = 30  # from a connection to a log-in
 _PASSWORD_BYTES = 16
-_HASH_ROUNDS = 1000  # more would only slow down guessing a password that cannot be guessed
-_MEMORY_MIB, _PROCESSES, _OPEN_FILES, _WORKSPACE_MIB = 64, 16, 64, 1  # what the server takes beside the job
+_HASH_ROUNDS = 1000  # enough for a random password
+_MEMORY_MIB, _PROCESSES, _OPEN_FILES, _WORKSPACE_MIB = 64, 16, 64, 1  # for the server, beside the job
 _FOLDER = ".jobmanager/ssh"
 _RUN = ".jobmanager/run"
 
@@ -114,7 +114,7 @@ exec sh
 
 
 def debug_task(task: Task, *, session_s: float) -> Task:
-    """The task as it is run for a person who looks into its container: with a network, and time and room for the server."""
+    """The task as it runs in a debug session: with a network, and with time and memory for the server."""
     limits = task.limits
     return replace(
         task,
@@ -130,12 +130,12 @@ def debug_task(task: Task, *, session_s: float) -> Task:
             workspace_mib=limits.workspace_mib + _WORKSPACE_MIB,
         ),
         network=Network.BRIDGE if task.network in (Network.OFF, Network.LOOPBACK) else task.network,
-        retries=0,  # a session that was cut off is not opened again: its callback has been called
+        retries=0,  # a session that was cut off is not repeated, as its callback has been called
     )
 
 
 def _with_its_budget(grader: Grader, limits: Limits) -> Grader:
-    """Student containers have what they would have without a session."""
+    """Keep the student containers' budget as it is without a session."""
     cpu_time_s, memory_mib = grader.students_cpu_time_s(limits), grader.students_memory_mib(limits)
     return replace(grader, student_cpu_time_s=cpu_time_s, student_memory_mib=memory_mib)
 
@@ -146,7 +146,7 @@ def new_password() -> str:
 
 
 def ssh_endpoint(password: str, *, workspace: str, loopback_only: bool) -> SSHEndpoint:
-    """The port of a session's container. The hash stands in ``/etc/passwd``, as the server may not read ``/etc/shadow``."""
+    """The port of a session's container. The hash is in ``/etc/passwd``, as the server may not read ``/etc/shadow``."""
     hashed = sha512_crypt(password, secrets.token_hex(8), rounds=_HASH_ROUNDS)
     accounts = f"root:x:0:0:root:/root:/bin/sh\n{SSH_USER}:{hashed}:{_UID}:{_UID}::{workspace}:/bin/sh\n"
     return SSHEndpoint(port=PORT, loopback_only=loopback_only, accounts=accounts.encode())

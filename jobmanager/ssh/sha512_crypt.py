@@ -13,7 +13,7 @@ _SIZE = 64  # of a SHA-512 digest, in bytes
 
 
 def sha512_crypt(password: str, salt: str, *, rounds: int) -> str:
-    """The hash as a password file holds it. At least 1000 rounds, as nobody takes fewer."""
+    """The hash in the format of a password file. At least 1000 rounds: the format allows no fewer."""
     secret, salted = password.encode(), salt.encode()[:_LONGEST_SALT]
     digest = _first_digest(secret, salted)
     block = _cut(hashlib.sha512(secret * len(secret)).digest(), len(secret))  # 13 to 16
@@ -42,7 +42,7 @@ def _first_digest(secret: bytes, salted: bytes) -> bytes:
 
 
 def _cut(digest: bytes, length: int) -> bytes:
-    """The digest over and over, so many bytes of it."""
+    """The digest, repeated to this length."""
     return (digest * (length // _SIZE + 1))[:length]
 
 

@@ -1,6 +1,6 @@
-"""The keeper of one SSH tunnel: a process that runs ``ssh -N -L`` and starts it again when it ends.
+"""The tunnel process: runs ``ssh -N -L`` for one host and starts it again when it ends.
 
-One tunnel a host, as docker's own SSH support starts an ssh for each request and knows no timeouts.
+Docker's own SSH support is not used: it starts an ssh for each request, and has no timeouts.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from jobmanager.model._escapes import one_line
 
 _log = logging.getLogger(__name__)
 
-_SOCKET_THERE = "/var/run/docker.sock"
-_BACK_OFF_S = (0.5, 1.0, 2.0, 5.0, 10.0)
+_DEFAULT_REMOTE_SOCKET = "/var/run/docker.sock"
+_RETRY_INTERVALS_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 _LIVED_LONG_S = 10.0
-_GLANCE_S = 0.2
-_OPENING_GLANCE_S = 0.02
-_LAST_WORDS_S = 1.0
+_POLL_INTERVAL_S = 0.2
+_OPENING_POLL_INTERVAL_S = 0.02
+_LAST_LINE_S = 1.0
 _PR_SET_PDEATHSIG = 1
 _socket: str | None = None
 
 
 def main(connection: Connection) -> None:
-    """Keep a tunnel up until told to stop. Raises EOFError or an OSError when the manager has gone without that word."""
+    """Keep a tunnel open until ``Shutdown``. Raises EOFError or an OSError when the manager has died."""
     global _socket
     forward_logs(connection.send)
     settings: TunnelSettings = connection.recv()
@@ -44,28 +44,28 @@ def main(connection: Connection) -> None:
     failures = 0
     while True:
         began, is_open = time.monotonic(), False
-        Path(settings.socket).unlink(missing_ok=True)  # of an ssh that was killed
-        tunnel = _open(settings)
-        words = _LastWords(tunnel)
+        Path(settings.socket).unlink(missing_ok=True)  # left by an ssh that was killed
+        tunnel = _start_ssh(settings)
+        last_line = _LastLine(tunnel)
         while tunnel.poll() is None:
             if not is_open and os.path.exists(settings.socket):
                 is_open = True
                 connection.send(TunnelOpen())
-            if connection.poll(_GLANCE_S if is_open else _OPENING_GLANCE_S):
-                _shut(tunnel)
+            if connection.poll(_POLL_INTERVAL_S if is_open else _OPENING_POLL_INTERVAL_S):
+                _terminate(tunnel)
                 connection.recv()
                 return
         failures = 0 if time.monotonic() - began > _LIVED_LONG_S else failures + 1
-        reason = words.get()
+        reason = last_line.get()
         connection.send(TunnelBroken(reason=reason))
         _log.info("the ssh tunnel to %s ended: %s", settings.url, reason)
-        if connection.poll(_BACK_OFF_S[min(failures, len(_BACK_OFF_S)) - 1]):
+        if connection.poll(_RETRY_INTERVALS_S[min(failures, len(_RETRY_INTERVALS_S)) - 1]):
             connection.recv()
             return
 
 
-def orphaned() -> None:
-    """The manager has gone without a word: ssh ends with this process, its socket's folder is removed here."""
+def on_parent_death() -> None:
+    """The manager has died: ssh ends with this process, and its socket's folder is removed here."""
     if _socket is not None:
         shutil.rmtree(os.path.dirname(_socket), ignore_errors=True)
 
@@ -73,7 +73,7 @@ def orphaned() -> None:
 def ssh_command(settings: TunnelSettings) -> list[str]:
     """The ssh that forwards a local socket to the engine's."""
     parts = urlsplit(settings.url)
-    there = parts.path if parts.path.strip("/") else _SOCKET_THERE
+    remote_socket = parts.path if parts.path.strip("/") else _DEFAULT_REMOTE_SOCKET
     options = ["BatchMode=yes", "ExitOnForwardFailure=yes", "StreamLocalBindUnlink=yes", "ConnectTimeout=10",
                "ServerAliveInterval=5", "ServerAliveCountMax=3", "ControlMaster=no", "ControlPath=none"]  # fmt: skip
     return [
@@ -83,26 +83,26 @@ def ssh_command(settings: TunnelSettings) -> list[str]:
         *(["-p", str(parts.port)] if parts.port else []),
         *(["-l", parts.username] if parts.username else []),
         "-N", "-T",
-        "-L", f"{settings.socket}:{there}",
+        "-L", f"{settings.socket}:{remote_socket}",
         parts.hostname or "",
     ]  # fmt: skip
 
 
-def _open(settings: TunnelSettings) -> subprocess.Popen[bytes]:
+def _start_ssh(settings: TunnelSettings) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         ssh_command(settings),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        preexec_fn=_die_with_keeper if sys.platform == "linux" else None,
+        preexec_fn=_die_with_parent if sys.platform == "linux" else None,
     )
 
 
-def _die_with_keeper() -> None:
+def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _shut(tunnel: subprocess.Popen[bytes]) -> None:
+def _terminate(tunnel: subprocess.Popen[bytes]) -> None:
     tunnel.terminate()
     try:
         tunnel.wait(2.0)
@@ -111,23 +111,23 @@ def _shut(tunnel: subprocess.Popen[bytes]) -> None:
         tunnel.wait()
 
 
-class _LastWords:
-    """What ssh said last. It is read all the time: an ssh that nobody listens to stands still in the end."""
+class _LastLine:
+    """The last line that ssh wrote. A thread reads all of them, as an ssh whose pipe is full would stand still."""
 
     def __init__(self, tunnel: subprocess.Popen[bytes]) -> None:
         self._tunnel = tunnel
         self._lines: deque[bytes] = deque(maxlen=1)
-        self._reader = threading.Thread(target=self._read, name="ssh-words", daemon=True)
+        self._reader = threading.Thread(target=self._read, name="ssh-stderr", daemon=True)
         self._reader.start()
 
     def get(self) -> str:
         """One line, once ssh has ended."""
-        self._reader.join(_LAST_WORDS_S)  # a helper of ssh's may still hold the pipe
+        self._reader.join(_LAST_LINE_S)  # a helper process of ssh may still hold the pipe
         return one_line(self._lines[0].decode("utf-8", "replace")) if self._lines else f"exit code {self._tunnel.returncode}"
 
     def _read(self) -> None:
         assert self._tunnel.stderr is not None
-        with self._tunnel.stderr as said:
-            for line in said:
+        with self._tunnel.stderr as stderr:
+            for line in stderr:
                 if line.strip():
                     self._lines.append(line.strip())

@@ -27,13 +27,13 @@ def test_a_parent_whose_pipes_are_closed_a_moment_before_it_is_gone_is_found_to_
     parents = iter([7, 7, 7])
     monkeypatch.setattr(os, "getppid", lambda: next(parents, 1))
 
-    assert process._is_ending(7)
+    assert process._is_parent_ending(7)
 
 
 def test_a_parent_that_has_only_closed_its_pipe_is_not_taken_for_one_that_ends(monkeypatch):
-    monkeypatch.setattr(process, "_ENDING_S", 0.05)
+    monkeypatch.setattr(process, "_PARENT_EXIT_S", 0.05)
 
-    assert not process._is_ending(os.getppid())
+    assert not process._is_parent_ending(os.getppid())
 
 
 def test_what_a_child_logged_last_is_out_before_it_ends_and_a_record_that_cannot_be_sent_costs_itself():
@@ -52,11 +52,11 @@ def test_a_child_that_can_start_no_thread_to_tidy_up_ends_with_its_parent_all_th
         raise RuntimeError("can't start new thread")
 
     left = []
-    monkeypatch.setattr(process, "_wait_for_end_of", lambda parent: None)
+    monkeypatch.setattr(process, "_wait_for_end", lambda parent: None)
     monkeypatch.setattr(os, "_exit", left.append)
     with monkeypatch.context() as patched, pytest.raises(RuntimeError):
         patched.setattr(threading.Thread, "start", none_left)
-        process._leave_with(1, lambda: None)
+        process._exit_with_parent(1, lambda: None)
 
     assert left == [0]
 
@@ -85,14 +85,14 @@ def test_packages_come_from_where_they_were_installed_whatever_of_their_name_lie
     flat = package(tmp_path / "flat", "requests")
     right = installed(tmp_path / "right", *boot.NEEDED)
 
-    assert boot.places([str(script), flat, right, installed(tmp_path / "later", "docker")]) == [right]
+    assert boot.package_folders([str(script), flat, right, installed(tmp_path / "later", "docker")]) == [right]
 
 
 def test_each_package_may_lie_in_a_place_of_its_own_and_the_caller_s_order_is_kept(tmp_path):
     first = installed(tmp_path / "first", "docker", "requests")
     second = installed(tmp_path / "second", "psutil", "urllib3")
 
-    assert boot.places([second, "/nowhere", first]) == [second, first]
+    assert boot.package_folders([second, "/nowhere", first]) == [second, first]
 
 
 def test_a_package_of_which_nothing_tells_that_it_was_installed_is_taken_as_in_a_zip_file(tmp_path):
@@ -103,7 +103,7 @@ def test_a_package_of_which_nothing_tells_that_it_was_installed_is_taken_as_in_a
     (tmp_path / "docker.py").write_text("")
     right = installed(tmp_path / "right", "psutil")
 
-    assert boot.places([str(tmp_path), zipped, right]) == [zipped, right]
+    assert boot.package_folders([str(tmp_path), zipped, right]) == [zipped, right]
 
 
 def test_a_package_that_was_installed_to_be_edited_is_found_where_it_lies(tmp_path):
@@ -113,13 +113,13 @@ def test_a_package_that_was_installed_to_be_edited_is_found_where_it_lies(tmp_pa
     source = package(tmp_path / "source", "docker")
     script = package(tmp_path / "script", "docker")
 
-    assert boot.places([str(place), source, script]) == [str(place), source]
+    assert boot.package_folders([str(place), source, script]) == [str(place), source]
 
 
 def test_a_folder_of_the_caller_s_that_is_no_package_is_not_taken_for_one(tmp_path):
     (tmp_path / "docker").mkdir()
 
-    assert boot.places([str(tmp_path)]) == []
+    assert boot.package_folders([str(tmp_path)]) == []
 
 
 def test_a_child_that_is_started_later_finds_what_the_first_one_found_whatever_has_become_of_the_path(monkeypatch):

@@ -19,7 +19,7 @@ from jobmanager.testing.fake.process import (
     Console,
     Killed,
     Machine,
-    Output,
+    OutputEffect,
     Pid1Died,
     Process,
     Sleep,
@@ -249,7 +249,7 @@ class FakeContainer:
                 self._burn(True)
                 return _TURN_S
             effect = next(steps)
-            if isinstance(effect, Output):
+            if isinstance(effect, OutputEffect):
                 written += len(effect.data)
                 self._print(effect)
                 continue
@@ -261,7 +261,7 @@ class FakeContainer:
                 self._awaits_input = True
                 return math.inf
 
-    def _print(self, output: Output) -> None:
+    def _print(self, output: OutputEffect) -> None:
         for at in range(0, len(output.data), PIECE):
             self.log.add(framed((STDERR if output.stderr else STDOUT) + output.data[at : at + PIECE]), self._needed)
         self._wake_followers()
@@ -365,7 +365,7 @@ def _program(process: Process, words: tuple[str, ...]) -> Steps:
         return (yield from process.fail(write_error(words[0], problem)))
 
 
-def _last_words(container: FakeContainer, token: bytes, code: int) -> Iterator[Output]:
+def _last_words(container: FakeContainer, token: bytes, code: int) -> Iterator[OutputEffect]:
     machine = container.machine
     ended_at_s = time.monotonic()
     workspace = container.spec.workspace
@@ -374,16 +374,16 @@ def _last_words(container: FakeContainer, token: bytes, code: int) -> Iterator[O
     peak = 2**20 + sum(len(file.data) for file in machine.files.files.values())
     counters = (code, container.cpu_ns(), peak, machine.oom_kills, machine.fork_refusals, full)
     end = b"end %s %.2f" % (b" ".join(b"%d" % counter for counter in counters), ended_at_s)
-    yield Output(True, _mark(token, end).data)
+    yield OutputEffect(True, _mark(token, end).data)
     yield _mark(token, end)
     result = machine.files.files.get(f"{workspace}/{RESULT_FILE}")
     if result is not None and result.data:
-        yield Output(False, bytes(result.data[: RESULT_FILE_LIMIT + 1]))
+        yield OutputEffect(False, bytes(result.data[: RESULT_FILE_LIMIT + 1]))
     yield _mark(token, b"bye")
 
 
-def _mark(token: bytes, words: bytes) -> Output:
-    return Output(False, b"\x1e%s %s\x1f\n" % (token, words))
+def _mark(token: bytes, words: bytes) -> OutputEffect:
+    return OutputEffect(False, b"\x1e%s %s\x1f\n" % (token, words))
 
 
 def _has_room(files: Files, path: str) -> bool:

@@ -17,7 +17,7 @@ class FileProblem(Exception):
 
 
 @dataclass(slots=True)
-class File:
+class FakeFile:
     """A file's bytes and its permission bits."""
 
     data: bytearray
@@ -28,7 +28,7 @@ class Files:
     """Folders and files by absolute path."""
 
     def __init__(self, workspace: str, shared_folder: str, *, size_mib: int, inodes: int) -> None:
-        self.files: dict[str, File] = {}
+        self.files: dict[str, FakeFile] = {}
         self.folders = {"/", "/bin", "/dev", "/etc", "/proc", "/sys", "/tmp", "/usr", "/var", workspace}
         self._workspace = workspace
         self._writable = (*([shared_folder] if shared_folder else []), workspace, "/tmp")
@@ -48,7 +48,7 @@ class Files:
             raise FileProblem("No such file or directory")
         return self.files[path].data
 
-    def create(self, path: str, mode: int = 0o644) -> File:
+    def create(self, path: str, mode: int = 0o644) -> FakeFile:
         """An empty file, also in place of an old one."""
         if path in self.folders:
             raise FileProblem("Is a directory")
@@ -60,7 +60,7 @@ class Files:
             return file
         self._need_folder(posixpath.dirname(path))
         self._take_inode(root)
-        self.files[path] = File(bytearray(), mode)
+        self.files[path] = FakeFile(bytearray(), mode)
         return self.files[path]
 
     def append(self, path: str, data: bytes) -> None:

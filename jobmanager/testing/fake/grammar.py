@@ -31,7 +31,7 @@ class Simple:
 
 
 @dataclass(frozen=True)
-class Pipeline:
+class PipelineNode:
     commands: tuple[Node, ...]
 
 
@@ -53,7 +53,7 @@ class Sequence:
 
 
 @dataclass(frozen=True)
-class Loop:
+class LoopNode:
     until: bool
     condition: Node
     body: Node
@@ -74,13 +74,13 @@ class If:
 
 
 @dataclass(frozen=True)
-class Group:
+class GroupNode:
     body: Node
     subshell: bool
     redirects: tuple[Redirect, ...]
 
 
-Node = Union[Simple, Pipeline, Not, AndOr, Sequence, Loop, Each, If, Group]
+Node = Union[Simple, PipelineNode, Not, AndOr, Sequence, LoopNode, Each, If, GroupNode]
 Token = tuple[str, Union[str, Word]]  # ("op", text) or ("word", parts)
 
 _BLANK = re.compile(r"(?:[ \t]|\\\n)+|#[^\n]*")
@@ -256,18 +256,18 @@ class _Parser:
             while self._op("\n"):
                 pass
             commands.append(self._command())
-        return commands[0] if len(commands) == 1 else Pipeline(tuple(commands))
+        return commands[0] if len(commands) == 1 else PipelineNode(tuple(commands))
 
     def _command(self) -> Node:
         if self._op("("):
             body = self.sequence()
             if not self._op(")"):
                 raise self._unexpected()
-            return Group(body, True, self._redirects())
+            return GroupNode(body, True, self._redirects())
         if self._keyword("{"):
             body = self.sequence()
             self._need("}")
-            return Group(body, False, self._redirects())
+            return GroupNode(body, False, self._redirects())
         if self._keyword("while"):
             return self._with_redirects(self._loop(until=False))
         if self._keyword("until"):
@@ -280,7 +280,7 @@ class _Parser:
 
     def _loop(self, *, until: bool) -> Node:
         condition = self.sequence()
-        return Loop(until, condition, self._do())
+        return LoopNode(until, condition, self._do())
 
     def _do(self) -> Node:
         self._need("do")
@@ -310,7 +310,7 @@ class _Parser:
 
     def _with_redirects(self, node: Node) -> Node:
         redirects = self._redirects()
-        return Group(node, False, redirects) if redirects else node
+        return GroupNode(node, False, redirects) if redirects else node
 
     def _redirects(self) -> tuple[Redirect, ...]:
         found = []

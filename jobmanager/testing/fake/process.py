@@ -16,7 +16,7 @@ FIRST_PID = 2  # the program that a job asks for
 
 
 @dataclass(frozen=True)
-class Output:
+class OutputEffect:
     """Bytes for the container's standard output or standard error."""
 
     stderr: bool
@@ -49,7 +49,7 @@ class AwaitInput:
     """Nothing until the container's standard input has more, or ends."""
 
 
-Effect = Union[Output, Sleep, Burn, PipeFull, AwaitInput]
+Effect = Union[OutputEffect, Sleep, Burn, PipeFull, AwaitInput]
 Steps = Generator[Effect, None, int]  # returns an exit code
 Writing = Generator[Effect, None, None]
 Reading = Generator[Effect, None, bytes]
@@ -92,7 +92,7 @@ class Console:
         self._stderr = stderr
 
     def write(self, data: bytes) -> Writing:
-        yield Output(self._stderr, data)
+        yield OutputEffect(self._stderr, data)
 
 
 class Nowhere:
@@ -297,7 +297,7 @@ __all__ = [
     "Killed",
     "Machine",
     "Nowhere",
-    "Output",
+    "OutputEffect",
     "Pid1Died",
     "Pipe",
     "Process",

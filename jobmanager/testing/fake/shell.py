@@ -13,7 +13,7 @@ import signal
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
 
-from jobmanager.testing.fake import grammar as grammar
+from jobmanager.testing.fake import grammar
 from jobmanager.testing.fake.process import (
     BREATH_S,
     PIECE,
@@ -210,11 +210,11 @@ class Shell:
             return (yield from self._and_or(node))
         if isinstance(node, grammar.Not):
             return int((yield from self._test(node.command)) == 0)
-        if isinstance(node, grammar.Pipeline):
+        if isinstance(node, grammar.PipelineNode):
             return (yield from self._pipeline(node))
         if isinstance(node, grammar.If):
             return (yield from self._if(node))
-        if isinstance(node, grammar.Loop):
+        if isinstance(node, grammar.LoopNode):
             return (yield from self._loop(node))
         if isinstance(node, grammar.Each):
             return (yield from self._each(node))
@@ -244,7 +244,7 @@ class Shell:
             return (yield from self._execute(node.then))
         return (yield from self._execute(node.otherwise)) if node.otherwise is not None else 0
 
-    def _loop(self, node: grammar.Loop) -> Steps:
+    def _loop(self, node: grammar.LoopNode) -> Steps:
         if _idle(node.condition) and _idle(node.body) and not node.until:
             yield Burn(math.inf)
         code, turns = 0, 0
@@ -270,7 +270,7 @@ class Shell:
                     return 0
         return code
 
-    def _group(self, node: grammar.Group) -> Steps:
+    def _group(self, node: grammar.GroupNode) -> Steps:
         shell = self._subshell() if node.subshell else self
         before = shell._process
         try:
@@ -287,7 +287,7 @@ class Shell:
             before.cwd = shell._process.cwd
             shell._process = before
 
-    def _pipeline(self, node: grammar.Pipeline) -> Steps:
+    def _pipeline(self, node: grammar.PipelineNode) -> Steps:
         source = self._process.stdin
         pipes = []
         for command in node.commands[:-1]:
@@ -506,7 +506,7 @@ class Shell:
         return str(_sum(names.sub(lambda found: self._lookup(found.group().lstrip("$")) or "0", text)))
 
     def _substituted(self, script: str) -> Generator[Effect, None, str]:
-        collected = _Collected(self._process.machine)
+        collected = _Substitution(self._process.machine)
         shell = self._subshell(replace(self._process, stdout=collected))
         self._status_of_substitution = yield from shell._alone(grammar.parse(script))
         return collected.data.decode("utf-8", "surrogateescape").rstrip("\n")
@@ -532,7 +532,7 @@ class Shell:
         return [folder + slash + name for name in hits] or [pattern]
 
 
-class _Collected:
+class _Substitution:
     """What a command substitution printed. More than its limit is more than the container's memory."""
 
     def __init__(self, machine: Machine) -> None:
