@@ -28,9 +28,9 @@ INPUT_FILE = f"{RESERVED_FOLDER}/input.json"  # the answers and notes, for a gra
 _LANGUAGE = "en"
 _SHARED = f"{PurePosixPath(SHARED_FOLDER).name}/"  # below the workspace: student containers see it, and may write to it
 _MODULE_BYTES = 8192  # about the size of each file that the library itself gives a grader
-_MOST_MODULES = 64
-_LONGEST_ID = 200
-_LONGEST_KEY = 1000
+_MAX_MODULES = 64
+_MAX_ID_LENGTH = 200
+_MAX_KEY_LENGTH = 1000
 _RANDOM = random.SystemRandom()  # the caller's own seed is left alone
 _MEMORY_TO_UNPACK = 4 * 2**20  # what PID 1 and tar need beside the files
 
@@ -94,8 +94,8 @@ def _debugged(task: Task, session_s: float) -> Task:
 def checked_job_id(job_id: str) -> str:
     """A job id that logs and labels can hold."""
     job_id = _checks.text("job_id", job_id, InvalidInput)
-    if len(job_id) > _LONGEST_ID or not job_id.isprintable():
-        raise InvalidInput(f"job_id must be printable and at most {_LONGEST_ID} characters long")
+    if len(job_id) > _MAX_ID_LENGTH or not job_id.isprintable():
+        raise InvalidInput(f"job_id must be printable and at most {_MAX_ID_LENGTH} characters long")
     return job_id
 
 
@@ -119,8 +119,8 @@ def with_random_inputs(task: Task, inputs: JobInput) -> JobInput:
 def checked_supersede_key(key: str) -> str:
     """A supersede key that can be remembered."""
     key = _checks.text("supersede_key", key, InvalidInput)
-    if len(key) > _LONGEST_KEY:
-        raise InvalidInput(f"supersede_key must be at most {_LONGEST_KEY} characters long")
+    if len(key) > _MAX_KEY_LENGTH:
+        raise InvalidInput(f"supersede_key must be at most {_MAX_KEY_LENGTH} characters long")
     return key
 
 
@@ -174,7 +174,7 @@ def _command_bytes(task: Task) -> int:
 
 def _module_sizes(task: Task) -> list[int]:
     """Sizes of the library's own files in a grader's workspace: many small ones."""
-    return [] if task.grader is None else [_MODULE_BYTES] * _MOST_MODULES
+    return [] if task.grader is None else [_MODULE_BYTES] * _MAX_MODULES
 
 
 def _check_grader_is_kept(task: Task, inputs: JobInput) -> None:

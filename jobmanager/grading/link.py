@@ -20,11 +20,11 @@ from jobmanager.engine.pid1 import Mark, MarkedStream
 from jobmanager.errors import InvalidValue
 from jobmanager.model import _checks
 
-LARGEST_MESSAGE = 2**20
-_LONGEST_LINE = 4096
-_HIGHEST_ID = 2**53
-_LONGEST_REASON = 2000
-_DEEPEST = 10
+MAX_MESSAGE_BYTES = 2**20
+_MAX_LINE_BYTES = 4096
+_MAX_ID = 2**53
+_MAX_REASON_LENGTH = 2000
+_MAX_DEPTH = 10
 _ESCAPE = re.compile(rb"\\.", re.DOTALL)
 _BRACKET = re.compile(rb"[\[\]{}]")
 
@@ -91,7 +91,7 @@ class LinkReader:
     """Separates a grader's output from the supervisor's messages."""
 
     def __init__(self, token: str) -> None:
-        self._stream = MarkedStream(token, longest=_LONGEST_LINE)
+        self._stream = MarkedStream(token, longest=_MAX_LINE_BYTES)
         self._parts: list[str] = []
         self._size = 0
 
@@ -114,7 +114,7 @@ class LinkReader:
             return LinkLost()
         self._parts.append(line.rest)
         self._size += len(line.rest)
-        if line.word == "+" and self._size <= 2 * LARGEST_MESSAGE:
+        if line.word == "+" and self._size <= 2 * MAX_MESSAGE_BYTES:
             return None
         parts, self._parts, self._size = self._parts, [], 0
         if line.word != ".":
@@ -127,21 +127,21 @@ class LinkReader:
 
 def parse_message(data: bytes) -> SupervisorMessage:
     """Parse one message. An invalid one becomes a ProtocolViolation."""
-    if len(data) > LARGEST_MESSAGE:
-        return ProtocolViolation(reason=f"a message of the link that is larger than {LARGEST_MESSAGE // 1024} KiB")
-    if _depth(data) > _DEEPEST:
+    if len(data) > MAX_MESSAGE_BYTES:
+        return ProtocolViolation(reason=f"a message of the link that is larger than {MAX_MESSAGE_BYTES // 1024} KiB")
+    if _depth(data) > _MAX_DEPTH:
         return ProtocolViolation(reason="a message of the link that is nested too deep")
     try:
         fields = json.loads(data.decode())
     except (ValueError, RecursionError) as error:
-        return ProtocolViolation(reason=f"a message of the link that is no JSON: {error}"[:_LONGEST_REASON])
+        return ProtocolViolation(reason=f"a message of the link that is no JSON: {error}"[:_MAX_REASON_LENGTH])
     number = fields.get("id") if isinstance(fields, dict) else None
-    if isinstance(number, bool) or not isinstance(number, int) or not 0 < number < _HIGHEST_ID:
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 < number < _MAX_ID:
         return ProtocolViolation(reason="a message of the link without an id")
     try:
         return _message(number, fields)
     except (InvalidValue, _InvalidField) as error:
-        return ProtocolViolation(id=number, reason=str(error)[:_LONGEST_REASON])
+        return ProtocolViolation(id=number, reason=str(error)[:_MAX_REASON_LENGTH])
 
 
 def message_to_supervisor(kind: str, student: int, **fields: object) -> bytes:
@@ -177,7 +177,7 @@ def _message(number: int, fields: Mapping[str, Any]) -> SupervisorMessage:
     if kind == "kill":
         return KillStudent(id=number)
     if kind == "unsupported":
-        return UnsupportedRequest(id=number, reason=_checks.text("reason", fields.get("reason", ""))[:_LONGEST_REASON])
+        return UnsupportedRequest(id=number, reason=_checks.text("reason", fields.get("reason", ""))[:_MAX_REASON_LENGTH])
     raise _InvalidField(f"no message of the link is of the type {str(kind)[:40]!r}")
 
 

@@ -15,12 +15,12 @@ from jobmanager.model._exact import exact
 
 RESERVED_FOLDER = ".jobmanager"
 YEAR_S = 366 * 24 * 3600.0  # no duration may be longer
-_LONGEST_NAME = 255
-_LONGEST_PATH = 1024
-_LONGEST_WORD = 2**17 - 1  # bytes; the kernel's MAX_ARG_STRLEN, less its NUL
-_MOST_WORDS = 2**20  # bytes of all words; the kernel takes a quarter of the stack's limit, mostly 2 MiB, with the image's own
+_MAX_NAME_BYTES = 255
+_MAX_PATH_BYTES = 1024
+_MAX_WORD_BYTES = 2**17 - 1  # the kernel's MAX_ARG_STRLEN, less its NUL
+_MAX_COMMAND_BYTES = 2**20  # the kernel takes a quarter of the stack's limit, mostly 2 MiB, with the image's own words
 _WORD_OVERHEAD = 9  # bytes for each word: a NUL and a pointer
-_MOST_SHOWN = 128
+_MAX_SHOWN_BITS = 128
 _READ_ONLY = {"OPTIND", "UID", "EUID", "PPID", "SHELLOPTS", "BASHOPTS", "BASH_VERSINFO"}
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -45,21 +45,21 @@ def timeout(name: str, value: float, *, zero: bool = False) -> float:
     return value
 
 
-def positive_int(name: str, value: int, error: type[InvalidValue] = InvalidValue, *, most: int | None = None) -> int:
+def positive_int(name: str, value: int, error: type[InvalidValue] = InvalidValue, *, at_most: int | None = None) -> int:
     """A whole number above zero."""
     value = exact(value)
     if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
         raise error(f"{name} must be a whole number above zero, not {_shown(value)}")
-    if most is not None and value > most:
-        raise error(f"{name} must be at most {most}, not {_shown(value)}")
+    if at_most is not None and value > at_most:
+        raise error(f"{name} must be at most {at_most}, not {_shown(value)}")
     return value
 
 
-def count(name: str, value: int, error: type[InvalidValue] = InvalidValue, *, most: int) -> int:
+def count(name: str, value: int, error: type[InvalidValue] = InvalidValue, *, at_most: int) -> int:
     """A whole number from 0 on."""
     value = exact(value)
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
-        raise error(f"{name} must be a whole number from 0 to {most}, not {_shown(value)}")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= at_most:
+        raise error(f"{name} must be a whole number from 0 to {at_most}, not {_shown(value)}")
     return value
 
 
@@ -115,14 +115,14 @@ def fits_a_start(words: Iterable[str], error: type[InvalidValue]) -> None:
     """Refuse words of a command, and NAME=value pairs, that are larger than the kernel can start a program with."""
     sizes = [len(word.encode()) for word in words]
     total = sum(sizes) + _WORD_OVERHEAD * len(sizes)
-    if any(size > _LONGEST_WORD for size in sizes):
+    if any(size > _MAX_WORD_BYTES for size in sizes):
         raise error(
             f"a word of the command, or a variable, of {max(sizes)} bytes: no program can be started with one longer than"
-            f" {_LONGEST_WORD} bytes; give it as a file or as standard input"
+            f" {_MAX_WORD_BYTES} bytes; give it as a file or as standard input"
         )
-    if total > _MOST_WORDS:
+    if total > _MAX_COMMAND_BYTES:
         raise error(
-            f"the command and its variables take {total} bytes in all, more than {_MOST_WORDS}:"
+            f"the command and its variables take {total} bytes in all, more than {_MAX_COMMAND_BYTES}:"
             " give them as a file or as standard input"
         )
 
@@ -154,8 +154,8 @@ def workspace_path(name: str, error: type[InvalidValue]) -> str:
         raise error(f"file name {name!r}: must be relative to the workspace, without '..'")
     if path.parts[0] == RESERVED_FOLDER:
         raise error(f"file name {name!r}: the folder {RESERVED_FOLDER}/ is the library's own")
-    if len(name.encode()) > _LONGEST_PATH or any(len(part.encode()) > _LONGEST_NAME for part in path.parts):
-        raise error(f"file name {name[:40]!r}...: longer than {_LONGEST_NAME} bytes a part or {_LONGEST_PATH} in all")
+    if len(name.encode()) > _MAX_PATH_BYTES or any(len(part.encode()) > _MAX_NAME_BYTES for part in path.parts):
+        raise error(f"file name {name[:40]!r}...: longer than {_MAX_NAME_BYTES} bytes a part or {_MAX_PATH_BYTES} in all")
     return str(path)
 
 
@@ -208,6 +208,6 @@ def is_finite(value: object) -> bool:
 
 def _shown(value: object) -> str:
     """A value for a message. Python refuses to convert a number with too many digits."""
-    if isinstance(value, int) and value.bit_length() > _MOST_SHOWN:
+    if isinstance(value, int) and value.bit_length() > _MAX_SHOWN_BITS:
         return f"a number of {value.bit_length()} bits"
     return repr(value)

@@ -12,7 +12,7 @@ from jobmanager.model.limits import Limits
 from jobmanager.model.network import Network, checked_network
 
 SCRIPTS = ("run", "run.py", "run.sh")  # the first of them that the task has is its grader
-_MOST_STUDENTS = 100
+_MAX_STUDENTS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Grader:
             _checks.positive_int("student_memory_mib", self.student_memory_mib, InvalidTask)
         freeze(self, "student_network", checked_network(self.student_network))
         freeze(self, "student_environments", _environments(self.student_environments))
-        _checks.positive_int("most_students", self.most_students, InvalidTask, most=_MOST_STUDENTS)
+        _checks.positive_int("most_students", self.most_students, InvalidTask, at_most=_MAX_STUDENTS)
         _checks.flag("merge_local", self.merge_local, InvalidTask)
 
     def students_cpu_time_s(self, limits: Limits) -> float:

@@ -14,7 +14,7 @@ from jobmanager.model import _checks
 from jobmanager.model._exact import exact, make_exact, own
 
 _SCHEMES = ("unix", "tcp", "ssh", "fake")
-_MOST_WAITERS = 64
+_MAX_WAITERS = 64
 _PULLS = ("never", "missing")
 _LOOPBACK = "127.0.0.1"
 _LETTERS_OF_ADDRESSES = frozenset(string.ascii_letters + string.digits + ".-_:%")
@@ -82,7 +82,7 @@ class DockerHost:
         scheme = urlsplit(self.url).scheme
         if self.max_concurrent_jobs is not None:
             _checks.positive_int("max_concurrent_jobs", self.max_concurrent_jobs, InvalidHost)
-        _checks.positive_int("waiters", self.waiters, InvalidHost, most=_MOST_WAITERS)
+        _checks.positive_int("waiters", self.waiters, InvalidHost, at_most=_MAX_WAITERS)
         if self.pull not in _PULLS:
             raise InvalidHost(f"pull must be one of {_PULLS}, not {self.pull!r}")
         if self.tls is not None and scheme != "tcp":

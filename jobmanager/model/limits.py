@@ -9,7 +9,7 @@ from jobmanager.model import _checks
 from jobmanager.model._exact import make_exact
 
 _BLOCK = 4096
-_MOST = 2**30
+_MAX = 2**30
 SLOWEST_LINK_BYTES_PER_S = 16 * 1024  # output that is on its way is taken to arrive at least so fast
 _MAX_STANDSTILL_S = 300.0
 # runc itself needs up to 13.4 MiB to start a container (1.1.15; with less it sometimes fails) and 24 files (1.3.6 with nine
@@ -46,8 +46,8 @@ class Limits:
         if max(self.cpu_time_s, self.wall_s) > _checks.YEAR_S:
             raise InvalidValue("cpu_time_s and wall_time_s must be at most a year")
         for name in ("memory_mib", "processes", "open_files", "workspace_mib", "output_kib", "archive_mib"):
-            most = None if name == "memory_mib" else _MOST  # hosts check that one
-            _checks.positive_int(name, getattr(self, name), most=most)
+            at_most = None if name == "memory_mib" else _MAX  # hosts check that one
+            _checks.positive_int(name, getattr(self, name), at_most=at_most)
         if self.memory_mib < SMALLEST_MEMORY_MIB:
             raise InvalidValue(f"memory_mib must be at least {SMALLEST_MEMORY_MIB}, not {self.memory_mib}")
         if self.open_files < _MIN_OPEN_FILES:

@@ -13,8 +13,8 @@ from jobmanager.model._exact import exact, make_exact
 Upload = Mapping[str, Union[str, bytes]]  # {"filename": its own name, "value": its content}
 Answer = Union[str, bytes, int, Collection[Union[str, int, float]], Upload]
 
-_LONGEST_NAME = 255
-_MOST_BYTES = 2**30
+_MAX_NAME_BYTES = 255
+_MAX_BYTES = 2**30
 _SHOWN = 5  # texts that a message repeats
 
 
@@ -153,7 +153,7 @@ class File:
         object.__setattr__(self, "filename", _filename(self.filename))
         object.__setattr__(self, "extensions", _extensions(self.extensions))
         if self.max_bytes is not None:
-            _checks.positive_int("max_bytes", self.max_bytes, InvalidTask, most=_MOST_BYTES)
+            _checks.positive_int("max_bytes", self.max_bytes, InvalidTask, at_most=_MAX_BYTES)
         _checks.flag("optional", self.optional, InvalidTask)
 
     def content(self, answer: Answer | None) -> bytes:
@@ -178,9 +178,9 @@ class File:
             raise InvalidInput(f"a File answer has a 'filename' and a 'value', not {_abridged(map(repr, answer))}")
         name = answer["filename"]
         if not isinstance(name, str) or not name.isprintable() or "/" in name or name in ("", ".", ".."):
-            raise InvalidInput(f"a file's own name must be a plain one, without folders: {str(name)[:_LONGEST_NAME]!r}")
-        if len(name.encode()) > _LONGEST_NAME:
-            raise InvalidInput(f"a file's own name must be at most {_LONGEST_NAME} bytes long")
+            raise InvalidInput(f"a file's own name must be a plain one, without folders: {str(name)[:_MAX_NAME_BYTES]!r}")
+        if len(name.encode()) > _MAX_NAME_BYTES:
+            raise InvalidInput(f"a file's own name must be at most {_MAX_NAME_BYTES} bytes long")
         return name
 
 

@@ -20,9 +20,9 @@ from jobmanager.model.problems import Code, File, Match, MultipleChoice, Problem
 
 Content = bytes | str | Path
 
-_MOST_BYTES = 2**30  # read into memory for one job
-_MOST_RETRIES = 100
-_MOST_RANDOM_INPUTS = 10_000
+_MAX_BYTES = 2**30  # read into memory for one job
+_MAX_RETRIES = 100
+_MAX_RANDOM_INPUTS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +91,8 @@ class Task:
         freeze(self, "env", _env(self.env))
         _checks.fits_a_start(_words(self.command if self.grader is None else self.grader.run, self.env), InvalidTask)
         freeze(self, "collect", _patterns(self.collect))
-        _checks.count("retries", self.retries, InvalidTask, most=_MOST_RETRIES)
-        _checks.count("random_inputs", self.random_inputs, InvalidTask, most=_MOST_RANDOM_INPUTS)
+        _checks.count("retries", self.retries, InvalidTask, at_most=_MAX_RETRIES)
+        _checks.count("random_inputs", self.random_inputs, InvalidTask, at_most=_MAX_RANDOM_INPUTS)
 
     @classmethod
     def from_directory(
@@ -160,8 +160,8 @@ def file_contents(files: Mapping[str, Content] | None, error: type[InvalidValue]
     sizes = [_size(name, content, error) for name, content in checked.items() if isinstance(content, Path)]
     if limits is not None and (lack := limits.workspace_excess(sizes)):
         raise error(f"the files are {lack}")
-    if sum(sizes) > _MOST_BYTES:
-        raise error(f"the files are larger than {_MOST_BYTES // 2**20} MiB, which is more than any job may bring")
+    if sum(sizes) > _MAX_BYTES:
+        raise error(f"the files are larger than {_MAX_BYTES // 2**20} MiB, which is more than any job may bring")
     return {name: _content(name, content, error) for name, content in checked.items()}
 
 

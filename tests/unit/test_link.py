@@ -12,7 +12,7 @@ import pytest
 
 import jobmanager.grading
 from jobmanager.grading.link import (
-    LARGEST_MESSAGE,
+    MAX_MESSAGE_BYTES,
     KillStudent,
     LinkLost,
     LinkReader,
@@ -143,7 +143,7 @@ NONSENSE = [
     (b'{"id": 1, "type": "student", "command": "x", "environment": 5}', "environment must be a string"),
     (b'{"id": 1, "type": "unsupported"}', "reason must be a string that is not empty"),
     (b'{"id": 1, "type": "unsupported", "reason": 5}', "reason must be a string"),
-    (b'{"id": 1, "x": "' + bytes(LARGEST_MESSAGE) + b'"}', "larger than 1024 KiB"),
+    (b'{"id": 1, "x": "' + bytes(MAX_MESSAGE_BYTES) + b'"}', "larger than 1024 KiB"),
 ]
 
 

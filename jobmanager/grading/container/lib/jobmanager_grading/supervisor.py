@@ -22,7 +22,7 @@ if __name__ == "__main__":  # started as a file: then Python looks for modules b
 from jobmanager_grading import grader, messages, place
 
 CUT_OFF = 254
-_MOST_WAITING = 64  # marks that wait for the waiter; with more, requests are not read
+_MAX_WAITING = 64  # marks that wait for the waiter; with more, requests are not read
 _FIELDS = {  # of the request that a connection begins with
     "student": ("command", "environment", "cpu_time_s", "wall_time_s", "memory_mib", "share_network", "env"),
     "unsupported": ("reason",),
@@ -134,7 +134,7 @@ class Supervisor:
         if self._waiting:
             poller.register(self._out, select.POLLOUT)
         for fd, client in self._clients.items():
-            poller.register(fd, client.interest(len(self._waiting) < _MOST_WAITING))
+            poller.register(fd, client.interest(len(self._waiting) < _MAX_WAITING))
         return poller.poll()
 
     def _receive_from_waiter(self) -> "None":
