@@ -53,7 +53,7 @@ def monitor_message(command: MonitorJob) -> MonitorContainer:
         engine_id=command.engine_id,
         taken_over=command.taken_over,
         elapsed_s=command.elapsed_s,
-        limit_hit=command.stopped,
+        limit_hit=command.limit_hit,
     )
     return _with_ssh(message, task.grader) if request.ssh_password else message
 

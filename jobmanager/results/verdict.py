@@ -129,9 +129,9 @@ def _timeout_verdict(limit: Limit, measured: float, limits: Limits) -> Verdict:
 
 
 def _output_overflow(facts: RunFacts, limits: Limits) -> Verdict | None:
-    stopped = facts.limit_hit if facts.limit_hit is not None and facts.limit_hit.limit is Limit.OUTPUT else None
-    counted = facts.output_bytes if stopped is None else max(facts.output_bytes, int(stopped.measured))
-    if stopped is None and counted <= limits.output_kib * 1024:
+    hit = facts.limit_hit if facts.limit_hit is not None and facts.limit_hit.limit is Limit.OUTPUT else None
+    counted = facts.output_bytes if hit is None else max(facts.output_bytes, int(hit.measured))
+    if hit is None and counted <= limits.output_kib * 1024:
         return None
     return Verdict(
         outcome=Outcome.OVERFLOW,

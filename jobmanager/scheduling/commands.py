@@ -41,7 +41,7 @@ class MonitorJob:
     token: str
     taken_over: bool
     elapsed_s: float
-    stopped: LimitHit | None  # the limit for which an earlier waiter was about to stop it
+    limit_hit: LimitHit | None  # the limit for which an earlier waiter was about to stop it
     images: Mapping[str, str]  # of a grading job: the images of its host by environment; "" is its own
     kill_at_once: bool  # its kill was requested while no waiter monitored it
     engine_id: str  # the engine on which its container was created

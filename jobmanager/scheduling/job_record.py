@@ -45,7 +45,7 @@ class JobRecord:
     waiters_lost: int = 0  # waiters that died just after they were given it
     container_started_at: float | None = None
     cut_off: list[str] = field(default_factory=list)  # why earlier runs were cut off, one text each
-    stopped: LimitHit | None = None  # the limit for which its waiter was about to stop it
+    limit_hit: LimitHit | None = None  # the limit for which its waiter was about to stop it
     killed: KillReason | None = None
     verdict: Verdict | None = None
     facts: RunFacts | None = None

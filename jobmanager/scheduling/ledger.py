@@ -347,12 +347,12 @@ class Ledger:
                 )
             )
 
-    def limit_reached(self, container: str, stopped: LimitHit) -> None:
+    def limit_reached(self, container: str, limit_hit: LimitHit) -> None:
         """A waiter's report: it is about to stop the container for a limit."""
         with self._lock:
             job = self._job_of(container)
             if job is not None:
-                job.stopped = stopped
+                job.limit_hit = limit_hit
 
     def run_ended(self, container: str, facts: RunFacts) -> None:
         """A waiter's report: the run has ended, and what was seen of it."""
@@ -514,7 +514,7 @@ class Ledger:
                 token=job.token,
                 taken_over=taken_over,
                 elapsed_s=job.running_for_s(self._clock()),
-                stopped=job.stopped,
+                limit_hit=job.limit_hit,
                 images=self._images_for(job),
                 kill_at_once=job.killed is not None,
                 engine_id=job.engine_id,
@@ -534,7 +534,7 @@ class Ledger:
         self._commands.append(KillJob(container=job.container))
 
     def _requeue(self, job: JobRecord) -> None:
-        job.host, job.container, job.container_started_at, job.stopped = None, "", None, None
+        job.host, job.container, job.container_started_at, job.limit_hit = None, "", None, None
         may_try = job.failed_placements < _MAX_FAILED_PLACEMENTS and job.times_unreachable < _MAX_TIMES_UNREACHABLE
         newer = self._queue.holder(job.request.supersede_key)
         if newer is not None:

@@ -462,11 +462,11 @@ def test_what_a_waiter_was_about_to_stop_a_job_for_is_told_to_the_next_one_and_f
 
     driver.ledger.limit_reached(container, stopped)
     driver.ledger.waiter_died([container])
-    assert driver.watches()[-1].stopped == stopped
+    assert driver.watches()[-1].limit_hit == stopped
 
     driver.end(container, CUT_OFF[0])
     driver.run("j")
-    assert driver.watches()[-1].stopped is None
+    assert driver.watches()[-1].limit_hit is None
 
 
 def test_a_job_that_was_taken_before_its_host_had_answered_is_told_why_nobody_can_run_it():
