@@ -1,4 +1,4 @@
-"""A fake engine for your own tests: a whole Docker host in one small process, without Docker, with faults at will.
+"""A fake engine for your own tests: a Docker host in one small process, without Docker, whose faults you control.
 
 ::
 
@@ -39,8 +39,8 @@ from jobmanager.testing.fake.wire import PIECE, Inbox, packed
 
 __all__ = ["FakeContainerRecord", "FakeEngineServer", "Faults"]
 
-_PATIENCE_S = 30.0
-_GRACE_S = 5.0
+_REPLY_TIMEOUT_S = 30.0
+_EXIT_TIMEOUT_S = 5.0
 _CALLS = frozenset(name for name in vars(protocol.Engine) if not name.startswith("_"))
 
 
@@ -58,14 +58,14 @@ class FakeContainerRecord:
 
 
 class FakeEngineServer:
-    """A fake engine in a process of its own, which ends with the one that made it.
+    """A fake engine in a process of its own, which ends with the process that started it.
 
     Args:
-        images: the references that it has, or a mapping from references to the images' labels.
-        registry: the same, for what a pull can fetch.
+        images: references, or a mapping from references to the images' labels.
+        registry: the same, for images that can be pulled.
         programs: further programs by name, each a script for the fake's shell (``"$@"`` are its arguments).
-        cores: how many cores it says to have.
-        memory_mib: how much memory it says to have.
+        cores: the number of cores that it reports.
+        memory_mib: the memory that it reports.
     """
 
     def __init__(
@@ -91,14 +91,14 @@ class FakeEngineServer:
 
     @property
     def url(self) -> str:
-        """For ``DockerHost``."""
+        """The address for ``DockerHost``."""
         if not self._folder:
             raise RuntimeError("the fake engine is not started: use it in a with statement")
         return f"fake://{self._folder}/engine.sock"
 
     @property
     def pid(self) -> int:
-        """Of its process."""
+        """Process id."""
         if self._process is None:
             raise RuntimeError("the fake engine is not started: use it in a with statement")
         return self._process.pid
@@ -123,13 +123,13 @@ class FakeEngineServer:
             raise
 
     def close(self) -> None:
-        """End the process and all that it held."""
+        """End the process and remove its folder."""
         if self._line is not None:
             self._line.close()
             self._line = None
         if self._process is not None:
             try:
-                self._process.wait(_GRACE_S)
+                self._process.wait(_EXIT_TIMEOUT_S)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
@@ -166,19 +166,19 @@ class FakeEngineServer:
         return int(self._ask("times_started", container))
 
     def runs(self) -> dict[str, int]:
-        """How often each job's program began, by job id: the last 100,000 jobs, removed containers included."""
+        """How often each job's program started, by job id: the last 100,000 jobs, removed containers included."""
         return dict(self._ask("runs"))
 
     def history(self) -> list[tuple[str, str]]:
-        """The last 20,000 calls that reached it, in order: call, and container's (or image's) name."""
+        """The last 20,000 calls, in order: name of the call, and name of the container or image."""
         return [(call, name) for call, name in self._ask("history")]
 
     def add_image(self, reference: str, labels: Mapping[str, str] | None = None, *, command: Iterable[str] = ("sh",)) -> None:
-        """Let it have one more image."""
+        """Add an image."""
         self._ask("add_image", reference, dict(labels or {}), tuple(command))
 
     def remove_image(self, reference: str) -> None:
-        """Take an image away."""
+        """Remove an image."""
         self._ask("remove_image", reference)
 
     def _ask(self, command: str, *arguments: object) -> Any:
@@ -188,13 +188,13 @@ class FakeEngineServer:
 
 
 class Faults:
-    """What can go wrong with an engine, and what strangers can do to its containers. Each holds until it is taken back."""
+    """Faults of the engine, and external actions on its containers. Each fault lasts until it is taken back."""
 
     def __init__(self, ask: Any) -> None:
         self._ask = ask
 
     def stop(self, *, keep_running: bool = True) -> None:
-        """The daemon dies; with ``keep_running`` False its containers will have been killed when it is back."""
+        """The daemon dies; with ``keep_running=False`` its containers are killed before it comes back."""
         self._ask("stop", keep_running)
 
     def start_again(self) -> None:
@@ -202,7 +202,7 @@ class Faults:
         self._ask("start_again")
 
     def pause(self) -> None:
-        """The daemon hangs: connections are taken, nothing is answered. What is asked meanwhile is done at ``resume``."""
+        """The daemon hangs: it accepts connections and does not answer. Requests are carried out at ``resume``."""
         self._ask("pause")
 
     def resume(self) -> None:
@@ -210,15 +210,15 @@ class Faults:
         self._ask("resume")
 
     def drop_replies(self, call: str, times: int = 1) -> None:
-        """So many calls of that name are carried out, but the connection breaks before the reply."""
+        """The next ``times`` calls of this name are carried out, but the connection breaks before the reply."""
         self._ask("drop_replies", _checked_call(call), times)
 
     def delay_replies(self, seconds: float) -> None:
-        """Calls are carried out at once, and answered so much later; 0 ends it."""
+        """Calls are carried out at once, and answered after this delay; 0 ends it."""
         self._ask("delay_replies", seconds)
 
     def refuse(self, call: str, message: str, times: int = 1) -> None:
-        """So many calls of that name are not carried out; the answer is EngineFailed with this message."""
+        """The next ``times`` calls of this name are not carried out; the answer is EngineFailed with this message."""
         self._ask("refuse", _checked_call(call), message, times)
 
     def fill_disk(self, full: bool = True) -> None:
@@ -226,23 +226,23 @@ class Faults:
         self._ask("fill_disk", full)
 
     def leave_memory(self, available_mib: int | None) -> None:
-        """Others on the host use memory, so much is left, and the host can tell; None: it cannot tell, as at first."""
+        """The host reports this much available memory; None, as at the start: it reports none."""
         self._ask("leave_memory", available_mib)
 
     def kill_container(self, name: str) -> None:
-        """A stranger kills a container."""
+        """An external action kills a container."""
         self._ask("kill_container", name)
 
     def remove_container(self, name: str) -> None:
-        """A stranger removes a container by force; its volume stays."""
+        """An external action removes a container by force; its volume stays."""
         self._ask("remove_container", name)
 
     def pause_container(self, name: str) -> None:
-        """A stranger freezes a container."""
+        """An external action pauses a container."""
         self._ask("pause_container", name)
 
     def unpause_container(self, name: str) -> None:
-        """A stranger lets a frozen container go on."""
+        """An external action resumes a paused container."""
         self._ask("unpause_container", name)
 
 
@@ -251,7 +251,7 @@ class _Line:
 
     def __init__(self, ours: socket.socket) -> None:
         self._socket = ours
-        self._socket.settimeout(_PATIENCE_S)
+        self._socket.settimeout(_REPLY_TIMEOUT_S)
         self._inbox = Inbox()
         self._lock = threading.Lock()
 

@@ -262,7 +262,7 @@ class StudentContainers:
         try:
             spec = self._spec(name, image, request, allocation, engine.inspect(self._job.container_id))
         except EngineError as error:
-            raise _StudentNotStarted(f"the grading container could not be looked at: {error}", Outcome.CRASH) from error
+            raise _StudentNotStarted(f"the grading container could not be inspected: {error}", Outcome.CRASH) from error
         reply = submit(engine, spec)
         if not isinstance(reply, ContainerStarted):
             unreachable = isinstance(reply, StartFailed) and reply.unreachable

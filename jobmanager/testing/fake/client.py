@@ -29,7 +29,7 @@ from jobmanager.testing.fake.wire import PIECE, STDERR, Inbox, packed
 
 __all__ = ["FakeEngine"]
 
-_SHORTEST_WAIT_S = 0.001
+_MIN_TIMEOUT_S = 0.001
 
 
 class FakeEngine:
@@ -105,7 +105,7 @@ class FakeEngine:
         self._call("feed", container, payload, timeout_s=timeout_s)
 
     def open_stdin(self, container: str) -> StdinLink:
-        return _FakeStdin(self._opened("open_stdin", container), self._path, self._timeout_s)
+        return _FakeStdin(self._open_connection("open_stdin", container), self._path, self._timeout_s)
 
     def inspect(self, container: str) -> ContainerState:
         return _state(self._call("inspect", container))
@@ -163,10 +163,10 @@ class FakeEngine:
         return self._connection
 
     def _stream(self, call: str, container: str) -> OutputStream:
-        return _FakeStream(self._opened(call, container))
+        return _FakeStream(self._open_connection(call, container))
 
-    def _opened(self, call: str, container: str) -> _Connection:
-        """A connection of its own, on which this was asked for."""
+    def _open_connection(self, call: str, container: str) -> _Connection:
+        """A new connection on which this call was made."""
         try:
             connection = _Connection(self._path, self._timeout_s)
         except OSError as error:
@@ -183,7 +183,7 @@ class FakeEngine:
 
 
 class _Connection:
-    """Requests and their replies on one socket; what comes after a reply is kept for the next reader."""
+    """Requests and their replies on one socket; data that follows a reply is kept for the next reader."""
 
     def __init__(self, path: str, timeout_s: float) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -202,10 +202,10 @@ class _Connection:
     def ask(self, request: tuple[object, ...], timeout_s: float) -> Any:
         """The reply's value; raises the EngineError that it names, OSError when none came in time."""
         deadline = time.monotonic() + timeout_s
-        self._patience(timeout_s)
+        self._set_timeout(timeout_s)
         self.socket.sendall(packed(request))
         while not self.waiting:
-            self._patience(max(deadline - time.monotonic(), _SHORTEST_WAIT_S) if self.inbox.begun else timeout_s)
+            self._set_timeout(max(deadline - time.monotonic(), _MIN_TIMEOUT_S) if self.inbox.is_partial else timeout_s)
             self.receive()
         failure, value = pickle.loads(self.waiting.pop(0))
         if failure:
@@ -213,20 +213,20 @@ class _Connection:
         return value
 
     def receive(self) -> None:
-        """Take in what came; waits for it. Raises OSError, TimeoutError among them."""
+        """Wait for data and parse it. Raises OSError, TimeoutError included."""
         data = self.socket.recv(PIECE)
         if not data:
             raise ConnectionResetError("the engine closed the connection")
         self.waiting += self.inbox.feed(data)
 
     def is_dropped(self) -> bool:
-        """Whether the engine closed it while we did not look: a new one can be made before a request is lost."""
-        return bool(self._readable.poll(0))  # it ended, or has an answer that nobody waits for any more
+        """Whether the engine has closed it meanwhile: then a new one is opened before a request is lost."""
+        return bool(self._readable.poll(0))  # it has ended, or has an answer that came too late
 
     def close(self) -> None:
         self.socket.close()
 
-    def _patience(self, timeout_s: float) -> None:
+    def _set_timeout(self, timeout_s: float) -> None:
         if timeout_s != self._timeout_s:
             self.socket.settimeout(timeout_s)
             self._timeout_s = timeout_s
@@ -241,7 +241,7 @@ class _FakeStream:
     def read(self, timeout_s: float) -> list[Chunk] | None:
         if not self._connection.waiting:
             try:
-                self._connection.socket.settimeout(max(timeout_s, _SHORTEST_WAIT_S))
+                self._connection.socket.settimeout(max(timeout_s, _MIN_TIMEOUT_S))
                 self._connection.receive()
             except TimeoutError:
                 return []
@@ -254,7 +254,7 @@ class _FakeStream:
         try:
             self._connection.socket.shutdown(socket.SHUT_RDWR)  # wakes a thread that reads it
         except OSError:
-            pass  # the other side was quicker
+            pass  # the engine has closed it
         self._connection.close()
 
 
@@ -273,7 +273,7 @@ class _FakeStdin:
             raise Unreachable(f"{self._path}: {error}") from error
 
     def close(self) -> None:
-        with suppress(OSError):  # the other side was quicker
+        with suppress(OSError):  # the engine has closed it
             self._connection.socket.shutdown(socket.SHUT_RDWR)
         self._connection.close()
 

@@ -1,4 +1,4 @@
-"""One container of the fake engine: its life, its output, and its PID 1, which behaves as ``way_in.pid_1`` does."""
+"""One container of the fake engine: its life, its output, and its PID 1, which behaves as ``pid1.pid_1`` does."""
 
 from __future__ import annotations
 
@@ -301,7 +301,7 @@ class FakeContainer:
 
 
 def _pid_1(container: FakeContainer) -> Steps:
-    """What ``way_in.pid_1`` does with its standard input; the tests in ``tests/contract`` hold the two together."""
+    """What ``pid1.pid_1`` does with its standard input; the tests in ``tests/contract`` hold the two together."""
     line = yield from container.stdin.read_line()
     if not line.endswith(b"\n"):
         return _NOT_DELIVERED

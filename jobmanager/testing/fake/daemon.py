@@ -1,4 +1,4 @@
-"""What the fake engine knows and does, without its sockets: images, containers, and the faults it was told to have."""
+"""The state and the calls of the fake engine, without its sockets: images, containers, faults."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from jobmanager.testing.fake.container import KILLED, FakeContainer, FakeSpec, F
 from jobmanager.testing.fake.files import FileProblem
 
 _HISTORY = 20_000
-_NAMES = 100_000  # whose starts are remembered
+_NAMES = 100_000  # containers whose number of starts is kept
 _SHARED = "-shared"  # the end of a shared folder's name
 VERSION = "fake"
 
@@ -63,7 +63,7 @@ class FakeDaemon:
         self.starts: Counter[str] = Counter()
         self.runs: Counter[str] = Counter()  # of programs, by job
         self.disk_full = False
-        self.available_memory_mib: int | None = None  # the host cannot tell
+        self.available_memory_mib: int | None = None  # None: the host does not report it
         self._ids: dict[str, FakeContainer] = {}
         self._cores = cores
         self._memory_mib = memory_mib
@@ -96,7 +96,7 @@ class FakeDaemon:
         return self._calls[name](*arguments)
 
     def note(self, call: str, target: object) -> None:
-        """Remember that this was asked for."""
+        """Add a call to the history."""
         container = self._ids.get(target) if isinstance(target, str) else None
         self.history.append((call, container.spec.name if container is not None else str(target or "")))
 
@@ -259,13 +259,13 @@ class FakeDaemon:
             self.remove_volume(name)
 
     def remove_alone(self, container: FakeContainer) -> None:
-        """A container without its volume, as ``docker rm --force`` does it."""
+        """Remove a container without its volume, as ``docker rm --force`` does."""
         exit_code = container.exit_code if container.phase is ContainerPhase.ENDED else None
         container.end(KILLED if exit_code is None else exit_code)
         del self.containers[container.spec.name], self._ids[container.spec.id]
 
     def end_all(self) -> None:
-        """What a daemon without live-restore does to its containers when it comes back."""
+        """Kill all containers, as a daemon without live-restore does when it comes back."""
         for container in self.containers.values():
             if container.phase in (ContainerPhase.RUNNING, ContainerPhase.PAUSED):
                 container.end(KILLED)
@@ -296,7 +296,7 @@ class FakeDaemon:
 
 
 def _count(counts: Counter[str], name: str) -> None:
-    """One more; the oldest are forgotten."""
+    """Count one more; the oldest entries are dropped."""
     counts[name] += 1
     if len(counts) > _NAMES:
         del counts[next(iter(counts))]

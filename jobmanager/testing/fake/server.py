@@ -27,8 +27,8 @@ from jobmanager.testing.fake.wire import PIECE, Inbox, packed
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 _BACKLOG = 4096
 _RECEIVE = 4 * PIECE
-_SEND_AHEAD = PIECE  # how much of a stream is taken from the container before it is sent
-_OWNER_LOOK_S = 0.5
+_SEND_AHEAD = PIECE  # how much of a stream is buffered before it is sent
+_OWNER_CHECK_INTERVAL_S = 0.5
 _STREAMS = ("attach", "logs")
 _WRITE_STDIN = "write"  # on a connection that asked for open_stdin
 
@@ -41,10 +41,10 @@ class Peer:
         self.inbox = Inbox()
         self.out = bytearray()
         self.follower: Follower | None = None
-        self.fed: FakeContainer | None = None  # whose standard input it keeps open
+        self.fed: FakeContainer | None = None  # the container whose standard input it keeps open
         self.broken = False
         self.wants_to_write = False
-        self.is_owed_a_reply = False  # a delayed one: no output may overtake it
+        self.awaits_reply = False  # a delayed reply, which output must not overtake
 
 
 class FakeServer:
@@ -62,7 +62,7 @@ class FakeServer:
         self._numbers = itertools.count()
         self._listener: socket.socket | None = None
         self._peers: set[Peer] = set()
-        self._dirty: set[Peer] = set()  # have something to send
+        self._pending: set[Peer] = set()  # peers with data to send
         self._paused = False
         self._delay_s = 0.0
         self._to_drop: Counter[str] = Counter()
@@ -77,22 +77,22 @@ class FakeServer:
     # ---- the loop
 
     def run(self) -> None:
-        """Serve until the owner has had enough, or has gone."""
+        """Serve until the owner closes the pipe, or ends."""
         self._listen()
         self._watch_owner()
         self._commands.setblocking(False)
-        self._selector.register(self._commands, _READ, self._commanded)
+        self._selector.register(self._commands, _READ, self._read_commands)
         try:
             self._commands.send(packed(("", None)))
             while not self._ending:
-                for key, events in self._selector.select(self._patience_s()):
+                for key, events in self._selector.select(self._select_timeout_s()):
                     key.data(events)
                 self._run_due()
                 self._send_all()
         finally:
             self._close()
 
-    def _patience_s(self) -> float | None:
+    def _select_timeout_s(self) -> float | None:
         return max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None
 
     def _later(self, pause_s: float, call: Callable[[], None]) -> None:
@@ -107,22 +107,22 @@ class FakeServer:
         try:
             watched = os.pidfd_open(self._owner)
         except (AttributeError, OSError):  # not Linux, or an old kernel
-            self._look_for_owner()
+            self._check_owner()
             return
         self._selector.register(watched, _READ, lambda _: self._end())
-        if os.getppid() != self._owner:  # it ended before we looked
+        if os.getppid() != self._owner:  # it had ended already
             self._end()
 
-    def _look_for_owner(self) -> None:
+    def _check_owner(self) -> None:
         if os.getppid() != self._owner:
             self._end()
-        self._later(_OWNER_LOOK_S, self._look_for_owner)
+        self._later(_OWNER_CHECK_INTERVAL_S, self._check_owner)
 
     def _end(self) -> None:
         self._ending = True
 
     def _close(self) -> None:
-        self._hang_up()
+        self._close_connections()
         self._selector.close()
         self._commands.close()
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -137,8 +137,8 @@ class FakeServer:
         self._listener = listener
         self._selector.register(listener, _READ, self._accept)
 
-    def _hang_up(self) -> None:
-        """As when the daemon dies: nobody listens, all connections are gone."""
+    def _close_connections(self) -> None:
+        """Stop listening and close all connections, as a daemon's death does."""
         if self._listener is not None:
             self._selector.unregister(self._listener)
             self._listener.close()
@@ -153,7 +153,7 @@ class FakeServer:
         try:
             accepted, _ = self._listener.accept()
         except OSError:
-            return  # it has gone again
+            return  # the client has closed it again
         accepted.setblocking(False)
         peer = Peer(accepted)
         self._peers.add(peer)
@@ -163,7 +163,7 @@ class FakeServer:
         if peer.broken:
             return
         if events & _WRITE:
-            self._dirty.add(peer)
+            self._pending.add(peer)
         if events & _READ:
             self._receive(peer)
 
@@ -185,7 +185,7 @@ class FakeServer:
             return
         peer.broken = True
         self._peers.discard(peer)
-        self._dirty.discard(peer)
+        self._pending.discard(peer)
         if not self._paused:
             self._selector.unregister(peer.socket)
         peer.socket.close()
@@ -201,7 +201,7 @@ class FakeServer:
         if call != _WRITE_STDIN:
             self._daemon.note(call, arguments[0] if arguments else "")
         try:
-            value = self._carried_out(peer, call, arguments)
+            value = self._carry_out(peer, call, arguments)
         except EngineError as error:
             reply = packed((type(error).__name__, str(error)))
         else:
@@ -210,12 +210,12 @@ class FakeServer:
             self._to_drop[call] -= 1
             self._drop(peer)
         elif self._delay_s > 0:
-            peer.is_owed_a_reply = True
+            peer.awaits_reply = True
             self._later(self._delay_s, lambda: self._reply(peer, reply))
         else:
             self._reply(peer, reply)
 
-    def _carried_out(self, peer: Peer, call: str, arguments: list[Any]) -> Any:
+    def _carry_out(self, peer: Peer, call: str, arguments: list[Any]) -> Any:
         message, times = self._to_refuse.get(call, ("", 0))
         if times > 0:
             self._to_refuse[call] = (message, times - 1)
@@ -229,22 +229,22 @@ class FakeServer:
         if call not in _STREAMS:
             return self._daemon.call(call, *arguments)
         peer.follower = self._daemon.follow(
-            arguments[0], from_beginning=call == "logs", wake=lambda: self._dirty.add(peer)
+            arguments[0], from_beginning=call == "logs", wake=lambda: self._pending.add(peer)
         )
         return None
 
     def _reply(self, peer: Peer, reply: bytes) -> None:
-        peer.is_owed_a_reply = False
+        peer.awaits_reply = False
         if not peer.broken:
             peer.out += reply
-            self._dirty.add(peer)
+            self._pending.add(peer)
 
-    # ---- what is sent
+    # ---- sending
 
     def _send_all(self) -> None:
         if self._paused:
             return
-        waiting, self._dirty = self._dirty, set()
+        waiting, self._pending = self._pending, set()
         for peer in waiting:
             self._send(peer)
 
@@ -252,7 +252,7 @@ class FakeServer:
         if peer.broken:
             return
         try:
-            while self._refilled(peer):
+            while self._fill(peer):
                 sent = peer.socket.send(peer.out)
                 del peer.out[:sent]
         except BlockingIOError:
@@ -262,11 +262,11 @@ class FakeServer:
             self._drop(peer)
             return
         self._want_to_write(peer, False)
-        if peer.follower is not None and peer.follower.finished and not peer.is_owed_a_reply:
+        if peer.follower is not None and peer.follower.finished and not peer.awaits_reply:
             self._drop(peer)
 
-    def _refilled(self, peer: Peer) -> bool:
-        while peer.follower is not None and not peer.is_owed_a_reply and len(peer.out) < _SEND_AHEAD:
+    def _fill(self, peer: Peer) -> bool:
+        while peer.follower is not None and not peer.awaits_reply and len(peer.out) < _SEND_AHEAD:
             more = peer.follower.take()
             if not more:
                 break
@@ -281,7 +281,7 @@ class FakeServer:
 
     # ---- the owner's commands
 
-    def _commanded(self, _: int) -> None:
+    def _read_commands(self, _: int) -> None:
         try:
             data = self._commands.recv(PIECE)
         except BlockingIOError:
@@ -311,7 +311,7 @@ class FakeServer:
     def do_stop(self, keep_running: bool) -> None:
         self.do_resume()
         self._ends_containers = not keep_running
-        self._hang_up()
+        self._close_connections()
 
     def do_start_again(self) -> None:
         if self._listener is None:
@@ -334,7 +334,7 @@ class FakeServer:
         for peer in self._peers:
             peer.wants_to_write = False
             self._selector.register(peer.socket, _READ, lambda events, peer=peer: self._ready(peer, events))
-        self._dirty |= self._peers
+        self._pending |= self._peers
 
     def _watched_sockets(self) -> list[socket.socket]:
         listening = [self._listener] if self._listener is not None else []

@@ -1,8 +1,8 @@
-"""How a ``FakeEngine`` and the fake engine's process talk: a length, then so many bytes, over a unix socket.
+"""The protocol between ``FakeEngine`` and the fake engine's process: messages with a length, over a unix socket.
 
 A request is a pickled ``(call, *arguments)``, a reply a pickled ``(name of an EngineError or "", value)``; both ends are
 processes of one user's test. After a reply to ``attach`` and ``logs`` come chunks of output on the same connection: one byte
-that tells the stream, then data. The end of the connection is the end of the output.
+that names the stream, then data. The end of the connection is the end of the output.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ _LENGTH = struct.Struct("!I")
 
 
 def framed(body: bytes) -> bytes:
-    """A message as it is sent."""
+    """A body with its length."""
     return _LENGTH.pack(len(body)) + body
 
 
 def packed(value: object) -> bytes:
-    """A message of plain data as it is sent."""
+    """Plain data as a message."""
     body = pickle.dumps(value, 5)
     return _LENGTH.pack(len(body)) + body
 
 
 class Inbox:
-    """Takes what came apart into messages."""
+    """Splits received data into messages."""
 
     def __init__(self) -> None:
         self._held = bytearray()
 
     @property
-    def begun(self) -> bool:
-        """Whether a part of a message is here."""
+    def is_partial(self) -> bool:
+        """Whether a part of a message has come."""
         return bool(self._held)
 
     def feed(self, data: bytes) -> list[bytes]:
