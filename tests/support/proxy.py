@@ -9,14 +9,15 @@ import json
 import math
 import re
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from types import TracebackType
 from typing import Any
+
+from tests.support.listener import Listener
 
 _PIECE = 65536
 _SLOW_PIECE = 2048
@@ -114,47 +115,26 @@ class Link:
             target.sendall(piece)
 
 
-class Proxy:
-    """Stands between a manager and a daemon. A context manager; ``url`` is what the manager is given."""
+class Proxy(Listener):
+    """Stands between a manager and a daemon."""
 
     def __init__(self, engine_url: str) -> None:
+        super().__init__()
         self._engine_path = engine_url.removeprefix("unix://")
-        self._folder = tempfile.TemporaryDirectory(prefix="jmp-", dir="/tmp")
-        self._path = str(Path(self._folder.name) / "s")
-        self._listener = socket.socket(socket.AF_UNIX)
         self._rules: list[Rule] = []
         self._changes: list[tuple[str, Callable[[dict[str, Any]], object]]] = []
         self._lock = threading.Lock()
-        self._open: set[socket.socket] = set()
-        self._streams: set[socket.socket] = set()  # those of them that carry a container's output
+        self._streams: set[socket.socket] = set()  # connections that carry a container's output
         self.link = Link()
         self.seen: list[str] = []  # first lines of requests
         self.delivered: list[str] = []  # a container's id for each job that was written to its standard input whole
-        self._listener.bind(self._path)
-        self._listener.listen(64)
-        self._thread = threading.Thread(target=self._accept, daemon=True)
 
-    @property
-    def url(self) -> str:
-        return f"unix://{self._path}"
-
-    def __enter__(self) -> Proxy:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for rule in self._rules:
             rule.go_on.set()
         self.link.flows.set()
         self.link.bytes_per_s = math.inf
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        with self._lock:
-            for connection in self._open:
-                with suppress(OSError):
-                    connection.shutdown(socket.SHUT_RDWR)  # wakes a thread that writes to an engine which reads nothing
-        self._thread.join(5)
-        self._folder.cleanup()
+        super().__exit__(kind, error, trace)
 
     def hold(self, pattern: str, *, on_reply: bool = False, times: int = 1, skip: int = 0) -> AbstractContextManager[Rule]:
         """Hold matching requests (or their replies) until the block is left."""
@@ -192,10 +172,8 @@ class Proxy:
     def lead_to(self, engine_url: str) -> None:
         """What is asked from now on goes to this engine, and all that is open breaks off."""
         self._engine_path = engine_url.removeprefix("unix://")
+        self._break_off()
         with self._lock:
-            for connection in self._open:
-                with suppress(OSError):
-                    connection.shutdown(socket.SHUT_RDWR)
             self._streams.clear()
 
     def break_streams(self) -> None:
@@ -213,32 +191,17 @@ class Proxy:
         """How many requests matched so far."""
         return sum(bool(re.match(pattern, line)) for line in self.seen)
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
-
     def _serve(self, client: socket.socket) -> None:
         engine = socket.socket(socket.AF_UNIX)
-        with self._lock:
-            self._open |= {client, engine}
-        try:
-            engine.connect(self._engine_path)
-            from_client, from_engine = client.makefile("rb"), engine.makefile("rb")
-            with from_client, from_engine:
-                while self._exchange(client, engine, from_client, from_engine):
-                    pass
-        except (OSError, ValueError):
-            pass
-        finally:
-            with self._lock:
-                self._open -= {client, engine}
-                self._streams.discard(client)
-            client.close()
-            engine.close()
+        with self._kept(engine):
+            try:
+                engine.connect(self._engine_path)
+                with client.makefile("rb") as from_client, engine.makefile("rb") as from_engine:
+                    while self._exchange(client, engine, from_client, from_engine):
+                        pass
+            finally:
+                with self._lock:
+                    self._streams.discard(client)
 
     def _exchange(self, client: socket.socket, engine: socket.socket, from_client, from_engine) -> bool:  # type: ignore[no-untyped-def]
         """One request and its reply; False when the connection is over."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -189,7 +189,7 @@ class FakeSite:
 
 def pass_time(seconds: float) -> None:
     """How long a fault lasts."""
-    threading.Event().wait(seconds)
+    time.sleep(seconds)
 
 
 def host_name(host: int) -> str:

@@ -7,11 +7,11 @@ import gzip
 import itertools
 import json
 import subprocess
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from jobmanager.engine.docker import adapter, transport
@@ -19,6 +19,7 @@ from jobmanager.engine.docker.adapter import DockerEngine
 from jobmanager.engine.docker.transport import MIN_BYTES_PER_S, AnswerTooLarge, CallLimits
 from jobmanager.engine.protocol import EngineError, Unreachable
 from jobmanager.model.host import TLS, Address
+from tests.conftest import eventually
 from tests.support.daemons import make_certificates
 from tests.support.engine_of_words import OK, EngineOfWords, whole
 from tests.unit.test_docker_errors import CALLS
@@ -124,13 +125,10 @@ def test_with_tls_a_trickling_engine_has_not_answered_either(tmp_path: object) -
 
 
 def _port_of(pid: int) -> int:
-    import psutil
-
-    while True:
-        found = [each.laddr.port for each in psutil.Process(pid).net_connections("tcp") if each.status == "LISTEN"]
-        if found:
-            return int(found[0])
-        time.sleep(0.02)
+    """The port on which a child listens, once it does."""
+    process = psutil.Process(pid)
+    (port,) = eventually(lambda: [each.laddr.port for each in process.net_connections("tcp") if each.status == "LISTEN"])
+    return int(port)
 
 
 class Clock:
