@@ -20,7 +20,6 @@ import pytest
 from jobmanager import (
     ClientSync,
     DockerHost,
-    HookManager,
     JobManager,
     JobResult,
     Limits,
@@ -30,7 +29,6 @@ from jobmanager import (
 )
 from jobmanager.control import shutdown
 from jobmanager.errors import Closed, DuplicateJob, JobTimeout, NotStarted, QueueFull, WouldDeadlock
-from jobmanager.events import JobStarted
 from tests.conftest import BUSYBOX, children, end_with_all_children, eventually, our_containers, our_threads, our_volumes
 from tests.support.daemons import PrivateDaemon
 
@@ -66,14 +64,10 @@ def wait_for_running_containers(url: str, count: int) -> None:
 
 def test_kill_job_ends_a_running_job_and_keeps_what_it_printed(url: str) -> None:
     results: list[JobResult] = []
-    began = threading.Event()
-    hooks = HookManager()
-    hooks.add(JobStarted, lambda event: began.set())
-    with JobManager(url, hook_manager=hooks) as manager:
+    with JobManager(url) as manager:
         job_id = manager.new_job(SLEEPER, callback=results.append)
-        assert began.wait(20)
-        time_to_print = threading.Event()
-        time_to_print.wait(0.5)
+        with manager.follow(job_id, timeout_s=20) as live:
+            assert next(live).data == b"started\n"
         assert manager.kill_job(job_id) is True
         eventually(lambda: results)
         assert manager.kill_job(job_id) is False

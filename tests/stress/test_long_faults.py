@@ -88,10 +88,9 @@ def test_an_engine_whose_answers_come_five_seconds_late_loses_nothing(proxy: Pro
         with jobs_on(DockerHost(proxy.url, max_concurrent_jobs=3), engine_timeout_s=patience_s) as jobs:
             jobs.add(LASTS, 3)
             jobs.wait_until_running(3)
-            until = time.monotonic() + 40
             with proxy.delay(5.0):
                 jobs.add(RUNS_ONCE, 6)
-                eventually(lambda until=until: time.monotonic() > until, within_s=60)
+                time.sleep(40)  # as long as the fault lasts
             results = jobs.results(within_s=120)
         assert all(ran_once(result) for result in results), results
     assert len(proxy.delivered) == len(set(proxy.delivered)) == 18
@@ -111,8 +110,7 @@ def test_a_daemon_that_hangs_for_ninety_seconds_makes_and_runs_nothing_twice(pri
         private_engine.pause()
         try:
             held.go_on.set()
-            until = time.monotonic() + 90
-            eventually(lambda: time.monotonic() > until, within_s=100)
+            time.sleep(90)  # as long as the fault lasts
         finally:
             private_engine.resume()
         results = jobs.results(within_s=120)
