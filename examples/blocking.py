@@ -2,7 +2,7 @@
 
     python examples/blocking.py [--environment NAME_OR_IMAGE] [HOST_URL ...]
 
-Without a url: on the engine that DOCKER_HOST or the default socket names.
+Without a url it uses the engine in DOCKER_HOST, or the default socket.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""Grade the submissions to a small course: five task folders, whose graders run what was submitted in student containers.
+"""Grade the submissions for a small course: five task folders, whose graders run the submissions in student containers.
 
     python examples/course.py [--environment NAME] [--task NAME ...] [HOST_URL ...]
 
 The tasks are in examples/course/tasks: `squares` calls a function, `tail` fills in a template, `dice` has random inputs, `report`
-sends a file back, `bisect_c` compiles C. The first lines of a submission say what should become of it and what else is answered:
-`# expect: failed, 2 of 5`, `# answer growth: 1`, `# archive: report.csv`. The exit code is 0 when everything went that way, 1 when
-not, 2 when nothing could run.
+sends a file back, `bisect_c` compiles C. The first lines of a submission state its expected outcome and further answers:
+`# expect: failed, 2 of 5`, `# answer growth: 1`, `# archive: report.csv`. The exit code is 0 if every submission ended as expected,
+1 if not, 2 if nothing could run.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from queue import SimpleQueue
 from jobmanager import Code, DockerHost, File, JobManager, JobManagerError, JobResult, Task
 
 COURSE = Path(__file__).parent / "course"
-RANDOM = [0.9, 0.4]  # the numbers that the submitter was shown, of a task that has such; elsewhere they are kept for each submitter
+RANDOM = [0.9, 0.4]  # the numbers that the submitter saw, for tasks with random inputs; a real front end stores them
 HEADER = f"{'submission':<30} {'outcome':<8} {'grade':>5}  text"
 
 
 class Submission:
-    """A submitted file: the answers that it makes, and what should become of it."""
+    """A submitted file, its answers and its expected outcome."""
 
     def __init__(self, path: Path, task: Task) -> None:
         self.name = f"{path.parent.name}/{path.name}"
@@ -40,11 +40,11 @@ class Submission:
                 self.answers[key] = self.source.splitlines()[-1] if problem.single_line else self.source
 
     def noted(self, word: str) -> dict[str, object]:
-        """What its comments say: `# word: value` or `# word key: value`."""
+        """The values in its comments: `# word: value` or `# word key: value`."""
         return dict(re.findall(rf"(?m)^(?://|#) {word} ?(\w*): (.+)$", self.source))
 
     def surprise(self, result: JobResult) -> str:
-        """What differs from the expectation; empty when nothing does."""
+        """The difference from the expectation; empty if there is none."""
         outcome, _, text = str(self.noted("expect").get("", "")).partition(", ")
         if result.outcome != outcome or not any(text in told for told in told_in(result)):
             return f"expected {outcome}, {text}; got {result.outcome}, {plain(' / '.join(told_in(result)))}"
@@ -58,7 +58,7 @@ def told_in(result: JobResult) -> list[str]:
 
 
 def archived(archive: bytes | None) -> list[str]:
-    """The names in an archive, which is a stranger's: nothing is unpacked."""
+    """The names in an archive. It is untrusted, so nothing is unpacked."""
     if archive is None:
         return []
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:

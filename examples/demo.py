@@ -1,11 +1,11 @@
-"""Grade a folder of submissions to a small exercise: read how many numbers follow, then the numbers; print their sum.
+"""Grade a folder of submissions for a small exercise: read how many numbers follow, then the numbers; print their sum.
 
     python examples/demo.py [--environment NAME] [HOST_URL ...]
 
-A submission runs once per test until one goes wrong, each time in a container of its own. It gets the test's input and
-nothing else: the expected answers never leave this process. The first line of a submission says what should become of it,
-for example `# expect: failed, wrong answer`. The exit code is 0 when everything went that way, 1 when not, 2 when nothing
-could run.
+A submission runs once per test until a test fails, each time in a new container. It gets only the test's input:
+the expected answers never leave this process. The first line of a submission states its expected outcome,
+for example `# expect: failed, wrong answer`. The exit code is 0 if every submission ended as expected, 1 if not, 2 if
+nothing could run.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from jobmanager import DockerHost, JobInput, JobManager, JobManagerError, JobRes
 
 SUBMISSIONS = Path(__file__).parent / "submissions"
 LIMITS = Limits(cpu_time_s=1, wall_time_s=8, memory_mib=128, processes=32, workspace_mib=16, output_kib=64)
-LANGUAGES = {  # by suffix: the file's name in the container, and what runs there
+LANGUAGES = {  # by suffix: the file's name and the command in the container
     ".py": ("main.py", "exec python3 main.py"),
     ".c": ("main.c", "gcc -O2 -fdiagnostics-plain-output -o main main.c && exec ./main"),
 }
@@ -45,14 +45,14 @@ TESTS = (Test("3\n1 2 3\n", "6"), Test("4\n-7 0 7 5\n", "5"), Test("2\n200000000
 
 @dataclass
 class Submission:
-    """A submitted program, and what its jobs ended in so far."""
+    """A submitted program, and the results of its jobs so far."""
 
     path: Path
     results: list[JobResult] = field(default_factory=list)  # one a test, in the order of the tests
 
     @property
     def graded(self) -> bool:
-        """Whether no more jobs are needed: the first test that goes wrong decides."""
+        """Whether no more jobs are needed: the first test that fails decides."""
         return len(self.results) == len(TESTS) or (bool(self.results) and self.verdict[0] is not Outcome.SUCCESS)
 
     @property
@@ -61,7 +61,7 @@ class Submission:
 
     @property
     def surprise(self) -> str:
-        """What differs from the expectation in its first line; empty when nothing does."""
+        """The difference from the expectation in its first line; empty if there is none."""
         with self.path.open() as source:
             expected = re.match(r"\S+ expect: (\w+)(?:, (.+))?$", source.readline())
         if expected is None:
@@ -108,7 +108,7 @@ def grade(manager: JobManager, environment: str, submissions: Sequence[Submissio
 
 
 def table(submissions: Sequence[Submission]) -> Table:
-    """What is known so far; the figures are the highest of a submission's jobs."""
+    """The results so far; the figures are the highest of a submission's jobs."""
     view = Table("submission", "outcome", "text")
     for name in ("CPU s", "memory MiB", "wall s"):
         view.add_column(name, justify="right")

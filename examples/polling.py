@@ -1,8 +1,8 @@
-"""Start several jobs at once and look from time to time which of them have ended.
+"""Start several jobs at once and poll for their results.
 
     python examples/polling.py [--environment NAME_OR_IMAGE] [HOST_URL ...]
 
-Without a url: on the engine that DOCKER_HOST or the default socket names.
+Without a url it uses the engine in DOCKER_HOST, or the default socket.
 """
 
 import argparse
@@ -26,6 +26,6 @@ with JobManager([DockerHost(url) for url in options.hosts] or None) as manager:
     naps = {buffer.new_job(task, JobInput(stdin=f"{seconds}\n")): seconds for seconds in (9, 1, 0)}
     while naps:
         for job_id in [job_id for job_id in naps if buffer.is_done(job_id)]:
-            result = buffer.get_result(job_id)  # once: the buffer forgets it then
+            result = buffer.get_result(job_id)  # only once: then the buffer forgets it
             print(f"asked to sleep {naps.pop(job_id)} s: {result.outcome} {result.text or result.stdout_text.strip()}", flush=True)
         time.sleep(0.05)

@@ -1,5 +1,5 @@
 # expect: failed, wrong answer
-# Grades itself. The file is read, but the demo believes only in the printed answer.
+# Grades itself with a result file. The demo only compares the printed answer.
 import json
 import os
 

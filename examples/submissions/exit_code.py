@@ -1,5 +1,5 @@
 # expect: failed, exit code 3
-# Prints the right answer, but says that something went wrong.
+# Prints the right answer, but does not exit with code 0.
 import sys
 
 count = int(input())

@@ -1,5 +1,5 @@
 # expect: failed, unreachable
-# Asks somebody else for the answer.
+# Asks another machine for the answer.
 import socket
 
 with socket.create_connection(("192.0.2.1", 80), timeout=3) as friend:

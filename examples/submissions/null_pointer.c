@@ -1,5 +1,5 @@
 // expect: failed, exit code 139
-// No memory was ever asked for.
+// Allocates no memory.
 #include <stdio.h>
 
 int main(void) {

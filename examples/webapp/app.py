@@ -3,8 +3,8 @@
     gunicorn --workers 2 --bind 127.0.0.1:8000 --chdir examples/webapp app:app        # with or without --preload
     flask --app examples/webapp/app.py run
 
-The manager lives in each worker; the database is what the workers share. A callback, a method of the database object,
-stores each result. How far a job is, only the worker that made it can tell; any worker can tell that it is done.
+Each worker has its own manager. The workers share the database. The callback, a method of the database object,
+stores each result. Only the worker that made a job knows its progress. Every worker knows when it is done.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Database:
 
 
 app = Flask(__name__)
-app.config["MAX_CONTENT_LENGTH"] = 4 * LONGEST_PROGRAM  # a form's encoding can make three bytes of one
+app.config["MAX_CONTENT_LENGTH"] = 4 * LONGEST_PROGRAM  # a form's encoding may turn one byte into three
 database = Database(DATABASE)
 task = Task(ENVIRONMENT, command=["python3", "main.py"], problems={"program": Code("main.py")}, limits=LIMITS, name="webapp")
 manager = JobManager([DockerHost(url) for url in HOSTS] or None, queue_timeout_s=QUEUE_TIMEOUT_S)
@@ -104,7 +104,7 @@ def submit() -> Response | tuple[str, int]:
         return page("The program is empty."), 400
     if len(program.encode()) > LONGEST_PROGRAM:
         return page(f"The program is longer than {LONGEST_PROGRAM} bytes."), 400
-    job_id = uuid.uuid4().hex  # chosen here, so that the row is there before any result can be
+    job_id = uuid.uuid4().hex  # chosen here, so that the row exists before the result
     database.add(job_id, program)
     try:
         launcher = request.remote_addr or "Unknown"
@@ -141,7 +141,7 @@ def found(job_id: str) -> sqlite3.Row:
 
 
 def status_of(job: sqlite3.Row) -> str:
-    """The row is the truth for every worker; the manager adds how far it is, if this worker made the job."""
+    """The row decides for every worker; the manager adds the progress if this worker made the job."""
     if job["outcome"]:
         return "done"
     queued = manager.get_job_queue_info(job["job_id"])

@@ -1,4 +1,4 @@
 // expect: failed, it does not compile
-// a compiler's complaint about a file shows what is in it, where there is such a file
+// the compiler's error message would show the file's content, if the file were there
 #include "/task/run"
 int main(void) { return 0; }

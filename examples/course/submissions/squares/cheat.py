@@ -1,6 +1,6 @@
 # expect: failed, 0 of 5 lists
 # answer growth: 1
-# prints what it takes for a result, leaves one where graders do, and is gone before it is asked anything
+# prints a forged result, writes one where graders do, and exits before its function is called
 import json
 import os
 

@@ -1,4 +1,4 @@
-# The report that the program wrote comes back to whoever asked for the job, right or wrong.
+# The program's report comes back to the caller, right or wrong.
 
 getinput program:value > student/program.py
 cd student

@@ -1,4 +1,4 @@
-"""The function is called in a student container. What it returned is judged here, where the right answers are; so is the choice."""
+"""Calls the function in a student container. Its results and the choice are judged here, where the right answers are."""
 
 import json
 
@@ -13,7 +13,7 @@ with open("student/program.py", "w") as program:
 end = grading.run_student("python3 student/call.py", stdin=json.dumps(list(CASES.values())), cpu_time_s=1)
 
 try:
-    said = json.loads(end.stdout.splitlines()[-1])  # by whoever printed last: it may be anything
+    said = json.loads(end.stdout.splitlines()[-1])  # the last printed line: it may be anything
 except (IndexError, ValueError, RecursionError):
     said = None
 answers = said if isinstance(said, list) and len(said) == len(CASES) else [None] * len(CASES)
