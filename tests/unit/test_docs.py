@@ -140,6 +140,15 @@ def shown(transition: Transition | None) -> str:
     return f"{transition.to.name}: {actions}" if actions else transition.to.name
 
 
+def test_every_part_of_the_library_has_its_line_and_every_file_that_is_named_exists() -> None:
+    text = text_of("docs/how-it-works.md")
+    (places,) = re.findall(r"(?ms)^## Where things are$(.*?)^## ", text)
+    named = {name for name in quoted(places) if re.fullmatch(r"[a-z_/]+(/|\.py)", name)} - {"jobmanager/"}
+    assert [name for name in named if not (TOP / "jobmanager" / name).exists()] == []
+    parts = {path.name + "/" * path.is_dir() for path in (TOP / "jobmanager").iterdir() if path.suffix in (".py", "")}
+    assert parts - named <= {"__init__.py", "_version.py", "__pycache__/"}
+
+
 def test_every_state_event_and_action_is_explained() -> None:
     text = text_of("docs/how-it-works.md")
     assert [row[0] for row in table(text, "state", "meaning")] == [state.name for state in JobState]
