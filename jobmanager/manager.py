@@ -204,7 +204,7 @@ class JobManager:
         job_id = _checks.string("job_id", job_id, InvalidInput)
         if timeout_s is not None:
             timeout_s = _checks.timeout("timeout_s", timeout_s, zero=True)
-        return outside_main_thread(partial(self._lifetime.running().loop.follow, job_id, timeout_s))
+        return outside_main_thread(partial(self._lifetime.running().loop.live_outputs.follow, job_id, timeout_s))
 
     def kill_job(self, job_id: str) -> bool:
         """Ask for a job's end; its result is ``killed``. False when it has ended already or is unknown."""
@@ -243,4 +243,4 @@ class JobManager:
 
     def callbacks(self) -> CallbackInfo:
         """How busy the callback threads are."""
-        return outside_main_thread(self._lifetime.running().callbacks)
+        return outside_main_thread(self._lifetime.running().callbacks.info)

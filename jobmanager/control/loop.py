@@ -24,7 +24,6 @@ from jobmanager.control.settings import ManagerSettings
 from jobmanager.control.timers import Timers
 from jobmanager.hooks import HookManager
 from jobmanager.live_output.fan_out import LiveOutputFanOut
-from jobmanager.live_output.reader import LiveOutput
 from jobmanager.scheduling.commands import Command
 from jobmanager.scheduling.ledger import Ledger
 from jobmanager.threads.log_thread import logger
@@ -69,7 +68,7 @@ class Loop:
         self._callbacks = callbacks
         self._inbox: queue.SimpleQueue[_Item] = queue.SimpleQueue()
         self._children = Children(self._inbox.put, settings, manager_id=manager_id, cannot_start=ledger.host_down)
-        self._live_outputs = LiveOutputFanOut(
+        self.live_outputs = LiveOutputFanOut(
             hooks,
             run_of=ledger.output_source,
             fetch=self._children.waiters.fetch_output,
@@ -81,7 +80,7 @@ class Loop:
             ledger,
             hooks,
             self._children,
-            live_outputs=self._live_outputs,
+            live_outputs=self.live_outputs,
             timers=self._timers,
             environments=environments,
         )
@@ -90,7 +89,7 @@ class Loop:
             callbacks,
             hooks,
             self._children,
-            live_outputs=self._live_outputs,
+            live_outputs=self.live_outputs,
             timers=self._timers,
             environments=environments,
             settings=settings,
@@ -109,21 +108,17 @@ class Loop:
         """The ledger has changed."""
         self._inbox.put(_Wake())
 
-    def follow(self, job_id: str, timeout_s: float | None) -> LiveOutput:
-        """A new reader of a job's output, from any thread; raises UnknownJob."""
-        return self._live_outputs.follow(job_id, timeout_s)
-
     def close(self) -> None:
         """End the thread, then the children."""
         self._inbox.put(_Close())
         if self._thread.ident is not None:
             self._thread.join(_JOIN_S)
         self._children.close()
-        self._live_outputs.close()
+        self.live_outputs.close()
 
     def abandon(self) -> None:
         """In a forked child: let go of the pipes; thread and children are the parent's."""
-        self._live_outputs.abandon()
+        self.live_outputs.abandon()
         self._children.abandon()
 
     def _turn_until_closed(self) -> None:
@@ -141,7 +136,7 @@ class Loop:
 
     def _take(self, item: _Item) -> None:
         if isinstance(item, _Followed):
-            self._live_outputs.reader_added(item.job_id)
+            self.live_outputs.reader_added(item.job_id)
         elif isinstance(item, (MessageReceived, ChildExited, SendFailed)):
             self._reports.take(item)
 

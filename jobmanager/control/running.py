@@ -19,7 +19,7 @@ from jobmanager.engine.labels import mark_closed
 from jobmanager.errors import Closed, EngineUnavailable
 from jobmanager.events import JobEnded, ManagerClosing
 from jobmanager.hooks import HookManager
-from jobmanager.model.listings import CallbackInfo, HostInfo
+from jobmanager.model.listings import HostInfo
 from jobmanager.model.result import JobResult
 from jobmanager.results.verdict import KillReason
 from jobmanager.scheduling.hosts import HostStatus
@@ -54,10 +54,10 @@ class RunningManager:
             queue_timeout_s=settings.queue_timeout_s,
             host_lost_timeout_s=settings.host_lost_timeout_s,
         )
-        self._callbacks = CallbackManagers(
+        self.callbacks = CallbackManagers(
             settings.callback_threads, on_result=self._on_result, on_called_back=self.ledger.callback_returned
         )
-        self.loop = Loop(self.ledger, self._callbacks, self._hooks, settings, manager_id=manager_id)
+        self.loop = Loop(self.ledger, self.callbacks, self._hooks, settings, manager_id=manager_id)
         self._drain = Drain(self.ledger, self.loop.wake)
 
     def abandon(self) -> None:
@@ -77,7 +77,7 @@ class RunningManager:
                 raise closed()
             self._started = True
             keep_executor()
-            self._callbacks.start()
+            self.callbacks.start()
             self.loop.start()
             atexit.register(self._at_exit)
         self.ledger.wait_for_hosts(_all_have_answered, _READY_S)
@@ -98,10 +98,6 @@ class RunningManager:
         finally:
             self.loop.wake()
 
-    def callbacks(self) -> CallbackInfo:
-        """How busy the callback threads are."""
-        return self._callbacks.info()
-
     def abort(self) -> None:
         """Undo a start that failed, or goes on; what another thread has submitted meanwhile is called back."""
         self._end(0.0, shutdown.AT_EXIT, kill=True)
@@ -115,7 +111,7 @@ class RunningManager:
             self._hooks.fire(ManagerClosing(at_s=time.time(), unfinished=self.ledger.unfinished()))
         if kill:
             self._drain.kill_all(KillReason.CLOSE)
-        if self._callbacks.is_current_thread():  # it cannot wait for itself
+        if self.callbacks.is_current_thread():  # it cannot wait for itself
             threading.Thread(target=self._end_now, args=(drain_timeout_s, timeouts), name="jobmanager-close").start()
             return
         self._end_now(drain_timeout_s, timeouts)
@@ -132,7 +128,7 @@ class RunningManager:
             _log.error("left on their hosts, to be swept when they answer again: %s", self.ledger.containers())
         self.loop.close()
         mark_closed(self._manager_id)
-        self._callbacks.close(_THREAD_END_S)
+        self.callbacks.close(_THREAD_END_S)
         self._hooks.drain(_THREAD_END_S)
         drain_logs(_THREAD_END_S)
         atexit.unregister(self._at_exit)

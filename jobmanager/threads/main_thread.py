@@ -56,18 +56,15 @@ class _Call(Generic[_T]):
         self._function = function
         self._answers: list[_T] = []
         self._error: BaseException | None = None
-        self._unanswered = _thread.allocate_lock()
-        self._unanswered.acquire()
+        self.unanswered = _thread.allocate_lock()
+        self.unanswered.acquire()
 
     def carry_out(self) -> None:
         try:
             self._answers.append(self._function())
         except BaseException as error:  # noqa: BLE001 - all of it is the caller's
             self._error = error
-        self._unanswered.release()
-
-    def is_answered(self, within_s: float) -> bool:
-        return self._unanswered.acquire(timeout=within_s)
+        self.unanswered.release()
 
     def answer(self) -> _T:
         if self._error is None:
@@ -98,7 +95,7 @@ class _CallQueue:
                     _thread.start_new_thread(self._find_executor_or_serve, ())  # Thread.start holds a lock that its thread needs
                 except RuntimeError:  # none is to be had
                     self._serve()
-            if call.is_answered(wait_s):
+            if call.unanswered.acquire(timeout=wait_s):
                 return call.answer()
             wait_s = _CHECK_INTERVAL_S
 
