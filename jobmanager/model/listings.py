@@ -32,7 +32,7 @@ class QueueInfo(NamedTuple):
     """Where a job stands."""
 
     jobs_before: int  # waiting jobs that will be given a host before it, of those that could run it; -1 when it has one
-    wait_s: float  # until it is given a host, approximately; when it runs, until its wall-clock limit ends it
+    wait_s: float | None  # until it gets a host, estimated; None: unknown. When it runs, until its wall-clock limit ends it
 
 
 class CallbackInfo(NamedTuple):

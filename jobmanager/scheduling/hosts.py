@@ -84,6 +84,11 @@ class Host:
         return max(1, min(2 * self.info.cores, self.info.memory_mib // _MIB_PER_JOB))
 
     @property
+    def is_up(self) -> bool:
+        """Whether it answers."""
+        return self.status is HostStatus.UP
+
+    @property
     def memory_mib(self) -> int:
         """What the machine has; 0 while it is not known."""
         return self.info.memory_mib if self.info is not None else 0
@@ -104,7 +109,7 @@ class Host:
 
     def start_unanswered(self, reason: str, now: float) -> None:
         """It did not answer the start of a container. With each time in a row it is left alone for longer."""
-        if self.status is HostStatus.UP:  # else another start has counted already
+        if self.is_up:  # else another start has counted already
             self.backoff_until = now + _BACKOFF_S[min(self._unanswered_starts, len(_BACKOFF_S) - 1)]
             self._unanswered_starts += 1
         self.went_down(reason)
@@ -173,7 +178,7 @@ class Host:
 
     def has_free_slot(self) -> bool:
         """Whether it is up and a slot is free."""
-        return self.status is HostStatus.UP and len(self.taken) < self.limit
+        return self.is_up and len(self.taken) < self.limit
 
     def has_memory(self, requirements: Requirements) -> bool:
         """Whether the job's memory is free."""
@@ -202,7 +207,7 @@ class Host:
         return HostInfo(
             name=self.name,
             url=self.config.url,
-            up=self.status is HostStatus.UP,
+            up=self.is_up,
             reason=self.reason,
             running=len(self.taken),
             limit=self.limit,
@@ -333,11 +338,11 @@ class HostTable:
 
     def expected_hosts(self, requirements: Requirements) -> frozenset[str]:
         """The hosts that could run such a job and are up; if none is up, those that are down."""
-        up = frozenset(host.name for host in self.able(requirements) if host.limit)
-        return up or frozenset(host.name for host in self if host.limit and host.could_run(requirements))
+        up = frozenset(host.name for host in self.able(requirements))
+        return up or frozenset(host.name for host in self if host.could_run(requirements))
 
     def _up(self) -> Iterator[Host]:
-        return (host for host in self if host.status is HostStatus.UP)
+        return (host for host in self if host.is_up)
 
     def _able(self, requirements: Requirements) -> list[Host]:
         return [host for host in self._up() if host.could_run(requirements)]

@@ -35,7 +35,7 @@ from jobmanager.scheduling.commands import (
 )
 from jobmanager.scheduling.containers import ContainerRecord, ContainerTable
 from jobmanager.scheduling.durations import Durations
-from jobmanager.scheduling.forecast import Forecast, Forecaster
+from jobmanager.scheduling.forecast import Forecaster, dispatch_order
 from jobmanager.scheduling.hosts import Host, HostStatus, HostTable, Version
 from jobmanager.scheduling.job_record import JobRecord, OutputSource
 from jobmanager.scheduling.job_states import TRANSITIONS, JobAction, JobEvent, JobState
@@ -79,7 +79,7 @@ class Ledger:
         self._changed = threading.Condition(self._lock)
         self._hosts = HostTable(hosts, aliases)
         self._durations = Durations()
-        self._queue = WaitingQueue(clock, self._durations.expected_s)
+        self._queue = WaitingQueue(clock, self._durations.cost_s)
         self._jobs: dict[str, JobRecord] = {}
         self._commands: deque[Command] = deque()
         self._containers = ContainerTable(self._hosts, self._commands.append, self._slot_freed)
@@ -193,8 +193,8 @@ class Ledger:
             if job.state is not JobState.WAITING:
                 return QueueInfo(-1, max(0.0, job.request.task.limits.wall_s - job.running_for_s(self._clock())))
             known = self._forecaster.recent(job_id) or self._forecaster.snapshot()
-        jobs_before, wait_s = self._forecaster.of(known).turn(job_id)
-        return QueueInfo(jobs_before, round(wait_s, 3))
+        jobs_before, wait_s = self._forecaster.of(known).wait(job_id)
+        return QueueInfo(jobs_before, None if wait_s is None else round(wait_s, 3))
 
     def snapshot(self) -> tuple[list[RunningJob], list[WaitingJob]]:
         """The jobs that have a host, and the waiting jobs in their order."""
@@ -208,7 +208,7 @@ class Ledger:
                 if (missing := self._missing_memory(req_class.requirements))
             }
             snapshot = self._forecaster.snapshot()
-        order = Forecast(snapshot).order
+        order = dispatch_order(snapshot)
         if not missing_memory:
             return running, [entry.listed for entry in order]
         return running, [_listed(entry, missing_memory.get(entry.priority_class.req_class)) for entry in order]

@@ -199,10 +199,10 @@ class _DispatchOrder:
 class WaitingQueue:
     """The jobs that have no host yet. Not thread-safe: the ledger's lock guards it."""
 
-    def __init__(self, clock: Callable[[], float], expected_s: Callable[[DurationKey], float]) -> None:
+    def __init__(self, clock: Callable[[], float], cost_s: Callable[[DurationKey], float]) -> None:
         self.shares = FairShares()
         self._clock = clock
-        self._expected_s = expected_s
+        self._cost_s = cost_s
         self._entries: dict[str, QueueEntry] = {}  # by job id; those that have waited longest first
         self._keys: dict[str, QueueEntry] = {}  # by supersede key
         self._req_classes: dict[Requirements, RequirementClass] = {}
@@ -230,10 +230,6 @@ class WaitingQueue:
     def accounts(self) -> dict[Account, float]:
         """The accounts of launchers with waiting jobs, and their start tags."""
         return self.shares.waiting_accounts()
-
-    def starts_in_turn(self) -> int:
-        """Starts since the last one out of turn."""
-        return self._starts
 
     def all_requirements(self) -> set[Requirements]:
         """The requirements of the waiting jobs, each once."""
@@ -332,7 +328,7 @@ class WaitingQueue:
                 self._passed_over.set(priority_class, priority_class.since)
 
     def _dequeue(self, entry: QueueEntry) -> Cost:
-        expected_s = self._expected_s(entry.duration_key)
+        expected_s = self._cost_s(entry.duration_key)
         now = self._clock()
         priority_class = entry.priority_class
         priority_class.since = priority_class.req_class.since = now

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from dev.queue_simulation import PYTHON, SUCCESS, Clock
 from jobmanager import DockerHost, JobInput, Limits, Match, Task
 from jobmanager.control.reports import report_start
-from jobmanager.engine.pid1 import EndMark
 from jobmanager.ipc.messages import ContainerStarted, StartFailed, StartRefused
 from jobmanager.model.container import EngineInfo, Image
 from jobmanager.model.job import Request
@@ -14,23 +14,8 @@ from jobmanager.results.facts import RunFacts
 from jobmanager.scheduling.commands import CheckHost, DeleteContainer, KillJob, MonitorJob, PublishResult, SubmitJob
 from jobmanager.scheduling.ledger import Ledger
 
-PYTHON = Image(id="sha256:py", references=("python:3",), labels={"jobmanager.environment": "python3"}, created_at_s=1.0)
 C = Image(id="sha256:c", references=("gcc:13",), labels={"jobmanager.environment": "c"}, created_at_s=1.0)
-SUCCESS = RunFacts(program_started=True, end=EndMark(exit_code=0), stdout=b"ok", stdout_bytes=2, wall_time_s=1.0)
 LOCAL_ONLY = Task("python3", problems={"q": Match("a")})
-
-
-class Clock:
-    """A clock that somebody else turns."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def wall(self) -> float:
-        return self.now + 1_700_000_000.0
 
 
 class Driver:

@@ -8,7 +8,7 @@ import statistics
 import pytest
 
 from jobmanager.results.verdict import KillReason
-from tests.unit.ledger_driver import PYTHON, C
+from tests.unit.ledger_driver import PYTHON, C, Driver
 from tests.unit.queue_simulation import Simulation
 
 
@@ -31,10 +31,12 @@ def taught(world: Simulation, *takes_s: float, each: int = 3) -> float:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_the_order_that_is_foreseen_is_the_order_in_which_jobs_start(seed):
+    """All start within a minute, so that none has a start out of turn."""
     dice = random.Random(seed)
-    world = Simulation({"a": 1}, PYTHON, C)
+    world = Simulation({"a": 20}, PYTHON, C)
     taught(world, 1, 3)
-    world.job("runs", 1)
+    for number in range(20):
+        world.job(f"runs {number}", 1 + number / 20, kind="takes 1")
     world.run(until=world.now)
     for number in range(300):
         world.job(
@@ -55,8 +57,7 @@ def test_the_order_that_is_foreseen_is_the_order_in_which_jobs_start(seed):
     started = world.order()[before:]
     assert sorted(started) == sorted(expected)
     apart = [abs(started.index(job_id) - place) for place, job_id in enumerate(expected)]
-    assert statistics.mean(apart) <= 4  # when a group has been passed over long enough hangs on fractions of a second
-    assert sum(places <= 2 for places in apart) / len(apart) >= 0.9
+    assert statistics.mean(apart) <= 4
 
 
 def test_with_one_priority_the_order_is_foreseen_exactly():
@@ -75,7 +76,7 @@ def test_with_one_priority_the_order_is_foreseen_exactly():
     assert world.order()[before:] == expected
 
 
-def test_a_low_priority_that_will_have_waited_long_by_then_is_foreseen_among_the_higher_ones():
+def test_a_start_out_of_turn_is_not_foreseen_so_a_low_priority_may_wait_less_than_it_was_told():
     world = Simulation({"a": 1})
     taught(world, 1)
     for number in range(300):
@@ -85,8 +86,8 @@ def test_a_low_priority_that_will_have_waited_long_by_then_is_foreseen_among_the
     jobs_before, wait_s = world.ledger.queue_info("low")
     world.run()
 
-    assert 60 <= jobs_before <= 75
-    assert wait_s == pytest.approx(world.waited("low"), abs=10)
+    assert (jobs_before, wait_s) == (300, pytest.approx(300))
+    assert world.waited("low") < 75
 
 
 # ---- the seconds
@@ -160,21 +161,25 @@ def test_jobs_that_go_to_other_hosts_are_not_waited_for():
     assert info.wait_s == pytest.approx(2.0)
 
 
-def test_large_jobs_take_the_slots_that_their_memory_is():
+def test_large_jobs_wait_for_memory_and_small_ones_for_slots():
     world = Simulation({"a": 8})
     taught(world, 5)
     for number in range(9):
-        world.job(f"large {number}", 5, memory_mib=2000)  # two at once
+        world.job(f"large {number}", 5, memory_mib=1500)  # two at once
+    world.job("small", 5)
+    for number in range(5):
+        world.job(f"runs {number}", 5)
     world.carry_out()
+    world.job("small and last", 5)
 
-    wait_s = world.ledger.queue_info("large 8").wait_s
+    waits = [world.ledger.queue_info(name).wait_s for name in ("large 8", "small and last")]
     world.run()
 
-    assert world.waited("large 8") == 20
-    assert 10 <= wait_s <= 40
+    assert waits == pytest.approx([20, 5], abs=5)
+    assert [world.waited(name) for name in ("large 8", "small and last")] == pytest.approx(waits, abs=5)
 
 
-def test_hosts_that_are_down_count_only_when_no_other_could_run_the_job():
+def test_hosts_that_are_down_do_not_count_and_when_all_are_down_the_wait_is_unknown():
     world = Simulation({"a": 1, "b": 1})
     taught(world, 4)
     world.ledger.host_down("b", "no route")
@@ -185,17 +190,80 @@ def test_hosts_that_are_down_count_only_when_no_other_could_run_the_job():
 
     world.ledger.host_down("a", "no route")
 
-    assert 0 < world.ledger.queue_info("j4").wait_s <= 16
+    assert world.ledger.queue_info("j4") == (3, None)
 
 
-def test_before_any_host_has_answered_a_wait_is_a_number_all_the_same():
-    from tests.unit.ledger_driver import Driver
-
+def test_before_any_host_has_answered_the_wait_is_unknown():
     driver = Driver({"a": 2}, up=False)
     driver.accept("first"), driver.accept("second")
 
-    assert driver.ledger.queue_info("second").jobs_before == 1
-    assert driver.ledger.queue_info("second").wait_s >= 0
+    assert driver.ledger.queue_info("second") == (1, None)
+
+
+# ---- what is not known
+
+
+def test_a_wait_is_unknown_until_three_jobs_of_the_kind_have_ended():
+    world = Simulation({"a": 1})
+    for number in range(6):
+        world.job(f"j{number}", 4)
+    known = []
+    for ended in range(4):
+        world.run(until=4 * ended)
+        known.append(world.ledger.queue_info("j5").wait_s)
+
+    assert known == [None, None, None, pytest.approx(8)]
+
+
+def test_the_own_kind_of_a_job_need_not_be_known():
+    world = Simulation({"a": 1})
+    taught(world, 4)
+    world.job("runs", 4)
+    world.carry_out()
+    world.job("never seen before", 7)
+
+    assert world.ledger.queue_info("never seen before").wait_s == pytest.approx(4)
+
+
+def test_a_free_slot_is_told_whatever_runs_beside_it():
+    world = Simulation({"a": 2})
+    world.job("runs", 7)
+    world.carry_out()
+    world.job("next", 7)
+
+    assert world.ledger.queue_info("next") == (0, 0.0)
+
+
+def test_a_few_unknown_jobs_among_many_known_ones_count_with_half_of_their_limit():
+    world = Simulation({"a": 1})
+    taught(world, 10)
+    for number in range(30):
+        world.job(f"known {number}", 10)
+    world.job("unknown", 1, wall_time_s=20)
+    for number in range(10):
+        world.job(f"later {number}", 10)
+    world.carry_out()
+
+    assert world.ledger.queue_info("later 9").wait_s == pytest.approx(400)
+    world.run()
+    assert world.waited("later 9") == pytest.approx(391)
+
+
+def test_many_unknown_jobs_make_the_wait_of_those_behind_them_unknown():
+    world = Simulation({"a": 1})
+    taught(world, 10)
+    for number in range(10):
+        world.job(f"known {number}", 10)
+    for number in range(5):
+        world.job(f"unknown {number}", 1)
+    world.job("last", 10)
+    world.carry_out()
+
+    assert world.ledger.queue_info("known 9").wait_s == pytest.approx(90)
+    assert world.ledger.queue_info("last") == (14, None)
+
+
+# ---- how good it is
 
 
 KINDS = {"quick": 2.0, "medium": 6.0, "slow": 20.0}
@@ -214,7 +282,7 @@ def told_to_real(hosts: dict[str, int], *, launchers: int, load: float, seed: in
     """Under a load that does not change: what each job is told as it comes, to what it waits, if that is more than one run."""
     dice = random.Random(seed)
     world = Simulation(hosts)
-    told: dict[str, float] = {}
+    told: dict[str, float | None] = {}
     per_second = load * sum(hosts.values()) / statistics.mean(KINDS.values())
 
     def come(number: int) -> None:
@@ -227,7 +295,8 @@ def told_to_real(hosts: dict[str, int], *, launchers: int, load: float, seed: in
         at += dice.expovariate(per_second)
         world.at(at, lambda number=number: come(number))
     world.run()
-    return [wait_s / world.waited(job_id) for job_id, wait_s in told.items() if world.waited(job_id) > 10]
+    known = {job_id: wait_s for job_id, wait_s in told.items() if wait_s is not None}
+    return [wait_s / world.waited(job_id) for job_id, wait_s in known.items() if world.waited(job_id) > 10]
 
 
 @pytest.mark.parametrize("hosts", [{"a": 4, "b": 4}, {"a": 1}], ids=["two hosts", "one slot"])
@@ -268,7 +337,7 @@ def test_when_nothing_more_arrives_what_was_told_is_right_whatever_waits(seed):
 # ---- what it costs
 
 
-def test_with_a_long_queue_the_outlook_is_used_again_for_a_while_and_a_new_job_has_a_new_one():
+def test_with_a_long_queue_the_forecast_is_used_again_for_a_while_and_a_new_job_has_a_new_one():
     world = Simulation({"a": 1})
     for number in range(2000):
         world.job(f"j{number}")
