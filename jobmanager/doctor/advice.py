@@ -32,7 +32,7 @@ def _missing_protection(about: EngineAbout) -> tuple[str, ...]:
     if "seccomp" not in about.security:
         found.append("the engine has no seccomp: system calls are not filtered")
     if not {"apparmor", "selinux"} & set(about.security):
-        found.append("neither AppArmor nor SELinux stands behind the other barriers")
+        found.append("no AppArmor or SELinux on this host")
     if not about.live_restore:
         found.append("live-restore is off: when the daemon ends, so do all jobs on this host, as crash")
     return tuple(found)

@@ -14,7 +14,7 @@ class Outcome(str, Enum):
     SUCCESS = "success"  # exit code 0, or the grader's result
     FAILED = "failed"  # any other exit code, or the grader's result
     TIMEOUT = "timeout"  # stopped for CPU time or wall clock
-    OVERFLOW = "overflow"  # stopped for output, or ended badly after hitting memory, processes or a full workspace
+    OVERFLOW = "overflow"  # stopped for output, or exit code not 0 after reaching memory, processes or workspace
     CRASH = "crash"  # not the program's fault: host, daemon, image, external interference
     KILLED = "killed"  # on request of the caller
     ERROR = "error"  # a result file that cannot be read

@@ -44,7 +44,7 @@ def test_a_good_host_gets_no_advice():
     ("change", "said"),
     [
         ({"security": ("apparmor",)}, "no seccomp"),
-        ({"security": ("seccomp",)}, "neither AppArmor nor SELinux"),
+        ({"security": ("seccomp",)}, "no AppArmor or SELinux"),
         ({"live_restore": False}, "live-restore is off"),
         ({"cannot_limit": ("swap",)}, "cannot limit swap"),
         ({"warnings": ("No swap limit support",)}, "No swap limit support"),
