@@ -91,9 +91,9 @@ class JobRecord:
         """Set its verdict to a crash; to killed when its kill was requested before."""
         self.verdict = killed_verdict(self.killed) if self.killed else crash_verdict(kind, text, source)
 
-    def reasons(self, lack: str = "") -> str:
+    def reasons(self, missing: str = "") -> str:
         """Why hosts failed to start it, and what it waits for, in brackets."""
-        reasons = [*self.failure_reasons[-3:], *([lack] if lack else [])]
+        reasons = [*self.failure_reasons[-3:], *([missing] if missing else [])]
         return f" ({'; '.join(reasons)})" if reasons else ""
 
     def running_for_s(self, now: float) -> float:

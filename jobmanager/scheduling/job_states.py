@@ -1,7 +1,6 @@
 """The state machine of a job. ``docs/how-it-works.md`` has it as a table.
 
-A container has a life of its own beyond its job's: ``DELETE`` only begins its removal, and its slot stays taken
-until nothing of it is left.
+A container outlives its job: ``DELETE`` only begins its removal, and its slot stays taken until the container is gone.
 """
 
 from __future__ import annotations

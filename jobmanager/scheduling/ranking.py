@@ -1,4 +1,4 @@
-"""A ranking: items by rank, the lowest first, where ranks change and items leave."""
+"""A ranking: a priority queue whose items may leave, or change their rank."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any, Generic, TypeVar
 
 T = TypeVar("T", bound=Hashable)
 
-_MOST_OLD = 50  # entries that no longer stand, beyond as many as do, before they are tidied away
+_MAX_STALE = 50  # stale heap entries, beyond the number of items, before the heap is rebuilt
 
 
 class Ranking(Generic[T]):
-    """Each operation takes a time that grows with the logarithm of how many items there are. Not thread-safe."""
+    """Items by rank, the lowest first. Each operation takes O(log n) time on average. Not thread-safe."""
 
     def __init__(self) -> None:
-        self._ranks: dict[T, Any] = {}  # what stands
-        self._heap: list[tuple[Any, int, T]] = []  # what stands, and what stood before
+        self._ranks: dict[T, Any] = {}  # the present ones
+        self._heap: list[tuple[Any, int, T]] = []  # present and former ranks; a former one is skipped when it comes first
         self._serials = itertools.count()
 
     def __len__(self) -> int:
@@ -30,17 +30,17 @@ class Ranking(Generic[T]):
         return item in self._ranks
 
     def set(self, item: T, rank: Any) -> None:
-        """Put an item in, or change its rank. Ranks are compared with each other; among equals the one set first is first."""
+        """Put an item in, or change its rank. Among equal ranks the one that was set first is first."""
         if self._ranks.get(item) == rank:
             return
         self._ranks[item] = rank
         heapq.heappush(self._heap, (rank, next(self._serials), item))
-        self._tidy_up()
+        self._compact()
 
     def drop(self, item: T) -> None:
-        """Take an item out; nothing happens when it is not in."""
+        """Take an item out, if it is in."""
         if self._ranks.pop(item, None) is not None:
-            self._tidy_up()
+            self._compact()
 
     def first(self) -> T | None:
         """The item of the lowest rank; None when there is none."""
@@ -58,7 +58,7 @@ class Ranking(Generic[T]):
         assert first is not None
         return self._ranks[first]
 
-    def _tidy_up(self) -> None:
-        if len(self._heap) > 2 * len(self._ranks) + _MOST_OLD:
+    def _compact(self) -> None:
+        if len(self._heap) > 2 * len(self._ranks) + _MAX_STALE:
             self._heap = [entry for entry in self._heap if self._ranks.get(entry[2]) == entry[0]]
             heapq.heapify(self._heap)

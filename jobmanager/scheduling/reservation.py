@@ -100,9 +100,8 @@ class ReservationPolicy:
         for req_class in sorted(patient, key=lambda req_class: req_class.since):
             requirements = req_class.requirements
             able = hosts.able(requirements)
-            if able and all(
-                host.unpromised_mib < requirements.memory_mib for host in able
-            ):  # memory that we promised is what is missing
+            # Only memory that we promised to other jobs becomes free by waiting for them.
+            if able and all(host.unpromised_mib < requirements.memory_mib for host in able):
                 reservations = [self._reservation_of(host, req_class, now) for host in able]
                 return min(reservations, key=lambda reservation: reservation.free_at)
         return None

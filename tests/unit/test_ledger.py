@@ -1266,7 +1266,7 @@ def test_nothing_is_remembered_of_jobs_that_are_over():
     assert sum(len(places._heap) for places in priority_class.queues.values()) < 100
 
 
-def test_orders_are_given_once():
+def test_commands_are_given_once():
     driver = Driver({"a": 1})
     driver.accept("j")
 
