@@ -88,8 +88,8 @@ def doctor(hosts: tuple[str, ...], tls: str | None, ssh_config: str | None, as_j
 
 @commands.command()
 @_for_hosts
-@click.option("--yes", is_flag=True, help="Remove what is listed.")
-@click.option("--manager", "managers", metavar="ID", multiple=True, help="Take this manager for dead: choose all that it has.")
+@click.option("--yes", is_flag=True, help="Remove the listed leftovers.")
+@click.option("--manager", "managers", metavar="ID", multiple=True, help="Choose everything of this manager, even if it is alive.")
 @click.option("--all", "everything", is_flag=True, help="Choose everything of every manager, even of living ones.")
 def sweep(
     hosts: tuple[str, ...],
