@@ -1,4 +1,4 @@
-"""From what a caller gives to a ``Request``: the rules that a job's id, key, answers and files must keep."""
+"""Makes a ``Request`` of what a caller gives: the rules for a job's id, key, answers and files."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class ProtocolViolation:
     """A message that is invalid."""
 
     reason: str
-    id: int | None = None  # of the student container, where it could be read
+    id: int | None = None  # the student container's, where it could be read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

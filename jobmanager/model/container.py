@@ -10,7 +10,7 @@ from jobmanager.model.limits import Limits
 from jobmanager.model.network import Network
 
 WORKSPACE = "/job"
-GRADING_WORKSPACE = "/task"  # of grading and student containers, as graders written for INGInious name it
+GRADING_WORKSPACE = "/task"  # in grading and student containers; graders written for INGInious use this path
 SHARED_FOLDER = "/task/student"
 OLD_FOLDERS = ("/archive", "/course")  # which graders written for INGInious name, beside the workspace
 ACCOUNTS = "/etc/passwd"

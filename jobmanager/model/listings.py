@@ -53,7 +53,7 @@ class HostInfo:
     reason: str  # why it is down; empty when up
     running: int  # slots taken: containers that are starting, running or being removed
     limit: int  # slots in all; 0 while the host has never answered
-    environments: tuple[str, ...]  # what it has; what it had when it was last up
-    older_versions: tuple[str, ...] = ()  # of these, what it has an image of that is older than the newest, here or elsewhere
-    memory_mib: int = 0  # what the machine has; 0 while the host has never answered
+    environments: tuple[str, ...]  # its environments; while it is down, those it had when it was last up
+    older_versions: tuple[str, ...] = ()  # those whose image here is older than the newest one on any host
+    memory_mib: int = 0  # of the machine; 0 while the host has never answered
     free_memory_mib: int = 0  # the most that a job may ask for to be placed there now

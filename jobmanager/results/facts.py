@@ -42,7 +42,7 @@ class RunFacts:
     survived_outage_s: float = 0.0  # the part of it that was over while the container still ran
     unreachable_reason: str = ""  # with never_started: the engine did not answer, and this is what happened
     host_lost: bool = False  # the host was given up
-    infrastructure_error: str = ""  # what else went wrong on our side
+    infrastructure_error: str = ""  # any other error on our side
     link_broke: bool = False  # a grading job lost its student containers when it needed them
     protocol_error: str = ""  # the invalid or unsupported message of a grading job's supervisor for which we ended the job
     stdout: bytes = field(default=b"", repr=False)
@@ -57,7 +57,7 @@ class RunFacts:
     result_file: bytes | None = field(default=None, repr=False)
     archive: bytes | None = field(default=None, repr=False)
     archive_error: str = ""  # why collected files are missing
-    not_collected: str = ""  # names that matched but are no regular files, and the like
+    not_collected: str = ""  # names that matched but could not be collected, with reasons
     cpu_time_s: float | None = None
     wall_time_s: float | None = None
     peak_memory_bytes: int | None = None
