@@ -164,7 +164,7 @@ def run_child(module: str, fd: int, parent: int, level: int) -> None:
     code = sys.modules[module]
     main: ChildMain = code.main
     on_parent_death: Callable[[], None] | None = getattr(code, "on_parent_death", None)
-    threading.Thread(target=_exit_with_parent, args=(parent, on_parent_death), name="jobmanager-parent-watch", daemon=True).start()
+    threading.Thread(target=_exit_with_parent, args=(parent, on_parent_death), name="jobmanager-parent", daemon=True).start()
     exit_code = 0
     try:
         main(connection)

@@ -1,1 +1,1 @@
-"""The waiter process: what the watch over one container, and over its host, is made of."""
+"""The waiter process: monitors of containers, and of the host."""

@@ -1,4 +1,4 @@
-"""A watch whose engine answers some calls and not others."""
+"""A monitor whose engine answers some calls and not others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ENDED = ContainerState(id="c", name="n", phase=ContainerPhase.ENDED, started_at_
 
 
 class Clock:
-    """A clock that goes on by itself, a little with each look at it."""
+    """A clock that advances a little with each reading."""
 
     def __init__(self, step_s: float = 0.1) -> None:
         self._seconds = itertools.count()
@@ -32,7 +32,7 @@ class Clock:
 
 
 class Stream:
-    """A container's output: pieces, each for one read, then its end."""
+    """A container's output: chunks for one read each, then the end."""
 
     def __init__(self, *pieces: list[Chunk]) -> None:
         self._pieces = list(pieces)
@@ -45,11 +45,11 @@ class Stream:
 
 
 class StubEngine:
-    """A container that runs on while its attached stream breaks; what else is the matter, its children say."""
+    """A container that runs on while its attached stream breaks; subclasses add faults."""
 
     def __init__(self) -> None:
-        self.looks = 0
-        self.looks_at_cpu = 0
+        self.inspections = 0
+        self.cpu_checks = 0
 
     def attach(self, container: str) -> OutputStream:
         return Stream([BEGUN])
@@ -61,14 +61,14 @@ class StubEngine:
         return Stream([BEGUN])
 
     def inspect(self, container: str) -> ContainerState:
-        self.looks += 1
+        self.inspections += 1
         return RUNS
 
     def info(self) -> EngineInfo:
         return EngineInfo(version="20.10", cores=1, memory_mib=1, now_s=1e9, cgroup="1")
 
     def usage(self, container: str) -> Usage | None:
-        self.looks_at_cpu += 1
+        self.cpu_checks += 1
         return None
 
     def archive(self, *_: object) -> list[bytes]:
@@ -83,7 +83,7 @@ class StubEngine:
         pass
 
 
-def watch(
+def monitor(
     engine: StubEngine, *, taken_over: bool = False, with_ssh: bool = False, limits: Limits | None = None
 ) -> ContainerMonitor:
     job = MonitorContainer(
@@ -109,7 +109,7 @@ def judged(facts: RunFacts) -> tuple[str, str]:
 
 
 class LogEndsAtOnce(StubEngine):
-    """Its log can be asked for, and ends at once: its file is damaged, say."""
+    """Its log can be read, and ends at once, as a damaged file does."""
 
     asked_for_its_log: Callable[[], None] = staticmethod(lambda: None)
 
@@ -121,21 +121,21 @@ class LogEndsAtOnce(StubEngine):
 def test_a_job_whose_log_ends_at_once_again_and_again_is_stopped_at_its_wall_clock_limit():
     engine = LogEndsAtOnce()
 
-    facts = watch(engine, limits=Limits(cpu_time_s=300, wall_time_s=5)).run()
+    facts = monitor(engine, limits=Limits(cpu_time_s=300, wall_time_s=5)).run()
 
     assert facts.wall_time_s is not None and 5 <= facts.wall_time_s < 25
-    assert engine.looks < 50
+    assert engine.inspections < 50
 
 
 def test_a_job_that_was_taken_over_and_whose_log_ends_at_once_is_stopped_at_its_wall_clock_limit():
-    facts = watch(LogEndsAtOnce(), taken_over=True, limits=Limits(cpu_time_s=300, wall_time_s=5)).run()
+    facts = monitor(LogEndsAtOnce(), taken_over=True, limits=Limits(cpu_time_s=300, wall_time_s=5)).run()
 
     assert facts.wall_time_s is not None and 5 <= facts.wall_time_s < 25
 
 
 def test_a_kill_ends_a_job_whose_log_ends_at_once_again_and_again():
     engine = LogEndsAtOnce()
-    asked = watch(engine, limits=Limits(cpu_time_s=3000, wall_time_s=9000))
+    asked = monitor(engine, limits=Limits(cpu_time_s=3000, wall_time_s=9000))
     engine.asked_for_its_log = asked.kill
 
     facts = asked.run()
@@ -155,7 +155,7 @@ class LosesTheRestOfTheEnd(StubEngine):
 
     def inspect(self, container: str) -> ContainerState:
         state = super().inspect(container)
-        if 1 < self.looks < 4:
+        if 1 < self.inspections < 4:
             raise Unreachable("away")
         return state
 
@@ -166,7 +166,7 @@ def said(words: str, *, stderr: bool = False) -> Chunk:
 
 def test_an_end_that_was_half_told_before_an_outage_is_heard_whole_after_it():
     engine = LosesTheRestOfTheEnd()
-    tried = watch(engine)
+    tried = monitor(engine)
     tried._clock = Clock(step_s=1.0)
 
     facts = tried.run()
@@ -180,13 +180,13 @@ class AwayAndLaterStopped(StubEngine):
 
     def inspect(self, container: str) -> ContainerState:
         state = super().inspect(container)
-        if self.looks == 2:
+        if self.inspections == 2:
             raise Unreachable("away")
-        return state if self.looks < 4 else ENDED
+        return state if self.inspections < 4 else ENDED
 
 
 def test_an_outage_that_a_container_survived_is_not_why_it_ended():
-    facts = watch(AwayAndLaterStopped()).run()
+    facts = monitor(AwayAndLaterStopped()).run()
 
     assert facts.outage_s > 0
     assert judged(facts) == ("crash", "stopped_externally")
@@ -197,11 +197,11 @@ class StoppedWhileAway(AwayAndLaterStopped):
 
     def inspect(self, container: str) -> ContainerState:
         state = super().inspect(container)
-        return state if self.looks < 3 else ENDED
+        return state if self.inspections < 3 else ENDED
 
 
 def test_an_outage_in_which_a_container_ended_is_why():
-    assert judged(watch(StoppedWhileAway()).run()) == ("crash", "ended_during_outage")
+    assert judged(monitor(StoppedWhileAway()).run()) == ("crash", "ended_during_outage")
 
 
 class TellsCpuLate(StubEngine):
@@ -212,19 +212,19 @@ class TellsCpuLate(StubEngine):
 
     def usage(self, container: str) -> Usage | None:
         super().usage(container)
-        if self.looks_at_cpu < 3:
+        if self.cpu_checks < 3:
             raise Unreachable("not now")
         return Usage(cpu_time_ns=11 * 10**9, peak_memory_bytes=None)
 
 
 def test_a_cpu_counter_that_the_engine_did_not_tell_is_looked_at_again_soon():
-    facts = watch(TellsCpuLate(), limits=Limits(cpu_time_s=10, wall_time_s=1000)).run()
+    facts = monitor(TellsCpuLate(), limits=Limits(cpu_time_s=10, wall_time_s=1000)).run()
 
     assert facts.limit_hit is not None and facts.limit_hit.limit is Limit.CPU
     assert facts.wall_time_s is not None and facts.wall_time_s < 16
 
 
-class HasADoor(StubEngine):
+class HasSSHServer(StubEngine):
     """A debugged job's: its server takes connections, and where is known at the second look."""
 
     ports: Mapping[int, int] = {2222: 49153}
@@ -234,34 +234,34 @@ class HasADoor(StubEngine):
 
     def inspect(self, container: str) -> ContainerState:
         state = super().inspect(container)
-        if self.looks == 2:
+        if self.inspections == 2:
             raise Unreachable("not now")
         return replace(state, ports=self.ports)
 
 
 def test_where_a_server_is_reached_is_told_once_also_when_the_engine_did_not_say_so_at_first():
     sent = []
-    followed = watch(HasADoor(), with_ssh=True)
+    followed = monitor(HasSSHServer(), with_ssh=True)
     followed._send = sent.append
 
     assert judged(followed.run()) == ("success", "exit_code")
     assert [message.port for message in sent if isinstance(message, SSHReady)] == [49153]
 
 
-class PublishesNothing(HasADoor):
+class PublishesNothing(HasSSHServer):
     """It has no network that could be reached."""
 
     ports: Mapping[int, int] = {}
 
 
 def test_a_server_that_nobody_can_reach_is_a_crash_in_words():
-    verdict = judge(watch(PublishesNothing(), with_ssh=True).run(), Limits())
+    verdict = judge(monitor(PublishesNothing(), with_ssh=True).run(), Limits())
 
     assert verdict.outcome.value == "crash" and "it published no port" in verdict.text
 
 
 def test_a_program_that_says_it_is_a_server_gains_nothing():
-    assert judged(watch(PublishesNothing()).run()) == ("success", "exit_code")
+    assert judged(monitor(PublishesNothing()).run()) == ("success", "exit_code")
 
 
 # ---- what comes late, and what never comes
@@ -279,7 +279,7 @@ class SaysItsEndSlowly(StubEngine):
 
 
 def test_an_end_that_comes_slowly_is_heard_whole():
-    tried = watch(SaysItsEndSlowly())
+    tried = monitor(SaysItsEndSlowly())
     tried._clock = Clock(step_s=0.3)
 
     facts = tried.run()
@@ -300,13 +300,13 @@ class StandsStill(StubEngine):
 
     def inspect(self, container: str) -> ContainerState:
         state = super().inspect(container)
-        if self.looks > 1:  # while it was waited for, what stood still has come
+        if self.inspections > 1:  # while it was waited for, what stood still has come
             self.stream._pieces = [piece for piece in self.stream._pieces if piece]
         return state
 
 
 def test_a_link_that_stood_still_with_the_engines_answer_is_no_silence():
-    facts = watch(StandsStill()).run()
+    facts = monitor(StandsStill()).run()
 
     assert (facts.result_file, facts.output_from_log) == (b'{"grade": 40}', False)
 
@@ -322,7 +322,7 @@ class StreamDies(StubEngine):
 
 
 def test_a_stream_that_died_between_the_last_words_is_read_again_from_the_log():
-    facts = watch(StreamDies()).run()
+    facts = monitor(StreamDies()).run()
 
     assert (facts.result_file, facts.output_from_log, facts.final_report_incomplete) == (b'{"grade": 40}', True, False)
 
@@ -333,7 +333,7 @@ class LogDiesToo(StreamDies):
 
 
 def test_last_words_that_neither_stream_nor_log_has_are_lost_and_the_end_is_known():
-    facts = watch(LogDiesToo()).run()
+    facts = monitor(LogDiesToo()).run()
 
     assert facts.end is not None and facts.end.exit_code == 7
     assert facts.output_incomplete and facts.final_report_incomplete and facts.limit_hit is None
@@ -348,7 +348,7 @@ class Crawls(StubEngine):
 
 
 def test_an_end_that_comes_at_a_crawl_is_not_waited_for_for_ever():
-    facts = watch(Crawls()).run()
+    facts = monitor(Crawls()).run()
 
     assert judged(facts) == ("crash", "final_report_incomplete")
 
@@ -359,7 +359,7 @@ class CrawlsAndComputes(Crawls):
 
 
 def test_a_program_that_says_its_own_end_and_computes_on_is_stopped_at_its_cpu_limit():
-    facts = watch(CrawlsAndComputes(), limits=Limits(cpu_time_s=10, wall_time_s=1000)).run()
+    facts = monitor(CrawlsAndComputes(), limits=Limits(cpu_time_s=10, wall_time_s=1000)).run()
 
     assert facts.limit_hit is not None and facts.limit_hit.limit is Limit.CPU
     assert facts.cpu_time_s is not None and facts.cpu_time_s >= 10
@@ -391,7 +391,7 @@ class HearsTheEndWhenItFreezes(StubEngine):
 
 def test_a_program_whose_end_is_heard_when_it_is_frozen_and_was_in_time_goes_on_to_its_last_word():
     engine = HearsTheEndWhenItFreezes(wall_s=4.5)
-    facts = watch(engine, limits=Limits(cpu_time_s=300, wall_time_s=5)).run()
+    facts = monitor(engine, limits=Limits(cpu_time_s=300, wall_time_s=5)).run()
 
     assert (facts.limit_hit, facts.result_file) == (None, b'{"grade": 40}')
     assert not (facts.final_report_incomplete or engine.killed)
@@ -400,7 +400,7 @@ def test_a_program_whose_end_is_heard_when_it_is_frozen_and_was_in_time_goes_on_
 
 def test_a_program_whose_end_is_heard_when_it_is_frozen_and_was_late_stays_stopped():
     engine = HearsTheEndWhenItFreezes(wall_s=5.2)
-    facts = watch(engine, limits=Limits(cpu_time_s=300, wall_time_s=5)).run()
+    facts = monitor(engine, limits=Limits(cpu_time_s=300, wall_time_s=5)).run()
 
     assert facts.limit_hit is not None and facts.limit_hit.limit is Limit.WALL and engine.killed
     assert facts.wall_time_s is not None and facts.wall_time_s >= 5
@@ -419,14 +419,14 @@ class LogComesLate(StubEngine):
 
     def inspect(self, container: str) -> ContainerState:
         state = super().inspect(container)
-        if self.looks < 4:
+        if self.inspections < 4:
             raise Unreachable("its link stands still")
         return state
 
 
 def test_a_log_that_comes_late_is_not_taken_for_a_container_without_a_job():
     engine = LogComesLate()
-    facts = watch(engine, taken_over=True).run()
+    facts = monitor(engine, taken_over=True).run()
 
     assert (engine.fed, facts.result_file) == (0, b'{"grade": 40}')
 
@@ -453,7 +453,7 @@ class CannotFreeze(Chatters):
 
 def test_a_program_that_prints_on_and_cannot_be_frozen_is_killed_at_its_wall_clock_limit():
     engine = CannotFreeze()
-    facts = watch(engine, limits=Limits(cpu_time_s=300, wall_time_s=5)).run()
+    facts = monitor(engine, limits=Limits(cpu_time_s=300, wall_time_s=5)).run()
 
     assert (judged(facts), engine.killed, facts.stdout_bytes < 1000) == (("timeout", "wall_time_s"), True, True)
 
@@ -464,7 +464,7 @@ class CannotKill(Chatters):
 
 
 def test_a_program_that_prints_on_and_cannot_be_killed_is_not_listened_to_for_ever():
-    tried = watch(CannotKill(), limits=Limits(cpu_time_s=300, wall_time_s=1000))
+    tried = monitor(CannotKill(), limits=Limits(cpu_time_s=300, wall_time_s=1000))
     tried.kill()
     facts = tried.run()
 
@@ -492,7 +492,7 @@ class FreezesUnheard(StubEngine):
 
 
 def test_a_container_that_we_froze_ourselves_is_not_said_to_have_been_frozen_by_somebody_else():
-    facts = watch(FreezesUnheard(), limits=Limits(cpu_time_s=300, wall_time_s=5)).run()
+    facts = monitor(FreezesUnheard(), limits=Limits(cpu_time_s=300, wall_time_s=5)).run()
 
     assert (judged(facts), facts.paused_externally) == (("timeout", "wall_time_s"), False)
 
@@ -511,7 +511,7 @@ class NothingIsHeard(StubEngine):
 
 
 def test_a_program_that_has_ended_and_was_never_heard_of_is_known_from_the_log_and_did_take_its_job():
-    facts = watch(NothingIsHeard()).run()
+    facts = monitor(NothingIsHeard()).run()
 
     assert (judged(facts), facts.stdout, facts.result_file) == (("failed", "exit_code"), b"out", b'{"grade": 40}')
 
@@ -527,7 +527,7 @@ class SaysOnlyTheEnd(StubEngine):
 
 
 def test_a_program_whose_end_is_all_that_was_heard_had_begun_and_its_output_is_said_to_be_cut():
-    facts = watch(SaysOnlyTheEnd()).run()
+    facts = monitor(SaysOnlyTheEnd()).run()
 
     assert (facts.program_started, facts.output_incomplete, facts.final_report_incomplete) == (True, True, True)
     assert judged(facts) == ("crash", "final_report_incomplete")
@@ -549,6 +549,6 @@ class LinkBreaksAtTheDeadline(NothingIsHeard):
 
 
 def test_a_link_that_breaks_when_it_is_asked_whether_a_program_had_ended_makes_no_timeout():
-    facts = watch(LinkBreaksAtTheDeadline()).run()
+    facts = monitor(LinkBreaksAtTheDeadline()).run()
 
     assert (facts.limit_hit, judged(facts)) == (None, ("failed", "exit_code"))

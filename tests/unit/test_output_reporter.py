@@ -10,12 +10,12 @@ from jobmanager.watching.transcript import Transcript
 TOKEN = "t0ken"
 
 
-class Watched:
-    """A container's transcript, and what was said of it."""
+class Reported:
+    """A container's transcript, and the chunks that were sent."""
 
     def __init__(self) -> None:
-        self.said: list[OutputChunk] = []
-        self.reporter = OutputReporter("j", self.said.append)
+        self.sent: list[OutputChunk] = []
+        self.reporter = OutputReporter("j", self.sent.append)
         self.transcript = Transcript(TOKEN, 1 << 20)
         self.prints(f"\x1e{TOKEN} got 1\n".encode())
 
@@ -23,58 +23,58 @@ class Watched:
         self.transcript.read([Chunk(False, data)])
         self.reporter.update(self.transcript)
 
-    def asked(self, stdout_from: int) -> None:
+    def request(self, stdout_from: int) -> None:
         self.reporter.request(FetchOutput(container_name="c", stdout_from=stdout_from, stderr_from=0))
 
     def pieces(self) -> list[tuple[StreamPiece, ...]]:
-        assert all((said.job_id, said.container_name) == ("j", "c") for said in self.said)
-        return [said.pieces for said in self.said]
+        assert all((chunk.job_id, chunk.container_name) == ("j", "c") for chunk in self.sent)
+        return [chunk.pieces for chunk in self.sent]
 
 
-def test_nothing_is_said_that_was_not_asked_for() -> None:
-    watched = Watched()
-    watched.prints(b"one")
+def test_nothing_is_sent_without_a_request() -> None:
+    reported = Reported()
+    reported.prints(b"one")
 
-    assert watched.said == []
-
-
-def test_a_question_is_answered_at_once_by_what_is_there() -> None:
-    watched = Watched()
-    watched.prints(b"one")
-
-    watched.asked(0)
-
-    assert watched.pieces() == [(StreamPiece(False, 0, b"one"),)]
+    assert reported.sent == []
 
 
-def test_a_question_waits_for_output_and_is_answered_once() -> None:
-    watched = Watched()
-    watched.asked(0)
-    assert watched.said == []
+def test_a_request_is_answered_at_once_by_what_is_there() -> None:
+    reported = Reported()
+    reported.prints(b"one")
 
-    watched.prints(b"one")
-    watched.prints(b"two")
+    reported.request(0)
 
-    assert watched.pieces() == [(StreamPiece(False, 0, b"one"),)]
-    watched.asked(3)
-    assert watched.pieces()[1:] == [(StreamPiece(False, 3, b"two"),)]
+    assert reported.pieces() == [(StreamPiece(False, 0, b"one"),)]
+
+
+def test_a_request_waits_for_output_and_is_answered_once() -> None:
+    reported = Reported()
+    reported.request(0)
+    assert reported.sent == []
+
+    reported.prints(b"one")
+    reported.prints(b"two")
+
+    assert reported.pieces() == [(StreamPiece(False, 0, b"one"),)]
+    reported.request(3)
+    assert reported.pieces()[1:] == [(StreamPiece(False, 3, b"two"),)]
 
 
 def test_an_answer_is_bounded_however_much_there_is() -> None:
-    watched = Watched()
-    watched.prints(b"x" * 200_000)
+    reported = Reported()
+    reported.prints(b"x" * 200_000)
 
-    watched.asked(0)
+    reported.request(0)
 
-    assert sum(len(piece.data) for piece in watched.said[0].pieces) == 65536
+    assert sum(len(piece.data) for piece in reported.sent[0].pieces) == 65536
 
 
-def test_who_takes_over_says_nothing_until_it_has_read_past_what_is_known() -> None:
-    watched = Watched()
-    watched.asked(5)
+def test_a_waiter_that_takes_over_sends_nothing_until_it_has_read_past_what_is_known() -> None:
+    reported = Reported()
+    reported.request(5)
 
-    watched.prints(b"one")
-    assert watched.said == []
-    watched.prints(b"two")
+    reported.prints(b"one")
+    assert reported.sent == []
+    reported.prints(b"two")
 
-    assert watched.pieces() == [(StreamPiece(False, 5, b"o"),)]
+    assert reported.pieces() == [(StreamPiece(False, 5, b"o"),)]
