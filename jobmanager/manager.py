@@ -8,8 +8,8 @@ The way of a job::
        ▼  needs one                         │
     waiting queue ─► scheduler ─► submitter ═══════════► create, start ──────────────────────────────► container
      (priority,      (fewest running         │                                                            │ waits
-      arrival,        jobs, has room,        └── container id ──► wait queue ─► attach, give it its job ─►│ runs
-      bounded)        has the image)                                            output, deadlines, CPU ◄──┘
+      fair shares,    jobs, has room,        └── container id ──► wait queue ─► attach, send the job ────►│ runs
+      arrival)        has the image)                                            output, deadlines, CPU ◄──┘
                                             │                                    │
                                             ▼                                    ▼
                                        done queue ◄────────────────────────── facts, judged
@@ -19,7 +19,7 @@ The way of a job::
 Processes and threads of one manager::
 
     caller's process   jobmanager-executor     does what the main thread asks for (one for all managers)
-                       jobmanager-loop         carries out the ledger's commands, hears the children
+                       jobmanager-loop         carries out the ledger's commands, receives the children's messages
                        jobmanager-callbacks-N  callback managers (4 by default)
                        jobmanager-*-in, -out   two for each child: its messages
                        jobmanager-hooks        while hooks are set
