@@ -28,9 +28,9 @@ Processes and threads of one manager::
                        waiters                 one or more for each host
                        tunnels                 one for each host reached by SSH
 
-The ledger (``scheduling/ledger.py``) decides everything that happens to a job; this file only connects it with the
-world. Its lock, and the one that guards starting and closing here, are never held while Docker, a callback or a hook
-is called, and never by the main thread, where signal handlers run (``threads/main_thread.py``).
+The ledger (``scheduling/ledger.py``) decides everything that happens to a job; ``control/`` connects it with the world. Its lock,
+and the one that guards starting and closing (``control/lifetime.py``), are never held while Docker, a callback or a hook is
+called, and never by the main thread, where signal handlers run (``threads/main_thread.py``).
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def test_a_message_that_cannot_be_sent_is_told_and_the_next_one_arrives(worker):
     unsent, answer = heard.get(timeout=30), heard.get(timeout=30)
 
     assert (unsent.child, unsent.message) == (child, odd)
-    assert isinstance(unsent, SendFailed) and "test_children.Local is none of the library's own types" in unsent.reason
+    assert isinstance(unsent, SendFailed) and "test_child_process.Local is none of the library's own types" in unsent.reason
     assert isinstance(answer, MessageReceived) and isinstance(answer.message, RemovalFailed)
 
 
