@@ -70,7 +70,7 @@ class Loop:
         self._children = Children(self._inbox.put, settings, manager_id=manager_id, cannot_start=ledger.host_down)
         self.live_outputs = LiveOutputFanOut(
             hooks,
-            run_of=ledger.output_source,
+            source_of=ledger.output_source,
             fetch=self._children.waiters.fetch_output,
             on_followed=lambda job_id: self._inbox.put(_Followed(job_id)),
         )

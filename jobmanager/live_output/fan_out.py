@@ -27,13 +27,13 @@ class LiveOutputFanOut:
         self,
         hooks: HookManager,
         *,
-        run_of: Callable[[str], OutputSource | None],
+        source_of: Callable[[str], OutputSource | None],
         fetch: Callable[[FetchOutput], None],
         on_followed: Callable[[str], None],
     ) -> None:
-        """``run_of`` asks the ledger, ``fetch`` the waiters; ``on_followed`` has the loop call ``reader_added``."""
+        """``source_of`` asks the ledger, ``fetch`` the waiters; ``on_followed`` has the loop call ``reader_added``."""
         self._hooks = hooks
-        self._run_of = run_of
+        self._source_of = source_of
         self._fetch = fetch
         self._on_followed = on_followed
         self._lock = threading.Lock()
@@ -42,7 +42,7 @@ class LiveOutputFanOut:
     def follow(self, job_id: str, timeout_s: float | None) -> LiveOutput:
         """One more reader; raises UnknownJob. It exists before the job's state is read, so that no end can be missed."""
         live = self._new_reader(job_id, timeout_s)
-        run = self._run_of(job_id)
+        run = self._source_of(job_id)
         if run is not None and not run.ended:
             self._on_followed(job_id)
             return live
@@ -55,7 +55,7 @@ class LiveOutputFanOut:
 
     def reader_added(self, job_id: str) -> None:
         """A job has a new reader."""
-        run = self._run_of(job_id)
+        run = self._source_of(job_id)
         if run is not None and run.container and not run.ended:
             self.monitor_started(job_id, run.container)
 

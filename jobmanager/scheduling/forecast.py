@@ -103,7 +103,7 @@ class Forecaster:
         return QueueSnapshot(
             now=now,
             entries=list(self._queue),
-            start_tag_s=self._queue.accounts(),
+            start_tag_s=self._queue.shares.waiting_accounts(),
             durations=self._durations.copy(),
             hosts={host.name: HostCapacity(host.limit if host.is_up else 0, host.memory_mib) for host in hosts},
             could_run={req_class: hosts.expected_hosts(req_class.requirements) for req_class in self._queue.req_classes()},

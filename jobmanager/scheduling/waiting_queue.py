@@ -227,10 +227,6 @@ class WaitingQueue:
         """All requirement classes, in no order."""
         return list(self._req_classes.values())
 
-    def accounts(self) -> dict[Account, float]:
-        """The accounts of launchers with waiting jobs, and their start tags."""
-        return self.shares.waiting_accounts()
-
     def all_requirements(self) -> set[Requirements]:
         """The requirements of the waiting jobs, each once."""
         return set(self._req_classes)

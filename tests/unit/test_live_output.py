@@ -32,7 +32,7 @@ class Manager:
         self.asked: list[FetchOutput] = []
         self.outputs = LiveOutputFanOut(
             hook_manager or HookManager(),
-            run_of=lambda job_id: self.run if job_id == "j" else None,
+            source_of=lambda job_id: self.run if job_id == "j" else None,
             fetch=self.asked.append,
             on_followed=lambda job_id: self.outputs.reader_added(job_id),
         )
