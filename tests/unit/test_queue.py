@@ -487,7 +487,7 @@ def test_the_next_job_is_the_one_that_the_rules_name(seed):
         queue.remove(job_id)
     for cost in costs:
         queue.settle(cost)
-    assert (len(queue), queue.req_classes(), queue.accounts(), queue._shared) == (0, [], {}, {})
+    assert (len(queue), queue.req_classes(), queue.shares.waiting_accounts(), queue._shared) == (0, [], {}, {})
 
 
 @pytest.mark.parametrize("seed", range(5))

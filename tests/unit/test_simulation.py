@@ -245,7 +245,7 @@ def test_every_accepted_job_has_one_result_and_every_slot_is_free_in_the_end(see
     assert {host.running for host in world.ledger.hosts()} == {0}
     assert world.ledger.take_commands() == []
     queue = world.ledger._queue
-    assert (len(queue), queue.req_classes(), queue.accounts(), queue._keys, queue._shared) == (0, [], {}, {}, {})
+    assert (len(queue), queue.req_classes(), queue.shares.waiting_accounts(), queue._keys, queue._shared) == (0, [], {}, {}, {})
     assert not any(account.slots for priority in queue.shares._priorities.values() for account in priority.accounts.values())
     if trouble < 0.1:
         assert world.outcomes[Outcome.SUCCESS] > world.outcomes[Outcome.CRASH]
