@@ -325,9 +325,9 @@ def end_mark(rest: str, cpu_before_ns: int | None, clock_before_s: float | None 
     )
 
 
-def _exit_code(told: int) -> int:
-    """A shell's word for how a program ended: ksh93 has signals from 256 on, yash from 384 on."""
-    return told if told < 256 else _SIGNALS_FROM + told % _SIGNALS_FROM
+def _exit_code(status: int) -> int:
+    """The exit code for a shell's ``$?``: for signals ksh93 counts from 256 on, yash from 384 on."""
+    return status if status < 256 else _SIGNALS_FROM + status % _SIGNALS_FROM
 
 
 def _counter(word: str) -> int | None:

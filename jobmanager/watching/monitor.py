@@ -516,7 +516,7 @@ class ContainerMonitor:
             _log.debug("kill of %s: %s", self._job.container_name, error)  # the deleter removes it anyway
 
     def _pause(self) -> None:
-        """Pause the container: after its end its counters are container_removed and its workspace is empty."""
+        """Pause the container: its counters and its workspace can be read only before its end."""
         try:
             self._engine.pause(self._job.container_id)
             self._is_paused = True

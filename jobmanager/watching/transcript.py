@@ -90,14 +90,14 @@ class Transcript:
         """Bytes of both streams so far."""
         return self.stdout_bytes + self.stderr_bytes
 
-    def output(self, heard: CapturedOutput) -> CapturedOutput:
-        """The output, where ``heard`` is what came of it before its connection broke and this, the log, took its place.
+    def output(self, earlier: CapturedOutput) -> CapturedOutput:
+        """The output; ``earlier`` is the part that came before the connection broke and the log took the stream's place.
 
-        An engine that dies takes along the part of a line that it had not written down yet.
+        The log of an engine that died may lack the line that it was writing.
         """
         stdout, stderr = bytes(self.stdout), bytes(self.stderr)
         if not self.beginning_lost:
-            stdout, stderr = _joined(heard.stdout, stdout), _joined(heard.stderr, stderr)
+            stdout, stderr = _joined(earlier.stdout, stdout), _joined(earlier.stderr, stderr)
         for_stderr = min(len(stderr), self._keep_bytes // 4)  # a stream that floods takes not all of the other's room
         kept_stdout = stdout[: self._keep_bytes - for_stderr]
         return CapturedOutput(
@@ -218,10 +218,10 @@ class Transcript:
             self._turns.append((stderr, length))
 
 
-def _joined(heard: bytes, logged: bytes) -> bytes:
-    """What both begin with, what only the one has, what only the other has."""
-    if logged.startswith(heard):
+def _joined(earlier: bytes, logged: bytes) -> bytes:
+    """What both begin with, then the rest of the one, then the rest of the other."""
+    if logged.startswith(earlier):
         return logged
-    shorter = min(len(heard), len(logged))
-    common = next((at for at in range(shorter) if heard[at] != logged[at]), shorter)
-    return heard + logged[common:]
+    shorter = min(len(earlier), len(logged))
+    common = next((at for at in range(shorter) if earlier[at] != logged[at]), shorter)
+    return earlier + logged[common:]

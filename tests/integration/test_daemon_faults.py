@@ -209,7 +209,7 @@ def test_a_host_whose_runtime_does_not_work_is_one_crash_with_its_words(broken_r
         assert "runtime" in result.text or "shim" in result.text, result
 
 
-@pytest.mark.case(18, 19)
+@pytest.mark.case(19)
 def test_a_host_whose_runtime_does_not_work_leaves_its_jobs_to_the_other(broken_runtime: str, daemon: PrivateDaemon) -> None:
     with jobs_on(DockerHost(broken_runtime, name="broken"), DockerHost(daemon.url, name="works")) as jobs:
         jobs.add(QUICK, 4)

@@ -95,18 +95,18 @@ def test_a_watch_that_fails_on_our_side_says_why_and_whether_its_program_can_hav
 
 
 @pytest.mark.case(53)
-def test_a_keeper_without_a_thread_to_sweep_or_a_way_to_look_goes_on(no_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_monitor_without_threads_or_a_connection_goes_on(no_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[object] = []
-    keeper = HostMonitor(SETTINGS, sent.append)
-    keeper._start_sweep()
+    monitor = HostMonitor(SETTINGS, sent.append)
+    monitor._start_sweep()
 
     def odd(*_: object, **__: object) -> None:
         raise TypeError("odd")
 
     monkeypatch.setattr(host_monitor, "connect", odd)
-    keeper._sweep()
+    monitor._sweep()
 
-    assert not keeper._check()
+    assert not monitor._check()
     assert sent == [HostUnreachable(reason="TypeError: odd")]
 
 

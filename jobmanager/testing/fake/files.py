@@ -36,10 +36,6 @@ class Files:
         self._room = dict.fromkeys(self._writable, size_mib * 2**20)
         self._inodes = dict.fromkeys(self._writable, inodes - 1)
 
-    def free_bytes(self) -> int:
-        """Room in the workspace; 0 when it can hold no further file."""
-        return self._room[self._workspace] if self._inodes[self._workspace] > 0 else 0
-
     def read(self, path: str) -> bytearray:
         """A file's content; it grows under the reader's hands."""
         if path in self.folders:

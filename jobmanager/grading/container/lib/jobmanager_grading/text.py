@@ -20,7 +20,7 @@ def from_standard_input() -> "str":
 def unescaped(text: "str") -> "str":
     r"""Backslash escapes interpreted; a text with escapes that mean nothing (``\x`` alone) stays as it is."""
     try:
-        escaped = cleaned(text).encode("utf-8").decode("unicode-escape")  # each byte beyond ASCII is a character of its own now
-        return b"".join(character.encode("latin-1" if ord(character) < 256 else "utf-8") for character in escaped).decode("utf-8")
+        decoded = cleaned(text).encode("utf-8").decode("unicode-escape")  # each byte beyond ASCII is one character now
+        return b"".join(character.encode("latin-1" if ord(character) < 256 else "utf-8") for character in decoded).decode("utf-8")
     except UnicodeError:
         return text
