@@ -349,7 +349,7 @@ def test_what_has_come_of_a_frame_is_not_held_back():
     [b"HTTP/1.1 504 x\r\n\r\n", b"\3\0\0\0\0\0\0\1x", b"\1\0\1\0\0\0\0\1x", b"\1\0\0\0\xff\xff\xff\xffx"],
     ids=["an error page", "an unknown stream", "padding", "a length of 4 GiB"],
 )
-def test_output_is_is_corrupt_from_the_first_bytes_on_that_are_no_frame(stray):
+def test_output_is_corrupt_from_the_first_bytes_on_that_are_no_frame(stray):
     frame = b"\2\0\0\0\0\0\0\3err"
     data = frame + stray + frame * 3
 
