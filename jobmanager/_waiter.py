@@ -173,8 +173,8 @@ class Waiter:
     def _report_failure(self, job: MonitorContainer, error: Exception) -> None:
         """This waiter cannot monitor the job, and has not sent it; an earlier waiter may have."""
         self.unregister(job.container_name)
-        trouble = f"it cannot be monitored: {type(error).__name__}: {error}"
-        facts = RunFacts(program_started=job.taken_over, never_started=not job.taken_over, infrastructure_error=trouble)
+        reason = f"it cannot be monitored: {type(error).__name__}: {error}"
+        facts = RunFacts(program_started=job.taken_over, never_started=not job.taken_over, infrastructure_error=reason)
         self._send(RunEnded(job_id=job.job_id, container_name=job.container_name, facts=facts))
 
     def _run_monitor(

@@ -106,7 +106,7 @@ def _pickled(message: Any) -> bytes | None:
             if not isinstance(message, LogMessage):
                 _log.exception("a waiter cannot send %s", type(message).__name__)
             if isinstance(message, RunEnded):
-                trouble = f"its report cannot be sent: {type(error).__name__}: {error}"
-                facts = RunFacts(program_started=True, infrastructure_error=trouble)
+                reason = f"its report cannot be sent: {type(error).__name__}: {error}"
+                facts = RunFacts(program_started=True, infrastructure_error=reason)
                 return pickle.dumps(RunEnded(job_id=message.job_id, container_name=message.container_name, facts=facts))
         return None
