@@ -69,7 +69,7 @@ class JobManager:
     Args:
         hosts: DockerHosts, or their urls; None: the engine that DOCKER_HOST or the default socket names.
         environments: names for images. Images labelled ``jobmanager.environment`` have a name without it.
-        hook_manager: told of everything that happens.
+        hook_manager: its hooks are called for everything that happens.
         max_waiting_jobs: how many jobs may wait; past it ``new_job`` raises QueueFull.
         queue_timeout_s: a job that waits longer ends as ``crash``.
         callback_threads: how many callbacks can run at once.
@@ -215,9 +215,9 @@ class JobManager:
     def get_job_queue_info(self, job_id: str) -> QueueInfo | None:
         """Where a job stands; None when it has ended or is unknown.
 
-        While it waits: how many of the jobs that wait now will be given a host before it, and in how many seconds it will be
-        given one, both as far as can be foreseen (docs/queue.md). When it has a host: -1, and in how many seconds its
-        wall-clock limit will end it. While more than 1,000 jobs wait, the answer may be old, by a second for 100,000.
+        While it waits: how many of the jobs that wait now are expected to get a host before it, and in how many seconds it is
+        expected to get one; None for these seconds while they are not known (docs/queue.md). When it has a host: -1, and in how
+        many seconds its wall-clock limit will end it. While more than 1,000 jobs wait, the answer may be old, by a second for 100,000.
         """
         job_id = _checks.string("job_id", job_id, InvalidInput)
         return outside_main_thread(partial(self._lifetime.running().ledger.queue_info, job_id))
@@ -225,7 +225,7 @@ class JobManager:
     def get_job_queue_snapshot(self) -> tuple[list[RunningJob], list[WaitingJob]]:
         """Jobs that have a host, in the order of their acceptance, and jobs that wait, in the order in which they will start.
 
-        That order is what is to be foreseen now. With 100,000 waiting jobs this takes up to a fifth of a second of CPU time.
+        That order is the one that is expected now. With 100,000 waiting jobs this takes up to a fifth of a second of CPU time.
         """
         return outside_main_thread(self._lifetime.running().ledger.snapshot)
 

@@ -61,6 +61,7 @@ class Forecast:
         self.order = dispatch_order(snapshot)
         self.positions = {entry.job_id: number for number, entry in enumerate(self.order)}
         self._waits: dict[tuple[frozenset[str], int], list[tuple[int, float]]] = {}
+        self._memory_waits: dict[tuple[frozenset[str], int], float] = {}
 
     def is_recent(self, now: float) -> bool:
         """Whether it is too young for another to be worth its cost: up to a second, for 100,000 jobs."""
@@ -75,13 +76,21 @@ class Forecast:
         memory_mib = entry.requirements.memory_mib
         capacities = [self._snapshot.hosts[name] for name in hosts]
         if any(host.slots * memory_mib > host.memory_mib for host in capacities):  # fewer of its size fit than there are slots
-            wait_s = max(wait_s, self._waits_for(hosts, memory_mib)[position][1])
+            memory_wait_s = self._waits_for(hosts, memory_mib)[position][1]
+        else:  # it starts beside large jobs, but not before the running ones have left it room
+            memory_wait_s = self._memory_wait(hosts, memory_mib)
+        wait_s = max(wait_s, memory_wait_s)
         return jobs_before, wait_s if math.isfinite(wait_s) else None
 
     def _waits_for(self, hosts: frozenset[str], size_mib: int) -> list[tuple[int, float]]:
         if (hosts, size_mib) not in self._waits:
             self._waits[hosts, size_mib] = _waits(self._snapshot, self.order, hosts, size_mib)
         return self._waits[hosts, size_mib]
+
+    def _memory_wait(self, hosts: frozenset[str], size_mib: int) -> float:
+        if (hosts, size_mib) not in self._memory_waits:
+            self._memory_waits[hosts, size_mib] = _if_known(*_free_at(self._snapshot, hosts, size_mib))
+        return self._memory_waits[hosts, size_mib]
 
 
 class Forecaster:
@@ -178,13 +187,17 @@ def _waits(snapshot: QueueSnapshot, order: Sequence[QueueEntry], hosts: frozense
         if key not in loads:
             loads[key] = _load(snapshot, entry, hosts, size_mib)
         seconds, more_s = loads[key]
-        wait_s = free_at[0]
-        waits.append((before, math.inf if 0 < _MAX_UNSURE * wait_s * len(free_at) < unsure_s else wait_s))
+        waits.append((before, _if_known(free_at, unsure_s)))
         if seconds:
             before += 1
             unsure_s += more_s
-            heapq.heapreplace(free_at, wait_s + seconds)
+            heapq.heapreplace(free_at, free_at[0] + seconds)
     return waits
+
+
+def _if_known(free_at: Sequence[float], unsure_s: float) -> float:
+    """In how many seconds the first slot of a heap is free; inf when too much of the time until then is not sure."""
+    return math.inf if 0 < _MAX_UNSURE * free_at[0] * len(free_at) < unsure_s else free_at[0]
 
 
 def _free_at(snapshot: QueueSnapshot, hosts: frozenset[str], size_mib: int) -> tuple[list[float], float]:

@@ -179,6 +179,27 @@ def test_large_jobs_wait_for_memory_and_small_ones_for_slots():
     assert [world.waited(name) for name in ("large 8", "small and last")] == pytest.approx(waits, abs=5)
 
 
+def test_a_small_job_waits_for_the_memory_of_a_large_one_that_runs():
+    world = Simulation({"a": 8})
+    taught(world, 5)
+    world.job("large", 5, memory_mib=4096)
+    world.carry_out()
+    world.job("small", 5)
+    world.carry_out()
+
+    assert world.ledger.queue_info("small") == (0, pytest.approx(5))
+
+
+def test_when_it_is_not_known_how_long_the_large_job_runs_the_wait_for_its_memory_is_unknown():
+    world = Simulation({"a": 8})
+    world.job("large", 5, memory_mib=4096)
+    world.carry_out()
+    world.job("small", 5)
+    world.carry_out()
+
+    assert world.ledger.queue_info("small") == (0, None)
+
+
 def test_hosts_that_are_down_do_not_count_and_when_all_are_down_the_wait_is_unknown():
     world = Simulation({"a": 1, "b": 1})
     taught(world, 4)
