@@ -17,7 +17,7 @@ def main() -> int:
             raise
         sys.stderr.write(f"jobmanager: there is no {missing.name} here: pip install 'jobmanager-docker[cli]'\n")
         return 2
-    logging.getLogger("jobmanager").setLevel(logging.ERROR)  # the rest is told in words of the command's own
+    logging.getLogger("jobmanager").setLevel(logging.ERROR)  # the command prints the rest itself
     return run()
 
 

@@ -281,7 +281,7 @@ def _show_sweep(
     table = Table("kind", name, "manager", "job", "age", "why", *(["removed"] if removed else []), box=SIMPLE_HEAD)
     for each in chosen:
         end = [_removed(errors[each.id])] if removed else []
-        why = each.why or "named by you"
+        why = each.why or "chosen by you"
         table.add_row(each.kind.value, *map(_text, (each.name, each.manager_id, each.job_id, _age(each.age_s), why)), *end)
     if chosen:
         console.print(table)

@@ -108,7 +108,7 @@ class Client(Protocol):
         ...
 
     def get_job_queue_info(self, job_id: str) -> QueueInfo | None:
-        """Waiting jobs that will start before it (-1 when it has a host) and seconds, if known; None when it has ended or is unknown."""
+        """Jobs that will start before it (-1 when it has a host) and seconds, if known; None when it has ended or is unknown."""
         ...
 
     def get_job_queue_snapshot(self) -> tuple[list[RunningJob], list[WaitingJob]]:

@@ -25,14 +25,14 @@ from jobmanager.threads.log_thread import forward, logger
 _log = logger(__name__)
 _JOIN_S = 2.0
 _STOP_TIMEOUT_S = 2.0  # for all together
-_LEAST_STOP_TIMEOUT_S = 0.05  # for each
-_DYING_S = 0.5  # between the end of its pipe and its own: it shall say itself how it ended
+_MIN_STOP_TIMEOUT_S = 0.05  # for each
+_DYING_S = 0.5  # between the end of its pipe and its own end: its exit code shall be its own, not that of our SIGKILL
 _numbers = itertools.count(1)
 
 
 @dataclass(frozen=True, slots=True)
 class MessageReceived:
-    """A child said something."""
+    """A child has sent a message."""
 
     child: Child
     message: Any
@@ -48,7 +48,7 @@ class ChildExited:
 
 @dataclass(frozen=True, slots=True)
 class SendFailed:
-    """A child could not be told this. It lives on."""
+    """A message could not be sent to a child, which lives on."""
 
     child: Child
     message: Any
@@ -64,7 +64,7 @@ class Child:
     def __init__(self, module: str, listen: Listener) -> None:
         self._process, self._connection = start_process(module)
         self._listen = listen
-        self._last_words = ""
+        self._last_report = ""
         self._outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         name = f"jobmanager-{module.rpartition('.')[2].strip('_')}-{next(_numbers)}"
         self._threads = [
@@ -87,7 +87,7 @@ class Child:
         return self._process.pid
 
     def send(self, message: Any) -> None:
-        """Say something; never blocks. What is said to one that is gone is lost."""
+        """Send a message; never blocks. A message to a child that has exited is lost."""
         self._outbox.put(message)
 
     def kill(self) -> None:
@@ -95,7 +95,7 @@ class Child:
         self._process.kill()
 
     def end(self, grace_s: float) -> None:
-        """See out a child that was told to leave: make it leave after a while, and let go of everything."""
+        """Wait for a child that has got a Shutdown; kill it after ``grace_s``. Then wait for its threads."""
         end_process(self._process, grace_s)
         for thread in self._threads:
             thread.join(_JOIN_S)
@@ -115,12 +115,12 @@ class Child:
             try:
                 self._connection.send_bytes(data)
             except Exception as error:  # noqa: BLE001 - half a message may be out, so the child can read nothing more
-                if not isinstance(error, OSError):  # else it has gone; the reader tells
+                if not isinstance(error, OSError):  # else it has exited; the reader reports that
                     _log.exception("writing to child %d failed: ending it", self.pid)
                 self._process.kill()
                 return
 
-    def _hear(self, data: bytes) -> None:
+    def _receive(self, data: bytes) -> None:
         try:
             message = pickle.loads(data)
         except Exception:  # noqa: BLE001 - the loop's edge: it costs this message; a job's report is missed when it is overdue
@@ -129,14 +129,14 @@ class Child:
         if isinstance(message, LogMessage):
             forward(message.record)
         elif isinstance(message, str):
-            self._last_words = message
+            self._last_report = message
         else:
             self._listen(MessageReceived(self, message))
 
     def _read(self) -> None:
         try:
             while True:
-                self._hear(self._connection.recv_bytes())
+                self._receive(self._connection.recv_bytes())
         except (EOFError, OSError):
             pass
         except Exception:  # noqa: BLE001 - the loop's edge: half a message has been read, so nothing more can be
@@ -145,16 +145,16 @@ class Child:
         self.send(None)
         self._threads[0].join()
         self._connection.close()
-        self._listen(ChildExited(self, why=self._last_words or how_it_ended(self._process.returncode)))
+        self._listen(ChildExited(self, why=self._last_report or how_it_ended(self._process.returncode)))
 
 
 def stop_children(children: Sequence[Child]) -> None:
-    """Tell all children to leave, then wait for each; those that hang are killed."""
+    """Send all children a Shutdown, then wait for each; those that hang are killed."""
     for child in children:
         child.send(Shutdown())
     until = time.monotonic() + _STOP_TIMEOUT_S
     for child in children:
-        child.end(max(_LEAST_STOP_TIMEOUT_S, until - time.monotonic()))
+        child.end(max(_MIN_STOP_TIMEOUT_S, until - time.monotonic()))
 
 
 def pickled(message: Any) -> bytes:

@@ -12,7 +12,7 @@ from jobmanager.control.waiters import Waiters
 from jobmanager.control.worker_pool import ProcessPool
 from jobmanager.model.host import Address
 
-_MOST_AT_ONCE_WHILE_UNKNOWN = 4
+_MAX_IN_FLIGHT_WHILE_UNKNOWN = 4
 
 
 class Children:
@@ -25,7 +25,7 @@ class Children:
         self._hosts = settings.hosts
         self._cores: dict[str, int] = {}
         self.addresses: Mapping[str, Address] = {}  # by host, once started
-        self.pool = ProcessPool(listen, size=settings.pool_size, max_in_flight=self._most_at_once)
+        self.pool = ProcessPool(listen, size=settings.pool_size, max_in_flight=self._max_in_flight)
         self.tunnels = Tunnels(settings.hosts, listen)
         self.waiters = Waiters(
             listen,
@@ -41,8 +41,8 @@ class Children:
         self.addresses = start_addresses(self._hosts, self.tunnels)
         self.waiters.start(self.addresses)
 
-    def host_has(self, host: str, cores: int) -> None:
-        """A host's cores bound what it is asked to do at once."""
+    def set_cores(self, host: str, cores: int) -> None:
+        """The cores of a host: they bound how many requests it has at once."""
         self._cores[host] = cores
 
     def due_work(self) -> Iterable[Callable[[], None]]:
@@ -67,6 +67,6 @@ class Children:
     def _all(self) -> list[Child]:
         return [*self.waiters.children(), *self.pool.workers(), *self.tunnels.children()]
 
-    def _most_at_once(self, host: str) -> int:
+    def _max_in_flight(self, host: str) -> int:
         """Starts and removals under way at once: past twice a host's cores they only get slower."""
-        return 2 * self._cores[host] if host in self._cores else _MOST_AT_ONCE_WHILE_UNKNOWN
+        return 2 * self._cores[host] if host in self._cores else _MAX_IN_FLIGHT_WHILE_UNKNOWN

@@ -1,4 +1,4 @@
-"""What the ledger commands is carried out: children get requests, callbacks and hooks their records."""
+"""Carries out the ledger's commands: children get requests, callbacks and hooks their records."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Dispatch:
         }
 
     def carry_out(self, command: Command) -> None:
-        """Do one thing; where that fails, the ledger is told, so that the job has its result."""
+        """Carry out one command. If that fails, the ledger gets the failure, so that the job still has a result."""
         try:
             self._handlers[type(command)](command)
         except Exception as error:  # noqa: BLE001 - the loop's edge: a bug here must not cost the job its result
@@ -130,7 +130,7 @@ class Dispatch:
             self._hooks.fire(JobStarted(at_s=time.time(), job_id=command.request.job_id, host=command.host))
 
     def _publish_result(self, command: PublishResult) -> None:
-        """Hooks hear of the last output before they hear of the end; nothing of that may cost the job its callback."""
+        """The hooks get the last output before the end. An error there must not cost the job its callback."""
         try:
             self._live_outputs.job_ended(command.request.job_id, command.facts)
         finally:

@@ -1,4 +1,4 @@
-"""After a fork: in the child no thread has come along, locks may be held by nobody, and the processes are the parent's."""
+"""After a fork: the child has no other threads, locks may be held by threads that are not there, and processes are the parent's."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _aware: weakref.WeakSet[ForkAware] = weakref.WeakSet()
 _lock = threading.Lock()
 
 
-def watch_forks(owner: ForkAware) -> None:
+def let_go_after_fork(owner: ForkAware) -> None:
     """Have its ``after_fork`` called in each forked child."""
     _aware.add(owner)
 

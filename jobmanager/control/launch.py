@@ -1,4 +1,4 @@
-"""What a job's container is made of, and what its waiter is told: pure functions of the ledger's commands."""
+"""A job's container, and the message for its waiter: pure functions of the ledger's commands."""
 
 from __future__ import annotations
 

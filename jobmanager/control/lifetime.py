@@ -7,7 +7,7 @@ import threading
 import time
 from functools import partial
 
-from jobmanager.control.fork import notice_fork, watch_forks
+from jobmanager.control.fork import let_go_after_fork, notice_fork
 from jobmanager.control.running import RunningManager, closed
 from jobmanager.control.settings import ManagerSettings
 from jobmanager.errors import Closed, NotStarted
@@ -27,7 +27,7 @@ class Lifetime:
         self._running: RunningManager | None = None
         self._closed = False
         self._started_before_fork = False
-        watch_forks(self)
+        let_go_after_fork(self)
 
     def start(self) -> None:
         """Start what is not running; ``JobManager.start`` says what it raises."""

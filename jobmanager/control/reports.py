@@ -1,4 +1,4 @@
-"""What children report: messages, their end, what they could not be sent. The ledger is told."""
+"""Takes what children report, that they have exited, and what could not be sent to them. The ledger gets the events."""
 
 from __future__ import annotations
 
@@ -74,24 +74,24 @@ class Reports:
             SSHReady: lambda _, message: ledger.ssh_ready(message.container_name, message.port),
             LimitReached: lambda _, message: ledger.limit_reached(message.container_name, message.limit_hit),
             OutputChunk: lambda _, message: live_outputs.chunk_received(message),
-            RunEnded: self._ended,
-            HostReachable: self._host_answers,
-            HostUnreachable: self._host_silent,
+            RunEnded: self._run_ended,
+            HostReachable: self._host_reachable,
+            HostUnreachable: self._host_unreachable,
             UnknownContainers: lambda host, message: ledger.strays_found(host, message.names),
             TunnelOpen: lambda host, _: children.waiters.check_host(host),
-            TunnelBroken: self._host_silent,
+            TunnelBroken: self._host_unreachable,
         }
 
     def take(self, report: Report) -> None:
         """Do what follows from one report."""
         if isinstance(report, MessageReceived):
-            self._heard(report.child, report.message)
+            self._message_received(report.child, report.message)
         elif isinstance(report, ChildExited):
-            self._gone(report.child, report.why)
+            self._child_exited(report.child, report.why)
         else:
-            self._unsent(report.child, report.message, report.reason)
+            self._send_failed(report.child, report.message, report.reason)
 
-    def _heard(self, child: Child, message: Any) -> None:
+    def _message_received(self, child: Child, message: Any) -> None:
         pool, waiters, tunnels = self._children.pool, self._children.waiters, self._children.tunnels
         if child in pool:
             self._pool_replied(pool.replied(child), message)
@@ -99,7 +99,7 @@ class Reports:
         elif (host := waiters.message_received(child) or tunnels.message_received(child, message)) is not None:
             self._handlers[type(message)](host, message)
 
-    def _gone(self, child: Child, why: str) -> None:
+    def _child_exited(self, child: Child, why: str) -> None:
         pool = self._children.pool
         if child in pool:
             unanswered = pool.died(child)
@@ -110,12 +110,12 @@ class Reports:
         elif (lost := self._children.waiters.child_exited(child, why)) is not None:
             self._ledger.waiter_died(lost.containers, over=lost.over)
             if not lost.has_reported:
-                self._host_silent(lost.host, HostUnreachable(reason=f"the process that was to look at it died at once: {why}"))
+                self._host_unreachable(lost.host, HostUnreachable(reason=f"the process that was to check it died at once: {why}"))
         else:
             self._children.tunnels.child_exited(child)
 
-    def _unsent(self, child: Child, message: Any, reason: str) -> None:
-        """A child cannot be told this; it lives on."""
+    def _send_failed(self, child: Child, message: Any, reason: str) -> None:
+        """A message could not be sent to a child, which lives on."""
         pool = self._children.pool
         if isinstance(message, StartContainer) and child in pool:
             self._pool_replied(pool.replied(child), StartRefused(reason=reason))
@@ -131,25 +131,25 @@ class Reports:
             assert reply is None or isinstance(reply, (ContainerStarted, StartFailed, StartRefused))
             report_start(self._ledger, pending.container, reply, why=why)
         elif isinstance(reply, ContainerRemoved):
-            self._deleted(pending)
+            self._container_removed(pending)
         elif isinstance(reply, RemovalFailed):
             _log.debug("container %s is not removed yet: %s", pending.container, reply)
             self._ledger.deletion_failed(pending.container, only_volume_left=reply.only_volume_left)
         else:
             self._ledger.deletion_failed(pending.container)
 
-    def _deleted(self, pending: PendingRequest) -> None:
+    def _container_removed(self, pending: PendingRequest) -> None:
         self._children.waiters.run_ended(pending.container)
         job_id = self._ledger.container_deleted(pending.container)
         if job_id:
             self._hooks.fire(JobDeleted(at_s=time.time(), job_id=job_id, host=pending.host))
 
-    def _ended(self, _: str, message: RunEnded) -> None:
+    def _run_ended(self, _: str, message: RunEnded) -> None:
         self._children.waiters.run_ended(message.container_name)
         self._ledger.run_ended(message.container_name, message.facts)
 
-    def _host_answers(self, host: str, message: HostReachable) -> None:
-        self._children.host_has(host, message.info.cores)
+    def _host_reachable(self, host: str, message: HostReachable) -> None:
+        self._children.set_cores(host, message.info.cores)
         was_down = self._ledger.host_answered(host, message.info, message.images)
         if was_down:
             self._children.pool.warm_up(_WARM_WORKERS)
@@ -158,7 +158,7 @@ class Reports:
             self._hooks.fire(HostUp(at_s=time.time(), host=host))
         self._environments.host_answered(host, message.images, was_down=was_down)
 
-    def _host_silent(self, host: str, message: HostUnreachable | TunnelBroken) -> None:
+    def _host_unreachable(self, host: str, message: HostUnreachable | TunnelBroken) -> None:
         reason = self._children.tunnels.why_unreachable(host, message.reason)
         if reason is not None:
             self._ledger.host_down(host, reason)
@@ -167,7 +167,7 @@ class Reports:
 def report_start(
     ledger: Ledger, container: str, reply: ContainerStarted | StartFailed | StartRefused | None, *, why: str = ""
 ) -> None:
-    """Report how a submitter's work ended. None: its process died, and ``why``."""
+    """Report to the ledger how a submitter's work ended. ``reply`` is None when its process died; ``why`` is the reason."""
     if isinstance(reply, ContainerStarted):
         ledger.container_started(
             container, container_id=reply.container_id, image_command=reply.image_command, duration_s=reply.duration_s

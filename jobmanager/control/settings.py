@@ -15,8 +15,8 @@ from jobmanager.model.host import TLS, DockerHost
 
 DEFAULT_URL = "unix:///var/run/docker.sock"
 SSH_TIMEOUT_S = 1800.0
-_MOST_CALLBACK_THREADS = 1000
-_MOST_POOL_WORKERS = 1000
+_MAX_CALLBACK_THREADS = 1000
+_MAX_POOL_WORKERS = 1000
 _DEFAULT_POOL_WORKERS = 8  # at most
 
 Hosts = Union[Sequence[Union[DockerHost, str]], DockerHost, str, None]
@@ -58,8 +58,8 @@ class ManagerSettings:
             environments=_environments(environments),
             max_waiting_jobs=_checks.positive_int("max_waiting_jobs", max_waiting_jobs),
             queue_timeout_s=_checks.timeout("queue_timeout_s", queue_timeout_s),
-            callback_threads=_checks.positive_int("callback_threads", callback_threads, at_most=_MOST_CALLBACK_THREADS),
-            pool_size=_checks.positive_int("pool_size", pool_size, at_most=_MOST_POOL_WORKERS),
+            callback_threads=_checks.positive_int("callback_threads", callback_threads, at_most=_MAX_CALLBACK_THREADS),
+            pool_size=_checks.positive_int("pool_size", pool_size, at_most=_MAX_POOL_WORKERS),
             host_lost_timeout_s=_checks.timeout("host_lost_timeout_s", host_lost_timeout_s),
             engine_timeout_s=_checks.timeout("engine_timeout_s", engine_timeout_s),
             ssh_timeout_s=_checks.timeout("ssh_timeout_s", ssh_timeout_s),

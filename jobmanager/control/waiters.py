@@ -24,7 +24,7 @@ _log = logger(__name__)
 _MODULE = "jobmanager._waiter"
 _HUNG_S = 6.0  # without a heartbeat; one comes every second
 _STARTING_S = 30.0  # for the first one
-_LONGEST_STEP_S = 2.0  # a longer pause between two calls is our own: the machine, or this process, stood still
+_MAX_STEP_S = 2.0  # a longer pause between two calls is our own: the machine, or this process, stood still
 _LIVED_LONG_S = 5.0  # a waiter that dies sooner is replaced after a pause
 _RESTART_PAUSE_S = 1.0
 _HOST_CHECK_INTERVAL_S = 5.0
@@ -171,7 +171,7 @@ class Waiters:
         self._to_start = [entry for entry in self._to_start if entry[0] > now]
         for settings in due:
             self._start_one(settings)
-        passed_s, self._last_step_at = min(now - self._last_step_at, _LONGEST_STEP_S), now
+        passed_s, self._last_step_at = min(now - self._last_step_at, _MAX_STEP_S), now
         for waiter in self._waiters.values():
             waiter.silent_s += passed_s
             if waiter.silent_s > (_HUNG_S if waiter.has_reported else _STARTING_S):

@@ -19,7 +19,7 @@ _log = logger(__name__)
 
 _MODULE = "jobmanager._pool_worker"
 _STUCK_S = 2.0  # a request that takes longer waits for its engine; another worker may stand in
-_MOST_STUCK = 4  # of each host; with the pool's size that bounds the number of workers
+_MAX_STUCK = 4  # of each host; with the pool's size that bounds the number of workers
 _CALLS = 6  # of the engine, at most, in one request
 _PULL_S = 3600.0
 
@@ -132,7 +132,7 @@ class ProcessPool:
     def _worker(self, host: str) -> Child | None:
         """A worker for a request of this host. A host whose requests are stuck gets a few, and leaves the rest to others."""
         stuck = [work.pending.host for work in self._busy.values() if self._is_stuck(work)]
-        if stuck.count(host) >= _MOST_STUCK:
+        if stuck.count(host) >= _MAX_STUCK:
             return None
         if self._idle:
             return self._idle.pop()

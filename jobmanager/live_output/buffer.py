@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from jobmanager.ipc.messages import FetchOutput
 from jobmanager.results.facts import RunFacts
 
-_MOST_AT_ONCE = 65536  # bytes of one record
-_MOST_KEPT = 4 * 2**20  # bytes of a running job's output
-_LEAST_WEIGHT = 256  # of a block, however small: what Python takes for it
+_MAX_RECORD_BYTES = 65536  # of one record
+_MAX_KEPT_BYTES = 4 * 2**20  # of a running job's output
+_MIN_WEIGHT = 256  # of a block, however small: what Python takes for it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +23,7 @@ class Output:
 
     stderr: bool  # else standard output
     data: bytes  # at most 64 KiB; it may end in the middle of a line, or of a character
-    missed_bytes: int = 0  # of this stream, before this data: this reader was too slow for them, or nobody has kept them
+    missed_bytes: int = 0  # of this stream, before this data: this reader was too slow for them, or they were not kept
     starts_again: bool = False  # what came before does not count: the job is run again
 
 
@@ -34,7 +34,7 @@ def _none_of_both() -> dict[bool, int]:
 
 @dataclass(slots=True, kw_only=True)
 class _Block:
-    """Bytes of one stream that came one after the other; or so many that nobody has kept."""
+    """Bytes of one stream that came one after the other; or a number of bytes that were not kept."""
 
     stderr: bool
     data: bytearray = field(default_factory=bytearray)
@@ -42,12 +42,12 @@ class _Block:
 
     @property
     def weight(self) -> int:
-        """What it takes of the room."""
-        return max(len(self.data), _LEAST_WEIGHT)
+        """What counts for the bound on kept bytes."""
+        return max(len(self.data), _MIN_WEIGHT)
 
     def can_take_more(self, stderr: bool) -> bool:
         """Whether the next bytes of this stream belong to it."""
-        return self.stderr is stderr and not self.missed_bytes and len(self.data) < _MOST_AT_ONCE
+        return self.stderr is stderr and not self.missed_bytes and len(self.data) < _MAX_RECORD_BYTES
 
 
 @dataclass(slots=True, kw_only=True)
@@ -57,7 +57,7 @@ class ReadPosition:
     run: int
     block: int = 0  # its number since the run began
     offset: int = 0  # in that block
-    passed: dict[bool, int] = field(default_factory=_none_of_both)  # bytes that it was given, or told that it missed
+    passed: dict[bool, int] = field(default_factory=_none_of_both)  # bytes that it got, or missed and was informed of
 
 
 class OutputBuffer:
@@ -70,7 +70,7 @@ class OutputBuffer:
         self.job_id = job_id
         self.changed = threading.Condition()
         self.ended = False
-        self.readers: weakref.WeakSet[object] = weakref.WeakSet()  # one that was forgotten without a word is none
+        self.readers: weakref.WeakSet[object] = weakref.WeakSet()  # one that was dropped without ``close`` leaves it by itself
         self.missed_by_hooks = _none_of_both()  # bytes that hooks were too slow for
         self._container = ""
         self._run = 0
@@ -126,13 +126,13 @@ class OutputBuffer:
             self._shown[stderr] += len(data)
             self._sums[stderr] = zlib.crc32(data, self._sums[stderr])
             self._append(stderr, data)
-            while self._weight > _MOST_KEPT and len(self._blocks) > 1 and not keep_all:
+            while self._weight > _MAX_KEPT_BYTES and len(self._blocks) > 1 and not keep_all:
                 self._drop_oldest()
             self.changed.notify_all()
         return Output(stderr=stderr, data=data)
 
     def _add_rest(self, stderr: bool, whole: bytes, counted: int) -> Iterator[Output]:
-        while rest := whole[self._shown[stderr] : self._shown[stderr] + _MOST_AT_ONCE]:
+        while rest := whole[self._shown[stderr] : self._shown[stderr] + _MAX_RECORD_BYTES]:
             yield self._add(stderr, rest, keep_all=True)
         if (missed := counted - self._shown[stderr]) > 0:
             with self.changed:
@@ -153,7 +153,7 @@ class OutputBuffer:
     def _append(self, stderr: bool, data: bytes) -> None:
         if not (self._blocks and self._blocks[-1].can_take_more(stderr)):
             self._blocks.append(_Block(stderr=stderr))
-            self._weight += _LEAST_WEIGHT
+            self._weight += _MIN_WEIGHT
         block = self._blocks[-1]
         self._weight -= block.weight
         block.data += data
@@ -205,7 +205,7 @@ class OutputBuffer:
             if position.offset == 0 and block.missed_bytes:
                 position.offset = 1
                 return Output(stderr=block.stderr, data=b"", missed_bytes=block.missed_bytes)
-            data = bytes(block.data[position.offset : position.offset + _MOST_AT_ONCE])
+            data = bytes(block.data[position.offset : position.offset + _MAX_RECORD_BYTES])
             if data:
                 position.offset += len(data)
                 position.passed[block.stderr] += len(data)

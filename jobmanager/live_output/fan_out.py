@@ -1,7 +1,7 @@
 """Live outputs: what the jobs of one manager print, on its way from their waiters to readers and hooks.
 
 A job's waiter is asked for output only while somebody follows it, and for more only when the last answer has come. So
-what is on its way is one piece, however fast a job prints, and a job that nobody follows costs nothing.
+what is on its way is one piece, however fast a job prints, and a job that is not followed costs nothing.
 """
 
 from __future__ import annotations

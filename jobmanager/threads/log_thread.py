@@ -1,7 +1,7 @@
 """The log thread: calls the caller's log handlers, so that none of the library's own threads does.
 
 A handler is foreign code. It may raise, as with a closed ``sys.stderr``, or block for as long as a log server is away.
-``logger`` makes a logger that only puts its records down; one thread, there while something waits, hands them on.
+``logger`` makes a logger that only puts its records down; one thread, there while something waits, passes them to the handlers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from jobmanager.threads.user_code import call_user_code
 
-_MOST_WAITING = 10_000  # records; past it new ones are dropped, and that is said
+_MAX_WAITING = 10_000  # records; past it new ones are dropped, and a record says so
 
 
 def logger(name: str) -> logging.Logger:
@@ -27,14 +27,14 @@ def logger(name: str) -> logging.Logger:
 
 
 def forward(record: logging.LogRecord) -> None:
-    """Have the handlers told of a record that was made elsewhere; never raises, never waits for one."""
+    """Pass a record of another process to the handlers; never raises, never waits for a handler."""
     with suppress(Exception):
         if logging.getLogger(record.name).isEnabledFor(record.levelno):
             _records.put(record)
 
 
 def drain(timeout_s: float) -> bool:
-    """Wait until all records have been handed on; False when a handler takes longer than that."""
+    """Wait until the handlers have all records; False when a handler takes longer than that."""
     return _records.drain(timeout_s)
 
 
@@ -80,9 +80,9 @@ class _Records:
     def put(self, record: logging.LogRecord) -> None:
         """Never blocks."""
         if self._pid != os.getpid():
-            self._begin()  # after a fork: what waits is the parent's to say, and so is whoever holds the lock
+            self._begin()  # after a fork: what waits is the parent's, and so is a thread that may hold the lock
         with self._lock:
-            if len(self._waiting) >= _MOST_WAITING:
+            if len(self._waiting) >= _MAX_WAITING:
                 self._dropped += 1
             else:
                 self._waiting.append(record)
@@ -128,15 +128,15 @@ def _handle(record: logging.LogRecord) -> None:
 
 
 def _report() -> None:
-    """A handler of the caller's raised: say what ``logging`` itself says of such, where anybody hears it."""
+    """A handler of the caller's raised: print what ``logging`` itself prints then."""
     if logging.raiseExceptions and sys.stderr is not None:
         with suppress(Exception):
             traceback.print_exc()
 
 
 def _dropped_record(count: int) -> logging.LogRecord:
-    said = "the log handlers are too slow: %d records were dropped"
-    return logging.LogRecord(__name__, logging.WARNING, __file__, 0, said, (count,), None)
+    text = "the log handlers are too slow: %d records were dropped"
+    return logging.LogRecord(__name__, logging.WARNING, __file__, 0, text, (count,), None)
 
 
 _records = _Records()

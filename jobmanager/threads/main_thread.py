@@ -2,7 +2,7 @@
 
 Python runs a signal handler in the main thread, between any two steps of what that does. A handler that closes the manager
 would wait for a lock that the interrupted frame holds, and change what that frame is about to change; one that raises, as
-ctrl-C does, would leave it half changed. So the main thread takes no lock of the library's: it hands a call to an executor,
+ctrl-C does, would leave it half changed. So the main thread takes no lock of the library's: it passes a call to an executor,
 over a queue written in C, and waits for the answer where an interruption does no harm. A call whose caller was
 interrupted by an exception is carried out all the same.
 """
@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeVar
 
 __all__ = ["keep_executor", "outside_main_thread", "release_executor"]
 
-_FIRST_CHECK_S, _CHECK_INTERVAL_S = 0.05, 1.0  # between looks at whether an executor is there: it may just have left
+_FIRST_CHECK_S, _CHECK_INTERVAL_S = 0.05, 1.0  # between checks whether an executor is there: it may just have left
 _T = TypeVar("_T")
 
 
@@ -151,6 +151,6 @@ _call_queue = _CallQueue()
 
 def _queue_of_this_process() -> _CallQueue:
     global _call_queue
-    if _call_queue.pid != os.getpid():  # forked, perhaps by hands that do not tell Python: its executor has not come along
+    if _call_queue.pid != os.getpid():  # forked, perhaps without Python's knowledge: its executor has not come along
         _call_queue = _CallQueue()
     return _call_queue

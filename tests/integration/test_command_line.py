@@ -312,7 +312,7 @@ def test_a_persons_word_removes_what_a_named_manager_has(url: str, ask: Ask) -> 
         named = ask("sweep", url, "--yes", "--manager", doomed["manager_id"])
 
         assert (named.code, our_containers(url)) == (0, [spared["name"]])
-        assert doomed["name"] in named.out and "named by you" in named.out
+        assert doomed["name"] in named.out and "chosen by you" in named.out
         assert ask("sweep", url, "--yes", "--all").code == 0
         assert [job.result(30).outcome for job in jobs] == ["crash", "crash"]
 

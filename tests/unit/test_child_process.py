@@ -100,7 +100,7 @@ def test_a_message_of_a_childs_that_cannot_be_read_costs_itself(worker, monkeypa
     told = []
     monkeypatch.setattr(child, "_listen", told.append)
 
-    child._hear(b"nonsense")
-    child._hear(pickle.dumps(ContainerStarted(container_id="c", image_command=(), duration_s=0.1)))
+    child._receive(b"nonsense")
+    child._receive(pickle.dumps(ContainerStarted(container_id="c", image_command=(), duration_s=0.1)))
 
     assert [type(each.message) for each in told] == [ContainerStarted]

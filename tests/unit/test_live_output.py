@@ -217,7 +217,7 @@ def test_inside_a_callback_what_is_there_can_be_read_and_nothing_is_waited_for()
 
 
 def test_a_reader_that_stops_is_told_how_much_it_missed_and_another_one_misses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(buffer, "_MOST_KEPT", 256 * KIB)
+    monkeypatch.setattr(buffer, "_MAX_KEPT_BYTES", 256 * KIB)
     manager = Manager()
     quick, slow = manager.follow(), manager.follow()
     whole = random.Random(8).randbytes(1024 * KIB)
@@ -244,7 +244,7 @@ def live_bytes(live: LiveOutput) -> int:
 
 
 def test_what_is_kept_is_bounded_for_a_job_that_prints_to_both_streams_by_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(buffer, "_MOST_KEPT", 256 * 100)
+    monkeypatch.setattr(buffer, "_MAX_KEPT_BYTES", 256 * 100)
     manager = Manager()
     slow = manager.follow()
     for at in range(500):

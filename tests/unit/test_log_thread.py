@@ -129,7 +129,7 @@ def test_a_closed_standard_error_costs_nothing_where_nothing_else_listens(attach
 
 
 def test_a_handler_that_blocks_holds_up_nobody_and_what_waits_for_it_is_bounded_and_told(attached, monkeypatch):
-    monkeypatch.setattr(log_thread, "_MOST_WAITING", 5)
+    monkeypatch.setattr(log_thread, "_MAX_WAITING", 5)
     gate, begun = threading.Event(), threading.Event()
 
     class Blocking(Keeping):
