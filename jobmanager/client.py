@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from functools import wraps
-from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar, Union, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar, Union, get_type_hints, runtime_checkable
 
 from jobmanager.model.job import JobInput
 from jobmanager.model.listings import QueueInfo, RunningJob, WaitingJob
@@ -55,8 +55,9 @@ JOB_DEFAULTS: ManagerJobOptions = {
 
 
 def takes_job_options(options: type) -> Callable[[_Method], _Method]:
-    """Let a method's ``**options`` be the keywords of a TypedDict: in its signature, in ``help``, in the TypeError for others."""
-    names = [name for name in JOB_DEFAULTS if name in options.__annotations__]
+    """Let a method's ``**options`` be the keywords of a TypedDict: in its signature, type hints and TypeErrors."""
+    hints = get_type_hints(options)
+    names = [name for name in JOB_DEFAULTS if name in hints]
 
     def decorate(method: _Method) -> _Method:
         own = inspect.signature(method)
@@ -74,6 +75,8 @@ def takes_job_options(options: type) -> Callable[[_Method], _Method]:
             return method(*arguments, **keywords)
 
         checked.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+        written = {name: kind for name, kind in method.__annotations__.items() if name in {*known, "return"}}
+        checked.__annotations__ = {**written, **{name: hints[name] for name in names}}
         return checked  # type: ignore[return-value]
 
     return decorate

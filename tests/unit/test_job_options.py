@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import pydoc
+from typing import Optional, get_type_hints
 
 import pytest
 
@@ -28,6 +29,14 @@ SIGNATURES = [
 def test_a_signature_shows_every_option_with_its_default(method, signature):
     assert str(inspect.signature(method)) == signature
     assert signature.removeprefix("(") .partition(")")[0] in pydoc.render_doc(method, renderer=pydoc.plaintext)
+
+
+@pytest.mark.parametrize(("method", "signature"), SIGNATURES, ids=[method.__qualname__ for method, _ in SIGNATURES])
+def test_the_type_hints_can_be_read_and_are_those_of_the_signature(method, signature):
+    hints = get_type_hints(method)
+
+    assert hints.keys() == {*inspect.signature(method).parameters, "return"} - {"self"}
+    assert (hints["priority"], hints["supersede_key"]) == (int, Optional[str])
 
 
 @pytest.mark.parametrize("owner", [JobManager, ClientSync, ClientBuffer, ClientFuture])
