@@ -79,7 +79,7 @@ def _of_a_ledger(launchers: int) -> Iterator[Figure]:
     ledger, dice = _ledger(), random.Random(2)
     for number in range(WAITING):
         ledger.accept(_request(f"j{number}", dice, launchers), None)
-    running = [_begin(ledger, order) for order in ledger.take_commands() if isinstance(order, SubmitJob)]
+    running = [_begin(ledger, command) for command in ledger.take_commands() if isinstance(command, SubmitJob)]
     yield median(f"giving a host; {words}", [_gives_a_host_ms(ledger, running) for _ in range(_TIMES)], "ms", at_most=1)
     for number in dice.sample(range(WAITING), _WAVE):
         ledger.kill(f"j{number}", KillReason.KILL_JOB)
@@ -111,9 +111,9 @@ def _request(job_id: str, dice: random.Random, launchers: int) -> Request:
     )
 
 
-def _begin(ledger: Ledger, order: SubmitJob) -> str:
-    ledger.container_started(order.container, container_id=order.container, image_command=(), duration_s=0.1)
-    return order.container
+def _begin(ledger: Ledger, command: SubmitJob) -> str:
+    ledger.container_started(command.container, container_id=command.container, image_command=(), duration_s=0.1)
+    return command.container
 
 
 def _gives_a_host_ms(ledger: Ledger, running: list[str]) -> float:
@@ -123,9 +123,9 @@ def _gives_a_host_ms(ledger: Ledger, running: list[str]) -> float:
     _call_back(ledger)
     ledger.container_deleted(container)
     began = time.perf_counter()
-    orders = ledger.take_commands()
+    commands = ledger.take_commands()
     took_ms = (time.perf_counter() - began) * _MS
-    placed = [_begin(ledger, order) for order in orders if isinstance(order, SubmitJob)]
+    placed = [_begin(ledger, command) for command in commands if isinstance(command, SubmitJob)]
     if len(placed) != 1:
         raise RuntimeError(f"{len(placed)} jobs were given a host instead of one")
     running += placed
@@ -133,9 +133,9 @@ def _gives_a_host_ms(ledger: Ledger, running: list[str]) -> float:
 
 
 def _call_back(ledger: Ledger) -> None:
-    for order in ledger.take_commands():
-        if isinstance(order, PublishResult):
-            ledger.callback_returned(order.request.job_id)
+    for command in ledger.take_commands():
+        if isinstance(command, PublishResult):
+            ledger.callback_returned(command.request.job_id)
 
 
 def _each_ms(times: int, call: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> list[float]:
