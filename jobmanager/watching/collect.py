@@ -19,13 +19,13 @@ from jobmanager.watching.inspector import ContainerInspector
 
 GRADERS_ARCHIVE = ".jobmanager/archive"
 _TRIES = 3
-_MOST_MEMBERS = 10_000
-_MOST_SEEN_MEMBERS = 100_000
-_MOST_HOLES_MIB = 256  # of sparse files: they cost a program nothing, come as zeros, and keep the engine busy
-_LONGEST_NAME = 1024
+_MAX_MEMBERS = 10_000
+_MAX_SEEN_MEMBERS = 100_000
+_MAX_HOLES_MIB = 256  # of sparse files: they cost a program nothing, come as zeros, and keep the engine busy
+_MAX_NAME_LENGTH = 1024
 _COMPRESSION = 6
-_MOST_TOLD = 5  # names of what was passed over
-_LONGEST_TOLD = 100
+_MAX_LISTED = 5  # names in the list of what was left out
+_MAX_SHOWN_LENGTH = 100
 _TURNS_TEXT = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # a name would be shown as another
 _DRIVE = re.compile(r"[A-Za-z]:")
 _ANOTHER_FOLDER = "the engine was restarted meanwhile, and shows another folder in its place"
@@ -33,14 +33,14 @@ _ANOTHER_FOLDER = "the engine was restarted meanwhile, and shows another folder 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collected:
-    """What came of collecting."""
+    """The result of collecting."""
 
     archive: bytes | None = None  # a tar.gz; None: nothing was to be collected, or nothing could be read
-    trouble: str = ""  # why some files are missing
-    passed_over: str = ""  # what matched, but is nothing that comes
+    error: str = ""  # why some files are missing
+    not_collected: str = ""  # names that matched, but are not collected, with reasons
 
 
-class _TooMuch(Exception):
+class _CapReached(Exception):
     """A cap was reached; what was taken so far stands."""
 
 
@@ -49,15 +49,15 @@ def collected(
 ) -> Collected:
     """The regular files that match, each under every name that it has.
 
-    Symbolic links, devices, fifos and names that are not clean are passed over. ``archive_mib`` counts bytes before
-    compression; what does not come may be as large as the workspace and not much larger. Of a grading container, what the
-    grader put into its archive comes along; no archive when there is none of it, and nothing was to be collected either.
+    Symbolic links, devices, fifos and names that are not clean are left out. ``archive_mib`` counts bytes before
+    compression; what is left out may be as large as the workspace and not much larger. From a grading container the files of the
+    grader's archive come, too; without any, and without patterns, there is no archive.
 
     Raises:
-        Unreachable: the engine went away meanwhile; another try may get all.
+        Unreachable: the engine could not be reached any more; another try may get all.
     """
     packed = io.BytesIO()
-    trouble = ""
+    error_text = ""
 
     def reading(folder: str) -> Callable[[], Iterator[bytes]]:
         return lambda: engine.archive(container, folder)
@@ -70,18 +70,18 @@ def collected(
                     taking.take(reading(f"{workspace}/{GRADERS_ARCHIVE}"), ["*"])
                 if patterns:
                     taking.take(reading(workspace), patterns, holds_the_job=True)
-            except _TooMuch as cap:
-                trouble = str(cap)
+            except _CapReached as cap:
+                error_text = str(cap)
     except Unreachable:
         raise
     except (EngineError, tarfile.TarError, ValueError, EOFError, OSError, RecursionError) as error:  # of headers upon headers
-        return Collected(trouble=f"the workspace could not be read: {error}")
-    has_some = patterns or taking.taken or trouble
-    return Collected(archive=packed.getvalue() if has_some else None, trouble=trouble, passed_over=taking.passed_over())
+        return Collected(error=f"the workspace could not be read: {error}")
+    has_some = patterns or taking.taken or error_text
+    return Collected(archive=packed.getvalue() if has_some else None, error=error_text, not_collected=taking.not_collected())
 
 
 def collected_of(job: MonitorContainer, engine: Engine, inspector: ContainerInspector) -> Collected:
-    """The same for a job whose container is there; an engine that is away is waited for."""
+    """The same for a job whose container exists; an unreachable engine is waited for."""
     tries = 0
     while True:
         try:
@@ -91,9 +91,9 @@ def collected_of(job: MonitorContainer, engine: Engine, inspector: ContainerInsp
         except Unreachable as error:  # the workspace is there for as long as the container is
             tries += 1
             if tries > _TRIES or not inspector.is_still_there():
-                return Collected(trouble=f"the workspace could not be read: {error}")
+                return Collected(error=f"the workspace could not be read: {error}")
         else:
-            return Collected(trouble="the container ended before its files were read") if inspector.has_ended() else found
+            return Collected(error="the container ended before its files were read") if inspector.has_ended() else found
 
 
 class _Taking:
@@ -105,11 +105,11 @@ class _Taking:
         self._limits = limits
         self._seen = 0
         self._left = limits.archive_mib * 2**20
-        self._left_to_pass = (limits.workspace_mib + _MOST_HOLES_MIB) * 2**20
+        self._left_to_pass = (limits.workspace_mib + _MAX_HOLES_MIB) * 2**20
         self._links: dict[str, list[str]] = {}  # further names of a file, by its first name in the tar
         self._waiting = 0  # how many these are
-        self._passed_over = 0
-        self._told: list[str] = []
+        self._left_out = 0
+        self._listed: list[str] = []
 
     def take(self, read: Callable[[], Iterator[bytes]], patterns: Sequence[str], *, holds_the_job: bool = False) -> None:
         """Files of a folder that match; ``read`` gives its tar, and again where a file has several names.
@@ -131,32 +131,32 @@ class _Taking:
             for tar, member in _members(read()):
                 self._take_links_to(tar, member)
             for name in (name for names in self._links.values() for name in names):
-                self._pass_over(name, "a link to what does not come")
+                self._leave_out(name, "a link to what does not come")
             self._links.clear()
 
-    def passed_over(self) -> str:
-        """What matched and did not come, in words; empty when all came."""
-        more = self._passed_over - len(self._told)
-        return ", ".join([*self._told, *([f"and {more} more"] if more else [])])
+    def not_collected(self) -> str:
+        """The names that matched and were left out, with reasons; empty when there are none."""
+        more = self._left_out - len(self._listed)
+        return ", ".join([*self._listed, *([f"and {more} more"] if more else [])])
 
     def _consider(self, tar: tarfile.TarFile, member: tarfile.TarInfo, patterns: Sequence[str]) -> None:
         self._seen += 1
-        if self._seen > _MOST_SEEN_MEMBERS:
-            raise _TooMuch(f"the workspace holds more than {_MOST_SEEN_MEMBERS} files")
+        if self._seen > _MAX_SEEN_MEMBERS:
+            raise _CapReached(f"the workspace holds more than {_MAX_SEEN_MEMBERS} files")
         name = _workspace_name(member)
         if name and not member.isdir() and _wanted(name, patterns):
             lack = _kind_that_stays(member) or _unclean(name)
             if not lack:
                 self._take(tar, member, name)
                 return
-            self._pass_over(name, lack)
+            self._leave_out(name, lack)
         self._left_to_pass -= member.size
         if self._left_to_pass < 0:
-            raise _TooMuch(f"the workspace is too large to be read: {_shown(name or member.name)} and what follows are missing")
+            raise _CapReached(f"the workspace is too large to be read: {_shown(name or member.name)} and what follows are missing")
 
     def _take(self, tar: tarfile.TarFile, member: tarfile.TarInfo, name: str) -> None:
-        if self.taken + self._waiting >= _MOST_MEMBERS:
-            raise _TooMuch(f"more than {_MOST_MEMBERS} files match")
+        if self.taken + self._waiting >= _MAX_MEMBERS:
+            raise _CapReached(f"more than {_MAX_MEMBERS} files match")
         if member.islnk():
             self._links.setdefault(member.linkname, []).append(name)
             self._waiting += 1
@@ -173,7 +173,7 @@ class _Taking:
         for name in names:
             if member.size > self._left:
                 most = self._limits.archive_mib
-                raise _TooMuch(f"they are larger than archive_mib = {most}: {_shown(name)} and what follows are missing")
+                raise _CapReached(f"they are larger than archive_mib = {most}: {_shown(name)} and what follows are missing")
             if content is None:
                 file = tar.extractfile(member)
                 assert file is not None, "a regular file has content"
@@ -182,10 +182,10 @@ class _Taking:
             self.taken += 1
             self._left -= member.size
 
-    def _pass_over(self, name: str, why: str) -> None:
-        self._passed_over += 1
-        if len(self._told) < _MOST_TOLD:
-            self._told.append(f"{_shown(name)} ({why})")
+    def _leave_out(self, name: str, why: str) -> None:
+        self._left_out += 1
+        if len(self._listed) < _MAX_LISTED:
+            self._listed.append(f"{_shown(name)} ({why})")
 
 
 def _members(pieces: Iterator[bytes]) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
@@ -195,7 +195,7 @@ def _members(pieces: Iterator[bytes]) -> Iterator[tuple[tarfile.TarFile, tarfile
         for member in tar:
             tar.members = []  # type: ignore[attr-defined]  # a stream is read once: let go of what was passed
             yield tar, member
-        if source.given < tar.offset + tarfile.BLOCKSIZE:  # an engine in trouble ends its answer as if it were whole
+        if source.given < tar.offset + tarfile.BLOCKSIZE:  # an engine with an error of its own ends its answer as if it were whole
             raise Unreachable("the engine broke off before the end of the files")
 
 
@@ -217,7 +217,7 @@ def _kind_that_stays(member: tarfile.TarInfo) -> str:
 
 def _unclean(name: str) -> str:
     """What is wrong with a name: it would be shown, or taken elsewhere, for something that it is not."""
-    if len(name) > _LONGEST_NAME:
+    if len(name) > _MAX_NAME_LENGTH:
         return "its name is too long"
     kinds = {unicodedata.category(char) for char in name}
     if "Cs" in kinds:
@@ -231,9 +231,9 @@ def _unclean(name: str) -> str:
 
 def _shown(name: str) -> str:
     """A stranger's name for a message: one line, of bounded length."""
-    text = name[:_LONGEST_TOLD].encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    text = name[:_MAX_SHOWN_LENGTH].encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     clean = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-    return f"'{clean}'" if len(name) <= _LONGEST_TOLD else f"'{clean}...'"
+    return f"'{clean}'" if len(name) <= _MAX_SHOWN_LENGTH else f"'{clean}...'"
 
 
 def _wanted(name: str, patterns: Sequence[str]) -> bool:

@@ -11,7 +11,7 @@ from jobmanager.grading.link import LinkLost, LinkReader, SupervisorMessage
 from jobmanager.ipc.messages import StreamPiece
 from jobmanager.model._escapes import one_line
 
-_MOST_TURNS = 4096  # between the two streams, past which their order is not remembered
+_MAX_TURNS = 4096  # between the two streams, past which their order is not remembered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,17 +107,17 @@ class Transcript:
             stderr_bytes=self.stderr_bytes + len(stderr) - len(self.stderr),
         )
 
-    def since(self, stdout_from: int, stderr_from: int, most_bytes: int) -> list[StreamPiece]:
+    def since(self, stdout_from: int, stderr_from: int, max_bytes: int) -> list[StreamPiece]:
         """What is kept of both streams past their first bytes, in the order in which it came. Any thread may ask."""
         if self.beginning_lost:  # nobody knows how many bytes came before
             return []
         kept, at, found = {False: self.stdout, True: self.stderr}, {False: stdout_from, True: stderr_from}, list[StreamPiece]()
         for stderr, end in [*self._turns, (False, len(self.stdout)), (True, len(self.stderr))]:
-            data = bytes(kept[stderr][at[stderr] : min(end, at[stderr] + most_bytes)])
+            data = bytes(kept[stderr][at[stderr] : min(end, at[stderr] + max_bytes)])
             if data:
                 found.append(StreamPiece(stderr, at[stderr], data))
                 at[stderr] += len(data)
-                most_bytes -= len(data)
+                max_bytes -= len(data)
         return found
 
     @property
@@ -214,7 +214,7 @@ class Transcript:
     def _turn(self, stderr: bool, length: int) -> None:
         if self._turns and self._turns[-1][0] is stderr:
             self._turns[-1] = (stderr, length)
-        elif len(self._turns) < _MOST_TURNS:
+        elif len(self._turns) < _MAX_TURNS:
             self._turns.append((stderr, length))
 
 

@@ -58,11 +58,11 @@ def unpacked(archive):
 
 def collect(data, patterns=("*",), most_mib=1, **engine):
     found = collected(StubEngine(data, **engine), "c", patterns, Limits(archive_mib=most_mib))
-    return (None if found.archive is None else unpacked(found.archive)), found.trouble
+    return (None if found.archive is None else unpacked(found.archive)), found.error
 
 
 def passed_over(*members, patterns=("*",)):
-    return collected(StubEngine(tar(GOOD[1], *members)), "c", patterns, ONE_MIB).passed_over
+    return collected(StubEngine(tar(GOOD[1], *members)), "c", patterns, ONE_MIB).not_collected
 
 
 GOOD = [
@@ -100,7 +100,7 @@ def test_files_that_match_come_back_by_their_names_in_the_workspace():
     found = collected(engine, "the container", ["*.txt"], ONE_MIB)
 
     assert unpacked(found.archive) == {"a.txt": b"A", "sub/b.txt": b"B" * 5000}
-    assert (found.trouble, found.passed_over) == ("", "")
+    assert (found.error, found.not_collected) == ("", "")
     assert engine.asked == [("the container", "/job")]
 
 
@@ -271,7 +271,7 @@ def test_many_files_with_holes_are_passed_over_up_to_the_workspaces_size_and_som
 
 
 def test_too_many_files_that_match_are_cut_off(monkeypatch):
-    monkeypatch.setattr(collect_module, "_MOST_MEMBERS", 1000)
+    monkeypatch.setattr(collect_module, "_MAX_MEMBERS", 1000)
     data = b"".join(_one(member(f"job/{number}")) for number in range(1050))
 
     found, trouble = collect(data, piece=2**16)
@@ -281,7 +281,7 @@ def test_too_many_files_that_match_are_cut_off(monkeypatch):
 
 
 def test_too_many_files_in_all_are_cut_off(monkeypatch):
-    monkeypatch.setattr(collect_module, "_MOST_SEEN_MEMBERS", 3000)
+    monkeypatch.setattr(collect_module, "_MAX_SEEN_MEMBERS", 3000)
     one = _one(member("job/x/y"))
     counted = 0
 
@@ -323,8 +323,8 @@ def test_a_tar_that_is_broken_is_told_and_raises_nothing(data):
     if found.archive is not None:  # what came before the break stands
         assert set(unpacked(found.archive)) <= {"a.txt", "sub/b.txt", "sub/c.bin"}
     else:
-        assert "could not be read" in found.trouble
-    assert found.trouble or found.archive
+        assert "could not be read" in found.error
+    assert found.error or found.archive
 
 
 def test_an_engine_that_goes_away_in_the_middle_may_be_asked_again():
@@ -337,8 +337,8 @@ def test_an_engine_that_fails_in_the_middle_is_told(error):
     found = collected(StubEngine(tar(*GOOD)[:1200], error=error), "c", ["*"], ONE_MIB)
 
     assert found.archive is None
-    assert "the workspace could not be read" in found.trouble
-    assert str(error) in found.trouble
+    assert "the workspace could not be read" in found.error
+    assert str(error) in found.error
 
 
 def test_a_workspace_with_nothing_but_what_the_job_brought_gives_an_empty_archive():
@@ -386,7 +386,7 @@ def test_every_name_of_a_file_counts():
 
 
 def test_names_of_files_are_bounded_with_the_files(monkeypatch):
-    monkeypatch.setattr(collect_module, "_MOST_MEMBERS", 100)
+    monkeypatch.setattr(collect_module, "_MAX_MEMBERS", 100)
     found, trouble = collect(tar(member("job/a", b"1"), *(link(f"job/{number}", "job/a") for number in range(150))))
 
     assert len(found) <= 100

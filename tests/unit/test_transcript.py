@@ -180,7 +180,7 @@ def test_what_came_is_told_in_its_order_from_any_byte_on() -> None:
 
 
 def test_past_so_many_turns_the_streams_are_told_one_after_the_other_and_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transcript_module, "_MOST_TURNS", 3)
+    monkeypatch.setattr(transcript_module, "_MAX_TURNS", 3)
     transcript = Transcript(TOKEN, 1024)
     transcript.read([Chunk(False, GOT), *(Chunk(stderr, data) for _ in range(5) for stderr, data in ((False, b"o"), (True, b"e")))])
 
