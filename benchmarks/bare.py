@@ -9,7 +9,7 @@ from typing import Any
 
 import docker
 
-from jobmanager.engine.docker.config import container_config
+from jobmanager.engine.docker.container_config import container_config
 from jobmanager.engine.pid1 import payload
 from jobmanager.model.container import ContainerSpec, ImageDefaults
 from jobmanager.model.task import Task

@@ -11,7 +11,7 @@ from jobmanager.model.listings import CallbackInfo
 from jobmanager.model.result import JobResult, Outcome
 from jobmanager.results.merge import merged_result
 from jobmanager.scheduling.commands import PublishResult, PublishSSH
-from jobmanager.threads.callback_guard import mark_callback_thread
+from jobmanager.threads.deadlock_guard import mark_callback_thread
 from jobmanager.threads.log_thread import logger
 from jobmanager.threads.user_code import call_user_code
 

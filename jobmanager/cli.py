@@ -1,4 +1,4 @@
-"""The command line: arguments in, tables or JSON out. The work is done in ``doctor`` and ``engine/orphans.py``.
+"""The command line: arguments in, tables or JSON out. The work is done in ``doctor`` and ``engine/leftovers.py``.
 
 Exit codes: 0 all is well; 1 a limit does not hold, or a leftover could not be removed; 2 bad input; 3 a host cannot be
 reached; 130 interrupted. Of several hosts the highest counts.
@@ -22,11 +22,11 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from jobmanager._version import __version__
-from jobmanager.control.engine_session import open_engine
 from jobmanager.control.settings import default_host
+from jobmanager.control.standalone_engine import open_engine
 from jobmanager.doctor.advice import tried
 from jobmanager.doctor.probes import HostReport, examine
-from jobmanager.engine.orphans import Leftover, LeftoverKind, Removal, Survey, remove_leftovers, survey
+from jobmanager.engine.leftovers import Leftover, LeftoverKind, Removal, Survey, remove_leftovers, survey
 from jobmanager.errors import EngineUnavailable, InvalidHost, JobManagerError
 from jobmanager.model.container import EngineAbout
 from jobmanager.model.host import DockerHost

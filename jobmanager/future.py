@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from jobmanager.client import Client, InputData, NamedJobOptions, takes_job_options
 from jobmanager.model.result import JobResult
 from jobmanager.model.task import Task
-from jobmanager.threads.callback_guard import refuse_inside_callback
+from jobmanager.threads.deadlock_guard import refuse_inside_callback
 from jobmanager.threads.main_thread import outside_main_thread
 
 if TYPE_CHECKING:

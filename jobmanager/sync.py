@@ -13,7 +13,7 @@ from jobmanager.errors import JobManagerError, JobTimeout
 from jobmanager.model import _checks
 from jobmanager.model.result import JobResult
 from jobmanager.model.task import Task
-from jobmanager.threads.callback_guard import refuse_inside_callback
+from jobmanager.threads.deadlock_guard import refuse_inside_callback
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from jobmanager.control.tunnels import Tunnels, needs_tunnel
-from jobmanager.model.host import TLS, Address, DockerHost
+from jobmanager.model.host import Address, DockerHost
 
 
 def start_addresses(hosts: Sequence[DockerHost], tunnels: Tunnels) -> dict[str, Address]:
@@ -17,6 +17,5 @@ def start_addresses(hosts: Sequence[DockerHost], tunnels: Tunnels) -> dict[str, 
     addresses = tunnels.start()
     for host in hosts:
         if not needs_tunnel(host):
-            assert host.tls is None or isinstance(host.tls, TLS), "DockerHost has made a TLS of it"
-            addresses[host.name] = Address(host=host.name, url=host.url, tls=host.tls, pull=host.pull)
+            addresses[host.name] = Address.of(host)
     return addresses

@@ -1,4 +1,4 @@
-"""The child processes of one manager: pool workers, waiters, keepers of tunnels."""
+"""The child processes of one manager: pool workers, waiters, tunnels."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from jobmanager._callback_manager import CallbackManagers
 from jobmanager.control.children import Children
-from jobmanager.control.environments import EnvironmentReporter
+from jobmanager.control.environment_reporter import EnvironmentReporter
 from jobmanager.control.launch import container_spec, monitor_message
 from jobmanager.control.settings import ManagerSettings
 from jobmanager.control.timers import Timers

@@ -8,7 +8,7 @@ import time
 from functools import partial
 
 from jobmanager.control.fork import let_go_after_fork, notice_fork
-from jobmanager.control.running import RunningManager, closed
+from jobmanager.control.running_manager import RunningManager, closed
 from jobmanager.control.settings import ManagerSettings
 from jobmanager.errors import Closed, NotStarted
 from jobmanager.events import ManagerStarted

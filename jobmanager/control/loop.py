@@ -18,7 +18,7 @@ from jobmanager._callback_manager import CallbackManagers
 from jobmanager.control.child_process import ChildExited, MessageReceived, SendFailed
 from jobmanager.control.children import Children
 from jobmanager.control.dispatch import Dispatch
-from jobmanager.control.environments import EnvironmentReporter
+from jobmanager.control.environment_reporter import EnvironmentReporter
 from jobmanager.control.reports import Reports
 from jobmanager.control.settings import ManagerSettings
 from jobmanager.control.timers import Timers

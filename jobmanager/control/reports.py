@@ -8,7 +8,7 @@ from typing import Any, Union
 
 from jobmanager.control.child_process import Child, ChildExited, MessageReceived, SendFailed
 from jobmanager.control.children import Children
-from jobmanager.control.environments import EnvironmentReporter
+from jobmanager.control.environment_reporter import EnvironmentReporter
 from jobmanager.control.timers import Timers
 from jobmanager.control.worker_pool import LostRequest, PendingRequest
 from jobmanager.events import HostUp, JobDeleted

@@ -25,7 +25,7 @@ _SETTLED_S = 1.0  # after its opening; only then do waiters see the host through
 
 @dataclass(slots=True, kw_only=True)
 class _Tunnel:
-    """One keeper, and the last that it reported."""
+    """One tunnel process, and the last that it reported."""
 
     host: str
     settings: TunnelSettings
@@ -55,7 +55,7 @@ class Tunnels:
         return {host.name: self._open(host, number) for number, host in enumerate(self._hosts) if needs_tunnel(host)}
 
     def message_received(self, child: Child, message: TunnelOpen | TunnelBroken) -> str | None:
-        """A keeper has reported. Returns its host; None when the child is no keeper."""
+        """A tunnel process has reported. Returns its host; None for any other child."""
         tunnel = self._tunnels.get(child)
         if tunnel is None:
             return None
@@ -76,7 +76,7 @@ class Tunnels:
         return seen
 
     def child_exited(self, child: Child) -> bool:
-        """A keeper has died: start another. False when the child is no keeper."""
+        """A tunnel process has died: start another. False for any other child."""
         tunnel = self._tunnels.pop(child, None)
         if tunnel is None:
             return False
@@ -92,15 +92,15 @@ class Tunnels:
             try:
                 self._keep(host, settings)
             except OSError as error:  # no memory, no descriptor, no process to be had: perhaps later
-                _log.error("the keeper of host %s's tunnel cannot be started: %s", host, error)
+                _log.error("the tunnel process of host %s cannot be started: %s", host, error)
                 self._to_start.append((now + _RESTART_PAUSE_S, host, settings))
 
     def children(self) -> list[Child]:
-        """All keepers."""
+        """All tunnel processes."""
         return list(self._tunnels)
 
     def clean_up(self) -> None:
-        """Remove the folder of sockets; after the keepers have ended."""
+        """Remove the folder of sockets; after the tunnel processes have ended."""
         self._tunnels.clear()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -116,8 +116,8 @@ class Tunnels:
         try:
             self._keep(host.name, TunnelSettings(url=host.url, socket=str(socket), ssh_config=config))
         except OSError as error:
-            raise EngineUnavailable(f"host {host.name}: the keeper of its tunnel cannot be started: {error}") from error
-        return Address(host=host.name, url=f"unix://{socket}", pull=host.pull, tunnelled=True)
+            raise EngineUnavailable(f"host {host.name}: its tunnel process cannot be started: {error}") from error
+        return Address.of(host, tunnel=f"unix://{socket}")
 
     def _keep(self, host: str, settings: TunnelSettings) -> None:
         child = Child(_MODULE, self._listen)

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass, replace
 
-from jobmanager.control.engine_session import open_engine
+from jobmanager.control.standalone_engine import open_engine
 from jobmanager.doctor.advice import advice
-from jobmanager.engine.docker.config import USER
+from jobmanager.engine.docker.container_config import USER
 from jobmanager.engine.labels import JOB_LABEL
 from jobmanager.engine.protocol import Engine
 from jobmanager.errors import UnknownEnvironment

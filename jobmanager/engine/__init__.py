@@ -1,1 +1,1 @@
-"""Container engines behind one protocol; labels, orphans and PID 1 are the same for all of them."""
+"""Container engines behind one protocol; labels, leftovers and PID 1 are the same for all of them."""

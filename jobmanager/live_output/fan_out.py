@@ -14,7 +14,7 @@ from jobmanager.errors import UnknownJob
 from jobmanager.events import JobOutput
 from jobmanager.hooks import HookManager
 from jobmanager.ipc.messages import FetchOutput, OutputChunk
-from jobmanager.live_output.buffer import Output, OutputBuffer
+from jobmanager.live_output.output_buffer import Output, OutputBuffer
 from jobmanager.live_output.reader import LiveOutput
 from jobmanager.results.facts import RunFacts
 from jobmanager.scheduling.job_record import OutputSource

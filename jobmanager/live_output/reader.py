@@ -7,8 +7,8 @@ from functools import partial
 from types import TracebackType
 
 from jobmanager.errors import JobTimeout
-from jobmanager.live_output.buffer import Output, OutputBuffer
-from jobmanager.threads.callback_guard import refuse_inside_callback
+from jobmanager.live_output.output_buffer import Output, OutputBuffer
+from jobmanager.threads.deadlock_guard import refuse_inside_callback
 from jobmanager.threads.main_thread import outside_main_thread
 
 __all__ = ["LiveOutput"]

@@ -122,6 +122,14 @@ class Address:
     pull: str = "never"
     tunnelled: bool = False  # the url is the local end of a tunnel to another machine
 
+    @classmethod
+    def of(cls, host: DockerHost, *, tunnel: str | None = None) -> Address:
+        """A host's address: its own url, or the url of its tunnel's local end."""
+        if tunnel is not None:
+            return cls(host=host.name, url=tunnel, pull=host.pull, tunnelled=True)
+        assert host.tls is None or isinstance(host.tls, TLS), "DockerHost has made a TLS of it"
+        return cls(host=host.name, url=host.url, tls=host.tls, pull=host.pull)
+
 
 def _check_url(url: str) -> None:
     if not isinstance(url, str):

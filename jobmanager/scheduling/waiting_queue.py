@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 from jobmanager.model.listings import WaitingJob
 from jobmanager.scheduling.durations import DurationKey
 from jobmanager.scheduling.fair_shares import Account, FairShares
-from jobmanager.scheduling.ranking import Ranking
+from jobmanager.scheduling.priority_heap import PriorityHeap
 
 PATIENCE_S = 60.0  # without a start, after which a priority class may have one out of turn
 STARTS_FOR_ONE = 10  # one of so many starts goes to the priority class that was passed over longest
@@ -87,12 +87,12 @@ class PriorityClass:
         self.req_class = req_class
         self.priority = priority
         self.since = since
-        self.queues: dict[Account, Ranking[QueueEntry]] = {}
-        self._turns: Ranking[Account] = Ranking()  # used only while several launchers have jobs here
+        self.queues: dict[Account, PriorityHeap[QueueEntry]] = {}
+        self._turns: PriorityHeap[Account] = PriorityHeap()  # used only while several launchers have jobs here
 
     def add(self, entry: QueueEntry) -> None:
         """Add a job that begins to wait."""
-        self.queues.setdefault(entry.account, Ranking()).set(entry, entry.arrival)
+        self.queues.setdefault(entry.account, PriorityHeap()).set(entry, entry.arrival)
         if len(self.queues) == 2:
             for account in self.queues:
                 self.rank(account)
@@ -129,7 +129,7 @@ class RequirementClass:
         self.requirements = requirements
         self.since = since
         self.priority_classes: dict[int, PriorityClass] = {}
-        self._order: Ranking[PriorityClass] = Ranking()
+        self._order: PriorityHeap[PriorityClass] = PriorityHeap()
 
     def priority_class(self, priority: int, now: float) -> PriorityClass:
         """The class of a priority, made when it is missing."""
@@ -158,8 +158,8 @@ class _DispatchOrder:
     """
 
     def __init__(self) -> None:
-        self._accounts: Ranking[Account] = Ranking()
-        self._req_classes: dict[Account, Ranking[RequirementClass]] = {}
+        self._accounts: PriorityHeap[Account] = PriorityHeap()
+        self._req_classes: dict[Account, PriorityHeap[RequirementClass]] = {}
         self._next: dict[RequirementClass, Account] = {}  # whose turn it is in each class
 
     def __contains__(self, req_class: RequirementClass) -> bool:
@@ -171,7 +171,7 @@ class _DispatchOrder:
         if self._next.get(req_class) is not entry.account:
             self.drop(req_class)
         self._next[req_class] = entry.account
-        self._req_classes.setdefault(entry.account, Ranking()).set(req_class, entry.arrival)
+        self._req_classes.setdefault(entry.account, PriorityHeap()).set(req_class, entry.arrival)
         self.rank(entry.account)
 
     def drop(self, req_class: RequirementClass) -> None:
@@ -207,7 +207,7 @@ class WaitingQueue:
         self._keys: dict[str, QueueEntry] = {}  # by supersede key
         self._req_classes: dict[Requirements, RequirementClass] = {}
         self._order = _DispatchOrder()
-        self._passed_over: Ranking[PriorityClass] = Ranking()
+        self._passed_over: PriorityHeap[PriorityClass] = PriorityHeap()
         self._shared: dict[Account, set[PriorityClass]] = {}  # the classes in which a launcher is not alone
         self._starts = 0  # in turn, since the last one out of turn
 

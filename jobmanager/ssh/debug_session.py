@@ -2,8 +2,8 @@ r"""``debug="ssh"``: an SSH server in a job's container, in place of the job's c
 
 The image must have ``sshd`` and ``ssh-keygen``; we bring the rest. The server is the program that PID 1 starts, so it runs as
 the same unprivileged user as any job, and only that user can log in. Compared with a job's profile
-(``engine/docker/config.py``) three things differ: a network, one published port, and ``/etc`` as a volume with the image's
-files, since ``/etc/passwd`` has to name the user, its shell and the hash of its password.
+(``engine/docker/container_config.py``) three things differ: a network, one published port, and ``/etc`` as a volume with the
+image's files, since ``/etc/passwd`` has to name the user, its shell and the hash of its password.
 
 In a grading job the supervisor runs as always, and starts the server in place of the grader. A grader that a person starts by
 hand in the session has its commands and its student containers.

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import psutil
 
 from jobmanager.engine.connect import connect
-from jobmanager.engine.orphans import Removal, remove_leftovers, survey
+from jobmanager.engine.leftovers import Removal, remove_leftovers, survey
 from jobmanager.engine.protocol import Engine, EngineError
 from jobmanager.ipc.messages import HostReachable, HostUnreachable, WaiterSettings
 from jobmanager.model.container import EngineInfo

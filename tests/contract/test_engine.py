@@ -11,7 +11,7 @@ import time
 import pytest
 
 from jobmanager.engine.connect import connect
-from jobmanager.engine.docker.config import VOLUME_LABEL
+from jobmanager.engine.docker.container_config import VOLUME_LABEL
 from jobmanager.engine.pid1 import RESULT_FILE, RESULT_FILE_LIMIT, Mark, MarkedStream, payload
 from jobmanager.engine.protocol import (
     EngineError,

@@ -18,7 +18,7 @@ from docker.models.containers import Container
 
 from benchmarks.attacks import ATTACKS
 from jobmanager import JobFuture, JobManager, JobResult, Limits, Outcome, Task
-from jobmanager.engine.docker.config import container_config
+from jobmanager.engine.docker.container_config import container_config
 from jobmanager.model.container import ContainerSpec, ImageDefaults
 from tests.conftest import BUSYBOX
 from tests.integration.conftest import PATIENCE_S, PYTHON, Run, Submit, proof

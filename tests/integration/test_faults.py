@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from jobmanager import DockerHost, JobManager, JobResult, Limits, Outcome, Task
-from jobmanager.engine.docker.config import VOLUME_LABEL
+from jobmanager.engine.docker.container_config import VOLUME_LABEL
 from jobmanager.engine.labels import JOB_LABEL, MANAGER_LABEL
 from jobmanager.errors import DuplicateJob
 from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes

@@ -200,11 +200,11 @@ def test_a_connection_that_stands_still_holds_up_no_other_host(
                 session.resume()
 
 
-def test_a_tunnel_s_keeper_that_dies_is_replaced(host: DockerHost) -> None:
+def test_a_tunnel_process_that_dies_is_replaced(host: DockerHost) -> None:
     with JobManager(host) as manager:
-        keeper = next(child for child in psutil.Process().children() if "jobmanager.ssh.tunnel_worker" in " ".join(child.cmdline()))
+        tunnel = next(child for child in psutil.Process().children() if "jobmanager.ssh.tunnel_worker" in " ".join(child.cmdline()))
         before = tunnels()
-        keeper.kill()
+        tunnel.kill()
 
         eventually(lambda: len(now := tunnels()) == 1 and now != before, what="another ssh took over")
         result = ClientSync(manager).new_job(Task(BUSYBOX, command="echo hello"), None, timeout_s=40)

@@ -12,7 +12,7 @@ import pytest
 from jobmanager import DockerHost, Grader, JobManager, JobResult, Limits, Outcome, Task
 from jobmanager.engine.connect import connect
 from jobmanager.engine.labels import JOB_LABEL, STUDENT_LABEL
-from jobmanager.engine.orphans import remove_leftovers, survey
+from jobmanager.engine.leftovers import remove_leftovers, survey
 from jobmanager.model.host import Address
 from tests.conftest import end_with_all_children, eventually, our_containers, our_volumes
 from tests.integration.conftest import PATIENCE_S, PYTHON, proof

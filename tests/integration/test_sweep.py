@@ -10,10 +10,10 @@ import docker
 import pytest
 
 from jobmanager import JobManager, Limits, Task
-from jobmanager.control import shutdown
+from jobmanager.control import drain
 from jobmanager.engine.connect import connect
 from jobmanager.engine.labels import Owner, labels
-from jobmanager.engine.orphans import LeftoverKind, remove_leftovers, survey
+from jobmanager.engine.leftovers import LeftoverKind, remove_leftovers, survey
 from jobmanager.engine.protocol import BeingRemoved, Engine
 from jobmanager.model.container import ContainerSpec, ImageDefaults
 from jobmanager.model.host import Address
@@ -129,7 +129,7 @@ def test_a_starting_manager_removes_a_dead_ones_lone_volume_and_leaves_a_living_
 
 def close_with_a_job_that_cannot_be_removed(url: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     """A manager of this process whose host takes no removal any more when it closes."""
-    monkeypatch.setattr(shutdown, "AT_CLOSE", replace(shutdown.AT_CLOSE, kill_s=1.0, delete_s=0.5))
+    monkeypatch.setattr(drain, "AT_CLOSE", replace(drain.AT_CLOSE, kill_s=1.0, delete_s=0.5))
     there_before = len(our_containers(url))
     closing = JobManager(proxy.url)
     closing.start()

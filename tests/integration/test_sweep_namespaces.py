@@ -15,7 +15,7 @@ import pytest
 from jobmanager import JobManager
 from jobmanager.engine.connect import connect
 from jobmanager.engine.labels import Owner
-from jobmanager.engine.orphans import remove_leftovers, survey
+from jobmanager.engine.leftovers import remove_leftovers, survey
 from jobmanager.engine.protocol import Engine
 from jobmanager.model.host import Address
 from tests.conftest import eventually, our_containers
@@ -63,7 +63,7 @@ os.waitpid(child, 0)
 )
 _SURVEY = """
 import json, sys
-from jobmanager.engine.orphans import survey
+from jobmanager.engine.leftovers import survey
 from jobmanager.engine.connect import connect
 from jobmanager.model.host import Address
 engine = connect(Address(host="h", url=sys.argv[1]), timeout_s=20)

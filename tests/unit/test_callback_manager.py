@@ -16,7 +16,7 @@ from jobmanager.model.job import Request
 from jobmanager.model.result import Evidence
 from jobmanager.results.verdict import Verdict
 from jobmanager.scheduling.commands import PublishResult
-from jobmanager.threads.callback_guard import refuse_inside_callback
+from jobmanager.threads.deadlock_guard import refuse_inside_callback
 from jobmanager.threads.log_thread import drain
 from tests.conftest import eventually
 from tests.unit.stub_client import StubClient

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from jobmanager import Limits, Network
-from jobmanager.engine.docker.config import container_config
+from jobmanager.engine.docker.container_config import container_config
 from jobmanager.model.container import ContainerSpec, ImageDefaults
 
 NOTHING = ImageDefaults(command=("python3",), volumes=())

@@ -19,7 +19,7 @@ BREAKS = [
     ("manager.py", "jobmanager._submitter", "the caller's side knows nothing"),
     ("watching/limit_clock.py", "jobmanager.control.timers", "what runs in child processes knows nothing"),
     ("_deleter.py", "jobmanager.hooks", "what runs in child processes knows nothing"),
-    ("scheduling/ranking.py", "jobmanager.ipc.messages", "scheduling decides and does nothing"),
+    ("scheduling/priority_heap.py", "jobmanager.ipc.messages", "scheduling decides and does nothing"),
     ("results/facts.py", "docker", "only engine/docker imports docker"),
     ("engine/connect.py", "docker.errors", "only engine/docker imports docker"),
 ]

@@ -16,7 +16,7 @@ from dev import case_tests
 from jobmanager import DockerHost, Grader, JobInput, JobManager, JobResult, Limits, Outcome, Task, cli, events
 from jobmanager.doctor import probes
 from jobmanager.doctor.advice import TRIED
-from jobmanager.engine.docker import config
+from jobmanager.engine.docker import container_config
 from jobmanager.engine.pid1 import EndMark
 from jobmanager.engine.protocol import Engine
 from jobmanager.errors import InvalidValue
@@ -300,8 +300,8 @@ def test_figures_beside_the_limits_are_those_of_the_code() -> None:
     text = text_of("docs/tasks.md")
     assert Limits(cpu_time_s=10).wall_s == 30
     assert Limits(workspace_mib=2).workspace_inodes - Limits(workspace_mib=1).workspace_inodes == 64
-    assert f"stands {config._CPU_BACKSTOP_S} s behind it" in text
-    assert f"It is user {config.USER.partition(':')[0]}," in text
+    assert f"stands {container_config._CPU_BACKSTOP_S} s behind it" in text
+    assert f"It is user {container_config.USER.partition(':')[0]}," in text
 
 
 def test_every_argument_of_a_grader_is_explained() -> None:
@@ -327,7 +327,7 @@ def test_every_event_is_named() -> None:
 
 def test_every_label_is_named() -> None:
     rows = table(text_of("docs/hosts.md"), "label", "value")
-    sources = [text_of("jobmanager/engine/labels.py"), text_of("jobmanager/engine/docker/config.py")]
+    sources = [text_of("jobmanager/engine/labels.py"), text_of("jobmanager/engine/docker/container_config.py")]
     assert {quoted(row[0])[0] for row in rows} == set(re.findall(r'_LABEL = "([^"]+)"', "\n".join(sources)))
 
 
@@ -501,7 +501,7 @@ def test_every_test_of_an_attack_stands_in_the_table_of_attacks() -> None:
 
 def test_every_setting_of_a_container_is_explained() -> None:
     spec = ContainerSpec(name="n", image="i", labels={}, limits=Limits())
-    made = config.container_config(spec, ImageDefaults(command=(), volumes=()))
+    made = container_config.container_config(spec, ImageDefaults(command=(), volumes=()))
     rows = table(text_of("docs/security.md"), "setting", "value")
     assert {name for row in rows for name in quoted(row[0])} == {*made, *made["HostConfig"]}
     (ulimits,) = (row[1] for row in rows if row[0] == "`Ulimits`")

@@ -11,7 +11,7 @@ import pytest
 
 from jobmanager import ClientFuture, Outcome, Task
 from jobmanager.errors import UnknownEnvironment, WouldDeadlock
-from jobmanager.threads import callback_guard
+from jobmanager.threads import deadlock_guard
 from tests.unit.stub_client import StubClient
 
 TASK = Task("x")
@@ -79,14 +79,14 @@ def test_a_job_that_is_done_cannot_be_cancelled_and_is_not_killed():
 def test_waiting_for_a_future_inside_a_callback_is_refused_unless_it_is_there_already():
     client = StubClient()
     future = ClientFuture(client).new_job(TASK)
-    callback_guard._thread.runs_callbacks_of = os.getpid()
+    deadlock_guard._thread.runs_callbacks_of = os.getpid()
     try:
         with pytest.raises(WouldDeadlock):
             future.result()
         client.finish(future.job_id)
         assert future.result().outcome is Outcome.SUCCESS
     finally:
-        callback_guard._thread.runs_callbacks_of = None
+        deadlock_guard._thread.runs_callbacks_of = None
 
 
 def test_what_a_future_says_of_itself_needs_no_lock_which_a_signal_handler_may_have_interrupted():

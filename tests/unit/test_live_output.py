@@ -13,11 +13,11 @@ from jobmanager import HookManager, LiveOutput, Output, hooks
 from jobmanager.errors import JobTimeout, UnknownJob, WouldDeadlock
 from jobmanager.events import Event, JobOutput
 from jobmanager.ipc.messages import FetchOutput, OutputChunk, StreamPiece
-from jobmanager.live_output import buffer
+from jobmanager.live_output import output_buffer
 from jobmanager.live_output.fan_out import LiveOutputFanOut
 from jobmanager.results.facts import RunFacts
 from jobmanager.scheduling.job_record import OutputSource
-from jobmanager.threads import callback_guard
+from jobmanager.threads import deadlock_guard
 from tests.conftest import eventually
 
 RUNS = OutputSource(container="c1", ended=False, facts=None)
@@ -202,7 +202,7 @@ def test_inside_a_callback_what_is_there_can_be_read_and_nothing_is_waited_for()
     manager = Manager()
     live = manager.follow(timeout_s=None)
     manager.prints((False, 0, b"one"))
-    callback_guard._thread.runs_callbacks_of = os.getpid()
+    deadlock_guard._thread.runs_callbacks_of = os.getpid()
     try:
         assert next(live) == out(b"one")
         with pytest.raises(WouldDeadlock):
@@ -210,14 +210,14 @@ def test_inside_a_callback_what_is_there_can_be_read_and_nothing_is_waited_for()
         manager.ends(b"one")
         assert list(live) == []
     finally:
-        callback_guard._thread.runs_callbacks_of = None
+        deadlock_guard._thread.runs_callbacks_of = None
 
 
 # ---- slow readers
 
 
 def test_a_reader_that_stops_is_told_how_much_it_missed_and_another_one_misses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(buffer, "_MAX_KEPT_BYTES", 256 * KIB)
+    monkeypatch.setattr(output_buffer, "_MAX_KEPT_BYTES", 256 * KIB)
     manager = Manager()
     quick, slow = manager.follow(), manager.follow()
     whole = random.Random(8).randbytes(1024 * KIB)
@@ -244,7 +244,7 @@ def live_bytes(live: LiveOutput) -> int:
 
 
 def test_what_is_kept_is_bounded_for_a_job_that_prints_to_both_streams_by_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(buffer, "_MAX_KEPT_BYTES", 256 * 100)
+    monkeypatch.setattr(output_buffer, "_MAX_KEPT_BYTES", 256 * 100)
     manager = Manager()
     slow = manager.follow()
     for at in range(500):

@@ -16,7 +16,7 @@ from jobmanager.results.facts import RunFacts
 from jobmanager.results.verdict import KillReason
 from jobmanager.scheduling.durations import DurationKey
 from jobmanager.scheduling.fair_shares import FairShares
-from jobmanager.scheduling.ranking import Ranking
+from jobmanager.scheduling.priority_heap import PriorityHeap
 from jobmanager.scheduling.waiting_queue import PATIENCE_S, STARTS_FOR_ONE, Cost, QueueEntry, Requirements, WaitingQueue
 from tests.unit.ledger_driver import LOCAL_ONLY, PYTHON, C, Driver
 from tests.unit.queue_simulation import Simulation
@@ -493,22 +493,22 @@ def test_the_next_job_is_the_one_that_the_rules_name(seed):
 @pytest.mark.parametrize("seed", range(5))
 def test_a_ranking_knows_its_lowest_whatever_was_changed(seed):
     dice = random.Random(seed)
-    ranking: Ranking[int] = Ranking()
+    heap: PriorityHeap[int] = PriorityHeap()
     ranks: dict[int, int] = {}
     for _ in range(3000):
         item = dice.randrange(50)
         if dice.random() < 0.7:
             ranks[item] = dice.randrange(10)
-            ranking.set(item, ranks[item])
+            heap.set(item, ranks[item])
         else:
             ranks.pop(item, None)
-            ranking.drop(item)
-        assert len(ranking) == len(ranks)
-        first = ranking.first()
+            heap.drop(item)
+        assert len(heap) == len(ranks)
+        first = heap.first()
         assert (first is None) == (not ranks)
         if first is not None:
-            assert ranks[first] == min(ranks.values()) == ranking.lowest()
-    assert len(ranking._heap) <= 2 * 50 + 100
+            assert ranks[first] == min(ranks.values()) == heap.lowest()
+    assert len(heap._heap) <= 2 * 50 + 100
 
 
 # ---- a newer job in place of an older one

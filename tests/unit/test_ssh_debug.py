@@ -10,7 +10,7 @@ import pytest
 
 from jobmanager import Code, Grader, JobInput, Limits, Network, Task
 from jobmanager._callback_manager import CallbackManagers
-from jobmanager.engine.docker.config import container_config
+from jobmanager.engine.docker.container_config import container_config
 from jobmanager.grading.bundle import grader_command, supervisor_command
 from jobmanager.ipc.messages import ContainerStarted, MonitorContainer, StartFailed
 from jobmanager.model.container import ContainerSpec, ImageDefaults

@@ -15,7 +15,7 @@ from jobmanager._deleter import delete
 from jobmanager._waiter import Waiter
 from jobmanager.engine.connect import connect
 from jobmanager.engine.labels import MANAGER_LABEL, OWNER_LABEL, STUDENT_LABEL
-from jobmanager.engine.orphans import survey
+from jobmanager.engine.leftovers import survey
 from jobmanager.engine.protocol import Engine
 from jobmanager.grading.link import RunStudent
 from jobmanager.ipc.messages import ContainerRemoved, GradingSettings, MonitorContainer, UnknownContainers, WaiterSettings

@@ -1,4 +1,4 @@
-"""The keeper of an SSH tunnel: how it ends. A stand-in for ssh, as only the keeper is looked at here."""
+"""How the process of an SSH tunnel ends. A stand-in takes the place of ssh."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ FAILS = "exit 255"
 
 @pytest.fixture
 def pipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Connection, Connection]]:
-    """The manager's end and the keeper's."""
+    """The manager's end and the tunnel process's."""
     monkeypatch.setattr(tunnel_worker, "forward_logs", lambda send: None)
-    manager, keeper = Pipe()
-    with manager, keeper:
-        yield manager, keeper
+    manager, worker = Pipe()
+    with manager, worker:
+        yield manager, worker
 
 
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ssh: str) -> TunnelSettings:
@@ -34,30 +34,30 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ssh: str) -> Tunne
 
 
 @pytest.mark.parametrize("ssh", [STAYS, FAILS], ids=["up", "down"])
-def test_a_keeper_that_is_told_to_stop_returns(
+def test_a_tunnel_process_returns_after_a_shutdown_message(
     pipe: tuple[Connection, Connection], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ssh: str
 ) -> None:
-    manager, keeper = pipe
+    manager, worker = pipe
     manager.send(settings(tmp_path, monkeypatch, ssh))
     manager.send(Shutdown())
 
-    tunnel_worker.main(keeper)
+    tunnel_worker.main(worker)
 
 
 @pytest.mark.parametrize(("ssh", "last"), [(STAYS, TunnelOpen), (FAILS, TunnelBroken)], ids=["up", "down"])
-def test_a_keeper_whose_manager_is_gone_tells_so_that_its_folder_is_tidied_up(
+def test_a_tunnel_process_whose_manager_is_gone_raises_so_that_its_folder_is_removed(
     pipe: tuple[Connection, Connection], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ssh: str, last: type
 ) -> None:
-    manager, keeper = pipe
+    manager, worker = pipe
     manager.send(settings(tmp_path, monkeypatch, ssh))
-    send = keeper.send
+    send = worker.send
 
     def send_the_last(message: object) -> None:
         send(message)
         assert isinstance(message, last)
         manager.close()
 
-    monkeypatch.setattr(keeper, "send", send_the_last, raising=False)
+    monkeypatch.setattr(worker, "send", send_the_last, raising=False)
 
     with pytest.raises((EOFError, ConnectionResetError)):  # the second where it had not read all
-        tunnel_worker.main(keeper)
+        tunnel_worker.main(worker)

@@ -22,9 +22,9 @@ import docker.tls
 import requests.exceptions
 import urllib3.exceptions
 
-from jobmanager.engine.docker.config import VOLUME_LABEL, container_config
+from jobmanager.engine.docker.call_limits import MIN_BYTES_PER_S, CallLimits, enforce_limits, limited
+from jobmanager.engine.docker.container_config import VOLUME_LABEL, container_config
 from jobmanager.engine.docker.streams import LogStream, SocketStream, close_attached, plain_socket
-from jobmanager.engine.docker.transport import MIN_BYTES_PER_S, CallLimits, enforce_limits, limited
 from jobmanager.engine.protocol import (
     BeingRemoved,
     EngineError,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jobmanager.engine.docker.config import VOLUME_LABEL
+from jobmanager.engine.docker.container_config import VOLUME_LABEL
 from jobmanager.engine.labels import JOB_LABEL
 from jobmanager.engine.protocol import (
     EngineFailed,

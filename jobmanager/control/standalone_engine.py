@@ -52,7 +52,7 @@ def _wait_until_open(inbox: queue.SimpleQueue[MessageReceived | ChildExited | Se
             received = inbox.get(timeout=left_s)
         except queue.Empty:
             break
-        message = received.message if isinstance(received, MessageReceived) else TunnelBroken(reason="its keeper has died")
+        message = received.message if isinstance(received, MessageReceived) else TunnelBroken(reason="its process has died")
         if isinstance(message, TunnelOpen):
             return
         if isinstance(message, TunnelBroken):

@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from jobmanager._callback_manager import CallbackManagers
-from jobmanager.control import shutdown
+from jobmanager.control import drain
+from jobmanager.control.drain import Drain, ShutdownTimeouts
 from jobmanager.control.loop import Loop
 from jobmanager.control.settings import ManagerSettings
-from jobmanager.control.shutdown import Drain, ShutdownTimeouts
 from jobmanager.engine.labels import mark_closed
 from jobmanager.errors import Closed, EngineUnavailable
 from jobmanager.events import JobEnded, ManagerClosing
@@ -100,11 +100,11 @@ class RunningManager:
 
     def abort(self) -> None:
         """Undo a start that failed, or goes on; what another thread has submitted meanwhile is called back."""
-        self._end(0.0, shutdown.AT_EXIT, kill=True)
+        self._end(0.0, drain.AT_EXIT, kill=True)
 
     def close(self, drain_timeout_s: float | None, kill: bool) -> None:
         """Let jobs end, or end them, then stop."""
-        self._end(drain_timeout_s, shutdown.AT_CLOSE, kill=kill)
+        self._end(drain_timeout_s, drain.AT_CLOSE, kill=kill)
 
     def _end(self, drain_timeout_s: float | None, timeouts: ShutdownTimeouts, *, kill: bool) -> None:
         if self.ledger.stop_accepting():

@@ -1,4 +1,4 @@
-"""A ranking: a priority queue whose items may leave, or change their rank."""
+"""A heap: a priority queue whose items may leave, or change their rank."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T", bound=Hashable)
 _MAX_STALE = 50  # stale heap entries, beyond the number of items, before the heap is rebuilt
 
 
-class Ranking(Generic[T]):
+class PriorityHeap(Generic[T]):
     """Items by rank, the lowest first. Each operation takes O(log n) time on average. Not thread-safe."""
 
     def __init__(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from jobmanager.engine.docker.config import VOLUME_LABEL
+from jobmanager.engine.docker.container_config import VOLUME_LABEL
 from jobmanager.engine.labels import JOB_LABEL, MANAGER_LABEL, STUDENT_LABEL, abandonment_reason
 from jobmanager.engine.protocol import BeingRemoved, Engine, EngineFailed, Refused
 from jobmanager.model.container import ContainerState, VolumeState

@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from jobmanager.engine.docker import adapter, transport
+from jobmanager.engine.docker import adapter, call_limits
 from jobmanager.engine.docker.adapter import DockerEngine
-from jobmanager.engine.docker.transport import MIN_BYTES_PER_S, AnswerTooLarge, CallLimits
+from jobmanager.engine.docker.call_limits import MIN_BYTES_PER_S, AnswerTooLarge, CallLimits
 from jobmanager.engine.protocol import EngineError, Unreachable
 from jobmanager.model.host import TLS, Address
 from tests.conftest import eventually
@@ -98,7 +98,7 @@ def test_an_archive_that_is_read_by_and_by_leaves_other_calls_their_own_time() -
     with engine_that(answering(head + b"1\r\nx\r\n" * 10 + b"0\r\n\r\n")) as engine:
         pieces = engine.archive("c", "/job")
         assert next(pieces)
-        assert transport._limits() is None
+        assert call_limits._limits() is None
         assert b"".join(pieces)
 
 
