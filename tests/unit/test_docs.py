@@ -109,7 +109,7 @@ def test_every_mark_of_a_block_that_runs_stands_before_one(document: Path) -> No
 def test_beside_the_first_example_that_takes_a_submission_stands_that_it_decides_its_own_result(name: str) -> None:
     first_example = re.search(r"(?ms)^```python\n.*?^```$.*?^```text\n.*?^```$\n\n(.*)", text_of(name))
     assert first_example is not None
-    warning = "**Without a grader a submission decides its own result: `os._exit(0)`, in place of an answer, is a `success`"
+    warning = "**Without a grader a submission decides its own result. A submission that only calls `os._exit(0)` is a `success`"
     assert first_example[1].startswith(warning)
 
 
