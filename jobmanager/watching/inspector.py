@@ -67,7 +67,7 @@ class ContainerInspector:
             found = self._engine.info().engine_id if self._job.engine_id else ""
             if found and found != self._job.engine_id:
                 raise Unreachable("another engine answers in its place") from None
-            raise
+            return self._engine.inspect(self._job.container_id)  # the first answer may be another engine's, which has just left
 
     def has_ended(self) -> bool:
         """Whether files that were just read are invalid: an engine shows an ended container's workspace as an empty folder."""
