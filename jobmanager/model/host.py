@@ -100,7 +100,6 @@ class DockerHost:
             raise InvalidHost(f"tls must be a TLS or a folder of certificates, not {self.tls!r}")
         object.__setattr__(self, "name", _checks.text("name", self.url if self.name == "" else self.name, InvalidHost))
 
-
     @property
     def published_at(self) -> str:
         """The name or IP address at which its published ports are reached."""
