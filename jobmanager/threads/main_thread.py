@@ -20,6 +20,7 @@ from typing import Any, Generic, TypeVar
 __all__ = ["keep_executor", "outside_main_thread", "release_executor"]
 
 _FIRST_CHECK_S, _CHECK_INTERVAL_S = 0.05, 1.0  # between checks whether an executor is there: it may just have left
+_LEAVING_S = 1.0  # for an executor that still carries out a call
 _T = TypeVar("_T")
 
 
@@ -41,11 +42,11 @@ def keep_executor() -> None:
 
 
 def release_executor() -> None:
-    """A manager has stopped."""
+    """A manager has stopped. Where it was the last one the executor has ended, too, when this returns; not for the main thread."""
     calls = _queue_of_this_process()
     if calls.managers:
         calls.managers.pop()
-    calls.check_managers()
+    calls.see_executor_out()
 
 
 class _Call(Generic[_T]):
@@ -84,6 +85,7 @@ class _CallQueue:
         self._calls: queue.SimpleQueue[_Call[Any] | None] = queue.SimpleQueue()
         self._vacant = _thread.allocate_lock()  # held by the executor
         self._attended = False
+        self._executor = threading.Thread(name="jobmanager-executor")  # the latest; this one never starts
 
     def ask(self, call: _Call[_T]) -> _T:
         """For the main thread: between any two lines of this an exception may come, or another question."""
@@ -99,16 +101,20 @@ class _CallQueue:
                 return call.answer()
             wait_s = _CHECK_INTERVAL_S
 
-    def check_managers(self) -> None:
-        """Have the executor see whether there is a manager still."""
+    def see_executor_out(self) -> None:
+        """Have the executor check whether there is a manager still, and wait for its end where there is none."""
         self._calls.put(None)
+        executor = self._executor
+        if not self.managers and executor is not threading.current_thread() and executor.is_alive():
+            executor.join(_LEAVING_S)
 
     def find_executor(self) -> bool:
         """See to it that there is one; not for the main thread. False: no thread is to be had."""
         if self._vacant.acquire(blocking=False):
             self._attended = True
             try:
-                threading.Thread(target=self._work, name="jobmanager-executor", daemon=True).start()
+                self._executor = threading.Thread(target=self._work, name="jobmanager-executor", daemon=True)
+                self._executor.start()
             except RuntimeError:
                 self._leave()
                 return False
