@@ -11,7 +11,7 @@ import time
 
 from jobmanager.engine.protocol import Engine, EngineError, EngineFailed, ImageMissing, NameTaken, NoSuchContainer, Unreachable
 from jobmanager.ipc.messages import ContainerStarted, StartFailed, StartRefused
-from jobmanager.model.container import ACCOUNTS, ContainerPhase, ContainerSpec, ContainerState, ImageDefaults
+from jobmanager.model.container import ACCOUNTS, ContainerInfo, ContainerSpec, ContainerStatus, ImageDefaults
 
 _log = logging.getLogger(__name__)
 
@@ -57,13 +57,13 @@ def _create(engine: Engine, container: ContainerSpec, defaults: ImageDefaults) -
         found = _found(engine, container.name)
     if any(found.labels.get(key) != value for key, value in container.labels.items()):
         return StartRefused(reason=f"a container that is not ours has the name {container.name}")
-    if found.phase is ContainerPhase.ENDED:  # it has run; it is not started twice
+    if found.status is ContainerStatus.ENDED:  # it has run; it is not started twice
         engine.remove(found.id)
         return engine.create(container, defaults)
     return found.id
 
 
-def _found(engine: Engine, name: str) -> ContainerState:
+def _found(engine: Engine, name: str) -> ContainerInfo:
     """The container of that name. An earlier try may still be creating it: then the name is taken, but it cannot be inspected."""
     for _ in range(_CREATION_CHECKS):
         try:

@@ -39,7 +39,7 @@ from jobmanager.ipc.messages import (
     WaiterSettings,
 )
 from jobmanager.ipc.process import forward_logs
-from jobmanager.model.container import ContainerPhase
+from jobmanager.model.container import ContainerStatus
 from jobmanager.results.facts import RunFacts
 from jobmanager.watching.host_monitor import HostMonitor
 from jobmanager.watching.monitor import ContainerMonitor
@@ -225,7 +225,7 @@ class Waiter:
             names = set(self._monitors)
         found = {state.id: state for state in engine.list({MANAGER_LABEL: self._settings.manager_id})}
         for id_, monitor in monitored.items():
-            if id_ not in found or found[id_].phase is ContainerPhase.ENDED:
+            if id_ not in found or found[id_].status is ContainerStatus.ENDED:
                 monitor.check()
         names |= {state.name for state in found.values()}
         students = {id_ for id_, state in found.items() if state.labels.get(STUDENT_LABEL) in names}  # they end with their job

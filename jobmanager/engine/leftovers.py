@@ -9,7 +9,7 @@ from enum import Enum
 from jobmanager.engine.docker.container_config import VOLUME_LABEL
 from jobmanager.engine.labels import JOB_LABEL, MANAGER_LABEL, STUDENT_LABEL, abandonment_reason
 from jobmanager.engine.protocol import BeingRemoved, Engine, EngineFailed, Refused
-from jobmanager.model.container import ContainerState, VolumeState
+from jobmanager.model.container import ContainerInfo, VolumeInfo
 
 _ANY_MANAGER = {MANAGER_LABEL: None}
 
@@ -87,15 +87,15 @@ def remove_leftovers(engine: Engine, leftovers: Iterable[Leftover]) -> Iterator[
             yield Removal(leftover=leftover)
 
 
-def _is_no_student(container: ContainerState) -> bool:
+def _is_no_student(container: ContainerInfo) -> bool:
     """Sort key: student containers go first, as they use a volume of their grading container."""
     return STUDENT_LABEL not in container.labels
 
 
-def _leftover(kind: LeftoverKind, found: ContainerState | VolumeState, now_s: float, closed_managers: Collection[str]) -> Leftover:
+def _leftover(kind: LeftoverKind, found: ContainerInfo | VolumeInfo, now_s: float, closed_managers: Collection[str]) -> Leftover:
     return Leftover(
         kind=kind,
-        id=found.id if isinstance(found, ContainerState) else found.name,
+        id=found.id if isinstance(found, ContainerInfo) else found.name,
         name=found.name,
         manager_id=found.labels.get(MANAGER_LABEL, ""),
         job_id=found.labels.get(JOB_LABEL, ""),

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from jobmanager.model.container import (
+    ContainerInfo,
     ContainerSpec,
-    ContainerState,
     EngineAbout,
     EngineInfo,
     Image,
     ImageDefaults,
     Usage,
-    VolumeState,
+    VolumeInfo,
 )
 
 
@@ -158,11 +158,11 @@ class Engine(Protocol):
         """A running container's standard input; when the link is closed, or breaks, the container reads its end."""
         ...
 
-    def inspect(self, container: str) -> ContainerState:
+    def inspect(self, container: str) -> ContainerInfo:
         """A container's state; raises NoSuchContainer."""
         ...
 
-    def list(self, labels: Mapping[str, str | None]) -> list[ContainerState]:
+    def list(self, labels: Mapping[str, str | None]) -> list[ContainerInfo]:
         """All containers with these labels (None: any value), ended ones too; without exit codes."""
         ...
 
@@ -190,7 +190,7 @@ class Engine(Protocol):
         """Kill and remove a container with its volumes; one that does not exist is fine."""
         ...
 
-    def volumes(self, labels: Mapping[str, str | None]) -> Sequence[VolumeState]:
+    def volumes(self, labels: Mapping[str, str | None]) -> Sequence[VolumeInfo]:
         """All volumes with these labels (None: any value)."""
         ...
 

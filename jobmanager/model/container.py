@@ -47,7 +47,7 @@ class ContainerSpec:
         return bool(self.shared_volume)
 
 
-class ContainerPhase(str, Enum):
+class ContainerStatus(str, Enum):
     """The state of a container."""
 
     CREATED = "created"
@@ -57,12 +57,12 @@ class ContainerPhase(str, Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ContainerState:
+class ContainerInfo:
     """What an engine reports about a container."""
 
     id: str
     name: str
-    phase: ContainerPhase
+    status: ContainerStatus
     labels: Mapping[str, str] = field(default_factory=dict)
     exit_code: int | None = None  # of PID 1, once ended
     oom_killed: bool = False
@@ -75,7 +75,7 @@ class ContainerState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VolumeState:
+class VolumeInfo:
     """What an engine reports about a volume."""
 
     name: str

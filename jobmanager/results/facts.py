@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from jobmanager.engine.pid1 import EndMark
-from jobmanager.model.container import ContainerState
+from jobmanager.model.container import ContainerInfo
 
 
 class Limit(str, Enum):
@@ -35,7 +35,7 @@ class RunFacts:
     end: EndMark | None = None  # the program ended while PID 1 lived
     limit_hit: LimitHit | None = None  # we killed it for this
     refusal: str = ""  # PID 1's reason for not running the program
-    state: ContainerState | None = None  # asked for when it ended without an end mark
+    state: ContainerInfo | None = None  # asked for when it ended without an end mark
     container_removed: bool = False  # the engine knows no such container any more
     paused_externally: bool = False  # somebody else had paused it when we were about to stop it
     outage_s: float = 0.0  # how long the engine could not be reached during the run

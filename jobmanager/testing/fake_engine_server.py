@@ -34,7 +34,7 @@ from jobmanager.engine import protocol
 from jobmanager.errors import InvalidValue
 from jobmanager.ipc.process import command, environment
 from jobmanager.model._exact import exact
-from jobmanager.model.container import ContainerPhase
+from jobmanager.model.container import ContainerStatus
 from jobmanager.testing.fake.wire import PIECE, Inbox, packed
 
 __all__ = ["FakeContainerRecord", "FakeEngineServer", "Faults"]
@@ -52,7 +52,7 @@ class FakeContainerRecord:
     name: str
     image: str
     labels: Mapping[str, str]
-    phase: ContainerPhase
+    status: ContainerStatus
     times_started: int
     exit_code: int | None  # of PID 1, once ended
 
@@ -154,11 +154,11 @@ class FakeEngineServer:
                 name=name,
                 image=image,
                 labels=labels,
-                phase=ContainerPhase(phase),
+                status=ContainerStatus(status),
                 times_started=times_started,
                 exit_code=exit_code,
             )
-            for id_, name, image, labels, phase, times_started, exit_code in self._ask("containers")
+            for id_, name, image, labels, status, times_started, exit_code in self._ask("containers")
         ]
 
     def times_started(self, container: str) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from jobmanager.engine.protocol import Engine, EngineError, NoSuchContainer, Unreachable
 from jobmanager.ipc.messages import MonitorContainer
-from jobmanager.model.container import ContainerPhase, ContainerState
+from jobmanager.model.container import ContainerInfo, ContainerStatus
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class ContainerInspector:
         self._give_up = give_up
         self._clock = clock
 
-    def inspect(self) -> ContainerState:
+    def inspect(self) -> ContainerInfo:
         """The container's state; an unreachable engine is asked again until ``host_lost_timeout_s``, then raises HostLost."""
         began, tries = self._clock(), 0
         while True:
@@ -59,7 +59,7 @@ class ContainerInspector:
                 self.outage_s += max(0.001, self._clock() - began)
             return state
 
-    def _inspect_once(self) -> ContainerState:
+    def _inspect_once(self) -> ContainerInfo:
         """One call. Another engine at the same address counts as an unreachable one."""
         try:
             return self._engine.inspect(self._job.container_id)
@@ -72,7 +72,7 @@ class ContainerInspector:
     def has_ended(self) -> bool:
         """Whether files that were just read are invalid: an engine shows an ended container's workspace as an empty folder."""
         try:
-            return self._engine.inspect(self._job.container_id).phase is ContainerPhase.ENDED
+            return self._engine.inspect(self._job.container_id).status is ContainerStatus.ENDED
         except NoSuchContainer:
             return True
         except EngineError:  # the files have only just come
@@ -81,18 +81,18 @@ class ContainerInspector:
     def is_still_there(self) -> bool:
         """Whether the container has not ended; an unreachable engine is waited for."""
         try:
-            return self.inspect().phase is not ContainerPhase.ENDED
+            return self.inspect().status is not ContainerStatus.ENDED
         except (EngineError, HostLost):
             return False
 
     def is_paused_externally(self) -> bool:
         """Whether somebody else has paused it. An earlier waiter reports ``LimitReached`` before it pauses."""
         try:
-            return self._job.limit_hit is None and self._engine.inspect(self._job.container_id).phase is ContainerPhase.PAUSED
+            return self._job.limit_hit is None and self._engine.inspect(self._job.container_id).status is ContainerStatus.PAUSED
         except EngineError:
             return False
 
-    def was_restarted(self, state: ContainerState, *, first_start_s: float, followed_s: float) -> bool:
+    def was_restarted(self, state: ContainerInfo, *, first_start_s: float, followed_s: float) -> bool:
         """Whether the container was restarted: then its PID 1 has no job.
 
         Where an earlier waiter sent the job (``first_start_s`` is 0), the engine's clock tells how long it has run, which is

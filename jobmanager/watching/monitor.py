@@ -28,7 +28,7 @@ from jobmanager.engine.protocol import (
 )
 from jobmanager.grading.link import link_token
 from jobmanager.ipc.messages import FetchOutput, LimitReached, MonitorContainer, OutputChunk, ProgramStarted, SSHReady
-from jobmanager.model.container import ContainerPhase, ContainerState
+from jobmanager.model.container import ContainerInfo, ContainerStatus
 from jobmanager.results.facts import Limit, LimitHit, RunFacts
 from jobmanager.watching.collect import Collected, collected_of
 from jobmanager.watching.inspector import ContainerInspector, HostLost
@@ -186,7 +186,7 @@ class ContainerMonitor:
 
     # ---- following
 
-    def _follow_to_the_end(self) -> ContainerState | None:
+    def _follow_to_the_end(self) -> ContainerInfo | None:
         """Returns the container's state when it ended without PID 1's report."""
         stream = self._take_over() if self._job.taken_over else self._send_job()
         while True:
@@ -196,7 +196,7 @@ class ContainerMonitor:
             outage_before = self._inspector.outage_s
             self._engine.close()  # an engine that is being shut down still answers on old connections, and takes no new ones
             state = self._inspector.inspect()
-            has_ended = state.phase is ContainerPhase.ENDED or self._was_restarted(state)
+            has_ended = state.status is ContainerStatus.ENDED or self._was_restarted(state)
             came_to_its_end = over is _FollowResult.STREAM_ENDED and stream is not None
             if has_ended and self._inspector.outage_s == outage_before and (came_to_its_end or self._is_silent_for_good(over)):
                 self._transcript.finish()
@@ -315,7 +315,9 @@ class ContainerMonitor:
 
     def _still_takes_input(self) -> bool:
         """Whether it is worth waiting while the container reads nothing: one that has ended never will."""
-        return not self._kill_requested.is_set() and self._engine.inspect(self._job.container_id).phase is not ContainerPhase.ENDED
+        if self._kill_requested.is_set():
+            return False
+        return self._engine.inspect(self._job.container_id).status is not ContainerStatus.ENDED
 
     def _follow(self, stream: OutputStream) -> _FollowResult:
         silence = SilenceDetector(self._inspector, self._clock)
@@ -352,7 +354,7 @@ class ContainerMonitor:
         if not silence.check_is_due() or (self._ended_at is None and not self._check_requested.is_set()):
             return False
         state = silence.check()
-        if self._ended_at is None and state.phase is not ContainerPhase.ENDED:
+        if self._ended_at is None and state.status is not ContainerStatus.ENDED:
             self._check_requested.clear()
             silence.reset()
         return silence.is_confirmed
@@ -536,7 +538,7 @@ class ContainerMonitor:
         self._timings["collect"] = round(self._clock() - began, 4)
         return found
 
-    def _was_restarted(self, state: ContainerState) -> bool:
+    def _was_restarted(self, state: ContainerInfo) -> bool:
         followed_s = self._limit_clock.wall_time_s()
         return self._inspector.was_restarted(state, first_start_s=self._container_started_at_s, followed_s=followed_s)
 
@@ -549,7 +551,7 @@ class ContainerMonitor:
         """Whether PID 1 could not unpack because sending broke off, and not because of the files."""
         return self._transcript.refusal == CANNOT_UNPACK and not self._sent_whole
 
-    def _never_started(self, state: ContainerState | None) -> bool:
+    def _never_started(self, state: ContainerInfo | None) -> bool:
         """Whether it is proven that the program never started: the job was not sent, or PID 1 did not receive all of it."""
         if self._has_started:
             return False
@@ -580,7 +582,7 @@ class ContainerMonitor:
     def _facts(
         self,
         *,
-        state: ContainerState | None = None,
+        state: ContainerInfo | None = None,
         container_removed: bool = False,
         unreachable_reason: str = "",
         host_lost: bool = False,

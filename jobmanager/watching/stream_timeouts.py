@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from jobmanager.model.container import ContainerState
+from jobmanager.model.container import ContainerInfo
 from jobmanager.model.limits import SLOWEST_LINK_BYTES_PER_S
 from jobmanager.watching.inspector import ContainerInspector
 
@@ -30,7 +30,7 @@ class SilenceDetector:
         """Whether nothing has come for so long that the engine should be asked."""
         return self._clock() - self._since > _CHECK_INTERVAL_S
 
-    def check(self) -> ContainerState:
+    def check(self) -> ContainerInfo:
         """Ask the engine for the container's state. Once it answers, a link that had stalled brings its data too.
 
         Raises what ``ContainerInspector.inspect`` raises.

@@ -34,7 +34,7 @@ from jobmanager.grading.link import (
     output_message,
 )
 from jobmanager.ipc.messages import ContainerStarted, GradingSettings, MonitorContainer, StartFailed
-from jobmanager.model.container import GRADING_WORKSPACE, SHARED_FOLDER, ContainerSpec, ContainerState
+from jobmanager.model.container import GRADING_WORKSPACE, SHARED_FOLDER, ContainerInfo, ContainerSpec
 from jobmanager.model.result import Outcome
 from jobmanager.results.facts import Limit, RunFacts
 from jobmanager.results.verdict import judge
@@ -271,7 +271,7 @@ class StudentContainers:
         return reply
 
     def _spec(
-        self, name: str, image: str, request: RunStudent, allocation: Allocation, grading: ContainerState
+        self, name: str, image: str, request: RunStudent, allocation: Allocation, grading: ContainerInfo
     ) -> ContainerSpec:
         return ContainerSpec(
             name=name,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from jobmanager.engine.pid1 import EndMark, Mark, MarkedStream, cpu_before, end_mark, payload
 from jobmanager.engine.protocol import Engine, EngineFailed, OutputStream
-from jobmanager.model.container import ContainerPhase, ContainerSpec, ContainerState, ImageDefaults
+from jobmanager.model.container import ContainerInfo, ContainerSpec, ContainerStatus, ImageDefaults
 from jobmanager.model.host import Address
 from jobmanager.model.limits import Limits
 from tests.conftest import BUSYBOX as IMAGE
@@ -145,8 +145,8 @@ class Place:
                 for piece in sorters[chunk.stderr].feed(chunk.data):
                     _sort(run, chunk.stderr, piece)
 
-    def until_ended(self, name: str) -> ContainerState:
-        eventually(lambda: self.engine.inspect(name).phase is ContainerPhase.ENDED)
+    def until_ended(self, name: str) -> ContainerInfo:
+        eventually(lambda: self.engine.inspect(name).status is ContainerStatus.ENDED)
         return self.engine.inspect(name)
 
     def close(self) -> None:

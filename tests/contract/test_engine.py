@@ -24,7 +24,7 @@ from jobmanager.engine.protocol import (
     StdinLink,
     Unreachable,
 )
-from jobmanager.model.container import ContainerPhase, ContainerSpec, ImageDefaults
+from jobmanager.model.container import ContainerSpec, ContainerStatus, ImageDefaults
 from jobmanager.model.host import Address
 from jobmanager.model.limits import Limits
 from tests.conftest import BUSYBOX as IMAGE
@@ -92,7 +92,7 @@ def test_a_created_container_is_not_running_and_has_its_labels(place: Place) -> 
     before = place.engine.info().now_s
     name = place.create(labels={"who": "me", "empty": ""})
     state = place.engine.inspect(name)
-    assert (state.name, state.phase, state.exit_code) == (name, ContainerPhase.CREATED, None)
+    assert (state.name, state.status, state.exit_code) == (name, ContainerStatus.CREATED, None)
     assert state.labels == {LABEL: place.label, "who": "me", "empty": ""}
     assert not state.oom_killed
     assert before - 2 <= state.created_at_s <= place.engine.info().now_s + 2
@@ -122,20 +122,20 @@ def test_a_container_of_a_missing_image_raises_image_missing(place: Place) -> No
 
 
 def test_a_started_container_runs(place: Place) -> None:
-    assert place.engine.inspect(place.started()).phase is ContainerPhase.RUNNING
+    assert place.engine.inspect(place.started()).status is ContainerStatus.RUNNING
 
 
 def test_starting_twice_is_fine(place: Place) -> None:
     name = place.started()
     place.engine.start(name)
-    assert place.engine.inspect(name).phase is ContainerPhase.RUNNING
+    assert place.engine.inspect(name).status is ContainerStatus.RUNNING
 
 
 def test_starting_a_container_that_has_ended_runs_it_again(place: Place) -> None:
     name = place.ended()
     place.engine.start(name)
     state = place.engine.inspect(name)
-    assert (state.phase, state.exit_code) == (ContainerPhase.RUNNING, None)
+    assert (state.status, state.exit_code) == (ContainerStatus.RUNNING, None)
 
 
 def test_inspect_tells_when_a_container_was_started_last(place: Place) -> None:
@@ -204,8 +204,8 @@ def test_killing_or_pausing_what_does_not_run_raises_not_running(place: Place) -
 def test_a_paused_container_is_paused(place: Place) -> None:
     name = place.started()
     place.pause(name)
-    assert place.engine.inspect(name).phase is ContainerPhase.PAUSED
-    assert [state.phase for state in place.engine.list({LABEL: place.label})] == [ContainerPhase.PAUSED]
+    assert place.engine.inspect(name).status is ContainerStatus.PAUSED
+    assert [state.status for state in place.engine.list({LABEL: place.label})] == [ContainerStatus.PAUSED]
 
 
 def test_pausing_twice_raises_not_running(place: Place) -> None:
@@ -228,7 +228,7 @@ def test_a_paused_container_goes_on_where_it_stood(place: Place) -> None:
     run, stream = place.begin("sleep 1; echo over")
     place.pause(run.container)
     place.engine.unpause(run.container)
-    assert place.engine.inspect(run.container).phase is ContainerPhase.RUNNING
+    assert place.engine.inspect(run.container).status is ContainerStatus.RUNNING
     place.read(run, stream, lambda: "bye" in run.words)
     assert run.stdout == b"over\n"
 
@@ -246,7 +246,7 @@ def test_a_removed_containers_name_can_be_used_again(place: Place) -> None:
     name = place.started()
     place.engine.remove(name)
     place.create(name=name)
-    assert place.engine.inspect(name).phase is ContainerPhase.CREATED
+    assert place.engine.inspect(name).status is ContainerStatus.CREATED
 
 
 # ---- list
@@ -266,7 +266,7 @@ def test_a_listed_container_says_what_inspect_says_but_for_its_exit_code(place: 
     name = place.ended()
     (listed,) = place.engine.list({LABEL: place.label})
     state = place.engine.inspect(name)
-    assert (listed.id, listed.name, listed.labels, listed.phase) == (state.id, name, state.labels, ContainerPhase.ENDED)
+    assert (listed.id, listed.name, listed.labels, listed.status) == (state.id, name, state.labels, ContainerStatus.ENDED)
     assert listed.exit_code is None
     assert abs(listed.created_at_s - state.created_at_s) < 2
 
@@ -542,7 +542,7 @@ def test_marks_come_in_their_order_on_both_streams(place: Place) -> None:
 
 def test_pid_1_waits_to_be_killed_when_all_is_said(place: Place) -> None:
     run = place.run("true")
-    assert place.engine.inspect(run.container).phase is ContainerPhase.RUNNING
+    assert place.engine.inspect(run.container).status is ContainerStatus.RUNNING
 
 
 def test_the_end_mark_carries_the_counters_of_an_easy_job(place: Place) -> None:
@@ -591,7 +591,7 @@ def test_a_command_that_the_image_lacks_is_refused_in_words(place: Place, comman
     assert run.marks[1:] == [(False, Mark("no", f"there is no {command[0]!a} that can be run"))]
     assert run.words == ["got", "no"]
     assert (run.stdout, run.stderr) == (b"", b"")
-    assert place.engine.inspect(run.container).phase is ContainerPhase.RUNNING
+    assert place.engine.inspect(run.container).status is ContainerStatus.RUNNING
 
 
 def test_a_file_without_the_right_to_run_is_refused_in_words(place: Place) -> None:
@@ -714,7 +714,7 @@ def test_a_second_payload_changes_nothing(place: Place) -> None:
     except EngineError:
         pass  # an engine may refuse it too
     assert stream.read(0.2) == []
-    assert place.engine.inspect(run.container).phase is ContainerPhase.RUNNING
+    assert place.engine.inspect(run.container).status is ContainerStatus.RUNNING
 
 
 # ---- shell

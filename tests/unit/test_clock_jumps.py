@@ -12,7 +12,7 @@ from jobmanager.engine import labels as labels_module
 from jobmanager.engine.labels import Owner, abandonment_reason, labels
 from jobmanager.engine.protocol import Chunk, NotRunning
 from jobmanager.ipc.messages import MonitorContainer
-from jobmanager.model.container import ContainerPhase, ContainerState, EngineInfo
+from jobmanager.model.container import ContainerInfo, ContainerStatus, EngineInfo
 from jobmanager.watching.monitor import ContainerMonitor
 from tests.unit.ledger_driver import Driver
 
@@ -113,7 +113,7 @@ class StubEngine:
         return Stream(said("got 1"), Chunk(False, b"whole\n"), said(end), said(end, stderr=True), said("bye"))
 
     def inspect(self, container):
-        return ContainerState(id="c", name="n", phase=ContainerPhase.RUNNING, started_at_s=self._started_at_s)
+        return ContainerInfo(id="c", name="n", status=ContainerStatus.RUNNING, started_at_s=self._started_at_s)
 
     def info(self):
         return EngineInfo(version="20.10", cores=1, memory_mib=1, now_s=self.now_s, cgroup="1")
@@ -161,4 +161,4 @@ def test_a_restart_is_seen_whatever_the_engines_clock_says(jump_s):
     facts = watched(StubEngine(jump_s, restarted=True))
 
     assert facts.end is None
-    assert facts.state is not None and facts.state.phase is ContainerPhase.RUNNING
+    assert facts.state is not None and facts.state.status is ContainerStatus.RUNNING

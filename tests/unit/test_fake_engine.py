@@ -17,7 +17,7 @@ from jobmanager.engine.labels import JOB_LABEL
 from jobmanager.engine.pid1 import end_mark, payload
 from jobmanager.engine.protocol import Engine, EngineFailed, ImageMissing, NameTaken, NoSuchContainer, Unreachable
 from jobmanager.errors import InvalidValue
-from jobmanager.model.container import ContainerPhase, ContainerSpec, ImageDefaults
+from jobmanager.model.container import ContainerSpec, ContainerStatus, ImageDefaults
 from jobmanager.model.host import Address
 from jobmanager.model.limits import Limits
 from jobmanager.testing import FakeEngineServer
@@ -84,7 +84,7 @@ def test_a_stopped_daemon_is_unreachable_and_keeps_its_containers(fake: FakeEngi
     assert stream.read(5.0) is None
     stream.close()
     fake.faults.start_again()
-    assert engine.inspect(NAME).phase is ContainerPhase.RUNNING
+    assert engine.inspect(NAME).status is ContainerStatus.RUNNING
 
 
 def test_a_daemon_without_live_restore_has_ended_its_containers_when_it_is_back(fake: FakeEngineServer, engine: Engine) -> None:
@@ -92,8 +92,8 @@ def test_a_daemon_without_live_restore_has_ended_its_containers_when_it_is_back(
     create(engine, "two")
     fake.faults.stop(keep_running=False)
     fake.faults.start_again()
-    assert (engine.inspect(NAME).phase, engine.inspect(NAME).exit_code) == (ContainerPhase.ENDED, 137)
-    assert engine.inspect("two").phase is ContainerPhase.CREATED
+    assert (engine.inspect(NAME).status, engine.inspect(NAME).exit_code) == (ContainerStatus.ENDED, 137)
+    assert engine.inspect("two").status is ContainerStatus.CREATED
 
 
 def test_a_hanging_daemon_answers_nothing_and_does_later_what_it_was_asked(fake: FakeEngineServer) -> None:
@@ -106,7 +106,7 @@ def test_a_hanging_daemon_answers_nothing_and_does_later_what_it_was_asked(fake:
         impatient.info()
     fake.faults.resume()
     eventually(lambda: [container.name for container in fake.containers()] == [NAME])
-    assert impatient.inspect(NAME).phase is ContainerPhase.CREATED
+    assert impatient.inspect(NAME).status is ContainerStatus.CREATED
     impatient.close()
 
 
@@ -186,9 +186,9 @@ def test_only_what_the_registry_has_can_be_pulled() -> None:
 def test_strangers_kill_pause_and_remove(fake: FakeEngineServer, engine: Engine) -> None:
     started(engine)
     fake.faults.pause_container(NAME)
-    assert engine.inspect(NAME).phase is ContainerPhase.PAUSED
+    assert engine.inspect(NAME).status is ContainerStatus.PAUSED
     fake.faults.unpause_container(NAME)
-    assert engine.inspect(NAME).phase is ContainerPhase.RUNNING
+    assert engine.inspect(NAME).status is ContainerStatus.RUNNING
     fake.faults.kill_container(NAME)
     assert engine.inspect(NAME).exit_code == 137
     fake.faults.remove_container(NAME)
@@ -200,7 +200,7 @@ def test_what_was_asked_and_started_is_remembered(fake: FakeEngineServer, engine
     started(engine)
     engine.start(NAME)
     (record,) = fake.containers()
-    assert (record.name, record.phase, record.labels, record.times_started) == (NAME, ContainerPhase.RUNNING, {"a": "b"}, 1)
+    assert (record.name, record.status, record.labels, record.times_started) == (NAME, ContainerStatus.RUNNING, {"a": "b"}, 1)
     engine.remove(record.id)
     assert fake.times_started(NAME) == 1
     assert fake.history() == [("create", NAME), ("start", NAME), ("start", NAME), ("remove", NAME)]
@@ -241,7 +241,7 @@ def test_refused_forks_are_counted(engine: Engine) -> None:
 def test_an_oom_kill_of_pid_1_ends_the_container(engine: Engine) -> None:
     output(engine, "fake-pid1-oom")
     state = engine.inspect("program")
-    assert (state.phase, state.exit_code, state.oom_killed) == (ContainerPhase.ENDED, 137, True)
+    assert (state.status, state.exit_code, state.oom_killed) == (ContainerStatus.ENDED, 137, True)
 
 
 ENDLESS = ["yes > /dev/null", "yes | wc -l", "while true; do true; done", "yes | while read x; do :; done"]
@@ -252,7 +252,7 @@ def test_an_endless_program_holds_nobody_else_up(engine: Engine, script: str) ->
     started(engine, "endless")
     engine.feed("endless", payload("tok", command=script, env={}, files={}, stdin=b""), 5.0)
     assert b"hi\n" in output(engine, "echo", "hi")
-    assert engine.inspect("endless").phase is ContainerPhase.RUNNING
+    assert engine.inspect("endless").status is ContainerStatus.RUNNING
 
 
 WRONG = [("seq", "x"), ("sh", "-c", "kill -99 $$"), ("sh", "-c", "shift x"), ("dd", "count=x"), ("sh", "-c", "echo `")]

@@ -11,7 +11,7 @@ import pytest
 from jobmanager.engine.protocol import NoSuchContainer
 from jobmanager.watching.inspector import ContainerInspector
 
-STATE = SimpleNamespace(phase="running")
+STATE = SimpleNamespace(status="running")
 MISSING = NoSuchContainer("no such container")
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from jobmanager.engine import labels as module
 from jobmanager.engine.labels import JOB_LABEL, LEASE_LABEL, MANAGER_LABEL, OWNER_LABEL, Owner, abandonment_reason, labels
-from jobmanager.model.container import ContainerPhase, ContainerState
+from jobmanager.model.container import ContainerInfo, ContainerStatus
 
 ME = Owner.this_process()
 ELSEWHERE = [
@@ -27,7 +27,7 @@ ELSEWHERE = [
 def container(owner, *, lease="100", created_at_s=1000.0):
     label = owner.label() if isinstance(owner, Owner) else owner
     given = {OWNER_LABEL: label, LEASE_LABEL: lease}
-    return ContainerState(id="1", name="n", phase=ContainerPhase.RUNNING, created_at_s=created_at_s,
+    return ContainerInfo(id="1", name="n", status=ContainerStatus.RUNNING, created_at_s=created_at_s,
                           labels={key: value for key, value in given.items() if value is not None})  # fmt: skip
 
 
@@ -167,7 +167,7 @@ def test_without_the_time_of_its_making_no_container_is_past_its_lease():
 
 
 def test_a_container_without_our_labels_is_left_alone():
-    assert not is_abandoned(ContainerState(id="1", name="n", phase=ContainerPhase.ENDED, created_at_s=1.0), now_s=1e12)
+    assert not is_abandoned(ContainerInfo(id="1", name="n", status=ContainerStatus.ENDED, created_at_s=1.0), now_s=1e12)
 
 
 def test_the_labels_of_a_job_tell_everything_that_a_sweep_needs():
@@ -182,14 +182,14 @@ def test_the_labels_of_a_job_tell_everything_that_a_sweep_needs():
 
 def test_what_a_closed_manager_of_a_living_process_left_is_abandoned():
     owned = labels("old", "job", 100, ME)
-    found = ContainerState(id="1", name="n", phase=ContainerPhase.RUNNING, created_at_s=1000.0, labels=owned)
+    found = ContainerInfo(id="1", name="n", status=ContainerStatus.RUNNING, created_at_s=1000.0, labels=owned)
 
     assert is_abandoned(found, 1000.0, {"old"}) == "its manager has closed"
     assert is_abandoned(found, 1e12, {"another"}) == ""
 
 
 def test_without_an_owners_label_even_a_closed_managers_id_makes_nothing_abandoned():
-    found = ContainerState(id="1", name="n", phase=ContainerPhase.RUNNING, labels={MANAGER_LABEL: "old"})
+    found = ContainerInfo(id="1", name="n", status=ContainerStatus.RUNNING, labels={MANAGER_LABEL: "old"})
 
     assert not is_abandoned(found, 1e12, {"old"})
 

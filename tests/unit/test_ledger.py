@@ -10,7 +10,7 @@ from jobmanager import DockerHost, Limits, Outcome, Task
 from jobmanager.engine.pid1 import EndMark
 from jobmanager.errors import Closed, DuplicateJob, QueueFull, UnknownEnvironment, Unsatisfiable
 from jobmanager.ipc.messages import StartFailed, StartRefused
-from jobmanager.model.container import ContainerPhase, ContainerState, Image
+from jobmanager.model.container import ContainerInfo, ContainerStatus, Image
 from jobmanager.model.listings import QueueInfo
 from jobmanager.results.facts import Limit, LimitHit, RunFacts
 from jobmanager.results.verdict import KillReason
@@ -20,7 +20,7 @@ from tests.unit.ledger_driver import LOCAL_ONLY, PYTHON, SUCCESS, C, Driver
 
 GONE = StartFailed(reason="no such image", unreachable=False)
 UNREACHABLE = StartFailed(reason="connection refused", unreachable=True)
-EXITED = ContainerState(id="i", name="n", phase=ContainerPhase.ENDED, exit_code=137)
+EXITED = ContainerInfo(id="i", name="n", status=ContainerStatus.ENDED, exit_code=137)
 
 
 # ---- one result for each job, on each path

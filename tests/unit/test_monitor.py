@@ -9,15 +9,15 @@ from dataclasses import replace
 from jobmanager import Limits
 from jobmanager.engine.protocol import Chunk, EngineFailed, NotRunning, OutputStream, Unreachable
 from jobmanager.ipc.messages import MonitorContainer, SSHReady
-from jobmanager.model.container import ContainerPhase, ContainerState, EngineInfo, Usage
+from jobmanager.model.container import ContainerInfo, ContainerStatus, EngineInfo, Usage
 from jobmanager.results.facts import Limit, RunFacts
 from jobmanager.results.verdict import judge
 from jobmanager.watching.monitor import ContainerMonitor
 
 TOKEN = "0123456789abcdef"
 BEGUN = Chunk(False, f"\x1e{TOKEN} got 1\n".encode())
-RUNS = ContainerState(id="c", name="n", phase=ContainerPhase.RUNNING, started_at_s=1.0)
-ENDED = ContainerState(id="c", name="n", phase=ContainerPhase.ENDED, started_at_s=1.0, exit_code=137)
+RUNS = ContainerInfo(id="c", name="n", status=ContainerStatus.RUNNING, started_at_s=1.0)
+ENDED = ContainerInfo(id="c", name="n", status=ContainerStatus.ENDED, started_at_s=1.0, exit_code=137)
 
 
 class Clock:
@@ -60,7 +60,7 @@ class StubEngine:
     def logs(self, container: str) -> OutputStream:
         return Stream([BEGUN])
 
-    def inspect(self, container: str) -> ContainerState:
+    def inspect(self, container: str) -> ContainerInfo:
         self.inspections += 1
         return RUNS
 
@@ -153,7 +153,7 @@ class LosesTheRestOfTheEnd(StubEngine):
         end = "end 7 2 - - - 0 -"
         return Stream([BEGUN], [Chunk(False, b"whole\n")], [said(end, stderr=True), said(end), said("bye")])
 
-    def inspect(self, container: str) -> ContainerState:
+    def inspect(self, container: str) -> ContainerInfo:
         state = super().inspect(container)
         if 1 < self.inspections < 4:
             raise Unreachable("away")
@@ -178,7 +178,7 @@ def test_an_end_that_was_half_told_before_an_outage_is_heard_whole_after_it():
 class AwayAndLaterStopped(StubEngine):
     """It is away for a while, the container lives on, and is stopped later."""
 
-    def inspect(self, container: str) -> ContainerState:
+    def inspect(self, container: str) -> ContainerInfo:
         state = super().inspect(container)
         if self.inspections == 2:
             raise Unreachable("away")
@@ -195,7 +195,7 @@ def test_an_outage_that_a_container_survived_is_not_why_it_ended():
 class StoppedWhileAway(AwayAndLaterStopped):
     """It is away for a while, and back the container has ended."""
 
-    def inspect(self, container: str) -> ContainerState:
+    def inspect(self, container: str) -> ContainerInfo:
         state = super().inspect(container)
         return state if self.inspections < 3 else ENDED
 
@@ -232,7 +232,7 @@ class HasSSHServer(StubEngine):
     def attach(self, container: str) -> OutputStream:
         return Stream([BEGUN], [said("ssh")], [], [said("end 0 2 - - - 0 -", stderr=True), said("end 0 2 - - - 0 -"), said("bye")])
 
-    def inspect(self, container: str) -> ContainerState:
+    def inspect(self, container: str) -> ContainerInfo:
         state = super().inspect(container)
         if self.inspections == 2:
             raise Unreachable("not now")
@@ -298,7 +298,7 @@ class StandsStill(StubEngine):
     def attach(self, container: str) -> OutputStream:
         return self.stream
 
-    def inspect(self, container: str) -> ContainerState:
+    def inspect(self, container: str) -> ContainerInfo:
         state = super().inspect(container)
         if self.inspections > 1:  # while it was waited for, what stood still has come
             self.stream._pieces = [piece for piece in self.stream._pieces if piece]
@@ -417,7 +417,7 @@ class LogComesLate(StubEngine):
     def logs(self, container: str) -> OutputStream:
         return Stream(*([] for _ in range(30)), [BEGUN], [said(END, stderr=True)], *([word] for word in LAST_WORDS))
 
-    def inspect(self, container: str) -> ContainerState:
+    def inspect(self, container: str) -> ContainerInfo:
         state = super().inspect(container)
         if self.inspections < 4:
             raise Unreachable("its link stands still")
@@ -487,8 +487,8 @@ class FreezesUnheard(StubEngine):
             raise Unreachable("no answer")
         raise NotRunning(container)
 
-    def inspect(self, container: str) -> ContainerState:
-        return replace(RUNS, phase=ContainerPhase.PAUSED) if self.paused else RUNS
+    def inspect(self, container: str) -> ContainerInfo:
+        return replace(RUNS, status=ContainerStatus.PAUSED) if self.paused else RUNS
 
 
 def test_a_container_that_we_froze_ourselves_is_not_said_to_have_been_frozen_by_somebody_else():

@@ -30,7 +30,7 @@ from jobmanager import (
 )  # fmt: skip
 from jobmanager.engine.pid1 import EndMark
 from jobmanager.ipc import messages
-from jobmanager.model.container import ContainerPhase, ContainerSpec, ContainerState, EngineInfo, Image
+from jobmanager.model.container import ContainerInfo, ContainerSpec, ContainerStatus, EngineInfo, Image
 from jobmanager.model.host import Address
 from jobmanager.model.job import Request
 from jobmanager.results.facts import Limit, LimitHit, RunFacts
@@ -56,7 +56,7 @@ FACTS = RunFacts(
     program_started=True,
     end=EndMark(exit_code=139, cpu_ns=5, oom_kills=1),
     limit_hit=LimitHit(limit=Limit.CPU, measured=1.5),
-    state=ContainerState(id="1", name="n", phase=ContainerPhase.ENDED, labels={"a": "b"}, exit_code=0),
+    state=ContainerInfo(id="1", name="n", status=ContainerStatus.ENDED, labels={"a": "b"}, exit_code=0),
     stdout=b"\0",
     result_file=b"{}",
     timings={"run": 1.0},

@@ -9,12 +9,12 @@ import pytest
 
 from jobmanager import Limits, Outcome
 from jobmanager.engine.pid1 import EndMark
-from jobmanager.model.container import ContainerPhase, ContainerState
+from jobmanager.model.container import ContainerInfo, ContainerStatus
 from jobmanager.results.facts import Limit, LimitHit, RunFacts
 from jobmanager.results.verdict import KillReason, exit_code_text, judge
 
 LIMITS = Limits(cpu_time_s=10, wall_time_s=20, output_kib=1, memory_mib=64, processes=7, workspace_mib=3)
-EXITED = ContainerState(id="1", name="n", phase=ContainerPhase.ENDED, exit_code=137)
+EXITED = ContainerInfo(id="1", name="n", status=ContainerStatus.ENDED, exit_code=137)
 FINE = RunFacts(program_started=True, end=EndMark(exit_code=0))
 ENDED_WITHOUT_A_WORD = RunFacts(program_started=True, state=EXITED)
 

@@ -11,7 +11,7 @@ from jobmanager import Limits, _waiter
 from jobmanager._waiter import Waiter
 from jobmanager.engine.protocol import EngineError
 from jobmanager.ipc.messages import HostUnreachable, KillContainer, MonitorAcknowledged, MonitorContainer, RunEnded, WaiterSettings
-from jobmanager.model.container import ContainerPhase, ContainerState
+from jobmanager.model.container import ContainerInfo, ContainerStatus
 from jobmanager.model.host import Address
 from jobmanager.results.facts import RunFacts
 from jobmanager.watching import host_monitor
@@ -68,8 +68,8 @@ class Engine:
     def __init__(self, *, fails_at: str) -> None:
         self._fails_at = fails_at
 
-    def inspect(self, _: str) -> ContainerState:
-        return ContainerState(id="c", name="n", phase=ContainerPhase.RUNNING, started_at_s=1.0)
+    def inspect(self, _: str) -> ContainerInfo:
+        return ContainerInfo(id="c", name="n", status=ContainerStatus.RUNNING, started_at_s=1.0)
 
     def attach(self, _: str) -> Engine:
         self._may_fail("attach")

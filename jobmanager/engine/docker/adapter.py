@@ -40,15 +40,15 @@ from jobmanager.engine.protocol import (
 )
 from jobmanager.model._escapes import one_line
 from jobmanager.model.container import (
-    ContainerPhase,
+    ContainerInfo,
     ContainerSpec,
-    ContainerState,
+    ContainerStatus,
     EngineAbout,
     EngineInfo,
     Image,
     ImageDefaults,
     Usage,
-    VolumeState,
+    VolumeInfo,
 )
 from jobmanager.model.host import TLS, Address
 
@@ -79,11 +79,11 @@ _NO_ANSWER = (
 _HIDES_ITS_CAUSE = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ReadTimeoutError)
 _CAN_LIMIT = {"MemoryLimit": "memory", "SwapLimit": "swap", "PidsLimit": "processes", "CpuCfsQuota": "CPU time"}
 _STARTED = (204, 304)
-_PHASES = {
-    "created": ContainerPhase.CREATED,
-    "running": ContainerPhase.RUNNING,
-    "restarting": ContainerPhase.RUNNING,
-    "paused": ContainerPhase.PAUSED,
+_STATUSES = {
+    "created": ContainerStatus.CREATED,
+    "running": ContainerStatus.RUNNING,
+    "restarting": ContainerStatus.RUNNING,
+    "paused": ContainerStatus.PAUSED,
 }
 
 
@@ -222,17 +222,17 @@ class DockerEngine:
         with self._request(limits=self._stream_limits()):
             return _SocketStdin(self._attach(container, stdin=1))
 
-    def inspect(self, container: str) -> ContainerState:
+    def inspect(self, container: str) -> ContainerInfo:
         with self._request():
             answer = self._client.inspect_container(container)
             state = answer["State"]
-            phase = _PHASES.get(state["Status"], ContainerPhase.ENDED)
-            return ContainerState(
+            status = _STATUSES.get(state["Status"], ContainerStatus.ENDED)
+            return ContainerInfo(
                 id=_text(answer["Id"]),
                 name=_text(answer["Name"]).lstrip("/"),
-                phase=phase,
+                status=status,
                 labels=_labels(answer["Config"]),
-                exit_code=int(state["ExitCode"]) if phase is ContainerPhase.ENDED else None,
+                exit_code=int(state["ExitCode"]) if status is ContainerStatus.ENDED else None,
                 oom_killed=bool(state.get("OOMKilled")),
                 error=str(state.get("Error") or ""),
                 created_at_s=_seconds(answer.get("Created")),
@@ -242,13 +242,13 @@ class DockerEngine:
                 ports=_published_ports(answer.get("NetworkSettings", {}).get("Ports") or {}),
             )
 
-    def list(self, labels: Mapping[str, str | None]) -> list[ContainerState]:
+    def list(self, labels: Mapping[str, str | None]) -> list[ContainerInfo]:
         with self._request():
             return [
-                ContainerState(
+                ContainerInfo(
                     id=_text(container["Id"]),
                     name=_text((container.get("Names") or ["/"])[0]).lstrip("/"),
-                    phase=_PHASES.get(container["State"], ContainerPhase.ENDED),
+                    status=_STATUSES.get(container["State"], ContainerStatus.ENDED),
                     labels=_labels(container),
                     created_at_s=float(container.get("Created") or 0),
                     volumes=_volumes(container),
@@ -289,10 +289,10 @@ class DockerEngine:
             self._raise_if_it_exists(container)
         self._remove_volumes_of(container)
 
-    def volumes(self, labels: Mapping[str, str | None]) -> Sequence[VolumeState]:
+    def volumes(self, labels: Mapping[str, str | None]) -> Sequence[VolumeInfo]:
         with self._request():
             return [
-                VolumeState(
+                VolumeInfo(
                     name=_text(volume["Name"]),
                     labels=_labels(volume),
                     created_at_s=_seconds(volume.get("CreatedAt")),

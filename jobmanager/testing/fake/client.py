@@ -14,15 +14,15 @@ from urllib.parse import unquote, urlsplit
 from jobmanager.engine import protocol
 from jobmanager.engine.protocol import Chunk, EngineError, OutputStream, StdinLink, Unreachable
 from jobmanager.model.container import (
-    ContainerPhase,
+    ContainerInfo,
     ContainerSpec,
-    ContainerState,
+    ContainerStatus,
     EngineAbout,
     EngineInfo,
     Image,
     ImageDefaults,
     Usage,
-    VolumeState,
+    VolumeInfo,
 )
 from jobmanager.model.host import Address
 from jobmanager.testing.fake.wire import PIECE, STDERR, Inbox, packed
@@ -107,10 +107,10 @@ class FakeEngine:
     def open_stdin(self, container: str) -> StdinLink:
         return _FakeStdin(self._open_connection("open_stdin", container), self._path, self._timeout_s)
 
-    def inspect(self, container: str) -> ContainerState:
+    def inspect(self, container: str) -> ContainerInfo:
         return _state(self._call("inspect", container))
 
-    def list(self, labels: Mapping[str, str | None]) -> list[ContainerState]:
+    def list(self, labels: Mapping[str, str | None]) -> list[ContainerInfo]:
         return [_state(row) for row in self._call("list", dict(labels))]
 
     def kill(self, container: str) -> None:
@@ -134,9 +134,9 @@ class FakeEngine:
     def remove(self, container: str) -> None:
         self._call("remove", container)
 
-    def volumes(self, labels: Mapping[str, str | None]) -> Sequence[VolumeState]:
+    def volumes(self, labels: Mapping[str, str | None]) -> Sequence[VolumeInfo]:
         return [
-            VolumeState(name=name, labels=given, created_at_s=created_at_s)
+            VolumeInfo(name=name, labels=given, created_at_s=created_at_s)
             for name, given, created_at_s in self._call("volumes", dict(labels))
         ]
 
@@ -278,12 +278,12 @@ class _FakeStdin:
         self._connection.close()
 
 
-def _state(row: tuple[str, str, str, dict[str, str], float, int | None, bool, float, dict[str, str]]) -> ContainerState:
-    id_, name, phase, labels, created_at_s, exit_code, oom_killed, started_at_s, volumes = row
-    return ContainerState(
+def _state(row: tuple[str, str, str, dict[str, str], float, int | None, bool, float, dict[str, str]]) -> ContainerInfo:
+    id_, name, status, labels, created_at_s, exit_code, oom_killed, started_at_s, volumes = row
+    return ContainerInfo(
         id=id_,
         name=name,
-        phase=ContainerPhase(phase),
+        status=ContainerStatus(status),
         labels=labels,
         exit_code=exit_code,
         oom_killed=oom_killed,

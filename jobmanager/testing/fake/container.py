@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from jobmanager.engine.pid1 import RESULT_FILE, RESULT_FILE_LIMIT, Refusals, trace_of_the_end
-from jobmanager.model.container import SHARED_FOLDER, ContainerPhase
+from jobmanager.model.container import SHARED_FOLDER, ContainerStatus
 from jobmanager.testing.fake import grammar
 from jobmanager.testing.fake.files import FileProblem, Files
 from jobmanager.testing.fake.process import (
@@ -89,8 +89,8 @@ class Follower:
         if self.place < container.log.next:
             return False
         if not self.holds:
-            return container.phase in (ContainerPhase.CREATED, ContainerPhase.ENDED)
-        return container.phase is ContainerPhase.ENDED and container.run != self._run  # one that had ended is waited for in vain
+            return container.status in (ContainerStatus.CREATED, ContainerStatus.ENDED)
+        return container.status is ContainerStatus.ENDED and container.run != self._run  # one that had ended is waited for in vain
 
     def leave(self) -> None:
         """Stop following."""
@@ -133,7 +133,7 @@ class FakeContainer:
         self, spec: FakeSpec, *, scripts: Mapping[str, str], later: Later, began: Callable[[FakeSpec], None]
     ) -> None:
         self.spec = spec
-        self.phase = ContainerPhase.CREATED
+        self.status = ContainerStatus.CREATED
         self.exit_code: int | None = None
         self.oom_killed = False
         self.times_started = 0
@@ -157,10 +157,10 @@ class FakeContainer:
 
     def start(self) -> None:
         """Begin, or begin again; nothing when it runs."""
-        if self.phase in (ContainerPhase.RUNNING, ContainerPhase.PAUSED):
+        if self.status in (ContainerStatus.RUNNING, ContainerStatus.PAUSED):
             return
         self.machine = self._new_machine(self._scripts)
-        self.phase, self.exit_code, self.oom_killed = ContainerPhase.RUNNING, None, False
+        self.status, self.exit_code, self.oom_killed = ContainerStatus.RUNNING, None, False
         self.times_started += 1
         self.started_at_s = time.time()
         self.run += 1
@@ -170,7 +170,7 @@ class FakeContainer:
 
     def feed(self, data: bytes, *, ends: bool) -> None:
         """More of its standard input; nothing after its end."""
-        if self.stdin.ended or self.phase is not ContainerPhase.RUNNING:
+        if self.stdin.ended or self.status is not ContainerStatus.RUNNING:
             return
         self.stdin.add(data)
         self.stdin.ended = ends
@@ -181,7 +181,7 @@ class FakeContainer:
     def end(self, exit_code: int) -> None:
         """All its processes are dead."""
         self._burn(False)
-        self.phase, self.exit_code = ContainerPhase.ENDED, exit_code
+        self.status, self.exit_code = ContainerStatus.ENDED, exit_code
         self.run += 1
         self._waiting = self._awaits_input = False
         if self._steps is not None:
@@ -193,12 +193,12 @@ class FakeContainer:
         """Freeze its processes."""
         self._burned_before_pause = self._burning_since is not None
         self._burn(False)
-        self.phase = ContainerPhase.PAUSED
+        self.status = ContainerStatus.PAUSED
 
     def resume(self) -> None:
         """Let them go on."""
         self._burn(self._burned_before_pause)
-        self.phase = ContainerPhase.RUNNING
+        self.status = ContainerStatus.RUNNING
         self.go_on()
 
     def program_begins(self) -> None:
@@ -225,7 +225,7 @@ class FakeContainer:
     def go_on(self) -> None:
         """Give the processes a turn, unless they sleep, are frozen, or are too far ahead of a reader."""
         steps = self._steps
-        if steps is None or self._waiting or self.phase is not ContainerPhase.RUNNING:
+        if steps is None or self._waiting or self.status is not ContainerStatus.RUNNING:
             return
         try:
             pause_s = self._turn(steps)

@@ -20,7 +20,7 @@ from jobmanager.engine.protocol import (
     NotRunning,
     Refused,
 )
-from jobmanager.model.container import SHARED_FOLDER, ContainerPhase
+from jobmanager.model.container import SHARED_FOLDER, ContainerStatus
 from jobmanager.testing.fake.container import KILLED, FakeContainer, FakeSpec, Follower, Later
 from jobmanager.testing.fake.files import FileProblem
 
@@ -175,9 +175,9 @@ class FakeDaemon:
 
     def start(self, target: str) -> None:
         container = self.find(target)
-        if container.phase is ContainerPhase.PAUSED:
+        if container.status is ContainerStatus.PAUSED:
             raise Refused("cannot start a paused container, try unpause instead")
-        if container.phase is not ContainerPhase.RUNNING:
+        if container.status is not ContainerStatus.RUNNING:
             _count(self.starts, container.spec.name)
             container.start()
 
@@ -218,26 +218,26 @@ class FakeDaemon:
 
     def kill(self, target: str) -> None:
         container = self.find(target)
-        if container.phase not in (ContainerPhase.RUNNING, ContainerPhase.PAUSED):
+        if container.status not in (ContainerStatus.RUNNING, ContainerStatus.PAUSED):
             raise NotRunning(f"Cannot kill container: {target}: Container {container.spec.id} is not running")
         container.end(KILLED)
 
     def pause(self, target: str) -> None:
         container = self.find(target)
-        if container.phase is ContainerPhase.PAUSED:
+        if container.status is ContainerStatus.PAUSED:
             raise NotRunning(f"Container {container.spec.id} is already paused")
-        if container.phase is not ContainerPhase.RUNNING:
+        if container.status is not ContainerStatus.RUNNING:
             raise NotRunning(f"Container {container.spec.id} is not running")
         container.pause()
 
     def unpause(self, target: str) -> None:
         container = self.find(target)
-        if container.phase is ContainerPhase.PAUSED:
+        if container.status is ContainerStatus.PAUSED:
             container.resume()
 
     def usage(self, target: str) -> int | None:
         container = self.find(target)
-        return container.cpu_ns() if container.phase in (ContainerPhase.RUNNING, ContainerPhase.PAUSED) else None
+        return container.cpu_ns() if container.status in (ContainerStatus.RUNNING, ContainerStatus.PAUSED) else None
 
     def archive(self, target: str, path: str) -> bytes:
         container = self.find(target)
@@ -260,14 +260,14 @@ class FakeDaemon:
 
     def remove_alone(self, container: FakeContainer) -> None:
         """Remove a container without its volume, as ``docker rm --force`` does."""
-        exit_code = container.exit_code if container.phase is ContainerPhase.ENDED else None
+        exit_code = container.exit_code if container.status is ContainerStatus.ENDED else None
         container.end(KILLED if exit_code is None else exit_code)
         del self.containers[container.spec.name], self._ids[container.spec.id]
 
     def end_all(self) -> None:
         """Kill all containers, as a daemon without live-restore does when it comes back."""
         for container in self.containers.values():
-            if container.phase in (ContainerPhase.RUNNING, ContainerPhase.PAUSED):
+            if container.status in (ContainerStatus.RUNNING, ContainerStatus.PAUSED):
                 container.end(KILLED)
 
     def find(self, target: str) -> FakeContainer:
@@ -282,7 +282,7 @@ class FakeDaemon:
 
     def _attachable(self, target: str) -> FakeContainer:
         container = self.find(target)
-        if container.phase is ContainerPhase.PAUSED:
+        if container.status is ContainerStatus.PAUSED:
             raise Refused(f"container {target} is paused, unpause the container before attach")
         return container
 
@@ -317,4 +317,4 @@ def _row(container: FakeContainer, *, inspected: bool) -> tuple[object, ...]:
     spec = container.spec
     told = (container.exit_code, container.oom_killed, container.started_at_s) if inspected else (None, False, 0.0)
     volumes = {spec.workspace: spec.id, **({SHARED_FOLDER: spec.shared_volume} if spec.shared_volume else {})}
-    return (spec.id, spec.name, container.phase.value, spec.labels, spec.created_at_s, *told, volumes)
+    return (spec.id, spec.name, container.status.value, spec.labels, spec.created_at_s, *told, volumes)

@@ -380,7 +380,7 @@ class FakeServer:
                 container.spec.name,
                 container.spec.image,
                 container.spec.labels,
-                container.phase.value,
+                container.status.value,
                 container.times_started,
                 container.exit_code,
             )
