@@ -22,6 +22,7 @@ from jobmanager.model.job import JobInput, Request
 from jobmanager.model.problems import Answer, Code, File, Match, MultipleChoice
 from jobmanager.model.result import Callback
 from jobmanager.model.task import Task
+from jobmanager.model.volume import volume_of
 from jobmanager.ssh import debug_session
 
 INPUT_FILE = f"{RESERVED_FOLDER}/input.json"  # the answers and notes, for a grader to read
@@ -60,6 +61,7 @@ def job_request(
 def _request(task: Task, inputdata: InputData, given: Mapping[str, Any], ssh_timeout_s: float) -> Request:
     if not isinstance(task, Task):
         raise InvalidTask(f"task must be a Task, not {task!r}")
+    _check_collected(task)
     priority, launcher_name, debug = (exact(given[name]) for name in ("priority", "launcher_name", "debug"))
     if isinstance(priority, bool) or not isinstance(priority, int):
         raise InvalidInput(f"priority must be a whole number, not {priority!r}")
@@ -85,9 +87,20 @@ def _request(task: Task, inputdata: InputData, given: Mapping[str, Any], ssh_tim
     )
 
 
+def _check_collected(task: Task) -> None:
+    of_volumes = [pattern for pattern in task.collect if volume_of(pattern) is not None]
+    if of_volumes:
+        raise InvalidTask(f"collect has {of_volumes[0]!r}, and a task alone has no volumes: a Phase of a Pipeline has them")
+
+
 def _debugged(task: Task, session_s: float) -> Task:
     if not task.needs_container:
         raise InvalidInput('debug="ssh" needs a task that runs in a container: all problems of this one are answered without')
+    if task.user is not None or task.privileged:
+        raise InvalidInput(
+            'debug="ssh" cannot be had with user or privileged: the SSH server is the user 65534, and has a network;'
+            " give a task without them"
+        )
     return debug_session.debug_task(task, session_s=session_s)
 
 

@@ -23,6 +23,7 @@ _WORD_OVERHEAD = 9  # bytes for each word: a NUL and a pointer
 _MAX_SHOWN_BITS = 128
 _READ_ONLY = {"OPTIND", "UID", "EUID", "PPID", "SHELLOPTS", "BASHOPTS", "BASH_VERSINFO"}
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_SHORT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 
 
 def positive(name: str, value: float, error: type[InvalidValue] = InvalidValue) -> float:
@@ -33,15 +34,15 @@ def positive(name: str, value: float, error: type[InvalidValue] = InvalidValue) 
     return value
 
 
-def timeout(name: str, value: float, *, zero: bool = False) -> float:
+def timeout(name: str, value: float, error: type[InvalidValue] = InvalidValue, *, zero: bool = False) -> float:
     """Seconds, at most a year. ``zero``: whether 0 is allowed."""
     value = exact(value)
     if not zero:
-        positive(name, value)
+        positive(name, value, error)
     elif not is_finite(value) or value < 0:
-        raise InvalidValue(f"{name} must be a number from 0 on, not {_shown(value)}")
+        raise error(f"{name} must be a number from 0 on, not {_shown(value)}")
     if value > YEAR_S:
-        raise InvalidValue(f"{name} must be at most a year, not {_shown(value)} seconds")
+        raise error(f"{name} must be at most a year, not {_shown(value)} seconds")
     return value
 
 
@@ -96,6 +97,39 @@ def plain(name: str, value: str, error: type[InvalidValue] = InvalidValue) -> st
     except UnicodeEncodeError:
         raise error(f"{name} holds a lone surrogate and cannot be written as UTF-8: {value!r}") from None
     return value
+
+
+def short_name(what: str, name: str, error: type[InvalidValue]) -> str:
+    """A name that can be part of a path, a label and a message."""
+    name = exact(name)
+    if not isinstance(name, str) or not _SHORT_NAME.fullmatch(name):
+        shown = name[:80] if isinstance(name, str) else name
+        raise error(f"{what} must be 1 to 64 letters, digits, '_', '-' or '.', and begin with no '-' or '.', not {shown!r}")
+    return name
+
+
+def choice(name: str, value: str, choices: Sequence[str], error: type[InvalidValue]) -> str:
+    """One of a few words."""
+    value = exact(value)
+    if not isinstance(value, str) or value not in choices:
+        raise error(f"{name} must be {', '.join(map(repr, choices[:-1]))} or {choices[-1]!r}, not {value!r}")
+    return value
+
+
+def several(name: str, given: Sequence[object], of: str, error: type[InvalidValue], *, at_most: int) -> tuple[object, ...]:
+    """The items of a list. A single string is none."""
+    if isinstance(given, (str, bytes)) or not isinstance(given, Sequence):
+        raise error(f"{name} must be a list of {of}, not {given!r}")
+    if len(given) > at_most:
+        raise error(f"{name} must have at most {at_most} items, not {len(given)}")
+    return tuple(given)
+
+
+def no_duplicates(name: str, given: Sequence[str], error: type[InvalidValue]) -> None:
+    """Refuse a name that stands there twice."""
+    twice = [each for number, each in enumerate(given) if each in given[:number]]
+    if twice:
+        raise error(f"{name} has {twice[0]!r} twice")
 
 
 def command(name: str, given: str | Sequence[str] | None, error: type[InvalidValue]) -> str | tuple[str, ...] | None:
@@ -154,9 +188,14 @@ def workspace_path(name: str, error: type[InvalidValue]) -> str:
         raise error(f"file name {name!r}: must be relative to the workspace, without '..'")
     if path.parts[0] == RESERVED_FOLDER:
         raise error(f"file name {name!r}: the folder {RESERVED_FOLDER}/ is the library's own")
-    if len(name.encode()) > _MAX_PATH_BYTES or any(len(part.encode()) > _MAX_NAME_BYTES for part in path.parts):
-        raise error(f"file name {name[:40]!r}...: longer than {_MAX_NAME_BYTES} bytes a part or {_MAX_PATH_BYTES} in all")
+    path_length(path, error)
     return str(path)
+
+
+def path_length(path: PurePosixPath, error: type[InvalidValue]) -> None:
+    """Refuse a path that is longer than every file system takes."""
+    if len(str(path).encode()) > _MAX_PATH_BYTES or any(len(part.encode()) > _MAX_NAME_BYTES for part in path.parts):
+        raise error(f"file name {str(path)[:40]!r}...: longer than {_MAX_NAME_BYTES} bytes a part or {_MAX_PATH_BYTES} in all")
 
 
 _F = TypeVar("_F", bound=Callable[..., object])

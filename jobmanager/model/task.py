@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,12 +18,18 @@ from jobmanager.model.grader import SCRIPTS, Grader
 from jobmanager.model.limits import Limits
 from jobmanager.model.network import Network, checked_network
 from jobmanager.model.problems import Code, File, Match, MultipleChoice, Problem, ProblemType
+from jobmanager.model.volume import file_pattern
 
 Content = bytes | str | Path
 
 _MAX_BYTES = 2**30  # read into memory for one job
 _MAX_RETRIES = 100
 _MAX_RANDOM_INPUTS = 10_000
+_MAX_DEVICES = 16
+_MAX_DEVICE_LENGTH = 255
+_MAX_ID = 2**31 - 1  # of a user or a group
+_USER = re.compile(r"[0-9]{1,10}|[A-Za-z_][A-Za-z0-9_.-]{0,31}")
+_DEVICE = re.compile(r"/dev(/[A-Za-z0-9_+@,=-][A-Za-z0-9_.+@,=-]*)+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +48,18 @@ class Task:
         network: off by default.
         env: environment variables of the program.
         grader: judges the submission, instead of a command, and may run it in student containers.
-        collect: patterns (``fnmatch``, a folder's name for all in it) of workspace files that come back.
+        collect: patterns (``fnmatch``, a folder's name for all in it) of workspace files that come back; in a ``Phase``
+            also ``/volumes/NAME/PATTERN``.
         retries: how often it may be run again, on another host if one has room, when a run was cut off for a reason that is
             neither the program's nor the task's: the host is lost, the engine died, somebody else removed the container.
             0: the program is started at most once, and a run that was cut off is a ``crash``.
         random_inputs: how many random numbers (from 0 to below 1) a job's ``@random`` holds; made for a job that brings none.
         name: free text for logs and queue listings; tasks of one name share an estimate of how long they take.
+        user: who runs the program, as the image's ``/etc/passwd`` and ``/etc/group`` have it: ``UID``, ``UID:GID``, ``NAME`` or
+            ``NAME:GROUP``. None: 65534, which owns nothing. Not together with a grader.
+        devices: devices of the host that the program may read and write, such as ``/dev/kvm``. Not together with a grader.
+        privileged: whether the program has all rights on the host's machine, as ``docker run --privileged`` gives them. Only
+            for programs that you trust with that machine. Not together with a network or a grader.
 
     Raises:
         InvalidTask: anything that no host could run.
@@ -66,6 +79,9 @@ class Task:
     retries: int = field(default=0, kw_only=True)
     random_inputs: int = field(default=0, kw_only=True)
     name: str = field(default="", kw_only=True)
+    user: str | None = field(default=None, kw_only=True)
+    devices: Sequence[str] = field(default=(), kw_only=True)
+    privileged: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         make_exact(self, InvalidTask)
@@ -93,6 +109,10 @@ class Task:
         freeze(self, "collect", _patterns(self.collect))
         _checks.count("retries", self.retries, InvalidTask, at_most=_MAX_RETRIES)
         _checks.count("random_inputs", self.random_inputs, InvalidTask, at_most=_MAX_RANDOM_INPUTS)
+        _check_user(self.user)
+        freeze(self, "devices", _devices(self.devices))
+        _checks.flag("privileged", self.privileged, InvalidTask)
+        _check_rights(self)
 
     @classmethod
     def from_directory(
@@ -133,6 +153,26 @@ class Task:
         """False when problems alone make the task and all of them can be answered in process."""
         local = self.problems and all(isinstance(p, (MultipleChoice, Match)) for p in self.problems.values())
         return not (local and self.command is None and self.grader is None)
+
+    @property
+    def environments(self) -> frozenset[str]:
+        """The environments that a host must have for it, those of its student containers included."""
+        return frozenset([self.environment, *(self.grader.student_environments if self.grader else ())])
+
+    @property
+    def cpus(self) -> float:
+        """Cores that it can use."""
+        return self.limits.cpus
+
+    @property
+    def wall_s(self) -> float:
+        """The wall-clock limit in seconds, with its default."""
+        return self.limits.wall_s
+
+    @property
+    def title(self) -> str:
+        """Its name in listings: its own, or that of its environment."""
+        return self.name or self.environment
 
     @property
     def workspace(self) -> str:
@@ -305,4 +345,36 @@ def _words(command: str | Sequence[str] | None, env: Mapping[str, str] | None) -
 def _patterns(collect: Sequence[str]) -> tuple[str, ...]:
     if isinstance(collect, str) or not isinstance(collect, Sequence):
         raise InvalidTask(f"collect must be a list of patterns, not {collect!r}")
-    return tuple(_checks.workspace_path(pattern, InvalidTask) for pattern in collect)
+    return tuple(file_pattern(pattern) for pattern in collect)
+
+
+def _check_user(user: str | None) -> None:
+    if user is None:
+        return
+    parts = user.split(":") if isinstance(user, str) else []
+    known = all(_USER.fullmatch(part) and not (part.isdigit() and int(part) > _MAX_ID) for part in parts)
+    if not known or len(parts) not in (1, 2):
+        shown = user[:80] if isinstance(user, str) else user
+        raise InvalidTask(f"user must be text such as '1000', '1000:1000', 'name' or 'name:group', not {shown!r}")
+
+
+def _devices(given: Sequence[str]) -> tuple[str, ...]:
+    devices = _checks.several("devices", given, "paths such as '/dev/kvm'", InvalidTask, at_most=_MAX_DEVICES)
+    paths = tuple(_checks.text("a device", each, InvalidTask) for each in devices)  # type: ignore[arg-type]
+    for path in paths:
+        if len(path) > _MAX_DEVICE_LENGTH or not _DEVICE.fullmatch(path):
+            raise InvalidTask(f"device {path[:80]!r}: must be an absolute path below /dev, such as '/dev/kvm', without '..'")
+    _checks.no_duplicates("devices", paths, InvalidTask)
+    return paths
+
+
+def _check_rights(task: Task) -> None:
+    """What has rights on the host's machine must not reach anything, and a grader needs none."""
+    given = [name for name in ("user", "devices", "privileged") if getattr(task, name)]
+    if task.grader is not None and given:
+        raise InvalidTask(f"a task with a grader cannot have {given[0]}: the grading container has fixed rights; leave it out")
+    if task.privileged and task.network not in (Network.OFF, Network.LOOPBACK):
+        raise InvalidTask(
+            "a privileged task must have network=Network.OFF or Network.LOOPBACK: it has the rights of the host's machine, so it"
+            " must reach nothing; fetch what it needs in another task, or another phase"
+        )

@@ -35,6 +35,9 @@ from jobmanager.control import child_process
 from jobmanager.control.request import job_request
 from jobmanager.model import _checks
 from jobmanager.model._exact import exact, own
+from jobmanager.model.phase import Phase, Secret
+from jobmanager.model.pipeline import Pipeline
+from jobmanager.model.volume import Volume
 from jobmanager.testing import FakeEngineServer
 
 
@@ -189,10 +192,25 @@ SAMPLES = {
         {"environment": "python3", "command": ["echo", "x"], "grader": None, "files": {"f": "text", "g": b"bytes"},
          "directory": str(FILE.parent / "no such folder"), "executables": ["f"],
          "problems": {"c": Code("c.py"), "m": Match("a")}, "limits": Limits(),
-         "network": "mine", "env": {"A": "b"}, "collect": ["*.txt"], "retries": 1, "random_inputs": 2, "name": "n"},
+         "network": "mine", "env": {"A": "b"}, "collect": ["*.txt"], "retries": 1, "random_inputs": 2, "name": "n",
+         "user": None, "devices": (), "privileged": False},
         {"environment": "python3", "command": "echo x", "grader": None, "files": None, "directory": None, "executables": (),
          "problems": None,
-         "limits": Limits(), "network": "off", "env": None, "collect": (), "retries": 0, "random_inputs": 0, "name": ""},
+         "limits": Limits(), "network": "off", "env": None, "collect": (), "retries": 0, "random_inputs": 0, "name": "",
+         "user": "1000:staff", "devices": ["/dev/kvm"], "privileged": False},
+    ],
+    Volume: [{"size_mib": 32}],
+    Secret: [{"name": "token", "variable": "TOKEN"}, {"name": "token", "variable": None}],
+    Phase: [
+        {"name": "build", "task": Task("gcc", command="make"), "reads": ["source"], "writes": ["work"], "wipe": ["work/*"],
+         "inputs": True, "secrets": ["token", Secret("key")], "when": "always", "allow_failure": True, "blame": "course",
+         "tests": ["/volumes/work/*.xml", "report.xml"]},
+    ],
+    Pipeline: [
+        {"phases": [Phase("build", Task("gcc", command="make"), writes=["work"])], "volumes": {"work": Volume(1)},
+         "wall_time_s": 20.5, "name": "n"},
+        {"phases": (Phase("build", Task("gcc", command="make"), writes=["work"]),), "volumes": None, "wall_time_s": None,
+         "name": ""},
     ],
 }  # fmt: skip
 CASES = [(cls, fields) for cls, several in SAMPLES.items() for fields in several]
@@ -205,7 +223,7 @@ def test_every_public_record_that_a_caller_makes_is_tried_with_all_its_fields():
         if inspect.isclass(cls) and dataclasses.is_dataclass(cls) and "__post_init__" in vars(cls)
     }
 
-    assert made_by_callers == SAMPLES.keys()
+    assert made_by_callers | {Volume, Secret, Phase, Pipeline} == SAMPLES.keys()
     for cls, fields in CASES:
         assert fields.keys() == {field.name for field in dataclasses.fields(cls)}, cls
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jobmanager import Code, File, Limits, Match, MultipleChoice, Network, Task
+from jobmanager import Code, File, Grader, Limits, Match, MultipleChoice, Network, Task
 from jobmanager.errors import InvalidTask, InvalidValue
 
 BAD_NAMES = [
@@ -101,6 +101,48 @@ BAD_TASKS = [
     ({"collect": [".jobmanager/command"]}, "the library's own"),
     ({"random_inputs": -1}, "random_inputs must be a whole number from 0 to 10000"),
     ({"random_inputs": 0.5}, "random_inputs must be a whole number"),
+    ({"collect": ["/volumes/work"]}, "write /volumes/NAME/PATTERN"),
+    ({"collect": ["/volumes"]}, "write /volumes/NAME/PATTERN"),
+    ({"collect": ["/volumes/work/"]}, "write /volumes/NAME/PATTERN"),
+    ({"collect": ["/volumes/work/../other/*"]}, "without '..'"),
+    ({"collect": ["/volumes/*/a"]}, "the volume in '/volumes/*/a' must be 1 to 64 letters"),
+    ({"collect": ["//volumes/work/a"]}, "must be relative to the workspace"),
+    ({"collect": ["/volumes/work/" + "x" * 256]}, "longer than 255 bytes a part"),
+    ({"user": 1000}, "user must be text such as '1000'"),
+    ({"user": ""}, "user must be text"),
+    ({"user": ":"}, "user must be text"),
+    ({"user": "1000:"}, "user must be text"),
+    ({"user": ":staff"}, "user must be text"),
+    ({"user": "a:b:c"}, "user must be text"),
+    ({"user": "-1"}, "user must be text"),
+    ({"user": "2147483648"}, "user must be text"),
+    ({"user": "1e3"}, "user must be text"),
+    ({"user": "a b"}, "user must be text"),
+    ({"user": "a\n"}, "user must be text"),
+    ({"user": "é"}, "user must be text"),
+    ({"user": "x" * 33}, "user must be text"),
+    ({"devices": "/dev/kvm"}, "devices must be a list of paths such as '/dev/kvm'"),
+    ({"devices": None}, "devices must be a list"),
+    ({"devices": [5]}, "a device must be a string"),
+    ({"devices": ["dev/kvm"]}, "absolute path below /dev"),
+    ({"devices": ["/dev"]}, "absolute path below /dev"),
+    ({"devices": ["/dev/"]}, "absolute path below /dev"),
+    ({"devices": ["/etc/passwd"]}, "absolute path below /dev"),
+    ({"devices": ["/dev/../etc"]}, "absolute path below /dev"),
+    ({"devices": ["/dev/./kvm"]}, "absolute path below /dev"),
+    ({"devices": ["/dev//kvm"]}, "absolute path below /dev"),
+    ({"devices": ["/dev/kvm:/dev/x:rwm"]}, "absolute path below /dev"),
+    ({"devices": ["/dev/kvm\n"]}, "absolute path below /dev"),
+    ({"devices": ["/dev/" + "x" * 255]}, "absolute path below /dev"),
+    ({"devices": ["/dev/kvm", "/dev/kvm"]}, "devices has '/dev/kvm' twice"),
+    ({"devices": [f"/dev/{number}" for number in range(17)]}, "devices must have at most 16 items, not 17"),
+    ({"privileged": 1}, "privileged must be True or False"),
+    ({"privileged": None}, "privileged must be True or False"),
+    ({"privileged": True, "network": Network.BRIDGE}, "a privileged task must have network=Network.OFF or Network.LOOPBACK"),
+    ({"privileged": True, "network": "git"}, "it must reach nothing"),
+    ({"privileged": True, "grader": Grader("true")}, "a task with a grader cannot have privileged"),
+    ({"devices": ["/dev/kvm"], "grader": Grader("true")}, "a task with a grader cannot have devices"),
+    ({"user": "1", "grader": Grader("true")}, "a task with a grader cannot have user"),
     ({"name": 5}, "name must be a string"),
     ({"name": None}, "name must be a string"),
 ]
@@ -343,6 +385,27 @@ def test_only_a_task_of_problems_that_can_all_be_answered_here_needs_no_containe
 def test_only_the_environment_may_be_given_by_position():
     with pytest.raises(TypeError):
         Task("x", "echo")
+
+
+def test_rights_that_are_asked_for_in_so_many_words_are_kept():
+    task = Task("x", user="1000:staff", devices=["/dev/kvm", "/dev/bus/usb/001/002"])
+
+    assert (task.user, task.devices, task.privileged) == ("1000:staff", ("/dev/kvm", "/dev/bus/usb/001/002"), False)
+    for user in ("0", "root", "2147483647", "www-data", "_apt:20"):
+        assert Task("x", user=user).user == user
+    for network in (Network.OFF, "loopback"):
+        assert Task("x", privileged=True, network=network).privileged
+
+
+def test_patterns_of_files_in_a_volume_are_kept_in_their_shortest_form():
+    assert Task("x", collect=["/volumes/work//out/./*.txt", "./a"]).collect == ("/volumes/work/out/*.txt", "a")
+
+
+def test_what_a_host_must_have_for_a_task_is_told_by_one_name_each():
+    graded = Task("x", grader=Grader("true", student_environments=["gcc", "x"]), limits=Limits(cpu_time_s=2, cpus=1.5))
+
+    assert (graded.environments, graded.cpus, graded.wall_s) == ({"x", "gcc"}, 1.5, 6)
+    assert (Task("x").environments, Task("x").title, Task("x", name="n").title) == ({"x"}, "x", "n")
 
 
 def test_a_tasks_repr_holds_no_file_and_no_variable():
