@@ -17,7 +17,7 @@ from jobmanager.model.container import EngineInfo, Image
 from jobmanager.model.job import Request
 from jobmanager.results.facts import RunFacts
 from jobmanager.results.verdict import KillReason
-from jobmanager.scheduling.commands import PublishResult, SubmitJob
+from jobmanager.scheduling.commands import PublishResult, SubmitContainer
 from jobmanager.scheduling.ledger import Ledger
 from jobmanager.testing import FakeEngineServer
 
@@ -79,7 +79,7 @@ def _of_a_ledger(launchers: int) -> Iterator[Figure]:
     ledger, dice = _ledger(), random.Random(2)
     for number in range(WAITING):
         ledger.accept(_request(f"j{number}", dice, launchers), None)
-    running = [_begin(ledger, command) for command in ledger.take_commands() if isinstance(command, SubmitJob)]
+    running = [_begin(ledger, command) for command in ledger.take_commands() if isinstance(command, SubmitContainer)]
     yield median(f"giving a host; {words}", [_gives_a_host_ms(ledger, running) for _ in range(_TIMES)], "ms", at_most=1)
     for number in dice.sample(range(WAITING), _WAVE):
         ledger.kill(f"j{number}", KillReason.KILL_JOB)
@@ -111,7 +111,7 @@ def _request(job_id: str, dice: random.Random, launchers: int) -> Request:
     )
 
 
-def _begin(ledger: Ledger, command: SubmitJob) -> str:
+def _begin(ledger: Ledger, command: SubmitContainer) -> str:
     ledger.container_started(command.container, container_id=command.container, image_command=(), duration_s=0.1)
     return command.container
 
@@ -125,7 +125,7 @@ def _gives_a_host_ms(ledger: Ledger, running: list[str]) -> float:
     began = time.perf_counter()
     commands = ledger.take_commands()
     took_ms = (time.perf_counter() - began) * _MS
-    placed = [_begin(ledger, command) for command in commands if isinstance(command, SubmitJob)]
+    placed = [_begin(ledger, command) for command in commands if isinstance(command, SubmitContainer)]
     if len(placed) != 1:
         raise RuntimeError(f"{len(placed)} jobs were given a host instead of one")
     running += placed

@@ -12,7 +12,7 @@ from jobmanager.engine.pid1 import EndMark
 from jobmanager.model.container import EngineInfo, Image
 from jobmanager.model.job import Request
 from jobmanager.results.facts import RunFacts
-from jobmanager.scheduling.commands import CheckHost, PublishResult, SubmitJob
+from jobmanager.scheduling.commands import CheckHost, PublishResult, SubmitContainer
 from jobmanager.scheduling.ledger import Ledger
 
 MEMORY_MIB = 4096  # of each host
@@ -130,7 +130,7 @@ class QueueSimulation:
     def carry_out(self) -> None:
         """Carry out the ledger's commands."""
         for command in self.ledger.take_commands():
-            if isinstance(command, SubmitJob):
+            if isinstance(command, SubmitContainer):
                 job_id = command.request.job_id
                 self.started[job_id], self.host[job_id] = self.now, command.host
                 self.ledger.container_started(

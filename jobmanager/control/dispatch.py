@@ -24,14 +24,14 @@ from jobmanager.scheduling.commands import (
     CheckHost,
     Command,
     DeleteContainer,
-    KillJob,
-    MonitorJob,
+    KillRun,
+    MonitorRun,
     NotifyHostDown,
     NotifyJobQueued,
     PublishResult,
     PublishSSH,
-    RetryMonitorJob,
-    SubmitJob,
+    RetryMonitorRun,
+    SubmitContainer,
 )
 from jobmanager.scheduling.ledger import Ledger
 from jobmanager.threads.log_thread import logger
@@ -70,10 +70,10 @@ class Dispatch:
         self._owner = Owner.this_process()
         self._handlers: Mapping[type[Command], Callable[[Any], None]] = {
             NotifyJobQueued: self._announce,
-            SubmitJob: self._submit,
-            MonitorJob: self._monitor,
-            RetryMonitorJob: lambda command: ledger.waiter_died([command.container]),
-            KillJob: lambda command: children.waiters.kill(command.container),
+            SubmitContainer: self._submit,
+            MonitorRun: self._monitor,
+            RetryMonitorRun: lambda command: ledger.waiter_died([command.container]),
+            KillRun: lambda command: children.waiters.kill(command.container),
             PublishSSH: callbacks.put,
             PublishResult: self._publish_result,
             DeleteContainer: self._delete,
@@ -88,9 +88,9 @@ class Dispatch:
         except Exception as error:  # noqa: BLE001 - the loop's edge: a bug here must not cost the job its result
             _log.exception("%s could not be carried out", type(command).__name__)
             reason = f"{type(error).__name__}: {error}"
-            if isinstance(command, SubmitJob):
+            if isinstance(command, SubmitContainer):
                 self._ledger.start_refused(command.container, reason)
-            elif isinstance(command, MonitorJob):
+            elif isinstance(command, MonitorRun):
                 self._ledger.run_ended(command.container, RunFacts(program_started=True, infrastructure_error=reason))
 
     def _announce(self, command: NotifyJobQueued) -> None:
@@ -111,7 +111,7 @@ class Dispatch:
         self._hooks.fire(HostDown(at_s=time.time(), host=command.host, reason=command.reason))
         self._environments.compare()
 
-    def _submit(self, command: SubmitJob) -> None:
+    def _submit(self, command: SubmitContainer) -> None:
         spec = container_spec(
             command, manager_id=self._manager_id, owner=self._owner, loopback_only=command.host in self._loopback
         )
@@ -119,9 +119,9 @@ class Dispatch:
         self._children.pool.put(PendingRequest(host=command.host, container=command.container, request=submit))
         self._hooks.fire(JobPlaced(at_s=time.time(), job_id=command.request.job_id, host=command.host))
 
-    def _monitor(self, command: MonitorJob) -> None:
+    def _monitor(self, command: MonitorRun) -> None:
         if not self._children.waiters.monitor(command.host, monitor_message(command)):
-            self._timers.add(_NO_WAITER_S, RetryMonitorJob(container=command.container))
+            self._timers.add(_NO_WAITER_S, RetryMonitorRun(container=command.container))
             return
         self._live_outputs.monitor_started(command.request.job_id, command.container)
         if command.kill_at_once:

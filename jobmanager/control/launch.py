@@ -10,13 +10,13 @@ from jobmanager.ipc.messages import GradingSettings, MonitorContainer
 from jobmanager.model.container import ContainerSpec, SSHEndpoint
 from jobmanager.model.grader import Grader
 from jobmanager.model.job import Request
-from jobmanager.scheduling.commands import MonitorJob, SubmitJob
+from jobmanager.scheduling.commands import MonitorRun, SubmitContainer
 from jobmanager.ssh import debug_session
 
 _LEASE_SLACK_S = 900.0  # past a job's wall clock, before anybody may call its container abandoned
 
 
-def container_spec(command: SubmitJob, *, manager_id: str, owner: Owner, loopback_only: bool) -> ContainerSpec:
+def container_spec(command: SubmitContainer, *, manager_id: str, owner: Owner, loopback_only: bool) -> ContainerSpec:
     """The container that a submitter makes. ``loopback_only``: a debug session's port is published for this machine alone."""
     request = command.request
     task = request.task
@@ -32,7 +32,7 @@ def container_spec(command: SubmitJob, *, manager_id: str, owner: Owner, loopbac
     )
 
 
-def monitor_message(command: MonitorJob) -> MonitorContainer:
+def monitor_message(command: MonitorRun) -> MonitorContainer:
     """The message by which a waiter takes a container over."""
     request = command.request
     task = request.task
@@ -64,7 +64,7 @@ def _ssh_endpoint(request: Request, *, loopback_only: bool) -> SSHEndpoint | Non
     return debug_session.ssh_endpoint(request.ssh_password, workspace=request.task.workspace, loopback_only=loopback_only)
 
 
-def _program(command: MonitorJob) -> str | tuple[str, ...]:
+def _program(command: MonitorRun) -> str | tuple[str, ...]:
     """What the container runs: a grader's supervisor, the task's command, or the image's own."""
     task = command.request.task
     if task.grader is not None:
@@ -80,7 +80,7 @@ def _with_ssh(message: MonitorContainer, grader: Grader | None) -> MonitorContai
     return replace(session, command=supervisor_command(session.command))
 
 
-def _grading(command: MonitorJob) -> GradingSettings | None:
+def _grading(command: MonitorRun) -> GradingSettings | None:
     task = command.request.task
     if task.grader is None:
         return None

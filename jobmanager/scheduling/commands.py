@@ -20,7 +20,7 @@ class NotifyJobQueued:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SubmitJob:
+class SubmitContainer:
     """Have a submitter make sure that the container of this name exists and runs."""
 
     host: str
@@ -30,7 +30,7 @@ class SubmitJob:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MonitorJob:
+class MonitorRun:
     """Have a waiter of its host monitor its container."""
 
     host: str
@@ -48,15 +48,15 @@ class MonitorJob:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RetryMonitorJob:
+class RetryMonitorRun:
     """Its host has no waiter at the moment: later ask the ledger, which knows whether its job still runs."""
 
     container: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KillJob:
-    """Have its waiter kill it."""
+class KillRun:
+    """Have its waiter kill its container."""
 
     container: str
 
@@ -114,10 +114,10 @@ class CheckHost:
 
 Command = Union[
     NotifyJobQueued,
-    SubmitJob,
-    MonitorJob,
-    RetryMonitorJob,
-    KillJob,
+    SubmitContainer,
+    MonitorRun,
+    RetryMonitorRun,
+    KillRun,
     PublishSSH,
     PublishResult,
     DeleteContainer,

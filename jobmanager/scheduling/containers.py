@@ -1,11 +1,22 @@
-"""Containers that hold a slot of their host, from the placement of their job until container and volume are gone."""
+"""Containers from the moment that they are wanted until container and volume are gone, and the slots that they hold.
+
+A slot is a place on a host. A job takes one when it gets its host, and all its containers are in that slot. It is free again
+once the job has released it and none of them is left: so it stays taken while a container is being removed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from jobmanager.scheduling.commands import DeleteContainer
+from jobmanager.model.container_states import (
+    CONTAINER_TRANSITIONS,
+    WANTED_STATES,
+    ContainerAction,
+    ContainerEvent,
+    ContainerState,
+)
+from jobmanager.scheduling.commands import Command, DeleteContainer, KillRun, SubmitContainer
 from jobmanager.scheduling.hosts import Host, HostTable
 from jobmanager.scheduling.waiting_queue import Cost
 
@@ -15,102 +26,173 @@ _MAX_VOLUME_TRIES = 12
 
 
 @dataclass(slots=True, kw_only=True)
-class ContainerRecord:
-    """A container. It holds a slot until it is gone, and its record stays until its volume is gone, too."""
+class Slot:
+    """A place on a host."""
 
-    job_id: str
+    name: str  # no other has it; its containers' names begin with it
     host: str
-    cost: Cost | None = None  # what its slot is expected to cost; None: no job of this manager has it
+    job_id: str  # whose it is; empty: no job of this manager's
+    engine_id: str = ""  # of the engine that its host had when it was taken
+    cost: Cost | None = None  # what it is expected to cost; None: no job of this manager has it
     ran_to_end: bool = False  # its job ended without a kill: its duration counts
+    is_released: bool = False  # its job needs it no more
+    containers: set[str] = field(default_factory=set)  # those that are not gone
+    remains: set[str] = field(default_factory=set)  # those of which at least a volume is left
+
+
+@dataclass(slots=True, kw_only=True)
+class ContainerRecord:
+    """A container. Its record stays until its volume is gone, too."""
+
+    name: str
+    slot: Slot
+    state: ContainerState = ContainerState.WANTED
+    submit: SubmitContainer | None = None  # has it made; None for one that was found
+    id: str = ""  # by which its engine knows it, once it has started
+    image_command: tuple[str, ...] = ()
+    busy_since: float | None = None  # by the ledger's clock: when it was first given its run
     is_ours: bool = False  # its submitter reported it: no other container has its name
-    being_deleted: bool = False
-    delete_tries: int = 0
-    is_gone: bool = False  # only its volume is left
+    removal_tries: int = 0
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether its owner has not released it."""
+        return self.state in WANTED_STATES
+
+    @property
+    def image(self) -> str:
+        """The image that it is made from."""
+        return self.submit.image if self.submit is not None else ""
 
 
 class ContainerTable:
-    """All containers, by name. Not thread-safe: the ledger's lock guards it."""
+    """All containers, by name. ``apply`` follows the table of their life. Not thread-safe: the ledger's lock guards it."""
 
     def __init__(
-        self, hosts: HostTable, send: Callable[[DeleteContainer], None], on_slot_freed: Callable[[ContainerRecord], None]
+        self,
+        hosts: HostTable,
+        send: Callable[[Command], None],
+        *,
+        monitor: Callable[[ContainerRecord, bool], None],
+        on_slot_freed: Callable[[Slot], None],
     ) -> None:
+        """``monitor`` has a waiter follow a container (whether an earlier one did); ``on_slot_freed`` is called once per slot."""
         self._hosts = hosts
         self._send = send
-        self._on_slot_freed = on_slot_freed  # called once for each slot that becomes free
+        self._on_slot_freed = on_slot_freed
         self._records: dict[str, ContainerRecord] = {}
+        self._slots: dict[str, Slot] = {}
+        self._actions: Mapping[ContainerAction, Callable[[ContainerRecord], None]] = {
+            ContainerAction.START: self._start,
+            ContainerAction.MONITOR: lambda record: monitor(record, False),
+            ContainerAction.REASSIGN: lambda record: monitor(record, True),
+            ContainerAction.KILL: lambda record: send(KillRun(container=record.name)),
+            ContainerAction.REMOVE: self._remove,
+            ContainerAction.REMOVE_LATER: self._remove_later,
+            ContainerAction.FREE: self._free,
+            ContainerAction.FORGET: self._forget,
+        }
 
     def __getitem__(self, container: str) -> ContainerRecord:
         return self._records[container]
 
     def get(self, container: str) -> ContainerRecord | None:
-        """A container; None when it is unknown, or gone."""
+        """A container; None when it is unknown, or nothing is left of it."""
         return self._records.get(container)
-
-    def names(self) -> list[str]:
-        """The names of those that hold a slot."""
-        return [name for name, _ in self.items()]
-
-    def items(self) -> list[tuple[str, ContainerRecord]]:
-        """Those that hold a slot, by name."""
-        return [(name, record) for name, record in self._records.items() if not record.is_gone]
 
     def hosts(self) -> dict[str, str]:
         """Their names, and the hosts that they are on."""
-        return {name: record.host for name, record in self._records.items()}
+        return {name: record.slot.host for name, record in self._records.items()}
+
+    def slots(self) -> Iterable[Slot]:
+        """The slots that are taken."""
+        return self._slots.values()
+
+    def slot(self, name: str) -> Slot | None:
+        """A slot; None when it is free."""
+        return self._slots.get(name)
 
     def are_gone(self) -> bool:
-        """Whether none holds a slot, and volumes are gone or cannot be removed."""
-        return all(record.is_gone and record.delete_tries >= _VOLUME_TRIES for record in self._records.values())
+        """Whether no slot is taken, and volumes are gone or cannot be removed."""
+        return not self._slots and all(record.removal_tries >= _VOLUME_TRIES for record in self._records.values())
 
-    def add(self, container: str, job_id: str, host: Host, memory_mib: int, cost: Cost) -> None:
-        """A job is placed: its container takes a slot."""
-        self._records[container] = ContainerRecord(job_id=job_id, host=host.name, cost=cost)
-        self._hosts.take(host, container, memory_mib)
+    def take_slot(self, name: str, host: Host, *, job_id: str, memory_mib: int, cost: Cost | None = None) -> Slot:
+        """A job takes a slot, and its memory."""
+        engine_id = host.info.engine_id if host.info is not None else ""
+        slot = self._slots[name] = Slot(name=name, host=host.name, job_id=job_id, engine_id=engine_id, cost=cost)
+        self._hosts.take(host, name, memory_mib)
+        return slot
 
-    def delete(self, container: str) -> None:
-        """Have a container removed, once."""
-        record = self._records.get(container)
-        if record is not None and not record.being_deleted:
-            record.being_deleted = True
-            self._send(_deletion(container, record))
+    def release_slot(self, slot: Slot) -> None:
+        """Its job needs it no more, nor its containers."""
+        slot.is_released = True
+        for name in list(slot.containers):
+            self.apply(self._records[name], ContainerEvent.RELEASED)
+        self._free_if_empty(slot)
+
+    def want(self, slot: Slot, submit: SubmitContainer) -> ContainerRecord:
+        """A container in this slot is wanted: its host is to make it."""
+        record = self._add(ContainerRecord(name=submit.container, slot=slot, submit=submit))
+        self.apply(record, ContainerEvent.START_DUE)
+        return record
+
+    def started(self, record: ContainerRecord, *, container_id: str, image_command: tuple[str, ...]) -> None:
+        """The submitter's report: the container waits for its run."""
+        record.is_ours, record.id, record.image_command = True, container_id, image_command
+        self.apply(record, ContainerEvent.STARTED)
 
     def delete_strays(self, host: str, containers: Sequence[str]) -> None:
         """Have those removed that no job of this manager has."""
         for name in containers:
             if name not in self._records:
-                self._records[name] = ContainerRecord(job_id="", host=host)
-                self._hosts[host].take(name, memory_mib=0)  # its memory limit is unknown
-                self.delete(name)
+                slot = self.take_slot(name, self._hosts[host], job_id="", memory_mib=0)  # its memory limit is unknown
+                slot.is_released = True
+                self.apply(self._add(ContainerRecord(name=name, slot=slot)), ContainerEvent.FOUND)
 
-    def deleted(self, container: str) -> ContainerRecord | None:
-        """Container and volume are gone. Returns its record; None when there is none."""
-        record = self._records.pop(container, None)
-        if record is not None and not record.is_gone:
-            self._free_slot(container, record)
+    def apply(self, record: ContainerRecord, event: ContainerEvent) -> bool:
+        """What follows from an event. Returns False when it changes nothing in this state."""
+        transition = CONTAINER_TRANSITIONS[event].get(record.state)
+        if transition is None:
+            return False
+        record.state = transition.to
+        for action in transition.actions:
+            self._actions[action](record)
+        return True
+
+    def _add(self, record: ContainerRecord) -> ContainerRecord:
+        self._records[record.name] = record
+        record.slot.containers.add(record.name)
+        record.slot.remains.add(record.name)
         return record
 
-    def delete_failed(self, container: str, *, only_volume_left: bool) -> None:
-        """Try again later. A volume alone holds no slot: an engine may refuse to remove it for as long as the engine runs.
+    def _start(self, record: ContainerRecord) -> None:
+        assert record.submit is not None, "only a container that was wanted is started"
+        self._send(record.submit)
+
+    def _remove(self, record: ContainerRecord, delay_s: float = 0.0) -> None:
+        self._send(DeleteContainer(host=record.slot.host, container=record.name, is_ours=record.is_ours, delay_s=delay_s))
+
+    def _remove_later(self, record: ContainerRecord) -> None:
+        """Try again. A volume alone holds no slot: an engine may refuse to remove it for as long as the engine runs.
 
         After some tries its record is dropped, as records would add up. Sweeping removes the volume after this manager's end.
         """
-        record = self._records.get(container)
-        if record is None:
-            return
-        if only_volume_left and not record.is_gone:
-            record.is_gone = True
-            self._free_slot(container, record)
-        delay_s = _DELETE_DELAYS_S[min(record.delete_tries, len(_DELETE_DELAYS_S) - 1)]
-        record.delete_tries += 1
-        if record.is_gone and record.delete_tries > _MAX_VOLUME_TRIES:
-            del self._records[container]
+        delay_s = _DELETE_DELAYS_S[min(record.removal_tries, len(_DELETE_DELAYS_S) - 1)]
+        record.removal_tries += 1
+        if record.state is ContainerState.GONE and record.removal_tries > _MAX_VOLUME_TRIES:
+            self._forget(record)
         else:
-            self._send(_deletion(container, record, delay_s))
+            self._remove(record, delay_s)
 
-    def _free_slot(self, container: str, record: ContainerRecord) -> None:
-        self._hosts[record.host].release(container)
-        self._on_slot_freed(record)
+    def _forget(self, record: ContainerRecord) -> None:
+        del self._records[record.name]
+        record.slot.remains.discard(record.name)
 
+    def _free(self, record: ContainerRecord) -> None:
+        record.slot.containers.discard(record.name)
+        self._free_if_empty(record.slot)
 
-def _deletion(container: str, record: ContainerRecord, delay_s: float = 0.0) -> DeleteContainer:
-    return DeleteContainer(host=record.host, container=container, is_ours=record.is_ours, delay_s=delay_s)
+    def _free_if_empty(self, slot: Slot) -> None:
+        if slot.is_released and not slot.containers and self._slots.pop(slot.name, None) is not None:
+            self._hosts[slot.host].release(slot.name)
+            self._on_slot_freed(slot)

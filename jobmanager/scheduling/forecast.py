@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import NamedTuple
 
-from jobmanager.scheduling.containers import ContainerRecord, ContainerTable
+from jobmanager.scheduling.containers import ContainerTable, Slot
 from jobmanager.scheduling.durations import Durations, Expected
 from jobmanager.scheduling.fair_shares import Account
 from jobmanager.scheduling.hosts import HostTable
@@ -117,8 +117,8 @@ class Forecaster:
             hosts={host.name: HostCapacity(host.limit if host.is_up else 0, host.memory_mib) for host in hosts},
             could_run={req_class: hosts.expected_hosts(req_class.requirements) for req_class in self._queue.req_classes()},
             busy=[
-                BusySlot(record.host, hosts[record.host].taken[name].memory_mib, _left(record, self._durations, now))
-                for name, record in self._containers.items()
+                BusySlot(slot.host, hosts[slot.host].taken[slot.name].memory_mib, _left(slot, self._durations, now))
+                for slot in self._containers.slots()
             ],
         )
 
@@ -141,12 +141,12 @@ class Forecaster:
             self._last = None
 
 
-def _left(record: ContainerRecord, durations: Durations, now: float) -> Expected:
-    """For how long a container may still hold its slot. One that is being removed counts as gone."""
-    if record.cost is None or record.being_deleted:
+def _left(slot: Slot, durations: Durations, now: float) -> Expected:
+    """For how long a slot may still be taken. One that was released counts as free."""
+    if slot.cost is None or slot.is_released:
         return Expected(0.0, 0.0)
-    seconds, unsure_s = durations.expected(record.cost.duration_key)
-    left_s = max(seconds + unsure_s - (now - record.cost.started_at), _OUTLASTS * seconds)
+    seconds, unsure_s = durations.expected(slot.cost.duration_key)
+    left_s = max(seconds + unsure_s - (now - slot.cost.started_at), _OUTLASTS * seconds)
     return Expected(left_s / 2, left_s / 2) if unsure_s else Expected(left_s, 0.0)
 
 

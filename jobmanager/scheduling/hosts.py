@@ -40,8 +40,8 @@ class HostStatus(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Slot:
-    """What a container holds of its host."""
+class _TakenSlot:
+    """What a slot takes of its host."""
 
     memory_mib: int  # what its job may use
     checks: int  # how many checks there had been when it was placed
@@ -61,7 +61,7 @@ class Host:
         self.status = HostStatus.UNKNOWN
         self.reason = HostStatus.UNKNOWN.value
         self.info: EngineInfo | None = None
-        self.taken: dict[str, _Slot] = {}  # by the name of a container that is starting, running or being removed
+        self.taken: dict[str, _TakenSlot] = {}  # by the name of the slot
         self.last_placed = 0
         self.unpromised_mib = 0
         self.free_memory_mib = 0  # the part of it that is also available
@@ -192,14 +192,14 @@ class Host:
             and self.could_run(requirements)
         )
 
-    def take(self, container: str, memory_mib: int) -> None:
-        """A container takes a slot."""
-        self.taken[container] = _Slot(memory_mib=memory_mib, checks=self._checks)
+    def take(self, slot: str, memory_mib: int) -> None:
+        """A slot is taken."""
+        self.taken[slot] = _TakenSlot(memory_mib=memory_mib, checks=self._checks)
         self._count_memory(self.info)
 
-    def release(self, container: str) -> None:
-        """A container is gone."""
-        if self.taken.pop(container, None) is not None:
+    def release(self, slot: str) -> None:
+        """A slot is free again."""
+        if self.taken.pop(slot, None) is not None:
             self._count_memory(self.info)
 
     def host_info(self, older_versions: Iterable[str]) -> HostInfo:
@@ -275,9 +275,9 @@ class HostTable:
             fit = self._without_older(requirements, fit)
         return min(fit, key=lambda host: (host.name in requirements.avoided, len(host.taken), host.last_placed), default=None)
 
-    def take(self, host: Host, container_name: str, memory_mib: int) -> None:
+    def take(self, host: Host, slot: str, memory_mib: int) -> None:
         """Take a slot, and its memory."""
-        host.take(container_name, memory_mib)
+        host.take(slot, memory_mib)
         host.last_placed = next(self._placements)
 
     def missing_memory(self, requirements: Requirements) -> str:

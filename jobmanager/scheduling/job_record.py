@@ -1,4 +1,4 @@
-"""What the ledger knows of a job until its callback has returned."""
+"""What the ledger knows of a job until its callback has returned, and of its runs."""
 
 from __future__ import annotations
 
@@ -10,12 +10,33 @@ from jobmanager.model.listings import RunningJob, WaitingJob
 from jobmanager.model.result import Callback, SSHCallback, Step
 from jobmanager.results.facts import LimitHit, RunFacts
 from jobmanager.results.verdict import KillReason, Verdict, crash_verdict, killed_verdict
+from jobmanager.scheduling.containers import ContainerRecord, Slot
 from jobmanager.scheduling.durations import DurationKey
 from jobmanager.scheduling.job_states import JobState
 from jobmanager.scheduling.waiting_queue import QueueEntry, Requirements
 
 _MAX_STEPS = 200
 _MAX_COMMAND_CHARS = 300  # characters of a command that tell a job class from others
+
+
+@dataclass(slots=True, kw_only=True)
+class RunRecord:
+    """One run of a job. It is given a container."""
+
+    container: ContainerRecord | None = None  # the one that is to have it, or has it
+    token: str = ""  # tells PID 1's marks from the program's output
+    limit_hit: LimitHit | None = None  # the limit for which its waiter was about to stop it
+    facts: RunFacts | None = None  # what was seen of it, once it has ended
+
+    @property
+    def container_name(self) -> str:
+        """The name of its container; empty while it has none."""
+        return self.container.name if self.container is not None else ""
+
+    def busy_for_s(self, now: float) -> float:
+        """Since when its container has it; 0 while none has."""
+        since = self.container.busy_since if self.container is not None else None
+        return 0.0 if since is None else now - since
 
 
 @dataclass(slots=True, kw_only=True)
@@ -31,27 +52,24 @@ class JobRecord:
     accepted_wall_s: float
     requirements: Requirements
     state: JobState = JobState.WAITING
-    host: str | None = None
-    container: str = ""
-    engine_id: str = ""  # the engine of its host when it was placed
-    container_id: str = ""
-    image: str = ""
-    image_command: tuple[str, ...] = ()
-    token: str = ""
-    placements: int = 0  # counts its containers: part of their names, so that no name is used twice
+    slot: Slot | None = None  # None while it waits, and when it ends without a host
+    run: RunRecord = field(default_factory=RunRecord)
+    placements: int = 0  # how often it got a slot: part of the slot's name, so that no name is used twice
     times_unreachable: int = 0
     failed_placements: int = 0  # placements without a started program although the host could be reached
     submits_lost: int = 0
     waiters_lost: int = 0  # waiters that died just after they were given it
-    container_started_at: float | None = None
     cut_off: list[str] = field(default_factory=list)  # why earlier runs were cut off, one text each
-    limit_hit: LimitHit | None = None  # the limit for which its waiter was about to stop it
     killed: KillReason | None = None
     verdict: Verdict | None = None
-    facts: RunFacts | None = None
     failure_reasons: list[str] = field(default_factory=list)  # why hosts failed to start it, the latest last
     timings: dict[str, float] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
+
+    @property
+    def host(self) -> str | None:
+        """The host that it has, or had at last."""
+        return self.slot.host if self.slot is not None else None
 
     @property
     def title(self) -> str:
@@ -95,10 +113,6 @@ class JobRecord:
         """Why hosts failed to start it, and what it waits for, in brackets."""
         reasons = [*self.failure_reasons[-3:], *([missing] if missing else [])]
         return f" ({'; '.join(reasons)})" if reasons else ""
-
-    def running_for_s(self, now: float) -> float:
-        """For how long its container has been running; 0 when it has none."""
-        return 0.0 if self.container_started_at is None else now - self.container_started_at
 
     def running_job(self) -> RunningJob:
         """How a listing of jobs with a host shows it."""

@@ -1,6 +1,7 @@
-"""The state machine of a job. ``docs/how-it-works.md`` has it as a table.
+"""The life of a job: its states, events and actions as one table. ``docs/how-it-works.md`` shows it.
 
-A container outlives its job: ``DELETE`` only begins its removal, and its slot stays taken until the container is gone.
+A job has its host from ``HOST_ASSIGNED`` on, and containers there. Their lives are another table (``model/container_states.py``):
+a container outlives its job, as ``RELEASE`` only begins its removal, and the job's slot stays taken until it is gone.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ class JobState(Enum):
     """The states of a job."""
 
     WAITING = auto()  # in the waiting queue
-    PLACED = auto()  # a slot is taken, a submitter is at work
-    RUNNING = auto()  # its container runs, and a waiter of its host has it
+    ASSIGNED = auto()  # it has a slot of a host, and its first container is starting
+    RUNNING = auto()  # a container has a run of it
     DONE = auto()  # its result is decided
 
 
@@ -23,14 +24,12 @@ class JobEvent(Enum):
     """What can happen to a job. The steps of a result have these names in lower case."""
 
     HOST_ASSIGNED = auto()  # a host with its image has a free slot, which it takes
-    CONTAINER_STARTED = auto()  # the submitter's report
+    CONTAINER_STARTED = auto()  # the container of its run is ready
     START_FAILED = auto()  # the image is gone, or the engine failed or could not be reached, before the program started
-    START_REFUSED = auto()  # the engine refused, and would refuse again
-    SUBMITTER_DIED = auto()  # or its reply was lost; the next submitter finds the container by its name
+    START_REFUSED = auto()  # the engine refused, and would refuse again; or submitters died again and again
     JOB_NOT_SENT = auto()  # the waiter's report: the container ended before it had the whole job
     CUT_OFF = auto()  # neither program nor task is the cause of the run's end, and the task allows another run
     RUN_ENDED = auto()  # the waiter's report: program or container ended, or a limit was reached
-    WAITER_DIED = auto()  # or it hung and was killed
     WAITERS_LOST = auto()  # several waiters died just after they were given it
     OVERDUE = auto()  # no report although every limit is long past
     KILL_REQUESTED = auto()  # kill_job, close, superseded
@@ -40,13 +39,12 @@ class JobEvent(Enum):
 class JobAction(Enum):
     """What is done about an event."""
 
-    SUBMIT = auto()  # have a submitter create and start the container
-    MONITOR = auto()  # put it on the wait queue of its host
-    REASSIGN = auto()  # put it on the wait queue of another waiter
-    KILL = auto()  # have its waiter kill it
+    WANT_CONTAINER = auto()  # have a container started for its run
+    GIVE_RUN = auto()  # give the container its run
+    KILL = auto()  # have the run killed
+    RELEASE = auto()  # release its containers, and its slot once they are gone
     REQUEUE = auto()  # put it back into the waiting queue, or end it as a crash when no host is left
     PUBLISH = auto()  # put its result onto the done queue
-    DELETE = auto()  # have a deleter remove the container
 
 
 class Transition(NamedTuple):
@@ -56,50 +54,39 @@ class Transition(NamedTuple):
     actions: tuple[JobAction, ...] = ()
 
 
-WAITING, PLACED, RUNNING, DONE = JobState.WAITING, JobState.PLACED, JobState.RUNNING, JobState.DONE
+WAITING, ASSIGNED, RUNNING, DONE = JobState.WAITING, JobState.ASSIGNED, JobState.RUNNING, JobState.DONE
 
 TRANSITIONS: Mapping[JobEvent, Mapping[JobState, Transition]] = {
     JobEvent.HOST_ASSIGNED: {
-        WAITING: Transition(PLACED, (JobAction.SUBMIT,)),
+        WAITING: Transition(ASSIGNED, (JobAction.WANT_CONTAINER,)),
     },
     JobEvent.CONTAINER_STARTED: {
-        PLACED: Transition(RUNNING, (JobAction.MONITOR,)),
-        RUNNING: Transition(RUNNING),
-        DONE: Transition(DONE, (JobAction.DELETE,)),
+        ASSIGNED: Transition(RUNNING, (JobAction.GIVE_RUN,)),
     },
     JobEvent.START_FAILED: {
-        PLACED: Transition(WAITING, (JobAction.DELETE, JobAction.REQUEUE)),
-        DONE: Transition(DONE, (JobAction.DELETE,)),
+        ASSIGNED: Transition(WAITING, (JobAction.RELEASE, JobAction.REQUEUE)),
     },
     JobEvent.START_REFUSED: {
-        PLACED: Transition(DONE, (JobAction.PUBLISH, JobAction.DELETE)),
-        DONE: Transition(DONE, (JobAction.DELETE,)),
-    },
-    JobEvent.SUBMITTER_DIED: {
-        PLACED: Transition(PLACED, (JobAction.SUBMIT,)),
-        DONE: Transition(DONE, (JobAction.DELETE,)),
+        ASSIGNED: Transition(DONE, (JobAction.PUBLISH, JobAction.RELEASE)),
     },
     JobEvent.JOB_NOT_SENT: {
-        RUNNING: Transition(WAITING, (JobAction.DELETE, JobAction.REQUEUE)),
+        RUNNING: Transition(WAITING, (JobAction.RELEASE, JobAction.REQUEUE)),
     },
     JobEvent.CUT_OFF: {
-        RUNNING: Transition(WAITING, (JobAction.DELETE, JobAction.REQUEUE)),
+        RUNNING: Transition(WAITING, (JobAction.RELEASE, JobAction.REQUEUE)),
     },
     JobEvent.RUN_ENDED: {
-        RUNNING: Transition(DONE, (JobAction.PUBLISH, JobAction.DELETE)),
-    },
-    JobEvent.WAITER_DIED: {
-        RUNNING: Transition(RUNNING, (JobAction.REASSIGN,)),
+        RUNNING: Transition(DONE, (JobAction.PUBLISH, JobAction.RELEASE)),
     },
     JobEvent.WAITERS_LOST: {
-        RUNNING: Transition(DONE, (JobAction.PUBLISH, JobAction.DELETE)),
+        RUNNING: Transition(DONE, (JobAction.PUBLISH, JobAction.RELEASE)),
     },
     JobEvent.OVERDUE: {
-        RUNNING: Transition(DONE, (JobAction.PUBLISH, JobAction.DELETE)),
+        RUNNING: Transition(DONE, (JobAction.PUBLISH, JobAction.RELEASE)),
     },
     JobEvent.KILL_REQUESTED: {
         WAITING: Transition(DONE, (JobAction.PUBLISH,)),
-        PLACED: Transition(DONE, (JobAction.PUBLISH,)),  # its container is deleted once it has started
+        ASSIGNED: Transition(DONE, (JobAction.PUBLISH, JobAction.RELEASE)),
         RUNNING: Transition(RUNNING, (JobAction.KILL,)),  # the waiter's report ends it, with what it had printed
     },
     JobEvent.QUEUE_TIMEOUT: {

@@ -1,63 +1,39 @@
 """The ledger decides what happens to each job, and that each job has one result.
 
-It does no I/O: what happens comes in by method calls, what is to be done goes out as commands. ``job_states.TRANSITIONS`` says
-which actions follow from which event; this file says what each action means.
+It does no I/O: what happens comes in by method calls, what is to be done goes out as commands. It has two tables, of jobs
+(``jobs.py``) and of containers (``containers.py``), and leads each report to both: first to the container, then to the job that
+needs it, if one does.
 """
 
 from __future__ import annotations
 
-import secrets
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
 from jobmanager.errors import Closed, DuplicateJob, QueueFull
 from jobmanager.model.container import SSH_USER, EngineInfo, Image
+from jobmanager.model.container_states import ContainerEvent
 from jobmanager.model.host import DockerHost
 from jobmanager.model.job import Request
-from jobmanager.model.limits import SLOWEST_LINK_BYTES_PER_S
 from jobmanager.model.listings import HostInfo, QueueInfo, RunningJob, WaitingJob
 from jobmanager.model.result import Callback, Outcome, SSHCallback
 from jobmanager.results.facts import LimitHit, RunFacts
-from jobmanager.results.verdict import KillReason, Verdict, judge, killed_verdict, superseded_verdict, with_reruns
-from jobmanager.scheduling.commands import (
-    CheckHost,
-    Command,
-    KillJob,
-    MonitorJob,
-    NotifyHostDown,
-    NotifyJobQueued,
-    PublishResult,
-    PublishSSH,
-    SubmitJob,
-)
-from jobmanager.scheduling.containers import ContainerRecord, ContainerTable
+from jobmanager.results.verdict import KillReason, Verdict
+from jobmanager.scheduling.commands import CheckHost, Command, NotifyHostDown, NotifyJobQueued, PublishSSH
 from jobmanager.scheduling.durations import Durations
 from jobmanager.scheduling.forecast import Forecaster, dispatch_order
-from jobmanager.scheduling.hosts import Host, HostStatus, HostTable, Version
+from jobmanager.scheduling.hosts import HostStatus, HostTable, Version
 from jobmanager.scheduling.job_record import JobRecord, OutputSource
-from jobmanager.scheduling.job_states import TRANSITIONS, JobAction, JobEvent, JobState
-from jobmanager.scheduling.reservation import PlacementView, ReservationPolicy
-from jobmanager.scheduling.waiting_queue import Cost, QueueEntry, Requirements, WaitingQueue, rounded_up
+from jobmanager.scheduling.job_states import JobState
+from jobmanager.scheduling.jobs import JobTable
+from jobmanager.scheduling.reservation import PlacementView
+from jobmanager.scheduling.waiting_queue import QueueEntry, Requirements, WaitingQueue, rounded_up
 
-_MAX_FAILED_PLACEMENTS = 5  # of one job, before it is a crash
-_MAX_SUBMITS_LOST = 10
-_MAX_WAITERS_LOST = 3  # before the job is taken for the cause
-_MAX_TIMES_UNREACHABLE = 200  # a host may answer every check and no start
 _MAX_DECIDED = 1000  # results that wait for callbacks; while there are as many, nothing more is started
 _OVERDUE_SLACK_S = 60.0  # after every limit, before a missing report is a crash
 _NO_IMAGE_S = 20.0  # an image that is being replaced may be missing for a moment
-_TOKEN_BYTES = 16
-
-
-def _longest_s(request: Request) -> float:
-    """How long a run can take over the slowest link."""
-    limits = request.task.limits
-    standstill_s = 0.0 if request.task.grader is None else limits.standstill_s
-    moved_bytes = sum(map(len, request.files.values())) + limits.output_kib * 1024
-    return limits.wall_s + standstill_s + moved_bytes / SLOWEST_LINK_BYTES_PER_S
 
 
 class Ledger:
@@ -80,12 +56,18 @@ class Ledger:
         self._hosts = HostTable(hosts, aliases)
         self._durations = Durations()
         self._queue = WaitingQueue(clock, self._durations.cost_s)
-        self._jobs: dict[str, JobRecord] = {}
         self._commands: deque[Command] = deque()
-        self._containers = ContainerTable(self._hosts, self._commands.append, self._slot_freed)
-        self._reservations = ReservationPolicy(self._remaining_limit_s)
+        self._jobs = JobTable(
+            self._hosts,
+            self._queue,
+            self._durations,
+            send=self._commands.append,
+            on_decided=self._changed.notify_all,
+            manager_id=manager_id,
+            clock=clock,
+        )
+        self._containers, self._reservations = self._jobs.containers, self._jobs.reservations
         self._forecaster = Forecaster(self._queue, self._hosts, self._containers, self._durations, clock)
-        self._manager_id = manager_id
         self._max_waiting_jobs = max_waiting_jobs
         self._queue_timeout_s = queue_timeout_s
         self._overdue_s = host_lost_timeout_s + _OVERDUE_SLACK_S
@@ -93,17 +75,7 @@ class Ledger:
         self._wall_clock = wall_clock
         self._last_number = 0
         self._unrunnable_since: dict[Requirements, float] = {}
-        self._decided = 0  # jobs whose callback has not returned yet
         self._accepting = True
-        self._actions: Mapping[JobAction, Callable[[JobRecord], None]] = {
-            JobAction.SUBMIT: self._submit,
-            JobAction.MONITOR: self._monitor,
-            JobAction.REASSIGN: self._reassign,
-            JobAction.KILL: self._kill,
-            JobAction.REQUEUE: self._requeue,
-            JobAction.PUBLISH: self._publish,
-            JobAction.DELETE: lambda job: self._containers.delete(job.container),
-        }
 
     # ---- what callers ask
 
@@ -130,8 +102,8 @@ class Ledger:
                     raise refusal
                 if len(self._queue) - (older is not None) >= self._max_waiting_jobs:
                     raise QueueFull(f"{len(self._queue)} jobs are waiting already: try again later, or raise max_waiting_jobs")
-            if self._decided >= max_decided:
-                raise QueueFull(f"{self._decided} results wait for their callbacks already: are all callbacks blocked?")
+            if self._jobs.decided >= max_decided:
+                raise QueueFull(f"{self._jobs.decided} results wait for their callbacks already: are all callbacks blocked?")
             self._last_number += 1
             job = JobRecord(
                 request=request,
@@ -143,16 +115,15 @@ class Ledger:
                 accepted_wall_s=self._wall_clock(),
                 requirements=requirements,
             )
-            self._jobs[request.job_id] = job
-            job.add_step("accepted", self._clock())
+            self._jobs.add(job)
             self._commands.append(NotifyJobQueued(request=request))
             if older is not None:
-                self._superseded(self._jobs[older], by=request.job_id)
+                self._jobs.supersede(self._jobs[older], by=request.job_id)
             if request.task.needs_container:
                 self._queue.add(job.queue_entry(self._clock()))
             else:
-                job.state, job.verdict = JobState.DONE, Verdict(outcome=Outcome.SUCCESS)
-                self._publish(job)
+                job.verdict = Verdict(outcome=Outcome.SUCCESS)
+                self._jobs.answered_locally(job)
 
     def stop_accepting(self) -> bool:
         """Refuse every further job, and end waiting for hosts. Returns False when that was so already."""
@@ -172,17 +143,14 @@ class Ledger:
             job = self._jobs.get(job_id)
             if job is None or job.state is JobState.DONE:
                 return False
-            if job.killed is None:
-                job.killed = reason
-                job.verdict = killed_verdict(reason)
-                self._apply(job, JobEvent.KILL_REQUESTED)
+            self._jobs.kill(job, reason)
             return True
 
     def kill_all(self, reason: KillReason) -> None:
         """Request that every job ends."""
         with self._lock:
-            for job_id in list(self._jobs):
-                self.kill(job_id, reason)
+            for job in self._jobs:
+                self.kill(job.request.job_id, reason)
 
     def queue_info(self, job_id: str) -> QueueInfo | None:
         """Where a job stands; None when it has ended or is unknown."""
@@ -191,7 +159,7 @@ class Ledger:
             if job is None or job.state is JobState.DONE:
                 return None
             if job.state is not JobState.WAITING:
-                return QueueInfo(-1, max(0.0, job.request.task.limits.wall_s - job.running_for_s(self._clock())))
+                return QueueInfo(-1, max(0.0, job.request.task.limits.wall_s - job.run.busy_for_s(self._clock())))
             known = self._forecaster.recent(job_id) or self._forecaster.snapshot()
         jobs_before, wait_s = self._forecaster.of(known).wait(job_id)
         return QueueInfo(jobs_before, None if wait_s is None else round(wait_s, 3))
@@ -199,7 +167,7 @@ class Ledger:
     def snapshot(self) -> tuple[list[RunningJob], list[WaitingJob]]:
         """The jobs that have a host, and the waiting jobs in their order."""
         with self._lock:
-            placed = (self._job_of(name) for name in self._containers.names())
+            placed = (self._jobs.holder(slot) for slot in self._containers.slots())
             jobs = sorted((job for job in placed if job is not None), key=lambda job: job.number)
             running = [job.running_job() for job in jobs]
             missing_memory = {
@@ -234,7 +202,7 @@ class Ledger:
             job = self._jobs.get(job_id)
             if job is None:
                 return None
-            return OutputSource(container=job.container, ended=job.state is JobState.DONE, facts=job.facts)
+            return OutputSource(container=job.run.container_name, ended=job.state is JobState.DONE, facts=job.run.facts)
 
     def unfinished(self) -> int:
         """The number of jobs whose callback has not returned."""
@@ -249,15 +217,14 @@ class Ledger:
     def wait_until_decided(self, timeout_s: float) -> bool:
         """Block until every result is decided. Returns False when the time is over first."""
         with self._changed:
-            return self._changed.wait_for(lambda: all(job.state is JobState.DONE for job in self._jobs.values()), timeout_s)
+            return self._changed.wait_for(lambda: all(job.state is JobState.DONE for job in self._jobs), timeout_s)
 
     def give_up_all(self) -> None:
         """End every job that has not ended after its kill: its host does not answer."""
         with self._lock:
-            for job in list(self._jobs.values()):
+            for job in self._jobs:
                 if job.state is not JobState.DONE:
-                    job.set_crash("given_up", "its host did not answer while the manager was closing")
-                    self._apply(job, JobEvent.OVERDUE)
+                    self._jobs.give_up(job)
 
     def wait_until_called_back(self, timeout_s: float | None) -> bool:
         """Block until every callback has returned. Returns False when the time is over first."""
@@ -274,10 +241,10 @@ class Ledger:
     def take_commands(self) -> list[Command]:
         """Place the jobs that can be placed. Returns everything that is to be done now."""
         with self._lock:
-            if len(self._queue) and self._decided < _MAX_DECIDED:
+            if len(self._queue) and self._jobs.decided < _MAX_DECIDED:
                 view = PlacementView(self._hosts, self._reservations, self._clock())
                 for entry, host, cost in self._queue.placements(view):
-                    self._place(entry, host, cost)
+                    self._jobs.place(entry, host, cost)
             commands = list(self._commands)
             self._commands.clear()
             return commands
@@ -286,39 +253,43 @@ class Ledger:
         """A submitter's report: the container waits for its job."""
         with self._lock:
             record = self._containers[container]
-            record.is_ours = True
-            self._hosts[record.host].container_started()
-            job = self._job_or_delete(container)
+            self._hosts[record.slot.host].container_started()
+            self._containers.started(record, container_id=container_id, image_command=image_command)
+            job = self._jobs.owner(record)
             if job is not None:
-                job.container_id, job.image_command = container_id, image_command
-                job.timings["start"] = round(duration_s, 4)
-                self._apply(job, JobEvent.CONTAINER_STARTED)
+                self._jobs.container_started(job, duration_s)
 
     def start_failed(self, container: str, *, reason: str, unreachable: bool, image_missing: bool = False) -> None:
         """A submitter's report: this host cannot start it, another host may."""
         with self._lock:
-            host = self._containers[container].host
+            record = self._containers[container]
+            host, job = record.slot.host, self._jobs.owner(record)
             if unreachable:
-                self._start_unanswered(host, reason)
-            job = self._job_or_delete(container)
+                self._jobs.start_unanswered(host, reason)
+            self._containers.apply(record, ContainerEvent.START_FAILED)
             if job is not None:
-                self._start_failed(job, host, reason, unreachable=unreachable, image_missing=image_missing)
+                self._jobs.start_failed(
+                    job, host, reason, unreachable=unreachable, image=record.image, image_missing=image_missing
+                )
 
     def start_refused(self, container: str, reason: str) -> None:
         """A submitter's report: no second try would help."""
         with self._lock:
-            host = self._containers[container].host
-            job = self._job_or_delete(container)
+            record = self._containers[container]
+            job = self._jobs.owner(record)
+            self._containers.apply(record, ContainerEvent.START_FAILED)
             if job is not None:
-                job.set_crash("start_refused", f"host {host} could not start it: {reason}", "the engine's answer")
-                self._apply(job, JobEvent.START_REFUSED)
+                self._jobs.start_refused(job, reason)
 
     def submitter_died(self, container: str, why: str = "") -> None:
         """The process of a submitter ended before its report."""
         with self._lock:
-            job = self._job_or_delete(container)
+            record = self._containers[container]
+            job = self._jobs.owner(record)
             if job is not None:
-                self._submitter_died(job, why)
+                self._jobs.submitter_died(job, record, why)
+            else:
+                self._containers.apply(record, ContainerEvent.SUBMITTER_DIED)
 
     def job_sent(self, container: str) -> None:
         """A waiter's report: the container has its job."""
@@ -352,50 +323,42 @@ class Ledger:
         with self._lock:
             job = self._job_of(container)
             if job is not None:
-                job.limit_hit = limit_hit
+                job.run.limit_hit = limit_hit
 
     def run_ended(self, container: str, facts: RunFacts) -> None:
         """A waiter's report: the run has ended, and what was seen of it."""
         with self._lock:
-            job = self._job_of(container)
-            if job is None or job.state is not JobState.RUNNING:
-                return
-            if facts.never_started and not (facts.refusal or job.killed):
-                self._job_not_sent(job, facts)
-                return
-            verdict = judge(facts, job.request.task.limits, job.killed)
-            if verdict.cut_off and self._run_again(job, verdict.text):
-                return
-            job.facts, job.verdict = facts, verdict
-            job.timings.update(facts.timings)
-            self._containers[container].ran_to_end = not job.killed
-            self._apply(job, JobEvent.RUN_ENDED)
+            record = self._containers.get(container)
+            job = self._jobs.owner(record)
+            if record is not None and job is not None:
+                self._jobs.run_ended(job, record, facts)
 
     def waiter_died(self, containers: Sequence[str], *, over: str = "") -> None:
         """Another waiter gets its containers. A job over which several waiters died is a crash: it would end all others, too."""
         with self._lock:
             for container in containers:
-                job = self._job_of(container)
-                if job is None:
-                    continue
-                job.waiters_lost += container == over
-                if job.waiters_lost >= _MAX_WAITERS_LOST:
-                    job.set_crash("waiter_died", f"the waiter process died {job.waiters_lost} times when it was given this job")
-                    self._apply(job, JobEvent.WAITERS_LOST)
-                else:
-                    self._apply(job, JobEvent.WAITER_DIED)
+                record = self._containers.get(container)
+                job = self._jobs.owner(record)
+                if record is not None and job is not None:
+                    self._jobs.waiter_died(job, record, is_cause=container == over)
 
     def container_deleted(self, container: str) -> str | None:
-        """Container and volume are gone. Returns the id of its job."""
+        """Container and volume are gone. Returns the id of its job, if nothing of that job is left on the host."""
         with self._changed:
-            record = self._containers.deleted(container)
+            record = self._containers.get(container)
+            if record is None:
+                return None
+            self._containers.apply(record, ContainerEvent.REMOVED)
             self._changed.notify_all()
-            return record.job_id if record is not None else None
+            return None if record.slot.remains else record.slot.job_id
 
     def deletion_failed(self, container: str, *, only_volume_left: bool = False) -> None:
         """A deleter failed: try again later."""
         with self._changed:
-            self._containers.delete_failed(container, only_volume_left=only_volume_left)
+            record = self._containers.get(container)
+            if record is not None:
+                event = ContainerEvent.VOLUME_LEFT if only_volume_left else ContainerEvent.REMOVAL_FAILED
+                self._containers.apply(record, event)
             self._changed.notify_all()
 
     def strays_found(self, host: str, containers: Sequence[str]) -> None:
@@ -406,8 +369,7 @@ class Ledger:
     def callback_returned(self, job_id: str) -> None:
         """The callback has returned, or there was none: the job is forgotten."""
         with self._changed:
-            if self._jobs.pop(job_id, None) is not None:
-                self._decided -= 1
+            self._jobs.callback_returned(job_id)
             self._changed.notify_all()
 
     def host_answered(self, name: str, info: EngineInfo, images: Sequence[Image]) -> bool:
@@ -441,11 +403,8 @@ class Ledger:
         with self._changed:
             now = self._clock()
             for entry in self._queue.waited_longer_than(self._queue_timeout_s):
-                self._queue_timed_out(self._jobs[entry.job_id])
-            for name in self._containers.names():
-                job = self._job_of(name)
-                if job is not None and job.running_for_s(now) > _longest_s(job.request) + self._overdue_s:
-                    self._overdue(job)
+                self._jobs.queue_timed_out(self._jobs[entry.job_id], f"waited longer than {self._queue_timeout_s:g} s for a host")
+            self._jobs.end_overdue(self._overdue_s)
             self._reservations.review(self._queue.req_classes(), self._hosts, now)
             self._forecaster.forget_old()
             self._crash_unrunnable(patience_s=_NO_IMAGE_S)
@@ -453,176 +412,6 @@ class Ledger:
             for host in self._hosts:
                 if host.backoff_is_over(now) or any(host.is_worth_a_check(requirements) for requirements in waiting):
                     self._commands.append(CheckHost(host=host.name))
-
-    # ---- actions
-
-    def _apply(self, job: JobRecord, event: JobEvent) -> None:
-        transition = TRANSITIONS[event].get(job.state)
-        if transition is None:
-            return
-        job.add_step(event.name.lower(), self._clock())
-        if job.state is JobState.WAITING and transition.to is JobState.DONE:
-            self._queue.remove(job.request.job_id)
-        job.state = transition.to
-        for action in transition.actions:
-            self._actions[action](job)
-
-    def _place(self, entry: QueueEntry, host: Host, cost: Cost) -> None:
-        job = self._jobs[entry.job_id]
-        job.placements += 1
-        job.host = host.name
-        job.engine_id = host.info.engine_id if host.info is not None else ""
-        job.container = f"jobmanager-{self._manager_id}-{job.number}-{job.placements}"
-        job.token = secrets.token_hex(_TOKEN_BYTES)
-        job.timings["waiting"] = round(self._clock() - job.accepted_at, 4)
-        self._containers.add(job.container, job.request.job_id, host, job.requirements.memory_mib, cost)
-        self._reservations.placed(host, entry, self._clock())
-        self._apply(job, JobEvent.HOST_ASSIGNED)
-
-    def _slot_freed(self, record: ContainerRecord) -> None:
-        """A slot is free again: its launcher pays what it cost, and the duration is recorded."""
-        if record.cost is not None:
-            self._queue.settle(record.cost)
-            if record.ran_to_end:
-                self._durations.record(record.cost.duration_key.job_class, self._clock() - record.cost.started_at)
-
-    def _superseded(self, job: JobRecord, *, by: str) -> None:
-        job.killed = KillReason.SUPERSEDED
-        job.verdict = superseded_verdict(by)
-        self._apply(job, JobEvent.KILL_REQUESTED)
-
-    def _submit(self, job: JobRecord) -> None:
-        assert job.host is not None
-        image = self._hosts[job.host].image(job.request.task.environment)
-        if image is None:
-            self._start_failed(job, job.host, "its image is gone", unreachable=False)
-            return
-        job.image = image
-        self._commands.append(SubmitJob(host=job.host, container=job.container, image=image, request=job.request))
-
-    def _monitor(self, job: JobRecord, *, taken_over: bool = False) -> None:
-        assert job.host is not None
-        if job.container_started_at is None:
-            job.container_started_at = self._clock()
-        self._commands.append(
-            MonitorJob(
-                host=job.host,
-                container=job.container,
-                container_id=job.container_id,
-                image_command=job.image_command,
-                request=job.request,
-                token=job.token,
-                taken_over=taken_over,
-                elapsed_s=job.running_for_s(self._clock()),
-                limit_hit=job.limit_hit,
-                images=self._images_for(job),
-                kill_at_once=job.killed is not None,
-                engine_id=job.engine_id,
-            )
-        )
-
-    def _images_for(self, job: JobRecord) -> dict[str, str]:
-        """The images for the student containers of a grading job, by environment."""
-        if job.request.task.grader is None or job.host is None:
-            return {}
-        return {**self._hosts[job.host].images(), "": job.image}
-
-    def _reassign(self, job: JobRecord) -> None:
-        self._monitor(job, taken_over=True)
-
-    def _kill(self, job: JobRecord) -> None:
-        self._commands.append(KillJob(container=job.container))
-
-    def _requeue(self, job: JobRecord) -> None:
-        job.host, job.container, job.container_started_at, job.limit_hit = None, "", None, None
-        may_try = job.failed_placements < _MAX_FAILED_PLACEMENTS and job.times_unreachable < _MAX_TIMES_UNREACHABLE
-        newer = self._queue.holder(job.request.supersede_key)
-        if newer is not None:
-            job.killed, job.verdict = KillReason.SUPERSEDED, superseded_verdict(newer)
-        elif may_try and self._hosts.any_could_run(job.requirements):
-            self._queue.add(job.queue_entry(self._clock()))
-            return
-        else:
-            job.set_crash("no_host", f"no host could start it{job.reasons()}")
-        job.state = JobState.DONE
-        self._publish(job)
-
-    def _publish(self, job: JobRecord) -> None:
-        assert job.verdict is not None
-        self._decided += 1
-        self._changed.notify_all()
-        self._commands.append(
-            PublishResult(
-                request=job.request,
-                callback=job.callback,
-                ssh_callback=job.ssh_callback,
-                verdict=with_reruns(job.verdict, job.cut_off),
-                facts=job.facts,
-                host=job.host,
-                timings=job.timings,
-                steps=tuple(job.steps),
-            )
-        )
-
-    def _start_failed(self, job: JobRecord, host: str, reason: str, *, unreachable: bool, image_missing: bool = False) -> None:
-        job.failure_reasons = [*job.failure_reasons[-2:], f"{host}: {reason}"]
-        if unreachable:  # the host is passed over until it answers again
-            job.times_unreachable += 1
-        else:
-            job.failed_placements += 1
-            if not (image_missing and self._hosts[host].forget_image(job.image)):
-                job.requirements = replace(job.requirements, excluded=job.requirements.excluded | {host})
-            self._commands.append(CheckHost(host=host))
-        self._apply(job, JobEvent.START_FAILED)
-
-    def _job_not_sent(self, job: JobRecord, facts: RunFacts) -> None:
-        """Nothing was run: another container may have the job. A host that does not answer does not count against the job."""
-        assert job.host is not None
-        reason = facts.unreachable_reason or facts.infrastructure_error or "the container ended before it had its job"
-        job.failure_reasons = [*job.failure_reasons[-2:], f"{job.host}: {reason}"]
-        if facts.unreachable_reason or facts.host_lost:
-            job.times_unreachable += 1
-            self._start_unanswered(job.host, reason)
-        else:
-            job.failed_placements += 1
-        self._apply(job, JobEvent.JOB_NOT_SENT)
-
-    def _run_again(self, job: JobRecord, why: str) -> bool:
-        """Run a job again whose run was cut off, if its task allows that and nobody has requested its kill."""
-        assert job.host is not None
-        if job.killed or len(job.cut_off) >= job.request.task.retries:
-            return False
-        job.cut_off.append(f"{job.host}: {why}")
-        job.requirements = replace(job.requirements, avoided=job.requirements.avoided | {job.host})
-        self._apply(job, JobEvent.CUT_OFF)
-        return True
-
-    def _queue_timed_out(self, job: JobRecord) -> None:
-        reasons = job.reasons(self._hosts.missing_memory(job.requirements))
-        job.set_crash("queue_timeout", f"waited longer than {self._queue_timeout_s:g} s for a host{reasons}")
-        self._apply(job, JobEvent.QUEUE_TIMEOUT)
-
-    def _overdue(self, job: JobRecord) -> None:
-        text = f"no report from the waiter {self._overdue_s:g} s after every time limit"
-        if not self._run_again(job, text):
-            job.set_crash("overdue", text)
-            self._apply(job, JobEvent.OVERDUE)
-
-    def _submitter_died(self, job: JobRecord, why: str) -> None:
-        job.submits_lost += 1
-        if job.submits_lost > _MAX_SUBMITS_LOST:
-            last = f", at last: {why}" if why else ""
-            job.set_crash("submitter_died", f"the submitter process died {job.submits_lost} times while starting it{last}")
-            self._apply(job, JobEvent.START_REFUSED)
-        else:
-            self._apply(job, JobEvent.SUBMITTER_DIED)
-
-    def _start_unanswered(self, name: str, reason: str) -> None:
-        host = self._hosts[name]
-        if host.status is not HostStatus.DOWN:
-            self._commands.append(NotifyHostDown(host=name, reason=reason))
-        host.start_unanswered(reason, self._clock())
-        self._commands.append(CheckHost(host=name))
 
     def _crash_unrunnable(self, *, patience_s: float) -> None:
         """End jobs that need an image or a size that no host has any more. A host that is down may still have it."""
@@ -632,33 +421,12 @@ class Ledger:
         }
         self._unrunnable_since = {requirements: self._unrunnable_since.get(requirements, now) for requirements in unrunnable}
         given_up = {requirements for requirements, since in self._unrunnable_since.items() if now - since >= patience_s}
-        if not given_up:
-            return
-        for job in [self._jobs[entry.job_id] for entry in self._queue]:
-            if job.requirements in given_up:
-                refusal = self._hosts.refusal(replace(job.requirements, excluded=frozenset()))
-                job.set_crash("no_host", f"{refusal or 'no host could start it'}{job.reasons()}")
-                self._apply(job, JobEvent.QUEUE_TIMEOUT)
-
-    # ---- look-ups
+        if given_up:
+            self._jobs.end_unrunnable(given_up)
 
     def _job_of(self, container: str) -> JobRecord | None:
-        """The job that a container still belongs to; None when there is none."""
-        record = self._containers.get(container)
-        job = self._jobs.get(record.job_id) if record is not None else None
-        return job if job is not None and job.container == container and job.state is not JobState.DONE else None
-
-    def _job_or_delete(self, container: str) -> JobRecord | None:
-        """The job that a container belongs to; a container without one is deleted."""
-        job = self._job_of(container)
-        if job is None:
-            self._containers.delete(container)
-        return job
-
-    def _remaining_limit_s(self, container: str) -> float:
-        """For how long a container may still hold its memory, at most."""
-        job = self._job_of(container)
-        return 0.0 if job is None else max(0.0, job.request.task.limits.wall_s - job.running_for_s(self._clock()))
+        """The job that needs a container; None when none does."""
+        return self._jobs.owner(self._containers.get(container))
 
     def _missing_memory(self, requirements: Requirements) -> str:
         """Why jobs wait, if memory is what they wait for; empty otherwise."""

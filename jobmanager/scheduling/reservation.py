@@ -30,7 +30,7 @@ class ReservationPolicy:
     """Decides which host is reserved, and for which jobs. Not thread-safe."""
 
     def __init__(self, left_s: Callable[[str], float]) -> None:
-        self._left_s = left_s  # for how long a container may still run, at most
+        self._left_s = left_s  # for how long the job of a slot may still run, at most
         self._reservation: Reservation | None = None
         self._paused_until: dict[Requirements, float] = {}  # classes that had a reservation in vain get none until then
 
@@ -108,7 +108,7 @@ class ReservationPolicy:
 
     def _reservation_of(self, host: Host, req_class: RequirementClass, now: float) -> Reservation:
         """The reservation of this host."""
-        ends = sorted((self._left_s(container), slot.memory_mib) for container, slot in host.taken.items())
+        ends = sorted((self._left_s(name), slot.memory_mib) for name, slot in host.taken.items())
         free_mib, left_s = host.unpromised_mib, 0.0
         for end_s, memory_mib in ends:
             if free_mib >= req_class.requirements.memory_mib and end_s > left_s:

@@ -11,7 +11,7 @@ from jobmanager.ipc.messages import ContainerStarted, StartFailed, StartRefused
 from jobmanager.model.container import EngineInfo, Image
 from jobmanager.model.job import Request
 from jobmanager.results.facts import RunFacts
-from jobmanager.scheduling.commands import CheckHost, DeleteContainer, KillJob, MonitorJob, PublishResult, SubmitJob
+from jobmanager.scheduling.commands import CheckHost, DeleteContainer, KillRun, MonitorRun, PublishResult, SubmitContainer
 from jobmanager.scheduling.ledger import Ledger
 
 C = Image(id="sha256:c", references=("gcc:13",), labels={"jobmanager.environment": "c"}, created_at_s=1.0)
@@ -94,8 +94,8 @@ class Driver:
         self.commands += new
         return new
 
-    def submits(self) -> list[SubmitJob]:
-        return [command for command in self.carry_out() if isinstance(command, SubmitJob)]
+    def submits(self) -> list[SubmitContainer]:
+        return [command for command in self.carry_out() if isinstance(command, SubmitContainer)]
 
     def placed(self) -> dict[str, str]:
         """Jobs placed just now, and their hosts."""
@@ -103,7 +103,7 @@ class Driver:
 
     def place(self, job_id: str) -> str:
         """Let it be placed; its container's name."""
-        return next(command.container for command in reversed(self.of(SubmitJob)) if command.request.job_id == job_id)
+        return next(command.container for command in reversed(self.of(SubmitContainer)) if command.request.job_id == job_id)
 
     def start_reported(self, container: str, reply: ContainerStarted | StartFailed | StartRefused | None) -> None:
         report_start(self.ledger, container, reply)
@@ -120,6 +120,12 @@ class Driver:
 
     def end(self, container: str, facts: RunFacts = SUCCESS) -> None:
         self.ledger.run_ended(container, facts)
+
+    def finish(self, container: str) -> None:
+        """Let it start, end its run and be removed."""
+        self.runs(container)
+        self.end(container)
+        self.ledger.container_deleted(container)
 
     # ---- what came of it
 
@@ -138,8 +144,8 @@ class Driver:
     def deletes(self) -> list[str]:
         return [command.container for command in self.of(DeleteContainer)]
 
-    def watches(self) -> list[MonitorJob]:
-        return self.of(MonitorJob)
+    def watches(self) -> list[MonitorRun]:
+        return self.of(MonitorRun)
 
     def looks(self) -> list[str]:
         """Hosts that are to be looked at, as ordered just now."""
@@ -147,7 +153,7 @@ class Driver:
 
     def kills(self) -> list[str]:
         """Containers that were to be killed so far."""
-        return [command.container for command in self.of(KillJob)]
+        return [command.container for command in self.of(KillRun)]
 
     def slots(self) -> dict[str, int]:
         return {host.name: host.running for host in self.ledger.hosts()}

@@ -9,6 +9,7 @@ import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,18 +22,24 @@ from jobmanager.engine.pid1 import EndMark
 from jobmanager.engine.protocol import Engine
 from jobmanager.errors import InvalidValue
 from jobmanager.model.container import ContainerSpec, ImageDefaults
+from jobmanager.model.container_states import (
+    CONTAINER_TRANSITIONS,
+    ContainerAction,
+    ContainerEvent,
+    ContainerState,
+)
 from jobmanager.model.job import Request
 from jobmanager.results.facts import Limit, LimitHit, RunFacts
 from jobmanager.results.merge import merged_result
 from jobmanager.results.verdict import KillReason, judge
-from jobmanager.scheduling.job_states import TRANSITIONS, JobAction, JobEvent, JobState, Transition
+from jobmanager.scheduling.job_states import TRANSITIONS, JobAction, JobEvent, JobState
 from jobmanager.testing import Faults
 
 TOP = Path(__file__).resolve().parents[2]
 CONTAINER = TOP / "jobmanager/grading/container"
 DOCUMENTS = [TOP / "README.md", TOP / "CHANGELOG.md", *sorted((TOP / "docs").glob("*.md"))]
 MARKS = {"readme": "python", "engine": "python", "alone": "python", "shell": "sh"}  # how a block is run: its language
-JUDGES = ("results/verdict.py", "results/merge.py", "scheduling/ledger.py")
+JUDGES = ("results/verdict.py", "results/merge.py", "scheduling/jobs.py")
 
 
 def text_of(name: str) -> str:
@@ -122,17 +129,20 @@ def test_the_readmes_program_has_thirty_lines_at_most() -> None:
 # ---- tables
 
 
-def test_the_life_of_a_job_is_that_of_the_code() -> None:
-    rows = table(text_of("docs/how-it-works.md"), "event", *(state.name for state in JobState))
-    assert rows == list(lives())
+LIVES = {
+    "job": (JobState, JobEvent, JobAction, TRANSITIONS),
+    "container": (ContainerState, ContainerEvent, ContainerAction, CONTAINER_TRANSITIONS),
+}
 
 
-def lives() -> Iterator[list[str]]:
-    for event in JobEvent:
-        yield [f"`{event.name}`", *(shown(TRANSITIONS[event].get(state)) for state in JobState)]
+@pytest.mark.parametrize("whose", LIVES)
+def test_the_life_of_a_job_or_container_is_that_of_the_code(whose: str) -> None:
+    states, events, _, transitions = LIVES[whose]
+    rows = table(text_of("docs/how-it-works.md"), "event", *(state.name for state in states))
+    assert rows == [[f"`{event.name}`", *(shown(transitions[event].get(state)) for state in states)] for event in events]
 
 
-def shown(transition: Transition | None) -> str:
+def shown(transition: Any) -> str:
     """A cell: the next state, and what is done."""
     if transition is None:
         return "-"
@@ -149,16 +159,18 @@ def test_every_part_of_the_library_has_its_line_and_every_file_that_is_named_exi
     assert parts - named <= {"__init__.py", "_version.py", "__pycache__/"}
 
 
-def test_every_state_event_and_action_is_explained() -> None:
+@pytest.mark.parametrize("whose", LIVES)
+def test_every_state_event_and_action_is_explained(whose: str) -> None:
+    states, events, actions, _ = LIVES[whose]
     text = text_of("docs/how-it-works.md")
-    assert [row[0] for row in table(text, "state", "meaning")] == [state.name for state in JobState]
-    assert [row[0] for row in table(text, "event", "meaning")] == [f"`{event.name}`" for event in JobEvent]
-    assert {row[0] for row in table(text, "action", "meaning")} == {action.name for action in JobAction}
+    assert [row[0] for row in table(text, f"state of a {whose}", "meaning")] == [state.name for state in states]
+    assert [row[0] for row in table(text, f"event of a {whose}", "meaning")] == [f"`{event.name}`" for event in events]
+    assert {row[0] for row in table(text, f"action for a {whose}", "meaning")} == {action.name for action in actions}
 
 
-def test_the_glossary_has_every_state_of_a_job_and_every_outcome() -> None:
+def test_the_glossary_has_every_state_and_every_outcome() -> None:
     text = text_of("docs/glossary.md")
-    assert {state.name for state in JobState} <= set(re.findall(r"(?m)^\| ([A-Z]+) \|", text))
+    assert {state.name for state in [*JobState, *ContainerState]} <= set(re.findall(r"(?m)^\| ([A-Z]+) \|", text))
     (outcome,) = re.findall(r"(?m)^\| outcome \| (.+)$", text)
     assert set(quoted(outcome)) == {outcome.value for outcome in Outcome}
 

@@ -91,7 +91,7 @@ def test_between_hosts_the_newest_version_is_taken_and_waited_for():
         driver.accept(f"j{number}")
 
     assert driver.placed() == {"j0": "newer"}
-    driver.ledger.container_deleted("jobmanager-m-1-1")
+    driver.finish("jobmanager-m-1-1")
     assert driver.placed() == {"j1": "newer"}
 
 

@@ -8,12 +8,13 @@ import pytest
 
 from jobmanager import Outcome
 from jobmanager.ipc.messages import ContainerStarted, StartFailed, StartRefused
+from jobmanager.model.container_states import ContainerState
 from jobmanager.results.facts import RunFacts
 from jobmanager.results.verdict import KillReason
 from jobmanager.scheduling.job_states import TRANSITIONS, JobAction, JobEvent, JobState
 from tests.unit.ledger_driver import SUCCESS, Driver
 
-W, P, R, D = JobState.WAITING, JobState.PLACED, JobState.RUNNING, JobState.DONE
+W, A, R, D = JobState.WAITING, JobState.ASSIGNED, JobState.RUNNING, JobState.DONE
 
 MOVES = {(event, state) for event, cells in TRANSITIONS.items() for state in cells}
 NOTHING = sorted(set(itertools.product(JobEvent, JobState)) - MOVES, key=str)
@@ -29,15 +30,15 @@ def test_every_way_out_of_an_unfinished_state_that_ends_in_done_delivers_once():
             assert transition.actions.count(JobAction.PUBLISH) == (state is not D and transition.to is D), (state, transition)
 
 
-def test_a_slot_that_is_left_is_given_to_the_deleter_unless_the_submitter_has_still_to_answer():
+def test_a_job_that_leaves_its_host_releases_its_containers():
     for event, cells in TRANSITIONS.items():
         for state, transition in cells.items():
-            if state in (P, R) and transition.to in (W, D) and (event, state) != (JobEvent.KILL_REQUESTED, P):
-                assert JobAction.DELETE in transition.actions, (event, state)
+            if state in (A, R) and transition.to in (W, D):
+                assert JobAction.RELEASE in transition.actions, (event, state)
 
 
-def test_nothing_leaves_done():
-    assert all(cells[D].to is D for cells in TRANSITIONS.values() if D in cells)
+def test_nothing_happens_to_a_job_that_is_done():
+    assert not any(D in cells for cells in TRANSITIONS.values())
 
 
 # ---- the same, driven through the ledger
@@ -73,7 +74,7 @@ def test_what_is_not_in_the_table_changes_nothing(state):
 
     for event, at in NOTHING:
         if at is state:
-            driver.ledger._apply(driver.ledger._jobs["j"], event)
+            driver.ledger._jobs._apply(driver.ledger._jobs["j"], event)
             assert _everything(driver) == before, event
             assert driver.carry_out() == [], event
 
@@ -117,14 +118,17 @@ def _bring_to_an_end(driver):
         driver.ledger.kill("j", KillReason.KILL_JOB)
         driver.carry_out()
         for container in list(driver.ledger.containers()):
-            if driver.ledger._job_of(container) is None or driver.ledger._containers[container].being_deleted:
-                driver.ledger.container_deleted(container)
-            else:
+            state = driver.ledger._containers[container].state
+            if state in (ContainerState.STARTING, ContainerState.UNWANTED):
+                driver.runs(container)
+            elif state is ContainerState.BUSY:
                 driver.end(container)
+            else:
+                driver.ledger.container_deleted(container)
         for order in driver.commands:
             if hasattr(order, "verdict"):
                 driver.ledger.callback_returned(order.request.job_id)
-        if driver.ledger._jobs == {} and driver.ledger.containers() == {}:
+        if not driver.ledger.unfinished() and driver.ledger.containers() == {}:
             return
     raise AssertionError("it does not end")
 
@@ -138,7 +142,7 @@ def test_two_reports_in_any_order_leave_one_result_and_no_slot(state):
                 continue  # who was asked for a container reports on it before it is deleted
             REPORTS[name](driver, container)
             driver.carry_out()
-        if state is P and not {first, second} & OF_A_SUBMITTER:
+        if state is A and not {first, second} & OF_A_SUBMITTER:
             driver.start_reported(container, ContainerStarted(container_id="1", image_command=(), duration_s=0.0))
 
         _bring_to_an_end(driver)

@@ -99,7 +99,7 @@ STATES: list[tuple[Callable[[Driver], None], JobState | None, bool, Outcome | No
     (waits, JobState.WAITING, True, Outcome.KILLED),
     (waits_again_as_its_host_could_not, JobState.WAITING, True, Outcome.KILLED),
     (waits_again_as_its_run_was_cut_off, JobState.WAITING, True, Outcome.KILLED),
-    (is_placed, JobState.PLACED, True, Outcome.KILLED),
+    (is_placed, JobState.ASSIGNED, True, Outcome.KILLED),
     (runs, JobState.RUNNING, True, Outcome.KILLED),
     (runs_and_is_being_stopped_for_a_limit, JobState.RUNNING, True, Outcome.KILLED),
     (runs_without_a_waiter, JobState.RUNNING, True, Outcome.KILLED),

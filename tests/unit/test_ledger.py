@@ -14,7 +14,7 @@ from jobmanager.model.container import ContainerInfo, ContainerStatus, Image
 from jobmanager.model.listings import QueueInfo
 from jobmanager.results.facts import Limit, LimitHit, RunFacts
 from jobmanager.results.verdict import KillReason
-from jobmanager.scheduling.commands import CheckHost, DeleteContainer, MonitorJob, NotifyHostDown, PublishResult, SubmitJob
+from jobmanager.scheduling.commands import CheckHost, DeleteContainer, MonitorRun, NotifyHostDown, PublishResult, SubmitContainer
 from jobmanager.scheduling.durations import DurationKey, Durations
 from tests.unit.ledger_driver import LOCAL_ONLY, PYTHON, SUCCESS, C, Driver
 
@@ -33,7 +33,7 @@ def test_a_job_without_a_container_is_done_at_once_and_takes_no_slot():
 
     assert driver.result("j").verdict.outcome is Outcome.SUCCESS
     assert driver.result("j").host is None
-    assert driver.of(SubmitJob) == []
+    assert driver.of(SubmitContainer) == []
     assert driver.empty()
 
 
@@ -249,7 +249,7 @@ def test_each_try_has_a_container_name_of_its_own():
         driver.answers("a"), driver.answers("b")
     driver.run("j")
 
-    names = [order.container for order in driver.of(SubmitJob)]
+    names = [order.container for order in driver.of(SubmitContainer)]
     assert len(set(names)) == 7
     assert len(driver.ledger.containers()) == 7
     assert sum(driver.slots().values()) == 7
@@ -332,14 +332,14 @@ def test_a_job_that_was_delivered_and_not_heard_of_is_a_crash_and_never_run_a_se
     driver.end(driver.run("j"), RunFacts(program_started=False, state=EXITED, outage_s=3.0))
 
     assert driver.result("j").verdict.evidence[0].kind == "ended_during_outage"
-    assert len(driver.of(SubmitJob)) == 1
+    assert len(driver.of(SubmitContainer)) == 1
 
 
 def test_a_host_that_falls_silent_before_it_had_the_job_loses_it_to_another_at_once():
     driver = Driver({"a": 1, "b": 1})
     driver.accept("j")
     container = driver.run("j")
-    first = driver.of(SubmitJob)[0].host
+    first = driver.of(SubmitContainer)[0].host
 
     driver.end(container, RunFacts(program_started=False, never_started=True, unreachable_reason="connection refused"))
 
@@ -368,7 +368,7 @@ def test_a_run_that_was_cut_off_is_the_only_one_unless_the_task_allows_more(fact
     driver.end(driver.run("j"), facts)
 
     assert driver.result("j").verdict.outcome is Outcome.CRASH
-    assert len(driver.of(SubmitJob)) == 1
+    assert len(driver.of(SubmitContainer)) == 1
 
 
 @pytest.mark.parametrize("facts", CUT_OFF, ids=["removed", "host lost", "stopped", "engine away", "infrastructure_error"])
@@ -383,7 +383,7 @@ def test_a_task_with_retries_is_run_again_on_another_host_and_the_result_says_so
     again = driver.run("j")  # on the other one, although it has more
     driver.end(again)
 
-    first, second = (order.host for order in driver.of(SubmitJob) if order.request.job_id == "j")
+    first, second = (order.host for order in driver.of(SubmitContainer) if order.request.job_id == "j")
     assert first != second
     assert container in driver.deletes()
     verdict = driver.result("j").verdict
@@ -429,7 +429,7 @@ def test_what_is_the_programs_own_doing_is_never_run_again(facts):
     driver.end(driver.run("j"), facts)
 
     assert len(driver.results("j")) == 1
-    assert len(driver.of(SubmitJob)) == 1
+    assert len(driver.of(SubmitContainer)) == 1
 
 
 def test_a_job_whose_end_somebody_asked_for_is_not_run_again():
@@ -900,7 +900,7 @@ def test_an_older_image_of_the_same_name_takes_the_place_of_one_that_is_gone():
     driver.start_reported(container, StartFailed(reason="No such image", unreachable=False, image_missing=True))
     driver.ledger.container_deleted(container)
 
-    assert [order.image for order in driver.of(SubmitJob)] == ["sha256:newer", "sha256:py"]
+    assert [order.image for order in driver.of(SubmitContainer)] == ["sha256:newer", "sha256:py"]
     assert driver.of(CheckHost)
 
 
@@ -1010,10 +1010,10 @@ def test_a_host_that_may_fetch_images_takes_any_and_those_that_have_it_by_its_id
 
     driver.accept("j", Task("haskell:9"))
     assert driver.submits()[0].image == "haskell:9"
-    driver.ledger.container_deleted("jobmanager-m-1-1")
+    driver.finish("jobmanager-m-1-1")
     driver.accept("k", Task("rust"))
     assert driver.submits()[0].image == "rust:1.80"
-    driver.ledger.container_deleted("jobmanager-m-2-1")
+    driver.finish("jobmanager-m-2-1")
     driver.accept("l")
     assert driver.submits()[0].image == "sha256:py"
 
@@ -1133,7 +1133,7 @@ def test_priority_comes_first_then_arrival():
     order = []
     while placed := driver.placed():
         order += placed
-        driver.ledger.container_deleted(next(iter(driver.ledger.containers())))
+        driver.finish(next(iter(driver.ledger.containers())))
 
     assert order == ["urgent", "first", "second", "third", "late"]
 
@@ -1272,7 +1272,7 @@ def test_commands_are_given_once():
 
     assert driver.carry_out()
     assert driver.carry_out() == []
-    assert not driver.of(MonitorJob)
+    assert not driver.of(MonitorRun)
     assert not driver.of(PublishResult)
 
 
@@ -1328,7 +1328,7 @@ def test_an_id_that_is_used_again_has_its_new_place_only():
     placed = []
     while now := driver.placed():
         placed += now
-        driver.ledger.container_deleted(next(iter(driver.ledger.containers())))
+        driver.finish(next(iter(driver.ledger.containers())))
 
     assert placed == ["other", "again"]
 

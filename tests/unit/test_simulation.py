@@ -17,7 +17,7 @@ from jobmanager.ipc.messages import ContainerStarted, StartFailed, StartRefused
 from jobmanager.model.container import Image
 from jobmanager.results.facts import Limit, LimitHit, RunFacts
 from jobmanager.results.verdict import KillReason
-from jobmanager.scheduling.commands import CheckHost, DeleteContainer, KillJob, MonitorJob, PublishResult, SubmitJob
+from jobmanager.scheduling.commands import CheckHost, DeleteContainer, KillRun, MonitorRun, PublishResult, SubmitContainer
 from jobmanager.scheduling.hosts import HostStatus
 from tests.unit.ledger_driver import Driver
 
@@ -82,14 +82,14 @@ class World:
 
     def carry_out(self):
         for order in self.ledger.take_commands():
-            if isinstance(order, SubmitJob):
+            if isinstance(order, SubmitContainer):
                 self.memory_mib[order.container] = order.request.task.limits.memory_mib
                 self.check_memory(order.host)
                 self.later(self.random.uniform(0.1, 1), self.submitter_answers, order)
-            elif isinstance(order, MonitorJob):
+            elif isinstance(order, MonitorRun):
                 self.watched[order.container] = order.request.job_id
                 self.later(0.0 if order.kill_at_once else self.random.expovariate(0.2), self.waiter_reports, order.container)
-            elif isinstance(order, KillJob):
+            elif isinstance(order, KillRun):
                 if order.container in self.watched:
                     self.later(0.1, self.waiter_reports, order.container)
             elif isinstance(order, DeleteContainer):
@@ -285,7 +285,7 @@ def test_no_host_starves_and_none_is_overrun_when_nothing_goes_wrong():
     for number in range(150):
         world.new_job(number)
     for order in world.ledger.take_commands():
-        if isinstance(order, SubmitJob):
+        if isinstance(order, SubmitContainer):
             placed[order.host] += 1
 
     # fewer jobs than hosts: nobody has two
