@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from jobmanager.model.limits import Limits
+from jobmanager.model.limits import Limits, inodes_of
 from jobmanager.model.network import Network
 
 WORKSPACE = "/job"
 GRADING_WORKSPACE = "/task"  # in grading and student containers; graders written for INGInious use this path
 SHARED_FOLDER = "/task/student"
+VOLUMES_FOLDER = "/volumes"  # the volume ``work`` is at ``/volumes/work``
 OLD_FOLDERS = ("/archive", "/course")  # which graders written for INGInious name, beside the workspace
 ACCOUNTS = "/etc/passwd"
 SSH_USER = "job"  # who logs in to a debugged job's container
@@ -24,6 +25,26 @@ class SSHEndpoint:
     port: int  # inside the container; the engine chooses the one outside
     loopback_only: bool  # only the engine's own machine can reach it
     accounts: bytes = field(repr=False)  # the container's /etc/passwd
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeMount:
+    """A volume by name, which several containers of a job have. The first create call that names it makes it."""
+
+    name: str  # the engine's, chosen before that call
+    path: str  # such as ``/volumes/work``
+    size_mib: int
+    read_only: bool = False
+
+    @property
+    def short_name(self) -> str:
+        """Its name in the pipeline."""
+        return self.path.removeprefix(f"{VOLUMES_FOLDER}/")
+
+    @property
+    def inodes(self) -> int:
+        """How many files and folders it can hold."""
+        return inodes_of(self.size_mib)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +61,10 @@ class ContainerSpec:
     shares: bool = False  # a grading container: it has a volume that its student containers share
     shared_volume: str = ""  # a student container: that volume's name
     network_of: str = ""  # a student container: the container whose network it is in, instead of one of its own
+    volumes: tuple[VolumeMount, ...] = ()
+    user: str | None = None  # ``uid``, ``uid:gid`` or a name that the image knows; None: nobody, 65534:65534
+    devices: tuple[str, ...] = ()  # of the host, such as ``/dev/kvm``
+    privileged: bool = False
 
     @property
     def is_student(self) -> bool:

@@ -19,6 +19,11 @@ _MIN_OPEN_FILES = 32
 _BESIDE_SHM_MIB = 4  # so that a small program gets "no space left" before it reaches the memory limit, and can go on
 
 
+def inodes_of(size_mib: int) -> int:
+    """How many files and folders a place of this size can hold: 1024, and 64 more for every MiB."""
+    return 1024 + 64 * size_mib
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """What one job may use.
@@ -72,8 +77,8 @@ class Limits:
 
     @property
     def workspace_inodes(self) -> int:
-        """How many files and folders the workspace can hold: 1024, and 64 more for every MiB."""
-        return 1024 + 64 * self.workspace_mib
+        """How many files and folders the workspace can hold."""
+        return inodes_of(self.workspace_mib)
 
     @property
     def most_files(self) -> int:

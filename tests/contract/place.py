@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import secrets
+import tarfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from jobmanager.engine.pid1 import EndMark, Mark, MarkedStream, cpu_before, end_mark, payload
 from jobmanager.engine.protocol import Engine, EngineFailed, OutputStream
-from jobmanager.model.container import ContainerInfo, ContainerSpec, ContainerStatus, ImageDefaults
+from jobmanager.model.container import ContainerInfo, ContainerSpec, ContainerStatus, ImageDefaults, VolumeMount
 from jobmanager.model.host import Address
 from jobmanager.model.limits import Limits
 from tests.conftest import BUSYBOX as IMAGE
@@ -61,6 +63,7 @@ class Place:
         self.address = address
         self.label = secrets.token_hex(6)
         self._made: list[str] = []
+        self._volumes: list[str] = []
         self._streams: list[OutputStream] = []
 
     def create(
@@ -74,6 +77,12 @@ class Place:
         made = ContainerSpec(name=name, image=IMAGE, labels=labels, limits=limits, **spec)  # type: ignore[arg-type]
         self.engine.create(made, _NO_DEFAULTS)
         return name
+
+    def volume(self, short_name: str = "work", *, size_mib: int = 1) -> VolumeMount:
+        """A volume by name, which the first container that is given it makes."""
+        name = f"jobmanager-test-{secrets.token_hex(6)}-{short_name}"
+        self._volumes.append(name)
+        return VolumeMount(name=name, path=f"/volumes/{short_name}", size_mib=size_mib)
 
     def started(self, **options: object) -> str:
         """A container that waits for its job."""
@@ -145,6 +154,12 @@ class Place:
                 for piece in sorters[chunk.stderr].feed(chunk.data):
                     _sort(run, chunk.stderr, piece)
 
+    def archived(self, container: str, path: str = "/job") -> dict[str, bytes | None]:
+        """A container's files (None: a folder) by their names in the archive."""
+        tar = b"".join(self.engine.archive(container, path))
+        with tarfile.open(fileobj=io.BytesIO(tar)) as opened:
+            return {member.name: opened.extractfile(member).read() if member.isfile() else None for member in opened}  # type: ignore[union-attr]
+
     def until_ended(self, name: str) -> ContainerInfo:
         eventually(lambda: self.engine.inspect(name).status is ContainerStatus.ENDED)
         return self.engine.inspect(name)
@@ -154,6 +169,8 @@ class Place:
             stream.close()
         for name in reversed(self._made):  # what has another one's volume first
             self.engine.remove(name)
+        for name in self._volumes:
+            self.engine.remove_volume(name)
         left = [*self.engine.list({LABEL: self.label}), *self.engine.volumes({LABEL: self.label})]
         self.engine.close()
         assert left == []

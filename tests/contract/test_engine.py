@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import gc
-import io
 import secrets
-import tarfile
 import time
 
 import pytest
@@ -357,7 +355,7 @@ def test_attaching_shows_only_what_comes_from_then_on(place: Place) -> None:
 def test_a_container_stands_still_while_an_attached_stream_is_not_read(place: Place) -> None:
     run, stream = place.begin("yes | head -c 3000000; echo done > mark")
     place.read(run, stream, lambda: len(run.stdout) > 1000)
-    assert "mark" not in names_in(place, run.container)
+    assert "mark" not in place.archived(run.container)
     place.read(run, stream, lambda: "bye" in run.words)
     assert len(run.stdout) == 3_000_000
 
@@ -489,16 +487,9 @@ def test_cpu_time_of_a_container_that_was_never_started_is_none(place: Place) ->
 # ---- archive
 
 
-def names_in(place: Place, container: str, path: str = "/job") -> dict[str, bytes | None]:
-    """A container's files (None: a folder) by their names in the archive."""
-    tar = b"".join(place.engine.archive(container, path))
-    with tarfile.open(fileobj=io.BytesIO(tar)) as opened:
-        return {member.name: opened.extractfile(member).read() if member.isfile() else None for member in opened}  # type: ignore[union-attr]
-
-
 def test_the_workspace_comes_back_as_a_tar(place: Place) -> None:
     run = place.run("mkdir -p out/deep; echo 1 > out/deep/a; cat bytes > b", files={"bytes": ALL_BYTES})
-    found = {name.removeprefix("job/"): content for name, content in names_in(place, run.container).items()}
+    found = {name.removeprefix("job/"): content for name, content in place.archived(run.container).items()}
     assert found["out/deep/a"] == b"1\n"
     assert found["b"] == found["bytes"] == ALL_BYTES
     assert found["out"] is None
@@ -508,25 +499,25 @@ def test_the_workspace_of_a_paused_container_can_be_read(place: Place) -> None:
     run, stream = place.begin(f"echo 1 > a; echo on; {FOREVER}")
     place.read(run, stream, lambda: b"on\n" in run.stdout)
     place.pause(run.container)
-    assert names_in(place, run.container)["job/a"] == b"1\n"
+    assert place.archived(run.container)["job/a"] == b"1\n"
 
 
 def test_a_single_file_comes_back_as_a_tar(place: Place) -> None:
     run = place.run("mkdir d; echo 1 > d/a")
-    assert names_in(place, run.container, "/job/d/a") == {"a": b"1\n"}
+    assert place.archived(run.container, "/job/d/a") == {"a": b"1\n"}
 
 
 def test_a_path_that_is_not_there_raises_an_engine_error(place: Place) -> None:
     run = place.run("true")
     with pytest.raises(NoSuchContainer):
-        names_in(place, run.container, "/job/nothing")
+        place.archived(run.container, "/job/nothing")
 
 
 def test_the_workspace_is_gone_with_the_last_process(place: Place) -> None:
     run = place.run("echo 1 > a")
     place.engine.kill(run.container)
     place.until_ended(run.container)
-    assert "job/a" not in names_in(place, run.container)
+    assert "job/a" not in place.archived(run.container)
 
 
 # ---- the way in

@@ -9,7 +9,7 @@ import pytest
 
 from jobmanager import Limits, Network
 from jobmanager.engine.docker.container_config import container_config
-from jobmanager.model.container import ContainerSpec, ImageDefaults
+from jobmanager.model.container import ContainerSpec, ImageDefaults, VolumeMount
 
 NOTHING = ImageDefaults(command=("python3",), volumes=())
 NETWORKS = [Network.OFF, Network.LOOPBACK, Network.BRIDGE, "course-db"]
@@ -215,3 +215,47 @@ def test_the_jobs_command_and_files_are_not_in_the_container():
 
 def test_the_config_can_be_sent():
     json.dumps(config_of())
+
+
+def opened(**fields):
+    """What of a container's configuration its fields change."""
+    plain, made = config_of(), config_of(**fields)
+    changed = {key: made[key] for key in made if key != "HostConfig" and made[key] != plain.get(key)}
+    host = {key: value for key, value in made["HostConfig"].items() if value != plain["HostConfig"].get(key)}
+    return changed, host
+
+
+def test_another_user_changes_who_runs_and_whose_its_folders_are_and_nothing_else():
+    for user, owner in {"0:0": "mode=0700,uid=0,gid=0", "1000": "mode=0700,uid=1000,gid=1000", "builder": "mode=1777"}.items():
+        config, host = opened(user=user)
+        assert config == {"User": user}
+        assert list(host) == ["Tmpfs"]
+        assert host["Tmpfs"]["/tmp"].endswith(f",{owner},nosuid,nodev")
+
+
+def test_devices_are_added_by_their_paths_and_nothing_else_is():
+    added = {"PathOnHost": "/dev/kvm", "PathInContainer": "/dev/kvm", "CgroupPermissions": "rwm"}
+    assert opened(devices=("/dev/kvm",)) == ({}, {"Devices": [added]})
+
+
+def test_privileged_takes_the_seccomp_profile_away_and_leaves_the_rest_closed():
+    config, host = opened(privileged=True)
+    assert config == {}
+    assert host == {"Privileged": True, "SecurityOpt": ["no-new-privileges", "seccomp=unconfined"]}
+
+
+def test_a_volume_by_name_is_a_limited_tmpfs_with_the_jobs_labels_and_not_its_containers():
+    volume = VolumeMount(name="made-for-j1", path="/volumes/work", size_mib=3, read_only=True)
+    _, host = opened(volumes=(volume,))
+    (mount,) = (mount for mount in host["Mounts"] if mount["Target"] == "/volumes/work")
+    options = mount["VolumeOptions"]
+    assert (mount["Type"], mount["Source"], mount["ReadOnly"]) == ("volume", "made-for-j1", True)
+    assert options["Labels"] == {"a": "b", "jobmanager.volume": "work"}
+    assert options["NoCopy"] is True
+    assert options["DriverConfig"]["Options"]["o"] == "size=3m,nr_inodes=1216,mode=0777,uid=65534,gid=65534,nosuid,nodev"
+
+
+def test_a_volume_of_the_image_where_a_volume_by_name_is_gives_way():
+    defaults = ImageDefaults(command=(), volumes=("/volumes/work/", "/data"))
+    volume = VolumeMount(name="made-for-j1", path="/volumes/work", size_mib=3)
+    assert set(config_of(defaults=defaults, volumes=(volume,))["HostConfig"]["Tmpfs"]) == {"/tmp", "/data"}

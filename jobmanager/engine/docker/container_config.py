@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from jobmanager.engine.docker.seccomp import seccomp_profile
 from jobmanager.engine.pid1 import pid_1
-from jobmanager.model.container import OLD_FOLDERS, SHARED_FOLDER, ContainerSpec, ImageDefaults, SSHEndpoint
+from jobmanager.model.container import OLD_FOLDERS, SHARED_FOLDER, ContainerSpec, ImageDefaults, SSHEndpoint, VolumeMount
 from jobmanager.model.limits import Limits
 from jobmanager.model.network import Network
 
-VOLUME_LABEL = "jobmanager.container"  # on a volume: its container's name
+VOLUME_LABEL = "jobmanager.container"  # on a container's own volume: its container's name
+SHARED_VOLUME_LABEL = "jobmanager.volume"  # on a volume that several containers of a job have: its name in the pipeline
 USER = "65534:65534"  # nobody; numeric, so that it need not be in the image
-_MOUNT_OPTIONS = "uid=65534,gid=65534,nosuid,nodev"
+_NUMERIC_USER = re.compile(r"([0-9]+)(?::([0-9]+))?")
+_MOUNT_OPTIONS = "nosuid,nodev"
+_NOBODY = "uid=65534,gid=65534"
 _CPU_BACKSTOP_S = 10  # RLIMIT_CPU is so much higher than the limit that the waiter enforces
 _NO_CORE = 1  # bytes. At 0 a host that pipes cores to a program (systemd-coredump, apport) starts it at each crash; at 1 not
 _MAX_FILE_MIB = 4096  # holes included; runtimes such as .NET's map 2 GiB files that they hardly fill
@@ -32,7 +36,7 @@ def container_config(spec: ContainerSpec, defaults: ImageDefaults) -> dict[str, 
         "Entrypoint": ["sh", "-c", pid_1(spec.workspace)],
         "Cmd": [],
         "Env": [f"HOME={spec.workspace}"],
-        "User": USER,
+        "User": USER if spec.user is None else spec.user,
         "WorkingDir": "/",
         "Labels": dict(spec.labels),
         "OpenStdin": True,
@@ -47,8 +51,8 @@ def container_config(spec: ContainerSpec, defaults: ImageDefaults) -> dict[str, 
             "NetworkMode": f"container:{spec.network_of}" if spec.network_of else _network_mode(spec.network),
             "Mounts": _volumes(spec),
             "Tmpfs": {
-                **{path: _tmpfs(spec.limits.workspace_mib, spec.limits.workspace_inodes) for path in _writable_folders(spec)},
-                **{path: _tmpfs(_IMAGE_VOLUME_MIB, 64) for path in defaults.volumes if not _is_mounted(path, spec)},
+                **{path: _tmpfs(spec, spec.limits.workspace_mib, spec.limits.workspace_inodes) for path in _writable_folders(spec)},
+                **{path: _tmpfs(spec, _IMAGE_VOLUME_MIB, 64) for path in defaults.volumes if not _is_mounted(path, spec)},
             },
         },
     }
@@ -68,15 +72,23 @@ def _publish_ssh(config: dict[str, Any], spec: ContainerSpec, endpoint: SSHEndpo
 
 
 def _isolation(spec: ContainerSpec) -> dict[str, Any]:
+    """``Privileged`` overrides ``CapDrop``. Whether it overrides a seccomp profile depends on the engine, so it gets none."""
+    profile = "unconfined" if spec.privileged else seccomp_profile(special_files=not spec.is_student)
     return {
+        **({"Privileged": True} if spec.privileged else {}),
+        **({"Devices": [_device(path) for path in spec.devices]} if spec.devices else {}),
         "CapDrop": ["ALL"],
-        "SecurityOpt": ["no-new-privileges", f"seccomp={seccomp_profile(special_files=not spec.is_student)}"],
+        "SecurityOpt": ["no-new-privileges", f"seccomp={profile}"],
         "ReadonlyRootfs": True,
         "IpcMode": "private",
         "CgroupnsMode": "private",
         "AutoRemove": False,  # it would also remove the output of a failed start
         "RestartPolicy": {"Name": "no"},
     }
+
+
+def _device(path: str) -> dict[str, str]:
+    return {"PathOnHost": path, "PathInContainer": path, "CgroupPermissions": "rwm"}
 
 
 def _resource_limits(limits: Limits) -> dict[str, Any]:
@@ -110,35 +122,55 @@ def _network_mode(network: Network | str) -> str:
 
 
 def _volumes(spec: ContainerSpec) -> list[dict[str, Any]]:
-    """The workspace, and in it the shared folder of grading and student containers."""
-    mounts = [_volume(spec, spec.workspace)]
+    """The workspace, in it the shared folder of grading and student containers, and the volumes that the job's containers share."""
+    mounts = [_own_volume(spec, spec.workspace)]
     if spec.shares or spec.shared_volume:
-        mounts.append(_volume(spec, SHARED_FOLDER, spec.shared_volume))
-    return mounts
+        mounts.append(_own_volume(spec, SHARED_FOLDER, spec.shared_volume))
+    return [*mounts, *(_named_volume(spec, volume) for volume in spec.volumes)]
 
 
-def _volume(spec: ContainerSpec, path: str, name: str = "") -> dict[str, Any]:
-    """A tmpfs volume: limited, seen by the archive calls (a plain tmpfs mount is not), removed with its container.
+def _own_volume(spec: ContainerSpec, path: str, name: str = "") -> dict[str, Any]:
+    """A volume that is removed with its container; one with a name belongs to another container, and goes with that."""
+    options = _volume_options(spec.limits.workspace_mib, spec.limits.workspace_inodes, "1777")
+    mount = _volume(path, {**spec.labels, VOLUME_LABEL: spec.name}, options)
+    return {**mount, **({"Source": name} if name else {})}
 
-    A named one belongs to another container, and is not removed with this one. The *host* mounts it; where users are remapped,
-    65534 is another user there. So every user may write to it: its container has only one, and nobody else can reach it.
-    """
-    limits = spec.limits
-    options = f"size={limits.workspace_mib}m,nr_inodes={limits.workspace_inodes},mode=1777,{_MOUNT_OPTIONS}"
+
+def _named_volume(spec: ContainerSpec, volume: VolumeMount) -> dict[str, Any]:
+    """A volume that outlives its containers. Not sticky: they may have different users, and each may replace another's files."""
+    options = _volume_options(volume.size_mib, volume.inodes, "0777")
+    mount = _volume(volume.path, {**spec.labels, SHARED_VOLUME_LABEL: volume.short_name}, options)
+    return {**mount, "Source": volume.name, "ReadOnly": volume.read_only}
+
+
+def _volume(path: str, labels: dict[str, str], options: str) -> dict[str, Any]:
+    """A tmpfs volume: limited, and seen by the archive calls (a plain tmpfs mount is not)."""
     return {
         "Type": "volume",
         "Target": path,
-        **({"Source": name} if name else {}),
         "VolumeOptions": {
-            "Labels": {**spec.labels, VOLUME_LABEL: spec.name},
+            "Labels": labels,
             "NoCopy": True,
             "DriverConfig": {"Name": "local", "Options": {"type": "tmpfs", "device": "tmpfs", "o": options}},
         },
     }
 
 
-def _tmpfs(size_mib: int, inodes: int) -> str:
-    return f"rw,exec,size={size_mib}m,nr_inodes={inodes},mode=0700,{_MOUNT_OPTIONS}"
+def _volume_options(size_mib: int, inodes: int, mode: str) -> str:
+    """The *host* mounts it; where users are remapped, 65534 is another user there. So every user of its containers may write."""
+    return f"size={size_mib}m,nr_inodes={inodes},mode={mode},{_NOBODY},{_MOUNT_OPTIONS}"
+
+
+def _tmpfs(spec: ContainerSpec, size_mib: int, inodes: int) -> str:
+    return f"rw,exec,size={size_mib}m,nr_inodes={inodes},{_owner(spec.user)},{_MOUNT_OPTIONS}"
+
+
+def _owner(user: str | None) -> str:
+    """Who may use the container's own folders: its user; where only the image knows who that is, everybody."""
+    if user is None:
+        return f"mode=0700,{_NOBODY}"
+    numeric = _NUMERIC_USER.fullmatch(user)
+    return "mode=1777" if numeric is None else f"mode=0700,uid={numeric[1]},gid={numeric[2] or numeric[1]}"
 
 
 def _writable_folders(spec: ContainerSpec) -> tuple[str, ...]:

@@ -81,7 +81,8 @@ class FakeEngine:
         limits = spec.limits
         folders = (spec.workspace, spec.shares, spec.shared_volume)
         bounds = (*folders, limits.workspace_mib, limits.workspace_inodes, limits.output_kib, limits.cpus)
-        return str(self._call("create", spec.name, spec.image, dict(spec.labels), bounds))
+        volumes = [(each.name, each.path, each.short_name, each.size_mib, each.inodes, each.read_only) for each in spec.volumes]
+        return str(self._call("create", spec.name, spec.image, dict(spec.labels), bounds, volumes))
 
     def write_file(self, container: str, path: str, content: bytes) -> None:  # noqa: ARG002 - it has a workspace and no more
         self._call("write_file", container)

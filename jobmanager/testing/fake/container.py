@@ -11,7 +11,7 @@ from functools import lru_cache
 from jobmanager.engine.pid1 import RESULT_FILE, RESULT_FILE_LIMIT, Refusals, trace_of_the_end
 from jobmanager.model.container import SHARED_FOLDER, ContainerStatus
 from jobmanager.testing.fake import grammar
-from jobmanager.testing.fake.files import FileProblem, Files
+from jobmanager.testing.fake.files import FileProblem, Files, Tree
 from jobmanager.testing.fake.process import (
     AllKilled,
     AwaitInput,
@@ -44,6 +44,42 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 Later = Callable[[float, Callable[[], None]], None]  # call this in so many seconds
 
 
+class SharedVolume:
+    """The files of a volume that several containers have: they are there while one of these runs."""
+
+    def __init__(self, path: str, *, size_mib: int, inodes: int) -> None:
+        self._path, self._size_mib, self._inodes = path, size_mib, inodes
+        self._holders: set[str] = set()
+        self.tree = self._empty()
+
+    @property
+    def path(self) -> str:
+        """Where it is in each container that has it."""
+        return self._path
+
+    def hold(self, container: str) -> None:
+        """This container runs."""
+        self._holders.add(container)
+
+    def let_go(self, container: str) -> None:
+        """This container has ended."""
+        self._holders.discard(container)
+        if not self._holders:
+            self.tree = self._empty()
+
+    def _empty(self) -> Tree:
+        return Tree(root=self._path, room=self._size_mib * 2**20, inodes=self._inodes - 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FakeMount:
+    """A volume by name, as one container has it."""
+
+    name: str
+    volume: SharedVolume
+    read_only: bool
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FakeSpec:
     """What ``create`` was told."""
@@ -58,6 +94,7 @@ class FakeSpec:
     workspace_inodes: int
     output_kib: int
     cpus: float
+    volumes: tuple[FakeMount, ...]
     created_at_s: float  # seconds since 1970
 
 
@@ -159,6 +196,8 @@ class FakeContainer:
         """Begin, or begin again; nothing when it runs."""
         if self.status in (ContainerStatus.RUNNING, ContainerStatus.PAUSED):
             return
+        for mount in self.spec.volumes:
+            mount.volume.hold(self.spec.id)
         self.machine = self._new_machine(self._scripts)
         self.status, self.exit_code, self.oom_killed = ContainerStatus.RUNNING, None, False
         self.times_started += 1
@@ -186,6 +225,8 @@ class FakeContainer:
         self._waiting = self._awaits_input = False
         if self._steps is not None:
             self._steps.close()
+        for mount in self.spec.volumes:
+            mount.volume.let_go(self.spec.id)
         self.machine = self._new_machine(self._scripts)  # the workspace goes with the last process
         self._wake_followers()
 
@@ -296,7 +337,13 @@ class FakeContainer:
     def _new_machine(self, scripts: Mapping[str, str]) -> Machine:
         spec = self.spec
         shared_folder = SHARED_FOLDER if spec.shared_volume else ""
-        files = Files(spec.workspace, shared_folder, size_mib=spec.workspace_mib, inodes=spec.workspace_inodes)
+        files = Files(
+            spec.workspace,
+            shared_folder,
+            size_mib=spec.workspace_mib,
+            inodes=spec.workspace_inodes,
+            volumes=((mount.volume.tree, mount.read_only) for mount in spec.volumes),
+        )
         return Machine(files, scripts)
 
 
@@ -313,7 +360,7 @@ def _pid_1(container: FakeContainer) -> Steps:
         files.unpack(tar)
     except FileProblem:
         broken = True
-    command = files.files.get(f"{container.spec.workspace}/.jobmanager/command")
+    command = files.find(f"{container.spec.workspace}/.jobmanager/command")
     if broken or command is None:
         if broken:
             yield _mark(token, b"no its files cannot be unpacked into the workspace")
@@ -334,14 +381,14 @@ def _pid_1(container: FakeContainer) -> Steps:
 def _refusal(process: Process, name: str, absent: str) -> str:
     """Why a program cannot be run: it is not there, or is none."""
     path, files = process.path(name), process.machine.files
-    if "/" not in name or path not in (*files.files, *files.folders):
+    if "/" not in name or not files.exists(path):
         return absent
-    return Refusals.of(name).barred if path in files.files else Refusals.of(name).folder
+    return Refusals.of(name).folder if files.is_folder(path) else Refusals.of(name).barred
 
 
 def _program_process(container: FakeContainer, exports: Mapping[str, str]) -> Process:
     machine, workspace = container.machine, container.spec.workspace
-    stored = machine.files.files.get(f"{workspace}/.jobmanager/stdin")
+    stored = machine.files.find(f"{workspace}/.jobmanager/stdin")
     stdin: Source = container.stdin if stored is None else Text(stored.data)
     return Process(
         machine,
@@ -371,12 +418,12 @@ def _last_words(container: FakeContainer, token: bytes, code: int) -> Iterator[O
     workspace = container.spec.workspace
     trace = trace_of_the_end(token.decode("utf-8", "replace"), workspace)
     full = int(not machine.oom_kills and not _has_room(machine.files, trace))
-    peak = 2**20 + sum(len(file.data) for file in machine.files.files.values())
+    peak = 2**20 + machine.files.size()
     counters = (code, container.cpu_ns(), peak, machine.oom_kills, machine.fork_refusals, full)
     end = b"end %s %.2f" % (b" ".join(b"%d" % counter for counter in counters), ended_at_s)
     yield OutputEffect(True, _mark(token, end).data)
     yield _mark(token, end)
-    result = machine.files.files.get(f"{workspace}/{RESULT_FILE}")
+    result = machine.files.find(f"{workspace}/{RESULT_FILE}")
     if result is not None and result.data:
         yield OutputEffect(False, bytes(result.data[: RESULT_FILE_LIMIT + 1]))
     yield _mark(token, b"bye")

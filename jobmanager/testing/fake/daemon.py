@@ -6,11 +6,11 @@ import hashlib
 import posixpath
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jobmanager.engine.docker.container_config import VOLUME_LABEL
+from jobmanager.engine.docker.container_config import SHARED_VOLUME_LABEL, VOLUME_LABEL
 from jobmanager.engine.labels import JOB_LABEL
 from jobmanager.engine.protocol import (
     EngineFailed,
@@ -21,7 +21,7 @@ from jobmanager.engine.protocol import (
     Refused,
 )
 from jobmanager.model.container import SHARED_FOLDER, ContainerStatus
-from jobmanager.testing.fake.container import KILLED, FakeContainer, FakeSpec, Follower, Later
+from jobmanager.testing.fake.container import KILLED, FakeContainer, FakeMount, FakeSpec, Follower, Later, SharedVolume
 from jobmanager.testing.fake.files import FileProblem
 
 _HISTORY = 20_000
@@ -43,11 +43,12 @@ class FakeImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FakeVolume:
-    """A container's workspace as the fake engine lists it."""
+    """A container's workspace, or a volume of several containers, as the fake engine lists it."""
 
     name: str
     labels: Mapping[str, str]
     created_at_s: float
+    shared: SharedVolume | None = None
 
 
 class FakeDaemon:
@@ -139,7 +140,14 @@ class FakeDaemon:
 
     # ---- containers
 
-    def create(self, name: str, image: str, labels: Mapping[str, str], bounds: tuple[str, bool, str, int, int, int, float]) -> str:
+    def create(
+        self,
+        name: str,
+        image: str,
+        labels: Mapping[str, str],
+        bounds: tuple[str, bool, str, int, int, int, float],
+        volumes: Sequence[tuple[str, str, str, int, int, bool]],
+    ) -> str:
         if name in self.containers:
             other = self.containers[name].spec.id
             raise NameTaken(f'Conflict. The container name "/{name}" is already in use by container "{other}".')
@@ -160,6 +168,7 @@ class FakeDaemon:
             workspace_inodes=workspace_inodes,
             output_kib=output_kib,
             cpus=cpus,
+            volumes=tuple(self._mount(labels, *volume) for volume in volumes),
             created_at_s=time.time(),
         )
         container = FakeContainer(spec, scripts=self.scripts, later=self._later, began=self._program_began)
@@ -209,12 +218,32 @@ class FakeDaemon:
         ]
 
     def remove_volume(self, name: str) -> None:
-        if name in self._ids or (name.endswith(_SHARED) and self._is_shared(name)):
+        if name in self._ids or self._is_used(name):
             raise Refused(f"remove {name}: volume is in use - [{name}]")
         self.volumes.pop(name, None)
 
-    def _is_shared(self, volume: str) -> bool:
-        return any(container.spec.shared_volume == volume for container in self.containers.values())
+    def _is_used(self, volume: str) -> bool:
+        """Whether some container has this volume, which is not its own."""
+        if volume not in self.volumes or not (volume.endswith(_SHARED) or self.volumes[volume].shared):
+            return False
+        specs = (container.spec for container in self.containers.values())
+        return any(volume in (spec.shared_volume, *(mount.name for mount in spec.volumes)) for spec in specs)
+
+    def _mount(
+        self, labels: Mapping[str, str], name: str, path: str, short_name: str, size_mib: int, inodes: int, read_only: bool
+    ) -> FakeMount:
+        """The volume of that name; the first container that names it makes it."""
+        volume = self.volumes.get(name)
+        if volume is None:
+            volume = self.volumes[name] = FakeVolume(
+                name=name,
+                labels={**labels, SHARED_VOLUME_LABEL: short_name},
+                created_at_s=time.time(),
+                shared=SharedVolume(path, size_mib=size_mib, inodes=inodes),
+            )
+        if volume.shared is None:
+            raise Refused(f"volume {name} is a container's own")
+        return FakeMount(name=name, volume=volume.shared, read_only=read_only)
 
     def kill(self, target: str) -> None:
         container = self.find(target)
@@ -316,5 +345,7 @@ def _fits(labels: Mapping[str, str], wanted: Mapping[str, str | None]) -> bool:
 def _row(container: FakeContainer, *, inspected: bool) -> tuple[object, ...]:
     spec = container.spec
     told = (container.exit_code, container.oom_killed, container.started_at_s) if inspected else (None, False, 0.0)
-    volumes = {spec.workspace: spec.id, **({SHARED_FOLDER: spec.shared_volume} if spec.shared_volume else {})}
+    volumes = {spec.workspace: spec.id, **{mount.volume.path: mount.name for mount in spec.volumes}}
+    if spec.shared_volume:
+        volumes[SHARED_FOLDER] = spec.shared_volume
     return (spec.id, spec.name, container.status.value, spec.labels, spec.created_at_s, *told, volumes)

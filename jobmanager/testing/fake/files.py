@@ -1,4 +1,4 @@
-"""The files of a fake container: a workspace and a /tmp of limited size, in memory; everything else is read-only."""
+"""The files of a fake container: a workspace, a /tmp and volumes of limited size, in memory; everything else is read-only."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import io
 import posixpath
 import tarfile
 import time
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
 _BLOCK = 4096
 _TAR_BLOCK = 512
@@ -24,83 +25,124 @@ class FakeFile:
     mode: int = 0o644
 
 
+@dataclass(slots=True)
+class Tree:
+    """One place that can be written to: what is in it, by absolute path, and what it can still hold."""
+
+    root: str
+    room: int  # bytes
+    inodes: int
+    files: dict[str, FakeFile] = field(default_factory=dict)
+    folders: set[str] = field(default_factory=set)  # its root is not among them
+
+
 class Files:
     """Folders and files by absolute path."""
 
-    def __init__(self, workspace: str, shared_folder: str, *, size_mib: int, inodes: int) -> None:
-        self.files: dict[str, FakeFile] = {}
-        self.folders = {"/", "/bin", "/dev", "/etc", "/proc", "/sys", "/tmp", "/usr", "/var", workspace}
+    def __init__(
+        self, workspace: str, shared_folder: str, *, size_mib: int, inodes: int, volumes: Iterable[tuple[Tree, bool]] = ()
+    ) -> None:
+        """``volumes``: places that other containers may have too, and whether each is read-only here."""
+        volumes = tuple(volumes)
+        places = (*([shared_folder] if shared_folder else []), workspace, "/tmp")
+        own = [Tree(root=place, room=size_mib * 2**20, inodes=inodes - 1) for place in places]
         self._workspace = workspace
-        self._writable = (*([shared_folder] if shared_folder else []), workspace, "/tmp")
-        self.folders.update(self._writable)
-        self._room = dict.fromkeys(self._writable, size_mib * 2**20)
-        self._inodes = dict.fromkeys(self._writable, inodes - 1)
+        self._trees = (*own, *(tree for tree, _ in volumes))
+        self._read_only = {tree.root for tree, read_only in volumes if read_only}
+        self._fixed = {"/", "/bin", "/dev", "/etc", "/proc", "/sys", "/usr", "/var"}
+        for tree in self._trees:
+            self._fixed.update((tree.root, posixpath.dirname(tree.root)))
+
+    def find(self, path: str) -> FakeFile | None:
+        """The file of that path."""
+        tree = self._tree(path)
+        return None if tree is None else tree.files.get(path)
+
+    def is_folder(self, path: str) -> bool:
+        """Whether there is a folder of that path."""
+        tree = self._tree(path)
+        return path in self._fixed or (tree is not None and path in tree.folders)
+
+    def exists(self, path: str) -> bool:
+        """Whether there is anything of that path."""
+        return self.find(path) is not None or self.is_folder(path)
+
+    def is_writable(self, path: str) -> bool:
+        """Whether the file or folder of that path is there, in a place that can be written to."""
+        tree = self._tree(path) or next((tree for tree in self._trees if tree.root == path), None)
+        return self.exists(path) and tree is not None and tree.root not in self._read_only
+
+    def size(self) -> int:
+        """Bytes in all files."""
+        return sum(len(file.data) for tree in self._trees for file in tree.files.values())
 
     def read(self, path: str) -> bytearray:
         """A file's content; it grows under the reader's hands."""
-        if path in self.folders:
+        if self.is_folder(path):
             raise FileProblem("Is a directory")
-        if path not in self.files:
+        file = self.find(path)
+        if file is None:
             raise FileProblem("No such file or directory")
-        return self.files[path].data
+        return file.data
 
     def create(self, path: str, mode: int = 0o644) -> FakeFile:
         """An empty file, also in place of an old one."""
-        if path in self.folders:
+        if self.is_folder(path):
             raise FileProblem("Is a directory")
-        root = self._root(path)
-        if path in self.files:
-            file = self.files[path]
-            self._room[root] += _blocks(len(file.data))
+        tree = self._writable(path)
+        if path in tree.files:
+            file = tree.files[path]
+            tree.room += _blocks(len(file.data))
             file.data = bytearray()
             return file
         self._need_folder(posixpath.dirname(path))
-        self._take_inode(root)
-        self.files[path] = FakeFile(bytearray(), mode)
-        return self.files[path]
+        _take_inode(tree)
+        tree.files[path] = FakeFile(bytearray(), mode)
+        return tree.files[path]
 
     def append(self, path: str, data: bytes) -> None:
         """Write at the end. As much as fits is written before FileProblem says that the room is used up."""
-        file, root = self.files.get(path), self._root(path)
+        tree = self._writable(path)
+        file = tree.files.get(path)
         if file is None:
             return  # removed while it was open
-        spare = -len(file.data) % _BLOCK + self._room[root]
+        spare = -len(file.data) % _BLOCK + tree.room
         before = _blocks(len(file.data))
         file.data += data[:spare]
-        self._room[root] -= _blocks(len(file.data)) - before
+        tree.room -= _blocks(len(file.data)) - before
         if len(data) > spare:
             raise FileProblem("No space left on device")
 
     def make_folder(self, path: str, *, parents: bool) -> None:
-        if path in self.folders and parents:
+        if self.is_folder(path) and parents:
             return
-        if path in self.folders or path in self.files:
+        if self.exists(path):
             raise FileProblem("File exists")
         above = posixpath.dirname(path)
-        if parents and above not in self.folders:
+        if parents and not self.is_folder(above):
             self.make_folder(above, parents=True)
-        root = self._root(path)
+        tree = self._writable(path)
         self._need_folder(above)
-        self._take_inode(root)
-        self.folders.add(path)
+        _take_inode(tree)
+        tree.folders.add(path)
 
     def remove(self, path: str) -> None:
         """Remove a file, or a folder with all that is in it."""
-        root = self._root(path)
-        if path not in self.files and path not in self.folders:
+        tree = self._writable(path)
+        if not self.exists(path):
             raise FileProblem("No such file or directory")
-        for name in [name for name in self.files if name == path or name.startswith(path + "/")]:
-            self._room[root] += _blocks(len(self.files.pop(name).data))
-            self._inodes[root] += 1
-        gone = {name for name in self.folders if name == path or name.startswith(path + "/")}
-        self.folders -= gone
-        self._inodes[root] += len(gone)
+        for name in [name for name in tree.files if name == path or name.startswith(path + "/")]:
+            tree.room += _blocks(len(tree.files.pop(name).data))
+            tree.inodes += 1
+        gone = {name for name in tree.folders if name == path or name.startswith(path + "/")}
+        tree.folders -= gone
+        tree.inodes += len(gone)
 
     def children(self, folder: str) -> list[str]:
         """The names in a folder."""
         return sorted(
             posixpath.basename(path)
-            for path in (*self.files, *self.folders)
+            for path in self._paths()
             if path != "/" and posixpath.dirname(path) == folder
         )
 
@@ -127,12 +169,12 @@ class Files:
 
     def packed(self, path: str) -> bytes:
         """A tar of a file or folder as an engine's archive call gives it: the path's last name on top."""
-        if path not in self.files and path not in self.folders:
+        if not self.exists(path):
             raise FileProblem("No such file or directory")
         out = io.BytesIO()
         above = posixpath.dirname(path)
         with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT, encoding="utf-8") as tar:
-            for name in sorted((*self.folders, *self.files)):
+            for name in sorted(self._paths()):
                 if name == path or name.startswith(path.rstrip("/") + "/"):
                     self._pack(tar, name, posixpath.relpath(name, above))
         return out.getvalue()
@@ -141,11 +183,11 @@ class Files:
         member = tarfile.TarInfo(name)
         member.uid = member.gid = 65534
         member.mtime = int(time.time())
-        if path in self.folders:
+        file = self.find(path)
+        if file is None:
             member.type, member.mode = tarfile.DIRTYPE, 0o755
             tar.addfile(member)
             return
-        file = self.files[path]
         member.size, member.mode = len(file.data), file.mode
         tar.addfile(member, io.BytesIO(file.data))
 
@@ -155,28 +197,42 @@ class Files:
             self.make_folder(path, parents=True)
             return
         above = posixpath.dirname(path)
-        if above not in self.folders:
+        if not self.is_folder(above):
             self.make_folder(above, parents=True)
         file = self.create(path, _number(header[100:108]))
         file.mode = _number(header[100:108])
         self.append(path, content)
 
     def _need_folder(self, path: str) -> None:
-        if path in self.files:
+        if self.find(path) is not None:
             raise FileProblem("Not a directory")
-        if path not in self.folders:
+        if not self.is_folder(path):
             raise FileProblem("No such file or directory")
 
-    def _root(self, path: str) -> str:
-        for root in self._writable:
-            if path.startswith(root + "/"):
-                return root
-        raise FileProblem("Read-only file system")
+    def _paths(self) -> Iterator[str]:
+        yield from self._fixed
+        for tree in self._trees:
+            yield from tree.folders
+            yield from tree.files
 
-    def _take_inode(self, root: str) -> None:
-        if self._inodes[root] <= 0:
-            raise FileProblem("No space left on device")
-        self._inodes[root] -= 1
+    def _tree(self, path: str) -> Tree | None:
+        """The place below whose root this path is."""
+        for tree in self._trees:
+            if path.startswith(tree.root + "/"):
+                return tree
+        return None
+
+    def _writable(self, path: str) -> Tree:
+        tree = self._tree(path)
+        if tree is None or tree.root in self._read_only:
+            raise FileProblem("Read-only file system")
+        return tree
+
+
+def _take_inode(tree: Tree) -> None:
+    if tree.inodes <= 0:
+        raise FileProblem("No space left on device")
+    tree.inodes -= 1
 
 
 def _blocks(size: int) -> int:

@@ -265,7 +265,7 @@ class Process:
             return self.stdout if path == "/dev/stdout" else self.stderr
         if path == "/dev/null":
             return Nowhere()
-        if not append or path not in self.machine.files.files:
+        if not append or self.machine.files.find(path) is None:
             self.machine.files.create(path)
         return FileSink(self.machine.files, path)
 

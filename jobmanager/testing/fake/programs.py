@@ -105,7 +105,7 @@ def dd(process: Process, args: list[str]) -> Steps:
     options = dict(word.partition("=")[::2] for word in args)
     block, count = _size(options.get("bs", "512")), int(options.get("count", "1"))
     read, code = 0, 0
-    files, target = process.machine.files.files, process.path(options.get("of", "/dev/stdout"))
+    files, target = process.machine.files, process.path(options.get("of", "/dev/stdout"))
     try:
         source = process.open(options["if"]) if "if" in options else process.stdin
         sink = process.create(options["of"], append=False) if "of" in options else process.stdout
@@ -115,7 +115,8 @@ def dd(process: Process, args: list[str]) -> Steps:
     except FileProblem as problem:
         read = -(-read // block) * block
         code = yield from process.fail(f"dd: error writing '{options.get('of', 'standard output')}': {problem}")
-    written = len(files[target].data) if target in files else read
+    stored = files.find(target)
+    written = read if stored is None else len(stored.data)
     return (yield from process.fail(f"{_records(read, block)} in\n{_records(written, block)} out", code))
 
 
@@ -177,7 +178,7 @@ def touch(process: Process, args: list[str]) -> Steps:
 def chmod(process: Process, args: list[str]) -> Steps:
     mode = args[0] if args else ""
     for name in args[1:]:
-        file = process.machine.files.files.get(process.path(name))
+        file = process.machine.files.find(process.path(name))
         if file is None:
             return (yield from process.fail(f"chmod: {name}: No such file or directory"))
         file.mode = int(mode, 8) if mode.isdigit() else file.mode & ~0o111 if "-x" in mode else file.mode | 0o111
@@ -190,9 +191,9 @@ def ls(process: Process, args: list[str]) -> Steps:
     everything = any("a" in word or "A" in word for word in args if word.startswith("-"))
     for name in [word for word in args if not word.startswith("-")] or ["."]:
         path = process.path(name)
-        if path in files.files:
+        if files.find(path) is not None:
             yield from process.say(name + "\n")
-        elif path in files.folders:
+        elif files.is_folder(path):
             names = [entry for entry in files.children(path) if everything or not entry.startswith(".")]
             yield from process.say("".join(f"{entry}\n" for entry in names))
         else:
@@ -402,14 +403,15 @@ def _true(process: Process, words: list[str]) -> bool:
         return words[0] != ""
     if len(words) == 2:
         path = process.path(words[1])
+        file = files.find(path)
         answers: dict[str, Callable[[], bool]] = {
-            "-e": lambda: path in files.files or path in files.folders,
-            "-f": lambda: path in files.files,
-            "-d": lambda: path in files.folders,
-            "-s": lambda: path in files.files and bool(files.files[path].data),
-            "-r": lambda: path in files.files or path in files.folders,
-            "-x": lambda: path in files.folders or (path in files.files and bool(files.files[path].mode & 0o111)),
-            "-w": lambda: path in files.files or path == "/job" or path.startswith(("/job/", "/tmp")),
+            "-e": lambda: files.exists(path),
+            "-f": lambda: file is not None,
+            "-d": lambda: files.is_folder(path),
+            "-s": lambda: file is not None and bool(file.data),
+            "-r": lambda: files.exists(path),
+            "-x": lambda: files.is_folder(path) or (file is not None and bool(file.mode & 0o111)),
+            "-w": lambda: files.is_writable(path),
             "-n": lambda: words[1] != "",
             "-z": lambda: words[1] == "",
         }

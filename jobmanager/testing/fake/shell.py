@@ -75,7 +75,7 @@ def run(process: Process, words: list[str]) -> Steps:
     found = _find(process, words[0])
     if found is not None:
         return (yield from found(process, words[1:]))
-    if "/" in words[0] and process.path(words[0]) in (*process.machine.files.files, *process.machine.files.folders):
+    if "/" in words[0] and process.machine.files.exists(process.path(words[0])):
         return (yield from process.fail(f"sh: {words[0]}: Permission denied", _NOT_EXECUTABLE))
     return (yield from process.fail(f"sh: {words[0]}: not found", _NOT_FOUND))
 
@@ -105,7 +105,7 @@ def _find(process: Process, name: str) -> Program | None:
     if "/" not in name:
         return _program(process, name)
     path = process.path(name)
-    file = process.machine.files.files.get(path)
+    file = process.machine.files.find(path)
     if file is not None:
         return _script(process, name, bytes(file.data)) if file.mode & 0o111 else None
     folder, _, base = path.rpartition("/")
@@ -383,7 +383,7 @@ class Shell:
     def _cd(self, process: Process, args: list[str]) -> Steps:
         name = args[0] if args else self._lookup("HOME")
         path = self._process.path(name)
-        if path not in process.machine.files.folders:
+        if not process.machine.files.is_folder(path):
             return (yield from process.fail(f"sh: cd: line 0: can't cd to {name}: No such file or directory", 2))
         self._process.cwd = path
         self._process.env["PWD"] = path

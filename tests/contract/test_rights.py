@@ -1,0 +1,95 @@
+"""What a container may be opened for: another user, devices, and all rights. The fake engine has neither users nor devices."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+import pytest
+
+from jobmanager.engine.protocol import EngineFailed, Refused
+from tests.contract.place import Place
+
+USERS = ["0:0", "1000:1000", "1000", "root", "nobody"]
+KINDS = ("/dev/fuse", "/dev/kvm", "/dev/net/tun", "/dev/loop-control")  # some machines have one, some another
+SHOW = "id -u; cat /proc/self/status"
+
+
+def real(place: Place) -> None:
+    if place.address.host == "fake":
+        pytest.skip("the fake engine has no users and no devices")
+
+
+def a_device() -> str:
+    found = [path for path in KINDS if os.path.exists(path) and stat.S_ISCHR(os.stat(path).st_mode)]
+    if not found:
+        pytest.skip(f"this machine has none of {', '.join(KINDS)}")
+    return found[0]
+
+
+def status(text: bytes) -> dict[str, str]:
+    return {line.split(":")[0]: line.partition(":")[2].strip() for line in text.decode().splitlines() if ":" in line}
+
+
+@pytest.mark.parametrize("user", USERS)
+def test_a_program_of_any_user_can_write_where_programs_may(place: Place, user: str) -> None:
+    volume = place.volume()
+    run = place.run(
+        "for d in /job /tmp /volumes/work; do echo $d > $d/a && cat $d/a; done; mkdir /tmp/d && rm -rf /tmp/d a",
+        user=user,
+        files={"deep/b": b""},
+        volumes=(volume,),
+    )
+    assert (run.stdout, run.stderr, run.end.exit_code) == (b"/job\n/tmp\n/volumes/work\n", b"", 0)
+
+
+@pytest.mark.parametrize(("user", "ids"), [("0:0", "0 0"), ("1000:1001", "1000 1001"), (None, "65534 65534"), ("root", "0 0")])
+def test_a_program_has_the_user_that_was_asked_for_and_no_capabilities(place: Place, user: str | None, ids: str) -> None:
+    real(place)
+    run = place.run("echo $(id -u) $(id -g); cat /proc/self/status; touch /x /etc/x", user=user)
+    found = status(run.stdout)
+    assert run.stdout.partition(b"\n")[0].decode() == ids
+    assert {found[name] for name in ("CapPrm", "CapEff", "CapBnd", "CapInh")} == {"0" * 16}
+    assert (found["NoNewPrivs"], found["Seccomp"]) == ("1", "2")
+    assert run.stderr.count(b"Read-only file system") == 2
+
+
+def test_tmp_belongs_to_the_containers_user(place: Place) -> None:
+    real(place)
+    assert place.run("stat -c %u /tmp", user="1000:1000").stdout == b"1000\n"
+    assert place.run("stat -c %u /tmp").stdout == b"65534\n"
+
+
+def test_a_user_that_the_image_does_not_know_is_refused_in_words(place: Place) -> None:
+    real(place)
+    with pytest.raises((Refused, EngineFailed), match="no-such-user"):
+        place.started(user="no-such-user")
+
+
+def test_a_container_may_have_a_device_of_the_host(place: Place) -> None:
+    real(place)
+    device = a_device()
+    tries = f"[ -c {device} ] && echo there && : 3<>{device} && echo opened"
+    assert place.run(tries, user="0:0", devices=(device,)).stdout == b"there\nopened\n"
+    assert place.run(tries, user="0:0").stdout == b""
+
+
+def test_a_device_that_the_host_lacks_is_refused_in_words(place: Place) -> None:
+    real(place)
+    with pytest.raises((Refused, EngineFailed), match="/dev/no-such-device"):
+        place.started(devices=("/dev/no-such-device",))
+
+
+def test_a_privileged_container_has_all_rights_but_new_ones_and_its_root_stays_read_only(place: Place) -> None:
+    real(place)
+    try:
+        run = place.run(f"{SHOW}; ls /dev | wc -l; mount -t tmpfs none /tmp && echo mounted; touch /x", user="0:0", privileged=True)
+    except EngineFailed as error:
+        if "unable to apply caps" not in str(error):
+            raise
+        pytest.skip("this machine does not give all capabilities to its engine")
+    found = status(run.stdout)
+    assert int(found["CapEff"], 16) & (1 << 21)  # CAP_SYS_ADMIN
+    assert (found["NoNewPrivs"], found["Seccomp"]) == ("1", "0")
+    assert run.stdout.endswith(b"mounted\n")
+    assert b"Read-only file system" in run.stderr

@@ -1,0 +1,137 @@
+"""Volumes by name, which several containers of a job have: the fake engine and a real one alike."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from jobmanager.engine.docker.container_config import SHARED_VOLUME_LABEL, VOLUME_LABEL
+from jobmanager.engine.protocol import Refused
+from jobmanager.model.container import VolumeMount
+from tests.contract.place import LABEL, Place
+
+
+def read_only(volume: VolumeMount) -> VolumeMount:
+    return replace(volume, read_only=True)
+
+
+def names(place: Place) -> set[str]:
+    """The test's volumes that are no container's own."""
+    return {volume.name for volume in place.engine.volumes({LABEL: place.label}) if VOLUME_LABEL not in volume.labels}
+
+
+def test_a_volume_is_made_with_its_first_container_and_has_its_labels(place: Place) -> None:
+    volume = place.volume("work")
+
+    place.create(labels={"kind": "one"}, volumes=(volume,))
+
+    (found,) = place.engine.volumes({SHARED_VOLUME_LABEL: "work", LABEL: place.label})
+    assert found.name == volume.name
+    assert found.labels.items() >= {LABEL: place.label, "kind": "one"}.items()
+    assert VOLUME_LABEL not in found.labels
+
+
+def test_a_container_tells_its_volumes_by_their_paths(place: Place) -> None:
+    volumes = (place.volume("work"), place.volume("reports"))
+    name = place.create(volumes=volumes)
+    (listed,) = place.engine.list({LABEL: place.label})
+    found = place.engine.inspect(name).volumes
+    assert set(found) == {"/job", "/volumes/work", "/volumes/reports"}
+    assert {volume.path: found[volume.path] for volume in volumes} == {volume.path: volume.name for volume in volumes}
+    assert listed.volumes == found
+
+
+def test_what_one_container_writes_another_one_reads(place: Place) -> None:
+    volume = place.volume()
+    place.run("mkdir /volumes/work/d; echo hello > /volumes/work/d/a", volumes=(volume,))
+
+    assert place.run("cat /volumes/work/d/a", volumes=(read_only(volume),)).stdout == b"hello\n"
+
+
+def test_a_volume_that_is_only_read_cannot_be_changed(place: Place) -> None:
+    volume = place.volume()
+    first = place.run("echo right > /volumes/work/a; mkdir /volumes/work/d", volumes=(volume,))
+    tries = "echo x > a; echo x >> a; echo x > new; mkdir new; rm a; rm -rf d; cat a"
+
+    run = place.run(f"cd /volumes/work; {tries}", volumes=(read_only(volume),))
+
+    assert run.stdout == b"right\n"
+    assert run.stderr.count(b"Read-only file system") >= 3
+    names_there = [member for member in place.archived(first.container, "/volumes/work") if member != "work"]
+    assert sorted(names_there) == ["work/a", "work/d"]
+
+
+def test_containers_that_write_to_one_volume_share_its_room(place: Place) -> None:
+    volume = place.volume(size_mib=1)
+    first = place.run("head -c 900000 /dev/zero > /volumes/work/a; echo $?", volumes=(volume,))
+    assert first.stdout == b"0\n"
+
+    second = place.run("head -c 900000 /dev/zero > /volumes/work/b || echo full", volumes=(volume,))
+
+    assert b"full\n" in second.stdout
+    assert second.end.workspace_full is False  # it is not the workspace
+
+
+def test_a_volume_holds_no_more_files_than_its_size_allows(place: Place) -> None:
+    volume = place.volume(size_mib=1)
+    made = f"i=0; while [ $i -lt {volume.inodes + 8} ] && printf '' > /volumes/work/$i; do i=$((i+1)); done; echo $i"
+
+    run = place.run(made, volumes=(volume,))
+
+    assert run.stdout == b"%d\n" % (volume.inodes - 1)  # the folder itself is one
+    assert b"No space left on device" in run.stderr
+
+
+def test_content_lives_on_while_another_container_of_the_volume_runs_and_is_gone_after_that(place: Place) -> None:
+    volume = place.volume()
+    first = place.run("echo 1 > /volumes/work/a", volumes=(volume,))
+    second = place.started(volumes=(read_only(volume),))
+    place.engine.remove(first.container)
+    assert "work/a" in place.archived(second, "/volumes/work")
+    third = place.run("cat /volumes/work/a", volumes=(volume,))
+    assert third.stdout == b"1\n"
+
+    for name in (second, third.container):
+        place.engine.kill(name)
+        place.until_ended(name)
+
+    assert place.run("ls /volumes/work", volumes=(volume,)).stdout == b""
+
+
+def test_removing_a_container_leaves_its_shared_volumes(place: Place) -> None:
+    volume = place.volume()
+    name = place.started(volumes=(volume,))
+    place.engine.remove(name)
+    place.engine.remove(name)
+    assert names(place) == {volume.name}
+    assert not place.engine.volumes({VOLUME_LABEL: name})
+
+
+def test_a_shared_volume_cannot_be_removed_while_a_container_has_it(place: Place) -> None:
+    volume = place.volume()
+    first, second = place.run("true", volumes=(volume,)).container, place.create(volumes=(read_only(volume),))
+    for name in (first, second):
+        with pytest.raises(Refused, match="in use"):
+            place.engine.remove_volume(volume.name)
+        place.engine.remove(name)
+
+    place.engine.remove_volume(volume.name)
+
+    assert names(place) == set()
+    place.engine.remove_volume(volume.name)
+
+
+def test_a_volume_of_its_name_that_was_removed_is_made_anew(place: Place) -> None:
+    volume = place.volume()
+    place.engine.remove(place.run("echo 1 > /volumes/work/a", volumes=(volume,)).container)
+    place.engine.remove_volume(volume.name)
+    assert place.run("ls /volumes/work", volumes=(volume,)).stdout == b""
+
+
+def test_a_container_has_only_the_volumes_that_it_names(place: Place) -> None:
+    volume = place.volume()
+    place.started(volumes=(volume,))
+    assert place.run("ls /volumes || echo none").stdout == b"none\n"
+    other = place.volume("other")
+    assert place.run("ls /volumes; echo x > /volumes/work; mkdir /volumes/new", volumes=(other,)).stdout == b"other\n"
