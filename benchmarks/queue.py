@@ -14,7 +14,7 @@ from benchmarks.figures import Figure, median
 from jobmanager import DockerHost, JobInput, JobManager, Limits, Task
 from jobmanager.engine.pid1 import EndMark
 from jobmanager.model.container import EngineInfo, Image
-from jobmanager.model.job import Request
+from jobmanager.model.job import Request, RunRequest
 from jobmanager.results.facts import RunFacts
 from jobmanager.results.verdict import KillReason
 from jobmanager.scheduling.commands import PublishResult, SubmitContainer
@@ -100,11 +100,12 @@ def _ledger() -> Ledger:
 
 
 def _request(job_id: str, dice: random.Random, launchers: int) -> Request:
+    task = dice.choice(_TASKS)
     return Request(
         job_id=job_id,
-        task=dice.choice(_TASKS),
+        task=task,
         inputs=JobInput(),
-        files={},
+        runs=(RunRequest(task=task),),
         priority=dice.randrange(PRIORITIES),
         launcher_name=f"launcher {dice.randrange(launchers)}",
         debug=False,

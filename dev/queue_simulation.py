@@ -10,7 +10,7 @@ from functools import partial
 from jobmanager import DockerHost, JobInput, Limits, Task
 from jobmanager.engine.pid1 import EndMark
 from jobmanager.model.container import EngineInfo, Image
-from jobmanager.model.job import Request
+from jobmanager.model.job import Request, RunRequest
 from jobmanager.results.facts import RunFacts
 from jobmanager.scheduling.commands import CheckHost, PublishResult, SubmitContainer
 from jobmanager.scheduling.ledger import Ledger
@@ -102,7 +102,7 @@ class QueueSimulation:
             job_id=job_id,
             task=task,
             inputs=JobInput(),
-            files={},
+            runs=(RunRequest(task=task),),
             priority=priority,
             launcher_name=launcher,
             debug=False,

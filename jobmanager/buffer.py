@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from jobmanager.client import Client, InputData, JobOptions, takes_job_options
 from jobmanager.errors import UnknownJob
 from jobmanager.model import _checks
+from jobmanager.model.pipeline import Pipeline
 from jobmanager.model.result import JobResult
 from jobmanager.model.task import Task
 
@@ -41,7 +42,7 @@ class ClientBuffer:
     @takes_job_options(JobOptions)
     def new_job(
         self,
-        task: Task,
+        task: Task | Pipeline,
         inputdata: InputData = None,
         **options: Unpack[JobOptions],
     ) -> str:

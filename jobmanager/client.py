@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar, Union, get_
 
 from jobmanager.model.job import JobInput
 from jobmanager.model.listings import QueueInfo, RunningJob, WaitingJob
+from jobmanager.model.pipeline import Pipeline
 from jobmanager.model.problems import Answer
 from jobmanager.model.result import Callback, SSHCallback
 from jobmanager.model.task import Task
@@ -101,7 +102,11 @@ class Client(Protocol):
 
     @takes_job_options(ManagerJobOptions)
     def new_job(
-        self, task: Task, inputdata: InputData = None, callback: Callback | None = None, **options: Unpack[ManagerJobOptions]
+        self,
+        task: Task | Pipeline,
+        inputdata: InputData = None,
+        callback: Callback | None = None,
+        **options: Unpack[ManagerJobOptions],
     ) -> str:
         """Accept a job and return its id; the callback is called exactly once, in this process, never from in here."""
         ...

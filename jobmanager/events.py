@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from jobmanager.model.job import JobInput
+from jobmanager.model.pipeline import Pipeline
 from jobmanager.model.result import JobResult
 from jobmanager.model.task import Task
 
@@ -52,7 +53,7 @@ class JobQueued(Event):
     job_id: str
     launcher: str
     priority: int
-    task: Task = field(repr=False)
+    task: Task | Pipeline = field(repr=False)
     inputs: JobInput = field(repr=False)
 
 

@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from jobmanager.client import Client, InputData, NamedJobOptions, takes_job_options
+from jobmanager.model.pipeline import Pipeline
 from jobmanager.model.result import JobResult
 from jobmanager.model.task import Task
 from jobmanager.threads.deadlock_guard import refuse_inside_callback
@@ -84,7 +85,7 @@ class ClientFuture:
     @takes_job_options(NamedJobOptions)
     def new_job(
         self,
-        task: Task,
+        task: Task | Pipeline,
         inputdata: InputData = None,
         **options: Unpack[NamedJobOptions],
     ) -> JobFuture:

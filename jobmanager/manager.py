@@ -50,6 +50,7 @@ from jobmanager.hooks import HookManager
 from jobmanager.live_output.reader import LiveOutput
 from jobmanager.model import _checks
 from jobmanager.model.listings import CallbackInfo, HostInfo, QueueInfo, RunningJob, WaitingJob
+from jobmanager.model.pipeline import Pipeline
 from jobmanager.model.result import Callback
 from jobmanager.model.task import Task
 from jobmanager.results.verdict import KillReason
@@ -155,7 +156,11 @@ class JobManager:
 
     @takes_job_options(ManagerJobOptions)
     def new_job(
-        self, task: Task, inputdata: InputData = None, callback: Callback | None = None, **options: Unpack[ManagerJobOptions]
+        self,
+        task: Task | Pipeline,
+        inputdata: InputData = None,
+        callback: Callback | None = None,
+        **options: Unpack[ManagerJobOptions],
     ) -> str:
         """Accept a job and return its id.
 
@@ -184,7 +189,7 @@ class JobManager:
         return request.job_id
 
     @takes_job_options(NamedJobOptions)
-    def submit(self, task: Task, inputdata: InputData = None, **options: Unpack[NamedJobOptions]) -> JobFuture:
+    def submit(self, task: Task | Pipeline, inputdata: InputData = None, **options: Unpack[NamedJobOptions]) -> JobFuture:
         """``ClientFuture(self).new_job(...)``: accept a job and return a future of its result."""
         return ClientFuture(self).new_job(task, inputdata, **options)
 

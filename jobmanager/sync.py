@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from jobmanager.client import Client, InputData, JobOptions, takes_job_options
 from jobmanager.errors import JobManagerError, JobTimeout
 from jobmanager.model import _checks
+from jobmanager.model.pipeline import Pipeline
 from jobmanager.model.result import JobResult
 from jobmanager.model.task import Task
 from jobmanager.threads.deadlock_guard import refuse_inside_callback
@@ -30,7 +31,7 @@ class ClientSync:
     @takes_job_options(JobOptions)
     def new_job(
         self,
-        task: Task,
+        task: Task | Pipeline,
         inputdata: InputData = None,
         *,
         timeout_s: float | None = None,

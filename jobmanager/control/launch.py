@@ -19,7 +19,7 @@ _LEASE_SLACK_S = 900.0  # past a job's wall clock, before anybody may call its c
 def container_spec(command: SubmitContainer, *, manager_id: str, owner: Owner, loopback_only: bool) -> ContainerSpec:
     """The container that a submitter makes. ``loopback_only``: a debug session's port is published for this machine alone."""
     request = command.request
-    task = request.task
+    task = request.runs[0].task
     return ContainerSpec(
         name=command.container,
         image=command.image,
@@ -35,7 +35,8 @@ def container_spec(command: SubmitContainer, *, manager_id: str, owner: Owner, l
 def monitor_message(command: MonitorRun) -> MonitorContainer:
     """The message by which a waiter takes a container over."""
     request = command.request
-    task = request.task
+    run = request.runs[0]
+    task = run.task
     message = MonitorContainer(
         job_id=request.job_id,
         container_id=command.container_id,
@@ -43,9 +44,9 @@ def monitor_message(command: MonitorRun) -> MonitorContainer:
         token=command.token,
         command=_program(command),
         env=task.env or {},
-        files=request.files,
-        executables=request.executables,
-        stdin=request.inputs.stdin if task.grader is None else None,  # type: ignore[arg-type]
+        files=run.files,
+        executables=run.executables,
+        stdin=run.inputs.stdin if task.grader is None else None,  # type: ignore[arg-type]
         limits=task.limits,
         collect=tuple(task.collect),
         workspace=task.workspace,
@@ -61,12 +62,12 @@ def monitor_message(command: MonitorRun) -> MonitorContainer:
 def _ssh_endpoint(request: Request, *, loopback_only: bool) -> SSHEndpoint | None:
     if not request.ssh_password:
         return None
-    return debug_session.ssh_endpoint(request.ssh_password, workspace=request.task.workspace, loopback_only=loopback_only)
+    return debug_session.ssh_endpoint(request.ssh_password, workspace=request.runs[0].task.workspace, loopback_only=loopback_only)
 
 
 def _program(command: MonitorRun) -> str | tuple[str, ...]:
     """What the container runs: a grader's supervisor, the task's command, or the image's own."""
-    task = command.request.task
+    task = command.request.runs[0].task
     if task.grader is not None:
         return supervisor_command(task.grader.run)  # type: ignore[arg-type]
     return task.command if task.command is not None else command.image_command  # type: ignore[return-value]
@@ -81,7 +82,7 @@ def _with_ssh(message: MonitorContainer, grader: Grader | None) -> MonitorContai
 
 
 def _grading(command: MonitorRun) -> GradingSettings | None:
-    task = command.request.task
+    task = command.request.runs[0].task
     if task.grader is None:
         return None
     return GradingSettings(

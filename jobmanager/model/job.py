@@ -1,4 +1,4 @@
-"""``JobInput``: the input of one job. ``Request``: a job as the manager accepted it."""
+"""``JobInput``: the input of one job. ``Request``: a job as the manager accepted it, with its runs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from jobmanager.errors import InvalidInput
 from jobmanager.model._exact import make_exact, own
+from jobmanager.model.phase import Phase
+from jobmanager.model.pipeline import Pipeline
 from jobmanager.model.problems import Answer
 from jobmanager.model.task import Content, Task, executable_names, executable_on_disk, file_contents
 
@@ -57,19 +59,39 @@ class JobInput:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunRequest:
+    """What one container of a job is to run: the job's task, or that of a phase."""
+
+    task: Task
+    phase: Phase | None = None  # None: the job is no pipeline
+    inputs: JobInput = field(default_factory=JobInput)  # of a phase: its part of the job's input; empty where it gets none
+    files: Mapping[str, bytes] = field(default_factory=dict, repr=False)  # everything that goes into the workspace
+    executables: frozenset[str] = frozenset()  # names of files that may be run although they do not look like it
+
+    @property
+    def files_bytes(self) -> int:
+        """The size of the files together."""
+        return sum(map(len, self.files.values()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """A job as the manager accepted it."""
 
     job_id: str
-    task: Task
-    inputs: JobInput
-    files: Mapping[str, bytes] = field(repr=False)  # everything that goes into the workspace
+    task: Task | Pipeline
+    inputs: JobInput  # the whole input
+    runs: tuple[RunRequest, ...]  # one for a task, one for each phase of a pipeline
     priority: int  # lower runs sooner
     launcher_name: str
     debug: bool | str  # "ssh": a person is going to log in
     ssh_password: str = field(default="", repr=False)  # for debug="ssh"
     supersede_key: str | None = None  # it replaces a waiting job of the same key
-    executables: frozenset[str] = frozenset()  # names of files that may be run although they do not look like it
+
+    @property
+    def files(self) -> Mapping[str, bytes]:
+        """The files of its first run."""
+        return self.runs[0].files
 
 
 def _stdin(given: bytes | str) -> bytes:

@@ -96,6 +96,11 @@ class Pipeline:
         """The problems of all phases."""
         return {key: problem for phase in self.phases for key, problem in (phase.task.problems or {}).items()}
 
+    @property
+    def random_inputs(self) -> int:
+        """How many random numbers a job's ``@random`` holds."""
+        return max(phase.task.random_inputs for phase in self.phases)
+
     def gets_inputs(self, index: int) -> bool:
         """Whether the phase at this place gets the job's ``JobInput``."""
         return index == 0 or self.phases[index].inputs

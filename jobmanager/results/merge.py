@@ -34,7 +34,7 @@ def merged_result(
     judges it. The grade is 100 or 0 unless the file has another one.
     """
     verdict, file = _apply_result_file(request, verdict, facts)
-    grader = request.task.grader
+    grader = request.runs[0].task.grader
     is_merged = verdict.outcome not in _OVERRIDING and (grader is None or grader.merge_local)
     local = local_results(request) if is_merged else {}
     outcome = _outcome_with_local(verdict.outcome, local)
@@ -90,8 +90,8 @@ def _run_result(request: Request, facts: RunFacts | None, verdict: Verdict) -> J
 
 def _apply_result_file(request: Request, verdict: Verdict, facts: RunFacts | None) -> tuple[Verdict, ResultFile]:
     """The verdict after the result file, and the file; an empty one where there is none, or where it does not count."""
-    is_graded = request.task.grader is not None
-    if verdict.outcome not in _PROGRAM_DECIDED or facts is None or not request.task.needs_container:
+    is_graded = request.runs[0].task.grader is not None
+    if verdict.outcome not in _PROGRAM_DECIDED or facts is None or not request.runs[0].task.needs_container:
         return verdict, ResultFile()
     if facts.result_file is None:
         return (_grader_gave_no_result(verdict, facts) if is_graded else verdict), ResultFile()
@@ -121,7 +121,7 @@ def _grader_gave_no_result(verdict: Verdict, facts: RunFacts) -> Verdict:
 def _previous_state(request: Request) -> str:
     """The state that the job brought; a grader that sets none leaves it as it was."""
     state = (request.inputs.answers or {}).get("@state", "")
-    return state if request.task.grader is not None and isinstance(state, str) else ""
+    return state if request.runs[0].task.grader is not None and isinstance(state, str) else ""
 
 
 def _program_verdict(verdict: Verdict, file: ResultFile) -> Verdict:

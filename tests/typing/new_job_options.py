@@ -4,6 +4,7 @@ A call that is wrong must be an error, else the type checker finds its ``type: i
 """
 
 from jobmanager import Client, ClientBuffer, ClientFuture, ClientSync, JobFuture, JobManager, JobResult, Task
+from jobmanager.model.pipeline import Pipeline
 
 
 def right(manager: JobManager, task: Task) -> None:
@@ -15,6 +16,17 @@ def right(manager: JobManager, task: Task) -> None:
     ClientFuture(manager).new_job(task, job_id=future.job_id)
     client: Client = manager
     client.new_job(task, None, None, priority=2)
+
+
+def a_pipeline_is_taken_wherever_a_task_is(manager: JobManager, pipeline: Pipeline) -> None:
+    manager.new_job(pipeline)
+    future: JobFuture = manager.submit(pipeline)
+    result: JobResult = ClientSync(manager).new_job(pipeline)
+    ClientBuffer(manager).new_job(pipeline, launcher_name=result.job_id)
+    ClientFuture(manager).new_job(pipeline, job_id=future.job_id)
+    client: Client = manager
+    client.new_job(pipeline)
+    manager.new_job(pipeline.phases[0])  # type: ignore[arg-type]
 
 
 def wrong(manager: JobManager, task: Task) -> None:

@@ -9,7 +9,7 @@ from jobmanager import DockerHost, JobInput, Limits, Match, Task
 from jobmanager.control.reports import report_start
 from jobmanager.ipc.messages import ContainerStarted, StartFailed, StartRefused
 from jobmanager.model.container import EngineInfo, Image
-from jobmanager.model.job import Request
+from jobmanager.model.job import Request, RunRequest
 from jobmanager.results.facts import RunFacts
 from jobmanager.scheduling.commands import CheckHost, DeleteContainer, KillRun, MonitorRun, PublishResult, SubmitContainer
 from jobmanager.scheduling.ledger import Ledger
@@ -69,7 +69,7 @@ class Driver:
             job_id=job_id,
             task=task,
             inputs=inputs,
-            files={},
+            runs=(RunRequest(task=task),),
             priority=priority,
             launcher_name=f"of {job_id}" if launcher is None else launcher,
             debug=False,

@@ -12,7 +12,7 @@ import pytest
 from jobmanager import ClientSync, JobInput, JobResult, Outcome, Task, _callback_manager
 from jobmanager._callback_manager import CallbackManagers
 from jobmanager.errors import WouldDeadlock
-from jobmanager.model.job import Request
+from jobmanager.model.job import Request, RunRequest
 from jobmanager.model.result import Evidence
 from jobmanager.results.verdict import Verdict
 from jobmanager.scheduling.commands import PublishResult
@@ -23,9 +23,9 @@ from tests.unit.stub_client import StubClient
 
 
 def done(job_id, callback=None, outcome=Outcome.SUCCESS):
-    request = Request(
-        job_id=job_id, task=Task("x", command="true"), inputs=JobInput(), files={}, priority=0, launcher_name="x", debug=False
-    )
+    task = Task("x", command="true")
+    runs = (RunRequest(task=task),)
+    request = Request(job_id=job_id, task=task, inputs=JobInput(), runs=runs, priority=0, launcher_name="x", debug=False)
     verdict = Verdict(outcome=outcome, evidence=(Evidence(kind="k", value=1, source="s"),))
     return PublishResult(request=request, callback=callback, verdict=verdict, facts=None, host="h", timings={}, steps=())
 

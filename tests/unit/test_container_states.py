@@ -16,13 +16,14 @@ from jobmanager.model.container_states import (
     ContainerEvent,
     ContainerState,
 )
-from jobmanager.model.job import Request
+from jobmanager.model.job import Request, RunRequest
 from jobmanager.scheduling.commands import DeleteContainer, KillRun, SubmitContainer
 from jobmanager.scheduling.containers import ContainerTable
 from jobmanager.scheduling.hosts import HostTable
 
+TASK = Task("python3", command="x")
 REQUEST = Request(
-    job_id="j", task=Task("python3", command="x"), inputs=JobInput(), files={}, priority=0, launcher_name="ann", debug=False
+    job_id="j", task=TASK, inputs=JobInput(), runs=(RunRequest(task=TASK),), priority=0, launcher_name="ann", debug=False
 )
 WAYS = {  # what brings a container there
     ContainerState.STARTING: [],

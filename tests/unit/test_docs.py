@@ -28,7 +28,7 @@ from jobmanager.model.container_states import (
     ContainerEvent,
     ContainerState,
 )
-from jobmanager.model.job import Request
+from jobmanager.model.job import Request, RunRequest
 from jobmanager.results.facts import Limit, LimitHit, RunFacts
 from jobmanager.results.merge import merged_result
 from jobmanager.results.verdict import KillReason, judge
@@ -208,7 +208,8 @@ def judged(upper: str, lower: str) -> JobResult:
     """The result of a run that two lines fit."""
     facts = RunFacts(**{"program_started": True, "end": EndMark(exit_code=0), **FITTING[lower], **FITTING[upper]})  # type: ignore[arg-type]
     task = Task("x", command="x")
-    request = Request(job_id="j", task=task, inputs=JobInput(), files={}, priority=0, launcher_name="x", debug=False)
+    runs = (RunRequest(task=task),)
+    request = Request(job_id="j", task=task, inputs=JobInput(), runs=runs, priority=0, launcher_name="x", debug=False)
     killed = KillReason.KILL_JOB if "requested_by" in (upper, lower) else None
     return merged_result(request, judge(facts, task.limits, killed), facts, host="h", timings={}, steps=())
 

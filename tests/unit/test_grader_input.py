@@ -7,7 +7,7 @@ import json
 import pytest
 
 from jobmanager import Code, File, Grader, JobInput, Limits, Match, MultipleChoice, Task
-from jobmanager.control.request import INPUT_FILE, workspace_files
+from jobmanager.control.workspace import INPUT_FILE, workspace_files
 from jobmanager.errors import InvalidInput
 
 PROBLEMS = {

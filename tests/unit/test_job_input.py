@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from jobmanager import Code, File, Grader, JobInput, Limits, Match, MultipleChoice, Task
-from jobmanager.control.request import checked_job_id, with_random_inputs, workspace_executables, workspace_files
+from jobmanager.control.request import checked_job_id, with_random_inputs
+from jobmanager.control.workspace import workspace_executables, workspace_files
 from jobmanager.errors import InvalidInput
 
 BAD_INPUTS = [

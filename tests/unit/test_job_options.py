@@ -13,7 +13,7 @@ from jobmanager import Client, ClientBuffer, ClientFuture, ClientSync, JobManage
 TASK = Task("x", command="true")
 PRIORITY = "priority: 'int' = 0, launcher_name: 'str' = 'Unknown', debug: 'Debug' = False"
 SUPERSEDE = "supersede_key: 'str | None' = None"
-JOB, ID = "task: 'Task', inputdata: 'InputData' = None", "job_id: 'str | None' = None"
+JOB, ID = "task: 'Task | Pipeline', inputdata: 'InputData' = None", "job_id: 'str | None' = None"
 CALLBACKS = "callback: 'Callback | None' = None", "ssh_callback: 'SSHCallback | None' = None"
 SIGNATURES = [
     (JobManager.new_job, f"(self, {JOB}, {CALLBACKS[0]}, *, {PRIORITY}, {CALLBACKS[1]}, {ID}, {SUPERSEDE}) -> 'str'"),

@@ -51,7 +51,7 @@ BAD_MANAGERS = [
 ]
 
 BAD_JOBS = [
-    ({"task": "python3"}, errors.InvalidTask, "task must be a Task, not 'python3'"),
+    ({"task": "python3"}, errors.InvalidTask, "task must be a Task or a Pipeline, not 'python3'"),
     ({"task": None}, errors.InvalidTask, "task must be a Task"),
     ({"inputdata": ["a"]}, errors.InvalidInput, "inputdata must be a JobInput or a mapping of answers, not list"),
     ({"inputdata": {1: "a"}}, errors.InvalidInput, "answers must have strings for keys"),
@@ -213,5 +213,6 @@ def test_a_job_holds_everything_that_it_was_given():
     request = job_request(task, JobInput(files={"b": b"2"}, stdin=b"in"), None, options, ssh_timeout_s=1.0)
 
     assert (request.job_id, request.task, request.priority, request.launcher_name, request.debug) == ("mine", task, -5, "ann", True)
-    assert request.files == {"a": b"1", "b": b"2"}
+    assert [(run.phase, run.files) for run in request.runs] == [(None, {"a": b"1", "b": b"2"})]
+    assert request.runs[0].inputs is request.inputs
     assert request.inputs.stdin == b"in"

@@ -8,7 +8,7 @@ import pytest
 
 from jobmanager import Code, Grader, JobInput, Limits, Match, MultipleChoice, Outcome, ProblemResult, Step, Task
 from jobmanager.engine.pid1 import EndMark
-from jobmanager.model.job import Request
+from jobmanager.model.job import Request, RunRequest
 from jobmanager.results.facts import RunFacts
 from jobmanager.results.merge import local_results, merged_result
 from jobmanager.results.verdict import KillReason, crash_verdict, judge, killed_verdict
@@ -24,7 +24,20 @@ LIMITS = Limits(output_kib=1)
 
 def request(answers=None, *, problems=None, debug=False):
     task = Task("x", command="true", problems=problems if problems is not None else QUIZ, limits=LIMITS)
-    return Request(job_id="j", task=task, inputs=JobInput(answers or {}), files={}, priority=0, launcher_name="x", debug=debug)
+    return asked(task, answers, debug)
+
+
+def asked(task, answers=None, debug=False):
+    inputs = JobInput(answers or {})
+    return Request(
+        job_id="j",
+        task=task,
+        inputs=inputs,
+        runs=(RunRequest(task=task, inputs=inputs),),
+        priority=0,
+        launcher_name="x",
+        debug=debug,
+    )
 
 
 def run(exit_code=0, said=None, answers=RIGHT, problems=None, **facts):
@@ -204,10 +217,7 @@ def graded(said=None, exit_code=0, answers=None, problems=None, merge_local=True
     result_file = said if said is None or isinstance(said, bytes) else json.dumps(said).encode()
     found = RunFacts(program_started=True, end=EndMark(exit_code=exit_code), result_file=result_file, **facts)
     task = Task("x", grader=Grader("true", merge_local=merge_local), problems=problems, limits=LIMITS)
-    asked = Request(
-        job_id="j", task=task, inputs=JobInput(answers or {}), files={}, priority=0, launcher_name="x", debug=False
-    )
-    return merged_result(asked, judge(found, LIMITS), found, host="h", timings={}, steps=())
+    return merged_result(asked(task, answers), judge(found, LIMITS), found, host="h", timings={}, steps=())
 
 
 GRADERS = [  # what it says, its exit code, outcome, grade

@@ -7,6 +7,7 @@ import inspect
 import logging
 import pickle
 import typing
+from dataclasses import replace
 
 import pytest
 
@@ -32,7 +33,10 @@ from jobmanager.engine.pid1 import EndMark
 from jobmanager.ipc import messages
 from jobmanager.model.container import ContainerInfo, ContainerSpec, ContainerStatus, EngineInfo, Image
 from jobmanager.model.host import Address
-from jobmanager.model.job import Request
+from jobmanager.model.job import Request, RunRequest
+from jobmanager.model.phase import Phase, Secret
+from jobmanager.model.pipeline import Pipeline
+from jobmanager.model.volume import Volume
 from jobmanager.results.facts import Limit, LimitHit, RunFacts
 
 TASK = Task(
@@ -109,12 +113,16 @@ MESSAGES = [
     messages.TunnelBroken(reason="r"),
     messages.TunnelSettings(url="ssh://h", socket="/s", ssh_config=None),
 ]  # fmt: skip
-REQUEST = Request(job_id="j", task=TASK, inputs=INPUT, files={"a": b"1"}, priority=0, launcher_name="x", debug=True)
+RUN = RunRequest(task=TASK, inputs=INPUT, files={"a": b"secret"})
+REQUEST = Request(job_id="j", task=TASK, inputs=INPUT, runs=(RUN,), priority=0, launcher_name="x", debug=True)
+PHASE = Phase("build", TASK, writes=["work"], secrets=[Secret("token", variable="TOKEN")])
+PIPELINE = Pipeline([PHASE], volumes={"work": Volume(1)})
 OTHERS = [
     TASK,
     INPUT,
     RESULT,
     REQUEST,
+    replace(REQUEST, task=PIPELINE, runs=(replace(RUN, phase=PHASE),)),
     DockerHost("unix:///x", max_concurrent_jobs=3),
     events.JobEnded(at_s=1.0, job_id="j", result=RESULT),
 ]

@@ -14,7 +14,7 @@ from jobmanager.engine.docker.container_config import container_config
 from jobmanager.grading.bundle import grader_command, supervisor_command
 from jobmanager.ipc.messages import ContainerStarted, MonitorContainer, StartFailed
 from jobmanager.model.container import ContainerSpec, ImageDefaults
-from jobmanager.model.job import Request
+from jobmanager.model.job import Request, RunRequest
 from jobmanager.results.verdict import KillReason, killed_verdict
 from jobmanager.scheduling.commands import PublishResult, PublishSSH
 from jobmanager.ssh import debug_session
@@ -153,7 +153,7 @@ def request(job_id: str = "j", task: Task = TASK) -> Request:
         job_id=job_id,
         task=task,
         inputs=JobInput(),
-        files={},
+        runs=(RunRequest(task=task),),
         priority=0,
         launcher_name="x",
         debug="ssh",

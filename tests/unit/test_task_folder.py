@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from jobmanager import Code, File, Grader, JobInput, Limits, Match, MultipleChoice, Network, Task
-from jobmanager.control.request import workspace_files
+from jobmanager.control.workspace import workspace_files
 from jobmanager.errors import InvalidTask, NotSupported
 from tests.unit.grading_box import Box, Waiter
 
