@@ -52,14 +52,7 @@ def parse_result_file(data: bytes, *, grader: bool = False) -> ResultFile:
     """Read a result file, or a grader's answer. Raises ResultFileError with the reason, never anything else."""
     if len(data) > RESULT_FILE_LIMIT:
         raise ResultFileError(f"it is larger than {RESULT_FILE_LIMIT // 1024} KiB")
-    try:
-        document = json.loads(data.decode(), parse_constant=_refuse_constant, parse_int=_integer, object_pairs_hook=_from_pairs)
-    except RecursionError:
-        raise ResultFileError("it is nested too deep") from None
-    except UnicodeDecodeError:
-        raise ResultFileError("it is not UTF-8") from None
-    except ValueError as error:
-        raise ResultFileError(f"it is not JSON: {error}") from None
+    document = load_json(data)
     if not isinstance(document, dict):
         raise ResultFileError("it is no object")
     unknown = sorted(set(document) - _FIELDS)
@@ -79,6 +72,18 @@ def parse_result_file(data: bytes, *, grader: bool = False) -> ResultFile:
         custom=_object("custom", document.get("custom", {})),
         state=_text("state", document["state"]) if "state" in document else None,
     )
+
+
+def load_json(data: bytes) -> object:
+    """Decode hostile JSON. Raises ResultFileError, never anything else."""
+    try:
+        return json.loads(data.decode(), parse_constant=_refuse_constant, parse_int=_integer, object_pairs_hook=_from_pairs)
+    except RecursionError:
+        raise ResultFileError("it is nested too deep") from None
+    except UnicodeDecodeError:
+        raise ResultFileError("it is not UTF-8") from None
+    except ValueError as error:
+        raise ResultFileError(f"it is not JSON: {error}") from None
 
 
 def _refuse_constant(name: str) -> NoReturn:
