@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, NamedTuple, Union
+from typing import Any, Literal, NamedTuple, TypedDict, Union
 
 
 class Outcome(str, Enum):
@@ -37,6 +37,20 @@ class ProblemResult(NamedTuple):
 
     outcome: Outcome
     text: str
+
+
+class CaseReport(TypedDict):
+    """One test of a test report, as ``JobResult.tests`` holds it: plain data. None: the report does not say it."""
+
+    name: str  # as the report has it; the key in ``JobResult.tests`` has a number behind it if the name comes again
+    passed: bool
+    status: Literal["passed", "failed", "error", "skipped"]
+    points: float | None
+    max_points: float | None
+    output: str  # messages, stack traces and what the test printed; control characters are escaped, a cut is told at the end
+    expected: str | None
+    actual: str | None
+    time_s: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
