@@ -1,10 +1,12 @@
-"""The deleter: removes a container and its volumes. Runs in the process pool."""
+"""The deleter: removes a container and its volumes, and the volumes that a job's containers shared. Runs in the process pool."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from jobmanager.engine.labels import MANAGER_LABEL, STUDENT_LABEL
-from jobmanager.engine.protocol import Engine, EngineError, NoSuchContainer, Refused
-from jobmanager.ipc.messages import ContainerRemoved, RemovalFailed
+from jobmanager.engine.protocol import Engine, EngineError, EngineFailed, NoSuchContainer, Refused
+from jobmanager.ipc.messages import ContainerRemoved, RemovalFailed, VolumeRemovalFailed, VolumesRemoved
 
 
 def delete(engine: Engine, name: str, manager_id: str, *, is_ours: bool) -> ContainerRemoved | RemovalFailed:
@@ -15,6 +17,24 @@ def delete(engine: Engine, name: str, manager_id: str, *, is_ours: bool) -> Cont
     except EngineError as error:
         return RemovalFailed(reason=str(error), only_volume_left=_is_removed(engine, name))
     return ContainerRemoved()
+
+
+def delete_volumes(engine: Engine, names: Iterable[str], manager_id: str) -> VolumesRemoved | VolumeRemovalFailed:
+    """Remove a manager's volumes by name. One that does not exist is fine; one that is not this manager's is left alone.
+
+    One that cannot be removed does not stop the others. Never raises EngineError.
+    """
+    reasons = []
+    try:
+        ours = {volume.name for volume in engine.volumes({MANAGER_LABEL: manager_id})}
+        for name in sorted(ours.intersection(names)):
+            try:
+                engine.remove_volume(name)
+            except (Refused, EngineFailed) as error:
+                reasons.append(str(error))
+    except EngineError as error:
+        reasons.append(str(error))
+    return VolumeRemovalFailed(reason="; ".join(reasons)) if reasons else VolumesRemoved()
 
 
 def _remove(engine: Engine, name: str) -> None:

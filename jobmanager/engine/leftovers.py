@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from jobmanager.engine.docker.container_config import VOLUME_LABEL
@@ -26,7 +26,7 @@ class LeftoverKind(str, Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leftover:
-    """A container with its volume, or a volume whose container is gone."""
+    """A container with its volume, a volume whose container is gone, or one that several containers of a job have."""
 
     kind: LeftoverKind
     id: str  # by which the engine finds it, for a volume its name
@@ -61,10 +61,11 @@ def survey(engine: Engine, closed_managers: Collection[str] = ()) -> Survey:
     names = {container.name for container in containers}
     lone = [volume for volume in volumes if volume.labels.get(VOLUME_LABEL) not in names]
     containers.sort(key=_is_no_student)
-    found = [
-        *(_leftover(LeftoverKind.CONTAINER, container, now_s, closed_managers) for container in containers),
-        *(_leftover(LeftoverKind.VOLUME, volume, now_s, closed_managers) for volume in lone),
-    ]
+    found = [_leftover(LeftoverKind.CONTAINER, container, now_s, closed_managers) for container in containers]
+    alive = {(each.manager_id, each.job_id) for each in found if not each.why}
+    for volume in lone:  # after the containers that have them; the lease in its labels is that of its job's first container
+        leftover = _leftover(LeftoverKind.VOLUME, volume, now_s, closed_managers)
+        found.append(replace(leftover, why="") if (leftover.manager_id, leftover.job_id) in alive else leftover)
     return Survey(
         leftovers=tuple(each for each in found if each.why),
         others=tuple(each for each in found if not each.why),

@@ -37,6 +37,16 @@ class RemoveContainer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RemoveVolumes:
+    """Remove these volumes, which several containers of a job had, as far as they are this manager's."""
+
+    address: Address
+    names: tuple[str, ...]
+    manager_id: str
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerStarted:
     """The container runs and waits for its job."""
 
@@ -74,8 +84,22 @@ class RemovalFailed:
     only_volume_left: bool = False  # the container is gone
 
 
-PoolRequest = Union[StartContainer, RemoveContainer]
-PoolReply = Union[ContainerStarted, StartFailed, StartRefused, ContainerRemoved, RemovalFailed]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumesRemoved:
+    """None of the volumes is left."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeRemovalFailed:
+    """Some volumes could not be removed now: they are in use, or the engine did not answer. A later try may succeed."""
+
+    reason: str
+
+
+PoolRequest = Union[StartContainer, RemoveContainer, RemoveVolumes]
+PoolReply = Union[
+    ContainerStarted, StartFailed, StartRefused, ContainerRemoved, RemovalFailed, VolumesRemoved, VolumeRemovalFailed
+]
 
 
 # ---- to a waiter

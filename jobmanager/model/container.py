@@ -8,11 +8,11 @@ from enum import Enum
 
 from jobmanager.model.limits import Limits, inodes_of
 from jobmanager.model.network import Network
+from jobmanager.model.volume import VOLUMES
 
 WORKSPACE = "/job"
 GRADING_WORKSPACE = "/task"  # in grading and student containers; graders written for INGInious use this path
 SHARED_FOLDER = "/task/student"
-VOLUMES_FOLDER = "/volumes"  # the volume ``work`` is at ``/volumes/work``
 OLD_FOLDERS = ("/archive", "/course")  # which graders written for INGInious name, beside the workspace
 ACCOUNTS = "/etc/passwd"
 SSH_USER = "job"  # who logs in to a debugged job's container
@@ -39,7 +39,7 @@ class VolumeMount:
     @property
     def short_name(self) -> str:
         """Its name in the pipeline."""
-        return self.path.removeprefix(f"{VOLUMES_FOLDER}/")
+        return self.path.removeprefix(f"{VOLUMES}/")
 
     @property
     def inodes(self) -> int:

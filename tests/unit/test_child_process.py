@@ -10,8 +10,21 @@ import pytest
 
 from jobmanager.control import child_process
 from jobmanager.control.child_process import Child, ChildExited, MessageReceived, SendFailed, pickled
-from jobmanager.ipc.messages import ContainerStarted, RemovalFailed, RemoveContainer, Shutdown
+from jobmanager.engine.connect import connect
+from jobmanager.engine.labels import MANAGER_LABEL
+from jobmanager.ipc.messages import (
+    ContainerStarted,
+    RemovalFailed,
+    RemoveContainer,
+    RemoveVolumes,
+    Shutdown,
+    VolumeRemovalFailed,
+    VolumesRemoved,
+)
+from jobmanager.model.container import ContainerSpec, ImageDefaults, VolumeMount
 from jobmanager.model.host import Address
+from jobmanager.model.limits import Limits
+from jobmanager.testing import FakeEngineServer
 from tests.conftest import eventually
 from tests.unit.test_pickling import MESSAGES
 
@@ -67,6 +80,27 @@ def test_a_message_that_cannot_be_sent_is_told_and_the_next_one_arrives(worker):
     assert (unsent.child, unsent.message) == (child, odd)
     assert isinstance(unsent, SendFailed) and "test_child_process.Local is none of the library's own types" in unsent.reason
     assert isinstance(answer, MessageReceived) and isinstance(answer.message, RemovalFailed)
+
+
+def test_a_worker_removes_volumes_by_name_and_says_why_it_cannot(worker):
+    child, heard = worker
+    with FakeEngineServer(images=["busybox"]) as server:
+        address = Address(host="h", url=server.url)
+        engine, volume = connect(address, timeout_s=20), VolumeMount(name="v", path="/volumes/work", size_mib=1)
+        spec = ContainerSpec(name="c", image="busybox", labels={MANAGER_LABEL: "m"}, limits=Limits(), volumes=(volume,))
+        engine.create(spec, ImageDefaults(command=(), volumes=()))
+        request = RemoveVolumes(address=address, names=("v",), manager_id="m", timeout_s=20.0)
+        answers = []
+        for step in (lambda: None, lambda: engine.remove("c"), server.close):
+            step()
+            child.send(request)
+            answers.append(heard.get(timeout=30).message)
+        engine.close()
+
+    in_use, removed, unreachable = answers
+    assert isinstance(in_use, VolumeRemovalFailed) and "in use" in in_use.reason
+    assert removed == VolumesRemoved()
+    assert isinstance(unreachable, VolumeRemovalFailed)
 
 
 def test_want_of_memory_costs_one_message(worker, monkeypatch):
