@@ -78,6 +78,8 @@ class JobManager:
         host_lost_timeout_s: how long a host may be away before its running jobs end as ``crash``.
         engine_timeout_s: for each single call of the Docker API.
         ssh_timeout_s: how long a session of ``debug="ssh"`` may last.
+        secrets: values by name, text or bytes, for phases of a Pipeline that name them. The mapping is kept, not copied, and
+            asked at ``new_job`` and when such a phase starts, in one of the library's threads: it must answer at once.
 
     Raises:
         InvalidValue: an argument makes no sense.
@@ -96,6 +98,7 @@ class JobManager:
         host_lost_timeout_s: float = 60.0,
         engine_timeout_s: float = 30.0,
         ssh_timeout_s: float = SSH_TIMEOUT_S,
+        secrets: Mapping[str, str | bytes] | None = None,
     ) -> None:
         if hook_manager is not None and not isinstance(hook_manager, HookManager):
             raise InvalidValue(f"hook_manager must be a HookManager, not {hook_manager!r}")
@@ -110,6 +113,7 @@ class JobManager:
             host_lost_timeout_s=host_lost_timeout_s,
             engine_timeout_s=engine_timeout_s,
             ssh_timeout_s=ssh_timeout_s,
+            secrets=secrets,
         )
         self._lifetime = Lifetime(self._settings, hooks)
 
@@ -165,7 +169,7 @@ class JobManager:
         """Accept a job and return its id.
 
         Args:
-            task: what to run.
+            task: what to run: a Task, or a Pipeline.
             inputdata: a JobInput, or a mapping of answers.
             callback: called once with the JobResult, in this process, never from in here. Any callable of one
                 argument that is no async or generator function.
@@ -184,7 +188,10 @@ class JobManager:
             NotStarted, Closed: not now.
         """
         running = self._lifetime.running()
-        request = job_request(task, inputdata, callback, options, ssh_timeout_s=self._settings.ssh_timeout_s)
+        settings = self._settings
+        request = job_request(
+            task, inputdata, callback, options, ssh_timeout_s=settings.ssh_timeout_s, secrets=settings.secrets
+        )
         running.change(partial(running.ledger.accept, request, callback, options.get("ssh_callback")))
         return request.job_id
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from jobmanager.client import JOB_DEFAULTS, InputData, ManagerJobOptions
+from jobmanager.control.secret_store import SecretStore
 from jobmanager.control.workspace import check_answers, workspace_executables, workspace_files
 from jobmanager.errors import InvalidInput, InvalidTask
 from jobmanager.model import _checks
@@ -23,10 +24,17 @@ from jobmanager.ssh import debug_session
 _MAX_ID_LENGTH = 200
 _MAX_KEY_LENGTH = 1000
 _RANDOM = random.SystemRandom()  # the caller's own seed is left alone
+_NO_SECRETS = SecretStore()
 
 
 def job_request(
-    task: Task | Pipeline, inputdata: InputData, callback: Callback | None, options: ManagerJobOptions, *, ssh_timeout_s: float
+    task: Task | Pipeline,
+    inputdata: InputData,
+    callback: Callback | None,
+    options: ManagerJobOptions,
+    *,
+    ssh_timeout_s: float,
+    secrets: SecretStore = _NO_SECRETS,
 ) -> Request:
     """What ``new_job`` was given, checked, as a request.
 
@@ -35,6 +43,8 @@ def job_request(
     """
     given = {**JOB_DEFAULTS, **options}
     request = _request(task, inputdata, given, ssh_timeout_s)
+    if isinstance(task, Pipeline):
+        secrets.check(task)
     if callback is not None:
         _checks.callback("callback", callback, InvalidInput, "result")
     ssh_callback = options.get("ssh_callback")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Union
 
+from jobmanager.control.secret_store import SecretStore
 from jobmanager.errors import InvalidHost, InvalidValue
 from jobmanager.model import _checks
 from jobmanager.model._exact import own
@@ -35,6 +36,7 @@ class ManagerSettings:
     host_lost_timeout_s: float
     engine_timeout_s: float
     ssh_timeout_s: float
+    secrets: SecretStore = field(repr=False)
 
     @classmethod
     def checked(
@@ -49,6 +51,7 @@ class ManagerSettings:
         host_lost_timeout_s: float,
         engine_timeout_s: float,
         ssh_timeout_s: float,
+        secrets: Mapping[str, str | bytes] | None,
     ) -> ManagerSettings:
         """The settings that these arguments stand for. Raises InvalidValue where one makes no sense."""
         if pool_size is None:
@@ -63,6 +66,7 @@ class ManagerSettings:
             host_lost_timeout_s=_checks.timeout("host_lost_timeout_s", host_lost_timeout_s),
             engine_timeout_s=_checks.timeout("engine_timeout_s", engine_timeout_s),
             ssh_timeout_s=_checks.timeout("ssh_timeout_s", ssh_timeout_s),
+            secrets=SecretStore(secrets),
         )
 
 

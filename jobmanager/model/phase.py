@@ -96,6 +96,11 @@ class Phase:
         """All volumes that it names."""
         return (*self.reads, *self.writes)
 
+    @property
+    def named_secrets(self) -> tuple[Secret, ...]:
+        """Its secrets, of which each has become a Secret."""
+        return tuple(secret for secret in self.secrets if isinstance(secret, Secret))
+
     def _check(self) -> None:
         freeze = object.__setattr__
         _check_task(self.task)

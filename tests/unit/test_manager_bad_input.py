@@ -9,6 +9,8 @@ import pytest
 
 from jobmanager import DockerHost, HookManager, JobInput, JobManager, Limits, Match, Task, errors
 from jobmanager.control.request import job_request
+from jobmanager.model.phase import Phase
+from jobmanager.model.pipeline import Pipeline
 from tests.conftest import children, our_threads
 
 TASK = Task("x", command="true", problems={"m": Match("a")})
@@ -117,6 +119,22 @@ def test_a_callback_that_is_not_callable_is_refused_and_nothing_is_accepted():
     manager.new_job(TASK, {"m": "a"}, print)
     manager.new_job(TASK, {"m": "a"}, print, debug="ssh", ssh_callback=max)
     assert [callbacks for _, *callbacks in accepted] == [[print, None], [print, max]]
+
+
+def test_a_pipeline_whose_secret_the_manager_does_not_have_is_refused_and_nothing_is_accepted():
+    secrets, accepted = {}, []
+    manager = JobManager("unix:///nowhere", secrets=secrets)
+    ledger = SimpleNamespace(accept=lambda *job: accepted.append(job))
+    manager._lifetime._running = SimpleNamespace(pid=os.getpid(), ledger=ledger, change=lambda change: change())
+    pipeline = Pipeline([Phase("report", Task("x", command="true"), secrets=["token"])])
+
+    with pytest.raises(errors.InvalidTask, match=r"JobManager\(secrets=\{'token': \.\.\.\}\)"):
+        manager.new_job(pipeline)
+    assert accepted == []
+
+    secrets["token"] = "x"
+    manager.new_job(pipeline)
+    assert [request.task for request, *_ in accepted] == [pipeline]
 
 
 def test_making_a_manager_starts_nothing():
