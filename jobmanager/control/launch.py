@@ -28,6 +28,9 @@ def container_spec(command: SubmitContainer, *, manager_id: str, owner: Owner, l
         network=task.network,
         workspace=task.workspace,
         shares=task.grader is not None,
+        user=task.user,
+        devices=tuple(task.devices),
+        privileged=task.privileged,
         ssh_endpoint=_ssh_endpoint(request, loopback_only=loopback_only),
     )
 
