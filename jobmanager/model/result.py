@@ -61,8 +61,70 @@ class Step:
     at_s: float  # seconds since the job was accepted
 
 
+class PrintedOutput:
+    """What a result's output is as text, and where it was cut."""
+
+    __slots__ = ()
+    stdout: bytes
+    stderr: bytes
+    stdout_bytes: int
+    stderr_bytes: int
+
+    @property
+    def stdout_text(self) -> str:
+        """Standard output as UTF-8, undecodable bytes replaced."""
+        return self.stdout.decode("utf-8", "replace")
+
+    @property
+    def stderr_text(self) -> str:
+        """Standard error as UTF-8, undecodable bytes replaced."""
+        return self.stderr.decode("utf-8", "replace")
+
+    @property
+    def stdout_cut_at(self) -> int | None:
+        """After how many bytes stdout was cut; None when it is whole."""
+        return len(self.stdout) if self.stdout_bytes > len(self.stdout) else None
+
+    @property
+    def stderr_cut_at(self) -> int | None:
+        """After how many bytes stderr was cut; None when it is whole."""
+        return len(self.stderr) if self.stderr_bytes > len(self.stderr) else None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JobResult:
+class RunResult(PrintedOutput):
+    """The result of one run of one program."""
+
+    outcome: Outcome
+    text: str = ""  # why it ended so
+    limit: str | None = None  # the limit that it hit: "cpu", "wall", "memory", "output", "processes", "workspace", ...
+    exit_code: int | None = None  # None when the program never ended by itself
+    signal: str | None = None  # the signal that ended it, such as "SIGSEGV"
+    stdout: bytes = b""  # as far as it was kept, without any markers
+    stderr: bytes = b""
+    stdout_bytes: int = 0  # how many were printed, as far as they were counted
+    stderr_bytes: int = 0
+    output_cut: bool = False  # stdout or stderr holds less than was printed
+    cpu_time_s: float | None = None  # None where it could not be measured
+    wall_time_s: float | None = None
+    peak_memory_mib: float | None = None
+    evidence: tuple[Evidence, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseResult:
+    """What became of one phase of a pipeline."""
+
+    name: str
+    outcome: Outcome | None  # None when it was not run
+    text: str = ""  # why it ended so, or why it was not run
+    run: RunResult | None = None  # None when it was not run, or nothing was seen of it
+    tests: Mapping[str, object] = field(default_factory=dict)  # by name, as its test reports have them: ``CaseReport``
+    timings: Mapping[str, float] = field(default_factory=dict)  # seconds by step: start, send, run, collect
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobResult(PrintedOutput):
     """The result of a job. Unpacks into ``(result, grade, problems, tests, custom, archive)``."""
 
     job_id: str
@@ -87,26 +149,7 @@ class JobResult:
     wall_time_s: float | None = None
     peak_memory_mib: float | None = None
     steps: tuple[Step, ...] = ()  # with debug=True: everything that happened, in order
-
-    @property
-    def stdout_text(self) -> str:
-        """Standard output as UTF-8, undecodable bytes replaced."""
-        return self.stdout.decode("utf-8", "replace")
-
-    @property
-    def stderr_text(self) -> str:
-        """Standard error as UTF-8, undecodable bytes replaced."""
-        return self.stderr.decode("utf-8", "replace")
-
-    @property
-    def stdout_cut_at(self) -> int | None:
-        """After how many bytes stdout was cut; None when it is whole."""
-        return len(self.stdout) if self.stdout_bytes > len(self.stdout) else None
-
-    @property
-    def stderr_cut_at(self) -> int | None:
-        """After how many bytes stderr was cut; None when it is whole."""
-        return len(self.stderr) if self.stderr_bytes > len(self.stderr) else None
+    phases: tuple[PhaseResult, ...] = ()  # of a pipeline: each phase, in their order; those that were not run, too
 
     def __iter__(self) -> Iterator[Any]:
         yield (self.outcome, self.text)

@@ -36,6 +36,7 @@ from jobmanager.model.host import Address
 from jobmanager.model.job import Request, RunRequest
 from jobmanager.model.phase import Phase, Secret
 from jobmanager.model.pipeline import Pipeline
+from jobmanager.model.result import PhaseResult, RunResult
 from jobmanager.model.volume import Volume
 from jobmanager.results.facts import Limit, LimitHit, RunFacts
 
@@ -74,6 +75,15 @@ RESULT = JobResult(
     evidence=(Evidence(kind="cpu_time_s", value=1.5, source="x"),),
     steps=(Step(name="accepted", at_s=0.0),),
     timings={"run": 1.0},
+    phases=(
+        PhaseResult(
+            name="build",
+            outcome=Outcome.FAILED,
+            run=RunResult(outcome=Outcome.FAILED, exit_code=139, signal="SIGSEGV", stdout=b"\0", cpu_time_s=0.5),
+            tests={"t": {"passed": False}},
+        ),
+        PhaseResult(name="test", outcome=None, text="skipped"),
+    ),
 )
 ADDRESS = Address(host="h", url="tcp://h:2376", tls=TLS(verify=False), pull="missing")
 IMAGE = Image(id="sha256:1", references=("a:latest",), labels={}, created_at_s=1.0)

@@ -7,6 +7,7 @@ from dataclasses import FrozenInstanceError
 import pytest
 
 from jobmanager import JobResult, Outcome, ProblemResult, unpacked
+from jobmanager.model.result import PhaseResult, RunResult
 
 RESULT = JobResult(
     job_id="j",
@@ -67,3 +68,19 @@ def test_where_output_was_cut_stands_beside_it():
 
     assert (whole.stdout_cut_at, whole.stderr_cut_at) == (None, None)
     assert (cut.stdout_cut_at, cut.stderr_cut_at) == (3, 0)
+
+
+def test_a_run_tells_its_output_as_a_job_does():
+    run = RunResult(outcome=Outcome.OVERFLOW, stdout=b"a\xff", stdout_bytes=9, stderr=b"e", stderr_bytes=1)
+    job = JobResult(job_id="j", outcome=Outcome.OVERFLOW, stdout=b"a\xff", stdout_bytes=9, stderr=b"e", stderr_bytes=1)
+
+    for name in ("stdout_text", "stderr_text", "stdout_cut_at", "stderr_cut_at"):
+        assert getattr(run, name) == getattr(job, name)
+    assert (run.stdout_text, run.stdout_cut_at) == ("a\N{REPLACEMENT CHARACTER}", 2)
+
+
+def test_a_phase_that_was_not_run_has_no_outcome():
+    phase = PhaseResult(name="test", outcome=None, text="not run: the phase before it failed")
+
+    assert (phase.run, phase.tests, phase.timings) == (None, {}, {})
+    assert RESULT.phases == ()
