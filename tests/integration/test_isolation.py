@@ -133,6 +133,19 @@ def test_a_program_in_busybox_is_closed_in_too(run: Run) -> None:
     ]
 
 
+def test_a_program_is_the_user_that_its_task_names_and_still_has_no_capabilities(run: Run) -> None:
+    result = run("id -u; id -g; grep CapEff /proc/self/status; echo kept > file; cat file", user="1000:1001")
+
+    assert result.stdout_text.split() == ["1000", "1001", "CapEff:", "0" * 16, "kept"]
+    assert run("true", user="nobody-here").outcome is Outcome.CRASH
+
+
+def test_a_device_that_the_host_lacks_starts_nothing(run: Run) -> None:
+    lacking = run("true", devices=["/dev/no-such-device"])
+
+    assert lacking.outcome is Outcome.CRASH and "/dev/no-such-device" in lacking.text
+
+
 def test_what_takes_privileges_is_denied(seen: dict[str, Any]) -> None:
     assert {name: said for name, said in seen["denied"].items() if said not in ("EPERM", "EACCES")} == {}
 
