@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum, auto
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 
 class ContainerState(Enum):
@@ -117,3 +117,18 @@ CONTAINER_TRANSITIONS: Mapping[ContainerEvent, Mapping[ContainerState, Container
 }
 
 WANTED_STATES = frozenset({_S.WANTED, _S.STARTING, _S.READY, _S.BUSY, _S.SPENT})  # its owner has not released it
+
+
+class HasContainerState(Protocol):
+    """What keeps the state of a container."""
+
+    state: ContainerState
+
+
+def apply_event(container: HasContainerState, event: ContainerEvent) -> tuple[ContainerAction, ...] | None:
+    """Give a container its next state. Returns what is to be done, in this order; None when the event changes nothing."""
+    transition = CONTAINER_TRANSITIONS[event].get(container.state)
+    if transition is None:
+        return None
+    container.state = transition.to
+    return transition.actions

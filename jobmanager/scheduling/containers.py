@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from jobmanager.model.container_states import (
-    CONTAINER_TRANSITIONS,
     WANTED_STATES,
     ContainerAction,
     ContainerEvent,
     ContainerState,
+    apply_event,
 )
 from jobmanager.scheduling.commands import Command, DeleteContainer, KillRun, SubmitContainer
 from jobmanager.scheduling.hosts import Host, HostTable
@@ -151,13 +151,10 @@ class ContainerTable:
 
     def apply(self, record: ContainerRecord, event: ContainerEvent) -> bool:
         """What follows from an event. Returns False when it changes nothing in this state."""
-        transition = CONTAINER_TRANSITIONS[event].get(record.state)
-        if transition is None:
-            return False
-        record.state = transition.to
-        for action in transition.actions:
+        actions = apply_event(record, event)
+        for action in actions or ():
             self._actions[action](record)
-        return True
+        return actions is not None
 
     def _add(self, record: ContainerRecord) -> ContainerRecord:
         self._records[record.name] = record
