@@ -37,12 +37,17 @@ def delete_volumes(engine: Engine, names: Iterable[str], manager_id: str) -> Vol
     return VolumeRemovalFailed(reason="; ".join(reasons)) if reasons else VolumesRemoved()
 
 
+def delete_students(engine: Engine, name: str) -> None:
+    """Remove the student containers of a grading container that outlived their waiter; raises EngineError."""
+    for student in engine.list({STUDENT_LABEL: name}):
+        engine.remove(student.id)
+
+
 def _remove(engine: Engine, name: str) -> None:
     try:
         engine.remove(name)
     except Refused:  # its shared folder is in use by student containers that outlived their waiter
-        for student in engine.list({STUDENT_LABEL: name}):
-            engine.remove(student.id)
+        delete_students(engine, name)
         engine.remove(name)
 
 

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
+from jobmanager._deleter import delete_students
 from jobmanager._submitter import submit
 from jobmanager.engine.labels import STUDENT_LABEL
 from jobmanager.engine.protocol import Engine, EngineError, StdinLink
@@ -331,8 +332,7 @@ class StudentContainers:
         engine = self._connect()
         try:
             with suppress(EngineError):  # the deleter of the grading container looks again
-                for found in engine.list({STUDENT_LABEL: self._job.container_name}):
-                    engine.remove(found.id)
+                delete_students(engine, self._job.container_name)
         finally:
             engine.close()
 
