@@ -40,7 +40,7 @@ from jobmanager.ipc.messages import (
 )
 from jobmanager.ipc.process import forward_logs
 from jobmanager.model.container import ContainerStatus
-from jobmanager.results.facts import RunFacts
+from jobmanager.results.facts import InfrastructureFailure, JobNotSent, RunCutOff, RunFacts
 from jobmanager.watching.host_monitor import HostMonitor
 from jobmanager.watching.monitor import ContainerMonitor
 from jobmanager.watching.outbox import Outbox
@@ -173,8 +173,8 @@ class Waiter:
     def _report_failure(self, job: MonitorContainer, error: Exception) -> None:
         """This waiter cannot monitor the job, and has not sent it; an earlier waiter may have."""
         self.unregister(job.container_name)
-        reason = f"it cannot be monitored: {type(error).__name__}: {error}"
-        facts = RunFacts(program_started=job.taken_over, never_started=not job.taken_over, infrastructure_error=reason)
+        failure = InfrastructureFailure(reason=f"it cannot be monitored: {type(error).__name__}: {error}")
+        facts = RunFacts(ending=RunCutOff(cause=failure) if job.taken_over else JobNotSent(cause=failure))
         self._send(RunEnded(job_id=job.job_id, container_name=job.container_name, facts=facts))
 
     def _run_monitor(
@@ -184,7 +184,7 @@ class Waiter:
             facts = monitor.run()
         except Exception as error:  # noqa: BLE001 - the loop's edge: a bug here must not cost the job its result
             _log.exception("monitoring job %s failed", job.job_id)
-            facts = RunFacts(program_started=True, infrastructure_error=f"{type(error).__name__}: {error}")
+            facts = RunFacts(ending=RunCutOff(cause=InfrastructureFailure(reason=f"{type(error).__name__}: {error}")))
         finally:
             engine.close()
             if students is not None:

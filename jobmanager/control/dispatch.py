@@ -19,7 +19,7 @@ from jobmanager.events import HostDown, JobPlaced, JobQueued, JobStarted
 from jobmanager.hooks import HookManager
 from jobmanager.ipc.messages import RemoveContainer, StartContainer
 from jobmanager.live_output.fan_out import LiveOutputFanOut
-from jobmanager.results.facts import RunFacts
+from jobmanager.results.facts import InfrastructureFailure, RunCutOff, RunFacts
 from jobmanager.scheduling.commands import (
     CheckHost,
     Command,
@@ -91,7 +91,8 @@ class Dispatch:
             if isinstance(command, SubmitContainer):
                 self._ledger.start_refused(command.container, reason)
             elif isinstance(command, MonitorRun):
-                self._ledger.run_ended(command.container, RunFacts(program_started=True, infrastructure_error=reason))
+                cut_off = RunCutOff(cause=InfrastructureFailure(reason=reason))
+                self._ledger.run_ended(command.container, RunFacts(ending=cut_off))
 
     def _announce(self, command: NotifyJobQueued) -> None:
         request = command.request

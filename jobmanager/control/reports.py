@@ -37,7 +37,7 @@ from jobmanager.ipc.messages import (
     UnknownContainers,
 )
 from jobmanager.live_output.fan_out import LiveOutputFanOut
-from jobmanager.results.facts import RunFacts
+from jobmanager.results.facts import InfrastructureFailure, RunCutOff, RunFacts
 from jobmanager.scheduling.ledger import Ledger
 from jobmanager.threads.log_thread import logger
 
@@ -123,8 +123,8 @@ class Reports:
             self._pool_replied(pool.replied(child), RemovalFailed(reason=reason))
         elif isinstance(message, MonitorContainer):
             self._children.waiters.run_ended(message.container_name)
-            facts = RunFacts(program_started=message.taken_over, infrastructure_error=reason)
-            self._ledger.run_ended(message.container_name, facts)
+            cut_off = RunCutOff(cause=InfrastructureFailure(reason=reason))
+            self._ledger.run_ended(message.container_name, RunFacts(ending=cut_off))
 
     def _pool_replied(self, pending: PendingRequest, reply: PoolReply | None, why: str = "") -> None:
         if isinstance(pending.request, StartContainer):

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from jobmanager.ipc.messages import FetchOutput
-from jobmanager.results.facts import RunFacts
+from jobmanager.results.facts import CapturedOutput, RunFacts
 
 _MAX_RECORD_BYTES = 65536  # of one record
 _MAX_KEPT_BYTES = 4 * 2**20  # of a running job's output
@@ -106,10 +106,11 @@ class OutputBuffer:
     def finish(self, facts: RunFacts | None) -> Iterator[Output]:
         """Nothing more will come: the facts of the last run, if there are any, have all that it printed."""
         if facts is not None:
-            if self._is_contradicted_by(facts):
+            output = facts.output
+            if self._is_contradicted_by(output):
                 yield self._start_again()
-            yield from self._add_rest(False, facts.stdout, facts.stdout_bytes)
-            yield from self._add_rest(True, facts.stderr, facts.stderr_bytes)
+            yield from self._add_rest(False, output.stdout, output.stdout_bytes)
+            yield from self._add_rest(True, output.stderr, output.stderr_bytes)
         with self.changed:
             self.ended = True
             self.changed.notify_all()
@@ -139,11 +140,11 @@ class OutputBuffer:
                 self._blocks.append(_Block(stderr=stderr, missed_bytes=missed))
             yield Output(stderr=stderr, data=b"", missed_bytes=missed)
 
-    def _is_contradicted_by(self, facts: RunFacts) -> bool:
+    def _is_contradicted_by(self, output: CapturedOutput) -> bool:
         """Whether it does not begin with what was shown: a log that was read in place of a stream may have less."""
         return any(
-            self._shown[stderr] > 0 and (facts.log_rotated or self._differs(stderr, whole))
-            for stderr, whole in ((False, facts.stdout), (True, facts.stderr))
+            self._shown[stderr] > 0 and (output.beginning_lost or self._differs(stderr, whole))
+            for stderr, whole in ((False, output.stdout), (True, output.stderr))
         )
 
     def _differs(self, stderr: bool, whole: bytes) -> bool:

@@ -1,10 +1,15 @@
-"""The facts that a waiter reports about one run. ``verdict`` judges them."""
+"""The facts that a waiter reports about one run. ``verdict`` judges them.
+
+A run has one ``Ending``. ``docs/outcomes.md`` has the table of endings: what each means, and which of them it is when
+several things were seen of one run.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Union
 
 from jobmanager.engine.pid1 import EndMark
 from jobmanager.model.container import ContainerInfo
@@ -26,44 +31,181 @@ class LimitHit:
     measured: float  # in the limit's unit, when the waiter decided
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunFacts:
-    """One run of one container, as its waiter saw it."""
+# ---- why PID 1's report did not come
 
-    program_started: bool  # PID 1 or the program itself has reported: the job was sent whole
-    never_started: bool = False  # it is proven that the program never started, so the job may be sent to another container
-    end: EndMark | None = None  # the program ended while PID 1 lived
-    limit_hit: LimitHit | None = None  # we killed it for this
-    refusal: str = ""  # PID 1's reason for not running the program
-    state: ContainerInfo | None = None  # asked for when it ended without an end mark
-    container_removed: bool = False  # the engine knows no such container any more
-    paused_externally: bool = False  # somebody else had paused it when we were about to stop it
-    outage_s: float = 0.0  # how long the engine could not be reached during the run
-    survived_outage_s: float = 0.0  # the part of it that was over while the container still ran
-    unreachable_reason: str = ""  # with never_started: the engine did not answer, and this is what happened
-    host_lost: bool = False  # the host was given up
-    infrastructure_error: str = ""  # any other error on our side
-    link_broke: bool = False  # a grading job lost its student containers when it needed them
-    protocol_error: str = ""  # the invalid or unsupported message of a grading job's supervisor for which we ended the job
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerEnded:
+    """The container ended, or its streams did, and nothing more is known: somebody else stopped it, or we did on request."""
+
+    container: ContainerInfo | None = None  # its state after the end, if the engine was asked
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemovedExternally:
+    """The engine knows no such container any more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostGivenUp:
+    """The engine could not be reached for too long."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndedDuringOutage:
+    """The container ended while the engine could not be reached."""
+
+    container: ContainerInfo | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InfrastructureFailure:
+    """An error on our side, or of the engine."""
+
+    reason: str
+    container: ContainerInfo | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudentsLost:
+    """A grading job lost its student containers when it needed them."""
+
+    container: ContainerInfo | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineUnreachable:
+    """The engine did not answer before the job was sent."""
+
+    reason: str
+
+
+Cause = Union[ContainerEnded, RemovedExternally, HostGivenUp, EndedDuringOutage, InfrastructureFailure]
+
+
+# ---- endings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobNotSent:
+    """It is proven that the program never started, so the job may be sent to another container."""
+
+    cause: Union[Cause, EngineUnreachable]
+
+    @property
+    def reason(self) -> str:
+        """Why, in words."""
+        if isinstance(self.cause, (EngineUnreachable, InfrastructureFailure)):
+            return self.cause.reason
+        return "the container ended before it had its job"
+
+    @property
+    def is_unreachable(self) -> bool:
+        """Whether its host did not answer, so that the job itself is not to blame."""
+        return isinstance(self.cause, (EngineUnreachable, HostGivenUp))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CannotRun:
+    """PID 1 has the job and did not run the program."""
+
+    reason: str  # PID 1's
+    container: ContainerInfo | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgramExited:
+    """The program ended by itself, and PID 1's report came whole."""
+
+    end: EndMark
+    result_file: bytes | None = field(default=None, repr=False)
+    container: ContainerInfo | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoppedForLimit:
+    """We stopped the program for a limit."""
+
+    limit_hit: LimitHit
+    end: EndMark | None = None  # if it ended by itself meanwhile
+    container: ContainerInfo | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoppedForProtocolError:
+    """We stopped a grading job, as its supervisor sent an invalid or unsupported message."""
+
+    reason: str
+    end: EndMark | None = None
+    container: ContainerInfo | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunCutOff:
+    """The program may have started, and neither it nor a limit is known to have ended it.
+
+    With an end mark the program ended, but the rest of PID 1's report is lost, and a result file with it.
+    """
+
+    cause: Union[Cause, StudentsLost]
+    end: EndMark | None = None
+
+
+Ending = Union[JobNotSent, CannotRun, ProgramExited, StoppedForLimit, StoppedForProtocolError, RunCutOff]
+
+
+# ---- what is true beside any ending
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CapturedOutput:
+    """What was printed, as far as it is kept, and how much there was."""
+
     stdout: bytes = field(default=b"", repr=False)
     stderr: bytes = field(default=b"", repr=False)
     stdout_bytes: int = 0
     stderr_bytes: int = 0
-    log_rotated: bool = False  # the first part of the output was lost with a waiter
-    output_incomplete: bool = False  # the last part of the output was not received
-    final_report_incomplete: bool = False  # the program ended, but PID 1's report did not come whole: a result file may be lost
-    late_output_bytes: int = 0  # received only after we had stopped the program
-    output_from_log: bool = False  # the output is what the engine could write down, not what came over the stream
-    result_file: bytes | None = field(default=None, repr=False)
-    archive: bytes | None = field(default=None, repr=False)
-    archive_error: str = ""  # why collected files are missing
-    not_collected: str = ""  # names that matched but could not be collected, with reasons
+    beginning_lost: bool = False  # with a waiter, as the log had been rotated
+    is_incomplete: bool = False  # the last part was not received
+    from_log: bool = False  # it is what the engine could write down, not what came over the stream
+    late_bytes: int = 0  # received only after we had stopped the program
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of both streams together, kept or not."""
+        return self.stdout_bytes + self.stderr_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collected:
+    """The result of collecting."""
+
+    archive: bytes | None = field(default=None, repr=False)  # a tar.gz; None: nothing was to be collected, or nothing could be read
+    error: str = ""  # why some files are missing
+    not_collected: str = ""  # names that matched, but are not collected, with reasons
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFacts:
+    """One run of one container, as its waiter saw it."""
+
+    ending: Ending
+    output: CapturedOutput = CapturedOutput()
+    collected: Collected = Collected()
+    paused_externally: bool = False  # somebody else had paused it when we were about to stop it
+    outage_s: float = 0.0  # how long the engine could not be reached during the run
     cpu_time_s: float | None = None
     wall_time_s: float | None = None
     peak_memory_bytes: int | None = None
     timings: Mapping[str, float] = field(default_factory=dict)  # seconds by step
 
     @property
-    def output_bytes(self) -> int:
-        """Bytes of both streams together."""
-        return self.stdout_bytes + self.stderr_bytes
+    def end(self) -> EndMark | None:
+        """PID 1's end mark, if one came: the program ended by itself."""
+        return None if isinstance(self.ending, (JobNotSent, CannotRun)) else self.ending.end
+
+    @property
+    def container(self) -> ContainerInfo | None:
+        """The container's state after its end, if the engine was asked."""
+        source = self.ending.cause if isinstance(self.ending, (JobNotSent, RunCutOff)) else self.ending
+        return None if isinstance(source, (RemovedExternally, HostGivenUp, EngineUnreachable)) else source.container

@@ -9,7 +9,7 @@ from jobmanager.model._escapes import escape_lines
 from jobmanager.model.job import Request
 from jobmanager.model.problems import Match, MultipleChoice
 from jobmanager.model.result import Evidence, JobResult, Outcome, ProblemResult, Step
-from jobmanager.results.facts import RunFacts
+from jobmanager.results.facts import ProgramExited, RunFacts
 from jobmanager.results.result_file import ResultFile, ResultFileError, parse_result_file
 from jobmanager.results.verdict import Verdict, exit_code_text
 
@@ -69,18 +69,18 @@ def _run_result(request: Request, facts: RunFacts | None, verdict: Verdict) -> J
     """Output and measurements of the run; everything else has its default."""
     if facts is None:
         return JobResult(job_id=request.job_id, outcome=verdict.outcome, evidence=verdict.evidence)
-    kept = len(facts.stdout) + len(facts.stderr)
-    peak = facts.peak_memory_bytes
+    output, peak = facts.output, facts.peak_memory_bytes
+    kept = len(output.stdout) + len(output.stderr)
     return JobResult(
         job_id=request.job_id,
         outcome=verdict.outcome,
         evidence=verdict.evidence,
-        archive=facts.archive,
-        stdout=facts.stdout,
-        stderr=facts.stderr,
-        stdout_bytes=facts.stdout_bytes,
-        stderr_bytes=facts.stderr_bytes,
-        output_cut=facts.log_rotated or facts.output_incomplete or facts.output_bytes > kept,
+        archive=facts.collected.archive,
+        stdout=output.stdout,
+        stderr=output.stderr,
+        stdout_bytes=output.stdout_bytes,
+        stderr_bytes=output.stderr_bytes,
+        output_cut=output.beginning_lost or output.is_incomplete or output.total_bytes > kept,
         exit_code=facts.end.exit_code if facts.end is not None else None,
         cpu_time_s=facts.cpu_time_s,
         wall_time_s=facts.wall_time_s,
@@ -91,12 +91,13 @@ def _run_result(request: Request, facts: RunFacts | None, verdict: Verdict) -> J
 def _apply_result_file(request: Request, verdict: Verdict, facts: RunFacts | None) -> tuple[Verdict, ResultFile]:
     """The verdict after the result file, and the file; an empty one where there is none, or where it does not count."""
     is_graded = request.runs[0].task.grader is not None
-    if verdict.outcome not in _PROGRAM_DECIDED or facts is None or not request.runs[0].task.needs_container:
+    if verdict.outcome not in _PROGRAM_DECIDED or facts is None or not isinstance(facts.ending, ProgramExited):
         return verdict, ResultFile()
-    if facts.result_file is None:
-        return (_grader_gave_no_result(verdict, facts) if is_graded else verdict), ResultFile()
+    if facts.ending.result_file is None:
+        lacks_result = _grader_gave_no_result(verdict, facts.ending, facts.output.stderr) if is_graded else verdict
+        return lacks_result, ResultFile()
     try:
-        file = parse_result_file(facts.result_file, grader=is_graded)
+        file = parse_result_file(facts.ending.result_file, grader=is_graded)
     except ResultFileError as error:
         return _unreadable(verdict, str(error)), ResultFile()
     return (_grader_verdict(verdict, file) if is_graded else _program_verdict(verdict, file)), file
@@ -109,11 +110,10 @@ def _grader_verdict(verdict: Verdict, file: ResultFile) -> Verdict:
     return Verdict(outcome=file.outcome, evidence=(decided, *verdict.evidence))
 
 
-def _grader_gave_no_result(verdict: Verdict, facts: RunFacts) -> Verdict:
-    code = facts.end.exit_code if facts.end is not None else 0
-    stderr = escape_lines(facts.stderr[-_STDERR_TAIL_BYTES:].decode("utf-8", "replace").strip())
-    tail = f", and the end of its standard error is:\n{stderr}" if stderr else ", and nothing on standard error"
-    text = f"the grader ended without a result, with {exit_code_text(code)}{tail}"
+def _grader_gave_no_result(verdict: Verdict, ending: ProgramExited, stderr: bytes) -> Verdict:
+    last_words = escape_lines(stderr[-_STDERR_TAIL_BYTES:].decode("utf-8", "replace").strip())
+    tail = f", and the end of its standard error is:\n{last_words}" if last_words else ", and nothing on standard error"
+    text = f"the grader ended without a result, with {exit_code_text(ending.end.exit_code)}{tail}"
     missing = Evidence(kind="grader", value="no result", source="result.json")
     return Verdict(outcome=Outcome.CRASH, text=text, evidence=(missing, *verdict.evidence))
 

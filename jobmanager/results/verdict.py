@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
 from jobmanager.engine.pid1 import EndMark
+from jobmanager.model.container import ContainerInfo
 from jobmanager.model.limits import Limits
 from jobmanager.model.result import Evidence, Outcome
-from jobmanager.results.facts import Limit, RunFacts
+from jobmanager.results.facts import (
+    CannotRun,
+    CapturedOutput,
+    Cause,
+    ContainerEnded,
+    EndedDuringOutage,
+    EngineUnreachable,
+    HostGivenUp,
+    InfrastructureFailure,
+    Limit,
+    LimitHit,
+    ProgramExited,
+    RemovedExternally,
+    RunFacts,
+    StoppedForLimit,
+    StoppedForProtocolError,
+    StudentsLost,
+)
 
 _END_MARK = "end mark of PID 1"
 _SHM = "a write into /dev/shm"
@@ -43,16 +61,7 @@ class Verdict:
 
 def judge(facts: RunFacts, limits: Limits, killed: KillReason | None = None) -> Verdict:
     """Decide by the first line of the table that fits. All that was found becomes evidence."""
-    lines: tuple[Callable[[], Verdict | None], ...] = (
-        lambda: killed_verdict(killed) if killed else None,
-        lambda: _timeout(facts, limits),
-        lambda: _output_overflow(facts, limits),
-        lambda: _protocol_error(facts),
-        lambda: _crash(facts),
-        lambda: _overflow(facts, limits),
-        lambda: _by_exit_code(facts),
-    )
-    found = next(verdict for line in lines if (verdict := line()) is not None)
+    found = killed_verdict(killed) if killed else _passed_limit(facts, limits) or _by_ending(facts, limits)
     return replace(found, evidence=_without_repeats(found.evidence, _other_evidence(facts)))
 
 
@@ -101,21 +110,37 @@ def exit_code_text(code: int) -> str:
     return f"exit code {code}"
 
 
-def _protocol_error(facts: RunFacts) -> Verdict | None:
-    if not facts.protocol_error:
+def _passed_limit(facts: RunFacts, limits: Limits) -> Verdict | None:
+    """A limit that the program had passed when it ended, by the figures. A stop for a limit of time is the earlier proof."""
+    stopped_for = facts.ending.limit_hit.limit if isinstance(facts.ending, StoppedForLimit) else None
+    if stopped_for in (Limit.WALL, Limit.CPU):
         return None
-    evidence = (Evidence(kind="protocol_error", value=facts.protocol_error, source="the grading supervisor"),)
-    return Verdict(outcome=Outcome.ERROR, text=f"the grading container was stopped: {facts.protocol_error}", evidence=evidence)
-
-
-def _timeout(facts: RunFacts, limits: Limits) -> Verdict | None:
-    if facts.limit_hit is not None and facts.limit_hit.limit is not Limit.OUTPUT:
-        return _timeout_verdict(facts.limit_hit.limit, facts.limit_hit.measured, limits)
     if facts.end is not None and facts.cpu_time_s is not None and facts.cpu_time_s > limits.cpu_time_s:
         return _timeout_verdict(Limit.CPU, facts.cpu_time_s, limits)
     if facts.end is not None and facts.wall_time_s is not None and facts.wall_time_s > limits.wall_s:
         return _timeout_verdict(Limit.WALL, facts.wall_time_s, limits)
+    if stopped_for is None and facts.output.total_bytes > limits.output_kib * 1024:
+        return _output_verdict(facts.output.total_bytes, limits)
     return None
+
+
+def _by_ending(facts: RunFacts, limits: Limits) -> Verdict:
+    ending = facts.ending
+    if isinstance(ending, StoppedForLimit):
+        return _stopped_verdict(ending.limit_hit, facts.output.total_bytes, limits)
+    if isinstance(ending, StoppedForProtocolError):
+        return _protocol_error_verdict(ending.reason)
+    if isinstance(ending, CannotRun):
+        return crash_verdict("not_started", f"the program was not started: {ending.reason}", "PID 1")
+    if isinstance(ending, ProgramExited):
+        return _overflow(ending, limits) or _by_exit_code(ending.end.exit_code)
+    return _without_report(ending.cause, facts, limits)
+
+
+def _stopped_verdict(hit: LimitHit, output_bytes: int, limits: Limits) -> Verdict:
+    if hit.limit is Limit.OUTPUT:
+        return _output_verdict(max(output_bytes, int(hit.measured)), limits)
+    return _timeout_verdict(hit.limit, hit.measured, limits)
 
 
 def _timeout_verdict(limit: Limit, measured: float, limits: Limits) -> Verdict:
@@ -128,56 +153,56 @@ def _timeout_verdict(limit: Limit, measured: float, limits: Limits) -> Verdict:
     )
 
 
-def _output_overflow(facts: RunFacts, limits: Limits) -> Verdict | None:
-    hit = facts.limit_hit if facts.limit_hit is not None and facts.limit_hit.limit is Limit.OUTPUT else None
-    counted = facts.output_bytes if hit is None else max(facts.output_bytes, int(hit.measured))
-    if hit is None and counted <= limits.output_kib * 1024:
-        return None
-    return Verdict(
-        outcome=Outcome.OVERFLOW,
-        text=f"output limit of {limits.output_kib} KiB reached",
-        evidence=(Evidence(kind="output_bytes", value=counted, source="bytes counted"),),
-    )
+def _output_verdict(counted: int, limits: Limits) -> Verdict:
+    return _overflow_verdict("output_bytes", counted, "bytes counted", f"output limit of {limits.output_kib} KiB reached")
 
 
-def _crash(facts: RunFacts) -> Verdict | None:
-    if facts.refusal:
-        return crash_verdict("not_started", f"the program was not started: {facts.refusal}", "PID 1")
-    if facts.host_lost:
-        return crash_verdict("host_lost", f"the host could not be reached for {facts.outage_s:.0f} s and was given up", _OUR_CLOCK)
-    if facts.link_broke:
+def _protocol_error_verdict(reason: str) -> Verdict:
+    evidence = (Evidence(kind="protocol_error", value=reason, source="the grading supervisor"),)
+    return Verdict(outcome=Outcome.ERROR, text=f"the grading container was stopped: {reason}", evidence=evidence)
+
+
+def _without_report(cause: Cause | StudentsLost | EngineUnreachable, facts: RunFacts, limits: Limits) -> Verdict:
+    if isinstance(cause, HostGivenUp):
+        text = f"the host could not be reached for {facts.outage_s:.0f} s and was given up"
+        return crash_verdict("host_lost", text, _OUR_CLOCK)
+    if isinstance(cause, StudentsLost):
         return crash_verdict("link_broke", "the grader was cut off from its student containers", "the grading supervisor")
-    if facts.end is not None and not facts.final_report_incomplete:
-        return None
-    if facts.container_removed:
+    if isinstance(cause, RemovedExternally):
         return crash_verdict("removed", "the container was removed by somebody else", _INSPECT)
-    if facts.outage_s > facts.survived_outage_s:
+    if isinstance(cause, EndedDuringOutage):
         text = "the engine could not be reached when the container ended"
         return crash_verdict("ended_during_outage", text, "our record of the outage")
-    if facts.infrastructure_error:
-        return crash_verdict("infrastructure_error", facts.infrastructure_error)
-    if facts.state is not None and facts.state.oom_killed:
-        return None
+    if isinstance(cause, InfrastructureFailure):
+        return crash_verdict("infrastructure_error", cause.reason)
+    if isinstance(cause, ContainerEnded) and cause.container is not None and cause.container.oom_killed:
+        return _memory_verdict(facts.end, limits)
     if facts.end is not None:
         text = "the program ended, but its result file and its last output may have been lost on the way from its host"
         return crash_verdict("final_report_incomplete", text, "the connection to the host")
     return crash_verdict("stopped_externally", "the container was stopped by somebody else", _INSPECT)
 
 
-def _overflow(facts: RunFacts, limits: Limits) -> Verdict | None:
-    if facts.end is not None and facts.end.exit_code == 0 and not facts.final_report_incomplete:
+def _memory_verdict(end: EndMark | None, limits: Limits) -> Verdict:
+    """PID 1 counted what the kernel killed for memory; the engine knows it of the whole container."""
+    text = f"memory limit of {limits.memory_mib} MiB reached"
+    if end is not None and end.oom_kills:
+        return _overflow_verdict("oom_kills", end.oom_kills, _CGROUP, text)
+    return _overflow_verdict("oom_killed", 1, _INSPECT, text)
+
+
+def _overflow(ending: ProgramExited, limits: Limits) -> Verdict | None:
+    """A limit of the kernel's that the program had hit, unless it ended well all the same."""
+    end = ending.end
+    if end.exit_code == 0:
         return None
-    if facts.end is not None and facts.end.oom_kills:
-        return _overflow_verdict("oom_kills", facts.end.oom_kills, _CGROUP, f"memory limit of {limits.memory_mib} MiB reached")
-    if facts.end is None or (facts.state is not None and facts.state.oom_killed):  # no end mark: PID 1 died of it too
-        return _overflow_verdict("oom_killed", 1, _INSPECT, f"memory limit of {limits.memory_mib} MiB reached")
-    if facts.end.fork_refusals:
-        return _overflow_verdict(
-            "fork_refusals", facts.end.fork_refusals, _CGROUP, f"limit of {limits.processes} processes reached"
-        )
-    if facts.end.workspace_full:
+    if end.oom_kills or (ending.container is not None and ending.container.oom_killed):
+        return _memory_verdict(end, limits)
+    if end.fork_refusals:
+        return _overflow_verdict("fork_refusals", end.fork_refusals, _CGROUP, f"limit of {limits.processes} processes reached")
+    if end.workspace_full:
         return _overflow_verdict("workspace_full", 1, _WORKSPACE, f"workspace of {limits.workspace_mib} MiB full")
-    if facts.end.shm_full:
+    if end.shm_full:
         return _overflow_verdict("shm_full", 1, _SHM, f"/dev/shm of {limits.shm_mib} MiB full")
     return None
 
@@ -186,9 +211,7 @@ def _overflow_verdict(kind: str, value: int, source: str, text: str) -> Verdict:
     return Verdict(outcome=Outcome.OVERFLOW, text=text, evidence=(Evidence(kind=kind, value=value, source=source),))
 
 
-def _by_exit_code(facts: RunFacts) -> Verdict:
-    assert facts.end is not None, "a run without an end mark is a crash"
-    code = facts.end.exit_code
+def _by_exit_code(code: int) -> Verdict:
     evidence = (Evidence(kind="exit_code", value=code, source=_END_MARK),)
     if code == 0:
         return Verdict(outcome=Outcome.SUCCESS, evidence=evidence)
@@ -197,35 +220,48 @@ def _by_exit_code(facts: RunFacts) -> Verdict:
 
 def _other_evidence(facts: RunFacts) -> tuple[Evidence, ...]:
     """What was found beside the deciding evidence; it does not change the outcome."""
-    found = [*_end_mark_evidence(facts.end)]
-    if facts.state is not None and facts.state.exit_code is not None:
-        found.append(Evidence(kind="container_exit_code", value=facts.state.exit_code, source=_INSPECT))
-    if facts.state is not None and facts.state.oom_killed:
-        found.append(Evidence(kind="oom_killed", value=1, source=_INSPECT))
+    found = [*_end_mark_evidence(facts.end), *_container_evidence(facts.container)]
     if facts.outage_s > 0:
         found.append(Evidence(kind="outage_s", value=round(facts.outage_s, 1), source="our record of the outage"))
     if facts.paused_externally:
         found.append(Evidence(kind="paused_externally", value="the container had been paused by somebody else", source=_INSPECT))
-    if facts.log_rotated:
-        found.append(Evidence(kind="output_cut", value="the first part was lost with a waiter process", source="container log"))
-    if facts.output_incomplete:
-        found.append(Evidence(kind="output_cut", value="the rest was not received", source="the connection to the host"))
+    found += _output_evidence(facts.output)
     if _stood_still_at_output(facts):
-        found.append(Evidence(kind="late_output_bytes", value=facts.late_output_bytes, source="bytes counted"))
-    if facts.output_from_log:
+        found.append(Evidence(kind="late_output_bytes", value=facts.output.late_bytes, source="bytes counted"))
+    if facts.output.from_log:
         text = "what the engine could not write down may be missing"
         found.append(Evidence(kind="output_from_log", value=text, source="container log"))
-    if facts.archive_error:
-        found.append(Evidence(kind="archive", value=facts.archive_error, source="collecting"))
-    if facts.not_collected:
-        found.append(Evidence(kind="not_collected", value=facts.not_collected, source="collecting"))
+    if facts.collected.error:
+        found.append(Evidence(kind="archive", value=facts.collected.error, source="collecting"))
+    if facts.collected.not_collected:
+        found.append(Evidence(kind="not_collected", value=facts.collected.not_collected, source="collecting"))
     return tuple(found)
 
 
 def _stood_still_at_output(facts: RunFacts) -> bool:
     """Whether the program may have been waiting, at its wall clock limit, for us to read its output."""
-    at_the_wall = facts.limit_hit is not None and facts.limit_hit.limit is Limit.WALL
-    return at_the_wall and facts.late_output_bytes > _PIPE_BYTES
+    at_the_wall = isinstance(facts.ending, StoppedForLimit) and facts.ending.limit_hit.limit is Limit.WALL
+    return at_the_wall and facts.output.late_bytes > _PIPE_BYTES
+
+
+def _output_evidence(output: CapturedOutput) -> list[Evidence]:
+    found = []
+    if output.beginning_lost:
+        found.append(Evidence(kind="output_cut", value="the first part was lost with a waiter process", source="container log"))
+    if output.is_incomplete:
+        found.append(Evidence(kind="output_cut", value="the rest was not received", source="the connection to the host"))
+    return found
+
+
+def _container_evidence(container: ContainerInfo | None) -> list[Evidence]:
+    if container is None:
+        return []
+    found = []
+    if container.exit_code is not None:
+        found.append(Evidence(kind="container_exit_code", value=container.exit_code, source=_INSPECT))
+    if container.oom_killed:
+        found.append(Evidence(kind="oom_killed", value=1, source=_INSPECT))
+    return found
 
 
 def _end_mark_evidence(end: EndMark | None) -> list[Evidence]:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from jobmanager.model.container_states import ContainerEvent
 from jobmanager.model.job import Request
 from jobmanager.model.limits import SLOWEST_LINK_BYTES_PER_S
-from jobmanager.results.facts import RunFacts
+from jobmanager.results.facts import JobNotSent, RunFacts
 from jobmanager.results.verdict import KillReason, judge, killed_verdict, superseded_verdict, with_reruns
 from jobmanager.scheduling.commands import CheckHost, Command, MonitorRun, NotifyHostDown, PublishResult, SubmitContainer
 from jobmanager.scheduling.containers import ContainerRecord, ContainerTable, Slot
@@ -164,8 +164,8 @@ class JobTable:
         """A waiter's report: the run has ended, and what was seen of it."""
         if not self.containers.apply(record, ContainerEvent.RUN_ENDED):
             return
-        if facts.never_started and not (facts.refusal or job.killed):
-            self._job_not_sent(job, facts)
+        if isinstance(facts.ending, JobNotSent) and not job.killed:
+            self._job_not_sent(job, facts.ending)
             return
         verdict = judge(facts, job.request.task.limits, job.killed)
         if verdict.cut_off and self._run_again(job, verdict.text):
@@ -340,14 +340,13 @@ class JobTable:
             )
         )
 
-    def _job_not_sent(self, job: JobRecord, facts: RunFacts) -> None:
+    def _job_not_sent(self, job: JobRecord, ending: JobNotSent) -> None:
         """Nothing was run: another container may have the job. A host that does not answer does not count against the job."""
         assert job.host is not None
-        reason = facts.unreachable_reason or facts.infrastructure_error or "the container ended before it had its job"
-        job.failure_reasons = [*job.failure_reasons[-2:], f"{job.host}: {reason}"]
-        if facts.unreachable_reason or facts.host_lost:
+        job.failure_reasons = [*job.failure_reasons[-2:], f"{job.host}: {ending.reason}"]
+        if ending.is_unreachable:
             job.times_unreachable += 1
-            self.start_unanswered(job.host, reason)
+            self.start_unanswered(job.host, ending.reason)
         else:
             job.failed_placements += 1
         self._apply(job, JobEvent.JOB_NOT_SENT)

@@ -7,7 +7,6 @@ import re
 import tarfile
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
@@ -15,6 +14,7 @@ from jobmanager.engine.protocol import Engine, EngineError, Unreachable
 from jobmanager.ipc.messages import MonitorContainer
 from jobmanager.model.container import WORKSPACE
 from jobmanager.model.limits import Limits
+from jobmanager.results.facts import Collected
 from jobmanager.watching.inspector import ContainerInspector
 
 GRADERS_ARCHIVE = ".jobmanager/archive"
@@ -29,15 +29,6 @@ _MAX_SHOWN_LENGTH = 100
 _TURNS_TEXT = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # a name would be shown as another
 _DRIVE = re.compile(r"[A-Za-z]:")
 _ANOTHER_FOLDER = "the engine was restarted meanwhile, and shows another folder in its place"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Collected:
-    """The result of collecting."""
-
-    archive: bytes | None = None  # a tar.gz; None: nothing was to be collected, or nothing could be read
-    error: str = ""  # why some files are missing
-    not_collected: str = ""  # names that matched, but are not collected, with reasons
 
 
 class _CapReached(Exception):

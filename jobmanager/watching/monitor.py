@@ -29,14 +29,27 @@ from jobmanager.engine.protocol import (
 from jobmanager.grading.link import link_token
 from jobmanager.ipc.messages import FetchOutput, LimitReached, MonitorContainer, OutputChunk, ProgramStarted, SSHReady
 from jobmanager.model.container import ContainerInfo, ContainerStatus
-from jobmanager.results.facts import Limit, LimitHit, RunFacts
-from jobmanager.watching.collect import Collected, collected_of
+from jobmanager.results.facts import (
+    CapturedOutput,
+    Cause,
+    Collected,
+    ContainerEnded,
+    EngineUnreachable,
+    HostGivenUp,
+    InfrastructureFailure,
+    Limit,
+    LimitHit,
+    RemovedExternally,
+    RunFacts,
+)
+from jobmanager.watching.collect import collected_of
+from jobmanager.watching.ending import Observations, ending_of
 from jobmanager.watching.inspector import ContainerInspector, HostLost
 from jobmanager.watching.limit_clock import LimitClock
 from jobmanager.watching.output_reporter import OutputReporter
 from jobmanager.watching.stdin import StdinSession, send_job
 from jobmanager.watching.stream_timeouts import ReportDeadline, SilenceDetector
-from jobmanager.watching.transcript import CapturedOutput, OutputForwarder, Transcript
+from jobmanager.watching.transcript import OutputForwarder, Transcript
 
 _log = logging.getLogger(__name__)
 
@@ -158,12 +171,13 @@ class ContainerMonitor:
         return self._job.limits.wall_s - self._limit_clock.wall_time_s()
 
     def run(self) -> RunFacts:
-        """Follow the container to its end. An error on our side is reported as the facts' ``infrastructure_error``."""
+        """Follow the container to its end. An error on our side is reported as an ``InfrastructureFailure``."""
         try:
             return self._run()
         except Exception as error:  # noqa: BLE001 - the thread's edge: no more threads to be had, or a bug, must not cost the job its result
             _log.exception("monitoring job %s failed", self._job.job_id)
-            return replace(self._facts(infrastructure_error=f"{type(error).__name__}: {error}"), end=None)  # more may be missing
+            failure = InfrastructureFailure(reason=f"{type(error).__name__}: {error}")
+            return self._facts(failure, is_end_known=False)  # more may be missing
         finally:
             self._end_session()
 
@@ -171,18 +185,18 @@ class ContainerMonitor:
         try:
             state = self._follow_to_the_end()
         except NoSuchContainer:
-            return self._facts(container_removed=True)
+            return self._facts(RemovedExternally())
         except HostLost:
-            return self._facts(host_lost=True)
+            return self._facts(HostGivenUp())
         except _UnreachableBeforeStart as error:
-            return self._facts(unreachable_reason=str(error))
+            return self._facts(EngineUnreachable(reason=str(error)))
         except EngineError as error:
-            return self._facts(infrastructure_error=f"the engine refused to go on with it: {error}")
+            return self._facts(InfrastructureFailure(reason=f"the engine refused to go on with it: {error}"))
         self._end_session()
         self._transcript.finish()
         if self._stopped_at is None:
             self._collected = self._collect()
-        return self._facts(state=state)
+        return self._facts(ContainerEnded(container=state))
 
     # ---- following
 
@@ -579,50 +593,46 @@ class ContainerMonitor:
         on_message = None if self._session is None else self._session.on_message
         return Transcript(job.token, job.limits.output_kib * 1024, self._forwarder, link_token=token, on_message=on_message)
 
-    def _facts(
-        self,
-        *,
-        state: ContainerInfo | None = None,
-        container_removed: bool = False,
-        unreachable_reason: str = "",
-        host_lost: bool = False,
-        infrastructure_error: str = "",
-    ) -> RunFacts:
-        transcript, output = self._transcript, self._transcript.output(self._earlier_output)
-        end, wall_s, cpu_time_s = self._end_mark, self._wall_time_s(), self._cpu_time_s()
+    def _facts(self, cause: Cause | EngineUnreachable, *, is_end_known: bool = True) -> RunFacts:
+        """What was seen. ``cause`` is why nothing more is followed; a program that ended by itself may have ended before."""
+        wall_s, cpu_time_s, end = self._wall_time_s(), self._cpu_time_s(), self._end_mark
         return RunFacts(
-            program_started=self._has_started,
-            never_started=self._never_started(state),
-            unreachable_reason=unreachable_reason,
-            end=end,
-            limit_hit=self._our_limit_hit(without_report=container_removed or state is not None) if self._has_started else None,
-            refusal="" if self._was_partly_sent() else transcript.refusal,
-            state=state,
-            container_removed=container_removed,
+            ending=ending_of(self._observations(cause, end if is_end_known else None)),
+            output=self._captured_output(removed=isinstance(cause, RemovedExternally)),
+            collected=self._collected,
             paused_externally=self._was_paused_externally,
             outage_s=self._inspector.outage_s,
-            survived_outage_s=self._survived_outage_s,
-            host_lost=host_lost,
-            infrastructure_error=infrastructure_error or self._missing_report(),
-            link_broke=transcript.link_broke or (self._link_lost and end is None),
-            protocol_error=self._protocol_error,
-            stdout=output.stdout,
-            stderr=output.stderr,
-            stdout_bytes=output.stdout_bytes,
-            stderr_bytes=output.stderr_bytes,
-            log_rotated=transcript.beginning_lost,
-            output_from_log=self._reads_log and self._has_started,
-            result_file=transcript.result_file,
-            archive=self._collected.archive,
-            archive_error=self._collected.error,
-            not_collected=self._collected.not_collected,
-            output_incomplete=self._has_started and not (self._stream_complete or container_removed or self._output_limit_exceeded),
-            final_report_incomplete=end is not None and not transcript.complete,
-            late_output_bytes=self._late_output_bytes,
             cpu_time_s=None if cpu_time_s is None else round(cpu_time_s, 4),
             wall_time_s=round(wall_s, 4),
             peak_memory_bytes=end.peak_memory_bytes if end is not None else self._limit_clock.peak_memory_bytes,
             timings={**self._timings, "run": round(wall_s, 4)},
+        )
+
+    def _observations(self, cause: Cause | EngineUnreachable, end: EndMark | None) -> Observations:
+        transcript, container = self._transcript, cause.container if isinstance(cause, ContainerEnded) else None
+        without_report = container is not None or isinstance(cause, RemovedExternally)
+        return Observations(
+            cause=cause,
+            never_started=self._never_started(container),
+            limit_hit=self._our_limit_hit(without_report=without_report) if self._has_started else None,
+            protocol_error=self._protocol_error,
+            refusal="" if self._was_partly_sent() else transcript.refusal,
+            students_lost=transcript.link_broke or (self._link_lost and self._end_mark is None),
+            end=end,
+            report_complete=transcript.complete,
+            result_file=transcript.result_file,
+            ended_during_outage=self._inspector.outage_s > self._survived_outage_s,
+            missing_report=self._missing_report(),
+        )
+
+    def _captured_output(self, *, removed: bool) -> CapturedOutput:
+        is_whole = self._stream_complete or removed or self._output_limit_exceeded
+        return replace(
+            self._transcript.output(self._earlier_output),
+            beginning_lost=self._transcript.beginning_lost,
+            is_incomplete=self._has_started and not is_whole,
+            from_log=self._reads_log and self._has_started,
+            late_bytes=self._late_output_bytes,
         )
 
     def _missing_report(self) -> str:

@@ -26,7 +26,7 @@ from jobmanager.ipc.messages import (
     RunEnded,
     UnknownContainers,
 )
-from jobmanager.results.facts import RunFacts
+from jobmanager.results.facts import InfrastructureFailure, RunCutOff, RunFacts
 
 _log = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ def _pickled(message: Any) -> bytes | None:
             if not isinstance(message, LogMessage):
                 _log.exception("a waiter cannot send %s", type(message).__name__)
             if isinstance(message, RunEnded):
-                reason = f"its report cannot be sent: {type(error).__name__}: {error}"
-                facts = RunFacts(program_started=True, infrastructure_error=reason)
+                failure = InfrastructureFailure(reason=f"its report cannot be sent: {type(error).__name__}: {error}")
+                facts = RunFacts(ending=RunCutOff(cause=failure))
                 return pickle.dumps(RunEnded(job_id=message.job_id, container_name=message.container_name, facts=facts))
         return None

@@ -37,7 +37,7 @@ from jobmanager.grading.link import (
 from jobmanager.ipc.messages import ContainerStarted, GradingSettings, MonitorContainer, StartFailed
 from jobmanager.model.container import GRADING_WORKSPACE, SHARED_FOLDER, ContainerInfo, ContainerSpec
 from jobmanager.model.result import Outcome
-from jobmanager.results.facts import Limit, RunFacts
+from jobmanager.results.facts import CannotRun, Limit, RunFacts, StoppedForLimit
 from jobmanager.results.verdict import judge
 from jobmanager.watching.monitor import ContainerMonitor
 from jobmanager.watching.stdin import StdinWriter
@@ -439,10 +439,10 @@ class _StudentContainer:
 def _judged(facts: RunFacts, allocation: Allocation, *, killed: bool) -> tuple[Outcome, str]:
     if killed:
         return _KILLED
-    if facts.refusal:
-        return Outcome.ERROR, facts.refusal
+    if isinstance(facts.ending, CannotRun):
+        return Outcome.ERROR, facts.ending.reason
     verdict = judge(facts, allocation.limits)
-    limit_hit = facts.limit_hit
+    limit_hit = facts.ending.limit_hit if isinstance(facts.ending, StoppedForLimit) else None
     if limit_hit is not None and limit_hit.limit is Limit.CPU and limit_hit.measured < allocation.limits.cpu_time_s:
         return verdict.outcome, "the CPU time of all student containers together is used up"
     return verdict.outcome, verdict.text

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 from jobmanager.engine.pid1 import RESULT_FILE_LIMIT, SSH_READY, EndMark, Mark, MarkedStream, clock_before, cpu_before, end_mark
 from jobmanager.engine.protocol import Chunk
 from jobmanager.grading.link import LinkLost, LinkReader, SupervisorMessage
 from jobmanager.ipc.messages import StreamPiece
 from jobmanager.model._escapes import one_line
+from jobmanager.results.facts import CapturedOutput
 
 _MAX_TURNS = 4096  # between the two streams, past which their order is not remembered
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CapturedOutput:
-    """What was printed, as far as it is kept, and how much there was."""
-
-    stdout: bytes = b""
-    stderr: bytes = b""
-    stdout_bytes: int = 0
-    stderr_bytes: int = 0
 
 
 class OutputForwarder:

@@ -153,7 +153,7 @@ def test_a_jump_of_the_engines_clock_is_no_restart_of_a_container_whose_connecti
     facts = watched(StubEngine(jump_s))
 
     assert facts.end is not None and facts.end.exit_code == 7
-    assert facts.stdout == b"whole\n"
+    assert facts.output.stdout == b"whole\n"
 
 
 @pytest.mark.parametrize("jump_s", [HOUR_S, -HOUR_S, 1.0])
@@ -161,4 +161,4 @@ def test_a_restart_is_seen_whatever_the_engines_clock_says(jump_s):
     facts = watched(StubEngine(jump_s, restarted=True))
 
     assert facts.end is None
-    assert facts.state is not None and facts.state.status is ContainerStatus.RUNNING
+    assert facts.container is not None and facts.container.status is ContainerStatus.RUNNING

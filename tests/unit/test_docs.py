@@ -29,11 +29,12 @@ from jobmanager.model.container_states import (
     ContainerState,
 )
 from jobmanager.model.job import Request, RunRequest
-from jobmanager.results.facts import Limit, LimitHit, RunFacts
+from jobmanager.results.facts import CapturedOutput, HostGivenUp, Limit, LimitHit, RunFacts
 from jobmanager.results.merge import merged_result
 from jobmanager.results.verdict import KillReason, judge
 from jobmanager.scheduling.job_states import TRANSITIONS, JobAction, JobEvent, JobState
 from jobmanager.testing import Faults
+from jobmanager.watching.ending import Observations, ending_of
 
 TOP = Path(__file__).resolve().parents[2]
 CONTAINER = TOP / "jobmanager/grading/container"
@@ -185,10 +186,10 @@ FITTING: dict[str, dict[str, object]] = {
     "requested_by": {},
     "wall_time_s": {"limit_hit": LimitHit(limit=Limit.WALL, measured=1e6)},
     "cpu_time_s": {"cpu_time_s": 1e6},
-    "output_bytes": {"stdout_bytes": 2**40},
+    "output_bytes": {"output": CapturedOutput(stdout_bytes=2**40)},
     "protocol_error": {"protocol_error": "what"},
     "not_started": {"refusal": "no tar"},
-    "host_lost": {"host_lost": True},
+    "host_lost": {"cause": HostGivenUp()},
     "oom_kills": {"end": EndMark(exit_code=1, oom_kills=1)},
     "fork_refusals": {"end": EndMark(exit_code=1, fork_refusals=1)},
     "workspace_full": {"end": EndMark(exit_code=1, workspace_full=True)},
@@ -206,7 +207,9 @@ def lines_of_outcomes() -> Lines:
 
 def judged(upper: str, lower: str) -> JobResult:
     """The result of a run that two lines fit."""
-    facts = RunFacts(**{"program_started": True, "end": EndMark(exit_code=0), **FITTING[lower], **FITTING[upper]})  # type: ignore[arg-type]
+    seen: dict[str, Any] = {"end": EndMark(exit_code=0), "report_complete": True, **FITTING[lower], **FITTING[upper]}
+    figures = {name: seen.pop(name) for name in ("cpu_time_s", "output") if name in seen}
+    facts = RunFacts(ending=ending_of(Observations(**seen)), **figures)
     task = Task("x", command="x")
     runs = (RunRequest(task=task),)
     request = Request(job_id="j", task=task, inputs=JobInput(), runs=runs, priority=0, launcher_name="x", debug=False)

@@ -9,9 +9,10 @@ import pytest
 from jobmanager import Outcome
 from jobmanager.ipc.messages import ContainerStarted, StartFailed, StartRefused
 from jobmanager.model.container_states import ContainerState
-from jobmanager.results.facts import RunFacts
+from jobmanager.results.facts import HostGivenUp, RemovedExternally
 from jobmanager.results.verdict import KillReason
 from jobmanager.scheduling.job_states import TRANSITIONS, JobAction, JobEvent, JobState
+from tests.support.run_facts import cut_off, not_sent
 from tests.unit.ledger_driver import SUCCESS, Driver
 
 W, A, R, D = JobState.WAITING, JobState.ASSIGNED, JobState.RUNNING, JobState.DONE
@@ -92,10 +93,10 @@ REPORTS = {
     "submitter died": lambda driver, container: driver.start_reported(container, None),
     "began": lambda driver, container: driver.ledger.job_sent(container),
     "ended": lambda driver, container: driver.end(container),
-    "never began": lambda driver, container: driver.end(container, RunFacts(program_started=False)),
-    "untouched": lambda driver, container: driver.end(container, RunFacts(program_started=False, never_started=True)),
-    "gone": lambda driver, container: driver.end(container, RunFacts(program_started=True, container_removed=True)),
-    "host lost": lambda driver, container: driver.end(container, RunFacts(program_started=True, host_lost=True, outage_s=61)),
+    "never began": lambda driver, container: driver.end(container, cut_off()),
+    "untouched": lambda driver, container: driver.end(container, not_sent()),
+    "gone": lambda driver, container: driver.end(container, cut_off(RemovedExternally())),
+    "host lost": lambda driver, container: driver.end(container, cut_off(HostGivenUp(), outage_s=61)),
     "waiter died": lambda driver, container: driver.ledger.waiter_died([container]),
     "kill": lambda driver, container: driver.ledger.kill("j", KillReason.KILL_JOB),
     "give up": lambda driver, container: driver.ledger.give_up_all(),

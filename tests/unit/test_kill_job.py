@@ -8,14 +8,15 @@ import pytest
 
 from jobmanager import DockerHost, JobManager, JobResult, Outcome, Task
 from jobmanager.ipc.messages import StartFailed
-from jobmanager.results.facts import Limit, LimitHit, RunFacts
+from jobmanager.results.facts import HostGivenUp, Limit, LimitHit
 from jobmanager.results.verdict import KillReason
 from jobmanager.scheduling.job_states import JobState
 from jobmanager.testing import FakeEngineServer
 from tests.conftest import eventually
+from tests.support.run_facts import cut_off
 from tests.unit.ledger_driver import LOCAL_ONLY, SUCCESS, Driver
 
-CUT_OFF = RunFacts(program_started=True, host_lost=True, infrastructure_error="no word of it")
+CUT_OFF = cut_off(HostGivenUp())
 AGAIN = Task("python3", command="true", retries=1)
 
 
@@ -123,7 +124,7 @@ def test_kill_job_says_whether_the_job_had_not_ended_and_it_ends_once(comes_ther
 
     if state(driver) is JobState.RUNNING:  # its waiter kills the container, and reports that
         assert driver.kills()[-1] == driver.watches()[-1].container
-        driver.end(driver.watches()[-1].container, RunFacts(program_started=True))
+        driver.end(driver.watches()[-1].container, cut_off())
     assert [result.verdict.outcome for result in driver.results("j")] == ([outcome] if outcome is not None else [])
     assert not driver.ledger.kill("j", KillReason.KILL_JOB)
 

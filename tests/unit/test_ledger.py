@@ -7,15 +7,24 @@ from dataclasses import replace
 import pytest
 
 from jobmanager import DockerHost, Limits, Outcome, Task
-from jobmanager.engine.pid1 import EndMark
 from jobmanager.errors import Closed, DuplicateJob, QueueFull, UnknownEnvironment, Unsatisfiable
 from jobmanager.ipc.messages import StartFailed, StartRefused
 from jobmanager.model.container import ContainerInfo, ContainerStatus, Image
 from jobmanager.model.listings import QueueInfo
-from jobmanager.results.facts import Limit, LimitHit, RunFacts
+from jobmanager.results.facts import (
+    CapturedOutput,
+    ContainerEnded,
+    EndedDuringOutage,
+    EngineUnreachable,
+    HostGivenUp,
+    Limit,
+    LimitHit,
+    RemovedExternally,
+)
 from jobmanager.results.verdict import KillReason
 from jobmanager.scheduling.commands import CheckHost, DeleteContainer, MonitorRun, NotifyHostDown, PublishResult, SubmitContainer
 from jobmanager.scheduling.durations import DurationKey, Durations
+from tests.support.run_facts import cannot_run, cut_off, exited, failed_here, not_sent, stopped_for
 from tests.unit.ledger_driver import LOCAL_ONLY, PYTHON, SUCCESS, C, Driver
 
 GONE = StartFailed(reason="no such image", unreachable=False)
@@ -101,9 +110,9 @@ def test_killing_a_running_job_stops_it_and_its_report_ends_it():
 
     assert driver.kills() == [container]
     assert driver.results("j") == []
-    driver.end(container, RunFacts(program_started=True, stdout=b"so far"))
+    driver.end(container, cut_off(output=CapturedOutput(stdout=b"so far")))
     assert driver.result("j").verdict.text == "killed: kill_job"
-    assert driver.result("j").facts.stdout == b"so far"
+    assert driver.result("j").facts.output.stdout == b"so far"
     assert driver.deletes() == [container]
 
 
@@ -113,7 +122,7 @@ def test_a_job_that_was_killed_before_it_had_its_job_is_not_tried_again():
     container = driver.run("j")
     driver.ledger.kill("j", KillReason.KILL_JOB)
 
-    driver.end(container, RunFacts(program_started=False, never_started=True))
+    driver.end(container, not_sent())
 
     assert driver.result("j").verdict.outcome is Outcome.KILLED
 
@@ -316,7 +325,7 @@ def test_a_container_that_ended_before_it_had_its_job_is_tried_again_a_few_times
     while not driver.results("j"):
         tries += 1
         container = driver.run("j")
-        driver.end(container, RunFacts(program_started=False, never_started=True))
+        driver.end(container, not_sent())
         driver.ledger.container_deleted(container)
 
     assert tries == 5
@@ -329,7 +338,7 @@ def test_a_job_that_was_delivered_and_not_heard_of_is_a_crash_and_never_run_a_se
     driver = Driver({"a": 2})
     driver.accept("j")
 
-    driver.end(driver.run("j"), RunFacts(program_started=False, state=EXITED, outage_s=3.0))
+    driver.end(driver.run("j"), cut_off(EndedDuringOutage(container=EXITED), outage_s=3.0))
 
     assert driver.result("j").verdict.evidence[0].kind == "ended_during_outage"
     assert len(driver.of(SubmitContainer)) == 1
@@ -341,7 +350,7 @@ def test_a_host_that_falls_silent_before_it_had_the_job_loses_it_to_another_at_o
     container = driver.run("j")
     first = driver.of(SubmitContainer)[0].host
 
-    driver.end(container, RunFacts(program_started=False, never_started=True, unreachable_reason="connection refused"))
+    driver.end(container, not_sent(EngineUnreachable(reason="connection refused")))
 
     assert set(driver.placed().values()) == {"a", "b"} - {first}
     assert [order.host for order in driver.of(NotifyHostDown)] == [first]
@@ -351,11 +360,11 @@ def test_a_host_that_falls_silent_before_it_had_the_job_loses_it_to_another_at_o
 
 
 CUT_OFF = [
-    RunFacts(program_started=True, container_removed=True),
-    RunFacts(program_started=True, host_lost=True, outage_s=61.0),
-    RunFacts(program_started=True, state=EXITED),
-    RunFacts(program_started=True, state=EXITED, outage_s=3.0),
-    RunFacts(program_started=True, infrastructure_error="no space left"),
+    cut_off(RemovedExternally()),
+    cut_off(HostGivenUp(), outage_s=61.0),
+    cut_off(ContainerEnded(container=EXITED)),
+    cut_off(EndedDuringOutage(container=EXITED), outage_s=3.0),
+    failed_here("no space left"),
 ]
 RETRIED = Task("python3", command="true", retries=2)
 
@@ -415,10 +424,10 @@ def test_retries_are_bounded_and_the_last_crash_is_told():
 @pytest.mark.parametrize(
     "facts",
     [
-        RunFacts(program_started=True, end=EndMark(exit_code=1)),
-        RunFacts(program_started=True, limit_hit=LimitHit(limit=Limit.WALL, measured=90.0)),
-        RunFacts(program_started=False, refusal="there is no 'x' that can be run"),
-        RunFacts(program_started=True, state=replace(EXITED, oom_killed=True)),
+        exited(1),
+        stopped_for(Limit.WALL, 90.0),
+        cannot_run("there is no 'x' that can be run"),
+        cut_off(ContainerEnded(container=replace(EXITED, oom_killed=True))),
     ],
     ids=["failed", "timeout", "not started", "overflow"],
 )
@@ -438,7 +447,7 @@ def test_a_job_whose_end_somebody_asked_for_is_not_run_again():
     container = driver.run("j")
     driver.ledger.kill("j", KillReason.KILL_JOB)
 
-    driver.end(container, RunFacts(program_started=True, host_lost=True, outage_s=1.0))
+    driver.end(container, cut_off(HostGivenUp(), outage_s=1.0))
 
     assert driver.result("j").verdict.outcome is Outcome.KILLED
 
@@ -497,7 +506,7 @@ def test_a_refusal_of_pid_1_is_not_tried_again():
     driver = Driver({"a": 1})
     driver.accept("j")
 
-    driver.end(driver.run("j"), RunFacts(program_started=False, refusal="the image has no tar"))
+    driver.end(driver.run("j"), cannot_run("the image has no tar"))
 
     assert "the image has no tar" in driver.result("j").verdict.text
 
@@ -635,14 +644,14 @@ def test_a_report_on_a_container_that_the_job_has_left_changes_nothing():
     driver = Driver({"a": 2})
     driver.accept("j")
     first = driver.run("j")
-    driver.end(first, RunFacts(program_started=False, never_started=True))
+    driver.end(first, not_sent())
     second = driver.run("j")
 
     driver.end(first, SUCCESS)
     driver.ledger.job_sent(first)
 
     assert driver.results("j") == []
-    driver.end(second, RunFacts(program_started=True, end=EndMark(exit_code=1)))
+    driver.end(second, exited(1))
     assert driver.result("j").verdict.outcome is Outcome.FAILED
 
 
@@ -1222,7 +1231,7 @@ def test_a_result_carries_how_long_each_step_took():
     driver = Driver({"a": 1})
     driver.accept("j")
     driver.clock.now += 2.5
-    driver.end(driver.run("j"), RunFacts(program_started=True, end=EndMark(exit_code=0), timings={"run": 1.25}))
+    driver.end(driver.run("j"), exited(timings={"run": 1.25}))
 
     assert driver.result("j").timings == {"waiting": 2.5, "start": 0.1, "run": 1.25}
 

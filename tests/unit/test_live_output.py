@@ -15,10 +15,11 @@ from jobmanager.events import Event, JobOutput
 from jobmanager.ipc.messages import FetchOutput, OutputChunk, StreamPiece
 from jobmanager.live_output import output_buffer
 from jobmanager.live_output.fan_out import LiveOutputFanOut
-from jobmanager.results.facts import RunFacts
+from jobmanager.results.facts import CapturedOutput
 from jobmanager.scheduling.job_record import OutputSource
 from jobmanager.threads import deadlock_guard
 from tests.conftest import eventually
+from tests.support.run_facts import exited
 
 RUNS = OutputSource(container="c1", ended=False, facts=None)
 KIB = 1024
@@ -46,7 +47,7 @@ class Manager:
 
     def ends(self, stdout: bytes = b"", stderr: bytes = b"", **counted: int) -> None:
         counts = {"stdout_bytes": len(stdout), "stderr_bytes": len(stderr), **counted}
-        self.outputs.job_ended("j", RunFacts(program_started=True, stdout=stdout, stderr=stderr, **counts))
+        self.outputs.job_ended("j", exited(output=CapturedOutput(stdout=stdout, stderr=stderr, **counts)))
 
 
 def out(data: bytes, **more: object) -> Output:
@@ -135,7 +136,8 @@ def test_a_job_that_ended_without_a_run_ends_the_stream() -> None:
 
 def test_of_a_job_that_has_ended_the_result_is_read() -> None:
     manager = Manager()
-    manager.run = OutputSource(container="c1", ended=True, facts=RunFacts(program_started=True, stdout=b"all", stdout_bytes=3))
+    facts = exited(output=CapturedOutput(stdout=b"all", stdout_bytes=3))
+    manager.run = OutputSource(container="c1", ended=True, facts=facts)
 
     live = manager.follow()
 
@@ -357,7 +359,7 @@ def test_nothing_is_asked_for_a_job_that_nobody_follows() -> None:
     manager = Manager()
 
     manager.outputs.monitor_started("j", "c1")
-    manager.outputs.job_ended("j", RunFacts(program_started=True))
+    manager.outputs.job_ended("j", exited())
 
     assert manager.asked == []
 

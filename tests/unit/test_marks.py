@@ -8,7 +8,8 @@ import pytest
 
 from jobmanager.engine.pid1 import RESULT_FILE_LIMIT, EndMark, Mark, MarkedStream, cpu_before, end_mark
 from jobmanager.engine.protocol import Chunk
-from jobmanager.watching.transcript import CapturedOutput, Transcript
+from jobmanager.results.facts import CapturedOutput
+from jobmanager.watching.transcript import Transcript
 
 TOKEN = "0123456789abcdef"
 BEGIN = b"\x1e" + TOKEN.encode() + b" "

@@ -9,9 +9,10 @@ import pytest
 from jobmanager import Code, Grader, JobInput, Limits, Match, MultipleChoice, Outcome, ProblemResult, Step, Task
 from jobmanager.engine.pid1 import EndMark
 from jobmanager.model.job import Request, RunRequest
-from jobmanager.results.facts import RunFacts
+from jobmanager.results.facts import CapturedOutput, Collected, RemovedExternally, RunFacts, StoppedForProtocolError, StudentsLost
 from jobmanager.results.merge import local_results, merged_result
 from jobmanager.results.verdict import KillReason, crash_verdict, judge, killed_verdict
+from tests.support.run_facts import cut_off, exited
 
 QUIZ = {
     "m": Match("42", success_text="Yes.", failure_text="No, 42."),
@@ -43,7 +44,7 @@ def asked(task, answers=None, debug=False):
 def run(exit_code=0, said=None, answers=RIGHT, problems=None, **facts):
     """The result of a run that ended by itself."""
     result_file = said if said is None or isinstance(said, bytes) else json.dumps(said).encode()
-    found = RunFacts(program_started=True, end=EndMark(exit_code=exit_code), result_file=result_file, **facts)
+    found = exited(exit_code, result_file=result_file, **facts)
     return merged_result(request(answers, problems=problems), judge(found, LIMITS), found, host="h", timings={"run": 1.0}, steps=())
 
 
@@ -142,15 +143,15 @@ def test_a_bad_file_of_a_failed_program_is_an_error_too():
 @pytest.mark.parametrize(
     ("facts", "outcome"),
     [
-        ({"end": EndMark(exit_code=0), "cpu_time_s": 31.0}, Outcome.TIMEOUT),
-        ({"end": EndMark(exit_code=0), "stdout_bytes": 5000}, Outcome.OVERFLOW),
-        ({"end": EndMark(exit_code=1, oom_kills=1)}, Outcome.OVERFLOW),
-        ({"container_removed": True}, Outcome.CRASH),
+        (lambda said: exited(result_file=said, cpu_time_s=31.0), Outcome.TIMEOUT),
+        (lambda said: exited(result_file=said, output=CapturedOutput(stdout_bytes=5000)), Outcome.OVERFLOW),
+        (lambda said: exited(1, result_file=said, counters={"oom_kills": 1}), Outcome.OVERFLOW),
+        (lambda said: cut_off(RemovedExternally()), Outcome.CRASH),
     ],
 )
 @pytest.mark.parametrize("said", [b'{"result": "success", "grade": 100, "text": "mine", "tests": {"a": 1}}', b"not JSON"])
 def test_limits_rule_over_the_file_whatever_is_in_it(facts, outcome, said):
-    found = RunFacts(program_started=True, result_file=said, **facts)
+    found = facts(said)
 
     result = merged_result(request(RIGHT), judge(found, LIMITS), found, host="h", timings={}, steps=())
 
@@ -159,7 +160,7 @@ def test_limits_rule_over_the_file_whatever_is_in_it(facts, outcome, said):
 
 
 def test_local_answers_do_not_change_an_outcome_other_than_success():
-    found = RunFacts(program_started=True, end=EndMark(exit_code=0), cpu_time_s=31.0)
+    found = exited(cpu_time_s=31.0)
 
     result = merged_result(request(BOTH_WRONG), judge(found, LIMITS), found, host="h", timings={}, steps=())
 
@@ -185,8 +186,8 @@ def test_a_job_that_never_ran_has_a_result_with_every_field():
 
 def test_what_was_seen_of_the_run_is_in_the_result():
     result = run(
-        7, problems={}, stdout=b"out", stderr=b"err", stdout_bytes=3, stderr_bytes=3, archive=b"tar",
-        cpu_time_s=1.5, wall_time_s=2.5, peak_memory_bytes=3 * 2**20,
+        7, problems={}, output=CapturedOutput(stdout=b"out", stderr=b"err", stdout_bytes=3, stderr_bytes=3),
+        collected=Collected(archive=b"tar"), cpu_time_s=1.5, wall_time_s=2.5, peak_memory_bytes=3 * 2**20,
     )  # fmt: skip
 
     assert (result.stdout, result.stderr, result.exit_code, result.archive, result.host) == (b"out", b"err", 7, b"tar", "h")
@@ -195,13 +196,13 @@ def test_what_was_seen_of_the_run_is_in_the_result():
 
 
 def test_output_that_was_cut_or_whose_beginning_was_lost_is_marked():
-    assert run(stdout=b"ab", stdout_bytes=5).output_cut
-    assert run(log_rotated=True).output_cut
-    assert not run(stdout=b"ab", stdout_bytes=2).output_cut
+    assert run(output=CapturedOutput(stdout=b"ab", stdout_bytes=5)).output_cut
+    assert run(output=CapturedOutput(beginning_lost=True)).output_cut
+    assert not run(output=CapturedOutput(stdout=b"ab", stdout_bytes=2)).output_cut
 
 
 def test_steps_are_told_to_who_asked_for_them():
-    found = RunFacts(program_started=True, end=EndMark(exit_code=0))
+    found = exited()
     steps = (Step(name="accepted", at_s=0.0),)
 
     for debug in (True, False):
@@ -215,7 +216,7 @@ def test_steps_are_told_to_who_asked_for_them():
 def graded(said=None, exit_code=0, answers=None, problems=None, merge_local=True, **facts):
     """The result of a grading job whose grader ended by itself."""
     result_file = said if said is None or isinstance(said, bytes) else json.dumps(said).encode()
-    found = RunFacts(program_started=True, end=EndMark(exit_code=exit_code), result_file=result_file, **facts)
+    found = exited(exit_code, result_file=result_file, **facts)
     task = Task("x", grader=Grader("true", merge_local=merge_local), problems=problems, limits=LIMITS)
     return merged_result(asked(task, answers), judge(found, LIMITS), found, host="h", timings={}, steps=())
 
@@ -263,18 +264,19 @@ def test_beside_a_grader_of_a_task_built_in_python_a_wrong_local_answer_makes_a_
 
 
 def test_whoever_judges_alone_when_a_grader_was_stopped_its_local_answers_are_not_told():
-    found = {"stdout_bytes": 2**20}
+    found = {"output": CapturedOutput(stdout_bytes=2**20)}
     assert graded({"result": "success"}, answers=BOTH_WRONG, problems=QUIZ, merge_local=False, **found).problems == {}
     assert set(graded({"result": "success"}, answers=BOTH_WRONG, problems=QUIZ, **found).problems) == {"m", "c"}
 
 
 def test_a_silent_grader_is_a_crash_with_its_exit_code_and_the_end_of_its_complaint():
-    result = graded(None, 127, stderr=b"x" * 5000 + b"\nrun: no such file\n")
+    result = graded(None, 127, output=CapturedOutput(stderr=b"x" * 5000 + b"\nrun: no such file\n"))
     assert (result.outcome, result.grade) == (Outcome.CRASH, 0)
     assert "exit code 127" in result.text and result.text.endswith("run: no such file")
     assert len(result.text) < 3000
     assert "nothing on standard error" in graded(None, 0).text
-    assert "red \\x1b[31m\n\tturned \\u202e" in graded(None, 1, stderr="red \x1b[31m\n\tturned \u202e".encode()).text
+    output = CapturedOutput(stderr="red \x1b[31m\n\tturned \u202e".encode())
+    assert "red \\x1b[31m\n\tturned \\u202e" in graded(None, 1, output=output).text
 
 
 @pytest.mark.parametrize(
@@ -315,11 +317,11 @@ def test_what_a_grader_says_of_a_problem_that_is_answered_here_stands_before_the
 
 
 def test_a_grader_that_was_cut_off_from_its_students_is_a_crash_that_may_be_run_again():
-    found = RunFacts(program_started=True, end=EndMark(exit_code=254), result_file=b'{"result": "success"}', link_broke=True)
+    found = cut_off(StudentsLost(), end=EndMark(exit_code=254))
     verdict = judge(found, LIMITS)
     assert (verdict.outcome, verdict.cut_off) == (Outcome.CRASH, True)
 
 
 def test_a_supervisor_that_speaks_nonsense_is_an_error():
-    verdict = judge(RunFacts(program_started=True, protocol_error="no id"), LIMITS)
+    verdict = judge(RunFacts(ending=StoppedForProtocolError(reason="no id")), LIMITS)
     assert verdict.outcome is Outcome.ERROR and "no id" in verdict.text

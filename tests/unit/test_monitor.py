@@ -10,7 +10,7 @@ from jobmanager import Limits
 from jobmanager.engine.protocol import Chunk, EngineFailed, NotRunning, OutputStream, Unreachable
 from jobmanager.ipc.messages import MonitorContainer, SSHReady
 from jobmanager.model.container import ContainerInfo, ContainerStatus, EngineInfo, Usage
-from jobmanager.results.facts import Limit, RunFacts
+from jobmanager.results.facts import Limit, ProgramExited, RunFacts, StoppedForLimit
 from jobmanager.results.verdict import judge
 from jobmanager.watching.monitor import ContainerMonitor
 
@@ -103,6 +103,15 @@ def monitor(
     return ContainerMonitor(job, engine, host_lost_timeout_s=60.0, send=lambda _: None, clock=Clock())  # type: ignore[arg-type]
 
 
+def stopped_for(facts: RunFacts) -> Limit | None:
+    return facts.ending.limit_hit.limit if isinstance(facts.ending, StoppedForLimit) else None
+
+
+def result_file(facts: RunFacts) -> bytes | None:
+    """What came of it; with one, PID 1's report came whole."""
+    return facts.ending.result_file if isinstance(facts.ending, ProgramExited) else None
+
+
 def judged(facts: RunFacts) -> tuple[str, str]:
     verdict = judge(facts, Limits())
     return verdict.outcome.value, verdict.evidence[0].kind
@@ -140,7 +149,7 @@ def test_a_kill_ends_a_job_whose_log_ends_at_once_again_and_again():
 
     facts = asked.run()
 
-    assert facts.limit_hit is None and facts.wall_time_s is not None and facts.wall_time_s < 10
+    assert stopped_for(facts) is None and facts.wall_time_s is not None and facts.wall_time_s < 10
 
 
 class LosesTheRestOfTheEnd(StubEngine):
@@ -172,7 +181,7 @@ def test_an_end_that_was_half_told_before_an_outage_is_heard_whole_after_it():
     facts = tried.run()
 
     assert facts.end is not None and facts.end.exit_code == 7
-    assert facts.stdout == b"whole\n"
+    assert facts.output.stdout == b"whole\n"
 
 
 class AwayAndLaterStopped(StubEngine):
@@ -220,7 +229,7 @@ class TellsCpuLate(StubEngine):
 def test_a_cpu_counter_that_the_engine_did_not_tell_is_looked_at_again_soon():
     facts = monitor(TellsCpuLate(), limits=Limits(cpu_time_s=10, wall_time_s=1000)).run()
 
-    assert facts.limit_hit is not None and facts.limit_hit.limit is Limit.CPU
+    assert stopped_for(facts) is Limit.CPU
     assert facts.wall_time_s is not None and facts.wall_time_s < 16
 
 
@@ -284,8 +293,8 @@ def test_an_end_that_comes_slowly_is_heard_whole():
 
     facts = tried.run()
 
-    assert (facts.stdout, facts.result_file, facts.output_from_log) == (b"x" * 30 * 16384, b'{"grade": 40}', False)
-    assert not (facts.output_incomplete or facts.final_report_incomplete)
+    assert (facts.output.stdout, result_file(facts), facts.output.from_log) == (b"x" * 30 * 16384, b'{"grade": 40}', False)
+    assert not facts.output.is_incomplete
 
 
 class StandsStill(StubEngine):
@@ -308,7 +317,7 @@ class StandsStill(StubEngine):
 def test_a_link_that_stood_still_with_the_engines_answer_is_no_silence():
     facts = monitor(StandsStill()).run()
 
-    assert (facts.result_file, facts.output_from_log) == (b'{"grade": 40}', False)
+    assert (result_file(facts), facts.output.from_log) == (b'{"grade": 40}', False)
 
 
 class StreamDies(StubEngine):
@@ -324,7 +333,7 @@ class StreamDies(StubEngine):
 def test_a_stream_that_died_between_the_last_words_is_read_again_from_the_log():
     facts = monitor(StreamDies()).run()
 
-    assert (facts.result_file, facts.output_from_log, facts.final_report_incomplete) == (b'{"grade": 40}', True, False)
+    assert (result_file(facts), facts.output.from_log) == (b'{"grade": 40}', True)
 
 
 class LogDiesToo(StreamDies):
@@ -336,7 +345,7 @@ def test_last_words_that_neither_stream_nor_log_has_are_lost_and_the_end_is_know
     facts = monitor(LogDiesToo()).run()
 
     assert facts.end is not None and facts.end.exit_code == 7
-    assert facts.output_incomplete and facts.final_report_incomplete and facts.limit_hit is None
+    assert facts.output.is_incomplete
     assert judged(facts) == ("crash", "final_report_incomplete")
 
 
@@ -361,7 +370,7 @@ class CrawlsAndComputes(Crawls):
 def test_a_program_that_says_its_own_end_and_computes_on_is_stopped_at_its_cpu_limit():
     facts = monitor(CrawlsAndComputes(), limits=Limits(cpu_time_s=10, wall_time_s=1000)).run()
 
-    assert facts.limit_hit is not None and facts.limit_hit.limit is Limit.CPU
+    assert stopped_for(facts) is Limit.CPU
     assert facts.cpu_time_s is not None and facts.cpu_time_s >= 10
 
 
@@ -393,8 +402,7 @@ def test_a_program_whose_end_is_heard_when_it_is_frozen_and_was_in_time_goes_on_
     engine = HearsTheEndWhenItFreezes(wall_s=4.5)
     facts = monitor(engine, limits=Limits(cpu_time_s=300, wall_time_s=5)).run()
 
-    assert (facts.limit_hit, facts.result_file) == (None, b'{"grade": 40}')
-    assert not (facts.final_report_incomplete or engine.killed)
+    assert (result_file(facts), engine.killed) == (b'{"grade": 40}', False)
     assert facts.wall_time_s is not None and facts.wall_time_s <= 4.5
 
 
@@ -402,7 +410,7 @@ def test_a_program_whose_end_is_heard_when_it_is_frozen_and_was_late_stays_stopp
     engine = HearsTheEndWhenItFreezes(wall_s=5.2)
     facts = monitor(engine, limits=Limits(cpu_time_s=300, wall_time_s=5)).run()
 
-    assert facts.limit_hit is not None and facts.limit_hit.limit is Limit.WALL and engine.killed
+    assert stopped_for(facts) is Limit.WALL and engine.killed
     assert facts.wall_time_s is not None and facts.wall_time_s >= 5
 
 
@@ -428,7 +436,7 @@ def test_a_log_that_comes_late_is_not_taken_for_a_container_without_a_job():
     engine = LogComesLate()
     facts = monitor(engine, taken_over=True).run()
 
-    assert (engine.fed, facts.result_file) == (0, b'{"grade": 40}')
+    assert (engine.fed, result_file(facts)) == (0, b'{"grade": 40}')
 
 
 class Chatters(StubEngine):
@@ -455,7 +463,7 @@ def test_a_program_that_prints_on_and_cannot_be_frozen_is_killed_at_its_wall_clo
     engine = CannotFreeze()
     facts = monitor(engine, limits=Limits(cpu_time_s=300, wall_time_s=5)).run()
 
-    assert (judged(facts), engine.killed, facts.stdout_bytes < 1000) == (("timeout", "wall_time_s"), True, True)
+    assert (judged(facts), engine.killed, facts.output.stdout_bytes < 1000) == (("timeout", "wall_time_s"), True, True)
 
 
 class CannotKill(Chatters):
@@ -468,7 +476,7 @@ def test_a_program_that_prints_on_and_cannot_be_killed_is_not_listened_to_for_ev
     tried.kill()
     facts = tried.run()
 
-    assert facts.output_incomplete and facts.stdout_bytes < 1000
+    assert facts.output.is_incomplete and facts.output.stdout_bytes < 1000
 
 
 class FreezesUnheard(StubEngine):
@@ -513,7 +521,7 @@ class NothingIsHeard(StubEngine):
 def test_a_program_that_has_ended_and_was_never_heard_of_is_known_from_the_log_and_did_take_its_job():
     facts = monitor(NothingIsHeard()).run()
 
-    assert (judged(facts), facts.stdout, facts.result_file) == (("failed", "exit_code"), b"out", b'{"grade": 40}')
+    assert (judged(facts), facts.output.stdout, result_file(facts)) == (("failed", "exit_code"), b"out", b'{"grade": 40}')
 
 
 class SaysOnlyTheEnd(StubEngine):
@@ -529,7 +537,7 @@ class SaysOnlyTheEnd(StubEngine):
 def test_a_program_whose_end_is_all_that_was_heard_had_begun_and_its_output_is_said_to_be_cut():
     facts = monitor(SaysOnlyTheEnd()).run()
 
-    assert (facts.program_started, facts.output_incomplete, facts.final_report_incomplete) == (True, True, True)
+    assert facts.output.is_incomplete
     assert judged(facts) == ("crash", "final_report_incomplete")
 
 
@@ -551,4 +559,4 @@ class LinkBreaksAtTheDeadline(NothingIsHeard):
 def test_a_link_that_breaks_when_it_is_asked_whether_a_program_had_ended_makes_no_timeout():
     facts = monitor(LinkBreaksAtTheDeadline()).run()
 
-    assert (facts.limit_hit, judged(facts)) == (None, ("failed", "exit_code"))
+    assert judged(facts) == ("failed", "exit_code")

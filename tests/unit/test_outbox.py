@@ -18,12 +18,13 @@ from jobmanager.ipc.messages import (
     UnknownContainers,
 )
 from jobmanager.model.container import EngineInfo
-from jobmanager.results.facts import Limit, LimitHit, RunFacts
+from jobmanager.results.facts import Collected, Limit, LimitHit
 from jobmanager.watching import outbox
 from jobmanager.watching.outbox import Outbox
+from tests.support.run_facts import cut_off, failed_here
 
 ANSWERS = HostReachable(info=EngineInfo(version="20.10", cores=2, memory_mib=1024, now_s=1.0, cgroup="2"), images=())
-LARGE = RunEnded(job_id="large", container_name="large", facts=RunFacts(program_started=True, archive=bytes(2**23)))
+LARGE = RunEnded(job_id="large", container_name="large", facts=cut_off(collected=Collected(archive=bytes(2**23))))
 STOPS = LimitReached(container_name="c", limit_hit=LimitHit(limit=Limit.WALL, measured=1.0))
 
 
@@ -100,15 +101,14 @@ class Unpicklable(str):
 
 
 def test_a_report_that_cannot_be_sent_costs_its_job_and_the_next_one_comes(pair):
-    facts = RunFacts(program_started=True, infrastructure_error=Unpicklable("x"))
-    pair.outbox.send(RunEnded(job_id="j", container_name="c", facts=facts))
+    pair.outbox.send(RunEnded(job_id="j", container_name="c", facts=failed_here(Unpicklable("x"))))
     pair.outbox.send(ProgramStarted(container_name=Unpicklable("x")))
     pair.outbox.send(ProgramStarted(container_name="next"))
 
     ended, following = pair.received(2)
 
     assert (ended.job_id, ended.container_name) == ("j", "c")
-    assert ended.facts == RunFacts(program_started=True, infrastructure_error="its report cannot be sent: MemoryError: no room")
+    assert ended.facts == failed_here("its report cannot be sent: MemoryError: no room")
     assert following == ProgramStarted(container_name="next")
 
 

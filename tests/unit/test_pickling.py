@@ -38,6 +38,7 @@ from jobmanager.model.phase import Phase, Secret
 from jobmanager.model.pipeline import Pipeline
 from jobmanager.model.result import PhaseResult, RunResult
 from jobmanager.model.volume import Volume
+from jobmanager.results import facts
 from jobmanager.results.facts import Limit, LimitHit, RunFacts
 
 TASK = Task(
@@ -57,15 +58,25 @@ TASK = Task(
     name="task",
 )
 INPUT = JobInput({"p": "x", "f": b"\0"}, files={"a": b"1"}, stdin=b"in")
-FACTS = RunFacts(
-    program_started=True,
-    end=EndMark(exit_code=139, cpu_ns=5, oom_kills=1),
-    limit_hit=LimitHit(limit=Limit.CPU, measured=1.5),
-    state=ContainerInfo(id="1", name="n", status=ContainerStatus.ENDED, labels={"a": "b"}, exit_code=0),
-    stdout=b"\0",
-    result_file=b"{}",
-    timings={"run": 1.0},
-)
+END = EndMark(exit_code=139, cpu_ns=5, oom_kills=1)
+CONTAINER = ContainerInfo(id="1", name="n", status=ContainerStatus.ENDED, labels={"a": "b"}, exit_code=0)
+CAUSES = [
+    facts.ContainerEnded(container=CONTAINER),
+    facts.RemovedExternally(),
+    facts.HostGivenUp(),
+    facts.EndedDuringOutage(container=CONTAINER),
+    facts.InfrastructureFailure(reason="r", container=CONTAINER),
+]
+ENDINGS = [
+    *(facts.JobNotSent(cause=cause) for cause in [*CAUSES, facts.EngineUnreachable(reason="r")]),
+    facts.CannotRun(reason="r", container=CONTAINER),
+    facts.ProgramExited(end=END, result_file=b"{}", container=CONTAINER),
+    facts.StoppedForLimit(limit_hit=LimitHit(limit=Limit.CPU, measured=1.5), end=END, container=CONTAINER),
+    facts.StoppedForProtocolError(reason="r", end=END, container=CONTAINER),
+    *(facts.RunCutOff(cause=cause, end=END) for cause in [*CAUSES, facts.StudentsLost(container=CONTAINER)]),
+]
+OUTPUT, COLLECTED = facts.CapturedOutput(stdout=b"\0", late_bytes=1), facts.Collected(archive=b"tar", error="e")
+FACTS = [RunFacts(ending=ending, output=OUTPUT, collected=COLLECTED, timings={"run": 1.0}) for ending in ENDINGS]
 RESULT = JobResult(
     job_id="j",
     outcome=Outcome.TIMEOUT,
@@ -118,7 +129,7 @@ MESSAGES = [
     messages.LimitReached(container_name="n", limit_hit=LimitHit(limit=Limit.WALL, measured=2.0)),
     messages.StreamPiece(False, 1, b"\0"),
     messages.OutputChunk(job_id="j", container_name="n", pieces=(messages.StreamPiece(True, 0, b"e"),)),
-    messages.RunEnded(job_id="j", container_name="n", facts=FACTS),
+    *(messages.RunEnded(job_id="j", container_name="n", facts=seen) for seen in FACTS),
     messages.UnknownContainers(names=("a",)),
     messages.HostReachable(info=INFO, images=(IMAGE,)),
     messages.HostUnreachable(reason="r"),
@@ -164,7 +175,8 @@ def test_a_log_record_crosses_with_its_text():
 
 
 def test_every_record_is_frozen_and_slotted():
-    for value in [*MESSAGES, *OTHERS, FACTS, SPEC, INFO, IMAGE, ADDRESS, Limits(), Evidence(kind="k", value=1, source="s")]:
+    records = [*FACTS, *ENDINGS, *CAUSES, OUTPUT, COLLECTED, SPEC, INFO, IMAGE, ADDRESS, Limits()]
+    for value in [*MESSAGES, *OTHERS, *records, Evidence(kind="k", value=1, source="s")]:
         assert dataclasses.is_dataclass(value)
         assert value.__dataclass_params__.frozen, type(value)
         assert not hasattr(value, "__dict__"), type(value)

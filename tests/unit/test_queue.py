@@ -12,12 +12,13 @@ from jobmanager import DockerHost, Limits, Outcome, Task
 from jobmanager.errors import DuplicateJob, QueueFull, UnknownEnvironment
 from jobmanager.ipc.messages import StartFailed
 from jobmanager.model.listings import WaitingJob
-from jobmanager.results.facts import RunFacts
+from jobmanager.results.facts import RemovedExternally
 from jobmanager.results.verdict import KillReason
 from jobmanager.scheduling.durations import DurationKey
 from jobmanager.scheduling.fair_shares import FairShares
 from jobmanager.scheduling.priority_heap import PriorityHeap
 from jobmanager.scheduling.waiting_queue import PATIENCE_S, STARTS_FOR_ONE, Cost, QueueEntry, Requirements, WaitingQueue
+from tests.support.run_facts import cut_off
 from tests.unit.ledger_driver import LOCAL_ONLY, PYTHON, C, Driver
 from tests.unit.queue_simulation import Simulation
 
@@ -576,7 +577,7 @@ def test_a_job_that_comes_back_to_the_queue_gives_way_to_the_newer_one_that_wait
     container = driver.run("older")
     driver.accept("newer", supersede_key="k")
 
-    driver.end(container, RunFacts(program_started=True, container_removed=True))
+    driver.end(container, cut_off(RemovedExternally()))
 
     assert superseded_by(driver, "older") == "newer"
     driver.ledger.container_deleted(container)

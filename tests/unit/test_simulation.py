@@ -11,14 +11,14 @@ import pytest
 
 from jobmanager import DockerHost, Limits, Match, Outcome, Task
 from jobmanager.control.reports import report_start
-from jobmanager.engine.pid1 import EndMark
 from jobmanager.errors import JobRefused
 from jobmanager.ipc.messages import ContainerStarted, StartFailed, StartRefused
 from jobmanager.model.container import Image
-from jobmanager.results.facts import Limit, LimitHit, RunFacts
+from jobmanager.results.facts import EngineUnreachable, HostGivenUp, Limit, RemovedExternally
 from jobmanager.results.verdict import KillReason
 from jobmanager.scheduling.commands import CheckHost, DeleteContainer, KillRun, MonitorRun, PublishResult, SubmitContainer
 from jobmanager.scheduling.hosts import HostStatus
+from tests.support.run_facts import cannot_run, cut_off, exited, failed_here, not_sent, stopped_for
 from tests.unit.ledger_driver import Driver
 
 IMAGES = [
@@ -191,20 +191,18 @@ class World:
 
     def facts(self):
         if not self.goes_wrong():
-            return RunFacts(
-                program_started=True, end=EndMark(exit_code=self.random.choice([0, 1, 139])), wall_time_s=self.random.uniform(0, 9)
-            )
+            return exited(self.random.choice([0, 1, 139]), wall_time_s=self.random.uniform(0, 9))
         return self.random.choice(
             [
-                RunFacts(program_started=False),
-                RunFacts(program_started=False, never_started=True),
-                RunFacts(program_started=False, never_started=True, unreachable_reason="refused"),
-                RunFacts(program_started=False, never_started=True, container_removed=True),
-                RunFacts(program_started=True, container_removed=True),
-                RunFacts(program_started=True, host_lost=True, outage_s=61),
-                RunFacts(program_started=True, limit_hit=LimitHit(limit=Limit.WALL, measured=20.0)),
-                RunFacts(program_started=False, refusal="no tar"),
-                RunFacts(program_started=False, infrastructure_error="no space"),
+                cut_off(),
+                not_sent(),
+                not_sent(EngineUnreachable(reason="refused")),
+                not_sent(RemovedExternally()),
+                cut_off(RemovedExternally()),
+                cut_off(HostGivenUp(), outage_s=61),
+                stopped_for(Limit.WALL, 20.0),
+                cannot_run("no tar"),
+                failed_here("no space"),
             ]
         )
 

@@ -7,8 +7,9 @@ import itertools
 import pytest
 
 from jobmanager.engine.protocol import Chunk
+from jobmanager.results.facts import CapturedOutput
 from jobmanager.watching import transcript as transcript_module
-from jobmanager.watching.transcript import CapturedOutput, OutputForwarder, Transcript
+from jobmanager.watching.transcript import OutputForwarder, Transcript
 
 TOKEN = "t0ken"
 STDOUT = [b"\x1et0ken got 1000\n", b"out\n", b"\x1et0ken end 0 5000 - - - 0 -\n", b'{"grade": 5}', b"\x1et0ken bye\n"]

@@ -4,19 +4,41 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from jobmanager import Limits, Outcome
 from jobmanager.engine.pid1 import EndMark
 from jobmanager.model.container import ContainerInfo, ContainerStatus
-from jobmanager.results.facts import Limit, LimitHit, RunFacts
+from jobmanager.results.facts import (
+    CannotRun,
+    CapturedOutput,
+    Collected,
+    ContainerEnded,
+    EndedDuringOutage,
+    EngineUnreachable,
+    HostGivenUp,
+    InfrastructureFailure,
+    JobNotSent,
+    Limit,
+    LimitHit,
+    ProgramExited,
+    RemovedExternally,
+    RunCutOff,
+    RunFacts,
+    StoppedForLimit,
+    StoppedForProtocolError,
+    StudentsLost,
+)
 from jobmanager.results.verdict import KillReason, exit_code_text, judge
+from tests.support.run_facts import cannot_run, cut_off, exited, failed_here, stopped_for
 
 LIMITS = Limits(cpu_time_s=10, wall_time_s=20, output_kib=1, memory_mib=64, processes=7, workspace_mib=3)
 EXITED = ContainerInfo(id="1", name="n", status=ContainerStatus.ENDED, exit_code=137)
-FINE = RunFacts(program_started=True, end=EndMark(exit_code=0))
-ENDED_WITHOUT_A_WORD = RunFacts(program_started=True, state=EXITED)
+FINE = exited()
+OUT_OF_MEMORY = ContainerEnded(container=replace(EXITED, oom_killed=True))
+ENDED_WITHOUT_A_WORD = cut_off(ContainerEnded(container=EXITED))
 
 # (line, facts, who asked, outcome, kind of the first evidence, its value, what its source and the text contain)
 TABLE = [
@@ -25,7 +47,7 @@ TABLE = [
     ("killed", FINE, KillReason.DRAIN_OVER, Outcome.KILLED, "requested_by", "drain time over", "our own request", "drain"),
     (
         "timeout",
-        RunFacts(program_started=True, limit_hit=LimitHit(limit=Limit.WALL, measured=20.1)),
+        stopped_for(Limit.WALL, 20.1),
         None,
         Outcome.TIMEOUT,
         "wall_time_s",
@@ -35,7 +57,7 @@ TABLE = [
     ),
     (
         "timeout",
-        RunFacts(program_started=True, limit_hit=LimitHit(limit=Limit.CPU, measured=10.2)),
+        stopped_for(Limit.CPU, 10.2),
         None,
         Outcome.TIMEOUT,
         "cpu_time_s",
@@ -45,7 +67,7 @@ TABLE = [
     ),
     (
         "timeout",
-        RunFacts(program_started=True, end=EndMark(exit_code=0), cpu_time_s=10.5),
+        exited(cpu_time_s=10.5),
         None,
         Outcome.TIMEOUT,
         "cpu_time_s",
@@ -55,7 +77,7 @@ TABLE = [
     ),
     (
         "timeout",
-        RunFacts(program_started=True, end=EndMark(exit_code=0), wall_time_s=20.01),
+        exited(wall_time_s=20.01),
         None,
         Outcome.TIMEOUT,
         "wall_time_s",
@@ -65,7 +87,7 @@ TABLE = [
     ),
     (
         "output",
-        RunFacts(program_started=True, limit_hit=LimitHit(limit=Limit.OUTPUT, measured=1500), stdout_bytes=1000, stderr_bytes=500),
+        stopped_for(Limit.OUTPUT, 1500, output=CapturedOutput(stdout_bytes=1000, stderr_bytes=500)),
         None,
         Outcome.OVERFLOW,
         "output_bytes",
@@ -75,7 +97,7 @@ TABLE = [
     ),
     (
         "output",
-        RunFacts(program_started=True, end=EndMark(exit_code=0), stdout_bytes=1025),
+        exited(output=CapturedOutput(stdout_bytes=1025)),
         None,
         Outcome.OVERFLOW,
         "output_bytes",
@@ -85,7 +107,7 @@ TABLE = [
     ),
     (
         "crash",
-        RunFacts(program_started=False, refusal="the image has no tar"),
+        cannot_run("the image has no tar"),
         None,
         Outcome.CRASH,
         "not_started",
@@ -95,7 +117,7 @@ TABLE = [
     ),
     (
         "crash",
-        RunFacts(program_started=True, host_lost=True, outage_s=61.0),
+        cut_off(HostGivenUp(), outage_s=61.0),
         None,
         Outcome.CRASH,
         "host_lost",
@@ -105,7 +127,7 @@ TABLE = [
     ),
     (
         "crash",
-        RunFacts(program_started=True, container_removed=True),
+        cut_off(RemovedExternally()),
         None,
         Outcome.CRASH,
         "removed",
@@ -115,7 +137,7 @@ TABLE = [
     ),
     (
         "crash",
-        replace(ENDED_WITHOUT_A_WORD, outage_s=2.0),
+        cut_off(EndedDuringOutage(container=EXITED), outage_s=2.0),
         None,
         Outcome.CRASH,
         "ended_during_outage",
@@ -125,7 +147,7 @@ TABLE = [
     ),
     (
         "crash",
-        RunFacts(program_started=True, infrastructure_error="no space left"),
+        failed_here("no space left"),
         None,
         Outcome.CRASH,
         "infrastructure_error",
@@ -137,7 +159,7 @@ TABLE = [
     *(
         (
             "crash",
-            RunFacts(program_started=True, end=EndMark(exit_code=code), final_report_incomplete=True, output_incomplete=True),
+            cut_off(end=EndMark(exit_code=code), output=CapturedOutput(is_incomplete=True)),
             None,
             Outcome.CRASH,
             "final_report_incomplete",
@@ -149,7 +171,7 @@ TABLE = [
     ),
     (
         "overflow",
-        RunFacts(program_started=True, end=EndMark(exit_code=1, oom_kills=2)),
+        exited(1, counters={"oom_kills": 2}),
         None,
         Outcome.OVERFLOW,
         "oom_kills",
@@ -159,7 +181,7 @@ TABLE = [
     ),
     (
         "overflow",
-        RunFacts(program_started=True, state=replace(EXITED, oom_killed=True)),
+        cut_off(OUT_OF_MEMORY),
         None,
         Outcome.OVERFLOW,
         "oom_killed",
@@ -169,7 +191,7 @@ TABLE = [
     ),
     (
         "overflow",
-        RunFacts(program_started=True, end=EndMark(exit_code=2, fork_refusals=3)),
+        exited(2, counters={"fork_refusals": 3}),
         None,
         Outcome.OVERFLOW,
         "fork_refusals",
@@ -179,7 +201,7 @@ TABLE = [
     ),
     (
         "overflow",
-        RunFacts(program_started=True, end=EndMark(exit_code=1, workspace_full=True)),
+        exited(1, counters={"workspace_full": True}),
         None,
         Outcome.OVERFLOW,
         "workspace_full",
@@ -189,7 +211,7 @@ TABLE = [
     ),
     (
         "overflow",
-        RunFacts(program_started=True, end=EndMark(exit_code=1, shm_full=True)),
+        exited(1, counters={"shm_full": True}),
         None,
         Outcome.OVERFLOW,
         "shm_full",
@@ -200,7 +222,7 @@ TABLE = [
     ("exit code", FINE, None, Outcome.SUCCESS, "exit_code", 0, "end mark of PID 1", ""),
     (
         "exit code",
-        RunFacts(program_started=True, end=EndMark(exit_code=3)),
+        exited(3),
         None,
         Outcome.FAILED,
         "exit_code",
@@ -210,7 +232,7 @@ TABLE = [
     ),
     (
         "exit code",
-        RunFacts(program_started=True, end=EndMark(exit_code=139)),
+        exited(139),
         None,
         Outcome.FAILED,
         "exit_code",
@@ -238,15 +260,15 @@ def test_each_line_has_its_outcome_and_names_its_proof(row):
 
 
 def _both(first, second):
-    """The facts of two runs in one, as far as they can both be true."""
-    mine, others = {}, {}
-    default = RunFacts(program_started=True)
-    for name in RunFacts.__dataclass_fields__:
-        if getattr(first, name) != getattr(default, name):
-            mine[name] = getattr(first, name)
-        if getattr(second, name) != getattr(default, name):
-            others[name] = getattr(second, name)
-    return RunFacts(**{"program_started": True, **others, **mine})
+    """The facts of two runs in one. Figures are beside any ending; of two endings the first, with what the second adds."""
+    by_figures = isinstance(first.ending, ProgramExited) and (first.cpu_time_s or first.wall_time_s or first.output.total_bytes)
+    ending, other = (second.ending, first) if by_figures else (first.ending, second)
+    for name in {"end", "container"} & set(ending.__dataclass_fields__):
+        if getattr(ending, name) is None:
+            ending = replace(ending, **{name: getattr(other, name)})
+    figures = {name: getattr(first, name) or getattr(second, name) for name in ("cpu_time_s", "wall_time_s", "outage_s")}
+    output = first.output if first.output.total_bytes else second.output
+    return replace(second, ending=ending, output=output, **figures)
 
 
 # A run that ends as crash has no report of PID 1, so it has none of the figures that are read from that report
@@ -258,6 +280,7 @@ PAIRS = [
     and not (earlier[4] in EXCLUSIVE and later[1].end is not None)
     and not (earlier[4] in EXCLUSIVE | {"final_report_incomplete"} and later[4] == "oom_killed")
     and not (earlier[0] == "overflow" and later[5] == 0)  # it counts only for what ended badly
+    and not (earlier[0] == "timeout" and earlier[1].end is not None and later[4] == "not_started")  # it did not run
 ]
 
 
@@ -270,7 +293,7 @@ def test_the_earlier_line_wins_whatever_later_lines_would_say():
 
 
 def test_a_daemon_that_was_away_wins_over_an_out_of_memory_state_that_nobody_saw_happen():
-    facts = RunFacts(program_started=True, state=replace(EXITED, oom_killed=True), outage_s=1.0)
+    facts = cut_off(EndedDuringOutage(container=OUT_OF_MEMORY.container), outage_s=1.0)
 
     assert judge(facts, LIMITS).outcome is Outcome.CRASH
 
@@ -283,23 +306,23 @@ def test_an_outage_that_the_run_survived_is_told_and_changes_nothing():
 
 
 @pytest.mark.parametrize(
-    ("end", "kind", "value"),
+    ("counter", "value"),
     [
-        (EndMark(exit_code=0, oom_kills=4), "oom_kills", 4),
-        (EndMark(exit_code=0, fork_refusals=5), "fork_refusals", 5),
-        (EndMark(exit_code=0, workspace_full=True), "workspace_full", 1),
-        (EndMark(exit_code=0, shm_full=True), "shm_full", 1),
+        ("oom_kills", 4),
+        ("fork_refusals", 5),
+        ("workspace_full", True),
+        ("shm_full", True),
     ],
 )
-def test_a_counter_that_was_hit_by_a_program_that_ended_with_0_is_told_and_changes_nothing(end, kind, value):
-    verdict = judge(RunFacts(program_started=True, end=end), LIMITS)
+def test_a_counter_that_was_hit_by_a_program_that_ended_with_0_is_told_and_changes_nothing(counter, value):
+    verdict = judge(exited(counters={counter: value}), LIMITS)
 
     assert verdict.outcome is Outcome.SUCCESS
-    assert (kind, value) in [(evidence.kind, evidence.value) for evidence in verdict.evidence]
+    assert (counter, int(value)) in [(evidence.kind, evidence.value) for evidence in verdict.evidence]
 
 
 def test_a_state_that_says_out_of_memory_changes_nothing_when_the_program_ended_with_0():
-    facts = replace(FINE, state=replace(EXITED, oom_killed=True, exit_code=137))
+    facts = exited(container=OUT_OF_MEMORY.container)
 
     verdict = judge(facts, LIMITS)
 
@@ -308,8 +331,8 @@ def test_a_state_that_says_out_of_memory_changes_nothing_when_the_program_ended_
 
 
 def test_output_exactly_at_its_limit_is_within_it():
-    assert judge(replace(FINE, stdout_bytes=512, stderr_bytes=512), LIMITS).outcome is Outcome.SUCCESS
-    assert judge(replace(FINE, stdout_bytes=512, stderr_bytes=513), LIMITS).outcome is Outcome.OVERFLOW
+    assert judge(exited(output=CapturedOutput(stdout_bytes=512, stderr_bytes=512)), LIMITS).outcome is Outcome.SUCCESS
+    assert judge(exited(output=CapturedOutput(stdout_bytes=512, stderr_bytes=513)), LIMITS).outcome is Outcome.OVERFLOW
 
 
 def test_cpu_time_exactly_at_its_limit_is_within_it_when_the_program_ended_by_itself():
@@ -317,7 +340,7 @@ def test_cpu_time_exactly_at_its_limit_is_within_it_when_the_program_ended_by_it
 
 
 def test_our_own_stop_for_output_is_an_overflow_even_when_fewer_bytes_were_kept_count_of():
-    facts = RunFacts(program_started=True, limit_hit=LimitHit(limit=Limit.OUTPUT, measured=2000), stdout_bytes=10, log_rotated=True)
+    facts = stopped_for(Limit.OUTPUT, 2000, output=CapturedOutput(stdout_bytes=10, beginning_lost=True))
 
     verdict = judge(facts, LIMITS)
 
@@ -325,14 +348,12 @@ def test_our_own_stop_for_output_is_an_overflow_even_when_fewer_bytes_were_kept_
 
 
 def test_everything_else_that_was_found_is_told_once():
-    facts = RunFacts(
-        program_started=True,
-        end=EndMark(exit_code=1, oom_kills=1, fork_refusals=2, workspace_full=True, shm_full=True),
-        state=EXITED,
-        log_rotated=True,
-        output_from_log=True,
-        archive_error="more than 10000 files match",
-        not_collected="'x' (a fifo)",
+    facts = exited(
+        1,
+        counters={"oom_kills": 1, "fork_refusals": 2, "workspace_full": True, "shm_full": True},
+        container=EXITED,
+        output=CapturedOutput(beginning_lost=True, from_log=True),
+        collected=Collected(error="more than 10000 files match", not_collected="'x' (a fifo)"),
     )
 
     kinds = [evidence.kind for evidence in judge(facts, LIMITS).evidence]
@@ -355,34 +376,37 @@ def test_an_exit_code_is_told_in_words_as_far_as_it_can_be_known(code, words):
     assert exit_code_text(code) == words
 
 
+def every_ending():
+    ends = [None, EndMark(exit_code=0), EndMark(exit_code=9, oom_kills=1)]
+    containers = [None, EXITED, OUT_OF_MEMORY.container]
+    with_container = (ContainerEnded, EndedDuringOutage, partial(InfrastructureFailure, reason="t"))
+    causes = [RemovedExternally(), HostGivenUp(), *(kind(container=state) for kind in with_container for state in containers)]
+    yield from (JobNotSent(cause=cause) for cause in [*causes, EngineUnreachable(reason="refused")])
+    yield from (RunCutOff(cause=cause, end=end) for cause in [*causes, StudentsLost()] for end in ends)
+    for state in containers:
+        yield CannotRun(reason="no", container=state)
+        yield from (ProgramExited(end=end, container=state) for end in ends if end is not None)
+        for end in ends:
+            yield StoppedForProtocolError(reason="no id", end=end, container=state)
+            for limit in Limit:
+                yield StoppedForLimit(limit_hit=LimitHit(limit=limit, measured=1.0), end=end, container=state)
+
+
 def test_any_facts_at_all_get_a_verdict():
     """Every combination of what can be seen ends in an outcome with evidence, and nothing raises."""
-    ends = [None, EndMark(exit_code=0), EndMark(exit_code=9, oom_kills=1)]
-    states = [None, EXITED, replace(EXITED, oom_killed=True)]
-    stops = [None, *(LimitHit(limit=limit, measured=1.0) for limit in Limit)]
-    flags = itertools.product([False, True], ends, stops, ["", "no"], states, [False, True], [0.0, 1.0], [False, True], ["", "t"])
-
-    for started, end, hit, refusal, state, removed, outage_s, host_lost, error in flags:
-        facts = RunFacts(program_started=started, end=end, limit_hit=hit, refusal=refusal, state=state, container_removed=removed,
-                         outage_s=outage_s, host_lost=host_lost, infrastructure_error=error)  # fmt: skip
-        verdict = judge(facts, LIMITS)
+    for ending, outage_s, cpu_time_s in itertools.product(every_ending(), [0.0, 1.0], [None, 11.0]):
+        verdict = judge(RunFacts(ending=ending, outage_s=outage_s, cpu_time_s=cpu_time_s), LIMITS)
         assert verdict.evidence
         assert verdict.text or verdict.outcome is Outcome.SUCCESS
-        assert verdict.outcome in (Outcome.TIMEOUT, Outcome.OVERFLOW, Outcome.CRASH, Outcome.SUCCESS, Outcome.FAILED)
+        assert (verdict.outcome is Outcome.ERROR) <= isinstance(ending, StoppedForProtocolError)
+        assert (verdict.outcome in (Outcome.SUCCESS, Outcome.FAILED)) <= isinstance(ending, ProgramExited)
         if verdict.outcome is Outcome.SUCCESS:
-            assert end is not None
-            assert end.exit_code == 0
+            assert ending.end.exit_code == 0
 
 
 @pytest.mark.parametrize("code", [0, 3])
 def test_a_pid_1_that_died_of_memory_before_its_last_word_is_an_overflow(code):
-    facts = RunFacts(
-        program_started=True,
-        end=EndMark(exit_code=code),
-        final_report_incomplete=True,
-        state=replace(EXITED, oom_killed=True),
-        output_incomplete=True,
-    )
+    facts = cut_off(OUT_OF_MEMORY, end=EndMark(exit_code=code), output=CapturedOutput(is_incomplete=True))
 
     assert judge(facts, LIMITS).outcome is Outcome.OVERFLOW
 
@@ -395,6 +419,6 @@ def test_a_limit_that_was_reached_exactly_was_not_passed():
     ("limit", "late", "told"), [("wall_time_s", 65537, True), ("wall_time_s", 65536, False), ("cpu_time_s", 65537, False)]
 )
 def test_only_a_program_that_may_have_waited_for_its_reader_at_its_wall_clock_limit_is_told_so(limit, late, told):
-    facts = RunFacts(program_started=True, limit_hit=LimitHit(limit=Limit(limit), measured=21), late_output_bytes=late)
+    facts = stopped_for(Limit(limit), 21, output=CapturedOutput(late_bytes=late))
 
     assert ("late_output_bytes" in [evidence.kind for evidence in judge(facts, LIMITS).evidence]) is told

@@ -13,10 +13,11 @@ from jobmanager.engine.protocol import EngineError
 from jobmanager.ipc.messages import HostUnreachable, KillContainer, MonitorAcknowledged, MonitorContainer, RunEnded, WaiterSettings
 from jobmanager.model.container import ContainerInfo, ContainerStatus
 from jobmanager.model.host import Address
-from jobmanager.results.facts import RunFacts
+from jobmanager.results.facts import InfrastructureFailure, JobNotSent
 from jobmanager.watching import host_monitor
 from jobmanager.watching.host_monitor import HostMonitor
 from jobmanager.watching.monitor import ContainerMonitor
+from tests.support.run_facts import failed_here, not_sent
 
 SETTINGS = WaiterSettings(
     address=Address(host="h", url="fake:///nowhere/engine.sock"),
@@ -58,7 +59,7 @@ def test_a_job_for_which_no_thread_can_be_had_is_untouched_unless_an_earlier_wai
     waiter.handle(KillContainer(container_name="n"))
 
     trouble = "it cannot be monitored: RuntimeError: can't start new thread"
-    facts = RunFacts(program_started=taken_over, never_started=not taken_over, infrastructure_error=trouble)
+    facts = failed_here(trouble) if taken_over else not_sent(InfrastructureFailure(reason=trouble))
     assert sent == [RunEnded(job_id="j", container_name="n", facts=facts), MonitorAcknowledged(container_name="n")]
 
 
@@ -91,7 +92,9 @@ def test_a_watch_that_fails_on_our_side_says_why_and_whether_its_program_can_hav
 
     facts = monitor.run()
 
-    assert (facts.infrastructure_error, facts.never_started, facts.end) == ("RuntimeError: can't start new thread", untouched, None)
+    assert (facts.ending.cause, isinstance(facts.ending, JobNotSent), facts.end) == (
+        InfrastructureFailure(reason="RuntimeError: can't start new thread"), untouched, None
+    )
 
 
 @pytest.mark.case(53)
