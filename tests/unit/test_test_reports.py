@@ -364,6 +364,14 @@ def test_points_are_properties_of_a_test() -> None:
 
 
 @pytest.mark.parametrize(
+    "inside", ["{}", "<system-out>{}</system-out>", "<flakyFailure><properties>{}</properties></flakyFailure>"]
+)
+def test_a_property_at_another_place_is_no_points(inside: str) -> None:
+    property_ = '<property name="points" value="1"/>'
+    assert only_test(suite(f"<testcase>{inside.format(property_)}</testcase>"))["points"] is None
+
+
+@pytest.mark.parametrize(
     ("property_", "problem"),
     [
         ('name="points" value="many"', "the points of test 'a' are no number, but 'many'"),
@@ -537,6 +545,10 @@ def test_a_text_that_just_fits_is_whole() -> None:
     assert test["output"] == "a" * TEXT_LIMIT
     assert test["expected"] == "b" * TEXT_LIMIT
     assert test["actual"] == "\\x00" * (TEXT_LIMIT // 4)
+
+
+def test_a_text_that_fits_until_it_is_escaped_is_cut_and_says_so() -> None:
+    assert only_test(in_json(output="\0" * (TEXT_LIMIT // 4 + 1)))["output"] == "\\x00" * (TEXT_LIMIT // 4) + f"\n{CUT}"
 
 
 def test_all_texts_together_are_bounded() -> None:
