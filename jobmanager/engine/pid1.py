@@ -24,6 +24,10 @@ measured by a write of the shell's own (busybox's head does not tell that a writ
 out, as a write into the workspace could then cost PID 1 its life. Memory: files fill it without belonging to any process,
 so the program begins as the kernel's first choice (``oom_score_adj``). Without that, the kernel chose PID 1 in 17 of 20
 such runs; then nobody has counted, and an engine does not tell each time that memory was what PID 1 died of.
+
+What is to be wiped from volumes PID 1 removes before it starts the program, by lines that come with the job. They go down folder
+by folder, as a pattern's folder may be a link by now. A folder may have been closed to its owner, to hide what is in it: it is
+opened, and one that cannot be listed is a refusal, not an empty one. These lines need ``rm`` and ``ls`` in the image.
 """
 
 from __future__ import annotations
@@ -34,13 +38,17 @@ import re
 import shlex
 import tarfile
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from jobmanager.model.container import WORKSPACE
+from jobmanager.model.volume import mount_path
 
 RESULT_FILE = ".jobmanager/result.json"
 RESULT_FILE_LIMIT = 1024 * 1024
+WIPE_FILE = ".jobmanager/wipe"
+SECRETS_FOLDER = ".jobmanager/secrets"
 NOT_DELIVERED = 125  # PID 1's own exit code when it did not get its job whole
 _LONGEST_MARK = 1024
 _MARKS_END = re.compile(rb"[\x1f\n]")
@@ -51,6 +59,7 @@ _SCRIPT, _ELF = b"#!", b"\x7fELF"
 _SIGNALS_FROM = 128  # in exit codes of most shells
 SSH_READY = "ssh"  # the word of a mark: ``ssh/debug_session.py``
 CANNOT_UNPACK = "its files cannot be unpacked into the workspace"
+CANNOT_WIPE = "cannot be wiped: something is left that cannot be removed"  # after the pattern
 
 _PID_1 = rf"""
 set +aefux
@@ -99,7 +108,7 @@ for _jm_tool in head tar; do
   command -v $_jm_tool >/dev/null || _jm_leave "the image has no $_jm_tool"
 done
 true >/proc/self/fd/3 2>/proc/self/fd/4 || _jm_leave "its output cannot be opened"
-head -c "$_jm_size" | {{ TAR_OPTIONS= tar -xf - || {{ head -c "$_jm_size" >/dev/null; exit 1; }}; }} || _jm_broken=1
+head -c "$_jm_size" | {{ TAR_OPTIONS= tar -xof - || {{ head -c "$_jm_size" >/dev/null; exit 1; }}; }} || _jm_broken=1
 [ -z "$_jm_broken" ] || _jm_leave "{CANNOT_UNPACK}"
 [ -f .jobmanager/command ] || exit {NOT_DELIVERED}
 _jm_clocks
@@ -120,6 +129,44 @@ else
   _jm_say bye >&3
 fi
 while :; do ( _jm_first _jm_self /proc/self/stat; kill -STOP "${{_jm_self%% *}}" ); done
+"""
+
+
+_WIPE = rf"""
+IFS=
+_jm_refuse() {{ printf '%s' "$1"; exit 0; }}
+_jm_left() {{ _jm_refuse "$_jm_what {CANNOT_WIPE}"; }}
+_jm_there() {{ [ -e "$1" ] || [ -L "$1" ]; }}
+_jm_each() {{ _jm_what=$1; shift; _jm_wipe "$@"; }}
+_jm_wipe() {{
+  chmod u+rwx "$1"
+  ls "$1/." >/dev/null || _jm_left
+  if [ $# -eq 2 ]; then _jm_last "$@"; return; fi
+  _jm_folder=$1 _jm_part=$2
+  shift 2
+  for _jm_found in "$_jm_folder"/$_jm_part; do
+    case ${{_jm_found##*/}} in .|..) continue;; esac
+    if [ -L "$_jm_found" ]; then
+      rm -f -- "$_jm_found"
+      ! [ -L "$_jm_found" ] || _jm_left
+    elif [ -d "$_jm_found" ]; then
+      _jm_wipe "$_jm_found" "$@"
+    fi
+  done
+}}
+_jm_last() {{
+  case $2 in .*) ;; *) rm -rf -- "$1"/$2;; esac
+  for _jm_found in "$1"/$2; do
+    case ${{_jm_found##*/}} in .|..) continue;; esac
+    _jm_there "$_jm_found" || continue
+    [ -L "$_jm_found" ] || chmod -R u+rwx "$_jm_found"
+    rm -rf -- "$_jm_found"
+    ! _jm_there "$_jm_found" || _jm_left
+  done
+}}
+for _jm_tool in rm ls; do
+  command -v $_jm_tool >/dev/null || _jm_refuse "the image has no $_jm_tool, which is needed to wipe volumes"
+done
 """
 
 
@@ -156,8 +203,14 @@ def payload(
     stdin: bytes | None,
     executables: Collection[str] = (),
     made_at_s: float = 0.0,
+    wipe: Sequence[str] = (),
+    secrets: Mapping[str, bytes] = MappingProxyType({}),
 ) -> bytes:
     """What is written to a container's standard input to give it its job.
+
+    ``wipe``: shell patterns, each ``VOLUME/PART/...``, of what PID 1 removes from ``/volumes/VOLUME`` before it starts the program;
+    ``*`` matches no leading dot. Links on the way are removed, not followed. If something is left, the program is not started.
+    ``secrets``: files by name, in a folder of their own that only the container's user can read.
 
     ``executables`` names files that may be run although they do not look like it. ``made_at_s`` (seconds since 1970; 0: now) is
     the time of all files: one moment, so that ``make`` takes none for newer, and one that lies in the past of the container's host.
@@ -171,7 +224,13 @@ def payload(
             _add(tar, name, content, 0o755 if runs else 0o644, made_at_s)
         if stdin is not None:
             _add(tar, ".jobmanager/stdin", stdin, 0o644, made_at_s)
-        _add(tar, ".jobmanager/command", _command_file(command, env, files), 0o644, made_at_s)
+        if secrets:
+            _add_folder(tar, SECRETS_FOLDER, 0o700, made_at_s)
+        for name, content in secrets.items():
+            _add(tar, f"{SECRETS_FOLDER}/{name}", content, 0o400, made_at_s)
+        if wipe:
+            _add(tar, WIPE_FILE, _wipe_file(wipe), 0o644, made_at_s)
+        _add(tar, ".jobmanager/command", _command_file(command, env, files, wipes=bool(wipe)), 0o644, made_at_s)
     tarred = packed.getvalue()
     return b"%s %d\n%s" % (token.encode(), len(tarred), tarred)
 
@@ -201,14 +260,32 @@ class Refusals:
         )
 
 
-def _command_file(command: str | tuple[str, ...], env: Mapping[str, str], files: Mapping[str, bytes]) -> bytes:
-    """Shell functions that PID 1 reads: the one says what the image lacks, the other becomes the program."""
+def _add_folder(tar: tarfile.TarFile, name: str, mode: int, made_at_s: float) -> None:
+    member = tarfile.TarInfo(name)
+    member.type, member.mode, member.mtime = tarfile.DIRTYPE, mode, int(made_at_s)
+    tar.addfile(member)
+
+
+def _wipe_file(patterns: Sequence[str]) -> bytes:
+    """Lines that PID 1 reads: they say what cannot be wiped, and end the shell that reads them then."""
+    lines = []
+    for pattern in patterns:
+        volume, *parts = pattern.split("/")
+        lines.append(shlex.join(["_jm_each", ascii(pattern[:100]), mount_path(volume), *parts]))
+    return "\n".join([_WIPE, *lines, ""]).encode()
+
+
+def _command_file(
+    command: str | tuple[str, ...], env: Mapping[str, str], files: Mapping[str, bytes], *, wipes: bool = False
+) -> bytes:
+    """Shell functions that PID 1 reads: the one says why the program cannot be started, the other becomes the program."""
     words = ("sh", "-c", command) if isinstance(command, str) else command
     if not words:
         return b"_jm_lacking() { printf '%s' 'neither the task nor its image has a command'; }\n"
     exports = "".join(f"export {key}={shlex.quote(value)}; " for key, value in env.items())
+    wiping = f". ./{WIPE_FILE}; " if wipes else ""
     return (
-        f"_jm_lacking() {{ {exports}{_lacking(words[0])}; }}\n"
+        f"_jm_lacking() {{ {wiping}{exports}{_lacking(words[0])}; }}\n"
         f"_jm_program() {{ {exports}{_without_interpreter(words[0], files)}exec {shlex.join(words)}; }}\n"
     ).encode()
 

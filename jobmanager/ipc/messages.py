@@ -146,6 +146,8 @@ class MonitorContainer:
     executables: frozenset[str] = frozenset()  # names of files that are made executable whatever their content
     workspace: str = WORKSPACE
     grading: GradingSettings | None = None
+    wipe: tuple[str, ...] = ()  # patterns, each ``VOLUME/PART/...``, of what PID 1 removes before it starts the program
+    secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False)  # files by name, which are never collected
     with_ssh: bool = False  # ``debug="ssh"``: the container's SSH server reports when it accepts connections
     engine_id: str = ""  # of the engine that has the container; empty where unknown
     taken_over: bool = False  # from an earlier waiter

@@ -82,6 +82,8 @@ def _packed(job: MonitorContainer, started_at_s: float) -> bytes:
         stdin=job.stdin,
         executables=job.executables,
         made_at_s=started_at_s,
+        wipe=job.wipe,
+        secrets=job.secrets,
     )
 
 

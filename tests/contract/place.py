@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import io
-import secrets
 import tarfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from secrets import token_hex
 
 from jobmanager.engine.pid1 import EndMark, Mark, MarkedStream, cpu_before, end_mark, payload
 from jobmanager.engine.protocol import Engine, EngineFailed, OutputStream
@@ -61,7 +61,8 @@ class Place:
         self.engine = engine
         self.remove_alone = remove_alone  # a stranger removes a container, and leaves its volume
         self.address = address
-        self.label = secrets.token_hex(6)
+        self.image = IMAGE
+        self.label = token_hex(6)
         self._made: list[str] = []
         self._volumes: list[str] = []
         self._streams: list[OutputStream] = []
@@ -70,17 +71,17 @@ class Place:
         self, *, limits: Limits | None = None, labels: Mapping[str, str] | None = None, name: str = "", **spec: object
     ) -> str:
         """A container that was never started; its name."""
-        name = name or f"jobmanager-test-{secrets.token_hex(6)}"
+        name = name or f"jobmanager-test-{token_hex(6)}"
         self._made.append(name)
         labels = {LABEL: self.label, **(labels or {})}
         limits = limits or Limits(memory_mib=64, workspace_mib=4)
-        made = ContainerSpec(name=name, image=IMAGE, labels=labels, limits=limits, **spec)  # type: ignore[arg-type]
+        made = ContainerSpec(name=name, image=self.image, labels=labels, limits=limits, **spec)  # type: ignore[arg-type]
         self.engine.create(made, _NO_DEFAULTS)
         return name
 
     def volume(self, short_name: str = "work", *, size_mib: int = 1) -> VolumeMount:
         """A volume by name, which the first container that is given it makes."""
-        name = f"jobmanager-test-{secrets.token_hex(6)}-{short_name}"
+        name = f"jobmanager-test-{token_hex(6)}-{short_name}"
         self._volumes.append(name)
         return VolumeMount(name=name, path=f"/volumes/{short_name}", size_mib=size_mib)
 
@@ -125,13 +126,17 @@ class Place:
         files: Mapping[str, bytes] | None = None,
         stdin: bytes = b"",
         limits: Limits | None = None,
+        wipe: Sequence[str] = (),
+        secrets: Mapping[str, bytes] | None = None,
         **spec: object,
     ) -> tuple[Run, OutputStream]:
         """A container that was given this job."""
         name = self.started(limits=limits, **spec)
         stream = self.attached(name)
-        run = Run(name, secrets.token_hex(8))
-        job = payload(run.token, command=command, env=env or {}, files=files or {}, stdin=stdin)
+        run = Run(name, token_hex(8))
+        job = payload(
+            run.token, command=command, env=env or {}, files=files or {}, stdin=stdin, wipe=wipe, secrets=secrets or {}
+        )
         self.engine.feed(name, job, PATIENCE_S)
         return run, stream
 

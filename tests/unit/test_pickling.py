@@ -184,7 +184,8 @@ def test_every_record_is_frozen_and_slotted():
 
 def test_what_is_secret_or_large_is_not_in_the_repr():
     watch = messages.MonitorContainer(job_id="j", container_id="1", container_name="n", token="t", command="sh", env={},
-                           files={"a": b"secret"}, stdin=b"secret", limits=Limits(), collect=())  # fmt: skip
+                           files={"a": b"secret"}, stdin=b"secret", limits=Limits(), collect=(),
+                           secrets={"a": b"secret"})  # fmt: skip
 
     for value in (watch, INPUT, REQUEST, FACTS):
         assert "secret" not in repr(value)

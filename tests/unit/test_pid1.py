@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import tarfile
 import time
+from pathlib import Path
 
 import pytest
 
@@ -28,9 +29,8 @@ def unpacked(job: bytes) -> dict[str, tuple[bytes, int]]:
     found = {}
     with tarfile.open(fileobj=io.BytesIO(tar)) as opened:
         for member in opened:
-            content = opened.extractfile(member)
-            assert content is not None
-            found[member.name] = (content.read(), member.mode)
+            if (content := opened.extractfile(member)) is not None:
+                found[member.name] = (content.read(), member.mode)
     return found
 
 
@@ -61,6 +61,35 @@ def test_a_payload_holds_files_then_standard_input_then_the_command() -> None:
     assert list(found) == ["a", "ü/b", ".jobmanager/stdin", ".jobmanager/command"]
     assert found[".jobmanager/stdin"][0] == b"in"
     assert found["ü/b"][0] == b"2"
+
+
+def test_secrets_are_in_a_folder_that_only_their_user_enters() -> None:
+    job = made(secrets={"token": b"\0", "b": b""})
+    found = {member.name: (member.mode, member.isdir()) for member in members_of(job) if "secrets" in member.name}
+    folder = ".jobmanager/secrets"
+    assert found == {folder: (0o700, True), f"{folder}/token": (0o400, False), f"{folder}/b": (0o400, False)}
+    assert unpacked(made(secrets={"token": b"\0"})).keys() == {f"{folder}/token", ".jobmanager/stdin", ".jobmanager/command"}
+
+
+def test_a_job_without_anything_to_wipe_has_no_lines_for_it() -> None:
+    assert not any(b"wipe" in content or "wipe" in name for name, (content, _) in unpacked(made()).items())
+
+
+@pytest.mark.parametrize("lacking", ["rm", "ls"])
+def test_an_image_without_what_wiping_needs_is_refused_in_words(tmp_path: Path, lacking: str) -> None:
+    for tool in {"rm", "ls"} - {lacking}:
+        (tmp_path / tool).symlink_to("/bin/true")
+    found = unpacked(made(wipe=["work/*"]))
+    (tmp_path / ".jobmanager").mkdir()
+    for name in (".jobmanager/wipe", ".jobmanager/command"):
+        (tmp_path / name).write_bytes(found[name][0])
+
+    done = subprocess.run(
+        ["/bin/sh", "-c", ". ./.jobmanager/command; if lack=$(_jm_lacking); then echo no \"$lack\"; fi"],
+        capture_output=True, cwd=tmp_path, env={"PATH": str(tmp_path)}, check=True, timeout=20,
+    )  # fmt: skip
+
+    assert done.stdout.decode() == f"no the image has no {lacking}, which is needed to wipe volumes\n"
 
 
 def test_scripts_with_an_interpreter_programs_and_what_is_named_may_be_run() -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 import threading
 from collections.abc import Callable
 
 from jobmanager.engine.protocol import Unreachable
-from jobmanager.watching.stdin import StdinWriter
+from jobmanager.ipc.messages import MonitorContainer
+from jobmanager.model.limits import Limits
+from jobmanager.watching.stdin import StdinWriter, send_job
 from tests.conftest import eventually
 
 
@@ -29,6 +33,27 @@ class Link:
 
     def close(self) -> None:
         self.closed.set()
+
+
+def test_a_container_is_sent_its_secrets_and_what_it_is_to_wipe() -> None:
+    class Fed:
+        payload = b""
+
+        def feed(self, container: str, payload: bytes, *_: object) -> None:
+            self.payload = payload
+
+    engine = Fed()
+    job = MonitorContainer(
+        job_id="j", container_id="c", container_name="n", token="t", command="true", env={}, files={}, stdin=b"",
+        limits=Limits(), collect=(), wipe=("work/*.json",), secrets={"token": b"s3cret"},
+    )  # fmt: skip
+
+    send_job(engine, job, None, lambda: True)  # type: ignore[arg-type]
+
+    with tarfile.open(fileobj=io.BytesIO(engine.payload.partition(b"\n")[2])) as tar:
+        secret, wipe = tar.extractfile(".jobmanager/secrets/token"), tar.extractfile(".jobmanager/wipe")
+        assert secret is not None and secret.read() == b"s3cret"
+        assert wipe is not None and b"/volumes/work '*.json'" in wipe.read()
 
 
 def test_what_is_put_before_the_program_began_is_written_then_in_order() -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import fnmatch
 import math
+import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from jobmanager.engine.pid1 import RESULT_FILE, RESULT_FILE_LIMIT, Refusals, trace_of_the_end
+from jobmanager.engine.pid1 import CANNOT_WIPE, RESULT_FILE, RESULT_FILE_LIMIT, WIPE_FILE, Refusals, trace_of_the_end
 from jobmanager.model.container import SHARED_FOLDER, ContainerStatus
 from jobmanager.testing.fake import grammar
 from jobmanager.testing.fake.files import FileProblem, Files, Tree
@@ -368,7 +370,9 @@ def _pid_1(container: FakeContainer) -> Steps:
     yield _mark(token, b"got %d %.2f" % (container.cpu_ns(), time.monotonic()))
     exports, words, refusal = command_file(bytes(command.data).decode("utf-8", "surrogateescape"))
     process = _program_process(container, exports)
-    if not can_run(process, words[0]):
+    if unwiped := _wipe(container):
+        yield _mark(token, b"no " + encoded(unwiped))
+    elif not can_run(process, words[0]):
         yield _mark(token, b"no " + encoded(_refusal(process, words[0], refusal)))
     else:
         container.program_begins()
@@ -376,6 +380,36 @@ def _pid_1(container: FakeContainer) -> Steps:
         yield from _last_words(container, token, code)
     while True:
         yield Sleep(math.inf)
+
+
+def _wipe(container: FakeContainer) -> str:
+    """Carry out the lines of a ``.jobmanager/wipe``; why that cannot be done, in words."""
+    files = container.machine.files
+    file = files.find(f"{container.spec.workspace}/{WIPE_FILE}")
+    lines = [] if file is None else bytes(file.data).decode("utf-8", "surrogateescape").splitlines()
+    for line in lines:
+        if line.startswith("_jm_each "):
+            _, pattern, volume, *parts = shlex.split(line)
+            try:
+                for path in list(_matching(files, volume, parts)):
+                    files.remove(path)
+            except FileProblem:
+                return f"{pattern} {CANNOT_WIPE}"
+    return ""
+
+
+def _matching(files: Files, folder: str, parts: Sequence[str]) -> Iterator[str]:
+    """Paths below a folder whose names match, part by part, as in a shell."""
+    if not parts:
+        yield folder
+        return
+    if not files.is_folder(folder):
+        raise FileProblem("No such file or directory")
+    for name in fnmatch.filter(files.children(folder), parts[0]):
+        path = f"{folder}/{name}"
+        is_meant = parts[0].startswith(".") or not name.startswith(".")
+        if is_meant and (len(parts) == 1 or files.is_folder(path)):
+            yield from _matching(files, path, parts[1:])
 
 
 def _refusal(process: Process, name: str, absent: str) -> str:
