@@ -17,9 +17,12 @@ from jobmanager.model.job import JobInput
 from jobmanager.model.limits import Limits
 from jobmanager.model.listings import CallbackInfo, HostInfo, QueueInfo, RunningJob, WaitingJob
 from jobmanager.model.network import Network
+from jobmanager.model.phase import Phase, Secret
+from jobmanager.model.pipeline import Pipeline
 from jobmanager.model.problems import Code, File, Match, MultipleChoice
-from jobmanager.model.result import Evidence, JobResult, Outcome, ProblemResult, Step, unpacked
+from jobmanager.model.result import Evidence, JobResult, Outcome, PhaseResult, ProblemResult, RunResult, Step, unpacked
 from jobmanager.model.task import Task
+from jobmanager.model.volume import Volume
 from jobmanager.sync import ClientSync
 
 __all__ = [
@@ -48,11 +51,17 @@ __all__ = [
     "Network",
     "Outcome",
     "Output",
+    "Phase",
+    "PhaseResult",
+    "Pipeline",
     "ProblemResult",
     "QueueInfo",
+    "RunResult",
     "RunningJob",
+    "Secret",
     "Step",
     "Task",
+    "Volume",
     "WaitingJob",
     "__version__",
     "errors",

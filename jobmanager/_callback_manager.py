@@ -10,6 +10,7 @@ from collections.abc import Callable
 from jobmanager.model.listings import CallbackInfo
 from jobmanager.model.result import JobResult, Outcome
 from jobmanager.results.merge import merged_result
+from jobmanager.results.pipeline_result import merged_pipeline_result
 from jobmanager.scheduling.commands import PublishResult, PublishSSH
 from jobmanager.threads.deadlock_guard import mark_callback_thread
 from jobmanager.threads.log_thread import logger
@@ -115,6 +116,16 @@ class CallbackManagers:
 
 def _build_result(done: PublishResult) -> JobResult:
     try:
+        if done.phases:
+            return merged_pipeline_result(
+                done.request,
+                done.verdict,
+                done.phases,
+                decided_by=done.decided_by,
+                host=done.host,
+                timings=done.timings,
+                steps=done.steps,
+            )
         return merged_result(done.request, done.verdict, done.facts, host=done.host, timings=done.timings, steps=done.steps)
     except Exception as error:  # noqa: BLE001 - the loop's edge: a bug in merging must not cost the job its result
         _log.exception("merging the result of job %s failed", done.request.job_id)

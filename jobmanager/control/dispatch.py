@@ -15,15 +15,17 @@ from jobmanager.control.settings import ManagerSettings
 from jobmanager.control.timers import Timers
 from jobmanager.control.worker_pool import PendingRequest
 from jobmanager.engine.labels import Owner
+from jobmanager.errors import InvalidValue
 from jobmanager.events import HostDown, JobPlaced, JobQueued, JobStarted
 from jobmanager.hooks import HookManager
-from jobmanager.ipc.messages import RemoveContainer, StartContainer
+from jobmanager.ipc.messages import RemoveContainer, RemoveVolumes, StartContainer
 from jobmanager.live_output.fan_out import LiveOutputFanOut
-from jobmanager.results.facts import InfrastructureFailure, RunCutOff, RunFacts
+from jobmanager.results.facts import CannotRun, InfrastructureFailure, RunCutOff, RunFacts
 from jobmanager.scheduling.commands import (
     CheckHost,
     Command,
     DeleteContainer,
+    DeleteVolumes,
     KillRun,
     MonitorRun,
     NotifyHostDown,
@@ -67,6 +69,7 @@ class Dispatch:
         self._engine_timeout_s = settings.engine_timeout_s
         self._loopback = {host.name for host in settings.hosts if host.is_published_here_only}
         self._manager_id = manager_id
+        self._secrets = settings.secrets
         self._owner = Owner.this_process()
         self._handlers: Mapping[type[Command], Callable[[Any], None]] = {
             NotifyJobQueued: self._announce,
@@ -77,6 +80,7 @@ class Dispatch:
             PublishSSH: callbacks.put,
             PublishResult: self._publish_result,
             DeleteContainer: self._delete,
+            DeleteVolumes: self._delete_volumes,
             NotifyHostDown: self._announce_host_down,
             CheckHost: lambda command: children.waiters.check_host(command.host),
         }
@@ -121,13 +125,19 @@ class Dispatch:
         self._hooks.fire(JobPlaced(at_s=time.time(), job_id=command.request.job_id, host=command.host))
 
     def _monitor(self, command: MonitorRun) -> None:
-        if not self._children.waiters.monitor(command.host, monitor_message(command)):
+        try:
+            message = monitor_message(command, self._secrets)
+        except InvalidValue as error:
+            ending = CannotRun(reason=str(error))
+            self._ledger.run_ended(command.container, RunFacts(ending=ending))
+            return
+        if not self._children.waiters.monitor(command.host, message):
             self._timers.add(_NO_WAITER_S, RetryMonitorRun(container=command.container))
             return
         self._live_outputs.monitor_started(command.request.job_id, command.container)
         if command.kill_at_once:
             self._children.waiters.kill(command.container)
-        if not command.taken_over:
+        if not command.taken_over and command.run == 0:
             self._hooks.fire(JobStarted(at_s=time.time(), job_id=command.request.job_id, host=command.host))
 
     def _publish_result(self, command: PublishResult) -> None:
@@ -149,3 +159,15 @@ class Dispatch:
             timeout_s=self._engine_timeout_s,
         )
         self._children.pool.put(PendingRequest(host=command.host, container=command.container, request=delete))
+
+    def _delete_volumes(self, command: DeleteVolumes) -> None:
+        if command.delay_s:
+            self._timers.add(command.delay_s, replace(command, delay_s=0.0))
+            return
+        remove = RemoveVolumes(
+            address=self._children.addresses[command.host],
+            names=command.names,
+            manager_id=self._manager_id,
+            timeout_s=self._engine_timeout_s,
+        )
+        self._children.pool.put(PendingRequest(host=command.host, container=command.slot, request=remove))

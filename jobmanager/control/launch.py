@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from jobmanager.control.secret_store import SecretStore
 from jobmanager.engine.labels import Owner, labels
 from jobmanager.grading.bundle import grader_command, supervisor_command
 from jobmanager.ipc.messages import GradingSettings, MonitorContainer
-from jobmanager.model.container import ContainerSpec, SSHEndpoint
+from jobmanager.model.container import ContainerSpec, SSHEndpoint, VolumeMount
 from jobmanager.model.grader import Grader
 from jobmanager.model.job import Request
+from jobmanager.model.pipeline import Pipeline
+from jobmanager.model.volume import mount_path
 from jobmanager.scheduling.commands import MonitorRun, SubmitContainer
+from jobmanager.scheduling.volumes import volume_name
 from jobmanager.ssh import debug_session
 
 _LEASE_SLACK_S = 900.0  # past a job's wall clock, before anybody may call its container abandoned
@@ -19,11 +23,12 @@ _LEASE_SLACK_S = 900.0  # past a job's wall clock, before anybody may call its c
 def container_spec(command: SubmitContainer, *, manager_id: str, owner: Owner, loopback_only: bool) -> ContainerSpec:
     """The container that a submitter makes. ``loopback_only``: a debug session's port is published for this machine alone."""
     request = command.request
-    task = request.runs[0].task
+    run = request.runs[command.run]
+    task = run.task
     return ContainerSpec(
         name=command.container,
         image=command.image,
-        labels=labels(manager_id, request.job_id, task.limits.wall_s + _LEASE_SLACK_S, owner),
+        labels=labels(manager_id, request.job_id, request.task.wall_s + _LEASE_SLACK_S, owner),
         limits=task.limits,
         network=task.network,
         workspace=task.workspace,
@@ -31,27 +36,35 @@ def container_spec(command: SubmitContainer, *, manager_id: str, owner: Owner, l
         user=task.user,
         devices=tuple(task.devices),
         privileged=task.privileged,
+        volumes=_volumes(command),
         ssh_endpoint=_ssh_endpoint(request, loopback_only=loopback_only),
     )
 
 
-def monitor_message(command: MonitorRun) -> MonitorContainer:
-    """The message by which a waiter takes a container over."""
+def monitor_message(command: MonitorRun, secrets: SecretStore) -> MonitorContainer:
+    """The message by which a waiter takes a container over.
+
+    Raises:
+        InvalidValue: a secret of its phase is missing by now.
+    """
     request = command.request
-    run = request.runs[0]
-    task = run.task
+    run = request.runs[command.run]
+    task, phase = run.task, run.phase
     message = MonitorContainer(
         job_id=request.job_id,
         container_id=command.container_id,
         container_name=command.container,
         token=command.token,
         command=_program(command),
-        env=task.env or {},
+        env={**(task.env or {}), **(secrets.variables(phase) if phase is not None else {})},
         files=run.files,
         executables=run.executables,
         stdin=run.inputs.stdin if task.grader is None else None,  # type: ignore[arg-type]
-        limits=task.limits,
+        limits=command.limits,
         collect=tuple(task.collect),
+        wipe=tuple(phase.wipe) if phase is not None else (),
+        secrets=secrets.files(phase) if phase is not None else {},
+        tests=tuple(phase.tests) if phase is not None else (),
         workspace=task.workspace,
         grading=_grading(command),
         engine_id=command.engine_id,
@@ -62,6 +75,22 @@ def monitor_message(command: MonitorRun) -> MonitorContainer:
     return _with_ssh(message, task.grader) if request.ssh_password else message
 
 
+def _volumes(command: SubmitContainer) -> tuple[VolumeMount, ...]:
+    """The job's volumes that a phase names."""
+    pipeline, phase = command.request.task, command.request.runs[command.run].phase
+    if phase is None or not isinstance(pipeline, Pipeline):
+        return ()
+    return tuple(
+        VolumeMount(
+            name=volume_name(command.slot, name),
+            path=mount_path(name),
+            size_mib=(pipeline.volumes or {})[name].size_mib,
+            read_only=name not in phase.writes,
+        )
+        for name in phase.volumes
+    )
+
+
 def _ssh_endpoint(request: Request, *, loopback_only: bool) -> SSHEndpoint | None:
     if not request.ssh_password:
         return None
@@ -70,7 +99,7 @@ def _ssh_endpoint(request: Request, *, loopback_only: bool) -> SSHEndpoint | Non
 
 def _program(command: MonitorRun) -> str | tuple[str, ...]:
     """What the container runs: a grader's supervisor, the task's command, or the image's own."""
-    task = command.request.runs[0].task
+    task = command.request.runs[command.run].task
     if task.grader is not None:
         return supervisor_command(task.grader.run)  # type: ignore[arg-type]
     return task.command if task.command is not None else command.image_command  # type: ignore[return-value]
@@ -85,7 +114,7 @@ def _with_ssh(message: MonitorContainer, grader: Grader | None) -> MonitorContai
 
 
 def _grading(command: MonitorRun) -> GradingSettings | None:
-    task = command.request.runs[0].task
+    task = command.request.runs[command.run].task
     if task.grader is None:
         return None
     return GradingSettings(

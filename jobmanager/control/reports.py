@@ -27,6 +27,7 @@ from jobmanager.ipc.messages import (
     ProgramStarted,
     RemovalFailed,
     RemoveContainer,
+    RemoveVolumes,
     RunEnded,
     SSHReady,
     StartContainer,
@@ -35,6 +36,8 @@ from jobmanager.ipc.messages import (
     TunnelBroken,
     TunnelOpen,
     UnknownContainers,
+    VolumeRemovalFailed,
+    VolumesRemoved,
 )
 from jobmanager.live_output.fan_out import LiveOutputFanOut
 from jobmanager.results.facts import InfrastructureFailure, RunCutOff, RunFacts
@@ -121,6 +124,8 @@ class Reports:
             self._pool_replied(pool.replied(child), StartRefused(reason=reason))
         elif isinstance(message, RemoveContainer) and child in pool:
             self._pool_replied(pool.replied(child), RemovalFailed(reason=reason))
+        elif isinstance(message, RemoveVolumes) and child in pool:
+            self._pool_replied(pool.replied(child), VolumeRemovalFailed(reason=reason))
         elif isinstance(message, MonitorContainer):
             self._children.waiters.run_ended(message.container_name)
             cut_off = RunCutOff(cause=InfrastructureFailure(reason=reason))
@@ -135,6 +140,11 @@ class Reports:
         elif isinstance(reply, RemovalFailed):
             _log.debug("container %s is not removed yet: %s", pending.container, reply)
             self._ledger.deletion_failed(pending.container, only_volume_left=reply.only_volume_left)
+        elif isinstance(reply, VolumesRemoved):
+            self._ledger.volumes_deleted(pending.container)
+        elif isinstance(pending.request, RemoveVolumes):
+            _log.debug("volumes of %s are not removed yet: %s", pending.container, reply)
+            self._ledger.volume_deletion_failed(pending.container)
         else:
             self._ledger.deletion_failed(pending.container)
 

@@ -7,7 +7,7 @@ import itertools
 import time
 from collections.abc import Callable
 
-from jobmanager.scheduling.commands import Command, DeleteContainer
+from jobmanager.scheduling.commands import Command, DeleteContainer, DeleteVolumes
 
 
 class Timers:
@@ -36,7 +36,7 @@ class Timers:
         """Let removals become due that were put off while a host did not answer."""
         now = self._clock()
         self._waiting = [
-            (now if isinstance(command, DeleteContainer) and command.host == host else at, number, command)
+            (now if isinstance(command, (DeleteContainer, DeleteVolumes)) and command.host == host else at, number, command)
             for at, number, command in self._waiting
         ]
         heapq.heapify(self._waiting)

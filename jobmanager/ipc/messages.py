@@ -138,12 +138,15 @@ class MonitorContainer:
     container_name: str
     token: str  # tells PID 1's marks from the program's output
     command: str | tuple[str, ...]
-    env: Mapping[str, str]
+    env: Mapping[str, str] = field(repr=False)  # a phase's secrets may be in it
     files: Mapping[str, bytes] = field(repr=False)
     stdin: bytes | None = field(repr=False)  # None: standard input stays open for further messages
     limits: Limits
     collect: tuple[str, ...]
     executables: frozenset[str] = frozenset()  # names of files that are made executable whatever their content
+    wipe: tuple[str, ...] = ()  # patterns of what PID 1 removes from the job's volumes before the program starts
+    secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False)  # files that only this run gets
+    tests: tuple[str, ...] = ()  # patterns of test reports
     workspace: str = WORKSPACE
     grading: GradingSettings | None = None
     wipe: tuple[str, ...] = ()  # patterns, each ``VOLUME/PART/...``, of what PID 1 removes before it starts the program

@@ -88,11 +88,6 @@ class Request:
     ssh_password: str = field(default="", repr=False)  # for debug="ssh"
     supersede_key: str | None = None  # it replaces a waiting job of the same key
 
-    @property
-    def files(self) -> Mapping[str, bytes]:
-        """The files of its first run."""
-        return self.runs[0].files
-
 
 def _stdin(given: bytes | str) -> bytes:
     if isinstance(given, (bytes, bytearray)):

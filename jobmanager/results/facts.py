@@ -183,6 +183,7 @@ class Collected:
     archive: bytes | None = field(default=None, repr=False)  # a tar.gz; None: nothing was to be collected, or nothing could be read
     error: str = ""  # why some files are missing
     not_collected: str = ""  # names that matched, but are not collected, with reasons
+    test_files: Mapping[str, bytes] = field(default_factory=dict, repr=False)  # a phase's test reports, by name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from jobmanager.model._escapes import escape_lines
 from jobmanager.model.job import Request
 from jobmanager.model.problems import Match, MultipleChoice
 from jobmanager.model.result import Evidence, JobResult, Outcome, ProblemResult, Step
+from jobmanager.model.task import Task
 from jobmanager.results.facts import ProgramExited, RunFacts
 from jobmanager.results.result_file import ResultFile, ResultFileError, parse_result_file
 from jobmanager.results.verdict import Verdict, exit_code_text
@@ -33,7 +34,7 @@ def merged_result(
     a success; a grader's can, as that is its business. A wrong local answer makes a success a failure, unless a grader alone
     judges it. The grade is 100 or 0 unless the file has another one.
     """
-    verdict, file = _apply_result_file(request, verdict, facts)
+    verdict, file = apply_result_file(request.runs[0].task, verdict, facts)
     grader = request.runs[0].task.grader
     is_merged = verdict.outcome not in _OVERRIDING and (grader is None or grader.merge_local)
     local = local_results(request) if is_merged else {}
@@ -88,9 +89,9 @@ def _run_result(request: Request, facts: RunFacts | None, verdict: Verdict) -> J
     )
 
 
-def _apply_result_file(request: Request, verdict: Verdict, facts: RunFacts | None) -> tuple[Verdict, ResultFile]:
+def apply_result_file(task: Task, verdict: Verdict, facts: RunFacts | None) -> tuple[Verdict, ResultFile]:
     """The verdict after the result file, and the file; an empty one where there is none, or where it does not count."""
-    is_graded = request.runs[0].task.grader is not None
+    is_graded = task.grader is not None
     if verdict.outcome not in _PROGRAM_DECIDED or facts is None or not isinstance(facts.ending, ProgramExited):
         return verdict, ResultFile()
     if facts.ending.result_file is None:

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from typing import Union
 
 from jobmanager.model.job import Request
+from jobmanager.model.limits import Limits
 from jobmanager.model.result import Callback, SSHCallback, Step
 from jobmanager.results.facts import LimitHit, RunFacts
+from jobmanager.results.pipeline_result import PhaseReport
 from jobmanager.results.verdict import Verdict
 
 
@@ -27,6 +29,8 @@ class SubmitContainer:
     container: str
     image: str
     request: Request
+    run: int = 0  # for which of the job's runs it is
+    slot: str = ""  # the names of the job's volumes begin with its name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +42,8 @@ class MonitorRun:
     container_id: str
     image_command: tuple[str, ...]
     request: Request
+    run: int  # which of the job's runs it gets
+    limits: Limits  # of this run: a phase may have less time than its task
     token: str
     taken_over: bool
     elapsed_s: float
@@ -80,7 +86,9 @@ class PublishResult:
     request: Request
     callback: Callback | None
     verdict: Verdict
-    facts: RunFacts | None
+    facts: RunFacts | None  # of the run that decided
+    phases: tuple[PhaseReport, ...] = ()  # of a pipeline
+    decided_by: int | None = None  # of a pipeline: the phase that stopped the job
     host: str | None
     timings: dict[str, float]
     steps: tuple[Step, ...]
@@ -94,6 +102,16 @@ class DeleteContainer:
     host: str
     container: str
     is_ours: bool = False  # our submitter reported it; else a container of this name may be another's
+    delay_s: float = field(default=0.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeleteVolumes:
+    """Have a deleter remove the volumes that the containers of a slot had, which are gone."""
+
+    host: str
+    slot: str
+    names: tuple[str, ...]
     delay_s: float = field(default=0.0)
 
 
@@ -121,6 +139,7 @@ Command = Union[
     PublishSSH,
     PublishResult,
     DeleteContainer,
+    DeleteVolumes,
     NotifyHostDown,
     CheckHost,
 ]

@@ -18,6 +18,7 @@ from jobmanager.model.container_states import (
 )
 from jobmanager.scheduling.commands import Command, DeleteContainer, KillRun, SubmitContainer
 from jobmanager.scheduling.hosts import Host, HostTable
+from jobmanager.scheduling.volumes import LeftVolumes
 from jobmanager.scheduling.waiting_queue import Cost
 
 _DELETE_DELAYS_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
@@ -36,6 +37,7 @@ class Slot:
     cost: Cost | None = None  # what it is expected to cost; None: no job of this manager has it
     ran_to_end: bool = False  # its job ended without a kill: its duration counts
     is_released: bool = False  # its job needs it no more
+    volumes: tuple[str, ...] = ()  # that its containers share, by their engine's names
     containers: set[str] = field(default_factory=set)  # those that are not gone
     remains: set[str] = field(default_factory=set)  # those of which at least a volume is left
 
@@ -50,6 +52,7 @@ class ContainerRecord:
     submit: SubmitContainer | None = None  # has it made; None for one that was found
     id: str = ""  # by which its engine knows it, once it has started
     image_command: tuple[str, ...] = ()
+    start_s: float | None = None  # how long it took to create and start it
     busy_since: float | None = None  # by the ledger's clock: when it was first given its run
     is_ours: bool = False  # its submitter reported it: no other container has its name
     removal_tries: int = 0
@@ -80,6 +83,7 @@ class ContainerTable:
         self._hosts = hosts
         self._send = send
         self._on_slot_freed = on_slot_freed
+        self.left_volumes = LeftVolumes(send)
         self._records: dict[str, ContainerRecord] = {}
         self._slots: dict[str, Slot] = {}
         self._actions: Mapping[ContainerAction, Callable[[ContainerRecord], None]] = {
@@ -114,7 +118,8 @@ class ContainerTable:
 
     def are_gone(self) -> bool:
         """Whether no slot is taken, and volumes are gone or cannot be removed."""
-        return not self._slots and all(record.removal_tries >= _VOLUME_TRIES for record in self._records.values())
+        lone = (record.removal_tries >= _VOLUME_TRIES for record in self._records.values())
+        return not self._slots and all(lone) and self.left_volumes.are_gone()
 
     def take_slot(self, name: str, host: Host, *, job_id: str, memory_mib: int, cost: Cost | None = None) -> Slot:
         """A job takes a slot, and its memory."""
@@ -136,9 +141,12 @@ class ContainerTable:
         self.apply(record, ContainerEvent.START_DUE)
         return record
 
-    def started(self, record: ContainerRecord, *, container_id: str, image_command: tuple[str, ...]) -> None:
+    def started(
+        self, record: ContainerRecord, *, container_id: str, image_command: tuple[str, ...], duration_s: float
+    ) -> None:
         """The submitter's report: the container waits for its run."""
         record.is_ours, record.id, record.image_command = True, container_id, image_command
+        record.start_s = round(duration_s, 4)
         self.apply(record, ContainerEvent.STARTED)
 
     def delete_strays(self, host: str, containers: Sequence[str]) -> None:
@@ -193,3 +201,5 @@ class ContainerTable:
         if slot.is_released and not slot.containers and self._slots.pop(slot.name, None) is not None:
             self._hosts[slot.host].release(slot.name)
             self._on_slot_freed(slot)
+            if slot.volumes:
+                self.left_volumes.delete(slot.host, slot.name, slot.volumes)

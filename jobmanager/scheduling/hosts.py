@@ -169,7 +169,7 @@ class Host:
     def has_images(self, requirements: Requirements) -> bool:
         """Whether it has every environment that the job needs."""
         return all(
-            self.image(environment) is not None for environment in (requirements.environment, *requirements.student_environments)
+            self.image(environment) is not None for environment in (requirements.environment, *requirements.other_environments)
         )
 
     def large_enough(self, requirements: Requirements) -> bool:
@@ -328,7 +328,7 @@ class HostTable:
                 f" host has {max(info.memory_mib for info in known)} MiB and {max(info.cores for info in known)} cores"
             )
         names = ", ".join(self._known_names()) or "none"
-        wanted = " together with ".join(map(repr, (requirements.environment, *sorted(requirements.student_environments))))
+        wanted = " together with ".join(map(repr, (requirements.environment, *sorted(requirements.other_environments))))
         return UnknownEnvironment(f"no host has the environment {wanted}; known: {names}")
 
     def able(self, requirements: Requirements) -> list[Host]:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 
-from jobmanager.model.job import Request
+from jobmanager.model.container_states import ContainerState
+from jobmanager.model.job import Request, RunRequest
+from jobmanager.model.limits import Limits
 from jobmanager.model.listings import RunningJob, WaitingJob
+from jobmanager.model.pipeline import Pipeline
 from jobmanager.model.result import Callback, SSHCallback, Step
 from jobmanager.results.facts import LimitHit, RunFacts
 from jobmanager.results.verdict import KillReason, Verdict, crash_verdict, killed_verdict
 from jobmanager.scheduling.containers import ContainerRecord, Slot
 from jobmanager.scheduling.durations import DurationKey
 from jobmanager.scheduling.job_states import JobState
+from jobmanager.scheduling.phases import JobCourse
 from jobmanager.scheduling.waiting_queue import QueueEntry, Requirements
 
 _MAX_STEPS = 200
@@ -21,20 +25,39 @@ _MAX_COMMAND_CHARS = 300  # characters of a command that tell a job class from o
 
 @dataclass(slots=True, kw_only=True)
 class RunRecord:
-    """One run of a job. It is given a container."""
+    """One run of a job: of its task, or of a phase. It is given a container."""
 
+    number: int  # among the job's runs
+    request: RunRequest
     container: ContainerRecord | None = None  # the one that is to have it, or has it
+    containers: int = 0  # how many were wanted for it: part of their names
     token: str = ""  # tells PID 1's marks from the program's output
+    limits: Limits = field(default_factory=Limits)  # those that it was given with
     limit_hit: LimitHit | None = None  # the limit for which its waiter was about to stop it
-    facts: RunFacts | None = None  # what was seen of it, once it has ended
+    killed: KillReason | None = None  # it was asked to end
+    verdict: Verdict | None = None  # once it has ended
+    facts: RunFacts | None = None  # what was seen of it
+    why_not_run: str = ""
+    host_away_since: float | None = None  # a phase that waits for its host
 
     @property
     def container_name(self) -> str:
         """The name of its container; empty while it has none."""
         return self.container.name if self.container is not None else ""
 
+    @property
+    def is_given(self) -> bool:
+        """Whether a container has it."""
+        return self.container is not None and self.container.state is ContainerState.BUSY
+
+    @property
+    def timings(self) -> dict[str, float]:
+        """Seconds by step."""
+        start = {} if self.container is None or self.container.start_s is None else {"start": self.container.start_s}
+        return {**start, **(self.facts.timings if self.facts is not None else {})}
+
     def busy_for_s(self, now: float) -> float:
-        """Since when its container has it; 0 while none has."""
+        """For how long its container has had it; 0 while none has."""
         since = self.container.busy_since if self.container is not None else None
         return 0.0 if since is None else now - since
 
@@ -53,7 +76,11 @@ class JobRecord:
     requirements: Requirements
     state: JobState = JobState.WAITING
     slot: Slot | None = None  # None while it waits, and when it ends without a host
-    run: RunRecord = field(default_factory=RunRecord)
+    runs: list[RunRecord] = field(init=False)
+    current: int = 0  # the number of the run whose turn it is
+    course: JobCourse = field(default_factory=JobCourse)
+    decided_by: int | None = None  # the phase that stopped it
+    began_at: float | None = None  # when its first run was given a container
     placements: int = 0  # how often it got a slot: part of the slot's name, so that no name is used twice
     times_unreachable: int = 0
     failed_placements: int = 0  # placements without a started program although the host could be reached
@@ -66,6 +93,25 @@ class JobRecord:
     timings: dict[str, float] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.begin_again()
+
+    def begin_again(self) -> None:
+        """It has no host, and nothing of it was run."""
+        self.slot, self.current, self.course, self.decided_by, self.began_at = None, 0, JobCourse(), None, None
+        self.runs = [RunRecord(number=number, request=request) for number, request in enumerate(self.request.runs)]
+
+    @property
+    def run(self) -> RunRecord:
+        """The run whose turn it is."""
+        return self.runs[self.current]
+
+    @property
+    def pipeline(self) -> Pipeline | None:
+        """The pipeline that it runs; None for a task."""
+        task = self.request.task
+        return task if isinstance(task, Pipeline) else None
+
     @property
     def host(self) -> str | None:
         """The host that it has, or had at last."""
@@ -74,20 +120,22 @@ class JobRecord:
     @property
     def title(self) -> str:
         """Its name in listings."""
-        named = self.request.task.name or self.request.task.environment
-        return f"{named} (ssh)" if self.request.ssh_password else named
+        title = self.request.task.title
+        return f"{title} (ssh)" if self.request.ssh_password else title
 
     @property
     def job_class(self) -> str:
         """Jobs of one class are expected to take the same time: those of one task name, or of one command where there is none."""
         task = self.request.task
+        if isinstance(task, Pipeline):
+            return sys.intern(f"pipeline {task.title}")
         name = task.name or f"{task.environment} {task.command!r:.{_MAX_COMMAND_CHARS}}"
         return sys.intern(f"{name} (ssh)" if self.request.ssh_password else name)  # a person needs longer than a program
 
     def queue_entry(self, now: float) -> QueueEntry:
         """Its entry in the queue, from now on."""
         request = self.request
-        wall_s = request.task.limits.wall_s
+        wall_s = request.task.wall_s
         return QueueEntry(
             job_id=request.job_id,
             requirements=self.requirements,
@@ -114,9 +162,13 @@ class JobRecord:
         reasons = [*self.failure_reasons[-3:], *([missing] if missing else [])]
         return f" ({'; '.join(reasons)})" if reasons else ""
 
+    def running_for_s(self, now: float) -> float:
+        """For how long it has been running; 0 before."""
+        return 0.0 if self.began_at is None else now - self.began_at
+
     def running_job(self) -> RunningJob:
         """How a listing of jobs with a host shows it."""
-        request, wall_s = self.request, self.request.task.limits.wall_s
+        request, wall_s = self.request, self.request.task.wall_s
         started_at = self.accepted_wall_s + self.timings.get("waiting", 0.0)
         info = f"{self.title} on {self.host}"
         return RunningJob(request.job_id, True, info, request.launcher_name, started_at, wall_s, self.host or "")

@@ -30,6 +30,7 @@ class JobEvent(Enum):
     JOB_NOT_SENT = auto()  # the waiter's report: the container ended before it had the whole job
     CUT_OFF = auto()  # neither program nor task is the cause of the run's end, and the task allows another run
     RUN_ENDED = auto()  # the waiter's report: program or container ended, or a limit was reached
+    PHASE_ENDED = auto()  # the same of a run after which another one follows
     WAITERS_LOST = auto()  # several waiters died just after they were given it
     OVERDUE = auto()  # no report although every limit is long past
     KILL_REQUESTED = auto()  # kill_job, close, superseded
@@ -41,6 +42,7 @@ class JobAction(Enum):
 
     WANT_CONTAINER = auto()  # have a container started for its run
     GIVE_RUN = auto()  # give the container its run
+    NEXT_RUN = auto()  # the turn of the next phase: give it its container, or want one
     KILL = auto()  # have the run killed
     RELEASE = auto()  # release its containers, and its slot once they are gone
     REQUEUE = auto()  # put it back into the waiting queue, or end it as a crash when no host is left
@@ -62,12 +64,14 @@ TRANSITIONS: Mapping[JobEvent, Mapping[JobState, Transition]] = {
     },
     JobEvent.CONTAINER_STARTED: {
         ASSIGNED: Transition(RUNNING, (JobAction.GIVE_RUN,)),
+        RUNNING: Transition(RUNNING, (JobAction.GIVE_RUN,)),  # that of a later phase, whose turn it is
     },
     JobEvent.START_FAILED: {
         ASSIGNED: Transition(WAITING, (JobAction.RELEASE, JobAction.REQUEUE)),
     },
     JobEvent.START_REFUSED: {
         ASSIGNED: Transition(DONE, (JobAction.PUBLISH, JobAction.RELEASE)),
+        RUNNING: Transition(DONE, (JobAction.PUBLISH, JobAction.RELEASE)),  # the container of its last phase
     },
     JobEvent.JOB_NOT_SENT: {
         RUNNING: Transition(WAITING, (JobAction.RELEASE, JobAction.REQUEUE)),
@@ -77,6 +81,9 @@ TRANSITIONS: Mapping[JobEvent, Mapping[JobState, Transition]] = {
     },
     JobEvent.RUN_ENDED: {
         RUNNING: Transition(DONE, (JobAction.PUBLISH, JobAction.RELEASE)),
+    },
+    JobEvent.PHASE_ENDED: {
+        RUNNING: Transition(RUNNING, (JobAction.NEXT_RUN,)),
     },
     JobEvent.WAITERS_LOST: {
         RUNNING: Transition(DONE, (JobAction.PUBLISH, JobAction.RELEASE)),

@@ -6,19 +6,30 @@ that jobs need have a table of their own (``containers.py``).
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
-from jobmanager.model.container_states import ContainerEvent
-from jobmanager.model.job import Request
+from jobmanager.model.container_states import ContainerEvent, ContainerState
 from jobmanager.model.limits import SLOWEST_LINK_BYTES_PER_S
-from jobmanager.results.facts import JobNotSent, RunFacts
-from jobmanager.results.verdict import KillReason, judge, killed_verdict, superseded_verdict, with_reruns
-from jobmanager.scheduling.commands import CheckHost, Command, MonitorRun, NotifyHostDown, PublishResult, SubmitContainer
+from jobmanager.model.result import Outcome
+from jobmanager.results.facts import HostGivenUp, JobNotSent, RunCutOff, RunFacts
+from jobmanager.results.phase_verdict import deadline_verdict, deciding_verdict, phase_verdict
+from jobmanager.results.pipeline_result import PhaseReport
+from jobmanager.results.verdict import (
+    KillReason,
+    Verdict,
+    crash_verdict,
+    judge,
+    killed_verdict,
+    superseded_verdict,
+    with_reruns,
+)
+from jobmanager.scheduling import phases
+from jobmanager.scheduling.commands import CheckHost, Command, NotifyHostDown, PublishResult
 from jobmanager.scheduling.containers import ContainerRecord, ContainerTable, Slot
 from jobmanager.scheduling.durations import Durations
 from jobmanager.scheduling.hosts import Host, HostStatus, HostTable
+from jobmanager.scheduling.job_containers import JobContainers
 from jobmanager.scheduling.job_record import JobRecord, RunRecord
 from jobmanager.scheduling.job_states import TRANSITIONS, JobAction, JobEvent, JobState
 from jobmanager.scheduling.reservation import ReservationPolicy
@@ -28,8 +39,8 @@ _MAX_FAILED_PLACEMENTS = 5  # of one job, before it is a crash
 _MAX_SUBMITS_LOST = 10
 _MAX_WAITERS_LOST = 3  # before the job is taken for the cause
 _MAX_TIMES_UNREACHABLE = 200  # a host may answer every check and no start
-_TOKEN_BYTES = 16
 _IMAGE_GONE = "its image is gone"
+_VOLUMES_LOST = "the volumes that it needs were lost with the containers that had them"
 
 
 class JobTable:
@@ -50,6 +61,7 @@ class JobTable:
         self.decided = 0  # jobs whose callback has not returned yet
         self.containers = ContainerTable(hosts, send, monitor=self._monitor, on_slot_freed=self._slot_freed)
         self.reservations = ReservationPolicy(self._remaining_limit_s)
+        self._runs = JobContainers(hosts, self.containers, send, clock)
         self._hosts = hosts
         self._queue = queue
         self._durations = durations
@@ -61,6 +73,7 @@ class JobTable:
         self._actions: Mapping[JobAction, Callable[[JobRecord], None]] = {
             JobAction.WANT_CONTAINER: self._want_container,
             JobAction.GIVE_RUN: self._give_run,
+            JobAction.NEXT_RUN: self._next_run,
             JobAction.KILL: self._kill,
             JobAction.RELEASE: self._release,
             JobAction.REQUEUE: self._requeue,
@@ -118,16 +131,31 @@ class JobTable:
         self.reservations.placed(host, entry, self._clock())
         self._apply(job, JobEvent.HOST_ASSIGNED)
 
-    def container_started(self, job: JobRecord, duration_s: float) -> None:
-        """The container of its run is ready."""
-        job.timings["start"] = round(duration_s, 4)
+    def container_started(self, job: JobRecord, record: ContainerRecord) -> None:
+        """A container of it is ready."""
+        if record is not job.run.container:  # it is for a later phase
+            self._runs.prepare(job)
+            return
+        if job.current == 0 and record.start_s is not None:
+            job.timings["start"] = record.start_s
         self._apply(job, JobEvent.CONTAINER_STARTED)
 
     def start_failed(
-        self, job: JobRecord, host: str, reason: str, *, unreachable: bool, image: str = "", image_missing: bool = False
+        self,
+        job: JobRecord,
+        host: str,
+        reason: str,
+        *,
+        record: ContainerRecord | None = None,
+        unreachable: bool,
+        image_missing: bool = False,
     ) -> None:
-        """Its host cannot start it; another one may."""
+        """Its host cannot start it; another one may, unless phases of it have run there."""
         job.failure_reasons = [*job.failure_reasons[-2:], f"{host}: {reason}"]
+        image = record.image if record is not None else ""
+        if job.state is JobState.RUNNING:
+            self._phase_start_failed(job, record, reason, unreachable=unreachable)
+            return
         if unreachable:  # the host is passed over until it answers again
             job.times_unreachable += 1
         else:
@@ -137,59 +165,66 @@ class JobTable:
             self._send(CheckHost(host=host))
         self._apply(job, JobEvent.START_FAILED)
 
-    def start_refused(self, job: JobRecord, reason: str) -> None:
+    def start_refused(self, job: JobRecord, record: ContainerRecord, reason: str) -> None:
         """No host can start it."""
-        job.set_crash("start_refused", f"host {job.host} could not start it: {reason}", "the engine's answer")
-        self._apply(job, JobEvent.START_REFUSED)
+        if record is not job.run.container:  # it is for a later phase, whose turn may never come
+            return
+        text = f"host {job.host} could not start it: {reason}"
+        self._end_run(job, crash_verdict("start_refused", text, "the engine's answer"), JobEvent.START_REFUSED)
 
     def submitter_died(self, job: JobRecord, record: ContainerRecord, why: str) -> None:
         """The submitter of its container died: another one is asked, unless too many have died."""
         job.submits_lost += 1
         if job.submits_lost > _MAX_SUBMITS_LOST:
             last = f", at last: {why}" if why else ""
-            job.set_crash("submitter_died", f"the submitter process died {job.submits_lost} times while starting it{last}")
+            text = f"the submitter process died {job.submits_lost} times while starting it{last}"
             self.containers.apply(record, ContainerEvent.START_FAILED)
-            self._apply(job, JobEvent.START_REFUSED)
+            self._end_run(job, crash_verdict("submitter_died", text), JobEvent.START_REFUSED)
             return
         job.add_step("submitter_died", self._clock())
-        submit = self._submit(job, record.name)
-        if submit is None:
+        if not self._runs.make_again(job, record):
             self.containers.apply(record, ContainerEvent.START_FAILED)
-            self.start_failed(job, record.slot.host, _IMAGE_GONE, unreachable=False)
-        else:
-            record.submit = submit
-            self.containers.apply(record, ContainerEvent.SUBMITTER_DIED)
+            self.start_failed(job, record.slot.host, _IMAGE_GONE, record=record, unreachable=False)
 
     def run_ended(self, job: JobRecord, record: ContainerRecord, facts: RunFacts) -> None:
         """A waiter's report: the run has ended, and what was seen of it."""
         if not self.containers.apply(record, ContainerEvent.RUN_ENDED):
             return
-        if isinstance(facts.ending, JobNotSent) and not job.killed:
+        run = job.run
+        if isinstance(facts.ending, JobNotSent) and not run.killed:
             self._job_not_sent(job, facts.ending)
             return
-        verdict = judge(facts, job.request.task.limits, job.killed)
-        if verdict.cut_off and self._run_again(job, verdict.text):
+        verdict = judge(facts, run.limits, run.killed)
+        decides = run.request.phase is None or run.request.phase.when == "on_success"
+        if verdict.cut_off and decides and self._run_again(job, verdict.text):
             return
-        job.run.facts, job.verdict = facts, verdict
-        job.timings.update(facts.timings)
+        run.facts = facts
+        if job.pipeline is None:
+            job.timings.update(facts.timings)
+        elif isinstance(facts.ending, RunCutOff) and isinstance(facts.ending.cause, HostGivenUp):
+            job.course = replace(job.course, is_over=True)
         record.slot.ran_to_end = not job.killed
-        self._apply(job, JobEvent.RUN_ENDED)
+        self._end_run(job, verdict, JobEvent.RUN_ENDED)
 
     def waiter_died(self, job: JobRecord, record: ContainerRecord, *, is_cause: bool) -> None:
         """Another waiter gets its container. ``is_cause``: the waiter died just after it was given this job."""
         job.waiters_lost += is_cause
         if job.waiters_lost >= _MAX_WAITERS_LOST:
-            job.set_crash("waiter_died", f"the waiter process died {job.waiters_lost} times when it was given this job")
-            self._apply(job, JobEvent.WAITERS_LOST)
+            text = f"the waiter process died {job.waiters_lost} times when it was given this job"
+            job.course = replace(job.course, is_over=True)
+            self._end_run(job, crash_verdict("waiter_died", text), JobEvent.WAITERS_LOST)
         elif self.containers.apply(record, ContainerEvent.WAITER_DIED):
             job.add_step("waiter_died", self._clock())
 
     def kill(self, job: JobRecord, reason: KillReason) -> None:
-        """It is to end."""
-        if job.killed is None:
-            job.killed = reason
-            job.verdict = killed_verdict(reason)
-            self._apply(job, JobEvent.KILL_REQUESTED)
+        """It is to end. Phases that always run are still run after the first ``kill_job``, and not after the second."""
+        if job.killed is not None and (job.pipeline is None or job.course.is_over):
+            return
+        is_over = job.killed is not None or reason is not KillReason.KILL_JOB
+        job.course = replace(job.course, is_killed=True, is_over=is_over)
+        job.killed = job.killed or reason
+        job.verdict = killed_verdict(job.killed)
+        self._apply(job, JobEvent.KILL_REQUESTED)
 
     def supersede(self, job: JobRecord, *, by: str) -> None:
         """A newer job takes its place in the queue."""
@@ -199,6 +234,7 @@ class JobTable:
 
     def give_up(self, job: JobRecord) -> None:
         """It has not ended after its kill: its host does not answer."""
+        job.course = replace(job.course, is_over=True)
         job.set_crash("given_up", "its host did not answer while the manager was closing")
         self._apply(job, JobEvent.OVERDUE)
 
@@ -207,11 +243,18 @@ class JobTable:
         text = f"no report from the waiter {grace_s:g} s after every time limit"
         for slot in list(self.containers.slots()):
             job = self.holder(slot)
-            if job is None or job.run.busy_for_s(self._clock()) <= _longest_s(job.request) + grace_s:
+            if job is None or job.run.busy_for_s(self._clock()) <= _longest_s(job.run) + grace_s:
                 continue
             if not self._run_again(job, text):
-                job.set_crash("overdue", text)
-                self._apply(job, JobEvent.OVERDUE)
+                job.course = replace(job.course, is_over=True)
+                self._end_run(job, crash_verdict("overdue", text), JobEvent.OVERDUE)
+
+    def retry_phases(self, patience_s: float) -> None:
+        """Have containers made for phases that wait for one; a host that was away for too long is lost."""
+        for slot in list(self.containers.slots()):
+            job = self.holder(slot)
+            if job is not None and job.state is JobState.RUNNING and job.run.container is None:
+                self._retry_phase(job, patience_s)
 
     def queue_timed_out(self, job: JobRecord, text: str) -> None:
         """It has waited for too long."""
@@ -253,29 +296,33 @@ class JobTable:
             self._actions[action](job)
 
     def _want_container(self, job: JobRecord) -> None:
-        assert job.slot is not None, "a job has a slot before its containers"
-        submit = self._submit(job, job.slot.name)
-        if submit is None:
-            self.start_failed(job, job.slot.host, _IMAGE_GONE, unreachable=False)
-            return
-        job.run = RunRecord(token=secrets.token_hex(_TOKEN_BYTES))
-        job.run.container = self.containers.want(job.slot, submit)
-
-    def _submit(self, job: JobRecord, container: str) -> SubmitContainer | None:
-        """Have a container made for its run, from the image that its host has now; None when it has none."""
-        assert job.slot is not None, "a job has a slot before its containers"
-        image = self._hosts[job.slot.host].image(job.request.task.environment)
-        if image is None:
-            return None
-        return SubmitContainer(host=job.slot.host, container=container, image=image, request=job.request)
+        if not self._runs.want(job, job.run):
+            self.start_failed(job, job.host or "", _IMAGE_GONE, unreachable=False)
 
     def _give_run(self, job: JobRecord) -> None:
-        assert job.run.container is not None, "a container has started"
-        self.containers.apply(job.run.container, ContainerEvent.RUN_GIVEN)
+        self._runs.give(job)
+        self._runs.prepare(job)
+
+    def _next_run(self, job: JobRecord) -> None:
+        """It is the turn of another phase."""
+        run = job.run
+        if run.container is not None and not run.container.is_wanted:  # started ahead, in vain
+            run.container = None
+        if run.container is None and self._runs.has_lost_volumes(job, run):
+            self._end_run(job, crash_verdict("volumes_lost", _VOLUMES_LOST), JobEvent.RUN_ENDED)
+            return
+        if run.container is None and self._hosts[job.host or ""].is_up:
+            self._want_container(job)
+        self._give_run(job)
 
     def _kill(self, job: JobRecord) -> None:
-        assert job.run.container is not None, "a job that runs has a container"
-        self.containers.apply(job.run.container, ContainerEvent.KILL_REQUESTED)
+        run = job.run
+        if not run.is_given:  # a phase that waits for its container
+            self._skip_run(job)
+        elif job.course.is_over or run.request.phase is None or run.request.phase.when != "always":
+            run.killed = job.killed
+            assert run.container is not None
+            self.containers.apply(run.container, ContainerEvent.KILL_REQUESTED)
 
     def _release(self, job: JobRecord) -> None:
         if job.slot is not None:
@@ -283,34 +330,10 @@ class JobTable:
 
     def _monitor(self, record: ContainerRecord, taken_over: bool) -> None:
         """Have a waiter follow the run of a container."""
-        job = self._jobs[record.slot.job_id]
-        if record.busy_since is None:
-            record.busy_since = self._clock()
-        self._send(
-            MonitorRun(
-                host=record.slot.host,
-                container=record.name,
-                container_id=record.id,
-                image_command=record.image_command,
-                request=job.request,
-                token=job.run.token,
-                taken_over=taken_over,
-                elapsed_s=job.run.busy_for_s(self._clock()),
-                limit_hit=job.run.limit_hit,
-                images=self._images_for(job, record),
-                kill_at_once=job.killed is not None,
-                engine_id=record.slot.engine_id,
-            )
-        )
-
-    def _images_for(self, job: JobRecord, record: ContainerRecord) -> dict[str, str]:
-        """The images for the student containers of a grading job, by environment."""
-        if job.request.task.grader is None:
-            return {}
-        return {**self._hosts[record.slot.host].images(), "": record.image}
+        self._runs.monitor(self._jobs[record.slot.job_id], record, taken_over=taken_over)
 
     def _requeue(self, job: JobRecord) -> None:
-        job.slot, job.run = None, RunRecord()
+        job.begin_again()
         may_try = job.failed_placements < _MAX_FAILED_PLACEMENTS and job.times_unreachable < _MAX_TIMES_UNREACHABLE
         newer = self._queue.holder(job.request.supersede_key)
         if newer is not None:
@@ -333,7 +356,9 @@ class JobTable:
                 callback=job.callback,
                 ssh_callback=job.ssh_callback,
                 verdict=with_reruns(job.verdict, job.cut_off),
-                facts=job.run.facts,
+                facts=job.run.facts if job.pipeline is None else None,
+                phases=_reports(job),
+                decided_by=job.decided_by,
                 host=job.host,
                 timings=job.timings,
                 steps=tuple(job.steps),
@@ -349,17 +374,104 @@ class JobTable:
             self.start_unanswered(job.host, ending.reason)
         else:
             job.failed_placements += 1
-        self._apply(job, JobEvent.JOB_NOT_SENT)
+        if job.current:
+            self._end_run(job, crash_verdict("phase_not_started", f"it was not started: {ending.reason}"), JobEvent.RUN_ENDED)
+        else:
+            self._apply(job, JobEvent.JOB_NOT_SENT)
+
+    # ---- phases
+
+    def _end_run(self, job: JobRecord, verdict: Verdict, event: JobEvent) -> None:
+        """Its run has ended so. ``event`` is what happens to the job, unless another phase follows."""
+        if job.pipeline is None:
+            was_killed = job.killed is not None and verdict.outcome is not Outcome.KILLED
+            job.verdict = killed_verdict(job.killed) if job.killed and was_killed else verdict
+            self._apply(job, event)
+            return
+        if job.state is JobState.ASSIGNED:  # nothing has run
+            job.course = replace(job.course, is_over=True)
+        run = job.run
+        phase = job.pipeline.phases[run.number]
+        run.verdict = phase_verdict(run.request.task, verdict, run.facts, run.limits)
+        if run.container is not None and run.container.state is ContainerState.BUSY:  # its waiters died
+            self.containers.apply(run.container, ContainerEvent.RELEASED)
+        if job.decided_by is None and phases.stops_the_job(phase, run.verdict):
+            job.decided_by = run.number
+            job.course = replace(job.course, has_failed=True)
+        self._go_on(job, event)
+
+    def _skip_run(self, job: JobRecord) -> None:
+        """Its run is not given to a container: the job was killed before."""
+        job.run.why_not_run = phases.reason_not_to_run(job.run.request.phase, job.course) if job.run.request.phase else ""
+        if job.run.why_not_run:
+            self._go_on(job, JobEvent.RUN_ENDED)
+
+    def _go_on(self, job: JobRecord, event: JobEvent) -> None:
+        """The next phase, or the end of the job."""
+        pipeline = job.pipeline
+        assert pipeline is not None
+        number = phases.next_phase(pipeline.phases, job.current, job.course)
+        for skipped in job.runs[job.current + 1 : number]:
+            skipped.why_not_run = phases.reason_not_to_run(pipeline.phases[skipped.number], job.course)
+        if number is None:
+            job.verdict = self._pipeline_verdict(job)
+            self._apply(job, event)
+            return
+        job.current = number
+        if phases.allowed_s(pipeline, number, job.running_for_s(self._clock())) <= 0:
+            self._end_run(job, deadline_verdict(pipeline.wall_s), event)
+        else:
+            self._apply(job, JobEvent.PHASE_ENDED)
+
+    def _pipeline_verdict(self, job: JobRecord) -> Verdict:
+        if job.killed is not None:
+            return killed_verdict(job.killed)
+        if job.decided_by is None:
+            return Verdict(outcome=Outcome.SUCCESS)
+        run = job.runs[job.decided_by]
+        assert run.verdict is not None and run.request.phase is not None
+        return deciding_verdict(run.request.phase, run.verdict)
+
+    def _phase_start_failed(self, job: JobRecord, record: ContainerRecord | None, reason: str, *, unreachable: bool) -> None:
+        """A container of a job that runs could not be started. It stays on its host, as its volumes do."""
+        run = job.run if record is None else next((run for run in job.runs if run.container is record), None)
+        if run is None:
+            return
+        run.container = None
+        if unreachable:
+            job.times_unreachable += 1
+        else:
+            job.failed_placements += 1
+            self._send(CheckHost(host=job.host or ""))
+        if run is job.run and job.failed_placements >= _MAX_FAILED_PLACEMENTS:
+            text = f"host {job.host} could not start it: {reason}"
+            self._end_run(job, crash_verdict("no_host", text), JobEvent.RUN_ENDED)
+
+    def _retry_phase(self, job: JobRecord, patience_s: float) -> None:
+        run, now, host = job.run, self._clock(), self._hosts[job.host or ""]
+        if host.is_up:
+            run.host_away_since = None
+            self._next_run(job)
+            return
+        run.host_away_since = now if run.host_away_since is None else run.host_away_since
+        if now - run.host_away_since >= patience_s:
+            job.course = replace(job.course, is_over=True)
+            text = f"the host could not be reached for {now - run.host_away_since:.0f} s and was given up"
+            self._end_run(job, crash_verdict("host_lost", text, "our clock"), JobEvent.RUN_ENDED)
 
     def _run_again(self, job: JobRecord, why: str) -> bool:
         """Run a job again whose run was cut off, if its task allows that and nobody has requested its kill."""
         assert job.host is not None
-        if job.killed or len(job.cut_off) >= job.request.task.retries:
+        if job.killed or len(job.cut_off) >= self._retries(job):
             return False
         job.cut_off.append(f"{job.host}: {why}")
         job.requirements = replace(job.requirements, avoided=job.requirements.avoided | {job.host})
         self._apply(job, JobEvent.CUT_OFF)
         return True
+
+    def _retries(self, job: JobRecord) -> int:
+        """How often it may be run again: as often as each of its runs may that have begun."""
+        return min(run.request.task.retries for run in job.runs[: job.current + 1])
 
     def _slot_freed(self, slot: Slot) -> None:
         """A slot is free again: its launcher pays what it cost, and the duration is recorded."""
@@ -371,12 +483,21 @@ class JobTable:
     def _remaining_limit_s(self, slot_name: str) -> float:
         """For how long the job of a slot may still hold its memory, at most."""
         job = self.holder(self.containers.slot(slot_name))
-        return 0.0 if job is None else max(0.0, job.request.task.limits.wall_s - job.run.busy_for_s(self._clock()))
+        return 0.0 if job is None else max(0.0, job.request.task.wall_s - job.running_for_s(self._clock()))
 
 
-def _longest_s(request: Request) -> float:
+def _longest_s(run: RunRecord) -> float:
     """How long a run can take over the slowest link."""
-    limits = request.task.limits
-    standstill_s = 0.0 if request.task.grader is None else limits.standstill_s
-    moved_bytes = sum(map(len, request.files.values())) + limits.output_kib * 1024
+    limits = run.request.task.limits
+    standstill_s = 0.0 if run.request.task.grader is None else limits.standstill_s
+    moved_bytes = run.request.files_bytes + limits.output_kib * 1024
     return limits.wall_s + standstill_s + moved_bytes / SLOWEST_LINK_BYTES_PER_S
+
+
+def _reports(job: JobRecord) -> tuple[PhaseReport, ...]:
+    if job.pipeline is None:
+        return ()
+    return tuple(
+        PhaseReport(verdict=run.verdict, facts=run.facts, why_not_run=run.why_not_run or phases.OVER, timings=run.timings)
+        for run in job.runs
+    )

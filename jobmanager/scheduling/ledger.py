@@ -70,6 +70,7 @@ class Ledger:
         self._forecaster = Forecaster(self._queue, self._hosts, self._containers, self._durations, clock)
         self._max_waiting_jobs = max_waiting_jobs
         self._queue_timeout_s = queue_timeout_s
+        self._host_lost_timeout_s = host_lost_timeout_s
         self._overdue_s = host_lost_timeout_s + _OVERDUE_SLACK_S
         self._clock = clock
         self._wall_clock = wall_clock
@@ -81,13 +82,13 @@ class Ledger:
 
     def accept(self, request: Request, callback: Callback | None, ssh_callback: SSHCallback | None = None) -> None:
         """Take a job. Raises a JobRefused, and then nothing has changed."""
-        grader = request.task.grader
+        first = request.runs[0].task.environment
         requirements = Requirements(
-            environment=request.task.environment,
+            environment=first,
             memory_mib=request.task.memory_mib,
-            cpus=request.task.limits.cpus,
-            ends_within_s=rounded_up(request.task.limits.wall_s),
-            student_environments=frozenset() if grader is None else frozenset(grader.student_environments),
+            cpus=request.task.cpus,
+            ends_within_s=rounded_up(request.task.wall_s),
+            other_environments=request.task.environments - {first},
         )
         with self._lock:
             if not self._accepting:
@@ -159,7 +160,7 @@ class Ledger:
             if job is None or job.state is JobState.DONE:
                 return None
             if job.state is not JobState.WAITING:
-                return QueueInfo(-1, max(0.0, job.request.task.limits.wall_s - job.run.busy_for_s(self._clock())))
+                return QueueInfo(-1, max(0.0, job.request.task.wall_s - job.running_for_s(self._clock())))
             known = self._forecaster.recent(job_id) or self._forecaster.snapshot()
         jobs_before, wait_s = self._forecaster.of(known).wait(job_id)
         return QueueInfo(jobs_before, None if wait_s is None else round(wait_s, 3))
@@ -254,10 +255,12 @@ class Ledger:
         with self._lock:
             record = self._containers[container]
             self._hosts[record.slot.host].container_started()
-            self._containers.started(record, container_id=container_id, image_command=image_command)
+            self._containers.started(
+                record, container_id=container_id, image_command=image_command, duration_s=duration_s
+            )
             job = self._jobs.owner(record)
             if job is not None:
-                self._jobs.container_started(job, duration_s)
+                self._jobs.container_started(job, record)
 
     def start_failed(self, container: str, *, reason: str, unreachable: bool, image_missing: bool = False) -> None:
         """A submitter's report: this host cannot start it, another host may."""
@@ -269,7 +272,7 @@ class Ledger:
             self._containers.apply(record, ContainerEvent.START_FAILED)
             if job is not None:
                 self._jobs.start_failed(
-                    job, host, reason, unreachable=unreachable, image=record.image, image_missing=image_missing
+                    job, host, reason, record=record, unreachable=unreachable, image_missing=image_missing
                 )
 
     def start_refused(self, container: str, reason: str) -> None:
@@ -279,7 +282,7 @@ class Ledger:
             job = self._jobs.owner(record)
             self._containers.apply(record, ContainerEvent.START_FAILED)
             if job is not None:
-                self._jobs.start_refused(job, reason)
+                self._jobs.start_refused(job, record, reason)
 
     def submitter_died(self, container: str, why: str = "") -> None:
         """The process of a submitter ended before its report."""
@@ -361,6 +364,18 @@ class Ledger:
                 self._containers.apply(record, event)
             self._changed.notify_all()
 
+    def volumes_deleted(self, slot: str) -> None:
+        """The volumes of a slot are gone."""
+        with self._changed:
+            self._containers.left_volumes.deleted(slot)
+            self._changed.notify_all()
+
+    def volume_deletion_failed(self, slot: str) -> None:
+        """A deleter failed: try again later."""
+        with self._changed:
+            self._containers.left_volumes.deletion_failed(slot)
+            self._changed.notify_all()
+
     def strays_found(self, host: str, containers: Sequence[str]) -> None:
         """A host has containers with our label that its waiter does not know: those that no job has are deleted."""
         with self._lock:
@@ -405,6 +420,7 @@ class Ledger:
             for entry in self._queue.waited_longer_than(self._queue_timeout_s):
                 self._jobs.queue_timed_out(self._jobs[entry.job_id], f"waited longer than {self._queue_timeout_s:g} s for a host")
             self._jobs.end_overdue(self._overdue_s)
+            self._jobs.retry_phases(self._host_lost_timeout_s)
             self._reservations.review(self._queue.req_classes(), self._hosts, now)
             self._forecaster.forget_old()
             self._crash_unrunnable(patience_s=_NO_IMAGE_S)

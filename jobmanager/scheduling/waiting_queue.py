@@ -31,7 +31,7 @@ class Requirements:
     memory_mib: int
     cpus: float
     ends_within_s: float = math.inf  # the wall-clock limit, rounded up to that of its requirement class
-    student_environments: frozenset[str] = frozenset()  # of a grading job: its host must have these, too
+    other_environments: frozenset[str] = frozenset()  # of student containers, and of later phases: its host must have these, too
     excluded: frozenset[str] = frozenset()  # hosts that failed to start it
     avoided: frozenset[str] = frozenset()  # hosts on which a run was cut off: taken only when no other has room
 

@@ -114,7 +114,7 @@ def test_a_released_slot_is_free_once_its_container_is_gone_and_no_sooner(state:
 
     world.table.release_slot(world.slot)
     if record.state is ContainerState.UNWANTED:
-        world.table.started(record, container_id="1", image_command=())
+        world.table.started(record, container_id="1", image_command=(), duration_s=0.1)
     if state is not ContainerState.GONE:
         assert (record.state, world.freed, world.free_mib()) == (ContainerState.REMOVING, [], 100)
         world.table.apply(record, ContainerEvent.REMOVED)
@@ -141,7 +141,7 @@ def test_a_slot_is_kept_between_two_containers_and_counted_once() -> None:
     world.table.release_slot(world.slot)
     for record in (second, third):
         assert world.freed == []
-        world.table.started(record, container_id="1", image_command=())
+        world.table.started(record, container_id="1", image_command=(), duration_s=0.1)
         world.table.apply(record, ContainerEvent.REMOVED)
     assert (world.freed, world.free_mib(), world.table.hosts()) == (["s"], 0, {})
 

@@ -223,7 +223,7 @@ def test_every_public_record_that_a_caller_makes_is_tried_with_all_its_fields():
         if inspect.isclass(cls) and dataclasses.is_dataclass(cls) and "__post_init__" in vars(cls)
     }
 
-    assert made_by_callers | {Volume, Secret, Phase, Pipeline} == SAMPLES.keys()
+    assert made_by_callers == SAMPLES.keys()
     for cls, fields in CASES:
         assert fields.keys() == {field.name for field in dataclasses.fields(cls)}, cls
 

@@ -89,13 +89,13 @@ def test_a_grading_job_goes_where_its_students_environments_are_too() -> None:
     info = EngineInfo(version="20.10", cores=4, memory_mib=4096, now_s=0.0, cgroup="1")
     hosts["a"].answered(info, [image("grader")], 0.0)
     hosts["b"].answered(info, [image("grader"), image("student")], 0.0)
-    requirements = Requirements(environment="grader", memory_mib=10, cpus=1, student_environments=frozenset({"student"}))
+    requirements = Requirements(environment="grader", memory_mib=10, cpus=1, other_environments=frozenset({"student"}))
 
     chosen = [hosts.choose(requirements) for _ in range(3)]
 
     assert [host.name for host in chosen if host is not None] == ["b", "b", "b"]
     assert isinstance(hosts.refusal(replace(requirements, memory_mib=9999)), Unsatisfiable)
-    refusal = hosts.refusal(replace(requirements, student_environments=frozenset({"other"})))
+    refusal = hosts.refusal(replace(requirements, other_environments=frozenset({"other"})))
     assert isinstance(refusal, UnknownEnvironment) and "'grader' together with 'other'" in str(refusal)
 
 

@@ -1,0 +1,174 @@
+"""The result of a pipeline: that of the phase that decided, and beside it what became of each phase."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from jobmanager.model.job import Request
+from jobmanager.model.phase import Phase
+from jobmanager.model.result import Evidence, JobResult, Outcome, PhaseResult, RunResult, Step
+from jobmanager.results.facts import RunFacts
+from jobmanager.results.merge import apply_result_file, merged_result
+from jobmanager.results.test_reports import parsed_tests
+from jobmanager.results.verdict import Verdict
+
+_SIGNALS_FROM = 128  # in exit codes
+_LIMITS = {  # by the kind of the evidence that decided
+    "cpu_time_s": "cpu",
+    "wall_time_s": "wall",
+    "deadline_s": "wall",
+    "output_bytes": "output",
+    "oom_kills": "memory",
+    "oom_killed": "memory",
+    "fork_refusals": "processes",
+    "workspace_full": "workspace",
+    "shm_full": "shm",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseReport:
+    """What became of one phase, as the ledger has it."""
+
+    verdict: Verdict | None = None  # None: it was not run
+    facts: RunFacts | None = None  # what was seen of it, if anything was
+    why_not_run: str = ""
+    timings: Mapping[str, float] = field(default_factory=dict)  # seconds by step
+
+
+def merged_pipeline_result(
+    request: Request,
+    verdict: Verdict,
+    reports: Sequence[PhaseReport],
+    *,
+    decided_by: int | None,
+    host: str | None,
+    timings: Mapping[str, float],
+    steps: tuple[Step, ...],
+) -> JobResult:
+    """The one result of a job that is a pipeline.
+
+    Its output, exit code, archive and measurements are those of the phase that stopped the job; of a success, of the last phase
+    that could have stopped it. ``decided_by`` is that phase's number; None: none did.
+    """
+    phases = [_phase(run.phase) for run in request.runs]
+    read = [parsed_tests(report.facts.collected.test_files if report.facts is not None else {}) for report in reports]
+    results = [_phase_result(phase, report, tests) for phase, report, (tests, _) in zip(phases, reports, read, strict=True)]
+    problems = [
+        Evidence(kind="test_report", value=problem, source=f"phase {phase.name!r}")
+        for phase, (_, found) in zip(phases, read, strict=True)
+        for problem in found
+    ]
+    shown = _shown(phases, reports, decided_by)
+    shown_request = replace(request, runs=(request.runs[shown],))
+    report = reports[shown]
+    decided = report.verdict if verdict.outcome is Outcome.SUCCESS and report.verdict is not None else verdict
+    merged = merged_result(shown_request, decided, report.facts, host=host, timings=timings, steps=steps)
+    return replace(
+        merged,
+        text=_named(merged, verdict, phases[shown].name),
+        evidence=_without_doubles((*merged.evidence, *_beside(phases, reports, decided_by), *problems)),
+        tests={**_tests(phases, reports, results), **merged.tests},
+        phases=tuple(results),
+    )
+
+
+def _phase(phase: Phase | None) -> Phase:
+    assert phase is not None, "each run of a pipeline is a phase's"
+    return phase
+
+
+def _shown(phases: Sequence[Phase], reports: Sequence[PhaseReport], decided_by: int | None) -> int:
+    """The number of the phase whose run the result shows."""
+    if decided_by is not None:
+        return decided_by
+    seen = [number for number, report in enumerate(reports) if report.verdict is not None]
+    deciding = [number for number in seen if phases[number].when == "on_success"]
+    return max(deciding or seen or [0])
+
+
+def _named(merged: JobResult, verdict: Verdict, name: str) -> str:
+    """The text, with the name of the phase that stopped the job where a result file has another text."""
+    if verdict.outcome is Outcome.SUCCESS or verdict.text in merged.text:
+        return merged.text
+    return f"phase {name!r}: {merged.text}"
+
+
+def _phase_result(phase: Phase, report: PhaseReport, tests: Mapping[str, object]) -> PhaseResult:
+    verdict = report.verdict
+    if verdict is None:
+        return PhaseResult(name=phase.name, outcome=None, text=report.why_not_run)
+    file = apply_result_file(phase.task, verdict, report.facts)[1]
+    return PhaseResult(
+        name=phase.name,
+        outcome=verdict.outcome,
+        text=file.text or verdict.text,
+        run=_run_result(verdict, report.facts),
+        tests=dict(tests),
+        timings=dict(report.timings),
+    )
+
+
+def _run_result(verdict: Verdict, facts: RunFacts | None) -> RunResult | None:
+    if facts is None:
+        return None
+    output, peak = facts.output, facts.peak_memory_bytes
+    kept = len(output.stdout) + len(output.stderr)
+    exit_code = facts.end.exit_code if facts.end is not None else None
+    return RunResult(
+        outcome=verdict.outcome,
+        text=verdict.text,
+        limit=_limit(verdict),
+        exit_code=exit_code,
+        signal=_signal(exit_code),
+        stdout=output.stdout,
+        stderr=output.stderr,
+        stdout_bytes=output.stdout_bytes,
+        stderr_bytes=output.stderr_bytes,
+        output_cut=output.beginning_lost or output.is_incomplete or output.total_bytes > kept,
+        cpu_time_s=facts.cpu_time_s,
+        wall_time_s=facts.wall_time_s,
+        peak_memory_mib=None if peak is None else round(peak / 2**20, 2),
+        evidence=verdict.evidence,
+    )
+
+
+def _limit(verdict: Verdict) -> str | None:
+    if verdict.outcome not in (Outcome.TIMEOUT, Outcome.OVERFLOW):
+        return None
+    return next((_LIMITS[found.kind] for found in verdict.evidence if found.kind in _LIMITS), None)
+
+
+def _signal(exit_code: int | None) -> str | None:
+    """The signal that an exit code stands for, if it is one: shells report it so, and a program may exit with it by itself."""
+    if exit_code is None or exit_code <= _SIGNALS_FROM:
+        return None
+    try:
+        return signal.Signals(exit_code - _SIGNALS_FROM).name
+    except ValueError:
+        return None
+
+
+def _tests(phases: Sequence[Phase], reports: Sequence[PhaseReport], results: Sequence[PhaseResult]) -> dict[str, object]:
+    """The tests of all phases. One whose name an earlier phase has is named after its phase, too."""
+    tests: dict[str, object] = {}
+    for phase, report, result in zip(phases, reports, results, strict=True):
+        from_file = apply_result_file(phase.task, report.verdict, report.facts)[1].tests if report.verdict is not None else {}
+        for name, test in {**result.tests, **from_file}.items():
+            tests[f"{phase.name}: {name}" if name in tests else name] = test
+    return tests
+
+
+def _beside(phases: Sequence[Phase], reports: Sequence[PhaseReport], decided_by: int | None) -> list[Evidence]:
+    """Phases that did not succeed, and decided nothing."""
+    return [
+        Evidence(kind="phase_failed", value=f"{report.verdict.outcome}: {report.verdict.text}", source=f"phase {phase.name!r}")
+        for number, (phase, report) in enumerate(zip(phases, reports, strict=True))
+        if report.verdict is not None and report.verdict.outcome is not Outcome.SUCCESS and number != decided_by
+    ]
+
+
+def _without_doubles(evidence: Sequence[Evidence]) -> tuple[Evidence, ...]:
+    return tuple(dict.fromkeys(evidence))

@@ -1,0 +1,166 @@
+"""The containers of jobs' runs: which are wanted, which is given its run, which are kept for their volumes."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import replace
+
+from jobmanager.model.container_states import ContainerEvent, ContainerState
+from jobmanager.model.limits import Limits
+from jobmanager.scheduling import phases
+from jobmanager.scheduling.commands import Command, MonitorRun, SubmitContainer
+from jobmanager.scheduling.containers import ContainerRecord, ContainerTable
+from jobmanager.scheduling.hosts import HostTable
+from jobmanager.scheduling.job_record import JobRecord, RunRecord
+from jobmanager.scheduling.volumes import volume_name
+
+_TOKEN_BYTES = 16
+_WITH_VOLUMES = frozenset({ContainerState.READY, ContainerState.BUSY, ContainerState.SPENT})
+
+
+class JobContainers:
+    """Gives jobs' runs their containers. Not thread-safe: the ledger's lock guards it."""
+
+    def __init__(
+        self, hosts: HostTable, containers: ContainerTable, send: Callable[[Command], None], clock: Callable[[], float]
+    ) -> None:
+        self._hosts = hosts
+        self._containers = containers
+        self._send = send
+        self._clock = clock
+
+    def want(self, job: JobRecord, run: RunRecord) -> bool:
+        """Have a container made for a run. Returns False when its host has no image for it."""
+        assert job.slot is not None, "a job has a slot before its containers"
+        run.containers += 1
+        submit = self._submit(job, run, self._name(job, run))
+        if submit is None:
+            return False
+        if job.pipeline is not None:
+            job.slot.volumes = tuple(volume_name(job.slot.name, name) for name in job.pipeline.volumes or ())
+        run.token = secrets.token_hex(_TOKEN_BYTES)
+        run.container = self._containers.want(job.slot, submit)
+        return True
+
+    def make_again(self, job: JobRecord, record: ContainerRecord) -> bool:
+        """A submitter died: have its container made by another one, or found. Returns False when the image is gone."""
+        assert record.submit is not None
+        submit = self._submit(job, job.runs[record.submit.run], record.name)
+        if submit is None:
+            return False
+        record.submit = submit
+        return self._containers.apply(record, ContainerEvent.SUBMITTER_DIED)
+
+    def give(self, job: JobRecord) -> None:
+        """Give the run whose turn it is to its container, if that is ready."""
+        run = job.run
+        if run.container is not None:
+            self._containers.apply(run.container, ContainerEvent.RUN_GIVEN)
+
+    def prepare(self, job: JobRecord) -> None:
+        """Have the containers started that are needed ahead, and let those go that are needed no more."""
+        if job.pipeline is None or job.slot is None:
+            return
+        for number in phases.started_ahead(job.pipeline.phases, job.current, job.course):
+            run = job.runs[number]
+            if run.container is None and self._hosts[job.slot.host].is_up:
+                self.want(job, run)
+        self._release_unneeded(job)
+
+    def has_lost_volumes(self, job: JobRecord, run: RunRecord) -> bool:
+        """Whether a volume of this run had content, and no container has it any more."""
+        if job.pipeline is None or run.request.phase is None:
+            return False
+        written = {name for each in job.runs if each.verdict is not None for name in job.pipeline.phases[each.number].writes}
+        held = {
+            name
+            for each in job.runs
+            if each.container is not None and each.container.state in _WITH_VOLUMES
+            for name in job.pipeline.phases[each.number].volumes
+        }
+        return not {*run.request.phase.volumes} & written <= held
+
+    def monitor(self, job: JobRecord, record: ContainerRecord, *, taken_over: bool) -> None:
+        """Have a waiter send a container its run, and follow it."""
+        now = self._clock()
+        if record.busy_since is None:
+            record.busy_since = now
+            job.began_at = now if job.began_at is None else job.began_at
+        run = job.run
+        if not taken_over:
+            run.limits = self._limits(job, run, now)
+        self._send(
+            MonitorRun(
+                host=record.slot.host,
+                container=record.name,
+                container_id=record.id,
+                image_command=record.image_command,
+                request=job.request,
+                run=run.number,
+                limits=run.limits,
+                token=run.token,
+                taken_over=taken_over,
+                elapsed_s=run.busy_for_s(now),
+                limit_hit=run.limit_hit,
+                images=self._images_for(run, record),
+                kill_at_once=run.killed is not None,
+                engine_id=record.slot.engine_id,
+            )
+        )
+
+    def _limits(self, job: JobRecord, run: RunRecord, now: float) -> Limits:
+        limits = run.request.task.limits
+        if job.pipeline is None:
+            return limits
+        left_s = phases.allowed_s(job.pipeline, run.number, job.running_for_s(now))
+        return limits if left_s >= limits.wall_s else replace(limits, wall_time_s=max(left_s, 0.001))
+
+    def _submit(self, job: JobRecord, run: RunRecord, container: str) -> SubmitContainer | None:
+        """Have a container made for a run, from the image that its host has now; None when it has none."""
+        assert job.slot is not None, "a job has a slot before its containers"
+        slot = job.slot
+        image = self._hosts[slot.host].image(run.request.task.environment)
+        if image is None:
+            return None
+        return SubmitContainer(
+            host=slot.host, container=container, image=image, request=job.request, run=run.number, slot=slot.name
+        )
+
+    def _release_unneeded(self, job: JobRecord) -> None:
+        assert job.pipeline is not None
+        pipeline_phases, course = job.pipeline.phases, job.course
+        safe: set[str] = set()
+        spent = []
+        for run in job.runs:
+            state = run.container.state if run.container is not None else None
+            volumes = pipeline_phases[run.number].volumes
+            will_run = run.number > job.current and phases.can_still_run(pipeline_phases[run.number], course)
+            if state is ContainerState.READY and will_run:
+                safe.update(volumes)
+            elif state is ContainerState.SPENT or (state is ContainerState.READY and run.number != job.current):
+                spent.append((run.number, volumes))
+            elif state is ContainerState.STARTING and run.number != job.current and not will_run:
+                self._release(run)
+        to_keep = set(phases.volumes_to_keep(pipeline_phases, job.current, course))
+        if job.run.container is None or job.run.container.state not in _WITH_VOLUMES:
+            to_keep.update(pipeline_phases[job.current].volumes)
+        for number in phases.spent_to_release(spent, safe, to_keep):
+            self._release(job.runs[number])
+
+    def _release(self, run: RunRecord) -> None:
+        if run.container is not None:
+            self._containers.apply(run.container, ContainerEvent.RELEASED)
+
+    def _name(self, job: JobRecord, run: RunRecord) -> str:
+        assert job.slot is not None
+        if job.pipeline is None:
+            return job.slot.name
+        again = f".{run.containers}" if run.containers > 1 else ""
+        return f"{job.slot.name}-p{run.number + 1}{again}"
+
+    def _images_for(self, run: RunRecord, record: ContainerRecord) -> dict[str, str]:
+        """The images for the student containers of a grading run, by environment."""
+        if run.request.task.grader is None:
+            return {}
+        return {**self._hosts[record.slot.host].images(), "": record.image}
