@@ -144,8 +144,6 @@ class MonitorContainer:
     limits: Limits
     collect: tuple[str, ...]
     executables: frozenset[str] = frozenset()  # names of files that are made executable whatever their content
-    wipe: tuple[str, ...] = ()  # patterns of what PID 1 removes from the job's volumes before the program starts
-    secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False)  # files that only this run gets
     tests: tuple[str, ...] = ()  # patterns of test reports
     workspace: str = WORKSPACE
     grading: GradingSettings | None = None
