@@ -572,9 +572,12 @@ class ContainerMonitor:
         ended_without_job = state is not None and state.exit_code == NOT_DELIVERED and not self._transcript.refusal
         return not self._may_have_started or self._was_partly_sent() or ended_without_job
 
-    def _our_limit_hit(self, *, without_report: bool) -> LimitHit | None:
+    def _our_limit_hit(self, cause: Cause | EngineUnreachable) -> LimitHit | None:
         """Our stop for a limit, or that of an earlier waiter which died before it could report the end."""
-        return self._limit_hit or (self._job.limit_hit if without_report and self._end_mark is None else None)
+        if not self._has_started:
+            return None
+        ended = isinstance(cause, RemovedExternally) or (isinstance(cause, ContainerEnded) and cause.container is not None)
+        return self._limit_hit or (self._job.limit_hit if ended and self._end_mark is None else None)
 
     @property
     def _output_limit_exceeded(self) -> bool:
@@ -609,12 +612,12 @@ class ContainerMonitor:
         )
 
     def _observations(self, cause: Cause | EngineUnreachable, end: EndMark | None) -> Observations:
+        """All that says how the run ended."""
         transcript, container = self._transcript, cause.container if isinstance(cause, ContainerEnded) else None
-        without_report = container is not None or isinstance(cause, RemovedExternally)
         return Observations(
             cause=cause,
             never_started=self._never_started(container),
-            limit_hit=self._our_limit_hit(without_report=without_report) if self._has_started else None,
+            limit_hit=self._our_limit_hit(cause),
             protocol_error=self._protocol_error,
             refusal="" if self._was_partly_sent() else transcript.refusal,
             students_lost=transcript.link_broke or (self._link_lost and self._end_mark is None),
