@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from jobmanager.control.secret_store import SecretStore
@@ -12,7 +13,7 @@ from jobmanager.model.container import ContainerSpec, SSHEndpoint, VolumeMount
 from jobmanager.model.grader import Grader
 from jobmanager.model.job import Request
 from jobmanager.model.pipeline import Pipeline
-from jobmanager.model.volume import mount_path
+from jobmanager.model.volume import Volume, mount_path
 from jobmanager.scheduling.commands import MonitorRun, SubmitContainer
 from jobmanager.scheduling.volumes import volume_name
 from jobmanager.ssh import debug_session
@@ -36,7 +37,7 @@ def container_spec(command: SubmitContainer, *, manager_id: str, owner: Owner, l
         user=task.user,
         devices=tuple(task.devices),
         privileged=task.privileged,
-        volumes=_volumes(command),
+        volumes=_mounts(command),
         ssh_endpoint=_ssh_endpoint(request, loopback_only=loopback_only),
     )
 
@@ -65,6 +66,7 @@ def monitor_message(command: MonitorRun, secrets: SecretStore) -> MonitorContain
         wipe=tuple(phase.wipe) if phase is not None else (),
         secrets=secrets.files(phase) if phase is not None else {},
         tests=tuple(phase.tests) if phase is not None else (),
+        volume_mib=sum(volume.size_mib for volume in _volumes(request, command.run).values()),
         workspace=task.workspace,
         grading=_grading(command),
         engine_id=command.engine_id,
@@ -75,20 +77,26 @@ def monitor_message(command: MonitorRun, secrets: SecretStore) -> MonitorContain
     return _with_ssh(message, task.grader) if request.ssh_password else message
 
 
-def _volumes(command: SubmitContainer) -> tuple[VolumeMount, ...]:
-    """The job's volumes that a phase names."""
-    pipeline, phase = command.request.task, command.request.runs[command.run].phase
-    if phase is None or not isinstance(pipeline, Pipeline):
-        return ()
+def _mounts(command: SubmitContainer) -> tuple[VolumeMount, ...]:
+    """The volumes of a phase's container."""
+    phase = command.request.runs[command.run].phase
     return tuple(
         VolumeMount(
             name=volume_name(command.slot, name),
             path=mount_path(name),
-            size_mib=(pipeline.volumes or {})[name].size_mib,
-            read_only=name not in phase.writes,
+            size_mib=volume.size_mib,
+            read_only=phase is None or name not in phase.writes,
         )
-        for name in phase.volumes
+        for name, volume in _volumes(command.request, command.run).items()
     )
+
+
+def _volumes(request: Request, run: int) -> Mapping[str, Volume]:
+    """The job's volumes that a phase names."""
+    pipeline, phase = request.task, request.runs[run].phase
+    if phase is None or not isinstance(pipeline, Pipeline):
+        return {}
+    return {name: (pipeline.volumes or {})[name] for name in phase.volumes}
 
 
 def _ssh_endpoint(request: Request, *, loopback_only: bool) -> SSHEndpoint | None:

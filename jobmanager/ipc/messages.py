@@ -144,9 +144,10 @@ class MonitorContainer:
     limits: Limits
     collect: tuple[str, ...]
     executables: frozenset[str] = frozenset()  # names of files that are made executable whatever their content
-    tests: tuple[str, ...] = ()  # patterns of test reports
     workspace: str = WORKSPACE
     grading: GradingSettings | None = None
+    tests: tuple[str, ...] = ()  # patterns, as those of ``collect``, of test reports
+    volume_mib: int = 0  # the sizes of all volumes that the container shares with others
     wipe: tuple[str, ...] = ()  # patterns, each ``VOLUME/PART/...``, of what PID 1 removes before it starts the program
     secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False)  # files by name, which are never collected
     with_ssh: bool = False  # ``debug="ssh"``: the container's SSH server reports when it accepts connections

@@ -544,7 +544,7 @@ class ContainerMonitor:
 
     def _collect(self) -> Collected:
         is_over = self._ended_at is not None or self._limit_hit is not None
-        wanted = (self._job.collect or self._job.grading) and is_over and not self._kill_requested.is_set()
+        wanted = (self._job.collect or self._job.grading or self._job.tests) and is_over and not self._kill_requested.is_set()
         if not wanted or self._transcript.refusal:
             return Collected()
         began = self._clock()

@@ -12,8 +12,9 @@ import pytest
 
 from jobmanager import Limits
 from jobmanager.engine.protocol import EngineError, NoSuchContainer, Unreachable
+from jobmanager.ipc.messages import MonitorContainer
 from jobmanager.watching import collect as collect_module
-from jobmanager.watching.collect import collected
+from jobmanager.watching.collect import collected, collected_of, read_files
 
 ONE_MIB = Limits(archive_mib=1)
 
@@ -442,3 +443,195 @@ def test_of_very_many_a_few_are_told():
 def test_what_does_not_match_folders_and_our_own_files_are_not_told():
     assert passed_over(member("job/x", type=tarfile.FIFOTYPE), patterns=["a.txt"]) == ""
     assert passed_over(HOSTILE["a folder"], HOSTILE["our own folder"], HOSTILE["our own token"]) == ""
+
+
+# ---- volumes, and files that are read
+
+
+class ManyFolders:
+    """An engine that has an archive for each folder."""
+
+    def __init__(self, **tars):
+        self.asked = []
+        self._tars = {"/" + path.replace("__", "/"): data for path, data in tars.items()}
+
+    def archive(self, container, path):
+        self.asked.append(path)
+        if path not in self._tars:
+            raise NoSuchContainer(f"Could not find the file {path}")
+        data = self._tars[path]
+        return iter([data]) if isinstance(data, bytes) else data
+
+    def inspect(self, container):
+        raise AssertionError
+
+
+def folder_of(name, *members, uid=65534):
+    return tar(member(f"{name}/", type=tarfile.DIRTYPE, uid=uid), *(member(f"{name}/{path}", content) for path, content in members))
+
+
+WORKSPACE = folder_of("job", ("a.xml", b"job"), ("volumes/work/a.xml", b"forged"))
+WORK = folder_of("work", ("a.xml", b"A"), ("sub/b.xml", b"B"), (".jobmanager/x.xml", b"x"), ("c.txt", b"C"))
+
+
+def test_files_of_volumes_come_back_by_names_of_their_own():
+    engine = ManyFolders(job=WORKSPACE, volumes__work=WORK, volumes__other=folder_of("other", ("b", b"O")))
+
+    found = collected(engine, "c", ["/volumes/work/*.xml", "a.xml", "/volumes/other/*"], ONE_MIB)
+
+    assert unpacked(found.archive) == {
+        "a.xml": b"job", "volumes/work/a.xml": b"A", "volumes/work/sub/b.xml": b"B", "volumes/other/b": b"O",
+    }  # fmt: skip
+    assert (found.error, found.not_collected) == ("", "")
+    assert sorted(engine.asked) == ["/job", "/volumes/other", "/volumes/work"]
+
+
+def test_a_file_of_the_workspace_cannot_pass_for_one_of_a_volume():
+    engine = ManyFolders(job=WORKSPACE, volumes__work=WORK)
+    found = collected(engine, "c", ["*", "/volumes/work/a.xml"], ONE_MIB)
+    assert unpacked(found.archive) == {"a.xml": b"job", "volumes/work/a.xml": b"A"}
+    assert found.not_collected == "'volumes/work/a.xml' (its name is that of a volume's file)"
+
+    alone = collected(engine, "c", ["*"], ONE_MIB)
+    assert unpacked(alone.archive)["volumes/work/a.xml"] == b"forged"
+
+
+def test_a_folder_below_a_volume_that_an_engine_shows_after_its_restart_is_not_taken_for_it():
+    engine = ManyFolders(volumes__work=folder_of("work", ("a", b"1"), uid=0))
+    found = collected(engine, "c", ["/volumes/work/*"], ONE_MIB)
+    assert found.archive is None
+    assert found.error.startswith("the volume work could not be read: the engine was restarted meanwhile")
+
+
+def test_bounds_are_those_of_all_folders_together():
+    big = b"x" * 700_000
+    engine = ManyFolders(job=folder_of("job", ("a", big)), volumes__work=folder_of("work", ("a", big)))
+    found = collected(engine, "c", ["a", "/volumes/work/a"], ONE_MIB)
+    assert list(unpacked(found.archive)) == ["a"]
+    assert found.error == "they are larger than archive_mib = 1: 'volumes/work/a' and what follows are missing"
+
+
+def test_as_much_may_be_passed_over_as_the_workspace_and_the_volumes_can_hold():
+    one_mib = 2**20
+    sparse = 300 * one_mib
+    pieces = [*first_pieces(("work/big", sparse)), *(bytes(one_mib) for _ in range(300)), tar(member("work/a", b"A"))]
+
+    def engine():
+        return ManyFolders(volumes__work=iter(pieces))
+
+    small = Limits(workspace_mib=1)
+    assert "the volume work is too large to be read" in collected(engine(), "c", ["/volumes/work/a"], small).error
+    found = collected(engine(), "c", ["/volumes/work/a"], small, volume_mib=43)
+    assert (unpacked(found.archive), found.error) == ({"volumes/work/a": b"A"}, "")
+
+
+def first_pieces(*files):
+    """Headers only, of files whose content comes next."""
+    for name, size in files:
+        info = tarfile.TarInfo(name)
+        info.size = size
+        yield info.tobuf()
+
+
+def test_files_are_read_into_memory_by_the_names_that_they_would_have_in_the_archive():
+    engine = ManyFolders(job=WORKSPACE, volumes__work=WORK)
+    found = read_files(engine, "c", ["a.xml", "/volumes/work/sub"], Limits())
+    assert found == ({"a.xml": b"job", "volumes/work/sub/b.xml": b"B"}, "")
+
+
+def test_a_report_of_a_gibibyte_costs_neither_memory_nor_time():
+    given = []
+
+    def pieces():
+        yield from first_pieces(("work/huge.xml", 2**30))
+        while True:
+            given.append(1)
+            yield bytes(10_000)
+
+    engine = ManyFolders(volumes__work=pieces())
+
+    found, error = read_files(engine, "c", ["/volumes/work/*.xml"], Limits(workspace_mib=2048))
+
+    assert found == {}
+    assert error == "they are larger than 4 MiB, or 16 MiB all together: 'volumes/work/huge.xml' and what follows are missing"
+    assert len(given) < 10
+
+
+def test_all_that_is_read_is_bounded_together_and_what_was_read_stands():
+    reports = folder_of("work", *((f"{number}.xml", bytes(4 * 2**20)) for number in range(5)))
+    found, error = read_files(ManyFolders(volumes__work=reports), "c", ["/volumes/work/*"], Limits())
+    assert len(found) == 4
+    assert "'volumes/work/4.xml' and what follows are missing" in error
+
+
+def test_the_number_of_files_that_are_read_is_bounded(monkeypatch):
+    monkeypatch.setattr(collect_module, "_MAX_READ_FILES", 3)
+    reports = folder_of("work", *((f"{number}.xml", b"") for number in range(5)))
+    found, error = read_files(ManyFolders(volumes__work=reports), "c", ["/volumes/work/*"], Limits())
+    assert (len(found), error) == (3, "more than 3 files match")
+
+
+def test_what_is_no_file_is_not_read_and_is_told():
+    link = member("work/a.xml", type=tarfile.SYMTYPE, linkname="/etc/passwd")
+    reports = tar(member("work/", type=tarfile.DIRTYPE, uid=65534), link)
+    found = read_files(ManyFolders(volumes__work=reports), "c", ["/volumes/work/*"], Limits())
+    assert found == ({}, "'volumes/work/a.xml' (a symbolic link)")
+
+
+def test_a_folder_that_cannot_be_read_is_told_beside_what_was_read_before_it():
+    engine = ManyFolders(job=WORKSPACE)
+    found, error = read_files(engine, "c", ["a.xml", "/volumes/work/*"], Limits())
+    assert found == {"a.xml": b"job"}
+    assert error == "the volume work could not be read: Could not find the file /volumes/work"
+
+
+def test_secrets_are_never_collected():
+    ours = folder_of("job", (".jobmanager/secrets/token", b"s3cret"), ("a", b"1"))
+    for patterns in (["*"], [".jobmanager"], [".jobmanager/secrets/*"], ["*token"]):
+        found = collected(ManyFolders(job=ours), "c", patterns, ONE_MIB)
+        assert unpacked(found.archive).keys() <= {"a"}
+        assert read_files(ManyFolders(job=ours), "c", patterns, ONE_MIB)[0].keys() <= {"a"}
+
+
+class Inspector:
+    def is_still_there(self):
+        return True
+
+    def has_ended(self):
+        return False
+
+
+def job(**fields):
+    given = {"job_id": "j", "container_id": "c", "container_name": "n", "token": "t", "command": "true", "env": {}, "files": {}}
+    return MonitorContainer(**{**given, "stdin": b"", "limits": ONE_MIB, "collect": (), **fields})
+
+
+def test_a_jobs_test_reports_are_read_beside_what_is_collected():
+    engine = ManyFolders(job=WORKSPACE, volumes__work=WORK)
+    found = collected_of(job(collect=("a.xml",), tests=("/volumes/work/*.xml",)), engine, Inspector())
+    assert list(unpacked(found.archive)) == ["a.xml"]
+    assert dict(found.test_files) == {"volumes/work/a.xml": b"A", "volumes/work/sub/b.xml": b"B"}
+    assert found.error == ""
+
+
+def test_a_job_with_test_reports_alone_has_no_archive_and_lacks_are_told_as_those_of_reports():
+    found = collected_of(job(tests=("/volumes/none/*",)), ManyFolders(), Inspector())
+    assert found.archive is None
+    assert found.error == "test reports: the volume none could not be read: Could not find the file /volumes/none"
+
+
+def test_test_reports_are_read_again_when_the_engine_was_away():
+    reports, tries = WORK, []
+
+    def once_away():
+        tries.append(1)
+        if len(tries) == 1:
+            raise Unreachable("gone")
+        return iter([reports])
+
+    class Away(ManyFolders):
+        def archive(self, container, path):
+            return once_away()
+
+    found = collected_of(job(tests=("/volumes/work/a.xml",)), Away(), Inspector())
+    assert dict(found.test_files) == {"volumes/work/a.xml": b"A"}
