@@ -87,9 +87,11 @@ class StudentBudget:
                 self._stopping.add(allocation)
 
     def mark_stopped(self, allocation: Allocation, used_s: float | None) -> None:
-        """The container has ended with this CPU time; None: unknown, and the last known value counts."""
+        """The container has ended with this CPU time; None: the last known value counts. Only the first call changes anything."""
         with self._changed:
-            seen_s = self._used_s.pop(allocation, 0.0)
+            seen_s = self._used_s.pop(allocation, None)
+            if seen_s is None:
+                return
             self._stopping.discard(allocation)
             self._cpu_left_s -= max(seen_s, used_s or 0.0)
             self._removing += 1

@@ -23,7 +23,9 @@ from jobmanager.model.container import ContainerSpec, ImageDefaults
 from jobmanager.model.host import Address
 from jobmanager.testing import FakeEngineServer
 from jobmanager.watching.monitor import ContainerMonitor
-from jobmanager.watching.students import StudentContainers, _StudentContainer
+from jobmanager.watching.student_container import StudentContainer
+from jobmanager.watching.student_program import StudentProgram
+from jobmanager.watching.students import StudentContainers
 from tests.conftest import eventually
 
 GRADING, STUDENT = "graders", "busybox"
@@ -153,31 +155,28 @@ def test_more_students_than_may_ever_run_are_refused_without_a_thread_for_each(f
 REQUEST = RunStudent(id=1, command="true", env={})
 
 
-def student_of(sent: list[bytes], number: int = 1) -> _StudentContainer:
+def program_of(sent: list[bytes], number: int = 1) -> StudentProgram:
     """Its messages and its output are kept in ``sent``."""
-    return _StudentContainer(
+    return StudentProgram(
         replace(REQUEST, id=number), send=sent.append, send_output=lambda line: sent.append(line) is None, max_output_bytes=10
     )
 
 
 def test_input_that_a_student_does_not_take_is_bounded() -> None:
     told: list[bytes] = []
-    student = student_of(told)
-    for _ in range(3):
-        student.write_stdin(bytes(500_000))
+    program = program_of(told)
+    assert [program.write_stdin(bytes(500_000)) for _ in range(3)] == [True, True, False]
 
-    student.report_end(Outcome.SUCCESS)
+    program.report_end(Outcome.KILLED)
 
-    assert student.is_killed
     end = json.loads(told[-1])
     assert (end["outcome"], end["text"]) == ("error", "more of its standard input was sent than it takes")
 
 
 def test_output_past_its_limit_is_not_relayed() -> None:
     told: list[bytes] = []
-    student = student_of(told)
-    for _ in range(5):
-        student.on_output(False, b"1234")
+    program = program_of(told)
+    assert all(program.send_output(False, b"1234") for _ in range(5))
     assert [base64.b64decode(json.loads(line)["data"]) for line in told] == [b"1234", b"1234", b"12"]
 
 
@@ -185,15 +184,12 @@ def test_a_student_that_prints_faster_than_its_grader_reads_is_an_overflow_and_i
     # given: a supervisor that reads nothing
     all_of_them = students()
     told: list[bytes] = []
-    flood = _StudentContainer(
-        REQUEST, send=told.append, send_output=all_of_them._send_output, max_output_bytes=2**30
-    )
+    flood = StudentProgram(REQUEST, send=told.append, send_output=all_of_them._send_output, max_output_bytes=2**30)
     # when:
     piece = bytes(2**20)
-    for _ in range(100):
-        flood.on_output(False, piece)
-    # then: it is stopped, no more is kept for it, and there is room for the end of it and of others
-    assert flood.is_killed
+    sent = [flood.send_output(False, piece) for _ in range(100)]
+    # then: it is to be stopped, no more is kept for it, and there is room for the end of it and of others
+    assert sent[0] and not sent[-1]
     flood.report_end(Outcome.KILLED, "the grader has ended, or ended it")
     end = json.loads(told[-1])
     assert (end["outcome"], end["text"]) == ("overflow", "64 MiB of what it printed wait for its grader to read them")
@@ -236,14 +232,14 @@ def students() -> StudentContainers:
 def test_a_student_that_is_killed_while_it_waits_for_its_place_gets_no_container() -> None:
     told: list[bytes] = []
     all_of_them = students()
-    student = student_of(told)
-    all_of_them._running[1] = student
+    student = StudentContainer(program_of(told), all_of_them._owner)
+    assert all_of_them._add(student)
     student.kill()
 
     all_of_them._run(student)
 
     assert [json.loads(line)["outcome"] for line in told] == ["killed"]
-    assert all_of_them._budget.allocate(student.request).limits.memory_mib == 64  # nothing is taken any more
+    assert all_of_them._owner.budget.allocate(REQUEST).limits.memory_mib == 64  # nothing is taken any more
 
 
 @pytest.mark.case(53)
@@ -271,8 +267,8 @@ def test_the_budget_of_a_student_whose_engine_cannot_even_be_asked_comes_back() 
 
     all_of_them._connect = cannot
     for number in (1, 2):
-        student = student_of(told, number)
-        all_of_them._running[number] = student
+        student = StudentContainer(program_of(told, number), all_of_them._owner)
+        assert all_of_them._add(student)
         all_of_them._run(student)
 
     assert [json.loads(line)["text"] for line in told] == ["ValueError: odd"] * 2

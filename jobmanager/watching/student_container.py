@@ -1,0 +1,273 @@
+"""One student container, on its way through the table of every container (``model/container_states.py``).
+
+Its owner is a grading container. It needs no ledger: a thread of its own starts it, follows it and removes it.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from jobmanager._deleter import delete
+from jobmanager._submitter import submit
+from jobmanager.engine.labels import MANAGER_LABEL, STUDENT_LABEL
+from jobmanager.engine.protocol import Engine, EngineError
+from jobmanager.ipc.messages import ContainerRemoved, ContainerStarted, GradingSettings, MonitorContainer, StartFailed
+from jobmanager.model.container import GRADING_WORKSPACE, SHARED_FOLDER, ContainerSpec
+from jobmanager.model.container_states import ContainerAction, ContainerEvent, ContainerState, apply_event
+from jobmanager.model.limits import Limits
+from jobmanager.model.result import Outcome
+from jobmanager.results.facts import CannotRun, Limit, RunFacts, StoppedForLimit
+from jobmanager.results.verdict import judge
+from jobmanager.watching.monitor import ContainerMonitor
+from jobmanager.watching.student_budget import Allocation, BudgetExceeded, StudentBudget
+from jobmanager.watching.student_program import StudentProgram
+
+_log = logging.getLogger(__name__)
+
+_TOKEN_BYTES = 16
+_REMOVAL_TRIES = 3
+_REMOVAL_PAUSE_S = 0.5
+_KILLED = (Outcome.KILLED, "the grader has ended, or ended it")
+
+_Events = tuple[ContainerEvent, ...]
+_RUN_OVER = (ContainerEvent.RUN_ENDED, ContainerEvent.RELEASED)
+_IF_IT_RAISES: Mapping[ContainerAction, _Events] = {
+    ContainerAction.START: (ContainerEvent.START_FAILED,),
+    ContainerAction.MONITOR: _RUN_OVER,
+    ContainerAction.REMOVE: (ContainerEvent.REMOVAL_FAILED,),
+    ContainerAction.REMOVE_LATER: (ContainerEvent.REMOVAL_FAILED,),
+}
+
+
+class MonitorRegistry(Protocol):
+    """A waiter's monitors. It has them check their containers, and reports other containers as unknown."""
+
+    def register(self, name: str, monitor: ContainerMonitor) -> None: ...
+
+    def unregister(self, name: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GradingContainer:
+    """The owner of student containers, and what they have from it."""
+
+    job: MonitorContainer
+    settings: GradingSettings
+    budget: StudentBudget
+    host_lost_timeout_s: float
+    monitors: MonitorRegistry
+
+
+class _StudentNotStarted(Exception):
+    """Why there is no container: the request's fault, unless the outcome says otherwise."""
+
+    def __init__(self, reason: str, outcome: Outcome = Outcome.ERROR) -> None:
+        super().__init__(reason)
+        self.outcome = outcome
+
+
+class StudentContainer:
+    """A container for one program. ``run`` is called once, in a thread of its own; ``kill`` by any thread, at any moment."""
+
+    def __init__(self, program: StudentProgram, owner: GradingContainer) -> None:
+        self.program = program
+        self.state = ContainerState.WANTED
+        self._owner = owner
+        self._lock = threading.RLock()
+        self._due: deque[ContainerAction] = deque()
+        self._actions: Mapping[ContainerAction, Callable[[], _Events]] = {  # REASSIGN never: its waiter is that of its owner
+            ContainerAction.START: self._start,
+            ContainerAction.MONITOR: self._follow_run,
+            ContainerAction.REMOVE: self._remove,
+            ContainerAction.REMOVE_LATER: self._remove_later,
+            ContainerAction.FREE: self._free,
+            ContainerAction.FORGET: lambda: (),  # ``run`` returns
+        }
+        self._engine: Engine
+        self._spec: ContainerSpec
+        self._monitor: ContainerMonitor
+        self._allocation: Allocation | None = None  # its place in the budget
+        self._run_killed = False
+        self._removal_tries = 0
+
+    def run(self, engine: Engine) -> None:
+        """Carry out what is due until nothing is. What came of an action is told by the events that follow from it."""
+        self._engine = engine
+        self._apply(self._prepare())
+        while self._due:
+            for event in self._carry_out(self._due.popleft()):
+                self._apply(event)
+
+    def kill(self) -> None:
+        """Have its run killed; as long as it has none, release it. Never blocks."""
+        with self._lock:  # in between it could be given its run
+            if not self._apply(ContainerEvent.KILL_REQUESTED):
+                self._apply(ContainerEvent.RELEASED)
+        allocation = self._allocation
+        if allocation is not None:
+            self._owner.budget.mark_stopping(allocation)
+
+    def _apply(self, event: ContainerEvent) -> bool:
+        with self._lock:
+            actions = apply_event(self, event)
+            for action in actions or ():
+                if action is ContainerAction.KILL:
+                    self._kill_run()  # at once: the thread of ``run`` follows what is to be killed
+                else:
+                    self._due.append(action)
+            return actions is not None
+
+    def _prepare(self) -> ContainerEvent:
+        """Get all that it needs before its host is asked for it."""
+        try:
+            self._allocation = self._owner.budget.allocate(self.program.request)
+            if self.state is ContainerState.WANTED:  # it may have been released while it waited for its place
+                self._spec = self._new_spec(self._allocation.limits)
+        except BudgetExceeded as error:
+            self._end(Outcome.TIMEOUT if error.timeout else Outcome.ERROR, str(error))
+        except _StudentNotStarted as why:
+            self._end(why.outcome, str(why))
+        except Exception as error:  # noqa: BLE001 - as in _carry_out
+            self._end_for_bug(error)
+        else:
+            return ContainerEvent.START_DUE
+        return ContainerEvent.RELEASED
+
+    def _carry_out(self, action: ContainerAction) -> _Events:
+        try:
+            return self._actions[action]()
+        except Exception as error:  # noqa: BLE001 - the loop's edge: a bug here must not cost the grader its student's end
+            self._end_for_bug(error)
+            return _IF_IT_RAISES.get(action, ())
+
+    # ---- actions
+
+    def _start(self) -> _Events:
+        """Once it is ready it has a monitor, which is what a kill of its run needs."""
+        reply = submit(self._engine, self._spec)
+        if isinstance(reply, ContainerStarted):
+            self._monitor = self._new_monitor(reply.container_id)
+            return ContainerEvent.STARTED, ContainerEvent.RUN_GIVEN
+        unreachable = isinstance(reply, StartFailed) and reply.unreachable
+        outcome = Outcome.CRASH if unreachable else Outcome.ERROR
+        self._end(outcome, f"the student container could not be started: {reply.reason}")
+        return (ContainerEvent.START_FAILED,)
+
+    def _follow_run(self) -> _Events:
+        self._owner.monitors.register(self._spec.name, self._monitor)
+        try:
+            facts = self._monitor.run()
+        finally:
+            self._owner.monitors.unregister(self._spec.name)
+        outcome, text = _KILLED if self._run_killed else _judged(facts, self._spec.limits)
+        self._end(outcome, text, facts)
+        return _RUN_OVER
+
+    def _kill_run(self) -> None:
+        self._run_killed = True
+        self._monitor.kill()
+
+    def _remove(self) -> _Events:
+        self._end(*_KILLED)  # it was released before it had a run, if its end was not told
+        name, manager_id = self._spec.name, self._spec.labels.get(MANAGER_LABEL, "")
+        reply = delete(self._engine, name, manager_id, is_ours=False)
+        if isinstance(reply, ContainerRemoved):
+            return (ContainerEvent.REMOVED,)
+        _log.debug("student container %s is not removed yet: %s", name, reply.reason)
+        return (ContainerEvent.VOLUME_LEFT if reply.only_volume_left else ContainerEvent.REMOVAL_FAILED,)
+
+    def _remove_later(self) -> _Events:
+        """Try again, but not for ever: the deleter of the grading container looks again."""
+        self._removal_tries += 1
+        if self._removal_tries == _REMOVAL_TRIES:
+            return self._free()
+        time.sleep(_REMOVAL_PAUSE_S)
+        return self._remove()
+
+    def _free(self) -> _Events:
+        self._end(*_KILLED)
+        allocation, self._allocation = self._allocation, None
+        if allocation is not None:
+            self._owner.budget.release(allocation)
+        return ()
+
+    # ---- its end, and what it is made of
+
+    def _end(self, outcome: Outcome, text: str, facts: RunFacts | None = None) -> None:
+        """Nothing of it runs any more: tell the budget, then the grader, who may ask for another. Only the first call counts."""
+        if self._allocation is not None:
+            self._owner.budget.mark_stopped(self._allocation, None if facts is None else facts.cpu_time_s)
+        self.program.report_end(outcome, text, facts)
+
+    def _end_for_bug(self, error: Exception) -> None:
+        _log.error("student %d of job %s failed", self.program.request.id, self._owner.job.job_id, exc_info=error)
+        self._end(Outcome.CRASH, f"{type(error).__name__}: {error}")
+
+    def _new_spec(self, limits: Limits) -> ContainerSpec:
+        """Raises _StudentNotStarted."""
+        owner, request = self._owner, self.program.request
+        images = owner.settings.images
+        image = images.get(request.environment) or images.get(f"{request.environment}:latest")
+        if image is None:
+            raise _StudentNotStarted(f"this host has no environment {request.environment!r}")
+        try:
+            grading = self._engine.inspect(owner.job.container_id)
+        except EngineError as error:
+            raise _StudentNotStarted(f"the grading container could not be inspected: {error}", Outcome.CRASH) from error
+        return ContainerSpec(
+            name=f"{owner.job.container_name}-s{request.id}",
+            image=image,
+            labels={**grading.labels, STUDENT_LABEL: grading.name},
+            limits=limits,
+            network=owner.settings.network,
+            workspace=GRADING_WORKSPACE,
+            shared_volume=grading.volumes[SHARED_FOLDER],
+            network_of=grading.id if request.share_network else "",
+        )
+
+    def _new_monitor(self, container_id: str) -> ContainerMonitor:
+        budget, allocation = self._owner.budget, self._allocation
+        assert allocation is not None, "what was started has its place"
+        run = MonitorContainer(
+            job_id=self._owner.job.job_id,
+            container_id=container_id,
+            container_name=self._spec.name,
+            token=secrets.token_hex(_TOKEN_BYTES),
+            command=self.program.request.command,
+            env=self.program.request.env,
+            files={},
+            stdin=None,
+            limits=self._spec.limits,
+            collect=(),
+            workspace=GRADING_WORKSPACE,
+        )
+        return ContainerMonitor(
+            run,
+            self._engine,
+            host_lost_timeout_s=self._owner.host_lost_timeout_s,
+            send=lambda _: None,
+            on_output=self._on_output,
+            session=self.program,
+            cpu_left_s=lambda used_s: budget.cpu_left_s(allocation, used_s),
+        )
+
+    def _on_output(self, stderr: bool, data: bytes) -> None:
+        if not self.program.send_output(stderr, data):
+            self.kill()
+
+
+def _judged(facts: RunFacts, limits: Limits) -> tuple[Outcome, str]:
+    if isinstance(facts.ending, CannotRun):
+        return Outcome.ERROR, facts.ending.reason
+    verdict = judge(facts, limits)
+    limit_hit = facts.ending.limit_hit if isinstance(facts.ending, StoppedForLimit) else None
+    if limit_hit is not None and limit_hit.limit is Limit.CPU and limit_hit.measured < limits.cpu_time_s:
+        return verdict.outcome, "the CPU time of all student containers together is used up"
+    return verdict.outcome, verdict.text
