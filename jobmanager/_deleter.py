@@ -1,4 +1,7 @@
-"""The deleter: removes a container and its volumes, and the volumes that a job's containers shared. Runs in the process pool."""
+"""The deleter: removes a container and its volumes, and the volumes that a job's containers shared.
+
+Runs in the process pool; in the waiter for student containers.
+"""
 
 from __future__ import annotations
 

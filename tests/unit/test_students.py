@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import pytest
@@ -209,7 +209,7 @@ class _Removes:
     def close(self) -> None: ...
 
 
-def students() -> StudentContainers:
+def students(connect: Callable[[], object] = _Removes, *, taken_over: bool = False) -> StudentContainers:
     grading = GradingSettings(images={"": "x"}, cpu_time_s=1, memory_mib=64, network="off", most_students=1)
     job = MonitorContainer(
         job_id="j",
@@ -223,8 +223,9 @@ def students() -> StudentContainers:
         limits=LIMITS,
         collect=(),
         grading=grading,
+        taken_over=taken_over,
     )
-    made = StudentContainers(job, connect=_Removes, host_lost_timeout_s=1, monitors=None)  # type: ignore[arg-type]
+    made = StudentContainers(job, connect=connect, host_lost_timeout_s=1, monitors=None)  # type: ignore[arg-type]
     made.attach_to(ContainerMonitor(job, _Removes(), host_lost_timeout_s=1, send=lambda _: None))  # type: ignore[arg-type]
     return made
 
@@ -343,6 +344,28 @@ def test_a_deleter_removes_students_that_outlived_their_waiter(engine: Engine) -
     assert delete(engine, "g", "m", is_ours=True) == ContainerRemoved()
     assert engine.list({MANAGER_LABEL: None}) == []
     assert engine.volumes({MANAGER_LABEL: None}) == []
+
+
+def test_a_waiter_that_takes_over_removes_the_students_of_the_dead_one_when_the_link_breaks(
+    fake: FakeEngineServer, engine: Engine
+) -> None:
+    pair(engine)
+    taken_over = students(lambda: connect(Address(host="fake", url=fake.url), timeout_s=10), taken_over=True)
+    taken_over.on_disconnect()
+    taken_over.close()
+    assert [left.name for left in engine.list({MANAGER_LABEL: "m"})] == ["g"]
+    engine.remove("g")
+
+
+def test_a_request_that_comes_while_its_job_ends_starts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    all_of_them, told = students(), []
+    monkeypatch.setattr(all_of_them, "_send", told.append)
+    all_of_them._ended.set()  # and others were killed, before it was one of them
+
+    all_of_them._run_student(REQUEST)
+    all_of_them.close()
+
+    assert [json.loads(line)["outcome"] for line in told] == ["killed"]
 
 
 def test_a_sweep_removes_students_first(engine: Engine) -> None:
