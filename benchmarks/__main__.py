@@ -6,7 +6,7 @@ import argparse
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from benchmarks import attacks, endurance, forecast, overhead, queue, start, throughput
+from benchmarks import attacks, endurance, forecast, overhead, phases, queue, start, throughput
 from benchmarks.figures import HEAD, Figure, text_table
 from benchmarks.page import write_page
 from benchmarks.place import engines, facts
@@ -16,6 +16,7 @@ BENCHMARKS: Mapping[str, Callable[[Sequence[str]], Iterator[Figure]]] = {
     "throughput": throughput.measure,
     "endurance": endurance.measure,
     "start": start.measure,
+    "phases": phases.measure,
     "queue": queue.measure,
     "forecast": forecast.measure,
     "attacks": attacks.measure,
