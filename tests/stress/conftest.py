@@ -7,7 +7,7 @@ from pathlib import Path
 import docker
 import pytest
 
-PYTHON = "jobmanager-python:1"
+PYTHON = "jobmanager-python:2"
 
 
 @pytest.fixture(scope="session")
