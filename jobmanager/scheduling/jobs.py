@@ -9,15 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
-from jobmanager.model.container_states import ContainerEvent, ContainerState
+from jobmanager.model.container_states import ContainerEvent
 from jobmanager.model.limits import SLOWEST_LINK_BYTES_PER_S
-from jobmanager.model.result import Outcome
 from jobmanager.results.facts import HostGivenUp, JobNotSent, RunCutOff, RunFacts
-from jobmanager.results.phase_verdict import deadline_verdict, deciding_verdict, phase_verdict
 from jobmanager.results.pipeline_result import PhaseReport
 from jobmanager.results.verdict import (
     KillReason,
-    Verdict,
     crash_verdict,
     judge,
     killed_verdict,
@@ -33,14 +30,12 @@ from jobmanager.scheduling.job_containers import JobContainers
 from jobmanager.scheduling.job_record import JobRecord, RunRecord
 from jobmanager.scheduling.job_states import TRANSITIONS, JobAction, JobEvent, JobState
 from jobmanager.scheduling.reservation import ReservationPolicy
+from jobmanager.scheduling.run_sequence import IMAGE_GONE, MAX_FAILED_PLACEMENTS, RunSequence
 from jobmanager.scheduling.waiting_queue import Cost, QueueEntry, Requirements, WaitingQueue
 
-_MAX_FAILED_PLACEMENTS = 5  # of one job, before it is a crash
 _MAX_SUBMITS_LOST = 10
 _MAX_WAITERS_LOST = 3  # before the job is taken for the cause
 _MAX_TIMES_UNREACHABLE = 200  # a host may answer every check and no start
-_IMAGE_GONE = "its image is gone"
-_VOLUMES_LOST = "the volumes that it needs were lost with the containers that had them"
 
 
 class JobTable:
@@ -62,6 +57,7 @@ class JobTable:
         self.containers = ContainerTable(hosts, send, monitor=self._monitor, on_slot_freed=self._slot_freed)
         self.reservations = ReservationPolicy(self._remaining_limit_s)
         self._runs = JobContainers(hosts, self.containers, send, clock)
+        self._sequence = RunSequence(hosts, self.containers, self._runs, apply=self._apply, send=send, clock=clock)
         self._hosts = hosts
         self._queue = queue
         self._durations = durations
@@ -73,8 +69,8 @@ class JobTable:
         self._actions: Mapping[JobAction, Callable[[JobRecord], None]] = {
             JobAction.WANT_CONTAINER: self._want_container,
             JobAction.GIVE_RUN: self._give_run,
-            JobAction.NEXT_RUN: self._next_run,
-            JobAction.KILL: self._kill,
+            JobAction.NEXT_RUN: self._sequence.begin,
+            JobAction.KILL: self._sequence.kill,
             JobAction.RELEASE: self._release,
             JobAction.REQUEUE: self._requeue,
             JobAction.PUBLISH: self._publish,
@@ -154,7 +150,7 @@ class JobTable:
         job.failure_reasons = [*job.failure_reasons[-2:], f"{host}: {reason}"]
         image = record.image if record is not None else ""
         if job.state is JobState.RUNNING:
-            self._phase_start_failed(job, record, reason, unreachable=unreachable)
+            self._sequence.start_failed(job, record, reason, unreachable=unreachable)
             return
         if unreachable:  # the host is passed over until it answers again
             job.times_unreachable += 1
@@ -170,7 +166,7 @@ class JobTable:
         if record is not job.run.container:  # it is for a later phase, whose turn may never come
             return
         text = f"host {job.host} could not start it: {reason}"
-        self._end_run(job, crash_verdict("start_refused", text, "the engine's answer"), JobEvent.START_REFUSED)
+        self._sequence.end_run(job, crash_verdict("start_refused", text, "the engine's answer"), JobEvent.START_REFUSED)
 
     def submitter_died(self, job: JobRecord, record: ContainerRecord, why: str) -> None:
         """The submitter of its container died: another one is asked, unless too many have died."""
@@ -179,12 +175,12 @@ class JobTable:
             last = f", at last: {why}" if why else ""
             text = f"the submitter process died {job.submits_lost} times while starting it{last}"
             self.containers.apply(record, ContainerEvent.START_FAILED)
-            self._end_run(job, crash_verdict("submitter_died", text), JobEvent.START_REFUSED)
+            self._sequence.end_run(job, crash_verdict("submitter_died", text), JobEvent.START_REFUSED)
             return
         job.add_step("submitter_died", self._clock())
         if not self._runs.make_again(job, record):
             self.containers.apply(record, ContainerEvent.START_FAILED)
-            self.start_failed(job, record.slot.host, _IMAGE_GONE, record=record, unreachable=False)
+            self.start_failed(job, record.slot.host, IMAGE_GONE, record=record, unreachable=False)
 
     def run_ended(self, job: JobRecord, record: ContainerRecord, facts: RunFacts) -> None:
         """A waiter's report: the run has ended, and what was seen of it."""
@@ -204,7 +200,7 @@ class JobTable:
         elif isinstance(facts.ending, RunCutOff) and isinstance(facts.ending.cause, HostGivenUp):
             job.course = replace(job.course, is_over=True)
         record.slot.ran_to_end = not job.killed
-        self._end_run(job, verdict, JobEvent.RUN_ENDED)
+        self._sequence.end_run(job, verdict, JobEvent.RUN_ENDED)
 
     def waiter_died(self, job: JobRecord, record: ContainerRecord, *, is_cause: bool) -> None:
         """Another waiter gets its container. ``is_cause``: the waiter died just after it was given this job."""
@@ -212,7 +208,7 @@ class JobTable:
         if job.waiters_lost >= _MAX_WAITERS_LOST:
             text = f"the waiter process died {job.waiters_lost} times when it was given this job"
             job.course = replace(job.course, is_over=True)
-            self._end_run(job, crash_verdict("waiter_died", text), JobEvent.WAITERS_LOST)
+            self._sequence.end_run(job, crash_verdict("waiter_died", text), JobEvent.WAITERS_LOST)
         elif self.containers.apply(record, ContainerEvent.WAITER_DIED):
             job.add_step("waiter_died", self._clock())
 
@@ -247,14 +243,14 @@ class JobTable:
                 continue
             if not self._run_again(job, text):
                 job.course = replace(job.course, is_over=True)
-                self._end_run(job, crash_verdict("overdue", text), JobEvent.OVERDUE)
+                self._sequence.end_run(job, crash_verdict("overdue", text), JobEvent.OVERDUE)
 
     def retry_phases(self, patience_s: float) -> None:
         """Have containers made for phases that wait for one; a host that was away for too long is lost."""
         for slot in list(self.containers.slots()):
             job = self.holder(slot)
             if job is not None and job.state is JobState.RUNNING and job.run.container is None:
-                self._retry_phase(job, patience_s)
+                self._sequence.retry(job, patience_s)
 
     def queue_timed_out(self, job: JobRecord, text: str) -> None:
         """It has waited for too long."""
@@ -297,32 +293,11 @@ class JobTable:
 
     def _want_container(self, job: JobRecord) -> None:
         if not self._runs.want(job, job.run):
-            self.start_failed(job, job.host or "", _IMAGE_GONE, unreachable=False)
+            self.start_failed(job, job.host or "", IMAGE_GONE, unreachable=False)
 
     def _give_run(self, job: JobRecord) -> None:
         self._runs.give(job)
         self._runs.prepare(job)
-
-    def _next_run(self, job: JobRecord) -> None:
-        """It is the turn of another phase."""
-        run = job.run
-        if run.container is not None and not run.container.is_wanted:  # started ahead, in vain
-            run.container = None
-        if run.container is None and self._runs.has_lost_volumes(job, run):
-            self._end_run(job, crash_verdict("volumes_lost", _VOLUMES_LOST), JobEvent.RUN_ENDED)
-            return
-        if run.container is None and self._hosts[job.host or ""].is_up:
-            self._want_container(job)
-        self._give_run(job)
-
-    def _kill(self, job: JobRecord) -> None:
-        run = job.run
-        if not run.is_given:  # a phase that waits for its container
-            self._skip_run(job)
-        elif job.course.is_over or run.request.phase is None or run.request.phase.when != "always":
-            run.killed = job.killed
-            assert run.container is not None
-            self.containers.apply(run.container, ContainerEvent.KILL_REQUESTED)
 
     def _release(self, job: JobRecord) -> None:
         if job.slot is not None:
@@ -334,7 +309,7 @@ class JobTable:
 
     def _requeue(self, job: JobRecord) -> None:
         job.begin_again()
-        may_try = job.failed_placements < _MAX_FAILED_PLACEMENTS and job.times_unreachable < _MAX_TIMES_UNREACHABLE
+        may_try = job.failed_placements < MAX_FAILED_PLACEMENTS and job.times_unreachable < _MAX_TIMES_UNREACHABLE
         newer = self._queue.holder(job.request.supersede_key)
         if newer is not None:
             job.killed, job.verdict = KillReason.SUPERSEDED, superseded_verdict(newer)
@@ -375,89 +350,10 @@ class JobTable:
         else:
             job.failed_placements += 1
         if job.current:
-            self._end_run(job, crash_verdict("phase_not_started", f"it was not started: {ending.reason}"), JobEvent.RUN_ENDED)
+            verdict = crash_verdict("phase_not_started", f"it was not started: {ending.reason}")
+            self._sequence.end_run(job, verdict, JobEvent.RUN_ENDED)
         else:
             self._apply(job, JobEvent.JOB_NOT_SENT)
-
-    # ---- phases
-
-    def _end_run(self, job: JobRecord, verdict: Verdict, event: JobEvent) -> None:
-        """Its run has ended so. ``event`` is what happens to the job, unless another phase follows."""
-        if job.pipeline is None:
-            was_killed = job.killed is not None and verdict.outcome is not Outcome.KILLED
-            job.verdict = killed_verdict(job.killed) if job.killed and was_killed else verdict
-            self._apply(job, event)
-            return
-        if job.state is JobState.ASSIGNED:  # nothing has run
-            job.course = replace(job.course, is_over=True)
-        run = job.run
-        phase = job.pipeline.phases[run.number]
-        run.verdict = phase_verdict(run.request.task, verdict, run.facts, run.limits)
-        if run.container is not None and run.container.state is ContainerState.BUSY:  # its waiters died
-            self.containers.apply(run.container, ContainerEvent.RELEASED)
-        if job.decided_by is None and phases.stops_the_job(phase, run.verdict):
-            job.decided_by = run.number
-            job.course = replace(job.course, has_failed=True)
-        self._go_on(job, event)
-
-    def _skip_run(self, job: JobRecord) -> None:
-        """Its run is not given to a container: the job was killed before."""
-        job.run.why_not_run = phases.reason_not_to_run(job.run.request.phase, job.course) if job.run.request.phase else ""
-        if job.run.why_not_run:
-            self._go_on(job, JobEvent.RUN_ENDED)
-
-    def _go_on(self, job: JobRecord, event: JobEvent) -> None:
-        """The next phase, or the end of the job."""
-        pipeline = job.pipeline
-        assert pipeline is not None
-        number = phases.next_phase(pipeline.phases, job.current, job.course)
-        for skipped in job.runs[job.current + 1 : number]:
-            skipped.why_not_run = phases.reason_not_to_run(pipeline.phases[skipped.number], job.course)
-        if number is None:
-            job.verdict = self._pipeline_verdict(job)
-            self._apply(job, event)
-            return
-        job.current = number
-        if phases.allowed_s(pipeline, number, job.running_for_s(self._clock())) <= 0:
-            self._end_run(job, deadline_verdict(pipeline.wall_s), event)
-        else:
-            self._apply(job, JobEvent.PHASE_ENDED)
-
-    def _pipeline_verdict(self, job: JobRecord) -> Verdict:
-        if job.killed is not None:
-            return killed_verdict(job.killed)
-        if job.decided_by is None:
-            return Verdict(outcome=Outcome.SUCCESS)
-        run = job.runs[job.decided_by]
-        assert run.verdict is not None and run.request.phase is not None
-        return deciding_verdict(run.request.phase, run.verdict)
-
-    def _phase_start_failed(self, job: JobRecord, record: ContainerRecord | None, reason: str, *, unreachable: bool) -> None:
-        """A container of a job that runs could not be started. It stays on its host, as its volumes do."""
-        run = job.run if record is None else next((run for run in job.runs if run.container is record), None)
-        if run is None:
-            return
-        run.container = None
-        if unreachable:
-            job.times_unreachable += 1
-        else:
-            job.failed_placements += 1
-            self._send(CheckHost(host=job.host or ""))
-        if run is job.run and job.failed_placements >= _MAX_FAILED_PLACEMENTS:
-            text = f"host {job.host} could not start it: {reason}"
-            self._end_run(job, crash_verdict("no_host", text), JobEvent.RUN_ENDED)
-
-    def _retry_phase(self, job: JobRecord, patience_s: float) -> None:
-        run, now, host = job.run, self._clock(), self._hosts[job.host or ""]
-        if host.is_up:
-            run.host_away_since = None
-            self._next_run(job)
-            return
-        run.host_away_since = now if run.host_away_since is None else run.host_away_since
-        if now - run.host_away_since >= patience_s:
-            job.course = replace(job.course, is_over=True)
-            text = f"the host could not be reached for {now - run.host_away_since:.0f} s and was given up"
-            self._end_run(job, crash_verdict("host_lost", text, "our clock"), JobEvent.RUN_ENDED)
 
     def _run_again(self, job: JobRecord, why: str) -> bool:
         """Run a job again whose run was cut off, if its task allows that and nobody has requested its kill."""

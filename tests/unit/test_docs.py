@@ -40,7 +40,7 @@ TOP = Path(__file__).resolve().parents[2]
 CONTAINER = TOP / "jobmanager/grading/container"
 DOCUMENTS = [TOP / "README.md", TOP / "CHANGELOG.md", *sorted((TOP / "docs").glob("*.md"))]
 MARKS = {"readme": "python", "engine": "python", "alone": "python", "shell": "sh"}  # how a block is run: its language
-JUDGES = ("results/verdict.py", "results/merge.py", "scheduling/jobs.py")
+JUDGES = ("results/verdict.py", "results/merge.py", "scheduling/jobs.py", "scheduling/run_sequence.py")
 
 
 def text_of(name: str) -> str:
