@@ -58,6 +58,7 @@ _STOPPING_POLL_INTERVAL_S = 0.05
 _PAUSED_POLL_INTERVAL_S = 0.25  # a paused container's output is complete when nothing comes for so long
 _LOG_CATCH_UP_S = 2.0  # deadlines are not checked for so long while a log is read from its beginning
 _MAX_FAILED_STOPS = 3
+_TRIES_TO_FREEZE = 5
 _RETRY_S = 0.1
 
 
@@ -195,6 +196,7 @@ class ContainerMonitor:
         self._end_session()
         self._transcript.finish()
         if self._stopped_at is None:
+            self._freeze_for_its_volumes()
             self._collected = self._collect()
         return self._facts(ContainerEnded(container=state))
 
@@ -541,6 +543,24 @@ class ContainerMonitor:
             self._is_paused = isinstance(error, NotRunning)  # also raised for a container that is paused already
             self._was_paused_externally = not self._failed_stops and self._inspector.is_paused_externally()
             _log.debug("pause of %s: %s", self._job.container_name, error)
+
+    def _freeze_for_its_volumes(self) -> None:
+        """A container that shares volumes may be kept for them, and nobody watches it then: nothing may run in it any more.
+
+        PID 1 has killed all, but a program can forge its report, and would write to the volumes while a later phase runs.
+        """
+        if not self._job.volume_mib:
+            return
+        for _ in range(_TRIES_TO_FREEZE):
+            try:
+                self._engine.pause(self._job.container_id)
+            except (NoSuchContainer, NotRunning):  # also raised for a container that is paused already
+                return
+            except EngineError as error:  # runc gives up when the container's processes hardly get to run
+                _log.debug("pause of %s: %s", self._job.container_name, error)
+            else:
+                return
+        self._kill()
 
     def _collect(self) -> Collected:
         is_over = self._ended_at is not None or self._limit_hit is not None
