@@ -6,12 +6,12 @@ import shlex
 
 import pytest
 
+from dev.image_store import PYTHON
 from jobmanager.model.container import VolumeMount
 from jobmanager.model.limits import Limits
 from tests.conftest import BUSYBOX
 from tests.contract.place import Place, Run
 
-PYTHON = "jobmanager-python:2"
 OF_ALL_SHELLS = pytest.mark.parametrize("image", [BUSYBOX, PYTHON])  # ash and busybox's programs; dash and GNU's
 
 

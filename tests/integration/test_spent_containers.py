@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 
+from dev.image_store import PYTHON
 from jobmanager import Limits
 from jobmanager.engine.connect import connect
 from jobmanager.ipc.messages import MonitorContainer
@@ -35,7 +36,7 @@ def test_nothing_runs_on_in_a_container_that_is_kept_for_its_volumes(engine_url:
     limits = Limits(cpu_time_s=30, wall_time_s=60)
     address = Address(host="h", url=engine_url)
     engine = connect(address, timeout_s=20)
-    spec = ContainerSpec(name=name, image="jobmanager-python:1", labels={}, limits=limits, volumes=(volume,))
+    spec = ContainerSpec(name=name, image=PYTHON, labels={}, limits=limits, volumes=(volume,))
     try:
         engine.create(spec, ImageDefaults(command=(), volumes=()))
         engine.start(name)
