@@ -11,13 +11,16 @@ ON_EACH := tests/contract $(addprefix tests/integration/test_,outcomes.py limits
 CGROUP_TESTS := tests/contract $(addprefix tests/integration/test_,outcomes.py limits.py isolation.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench stress engines cgroup2 down clean
+.PHONY: help demo course test lint bench stress engines cgroup2 down clean
 
 help:  ## show the targets
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /\1\t/' | expand -t 10
 
 demo: $(READY)  ## grade a folder of submissions on one or two Docker hosts
 	@engines="$$($(MACHINE) up)" && $(BIN)/python examples/demo.py $$engines
+
+course: $(READY)  ## grade the submissions to a small C course, each in four containers: clone, build, test, report
+	@engines="$$($(MACHINE) up)" && set -- $$engines && $(BIN)/python examples/c_course.py --host "$$1"
 
 # What depends on the engine runs on each, all else on either. Two plain commands, so that one that is asked to end hears of it
 test: $(READY) lint  ## lint, types, layers, then all tests on real Docker engines: this machine's, and Debian trixie's

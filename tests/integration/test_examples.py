@@ -138,6 +138,89 @@ def test_the_course_s_status_tells_that_a_submission_surprised(
     assert "dice/quick.py: expected timeout, ; got failed, these are not your sides" in done.stdout
 
 
+# --- the course in C ------------------------------------------------------------------------------------------------
+
+
+def of_the_c_course(url: str) -> list[str]:
+    """The containers and networks that it has started."""
+    with engine(url) as client:
+        found = [*client.containers.list(all=True), *client.networks.list()]
+    return [each.name for each in found if each.name.startswith("c-course-")]
+
+
+def c_course_with(folder: Path, *submissions: str) -> Path:
+    """The course with these submissions only."""
+    submissions_of_all = shutil.ignore_patterns("submissions")
+    shutil.copytree(EXAMPLES / "c_course", folder / "c_course", ignore=submissions_of_all)
+    for name in submissions:
+        shutil.copytree(EXAMPLES / "c_course" / "submissions" / name, folder / "c_course" / "submissions" / name)
+    return Path(shutil.copy(EXAMPLES / "c_course.py", folder))
+
+
+def test_each_submission_to_the_course_in_c_ends_as_expected_and_its_report_arrives(
+    engines: list[str], environment: dict[str, str]
+) -> None:
+    done = run(environment, EXAMPLES / "c_course.py", "--host", engines[0])
+
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert done.stdout.endswith("every submission ended as expected\n")
+    assert "\x1b" not in done.stdout
+    for submission in (EXAMPLES / "c_course" / "submissions").iterdir():
+        assert done.stdout.count(f'accepted {{"submission": "{submission.name}", ') == 1
+    forged = '"tests": {"repeated lines": false, "lines apart": false, "counts": false}}'
+    assert f'accepted {{"submission": "forges_report", {forged}\n' in done.stdout
+    assert re.search(r"right +success  3 of 3 tests passed\n(    \w+ +success +\d+\.\d s +━+\n){4}", done.stdout)
+    assert re.search(r"    build +overflow .*\n    test +not run\n    report +success ", done.stdout)
+    assert of_the_c_course(engines[0]) == []
+
+
+def test_a_course_in_c_that_lets_the_build_reach_the_git_server_tells_that_a_submission_surprised(
+    engines: list[str], environment: dict[str, str], tmp_path: Path
+) -> None:
+    course = c_course_with(tmp_path, "right", "phones_home")
+    (tmp_path / "c_course" / "submissions" / "phones_home" / "Makefile").write_text(
+        "# expect: failed, phase 'test': 0 of 3 tests passed\n"
+        "uniq:\n\tgit clone --quiet git://git/right.git copied && $(CC) -o uniq copied/uniq.c\n"
+    )
+    closed, opened = "build = Task(image, ", "build = Task(image, network=git_network, "
+    assert closed in course.read_text()
+    course.write_text(course.read_text().replace(closed, opened))
+
+    done = run(environment, course, "--host", engines[0])
+
+    assert (done.returncode, done.stderr) == (1, ""), done.stdout
+    expected = "phones_home: expected failed, phase 'test': 0 of 3 tests passed; got success, 3 of 3 tests passed\n"
+    assert done.stdout.endswith(expected)
+
+
+def test_the_course_in_c_removes_its_servers_on_ctrl_c(engines: list[str], environment: dict[str, str]) -> None:
+    command = [sys.executable, str(EXAMPLES / "c_course.py"), "--host", engines[0]]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as course:
+        eventually(lambda: our_containers(engines[0]), what="the course's first job has a container", within_s=PATIENCE_S)
+        os.killpg(course.pid, signal.SIGINT)
+        _, complaints = course.communicate(timeout=60)
+
+    assert (course.returncode, without_slow_hosts(complaints)) == (130, "c_course: interrupted\n")
+    assert of_the_c_course(engines[0]) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [(["--host", "unix:///no/such/docker.sock"], "server API version"), (["--image", "no-such-image:1"], "No such image")],
+    ids=["no engine", "no image"],
+)
+def test_the_course_in_c_says_in_one_line_what_keeps_it_from_running(
+    engines: list[str], environment: dict[str, str], arguments: list[str], reason: str
+) -> None:
+    done = run(environment | {"DOCKER_HOST": engines[0]}, EXAMPLES / "c_course.py", *arguments)
+
+    assert done.returncode == 2
+    assert re.fullmatch(rf"c_course: .*{reason}.*\n", done.stderr)
+    assert of_the_c_course(engines[0]) == []
+
+
 # --- the demo -------------------------------------------------------------------------------------------------------
 
 
