@@ -20,7 +20,7 @@ from jobmanager.events import HostDown, JobPlaced, JobQueued, JobStarted
 from jobmanager.hooks import HookManager
 from jobmanager.ipc.messages import RemoveContainer, RemoveVolumes, StartContainer
 from jobmanager.live_output.fan_out import LiveOutputFanOut
-from jobmanager.results.facts import CannotRun, InfrastructureFailure, RunCutOff, RunFacts
+from jobmanager.results.facts import InfrastructureFailure, RunCutOff, RunFacts
 from jobmanager.scheduling.commands import (
     CheckHost,
     Command,
@@ -128,8 +128,7 @@ class Dispatch:
         try:
             message = monitor_message(command, self._secrets)
         except InvalidValue as error:
-            ending = CannotRun(reason=str(error))
-            self._ledger.run_ended(command.container, RunFacts(ending=ending))
+            self._ledger.secret_missing(command.container, str(error))
             return
         if not self._children.waiters.monitor(command.host, message):
             self._timers.add(_NO_WAITER_S, RetryMonitorRun(container=command.container))

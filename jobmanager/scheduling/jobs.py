@@ -202,6 +202,11 @@ class JobTable:
         record.slot.ran_to_end = not job.killed
         self._sequence.end_run(job, verdict, JobEvent.RUN_ENDED)
 
+    def secret_missing(self, job: JobRecord, record: ContainerRecord, reason: str) -> None:
+        """Its phase cannot be sent to the container: a secret is missing."""
+        if self.containers.apply(record, ContainerEvent.RUN_ENDED):
+            self._sequence.end_run(job, crash_verdict("secret_missing", reason, "JobManager(secrets=...)"), JobEvent.RUN_ENDED)
+
     def waiter_died(self, job: JobRecord, record: ContainerRecord, *, is_cause: bool) -> None:
         """Another waiter gets its container. ``is_cause``: the waiter died just after it was given this job."""
         job.waiters_lost += is_cause

@@ -301,6 +301,14 @@ class Ledger:
             if job is not None:
                 job.add_step("job_sent", self._clock())
 
+    def secret_missing(self, container: str, reason: str) -> None:
+        """A run cannot be sent to its container: a secret of its phase is missing by now."""
+        with self._lock:
+            record = self._containers.get(container)
+            job = self._jobs.owner(record)
+            if record is not None and job is not None:
+                self._jobs.secret_missing(job, record, reason)
+
     def ssh_ready(self, container: str, port: int) -> None:
         """A waiter's report: somebody can log in to the container of a debugged job."""
         with self._lock:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from dev.queue_simulation import PYTHON, SUCCESS, Clock
-from jobmanager import DockerHost, JobInput, Limits, Match, Task
+from jobmanager import DockerHost, JobInput, Limits, Match, Pipeline, Task
 from jobmanager.control.reports import report_start
 from jobmanager.ipc.messages import ContainerStarted, StartFailed, StartRefused
 from jobmanager.model.container import EngineInfo, Image
@@ -55,7 +55,7 @@ class Driver:
     def accept(
         self,
         job_id: str,
-        task: Task | None = None,
+        task: Task | Pipeline | None = None,
         *,
         priority: int = 0,
         callback: object = None,
@@ -65,11 +65,13 @@ class Driver:
     ) -> str:
         task = task if task is not None else Task("python3", command="true", limits=Limits(**limits))
         inputs = JobInput()
+        phases = task.phases if isinstance(task, Pipeline) else ()
+        runs = tuple(RunRequest(task=phase.task, phase=phase) for phase in phases)
         request = Request(
             job_id=job_id,
             task=task,
             inputs=inputs,
-            runs=(RunRequest(task=task),),
+            runs=runs or (RunRequest(task=task),),
             priority=priority,
             launcher_name=f"of {job_id}" if launcher is None else launcher,
             debug=False,

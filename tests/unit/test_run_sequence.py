@@ -1,0 +1,61 @@
+"""From run to run: what becomes of a job when a later phase cannot be had."""
+
+from __future__ import annotations
+
+from jobmanager import Outcome, Phase, Pipeline, Task
+from jobmanager.results.facts import EngineUnreachable
+from tests.support.run_facts import exited, not_sent
+from tests.unit.ledger_driver import Driver
+
+TASK = Task("python3", command="x")
+TWO = Pipeline([Phase("one", TASK, writes=["work"]), Phase("two", TASK, reads=["work"])])
+
+
+def in_its_second_phase() -> Driver:
+    """A driver with a job whose first phase has ended, and whose second container runs."""
+    driver = Driver({"a": 1})
+    driver.accept("j", TWO)
+    driver.run("j")
+    driver.runs("jobmanager-m-1-1-p2")
+    driver.end("jobmanager-m-1-1-p1", exited())
+    driver.carry_out()
+    return driver
+
+
+def ended_as(driver: Driver) -> tuple[Outcome, str]:
+    """The outcome, and the kind of evidence after the phase's name."""
+    verdict = driver.result("j").verdict
+    assert verdict.evidence[0].value == "two"
+    return verdict.outcome, verdict.evidence[1].kind
+
+
+def test_a_phase_whose_container_ended_before_it_had_its_run_is_a_crash_as_its_volumes_may_be_lost() -> None:
+    driver = in_its_second_phase()
+    driver.end("jobmanager-m-1-1-p2", not_sent())
+    assert ended_as(driver) == (Outcome.CRASH, "phase_not_started")
+
+
+def test_a_phase_whose_host_did_not_answer_when_it_was_to_begin_is_a_crash() -> None:
+    driver = in_its_second_phase()
+    driver.end("jobmanager-m-1-1-p2", not_sent(EngineUnreachable(reason="no answer")))
+    assert ended_as(driver) == (Outcome.CRASH, "phase_not_started")
+
+
+def test_a_phase_whose_secret_is_missing_by_now_is_a_crash() -> None:
+    driver = in_its_second_phase()
+    driver.ledger.secret_missing("jobmanager-m-1-1-p2", "phase 'two' wants the secret 'key'")
+    assert ended_as(driver) == (Outcome.CRASH, "secret_missing")
+
+
+def test_a_phase_whose_volumes_no_container_has_any_more_is_a_crash() -> None:
+    driver = Driver({"a": 1})
+    driver.accept("j", Pipeline([Phase("one", TASK, writes=["w"]), Phase("between", TASK), Phase("two", TASK, reads=["w"])]))
+    driver.run("j")
+    driver.runs("jobmanager-m-1-1-p2")
+    driver.runs("jobmanager-m-1-1-p3")
+    driver.end("jobmanager-m-1-1-p1", exited())
+    driver.carry_out()
+    job = driver.ledger._jobs["j"]
+    job.runs[2].container = None  # it was lost, and so was the only one that had the volume
+    driver.end("jobmanager-m-1-1-p2", exited())
+    assert ended_as(driver) == (Outcome.CRASH, "volumes_lost")
