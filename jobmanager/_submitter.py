@@ -10,7 +10,7 @@ import logging
 import time
 
 from jobmanager.engine.protocol import Engine, EngineError, EngineFailed, ImageMissing, NameTaken, NoSuchContainer, Unreachable
-from jobmanager.ipc.messages import ContainerStarted, StartFailed, StartRefused
+from jobmanager.ipc.messages import ContainerStarted, StartFailed, StartRefused, VolumesLost
 from jobmanager.model.container import ACCOUNTS, ContainerInfo, ContainerSpec, ContainerStatus, ImageDefaults
 
 _log = logging.getLogger(__name__)
@@ -19,7 +19,9 @@ _CREATION_CHECKS = 50
 _CREATION_CHECK_INTERVAL_S = 0.2
 
 
-def submit(engine: Engine, container: ContainerSpec, *, may_pull: bool = False) -> ContainerStarted | StartFailed | StartRefused:
+def submit(
+    engine: Engine, container: ContainerSpec, *, may_pull: bool = False
+) -> ContainerStarted | StartFailed | StartRefused | VolumesLost:
     """Create and start a container, as far as an earlier try has not. Returns plain data, never raises EngineError."""
     began = time.monotonic()
     try:
@@ -30,6 +32,8 @@ def submit(engine: Engine, container: ContainerSpec, *, may_pull: bool = False) 
         if container.ssh_endpoint is not None:
             engine.write_file(container_id, ACCOUNTS, container.ssh_endpoint.accounts)
         engine.start(container_id)
+        if lost := _lost_holder(engine, container, container_id):
+            return VolumesLost(reason=f"container {lost}, which had its volumes, ended before it had them")
     except Unreachable as error:
         return StartFailed(reason=str(error), unreachable=True)
     except (ImageMissing, EngineFailed, NoSuchContainer) as error:
@@ -37,6 +41,21 @@ def submit(engine: Engine, container: ContainerSpec, *, may_pull: bool = False) 
     except EngineError as error:
         return _refusal(str(error), container.image)
     return ContainerStarted(container_id=container_id, image_command=defaults.command, duration_s=time.monotonic() - began)
+
+
+def _lost_holder(engine: Engine, container: ContainerSpec, container_id: str) -> str:
+    """A container that was to keep the volumes' content and had ended before this one started; empty where none had."""
+    if not container.volume_holders:
+        return ""
+    started_at_s = engine.inspect(container_id).started_at_s
+    for name in container.volume_holders:
+        try:
+            holder = engine.inspect(name)
+        except NoSuchContainer:
+            return name
+        if holder.status is ContainerStatus.ENDED and holder.ended_at_s <= started_at_s:
+            return name
+    return ""
 
 
 def _image_defaults(engine: Engine, image: str, may_pull: bool) -> ImageDefaults:

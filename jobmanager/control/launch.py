@@ -38,6 +38,7 @@ def container_spec(command: SubmitContainer, *, manager_id: str, owner: Owner, l
         devices=tuple(task.devices),
         privileged=task.privileged,
         volumes=_mounts(command),
+        volume_holders=command.volume_holders,
         ssh_endpoint=_ssh_endpoint(request, loopback_only=loopback_only),
     )
 

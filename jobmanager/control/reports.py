@@ -37,6 +37,7 @@ from jobmanager.ipc.messages import (
     TunnelOpen,
     UnknownContainers,
     VolumeRemovalFailed,
+    VolumesLost,
     VolumesRemoved,
 )
 from jobmanager.live_output.fan_out import LiveOutputFanOut
@@ -133,7 +134,7 @@ class Reports:
 
     def _pool_replied(self, pending: PendingRequest, reply: PoolReply | None, why: str = "") -> None:
         if isinstance(pending.request, StartContainer):
-            assert reply is None or isinstance(reply, (ContainerStarted, StartFailed, StartRefused))
+            assert reply is None or isinstance(reply, (ContainerStarted, StartFailed, StartRefused, VolumesLost))
             report_start(self._ledger, pending.container, reply, why=why)
         elif isinstance(reply, ContainerRemoved):
             self._container_removed(pending)
@@ -175,7 +176,7 @@ class Reports:
 
 
 def report_start(
-    ledger: Ledger, container: str, reply: ContainerStarted | StartFailed | StartRefused | None, *, why: str = ""
+    ledger: Ledger, container: str, reply: ContainerStarted | StartFailed | StartRefused | VolumesLost | None, *, why: str = ""
 ) -> None:
     """Report to the ledger how a submitter's work ended. ``reply`` is None when its process died; ``why`` is the reason."""
     if isinstance(reply, ContainerStarted):
@@ -186,6 +187,8 @@ def report_start(
         ledger.start_failed(container, reason=reply.reason, unreachable=reply.unreachable, image_missing=reply.image_missing)
     elif isinstance(reply, StartRefused):
         ledger.start_refused(container, reply.reason)
+    elif isinstance(reply, VolumesLost):
+        ledger.volumes_lost(container, reply.reason)
     else:
         ledger.submitter_died(container, why)
 

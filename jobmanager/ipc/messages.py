@@ -72,6 +72,13 @@ class StartRefused:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VolumesLost:
+    """The container has started, but a container that was to keep its volumes had ended before: they are empty."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerRemoved:
     """No container and no volume of that name is left."""
 
@@ -98,7 +105,14 @@ class VolumeRemovalFailed:
 
 PoolRequest = Union[StartContainer, RemoveContainer, RemoveVolumes]
 PoolReply = Union[
-    ContainerStarted, StartFailed, StartRefused, ContainerRemoved, RemovalFailed, VolumesRemoved, VolumeRemovalFailed
+    ContainerStarted,
+    StartFailed,
+    StartRefused,
+    VolumesLost,
+    ContainerRemoved,
+    RemovalFailed,
+    VolumesRemoved,
+    VolumeRemovalFailed,
 ]
 
 

@@ -62,6 +62,7 @@ class ContainerSpec:
     shared_volume: str = ""  # a student container: that volume's name
     network_of: str = ""  # a student container: the container whose network it is in, instead of one of its own
     volumes: tuple[VolumeMount, ...] = ()
+    volume_holders: tuple[str, ...] = ()  # containers that keep what is in these volumes until this one has them
     user: str | None = None  # ``uid``, ``uid:gid`` or a name that the image knows; None: nobody, 65534:65534
     devices: tuple[str, ...] = ()  # of the host, such as ``/dev/kvm``
     privileged: bool = False
@@ -94,6 +95,7 @@ class ContainerInfo:
     error: str = ""  # the engine's message, when it could not start it
     created_at_s: float = 0.0  # seconds since 1970 by the engine's clock
     started_at_s: float = 0.0  # the same for its latest start; 0 where the engine was not asked
+    ended_at_s: float = 0.0  # the same for its end, once ended
     in_removal: bool = False  # the engine has ended it and is about to remove it
     volumes: Mapping[str, str] = field(default_factory=dict)  # names by path
     ports: Mapping[int, int] = field(default_factory=dict)  # published ports, inside to outside; empty where not asked for

@@ -31,6 +31,7 @@ class SubmitContainer:
     request: Request
     run: int = 0  # for which of the job's runs it is
     slot: str = ""  # the names of the job's volumes begin with its name
+    volume_holders: tuple[str, ...] = ()  # containers that have what is in its volumes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

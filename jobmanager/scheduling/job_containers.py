@@ -68,19 +68,6 @@ class JobContainers:
                 self.want(job, run)
         self._release_unneeded(job)
 
-    def has_lost_volumes(self, job: JobRecord, run: RunRecord) -> bool:
-        """Whether a volume of this run had content, and no container has it any more."""
-        if job.pipeline is None or run.request.phase is None:
-            return False
-        written = {name for each in job.runs if each.verdict is not None for name in job.pipeline.phases[each.number].writes}
-        held = {
-            name
-            for each in job.runs
-            if each.container is not None and each.container.state in _WITH_VOLUMES
-            for name in job.pipeline.phases[each.number].volumes
-        }
-        return not {*run.request.phase.volumes} & written <= held
-
     def monitor(self, job: JobRecord, record: ContainerRecord, *, taken_over: bool) -> None:
         """Have a waiter send a container its run, and follow it."""
         now = self._clock()
@@ -124,7 +111,13 @@ class JobContainers:
         if image is None:
             return None
         return SubmitContainer(
-            host=slot.host, container=container, image=image, request=job.request, run=run.number, slot=slot.name
+            host=slot.host,
+            container=container,
+            image=image,
+            request=job.request,
+            run=run.number,
+            slot=slot.name,
+            volume_holders=_holders(job, run),
         )
 
     def _release_unneeded(self, job: JobRecord) -> None:
@@ -164,3 +157,18 @@ class JobContainers:
         if run.request.task.grader is None:
             return {}
         return {**self._hosts[record.slot.host].images(), "": record.image}
+
+
+def _holders(job: JobRecord, run: RunRecord) -> tuple[str, ...]:
+    """For each volume of a run that may have content, the newest container that has it."""
+    if job.pipeline is None:
+        return ()
+    phases_ = job.pipeline.phases
+    had = {name for each in job.runs[: run.number] if each.container is not None for name in phases_[each.number].volumes}
+    newest = {
+        name: each.container.name
+        for each in job.runs
+        if each is not run and each.container is not None and each.container.state in _WITH_VOLUMES
+        for name in phases_[each.number].volumes
+    }
+    return tuple(dict.fromkeys(newest[name] for name in phases_[run.number].volumes if name in had and name in newest))

@@ -168,6 +168,12 @@ class JobTable:
         text = f"host {job.host} could not start it: {reason}"
         self._sequence.end_run(job, crash_verdict("start_refused", text, "the engine's answer"), JobEvent.START_REFUSED)
 
+    def volumes_lost(self, job: JobRecord, record: ContainerRecord, reason: str) -> None:
+        """What was in the volumes of a later phase is lost."""
+        if record is job.run.container:  # else it is found once more when it is that phase's turn
+            verdict = crash_verdict("volumes_lost", f"its volumes were lost: {reason}", "inspect")
+            self._sequence.end_run(job, verdict, JobEvent.RUN_ENDED)
+
     def submitter_died(self, job: JobRecord, record: ContainerRecord, why: str) -> None:
         """The submitter of its container died: another one is asked, unless too many have died."""
         job.submits_lost += 1

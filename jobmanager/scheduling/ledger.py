@@ -284,6 +284,15 @@ class Ledger:
             if job is not None:
                 self._jobs.start_refused(job, record, reason)
 
+    def volumes_lost(self, container: str, reason: str) -> None:
+        """A submitter's report: the container started too late to have what was in its volumes."""
+        with self._lock:
+            record = self._containers[container]
+            job = self._jobs.owner(record)
+            self._containers.apply(record, ContainerEvent.START_FAILED)
+            if job is not None:
+                self._jobs.volumes_lost(job, record, reason)
+
     def submitter_died(self, container: str, why: str = "") -> None:
         """The process of a submitter ended before its report."""
         with self._lock:

@@ -24,7 +24,6 @@ from jobmanager.scheduling.job_states import JobEvent, JobState
 
 IMAGE_GONE = "its image is gone"
 MAX_FAILED_PLACEMENTS = 5  # of one job, before it is a crash
-_VOLUMES_LOST = "the volumes that it needs were lost with the containers that had them"
 
 
 class RunSequence:
@@ -62,9 +61,6 @@ class RunSequence:
         run = job.run
         if run.container is not None and not run.container.is_wanted:  # started ahead, in vain
             run.container = None
-        if run.container is None and self._runs.has_lost_volumes(job, run):
-            self.end_run(job, crash_verdict("volumes_lost", _VOLUMES_LOST), JobEvent.RUN_ENDED)
-            return
         if run.container is None and self._hosts[job.host or ""].is_up and not self._runs.want(job, run):
             self.start_failed(job, None, IMAGE_GONE, unreachable=False)
             return

@@ -15,9 +15,9 @@ LINKS = "integration/test_links.py"
 RERUNS = "integration/test_reruns.py"
 SEQUENCE = "unit/test_run_sequence.py"
 ELSEWHERE = {
-    "phase_not_started": (SEQUENCE, "test_a_phase_whose_container_ended_before_it_had_its_run_is_a_crash_as_its_volumes_may_be_lost"),
+    "phase_not_started": (SEQUENCE, "test_a_phase_whose_host_did_not_answer_when_it_was_to_begin_is_a_crash"),
     "secret_missing": (SEQUENCE, "test_a_phase_whose_secret_is_missing_by_now_is_a_crash"),
-    "volumes_lost": (SEQUENCE, "test_a_phase_whose_volumes_no_container_has_any_more_is_a_crash"),
+    "volumes_lost": (SEQUENCE, "test_a_phase_whose_volumes_were_lost_is_a_crash_when_its_turn_comes"),
     "oom_killed": (OUTCOMES, "test_a_pid_1_that_the_kernel_killed_for_memory_is_never_taken_for_the_programs_end"),
     "container_exit_code": (OUTCOMES, "test_a_pid_1_that_the_kernel_killed_for_memory_is_never_taken_for_the_programs_end"),
     "start_refused": (OUTCOMES, "test_an_image_without_sh_is_refused_with_what_it_needs"),

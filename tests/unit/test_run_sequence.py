@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from jobmanager import Outcome, Phase, Pipeline, Task
 from jobmanager.results.facts import EngineUnreachable
+from jobmanager.scheduling.commands import SubmitContainer
 from tests.support.run_facts import exited, not_sent
 from tests.unit.ledger_driver import Driver
 
@@ -47,15 +48,14 @@ def test_a_phase_whose_secret_is_missing_by_now_is_a_crash() -> None:
     assert ended_as(driver) == (Outcome.CRASH, "secret_missing")
 
 
-def test_a_phase_whose_volumes_no_container_has_any_more_is_a_crash() -> None:
+def test_a_phase_whose_volumes_were_lost_is_a_crash_when_its_turn_comes() -> None:
     driver = Driver({"a": 1})
-    driver.accept("j", Pipeline([Phase("one", TASK, writes=["w"]), Phase("between", TASK), Phase("two", TASK, reads=["w"])]))
+    driver.accept("j", TWO)
     driver.run("j")
-    driver.runs("jobmanager-m-1-1-p2")
-    driver.runs("jobmanager-m-1-1-p3")
+    assert driver.of(SubmitContainer)[-1].volume_holders == ("jobmanager-m-1-1-p1",)
+    driver.ledger.volumes_lost("jobmanager-m-1-1-p2", "it had ended")  # started ahead: its turn has not come
     driver.end("jobmanager-m-1-1-p1", exited())
-    driver.carry_out()
-    job = driver.ledger._jobs["j"]
-    job.runs[2].container = None  # it was lost, and so was the only one that had the volume
-    driver.end("jobmanager-m-1-1-p2", exited())
+    again = driver.of(SubmitContainer)[-1]
+    assert (again.container, again.volume_holders) == ("jobmanager-m-1-1-p2.2", ("jobmanager-m-1-1-p1",))
+    driver.ledger.volumes_lost(again.container, "it had ended")
     assert ended_as(driver) == (Outcome.CRASH, "volumes_lost")

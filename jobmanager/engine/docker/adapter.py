@@ -237,6 +237,7 @@ class DockerEngine:
                 error=str(state.get("Error") or ""),
                 created_at_s=_seconds(answer.get("Created")),
                 started_at_s=_seconds(state.get("StartedAt")),
+                ended_at_s=_seconds(state.get("FinishedAt")) if status is ContainerStatus.ENDED else 0.0,
                 in_removal=state["Status"] in ("removing", "dead"),
                 volumes=_volumes(answer),
                 ports=_published_ports(answer.get("NetworkSettings", {}).get("Ports") or {}),

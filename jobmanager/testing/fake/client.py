@@ -279,8 +279,8 @@ class _FakeStdin:
         self._connection.close()
 
 
-def _state(row: tuple[str, str, str, dict[str, str], float, int | None, bool, float, dict[str, str]]) -> ContainerInfo:
-    id_, name, status, labels, created_at_s, exit_code, oom_killed, started_at_s, volumes = row
+def _state(row: tuple[str, str, str, dict[str, str], float, int | None, bool, float, float, dict[str, str]]) -> ContainerInfo:
+    id_, name, status, labels, created_at_s, exit_code, oom_killed, started_at_s, ended_at_s, volumes = row
     return ContainerInfo(
         id=id_,
         name=name,
@@ -290,5 +290,6 @@ def _state(row: tuple[str, str, str, dict[str, str], float, int | None, bool, fl
         oom_killed=oom_killed,
         created_at_s=created_at_s,
         started_at_s=started_at_s,
+        ended_at_s=ended_at_s,
         volumes=volumes,
     )

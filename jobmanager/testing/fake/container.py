@@ -177,6 +177,7 @@ class FakeContainer:
         self.oom_killed = False
         self.times_started = 0
         self.started_at_s = 0.0  # seconds since 1970, of its latest start
+        self.ended_at_s = 0.0  # the same, of its end
         self.log = Log((spec.output_kib + _LOG_ROOM_KIB) * 1024)
         self.followers: set[Follower] = set()
         self.machine = self._new_machine(scripts)
@@ -222,7 +223,7 @@ class FakeContainer:
     def end(self, exit_code: int) -> None:
         """All its processes are dead."""
         self._burn(False)
-        self.status, self.exit_code = ContainerStatus.ENDED, exit_code
+        self.status, self.exit_code, self.ended_at_s = ContainerStatus.ENDED, exit_code, time.time()
         self.run += 1
         self._waiting = self._awaits_input = False
         if self._steps is not None:

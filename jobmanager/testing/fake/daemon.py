@@ -344,7 +344,8 @@ def _fits(labels: Mapping[str, str], wanted: Mapping[str, str | None]) -> bool:
 
 def _row(container: FakeContainer, *, inspected: bool) -> tuple[object, ...]:
     spec = container.spec
-    told = (container.exit_code, container.oom_killed, container.started_at_s) if inspected else (None, False, 0.0)
+    times = (container.started_at_s, container.ended_at_s)
+    told = (container.exit_code, container.oom_killed, *times) if inspected else (None, False, 0.0, 0.0)
     volumes = {spec.workspace: spec.id, **{mount.volume.path: mount.name for mount in spec.volumes}}
     if spec.shared_volume:
         volumes[SHARED_FOLDER] = spec.shared_volume
