@@ -71,12 +71,17 @@ class Place:
         self, *, limits: Limits | None = None, labels: Mapping[str, str] | None = None, name: str = "", **spec: object
     ) -> str:
         """A container that was never started; its name."""
-        name = name or f"jobmanager-test-{token_hex(6)}"
-        self._made.append(name)
+        name = self.named(name)
         labels = {LABEL: self.label, **(labels or {})}
         limits = limits or Limits(memory_mib=64, workspace_mib=4)
         made = ContainerSpec(name=name, image=self.image, labels=labels, limits=limits, **spec)  # type: ignore[arg-type]
         self.engine.create(made, _NO_DEFAULTS)
+        return name
+
+    def named(self, name: str = "") -> str:
+        """A container's name, of its own unless one is given; the container is removed at the end."""
+        name = name or f"jobmanager-test-{token_hex(6)}"
+        self._made.append(name)
         return name
 
     def volume(self, short_name: str = "work", *, size_mib: int = 1) -> VolumeMount:

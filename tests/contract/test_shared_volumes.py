@@ -6,9 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from jobmanager._submitter import submit
 from jobmanager.engine.docker.container_config import SHARED_VOLUME_LABEL, VOLUME_LABEL
 from jobmanager.engine.protocol import Refused
-from jobmanager.model.container import VolumeMount
+from jobmanager.ipc.messages import ContainerStarted, VolumesLost
+from jobmanager.model.container import ContainerSpec, VolumeMount
+from jobmanager.model.limits import Limits
 from tests.contract.place import LABEL, Place
 
 
@@ -135,3 +138,41 @@ def test_a_container_has_only_the_volumes_that_it_names(place: Place) -> None:
     assert place.run("ls /volumes || echo none").stdout == b"none\n"
     other = place.volume("other")
     assert place.run("ls /volumes; echo x > /volumes/work; mkdir /volumes/new", volumes=(other,)).stdout == b"other\n"
+
+
+def submitted(place: Place, volume: VolumeMount, *holders: str, name: str = "") -> object:
+    """What the submitter reports of a container whose volume these containers have."""
+    name = name or place.named()
+    spec = ContainerSpec(
+        name=name,
+        image=place.image,
+        labels={LABEL: place.label},
+        limits=Limits(memory_mib=64, workspace_mib=4),
+        volumes=(volume,),
+        volume_holders=holders,
+    )
+    return submit(place.engine, spec)
+
+
+def test_a_container_that_started_while_another_one_had_its_volumes_has_their_content(place: Place) -> None:
+    volume = place.volume()
+    holder = place.started(volumes=(volume,))
+    name = place.named()
+    assert isinstance(submitted(place, volume, holder, name=name), ContainerStarted)
+
+    place.engine.kill(holder)
+    place.until_ended(holder)
+
+    assert isinstance(submitted(place, volume, holder, name=name), ContainerStarted)  # found again: it has started before that
+    assert place.engine.inspect(holder).ended_at_s > place.engine.inspect(name).started_at_s
+
+
+def test_a_container_that_started_after_the_one_that_had_its_volumes_had_ended_is_told_to_have_lost_them(place: Place) -> None:
+    volume = place.volume()
+    holder = place.started(volumes=(volume,))
+    place.engine.kill(holder)
+    place.until_ended(holder)
+    assert isinstance(submitted(place, volume, holder), VolumesLost)
+
+    place.engine.remove(holder)
+    assert isinstance(submitted(place, volume, holder), VolumesLost)
