@@ -111,6 +111,7 @@ MESSAGES = [
     messages.RemovalFailed(reason="r"),
     messages.RemoveVolumes(address=ADDRESS, names=("v",), manager_id="m", timeout_s=1.0),
     messages.VolumesRemoved(),
+    messages.VolumesLost(reason="it had ended"),
     messages.VolumeRemovalFailed(reason="r"),
     messages.WaiterSettings(address=ADDRESS, manager_id="m", monitors_host=True, engine_timeout_s=1, host_lost_timeout_s=1,
                             host_check_interval_s=1, reconcile_interval_s=1),
