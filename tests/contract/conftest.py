@@ -18,6 +18,9 @@ from tests.contract.place import PATIENCE_S, Place
 _REAL = [pytest.param(number, marks=pytest.mark.engine, id=f"real{number}") for number in range(max(1, len(named_engines())))]
 
 
+REAL_ONLY = pytest.mark.parametrize("address", _REAL, indirect=True)  # what the fake engine does not have
+
+
 @pytest.fixture(scope="session", autouse=True)  # before any test counts descriptors and children
 def fake_server() -> Iterator[FakeEngineServer]:
     with FakeEngineServer(images={IMAGE: {"made.for": "tests"}}) as server:

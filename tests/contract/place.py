@@ -19,7 +19,6 @@ from tests.conftest import SLOWNESS, eventually
 
 LABEL = "jobmanager.contract-test"
 PATIENCE_S = 20.0 * SLOWNESS
-_NO_DEFAULTS = ImageDefaults(command=(), volumes=())
 
 
 @dataclass
@@ -68,14 +67,20 @@ class Place:
         self._streams: list[OutputStream] = []
 
     def create(
-        self, *, limits: Limits | None = None, labels: Mapping[str, str] | None = None, name: str = "", **spec: object
+        self,
+        *,
+        limits: Limits | None = None,
+        labels: Mapping[str, str] | None = None,
+        name: str = "",
+        image_volumes: tuple[str, ...] = (),
+        **spec: object,
     ) -> str:
-        """A container that was never started; its name."""
+        """A container that was never started; its name. ``image_volumes``: paths of which its image says that they are volumes."""
         name = self.named(name)
         labels = {LABEL: self.label, **(labels or {})}
         limits = limits or Limits(memory_mib=64, workspace_mib=4)
         made = ContainerSpec(name=name, image=self.image, labels=labels, limits=limits, **spec)  # type: ignore[arg-type]
-        self.engine.create(made, _NO_DEFAULTS)
+        self.engine.create(made, ImageDefaults(command=(), volumes=image_volumes))
         return name
 
     def named(self, name: str = "") -> str:

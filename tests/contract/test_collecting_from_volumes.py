@@ -6,10 +6,9 @@ import io
 import tarfile
 from collections.abc import Iterator
 
-import pytest
-
 from jobmanager.model.limits import Limits
 from jobmanager.watching.collect import collected, read_files
+from tests.contract.conftest import REAL_ONLY
 from tests.contract.place import Place
 
 LIMITS = Limits(memory_mib=64, workspace_mib=4)
@@ -67,9 +66,8 @@ def test_secrets_do_not_come_back(place: Place) -> None:
     assert list(unpacked(found.archive)) == ["a"]
 
 
+@REAL_ONLY
 def test_of_a_huge_report_only_the_beginning_is_asked_for(place: Place) -> None:
-    if place.address.host == "fake":
-        pytest.skip("the fake engine has no sparse files, and its archives come whole")
     volume = place.volume(size_mib=8)
     run = place.run("truncate -s 1G /volumes/work/huge.xml", volumes=(volume,))
     engine = Counting(place)
@@ -81,9 +79,8 @@ def test_of_a_huge_report_only_the_beginning_is_asked_for(place: Place) -> None:
     assert engine.bytes < 2**20
 
 
+@REAL_ONLY
 def test_links_of_a_volume_are_left_out_and_lead_nowhere(place: Place) -> None:
-    if place.address.host == "fake":
-        pytest.skip("the fake engine has no links")
     volume = place.volume()
     commands = "ln -s /job/.jobmanager/secrets/token a.xml; ln -s /job/.jobmanager/secrets d; mkfifo f.xml; echo 1 > b.xml"
     run = place.run(f"cd /volumes/work; {commands}; ln b.xml c.xml", volumes=(volume,), secrets={"token": b"s3cret"})

@@ -10,15 +10,10 @@ from dev.image_store import PYTHON
 from jobmanager.model.container import VolumeMount
 from jobmanager.model.limits import Limits
 from tests.conftest import BUSYBOX
+from tests.contract.conftest import REAL_ONLY
 from tests.contract.place import Place, Run
 
 OF_ALL_SHELLS = pytest.mark.parametrize("image", [BUSYBOX, PYTHON])  # ash and busybox's programs; dash and GNU's
-
-
-def real(place: Place, image: str = BUSYBOX) -> None:
-    if place.address.host == "fake":
-        pytest.skip("the fake engine has no links and no rights")
-    place.image = image
 
 
 def phase_before(place: Place, volume: VolumeMount, script: str) -> None:
@@ -80,9 +75,10 @@ def test_a_volume_that_the_container_does_not_have_is_refused(place: Place) -> N
     assert (run.words, run.stdout) == (["got", "no"], b"")
 
 
+@REAL_ONLY
 @OF_ALL_SHELLS
 def test_ten_thousand_files_are_wiped(place: Place, image: str) -> None:
-    real(place, image)
+    place.image = image
     volume = place.volume(size_mib=256)
     long = "x" * 200
     phase_before(place, volume, f"i=0; while [ $i -lt 10000 ]; do printf '' > {long}$i; i=$((i+1)); done")
@@ -93,10 +89,11 @@ HOSTILE_NAMES = [" ", "a b", "-rf", "--", "-", "\n", "a\nb", "'", '"', "$(touch 
 HOSTILE_NAMES += ["*", "?", "[a]", "\\", "\\*", ";", "~", "\t", "é", "a" * 255]
 
 
+@REAL_ONLY
 @OF_ALL_SHELLS
 @pytest.mark.parametrize("place_of_it", ["{}", "d/{}", "{}/d"])
 def test_hostile_names_are_names(place: Place, image: str, place_of_it: str) -> None:
-    real(place, image)
+    place.image = image
     volume = place.volume()
     paths = [place_of_it.format(name) for name in HOSTILE_NAMES]
     made = "; ".join(f"mkdir -p ./{shlex.quote(path.rpartition('/')[0])}; echo > ./{shlex.quote(path)}" for path in paths)
@@ -106,17 +103,19 @@ def test_hostile_names_are_names(place: Place, image: str, place_of_it: str) -> 
     assert left.stdout == b"./.kept\nnone\n"
 
 
+@REAL_ONLY
 @OF_ALL_SHELLS
 def test_bytes_that_are_no_text_are_wiped(place: Place, image: str) -> None:
-    real(place, image)
+    place.image = image
     volume = place.volume()
     phase_before(place, volume, "touch $(printf '\\377\\200x') $(printf 'a\\001\\033[2J')")
     assert wiped(place, volume, "work/*").stdout == b""
 
 
+@REAL_ONLY
 @OF_ALL_SHELLS
 def test_links_are_removed_themselves_and_never_followed(place: Place, image: str) -> None:
-    real(place, image)
+    place.image = image
     work, other = place.volume("work"), place.volume("other")
     place.run(
         "cd /volumes/work; mkdir ../other/d; echo 1 > ../other/d/a.json; echo 1 > ../other/b.json;"
@@ -131,6 +130,7 @@ def test_links_are_removed_themselves_and_never_followed(place: Place, image: st
     assert run.stdout == b"work:\nc\n\nwork/c:\n1\n1\n"
 
 
+@REAL_ONLY
 @OF_ALL_SHELLS
 @pytest.mark.parametrize(
     "script",
@@ -147,17 +147,18 @@ def test_links_are_removed_themselves_and_never_followed(place: Place, image: st
     ],
 )
 def test_what_is_closed_to_its_owner_is_opened_and_wiped(place: Place, image: str, script: str) -> None:
-    real(place, image)
+    place.image = image
     volume = place.volume()
     phase_before(place, volume, script)
     run = wiped(place, volume, "work/d/*.json", command="cd /volumes/work; ls -ld d; ls -A d")
     assert (run.words[-1], len(run.stdout.splitlines())) == ("bye", 1), run
 
 
+@REAL_ONLY
 @OF_ALL_SHELLS
 @pytest.mark.parametrize("mode", ["0755", "0700", "0711", "0"])
 def test_what_belongs_to_another_user_is_a_refusal_and_never_seems_to_be_absent(place: Place, image: str, mode: str) -> None:
-    real(place, image)
+    place.image = image
     volume = place.volume()
     phase_before(place, volume, f"mkdir d; touch d/a.json; chmod {mode} d")
 
@@ -167,9 +168,10 @@ def test_what_belongs_to_another_user_is_a_refusal_and_never_seems_to_be_absent(
     assert "'work/d/*.json' cannot be wiped" in run.rest("no")
 
 
+@REAL_ONLY
 @OF_ALL_SHELLS
 def test_a_deep_tree_is_wiped_or_refused(place: Place, image: str) -> None:
-    real(place, image)
+    place.image = image
     volume = place.volume(size_mib=64)
     half = "/".join("d" * 1500)
     phase_before(place, volume, f"mkdir -p a/{half} b/{half}; mv b a/{half}")
@@ -192,9 +194,10 @@ def test_secrets_are_files_that_only_the_containers_user_can_read(place: Place, 
         assert run.stdout.endswith(b"\n700 %d\n400 %d\n" % (uid, uid))
 
 
+@REAL_ONLY
 @OF_ALL_SHELLS
 def test_a_container_with_little_memory_wipes(place: Place, image: str) -> None:
-    real(place, image)
+    place.image = image
     volume = place.volume()
     phase_before(place, volume, "touch a b c")
     assert wiped(place, volume, "work/*", limits=Limits(memory_mib=16, processes=1, workspace_mib=1)).stdout == b""
