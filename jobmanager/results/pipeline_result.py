@@ -51,7 +51,7 @@ def merged_pipeline_result(
     """The one result of a job that is a pipeline.
 
     Its output, exit code, archive and measurements are those of the phase that stopped the job; of a success, of the last phase
-    that could have stopped it. ``decided_by`` is that phase's number; None: none did.
+    that could have stopped it, and succeeded. ``decided_by`` is that phase's number; None: none did.
     """
     phases = [_phase(run.phase) for run in request.runs]
     read = [parsed_tests(report.facts.collected.test_files if report.facts is not None else {}) for report in reports]
@@ -64,7 +64,8 @@ def merged_pipeline_result(
     shown = _shown(phases, reports, decided_by)
     shown_request = replace(request, runs=(request.runs[shown],))
     report = reports[shown]
-    decided = report.verdict if verdict.outcome is Outcome.SUCCESS and report.verdict is not None else verdict
+    own = report.verdict
+    decided = own if own is not None and own.outcome is verdict.outcome is Outcome.SUCCESS else verdict
     merged = merged_result(shown_request, decided, report.facts, host=host, timings=timings, steps=steps)
     return replace(
         merged,
@@ -85,8 +86,13 @@ def _shown(phases: Sequence[Phase], reports: Sequence[PhaseReport], decided_by: 
     if decided_by is not None:
         return decided_by
     seen = [number for number, report in enumerate(reports) if report.verdict is not None]
-    deciding = [number for number in seen if phases[number].when == "on_success"]
+    succeeded = [number for number in seen if _outcome(reports[number]) is Outcome.SUCCESS]
+    deciding = [number for number in succeeded if phases[number].when == "on_success"]
     return max(deciding or seen or [0])
+
+
+def _outcome(report: PhaseReport) -> Outcome | None:
+    return report.verdict.outcome if report.verdict is not None else None
 
 
 def _named(merged: JobResult, verdict: Verdict, name: str) -> str:

@@ -1,0 +1,46 @@
+"""The result of a pipeline: which phase's run it shows, and what a phase that failed changes."""
+
+from __future__ import annotations
+
+import pytest
+
+from jobmanager import JobResult, Outcome, Phase, Pipeline, Task
+from jobmanager.control.request import job_request
+from jobmanager.results.facts import CapturedOutput
+from jobmanager.results.pipeline_result import PhaseReport, merged_pipeline_result
+from jobmanager.results.verdict import Verdict, judge
+from tests.support.run_facts import exited
+
+TASK = Task("x", command="true")
+MAY_FAIL = {"allow_failure": True}
+ALWAYS = {"when": "always"}
+
+
+def result_of(*phases: tuple[str, dict[str, object], int]) -> JobResult:
+    """Of a job that nothing has stopped: phases by name, options and exit code."""
+    pipeline = Pipeline([Phase(name, TASK, **options) for name, options, _ in phases])  # type: ignore[arg-type]
+    request = job_request(pipeline, None, None, {}, ssh_timeout_s=1.0)
+    facts = [exited(code, output=CapturedOutput(stdout=name.encode())) for name, _, code in phases]
+    reports = [PhaseReport(verdict=judge(each, TASK.limits), facts=each) for each in facts]
+    success = Verdict(outcome=Outcome.SUCCESS)
+    return merged_pipeline_result(request, success, reports, decided_by=None, host="a", timings={}, steps=())
+
+
+@pytest.mark.parametrize(
+    ("phases", "shown"),
+    [
+        ([("one", {}, 0), ("two", {}, 0)], "two"),
+        ([("one", {}, 0), ("two", MAY_FAIL, 0)], "two"),
+        ([("one", {}, 0), ("two", MAY_FAIL, 3)], "one"),
+        ([("one", {}, 0), ("two", {}, 0), ("three", ALWAYS, 0)], "two"),
+        ([("one", MAY_FAIL, 3)], "one"),
+    ],
+)
+def test_a_job_that_no_phase_stopped_is_a_success_and_shows_the_last_phase_that_could_have_stopped_it_and_succeeded(
+    phases: list[tuple[str, dict[str, object], int]], shown: str
+) -> None:
+    result = result_of(*phases)
+
+    assert (result.outcome, result.text, result.grade, result.stdout) == (Outcome.SUCCESS, "", 100.0, shown.encode())
+    told = [found.source for found in result.evidence if found.kind == "phase_failed"]
+    assert told == [f"phase {name!r}" for name, _, code in phases if code]
