@@ -64,8 +64,9 @@ def merged_pipeline_result(
     shown = _shown(phases, reports, decided_by)
     shown_request = replace(request, runs=(request.runs[shown],))
     report = reports[shown]
-    own = report.verdict
-    decided = own if own is not None and own.outcome is verdict.outcome is Outcome.SUCCESS else verdict
+    own, decided = report.verdict, verdict
+    if own is not None and own.outcome is verdict.outcome is Outcome.SUCCESS:
+        decided = replace(own, evidence=(*own.evidence, *verdict.evidence))
     merged = merged_result(shown_request, decided, report.facts, host=host, timings=timings, steps=steps)
     return replace(
         merged,

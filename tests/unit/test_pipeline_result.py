@@ -8,7 +8,7 @@ from jobmanager import JobResult, Outcome, Phase, Pipeline, Task
 from jobmanager.control.request import job_request
 from jobmanager.results.facts import CapturedOutput
 from jobmanager.results.pipeline_result import PhaseReport, merged_pipeline_result
-from jobmanager.results.verdict import Verdict, judge
+from jobmanager.results.verdict import Verdict, judge, with_reruns
 from tests.support.run_facts import exited
 
 TASK = Task("x", command="true")
@@ -16,13 +16,13 @@ MAY_FAIL = {"allow_failure": True}
 ALWAYS = {"when": "always"}
 
 
-def result_of(*phases: tuple[str, dict[str, object], int]) -> JobResult:
-    """Of a job that nothing has stopped: phases by name, options and exit code."""
+def result_of(*phases: tuple[str, dict[str, object], int], cut_off: list[str] | None = None) -> JobResult:
+    """Of a job that nothing has stopped: phases by name, options and exit code; and why it was run again."""
     pipeline = Pipeline([Phase(name, TASK, **options) for name, options, _ in phases])  # type: ignore[arg-type]
     request = job_request(pipeline, None, None, {}, ssh_timeout_s=1.0)
     facts = [exited(code, output=CapturedOutput(stdout=name.encode())) for name, _, code in phases]
     reports = [PhaseReport(verdict=judge(each, TASK.limits), facts=each) for each in facts]
-    success = Verdict(outcome=Outcome.SUCCESS)
+    success = with_reruns(Verdict(outcome=Outcome.SUCCESS), cut_off or [])
     return merged_pipeline_result(request, success, reports, decided_by=None, host="a", timings={}, steps=())
 
 
@@ -44,3 +44,13 @@ def test_a_job_that_no_phase_stopped_is_a_success_and_shows_the_last_phase_that_
     assert (result.outcome, result.text, result.grade, result.stdout) == (Outcome.SUCCESS, "", 100.0, shown.encode())
     told = [found.source for found in result.evidence if found.kind == "phase_failed"]
     assert told == [f"phase {name!r}" for name, _, code in phases if code]
+
+
+def test_a_success_after_a_run_that_was_cut_off_tells_that() -> None:
+    result = result_of(("one", {}, 0), cut_off=["a: the host was lost"])
+
+    assert [(found.kind, found.value) for found in result.evidence] == [
+        ("exit_code", 0),
+        ("reruns", 1),
+        ("cut_off", "a: the host was lost"),
+    ]
