@@ -404,7 +404,8 @@ def _longest_s(run: RunRecord) -> float:
 def _reports(job: JobRecord) -> tuple[PhaseReport, ...]:
     if job.pipeline is None:
         return ()
+    why_not = phases.KILLED if job.killed is KillReason.KILL_JOB else phases.OVER
     return tuple(
-        PhaseReport(verdict=run.verdict, facts=run.facts, why_not_run=run.why_not_run or phases.OVER, timings=run.timings)
+        PhaseReport(verdict=run.verdict, facts=run.facts, why_not_run=run.why_not_run or why_not, timings=run.timings)
         for run in job.runs
     )

@@ -15,6 +15,7 @@ from jobmanager.model.result import Outcome
 from jobmanager.results.verdict import Verdict
 
 OVER = "the job was over before"
+KILLED = "the job was killed before"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +41,7 @@ def reason_not_to_run(phase: Phase, course: JobCourse) -> str:
     if phase.when == "always":
         return ""
     if course.is_killed:
-        return "the job was killed before"
+        return KILLED
     if phase.when == "on_failure":
         return "" if course.has_failed else "no phase before it has failed"
     return "a phase before it has stopped the job" if course.has_failed else ""
