@@ -55,11 +55,19 @@ class ImageStore:
             if url not in having:
                 say(f"loading {image} into {url}")
                 docker(url, "load", "--input", str(tar), what=f"loading {image}", log=self._log)
+                self._remove_older(image, url)
 
     def _save(self, image: str, url: str) -> None:
         unfinished = self.tar(image).with_suffix(".unfinished")
         docker(url, "save", "--output", str(unfinished), image, what=f"saving {image}", log=self._log)
         unfinished.rename(self.tar(image))
+
+    def _remove_older(self, image: str, url: str) -> None:
+        """Remove the versions that an earlier checkout left: of two images with one label, every job would be warned."""
+        repository, _, tag = image.partition(":")
+        for old in image_tags(url, repository) - {tag}:
+            say(f"removing {repository}:{old}, as {image} takes its place")
+            docker(url, "rmi", f"{repository}:{old}", what=f"removing {repository}:{old}", log=self._log)
 
     def _make(self, image: str, url: str) -> None:
         begun = time.monotonic()
@@ -129,6 +137,13 @@ def has_image(url: str, image: str) -> bool:
             f"the engine {url} does not answer: `docker image inspect` took over {INSPECT_TIMEOUT_S:.0f} s"
         ) from None
     return done.returncode == 0
+
+
+def image_tags(url: str, repository: str) -> set[str]:
+    """The tags that an engine has of a repository."""
+    command = ["docker", "--host", url, "images", "--format", "{{.Tag}}", repository]
+    done = subprocess.run(command, capture_output=True, timeout=INSPECT_TIMEOUT_S, env=docker_environment(url), check=False)
+    return set(done.stdout.decode().split()) - {"<none>"}
 
 
 def docker(url: str, *arguments: str, what: str, log: Path, timeout_s: float = DOCKER_TIMEOUT_S) -> None:
