@@ -26,10 +26,12 @@ def measure(urls: Sequence[str]) -> Iterator[Figure]:
     task = Task(IMAGE, command=["true"])
     alone = Pipeline([Phase(f"p{number}", task) for number in range(PHASES)])
     sharing = Pipeline([Phase(f"p{number}", task, writes=["work"]) for number in range(PHASES)])
-    took_s: dict[str, list[float]] = {"sharing": [], "alone": [], "in turn": [], "jobs": []}
+    one_more = Pipeline([Phase(f"p{number}", task, writes=["work"]) for number in range(PHASES + 1)])
+    took_s: dict[str, list[float]] = {"sharing": [], "one more": [], "alone": [], "in turn": [], "jobs": []}
     with JobManager([DockerHost(urls[0], name="host", max_concurrent_jobs=PHASES)]) as manager:
         sides: dict[str, Callable[[], None]] = {
             "sharing": lambda: _run(manager, sharing),
+            "one more": lambda: _run(manager, one_more),
             "alone": lambda: _run(manager, alone),
             "in turn": lambda: _without_starting_ahead(manager, alone),
             "jobs": lambda: _run(manager, *[task] * PHASES),
@@ -43,8 +45,10 @@ def measure(urls: Sequence[str]) -> Iterator[Figure]:
                 wait_until_free(manager)
     to_jobs = [mine / jobs for mine, jobs in zip(took_s["sharing"], took_s["jobs"], strict=True)]
     ahead = [with_it / without for with_it, without in zip(took_s["alone"], took_s["in turn"], strict=True)]
+    more = [five / four for five, four in zip(took_s["one more"], took_s["sharing"], strict=True)]
     yield median("four phases with a volume to four jobs, round by round", to_jobs, at_most=_MOST_OF_JOBS)
     yield median("started ahead to started in turn, round by round", ahead)
+    yield median("five phases to four, as a container that only keeps the volumes would cost", more)
     yield median("four phases with a volume", took_s["sharing"], "s")
     yield median("four phases", took_s["alone"], "s")
     yield median("four phases, nothing started ahead", took_s["in turn"], "s")
