@@ -58,8 +58,8 @@ def merged_pipeline_result(
     results = [_phase_result(phase, report, tests) for phase, report, (tests, _) in zip(phases, reports, read, strict=True)]
     problems = [
         Evidence(kind="test_report", value=problem, source=f"phase {phase.name!r}")
-        for phase, (_, found) in zip(phases, read, strict=True)
-        for problem in found
+        for phase, report, (_, found) in zip(phases, reports, read, strict=True)
+        for problem in (*_lack_of_reports(phase, report), *found)
     ]
     shown = _shown(phases, reports, decided_by)
     shown_request = replace(request, runs=(request.runs[shown],))
@@ -156,6 +156,12 @@ def _signal(exit_code: int | None) -> str | None:
         return signal.Signals(exit_code - _SIGNALS_FROM).name
     except ValueError:
         return None
+
+
+def _lack_of_reports(phase: Phase, report: PhaseReport) -> list[str]:
+    """Why test reports of a phase may be missing."""
+    error = report.facts.collected.error if report.facts is not None and phase.tests else ""
+    return [error] if error else []
 
 
 def _tests(phases: Sequence[Phase], reports: Sequence[PhaseReport], results: Sequence[PhaseResult]) -> dict[str, object]:

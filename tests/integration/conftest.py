@@ -15,6 +15,7 @@ from tests.conftest import BUSYBOX, SLOWNESS, children, eventually, open_files, 
 
 PYTHON = "python3"  # an environment's name: Debian with dash, Python and gcc
 PATIENCE_S = 60.0 * SLOWNESS
+SECRETS: dict[str, str | bytes] = {"token": "s3cret-of-the-report", "key": b"\0\xffkey"}  # of a file's manager; a test may add some
 _API = "1.41"
 
 
@@ -37,7 +38,7 @@ _shared: list[JobManager] = []
 def shared_manager(engine_url: str) -> Iterator[JobManager]:
     """A manager that all tests of a file use, so that each costs a job and no more. At its end, nothing of it may be left."""
     threads, processes, files = set(our_threads()), set(children()), open_files()
-    with JobManager(DockerHost(engine_url, max_concurrent_jobs=6)) as manager:
+    with JobManager(DockerHost(engine_url, max_concurrent_jobs=6), secrets=SECRETS) as manager:
         _shared.append(manager)
         yield manager
         _shared.remove(manager)

@@ -71,7 +71,7 @@ class Driver:
             job_id=job_id,
             task=task,
             inputs=inputs,
-            runs=runs or (RunRequest(task=task),),
+            runs=runs or _runs(task),
             priority=priority,
             launcher_name=f"of {job_id}" if launcher is None else launcher,
             debug=False,
@@ -165,3 +165,9 @@ class Driver:
         for command in self.of(PublishResult):
             self.ledger.callback_returned(command.request.job_id)
         return not self.ledger.unfinished() and not self.ledger.containers() and not any(self.slots().values())
+
+
+def _runs(task: Task | Pipeline) -> tuple[RunRequest, ...]:
+    if isinstance(task, Pipeline):
+        return tuple(RunRequest(task=phase.task, phase=phase) for phase in task.phases)
+    return (RunRequest(task=task),)
