@@ -95,7 +95,7 @@ class JobTable:
     def add(self, job: JobRecord) -> None:
         """A job was accepted."""
         self._jobs[job.request.job_id] = job
-        job.add_step("accepted", self._clock())
+        job.add_step("accepted", job.accepted_at)
 
     def callback_returned(self, job_id: str) -> None:
         """A job is forgotten."""
