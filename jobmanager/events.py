@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from jobmanager.model.job import JobInput
 from jobmanager.model.pipeline import Pipeline
-from jobmanager.model.result import JobResult
+from jobmanager.model.result import JobResult, Outcome
 from jobmanager.model.task import Task
 
 __all__ = [
@@ -22,6 +22,8 @@ __all__ = [
     "JobStarted",
     "ManagerClosing",
     "ManagerStarted",
+    "PhaseEnded",
+    "PhaseStarted",
 ]
 
 
@@ -59,7 +61,7 @@ class JobQueued(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobPlaced(Event):
-    """A host was chosen; the container is being created."""
+    """A host was chosen; a container is being created there."""
 
     job_id: str
     host: str
@@ -67,9 +69,19 @@ class JobPlaced(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobStarted(Event):
-    """The container runs, and the job is being sent to it."""
+    """The container runs, and the job is being sent to it: of a pipeline, its first phase."""
 
     job_id: str
+    host: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseStarted(Event):
+    """A phase's container runs, and the phase is being sent to it."""
+
+    job_id: str
+    phase: str
+    number: int  # of the phase, from 0: its place in ``JobResult.phases``
     host: str
 
 
@@ -85,6 +97,17 @@ class JobOutput(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PhaseEnded(Event):
+    """A phase has an outcome. One that is not run has none; one that could not be started has one, and was not started."""
+
+    job_id: str
+    phase: str
+    number: int  # of the phase, from 0: its place in ``JobResult.phases``
+    outcome: Outcome
+    host: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobEnded(Event):
     """The result is known; its callback is about to be called."""
 
@@ -94,7 +117,7 @@ class JobEnded(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobDeleted(Event):
-    """The job's container and volume are gone, and its slot is free."""
+    """The job's last container is gone, with its volume, and its slot is free. A pipeline's volumes are removed next."""
 
     job_id: str
     host: str

@@ -16,7 +16,7 @@ from jobmanager.control.timers import Timers
 from jobmanager.control.worker_pool import PendingRequest
 from jobmanager.engine.labels import Owner
 from jobmanager.errors import InvalidValue
-from jobmanager.events import HostDown, JobPlaced, JobQueued, JobStarted
+from jobmanager.events import HostDown, JobPlaced, JobQueued, JobStarted, PhaseEnded, PhaseStarted
 from jobmanager.hooks import HookManager
 from jobmanager.ipc.messages import RemoveContainer, RemoveVolumes, StartContainer
 from jobmanager.live_output.fan_out import LiveOutputFanOut
@@ -29,7 +29,9 @@ from jobmanager.scheduling.commands import (
     KillRun,
     MonitorRun,
     NotifyHostDown,
+    NotifyJobPlaced,
     NotifyJobQueued,
+    NotifyPhaseEnded,
     PublishResult,
     PublishSSH,
     RetryMonitorRun,
@@ -73,6 +75,8 @@ class Dispatch:
         self._owner = Owner.this_process()
         self._handlers: Mapping[type[Command], Callable[[Any], None]] = {
             NotifyJobQueued: self._announce,
+            NotifyJobPlaced: self._announce_host,
+            NotifyPhaseEnded: self._phase_ended,
             SubmitContainer: self._submit,
             MonitorRun: self._monitor,
             RetryMonitorRun: lambda command: ledger.waiter_died([command.container]),
@@ -111,6 +115,9 @@ class Dispatch:
             )
         )
 
+    def _announce_host(self, command: NotifyJobPlaced) -> None:
+        self._hooks.fire(JobPlaced(at_s=time.time(), job_id=command.job_id, host=command.host))
+
     def _announce_host_down(self, command: NotifyHostDown) -> None:
         _log.warning("host %s is down: %s", command.host, command.reason, extra={"host": command.host})
         self._hooks.fire(HostDown(at_s=time.time(), host=command.host, reason=command.reason))
@@ -122,7 +129,6 @@ class Dispatch:
         )
         submit = StartContainer(address=self._children.addresses[command.host], container=spec, timeout_s=self._engine_timeout_s)
         self._children.pool.put(PendingRequest(host=command.host, container=command.container, request=submit))
-        self._hooks.fire(JobPlaced(at_s=time.time(), job_id=command.request.job_id, host=command.host))
 
     def _monitor(self, command: MonitorRun) -> None:
         try:
@@ -130,14 +136,35 @@ class Dispatch:
         except InvalidValue as error:
             self._ledger.secret_missing(command.container, str(error))
             return
+        if not command.taken_over:
+            self._announce_start(command)
         if not self._children.waiters.monitor(command.host, message):
             self._timers.add(_NO_WAITER_S, RetryMonitorRun(container=command.container))
             return
         self._live_outputs.monitor_started(command.request.job_id, command.container)
         if command.kill_at_once:
             self._children.waiters.kill(command.container)
-        if not command.taken_over and command.run == 0:
-            self._hooks.fire(JobStarted(at_s=time.time(), job_id=command.request.job_id, host=command.host))
+
+    def _announce_start(self, command: MonitorRun) -> None:
+        job_id, phase = command.request.job_id, command.request.runs[command.run].phase
+        if command.run == 0:
+            self._hooks.fire(JobStarted(at_s=time.time(), job_id=job_id, host=command.host))
+        if phase is not None:
+            self._hooks.fire(
+                PhaseStarted(at_s=time.time(), job_id=job_id, phase=phase.name, number=command.run, host=command.host)
+            )
+
+    def _phase_ended(self, command: NotifyPhaseEnded) -> None:
+        self._hooks.fire(
+            PhaseEnded(
+                at_s=time.time(),
+                job_id=command.job_id,
+                phase=command.phase,
+                number=command.number,
+                outcome=command.outcome,
+                host=command.host,
+            )
+        )
 
     def _publish_result(self, command: PublishResult) -> None:
         """The hooks get the last output before the end. An error there must not cost the job its callback."""

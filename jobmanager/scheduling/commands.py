@@ -8,7 +8,7 @@ from typing import Union
 
 from jobmanager.model.job import Request
 from jobmanager.model.limits import Limits
-from jobmanager.model.result import Callback, SSHCallback, Step
+from jobmanager.model.result import Callback, Outcome, SSHCallback, Step
 from jobmanager.results.facts import LimitHit, RunFacts
 from jobmanager.results.pipeline_result import PhaseReport
 from jobmanager.results.verdict import Verdict
@@ -19,6 +19,25 @@ class NotifyJobQueued:
     """Tell the hooks that a job was accepted."""
 
     request: Request
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotifyJobPlaced:
+    """Tell the hooks that a job has a host."""
+
+    job_id: str
+    host: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotifyPhaseEnded:
+    """Tell the hooks that a phase has an outcome."""
+
+    job_id: str
+    phase: str
+    number: int
+    outcome: Outcome
+    host: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +152,8 @@ class CheckHost:
 
 Command = Union[
     NotifyJobQueued,
+    NotifyJobPlaced,
+    NotifyPhaseEnded,
     SubmitContainer,
     MonitorRun,
     RetryMonitorRun,

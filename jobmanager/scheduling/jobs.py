@@ -22,7 +22,7 @@ from jobmanager.results.verdict import (
     with_reruns,
 )
 from jobmanager.scheduling import phases
-from jobmanager.scheduling.commands import CheckHost, Command, NotifyHostDown, PublishResult
+from jobmanager.scheduling.commands import CheckHost, Command, NotifyHostDown, NotifyJobPlaced, PublishResult
 from jobmanager.scheduling.containers import ContainerRecord, ContainerTable, Slot
 from jobmanager.scheduling.durations import Durations
 from jobmanager.scheduling.hosts import Host, HostStatus, HostTable
@@ -125,6 +125,7 @@ class JobTable:
         )
         job.timings["waiting"] = round(self._clock() - job.accepted_at, 4)
         self.reservations.placed(host, entry, self._clock())
+        self._send(NotifyJobPlaced(job_id=entry.job_id, host=host.name))
         self._apply(job, JobEvent.HOST_ASSIGNED)
 
     def container_started(self, job: JobRecord, record: ContainerRecord) -> None:

@@ -363,14 +363,14 @@ class Ledger:
                     self._jobs.waiter_died(job, record, is_cause=container == over)
 
     def container_deleted(self, container: str) -> str | None:
-        """Container and volume are gone. Returns the id of its job, if nothing of that job is left on the host."""
+        """Container and volume are gone. Returns the id of its job, if it was the last one in the job's slot."""
         with self._changed:
             record = self._containers.get(container)
             if record is None:
                 return None
             self._containers.apply(record, ContainerEvent.REMOVED)
             self._changed.notify_all()
-            return None if record.slot.remains else record.slot.job_id
+            return record.slot.job_id if record.slot.is_released and not record.slot.remains else None
 
     def deletion_failed(self, container: str, *, only_volume_left: bool = False) -> None:
         """A deleter failed: try again later."""

@@ -15,11 +15,11 @@ from jobmanager.model.result import Outcome
 from jobmanager.results.phase_verdict import deadline_verdict, deciding_verdict, phase_verdict
 from jobmanager.results.verdict import Verdict, crash_verdict, killed_verdict
 from jobmanager.scheduling import phases
-from jobmanager.scheduling.commands import CheckHost, Command
+from jobmanager.scheduling.commands import CheckHost, Command, NotifyPhaseEnded
 from jobmanager.scheduling.containers import ContainerRecord, ContainerTable
 from jobmanager.scheduling.hosts import HostTable
 from jobmanager.scheduling.job_containers import JobContainers
-from jobmanager.scheduling.job_record import JobRecord
+from jobmanager.scheduling.job_record import JobRecord, RunRecord
 from jobmanager.scheduling.job_states import JobEvent, JobState
 
 IMAGE_GONE = "its image is gone"
@@ -110,12 +110,25 @@ class RunSequence:
             job.course = replace(job.course, is_over=True)
         run = job.run
         run.verdict = phase_verdict(run.request.task, verdict, run.facts, run.limits)
+        self._announce_end(job, run, run.verdict)
         if run.container is not None and run.container.state is ContainerState.BUSY:  # its waiters died
             self._containers.apply(run.container, ContainerEvent.RELEASED)
         if job.decided_by is None and phases.stops_the_job(pipeline.phases[run.number], run.verdict):
             job.decided_by = run.number
             job.course = replace(job.course, has_failed=True)
         self._go_on(job, pipeline, event)
+
+    def _announce_end(self, job: JobRecord, run: RunRecord, verdict: Verdict) -> None:
+        assert run.request.phase is not None and job.host is not None, "a phase ends on a host"
+        self._send(
+            NotifyPhaseEnded(
+                job_id=job.request.job_id,
+                phase=run.request.phase.name,
+                number=run.number,
+                outcome=verdict.outcome,
+                host=job.host,
+            )
+        )
 
     def _skip(self, job: JobRecord) -> None:
         """A job's run is not given to a container, if it is killed."""
