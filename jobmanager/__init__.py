@@ -8,8 +8,8 @@ from jobmanager.client import Client
 from jobmanager.errors import JobManagerError
 from jobmanager.future import ClientFuture, JobFuture
 from jobmanager.hooks import HookManager
-from jobmanager.live_output.output_buffer import Output
 from jobmanager.live_output.reader import LiveOutput
+from jobmanager.live_output.run_buffer import Output
 from jobmanager.manager import JobManager
 from jobmanager.model.grader import Grader
 from jobmanager.model.host import TLS, DockerHost

@@ -94,6 +94,7 @@ class JobOutput(Event):
     data: bytes = field(repr=False)  # at most 64 KiB
     missed_bytes: int = 0  # of this stream, before this data: hooks were too slow for them, or they were not kept
     starts_again: bool = False  # what came before does not count: the job is run again
+    phase: str = ""  # the phase of a pipeline that printed it; empty for a task, and with ``starts_again``
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -141,7 +141,7 @@ class Dispatch:
         if not self._children.waiters.monitor(command.host, message):
             self._timers.add(_NO_WAITER_S, RetryMonitorRun(container=command.container))
             return
-        self._live_outputs.monitor_started(command.request.job_id, command.container)
+        self._live_outputs.update(command.request.job_id)
         if command.kill_at_once:
             self._children.waiters.kill(command.container)
 
@@ -155,21 +155,25 @@ class Dispatch:
             )
 
     def _phase_ended(self, command: NotifyPhaseEnded) -> None:
-        self._hooks.fire(
-            PhaseEnded(
-                at_s=time.time(),
-                job_id=command.job_id,
-                phase=command.phase,
-                number=command.number,
-                outcome=command.outcome,
-                host=command.host,
+        """The hooks get what it printed before its end."""
+        try:
+            self._live_outputs.update(command.job_id)
+        finally:
+            self._hooks.fire(
+                PhaseEnded(
+                    at_s=time.time(),
+                    job_id=command.job_id,
+                    phase=command.phase,
+                    number=command.number,
+                    outcome=command.outcome,
+                    host=command.host,
+                )
             )
-        )
 
     def _publish_result(self, command: PublishResult) -> None:
         """The hooks get the last output before the end. An error there must not cost the job its callback."""
         try:
-            self._live_outputs.job_ended(command.request.job_id, command.facts)
+            self._live_outputs.job_ended(command.request.job_id)
         finally:
             self._callbacks.put(command)
 

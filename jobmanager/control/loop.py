@@ -136,7 +136,7 @@ class Loop:
 
     def _take(self, item: _Item) -> None:
         if isinstance(item, _Followed):
-            self.live_outputs.reader_added(item.job_id)
+            self.live_outputs.update(item.job_id)
         elif isinstance(item, (MessageReceived, ChildExited, SendFailed)):
             self._reports.take(item)
 

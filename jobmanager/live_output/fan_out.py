@@ -14,9 +14,9 @@ from jobmanager.errors import UnknownJob
 from jobmanager.events import JobOutput
 from jobmanager.hooks import HookManager
 from jobmanager.ipc.messages import FetchOutput, OutputChunk
-from jobmanager.live_output.output_buffer import Output, OutputBuffer
+from jobmanager.live_output.output_buffer import OutputBuffer
 from jobmanager.live_output.reader import LiveOutput
-from jobmanager.results.facts import RunFacts
+from jobmanager.live_output.run_buffer import Output
 from jobmanager.scheduling.job_record import OutputSource
 
 
@@ -31,7 +31,7 @@ class LiveOutputFanOut:
         fetch: Callable[[FetchOutput], None],
         on_followed: Callable[[str], None],
     ) -> None:
-        """``source_of`` asks the ledger, ``fetch`` the waiters; ``on_followed`` has the loop call ``reader_added``."""
+        """``source_of`` asks the ledger, ``fetch`` the waiters; ``on_followed`` has the loop call ``update``."""
         self._hooks = hooks
         self._source_of = source_of
         self._fetch = fetch
@@ -42,32 +42,32 @@ class LiveOutputFanOut:
     def follow(self, job_id: str, timeout_s: float | None) -> LiveOutput:
         """One more reader; raises UnknownJob. It exists before the job's state is read, so that no end can be missed."""
         live = self._new_reader(job_id, timeout_s)
-        run = self._source_of(job_id)
-        if run is not None and not run.ended:
+        source = self._source_of(job_id)
+        if source is not None and not source.ended:
             self._on_followed(job_id)
             return live
         live.close()
         with self._lock:
             self._followed_buffer(job_id)
-        if run is None:
+        if source is None:
             raise UnknownJob(f"there is no job with the id {job_id!r}, or its callback has returned")
-        return _reader_of_the_past(job_id, run.facts, timeout_s)
+        return _reader_of_the_past(job_id, source, timeout_s)
 
-    def reader_added(self, job_id: str) -> None:
-        """A job has a new reader."""
-        run = self._source_of(job_id)
-        if run is not None and run.container and not run.ended:
-            self.monitor_started(job_id, run.container)
+    def update(self, job_id: str) -> None:
+        """A waiter monitors a run of the job, a run has ended, or the job has a new reader.
 
-    def monitor_started(self, job_id: str, container: str) -> None:
-        """A waiter monitors the job. It is asked for output if the job is followed."""
+        If it is followed, what its ended runs printed is shown, and the waiter of the current one is asked for more.
+        """
+        source = self._source_of(job_id)
+        if source is None:
+            return
         with self._lock:
-            if self._hooks.wants(JobOutput):
+            if self._hooks.wants(JobOutput) and not source.ended:
                 self._buffers.setdefault(job_id, OutputBuffer(job_id))
             buffer = self._followed_buffer(job_id)
         if buffer is not None:
-            self._fire_all(buffer, buffer.container_started(container))
-            self._fetch(buffer.next_request())
+            self._fire_all(buffer, buffer.catch_up(source))
+            self._fetch_more(buffer)
 
     def chunk_received(self, chunk: OutputChunk) -> None:
         """A waiter has answered. It is asked for more if the job is still followed."""
@@ -82,27 +82,37 @@ class LiveOutputFanOut:
         ]
         self._fire_all(buffer, added)
         if added:  # else it answers an old question, and the next one is on its way
-            self._fetch(buffer.next_request())
+            self._fetch_more(buffer)
 
-    def job_ended(self, job_id: str, facts: RunFacts | None) -> None:
-        """The job is over."""
-        with self._lock:
-            buffer = self._buffers.pop(job_id, None)
-        if buffer is not None:
-            self._fire_all(buffer, buffer.finish(facts))
-            self._fire_missed(buffer)
+    def job_ended(self, job_id: str) -> None:
+        """The job is over, and the ledger knows it still."""
+        self._end(job_id, self._source_of(job_id))
 
     def close(self) -> None:
         """End all of them: no job prints any more."""
         with self._lock:
             job_ids = list(self._buffers)
         for job_id in job_ids:
-            self.job_ended(job_id, None)
+            self._end(job_id, None)
 
     def abandon(self) -> None:
         """In a forked child: the jobs are the parent's. Its locks may be held by threads that are not here."""
         for buffer in self._buffers.values():
             buffer.changed, buffer.ended = threading.Condition(), True
+
+    def _end(self, job_id: str, source: OutputSource | None) -> None:
+        with self._lock:
+            buffer = self._buffers.pop(job_id, None)
+        if buffer is None:
+            return
+        if source is not None:
+            self._fire_all(buffer, buffer.catch_up(source))
+        buffer.finish()
+        self._fire_missed(buffer)
+
+    def _fetch_more(self, buffer: OutputBuffer) -> None:
+        if (request := buffer.next_request()) is not None:
+            self._fetch(request)
 
     def _new_reader(self, job_id: str, timeout_s: float | None) -> LiveOutput:
         with self._lock:
@@ -119,13 +129,14 @@ class LiveOutputFanOut:
     def _fire_all(self, buffer: OutputBuffer, outputs: Iterable[Output]) -> None:
         """Fire the hooks for all that was added."""
         for output in outputs:
+            if output.starts_again:
+                buffer.missed_by_hooks.clear()
             if self._hooks.wants(JobOutput):
+                self._fire_missed(buffer, but_of=output.phase)
                 self._fire(buffer, output)
 
     def _fire(self, buffer: OutputBuffer, output: Output) -> None:
-        if output.starts_again:
-            buffer.missed_by_hooks = {False: 0, True: 0}
-        missed = buffer.missed_by_hooks[output.stderr] + output.missed_bytes
+        missed = buffer.missed_by_hooks.pop((output.phase, output.stderr), 0) + output.missed_bytes
         is_fired = self._hooks.fire(
             JobOutput(
                 at_s=time.time(),
@@ -134,18 +145,21 @@ class LiveOutputFanOut:
                 data=output.data,
                 missed_bytes=missed,
                 starts_again=output.starts_again,
+                phase=output.phase,
             )
         )
-        buffer.missed_by_hooks[output.stderr] = 0 if is_fired else missed + len(output.data)
+        if not is_fired and missed + len(output.data):
+            buffer.missed_by_hooks[output.phase, output.stderr] = missed + len(output.data)
 
-    def _fire_missed(self, buffer: OutputBuffer) -> None:
-        for stderr, missed in buffer.missed_by_hooks.items():
-            if missed:
-                self._fire(buffer, Output(stderr=stderr, data=b""))
+    def _fire_missed(self, buffer: OutputBuffer, *, but_of: str | None = None) -> None:
+        """Fire what hooks were too slow for: in all phases, or all but one, which goes on."""
+        for phase, stderr in [stream for stream in buffer.missed_by_hooks if stream[0] != but_of]:
+            self._fire(buffer, Output(stderr=stderr, data=b"", phase=phase))
 
 
-def _reader_of_the_past(job_id: str, facts: RunFacts | None, timeout_s: float | None) -> LiveOutput:
+def _reader_of_the_past(job_id: str, source: OutputSource, timeout_s: float | None) -> LiveOutput:
     buffer = OutputBuffer(job_id)
-    for _ in buffer.finish(facts):
+    for _ in buffer.catch_up(source):
         pass
+    buffer.finish()
     return LiveOutput(buffer, timeout_s)

@@ -1,67 +1,30 @@
-"""What one job has printed so far, kept for the readers of its live output."""
+"""What one job has printed so far, run by run, kept for the readers of its live output."""
 
 from __future__ import annotations
 
 import threading
 import weakref
-import zlib
-from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from jobmanager.ipc.messages import FetchOutput
-from jobmanager.results.facts import CapturedOutput, RunFacts
-
-_MAX_RECORD_BYTES = 65536  # of one record
-_MAX_KEPT_BYTES = 4 * 2**20  # of a running job's output
-_MIN_WEIGHT = 256  # of a block, however small: what Python takes for it
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Output:
-    """A piece of what a job printed, as it came: what a reader of its live output is given at a time."""
-
-    stderr: bool  # else standard output
-    data: bytes  # at most 64 KiB; it may end in the middle of a line, or of a character
-    missed_bytes: int = 0  # of this stream, before this data: this reader was too slow for them, or they were not kept
-    starts_again: bool = False  # what came before does not count: the job is run again
-
-
-def _none_of_both() -> dict[bool, int]:
-    """A count for standard output (False) and one for standard error (True)."""
-    return {False: 0, True: 0}
-
-
-@dataclass(slots=True, kw_only=True)
-class _Block:
-    """Bytes of one stream that came one after the other; or a number of bytes that were not kept."""
-
-    stderr: bool
-    data: bytearray = field(default_factory=bytearray)
-    missed_bytes: int = 0
-
-    @property
-    def weight(self) -> int:
-        """What counts for the bound on kept bytes."""
-        return max(len(self.data), _MIN_WEIGHT)
-
-    def can_take_more(self, stderr: bool) -> bool:
-        """Whether the next bytes of this stream belong to it."""
-        return self.stderr is stderr and not self.missed_bytes and len(self.data) < _MAX_RECORD_BYTES
+from jobmanager.live_output.run_buffer import Output, RunBuffer, RunPosition
+from jobmanager.scheduling.job_record import OutputSource, RunSource
 
 
 @dataclass(slots=True, kw_only=True)
 class ReadPosition:
     """How far a reader has come."""
 
-    run: int
-    block: int = 0  # its number since the run began
-    offset: int = 0  # in that block
-    passed: dict[bool, int] = field(default_factory=_none_of_both)  # bytes that it got, or missed and was informed of
+    restart: int
+    placement: int
+    run: int = 0
+    in_run: RunPosition = field(default_factory=RunPosition)
 
 
 class OutputBuffer:
-    """One job's output, in blocks. While the job runs their size is bounded, and the oldest are dropped first.
+    """The output of one job's runs, in their order: of all that have ended, and of the one whose turn it is.
 
     One thread writes, others read; ``changed`` guards all, and is held by whoever calls ``take``.
     """
@@ -71,100 +34,70 @@ class OutputBuffer:
         self.changed = threading.Condition()
         self.ended = False
         self.readers: weakref.WeakSet[object] = weakref.WeakSet()  # one that was dropped without ``close`` leaves it by itself
-        self.missed_by_hooks = _none_of_both()  # bytes that hooks were too slow for
-        self._container = ""
-        self._run = 0
-        self._begin()
-
-    def _begin(self) -> None:
-        self._blocks: deque[_Block] = deque()
-        self._first = 0  # the number of the oldest block that is kept
-        self._weight = 0
-        self._dropped = _none_of_both()
-        self._shown = _none_of_both()
-        self._sums = _none_of_both()
+        self.missed_by_hooks: dict[tuple[str, bool], int] = {}  # bytes that hooks were too slow for, by phase and stream
+        self._placement = 0
+        self._restart = 0  # how often it had to start again
+        self._runs: list[RunBuffer] = []
+        self._changes = 0
 
     # ---- written by one thread; what is returned or yielded is what was added
 
-    def container_started(self, container: str) -> list[Output]:
-        """The job's program is in this container. Another one than before means another run."""
-        is_another_run = self._container not in ("", container) and any(self._shown.values())
-        self._container = container
-        return [self._start_again()] if is_another_run else []
+    def catch_up(self, source: OutputSource) -> Iterator[Output]:
+        """Take in what the ledger knows of the job's runs, and what those that have ended printed. May be repeated."""
+        is_another = source.placement != self._placement
+        if any(run.has_shown for run in self._runs) and (is_another or self._is_contradicted_by(source)):
+            self._begin(source.placement, restart=self._restart + 1)
+            yield Output(stderr=False, data=b"", starts_again=True)
+        elif is_another:
+            self._begin(source.placement, restart=self._restart)
+        for number in range(max(len(self._runs) - 1, 0), len(source.runs)):
+            yield from self._catch_up_run(number, source.runs[number])
 
-    def next_request(self) -> FetchOutput:
-        """The next request to its waiter."""
-        return FetchOutput(container_name=self._container, stdout_from=self._shown[False], stderr_from=self._shown[True])
+    def next_request(self) -> FetchOutput | None:
+        """The next request to the waiter of the run that prints; None while none does."""
+        run = self._runs[-1] if self._runs else None
+        return run.next_request() if run is not None and run.container and not run.is_whole else None
 
     def add(self, container: str, stderr: bool, at: int, data: bytes) -> list[Output]:
         """Bytes of a stream of this container, the first of which is its byte ``at``; those that are known count once."""
-        if container != self._container or at > self._shown[stderr]:
+        if not self._runs or self._runs[-1].container != container:
             return []
-        unseen = data[self._shown[stderr] - at :]
-        return [self._add(stderr, unseen, keep_all=False)] if unseen else []
+        with self._changing():
+            added = self._runs[-1].add(stderr, at, data)
+        return [] if added is None else [added]
 
-    def finish(self, facts: RunFacts | None) -> Iterator[Output]:
-        """Nothing more will come: the facts of the last run, if there are any, have all that it printed."""
-        if facts is not None:
-            output = facts.output
-            if self._is_contradicted_by(output):
-                yield self._start_again()
-            yield from self._add_rest(False, output.stdout, output.stdout_bytes)
-            yield from self._add_rest(True, output.stderr, output.stderr_bytes)
-        with self.changed:
+    def finish(self) -> None:
+        """Nothing more will come."""
+        with self._changing():
             self.ended = True
-            self.changed.notify_all()
 
-    def _start_again(self) -> Output:
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
         with self.changed:
-            self._run += 1
-            self._begin()
+            yield
+            self._changes += 1
             self.changed.notify_all()
-        return Output(stderr=False, data=b"", starts_again=True)
 
-    def _add(self, stderr: bool, data: bytes, *, keep_all: bool) -> Output:
-        with self.changed:
-            self._shown[stderr] += len(data)
-            self._sums[stderr] = zlib.crc32(data, self._sums[stderr])
-            self._append(stderr, data)
-            while self._weight > _MAX_KEPT_BYTES and len(self._blocks) > 1 and not keep_all:
-                self._drop_oldest()
-            self.changed.notify_all()
-        return Output(stderr=stderr, data=data)
+    def _begin(self, placement: int, *, restart: int) -> None:
+        with self._changing():
+            self._placement, self._restart, self._runs = placement, restart, []
 
-    def _add_rest(self, stderr: bool, whole: bytes, counted: int) -> Iterator[Output]:
-        while rest := whole[self._shown[stderr] : self._shown[stderr] + _MAX_RECORD_BYTES]:
-            yield self._add(stderr, rest, keep_all=True)
-        if (missed := counted - self._shown[stderr]) > 0:
-            with self.changed:
-                self._blocks.append(_Block(stderr=stderr, missed_bytes=missed))
-            yield Output(stderr=stderr, data=b"", missed_bytes=missed)
+    def _catch_up_run(self, number: int, source: RunSource) -> Iterator[Output]:
+        if number == len(self._runs):
+            with self._changing():
+                self._runs.append(RunBuffer(source.phase))
+        run = self._runs[number]
+        run.container = source.container or run.container
+        while source.facts is not None and not run.is_whole:
+            with self._changing():
+                output = run.next_rest(source.facts.output)
+            if output is not None:
+                yield output
 
-    def _is_contradicted_by(self, output: CapturedOutput) -> bool:
-        """Whether it does not begin with what was shown: a log that was read in place of a stream may have less."""
-        return any(
-            self._shown[stderr] > 0 and (output.beginning_lost or self._differs(stderr, whole))
-            for stderr, whole in ((False, output.stdout), (True, output.stderr))
-        )
-
-    def _differs(self, stderr: bool, whole: bytes) -> bool:
-        shown = self._shown[stderr]
-        return shown <= len(whole) and zlib.crc32(memoryview(whole)[:shown]) != self._sums[stderr]
-
-    def _append(self, stderr: bool, data: bytes) -> None:
-        if not (self._blocks and self._blocks[-1].can_take_more(stderr)):
-            self._blocks.append(_Block(stderr=stderr))
-            self._weight += _MIN_WEIGHT
-        block = self._blocks[-1]
-        self._weight -= block.weight
-        block.data += data
-        self._weight += block.weight
-
-    def _drop_oldest(self) -> None:
-        block = self._blocks.popleft()
-        self._first += 1
-        self._weight -= block.weight
-        self._dropped[block.stderr] += len(block.data)
+    def _is_contradicted_by(self, source: OutputSource) -> bool:
+        last = len(self._runs) - 1
+        facts = source.runs[last].facts if last < len(source.runs) else None
+        return facts is not None and self._runs[last].is_contradicted_by(facts.output)
 
     # ---- read by others
 
@@ -175,43 +108,24 @@ class OutputBuffer:
 
     def beginning(self) -> ReadPosition:
         """The position of a new reader."""
-        return ReadPosition(run=self._run)
+        return ReadPosition(restart=self._restart, placement=self._placement)
 
-    def so_far(self) -> tuple[int, int]:
-        """Which run this is, and how many bytes it has printed."""
-        return self._run, sum(self._shown.values())
+    def changes(self) -> int:
+        """How often it has changed."""
+        return self._changes
 
     def take(self, position: ReadPosition) -> Output | None:
         """What comes next for a reader at this position, which moves on; None: nothing yet."""
-        if position.run != self._run:
-            position.run, position.block, position.offset, position.passed = self._run, 0, 0, _none_of_both()
+        has_started_again = position.restart != self._restart
+        if has_started_again or position.placement != self._placement:
+            position.restart, position.placement = self._restart, self._placement
+            position.run, position.in_run = 0, RunPosition()
+        if has_started_again:
             return Output(stderr=False, data=b"", starts_again=True)
-        if position.block < self._first:
-            return self._missed(position) or self._next(position)
-        return self._next(position)
-
-    def _missed(self, position: ReadPosition) -> Output | None:
-        """What was dropped before this reader came to it, one stream after the other."""
-        for stderr in (False, True):
-            missed = self._dropped[stderr] - position.passed[stderr]
-            if missed > 0:
-                position.passed[stderr] += missed
-                return Output(stderr=stderr, data=b"", missed_bytes=missed)
-        position.block, position.offset = self._first, 0
-        return None
-
-    def _next(self, position: ReadPosition) -> Output | None:
-        while (at := position.block - self._first) < len(self._blocks):
-            block = self._blocks[at]
-            if position.offset == 0 and block.missed_bytes:
-                position.offset = 1
-                return Output(stderr=block.stderr, data=b"", missed_bytes=block.missed_bytes)
-            data = bytes(block.data[position.offset : position.offset + _MAX_RECORD_BYTES])
-            if data:
-                position.offset += len(data)
-                position.passed[block.stderr] += len(data)
-                return Output(stderr=block.stderr, data=data)
-            if at == len(self._blocks) - 1:
+        while position.run < len(self._runs):
+            if (output := self._runs[position.run].take(position.in_run)) is not None:
+                return output
+            if position.run == len(self._runs) - 1:
                 return None  # it may still grow
-            position.block, position.offset = position.block + 1, 0
+            position.run, position.in_run = position.run + 1, RunPosition()
         return None

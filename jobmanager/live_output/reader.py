@@ -7,7 +7,8 @@ from functools import partial
 from types import TracebackType
 
 from jobmanager.errors import JobTimeout
-from jobmanager.live_output.output_buffer import Output, OutputBuffer
+from jobmanager.live_output.output_buffer import OutputBuffer
+from jobmanager.live_output.run_buffer import Output
 from jobmanager.threads.deadlock_guard import refuse_inside_callback
 from jobmanager.threads.main_thread import outside_main_thread
 
@@ -46,7 +47,7 @@ class LiveOutput:
         """
         until = None if self._timeout_s is None else time.monotonic() + self._timeout_s
         while True:
-            seen, is_over = self._buffer.so_far(), self._is_over()  # before it takes: what comes meanwhile is no news to wait for
+            seen, is_over = self._buffer.changes(), self._is_over()  # before it takes: what comes meanwhile is no news to wait for
             if (output := outside_main_thread(self._take)) is not None:
                 return output
             if is_over:
@@ -74,9 +75,9 @@ class LiveOutput:
     def _is_over(self) -> bool:
         return self._closed or self._buffer.ended
 
-    def _wait(self, seen: object, timeout_s: float | None) -> None:
+    def _wait(self, seen: int, timeout_s: float | None) -> None:
         with self._buffer.changed:
-            self._buffer.changed.wait_for(lambda: self._is_over() or self._buffer.so_far() != seen, timeout_s)
+            self._buffer.changed.wait_for(lambda: self._is_over() or self._buffer.changes() != seen, timeout_s)
 
     def _close(self) -> None:
         with self._buffer.changed:

@@ -31,7 +31,7 @@ class NotifyJobPlaced:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotifyPhaseEnded:
-    """Tell the hooks that a phase has an outcome."""
+    """Tell the hooks, and who follows the job, that a phase has an outcome."""
 
     job_id: str
     phase: str

@@ -56,6 +56,12 @@ class RunRecord:
         start = {} if self.container is None or self.container.start_s is None else {"start": self.container.start_s}
         return {**start, **(self.facts.timings if self.facts is not None else {})}
 
+    @property
+    def output_source(self) -> RunSource:
+        """Where its output can be read."""
+        phase = self.request.phase.name if self.request.phase is not None else ""
+        return RunSource(phase=phase, container=self.container_name, facts=self.facts)
+
     def busy_for_s(self, now: float) -> float:
         """For how long its container has had it; 0 while none has."""
         since = self.container.busy_since if self.container is not None else None
@@ -162,6 +168,12 @@ class JobRecord:
         reasons = [*self.failure_reasons[-3:], *([missing] if missing else [])]
         return f" ({'; '.join(reasons)})" if reasons else ""
 
+    @property
+    def output_source(self) -> OutputSource:
+        """Where its output can be read."""
+        runs = tuple(run.output_source for run in self.runs[: self.current + 1])
+        return OutputSource(placement=self.placements, runs=runs, ended=self.state is JobState.DONE)
+
     def running_for_s(self, now: float) -> float:
         """For how long it has been running; 0 before."""
         return 0.0 if self.began_at is None else now - self.began_at
@@ -175,9 +187,18 @@ class JobRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunSource:
+    """Where the output of a run can be read."""
+
+    phase: str = ""  # of a pipeline
+    container: str = ""  # empty while it has none
+    facts: RunFacts | None = None  # once it has ended, if it was seen
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OutputSource:
     """Where the output of a job can be read."""
 
-    container: str  # empty while it has no container
+    placement: int  # a later one runs the job again
+    runs: tuple[RunSource, ...]  # up to the one whose turn it is
     ended: bool
-    facts: RunFacts | None  # once it has ended, if its run was seen

@@ -201,9 +201,7 @@ class Ledger:
         """Where the output of a job can be read; None when it is unknown, or its callback has returned."""
         with self._lock:
             job = self._jobs.get(job_id)
-            if job is None:
-                return None
-            return OutputSource(container=job.run.container_name, ended=job.state is JobState.DONE, facts=job.run.facts)
+            return job.output_source if job is not None else None
 
     def unfinished(self) -> int:
         """The number of jobs whose callback has not returned."""

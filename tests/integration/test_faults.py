@@ -13,7 +13,7 @@ import docker
 import psutil
 import pytest
 
-from jobmanager import DockerHost, JobManager, JobResult, Limits, Outcome, Task
+from jobmanager import DockerHost, JobManager, JobResult, Limits, Outcome, Phase, Pipeline, Task
 from jobmanager.engine.docker.container_config import VOLUME_LABEL
 from jobmanager.engine.labels import JOB_LABEL, MANAGER_LABEL
 from jobmanager.errors import DuplicateJob
@@ -109,6 +109,28 @@ def test_who_follows_a_job_goes_on_with_the_next_waiter_and_sees_each_byte_once(
     assert not any(output.starts_again or output.missed_bytes for output in seen)
     assert b"".join(output.data for output in seen if not output.stderr) == results[0].stdout == b"one\ntwo\n"
     assert b"".join(output.data for output in seen if output.stderr) == results[0].stderr == b"eins\nzwei\n"
+
+
+@pytest.mark.case(5)
+def test_who_follows_a_pipeline_sees_each_byte_once_although_its_waiter_is_killed_in_the_middle_of_a_phase(engine: str) -> None:
+    speaks_twice = "echo one; echo eins >&2; sleep 3; echo two; echo zwei >&2"
+    pipeline = Pipeline([Phase(name, Task(BUSYBOX, command=speaks_twice)) for name in ("first", "second")])
+    results: list[JobResult] = []
+    with JobManager(engine) as manager:
+        live = manager.follow(manager.new_job(pipeline, callback=results.append), timeout_s=60)
+        seen = []
+        for output in live:
+            if output.phase not in {before.phase for before in seen}:
+                for waiter in processes("_waiter"):
+                    waiter.kill()
+            seen.append(output)
+        eventually(lambda: results)
+    assert not any(output.starts_again or output.missed_bytes for output in seen)
+    assert [phase.run.stdout for phase in results[0].phases if phase.run] == [b"one\ntwo\n"] * 2, results[0]
+    for phase in ("first", "second"):
+        its_own = [output for output in seen if output.phase == phase]
+        assert b"".join(output.data for output in its_own if not output.stderr) == b"one\ntwo\n"
+        assert b"".join(output.data for output in its_own if output.stderr) == b"eins\nzwei\n"
 
 
 @pytest.mark.case(5)

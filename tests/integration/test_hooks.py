@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterator
 
 import pytest
 
-from jobmanager import DockerHost, HookManager, JobManager, JobResult, Outcome, Task
+from jobmanager import DockerHost, HookManager, JobManager, JobResult, Outcome, Phase, Pipeline, Task
 from jobmanager.errors import UnknownEnvironment
 from jobmanager.events import (
     EnvironmentsChanged,
@@ -21,6 +22,8 @@ from jobmanager.events import (
     JobStarted,
     ManagerClosing,
     ManagerStarted,
+    PhaseEnded,
+    PhaseStarted,
 )
 from tests.conftest import BUSYBOX, eventually
 from tests.integration.conftest import PATIENCE_S
@@ -58,6 +61,50 @@ def test_everything_that_happens_to_a_job_and_its_manager_is_told_in_its_order(e
     assert b"".join(event.data for event in output if isinstance(event, JobOutput) and event.stderr) == b"two\n"
     assert isinstance(ended, JobEnded) and (ended.job_id, ended.result) == ("j", result)
     assert [event.unfinished for event in after if isinstance(event, ManagerClosing)] == [0]
+
+
+def test_the_phases_of_a_pipeline_are_told_in_their_order_and_the_job_itself_once(engine_url: str) -> None:
+    told: list[Event] = []
+    hooks = HookManager()
+    hooks.add(Event, told.append)
+    hooks.add(JobOutput, told.append)
+    pipeline = Pipeline(
+        [
+            Phase("build", Task(BUSYBOX, command="echo built"), writes=["work"]),
+            Phase("test", PRINTS, reads=["work"]),
+            Phase("more", PRINTS),
+            Phase("report", Task(BUSYBOX, command="echo sent"), when="always"),
+        ]
+    )
+    with JobManager(DockerHost(engine_url, name="a"), hook_manager=hooks) as manager:
+        result = manager.submit(pipeline, job_id="j").result(PATIENCE_S)
+        eventually(lambda: any(isinstance(event, JobDeleted) for event in told), what="the containers are gone")
+
+    of_the_job = [event for event in told if hasattr(event, "job_id")]
+    assert {event.job_id for event in of_the_job} == {"j"}  # type: ignore[attr-defined]
+    of_the_job = [event for event in of_the_job if not isinstance(event, JobDeleted)]
+    assert [_named(event) for event in _without_doubles(of_the_job)] == [
+        "JobQueued", "JobPlaced", "JobStarted",
+        "PhaseStarted 0 build", "JobOutput build", "PhaseEnded 0 build success",
+        "PhaseStarted 1 test", "JobOutput test", "PhaseEnded 1 test failed",
+        "PhaseStarted 3 report", "JobOutput report", "PhaseEnded 3 report success",
+        "JobEnded",
+    ]  # fmt: skip
+    assert [event.host for event in told if isinstance(event, (JobDeleted, PhaseStarted, PhaseEnded))] == ["a"] * 7
+    assert (result.outcome, [phase.outcome for phase in result.phases]) == (
+        Outcome.FAILED,
+        [Outcome.SUCCESS, Outcome.FAILED, None, Outcome.SUCCESS],
+    )
+
+
+def _named(event: Event) -> str:
+    fields = [str(getattr(event, name)) for name in ("number", "phase", "outcome") if hasattr(event, name)]
+    return " ".join([type(event).__name__, *fields])
+
+
+def _without_doubles(events: list[Event]) -> list[Event]:
+    """Output may come in several pieces."""
+    return [event for before, event in itertools.pairwise([None, *events]) if not type(event) is type(before) is JobOutput]
 
 
 @pytest.fixture

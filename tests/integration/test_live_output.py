@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import docker
 import pytest
 from docker.models.containers import Container
 
-from jobmanager import Grader, JobFuture, JobManager, JobResult, Limits, LiveOutput, Outcome, Output, Task
+from jobmanager import (
+    Grader,
+    JobFuture,
+    JobManager,
+    JobResult,
+    Limits,
+    LiveOutput,
+    Outcome,
+    Output,
+    Phase,
+    PhaseResult,
+    Pipeline,
+    Task,
+)
+from jobmanager.engine.labels import JOB_LABEL
 from jobmanager.errors import JobTimeout, UnknownJob
 from tests.conftest import BUSYBOX, SLOWNESS, eventually
 from tests.integration.conftest import PATIENCE_S, PYTHON, Submit
@@ -158,3 +174,108 @@ def test_of_a_grading_job_the_grader_is_followed_while_its_student_runs_and_noth
     result = job.result(PATIENCE_S)
     assert result.outcome is Outcome.KILLED
     assert streams(seen) == (result.stdout, result.stderr) == (b"grading\nthe student\n", b"complains\n")
+
+
+# ---- pipelines
+
+TALKS = "for n in $(seq 300); do echo {name} $n; echo {name} complains $n >&2; done; printf '{name} has no last line'"
+
+
+def talking(name: str, **options: object) -> Phase:
+    """A phase that prints to both streams by turns."""
+    return Phase(name, Task(BUSYBOX, command=TALKS.format(name=name)), **options)  # type: ignore[arg-type]
+
+
+def waiting(name: str) -> Phase:
+    """A phase that shows itself, and ends only when it is killed."""
+    return Phase(name, Task(BUSYBOX, command=SHOWS_ITSELF))
+
+
+def by_phase(outputs: Sequence[Output]) -> list[tuple[str, bytes, bytes]]:
+    """What each phase has printed to both streams, in the order in which they came."""
+    return [(phase, *streams(list(its_own))) for phase, its_own in itertools.groupby(outputs, lambda output: output.phase)]
+
+
+def printed(phases: Sequence[PhaseResult]) -> list[tuple[str, bytes, bytes]]:
+    """The same by the results of phases that were run."""
+    return [(phase.name, phase.run.stdout, phase.run.stderr) for phase in phases if phase.run is not None]
+
+
+def no_byte_is_missing(outputs: Sequence[Output]) -> bool:
+    return not any(output.missed_bytes or output.starts_again for output in outputs)
+
+
+def test_every_byte_of_a_pipeline_is_seen_once_phase_by_phase(shared_manager: JobManager) -> None:
+    pipeline = Pipeline([talking("build", writes=["work"]), talking("test", reads=["work"]), talking("report")])
+    job = shared_manager.submit(pipeline)
+
+    seen = list(shared_manager.follow(job.job_id, timeout_s=PATIENCE_S))
+
+    result = job.result(PATIENCE_S)
+    assert result.outcome is Outcome.SUCCESS
+    assert by_phase(seen) == printed(result.phases)
+    assert [(name, len(stdout.splitlines()), len(stderr.splitlines())) for name, stdout, stderr in by_phase(seen)] == [
+        (name, 301, 300) for name in ("build", "test", "report")
+    ]
+    assert no_byte_is_missing(seen)
+
+
+def test_who_joins_in_the_last_phase_sees_those_before_it_and_a_kill_ends_the_stream(shared_manager: JobManager) -> None:
+    job = shared_manager.submit(Pipeline([talking("build"), talking("test"), waiting("report")]))
+    with shared_manager.follow(job.job_id, timeout_s=PATIENCE_S) as first:
+        seen = read(first, b"ready")
+        late = shared_manager.follow(job.job_id, timeout_s=PATIENCE_S)
+        seen += first if shared_manager.kill_job(job.job_id) else ()
+    alone = list(late)
+
+    result = job.result(PATIENCE_S)
+    assert result.outcome is Outcome.KILLED
+    assert [name for name, *_ in by_phase(seen)] == ["build", "test", "report"]
+    assert by_phase(seen) == by_phase(alone) == printed(result.phases)
+    assert no_byte_is_missing(seen) and no_byte_is_missing(alone)
+
+
+def test_who_follows_only_the_last_phase_of_a_pipeline_is_given_the_earlier_ones_too(
+    shared_manager: JobManager, outsider: docker.DockerClient
+) -> None:
+    job = shared_manager.submit(Pipeline([talking("build"), waiting("report")]))
+    eventually(lambda: _has_printed(outsider, job, "p2", b"ready"), within_s=PATIENCE_S)
+
+    live = shared_manager.follow(job.job_id, timeout_s=PATIENCE_S)
+    seen = read(live, b"ready")
+    shared_manager.kill_job(job.job_id)
+    seen += live
+
+    assert by_phase(seen) == printed(job.result(PATIENCE_S).phases)
+    assert no_byte_is_missing(seen)
+
+
+def test_a_pipeline_that_is_run_again_from_its_first_phase_starts_its_stream_again_once(
+    shared_manager: JobManager, outsider: docker.DockerClient
+) -> None:
+    build = Phase("build", Task(BUSYBOX, command="echo built", retries=1))
+    test = Phase("test", Task(BUSYBOX, command="echo ready; sleep 3; echo $HOSTNAME", retries=1))
+    job = shared_manager.submit(Pipeline([build, test]))
+    live = shared_manager.follow(job.job_id, timeout_s=PATIENCE_S)
+    seen = read(live, b"ready")
+
+    _phase_container(outsider, job, "p2").kill()
+    seen += live
+
+    result = job.result(PATIENCE_S)
+    assert result.outcome is Outcome.SUCCESS, result
+    assert [output.starts_again for output in seen].count(True) == 1
+    again = [output.starts_again for output in seen].index(True)
+    assert [name for name, *_ in by_phase(seen[:again])] == ["build", "test"]
+    assert by_phase(seen[again + 1 :]) == printed(result.phases)
+
+
+def _phase_container(outsider: docker.DockerClient, job: JobFuture, name_end: str) -> Container | None:
+    """A container of the job, by the end of its name."""
+    containers = outsider.containers.list(filters={"label": f"{JOB_LABEL}={job.job_id}"})
+    return next((container for container in containers if container.name.endswith(name_end)), None)
+
+
+def _has_printed(outsider: docker.DockerClient, job: JobFuture, name_end: str, said: bytes) -> bool:
+    container = _phase_container(outsider, job, name_end)
+    return container is not None and said in container.logs()

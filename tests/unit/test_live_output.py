@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import random
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -13,29 +15,28 @@ from jobmanager import HookManager, LiveOutput, Output, hooks
 from jobmanager.errors import JobTimeout, UnknownJob, WouldDeadlock
 from jobmanager.events import Event, JobOutput
 from jobmanager.ipc.messages import FetchOutput, OutputChunk, StreamPiece
-from jobmanager.live_output import output_buffer
+from jobmanager.live_output import run_buffer
 from jobmanager.live_output.fan_out import LiveOutputFanOut
-from jobmanager.results.facts import CapturedOutput
-from jobmanager.scheduling.job_record import OutputSource
+from jobmanager.results.facts import CapturedOutput, RunFacts
+from jobmanager.scheduling.job_record import OutputSource, RunSource
 from jobmanager.threads import deadlock_guard
 from tests.conftest import eventually
 from tests.support.run_facts import exited
 
-RUNS = OutputSource(container="c1", ended=False, facts=None)
 KIB = 1024
 
 
 class Manager:
-    """One job ``j`` and a waiter that answers what it is asked, when it is told to."""
+    """One job ``j``, of a task or a pipeline, and a waiter that answers what it is asked, when it is told to."""
 
     def __init__(self, hook_manager: HookManager | None = None) -> None:
-        self.run: OutputSource | None = RUNS
+        self.source: OutputSource | None = OutputSource(placement=1, runs=(RunSource(container="c1"),), ended=False)
         self.asked: list[FetchOutput] = []
         self.outputs = LiveOutputFanOut(
             hook_manager or HookManager(),
-            source_of=lambda job_id: self.run if job_id == "j" else None,
+            source_of=lambda job_id: self.source if job_id == "j" else None,
             fetch=self.asked.append,
-            on_followed=lambda job_id: self.outputs.reader_added(job_id),
+            on_followed=lambda job_id: self.outputs.update(job_id),
         )
 
     def follow(self, timeout_s: float | None = 0.0) -> LiveOutput:
@@ -45,9 +46,40 @@ class Manager:
         said = tuple(StreamPiece(stderr, at, data) for stderr, at, data in pieces)
         self.outputs.chunk_received(OutputChunk(job_id="j", container_name=container, pieces=said))
 
+    def change(self, **changes: object) -> None:
+        assert self.source is not None
+        self.source = replace(self.source, **changes)  # type: ignore[arg-type]
+
+    def begins(self, run: RunSource, *, placement: int = 1) -> None:
+        """The turn of the next run; with another placement, of the first run again."""
+        assert self.source is not None
+        before = self.source.runs if placement == self.source.placement else ()
+        self.change(placement=placement, runs=(*before, run))
+        self.outputs.update("j")
+
+    def has_ended(self, facts: RunFacts | None) -> None:
+        """The run whose turn it is has ended, as far as the ledger knows."""
+        assert self.source is not None
+        *before, last = self.source.runs
+        self.change(runs=(*before, replace(last, facts=facts)))
+
+    def ends_phase(self, stdout: bytes = b"", stderr: bytes = b"", **counted: int) -> None:
+        self.has_ended(saying(stdout, stderr, **counted))
+        self.outputs.update("j")
+
     def ends(self, stdout: bytes = b"", stderr: bytes = b"", **counted: int) -> None:
-        counts = {"stdout_bytes": len(stdout), "stderr_bytes": len(stderr), **counted}
-        self.outputs.job_ended("j", exited(output=CapturedOutput(stdout=stdout, stderr=stderr, **counts)))
+        self.has_ended(saying(stdout, stderr, **counted))
+        self.end()
+
+    def end(self) -> None:
+        self.change(ended=True)
+        self.outputs.job_ended("j")
+
+
+def saying(stdout: bytes = b"", stderr: bytes = b"", **counted: int) -> RunFacts:
+    """The facts of a run that printed this."""
+    counts = {"stdout_bytes": len(stdout), "stderr_bytes": len(stderr), **counted}
+    return exited(output=CapturedOutput(stdout=stdout, stderr=stderr, **counts))
 
 
 def out(data: bytes, **more: object) -> Output:
@@ -129,15 +161,15 @@ def test_a_job_that_ended_without_a_run_ends_the_stream() -> None:
     manager = Manager()
     live = manager.follow()
 
-    manager.outputs.job_ended("j", None)
+    manager.end()
 
     assert list(live) == []
 
 
 def test_of_a_job_that_has_ended_the_result_is_read() -> None:
     manager = Manager()
-    facts = exited(output=CapturedOutput(stdout=b"all", stdout_bytes=3))
-    manager.run = OutputSource(container="c1", ended=True, facts=facts)
+    manager.has_ended(saying(b"all"))
+    manager.change(ended=True)
 
     live = manager.follow()
 
@@ -147,7 +179,7 @@ def test_of_a_job_that_has_ended_the_result_is_read() -> None:
 
 def test_an_unknown_job_is_refused_and_leaves_nothing() -> None:
     manager = Manager()
-    manager.run = None
+    manager.source = None
 
     with pytest.raises(UnknownJob, match="there is no job with the id 'j', or its callback has returned"):
         manager.follow()
@@ -219,7 +251,7 @@ def test_inside_a_callback_what_is_there_can_be_read_and_nothing_is_waited_for()
 
 
 def test_a_reader_that_stops_is_told_how_much_it_missed_and_another_one_misses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(output_buffer, "_MAX_KEPT_BYTES", 256 * KIB)
+    monkeypatch.setattr(run_buffer, "_MAX_KEPT_BYTES", 256 * KIB)
     manager = Manager()
     quick, slow = manager.follow(), manager.follow()
     whole = random.Random(8).randbytes(1024 * KIB)
@@ -242,17 +274,17 @@ def test_a_reader_that_stops_is_told_how_much_it_missed_and_another_one_misses_n
 
 def live_bytes(live: LiveOutput) -> int:
     """What is kept for readers."""
-    return sum(len(block.data) for block in live._buffer._blocks)
+    return sum(len(block.data) for run in live._buffer._runs for block in run._blocks)
 
 
 def test_what_is_kept_is_bounded_for_a_job_that_prints_to_both_streams_by_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(output_buffer, "_MAX_KEPT_BYTES", 256 * 100)
+    monkeypatch.setattr(run_buffer, "_MAX_KEPT_BYTES", 256 * 100)
     manager = Manager()
     slow = manager.follow()
     for at in range(500):
         manager.prints((False, at, b"o"), (True, at, b"e"))
 
-    assert len(slow._buffer._blocks) == 100
+    assert len(slow._buffer._runs[0]._blocks) == 100
     manager.ends(b"o" * 500, b"e" * 500)
     rest = list(slow)
     assert rest[:2] == [out(b"", missed_bytes=450), err(b"", missed_bytes=450)]
@@ -287,8 +319,7 @@ def test_another_run_starts_the_stream_again_for_every_reader() -> None:
     manager.prints((False, 0, b"first run"))
     assert so_far(quick) == [out(b"first run")]
 
-    manager.run = OutputSource(container="c2", ended=False, facts=None)
-    manager.outputs.monitor_started("j", "c2")
+    manager.begins(RunSource(container="c2"), placement=2)
     manager.prints((False, 0, b"late word of the first run"), container="c1")
     manager.prints((False, 0, b"second"), container="c2")
 
@@ -302,7 +333,7 @@ def test_another_container_whose_program_never_began_is_no_other_run() -> None:
     manager = Manager()
     live = manager.follow()
 
-    manager.outputs.monitor_started("j", "c2")
+    manager.begins(RunSource(container="c2"), placement=2)
     manager.prints((False, 0, b"one"), container="c2")
 
     assert so_far(live) == [out(b"one")]
@@ -342,7 +373,7 @@ def test_whatever_order_answers_come_in_each_byte_is_shown_once() -> None:
         begin = max(0, at[stderr] - chance.randint(0, 20))  # what a waiter that took over has read again
         manager.prints((stderr, begin, whole[stderr][begin : begin + chance.randint(1, 40)]))
         if chance.random() < 0.3:
-            manager.outputs.monitor_started("j", "c1")
+            manager.outputs.update("j")
         if chance.random() < 0.5:
             got += so_far(live)
     manager.ends(whole[False], whole[True])
@@ -352,14 +383,266 @@ def test_whatever_order_answers_come_in_each_byte_is_shown_once() -> None:
     assert not any(output.starts_again or output.missed_bytes for output in got)
 
 
+# ---- phases of a pipeline
+
+
+BUILD, TEST, REPORT = (RunSource(phase=name, container=f"{name}1") for name in ("build", "test", "report"))
+
+
+def pipeline(hook_manager: HookManager | None = None) -> Manager:
+    """Its job is a pipeline, whose first phase runs."""
+    manager = Manager(hook_manager)
+    manager.change(runs=(BUILD,))
+    manager.outputs.update("j")
+    return manager
+
+
+def by_phase(outputs: list[Output]) -> dict[str, tuple[bytes, bytes]]:
+    """What was printed, by phase, in the order in which they came; of a phase that comes twice only the last part."""
+    return {phase: joined(list(its_own)) for phase, its_own in itertools.groupby(outputs, lambda output: output.phase)}
+
+
+def test_the_phases_come_one_after_the_other_each_from_its_first_byte_and_named() -> None:
+    manager = pipeline()
+    live = manager.follow()
+    manager.prints((False, 0, b"compiling\n"), (True, 0, b"warning"), container="build1")
+    manager.ends_phase(b"compiling\ndone\n", b"warning")
+    assert so_far(live) == [
+        out(b"compiling\n", phase="build"),
+        err(b"warning", phase="build"),
+        out(b"done\n", phase="build"),
+    ]
+
+    manager.begins(TEST)
+    assert manager.asked[-1] == FetchOutput(container_name="test1", stdout_from=0, stderr_from=0)
+    manager.prints((True, 0, b"1 failed"), container="test1")
+    manager.ends(b"see above", b"1 failed")
+
+    assert list(live) == [err(b"1 failed", phase="test"), out(b"see above", phase="test")]
+
+
+def test_the_end_of_a_phase_is_shown_at_once_and_its_waiter_is_asked_no_more() -> None:
+    manager = pipeline()
+    live = manager.follow(timeout_s=None)
+    asked = list(manager.asked)
+    reader = threading.Thread(target=lambda: next(live))
+    reader.start()
+
+    manager.ends_phase(b"done", stderr_bytes=3)
+    reader.join(20)
+    manager.prints((False, 0, b"done and late"), container="build1")
+
+    assert not reader.is_alive()
+    assert manager.asked == asked
+    assert next(live) == err(b"", missed_bytes=3, phase="build")
+    manager.end()
+    assert list(live) == []
+
+
+@pytest.mark.parametrize("somebody_follows", [True, False])
+def test_a_reader_that_joins_in_a_later_phase_is_given_those_before_it_and_then_what_comes(somebody_follows: bool) -> None:
+    manager = pipeline()
+    first = manager.follow() if somebody_follows else None
+    manager.ends_phase(b"built", b"w")
+    manager.begins(TEST)
+    manager.ends_phase(b"tested")
+    manager.begins(REPORT)
+    manager.prints((False, 0, b"se"), container="report1")
+
+    late = manager.follow()
+    assert manager.asked[-1] == FetchOutput(container_name="report1", stdout_from=2 if somebody_follows else 0, stderr_from=0)
+    if not somebody_follows:
+        manager.prints((False, 0, b"se"), container="report1")
+    seen = so_far(late)
+    manager.ends(b"sent")
+    seen += list(late)
+
+    assert by_phase(seen) == {"build": (b"built", b"w"), "test": (b"tested", b""), "report": (b"sent", b"")}
+    assert first is None or by_phase(list(first)) == by_phase(seen)
+
+
+def test_of_a_pipeline_that_has_ended_every_phase_is_read() -> None:
+    manager = pipeline()
+    manager.ends_phase(b"built")
+    manager.begins(RunSource(phase="skipped"))
+    manager.begins(TEST)
+    manager.has_ended(saying(b"tested", b"1 failed"))
+    manager.change(ended=True)
+
+    assert list(manager.follow()) == [
+        out(b"built", phase="build"),
+        out(b"tested", phase="test"),
+        err(b"1 failed", phase="test"),
+    ]
+
+
+def test_what_is_kept_is_bounded_in_the_phase_that_runs_and_a_slow_reader_is_told_what_it_missed_of_which(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(run_buffer, "_MAX_KEPT_BYTES", 256 * KIB)
+    manager = pipeline()
+    slow = manager.follow()
+    whole = random.Random(9).randbytes(512 * KIB)
+    for at in range(0, len(whole), 64 * KIB):
+        manager.prints((False, at, whole[at : at + 64 * KIB]), container="build1")
+    assert live_bytes(slow) <= 256 * KIB
+    manager.ends_phase(whole)
+    manager.begins(TEST)
+    for at in range(0, 256 * KIB, 64 * KIB):
+        manager.prints((True, at, whole[at : at + 64 * KIB]), container="test1")
+    manager.ends(b"", whole[: 256 * KIB])
+
+    seen = list(slow)
+
+    assert seen[0] == out(b"", missed_bytes=256 * KIB, phase="build")
+    assert by_phase(seen) == {"build": (whole[256 * KIB :], b""), "test": (b"", whole[: 256 * KIB])}
+    assert not any(output.missed_bytes for output in seen[1:])
+
+
+def test_a_phase_that_was_lost_with_its_waiters_ends_and_the_next_one_goes_on() -> None:
+    manager = pipeline()
+    live = manager.follow()
+    manager.prints((False, 0, b"half a li"), container="build1")
+
+    manager.begins(REPORT)
+    manager.prints((False, 9, b"ne"), container="build1")
+    manager.ends(b"lost")
+
+    assert list(live) == [out(b"half a li", phase="build"), out(b"lost", phase="report")]
+
+
+def test_a_container_that_is_made_again_for_a_later_phase_is_no_other_run() -> None:
+    manager = pipeline()
+    live = manager.follow()
+    manager.ends_phase(b"built")
+    manager.begins(TEST)
+    again = replace(TEST, container="test2")
+    manager.change(runs=(manager.source.runs[0], again))
+    manager.outputs.update("j")
+
+    assert manager.asked[-1] == FetchOutput(container_name="test2", stdout_from=0, stderr_from=0)
+    manager.prints((False, 0, b"tested"), container="test2")
+    manager.ends(b"tested")
+
+    assert list(live) == [out(b"built", phase="build"), out(b"tested", phase="test")]
+
+
+def test_a_pipeline_that_is_run_again_starts_the_stream_again_once() -> None:
+    manager = pipeline()
+    quick, slow = manager.follow(), manager.follow()
+    manager.ends_phase(b"built")
+    manager.begins(TEST)
+    manager.prints((False, 0, b"tes"), container="test1")
+    seen = so_far(quick)
+
+    manager.begins(replace(BUILD, container="build2"), placement=2)
+    manager.prints((False, 3, b"ted"), container="test1")
+    manager.ends_phase(b"built again")
+    manager.begins(replace(TEST, container="test2"), placement=2)
+    manager.ends(b"tested")
+
+    again = [out(b"", starts_again=True), out(b"built again", phase="build"), out(b"tested", phase="test")]
+    assert seen == [out(b"built", phase="build"), out(b"tes", phase="test")]
+    assert list(quick) == list(slow) == again
+
+
+def test_phases_that_printed_nothing_are_run_again_without_a_word_and_a_reader_misses_nothing() -> None:
+    manager = pipeline()
+    live = manager.follow()
+    manager.ends_phase()
+    manager.begins(TEST)
+    assert so_far(live) == []
+
+    manager.begins(replace(BUILD, container="build2"), placement=2)
+    manager.ends_phase(b"built")
+    manager.begins(replace(TEST, container="test2"), placement=2)
+    manager.ends(b"tested")
+
+    assert list(live) == [out(b"built", phase="build"), out(b"tested", phase="test")]
+
+
+def test_while_it_waits_to_be_run_again_the_output_stays() -> None:
+    manager = pipeline()
+    live = manager.follow()
+    manager.ends_phase(b"built")
+    manager.begins(TEST)
+
+    manager.change(runs=(RunSource(phase="build"),))  # cut off; it has no host yet
+    manager.outputs.update("j")
+    late = manager.follow()
+    manager.end()
+
+    assert list(live) == list(late) == [out(b"built", phase="build")]
+
+
+def test_a_phase_whose_result_says_otherwise_than_what_was_shown_shows_those_before_it_again_too() -> None:
+    manager = pipeline()
+    live = manager.follow()
+    manager.ends_phase(b"built")
+    manager.begins(TEST)
+    manager.prints((False, 0, b"one, tw"), container="test1")
+    before = so_far(live)
+
+    manager.ends_phase(b"one, three")
+    manager.begins(REPORT)
+    manager.ends(b"sent")
+
+    assert before == [out(b"built", phase="build"), out(b"one, tw", phase="test")]
+    assert list(live) == [
+        out(b"", starts_again=True),
+        out(b"built", phase="build"),
+        out(b"one, three", phase="test"),
+        out(b"sent", phase="report"),
+    ]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_order_the_answers_and_the_ends_of_phases_come_in_each_byte_is_shown_once(seed: int) -> None:
+    """Waiters are replaced, the ledger may be ahead of what was carried out, readers come and go."""
+    chance = random.Random(seed)
+    whole = {run.container: tuple(chance.randbytes(chance.randint(0, 900)) for _ in range(2)) for run in (BUILD, TEST, REPORT)}
+    manager = pipeline()
+    first, seen = manager.follow(), []
+    readers = [first]
+    for run in (BUILD, TEST, REPORT):
+        if run is not BUILD:
+            manager.change(runs=(*manager.source.runs, run))
+        for _ in range(chance.randint(0, 40)):
+            event = chance.choice(["update", "prints", "prints", "joins", "reads"])
+            if event == "update":
+                manager.outputs.update("j")
+            elif event == "prints":
+                container = chance.choice([run.container, run.container, "build1"])
+                stderr, at = chance.random() < 0.5, chance.randint(0, 100)
+                asked = manager.asked[-1]
+                if asked.container_name == container and chance.random() < 0.9:
+                    at = asked.stderr_from if stderr else asked.stdout_from
+                if data := whole[container][stderr][at : at + chance.randint(1, 200)]:
+                    manager.prints((stderr, at, data), container=container)
+            elif event == "joins":
+                readers.append(manager.follow())
+            else:
+                seen += so_far(first)
+        manager.has_ended(saying(*whole[run.container]))
+        if chance.random() < 0.7:
+            manager.outputs.update("j")
+    manager.end()
+
+    expected = {run.phase: whole[run.container] for run in (BUILD, TEST, REPORT) if any(whole[run.container])}
+    for outputs in [seen + list(first), *(list(live) for live in readers[1:])]:
+        assert by_phase(outputs) == expected
+        assert list(by_phase(outputs)) == list(expected)
+        assert not any(output.starts_again or output.missed_bytes for output in outputs)
+
+
 # ---- what is asked of a waiter
 
 
 def test_nothing_is_asked_for_a_job_that_nobody_follows() -> None:
     manager = Manager()
 
-    manager.outputs.monitor_started("j", "c1")
-    manager.outputs.job_ended("j", exited())
+    manager.outputs.update("j")
+    manager.ends(b"one")
 
     assert manager.asked == []
 
@@ -379,11 +662,12 @@ def test_it_is_asked_for_more_only_when_the_last_answer_has_come() -> None:
 
 def test_a_job_that_waits_is_asked_for_once_it_runs() -> None:
     manager = Manager()
-    manager.run = OutputSource(container="", ended=False, facts=None)
+    manager.change(placement=0, runs=(RunSource(),))
     live = manager.follow()
     assert manager.asked == []
 
-    manager.outputs.monitor_started("j", "c1")
+    manager.change(placement=1, runs=(RunSource(container="c1"),))
+    manager.outputs.update("j")
 
     assert len(manager.asked) == 1
     live.close()
@@ -424,9 +708,9 @@ def test_a_hook_for_output_is_told_of_every_piece_of_every_job() -> None:
     hook_manager.add(JobOutput, told.append)
     manager = Manager(hook_manager)
 
-    manager.outputs.monitor_started("j", "c1")
+    manager.outputs.update("j")
     manager.prints((False, 0, b"one"))
-    manager.outputs.monitor_started("j", "c2")
+    manager.begins(RunSource(container="c2"), placement=2)
     manager.prints((True, 0, b"two"), container="c2")
     manager.ends(b"three", b"two")
 
@@ -443,7 +727,7 @@ def test_a_hook_for_all_events_has_no_output_sent() -> None:
     hook_manager.add(Event, told.append)
     manager = Manager(hook_manager)
 
-    manager.outputs.monitor_started("j", "c1")
+    manager.outputs.update("j")
     manager.ends(b"one")
     hook_manager.drain(20)
 
@@ -462,7 +746,7 @@ def test_a_hook_that_is_too_slow_for_the_output_is_told_how_much_it_missed(monke
 
     hook_manager.add(JobOutput, slow)
     manager = Manager(hook_manager)
-    manager.outputs.monitor_started("j", "c1")
+    manager.outputs.update("j")
     manager.prints((False, 0, b"0"))
     assert begun.wait(20)
     for at in range(1, 40):
@@ -472,3 +756,32 @@ def test_a_hook_that_is_too_slow_for_the_output_is_told_how_much_it_missed(monke
     manager.ends(b"0" + b"x" * 39, b"y" * 39)
 
     assert told_of(manager, hook_manager, told)[11:] == [(False, b"", 34, False), (True, b"", 34, False)]
+
+
+def test_a_hook_is_told_of_which_phase_it_missed_output_before_the_next_one_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hooks, "_MAX_OUTPUT_WAITING_BYTES", 10)
+    hook_manager, told, begun, gate = HookManager(), [], threading.Event(), threading.Event()
+
+    def slow(event: JobOutput) -> None:
+        begun.set()
+        gate.wait(30)
+        told.append(event)
+
+    hook_manager.add(JobOutput, slow)
+    manager = pipeline(hook_manager)
+    manager.prints((False, 0, b"begin"), container="build1")
+    assert begun.wait(20)
+    manager.ends_phase(b"begin and so on", b"oops")
+    manager.begins(TEST)
+    manager.prints((False, 0, b"test"), container="test1")
+    gate.set()
+    eventually(lambda: len(told) >= 3)
+    manager.ends(b"tested")
+
+    hook_manager.drain(20)
+    assert [(event.phase, event.stderr, event.data, event.missed_bytes) for event in told] == [
+        ("build", False, b"begin", 0),
+        ("build", False, b" and so on", 0),
+        ("build", True, b"", 4),
+        ("test", False, b"ed", 4),
+    ]

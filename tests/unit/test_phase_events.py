@@ -1,4 +1,4 @@
-"""What the ledger has hooks told of a pipeline's phases."""
+"""What the ledger has hooks told of a pipeline's phases, and what it says of where their output is."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from jobmanager import Outcome, Phase, Pipeline, Task
 from jobmanager.control.request import job_request
 from jobmanager.ipc.messages import StartFailed, StartRefused
 from jobmanager.model.container_states import ContainerState
+from jobmanager.results.facts import CapturedOutput
 from jobmanager.results.verdict import KillReason
 from jobmanager.scheduling.commands import MonitorRun, NotifyJobPlaced, NotifyPhaseEnded, PublishResult, SubmitContainer
+from jobmanager.scheduling.job_record import OutputSource, RunSource
 from tests.support.run_facts import cut_off, exited
 from tests.unit.ledger_driver import Driver
 
@@ -114,3 +116,25 @@ def test_only_the_last_container_of_a_job_that_is_over_takes_its_slot_along() ->
     (last,) = driver.ledger.containers()
     assert driver.ledger.container_deleted(last) == "j"
     assert driver.ledger.container_deleted(last) is None
+
+
+def test_the_ledger_says_where_the_output_of_each_phase_is() -> None:
+    driver = driver_of(THREE)
+    assert driver.ledger.output_source("j") == OutputSource(placement=0, runs=(RunSource(phase="build"),), ended=False)
+    build = begin_next(driver)
+    assert driver.ledger.output_source("j") == OutputSource(
+        placement=1, runs=(RunSource(phase="build", container=build),), ended=False
+    )
+    built, reported = exited(1, output=CapturedOutput(stdout=b"built")), exited(output=CapturedOutput(stdout=b"sent"))
+    driver.end(build, built)
+    report = begin_next(driver)
+
+    ahead = next(submit.container for submit in driver.of(SubmitContainer) if submit.run == 1)
+    begun = (RunSource(phase="build", container=build, facts=built), RunSource(phase="test", container=ahead))
+    assert driver.ledger.output_source("j") == OutputSource(
+        placement=1, runs=(*begun, RunSource(phase="report", container=report)), ended=False
+    )
+    driver.end(report, reported)
+    assert driver.ledger.output_source("j") == OutputSource(
+        placement=1, runs=(*begun, RunSource(phase="report", container=report, facts=reported)), ended=True
+    )
