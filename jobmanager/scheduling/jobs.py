@@ -243,8 +243,12 @@ class JobTable:
     def give_up(self, job: JobRecord) -> None:
         """It has not ended after its kill: its host does not answer."""
         job.course = replace(job.course, is_over=True)
-        job.set_crash("given_up", "its host did not answer while the manager was closing")
-        self._apply(job, JobEvent.OVERDUE)
+        text = "its host did not answer while the manager was closing"
+        if job.run.is_given:
+            self._sequence.end_run(job, crash_verdict("given_up", text), JobEvent.OVERDUE)
+        else:
+            job.set_crash("given_up", text)
+            self._apply(job, JobEvent.OVERDUE)
 
     def end_overdue(self, grace_s: float) -> None:
         """End the jobs whose run has taken so much longer than every limit."""

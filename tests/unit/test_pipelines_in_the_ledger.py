@@ -12,7 +12,16 @@ from jobmanager.ipc.messages import StartFailed, StartRefused
 from jobmanager.model.container_states import ContainerState
 from jobmanager.results.facts import HostGivenUp, Limit, RemovedExternally
 from jobmanager.results.verdict import KillReason
-from jobmanager.scheduling.commands import DeleteContainer, DeleteVolumes, KillRun, MonitorRun, PublishResult, SubmitContainer
+from jobmanager.scheduling.commands import (
+    DeleteContainer,
+    DeleteVolumes,
+    KillRun,
+    MonitorRun,
+    NotifyJobPlaced,
+    NotifyPhaseEnded,
+    PublishResult,
+    SubmitContainer,
+)
 from tests.support.run_facts import cannot_run, cut_off, exited, not_sent, stopped_for
 from tests.unit.ledger_driver import SUCCESS, Driver
 
@@ -335,6 +344,21 @@ def _check(course, *what):
     assert {command.slot for command in driver.of(DeleteVolumes)} == with_volumes, (what, "volumes were not removed")
     removals = [command for command in driver.commands if isinstance(command, (DeleteContainer, DeleteVolumes))]
     assert not with_volumes or isinstance(removals[-1], DeleteVolumes), (what, "volumes go after their containers")
+    _check_what_hooks_are_told(driver, what)
+
+
+def _check_what_hooks_are_told(driver, what):
+    """A phase that was given to a container has an end, in the last placement at least: earlier ones may have been cut off."""
+    placed = [at for at, command in enumerate(driver.commands) if isinstance(command, NotifyJobPlaced)]
+    since = driver.commands[placed[-1] if placed else 0 :]
+    ended = [command.number for command in since if isinstance(command, NotifyPhaseEnded)]
+    begun = [command.run for command in since if isinstance(command, MonitorRun) and not command.taken_over]
+    result = driver.result("j")
+    if result.host is None:  # it waited for another host at its end
+        return
+    with_outcome = [number for number, phase in enumerate(result.phases) if phase.verdict is not None]
+    assert ended == with_outcome, (what, "each outcome is told once, in order")
+    assert set(begun) <= set(ended), (what, "a phase began and did not end")
 
 
 @pytest.mark.parametrize("pipeline", [COURSE, ALONE], ids=["volumes", "no volumes"])
