@@ -250,6 +250,36 @@ def test_who_follows_only_the_last_phase_of_a_pipeline_is_given_the_earlier_ones
     assert no_byte_is_missing(seen)
 
 
+def test_after_a_kill_the_phase_that_always_runs_is_seen_too(shared_manager: JobManager) -> None:
+    job = shared_manager.submit(Pipeline([waiting("test"), talking("more"), talking("report", when="always")]))
+    live = shared_manager.follow(job.job_id, timeout_s=PATIENCE_S)
+    seen = read(live, b"busy")
+
+    shared_manager.kill_job(job.job_id)
+    seen += live
+
+    result = job.result(PATIENCE_S)
+    assert result.outcome is Outcome.KILLED
+    assert [name for name, *_ in by_phase(seen)] == ["test", "report"]
+    assert by_phase(seen) == printed(result.phases)
+    assert no_byte_is_missing(seen)
+
+
+def test_a_reader_that_stops_holds_up_no_phase_and_still_gets_each_as_its_own_bound_allows(shared_manager: JobManager) -> None:
+    flood = Task(BUSYBOX, command="yes | head -c 3000000", limits=Limits(output_kib=4096))
+    job = shared_manager.submit(Pipeline([Phase(name, flood) for name in ("first", "second", "third")]))
+    stopped = shared_manager.follow(job.job_id, timeout_s=PATIENCE_S)
+    seen = [next(stopped)]
+
+    result = job.result(PATIENCE_S)
+    seen += stopped
+
+    assert result.outcome is Outcome.SUCCESS
+    assert [len(phase.run.stdout) for phase in result.phases if phase.run] == [3_000_000] * 3
+    assert by_phase(seen) == printed(result.phases)
+    assert no_byte_is_missing(seen)
+
+
 def test_a_pipeline_that_is_run_again_from_its_first_phase_starts_its_stream_again_once(
     shared_manager: JobManager, outsider: docker.DockerClient
 ) -> None:

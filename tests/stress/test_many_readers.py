@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import threading
 import time
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from jobmanager import DockerHost, JobManager, JobResult, LiveOutput, Output, Task
+from jobmanager import DockerHost, JobManager, JobResult, LiveOutput, Output, Phase, Pipeline, Task
 from jobmanager.errors import UnknownJob
 from jobmanager.model.result import Callback
 from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
@@ -64,10 +65,15 @@ class Reader(threading.Thread):
             time.sleep(self._chance.choice([0, 0, 0, 0.01, 0.1]))
         return True
 
-    def streams(self) -> tuple[bytes, bytes]:
-        begin = max((at for at, output in enumerate(self.seen) if output.starts_again), default=0)
+    def streams(self) -> list[tuple[str, bytes, bytes]]:
+        """Both streams of each phase, in the order in which they came; of a task those of a phase without a name."""
+        begin = max((at + 1 for at, output in enumerate(self.seen) if output.starts_again), default=0)
         assert not any(output.missed_bytes for output in self.seen)
-        return tuple(b"".join(o.data for o in self.seen[begin:] if o.stderr is stderr) for stderr in (False, True))  # type: ignore[return-value]
+        found = []
+        for phase, its_own in itertools.groupby(self.seen[begin:], lambda output: output.phase):
+            outputs = list(its_own)
+            found.append((phase, *(b"".join(o.data for o in outputs if o.stderr is stderr) for stderr in (False, True))))
+        return found
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -78,7 +84,9 @@ def test_what_readers_are_given_is_what_results_hold_whoever_dies(engine: str, s
     with JobManager(DockerHost(engine, max_concurrent_jobs=8, waiters=2)) as manager:
         for number in range(_JOBS):
             words = (f"job{number}", str(chance.choice([1, 100, 5000])), str(chance.randint(0, 12)))
-            job_id = manager.new_job(Task(BUSYBOX, command=["sh", "-c", _PROGRAM, "sh", *words]), callback=_keeper(results))
+            task = Task(BUSYBOX, command=["sh", "-c", _PROGRAM, "sh", *words])
+            what = Pipeline([Phase(name, task) for name in ("one", "two", "three")]) if number % 3 == 0 else task
+            job_id = manager.new_job(what, callback=_keeper(results))
             readers += [Reader(manager, job_id, f"{seed} {number} {reader}") for reader in range(_READERS)]
             for reader in readers[-_READERS:]:
                 reader.start()
@@ -94,8 +102,14 @@ def test_what_readers_are_given_is_what_results_hold_whoever_dies(engine: str, s
         result = results[reader.job_id]
         assert result.stdout.endswith(b"the end of " + result.stdout.split()[0]), result
         if not (reader.left_early or reader.came_too_late):
-            assert reader.streams() == (result.stdout, result.stderr)
+            assert reader.streams() == _printed(result)
     assert sum(len(reader.seen) > 0 for reader in readers) > _JOBS
+
+
+def _printed(result: JobResult) -> list[tuple[str, bytes, bytes]]:
+    if not result.phases:
+        return [("", result.stdout, result.stderr)]
+    return [(phase.name, phase.run.stdout, phase.run.stderr) for phase in result.phases if phase.run is not None]
 
 
 def _keeper(results: dict[str, JobResult]) -> Callback:

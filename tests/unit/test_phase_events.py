@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from jobmanager import Outcome, Phase, Pipeline, Task
-from jobmanager.control.request import job_request
 from jobmanager.ipc.messages import StartFailed, StartRefused
 from jobmanager.model.container_states import ContainerState
 from jobmanager.results.facts import CapturedOutput
@@ -22,7 +21,7 @@ FAILED = exited(1)
 
 def driver_of(pipeline: Pipeline, *more_hosts: str) -> Driver:
     driver = Driver({"a": 1, **dict.fromkeys(more_hosts, 1)})
-    driver.ledger.accept(job_request(pipeline, None, None, {"job_id": "j"}, ssh_timeout_s=1.0), None)
+    driver.accept("j", pipeline)
     return driver
 
 
