@@ -71,6 +71,7 @@ def monitor_message(command: MonitorRun, secrets: SecretStore) -> MonitorContain
         workspace=task.workspace,
         grading=_grading(command),
         engine_id=command.engine_id,
+        volume_devices=command.volume_devices,
         taken_over=command.taken_over,
         elapsed_s=command.elapsed_s,
         limit_hit=command.limit_hit,

@@ -28,6 +28,10 @@ such runs; then nobody has counted, and an engine does not tell each time that m
 What is to be wiped from volumes PID 1 removes before it starts the program, by lines that come with the job. They go down folder
 by folder, as a pattern's folder may be a link by now. A folder may have been closed to its owner, to hide what is in it: it is
 opened, and one that cannot be listed is a refusal, not an empty one. These lines need ``rm`` and ``ls`` in the image.
+
+Volumes that other containers have, too, are told by the device numbers of their mounts. If a volume had another number in a
+container that still keeps it, there is another, empty one in its place: an engine that was restarted under its containers
+(``live-restore``) forgets what it has mounted, and mounts it anew.
 """
 
 from __future__ import annotations
@@ -43,7 +47,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from jobmanager.model.container import WORKSPACE
-from jobmanager.model.volume import mount_path
+from jobmanager.model.volume import VOLUMES, mount_path
 
 RESULT_FILE = ".jobmanager/result.json"
 RESULT_FILE_LIMIT = 1024 * 1024
@@ -51,6 +55,8 @@ WIPE_FILE = ".jobmanager/wipe"
 SECRETS_FOLDER = ".jobmanager/secrets"
 NOT_DELIVERED = 125  # PID 1's own exit code when it did not get its job whole
 _LONGEST_MARK = 1024
+_MOST_OF_DEVICES = 700  # characters of such a mark
+_DEVICE = re.compile(r"([\w.-]{1,64})=([0-9]{1,10}:[0-9]{1,10})")
 _MARKS_END = re.compile(rb"[\x1f\n]")
 _SECONDS = re.compile(r"[0-9]{1,12}\.[0-9]{2}")
 _CLOCK_STEP_S = 0.01  # of ``/proc/uptime``: by so much a difference can be too small
@@ -64,7 +70,7 @@ CANNOT_WIPE = "cannot be wiped: something is left that cannot be removed"  # aft
 _PID_1 = rf"""
 set +aefux
 unset _jm_token _jm_size _jm_broken _jm_tool _jm_lack _jm_code _jm_cpu _jm_up
-unset _jm_oom _jm_forks _jm_peak _jm_full _jm_left _jm_file _jm_key _jm_value _jm_self
+unset _jm_oom _jm_forks _jm_peak _jm_full _jm_left _jm_file _jm_key _jm_value _jm_self _jm_volumes
 exec 3>&1 4>&2 2>/dev/null
 _jm_say() {{ printf '\036%s %s\037\n' "$_jm_token" "$*"; }}
 _jm_leave() {{ _jm_say no "$1" >&3; exit {NOT_DELIVERED}; }}
@@ -77,6 +83,13 @@ _jm_clocks() {{
   while read -r _jm_key _jm_value; do
     [ "$_jm_key" = usage_usec ] && _jm_cpu=${{_jm_value}}000
   done < /sys/fs/cgroup/cpu.stat
+}}
+_jm_devices() {{
+  _jm_volumes=
+  [ -d {VOLUMES} ] && while read -r _jm_key _jm_key _jm_value _jm_key _jm_file _jm_key; do
+    case $_jm_file in {VOLUMES}/*) _jm_volumes="$_jm_volumes ${{_jm_file#{VOLUMES}/}}=$_jm_value";; esac
+  done < /proc/self/mountinfo
+  [ ${{#_jm_volumes}} -lt {_MOST_OF_DEVICES} ] || _jm_volumes=
 }}
 _jm_begin() {{
   ( {{ echo 1000 > /proc/self/oom_score_adj; }} 2>/dev/null; _jm_program ) >/proc/self/fd/3 2>/proc/self/fd/4 3>&- 4>&-
@@ -111,8 +124,9 @@ true >/proc/self/fd/3 2>/proc/self/fd/4 || _jm_leave "its output cannot be opene
 head -c "$_jm_size" | {{ TAR_OPTIONS= tar -xof - || {{ head -c "$_jm_size" >/dev/null; exit 1; }}; }} || _jm_broken=1
 [ -z "$_jm_broken" ] || _jm_leave "{CANNOT_UNPACK}"
 [ -f .jobmanager/command ] || exit {NOT_DELIVERED}
+_jm_devices
 _jm_clocks
-_jm_say got "$_jm_cpu" "$_jm_up" >&3
+_jm_say got "$_jm_cpu" "$_jm_up$_jm_volumes" >&3
 . ./.jobmanager/command
 if _jm_lack=$(_jm_lacking); then
   _jm_say no "$_jm_lack" >&3
@@ -205,12 +219,14 @@ def payload(
     made_at_s: float = 0.0,
     wipe: Sequence[str] = (),
     secrets: Mapping[str, bytes] = MappingProxyType({}),
+    volume_devices: Mapping[str, str] = MappingProxyType({}),
 ) -> bytes:
     """What is written to a container's standard input to give it its job.
 
     ``wipe``: shell patterns, each ``VOLUME/PART/...``, of what PID 1 removes from ``/volumes/VOLUME`` before it starts the program;
     ``*`` matches no leading dot. Links on the way are removed, not followed. If something is left, the program is not started.
     ``secrets``: files by name, in a folder of their own that only the container's user can read.
+    ``volume_devices``: the devices that volumes must have, by name, or the program is not started.
 
     ``executables`` names files that may be run although they do not look like it. ``made_at_s`` (seconds since 1970; 0: now) is
     the time of all files: one moment, so that ``make`` takes none for newer, and one that lies in the past of the container's host.
@@ -230,7 +246,7 @@ def payload(
             _add(tar, f"{SECRETS_FOLDER}/{name}", content, 0o400, made_at_s)
         if wipe:
             _add(tar, WIPE_FILE, _wipe_file(wipe), 0o644, made_at_s)
-        _add(tar, ".jobmanager/command", _command_file(command, env, files, wipes=bool(wipe)), 0o644, made_at_s)
+        _add(tar, ".jobmanager/command", _command_file(command, env, files, volume_devices, wipes=bool(wipe)), 0o644, made_at_s)
     tarred = packed.getvalue()
     return b"%s %d\n%s" % (token.encode(), len(tarred), tarred)
 
@@ -276,7 +292,12 @@ def _wipe_file(patterns: Sequence[str]) -> bytes:
 
 
 def _command_file(
-    command: str | tuple[str, ...], env: Mapping[str, str], files: Mapping[str, bytes], *, wipes: bool = False
+    command: str | tuple[str, ...],
+    env: Mapping[str, str],
+    files: Mapping[str, bytes],
+    volume_devices: Mapping[str, str],
+    *,
+    wipes: bool,
 ) -> bytes:
     """Shell functions that PID 1 reads: the one says why the program cannot be started, the other becomes the program."""
     words = ("sh", "-c", command) if isinstance(command, str) else command
@@ -285,9 +306,19 @@ def _command_file(
     exports = "".join(f"export {key}={shlex.quote(value)}; " for key, value in env.items())
     wiping = f". ./{WIPE_FILE}; " if wipes else ""
     return (
-        f"_jm_lacking() {{ {wiping}{exports}{_lacking(words[0])}; }}\n"
+        f"_jm_lacking() {{ {_without_volumes(volume_devices)}{wiping}{exports}{_lacking(words[0])}; }}\n"
         f"_jm_program() {{ {exports}{_without_interpreter(words[0], files)}exec {shlex.join(words)}; }}\n"
     ).encode()
+
+
+def _without_volumes(volume_devices: Mapping[str, str]) -> str:
+    """Says which volume is another one than it was."""
+    checks = []
+    for name, device in volume_devices.items():
+        lost = f"what was in the volume {name!r} is lost: its engine has mounted another one"
+        kept = shlex.quote(f" {name}={device} ")
+        checks.append(f"case \"$_jm_volumes \" in *{kept}*) ;; *) printf '%s' {shlex.quote(lost)}; return 0;; esac; ")
+    return "".join(checks)
 
 
 def _lacking(program: str) -> str:
@@ -381,7 +412,12 @@ def cpu_before(rest: str) -> int | None:
 
 def clock_before(rest: str) -> float | None:
     """The container's clock (s) that a ``got`` mark carries: when the program began."""
-    return _clock(rest.partition(" ")[2])
+    return _clock(rest.partition(" ")[2].partition(" ")[0])
+
+
+def devices_of_volumes(rest: str) -> dict[str, str]:
+    """The devices of shared volumes by their names, as a ``got`` mark carries them."""
+    return {found[1]: found[2] for word in rest.split(" ")[2:] if (found := _DEVICE.fullmatch(word))}
 
 
 def end_mark(rest: str, cpu_before_ns: int | None, clock_before_s: float | None = None) -> EndMark | None:

@@ -164,6 +164,7 @@ class MonitorContainer:
     volume_mib: int = 0  # the sizes of all volumes that the container shares with others
     wipe: tuple[str, ...] = ()  # patterns, each ``VOLUME/PART/...``, of what PID 1 removes before it starts the program
     secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False)  # files by name, which are never collected
+    volume_devices: Mapping[str, str] = field(default_factory=dict)  # that volumes must have, by name
     with_ssh: bool = False  # ``debug="ssh"``: the container's SSH server reports when it accepts connections
     engine_id: str = ""  # of the engine that has the container; empty where unknown
     taken_over: bool = False  # from an earlier waiter

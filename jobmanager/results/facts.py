@@ -199,6 +199,7 @@ class RunFacts:
     wall_time_s: float | None = None
     peak_memory_bytes: int | None = None
     timings: Mapping[str, float] = field(default_factory=dict)  # seconds by step
+    volume_devices: Mapping[str, str] = field(default_factory=dict)  # by volume, as far as they were seen
 
     @property
     def end(self) -> EndMark | None:

@@ -71,6 +71,7 @@ class MonitorRun:
     images: Mapping[str, str]  # of a grading job: the images of its host by environment; "" is its own
     kill_at_once: bool  # its kill was requested while no waiter monitored it
     engine_id: str  # the engine on which its container was created
+    volume_devices: Mapping[str, str] = field(default_factory=dict)  # of its volumes in the containers before, by name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -93,6 +93,7 @@ class JobContainers:
                 images=self._images_for(run, record),
                 kill_at_once=run.killed is not None,
                 engine_id=record.slot.engine_id,
+                volume_devices=_devices(job, run),
             )
         )
 
@@ -172,3 +173,13 @@ def _holders(job: JobRecord, run: RunRecord) -> tuple[str, ...]:
         for name in phases_[each.number].volumes
     }
     return tuple(dict.fromkeys(newest[name] for name in phases_[run.number].volumes if name in had and name in newest))
+
+
+def _devices(job: JobRecord, run: RunRecord) -> dict[str, str]:
+    """The devices of a run's volumes, by name, as the newest run before it saw them."""
+    if run.request.phase is None:
+        return {}
+    seen: dict[str, str] = {}
+    for each in job.runs[: run.number]:
+        seen.update(each.facts.volume_devices if each.facts is not None else {})
+    return {name: seen[name] for name in run.request.phase.volumes if name in seen}

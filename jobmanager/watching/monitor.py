@@ -629,6 +629,7 @@ class ContainerMonitor:
             wall_time_s=round(wall_s, 4),
             peak_memory_bytes=end.peak_memory_bytes if end is not None else self._limit_clock.peak_memory_bytes,
             timings={**self._timings, "run": round(wall_s, 4)},
+            volume_devices=self._transcript.volume_devices,
         )
 
     def _observations(self, cause: Cause | EngineUnreachable, end: EndMark | None) -> Observations:

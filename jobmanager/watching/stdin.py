@@ -84,6 +84,7 @@ def _packed(job: MonitorContainer, started_at_s: float) -> bytes:
         made_at_s=started_at_s,
         wipe=job.wipe,
         secrets=job.secrets,
+        volume_devices=job.volume_devices,
     )
 
 

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from jobmanager.engine.pid1 import RESULT_FILE_LIMIT, SSH_READY, EndMark, Mark, MarkedStream, clock_before, cpu_before, end_mark
+from jobmanager.engine.pid1 import (
+    RESULT_FILE_LIMIT,
+    SSH_READY,
+    EndMark,
+    Mark,
+    MarkedStream,
+    clock_before,
+    cpu_before,
+    devices_of_volumes,
+    end_mark,
+)
 from jobmanager.engine.protocol import Chunk
 from jobmanager.grading.link import LinkLost, LinkReader, SupervisorMessage
 from jobmanager.ipc.messages import StreamPiece
@@ -61,6 +71,7 @@ class Transcript:
         self.complete = False  # PID 1 has nothing more to say
         self.ssh_ready = False  # a debugged job's SSH server takes connections
         self.beginning_lost = False
+        self.volume_devices: dict[str, str] = {}  # of volumes that the container shares with others, by name
         self.stdout, self.stderr = bytearray(), bytearray()
         self.stdout_bytes = self.stderr_bytes = 0
         self._turns: list[tuple[bool, int]] = []  # which stream was printed to, and how many bytes it had then
@@ -142,6 +153,7 @@ class Transcript:
         if mark.word == "got" and not (stderr or self._said_got or self.beginning_lost):
             self.began = self._said_got = True
             self._cpu_before_ns, self._clock_before_s = cpu_before(mark.rest), clock_before(mark.rest)
+            self.volume_devices = devices_of_volumes(mark.rest)
         elif mark.word == "no":
             self.refusal, self.complete = one_line(mark.rest[:500]), True
         elif mark.word == "end" and stderr and not self._stderr_ended and (end := self._end_mark(mark)) is not None:

@@ -138,6 +138,7 @@ class Place:
         limits: Limits | None = None,
         wipe: Sequence[str] = (),
         secrets: Mapping[str, bytes] | None = None,
+        volume_devices: Mapping[str, str] | None = None,
         **spec: object,
     ) -> tuple[Run, OutputStream]:
         """A container that was given this job."""
@@ -145,7 +146,14 @@ class Place:
         stream = self.attached(name)
         run = Run(name, token_hex(8))
         job = payload(
-            run.token, command=command, env=env or {}, files=files or {}, stdin=stdin, wipe=wipe, secrets=secrets or {}
+            run.token,
+            command=command,
+            env=env or {},
+            files=files or {},
+            stdin=stdin,
+            wipe=wipe,
+            secrets=secrets or {},
+            volume_devices=volume_devices or {},
         )
         self.engine.feed(name, job, PATIENCE_S)
         return run, stream

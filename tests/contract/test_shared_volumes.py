@@ -6,12 +6,16 @@ from dataclasses import replace
 
 import pytest
 
+from dev.image_store import PYTHON
 from jobmanager._submitter import submit
 from jobmanager.engine.docker.container_config import SHARED_VOLUME_LABEL, VOLUME_LABEL
+from jobmanager.engine.pid1 import devices_of_volumes
 from jobmanager.engine.protocol import Refused
 from jobmanager.ipc.messages import ContainerStarted, VolumesLost
 from jobmanager.model.container import ContainerSpec, VolumeMount
 from jobmanager.model.limits import Limits
+from tests.conftest import BUSYBOX
+from tests.contract.conftest import REAL_ONLY
 from tests.contract.place import LABEL, Place
 
 
@@ -176,3 +180,31 @@ def test_a_container_that_started_after_the_one_that_had_its_volumes_had_ended_i
 
     place.engine.remove(holder)
     assert isinstance(submitted(place, volume, holder), VolumesLost)
+
+
+@REAL_ONLY
+@pytest.mark.parametrize("image", [BUSYBOX, PYTHON])
+def test_pid_1_tells_a_volume_that_another_container_keeps_from_another_one_in_its_place(place: Place, image: str) -> None:
+    place.image = image
+    work, out = place.volume("work"), place.volume("out", size_mib=2)
+    first = place.run("echo 1 > /volumes/work/f", volumes=(work, out))
+    devices = devices_of_volumes(first.rest("got"))
+    assert devices.keys() == {"work", "out"} and devices["work"] != devices["out"]
+
+    kept = place.run("cat /volumes/work/f", volumes=(read_only(work),), volume_devices={"work": devices["work"]})
+    another = place.run("cat /volumes/work/f", volumes=(work, out), volume_devices={"work": devices["work"], "out": "0:1"})
+    none = place.run("echo started", volume_devices={"work": devices["work"]})
+
+    assert (kept.stdout, kept.words) == (b"1\n", ["got", "end", "bye"])
+    assert devices_of_volumes(kept.rest("got")) == {"work": devices["work"]}
+    assert (another.stdout, another.words) == (b"", ["got", "no"])
+    assert another.rest("no") == "what was in the volume 'out' is lost: its engine has mounted another one"
+    assert (none.stdout, none.words) == (b"", ["got", "no"])
+
+
+@REAL_ONLY
+def test_so_many_volumes_that_a_mark_would_be_too_long_are_not_told(place: Place) -> None:
+    volumes = tuple(place.volume(f"{'x' * 60}{number:02}", size_mib=1) for number in range(16))
+    run = place.run("ls /volumes | wc -l", volumes=volumes)
+    assert (run.stdout, run.words) == (b"16\n", ["got", "end", "bye"])
+    assert devices_of_volumes(run.rest("got")) == {}

@@ -6,7 +6,16 @@ import random
 
 import pytest
 
-from jobmanager.engine.pid1 import RESULT_FILE_LIMIT, EndMark, Mark, MarkedStream, cpu_before, end_mark
+from jobmanager.engine.pid1 import (
+    RESULT_FILE_LIMIT,
+    EndMark,
+    Mark,
+    MarkedStream,
+    clock_before,
+    cpu_before,
+    devices_of_volumes,
+    end_mark,
+)
 from jobmanager.engine.protocol import Chunk
 from jobmanager.results.facts import CapturedOutput
 from jobmanager.watching.transcript import Transcript
@@ -286,3 +295,12 @@ def test_a_mark_is_its_word_and_the_rest_of_its_line():
         Mark("bye", ""),
         Mark("\N{REPLACEMENT CHARACTER}", ""),
     ]
+
+
+def test_the_devices_of_volumes_are_what_pid_1_writes_and_the_rest_is_left_out():
+    assert devices_of_volumes("1 2.00 work=0:45 my-out.1=0:46") == {"work": "0:45", "my-out.1": "0:46"}
+    assert devices_of_volumes("1 2.00 work=0:45; a=b =0:1 x=0:1:2 ../x=0:1 y=0:²") == {}
+    assert devices_of_volumes("") == devices_of_volumes("-") == devices_of_volumes("work=0:1 x=0:2") == {}
+    transcript = transcript_of((False, BEGIN + b"got 7 2.00 work=0:45\n" + BEGIN + b"got 7 2.00 work=0:99\n"))
+    assert (transcript.cpu_before_ns, transcript.volume_devices) == (7, {"work": "0:45"})
+    assert clock_before("1 2.00 work=0:45") == 2.0

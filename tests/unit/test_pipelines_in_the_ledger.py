@@ -162,6 +162,16 @@ def test_the_deadline_leaves_what_it_leaves():
     assert course.result().verdict.text == "phase 'three': the job's deadline of 16 s left no time for it"
 
 
+def test_a_phase_is_told_which_devices_its_volumes_had():
+    course = Course()
+    course.orders()
+    course.started(P1, P2)
+    course.ended(P1, exited(volume_devices={"work": "0:45", "forged": "0:1"}))
+    course.started(P3)
+    course.ended(P2, exited(volume_devices={"out": "0:46"}))
+    assert [dict(watch.volume_devices) for watch in course.driver.watches()] == [{}, {"work": "0:45"}, {"out": "0:46"}]
+
+
 def test_a_lost_host_runs_nothing_more():
     course = Course()
     course.orders()
