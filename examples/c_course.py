@@ -15,6 +15,7 @@ import io
 import json
 import re
 import secrets
+import signal
 import sys
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -127,26 +128,41 @@ def server(client: docker.DockerClient, image: str, name: str, command: Sequence
     """A container with the files of the course that is called `name` on a network of its own. Both have one name outside."""
     unique = f"{LABEL}-{name}-{secrets.token_hex(4)}"
     try:
-        network = client.networks.create(unique, internal=True)
-        container = client.containers.create(
-            image,
-            list(command),
-            name=unique,
-            working_dir="/c_course",
-            environment=env,
-            network=unique,
-            networking_config={unique: client.api.create_endpoint_config(aliases=[name])},
-        )
+        with not_interrupted():
+            client.networks.create(unique, internal=True)
+            container = client.containers.create(
+                image,
+                list(command),
+                name=unique,
+                working_dir="/c_course",
+                environment=env,
+                network=unique,
+                networking_config={unique: client.api.create_endpoint_config(aliases=[name])},
+            )
         container.put_archive("/", packed(COURSE))
         container.start()
         print(f"started the container {unique}, on a network of this name", flush=True)
         wait_until_ready(container)
         yield container
     finally:
-        for container in client.containers.list(all=True, filters={"name": unique}):
-            container.remove(force=True, v=True)
-        for network in client.networks.list(names=[unique]):
-            network.remove()
+        with not_interrupted():
+            for made in client.containers.list(all=True, filters={"name": unique}, ignore_removed=True):
+                made.remove(force=True, v=True)
+            for network in client.networks.list(names=[unique]):
+                network.remove()
+
+
+@contextmanager
+def not_interrupted() -> Iterator[None]:
+    """Heed ctrl-C at the end only: the engine carries out a request whose sender has gone, and nobody would know."""
+    heard = []
+    handler = signal.signal(signal.SIGINT, lambda *_: heard.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if heard:
+        raise KeyboardInterrupt
 
 
 def packed(folder: Path) -> bytes:

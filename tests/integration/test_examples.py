@@ -15,7 +15,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -193,12 +193,15 @@ def test_a_course_in_c_that_lets_the_build_reach_the_git_server_tells_that_a_sub
     assert done.stdout.endswith(expected)
 
 
-def test_the_course_in_c_removes_its_servers_on_ctrl_c(engines: list[str], environment: dict[str, str]) -> None:
+@pytest.mark.parametrize("moment", [of_the_c_course, our_containers], ids=["while it starts its servers", "while jobs run"])
+def test_the_course_in_c_removes_its_servers_on_ctrl_c(
+    engines: list[str], environment: dict[str, str], moment: Callable[[str], list[str]]
+) -> None:
     command = [sys.executable, str(EXAMPLES / "c_course.py"), "--host", engines[0]]
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as course:
-        eventually(lambda: our_containers(engines[0]), what="the course's first job has a container", within_s=PATIENCE_S)
+        eventually(lambda: bool(moment(engines[0])), what="it has made what it makes first", within_s=PATIENCE_S)
         os.killpg(course.pid, signal.SIGINT)
         _, complaints = course.communicate(timeout=60)
 
