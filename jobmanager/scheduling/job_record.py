@@ -19,6 +19,7 @@ from jobmanager.scheduling.job_states import JobState
 from jobmanager.scheduling.phases import JobCourse
 from jobmanager.scheduling.waiting_queue import QueueEntry, Requirements
 
+_AT_THE_START = JobCourse()
 _MAX_STEPS = 200
 _MAX_COMMAND_CHARS = 300  # characters of a command that tell a job class from others
 
@@ -29,10 +30,10 @@ class RunRecord:
 
     number: int  # among the job's runs
     request: RunRequest
+    limits: Limits  # a phase may be given less time than its task's limits allow
     container: ContainerRecord | None = None  # the one that is to have it, or has it
     containers: int = 0  # how many were wanted for it: part of their names
     token: str = ""  # tells PID 1's marks from the program's output
-    limits: Limits = field(default_factory=Limits)  # those that it was given with
     limit_hit: LimitHit | None = None  # the limit for which its waiter was about to stop it
     killed: KillReason | None = None  # it was asked to end
     verdict: Verdict | None = None  # once it has ended
@@ -84,7 +85,7 @@ class JobRecord:
     slot: Slot | None = None  # None while it waits, and when it ends without a host
     runs: list[RunRecord] = field(init=False)
     current: int = 0  # the number of the run whose turn it is
-    course: JobCourse = field(default_factory=JobCourse)
+    course: JobCourse = field(init=False)
     decided_by: int | None = None  # the phase that stopped it
     began_at: float | None = None  # when its first run was given a container
     placements: int = 0  # how often it got a slot: part of the slot's name, so that no name is used twice
@@ -104,8 +105,11 @@ class JobRecord:
 
     def begin_again(self) -> None:
         """It has no host, and nothing of it was run."""
-        self.slot, self.current, self.course, self.decided_by, self.began_at = None, 0, JobCourse(), None, None
-        self.runs = [RunRecord(number=number, request=request) for number, request in enumerate(self.request.runs)]
+        self.slot, self.current, self.course, self.decided_by, self.began_at = None, 0, _AT_THE_START, None, None
+        self.runs = [
+            RunRecord(number=number, request=request, limits=request.task.limits)
+            for number, request in enumerate(self.request.runs)
+        ]
 
     @property
     def run(self) -> RunRecord:
