@@ -153,8 +153,8 @@ class ContainerTable:
         """Have those removed that no job of this manager has."""
         for name in containers:
             if name not in self._records:
-                slot = self.take_slot(name, self._hosts[host], job_id="", memory_mib=0)  # its memory limit is unknown
-                slot.is_released = True
+                slot = self._slots[name] = Slot(name=name, host=host, job_id="", is_released=True)
+                self._hosts[host].take(name, memory_mib=0)  # its memory limit is unknown
                 self.apply(self._add(ContainerRecord(name=name, slot=slot)), ContainerEvent.FOUND)
 
     def apply(self, record: ContainerRecord, event: ContainerEvent) -> bool:

@@ -792,6 +792,18 @@ def test_a_stray_container_of_ours_takes_a_slot_until_it_is_deleted():
     assert driver.placed() == {"j": "a"}
 
 
+def test_a_stray_container_of_ours_does_not_count_as_a_use_of_its_host():
+    driver = Driver({"a": 1, "b": 1})
+    driver.accept("first")
+    driver.finish(driver.place("first"))  # on host a, so b is longer unused
+
+    driver.ledger.strays_found("b", ["jobmanager-m-99-1"])
+    driver.ledger.container_deleted("jobmanager-m-99-1")
+
+    driver.accept("second")
+    assert driver.placed() == {"second": "b"}
+
+
 def test_a_container_of_a_job_is_no_stray():
     driver = Driver({"a": 1})
     driver.accept("j")
