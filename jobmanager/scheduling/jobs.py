@@ -198,8 +198,7 @@ class JobTable:
             self._job_not_sent(job, facts.ending)
             return
         verdict = judge(facts, run.limits, run.killed)
-        decides = run.request.phase is None or run.request.phase.when == "on_success"
-        if verdict.cut_off and decides and self._run_again(job, verdict.text):
+        if verdict.cut_off and self._run_again(job, verdict.text):
             return
         run.facts = facts
         if job.pipeline is None:
@@ -372,9 +371,14 @@ class JobTable:
             self._apply(job, JobEvent.JOB_NOT_SENT)
 
     def _run_again(self, job: JobRecord, why: str) -> bool:
-        """Run a job again whose run was cut off, if its task allows that and nobody has requested its kill."""
+        """Run a job again whose run was cut off, if its task allows that and nobody has requested its kill.
+
+        Not for a phase that cannot stop the job, as what is decided is decided.
+        """
         assert job.host is not None
-        if job.killed or len(job.cut_off) >= self._retries(job):
+        phase = job.run.request.phase
+        decides = phase is None or phase.when == "on_success"
+        if not decides or job.killed or len(job.cut_off) >= self._retries(job):
             return False
         job.cut_off.append(f"{job.host}: {why}")
         job.requirements = replace(job.requirements, avoided=job.requirements.avoided | {job.host})

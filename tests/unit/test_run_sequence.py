@@ -5,7 +5,7 @@ from __future__ import annotations
 from jobmanager import Outcome, Phase, Pipeline, Task
 from jobmanager.results.facts import EngineUnreachable
 from jobmanager.scheduling.commands import SubmitContainer
-from tests.support.run_facts import exited, not_sent
+from tests.support.run_facts import cut_off, exited, not_sent
 from tests.unit.ledger_driver import Driver
 
 TASK = Task("python3", command="x")
@@ -59,3 +59,23 @@ def test_a_phase_whose_volumes_were_lost_is_a_crash_when_its_turn_comes() -> Non
     assert (again.container, again.volume_holders) == ("jobmanager-m-1-1-p2.2", ("jobmanager-m-1-1-p1",))
     driver.ledger.volumes_lost(again.container, "it had ended")
     assert ended_as(driver) == (Outcome.CRASH, "volumes_lost")
+
+
+def test_a_phase_that_decides_nothing_is_no_reason_to_run_the_job_again() -> None:
+    """Neither when its run is cut off, nor when its waiter never reports."""
+    task = Task("python3", command="x", retries=1)
+    for ends in ("cut off", "overdue"):
+        driver = Driver({"a": 1})
+        driver.accept("j", Pipeline([Phase("one", task), Phase("report", task, when="always")]))
+        driver.run("j")
+        driver.runs("jobmanager-m-1-1-p2")
+        driver.end("jobmanager-m-1-1-p1", exited(1))
+        driver.carry_out()
+
+        if ends == "cut off":
+            driver.end("jobmanager-m-1-1-p2", cut_off())
+        else:
+            driver.clock.now += 1e6
+            driver.ledger.tick()
+
+        assert driver.result("j").verdict.outcome is Outcome.FAILED, ends
