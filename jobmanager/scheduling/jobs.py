@@ -182,7 +182,8 @@ class JobTable:
             last = f", at last: {why}" if why else ""
             text = f"the submitter process died {job.submits_lost} times while starting it{last}"
             self.containers.apply(record, ContainerEvent.START_FAILED)
-            self._sequence.end_run(job, crash_verdict("submitter_died", text), JobEvent.START_REFUSED)
+            if record is job.run.container:  # else it is for a later phase, whose turn may never come
+                self._sequence.end_run(job, crash_verdict("submitter_died", text), JobEvent.START_REFUSED)
             return
         job.add_step("submitter_died", self._clock())
         if not self._runs.make_again(job, record):

@@ -79,3 +79,18 @@ def test_a_phase_that_decides_nothing_is_no_reason_to_run_the_job_again() -> Non
             driver.ledger.tick()
 
         assert driver.result("j").verdict.outcome is Outcome.FAILED, ends
+
+
+def test_submitters_that_die_over_a_later_phase_do_not_end_the_one_that_runs() -> None:
+    driver = Driver({"a": 1})
+    driver.accept("j", TWO)
+    driver.run("j")
+    for _ in range(11):
+        driver.ledger.submitter_died("jobmanager-m-1-1-p2")
+    assert driver.results("j") == []
+
+    driver.end("jobmanager-m-1-1-p1", exited())
+    again = driver.of(SubmitContainer)[-1]
+    assert again.container == "jobmanager-m-1-1-p2.2"
+    driver.ledger.submitter_died(again.container)
+    assert ended_as(driver) == (Outcome.CRASH, "submitter_died")
