@@ -50,6 +50,7 @@ class JobTable:
         send: Callable[[Command], None],
         on_decided: Callable[[], None],
         manager_id: str,
+        host_lost_timeout_s: float,
         clock: Callable[[], float],
     ) -> None:
         """``send`` takes commands; ``on_decided`` is called when a result is decided."""
@@ -57,7 +58,15 @@ class JobTable:
         self.containers = ContainerTable(hosts, send, monitor=self._monitor, on_slot_freed=self._slot_freed)
         self.reservations = ReservationPolicy(self._remaining_limit_s)
         self._runs = JobContainers(hosts, self.containers, send, clock)
-        self._sequence = RunSequence(hosts, self.containers, self._runs, apply=self._apply, send=send, clock=clock)
+        self._sequence = RunSequence(
+            hosts,
+            self.containers,
+            self._runs,
+            apply=self._apply,
+            send=send,
+            host_lost_timeout_s=host_lost_timeout_s,
+            clock=clock,
+        )
         self._hosts = hosts
         self._queue = queue
         self._durations = durations
@@ -261,12 +270,12 @@ class JobTable:
                 job.course = replace(job.course, is_over=True)
                 self._sequence.end_run(job, crash_verdict("overdue", text), JobEvent.OVERDUE)
 
-    def retry_phases(self, patience_s: float) -> None:
-        """Have containers made for phases that wait for one; a host that was away for too long is lost."""
+    def retry_phases(self) -> None:
+        """Have containers made for phases that wait for one."""
         for slot in list(self.containers.slots()):
             job = self.holder(slot)
             if job is not None and job.state is JobState.RUNNING and job.run.container is None:
-                self._sequence.retry(job, patience_s)
+                self._sequence.retry(job)
 
     def queue_timed_out(self, job: JobRecord, text: str) -> None:
         """It has waited for too long."""

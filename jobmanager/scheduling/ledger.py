@@ -64,13 +64,13 @@ class Ledger:
             send=self._commands.append,
             on_decided=self._changed.notify_all,
             manager_id=manager_id,
+            host_lost_timeout_s=host_lost_timeout_s,
             clock=clock,
         )
         self._containers, self._reservations = self._jobs.containers, self._jobs.reservations
         self._forecaster = Forecaster(self._queue, self._hosts, self._containers, self._durations, clock)
         self._max_waiting_jobs = max_waiting_jobs
         self._queue_timeout_s = queue_timeout_s
-        self._host_lost_timeout_s = host_lost_timeout_s
         self._overdue_s = host_lost_timeout_s + _OVERDUE_SLACK_S
         self._clock = clock
         self._wall_clock = wall_clock
@@ -435,7 +435,7 @@ class Ledger:
             for entry in self._queue.waited_longer_than(self._queue_timeout_s):
                 self._jobs.queue_timed_out(self._jobs[entry.job_id], f"waited longer than {self._queue_timeout_s:g} s for a host")
             self._jobs.end_overdue(self._overdue_s)
-            self._jobs.retry_phases(self._host_lost_timeout_s)
+            self._jobs.retry_phases()
             self._reservations.review(self._queue.req_classes(), self._hosts, now)
             self._forecaster.forget_old()
             self._crash_unrunnable(patience_s=_NO_IMAGE_S)

@@ -37,6 +37,7 @@ class RunSequence:
         *,
         apply: Callable[[JobRecord, JobEvent], None],
         send: Callable[[Command], None],
+        host_lost_timeout_s: float,
         clock: Callable[[], float],
     ) -> None:
         """``apply`` does what follows from a job's event."""
@@ -45,6 +46,7 @@ class RunSequence:
         self._runs = runs
         self._apply = apply
         self._send = send
+        self._host_lost_timeout_s = host_lost_timeout_s
         self._clock = clock
 
     def end_run(self, job: JobRecord, verdict: Verdict, event: JobEvent) -> None:
@@ -84,23 +86,27 @@ class RunSequence:
             return
         run.container = None
         if unreachable:
-            job.times_unreachable += 1
-        else:
-            job.failed_placements += 1
-            self._send(CheckHost(host=job.host or ""))
+            if run is job.run:
+                self._host_is_away(job)
+            return
+        job.failed_placements += 1
+        self._send(CheckHost(host=job.host or ""))
         if run is job.run and job.failed_placements >= MAX_FAILED_PLACEMENTS:
             text = f"host {job.host} could not start it: {reason}"
             self.end_run(job, crash_verdict("no_host", text), JobEvent.RUN_ENDED)
 
-    def retry(self, job: JobRecord, patience_s: float) -> None:
-        """Try again to have a container for a phase whose turn it is. A host that was away for too long is lost."""
-        run, now = job.run, self._clock()
+    def retry(self, job: JobRecord) -> None:
+        """Try again to have a container for a phase whose turn it is."""
         if self._hosts[job.host or ""].is_up:
-            run.host_away_since = None
             self.begin(job)
-            return
+        else:
+            self._host_is_away(job)
+
+    def _host_is_away(self, job: JobRecord) -> None:
+        """A phase waits for its host. One that has started no container for too long is lost, even if it answers checks."""
+        run, now = job.run, self._clock()
         run.host_away_since = now if run.host_away_since is None else run.host_away_since
-        if now - run.host_away_since >= patience_s:
+        if now - run.host_away_since >= self._host_lost_timeout_s:
             job.course = replace(job.course, is_over=True)
             text = f"the host could not be reached for {now - run.host_away_since:.0f} s and was given up"
             self.end_run(job, crash_verdict("host_lost", text, "our clock"), JobEvent.RUN_ENDED)

@@ -94,3 +94,20 @@ def test_submitters_that_die_over_a_later_phase_do_not_end_the_one_that_runs() -
     assert again.container == "jobmanager-m-1-1-p2.2"
     driver.ledger.submitter_died(again.container)
     assert ended_as(driver) == (Outcome.CRASH, "submitter_died")
+
+
+def test_a_host_that_answers_checks_and_starts_nothing_is_lost() -> None:
+    driver = Driver({"a": 1}, host_lost_timeout_s=60.0)
+    driver.accept("j", TWO)
+    driver.run("j")
+    container, begin = "jobmanager-m-1-1-p2", driver.clock.now
+    driver.end("jobmanager-m-1-1-p1", exited())
+    while driver.results("j") == []:
+        assert driver.clock.now < begin + 300.0, "it waits for ever"
+        driver.ledger.start_failed(container, reason="no answer", unreachable=True)
+        while driver.results("j") == [] and driver.of(SubmitContainer)[-1].container == container:
+            driver.clock.now += 1.0
+            driver.answers("a")
+            driver.ledger.tick()
+        container = driver.of(SubmitContainer)[-1].container
+    assert ended_as(driver) == (Outcome.CRASH, "host_lost")
