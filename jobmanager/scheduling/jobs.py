@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
-from jobmanager.model.container_states import ContainerEvent
+from jobmanager.model.container_states import ContainerEvent, ContainerState
 from jobmanager.model.limits import SLOWEST_LINK_BYTES_PER_S
 from jobmanager.results.facts import HostGivenUp, JobNotSent, RunCutOff, RunFacts
 from jobmanager.results.pipeline_result import PhaseReport
@@ -215,7 +215,6 @@ class JobTable:
             job.timings.update(facts.timings)
         elif isinstance(facts.ending, RunCutOff) and isinstance(facts.ending.cause, HostGivenUp):
             job.course = replace(job.course, is_over=True)
-        record.slot.ran_to_end = not job.killed
         self._sequence.end_run(job, verdict, JobEvent.RUN_ENDED)
 
     def secret_missing(self, job: JobRecord, record: ContainerRecord, reason: str) -> None:
@@ -225,12 +224,15 @@ class JobTable:
 
     def waiter_died(self, job: JobRecord, record: ContainerRecord, *, is_cause: bool) -> None:
         """Another waiter gets its container. ``is_cause``: the waiter died just after it was given this job."""
+        if record.state is not ContainerState.BUSY:
+            return
         job.waiters_lost += is_cause
         if job.waiters_lost >= _MAX_WAITERS_LOST:
             text = f"the waiter process died {job.waiters_lost} times when it was given this job"
             job.course = replace(job.course, is_over=True)
             self._sequence.end_run(job, crash_verdict("waiter_died", text), JobEvent.WAITERS_LOST)
-        elif self.containers.apply(record, ContainerEvent.WAITER_DIED):
+        else:
+            self.containers.apply(record, ContainerEvent.WAITER_DIED)
             job.add_step("waiter_died", self._clock())
 
     def kill(self, job: JobRecord, reason: KillReason) -> None:
@@ -348,6 +350,8 @@ class JobTable:
 
     def _publish(self, job: JobRecord) -> None:
         assert job.verdict is not None
+        if job.slot is not None:
+            job.slot.ran_to_end = job.run.facts is not None and not job.killed
         self.decided += 1
         self._on_decided()
         self._send(

@@ -222,7 +222,7 @@ class Ledger:
         """End every job that has not ended after its kill: its host does not answer."""
         with self._lock:
             for job in self._jobs:
-                if job.state is not JobState.DONE:
+                if job.state is JobState.RUNNING:
                     self._jobs.give_up(job)
 
     def wait_until_called_back(self, timeout_s: float | None) -> bool:
@@ -456,8 +456,10 @@ class Ledger:
             self._jobs.end_unrunnable(given_up)
 
     def _job_of(self, container: str) -> JobRecord | None:
-        """The job that needs a container; None when none does."""
-        return self._jobs.owner(self._containers.get(container))
+        """The job whose present run a container has; None when there is none."""
+        record = self._containers.get(container)
+        job = self._jobs.owner(record)
+        return job if job is not None and job.run.container is record else None
 
     def _missing_memory(self, requirements: Requirements) -> str:
         """Why jobs wait, if memory is what they wait for; empty otherwise."""

@@ -52,8 +52,7 @@ class RunSequence:
     def end_run(self, job: JobRecord, verdict: Verdict, event: JobEvent) -> None:
         """A job's run has ended so. ``event`` is what happens to the job, unless another run follows."""
         if job.pipeline is None:
-            was_killed = job.killed is not None and verdict.outcome is not Outcome.KILLED
-            job.verdict = killed_verdict(job.killed) if job.killed and was_killed else verdict
+            job.verdict = killed_verdict(job.killed) if job.killed and verdict.outcome is not Outcome.KILLED else verdict
             self._apply(job, event)
         else:
             self._end_phase(job, job.pipeline, verdict, event)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from jobmanager import Outcome, Phase, Pipeline, Task
-from jobmanager.results.facts import EngineUnreachable
+from jobmanager.results.facts import EngineUnreachable, Limit, LimitHit
+from jobmanager.results.verdict import KillReason
 from jobmanager.scheduling.commands import SubmitContainer
 from tests.support.run_facts import cut_off, exited, not_sent
 from tests.unit.ledger_driver import Driver
@@ -111,3 +112,31 @@ def test_a_host_that_answers_checks_and_starts_nothing_is_lost() -> None:
             driver.ledger.tick()
         container = driver.of(SubmitContainer)[-1].container
     assert ended_as(driver) == (Outcome.CRASH, "host_lost")
+
+
+def test_a_phase_that_was_given_up_has_a_verdict_that_says_so() -> None:
+    driver = Driver({"a": 1})
+    driver.accept("j", TWO)
+    driver.run("j")
+    driver.ledger.kill_all(KillReason.CLOSE)
+    driver.ledger.give_up_all()
+    result = driver.result("j")
+    assert result.verdict.outcome is Outcome.KILLED
+    one, two = result.phases
+    assert one.verdict is not None and one.verdict.evidence[0].kind == "given_up"
+    assert two.verdict is None
+
+
+def test_a_late_report_of_a_container_says_nothing_of_the_next_phase() -> None:
+    driver = Driver({"a": 1})
+    driver.accept("j", TWO)
+    driver.run("j")
+    driver.end("jobmanager-m-1-1-p1", exited())  # it is kept until the next one has its volumes
+    late = LimitHit(limit=Limit.WALL, measured=9.0)
+    driver.ledger.limit_reached("jobmanager-m-1-1-p1", late)
+    for _ in range(3):
+        driver.ledger.waiter_died(["jobmanager-m-1-1-p1"], over="jobmanager-m-1-1-p1")
+    driver.runs("jobmanager-m-1-1-p2")
+    assert driver.watches()[-1].limit_hit is None
+    driver.end("jobmanager-m-1-1-p2", exited())
+    assert driver.result("j").verdict.outcome is Outcome.SUCCESS
