@@ -68,6 +68,18 @@ class JobContainers:
                 self.want(job, run)
         self._release_unneeded(job)
 
+    def waits_for_keeper(self, job: JobRecord) -> bool:
+        """Whether a container is being started that is to keep what is in the volumes of the run whose turn it is."""
+        if job.pipeline is None:
+            return False
+        pipeline_phases = job.pipeline.phases
+        kept_by = {state: set[str]() for state in ContainerState}
+        for run in job.runs[job.current + 1 :]:
+            if run.container is not None:
+                kept_by[run.container.state].update(pipeline_phases[run.number].volumes)
+        needed = {*pipeline_phases[job.current].volumes} & phases.volumes_to_keep(pipeline_phases, job.current, job.course)
+        return not (needed - kept_by[ContainerState.READY]).isdisjoint(kept_by[ContainerState.STARTING])
+
     def monitor(self, job: JobRecord, record: ContainerRecord, *, taken_over: bool) -> None:
         """Have a waiter send a container its run, and follow it."""
         now = self._clock()
@@ -176,10 +188,10 @@ def _holders(job: JobRecord, run: RunRecord) -> tuple[str, ...]:
 
 
 def _devices(job: JobRecord, run: RunRecord) -> dict[str, str]:
-    """The devices of a run's volumes, by name, as the newest run before it saw them."""
+    """The devices of a run's volumes, by name, as the first run saw them that had them."""
     if run.request.phase is None:
         return {}
     seen: dict[str, str] = {}
     for each in job.runs[: run.number]:
-        seen.update(each.facts.volume_devices if each.facts is not None else {})
+        seen = {**(each.facts.volume_devices if each.facts is not None else {}), **seen}
     return {name: seen[name] for name in run.request.phase.volumes if name in seen}

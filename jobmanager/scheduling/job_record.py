@@ -36,6 +36,7 @@ class RunRecord:
     token: str = ""  # tells PID 1's marks from the program's output
     limit_hit: LimitHit | None = None  # the limit for which its waiter was about to stop it
     killed: KillReason | None = None  # it was asked to end
+    kill_waits: bool = False  # its container lives until another one keeps its volumes
     verdict: Verdict | None = None  # once it has ended
     facts: RunFacts | None = None  # what was seen of it
     why_not_run: str = ""

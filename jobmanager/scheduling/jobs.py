@@ -141,6 +141,7 @@ class JobTable:
         """A container of it is ready."""
         if record is not job.run.container:  # it is for a later phase
             self._runs.prepare(job)
+            self._sequence.kill_when_kept(job)
             return
         if job.current == 0 and record.start_s is not None:
             job.timings["start"] = record.start_s
@@ -273,11 +274,15 @@ class JobTable:
                 self._sequence.end_run(job, crash_verdict("overdue", text), JobEvent.OVERDUE)
 
     def retry_phases(self) -> None:
-        """Have containers made for phases that wait for one."""
+        """Have containers made for phases that wait for one, and runs killed that waited for one that cannot be had."""
         for slot in list(self.containers.slots()):
             job = self.holder(slot)
-            if job is not None and job.state is JobState.RUNNING and job.run.container is None:
+            if job is None or job.state is not JobState.RUNNING:
+                continue
+            if job.run.container is None:
                 self._sequence.retry(job)
+            else:
+                self._sequence.kill_when_kept(job)
 
     def queue_timed_out(self, job: JobRecord, text: str) -> None:
         """It has waited for too long."""

@@ -75,7 +75,15 @@ class RunSequence:
             self._skip(job)
         elif job.course.is_over or run.request.phase is None or run.request.phase.when != "always":
             run.killed = job.killed
-            assert run.container is not None
+            self._runs.prepare(job)
+            run.kill_waits = True
+            self.kill_when_kept(job)
+
+    def kill_when_kept(self, job: JobRecord) -> None:
+        """Kill a run that is to end, once another container keeps what is in its volumes, if phases that always run need that."""
+        run = job.run
+        if run.kill_waits and run.container is not None and not self._runs.waits_for_keeper(job):
+            run.kill_waits = False
             self._containers.apply(run.container, ContainerEvent.KILL_REQUESTED)
 
     def start_failed(self, job: JobRecord, record: ContainerRecord | None, reason: str, *, unreachable: bool) -> None:

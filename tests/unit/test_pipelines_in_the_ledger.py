@@ -200,12 +200,46 @@ def test_a_second_kill_ends_the_phase_that_always_runs():
     course.orders()
     course.started(P1, P2)
     course.driver.ledger.kill("j", KillReason.KILL_JOB)
-    assert course.orders() == ["kill 1-p1"]
-    assert course.ended(P1, cut_off()) == ["make 1-p3", "remove 1-p1"]
+    assert course.orders() == ["make 1-p3", "kill 1-p1"]  # the second has what the first wrote
+    assert course.ended(P1, cut_off()) == ["remove 1-p1"]
     assert course.started(P3) == ["run 1-p3", "remove 1-p2"]
     course.driver.ledger.kill("j", KillReason.KILL_JOB)
     assert course.orders() == ["kill 1-p3"]
     assert course.ended(P3, cut_off())[0] == "publish killed"
+
+
+KEPT = Pipeline([phase("one", writes=["v"]), phase("two", writes=["v"]), phase("report", reads=["v"], when="always")])
+
+
+def test_a_kill_waits_for_the_container_that_keeps_what_the_report_needs():
+    course = Course(KEPT)
+    course.orders()
+    assert course.started(P1) == ["run 1-p1", "make 1-p2"]
+    course.driver.ledger.kill("j", KillReason.KILL_JOB)
+    assert course.orders() == ["make 1-p3"]  # and the second is removed when it is there
+    assert course.started(P2) == ["remove 1-p2"]
+    assert course.started(P3) == ["kill 1-p1"]
+    assert course.ended(P1, cut_off()) == ["run 1-p3", "remove 1-p1"]
+
+
+@pytest.mark.parametrize(
+    "reply", [StartRefused(reason="bad"), StartFailed(reason="no", unreachable=False), StartFailed(reason="no", unreachable=True)]
+)
+def test_a_kill_waits_for_no_container_that_cannot_be_had_and_a_second_one_for_none_at_all(reply):
+    for second in (False, True):
+        course = Course(KEPT)
+        course.orders()
+        course.started(P1)
+        course.driver.ledger.kill("j", KillReason.KILL_JOB)
+        assert course.orders() == ["make 1-p3"]
+        if second:
+            course.driver.ledger.kill("j", KillReason.KILL_JOB)
+        else:
+            course.driver.start_reported(P3, reply)
+            course.driver.ledger.tick()
+        assert course.orders()[0 if second else -1] == "kill 1-p1"
+        course.driver.ledger.tick()
+        assert "kill 1-p1" not in course.orders()
 
 
 @pytest.mark.parametrize("reason", [KillReason.CLOSE, KillReason.DRAIN_OVER])
