@@ -18,12 +18,8 @@ from jobmanager.model.container_states import (
 )
 from jobmanager.scheduling.commands import Command, DeleteContainer, KillRun, SubmitContainer
 from jobmanager.scheduling.hosts import Host, HostTable
-from jobmanager.scheduling.volumes import LeftVolumes
+from jobmanager.scheduling.volumes import MAX_VOLUME_TRIES, VOLUME_TRIES, LeftVolumes, delete_delay_s
 from jobmanager.scheduling.waiting_queue import Cost
-
-_DELETE_DELAYS_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-_VOLUME_TRIES = 4  # after so many, closing waits for a volume no longer
-_MAX_VOLUME_TRIES = 12
 
 
 @dataclass(slots=True, kw_only=True)
@@ -118,7 +114,7 @@ class ContainerTable:
 
     def are_gone(self) -> bool:
         """Whether no slot is taken, and volumes are gone or cannot be removed."""
-        lone = (record.removal_tries >= _VOLUME_TRIES for record in self._records.values())
+        lone = (record.removal_tries >= VOLUME_TRIES for record in self._records.values())
         return not self._slots and all(lone) and self.left_volumes.are_gone()
 
     def take_slot(self, name: str, host: Host, *, job_id: str, memory_mib: int, cost: Cost | None = None) -> Slot:
@@ -182,9 +178,9 @@ class ContainerTable:
 
         After some tries its record is dropped, as records would add up. Sweeping removes the volume after this manager's end.
         """
-        delay_s = _DELETE_DELAYS_S[min(record.removal_tries, len(_DELETE_DELAYS_S) - 1)]
+        delay_s = delete_delay_s(record.removal_tries)
         record.removal_tries += 1
-        if record.state is ContainerState.GONE and record.removal_tries > _MAX_VOLUME_TRIES:
+        if record.state is ContainerState.GONE and record.removal_tries > MAX_VOLUME_TRIES:
             self._forget(record)
         else:
             self._remove(record, delay_s)

@@ -7,9 +7,14 @@ from dataclasses import dataclass
 
 from jobmanager.scheduling.commands import DeleteVolumes
 
-_DELAYS_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-_PATIENT_TRIES = 4  # after so many, closing waits no longer
-_MAX_TRIES = 12
+VOLUME_TRIES = 4  # after so many, closing waits for a volume no longer
+MAX_VOLUME_TRIES = 12  # after so many, sweeping is left to remove it
+_DELETE_DELAYS_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+
+
+def delete_delay_s(tries: int) -> float:
+    """The pause before a container or a volume is removed again, after so many tries in vain."""
+    return _DELETE_DELAYS_S[min(tries, len(_DELETE_DELAYS_S) - 1)]
 
 
 def volume_name(slot: str, name: str) -> str:
@@ -44,9 +49,9 @@ class LeftVolumes:
         left = self._left.get(slot)
         if left is None:
             return
-        delay_s = _DELAYS_S[min(left.tries, len(_DELAYS_S) - 1)]
+        delay_s = delete_delay_s(left.tries)
         left.tries += 1
-        if left.tries > _MAX_TRIES:
+        if left.tries > MAX_VOLUME_TRIES:
             del self._left[slot]
             return
         command = left.command
@@ -54,4 +59,4 @@ class LeftVolumes:
 
     def are_gone(self) -> bool:
         """Whether they are gone, or cannot be removed."""
-        return all(left.tries >= _PATIENT_TRIES for left in self._left.values())
+        return all(left.tries >= VOLUME_TRIES for left in self._left.values())
