@@ -82,11 +82,6 @@ class Pipeline:
         return min(sum(phase.task.wall_s for phase in self.phases), _checks.YEAR_S)
 
     @property
-    def retries(self) -> int:
-        """How often a run that was cut off may be repeated: as often as each of its tasks may."""
-        return min(phase.task.retries for phase in self.phases)
-
-    @property
     def title(self) -> str:
         """Its name in listings: its own, or those of its phases."""
         return self.name or ", ".join(phase.name for phase in self.phases)

@@ -107,7 +107,7 @@ class PublishResult:
     request: Request
     callback: Callback | None
     verdict: Verdict
-    facts: RunFacts | None  # of the run that decided
+    facts: RunFacts | None  # of a task's last run; None: it was not seen, or ``phases`` have those of a pipeline
     phases: tuple[PhaseReport, ...] = ()  # of a pipeline
     decided_by: int | None = None  # of a pipeline: the phase that stopped the job
     host: str | None

@@ -225,8 +225,8 @@ def test_a_pipeline_asks_for_the_largest_phase_and_all_volumes():
     graded = Task("grader", grader=Grader("true", student_environments=["gcc"]), limits=Limits(memory_mib=32, workspace_mib=1))
     pipeline = Pipeline(
         [
-            phase("clone", Task("git", limits=Limits(memory_mib=100, wall_time_s=1), retries=3), writes=["source"]),
-            phase("build", Task("gcc", limits=Limits(cpus=2.5, wall_time_s=2), retries=1), writes=["work"]),
+            phase("clone", Task("git", limits=Limits(memory_mib=100, wall_time_s=1)), writes=["source"]),
+            phase("build", Task("gcc", limits=Limits(cpus=2.5, wall_time_s=2)), writes=["work"]),
             phase("grade", graded, when="on_failure"),
         ],
         volumes={"work": Volume(10)},
@@ -237,8 +237,6 @@ def test_a_pipeline_asks_for_the_largest_phase_and_all_volumes():
     assert pipeline.cpus == 2.5
     assert pipeline.environments == {"git", "gcc", "grader"}
     assert pipeline.wall_s == 1 + 2 + 90
-    assert pipeline.retries == 0
-    assert Pipeline(pipeline.phases[:2]).retries == 1
     assert (pipeline.title, Pipeline([BUILD], name="xv6").title) == ("clone, build, grade", "xv6")
 
 
