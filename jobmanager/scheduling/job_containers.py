@@ -148,11 +148,13 @@ class JobContainers:
                 spent.append((run.number, volumes))
             elif state is ContainerState.STARTING and run.number != job.current and not will_run:
                 self._release(run)
+        relied_on = _relied_on(job)
         to_keep = set(phases.volumes_to_keep(pipeline_phases, job.current, course))
         if job.run.container is None or job.run.container.state not in _WITH_VOLUMES:
             to_keep.update(pipeline_phases[job.current].volumes)
         for number in phases.spent_to_release(spent, safe, to_keep):
-            self._release(job.runs[number])
+            if job.runs[number].container_name not in relied_on:
+                self._release(job.runs[number])
 
     def _release(self, run: RunRecord) -> None:
         if run.container is not None:
@@ -195,3 +197,9 @@ def _devices(job: JobRecord, run: RunRecord) -> dict[str, str]:
     for each in job.runs[: run.number]:
         seen = {**(each.facts.volume_devices if each.facts is not None else {}), **seen}
     return {name: seen[name] for name in run.request.phase.volumes if name in seen}
+
+
+def _relied_on(job: JobRecord) -> set[str]:
+    """The containers that are to be there until others have started: their submitters ask for them by name."""
+    starting = [run.container for run in job.runs if run.container and run.container.state is ContainerState.STARTING]
+    return {name for record in starting if record.submit is not None for name in record.submit.volume_holders}

@@ -107,10 +107,11 @@ class World:
         self.ledger = self.driver.ledger
         self.pipelines: dict[str, Pipeline] = {}
         self.places: dict[str, Place] = {}
-        self.to_start: dict[str, str] = {}  # containers, and the slots that they are in
+        self.to_start: dict[str, tuple[str, ...]] = {}  # containers, and those that have what is in their volumes
         self.monitored: dict[str, str] = {}  # containers, and their hosts
         self.to_delete: set[str] = set()
         self.volumes_to_delete: set[str] = set()
+        self.restarted: set[str] = set()  # jobs of which an engine lost the volumes
         self.lost: set[str] = set()  # jobs whose host was given up
         self.kills: Counter[str] = Counter()
         self.not_sent: Counter[str] = Counter()  # how often a run of a job was not begun
@@ -140,7 +141,7 @@ class World:
         assert command.container not in self.to_start, "one container is given to two submitters"
         assert not place.volumes_deleted
         place.phases[command.container] = command.run
-        self.to_start[command.container] = command.slot
+        self.to_start[command.container] = command.volume_holders
 
     def _monitor(self, command: MonitorRun) -> None:
         place = self._place_of(command.container)
@@ -185,11 +186,9 @@ class World:
         job_id = result.request.job_id
         reports = result.phases
         verdicts = [result.verdict, *(report.verdict for report in reports if report.verdict is not None)]
-        is_over = (
-            self.kills[job_id] > 1
-            or job_id in self.lost
-            or any(found.kind in OVER for verdict in verdicts for found in verdict.evidence)
-        )
+        kinds = {found.kind for verdict in verdicts for found in verdict.evidence}
+        assert "volumes_lost" not in kinds or job_id in self.restarted, "nobody kept the volumes of a container until it had them"
+        is_over = self.kills[job_id] > 1 or job_id in self.lost or bool(kinds & OVER)
         has_begun = reports[0].facts is not None
         for phase, report in zip(self.pipelines[job_id].phases, reports, strict=True):
             assert report.verdict is not None or report.why_not_run
@@ -225,15 +224,17 @@ class World:
         if not self.to_start:
             return
         container = self.choose.choice(sorted(self.to_start))
-        del self.to_start[container]
+        holders = self.to_start.pop(container)
         place = self._place_of(container)
-        bad = ["failed", "unreachable", "refused", "died", *(["volumes lost"] if place.given else [])]
+        bad = ["failed", "unreachable", "refused", "died", *(["engine restarted"] if place.given else [])]
         report = "started" if well else self.choose.choice(["started"] * 8 + bad)
-        if report == "started":
+        if report == "engine restarted":
+            self.restarted.add(place.job_id)
+        if report == "engine restarted" or (report == "started" and not place.with_volumes.issuperset(holders)):
+            self.ledger.volumes_lost(container, "no")
+        elif report == "started":
             place.with_volumes.add(container)
             self.driver.runs(container)
-        elif report == "volumes lost":
-            self.ledger.volumes_lost(container, "no")
         elif report == "refused":
             self.ledger.start_refused(container, "no")
         elif report == "died":

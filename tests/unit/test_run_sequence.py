@@ -140,3 +140,19 @@ def test_a_late_report_of_a_container_says_nothing_of_the_next_phase() -> None:
     assert driver.watches()[-1].limit_hit is None
     driver.end("jobmanager-m-1-1-p2", exited())
     assert driver.result("j").verdict.outcome is Outcome.SUCCESS
+
+
+def test_a_container_is_there_until_each_container_that_is_to_have_its_volumes_has_started() -> None:
+    """Its name is asked for by their submitters, also when another one has the volumes by then."""
+    driver = Driver({"a": 1})
+    writes, reads = Phase("one", TASK, writes=["work"]), {"reads": ["work"]}
+    driver.accept("j", Pipeline([writes, Phase("explain", TASK, when="on_failure", **reads), Phase("two", TASK, **reads)]))
+    driver.run("j")
+    holders = {command.container: command.volume_holders for command in driver.of(SubmitContainer)[1:]}
+    assert holders == dict.fromkeys(["jobmanager-m-1-1-p2", "jobmanager-m-1-1-p3"], ("jobmanager-m-1-1-p1",))
+
+    driver.runs("jobmanager-m-1-1-p2")
+    driver.end("jobmanager-m-1-1-p1", exited())
+    assert driver.deletes() == []
+    driver.runs("jobmanager-m-1-1-p3")
+    assert sorted(driver.deletes()) == ["jobmanager-m-1-1-p1", "jobmanager-m-1-1-p2"]
