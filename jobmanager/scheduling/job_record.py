@@ -40,7 +40,7 @@ class RunRecord:
     verdict: Verdict | None = None  # once it has ended
     facts: RunFacts | None = None  # what was seen of it
     why_not_run: str = ""
-    host_away_since: float | None = None  # a phase that waits for its host
+    host_away_since: float | None = None  # since when the phase waits for its host
 
     @property
     def container_name(self) -> str:

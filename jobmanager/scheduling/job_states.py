@@ -71,7 +71,7 @@ TRANSITIONS: Mapping[JobEvent, Mapping[JobState, Transition]] = {
     },
     JobEvent.START_REFUSED: {
         ASSIGNED: Transition(DONE, (JobAction.PUBLISH, JobAction.RELEASE)),
-        RUNNING: Transition(DONE, (JobAction.PUBLISH, JobAction.RELEASE)),  # the container of its last phase
+        RUNNING: Transition(DONE, (JobAction.PUBLISH, JobAction.RELEASE)),  # and no other phase is run
     },
     JobEvent.JOB_NOT_SENT: {
         RUNNING: Transition(WAITING, (JobAction.RELEASE, JobAction.REQUEUE)),

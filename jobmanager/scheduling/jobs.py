@@ -57,11 +57,11 @@ class JobTable:
         self.decided = 0  # jobs whose callback has not returned yet
         self.containers = ContainerTable(hosts, send, monitor=self._monitor, on_slot_freed=self._slot_freed)
         self.reservations = ReservationPolicy(self._remaining_limit_s)
-        self._runs = JobContainers(hosts, self.containers, send, clock)
+        self._job_containers = JobContainers(hosts, self.containers, send, clock)
         self._sequence = RunSequence(
             hosts,
             self.containers,
-            self._runs,
+            self._job_containers,
             apply=self._apply,
             send=send,
             host_lost_timeout_s=host_lost_timeout_s,
@@ -140,7 +140,7 @@ class JobTable:
     def container_started(self, job: JobRecord, record: ContainerRecord) -> None:
         """A container of it is ready."""
         if record is not job.run.container:  # it is for a later phase
-            self._runs.prepare(job)
+            self._job_containers.prepare(job)
             self._sequence.kill_when_kept(job)
             return
         if job.current == 0 and record.start_s is not None:
@@ -196,7 +196,7 @@ class JobTable:
                 self._sequence.end_run(job, crash_verdict("submitter_died", text), JobEvent.START_REFUSED)
             return
         job.add_step("submitter_died", self._clock())
-        if not self._runs.make_again(job, record):
+        if not self._job_containers.make_again(job, record):
             self.containers.apply(record, ContainerEvent.START_FAILED)
             self.start_failed(job, record.slot.host, IMAGE_GONE, record=record, unreachable=False)
 
@@ -324,12 +324,12 @@ class JobTable:
             self._actions[action](job)
 
     def _want_container(self, job: JobRecord) -> None:
-        if not self._runs.want(job, job.run):
+        if not self._job_containers.want(job, job.run):
             self.start_failed(job, job.host or "", IMAGE_GONE, unreachable=False)
 
     def _give_run(self, job: JobRecord) -> None:
-        self._runs.give(job)
-        self._runs.prepare(job)
+        self._job_containers.give(job)
+        self._job_containers.prepare(job)
 
     def _release(self, job: JobRecord) -> None:
         if job.slot is not None:
@@ -337,7 +337,7 @@ class JobTable:
 
     def _monitor(self, record: ContainerRecord, taken_over: bool) -> None:
         """Have a waiter follow the run of a container."""
-        self._runs.monitor(self._jobs[record.slot.job_id], record, taken_over=taken_over)
+        self._job_containers.monitor(self._jobs[record.slot.job_id], record, taken_over=taken_over)
 
     def _requeue(self, job: JobRecord) -> None:
         job.begin_again()

@@ -33,7 +33,7 @@ class RunSequence:
         self,
         hosts: HostTable,
         containers: ContainerTable,
-        runs: JobContainers,
+        job_containers: JobContainers,
         *,
         apply: Callable[[JobRecord, JobEvent], None],
         send: Callable[[Command], None],
@@ -43,7 +43,7 @@ class RunSequence:
         """``apply`` does what follows from a job's event."""
         self._hosts = hosts
         self._containers = containers
-        self._runs = runs
+        self._job_containers = job_containers
         self._apply = apply
         self._send = send
         self._host_lost_timeout_s = host_lost_timeout_s
@@ -62,11 +62,11 @@ class RunSequence:
         run = job.run
         if run.container is not None and not run.container.is_wanted:  # started ahead, in vain
             run.container = None
-        if run.container is None and self._hosts[job.host or ""].is_up and not self._runs.want(job, run):
+        if run.container is None and self._hosts[job.host or ""].is_up and not self._job_containers.want(job, run):
             self.start_failed(job, None, IMAGE_GONE, unreachable=False)
             return
-        self._runs.give(job)
-        self._runs.prepare(job)
+        self._job_containers.give(job)
+        self._job_containers.prepare(job)
 
     def kill(self, job: JobRecord) -> None:
         """A job that runs is to end: its run is, unless it is one that always runs."""
@@ -75,14 +75,14 @@ class RunSequence:
             self._skip(job)
         elif job.course.is_over or run.request.phase is None or run.request.phase.when != "always":
             run.killed = job.killed
-            self._runs.prepare(job)
+            self._job_containers.prepare(job)
             run.kill_waits = True
             self.kill_when_kept(job)
 
     def kill_when_kept(self, job: JobRecord) -> None:
         """Kill a run that is to end, once another container keeps what is in its volumes, if phases that always run need that."""
         run = job.run
-        if run.kill_waits and run.container is not None and not self._runs.waits_for_keeper(job):
+        if run.kill_waits and run.container is not None and not self._job_containers.waits_for_keeper(job):
             run.kill_waits = False
             self._containers.apply(run.container, ContainerEvent.KILL_REQUESTED)
 
@@ -124,7 +124,7 @@ class RunSequence:
         run = job.run
         run.verdict = phase_verdict(run.request.task, verdict, run.facts, run.limits)
         self._announce_end(job, run, run.verdict)
-        if run.container is not None and run.container.state is ContainerState.BUSY:  # its waiters died
+        if run.container is not None and run.container.state is ContainerState.BUSY:  # its waiters died, or did not report
             self._containers.apply(run.container, ContainerEvent.RELEASED)
         if job.decided_by is None and phases.stops_the_job(pipeline.phases[run.number], run.verdict):
             job.decided_by = run.number
