@@ -22,6 +22,7 @@ from jobmanager.results.verdict import KillReason
 from jobmanager.scheduling.commands import (
     DeleteContainer,
     DeleteVolumes,
+    KillRun,
     MonitorRun,
     PublishResult,
     SubmitContainer,
@@ -111,7 +112,7 @@ class World:
         self.monitored: dict[str, str] = {}  # containers, and their hosts
         self.to_delete: set[str] = set()
         self.volumes_to_delete: set[str] = set()
-        self.restarted: set[str] = set()  # jobs of which an engine lost the volumes
+        self.unlucky: set[str] = set()  # jobs whose volumes may be lost: a container that was to keep them could not be had
         self.lost: set[str] = set()  # jobs whose host was given up
         self.kills: Counter[str] = Counter()
         self.not_sent: Counter[str] = Counter()  # how often a run of a job was not begun
@@ -126,6 +127,8 @@ class World:
                 self._submit(command)
             elif isinstance(command, MonitorRun):
                 self._monitor(command)
+            elif isinstance(command, KillRun):
+                self._place_of(command.container).is_removed(command.container)
             elif isinstance(command, DeleteContainer):
                 self._delete(command.container)
             elif isinstance(command, DeleteVolumes):
@@ -187,7 +190,7 @@ class World:
         reports = result.phases
         verdicts = [result.verdict, *(report.verdict for report in reports if report.verdict is not None)]
         kinds = {found.kind for verdict in verdicts for found in verdict.evidence}
-        assert "volumes_lost" not in kinds or job_id in self.restarted, "nobody kept the volumes of a container until it had them"
+        assert "volumes_lost" not in kinds or job_id in self.unlucky, "nobody kept the volumes of a container until it had them"
         is_over = self.kills[job_id] > 1 or job_id in self.lost or bool(kinds & OVER)
         has_begun = reports[0].facts is not None
         for phase, report in zip(self.pipelines[job_id].phases, reports, strict=True):
@@ -228,8 +231,8 @@ class World:
         place = self._place_of(container)
         bad = ["failed", "unreachable", "refused", "died", *(["engine restarted"] if place.given else [])]
         report = "started" if well else self.choose.choice(["started"] * 8 + bad)
-        if report == "engine restarted":
-            self.restarted.add(place.job_id)
+        if report != "started":
+            self.unlucky.add(place.job_id)
         if report == "engine restarted" or (report == "started" and not place.with_volumes.issuperset(holders)):
             self.ledger.volumes_lost(container, "no")
         elif report == "started":
@@ -285,16 +288,18 @@ class World:
                 self.ledger.volume_deletion_failed(slot)
 
     def is_killed(self) -> None:
+        begun = {place.job_id for place in self.places.values() if place.given} - {*self.results}
         if not self.pipelines:
             return
-        job_id = self.choose.choice(sorted(self.pipelines))
+        job_id = self.choose.choice(sorted(begun or self.pipelines))
         reason = self.choose.choice([KillReason.KILL_JOB] * 3 + [KillReason.CLOSE])
         if self.ledger.kill(job_id, reason):
             self.kills[job_id] += 1 if reason is KillReason.KILL_JOB else 2
 
     def host_changes(self) -> None:
         host = self.choose.choice(self.driver.names)
-        if self.choose.random() < 0.4:
+        if self.choose.random() < 0.15:
+            self.unlucky.update(place.job_id for place in self.places.values())
             self.ledger.host_down(host, "gone")
         else:
             self.driver.answers(host, memory_mib=MEMORY_MIB)
