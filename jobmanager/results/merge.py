@@ -24,17 +24,18 @@ def merged_result(
     verdict: Verdict,
     facts: RunFacts | None,
     *,
+    has_file: bool = True,
     host: str | None,
     timings: Mapping[str, float],
     steps: tuple[Step, ...],
 ) -> JobResult:
-    """The one result of a job.
+    """The one result of a job. ``has_file``: whether a result file of its run may say something of it.
 
     A result file counts only when the program ended by itself within its limits. It cannot turn a bad exit code into
     a success; a grader's can, as that is its business. A wrong local answer makes a success a failure, unless a grader alone
     judges it. The grade is 100 or 0 unless the file has another one.
     """
-    verdict, file = apply_result_file(request.runs[0].task, verdict, facts)
+    verdict, file = apply_result_file(request.runs[0].task, verdict, facts) if has_file else (verdict, ResultFile())
     grader = request.runs[0].task.grader
     is_merged = verdict.outcome not in _OVERRIDING and (grader is None or grader.merge_local)
     local = local_results(request) if is_merged else {}

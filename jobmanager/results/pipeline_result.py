@@ -51,7 +51,8 @@ def merged_pipeline_result(
     """The one result of a job that is a pipeline.
 
     Its output, exit code, archive and measurements are those of the phase that stopped the job; of a success, of the last phase
-    that could have stopped it, and succeeded. ``decided_by`` is that phase's number; None: none did.
+    that could have stopped it, and succeeded. If none succeeded, it is the last one that could, and its result file says
+    nothing of the job. ``decided_by`` is the number of the phase that stopped the job; None: none did.
     """
     phases = [_phase(run.phase) for run in request.runs]
     read = [parsed_tests(report.facts.collected.test_files if report.facts is not None else {}) for report in reports]
@@ -67,7 +68,15 @@ def merged_pipeline_result(
     own, decided = report.verdict, verdict
     if own is not None and own.outcome is verdict.outcome is Outcome.SUCCESS:
         decided = replace(own, evidence=(*own.evidence, *verdict.evidence))
-    merged = merged_result(shown_request, decided, report.facts, host=host, timings=timings, steps=steps)
+    merged = merged_result(
+        shown_request,
+        decided,
+        report.facts,
+        has_file=decided_by is not None or _has_succeeded(report),
+        host=host,
+        timings=timings,
+        steps=steps,
+    )
     return replace(
         merged,
         text=_named(merged, verdict, phases[shown].name),
@@ -87,13 +96,13 @@ def _shown(phases: Sequence[Phase], reports: Sequence[PhaseReport], decided_by: 
     if decided_by is not None:
         return decided_by
     seen = [number for number, report in enumerate(reports) if report.verdict is not None]
-    succeeded = [number for number in seen if _outcome(reports[number]) is Outcome.SUCCESS]
-    deciding = [number for number in succeeded if phases[number].when == "on_success"]
-    return max(deciding or seen or [0])
+    deciding = [number for number in seen if phases[number].when == "on_success"]
+    succeeded = [number for number in deciding if _has_succeeded(reports[number])]
+    return max(succeeded or deciding or [0])
 
 
-def _outcome(report: PhaseReport) -> Outcome | None:
-    return report.verdict.outcome if report.verdict is not None else None
+def _has_succeeded(report: PhaseReport) -> bool:
+    return report.verdict is not None and report.verdict.outcome is Outcome.SUCCESS
 
 
 def _named(merged: JobResult, verdict: Verdict, name: str) -> str:
