@@ -405,7 +405,7 @@ class JobTable:
         return True
 
     def _retries(self, job: JobRecord) -> int:
-        """How often it may be run again: as often as each of its runs may that have begun."""
+        """How often it may be run again: as often as the tasks of its present run and of each run before allow."""
         return min(run.request.task.retries for run in job.runs[: job.current + 1])
 
     def _slot_freed(self, slot: Slot) -> None:
