@@ -66,7 +66,14 @@ class JobContainers:
             run = job.runs[number]
             if run.container is None and self._hosts[job.slot.host].is_up:
                 self.want(job, run)
-        self._release_unneeded(job)
+        self.release_unneeded(job)
+
+    def waits_for_removal(self, job: JobRecord) -> bool:
+        """Whether a container is being removed that the run whose turn it is must not run beside."""
+        return any(
+            run.container is not None and run.container.state is ContainerState.REMOVING and _writes_with(job, run)
+            for run in job.runs
+        )
 
     def waits_for_keeper(self, job: JobRecord) -> bool:
         """Whether a container is being started that is to keep what is in the volumes of the run whose turn it is."""
@@ -133,8 +140,10 @@ class JobContainers:
             volume_holders=_holders(job, run),
         )
 
-    def _release_unneeded(self, job: JobRecord) -> None:
-        assert job.pipeline is not None
+    def release_unneeded(self, job: JobRecord) -> None:
+        """Let those containers of a job go that are needed no more."""
+        if job.pipeline is None:
+            return
         pipeline_phases, course = job.pipeline.phases, job.course
         safe: set[str] = set()
         spent = []
@@ -153,7 +162,7 @@ class JobContainers:
         if job.run.container is None or job.run.container.state not in _WITH_VOLUMES:
             to_keep.update(pipeline_phases[job.current].volumes)
         for number in phases.spent_to_release(spent, safe, to_keep):
-            if job.runs[number].container_name not in relied_on:
+            if job.runs[number].container_name not in relied_on and not (job.run.is_given and _writes_with(job, job.runs[number])):
                 self._release(job.runs[number])
 
     def _release(self, run: RunRecord) -> None:
@@ -203,3 +212,13 @@ def _relied_on(job: JobRecord) -> set[str]:
     """The containers that are to be there until others have started: their submitters ask for them by name."""
     starting = [run.container for run in job.runs if run.container and run.container.state is ContainerState.STARTING]
     return {name for record in starting if record.submit is not None for name in record.submit.volume_holders}
+
+
+def _writes_with(job: JobRecord, run: RunRecord) -> bool:
+    """Whether another run's program may still be there, and shares a volume with the run whose turn it is.
+
+    Its end may be forged. It is frozen, and goes on for a moment when it is removed.
+    """
+    if job.pipeline is None or run is job.run or run.container is None or run.container.busy_since is None:
+        return False
+    return not {*job.pipeline.phases[run.number].writes}.isdisjoint(job.pipeline.phases[job.current].volumes)

@@ -77,7 +77,7 @@ class JobTable:
         self._jobs: dict[str, JobRecord] = {}
         self._actions: Mapping[JobAction, Callable[[JobRecord], None]] = {
             JobAction.WANT_CONTAINER: self._want_container,
-            JobAction.GIVE_RUN: self._give_run,
+            JobAction.GIVE_RUN: self._sequence.give,
             JobAction.NEXT_RUN: self._sequence.begin,
             JobAction.KILL: self._sequence.kill,
             JobAction.RELEASE: self._release,
@@ -200,6 +200,12 @@ class JobTable:
             self.containers.apply(record, ContainerEvent.START_FAILED)
             self.start_failed(job, record.slot.host, IMAGE_GONE, record=record, unreachable=False)
 
+    def container_gone(self, job: JobRecord) -> None:
+        """One of its containers is removed: a phase may have waited for that."""
+        container = job.run.container
+        if job.state is JobState.RUNNING and container is not None and container.state is ContainerState.READY:
+            self._sequence.give(job)
+
     def run_ended(self, job: JobRecord, record: ContainerRecord, facts: RunFacts) -> None:
         """A waiter's report: the run has ended, and what was seen of it."""
         if not self.containers.apply(record, ContainerEvent.RUN_ENDED):
@@ -279,7 +285,7 @@ class JobTable:
             job = self.holder(slot)
             if job is None or job.state is not JobState.RUNNING:
                 continue
-            if job.run.container is None:
+            if self._sequence.is_held_up(job):
                 self._sequence.retry(job)
             else:
                 self._sequence.kill_when_kept(job)
@@ -326,10 +332,6 @@ class JobTable:
     def _want_container(self, job: JobRecord) -> None:
         if not self._job_containers.want(job, job.run):
             self.start_failed(job, job.host or "", IMAGE_GONE, unreachable=False)
-
-    def _give_run(self, job: JobRecord) -> None:
-        self._job_containers.give(job)
-        self._job_containers.prepare(job)
 
     def _release(self, job: JobRecord) -> None:
         if job.slot is not None:

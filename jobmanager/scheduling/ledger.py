@@ -22,6 +22,7 @@ from jobmanager.model.result import Callback, Outcome, SSHCallback
 from jobmanager.results.facts import LimitHit, RunFacts
 from jobmanager.results.verdict import KillReason, Verdict
 from jobmanager.scheduling.commands import CheckHost, Command, NotifyHostDown, NotifyJobQueued, PublishSSH
+from jobmanager.scheduling.containers import ContainerRecord
 from jobmanager.scheduling.durations import Durations
 from jobmanager.scheduling.forecast import Forecaster, dispatch_order
 from jobmanager.scheduling.hosts import HostStatus, HostTable, Version
@@ -366,8 +367,7 @@ class Ledger:
             record = self._containers.get(container)
             if record is None:
                 return None
-            self._containers.apply(record, ContainerEvent.REMOVED)
-            self._changed.notify_all()
+            self._container_gone(record, ContainerEvent.REMOVED)
             return record.slot.job_id if record.slot.is_released and not record.slot.remains else None
 
     def deletion_failed(self, container: str, *, only_volume_left: bool = False) -> None:
@@ -375,9 +375,15 @@ class Ledger:
         with self._changed:
             record = self._containers.get(container)
             if record is not None:
-                event = ContainerEvent.VOLUME_LEFT if only_volume_left else ContainerEvent.REMOVAL_FAILED
-                self._containers.apply(record, event)
-            self._changed.notify_all()
+                self._container_gone(record, ContainerEvent.VOLUME_LEFT if only_volume_left else ContainerEvent.REMOVAL_FAILED)
+
+    def _container_gone(self, record: ContainerRecord, event: ContainerEvent) -> None:
+        """A deleter's report."""
+        self._containers.apply(record, event)
+        job = self._jobs.holder(record.slot)
+        if job is not None:
+            self._jobs.container_gone(job)
+        self._changed.notify_all()
 
     def volumes_deleted(self, slot: str) -> None:
         """The volumes of a slot are gone."""

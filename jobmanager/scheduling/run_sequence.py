@@ -65,8 +65,18 @@ class RunSequence:
         if run.container is None and self._hosts[job.host or ""].is_up and not self._job_containers.want(job, run):
             self.start_failed(job, None, IMAGE_GONE, unreachable=False)
             return
-        self._job_containers.give(job)
-        self._job_containers.prepare(job)
+        self.give(job)
+
+    def give(self, job: JobRecord) -> None:
+        """Give a job's run to its container, if that is ready and none is being removed that could still write to its volumes."""
+        self._job_containers.release_unneeded(job)
+        if not self._job_containers.waits_for_removal(job):
+            self._job_containers.give(job)
+            self._job_containers.prepare(job)
+
+    def is_held_up(self, job: JobRecord) -> bool:
+        """Whether a run whose turn it is waits for a container, or for the removal of one."""
+        return job.run.container is None or (not job.run.is_given and self._job_containers.waits_for_removal(job))
 
     def kill(self, job: JobRecord) -> None:
         """A job that runs is to end: its run is, unless it is one that always runs."""
@@ -103,8 +113,8 @@ class RunSequence:
             self.end_run(job, crash_verdict("no_host", text), JobEvent.RUN_ENDED)
 
     def retry(self, job: JobRecord) -> None:
-        """Try again to have a container for a phase whose turn it is."""
-        if self._hosts[job.host or ""].is_up:
+        """Try again to have a container for a phase whose turn it is; one that waits for a removal waits on."""
+        if job.run.container is None and self._hosts[job.host or ""].is_up:
             self.begin(job)
         else:
             self._host_is_away(job)

@@ -70,11 +70,18 @@ class Course:
     def started(self, *containers):
         for container in containers:
             self.driver.runs(container)
-        return self.orders()
+        return self.removing(self.orders())
 
     def ended(self, container, facts=SUCCESS):
+        """Its run ends, and what is then to be removed is."""
         self.driver.end(container, facts)
-        return self.orders()
+        return self.removing(self.orders())
+
+    def removing(self, orders):
+        """The same orders and those that follow when the containers are removed."""
+        for container in [f"jobmanager-m-1-{order.removeprefix('remove ')}" for order in orders if order.startswith("remove 1-")]:
+            self.driver.ledger.container_deleted(container)
+        return orders + (self.removing(self.orders()) if any(order.startswith("remove 1-") for order in orders) else [])
 
     def result(self):
         return self.driver.result("j")
@@ -88,13 +95,10 @@ def test_the_next_container_is_made_while_a_phase_runs_and_a_spent_one_goes_when
     assert course.orders() == ["make 1-p1"]
     assert course.started(P1) == ["run 1-p1", "make 1-p2"]
     assert course.started(P2) == []
-    assert course.ended(P1) == ["run 1-p2", "make 1-p3", "remove 1-p1"]
+    assert course.ended(P1) == ["remove 1-p1", "run 1-p2", "make 1-p3"]
     assert course.started(P3) == []
-    assert course.ended(P2) == ["run 1-p3", "remove 1-p2"]
-    assert course.ended(P3) == ["publish success", "remove 1-p3"]
-    for container in (P1, P2, P3):
-        course.driver.ledger.container_deleted(container)
-    assert course.orders() == ["remove volumes"]
+    assert course.ended(P2) == ["remove 1-p2", "run 1-p3"]
+    assert course.ended(P3) == ["publish success", "remove 1-p3", "remove volumes"]
     assert course.driver.of(DeleteVolumes)[0].names == VOLUMES
     course.driver.ledger.volumes_deleted("jobmanager-m-1-1")
     assert course.driver.empty() and course.driver.ledger.wait_until_deleted(0)
@@ -105,9 +109,64 @@ def test_a_slow_next_container_keeps_the_spent_one():
     course.orders()
     course.started(P1)
     assert course.ended(P1) == ["make 1-p3"]  # without the first one the volume would be empty
-    assert course.started(P2) == ["run 1-p2", "remove 1-p1"]
+    assert course.started(P2) == ["remove 1-p1", "run 1-p2"]
     assert course.ended(P2) == []
-    assert course.started(P3) == ["run 1-p3", "remove 1-p2"]
+    assert course.started(P3) == ["remove 1-p2", "run 1-p3"]
+
+
+def between_two():
+    """A job whose second phase has a container, and whose first container is being removed."""
+    course = Course(host_lost_timeout_s=30)
+    course.orders()
+    course.started(P1, P2)
+    course.driver.end(P1)
+    assert course.orders() == ["remove 1-p1"]
+    return course
+
+
+def test_a_phase_runs_beside_none_that_may_still_write_to_its_volumes():
+    """A program that forged its end is frozen, and goes on for a moment when it is removed."""
+    course = between_two()
+    course.driver.ledger.tick()
+    course.driver.ledger.deletion_failed(P1)
+    assert course.orders() == ["remove 1-p1"]
+    course.driver.ledger.container_deleted(P1)
+    assert course.orders() == ["run 1-p2", "make 1-p3"]
+
+
+def test_a_container_whose_own_volume_alone_is_left_is_gone():
+    course = between_two()
+    course.driver.ledger.deletion_failed(P1, only_volume_left=True)
+    assert course.orders()[-2:] == ["run 1-p2", "make 1-p3"]
+
+
+def test_a_phase_waits_for_no_container_that_only_read_its_volumes():
+    course = Course(Pipeline([phase("one", writes=["v"]), phase("two", reads=["v"]), phase("three", reads=["v"])]))
+    course.orders()
+    course.started(P1, P2)
+    course.ended(P1)
+    course.started(P3)
+    course.driver.end(P2)
+    assert course.orders() == ["remove 1-p2", "remove 1-p1"]
+    course.driver.ledger.container_deleted(P1)
+    assert course.orders() == ["run 1-p3"]
+
+
+def test_a_removal_that_never_ends_is_a_lost_host():
+    course = between_two()
+    for _ in range(40):
+        course.driver.clock.now += 1
+        course.driver.ledger.tick()
+    assert course.whys() == ["success", "crash", "the job was over before"]
+    assert course.result().verdict.evidence[1].kind == "host_lost"
+
+
+def test_a_job_that_is_killed_while_a_phase_waits_for_a_removal_runs_only_what_always_runs():
+    course = between_two()
+    course.driver.ledger.kill("j", KillReason.KILL_JOB)
+    assert course.orders() == ["make 1-p3"]
+    course.driver.ledger.container_deleted(P1)
+    assert course.started(P3) == ["remove 1-p2", "run 1-p3"]
 
 
 def test_a_volume_is_kept_over_phases_that_do_not_have_it():
@@ -119,8 +178,8 @@ def test_a_volume_is_kept_over_phases_that_do_not_have_it():
     assert course.ended(P1) == ["run 1-p2", "make 1-p3"]  # the fourth does not have the volume yet
     assert course.started("jobmanager-m-1-1-p4") == ["remove 1-p1"]
     assert course.started(P3) == []
-    assert course.ended(P2) == ["run 1-p3", "remove 1-p2"]
-    assert course.ended(P3) == ["run 1-p4", "remove 1-p3"]
+    assert course.ended(P2) == ["remove 1-p2", "run 1-p3"]
+    assert course.ended(P3) == ["remove 1-p3", "run 1-p4"]
 
 
 def test_a_failure_lets_go_what_is_needed_no_more_and_always_phases_run():
@@ -128,8 +187,8 @@ def test_a_failure_lets_go_what_is_needed_no_more_and_always_phases_run():
     course.orders()
     assert course.started(P1) == ["run 1-p1", "make 1-p2", "make 1-p3"]
     course.started(P2, P3)
-    assert course.ended(P1, FAILURE) == ["run 1-p3", "remove 1-p2", "remove 1-p1"]
-    assert course.ended(P3, FAILURE) == ["publish failed", "remove 1-p3"]
+    assert course.ended(P1, FAILURE) == ["remove 1-p2", "remove 1-p1", "run 1-p3"]
+    assert course.ended(P3, FAILURE) == ["publish failed", "remove 1-p3", "remove volumes"]
     assert course.whys() == ["failed", "a phase before it has stopped the job", "failed"]
 
 
@@ -202,7 +261,7 @@ def test_a_second_kill_ends_the_phase_that_always_runs():
     course.driver.ledger.kill("j", KillReason.KILL_JOB)
     assert course.orders() == ["make 1-p3", "kill 1-p1"]  # the second has what the first wrote
     assert course.ended(P1, cut_off()) == ["remove 1-p1"]
-    assert course.started(P3) == ["run 1-p3", "remove 1-p2"]
+    assert course.started(P3) == ["remove 1-p2", "run 1-p3"]
     course.driver.ledger.kill("j", KillReason.KILL_JOB)
     assert course.orders() == ["kill 1-p3"]
     assert course.ended(P3, cut_off())[0] == "publish killed"
@@ -219,7 +278,7 @@ def test_a_kill_waits_for_the_container_that_keeps_what_the_report_needs():
     assert course.orders() == ["make 1-p3"]  # and the second is removed when it is there
     assert course.started(P2) == ["remove 1-p2"]
     assert course.started(P3) == ["kill 1-p1"]
-    assert course.ended(P1, cut_off()) == ["run 1-p3", "remove 1-p1"]
+    assert course.ended(P1, cut_off()) == ["remove 1-p1", "run 1-p3"]
 
 
 @pytest.mark.parametrize(
@@ -386,7 +445,9 @@ def _check(course, *what):
     assert made <= set(driver.deletes()), (what, "a container was not removed")
     with_volumes = {command.slot for command in driver.of(SubmitContainer) if command.request.task.volumes}
     assert {command.slot for command in driver.of(DeleteVolumes)} == with_volumes, (what, "volumes were not removed")
-    removals = [command for command in driver.commands if isinstance(command, (DeleteContainer, DeleteVolumes))]
+    removals = [
+        command for command in driver.commands if getattr(command, "container", "") in made or isinstance(command, DeleteVolumes)
+    ]
     assert not with_volumes or isinstance(removals[-1], DeleteVolumes), (what, "volumes go after their containers")
     _check_what_hooks_are_told(driver, what)
 

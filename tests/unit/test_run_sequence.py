@@ -20,6 +20,7 @@ def in_its_second_phase() -> Driver:
     driver.run("j")
     driver.runs("jobmanager-m-1-1-p2")
     driver.end("jobmanager-m-1-1-p1", exited())
+    driver.ledger.container_deleted("jobmanager-m-1-1-p1")
     driver.carry_out()
     return driver
 
@@ -137,6 +138,7 @@ def test_a_late_report_of_a_container_says_nothing_of_the_next_phase() -> None:
     for _ in range(3):
         driver.ledger.waiter_died(["jobmanager-m-1-1-p1"], over="jobmanager-m-1-1-p1")
     driver.runs("jobmanager-m-1-1-p2")
+    driver.ledger.container_deleted("jobmanager-m-1-1-p1")
     assert driver.watches()[-1].limit_hit is None
     driver.end("jobmanager-m-1-1-p2", exited())
     assert driver.result("j").verdict.outcome is Outcome.SUCCESS
