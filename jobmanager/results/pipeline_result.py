@@ -81,7 +81,7 @@ def merged_pipeline_result(
         merged,
         text=_named(merged, verdict, phases[shown].name),
         evidence=_without_doubles((*merged.evidence, *_beside(phases, reports, decided_by), *problems)),
-        tests={**_tests(phases, reports, results), **merged.tests},
+        tests={**_tests(phases, results), **merged.tests},
         phases=tuple(results),
     )
 
@@ -173,13 +173,15 @@ def _lack_of_reports(phase: Phase, report: PhaseReport) -> list[str]:
     return [error] if error else []
 
 
-def _tests(phases: Sequence[Phase], reports: Sequence[PhaseReport], results: Sequence[PhaseResult]) -> dict[str, object]:
-    """The tests of all phases. One whose name an earlier phase has is named after its phase, too."""
+def _tests(phases: Sequence[Phase], results: Sequence[PhaseResult]) -> dict[str, object]:
+    """The tests of all phases' reports. One whose name a later phase has, too, is named after its phase.
+
+    So no phase can put a test in the place of one of a later phase's.
+    """
     tests: dict[str, object] = {}
-    for phase, report, result in zip(phases, reports, results, strict=True):
-        from_file = apply_result_file(phase.task, report.verdict, report.facts)[1].tests if report.verdict is not None else {}
-        for name, test in {**result.tests, **from_file}.items():
-            tests[f"{phase.name}: {name}" if name in tests else name] = test
+    for number, (phase, result) in enumerate(zip(phases, results, strict=True)):
+        later = {name for each in results[number + 1 :] for name in each.tests}
+        tests.update({f"{phase.name}: {name}" if name in later else name: test for name, test in result.tests.items()})
     return tests
 
 

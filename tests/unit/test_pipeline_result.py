@@ -6,7 +6,7 @@ import pytest
 
 from jobmanager import JobResult, Outcome, Phase, Pipeline, Task
 from jobmanager.control.request import job_request
-from jobmanager.results.facts import CapturedOutput
+from jobmanager.results.facts import CapturedOutput, Collected
 from jobmanager.results.pipeline_result import PhaseReport, merged_pipeline_result
 from jobmanager.results.verdict import Verdict, judge, with_reruns
 from tests.support.run_facts import exited
@@ -54,6 +54,20 @@ def test_a_result_file_of_a_phase_that_may_fail_and_of_one_that_always_runs_says
     result = result_of(("one", MAY_FAIL, 3), ("two", ALWAYS, 0), result_file=file)
 
     assert (result.outcome, result.text, result.grade) == (Outcome.SUCCESS, "", 100.0)
+
+
+def test_no_earlier_phase_takes_the_place_of_a_later_ones_test() -> None:
+    """Neither by a report, nor by a result file."""
+    request = job_request(Pipeline([Phase("build", TASK), Phase("test", TASK)]), None, None, {}, ssh_timeout_s=1.0)
+    forged, true = ({"r.json": b'{"tests": [{"name": "adds", "passed": %s}]}' % said} for said in (b"true", b"false"))
+    file = b'{"tests": {"adds": "passed", "more": "passed"}}'
+    facts = [exited(result_file=file, collected=Collected(test_files=forged)), exited(collected=Collected(test_files=true))]
+    reports = [PhaseReport(verdict=judge(each, TASK.limits), facts=each) for each in facts]
+    success = Verdict(outcome=Outcome.SUCCESS)
+
+    result = merged_pipeline_result(request, success, reports, decided_by=None, host="a", timings={}, steps=())
+
+    assert {name: test["passed"] for name, test in result.tests.items()} == {"build: adds": True, "adds": False}  # type: ignore[index]
 
 
 def test_a_success_after_a_run_that_was_cut_off_tells_that() -> None:
