@@ -12,7 +12,7 @@ from jobmanager.results.facts import RunFacts
 from jobmanager.results.merge import apply_result_file
 from jobmanager.results.verdict import Verdict
 
-_OUR_CLOCK = "our clock"
+_DEADLINE = "deadline_s"
 
 
 def phase_verdict(task: Task, verdict: Verdict, facts: RunFacts | None, limits: Limits) -> Verdict:
@@ -20,7 +20,8 @@ def phase_verdict(task: Task, verdict: Verdict, facts: RunFacts | None, limits: 
     decided = apply_result_file(task, verdict, facts)[0]
     was_cut = limits.wall_s < task.limits.wall_s
     if was_cut and decided.outcome is Outcome.TIMEOUT and any(found.kind == "wall_time_s" for found in decided.evidence):
-        return replace(decided, text=f"the job's deadline left it {limits.wall_s:.1f} s, and they were over")
+        text = f"the job's deadline left it {limits.wall_s:.1f} s, and they were over"
+        return replace(decided, text=text, evidence=(*decided.evidence, _deadline(limits.wall_s)))
     return decided
 
 
@@ -29,15 +30,23 @@ def deadline_verdict(deadline_s: float) -> Verdict:
     return Verdict(
         outcome=Outcome.TIMEOUT,
         text=f"the job's deadline of {deadline_s:g} s left no time for it",
-        evidence=(Evidence(kind="deadline_s", value=deadline_s, source=_OUR_CLOCK),),
+        evidence=(_deadline(deadline_s),),
     )
 
 
 def deciding_verdict(phase: Phase, verdict: Verdict) -> Verdict:
-    """The verdict of a job that this phase stopped. What the course is to blame for is a crash."""
+    """The verdict of a job that this phase stopped. What the course is to blame for is a crash.
+
+    Not a deadline: the phases before it may have used the time up.
+    """
     named = Evidence(kind="phase", value=phase.name, source="the pipeline")
     text = f"phase {phase.name!r}: {verdict.text or verdict.outcome.value}"
-    if phase.blame == "course" and verdict.outcome is not Outcome.CRASH:
+    is_late = any(found.kind == _DEADLINE for found in verdict.evidence)
+    if phase.blame == "course" and verdict.outcome is not Outcome.CRASH and not is_late:
         text = f"not your program: {text}"
         return replace(verdict, outcome=Outcome.CRASH, text=text, evidence=(named, *verdict.evidence), cut_off=False)
     return replace(verdict, text=text, evidence=(named, *verdict.evidence))
+
+
+def _deadline(seconds: float) -> Evidence:
+    return Evidence(kind=_DEADLINE, value=round(seconds, 3), source="our clock")
