@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from jobmanager.model.phase import Phase
 from jobmanager.model.pipeline import Pipeline
 from jobmanager.model.result import Outcome
 from jobmanager.results.verdict import Verdict
 
+_STARTED_AHEAD = 2
 OVER = "the job was over before"
 KILLED = "the job was killed before"
 
@@ -53,13 +55,14 @@ def next_phase(phases: Sequence[Phase], after: int, course: JobCourse) -> int | 
 
 
 def started_ahead(phases: Sequence[Phase], current: int, course: JobCourse) -> list[int]:
-    """The phases whose containers are started while this one runs: the one that is next if all goes well.
+    """The phases whose containers are started while this one runs: the two that are next if all goes well.
 
-    And for each volume that may have content, the first later phase that has it: its container keeps the content, also when this
-    phase's container is killed.
+    Two, as a short phase ends before the next container has started. And for each volume that may have content, the first later
+    phase that has it: its container keeps the content, also when this phase's container is killed.
     """
     later = [number for number in range(current + 1, len(phases)) if can_still_run(phases[number], course)]
-    ahead = {number} if (number := next_phase(phases, current, course)) is not None else set()
+    following = (number for number in range(current + 1, len(phases)) if not reason_not_to_run(phases[number], course))
+    ahead = set(islice(following, _STARTED_AHEAD))
     for volume in {name for phase in phases[: current + 1] for name in phase.volumes}:
         ahead.update([number for number in later if volume in phases[number].volumes][:1])
     return sorted(ahead)

@@ -68,11 +68,14 @@ class RunSequence:
         self.give(job)
 
     def give(self, job: JobRecord) -> None:
-        """Give a job's run to its container, if that is ready and none is being removed that could still write to its volumes."""
+        """Give a job's run to its container, if that is ready and none is being removed that could still write to its volumes.
+
+        What is needed next is started meanwhile: a removal takes less time than a start.
+        """
         self._job_containers.release_unneeded(job)
         if not self._job_containers.waits_for_removal(job):
             self._job_containers.give(job)
-            self._job_containers.prepare(job)
+        self._job_containers.prepare(job)
 
     def is_held_up(self, job: JobRecord) -> bool:
         """Whether a run whose turn it is waits for a container, or for the removal of one."""

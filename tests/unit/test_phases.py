@@ -61,14 +61,14 @@ def test_the_next_phase(after: int, course: JobCourse, number: int | None) -> No
     assert next_phase(FOUR, after, course) == number
 
 
-def test_the_container_of_the_next_phase_is_started_ahead_and_one_for_each_volume_with_content() -> None:
-    assert started_ahead(FOUR, 0, GOOD) == [1]
-    assert started_ahead(FOUR, 1, GOOD) == [2]
+def test_the_containers_of_the_next_two_phases_are_started_ahead_and_one_for_each_volume_with_content() -> None:
+    assert started_ahead(FOUR, 0, GOOD) == [1, 2]
+    assert started_ahead(FOUR, 1, GOOD) == [2, 3]
     assert started_ahead(FOUR, 2, GOOD) == [3]
     assert started_ahead(FOUR, 3, GOOD) == []
-    skips = [Phase("a", TASK, writes=["w"]), Phase("b", TASK), Phase("c", TASK, reads=["w"], when="on_failure")]
-    assert started_ahead(skips, 0, GOOD) == [1, 2]
-    assert started_ahead(skips, 1, GOOD) == [2]
+    many = [Phase("a", TASK, writes=["w"]), *(Phase(f"b{number}", TASK) for number in range(4)), Phase("c", TASK, reads=["w"])]
+    assert started_ahead(many, 0, GOOD) == [1, 2, 5]
+    assert started_ahead(many, 1, GOOD) == [2, 3, 5]
 
 
 def test_nothing_is_started_ahead_for_phases_that_cannot_run_any_more() -> None:
