@@ -120,7 +120,8 @@ class ContainerMonitor:
         self._stop_failed = False  # the latest one: the engine did not answer
         self._failed_stops = 0
         self._stopped_at: float | None = None  # by a kill or for a limit
-        self._is_paused = False
+        self._is_paused = self._was_paused_by_us = False
+        self._stays_frozen = False  # after a limit, as it shares volumes that others may need
         self._was_paused_externally = False
         self._ended_at: float | None = None  # when the program's own end was noticed
         self._earlier_end_mark: EndMark | None = None  # before the log took the place of the container's own stream
@@ -472,13 +473,19 @@ class ContainerMonitor:
             _log.debug("unpause of %s: %s", self._job.container_name, error)
 
     def _stop(self, stream: OutputStream) -> None:
-        """Kill the container and read the output until its end. After a limit its usage and files are taken first."""
+        """Kill the container and read the output until its end. After a limit its usage and files are taken first.
+
+        One that shares volumes stays frozen after a limit: it may be the only one that has what is in them.
+        """
         if self._stopped_at is None:
             self._stopped_at = self._clock()
         printed_before = self._transcript.output_bytes
         self._read_while(stream, self._collect_and_kill)
         self._end_session()
-        self._read_until_end(stream)
+        if self._stays_frozen:
+            self._stream_complete = True
+        else:
+            self._read_until_end(stream)
         self._late_output_bytes += self._transcript.output_bytes - printed_before
 
     def _read_while(self, stream: OutputStream, act: Callable[[], None]) -> None:
@@ -525,7 +532,9 @@ class ContainerMonitor:
         if self._limit_hit is not None:
             self._limit_clock.measure(self._transcript.cpu_before_ns)
             self._collected = self._collect()
-        self._kill()
+        self._stays_frozen = self._limit_hit is not None and self._was_paused_by_us and bool(self._job.volume_mib)
+        if not self._stays_frozen:
+            self._kill()
 
     def _kill(self) -> None:
         try:
@@ -537,8 +546,9 @@ class ContainerMonitor:
         """Pause the container: its counters and its workspace can be read only before its end."""
         try:
             self._engine.pause(self._job.container_id)
-            self._is_paused = True
+            self._is_paused = self._was_paused_by_us = True
         except EngineError as error:
+            self._was_paused_by_us = False
             self._stop_failed = isinstance(error, Unreachable)
             self._is_paused = isinstance(error, NotRunning)  # also raised for a container that is paused already
             self._was_paused_externally = not self._failed_stops and self._inspector.is_paused_externally()
