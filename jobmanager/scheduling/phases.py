@@ -6,7 +6,7 @@ have each of its volumes is started; and a container whose run has ended is kept
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -51,7 +51,7 @@ def reason_not_to_run(phase: Phase, course: JobCourse) -> str:
 
 def next_phase(phases: Sequence[Phase], after: int, course: JobCourse) -> int | None:
     """The number of the next phase that is run; None: none is."""
-    return next((number for number in range(after + 1, len(phases)) if not reason_not_to_run(phases[number], course)), None)
+    return next(_following(phases, after, course), None)
 
 
 def started_ahead(phases: Sequence[Phase], current: int, course: JobCourse) -> list[int]:
@@ -61,8 +61,7 @@ def started_ahead(phases: Sequence[Phase], current: int, course: JobCourse) -> l
     phase that has it: its container keeps the content, also when this phase's container is killed.
     """
     later = [number for number in range(current + 1, len(phases)) if can_still_run(phases[number], course)]
-    following = (number for number in range(current + 1, len(phases)) if not reason_not_to_run(phases[number], course))
-    ahead = set(islice(following, _STARTED_AHEAD))
+    ahead = set(islice(_following(phases, current, course), _STARTED_AHEAD))
     for volume in {name for phase in phases[: current + 1] for name in phase.volumes}:
         ahead.update([number for number in later if volume in phases[number].volumes][:1])
     return sorted(ahead)
@@ -107,3 +106,8 @@ def can_still_run(phase: Phase, course: JobCourse) -> bool:
     if phase.when == "always":
         return True
     return not course.is_killed and (phase.when == "on_failure" or not course.has_failed)
+
+
+def _following(phases: Sequence[Phase], after: int, course: JobCourse) -> Iterator[int]:
+    """The numbers of the later phases that are run if nothing more happens to the job."""
+    return (number for number in range(after + 1, len(phases)) if not reason_not_to_run(phases[number], course))
