@@ -175,6 +175,11 @@ class CapturedOutput:
         """Bytes of both streams together, kept or not."""
         return self.stdout_bytes + self.stderr_bytes
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether less is kept than was printed."""
+        return self.beginning_lost or self.is_incomplete or self.total_bytes > len(self.stdout) + len(self.stderr)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collected:

@@ -72,7 +72,6 @@ def _run_result(request: Request, facts: RunFacts | None, verdict: Verdict) -> J
     if facts is None:
         return JobResult(job_id=request.job_id, outcome=verdict.outcome, evidence=verdict.evidence)
     output, peak = facts.output, facts.peak_memory_bytes
-    kept = len(output.stdout) + len(output.stderr)
     return JobResult(
         job_id=request.job_id,
         outcome=verdict.outcome,
@@ -82,7 +81,7 @@ def _run_result(request: Request, facts: RunFacts | None, verdict: Verdict) -> J
         stderr=output.stderr,
         stdout_bytes=output.stdout_bytes,
         stderr_bytes=output.stderr_bytes,
-        output_cut=output.beginning_lost or output.is_incomplete or output.total_bytes > kept,
+        output_cut=output.is_cut,
         exit_code=facts.end.exit_code if facts.end is not None else None,
         cpu_time_s=facts.cpu_time_s,
         wall_time_s=facts.wall_time_s,

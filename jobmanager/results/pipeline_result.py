@@ -131,7 +131,6 @@ def _run_result(verdict: Verdict, facts: RunFacts | None) -> RunResult | None:
     if facts is None:
         return None
     output, peak = facts.output, facts.peak_memory_bytes
-    kept = len(output.stdout) + len(output.stderr)
     exit_code = facts.end.exit_code if facts.end is not None else None
     return RunResult(
         outcome=verdict.outcome,
@@ -143,7 +142,7 @@ def _run_result(verdict: Verdict, facts: RunFacts | None) -> RunResult | None:
         stderr=output.stderr,
         stdout_bytes=output.stdout_bytes,
         stderr_bytes=output.stderr_bytes,
-        output_cut=output.beginning_lost or output.is_incomplete or output.total_bytes > kept,
+        output_cut=output.is_cut,
         cpu_time_s=facts.cpu_time_s,
         wall_time_s=facts.wall_time_s,
         peak_memory_mib=None if peak is None else round(peak / 2**20, 2),
