@@ -18,6 +18,7 @@ What happens to a job is never an error: it is a ``JobResult``.
     ├── NotStarted
     ├── Closed
     ├── EngineUnavailable                     ``start``: no Docker host answers
+    ├── RedisUnavailable                      Redis does not answer, or refuses what is asked
     ├── NotSupported (also a NotImplementedError)
     ├── JobTimeout (also a TimeoutError)      ``ClientSync``, ``follow``: the caller's timeout is over
     └── WouldDeadlock                         a blocking wait inside a callback
@@ -39,6 +40,7 @@ __all__ = [
     "NotStarted",
     "NotSupported",
     "QueueFull",
+    "RedisUnavailable",
     "UnknownEnvironment",
     "UnknownJob",
     "Unsatisfiable",
@@ -100,6 +102,10 @@ class Closed(JobManagerError):
 
 class EngineUnavailable(JobManagerError):
     """No Docker host answers."""
+
+
+class RedisUnavailable(JobManagerError):
+    """Redis does not answer, or refuses what is asked; the message says what to do."""
 
 
 class NotSupported(JobManagerError, NotImplementedError):

@@ -22,6 +22,8 @@ BREAKS = [
     ("scheduling/priority_heap.py", "jobmanager.ipc.messages", "scheduling decides and does nothing"),
     ("results/facts.py", "docker", "only engine/docker imports docker"),
     ("engine/connect.py", "docker.errors", "only engine/docker imports docker"),
+    ("control/timers.py", "redis", "only remote imports redis and rq"),
+    ("control/timers.py", "rq", "only remote imports redis and rq"),
 ]
 
 
@@ -41,7 +43,7 @@ def lint(folder: Path) -> subprocess.CompletedProcess[str]:
 def test_an_unchanged_copy_breaks_nothing(copy: Path) -> None:
     done = lint(copy)
 
-    assert done.returncode == 0 and "Contracts: 4 kept, 0 broken." in done.stdout
+    assert done.returncode == 0 and "Contracts: 5 kept, 0 broken." in done.stdout
 
 
 def test_every_import_through_a_wall_is_found(copy: Path) -> None:

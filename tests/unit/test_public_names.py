@@ -42,7 +42,7 @@ INNER_PACKAGES = [
 ]
 FRONT_MODULES = [
     *("buffer", "cli", "client", "doctor", "errors", "events"),
-    *("future", "hooks", "live_output", "manager", "sync", "testing"),
+    *("future", "hooks", "live_output", "manager", "remote", "sync", "testing"),
 ]
 
 

@@ -1,0 +1,7 @@
+"""Many machines: the same client over Redis and RQ (``docs/many-machines.md``). Needs the extra ``rq``."""
+
+from __future__ import annotations
+
+from jobmanager.remote.timeouts import ClusterTimeouts
+
+__all__ = ["ClusterTimeouts"]
