@@ -22,9 +22,10 @@ demo: $(READY)  ## grade a folder of submissions on one or two Docker hosts
 course: $(READY)  ## grade the submissions to a small C course, each in four containers: clone, build, test, report
 	@engines="$$($(MACHINE) up)" && set -- $$engines && $(BIN)/python examples/c_course.py --host "$$1"
 
-# What depends on the engine runs on each, all else on either. Two plain commands, so that one that is asked to end hears of it
+# What depends on the engine runs on each, all else on either. Plain commands, so that one that is asked to end hears of it
 test: $(READY) lint  ## lint, types, layers, then all tests on real Docker engines: this machine's, and Debian trixie's
-	@$(MACHINE) run --with trixie $(PYTEST) -n auto --dist loadfile $(addprefix --ignore=,$(ON_EACH)) tests/unit tests/integration $(PYTEST_ARGS)
+	@$(MACHINE) redis
+	@$(MACHINE) run --with trixie $(PYTEST) -n auto --dist loadfile $(addprefix --ignore=,$(ON_EACH)) tests/unit tests/integration tests/cluster $(PYTEST_ARGS)
 	@$(MACHINE) run --with trixie $(PYTEST) -n auto --dist each $(ON_EACH) $(PYTEST_ARGS)
 
 lint: $(READY)  ## ruff, mypy and the layers
@@ -38,6 +39,7 @@ bench: $(READY)  ## measure: the figures of docs/
 	@$(MACHINE) run $(BIN)/python -m benchmarks
 
 stress: $(READY)  ## the long tests; JOBMANAGER_STRESS_SEED=1,2,3 draws three random histories
+	@$(MACHINE) redis
 	@$(MACHINE) run $(BIN)/python -m pytest tests/stress $(PYTEST_ARGS)
 
 engines: RELEASE = sid

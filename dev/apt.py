@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from dev.console import MachineError, run_quietly, say
@@ -13,6 +14,7 @@ from dev.dockerd import SBIN_PATH
 
 UPDATE_TIMEOUT_S = 300.0
 INSTALL_TIMEOUT_S = 900.0
+POLICY = Path("/usr/sbin/policy-rc.d")  # what a package asks before it starts its service
 OPTIONS = ("-o", "Acquire::Retries=3", "-o", "DPkg::Lock::Timeout=120")
 
 
@@ -46,6 +48,20 @@ def install(packages: Sequence[str], *, purpose: str, log: Path) -> None:
     refresh(log=log)
     command = ["apt-get", *OPTIONS, "install", "--yes", "--no-install-recommends", *packages]
     run_quietly(command, what=by_hand, log=log, timeout_s=INSTALL_TIMEOUT_S, env=environment)
+
+
+@contextmanager
+def no_services(policy: Path = POLICY) -> Iterator[None]:
+    """What is installed meanwhile does not start its service. A policy that the machine has already is left as it is."""
+    if os.geteuid() != 0 or policy.exists():
+        yield
+        return
+    policy.write_text("#!/bin/sh\nexit 101\n")
+    policy.chmod(0o755)
+    try:
+        yield
+    finally:
+        policy.unlink(missing_ok=True)
 
 
 def refresh(*, log: Path) -> None:

@@ -1,6 +1,7 @@
-"""Sets up what the demo and the tests need: Docker engines and images, on a machine that may have nothing.
+"""Sets up what the demos and the tests need: Docker engines and images, on a machine that may have nothing.
 
-    python3 -m dev.machine up | down | run [--with RELEASE | --only RELEASE] COMMAND... | env | engine | images | python | clean
+    python3 -m dev.machine up | down | run [--with RELEASE | --only RELEASE] COMMAND... | env | engine | images | clean
+    python3 -m dev.machine python | redis
 
 An engine that answers already (DOCKER_HOST, or the default socket) is used as it is and never stopped. Otherwise one is
 started by hand. A second, independent daemon joins where one may be started: as root, on Linux. With `--with RELEASE` that
@@ -313,6 +314,12 @@ def need_venv(log: Path) -> None:
         apt.install(["python3-venv"], purpose="a virtual environment", log=log)
 
 
+def need_redis(log: Path) -> None:
+    """Make sure of a redis-server. Debian's package would start one: ours are started by who needs them."""
+    with apt.no_services():
+        apt.need_commands({"redis-server": "redis-server"}, purpose="many machines", log=log)
+
+
 # --- subcommands --------------------------------------------------------------------------------------------------
 
 
@@ -359,6 +366,11 @@ def do_clean(machine: Machine, options: argparse.Namespace) -> int:
 
 def do_python(machine: Machine, options: argparse.Namespace) -> int:
     need_venv(machine.state / "packages.log")
+    return 0
+
+
+def do_redis(machine: Machine, options: argparse.Namespace) -> int:
+    need_redis(machine.state / "packages.log")
     return 0
 
 
@@ -414,6 +426,7 @@ ACTIONS: dict[str, tuple[Callable[[Machine, argparse.Namespace], int], str]] = {
     "down": (do_down, "stop the engines that we have started"),
     "clean": (do_clean, "stop them and delete the state folder"),
     "python": (do_python, "make sure that Python can make a virtual environment"),
+    "redis": (do_redis, "make sure of a redis-server; starts none"),
 }
 
 
