@@ -43,6 +43,7 @@ from typing import TYPE_CHECKING
 from jobmanager.client import InputData, ManagerJobOptions, NamedJobOptions, takes_job_options
 from jobmanager.control.lifetime import Lifetime
 from jobmanager.control.request import job_request
+from jobmanager.control.running_manager import WHAT, RunningManager
 from jobmanager.control.settings import SSH_TIMEOUT_S, Hosts, ManagerSettings
 from jobmanager.errors import InvalidInput, InvalidValue
 from jobmanager.future import ClientFuture, JobFuture
@@ -115,7 +116,7 @@ class JobManager:
             ssh_timeout_s=ssh_timeout_s,
             secrets=secrets,
         )
-        self._lifetime = Lifetime(self._settings, hooks)
+        self._lifetime = Lifetime(partial(RunningManager, self._settings, hooks), hooks, what=WHAT)
 
     def start(self) -> None:
         """Start the processes and threads, and wait until every host has answered or a second has passed.

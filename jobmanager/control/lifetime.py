@@ -1,39 +1,58 @@
-"""A manager's life: started, closed, and begun anew in a forked child."""
+"""A client's life: started, closed, and begun anew in a forked child."""
 
 from __future__ import annotations
 
 import os
 import threading
-import time
+from collections.abc import Callable
 from functools import partial
+from typing import Generic, Protocol, TypeVar
 
 from jobmanager.control.fork import let_go_after_fork, notice_fork
-from jobmanager.control.running_manager import RunningManager, closed
-from jobmanager.control.settings import ManagerSettings
 from jobmanager.errors import Closed, NotStarted
-from jobmanager.events import ManagerStarted
 from jobmanager.hooks import HookManager
-from jobmanager.ipc.process import check_children_possible
 from jobmanager.threads.main_thread import outside_main_thread
 
 
-class Lifetime:
-    """What one ``JobManager`` is in this process: not started, running or closed. Thread-safe."""
+class Startable(Protocol):
+    """All that runs between one start and its close, in one process. Each call comes from any thread but the main one."""
 
-    def __init__(self, settings: ManagerSettings, hooks: HookManager) -> None:
-        self._settings = settings
+    pid: int  # of the process that made it
+
+    def start(self) -> None:
+        """Start it, once. Raises Closed when somebody has closed it meanwhile."""
+
+    def close(self, drain_timeout_s: float | None, kill: bool) -> None:
+        """Let jobs end, or end them, then stop. A second call returns when it has stopped."""
+
+    def abort(self) -> None:
+        """Undo a start that failed, or goes on."""
+
+    def abandon(self) -> None:
+        """In a forked child: let go of all that is the parent's."""
+
+
+_R = TypeVar("_R", bound=Startable)
+
+
+class Lifetime(Generic[_R]):
+    """What one ``JobManager`` or ``RemoteClient`` is in this process: not started, running or closed. Thread-safe."""
+
+    def __init__(self, make: Callable[[], _R], hooks: HookManager, *, what: str) -> None:
+        """``make`` makes what is started; it may raise, and starts nothing. ``what`` it is, for messages."""
+        self._make = make
         self._hooks = hooks
+        self._what = what
         self._lock = threading.Lock()  # guards what follows
-        self._running: RunningManager | None = None
+        self._running: _R | None = None
         self._closed = False
         self._started_before_fork = False
         let_go_after_fork(self)
 
     def start(self) -> None:
-        """Start what is not running; ``JobManager.start`` says what it raises."""
-        check_children_possible()
+        """Start what is not running; raises what making it and its start raise."""
         self._notice_fork()
-        running = RunningManager(self._settings, self._hooks)
+        running = self._make()
         try:
             outside_main_thread(partial(self._start, running), takes_long=True)
         except Closed:  # whoever closes it sees to the rest
@@ -42,10 +61,10 @@ class Lifetime:
             outside_main_thread(running.abort, takes_long=True)
             raise
 
-    def _start(self, running: RunningManager) -> None:
+    def _start(self, running: _R) -> None:
         with self._lock:
             if self._closed:
-                raise closed()
+                raise closed(self._what)
             if self._running is not None:
                 return
             self._running = running
@@ -56,10 +75,9 @@ class Lifetime:
                 if not self._closed:
                     self._running = None
             raise
-        self._hooks.fire(ManagerStarted(at_s=time.time(), hosts=tuple(host.name for host in self._settings.hosts)))
 
     def close(self, drain_timeout_s: float | None, kill: bool) -> None:
-        """Close it for good; ``JobManager.close`` says how."""
+        """Close it for good."""
         self._notice_fork()
         try:
             outside_main_thread(partial(self._close, drain_timeout_s, kill), takes_long=True)
@@ -74,7 +92,7 @@ class Lifetime:
         if running is not None:
             running.close(drain_timeout_s, kill)
 
-    def running(self) -> RunningManager:
+    def running(self) -> _R:
         """What runs in this process. In a forked child of the one that started, it is started here first.
 
         Raises:
@@ -85,9 +103,9 @@ class Lifetime:
         if running is not None:
             return running
         if self._closed:
-            raise closed()
+            raise closed(self._what)
         if not self._started_before_fork:
-            raise NotStarted("this JobManager has not been started: call start(), or use it in a with statement")
+            raise NotStarted(f"this {self._what} has not been started: call start(), or use it in a with statement")
         self.start()
         return self.running()
 
@@ -104,3 +122,8 @@ class Lifetime:
         running = self._running
         if running is not None and running.pid != os.getpid():
             outside_main_thread(partial(notice_fork, self, lambda: self._running is running))
+
+
+def closed(what: str) -> Closed:
+    """The error of every call on a manager or client that takes no more."""
+    return Closed(f"this {what} is closed, or closing: make another one")

@@ -13,12 +13,14 @@ from typing import TypeVar
 from jobmanager._callback_manager import CallbackManagers
 from jobmanager.control import drain
 from jobmanager.control.drain import Drain, ShutdownTimeouts
+from jobmanager.control.lifetime import closed
 from jobmanager.control.loop import Loop
 from jobmanager.control.settings import ManagerSettings
 from jobmanager.engine.labels import mark_closed
-from jobmanager.errors import Closed, EngineUnavailable
-from jobmanager.events import JobEnded, ManagerClosing
+from jobmanager.errors import EngineUnavailable
+from jobmanager.events import JobEnded, ManagerClosing, ManagerStarted
 from jobmanager.hooks import HookManager
+from jobmanager.ipc.process import check_children_possible
 from jobmanager.model.listings import HostInfo
 from jobmanager.model.result import JobResult
 from jobmanager.results.verdict import KillReason
@@ -31,6 +33,7 @@ from jobmanager.threads.main_thread import keep_executor, outside_main_thread, r
 _log = logger(__name__)
 _T = TypeVar("_T")
 
+WHAT = "JobManager"  # in messages
 _READY_S = 1.0  # after which hosts that have not answered are no longer waited for
 _ANY_ANSWER_S = 10.0  # for the first answer of any host
 _THREAD_END_S = 2.0
@@ -40,6 +43,8 @@ class RunningManager:
     """One manager that runs. ``start`` and ``close`` once each, from any threads but the main one."""
 
     def __init__(self, settings: ManagerSettings, hooks: HookManager) -> None:
+        """Raises NotSupported: this process can have no children of the library's."""
+        check_children_possible()
         self.pid = os.getpid()
         self._hooks = hooks
         self._closing = threading.Lock()
@@ -74,7 +79,7 @@ class RunningManager:
         """
         with self._closing:
             if self._stopped:
-                raise closed()
+                raise closed(WHAT)
             self._started = True
             keep_executor()
             self.callbacks.start()
@@ -83,13 +88,14 @@ class RunningManager:
         self.ledger.wait_for_hosts(_all_have_answered, _READY_S)
         self.ledger.wait_for_hosts(_enough_have_answered, _ANY_ANSWER_S)
         if not self.ledger.is_accepting():
-            raise closed()
+            raise closed(WHAT)
         hosts = self.ledger.hosts()
         if not any(host.up for host in hosts):
             raise EngineUnavailable(_no_host_answers(hosts))
         for host in hosts:
             if not host.up:  # one that answered with an error is in the log already
                 _log.info("starting without host %s: %s", host.name, host.reason, extra={"host": host.name})
+        self._hooks.fire(ManagerStarted(at_s=time.time(), hosts=tuple(host.name for host in hosts)))
 
     def change(self, change: Callable[[], _T]) -> _T:
         """Change the ledger; the loop does what follows from that."""
@@ -143,11 +149,6 @@ class RunningManager:
 
     def _on_result(self, result: JobResult) -> None:
         self._hooks.fire(JobEnded(at_s=time.time(), job_id=result.job_id, result=result))
-
-
-def closed() -> Closed:
-    """The error of every call on a manager that takes no more."""
-    return Closed("this JobManager is closed, or closing: make another one")
 
 
 def _all_have_answered(statuses: Sequence[HostStatus]) -> bool:
