@@ -121,6 +121,14 @@ def test_a_callback_that_is_not_callable_is_refused_and_nothing_is_accepted():
     assert [callbacks for _, *callbacks in accepted] == [[print, None], [print, max]]
 
 
+def test_secrets_that_are_somewhere_else_are_only_named():
+    pipeline = Pipeline([Phase("report", Task("x", command="true"), secrets=["token"])])
+
+    with pytest.raises(errors.InvalidTask, match="wants the secret 'token'"):
+        job_request(pipeline, None, None, {}, ssh_timeout_s=1.0)
+    assert job_request(pipeline, None, None, {}, ssh_timeout_s=1.0, secrets=None).task is pipeline
+
+
 def test_a_pipeline_whose_secret_the_manager_does_not_have_is_refused_and_nothing_is_accepted():
     secrets, accepted = {}, []
     manager = JobManager("unix:///nowhere", secrets=secrets)
