@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar, Union, get_type_hints, runtime_checkable
 
+from jobmanager.live_output.reader import LiveOutput
 from jobmanager.model.job import JobInput
-from jobmanager.model.listings import QueueInfo, RunningJob, WaitingJob
+from jobmanager.model.listings import HostInfo, QueueInfo, RunningJob, WaitingJob
 from jobmanager.model.pipeline import Pipeline
 from jobmanager.model.problems import Answer
 from jobmanager.model.result import Callback, SSHCallback
@@ -125,4 +126,12 @@ class Client(Protocol):
 
     def get_available_environments(self) -> dict[str, list[str]]:
         """Names of what can be run now, by environment type."""
+        ...
+
+    def hosts(self) -> list[HostInfo]:
+        """A record for each host: a Docker host, or a node of a cluster."""
+        ...
+
+    def follow(self, job_id: str, *, timeout_s: float | None = None) -> LiveOutput:
+        """What a job prints, from its beginning, as it comes."""
         ...

@@ -7,6 +7,7 @@ import threading
 from dataclasses import dataclass
 
 from jobmanager import JobResult, Outcome
+from jobmanager.errors import UnknownJob
 from jobmanager.model.listings import QueueInfo
 
 
@@ -83,3 +84,9 @@ class StubClient:
 
     def get_available_environments(self):
         return {}
+
+    def hosts(self):
+        return []
+
+    def follow(self, job_id, *, timeout_s=None):
+        raise UnknownJob(job_id)
