@@ -6,12 +6,13 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from typing import Union
 
 from jobmanager.model.listings import CallbackInfo
 from jobmanager.model.result import JobResult, Outcome
 from jobmanager.results.merge import merged_result
 from jobmanager.results.pipeline_result import merged_pipeline_result
-from jobmanager.scheduling.commands import PublishResult, PublishSSH
+from jobmanager.scheduling.commands import PublishReady, PublishResult, PublishSSH
 from jobmanager.threads.deadlock_guard import mark_callback_thread
 from jobmanager.threads.log_thread import logger
 from jobmanager.threads.user_code import call_user_code
@@ -20,13 +21,15 @@ _log = logger(__name__)
 
 _SLOW_S = 30.0  # the log names a callback that takes longer
 
+Done = Union[PublishResult, PublishReady, PublishSSH]
+
 
 class CallbackManagers:
     """The done queue and the threads that empty it."""
 
     def __init__(self, count: int, *, on_result: Callable[[JobResult], None], on_called_back: Callable[[str], None]) -> None:
         """``on_result`` gets each result before its callback is called, ``on_called_back`` each job id afterwards."""
-        self._done: queue.SimpleQueue[PublishResult | PublishSSH | None] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[Done | None] = queue.SimpleQueue()
         self._on_result = on_result
         self._on_called_back = on_called_back
         self._lock = threading.Lock()
@@ -43,7 +46,7 @@ class CallbackManagers:
         for thread in self._threads:
             thread.start()
 
-    def put(self, done: PublishResult | PublishSSH) -> None:
+    def put(self, done: Done) -> None:
         """Queue a job that has ended, or an SSH session that is ready."""
         self._done.put(done)
 
@@ -86,8 +89,8 @@ class CallbackManagers:
             except Exception:  # noqa: BLE001 - the loop's edge: a bug here, or no memory, costs this job at most
                 _log.exception("a result could not be processed")
 
-    def _process(self, done: PublishResult | PublishSSH) -> None:
-        job_id = done.job_id if isinstance(done, PublishSSH) else done.request.job_id
+    def _process(self, done: Done) -> None:
+        job_id = _job_id(done)
         thread = threading.current_thread()
         with self._lock:
             self._busy_since[thread] = (time.monotonic(), job_id)
@@ -97,14 +100,14 @@ class CallbackManagers:
                 return
             if done.ssh_callback is not None:
                 _call_callback(job_id, done.ssh_callback, None, None, None, None)
-            result = _build_result(done)
+            result = done.result if isinstance(done, PublishReady) else _build_result(done)
             self._report_result(result)
             if done.callback is not None:
                 _call_callback(job_id, done.callback, result)
         finally:
             with self._lock:
                 del self._busy_since[thread]
-            if isinstance(done, PublishResult):
+            if not isinstance(done, PublishSSH):
                 self._on_called_back(job_id)
 
     def _report_result(self, result: JobResult) -> None:
@@ -112,6 +115,12 @@ class CallbackManagers:
             self._on_result(result)
         except Exception:  # noqa: BLE001 - the loop's edge: a listener must not cost the job its callback
             _log.exception("the result of job %s could not be reported", result.job_id)
+
+
+def _job_id(done: Done) -> str:
+    if isinstance(done, PublishSSH):
+        return done.job_id
+    return done.result.job_id if isinstance(done, PublishReady) else done.request.job_id
 
 
 def _build_result(done: PublishResult) -> JobResult:

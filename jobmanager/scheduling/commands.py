@@ -8,7 +8,7 @@ from typing import Union
 
 from jobmanager.model.job import Request
 from jobmanager.model.limits import Limits
-from jobmanager.model.result import Callback, Outcome, SSHCallback, Step
+from jobmanager.model.result import Callback, JobResult, Outcome, SSHCallback, Step
 from jobmanager.results.facts import LimitHit, RunFacts
 from jobmanager.results.pipeline_result import PhaseReport
 from jobmanager.results.verdict import Verdict
@@ -113,6 +113,15 @@ class PublishResult:
     host: str | None
     timings: dict[str, float]
     steps: tuple[Step, ...]
+    ssh_callback: SSHCallback | None = None  # of debug="ssh", when it was not called yet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishReady:
+    """Put a result that came ready, from another machine, onto the done queue."""
+
+    result: JobResult
+    callback: Callback | None
     ssh_callback: SSHCallback | None = None  # of debug="ssh", when it was not called yet
 
 

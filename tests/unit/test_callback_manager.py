@@ -15,7 +15,7 @@ from jobmanager.errors import WouldDeadlock
 from jobmanager.model.job import Request, RunRequest
 from jobmanager.model.result import Evidence
 from jobmanager.results.verdict import Verdict
-from jobmanager.scheduling.commands import PublishResult
+from jobmanager.scheduling.commands import PublishReady, PublishResult
 from jobmanager.threads.deadlock_guard import refuse_inside_callback
 from jobmanager.threads.log_thread import drain
 from tests.conftest import eventually
@@ -222,6 +222,29 @@ def test_a_result_that_cannot_be_put_together_is_an_error_and_the_callback_is_ca
     assert result.evidence[0].kind == "k"
     assert drain(10)
     assert "merging the result of job j failed" in caplog.text
+
+
+def test_a_result_that_came_ready_is_passed_on_as_it_is_by_the_same_way(made):
+    managers, got = made(), []
+    result = JobResult(job_id="j", outcome=Outcome.FAILED, text="as it came", stdout=b"x")
+    managers.managers.put(PublishReady(result=result, callback=got.append))
+
+    assert managers.wait_for(1) == ["j"]
+    assert managers.ended.get(timeout=10) is result
+    assert got == [result]
+
+
+def test_who_waits_for_an_ssh_server_is_told_that_none_will_be_there_before_a_ready_result_comes(made):
+    managers, got = made(), []
+    ready = PublishReady(
+        result=JobResult(job_id="j", outcome=Outcome.CRASH),
+        callback=lambda result: got.append(result.outcome),
+        ssh_callback=lambda *where: got.append(where),
+    )
+    managers.managers.put(ready)
+    managers.wait_for(1)
+
+    assert got == [(None, None, None, None), Outcome.CRASH]
 
 
 def test_closing_lets_everything_that_was_put_be_called(made):
