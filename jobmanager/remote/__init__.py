@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from jobmanager.remote.signing import Keyring, SigningKey
 from jobmanager.remote.timeouts import ClusterTimeouts
 
-__all__ = ["ClusterTimeouts"]
+__all__ = ["ClusterTimeouts", "Keyring", "SigningKey"]
