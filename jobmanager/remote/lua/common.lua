@@ -1,0 +1,84 @@
+-- What several scripts do. It is put before each of them.
+-- All keys of a namespace begin with ARGV[1], "jm:NAMESPACE:"; ARGV[2] is the RQ queue of waiting jobs.
+local prefix, wait_queue = ARGV[1], ARGV[2]
+
+local function job_key(r)
+    return prefix .. 'job:' .. r
+end
+
+local function node_jobs(node)
+    return prefix .. 'node:' .. node .. ':jobs'
+end
+
+local function rq_node(node)
+    return 'rq:queue:jm.' .. string.sub(prefix, 4, -2) .. '.node.' .. node
+end
+
+local function hint(kind, r, more)
+    redis.call('XADD', prefix .. 'inbox', 'MAXLEN', '~', 10000, '*', 'kind', kind, 'r', r, 'more', more or '')
+end
+
+local function audit(what, r, who)
+    redis.call('XADD', prefix .. 'audit', 'MAXLEN', '~', 100000, '*', 'what', what, 'r', r, 'who', who or '')
+end
+
+local function tell_client(client, event)
+    if event ~= '' and client and client ~= '' then
+        local key = prefix .. 'client:' .. client .. ':events'
+        redis.call('XADD', key, 'MAXLEN', '~', 10000, '*', 'e', event)
+        redis.call('EXPIRE', key, 3600)
+    end
+end
+
+-- A job leaves the node that has it.
+local function leave_node(r)
+    local node = redis.call('HGET', job_key(r), 'node')
+    if node and node ~= '' then
+        redis.call('HDEL', node_jobs(node), r)
+        redis.call('LREM', rq_node(node), 1, r)
+        redis.call('LREM', rq_node(node) .. ':intermediate', 1, r)
+    end
+    return node
+end
+
+-- A job waits (again).
+local function wait(r)
+    redis.call('HSET', job_key(r), 'state', 'waiting', 'token', '', 'node', '', 'incarnation', '', 'placement', '')
+    redis.call('RPUSH', wait_queue, r)
+    redis.call('SADD', 'rq:queues', wait_queue)
+    if redis.call('EXISTS', 'rq:job:' .. r) == 1 then
+        redis.call('HSET', 'rq:job:' .. r, 'status', 'queued', 'origin', string.sub(wait_queue, 10))
+    end
+end
+
+-- A job has its one result: its client is told, what belonged to it is gone, and its record says so for a while.
+local function done(r, client, job_id, envelope, outcome, ttl_s, who)
+    local job = job_key(r)
+    local node = leave_node(r)
+    if redis.call('HGET', job, 'state') == 'waiting' then
+        redis.call('LREM', wait_queue, 1, r)
+    end
+    if redis.call('HGET', prefix .. 'ids', job_id) == r then
+        redis.call('HDEL', prefix .. 'ids', job_id)
+    end
+    redis.call('HDEL', job, 'header', 'body', 'placement', 'cancel', 'excluded')
+    redis.call('HSET', job, 'state', 'done', 'outcome', outcome, 'client', client, 'job_id', job_id)
+    redis.call('EXPIRE', job, ttl_s)
+    if redis.call('EXISTS', 'rq:job:' .. r) == 1 then
+        redis.call('HSET', 'rq:job:' .. r, 'status', outcome == 'crash' and 'failed' or 'finished')
+        redis.call('EXPIRE', 'rq:job:' .. r, ttl_s)
+    end
+    local results = prefix .. 'client:' .. client .. ':results'
+    redis.call('XADD', results, '*', 'r', r, 'e', envelope)
+    redis.call('EXPIRE', results, ttl_s)
+    redis.call('EXPIRE', prefix .. 'client:' .. client .. ':open', ttl_s)
+    hint('done', r, node)
+    audit('finish ' .. outcome, r, who)
+end
+
+local function split(text, into)
+    for _, each in ipairs(cjson.decode(text)) do
+        table.insert(into, each)
+    end
+    return into
+end

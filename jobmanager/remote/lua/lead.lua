@@ -1,0 +1,16 @@
+-- Be the leader, or stay it. The epoch names the leader, too: Redis may have lost the counter.
+-- 3 who asks, 4 lease in ms
+local holder = redis.call('GET', prefix .. 'leader')
+if holder == ARGV[3] then
+    redis.call('PEXPIRE', prefix .. 'leader', ARGV[4])
+    return redis.call('GET', prefix .. 'epoch')
+end
+if holder then
+    return ''
+end
+redis.call('SET', prefix .. 'leader', ARGV[3], 'PX', ARGV[4])
+local number = redis.call('INCR', prefix .. 'epochs')
+local epoch = number .. ':' .. ARGV[3]
+redis.call('SET', prefix .. 'epoch', epoch)
+audit('lead', '', epoch)
+return epoch
