@@ -1,0 +1,265 @@
+"""Each operation on a job in each state that it may be in: what it answers, and what it leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+import redis as redis_package
+
+from jobmanager.remote.store import (
+    Accepted,
+    BlobsMissing,
+    ClusterStore,
+    DuplicateId,
+    NewJob,
+    SeenState,
+    WaitQueueFull,
+)
+from jobmanager.remote.timeouts import ClusterTimeouts
+from tests.support.redis_server import RedisServer
+
+R = f"{1:032x}"
+JOB = NewJob(r=R, job_id="one", client="web", title="hello", header="header", body="body")
+NODE, INCARNATION = "n1", "i1"
+STATES = ("unknown", "waiting", "placed", "running", "done")
+
+
+@pytest.fixture
+def store(redis_server: RedisServer) -> Iterator[ClusterStore]:
+    with redis_package.Redis.from_url(redis_server.socket_url) as connection:
+        yield ClusterStore(connection, "exam", ClusterTimeouts())
+
+
+def place(store: ClusterStore, r: str = R, token: str = "t1") -> str:
+    epoch = store.lead("leader")
+    store.claim_node(NODE, INCARNATION)
+    return store.place_all(epoch, [(r, NODE, INCARNATION, token, "placement", "placed")])[0]
+
+
+def start(store: ClusterStore, token: str = "t1") -> str:
+    return store.start(R, node=NODE, incarnation=INCARNATION, token=token, event="started")
+
+
+def finish(store: ClusterStore, token: str = "t1", **options: str) -> str:
+    what = {"client": "web", "job_id": "one", "result": "result", "outcome": "success", "who": NODE} | options
+    return store.finish(R, token=token, **what)
+
+
+def bring_to(store: ClusterStore, state: str) -> None:
+    steps: tuple[Callable[[], object], ...] = (
+        lambda: store.accept(JOB, max_waiting=10),
+        lambda: place(store),
+        lambda: start(store),
+        lambda: finish(store),
+    )
+    for step in steps[: STATES.index(state)]:
+        step()
+
+
+def cancel(store: ClusterStore) -> str:
+    return store.cancel(R, command="kill it", result="killed")
+
+
+def requeue(store: ClusterStore) -> str:
+    return store.requeue(store.lead("leader"), R, "t1", "requeued")
+
+
+def back(store: ClusterStore) -> str:
+    return str(store.back(R, token="t1", reason="no image", exclude=True))
+
+
+WHAT_EACH_ANSWERS: dict[str, tuple[Callable[[ClusterStore], object], tuple[str, ...]]] = {
+    "place": (place, ("not_waiting", "placed", "not_waiting", "not_waiting", "not_waiting")),
+    "start": (start, ("gone", "gone", "run", "gone", "gone")),
+    "start with another token": (lambda store: start(store, "t0"), ("gone", "gone", "gone", "gone", "gone")),
+    "back": (back, ("False", "False", "True", "True", "False")),
+    "finish": (finish, ("done", "late", "done", "done", "late")),
+    "finish with another token": (lambda store: finish(store, "t0"), ("done", "late", "late", "late", "late")),
+    "finish while it waits": (lambda store: finish(store, ""), ("late", "done", "late", "late", "late")),
+    "finish by a leader of before": (lambda store: finish(store, epoch="0:x"), ("stale",) * 5),
+    "cancel": (cancel, ("gone", "ended", "asked", "asked", "gone")),
+    "requeue": (requeue, ("late", "late", "waiting", "waiting", "late")),
+}
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("operation", WHAT_EACH_ANSWERS)
+def test_what_each_operation_answers_in_each_state(store: ClusterStore, operation: str, state: str) -> None:
+    bring_to(store, state)
+    operate, answers = WHAT_EACH_ANSWERS[operation]
+
+    assert operate(store) == answers[STATES.index(state)]
+
+    fits_together(store)
+
+
+def fits_together(store: ClusterStore) -> None:
+    """A job is in one place only, and a result is there exactly when it has ended."""
+    job, results = store.record(R), store.read_results("web", after="0")
+    state = job.state if job is not None else "unknown"
+    in_node_queue = R.encode() in store.redis.lrange(store.keys.rq_node(NODE), 0, -1)
+    assert store.waiting() == ([R] if state == "waiting" else [])
+    assert (R in store.jobs_of(NODE)) == (state in ("placed", "running"))
+    assert in_node_queue <= (state in ("placed", "running"))
+    assert len(results) == (state == "done")
+    if job is not None and state == "waiting":
+        assert (job.token, job.node, job.placement) == ("", "", "")
+
+
+def test_a_job_is_accepted_once_and_the_same_one_again_is_no_error(store: ClusterStore) -> None:
+    assert store.accept(JOB, max_waiting=10) == Accepted()
+    assert store.accept(JOB, max_waiting=0) == Accepted()  # its answer was lost
+
+    assert store.waiting() == [R]
+    assert store.open_jobs("web") == {R: "one"}
+
+
+def test_an_id_can_be_used_again_once_its_job_has_ended(store: ClusterStore) -> None:
+    again = replace(JOB, r=f"{2:032x}", client="script")
+    store.accept(JOB, max_waiting=10)
+    assert store.accept(again, max_waiting=10) == DuplicateId("web")
+
+    cancel(store)
+
+    assert store.accept(again, max_waiting=10) == Accepted()
+
+
+def test_a_full_queue_and_missing_blobs_are_told_and_leave_nothing(store: ClusterStore) -> None:
+    sha256 = "ab" * 32
+    assert store.accept(replace(JOB, blobs=(sha256,)), max_waiting=10) == BlobsMissing((sha256,))
+    assert store.accept(JOB, max_waiting=0) == WaitQueueFull(0)
+
+    assert store.record(R) is None and store.waiting() == [] and store.open_jobs("web") == {}
+    store.redis.set(store.keys.blob(sha256), b"x")
+    assert store.accept(replace(JOB, blobs=(sha256,)), max_waiting=10) == Accepted()
+    assert 0 < store.redis.ttl(store.keys.blob(sha256)) <= ClusterTimeouts().result_ttl_s
+
+
+def test_a_leader_of_before_places_nothing(store: ClusterStore) -> None:
+    store.accept(JOB, max_waiting=10)
+    store.claim_node(NODE, INCARNATION)
+    before = store.lead("first")
+    store.redis.delete(store.keys.leader)  # its lease is over
+    assert store.lead("second") != before and store.lead("first") == ""
+
+    assert store.place_all(before, [(R, NODE, INCARNATION, "t", "p", "e")]) == ["stale"]
+
+    assert store.waiting() == [R]
+
+
+def test_the_epoch_is_another_one_even_when_redis_has_lost_the_counter(store: ClusterStore) -> None:
+    before = store.lead("first")
+    store.redis.flushall()
+
+    assert store.lead("second").split(":")[0] == before.split(":")[0]
+    assert store.lead("second") != before
+
+
+def test_nothing_is_placed_on_a_node_that_is_another_by_now(store: ClusterStore) -> None:
+    store.accept(JOB, max_waiting=10)
+    epoch = store.lead("leader")
+    store.claim_node(NODE, "another")
+
+    assert store.place_all(epoch, [(R, NODE, INCARNATION, "t", "p", "e")]) == ["no_node"]
+    assert store.waiting() == [R]
+
+
+def test_a_kill_reaches_a_job_before_and_after_its_start(store: ClusterStore) -> None:
+    bring_to(store, "placed")
+    assert cancel(store) == "asked"
+    assert start(store) == "cancelled"
+    assert store.beat(NODE, INCARNATION, "report", [(R, "t1", 0)]).cancels == {R: "kill it"}
+    assert [command for _, command in store.read_commands(NODE, after="0", block_s=0.01)] == ["kill it"]
+
+
+def test_a_node_hears_what_it_has_lost_and_what_it_should_have(store: ClusterStore) -> None:
+    bring_to(store, "running")
+
+    assert store.beat(NODE, INCARNATION, "report", [(R, "t1", 1)]).lost == ()
+    assert store.beat(NODE, INCARNATION, "report", [(R, "t0", 1)]).lost == (R,)
+    assert store.beat(NODE, INCARNATION, "report", []).unheld == ((R, "running", "t1"),)
+    assert not store.beat(NODE, "another", "report", []).is_owner
+
+
+def test_a_job_of_an_incarnation_of_before_is_for_the_leader_to_decide(store: ClusterStore) -> None:
+    bring_to(store, "running")
+    store.release_node(NODE, INCARNATION)
+
+    assert store.beat(NODE, "another", "report", []).unheld == ()
+    assert store.jobs_of(NODE) == {R: "t1"}
+
+
+@pytest.mark.parametrize("node_first", [True, False])
+@pytest.mark.parametrize("seen", ["waiting", "placed", "running"])
+def test_after_data_loss_node_and_client_make_a_job_whole_whoever_is_first(
+    store: ClusterStore, node_first: bool, seen: str
+) -> None:
+    bring_to(store, "running")
+    store.redis.flushall()
+    where = SeenState() if seen == "waiting" else SeenState(state=seen, node=NODE, incarnation=INCARNATION, token="t1", runs=1)
+
+    def node() -> None:
+        store.beat(NODE, INCARNATION, "report", [(R, "t1", 1)])
+
+    def client() -> None:
+        store.announce(JOB, where)
+
+    for each in (node, client) if node_first else (client, node):
+        each()
+
+    job = store.record(R)
+    assert job is not None and (job.state, job.node, job.token, job.runs) == ("running", NODE, "t1", 1)
+    assert (job.header, job.body, job.client) == ("header", "body", "web")
+    assert store.redis.ttl(store.keys.job(R)) == -1
+    assert store.waiting() == [] and store.jobs_of(NODE) == {R: "t1"}
+    assert finish(store) == "done"
+    fits_together(store)
+
+
+def test_a_job_that_was_placed_anew_after_data_loss_is_lost_for_the_node_that_comes_late(store: ClusterStore) -> None:
+    store.announce(JOB, SeenState())
+    place(store, token="t2")
+
+    beat = store.beat(NODE, INCARNATION, "report", [(R, "t1", 1)])
+
+    assert beat.lost == (R,)
+
+
+def test_a_result_that_comes_before_the_clients_word_is_kept(store: ClusterStore) -> None:
+    assert finish(store) == "done"  # Redis knows nothing of the job
+
+    assert store.announce(JOB, SeenState()) == "done"
+    assert [(r, result) for _, r, result in store.read_results("web", after="0")] == [(R, "result")]
+
+
+def test_an_acknowledged_result_is_gone(store: ClusterStore) -> None:
+    bring_to(store, "done")
+    (entry, r, _), = store.read_results("web", after="0")
+
+    store.acknowledge("web", entry, r)
+
+    assert store.read_results("web", after="0") == [] and store.open_jobs("web") == {}
+
+
+def test_everything_that_stays_after_a_job_has_a_time_to_live(store: ClusterStore) -> None:
+    bring_to(store, "done")
+
+    stays = {"nodes", "epoch", "epochs", "generation", "inbox", "audit"}
+    without = [key.decode() for key in store.redis.scan_iter() if store.redis.ttl(key) == -1]
+    of_rq = {key for key in without if key.startswith("rq:")}
+    assert {key.removeprefix(store.keys.prefix) for key in without if key not in of_rq} <= stays
+    assert of_rq <= {"rq:queues"}
+
+
+def test_a_name_is_kept_by_who_holds_it(store: ClusterStore) -> None:
+    assert store.claim_node(NODE, "a") == "" and store.claim_node(NODE, "a") == ""
+    assert store.claim_node(NODE, "b") == "a"
+
+    store.release_node(NODE, "b")
+    assert store.claim_node(NODE, "b") == "a"
+    store.release_node(NODE, "a")
+    assert store.claim_node(NODE, "b") == ""
+    assert store.claim_client("web", "p1", {"pid": "1"}) == "" and store.claim_client("web", "p2", {"pid": "2"}) == "p1"
+    assert store.client("web") == {"pid": "1"}
