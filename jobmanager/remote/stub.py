@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def started_by_a_worker_of_jobmanager() -> None:
+def wrong_worker() -> None:
     """Is never called by our own workers.
 
     Raises:

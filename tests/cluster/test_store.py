@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import pytest
 import redis as redis_package
+from rq import Queue as RQQueue
+from rq.serializers import JSONSerializer
 
 from jobmanager.remote.store import (
     Accepted,
@@ -263,3 +265,15 @@ def test_a_name_is_kept_by_who_holds_it(store: ClusterStore) -> None:
     assert store.claim_node(NODE, "b") == ""
     assert store.claim_client("web", "p1", {"pid": "1"}) == "" and store.claim_client("web", "p2", {"pid": "2"}) == "p1"
     assert store.client("web") == {"pid": "1"}
+
+
+def test_rqs_own_record_is_small_and_names_a_function_that_says_what_to_start(store: ClusterStore) -> None:
+    store.accept(replace(JOB, job_id="é" * 200, title="a title that is much too long for a dashboard"), max_waiting=10)
+
+    record = store.redis.hgetall(store.keys.rq_job(R))
+    assert max(map(len, record.values())) <= 64
+    assert store.redis.object("encoding", store.keys.rq_job(R)) in (b"listpack", b"ziplist")
+    queue = RQQueue(store.keys.wait_queue, connection=store.redis, serializer=JSONSerializer)
+    (job,) = queue.jobs
+    with pytest.raises(RuntimeError, match="start `jobmanager worker` instead"):
+        job.func()
