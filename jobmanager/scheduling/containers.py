@@ -119,8 +119,7 @@ class ContainerTable:
 
     def take_slot(self, name: str, host: Host, *, job_id: str, memory_mib: int, cost: Cost | None = None) -> Slot:
         """A job takes a slot, and its memory."""
-        engine_id = host.info.engine_id if host.info is not None else ""
-        slot = self._slots[name] = Slot(name=name, host=host.name, job_id=job_id, engine_id=engine_id, cost=cost)
+        slot = self._slots[name] = Slot(name=name, host=host.name, job_id=job_id, engine_id=host.engine_id, cost=cost)
         self._hosts.take(host, name, memory_mib)
         return slot
 

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Protocol
 
 from jobmanager.errors import JobRefused, UnknownEnvironment, Unsatisfiable
 from jobmanager.model.container import EngineInfo, Image
@@ -31,6 +32,40 @@ class Version:
     image: Image
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostConfig:
+    """What is known of a host before it has answered."""
+
+    name: str
+    url: str = ""
+    limit: int | None = None  # how many jobs at once; None: a number made from its cores and memory
+    pulls: bool = False  # it fetches an image that it lacks
+
+    @classmethod
+    def of(cls, host: DockerHost) -> HostConfig:
+        """That of a Docker host."""
+        return cls(name=host.name, url=host.url, limit=host.max_concurrent_jobs, pulls=host.pull == "missing")
+
+
+class Machine(Protocol):
+    """What a host has, as it said last."""
+
+    @property
+    def cores(self) -> int:
+        """Its cores."""
+        ...
+
+    @property
+    def memory_mib(self) -> int:
+        """All its memory."""
+        ...
+
+    @property
+    def available_memory_mib(self) -> int | None:
+        """What programs could still take; None: unknown."""
+        ...
+
+
 class HostStatus(Enum):
     """Whether a host can be reached, as far as is known."""
 
@@ -48,19 +83,20 @@ class _TakenSlot:
 
 
 class Host:
-    """One Docker host as the scheduler sees it.
+    """One host as the scheduler sees it.
 
     A job is promised its memory in full from its placement until its container is gone, and no more is promised than
     the machine has. Where the host also reports its available memory, the job must fit into that, too: other programs
     may use the machine. That number is of the last check, so the memory of jobs placed since is subtracted in full.
     """
 
-    def __init__(self, config: DockerHost, aliases: Mapping[str, str]) -> None:
+    def __init__(self, config: HostConfig, aliases: Mapping[str, str]) -> None:
         self.config = config
         self.name = config.name
         self.status = HostStatus.UNKNOWN
         self.reason = HostStatus.UNKNOWN.value
-        self.info: EngineInfo | None = None
+        self.machine: Machine | None = None  # None: it has not answered
+        self.engine_id = ""  # of the engine that answered last
         self.taken: dict[str, _TakenSlot] = {}  # by the name of the slot
         self.last_placed = 0
         self.unpromised_mib = 0
@@ -77,11 +113,11 @@ class Host:
     @property
     def limit(self) -> int:
         """How many jobs at once; 0 while it is not known."""
-        if self.config.max_concurrent_jobs is not None:
-            return self.config.max_concurrent_jobs
-        if self.info is None:
+        if self.config.limit is not None:
+            return self.config.limit
+        if self.machine is None:
             return 0
-        return max(1, min(2 * self.info.cores, self.info.memory_mib // _MIB_PER_JOB))
+        return max(1, min(2 * self.machine.cores, self.machine.memory_mib // _MIB_PER_JOB))
 
     @property
     def is_up(self) -> bool:
@@ -91,16 +127,15 @@ class Host:
     @property
     def memory_mib(self) -> int:
         """What the machine has; 0 while it is not known."""
-        return self.info.memory_mib if self.info is not None else 0
+        return self.machine.memory_mib if self.machine is not None else 0
 
     def answered(self, info: EngineInfo, images: Iterable[Image], now: float) -> bool:
         """It is up, unless its back-off lasts, and has these images. Returns whether they have changed."""
-        self.info = info
+        self.engine_id = info.engine_id
         if now >= self.backoff_until:
             self.status, self.reason = HostStatus.UP, ""
         has_changed = self._set_images(tuple(images))
-        self._checks += 1
-        self._count_memory(info)
+        self._checked(info)
         return has_changed
 
     def went_down(self, reason: str) -> None:
@@ -136,7 +171,7 @@ class Host:
             return found.id
         if versions := self.versions(environment):
             return versions[0].id
-        return named if self.config.pull == "missing" else None
+        return named if self.config.pulls else None
 
     def images(self) -> dict[str, str]:
         """The image for each reference and environment that is known here."""
@@ -162,7 +197,7 @@ class Host:
         """Whether it could run such a job once it is up and has room; True while nothing is known of it."""
         if self.name in requirements.excluded:
             return False
-        if self.info is None:
+        if self.machine is None:
             return True
         return self.large_enough(requirements) and self.has_images(requirements)
 
@@ -174,7 +209,8 @@ class Host:
 
     def large_enough(self, requirements: Requirements) -> bool:
         """Whether the machine has the memory and the cores; True while nothing is known of it."""
-        return self.info is None or (requirements.memory_mib <= self.info.memory_mib and requirements.cpus <= self.info.cores)
+        machine = self.machine
+        return machine is None or (requirements.memory_mib <= machine.memory_mib and requirements.cpus <= machine.cores)
 
     def has_free_slot(self) -> bool:
         """Whether it is up and a slot is free."""
@@ -195,12 +231,12 @@ class Host:
     def take(self, slot: str, memory_mib: int) -> None:
         """A slot is taken."""
         self.taken[slot] = _TakenSlot(memory_mib=memory_mib, checks=self._checks)
-        self._count_memory(self.info)
+        self._count_memory()
 
     def release(self, slot: str) -> None:
         """A slot is free again."""
         if self.taken.pop(slot, None) is not None:
-            self._count_memory(self.info)
+            self._count_memory()
 
     def host_info(self, older_versions: Iterable[str]) -> HostInfo:
         """How users see it."""
@@ -229,21 +265,38 @@ class Host:
         self._environments = frozenset(self._by_label).union(alias for alias in self._aliases if self.image(alias) is not None)
         return True
 
-    def _count_memory(self, info: EngineInfo | None) -> None:
-        if info is None:
+    def _checked(self, machine: Machine) -> None:
+        """It has said what it has."""
+        self.machine = machine
+        self._checks += 1
+        self._count_memory()
+
+    def _is_seen(self, slot: _TakenSlot) -> bool:
+        """Whether the memory that it said last to be available is without that of this slot."""
+        return self._checks - slot.checks >= _CHECKS_UNTIL_SEEN
+
+    def _count_memory(self) -> None:
+        if self.machine is None:
             return
-        self.unpromised_mib = info.memory_mib - sum(slot.memory_mib for slot in self.taken.values())
+        self.unpromised_mib = self.machine.memory_mib - sum(slot.memory_mib for slot in self.taken.values())
         self.free_memory_mib = self.unpromised_mib
-        if info.available_memory_mib is not None:
-            unseen = (slot.memory_mib for slot in self.taken.values() if self._checks - slot.checks < _CHECKS_UNTIL_SEEN)
-            self.free_memory_mib = min(self.unpromised_mib, info.available_memory_mib - sum(unseen))
+        if self.machine.available_memory_mib is not None:
+            unseen = (slot.memory_mib for slot in self.taken.values() if not self._is_seen(slot))
+            self.free_memory_mib = min(self.unpromised_mib, self.machine.available_memory_mib - sum(unseen))
 
 
 class HostTable:
-    """All hosts. Not thread-safe: the ledger's lock guards it."""
+    """All hosts. Not thread-safe: the ledger's lock guards it.
 
-    def __init__(self, configs: Sequence[DockerHost], aliases: Mapping[str, str]) -> None:
+    Args:
+        configs: the hosts that are there from the start; others may come and go.
+        aliases: references by the environments that they are the images of.
+        noun: what a host is called in texts for users.
+    """
+
+    def __init__(self, configs: Iterable[HostConfig], aliases: Mapping[str, str], *, noun: str = "host") -> None:
         self._hosts = {config.name: Host(config, aliases) for config in configs}
+        self._noun = noun
         self._placements = itertools.count(1)
         self._aliases = aliases
         self._several_versions: frozenset[str] | None = None  # environments of several versions; None: not known
@@ -251,8 +304,25 @@ class HostTable:
     def __iter__(self) -> Iterator[Host]:
         return iter(self._hosts.values())
 
+    def __len__(self) -> int:
+        return len(self._hosts)
+
     def __getitem__(self, name: str) -> Host:
         return self._hosts[name]
+
+    def get(self, name: str) -> Host | None:
+        """A host; None when there is none of this name."""
+        return self._hosts.get(name)
+
+    def add(self, host: Host) -> None:
+        """A host has come. It takes the place of one of the same name, whose slots the caller takes again."""
+        self._hosts[host.name] = host
+        self._several_versions = None
+
+    def drop(self, name: str) -> None:
+        """A host has gone, and its slots with it."""
+        if self._hosts.pop(name, None) is not None:
+            self._several_versions = None
 
     def answered(self, name: str, info: EngineInfo, images: Iterable[Image], now: float) -> None:
         """A host is up, unless its back-off lasts, and has these images."""
@@ -286,7 +356,7 @@ class HostTable:
         if not hosts or any(host.has_memory(requirements) for host in hosts):
             return ""
         most = heapq.nlargest(_MAX_HOSTS_NAMED, hosts, key=lambda host: host.free_memory_mib)
-        named = ", ".join(f"host {host.name} has {max(0, host.free_memory_mib)} MiB" for host in most)
+        named = ", ".join(f"{self._noun} {host.name} has {max(0, host.free_memory_mib)} MiB" for host in most)
         return f"waits for {requirements.memory_mib} MiB of free memory; {named}"
 
     def any_has_free_slot(self) -> bool:
@@ -322,14 +392,15 @@ class HostTable:
         if self.any_could_run(requirements):
             return None
         if any(host.has_images(requirements) for host in self):
-            known = [host.info for host in self if host.info is not None]
+            known = [host.machine for host in self if host.machine is not None]
             return Unsatisfiable(
-                f"no host could ever run it: it asks for {requirements.memory_mib} MiB and {requirements.cpus:g} cpus, the largest"
-                f" host has {max(info.memory_mib for info in known)} MiB and {max(info.cores for info in known)} cores"
+                f"no {self._noun} could ever run it: it asks for {requirements.memory_mib} MiB and {requirements.cpus:g} cpus, the"
+                f" largest {self._noun} has {max(machine.memory_mib for machine in known)} MiB and"
+                f" {max(machine.cores for machine in known)} cores"
             )
         names = ", ".join(self._known_names()) or "none"
         wanted = " together with ".join(map(repr, (requirements.environment, *sorted(requirements.other_environments))))
-        return UnknownEnvironment(f"no host has the environment {wanted}; known: {names}")
+        return UnknownEnvironment(f"no {self._noun} has the environment {wanted}; known: {names}")
 
     def able(self, requirements: Requirements) -> list[Host]:
         """The hosts that are up and could run the job once they have room; of these, those with the newest image."""

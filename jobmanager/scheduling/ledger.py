@@ -25,7 +25,7 @@ from jobmanager.scheduling.commands import CheckHost, Command, NotifyHostDown, N
 from jobmanager.scheduling.containers import ContainerRecord
 from jobmanager.scheduling.durations import Durations
 from jobmanager.scheduling.forecast import Forecaster, dispatch_order
-from jobmanager.scheduling.hosts import HostStatus, HostTable, Version
+from jobmanager.scheduling.hosts import HostConfig, HostStatus, HostTable, Version
 from jobmanager.scheduling.job_record import JobRecord, OutputSource
 from jobmanager.scheduling.job_states import JobState
 from jobmanager.scheduling.jobs import JobTable
@@ -54,7 +54,8 @@ class Ledger:
     ) -> None:
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
-        self._hosts = HostTable(hosts, aliases)
+        self._hosts = HostTable(map(HostConfig.of, hosts), aliases)
+        self._published_at = {host.name: host.published_at for host in hosts}
         self._durations = Durations()
         self._queue = WaitingQueue(clock, self._durations.cost_s)
         self._commands: deque[Command] = deque()
@@ -325,7 +326,7 @@ class Ledger:
                 return
             job.add_step("ssh_ready", self._clock())
             ssh_callback, job.ssh_callback = job.ssh_callback, None
-            address = self._hosts[job.host].config.published_at
+            address = self._published_at[job.host]
             self._commands.append(
                 PublishSSH(
                     job_id=job.request.job_id,

@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from dev.queue_simulation import PYTHON
-from jobmanager import DockerHost, JobInput, Task
+from jobmanager import JobInput, Task
 from jobmanager.model.container import EngineInfo
 from jobmanager.model.container_states import (
     CONTAINER_TRANSITIONS,
@@ -19,7 +19,7 @@ from jobmanager.model.container_states import (
 from jobmanager.model.job import Request, RunRequest
 from jobmanager.scheduling.commands import DeleteContainer, KillRun, SubmitContainer
 from jobmanager.scheduling.containers import ContainerTable
-from jobmanager.scheduling.hosts import HostTable
+from jobmanager.scheduling.hosts import HostConfig, HostTable
 
 TASK = Task("python3", command="x")
 REQUEST = Request(
@@ -43,7 +43,7 @@ class World:
         self.commands: list[object] = []
         self.monitored: list[tuple[str, bool]] = []
         self.freed: list[str] = []
-        self.hosts = HostTable([DockerHost("unix:///s", name="a", max_concurrent_jobs=9)], {})
+        self.hosts = HostTable([HostConfig(name="a", limit=9)], {})
         self.hosts.answered("a", EngineInfo(version="1", cores=4, memory_mib=4096, now_s=0.0, cgroup="2"), (PYTHON,), 0.0)
         self.table = ContainerTable(
             self.hosts,

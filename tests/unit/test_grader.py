@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from jobmanager import Code, DockerHost, Grader, Limits, Match, Network, Task
+from jobmanager import Code, Grader, Limits, Match, Network, Task
 from jobmanager.errors import InvalidTask, UnknownEnvironment, Unsatisfiable
 from jobmanager.model.container import EngineInfo, Image
-from jobmanager.scheduling.hosts import HostTable
+from jobmanager.scheduling.hosts import HostConfig, HostTable
 from jobmanager.scheduling.waiting_queue import Requirements
 
 BAD_GRADERS = [
@@ -85,7 +85,7 @@ def test_student_containers_have_a_budget_beside_the_tasks_limits() -> None:
 
 
 def test_a_grading_job_goes_where_its_students_environments_are_too() -> None:
-    hosts = HostTable([DockerHost("unix:///a", name="a"), DockerHost("unix:///b", name="b")], {})
+    hosts = HostTable([HostConfig(name="a"), HostConfig(name="b")], {})
     info = EngineInfo(version="20.10", cores=4, memory_mib=4096, now_s=0.0, cgroup="1")
     hosts["a"].answered(info, [image("grader")], 0.0)
     hosts["b"].answered(info, [image("grader"), image("student")], 0.0)
