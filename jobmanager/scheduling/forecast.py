@@ -8,21 +8,44 @@ from __future__ import annotations
 import heapq
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from jobmanager.scheduling.containers import ContainerTable, Slot
 from jobmanager.scheduling.durations import Durations, Expected
 from jobmanager.scheduling.fair_shares import Account
 from jobmanager.scheduling.hosts import HostTable
-from jobmanager.scheduling.waiting_queue import QueueEntry, RequirementClass, WaitingQueue
+from jobmanager.scheduling.waiting_queue import Cost, QueueEntry, RequirementClass, WaitingQueue
 
 _LONG_QUEUE = 1000  # a forecast of more jobs is used again for a while
 _JOBS_PER_SECOND_OF_AGE = 100_000
 _OUTLASTS = 0.25  # a job that has taken longer than expected is expected to take this part of the time still
 _MAX_UNSURE = 0.25  # of a wait: when a larger part depends on unknown durations, the wait is unknown
+
+
+class HeldSlot(Protocol):
+    """A slot that is taken."""
+
+    @property
+    def name(self) -> str:
+        """By which its host knows it."""
+        ...
+
+    @property
+    def host(self) -> str:
+        """Where it is."""
+        ...
+
+    @property
+    def cost(self) -> Cost | None:
+        """What it is expected to cost; None: no job has it."""
+        ...
+
+    @property
+    def is_released(self) -> bool:
+        """Whether its job needs it no more."""
+        ...
 
 
 class HostCapacity(NamedTuple):
@@ -97,11 +120,17 @@ class Forecaster:
     """Makes snapshots and forecasts. ``snapshot`` and ``recent`` need the ledger's lock; ``of`` is called without it."""
 
     def __init__(
-        self, queue: WaitingQueue, hosts: HostTable, containers: ContainerTable, durations: Durations, clock: Callable[[], float]
+        self,
+        queue: WaitingQueue,
+        hosts: HostTable,
+        slots: Callable[[], Iterable[HeldSlot]],
+        durations: Durations,
+        clock: Callable[[], float],
     ) -> None:
+        """``slots`` returns the slots that are taken now, each of a host in the table."""
         self._queue = queue
         self._hosts = hosts
-        self._containers = containers
+        self._slots = slots
         self._durations = durations
         self._clock = clock
         self._last: Forecast | None = None
@@ -118,7 +147,7 @@ class Forecaster:
             could_run={req_class: hosts.expected_hosts(req_class.requirements) for req_class in self._queue.req_classes()},
             busy=[
                 BusySlot(slot.host, hosts[slot.host].taken[slot.name].memory_mib, _left(slot, self._durations, now))
-                for slot in self._containers.slots()
+                for slot in self._slots()
             ],
         )
 
@@ -141,7 +170,7 @@ class Forecaster:
             self._last = None
 
 
-def _left(slot: Slot, durations: Durations, now: float) -> Expected:
+def _left(slot: HeldSlot, durations: Durations, now: float) -> Expected:
     """For how long a slot may still be taken. One that was released counts as free."""
     if slot.cost is None or slot.is_released:
         return Expected(0.0, 0.0)

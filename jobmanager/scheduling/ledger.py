@@ -70,7 +70,7 @@ class Ledger:
             clock=clock,
         )
         self._containers, self._reservations = self._jobs.containers, self._jobs.reservations
-        self._forecaster = Forecaster(self._queue, self._hosts, self._containers, self._durations, clock)
+        self._forecaster = Forecaster(self._queue, self._hosts, self._containers.slots, self._durations, clock)
         self._max_waiting_jobs = max_waiting_jobs
         self._queue_timeout_s = queue_timeout_s
         self._overdue_s = host_lost_timeout_s + _OVERDUE_SLACK_S

@@ -83,7 +83,7 @@ class ReservationPolicy:
         requirements = reservation.req_class.requirements
         if waiting.get(requirements) is not reservation.req_class:
             return True
-        if hosts[reservation.host] not in hosts.able(requirements):
+        if hosts.get(reservation.host) not in hosts.able(requirements):
             return True
         if now > reservation.free_at + _SLACK_S:
             self._paused_until[requirements] = now + max(PATIENCE_S, now - reservation.made_at)
