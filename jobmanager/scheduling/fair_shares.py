@@ -9,6 +9,7 @@ does not wait for ten thousand jobs of another.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 _MAX_CREDIT_S = 60.0  # how far a launcher whose hosts were busy may stay behind the others
@@ -32,6 +33,15 @@ class _PriorityShares:
 
     virtual_time_s: float = 0.0  # the start tag of the launcher that was served last
     accounts: dict[str, Account] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PriorityStanding:
+    """How the launchers of one priority stand, for who goes on with the accounts."""
+
+    priority: int
+    virtual_time_s: float
+    used_s: Mapping[str, float]  # by launcher, without the slots that it holds; only those above the virtual time
 
 
 class FairShares:
@@ -67,6 +77,14 @@ class FairShares:
         shares.virtual_time_s = max(shares.virtual_time_s, start)
         account.used_s = start + cost_s
 
+    def slot_held(self, priority: int, launcher: str, cost_s: float) -> Account:
+        """A launcher has taken a slot before these accounts were kept. Returns its account."""
+        account = self.job_queued(priority, launcher)
+        account.waiting -= 1
+        account.slots += 1
+        account.used_s += cost_s
+        return account
+
     def slot_freed(self, account: Account, more_s: float) -> None:
         """A slot is free again. It has cost ``more_s`` more than expected; negative: less."""
         account.slots -= 1
@@ -86,6 +104,27 @@ class FairShares:
                 if account.waiting:
                     found[account] = account.used_s if account.used_s > least_s else least_s
         return found
+
+    def standings(self, held_s: Mapping[Account, float]) -> list[PriorityStanding]:
+        """How all stand. ``held_s``: what the slots that are held now are expected to cost."""
+        standings = []
+        for priority, shares in self._priorities.items():
+            used_s = {account.launcher: account.used_s - held_s.get(account, 0.0) for account in shares.accounts.values()}
+            above = {launcher: used for launcher, used in used_s.items() if used > shares.virtual_time_s}
+            if above:
+                standings.append(PriorityStanding(priority=priority, virtual_time_s=shares.virtual_time_s, used_s=above))
+        return standings
+
+    def restore(self, standings: Iterable[PriorityStanding]) -> None:
+        """Go on with accounts that somebody else kept. There must be none yet."""
+        for standing in standings:
+            above = {launcher: used for launcher, used in standing.used_s.items() if used > standing.virtual_time_s}
+            if not above or len(self._idle) + len(above) > _MAX_IDLE:
+                continue
+            shares = self._priorities[standing.priority] = _PriorityShares(virtual_time_s=standing.virtual_time_s)
+            for launcher, used_s in above.items():
+                account = shares.accounts[launcher] = Account(standing.priority, launcher, used_s)
+                self._idle[standing.priority, launcher] = account
 
     def __len__(self) -> int:
         return sum(len(shares.accounts) for shares in self._priorities.values())

@@ -47,7 +47,7 @@ class HostConfig:
         return cls(name=host.name, url=host.url, limit=host.max_concurrent_jobs, pulls=host.pull == "missing")
 
 
-class Machine(Protocol):
+class MachineFigures(Protocol):
     """What a host has, as it said last."""
 
     @property
@@ -95,7 +95,7 @@ class Host:
         self.name = config.name
         self.status = HostStatus.UNKNOWN
         self.reason = HostStatus.UNKNOWN.value
-        self.machine: Machine | None = None  # None: it has not answered
+        self.machine: MachineFigures | None = None  # None: it has not answered
         self.engine_id = ""  # of the engine that answered last
         self.taken: dict[str, _TakenSlot] = {}  # by the name of the slot
         self.last_placed = 0
@@ -167,7 +167,7 @@ class Host:
     def image(self, environment: str) -> str | None:
         """The image of an environment here; None when there is none and the host may not pull it."""
         named = self._aliases.get(environment, environment)
-        if (found := self._by_reference.get(_full(named))) is not None:
+        if (found := self._by_reference.get(full_reference(named))) is not None:
             return found.id
         if versions := self.versions(environment):
             return versions[0].id
@@ -181,9 +181,9 @@ class Host:
     def versions(self, environment: str) -> tuple[Image, ...]:
         """The images that an alias or a label names so, the newest first; none when the name is a reference."""
         if environment in self._aliases:
-            aliased = self._by_reference.get(_full(self._aliases[environment]))
+            aliased = self._by_reference.get(full_reference(self._aliases[environment]))
             return () if aliased is None else (aliased,)
-        return () if _full(environment) in self._by_reference else self._by_label.get(environment, ())
+        return () if full_reference(environment) in self._by_reference else self._by_label.get(environment, ())
 
     def environments(self) -> frozenset[str]:
         """The environments that can be run here: aliases and labelled images."""
@@ -259,13 +259,13 @@ class Host:
         self._images = images
         self._by_reference, self._by_label = {}, {}
         for image in sorted(images, key=lambda image: (image.created_at_s, image.id)):
-            self._by_reference.update({_full(reference): image for reference in (*image.references, image.id)})
+            self._by_reference.update({full_reference(reference): image for reference in (*image.references, image.id)})
             if label := image.labels.get(ENVIRONMENT_LABEL):
                 self._by_label[label] = (image, *self._by_label.get(label, ()))
         self._environments = frozenset(self._by_label).union(alias for alias in self._aliases if self.image(alias) is not None)
         return True
 
-    def _checked(self, machine: Machine) -> None:
+    def _checked(self, machine: MachineFigures) -> None:
         """It has said what it has."""
         self.machine = machine
         self._checks += 1
@@ -435,7 +435,7 @@ class HostTable:
         return sorted({*self._aliases}.union(*(host.environments() | host.references() for host in self)))
 
 
-def _full(reference: str) -> str:
+def full_reference(reference: str) -> str:
     """A reference with its tag, without the parts that Docker adds by itself."""
     short = reference.removeprefix("docker.io/").removeprefix("library/")
     if "@" in short or short.startswith("sha256:") or ":" in short.rsplit("/", 1)[-1]:

@@ -269,6 +269,13 @@ class WaitingQueue:
         self._take_out(entry)
         self.shares.job_dequeued(entry.account)
 
+    def hold(self, priority: int, launcher: str, duration_key: DurationKey, since: float) -> Cost:
+        """A slot that a launcher took before this queue was kept, and still holds."""
+        expected_s = self._cost_s(duration_key)
+        account = self.shares.slot_held(priority, launcher, expected_s)
+        self._rank(account)
+        return Cost(account=account, duration_key=duration_key, expected_s=expected_s, started_at=since)
+
     def settle(self, cost: Cost) -> None:
         """A slot is free again: its launcher pays what it has really cost."""
         took_s = self._clock() - cost.started_at
