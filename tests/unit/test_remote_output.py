@@ -32,7 +32,8 @@ def test_each_piece_has_its_place_in_its_stream_of_its_phase() -> None:
 
 
 def test_a_job_that_is_run_again_is_counted_from_the_beginning() -> None:
-    outputs = [Output(stderr=False, data=b"abc"), Output(stderr=False, data=b"", starts_again=True), Output(stderr=False, data=b"d")]
+    again = Output(stderr=False, data=b"", starts_again=True)
+    outputs = [Output(stderr=False, data=b"abc"), again, Output(stderr=False, data=b"d")]
 
     assert [(piece.starts_again, piece.at) for piece in output_pieces(R, TOKEN, outputs)] == [(0, 0), (1, 0), (0, 0), (0, 0)]
 
