@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 
 from jobmanager.errors import InvalidInput
@@ -116,7 +116,7 @@ def _grader_files(task: Task, inputs: JobInput) -> dict[str, bytes]:
             upload_name = problem.own_name(answer) or PurePosixPath(name).name
             given[key] = {"filename": upload_name, "path": f"{GRADING_WORKSPACE}/{name}"}
         elif answer is not None or isinstance(problem, (Code, File)):
-            given[key] = "" if answer is None else sorted(answer, key=str) if isinstance(answer, Set) else answer
+            given[key] = "" if answer is None else answer
     language = notes.get("@lang")
     whole = {**notes, "answers": given, "language": language if isinstance(language, str) and language else _LANGUAGE}
     return {**files, INPUT_FILE: _json(whole)}

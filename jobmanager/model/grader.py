@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from jobmanager.errors import InvalidTask
 from jobmanager.model import _checks
 from jobmanager.model._exact import make_exact
+from jobmanager.model.as_data import AsData
 from jobmanager.model.limits import Limits
 from jobmanager.model.network import Network, checked_network
 
@@ -16,7 +17,7 @@ _MAX_STUDENTS = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Grader:
+class Grader(AsData, invalid=InvalidTask):
     """How a grading job is run (``docs/grading.md``).
 
     Args:

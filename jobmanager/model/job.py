@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Set
 from dataclasses import dataclass, field
 
 from jobmanager.errors import InvalidInput
 from jobmanager.model._exact import make_exact, own
+from jobmanager.model._forms import ANSWERS
+from jobmanager.model.as_data import VersionedAsData
 from jobmanager.model.phase import Phase
 from jobmanager.model.pipeline import Pipeline
 from jobmanager.model.problems import Answer
@@ -14,7 +16,7 @@ from jobmanager.model.task import Content, Task, executable_names, executable_on
 
 
 @dataclass(frozen=True, slots=True)
-class JobInput:
+class JobInput(VersionedAsData, kind="input", invalid=InvalidInput):
     """The input of one job: answers to problems, files of its own, standard input.
 
     Args:
@@ -28,7 +30,7 @@ class JobInput:
         InvalidInput: keys that are not strings, names that leave the workspace, contents of a wrong type.
     """
 
-    answers: Mapping[str, Answer] | None = None
+    answers: Mapping[str, Answer] | None = field(default=None, metadata=ANSWERS)
     files: Mapping[str, Content] | None = field(default=None, kw_only=True, repr=False)
     executables: Collection[str] = field(default=(), kw_only=True)
     stdin: bytes | str = field(default=b"", kw_only=True, repr=False)
@@ -41,7 +43,7 @@ class JobInput:
         for key in answers:
             if not isinstance(key, str):
                 raise InvalidInput(f"answers must have strings for keys, not {key!r}")
-        object.__setattr__(self, "answers", dict(answers))
+        object.__setattr__(self, "answers", {key: _answer(answer) for key, answer in answers.items()})
         executables = executable_names(self.executables, InvalidInput)
         contents = file_contents(self.files, InvalidInput)
         object.__setattr__(self, "executables", executables | executable_on_disk(self.files))
@@ -87,6 +89,13 @@ class Request:
     debug: bool | str  # "ssh": a person is going to log in
     ssh_password: str = field(default="", repr=False)  # for debug="ssh"
     supersede_key: str | None = None  # it replaces a waiting job of the same key
+
+
+def _answer(given: Answer) -> Answer:
+    """Several values are a list, as in JSON, whatever they came in; those of a set are sorted."""
+    if isinstance(given, Set):
+        return sorted(given, key=str)
+    return list(given) if isinstance(given, tuple) else given
 
 
 def _stdin(given: bytes | str) -> bytes:

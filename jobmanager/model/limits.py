@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from jobmanager.errors import InvalidValue
 from jobmanager.model import _checks
 from jobmanager.model._exact import make_exact
+from jobmanager.model.as_data import AsData
 
 _BLOCK = 4096
 _MAX = 2**30
@@ -25,7 +26,7 @@ def inodes_of(size_mib: int) -> int:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class Limits(AsData):
     """What one job may use.
 
     Raises:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from jobmanager.model.as_data import AsData
 
-class RunningJob(NamedTuple):
-    """A job that has a host."""
 
+class _RunningJob(NamedTuple):
     job_id: str
     is_current_client_job: bool  # started by the client that asks
     info: str  # the task's name or environment, and the host
@@ -18,9 +18,13 @@ class RunningJob(NamedTuple):
     host: str
 
 
-class WaitingJob(NamedTuple):
-    """A job that has no host yet."""
+class RunningJob(_RunningJob, AsData):
+    """A job that has a host."""
 
+    __slots__ = ()
+
+
+class _WaitingJob(NamedTuple):
     job_id: str
     is_current_client_job: bool
     info: str  # the task's name or environment; what it waits for, when that is memory
@@ -28,11 +32,21 @@ class WaitingJob(NamedTuple):
     max_time: float
 
 
-class QueueInfo(NamedTuple):
-    """Where a job stands."""
+class WaitingJob(_WaitingJob, AsData):
+    """A job that has no host yet."""
 
+    __slots__ = ()
+
+
+class _QueueInfo(NamedTuple):
     jobs_before: int  # waiting jobs that will be given a host before it, of those that could run it; -1 when it has one
     wait_s: float | None  # until it gets a host, estimated; None: unknown. When it runs, until its wall-clock limit ends it
+
+
+class QueueInfo(_QueueInfo, AsData):
+    """Where a job stands."""
+
+    __slots__ = ()
 
 
 class CallbackInfo(NamedTuple):
@@ -44,7 +58,7 @@ class CallbackInfo(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HostInfo:
+class HostInfo(AsData):
     """A Docker host as the manager sees it now."""
 
     name: str

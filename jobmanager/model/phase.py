@@ -10,6 +10,7 @@ from typing import Literal, get_args
 from jobmanager.errors import InvalidTask
 from jobmanager.model import _checks
 from jobmanager.model._exact import make_exact, own
+from jobmanager.model.as_data import AsData
 from jobmanager.model.problems import Code, File
 from jobmanager.model.task import Task
 from jobmanager.model.volume import file_pattern, volume_of
@@ -22,7 +23,7 @@ _MAX_PATTERNS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Secret:
+class Secret(AsData, invalid=InvalidTask):
     """A secret that a phase gets, by the name that ``JobManager(secrets=...)`` has it under.
 
     Args:
@@ -44,7 +45,7 @@ class Secret:
 
 
 @dataclass(frozen=True, slots=True)
-class Phase:
+class Phase(AsData, invalid=InvalidTask):
     """One step of a ``Pipeline``: a task in a container of its own, with rights of its own.
 
     A volume ``work`` is the folder ``/volumes/work`` in each phase that names it, and in no other. What a phase writes

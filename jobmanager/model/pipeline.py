@@ -8,8 +8,11 @@ from dataclasses import dataclass, field
 from jobmanager.errors import InvalidTask
 from jobmanager.model import _checks
 from jobmanager.model._exact import make_exact, own
+from jobmanager.model._forms import Load
+from jobmanager.model.as_data import VersionedAsData, from_data
 from jobmanager.model.phase import Phase, wants_inputs
 from jobmanager.model.problems import Problem
+from jobmanager.model.task import Task
 from jobmanager.model.volume import Volume
 
 _MAX_PHASES = 32
@@ -17,7 +20,7 @@ _MAX_VOLUMES = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Pipeline:
+class Pipeline(VersionedAsData, kind="pipeline", invalid=InvalidTask):
     """What to run in several containers: phases in their order, and the volumes that they share. Reusable and immutable.
 
     A job's ``JobInput`` goes to the first phase, and to those with ``inputs=True``: to each its files and standard input,
@@ -112,6 +115,12 @@ class Pipeline:
                 f"wall_time_s is {wall_time_s:g}, and the phases that always run keep {reserve_s:g} s of it: nothing is left for"
                 " the others; raise it, or lower the wall_time_s of those phases' limits"
             )
+
+
+def task_or_pipeline(data: object, *, load: Load | None = None) -> Task | Pipeline:
+    """Whichever of the two ``to_data`` has written. Raises InvalidTask, as ``from_dict``."""
+    is_pipeline = isinstance(data, dict) and data.get("kind") == "pipeline"
+    return from_data(Pipeline, data, load=load) if is_pipeline else from_data(Task, data, load=load)
 
 
 def _phases(given: Sequence[Phase]) -> tuple[Phase, ...]:

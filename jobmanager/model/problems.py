@@ -9,6 +9,7 @@ from typing import Union
 from jobmanager.errors import InvalidInput, InvalidTask
 from jobmanager.model import _checks
 from jobmanager.model._exact import exact, make_exact
+from jobmanager.model.as_data import AsData
 
 Upload = Mapping[str, Union[str, bytes]]  # {"filename": its own name, "value": its content}
 Answer = Union[str, bytes, int, Collection[Union[str, int, float]], Upload]
@@ -19,7 +20,7 @@ _SHOWN = 5  # texts that a message repeats
 
 
 @dataclass(frozen=True, slots=True)
-class MultipleChoice:
+class MultipleChoice(AsData, kind="multiple_choice", invalid=InvalidTask):
     """A choice among given answers, judged without a container.
 
     An answer is a choice's key, or a collection of keys; numbers stand for their decimal text. It is right when exactly
@@ -80,7 +81,7 @@ class MultipleChoice:
 
 
 @dataclass(frozen=True, slots=True)
-class Match:
+class Match(AsData, kind="match", invalid=InvalidTask):
     """A text that must equal the expected one but for white space around it, judged without a container."""
 
     answer: str  # the expected text
@@ -114,7 +115,7 @@ class Match:
 
 
 @dataclass(frozen=True, slots=True)
-class Code:
+class Code(AsData, kind="code", invalid=InvalidTask):
     """Source text. It becomes a file in the workspace, or the grader reads the answer."""
 
     filename: str | None = None  # relative to the workspace; None: no file, the task's grader reads the answer
@@ -137,7 +138,7 @@ class Code:
 
 
 @dataclass(frozen=True, slots=True)
-class File:
+class File(AsData, kind="file", invalid=InvalidTask):
     """An uploaded file. It becomes a file in the workspace, or the grader reads the answer.
 
     An answer is the file's content, or ``{"filename": its own name, "value": its content}``.
@@ -204,7 +205,7 @@ def _choices(given: Mapping[str, str] | Collection[str | int]) -> Mapping[str, s
     """A copy that cannot change later."""
     if isinstance(given, (str, bytes)) or not isinstance(given, Collection):
         raise InvalidTask(f"choices must be a mapping or a collection of keys, not {given!r}")
-    return dict(given) if isinstance(given, Mapping) else tuple(given)
+    return {str(key): text for key, text in given.items()} if isinstance(given, Mapping) else tuple(given)
 
 
 def _feedback(given: Mapping[str | int, str] | None) -> Mapping[str | int, str] | None:
@@ -212,7 +213,7 @@ def _feedback(given: Mapping[str | int, str] | None) -> Mapping[str | int, str] 
         return None
     if not isinstance(given, Mapping):
         raise InvalidTask(f"feedback must map keys of choices to texts, not {given!r}")
-    return {key: _checks.plain(f"feedback of {key!r}", text, InvalidTask) for key, text in given.items()}
+    return {str(key): _checks.plain(f"feedback of {key!r}", text, InvalidTask) for key, text in given.items()}
 
 
 def _check_known(name: str, keys: Iterable[str | int], choices: Collection[str | int]) -> None:

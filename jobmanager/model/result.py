@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal, NamedTuple, TypedDict, Union
 
+from jobmanager.model.as_data import AsData, VersionedAsData
+
 
 class Outcome(str, Enum):
     """How a job ended; ``docs/outcomes.md`` has the table."""
@@ -24,7 +26,7 @@ class Outcome(str, Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Evidence:
+class Evidence(AsData):
     """One fact behind a verdict."""
 
     kind: str  # what was found: "exit_code", "wall_time_s", "oom_kills", ...
@@ -32,11 +34,15 @@ class Evidence:
     source: str  # where it comes from: "end mark", "inspect", "our clock", ...
 
 
-class ProblemResult(NamedTuple):
-    """The result of one problem: the old client's pair."""
-
+class _ProblemResult(NamedTuple):
     outcome: Outcome
     text: str
+
+
+class ProblemResult(_ProblemResult, AsData):
+    """The result of one problem: the old client's pair."""
+
+    __slots__ = ()
 
 
 class CaseReport(TypedDict):
@@ -54,7 +60,7 @@ class CaseReport(TypedDict):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class Step(AsData):
     """One step of a job, with its time (``debug=True``)."""
 
     name: str
@@ -92,7 +98,7 @@ class PrintedOutput:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunResult(PrintedOutput):
+class RunResult(PrintedOutput, AsData):
     """The result of one run of one program."""
 
     outcome: Outcome
@@ -112,7 +118,7 @@ class RunResult(PrintedOutput):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PhaseResult:
+class PhaseResult(AsData):
     """What became of one phase of a pipeline."""
 
     name: str
@@ -124,7 +130,7 @@ class PhaseResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JobResult(PrintedOutput):
+class JobResult(PrintedOutput, VersionedAsData, kind="result"):
     """The result of a job. Unpacks into ``(result, grade, problems, tests, custom, archive)``."""
 
     job_id: str

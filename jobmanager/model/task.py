@@ -13,6 +13,8 @@ from typing import Literal
 from jobmanager.errors import InvalidTask, InvalidValue
 from jobmanager.model import _checks
 from jobmanager.model._exact import make_exact, own
+from jobmanager.model._forms import NOT_DATA
+from jobmanager.model.as_data import VersionedAsData
 from jobmanager.model.container import GRADING_WORKSPACE, WORKSPACE
 from jobmanager.model.grader import SCRIPTS, Grader
 from jobmanager.model.limits import Limits
@@ -33,7 +35,7 @@ _DEVICE = re.compile(r"/dev(/[A-Za-z0-9_+@,=-][A-Za-z0-9_.+@,=-]*)+")
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class Task(VersionedAsData, kind="task", invalid=InvalidTask):
     """What to run: an environment, a command, files, problems, limits.
 
     Args:
@@ -41,7 +43,7 @@ class Task:
         command: a list of words run as it is, or a string run by ``sh -c``; None runs the image's own command.
             It runs in ``/job``, the workspace (the image's ``WORKDIR`` is not heeded), as a user that is not root.
         files: workspace files by relative name; content as bytes, text, or a Path that is read now.
-        directory: a folder whose regular files are read now and put into the workspace too.
+        directory: a folder whose regular files are read now and put into ``files`` too; the task itself has none then.
         executables: names of files that may be run, beside those that can be on disk, begin with ``#!`` or are ELF programs.
         problems: questions by id; a Code or File answer becomes that file in the workspace, if it has a filename.
         limits: what the job may use.
@@ -69,7 +71,7 @@ class Task:
     command: str | Sequence[str] | None = field(default=None, kw_only=True)
     grader: Grader | None = field(default=None, kw_only=True)
     files: Mapping[str, Content] | None = field(default=None, kw_only=True, repr=False)
-    directory: str | Path | None = field(default=None, kw_only=True)
+    directory: str | Path | None = field(default=None, kw_only=True, metadata=NOT_DATA)
     executables: Collection[str] = field(default=(), kw_only=True)
     problems: Mapping[str, Problem] | None = field(default=None, kw_only=True)
     limits: Limits = field(default_factory=Limits, kw_only=True)
@@ -101,6 +103,7 @@ class Task:
         _check_grader(self.grader, self.command, files, answers)
         _check_filenames(self.grader, problems)
         freeze(self, "files", files)
+        freeze(self, "directory", None)  # its files are in `files` now
         freeze(self, "executables", named | executables)
         freeze(self, "problems", problems)
         freeze(self, "network", checked_network(self.network))

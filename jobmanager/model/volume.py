@@ -8,13 +8,14 @@ from pathlib import PurePosixPath
 from jobmanager.errors import InvalidTask
 from jobmanager.model import _checks
 from jobmanager.model._exact import make_exact
+from jobmanager.model.as_data import AsData
 
 VOLUMES = "/volumes"
 _MAX_MIB = 2**20
 
 
 @dataclass(frozen=True, slots=True)
-class Volume:
+class Volume(AsData, invalid=InvalidTask):
     """A folder in memory that phases of a pipeline share. It is made for one job, and gone with it.
 
     Its files count as memory of the phase that wrote them, and a host keeps ``size_mib`` free for it.
