@@ -85,6 +85,9 @@ class JobFields:
     node: str = ""
     incarnation: str = ""
     token: str = ""
+    accepted: float = 0.0  # by Redis' clock, in seconds since 1970; 0: unknown
+    since: float = 0.0  # the same, of its present state
+    announced: bool = False  # its client said it again, as Redis had lost data: some node may still run it
     attempt: int = 0  # placements so far
     runs: int = 0  # how often a node has started it
     header: str = field(default="", repr=False)
@@ -126,6 +129,17 @@ class Hint:
     kind: str  # "new", "running", "done", "back", "changed", "ask"
     r: str
     more: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pulse:
+    """How things stand at one moment, in figures."""
+
+    last_hint: str  # the newest entry of the leader's inbox
+    waiting: int  # jobs
+    time_s: float  # Redis' own clock, in seconds since 1970
+    wants_snapshot: bool  # somebody reads snapshots of the queue
+    held: Mapping[str, int]  # by node: jobs that are placed or running there
 
 
 class ClusterStore:
@@ -328,9 +342,9 @@ class ClusterStore:
                 self._call("place", epoch, *placement, on=together)
             return list(map(_text, together.execute()))
 
-    def requeue(self, epoch: str, r: str, token: str, event: str) -> str:
-        """Take a job back from a lost node: ``waiting``, ``late`` or ``stale``."""
-        return _text(self._call("requeue", epoch, r, token, event))
+    def requeue(self, epoch: str, r: str, token: str, event: str, *, seen: str) -> str:
+        """Take a job back from a lost node: ``waiting``, ``late``, ``stale``; ``changed``: its state is not that one any more."""
+        return _text(self._call("requeue", epoch, r, token, event, seen))
 
     def waiting(self) -> list[str]:
         """R of each waiting job, in the order of arrival."""
@@ -339,6 +353,41 @@ class ClusterStore:
     def waiting_count(self) -> int:
         """How many jobs wait."""
         return self.redis.llen(self.keys.rq_wait)
+
+    def pulse(self, nodes: Sequence[str]) -> Pulse:
+        """What a leader compares with what it knows, all at one moment."""
+        with self.redis.pipeline() as together:
+            together.xrevrange(self.keys.inbox, count=1)
+            together.llen(self.keys.rq_wait)
+            together.time()
+            together.exists(self.keys.snapshot_wanted)
+            for node in nodes:
+                together.hlen(self.keys.node(node, "jobs"))
+            newest, waiting, (seconds, microseconds), wanted, *held = together.execute()
+        return Pulse(
+            last_hint=_text(newest[0][0]) if newest else "0-0",
+            waiting=waiting,
+            time_s=seconds + microseconds / 1e6,
+            wants_snapshot=bool(wanted),
+            held=dict(zip(nodes, held, strict=True)),
+        )
+
+    def want_snapshot(self, for_s: float) -> str:
+        """Ask the leader for snapshots of the queue for a while, and read the last one: signed; empty when there is none."""
+        self.redis.set(self.keys.snapshot_wanted, 1, px=_ms(for_s))
+        return _text(self.redis.get(self.keys.snapshot) or b"")
+
+    def write_snapshot(self, snapshot: str, *, for_s: float) -> None:
+        """A signed snapshot of the queue."""
+        self.redis.set(self.keys.snapshot, snapshot, px=_ms(for_s))
+
+    def shares(self) -> str:
+        """What the last leader wrote of what launchers have used: signed; empty when it did not."""
+        return _text(self.redis.get(self.keys.shares) or b"")
+
+    def write_shares(self, shares: str) -> None:
+        """For the next leader."""
+        self.redis.set(self.keys.shares, shares, ex=3600)
 
     def drop_waiting(self, r: str) -> None:
         """Take something out of the list that is no job."""
@@ -429,6 +478,8 @@ def _job_fields(raw: Mapping[Any, Any]) -> JobFields | None:
     if b"state" not in raw:
         return None
     read: dict[str, Any] = {name: _text(raw.get(name.encode(), b"")) for name in JobFields.__dataclass_fields__}
+    read["accepted"], read["since"] = _seconds(read["accepted"]), _seconds(read["since"])
+    read["announced"] = bool(read["announced"])
     read["attempt"], read["runs"] = _whole(read["attempt"]), _whole(read["runs"])
     read["excluded"] = _names(read["excluded"])
     return JobFields(**read)
@@ -463,6 +514,10 @@ def _text(raw: Any) -> str:
 
 def _whole(text: str) -> int:
     return int(text) if text.isdecimal() and len(text) < 16 else 0
+
+
+def _seconds(text: str) -> float:
+    return float(text) if len(text) < 24 and text.replace(".", "", 1).isdecimal() else 0.0
 
 
 def _ms(seconds: float) -> int:

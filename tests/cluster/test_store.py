@@ -65,7 +65,8 @@ def cancel(store: ClusterStore) -> str:
 
 
 def requeue(store: ClusterStore) -> str:
-    return store.requeue(store.lead("leader"), R, "t1", "requeued")
+    job = store.record(R)
+    return store.requeue(store.lead("leader"), R, "t1", "requeued", seen="" if job is None else job.state)
 
 
 def back(store: ClusterStore) -> str:
@@ -277,3 +278,28 @@ def test_rqs_own_record_is_small_and_names_a_function_that_says_what_to_start(st
     (job,) = queue.jobs
     with pytest.raises(RuntimeError, match="start `jobmanager worker` instead"):
         job.func()
+
+
+def test_a_job_that_its_node_has_just_started_is_not_taken_back_as_one_that_was_not(store: ClusterStore) -> None:
+    bring_to(store, "running")
+    assert store.requeue(store.lead("leader"), R, "t1", "event", seen="placed") == "changed"
+    assert store.requeue(store.lead("leader"), R, "t1", "event", seen="running") == "waiting"
+
+
+def test_a_leader_sees_all_figures_at_once(store: ClusterStore) -> None:
+    bring_to(store, "placed")
+    store.accept(replace(JOB, r=f"{2:032x}", job_id="two"), max_waiting=10)
+
+    pulse = store.pulse([NODE, "other"])
+
+    assert (pulse.waiting, pulse.held, pulse.wants_snapshot) == (1, {NODE: 1, "other": 0}, False)
+    assert pulse.last_hint == store.last_hint() != "0-0"
+    job = store.record(R)
+    assert job is not None and pulse.time_s - 60 < job.accepted <= job.since <= pulse.time_s
+
+
+def test_snapshot_and_shares_are_kept_for_who_asks(store: ClusterStore) -> None:
+    assert store.want_snapshot(9) == "" and store.shares() == ""
+    store.write_snapshot("signed", for_s=9)
+    store.write_shares("signed too")
+    assert (store.pulse([]).wants_snapshot, store.want_snapshot(9), store.shares()) == (True, "signed", "signed too")

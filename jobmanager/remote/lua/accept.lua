@@ -22,7 +22,7 @@ end
 if #missing > 0 then
     return {'missing', cjson.encode(missing)}
 end
-redis.call('HSET', job_key(r), 'attempt', 0, 'runs', 0, 'client', client, 'job_id', job_id, 'header', ARGV[6], 'body', ARGV[7])
+redis.call('HSET', job_key(r), 'attempt', 0, 'runs', 0, 'accepted', now(), 'client', client, 'job_id', job_id, 'header', ARGV[6], 'body', ARGV[7])
 redis.call('HSET', 'rq:job:' .. r, unpack(ARGV, 11))
 wait(r)
 redis.call('HSET', prefix .. 'ids', job_id, r)

@@ -13,7 +13,7 @@ redis.call('EXPIRE', open, ARGV[13])
 if known and redis.call('HEXISTS', job, 'header') == 1 then
     return 'there'
 end
-redis.call('HSET', job, 'client', client, 'job_id', job_id, 'header', ARGV[6], 'body', ARGV[7])
+redis.call('HSET', job, 'accepted', now(), 'client', client, 'job_id', job_id, 'header', ARGV[6], 'body', ARGV[7])
 redis.call('PERSIST', job)
 redis.call('HSET', 'rq:job:' .. r, unpack(ARGV, 14))
 if known then -- its node was first
@@ -26,7 +26,7 @@ if state == 'waiting' or node == '' then
     redis.call('HSET', job, 'announced', 1)
     hint('new', r)
 else
-    redis.call('HSET', job, 'state', state, 'node', node, 'incarnation', ARGV[10], 'token', ARGV[11])
+    redis.call('HSET', job, 'state', state, 'since', now(), 'node', node, 'incarnation', ARGV[10], 'token', ARGV[11])
     redis.call('HSET', node_jobs(node), r, ARGV[11])
     redis.call('SADD', prefix .. 'nodes', node)
     hint('changed', r)

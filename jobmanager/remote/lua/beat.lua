@@ -18,7 +18,7 @@ for i = 7, #ARGV, 3 do
     local known = redis.call('HMGET', job, 'state', 'node', 'token', 'cancel', 'announced')
     if not known[1] or (known[1] == 'waiting' and known[5]) then -- Redis lost data, and nobody else has it
         redis.call('LREM', wait_queue, 1, r)
-        redis.call('HSET', job, 'state', 'running', 'node', node, 'incarnation', incarnation, 'token', token, 'runs', ARGV[i + 2])
+        redis.call('HSET', job, 'state', 'running', 'node', node, 'incarnation', incarnation, 'token', token, 'runs', ARGV[i + 2], 'since', now())
         redis.call('HDEL', job, 'announced')
         if not known[1] then
             redis.call('HSET', job, 'attempt', 1)

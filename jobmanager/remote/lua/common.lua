@@ -30,6 +30,12 @@ local function tell_client(client, event)
     end
 end
 
+-- Redis' own clock, in seconds since 1970.
+local function now()
+    local time = redis.call('TIME')
+    return string.format('%d.%06d', time[1], time[2])
+end
+
 -- A job leaves the node that has it.
 local function leave_node(r)
     local node = redis.call('HGET', job_key(r), 'node')
@@ -43,7 +49,7 @@ end
 
 -- A job waits (again).
 local function wait(r)
-    redis.call('HSET', job_key(r), 'state', 'waiting', 'token', '', 'node', '', 'incarnation', '', 'placement', '')
+    redis.call('HSET', job_key(r), 'state', 'waiting', 'token', '', 'node', '', 'incarnation', '', 'placement', '', 'since', now())
     redis.call('RPUSH', wait_queue, r)
     redis.call('SADD', 'rq:queues', wait_queue)
     if redis.call('EXISTS', 'rq:job:' .. r) == 1 then

@@ -12,7 +12,7 @@ if redis.call('GET', prefix .. 'node:' .. node .. ':owner') ~= ARGV[6] then
     return 'no_node'
 end
 redis.call('LREM', wait_queue, 1, r)
-redis.call('HSET', job_key(r), 'state', 'placed', 'node', node, 'incarnation', ARGV[6], 'token', ARGV[7], 'placement', ARGV[8])
+redis.call('HSET', job_key(r), 'state', 'placed', 'node', node, 'incarnation', ARGV[6], 'token', ARGV[7], 'placement', ARGV[8], 'since', now())
 redis.call('HDEL', job_key(r), 'announced')
 redis.call('HINCRBY', job_key(r), 'attempt', 1)
 redis.call('HSET', node_jobs(node), r, ARGV[7])
