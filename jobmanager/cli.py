@@ -1,11 +1,13 @@
 """The command line: arguments in, tables or JSON out. The work is done in ``doctor`` and ``engine/leftovers.py``.
 
-Exit codes: 0 all is well; 1 a limit does not hold, or a leftover could not be removed; 2 bad input; 3 a host cannot be
-reached; 130 interrupted. Of several hosts the highest counts.
+The commands for many machines are in ``remote/``, and are imported when one of them is called: the others need no ``redis``.
+Exit codes: 0 all is well; 1 a limit does not hold, a leftover could not be removed, or a node is down or not empty in time;
+2 bad input; 3 a host or Redis cannot be reached; 130 interrupted. Of several hosts the highest counts.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -27,13 +29,17 @@ from jobmanager.control.standalone_engine import open_engine
 from jobmanager.doctor.advice import tried
 from jobmanager.doctor.probes import HostReport, examine
 from jobmanager.engine.leftovers import Leftover, LeftoverKind, Removal, Survey, remove_leftovers, survey
-from jobmanager.errors import EngineUnavailable, InvalidHost, JobManagerError
+from jobmanager.errors import EngineUnavailable, InvalidHost, JobManagerError, RedisUnavailable
 from jobmanager.model.container import EngineAbout
 from jobmanager.model.host import DockerHost
 
 __all__ = ["run"]
 
 FINE, BAD, USAGE, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
+_OF_CLUSTERS = {  # by name: the module that has it, which needs the extra `rq`, and what the list of commands says
+    "nodes": ("jobmanager.remote.commands", "Show the nodes of a cluster, or drain, pause and resume some."),
+    "queue": ("jobmanager.remote.commands", "Show what waits and runs in a cluster."),
+}
 _TIMEOUT_S = 30.0
 _WIDTH = 160  # where the output is no terminal
 
@@ -47,17 +53,40 @@ def run(arguments: Sequence[str] | None = None) -> int:
         code = commands.main(arguments, prog_name="jobmanager", standalone_mode=False)
         return code if isinstance(code, int) else FINE
     except click.ClickException as problem:
-        return _complain(problem.format_message(), problem.exit_code)
+        return complain(problem.format_message(), problem.exit_code)
     except JobManagerError as problem:
-        return _complain(str(problem), _code(problem))
+        return complain(str(problem), _code(problem))
     except (KeyboardInterrupt, click.Abort):
-        return _complain("interrupted", INTERRUPTED)
+        return complain("interrupted", INTERRUPTED)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=False)
+class _Commands(click.Group):
+    """Ours, and those for many machines."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*super().list_commands(ctx), *_OF_CLUSTERS]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _OF_CLUSTERS:
+            return super().get_command(ctx, cmd_name)
+        try:
+            found: click.Command = getattr(importlib.import_module(_OF_CLUSTERS[cmd_name][0]), cmd_name)
+            return found
+        except ModuleNotFoundError as missing:
+            if missing.name not in ("redis", "rq"):
+                raise
+            raise click.UsageError(f"{cmd_name}: there is no {missing.name} here: pip install 'jobmanager-docker[rq]'") from None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
+        rows = [(name, command.get_short_help_str(80)) for name, command in self.commands.items()]
+        with formatter.section("Commands"):
+            formatter.write_dl([*rows, *((name, help_text) for name, (_, help_text) in _OF_CLUSTERS.items())])
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=False)
 @click.version_option(__version__, prog_name="jobmanager")
 def commands() -> None:
-    """Look after the Docker hosts of jobmanager."""
+    """Look after the Docker hosts and the nodes of jobmanager."""
 
 
 def _for_hosts(command: Callable[..., int]) -> Callable[..., int]:
@@ -115,7 +144,7 @@ def sweep(
             answers.add(_sweep_record(host, chosen, others, removals, removed=yes), _sweep_code(removals))
             _show_sweep(answers.console, host, chosen, others, removals, removed=yes)
             for manager_id in _absent(managers, chosen):
-                answers.console.print(Text(f"manager {_plain(manager_id)} has nothing on this host", "yellow"))
+                answers.console.print(Text(f"manager {plain(manager_id)} has nothing on this host", "yellow"))
     return answers.finish()
 
 
@@ -148,7 +177,7 @@ class _Answers:
     @property
     def console(self) -> Console:
         """Prints tables; quiet when JSON is wanted."""
-        return Console(width=None if sys.stdout.isatty() else _WIDTH, quiet=self.as_json, soft_wrap=False, highlight=False)
+        return console(quiet=self.as_json)
 
     def add(self, record: dict[str, object], code: int) -> None:
         self.records.append(record)
@@ -160,7 +189,7 @@ class _Answers:
         try:
             yield
         except JobManagerError as problem:
-            _complain(str(problem), 0)
+            complain(str(problem), 0)
             self.add({"host": host.name, "url": host.url, "problem": str(problem)}, _code(problem))
 
     def finish(self) -> int:
@@ -169,12 +198,18 @@ class _Answers:
         return self.code
 
 
+def console(*, quiet: bool) -> Console:
+    """For tables: as wide as the terminal."""
+    return Console(width=None if sys.stdout.isatty() else _WIDTH, quiet=quiet, soft_wrap=False, highlight=False)
+
+
 def _code(problem: JobManagerError) -> int:
-    return UNREACHABLE if isinstance(problem, EngineUnavailable) else USAGE
+    return UNREACHABLE if isinstance(problem, (EngineUnavailable, RedisUnavailable)) else USAGE
 
 
-def _complain(text: str, code: int) -> int:
-    click.echo(f"jobmanager: {_plain(text)}", err=True)
+def complain(about: str, code: int) -> int:
+    """One line on standard error."""
+    click.echo(f"jobmanager: {plain(about)}", err=True)
     return code
 
 
@@ -194,11 +229,11 @@ def _show_report(console: Console, report: HostReport) -> None:
     console.print(_heading(report.host))
     console.print(_about_table(report.about))
     for sentence in report.advice:
-        console.print(Text(f"look: {_plain(sentence)}", "yellow"))
+        console.print(Text(f"look: {plain(sentence)}", "yellow"))
     table = Table("limit", "holds", "seen", box=SIMPLE_HEAD)
     for probe in report.probes:
-        table.add_row(_text(probe.name), Text("yes", "green") if probe.enforced else Text("NO", "bold red"), _text(probe.seen))
-    console.print(_text(f"probes, in {report.image}:"), table)
+        table.add_row(text(probe.name), Text("yes", "green") if probe.enforced else Text("NO", "bold red"), text(probe.seen))
+    console.print(text(f"probes, in {report.image}:"), table)
     failing = [probe.name for probe in report.probes if not probe.enforced]
     console.print(Text(f"does not hold here: {', '.join(failing)}", "bold red") if failing else Text("every limit holds", "green"))
 
@@ -217,7 +252,7 @@ def _about_table(about: EngineAbout) -> Table:
         "swap limit": "no" if "swap" in about.cannot_limit else "yes",
     }
     for name, value in rows.items():
-        table.add_row(name, _text(value or "unknown"))
+        table.add_row(name, text(value or "unknown"))
     return table
 
 
@@ -282,16 +317,16 @@ def _show_sweep(
     for each in chosen:
         end = [_removed(errors[each.id])] if removed else []
         why = each.why or "chosen by you"
-        table.add_row(each.kind.value, *map(_text, (each.name, each.manager_id, each.job_id, _age(each.age_s), why)), *end)
+        table.add_row(each.kind.value, *map(text, (each.name, each.manager_id, each.job_id, age(each.age_s), why)), *end)
     if chosen:
         console.print(table)
     console.print(_summary(chosen, errors, removed=removed))
     for line in _left_alone(others):
-        console.print(_text(line))
+        console.print(text(line))
 
 
 def _removed(error: str) -> Text:
-    return Text(f"NO: {_plain(error)}", "bold red") if error else Text("yes", "green")
+    return Text(f"NO: {plain(error)}", "bold red") if error else Text("yes", "green")
 
 
 def _summary(chosen: Sequence[Leftover], errors: dict[str, str], *, removed: bool) -> Text:
@@ -309,7 +344,7 @@ def _left_alone(others: Sequence[Leftover]) -> Iterator[str]:
     """One line for each manager that may be alive, so that the operator can name it."""
     for manager_id in dict.fromkeys(each.manager_id for each in others):
         theirs = [each for each in others if each.manager_id == manager_id]
-        oldest = _age(max(each.age_s for each in theirs))
+        oldest = age(max(each.age_s for each in theirs))
         yield f"left alone: {_counted(theirs)} of manager {manager_id}, which may be alive; the oldest was made {oldest} ago"
 
 
@@ -318,7 +353,8 @@ def _counted(leftovers: Sequence[Leftover]) -> str:
     return " and ".join(f"{count} {kind}{'s' if count > 1 else ''}" for kind, count in counts.items() if count)
 
 
-def _age(seconds: float) -> str:
+def age(seconds: float) -> str:
+    """A time for people."""
     for unit_s, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= 2 * unit_s:
             return f"{seconds / unit_s:.0f} {unit}"
@@ -329,13 +365,14 @@ def _age(seconds: float) -> str:
 
 
 def _heading(host: str) -> Text:
-    return Text(_plain(host), "bold")
+    return Text(plain(host), "bold")
 
 
-def _text(value: str) -> Text:
-    return Text(_plain(value))
+def text(value: str) -> Text:
+    """A cell of a table."""
+    return Text(plain(value))
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text from an engine or a container, for a terminal: one line without control characters."""
     return "".join(character if character.isprintable() else " " for character in text)

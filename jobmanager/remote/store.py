@@ -20,6 +20,7 @@ from jobmanager.remote.scripts import Scripts
 from jobmanager.remote.timeouts import ClusterTimeouts
 
 _INBOX_PIECE = 1000
+_NODE_TTL_S = 86400  # of a node's record, from each sign of life on: lua/beat.lua
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +121,7 @@ class NodeFields:
     beats: int = 0  # grows with each sign of life
     want: str = "up"
     is_claimed: bool = False  # a worker holds its name
+    seen_s: float | None = None  # since its last sign of life, in seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,8 +300,9 @@ class ClusterStore:
                 together.hgetall(self.keys.node(name))
                 together.get(self.keys.node(name, "want"))
                 together.get(self.keys.node(name, "owner"))
+                together.pttl(self.keys.node(name))
             answers = together.execute()
-        return [_node_fields(name, *answers[3 * number : 3 * number + 3]) for number, name in enumerate(names)]
+        return [_node_fields(name, *answers[4 * number : 4 * number + 4]) for number, name in enumerate(names)]
 
     def jobs_of(self, node: str) -> dict[str, str]:
         """R and token of each job that was placed on a node and has not ended."""
@@ -332,6 +335,10 @@ class ClusterStore:
         """Be the leader no more."""
         self._call("release", self.keys.leader, who)
 
+    def leader(self) -> str:
+        """Who leads; empty: nobody."""
+        return _text(self.redis.get(self.keys.leader) or b"")
+
     def place_all(self, epoch: str, placements: Sequence[tuple[str, str, str, str, str, str]]) -> list[str]:
         """Give waiting jobs to nodes: (R, node, incarnation, token, signed Placement, signed event) each.
 
@@ -349,6 +356,18 @@ class ClusterStore:
     def waiting(self) -> list[str]:
         """R of each waiting job, in the order of arrival."""
         return list(map(_text, self.redis.lrange(self.keys.rq_wait, 0, -1)))
+
+    def enqueued_at(self, rs: Sequence[str]) -> list[str]:
+        """When each job came, by its client's clock: an ISO time, or empty."""
+        with self.redis.pipeline(transaction=False) as together:
+            for r in rs:
+                together.hget(self.keys.rq_job(r), "enqueued_at")
+            return [_text(raw or b"") for raw in together.execute()]
+
+    def time_s(self) -> float:
+        """Redis' own clock, in seconds since 1970."""
+        seconds, microseconds = self.redis.time()
+        return seconds + microseconds / 1e6
 
     def waiting_count(self) -> int:
         """How many jobs wait."""
@@ -493,7 +512,9 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(map(str, names)) if isinstance(names, list) else ()
 
 
-def _node_fields(name: str, raw: Mapping[bytes, bytes], want: bytes | None, owner: bytes | None) -> NodeFields:
+def _node_fields(
+    name: str, raw: Mapping[bytes, bytes], want: bytes | None, owner: bytes | None, left_ms: int
+) -> NodeFields:
     return NodeFields(
         name=name,
         report=_text(raw.get(b"report", b"")),
@@ -501,6 +522,7 @@ def _node_fields(name: str, raw: Mapping[bytes, bytes], want: bytes | None, owne
         beats=_whole(_text(raw.get(b"beats", b"0"))),
         want=_text(want or b"up"),
         is_claimed=owner is not None,
+        seen_s=max(0.0, _NODE_TTL_S - left_ms / 1000) if left_ms >= 0 else None,
     )
 
 

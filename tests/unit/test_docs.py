@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from dev import case_tests
@@ -370,7 +371,10 @@ def test_every_probe_of_the_doctor_is_explained_in_its_order() -> None:
 
 def test_every_option_and_exit_code_of_the_command_line_is_told() -> None:
     text = text_of("docs/command-line.md")
-    options = {name for command in cli.commands.commands.values() for option in command.params for name in option.opts}
+    names = cli.commands.list_commands(click.Context(cli.commands))
+    commands = [cli.commands.get_command(click.Context(cli.commands), name) for name in names]
+    options = {name for command in commands if command is not None for option in command.params for name in option.opts}
+    assert [name for name in names if not re.search(rf"(?m)^## .*\b{name}\b", text)] == []
     assert [name for name in options if name.startswith("--") and f"`{name}" not in text] == []
     codes = [row[0] for row in table(text, "exit code")]
     assert codes == [str(code) for code in (cli.FINE, cli.BAD, cli.USAGE, cli.UNREACHABLE, cli.INTERRUPTED)]
