@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Mapping, Set
 from dataclasses import dataclass, field
 
@@ -13,6 +14,8 @@ from jobmanager.model.phase import Phase
 from jobmanager.model.pipeline import Pipeline
 from jobmanager.model.problems import Answer
 from jobmanager.model.task import Content, Task, executable_names, executable_on_disk, file_contents
+
+_MAX_COMMAND_CHARS = 300  # characters of a command that tell a job class from others
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,19 @@ class Request:
     debug: bool | str  # "ssh": a person is going to log in
     ssh_password: str = field(default="", repr=False)  # for debug="ssh"
     supersede_key: str | None = None  # it replaces a waiting job of the same key
+
+    @property
+    def title(self) -> str:
+        """Its name in listings."""
+        return f"{self.task.title} (ssh)" if self.debug == "ssh" else self.task.title
+
+    @property
+    def job_class(self) -> str:
+        """Jobs of one class are expected to take the same time: those of one task name, or of one command where there is none."""
+        if isinstance(self.task, Pipeline):
+            return sys.intern(f"pipeline {self.task.title}")
+        name = self.task.name or f"{self.task.environment} {self.task.command!r:.{_MAX_COMMAND_CHARS}}"
+        return sys.intern(f"{name} (ssh)" if self.debug == "ssh" else name)  # a person needs longer than a program
 
 
 def _answer(given: Answer) -> Answer:

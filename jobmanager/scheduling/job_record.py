@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 
 from jobmanager.model.container_states import ContainerState
@@ -21,7 +20,6 @@ from jobmanager.scheduling.waiting_queue import QueueEntry, Requirements
 
 _AT_THE_START = JobCourse()
 _MAX_STEPS = 200
-_MAX_COMMAND_CHARS = 300  # characters of a command that tell a job class from others
 
 
 @dataclass(slots=True, kw_only=True)
@@ -128,21 +126,6 @@ class JobRecord:
         """The host that it has, or had at last."""
         return self.slot.host if self.slot is not None else None
 
-    @property
-    def title(self) -> str:
-        """Its name in listings."""
-        title = self.request.task.title
-        return f"{title} (ssh)" if self.request.ssh_password else title
-
-    @property
-    def job_class(self) -> str:
-        """Jobs of one class are expected to take the same time: those of one task name, or of one command where there is none."""
-        task = self.request.task
-        if isinstance(task, Pipeline):
-            return sys.intern(f"pipeline {task.title}")
-        name = task.name or f"{task.environment} {task.command!r:.{_MAX_COMMAND_CHARS}}"
-        return sys.intern(f"{name} (ssh)" if self.request.ssh_password else name)  # a person needs longer than a program
-
     def queue_entry(self, now: float) -> QueueEntry:
         """Its entry in the queue, from now on."""
         request = self.request
@@ -153,10 +136,10 @@ class JobRecord:
             priority=request.priority,
             launcher=request.launcher_name,
             arrival=self.arrival,
-            duration_key=DurationKey(self.job_class, wall_s),
+            duration_key=DurationKey(request.job_class, wall_s),
             waiting_since=now,
             supersede_key=request.supersede_key,
-            listed=WaitingJob(request.job_id, True, self.title, request.launcher_name, wall_s),
+            listed=WaitingJob(request.job_id, True, request.title, request.launcher_name, wall_s),
         )
 
     def add_step(self, step: str, now: float) -> None:
@@ -187,7 +170,7 @@ class JobRecord:
         """How a listing of jobs with a host shows it."""
         request, wall_s = self.request, self.request.task.wall_s
         started_at = self.accepted_wall_s + self.timings.get("waiting", 0.0)
-        info = f"{self.title} on {self.host}"
+        info = f"{self.request.title} on {self.host}"
         return RunningJob(request.job_id, True, info, request.launcher_name, started_at, wall_s, self.host or "")
 
 
