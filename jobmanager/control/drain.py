@@ -6,9 +6,9 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from jobmanager.results.verdict import KillReason
-from jobmanager.scheduling.ledger import Ledger
 from jobmanager.threads.log_thread import logger
 
 _log = logger(__name__)
@@ -30,10 +30,29 @@ AT_CLOSE = ShutdownTimeouts(kill_s=15.0, callback_s=60.0, delete_s=15.0)
 AT_EXIT = ShutdownTimeouts(kill_s=2.0, callback_s=1.0, delete_s=7.0)
 
 
-class Drain:
-    """Sees all jobs of one ledger to their end. ``wake`` tells the loop that the ledger has changed."""
+class Drained(Protocol):
+    """The jobs of one manager or client until their callbacks have returned: ``scheduling/ledger.py`` says what each call does."""
 
-    def __init__(self, ledger: Ledger, wake: Callable[[], None]) -> None:
+    def kill_all(self, reason: KillReason) -> None:
+        """Request that every job ends."""
+
+    def wait_until_decided(self, timeout_s: float) -> bool:
+        """Block until every result is decided. Returns False when the time is over first."""
+
+    def give_up_all(self) -> None:
+        """End every job that has not ended after its kill."""
+
+    def wait_until_called_back(self, timeout_s: float | None) -> bool:
+        """Block until every callback has returned. Returns False when the time is over first."""
+
+    def unfinished(self) -> int:
+        """The number of jobs whose callback has not returned."""
+
+
+class Drain:
+    """Sees all jobs of one ledger to their end. ``wake`` has what follows from a change of the ledger be done."""
+
+    def __init__(self, ledger: Drained, wake: Callable[[], None]) -> None:
         self._ledger = ledger
         self._wake = wake
         self._kill_asked = threading.Event()
