@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 
 from jobmanager.remote.records import BadMessage, JobHeader, NodeReport
 from jobmanager.remote.signing import BadSignature, Signer
@@ -40,7 +39,7 @@ class EnvironmentNow:
 
     environment: str
     waiting: int = 0
-    oldest_s: float | None = None  # how long the oldest of them has waited, by its client's clock
+    oldest_s: float | None = None  # how long the oldest of them has waited
     placed: int = 0
     running: int = 0
     nodes: int = 0  # that have it and take jobs
@@ -129,13 +128,12 @@ def _node(fields: NodeFields, signer: Signer, *, jobs: int) -> NodeNow:
 
 
 def _jobs(store: ClusterStore, signer: Signer, rs: Sequence[str]) -> Iterator[tuple[str, str, float]]:
-    """Environment, state, and seconds since it came, of each job that has not ended."""
+    """Environment, state, and seconds since it was accepted, of each job that has not ended."""
     now_s = store.time_s()
     for start in range(0, len(rs), _PIECE):
-        piece = rs[start : start + _PIECE]
-        for job, enqueued_at in zip(store.records(piece), store.enqueued_at(piece), strict=True):
+        for job in store.records(rs[start : start + _PIECE]):
             if job is not None and job.state != "done":
-                yield _environment(job, signer), job.state, _since(enqueued_at, now_s)
+                yield _environment(job, signer), job.state, max(0.0, now_s - job.accepted) if job.accepted else 0.0
 
 
 def _environment(job: JobFields, signer: Signer) -> str:
@@ -143,11 +141,3 @@ def _environment(job: JobFields, signer: Signer) -> str:
         return JobHeader.from_json(signer.open(JobHeader.kind_of_signature, job.header, _AT_MOST_BYTES)).needs.environment
     except (BadSignature, BadMessage):
         return UNKNOWN
-
-
-def _since(moment: str, now_s: float) -> float:
-    try:
-        at = datetime.fromisoformat(moment.replace("Z", "+00:00"))
-    except ValueError:
-        return 0.0
-    return max(0.0, now_s - at.replace(tzinfo=at.tzinfo or timezone.utc).timestamp())

@@ -357,13 +357,6 @@ class ClusterStore:
         """R of each waiting job, in the order of arrival."""
         return list(map(_text, self.redis.lrange(self.keys.rq_wait, 0, -1)))
 
-    def enqueued_at(self, rs: Sequence[str]) -> list[str]:
-        """When each job came, by its client's clock: an ISO time, or empty."""
-        with self.redis.pipeline(transaction=False) as together:
-            for r in rs:
-                together.hget(self.keys.rq_job(r), "enqueued_at")
-            return [_text(raw or b"") for raw in together.execute()]
-
     def time_s(self) -> float:
         """Redis' own clock, in seconds since 1970."""
         seconds, microseconds = self.redis.time()
