@@ -17,7 +17,6 @@ from jobmanager.errors import InvalidValue, RedisUnavailable
 from jobmanager.remote.timeouts import ClusterTimeouts
 
 URL_VARIABLE = "JOBMANAGER_REDIS_URL"
-_FULL = 0.9  # of maxmemory: what is left is for the results of what runs
 _HOW = "redis://HOST:6379/0, rediss://HOST:6379/0 (TLS) or unix:///path/to/redis.sock"
 
 
@@ -85,48 +84,46 @@ def redis_unavailable(error: exceptions.RedisError, url: str) -> RedisUnavailabl
     return RedisUnavailable(f"Redis at {shown_url(url)} {_meaning(error)}")
 
 
-def check_memory(redis: Redis, url: str) -> None:
-    """Jobs that are evicted would be lost, and where there is no room left results are.
-
-    Raises:
-        RedisUnavailable: Redis evicts, or is nearly full.
-    """
-    with redis_errors(url):
-        memory = redis.info("memory")
-    limit, policy = int(memory.get("maxmemory", 0)), str(memory.get("maxmemory_policy", "noeviction"))
-    if limit and policy != "noeviction":
-        raise RedisUnavailable(
-            f"Redis at {shown_url(url)} deletes keys when it is full (maxmemory-policy {policy}), and jobs with them:"
-            " set maxmemory-policy noeviction"
-        )
-    if limit and int(memory.get("used_memory", 0)) > _FULL * limit:
-        raise RedisUnavailable(
-            f"Redis at {shown_url(url)} is nearly full ({limit // 2**20} MiB):"
-            " give it more memory (maxmemory), or wait until jobs end"
-        )
-
-
 def _parsed(url: str) -> Mapping[str, object]:
     found: Mapping[str, object] = parse_url(url)  # type: ignore[no-untyped-call]
     return found
 
 
 def _meaning(error: exceptions.RedisError) -> str:
-    said = " ".join(str(error).split())[:300]
-    if isinstance(error, exceptions.AuthenticationError):
-        return f"refuses the user or the password: {said}"
-    if isinstance(error, exceptions.NoPermissionError):
-        return f"does not let this user do that: {said}. The users' rights are in examples/cluster/users.acl"
-    if isinstance(error, exceptions.OutOfMemoryError):
-        return f"is full: give it more memory (maxmemory). It said: {said}"
-    if isinstance(error, exceptions.ReadOnlyError):
-        return f"is a replica that takes no writes: give the address of the one that does. It said: {said}"
-    if isinstance(error, exceptions.BusyLoadingError):
-        return f"still reads its data: try again soon. It said: {said}"
+    said = " ".join(str(error).partition(", with args")[0].split())[:300].rstrip(".")  # a command's arguments are nobody's business
+    for kind, meaning in _MEANINGS:
+        if isinstance(error, kind):
+            return meaning.format(said=said)
+    small = said.lower()
+    for part, meaning in _CONNECTION_MEANINGS:
+        if part in small and isinstance(error, (exceptions.ConnectionError, exceptions.TimeoutError)):
+            return meaning.format(said=said)
     if isinstance(error, exceptions.TimeoutError):
-        return f"does not answer: {said}"
-    if "certificate" in said.lower():
-        return f"cannot be trusted: {said}. Look at its certificate, and at ssl_ca_certs in the url"
+        return f"does not answer: {said}. Is it Redis, does it run, and is a TLS port asked with rediss:// and another with redis://?"
     if isinstance(error, exceptions.ConnectionError):
-        return f"cannot be reached: {said}"
+        return f"cannot be reached: {said}. Does it run there, and may this machine connect to it?"
     return f"refuses what is asked: {said}"
+
+
+_MEANINGS: tuple[tuple[type[exceptions.RedisError], str], ...] = (
+    (exceptions.AuthenticationError, f"refuses the user or the password: {{said}}. Look at the url, as in {URL_VARIABLE}"),
+    (
+        exceptions.NoPermissionError,
+        "does not let this user do that: {said}. The users' rights are in examples/cluster/users.acl",
+    ),
+    (exceptions.OutOfMemoryError, "is full: give it more memory (maxmemory). It said: {said}"),
+    (exceptions.ReadOnlyError, "is a replica that takes no writes: give the address of the one that does. It said: {said}"),
+    (exceptions.BusyLoadingError, "still reads its data: try again soon. It said: {said}"),
+    (exceptions.InvalidResponse, "answers as no Redis does: look at the port in the url. It said: {said}"),
+)
+_CONNECTION_MEANINGS = (
+    ("certificate required", "wants a certificate of its clients: give ssl_certfile and ssl_keyfile in the url. It said: {said}"),
+    ("certificate has expired", "has an expired certificate: renew it, and look at the clocks. It said: {said}"),
+    ("certificate", "cannot be trusted: {said}. Look at its certificate, and at ssl_ca_certs in the url"),
+    ("wrong version number", "speaks no TLS there: take redis:// in the url, or its TLS port. It said: {said}"),
+    ("record layer failure", "speaks no TLS there: take redis:// in the url, or its TLS port. It said: {said}"),
+    ("no such file", "cannot be reached: {said}. The url names a socket or a certificate that is not there"),
+    ("max number of clients", "has too many connections: raise maxclients. It said: {said}"),
+    ("connection closed by server", "ends the connection: is it Redis, and is a TLS port asked with rediss://? It said: {said}"),
+    ("connection reset", "ends the connection: is it Redis, and is a TLS port asked with rediss://? It said: {said}"),
+)

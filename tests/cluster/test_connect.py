@@ -10,7 +10,7 @@ import pytest
 from redis import exceptions
 
 from jobmanager.errors import InvalidValue, RedisUnavailable
-from jobmanager.remote.connect import check_memory, has_password, open_redis, redis_errors, redis_url, shown_url
+from jobmanager.remote.connect import has_password, open_redis, redis_errors, redis_url, shown_url
 from jobmanager.remote.timeouts import ClusterTimeouts
 from tests.support.daemons import make_certificates
 from tests.support.redis_server import RedisServer
@@ -92,18 +92,9 @@ def test_a_certificate_that_is_not_trusted_is_told(start_redis: Callable[..., Re
     assert " cannot be trusted: " in complaint(server.url_of(with_certificate=False))
 
 
-def test_a_full_redis_is_told_and_one_that_is_nearly_full_refused(start_redis: Callable[..., RedisServer]) -> None:
+def test_a_full_redis_is_told(start_redis: Callable[..., RedisServer]) -> None:
     server = start_redis(max_memory="3mb")
     with server.client() as client, pytest.raises(exceptions.OutOfMemoryError):
-        check_memory(client, server.url)
         for number in range(1000):
             client.set(f"{number}", "x" * 10_000)
     assert " is full: " in complaint(server.url)
-    with server.client() as client, pytest.raises(RedisUnavailable, match="nearly full"):
-        check_memory(client, server.url)
-
-
-def test_a_redis_that_evicts_is_refused(start_redis: Callable[..., RedisServer]) -> None:
-    server = start_redis(max_memory="50mb", policy="allkeys-lru")
-    with server.client() as client, pytest.raises(RedisUnavailable, match="set maxmemory-policy noeviction"):
-        check_memory(client, server.url)

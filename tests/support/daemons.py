@@ -167,8 +167,13 @@ class PrivateDaemon:
         self._process.wait(timeout=timeout_s)
 
 
-def make_certificates(folder: Path) -> Certificates:
-    """Make a certificate authority, and a server's and a client's certificate signed by it, valid for two days."""
+def make_certificates(folder: Path, *, server_days: int = 2) -> Certificates:
+    """Make a certificate authority, and a server's and a client's certificate signed by it, valid for two days.
+
+    Args:
+        folder: where the files go.
+        server_days: for how long the server's is valid instead; -1: until yesterday.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     files = Certificates(
         ca=folder / "ca.pem",
@@ -180,17 +185,19 @@ def make_certificates(folder: Path) -> Certificates:
     ca_key = folder / "ca-key.pem"
     _openssl("req", "-x509", *_new_key(ca_key), "-days", "2", "-subj", "/CN=test authority", "-out", str(files.ca))
     server = "subjectAltName=DNS:localhost,IP:127.0.0.1\nextendedKeyUsage=serverAuth\n"
-    _sign(server, name="localhost", key=files.server_key, certificate=files.server_cert, ca=files.ca, ca_key=ca_key)
+    _sign(
+        server, name="localhost", key=files.server_key, certificate=files.server_cert, ca=files.ca, ca_key=ca_key, days=server_days
+    )
     client = "extendedKeyUsage=clientAuth\n"
     _sign(client, name="client", key=files.client_key, certificate=files.client_cert, ca=files.ca, ca_key=ca_key)
     return files
 
 
-def _sign(extensions: str, *, name: str, key: Path, certificate: Path, ca: Path, ca_key: Path) -> None:
+def _sign(extensions: str, *, name: str, key: Path, certificate: Path, ca: Path, ca_key: Path, days: int = 2) -> None:
     request, options = certificate.with_suffix(".csr"), certificate.with_suffix(".ext")
     options.write_text(extensions)
     _openssl("req", *_new_key(key), "-subj", f"/CN={name}", "-out", str(request))
-    signer = ("-CA", str(ca), "-CAkey", str(ca_key), "-CAcreateserial", "-days", "2")
+    signer = ("-CA", str(ca), "-CAkey", str(ca_key), "-CAcreateserial", "-days", str(days))
     _openssl("x509", "-req", "-in", str(request), *signer, "-extfile", str(options), "-out", str(certificate))
 
 

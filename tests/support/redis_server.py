@@ -44,7 +44,7 @@ class RedisServer:
         tls: listen with TLS on a port, in place of one without; client certificates are looked at when shown.
         max_memory: such as ``"4mb"``; empty: no limit.
         policy: what is done when the memory is full.
-        settings: further lines of its configuration.
+        settings: further lines of its configuration, which replace the others.
     """
 
     def __init__(
@@ -194,7 +194,7 @@ class RedisServer:
         return self._folder
 
     def _write_config(self) -> None:
-        lines = [f"dir {self._home}", f"unixsocket {self._home / 'redis.sock'}", "unixsocketperm 700", 'save ""', *self._settings]
+        lines = [f"dir {self._home}", f"unixsocket {self._home / 'redis.sock'}", "unixsocketperm 700", 'save ""']
         if self._tls is None:
             lines += [f"port {self._port}", "bind 127.0.0.1"]
         else:
@@ -206,7 +206,7 @@ class RedisServer:
         if self._users:
             (self._home / "users.acl").write_text("\n".join(self._users) + "\n")
             lines += [f"aclfile {self._home / 'users.acl'}"]
-        (self._home / "redis.conf").write_text("\n".join(lines) + "\n")
+        (self._home / "redis.conf").write_text("\n".join([*lines, *self._settings]) + "\n")
 
     def _wait_until_answers(self) -> None:
         until = time.monotonic() + START_TIMEOUT_S
