@@ -1,0 +1,282 @@
+"""``NodeWorker``: RQ's worker class as the carrier of a node's jobs. Nothing else touches the inside of RQ's workers.
+
+RQ does the safe pop from the node's queue, the worker's record with its heartbeat, and the registries that dashboards show.
+It runs nothing: no function that a record names, no callback, no webhook; nothing of a record is inflated, unpickled or even
+read. What is overridden has had the same signature since RQ 1.16; ``tests/cluster/test_rq_contract.py`` holds it against the
+oldest and the newest RQ that ``setup.cfg`` allows.
+
+Why each override is there: RQ's own ``request_stop`` raises in the middle of a Redis call and loses jobs; its maintenance
+fails and requeues jobs by the clock of whoever looks; its commands come over a channel that anybody may write to; with more
+than one queue its pop is not safe.
+"""
+
+# ruff: noqa: ARG002 - the signatures are RQ's
+from __future__ import annotations
+
+import inspect
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol
+
+from redis import Redis
+from redis.exceptions import RedisError
+from rq.exceptions import DequeueTimeout
+from rq.executions import Execution
+from rq.job import Job
+from rq.queue import Queue
+from rq.registry import FailedJobRegistry, FinishedJobRegistry, StartedJobRegistry
+from rq.serializers import JSONSerializer
+from rq.utils import now, utcformat
+from rq.worker import BaseWorker, WorkerStatus
+
+from jobmanager.errors import InvalidValue
+from jobmanager.remote.keys import Keys
+from jobmanager.remote.records import is_r
+from jobmanager.threads.log_thread import logger
+
+_log = logger(__name__)
+
+_POP_S = 1  # so long a pop waits for a job
+_HEARTBEAT_S = 5.0
+_WORKER_TTL_S = 30  # RQ adds 60 s
+_EXECUTION_TTL_S = 180  # RQ takes a job for abandoned then; renewed with each heartbeat
+_FINISHED_TTL_S = 3600  # for how long RQ's registries show a job that has ended
+_RETRY_S = 0.5
+_EXECUTIONS_NAME_WORKERS = "worker_name" in inspect.signature(Execution.create).parameters  # since RQ 3.0
+
+
+class NodeJob(Job):
+    """A job as RQ's worker sees it here: its id, and nothing of what its record in Redis says."""
+
+    def refresh(self) -> None:
+        """Read nothing."""
+
+    def restore(self, raw_data: object) -> None:
+        """Read nothing: not the function, the callbacks, the webhooks, ``meta``, or compressed data of unknown size."""
+
+
+class NodeQueue(Queue):
+    """The queue of one node."""
+
+    job_class = NodeJob
+
+
+class TakesJobs(Protocol):
+    """The node, as its RQ worker sees it."""
+
+    def has_room(self) -> bool:
+        """Whether it takes a job now."""
+
+    def gives_back(self) -> bool:
+        """Whether it takes jobs only to give them back: it drains, or pauses."""
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait until it may have room, or something else has changed."""
+
+    def take(self, r: str) -> None:
+        """Run a job that was in its queue, or refuse it."""
+
+    def is_over(self) -> bool:
+        """Whether it takes no more jobs, and has none."""
+
+    def on_signal(self) -> None:
+        """A signal asks it to stop. Called inside the signal handler."""
+
+
+class NodeWorker(BaseWorker):
+    """The RQ worker of one node. ``run`` returns when the node is over."""
+
+    job_class = NodeJob
+    queue_class = NodeQueue
+    connection_timeout = 0  # the connection keeps its own timeout
+
+    def __init__(self, redis: Redis, keys: Keys, node: str, jobs: TakesJobs) -> None:
+        name = keys.node_queue(node)
+        self._jobs = jobs
+        self._keys = keys
+        self._queue = NodeQueue(name, connection=redis, serializer=JSONSerializer)
+        if self._queue.key != keys.rq_node(node):
+            raise InvalidValue(f"RQ_KEY_PREFIX is set: RQ would look for {name} under {self._queue.key!r}. Take it out")
+        super().__init__(
+            [self._queue],
+            name=name,
+            connection=redis,
+            serializer=JSONSerializer,
+            worker_ttl=_WORKER_TTL_S,
+            prepare_for_work=False,  # it would list all clients of Redis, which needs a right that a node should not have
+        )
+        self.hostname, self.pid = socket.gethostname(), os.getpid()
+        self._next_heartbeat_at = 0.0
+        self._is_stray_possible = True  # a pop was cut off, or this worker is new
+        self._shown: dict[str, Execution] = {}
+        self._showing = threading.Lock()
+        self._intermediate = f"{self._queue.key}:intermediate"
+
+    def run(self) -> None:
+        """Take jobs until the node is over. In the main thread."""
+        while not self._jobs.is_over():
+            self.work()  # it ends at every error that it does not know
+
+    # ---- what RQ calls
+
+    def bootstrap(self, *args: object, **keywords: object) -> None:
+        """Register, and leave logging and the channel for commands alone."""
+        self._guarded(self.register_birth)
+
+    def register_birth(self) -> None:
+        """Register anew, also where a record of this name is left: the name was claimed before."""
+        self.connection.delete(self.key)
+        super().register_birth()  # type: ignore[no-untyped-call]
+
+    def teardown(self) -> None:
+        """Say that this worker has ended."""
+        self._guarded(self.register_death)
+
+    def request_stop(self, signum: object, frame: object) -> None:
+        """The handler of SIGTERM and SIGINT: it sets flags, and interrupts nothing."""
+        self._jobs.on_signal()
+
+    def check_for_suspension(self, burst: bool) -> None:
+        """``rq suspend`` means all workers of all namespaces, and is not signed: ``jobmanager nodes pause`` is."""
+
+    def run_maintenance_tasks(self) -> None:
+        """RQ's own would fail jobs, run their callbacks and put them into queues again. This one forgets old jobs."""
+        until = time.time()
+        for kind in (FinishedJobRegistry, FailedJobRegistry):
+            registry = kind(self._queue.name, connection=self.connection)
+            self._guarded(partial(self.connection.zremrangebyscore, registry.key, 0, until))
+        self.last_cleaned_at = now()  # type: ignore[assignment]
+
+    def handle_payload(self, message: object) -> None:
+        """No command comes this way."""
+
+    def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
+        """Called by RQ after each job; one in a few seconds is enough."""
+        if time.monotonic() >= self._next_heartbeat_at:
+            self._next_heartbeat_at = time.monotonic() + _HEARTBEAT_S
+            self._guarded(self._beat)
+
+    def dequeue_job_and_maintain_ttl(
+        self, timeout: int | None, max_idle_time: int | None = None
+    ) -> tuple[Job, Queue] | None:
+        """The next job, when there is room for one. None, which ends the work: the node is over."""
+        while not self._jobs.is_over():
+            self.heartbeat()
+            try:
+                found = self._next()
+            except DequeueTimeout:
+                continue
+            except RedisError as error:
+                self._is_stray_possible = True
+                _log.debug("no job can be fetched: %s", error)
+                self._jobs.wait(_RETRY_S)
+            except ValueError as error:  # what was popped could not be the id of a job
+                self._is_stray_possible = True
+                _log.warning("something else than a job is in this node's queue: %s", error)
+            else:
+                if found is not None:
+                    return found
+        return None
+
+    def execute_job(self, job: Job, queue: Queue) -> None:
+        """Hand a job to the node, which reads and checks our own record of it."""
+        self._jobs.take(job.id)
+
+    # ---- what the node calls, from any thread
+
+    def forget(self, r: str) -> None:
+        """What was popped is no job of this node: take it out of RQ's list of popped jobs."""
+        self.connection.lrem(self._intermediate, 1, r)
+
+    def show_started(self, r: str) -> None:
+        """Let dashboards see that a job runs here."""
+        self._guarded(partial(self._show_started, r))
+
+    def show_ended(self, r: str, *, failed: bool) -> None:
+        """Let dashboards see how it ended."""
+        self._guarded(partial(self._show_ended, r, failed))
+
+    # ---- its own
+
+    def _next(self) -> tuple[Job, Queue] | None:
+        """The next job; None when there may be one soon."""
+        gives_back = self._jobs.gives_back()
+        if not gives_back and not self._jobs.has_room():
+            self._jobs.wait(_POP_S)
+            return None
+        if self._is_stray_possible and (r := self._stray()):
+            return NodeJob(r, connection=self.connection, serializer=JSONSerializer), self._queue
+        found = self.queue_class.dequeue_any(
+            self.queues,
+            None if gives_back else _POP_S,
+            connection=self.connection,
+            job_class=self.job_class,
+            serializer=self.serializer,
+            death_penalty_class=self.death_penalty_class,
+        )
+        if found is None:
+            self._jobs.wait(_POP_S)
+        return found
+
+    def _stray(self) -> str:
+        """A job that was popped and never handed over: the answer was lost, or an earlier worker has died then."""
+        for raw in self.connection.lrange(self._intermediate, 0, -1):
+            r = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else raw
+            if is_r(r):
+                return r
+            self.connection.lrem(self._intermediate, 1, raw)  # type: ignore[arg-type]
+        self._is_stray_possible = False
+        return ""
+
+    def _beat(self) -> None:
+        state = WorkerStatus.BUSY if self._shown else WorkerStatus.IDLE
+        if not self.connection.hexists(self.key, "birth"):  # Redis has lost its data
+            self.register_birth()
+        super().heartbeat(_WORKER_TTL_S + 60)
+        self.set_state(state)
+        with self._showing:
+            shown = list(self._shown.values())
+        with self.connection.pipeline() as together:
+            for execution in shown:
+                execution.heartbeat(self._started(), _EXECUTION_TTL_S, pipeline=together)
+            together.execute()
+
+    def _show_started(self, r: str) -> None:
+        job = NodeJob(r, connection=self.connection, serializer=JSONSerializer)
+        job.origin = self._queue.name
+        named = {"worker_name": self.name} if _EXECUTIONS_NAME_WORKERS else {}
+        with self.connection.pipeline() as together:
+            execution = Execution.create(job, _EXECUTION_TTL_S, pipeline=together, **named)
+            together.hset(job.key, mapping={"status": "started", "worker_name": self.name, "started_at": utcformat(now())})
+            together.execute()
+        with self._showing:
+            self._shown[r] = execution
+
+    def _show_ended(self, r: str, failed: bool) -> None:
+        with self._showing:
+            execution = self._shown.pop(r, None)
+        if execution is None:
+            return
+        job = NodeJob(r, connection=self.connection, serializer=JSONSerializer)
+        job.origin = self._queue.name
+        registry = (FailedJobRegistry if failed else FinishedJobRegistry)(self._queue.name, connection=self.connection)
+        with self.connection.pipeline() as together:
+            execution.delete(job, pipeline=together)
+            together.zadd(registry.key, {r: time.time() + _FINISHED_TTL_S})  # its own `add` would save a job
+            together.hset(job.key, "ended_at", utcformat(now()))
+            (self.increment_failed_job_count if failed else self.increment_successful_job_count)(pipeline=together)
+            together.execute()
+
+    def _started(self) -> StartedJobRegistry:
+        return StartedJobRegistry(self._queue.name, connection=self.connection, serializer=JSONSerializer)
+
+    def _guarded(self, step: Callable[[], object]) -> None:
+        """What dashboards see is worth no job."""
+        try:
+            step()
+        except RedisError as error:
+            _log.debug("RQ's records are not up to date: %s", error)
