@@ -43,7 +43,7 @@ class Database:
             connection.execute("PRAGMA journal_mode=WAL")  # readers and a writer do not block each other
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS jobs (job_id TEXT PRIMARY KEY, program TEXT NOT NULL, worker INTEGER NOT NULL,"
-                " submitted_at REAL NOT NULL, outcome TEXT, text TEXT, stdout TEXT, stderr TEXT, cpu_time_s REAL, host TEXT)"
+                " submitted_at REAL NOT NULL, outcome TEXT, result TEXT)"
             )
 
     def add(self, job_id: str, program: str) -> None:
@@ -57,12 +57,9 @@ class Database:
 
     def store_result(self, result: JobResult) -> None:
         """The callback of every job."""
-        values = (str(result.outcome), result.text, result.stdout_text, result.stderr_text, result.cpu_time_s, result.host)
+        values = (str(result.outcome), result.to_json(), result.job_id)
         with self._connected() as connection:
-            connection.execute(
-                "UPDATE jobs SET outcome = ?, text = ?, stdout = ?, stderr = ?, cpu_time_s = ?, host = ? WHERE job_id = ?",
-                (*values, result.job_id),
-            )
+            connection.execute("UPDATE jobs SET outcome = ?, result = ? WHERE job_id = ?", values)
 
     def get(self, job_id: str) -> sqlite3.Row | None:
         with self._connected() as connection:
@@ -118,7 +115,8 @@ def submit() -> Response | tuple[str, int]:
 @app.get("/jobs/<job_id>")
 def show(job_id: str) -> str:
     job = found(job_id)
-    return render_template("job.html", job=job, status=status_of(job))
+    result = JobResult.from_json(job["result"]) if job["result"] else None
+    return render_template("job.html", job=job, result=result, status=status_of(job))
 
 
 @app.get("/jobs/<job_id>/status")

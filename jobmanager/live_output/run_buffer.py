@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from jobmanager.ipc.messages import FetchOutput
+from jobmanager.model.as_data import AsData
 from jobmanager.results.facts import CapturedOutput
 
 _MAX_RECORD_BYTES = 65536  # of one record
@@ -16,7 +17,7 @@ _MIN_WEIGHT = 256  # of a block, however small: what Python takes for it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Output:
+class Output(AsData):
     """A piece of what a job printed, as it came: what a reader of its live output is given at a time."""
 
     stderr: bool  # else standard output

@@ -86,7 +86,11 @@ def to_data(record: AsData, *, store: Store | None = None) -> dict[str, object]:
 
 
 def from_data(cls: type[_R], data: object, *, load: Load | None = None) -> _R:
-    """``from_dict``, where ``load`` gets what ``store`` took. Its result is compared with size and digest."""
+    """``from_dict``, where ``load`` gets what ``store`` took. What it returns must have the reference's size and digest.
+
+    ``load`` is called for each reference, before the record's own checks: it has to bound how much it returns in all. What it
+    raises comes through.
+    """
     form: type = cls
     try:
         record = record_form(form).read(_without_schema(cls, data), load)
@@ -116,7 +120,8 @@ def _without_schema(cls: type[AsData], data: object) -> object:
     if type(schema) is not int or schema < 1:
         raise Wrong(f"must be a whole number from 1 on, not {shown(schema)}").below(".schema")
     if schema > SCHEMA:
-        raise Wrong(f"made by a newer version of jobmanager ({schema}; this one knows {SCHEMA}): upgrade this one").below(".schema")
+        newer = f"made by a newer version of jobmanager ({shown(schema)}; this one knows {SCHEMA}): upgrade this one"
+        raise Wrong(newer).below(".schema")
     return {key: value for key, value in data.items() if key != "schema"}
 
 

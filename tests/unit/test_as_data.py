@@ -28,6 +28,7 @@ from jobmanager import (
     MultipleChoice,
     Network,
     Outcome,
+    Output,
     Phase,
     PhaseResult,
     Pipeline,
@@ -100,6 +101,7 @@ HOST = HostInfo(
 RECORDS: list[AsData] = [
     LIMITS, GRADER, CHOICE, MATCH, CODE, FILE, TASK, SECRET, PHASE, PIPELINE, INPUT, EVIDENCE, RUN, PHASE_RESULT, RESULT, HOST,
     Volume(5), Step(name="queued", at_s=1.5), ProblemResult(Outcome.CRASH, "x"), QueueInfo(3, 2.5),
+    Output(stderr=True, data=b"\0", missed_bytes=3, starts_again=True, phase="build"),
     RunningJob("a", True, "info", "me", 1.5, 30.0, "h"), WaitingJob("a", True, "info", "me", 30.0),
 ]  # fmt: skip
 MORE = [
@@ -376,7 +378,7 @@ def test_a_type_without_a_form_is_refused_where_a_field_has_it() -> None:
 
 
 HOSTILE: list[Any] = [
-    *(None, True, False, 0, 1, -1, 2**31, 2**64, 10**290, 10**400, -(10**400), 0.5, -0.0, 1e308, float("nan"), float("inf")),
+    *(None, True, False, 0, 1, -1, 2**31, 2**64, 10**290, 10**400, -(10**5000), 0.5, -0.0, 1e308, float("nan"), float("inf")),
     *("", "x", "1", "\0", "\ud800", "../x", "/etc/passwd", "-", "off", "host", "success", "task", "aGk=", "aGk", "====", "é"),
     *([], [[]], [None], ["x", "x"], [1, "1"], ["../x"], [{}], ["x"] * 200),
     *({}, {"": ""}, {"x": "x"}, {"../x": "aGk="}, {"x": None}, {"x": {"y": "z"}}, {"name": "x"}, {1: 2}),
@@ -395,13 +397,13 @@ def places(data: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def changed(data: Any, path: tuple[Any, ...], change: Callable[[Any, Any], None]) -> Any:
-    """A copy in which ``change`` was made to the value that holds the last part of the path."""
-    data = copy.deepcopy(data)
-    holder = data
+    """The data after ``change`` of the value at the end of the path. What is off the path is no copy."""
+    whole = holder = copy.copy(data)
     for part in path[:-1]:
+        holder[part] = copy.copy(holder[part])
         holder = holder[part]
     change(holder, path[-1])
-    return data
+    return whole
 
 
 def _replaced(value: Any, holder: Any, key: Any) -> None:
@@ -491,6 +493,8 @@ def test_data_of_a_newer_version_is_refused_and_data_without_a_version_too(recor
 
     with pytest.raises(InvalidValue, match=r"^schema: made by a newer version of jobmanager .*: upgrade this one$"):
         type(record).from_dict({**data, "schema": 2, "a new field": 1})
+    with pytest.raises(InvalidValue, match=r"made by a newer version .*a number of 16610 bits"):
+        type(record).from_dict({**data, "schema": 10**5000})
     with pytest.raises(InvalidValue, match=r"^schema: is missing$"):
         type(record).from_dict({key: value for key, value in data.items() if key != "schema"})
 
@@ -526,6 +530,21 @@ def test_json_with_tricks_is_refused(text: Any, message: str) -> None:
 
     with pytest.raises(InvalidInput, match=message):
         JobInput.from_json(text, **at_most)
+
+
+@pytest.mark.parametrize("record", [TASK, PIPELINE, INPUT, RESULT], ids=lambda record: type(record).__name__)
+def test_json_with_errors_at_random_places_gives_a_record_or_a_clear_error(record: Any) -> None:
+    chance, text, refused = random.Random(12), record.to_json(), 0
+    for _ in range(1000):
+        start, length = chance.randrange(len(text)), chance.choice([0, 1, 1, 5, 50])
+        broken = text[:start] + chance.choice(["", '"', "}", "]", "-", "9" * 50, text[:start][-30:], "\\"]) + text[start + length :]
+        try:
+            made = type(record).from_json(broken)
+        except InvalidValue:
+            refused += 1
+        else:
+            assert type(record).from_json(made.to_json()) == made
+    assert refused > 500
 
 
 def test_either_a_task_or_a_pipeline_is_read_and_nothing_else() -> None:
