@@ -98,6 +98,8 @@ def _meaning(error: exceptions.RedisError) -> str:
     for part, meaning in _CONNECTION_MEANINGS:
         if part in small and isinstance(error, (exceptions.ConnectionError, exceptions.TimeoutError)):
             return meaning.format(said=said)
+    if "user executing the script can't" in small:
+        return _NO_RIGHT.format(said=said)
     if isinstance(error, exceptions.TimeoutError):
         return f"does not answer: {said}. Is it Redis, does it run, and is a TLS port asked with rediss:// and another with redis://?"
     if isinstance(error, exceptions.ConnectionError):
@@ -105,12 +107,10 @@ def _meaning(error: exceptions.RedisError) -> str:
     return f"refuses what is asked: {said}"
 
 
+_NO_RIGHT = "does not let this user do that: {said}. The users' rights are in examples/cluster/users.acl"
 _MEANINGS: tuple[tuple[type[exceptions.RedisError], str], ...] = (
     (exceptions.AuthenticationError, f"refuses the user or the password: {{said}}. Look at the url, as in {URL_VARIABLE}"),
-    (
-        exceptions.NoPermissionError,
-        "does not let this user do that: {said}. The users' rights are in examples/cluster/users.acl",
-    ),
+    (exceptions.NoPermissionError, _NO_RIGHT),
     (exceptions.OutOfMemoryError, "is full: give it more memory (maxmemory). It said: {said}"),
     (exceptions.ReadOnlyError, "is a replica that takes no writes: give the address of the one that does. It said: {said}"),
     (exceptions.BusyLoadingError, "still reads its data: try again soon. It said: {said}"),
