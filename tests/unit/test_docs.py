@@ -7,7 +7,7 @@ import dataclasses
 import inspect
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ from jobmanager.model.container_states import (
     ContainerState,
 )
 from jobmanager.model.job import Request, RunRequest
+from jobmanager.remote.keys import Keys
+from jobmanager.remote.timeouts import ClusterTimeouts
 from jobmanager.results.facts import CapturedOutput, HostGivenUp, Limit, LimitHit, RunFacts
 from jobmanager.results.merge import merged_result
 from jobmanager.results.verdict import KillReason, judge
@@ -378,6 +380,29 @@ def test_every_option_and_exit_code_of_the_command_line_is_told() -> None:
     assert [name for name in options if name.startswith("--") and f"`{name}" not in text] == []
     codes = [row[0] for row in table(text, "exit code")]
     assert codes == [str(code) for code in (cli.FINE, cli.BAD, cli.USAGE, cli.UNREACHABLE, cli.INTERRUPTED)]
+
+
+# ---- many machines
+
+
+def test_every_timeout_of_a_cluster_is_told_with_its_default() -> None:
+    rows = {quoted(row[0])[0]: row[1] for row in table(text_of("docs/many-machines.md"), "field", "default, in seconds")}
+    assert rows == {field.name: f"{field.default:g}" for field in dataclasses.fields(ClusterTimeouts)}
+
+
+def test_every_key_of_a_cluster_is_told() -> None:
+    keys = Keys("NAMESPACE")
+    told = {name for row in table(text_of("docs/many-machines.md"), "key", "type") for name in quoted(row[0])}
+    single = {value.removeprefix(keys.prefix) for value in vars(keys).values() if value.startswith(keys.prefix)} - {""}
+    parts = {key("N" if key == keys.node else "C", part) for key in (keys.node, keys.client) for part in quoted_parts(key)}
+    named = {keys.job("R"), keys.client("C"), keys.node("N"), keys.blob("SHA256"), keys.output("R")} | parts
+    of_scripts = {"epochs"}
+    assert told == single | {key.removeprefix(keys.prefix) for key in named} | of_scripts
+
+
+def quoted_parts(key: Callable[..., str]) -> list[str]:
+    """The parts of a record that its docstring names."""
+    return re.findall(r"``(\w+)``", key.__doc__ or "")
 
 
 def test_every_fault_and_every_call_of_the_fake_engine_is_named() -> None:
