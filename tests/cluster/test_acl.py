@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from redis import Redis, exceptions
 
+from jobmanager import cli
 from jobmanager.remote.blobs import BlobReader, BlobUploads, RedisBlobs, hash_of
 from jobmanager.remote.connect import open_redis
 from jobmanager.remote.output import OutputStream
@@ -242,3 +243,23 @@ def test_the_file_as_it_is_lets_nobody_in(start_redis: Callable[..., RedisServer
             with pytest.raises(exceptions.AuthenticationError), Redis.from_url(server.url_of(user, password)) as redis:
                 redis.ping()
     assert ADMIN not in users
+
+
+# ---- the command line
+
+
+def test_operators_steer_with_their_user_and_viewers_only_look(
+    everybody: Everybody, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("JOBMANAGER_KEY", "ab" * 32)
+    everybody.stores["node"].beat("n1", "i1", "not signed", [])
+
+    codes = {}
+    for role in ("operator", "viewer"):
+        monkeypatch.setenv("JOBMANAGER_REDIS_URL", everybody.urls[role])
+        commands = (["nodes"], ["queue"], ["nodes", "pause", "n1"])
+        codes[role] = [cli.run([*command, "--namespace", NAMESPACE]) for command in commands]
+
+    assert codes == {"operator": [1, 0, 0], "viewer": [1, 0, 3]}  # 1: the node's report is not signed, so it counts as down
+    assert "does not let this user do that" in capsys.readouterr().err
+    assert everybody.stores["node"].nodes()[0].want == "pause"
