@@ -7,16 +7,14 @@ what is on its way is one piece, however fast a job prints, and a job that is no
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from jobmanager.errors import UnknownJob
-from jobmanager.events import JobOutput
 from jobmanager.hooks import HookManager
 from jobmanager.ipc.messages import FetchOutput, OutputChunk
 from jobmanager.live_output.output_buffer import OutputBuffer
+from jobmanager.live_output.output_hooks import OutputHooks
 from jobmanager.live_output.reader import LiveOutput
-from jobmanager.live_output.run_buffer import Output
 from jobmanager.scheduling.job_record import OutputSource
 
 
@@ -32,7 +30,7 @@ class LiveOutputFanOut:
         on_followed: Callable[[str], None],
     ) -> None:
         """``source_of`` asks the ledger, ``fetch`` the waiters; ``on_followed`` has the loop call ``update``."""
-        self._hooks = hooks
+        self._output_hooks = OutputHooks(hooks)
         self._source_of = source_of
         self._fetch = fetch
         self._on_followed = on_followed
@@ -51,7 +49,7 @@ class LiveOutputFanOut:
             self._followed_buffer(job_id)
         if source is None:
             raise UnknownJob(f"there is no job with the id {job_id!r}, or its callback has returned")
-        return _reader_of_the_past(job_id, source, timeout_s)
+        return reader_of_the_past(job_id, source, timeout_s)
 
     def update(self, job_id: str) -> None:
         """A waiter monitors a run of the job, a run has ended, or the job has a new reader.
@@ -62,11 +60,11 @@ class LiveOutputFanOut:
         if source is None:
             return
         with self._lock:
-            if self._hooks.wants(JobOutput) and not source.ended:
+            if self._output_hooks.are_wanted() and not source.ended:
                 self._buffers.setdefault(job_id, OutputBuffer(job_id))
             buffer = self._followed_buffer(job_id)
         if buffer is not None:
-            self._fire_all(buffer, buffer.catch_up(source))
+            self._output_hooks.fire_all(buffer, buffer.catch_up(source))
             self._fetch_more(buffer)
 
     def chunk_received(self, chunk: OutputChunk) -> None:
@@ -80,7 +78,7 @@ class LiveOutputFanOut:
             for piece in chunk.pieces
             for output in buffer.add(chunk.container_name, piece.stderr, piece.offset, piece.data)
         ]
-        self._fire_all(buffer, added)
+        self._output_hooks.fire_all(buffer, added)
         if added:  # else it answers an old question, and the next one is on its way
             self._fetch_more(buffer)
 
@@ -106,9 +104,9 @@ class LiveOutputFanOut:
         if buffer is None:
             return
         if source is not None:
-            self._fire_all(buffer, buffer.catch_up(source))
+            self._output_hooks.fire_all(buffer, buffer.catch_up(source))
         buffer.finish()
-        self._fire_missed(buffer)
+        self._output_hooks.fire_missed(buffer)
 
     def _fetch_more(self, buffer: OutputBuffer) -> None:
         if (request := buffer.next_request()) is not None:
@@ -121,43 +119,14 @@ class LiveOutputFanOut:
 
     def _followed_buffer(self, job_id: str) -> OutputBuffer | None:
         buffer = self._buffers.get(job_id)
-        if buffer is not None and not buffer.has_readers() and not self._hooks.wants(JobOutput):
+        if buffer is not None and not buffer.has_readers() and not self._output_hooks.are_wanted():
             del self._buffers[job_id]
             return None
         return buffer
 
-    def _fire_all(self, buffer: OutputBuffer, outputs: Iterable[Output]) -> None:
-        """Fire the hooks for all that was added."""
-        for output in outputs:
-            if output.starts_again:
-                buffer.missed_by_hooks.clear()
-            if self._hooks.wants(JobOutput):
-                self._fire_missed(buffer, but_of=output.phase)
-                self._fire(buffer, output)
 
-    def _fire(self, buffer: OutputBuffer, output: Output) -> None:
-        missed = buffer.missed_by_hooks.pop((output.phase, output.stderr), 0) + output.missed_bytes
-        is_fired = self._hooks.fire(
-            JobOutput(
-                at_s=time.time(),
-                job_id=buffer.job_id,
-                stderr=output.stderr,
-                data=output.data,
-                missed_bytes=missed,
-                starts_again=output.starts_again,
-                phase=output.phase,
-            )
-        )
-        if not is_fired and missed + len(output.data):
-            buffer.missed_by_hooks[output.phase, output.stderr] = missed + len(output.data)
-
-    def _fire_missed(self, buffer: OutputBuffer, *, but_of: str | None = None) -> None:
-        """Fire what hooks were too slow for: in all phases, or all but one, which goes on."""
-        for phase, stderr in [stream for stream in buffer.missed_by_hooks if stream[0] != but_of]:
-            self._fire(buffer, Output(stderr=stderr, data=b"", phase=phase))
-
-
-def _reader_of_the_past(job_id: str, source: OutputSource, timeout_s: float | None) -> LiveOutput:
+def reader_of_the_past(job_id: str, source: OutputSource, timeout_s: float | None) -> LiveOutput:
+    """A reader of what an ended job has printed."""
     buffer = OutputBuffer(job_id)
     for _ in buffer.catch_up(source):
         pass

@@ -66,6 +66,18 @@ class OutputBuffer:
             added = self._runs[-1].add(stderr, at, data)
         return [] if added is None else [added]
 
+    def shown(self, stderr: bool) -> int:
+        """How many bytes of a stream of the last run are here, or will not come."""
+        return self._runs[-1].shown(stderr) if self._runs else 0
+
+    def miss(self, container: str, stderr: bool, until: int) -> list[Output]:
+        """The bytes of a stream of this container before its byte ``until`` that are not here will not come."""
+        if not self._runs or self._runs[-1].container != container:
+            return []
+        with self._changing():
+            missed = self._runs[-1].miss(stderr, until)
+        return [] if missed is None else [missed]
+
     def finish(self) -> None:
         """Nothing more will come."""
         with self._changing():

@@ -75,11 +75,16 @@ class RunBuffer:
         self._dropped = _none_of_both()
         self._shown = _none_of_both()
         self._sums = _none_of_both()
+        self._has_gaps = False
 
     @property
     def has_shown(self) -> bool:
         """Whether any byte was shown."""
         return any(self._shown.values())
+
+    def shown(self, stderr: bool) -> int:
+        """How many bytes of a stream were shown, or will not come."""
+        return self._shown[stderr]
 
     def next_request(self) -> FetchOutput:
         """The next request to its waiter."""
@@ -93,6 +98,18 @@ class RunBuffer:
             return None
         unseen = data[self._shown[stderr] - at :]
         return self._add(stderr, unseen, keep_all=False) if unseen else None
+
+    def miss(self, stderr: bool, until: int) -> Output | None:
+        """The bytes of a stream before its byte ``until`` that are not here will not come."""
+        missed = until - self._shown[stderr]
+        if self.is_whole or missed <= 0:
+            return None
+        self._shown[stderr] = until
+        self._has_gaps = True
+        self._blocks.append(_Block(stderr=stderr, missed_bytes=missed))
+        self._weight += _MIN_WEIGHT
+        self._drop_oldest_ones()
+        return Output(stderr=stderr, data=b"", missed_bytes=missed, phase=self.phase)
 
     def next_rest(self, output: CapturedOutput) -> Output | None:
         """The next piece of what the run's facts have, and was not shown yet. None: there is no more, and the run is whole."""
@@ -115,14 +132,14 @@ class RunBuffer:
 
     def _differs(self, stderr: bool, whole: bytes) -> bool:
         shown = self._shown[stderr]
-        return shown <= len(whole) and zlib.crc32(memoryview(whole)[:shown]) != self._sums[stderr]
+        return not self._has_gaps and shown <= len(whole) and zlib.crc32(memoryview(whole)[:shown]) != self._sums[stderr]
 
     def _add(self, stderr: bool, data: bytes, *, keep_all: bool) -> Output:
         self._shown[stderr] += len(data)
         self._sums[stderr] = zlib.crc32(data, self._sums[stderr])
         self._append(stderr, data)
-        while self._weight > _MAX_KEPT_BYTES and len(self._blocks) > 1 and not keep_all:
-            self._drop_oldest()
+        if not keep_all:
+            self._drop_oldest_ones()
         return Output(stderr=stderr, data=data, phase=self.phase)
 
     def _append(self, stderr: bool, data: bytes) -> None:
@@ -134,11 +151,12 @@ class RunBuffer:
         block.data += data
         self._weight += block.weight
 
-    def _drop_oldest(self) -> None:
-        block = self._blocks.popleft()
-        self._first += 1
-        self._weight -= block.weight
-        self._dropped[block.stderr] += len(block.data)
+    def _drop_oldest_ones(self) -> None:
+        while self._weight > _MAX_KEPT_BYTES and len(self._blocks) > 1:
+            block = self._blocks.popleft()
+            self._first += 1
+            self._weight -= block.weight
+            self._dropped[block.stderr] += len(block.data) + block.missed_bytes
 
     # ---- what is read
 
@@ -163,6 +181,7 @@ class RunBuffer:
             block = self._blocks[at]
             if position.offset == 0 and block.missed_bytes:
                 position.offset = 1
+                position.passed[block.stderr] += block.missed_bytes
                 return Output(stderr=block.stderr, data=b"", missed_bytes=block.missed_bytes, phase=self.phase)
             data = bytes(block.data[position.offset : position.offset + _MAX_RECORD_BYTES])
             if data:
