@@ -55,6 +55,11 @@ def check_children_possible() -> None:
         raise NotSupported("a process that the library has started cannot start a manager")
     if getattr(sys, "frozen", False):
         raise NotSupported("a frozen application has no Python for the library's processes: run it from a virtual environment")
+    check_standard_library()
+
+
+def check_standard_library() -> None:
+    """Raise NotSupported where gevent or eventlet has patched what the library's threads need."""
     for changed in (socket.socket, _thread.start_new_thread, queue.SimpleQueue, subprocess.Popen):
         library = str(changed.__module__).partition(".")[0]
         if library in ("gevent", "eventlet"):

@@ -82,7 +82,7 @@ def output_pieces(r: str, token: str, outputs: Iterable[Output]) -> Iterator[Out
     yield OutputPiece(r=r, token=token, ended=1)
 
 
-class OutputStream:
+class JobOutputStream:
     """The stream of one job. Raises redis' own errors."""
 
     def __init__(self, redis: Redis, keys: Keys, r: str) -> None:

@@ -213,6 +213,16 @@ class ClusterStore:
             [(_text(e), _text(f.get(b"e", b""))) for e, f in found.get(events, ()) if f],
         )
 
+    def read_outputs(self, after: Mapping[str, str], *, block_s: float) -> list[tuple[str, list[tuple[str, str]]]]:
+        """What followed jobs have printed, by R: entries and signed OutputPieces. ``after``: by R the last entry, or "0"."""
+        by_key = {self.keys.output(r): r for r in after}
+        streams: dict[Any, Any] = {self.keys.output(r): entry for r, entry in after.items()}
+        answer = self.redis.xread(streams, count=100, block=_ms(block_s))
+        return [
+            (by_key[_text(key)], [(_text(entry), _text(fields.get(b"e", b""))) for entry, fields in entries if fields])
+            for key, entries in _streams(answer)
+        ]
+
     def last_event(self, client: str) -> str:
         """The newest entry of a client's events; "0-0" when there is none."""
         newest = self.redis.xrevrange(self.keys.client(client, "events"), count=1)

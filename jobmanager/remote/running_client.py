@@ -1,0 +1,370 @@
+r"""Everything of a remote client that runs between one start and its close, in one process.
+
+::
+
+    new_job ──► sender ═══► Redis ═══► mailbox ──► open jobs ──► callback threads ──► callback, once
+                  keeper ═══► (lease, kills, acknowledgements, all open jobs again when Redis has lost them)
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import secrets
+import socket
+import threading
+import time
+from contextlib import suppress
+
+from redis import exceptions
+
+from jobmanager._callback_manager import CallbackManagers
+from jobmanager._version import __version__
+from jobmanager.control import drain
+from jobmanager.control.drain import Drain, ShutdownTimeouts
+from jobmanager.control.lifetime import closed
+from jobmanager.engine.labels import Owner
+from jobmanager.errors import InvalidValue, JobRefused, RedisUnavailable
+from jobmanager.events import JobEnded, JobQueued, ManagerClosing, ManagerStarted
+from jobmanager.hooks import HookManager
+from jobmanager.ipc.process import check_standard_library
+from jobmanager.live_output.reader import LiveOutput
+from jobmanager.model.job import Request
+from jobmanager.model.pipeline import Pipeline
+from jobmanager.model.result import Callback, JobResult, Outcome, SSHCallback
+from jobmanager.model.task import Task
+from jobmanager.remote.blobs import BlobReader, BlobUploads, RedisBlobs
+from jobmanager.remote.client_settings import ClientSettings
+from jobmanager.remote.cluster_view import ClusterView
+from jobmanager.remote.connect import open_redis, redis_errors
+from jobmanager.remote.followed_jobs import FollowedJobs
+from jobmanager.remote.job_news import JobNews
+from jobmanager.remote.keeper import Keeper
+from jobmanager.remote.mailbox import Mailbox
+from jobmanager.remote.open_jobs import WHAT, OpenJob, OpenJobs
+from jobmanager.remote.payload import Packer, unpack_result
+from jobmanager.remote.queue_view import QueueView
+from jobmanager.remote.records import ResultMessage
+from jobmanager.remote.redis_checks import check_memory, check_redis
+from jobmanager.remote.sender import Sender, SenderLimits, needs_of
+from jobmanager.remote.store import ClusterStore
+from jobmanager.results.verdict import KillReason, Verdict
+from jobmanager.scheduling.commands import PublishReady, PublishResult
+from jobmanager.threads.log_thread import drain as drain_logs
+from jobmanager.threads.log_thread import logger
+from jobmanager.threads.main_thread import keep_executor, outside_main_thread, release_executor
+
+_log = logger(__name__)
+
+_THREAD_END_S = 2.0
+
+
+class RunningClient:
+    """One client that runs. ``start`` and ``close`` once each, from any threads but the main one."""
+
+    def __init__(self, settings: ClientSettings, hooks: HookManager) -> None:
+        """Raises NotSupported: gevent or eventlet has patched the standard library."""
+        check_standard_library()
+        self.pid = os.getpid()
+        self._settings = settings
+        self._hooks = hooks
+        self._closing = threading.Lock()
+        self._started = self._stopped = self._has_claim = False
+        self._too_full: RedisUnavailable | None = None
+        self.client_id = settings.client_id or f"anonymous-{secrets.token_hex(8)}"
+        self._holder = secrets.token_hex(8)
+        timeouts, signer = settings.timeouts, settings.keyring.signer(settings.namespace)
+        self._redis = open_redis(settings.url, timeouts)
+        self.store = ClusterStore(self._redis, settings.namespace, timeouts)
+        self._blobs = RedisBlobs(self._redis, self.store.keys, ttl_s=timeouts.result_ttl_s)
+        self.jobs = OpenJobs(max_decided=settings.max_waiting_jobs, publish=self._publish)
+        self.callbacks = CallbackManagers(
+            settings.callback_threads, on_result=self._on_result, on_called_back=self._called_back
+        )
+        self.view = ClusterView(signer, hooks, silent_s=timeouts.suspect_s)
+        self._sender = Sender(
+            self.store,
+            signer,
+            BlobUploads(self._blobs, settings.blobs),
+            Packer(has_store=settings.blobs is not None),
+            client=self.client_id,
+            url=settings.url,
+            limits=SenderLimits(max_waiting_jobs=settings.max_waiting_jobs, queue_timeout_s=settings.queue_timeout_s),
+            timeouts=timeouts,
+        )
+        self._followed = FollowedJobs(self.store, signer, self.jobs, hooks, client=self.client_id)
+        self._news = JobNews(
+            self.jobs,
+            self.view,
+            hooks,
+            signer,
+            client=self.client_id,
+            followed=self._followed,
+            put=self.callbacks.put,
+            accepted=self._accepted,
+        )
+        self.queue = QueueView(self.store, self.jobs, self._news, client=self.client_id)
+        self._mailbox = Mailbox(
+            self.store,
+            signer,
+            self.jobs,
+            client=self.client_id,
+            read_result=self._read_result,
+            on_result=self._publish,
+            on_event=self._news.take,
+            acknowledge=self._acknowledge,
+        )
+        self._keeper = Keeper(
+            self.store,
+            signer,
+            self.jobs,
+            self._sender,
+            client=self.client_id,
+            keep_lease=self._keep_lease,
+            look_at_nodes=self._look_at_nodes,
+            on_data_lost=self._mailbox.read_again,
+            each_beat=self.callbacks.log_slow_callbacks,
+            look_at_memory=self._look_at_memory,
+            timeouts=timeouts,
+        )
+        self._drain = Drain(self.jobs, self._keeper.wake)
+
+    # ---- life
+
+    def start(self) -> None:
+        """Take the client's id, see the nodes, start the threads.
+
+        Raises:
+            Closed: somebody has closed it meanwhile.
+            RedisUnavailable: Redis does not answer, or refuses what is asked.
+            InvalidValue: another process has the client's id.
+        """
+        with self._closing:
+            if self._stopped:
+                raise closed(WHAT)
+            self._started = True
+            keep_executor()
+            atexit.register(self._at_exit)
+        with redis_errors(self._settings.url):
+            check_redis(self._redis, self._settings.url)
+            self._claim()
+            self._look_at_nodes()
+            self.jobs.inherit(self.store.open_jobs(self.client_id))
+        with self._closing, redis_errors(self._settings.url):
+            if self._stopped:
+                raise closed(WHAT)
+            self.callbacks.start()
+            self._mailbox.start()
+            self._keeper.start()
+        if not self.jobs.is_accepting():
+            raise closed(WHAT)
+        self._hooks.fire(ManagerStarted(at_s=time.time(), hosts=tuple(host.name for host in self.view.hosts())))
+
+    def abandon(self) -> None:
+        """In a forked child: all of this is the parent's."""
+        atexit.unregister(self._at_exit)
+        self._followed.abandon()
+
+    def abort(self) -> None:
+        """Undo a start that failed, or goes on; what another thread has submitted meanwhile is called back."""
+        self._end(0.0, drain.AT_EXIT, kill=True)
+
+    def close(self, drain_timeout_s: float | None, kill: bool) -> None:
+        """Let jobs end, or end them, then stop."""
+        self._end(drain_timeout_s, drain.AT_CLOSE, kill=kill)
+
+    def _end(self, drain_timeout_s: float | None, timeouts: ShutdownTimeouts, *, kill: bool) -> None:
+        if self.jobs.stop_accepting():
+            self._hooks.fire(ManagerClosing(at_s=time.time(), unfinished=self.jobs.unfinished()))
+        if kill:
+            self._drain.kill_all(KillReason.CLOSE)
+        if self.callbacks.is_current_thread():  # it cannot wait for itself
+            threading.Thread(target=self._end_now, args=(drain_timeout_s, timeouts), name="jobmanager-close").start()
+            return
+        self._end_now(drain_timeout_s, timeouts)
+
+    def _end_now(self, drain_timeout_s: float | None, timeouts: ShutdownTimeouts) -> None:
+        with self._closing:
+            if not self._stopped:
+                self._drain.run(drain_timeout_s, timeouts)
+                self._stop()
+
+    def _stop(self) -> None:
+        """Callbacks first, as what they have returned from is acknowledged; then the client's id is given up."""
+        self.callbacks.close(_THREAD_END_S)
+        self._mailbox.close()
+        self._keeper.close()
+        self._followed.close()
+        if self._has_claim:
+            with suppress(exceptions.RedisError, OSError):
+                self.store.release_client(self.client_id, self._holder)
+        self._redis.close()
+        self._hooks.drain(_THREAD_END_S)
+        drain_logs(_THREAD_END_S)
+        atexit.unregister(self._at_exit)
+        self._stopped = True
+        if self._started:
+            release_executor()
+
+    def _at_exit(self) -> None:
+        """The interpreter ends without close()."""
+        if self.pid == os.getpid():
+            outside_main_thread(self.abort, takes_long=True)
+
+    # ---- the client's id
+
+    def _claim(self) -> None:
+        other = self.store.claim_client(self.client_id, self._holder, self._about())
+        if not other:
+            self._has_claim = True
+            return None
+        holder = self.store.client(self.client_id)
+        owner = Owner.parse(holder.get("owner", ""))
+        if owner is not None and owner.is_proven_dead():
+            self.store.release_client(self.client_id, other)
+            return self._claim()
+        who = f"process {holder.get('pid', '?')} on {holder.get('host', '?')}"
+        raise InvalidValue(
+            f"the client_id {self.client_id!r} is in use, by {who}: give each process one of its own, or none. When that one is"
+            f" gone, its claim ends within {self._settings.timeouts.client_lease_s:g} s"
+        )
+
+    def _keep_lease(self) -> None:
+        other = self.store.claim_client(self.client_id, self._holder, self._about())
+        if other:
+            _log.error("another process has taken the client id %s: it gets the results of this one's jobs, too", self.client_id)
+
+    def _about(self) -> dict[str, str]:
+        return {
+            "name": self.client_id,
+            "kind": "anonymous" if self._settings.client_id is None else "fixed",
+            "version": __version__,
+            "pid": str(self.pid),
+            "host": socket.gethostname(),
+            "owner": Owner.this_process().label(),
+        }
+
+    def _look_at_nodes(self) -> None:
+        self.view.update(self.store.nodes())
+
+    def _look_at_memory(self) -> None:
+        try:
+            check_memory(self._redis, self._settings.url)
+            self._too_full = None
+        except RedisUnavailable as error:
+            if isinstance(error.__cause__, exceptions.RedisError):
+                raise error.__cause__ from None
+            self._too_full = error
+
+    # ---- jobs
+
+    def accept(
+        self, task: Task | Pipeline, request: Request, callback: Callback | None, ssh_callback: SSHCallback | None
+    ) -> str:
+        """Take a job: ``RemoteClient.new_job`` says what this raises. Returns its id."""
+        if not request.task.needs_container:
+            return self._answer(request, callback)
+        if self._too_full is not None:
+            raise self._too_full
+        self._check_fits(request)
+        job = self._sender.open_job(task, request, callback, ssh_callback)
+        self.jobs.add(job)
+        try:
+            self._sender.hand_over(job, is_wanted=self.jobs.is_accepting)
+        except JobRefused:
+            self.jobs.refused(job)
+            raise
+        except BaseException:
+            if self.jobs.withdraw(job):
+                self._keeper.wake()
+                raise
+        self._accepted(job)
+        return request.job_id
+
+    def kill(self, job_id: str) -> bool:
+        """Request that a job ends; said again later if Redis is away. False when it has ended or is unknown."""
+        job = self.jobs.by_id(job_id)
+        if job is None or not self.jobs.kill(job, KillReason.KILL_JOB):
+            return False
+        try:
+            return self._keeper.say_kill(job, KillReason.KILL_JOB) != "gone" or job.result is None
+        except (exceptions.RedisError, OSError):
+            return True  # the keeper says it again
+
+    def adopt(self, callback: Callback) -> set[str]:
+        """Give a callback to what a process before this one has left open: the ids."""
+        adopted = self.jobs.adopt(callback)
+        self._mailbox.read_again()
+        return adopted
+
+    def follow(self, job_id: str, timeout_s: float | None) -> LiveOutput:
+        """One more reader of what a job prints; raises UnknownJob."""
+        return self._followed.follow(job_id, timeout_s)
+
+    def _check_fits(self, request: Request) -> None:
+        """Raises JobRefused: no node could ever run it. Nodes may have come since they were looked at."""
+        needs = needs_of(request)
+        if self.view.refusal(needs) is None:
+            return
+        with redis_errors(self._settings.url):
+            self._look_at_nodes()
+        if (refusal := self.view.refusal(needs)) is not None:
+            raise refusal
+
+    def _answer(self, request: Request, callback: Callback | None) -> str:
+        """A job that needs no container."""
+        job = OpenJob(job_id=request.job_id, callback=callback, request=request)
+        self.jobs.add(job)
+        self._accepted(job)
+        self.jobs.decide(job, JobResult(job_id=job.job_id, outcome=Outcome.SUCCESS))
+        self.callbacks.put(
+            PublishResult(
+                request=request,
+                callback=callback,
+                verdict=Verdict(outcome=Outcome.SUCCESS),
+                facts=None,
+                host=None,
+                timings={},
+                steps=(),
+            )
+        )
+        return request.job_id
+
+    def _accepted(self, job: OpenJob) -> None:
+        """The hooks are told once, before anything else of it."""
+        request = self.jobs.accepted(job)
+        if request is not None:
+            self._hooks.fire(
+                JobQueued(
+                    at_s=time.time(),
+                    job_id=request.job_id,
+                    launcher=request.launcher_name,
+                    priority=request.priority,
+                    task=request.task,
+                    inputs=request.inputs,
+                )
+            )
+
+    # ---- results
+
+    def _read_result(self, message: ResultMessage) -> JobResult:
+        stores = (self._blobs.of_job(message.r), self._blobs, *((self._settings.blobs,) if self._settings.blobs else ()))
+        return unpack_result(message.result, BlobReader(*stores))
+
+    def _publish(self, job: OpenJob, result: JobResult) -> None:
+        """A job has its result."""
+        self._accepted(job)
+        self._followed.ended(job, result)
+        self.callbacks.put(PublishReady(result=result, callback=job.callback, ssh_callback=job.ssh_callback))
+
+    def _on_result(self, result: JobResult) -> None:
+        self._hooks.fire(JobEnded(at_s=time.time(), job_id=result.job_id, result=result))
+
+    def _called_back(self, job_id: str) -> None:
+        job = self.jobs.called_back(job_id)
+        if job is not None:
+            for entry in job.entries:
+                self._acknowledge(entry, job.r)
+
+    def _acknowledge(self, entry: str, r: str) -> None:
+        self._keeper.acknowledge(entry, r)
