@@ -55,6 +55,7 @@ from jobmanager.model.pipeline import Pipeline
 from jobmanager.model.result import Callback
 from jobmanager.model.task import Task
 from jobmanager.results.verdict import KillReason
+from jobmanager.scheduling.hosts import MachineTotals
 from jobmanager.threads.main_thread import outside_main_thread
 
 if TYPE_CHECKING:
@@ -254,6 +255,10 @@ class JobManager:
     def hosts(self) -> list[HostInfo]:
         """A record for each host."""
         return outside_main_thread(self._lifetime.running().ledger.hosts)
+
+    def _machines(self) -> MachineTotals:
+        """For a node of a cluster, which announces more than ``hosts`` tells."""
+        return outside_main_thread(self._lifetime.running().ledger.machines)
 
     def callbacks(self) -> CallbackInfo:
         """How busy the callback threads are."""

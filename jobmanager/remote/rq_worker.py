@@ -18,6 +18,7 @@ import os
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
@@ -40,7 +41,7 @@ from jobmanager.threads.log_thread import logger
 
 _log = logger(__name__)
 
-_POP_S = 1  # so long a pop waits for a job
+_POP_S = 1.0  # so long a pop waits for a job, at most
 _HEARTBEAT_S = 5.0
 _WORKER_TTL_S = 30  # RQ adds 60 s
 _EXECUTION_TTL_S = 180  # RQ takes a job for abandoned then; renewed with each heartbeat
@@ -94,8 +95,10 @@ class NodeWorker(BaseWorker):
     queue_class = NodeQueue
     connection_timeout = 0  # the connection keeps its own timeout
 
-    def __init__(self, redis: Redis, keys: Keys, node: str, jobs: TakesJobs) -> None:
+    def __init__(self, redis: Redis, keys: Keys, node: str, jobs: TakesJobs, *, redis_s: float = 5.0) -> None:
+        """``redis_s``: the time limit of each call of the connection."""
         name = keys.node_queue(node)
+        self._pop_s = min(_POP_S, redis_s / 2)
         self._jobs = jobs
         self._keys = keys
         self._queue = NodeQueue(name, connection=redis, serializer=JSONSerializer)
@@ -111,7 +114,8 @@ class NodeWorker(BaseWorker):
         )
         self.hostname, self.pid = socket.gethostname(), os.getpid()
         self._next_heartbeat_at = 0.0
-        self._is_stray_possible = True  # a pop was cut off, or this worker is new
+        self._is_stray_possible = True  # a pop may have been cut off
+        self._looked_for: deque[str] = deque()
         self._shown: dict[str, Execution] = {}
         self._showing = threading.Lock()
         self._intermediate = f"{self._queue.key}:intermediate"
@@ -184,9 +188,18 @@ class NodeWorker(BaseWorker):
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Hand a job to the node, which reads and checks our own record of it."""
-        self._jobs.take(job.id)
+        try:
+            self._jobs.take(job.id)
+        except RedisError as error:
+            self._is_stray_possible = True
+            _log.debug("a job is taken again: %s", error)
+            self._jobs.wait(_RETRY_S)
 
     # ---- what the node calls, from any thread
+
+    def look_for(self, r: str) -> None:
+        """Hand over a job that is in no list of RQ's any more."""
+        self._looked_for.append(r)
 
     def forget(self, r: str) -> None:
         """What was popped is no job of this node: take it out of RQ's list of popped jobs."""
@@ -208,11 +221,11 @@ class NodeWorker(BaseWorker):
         if not gives_back and not self._jobs.has_room():
             self._jobs.wait(_POP_S)
             return None
-        if self._is_stray_possible and (r := self._stray()):
+        if r := self._looked_for.popleft() if self._looked_for else self._stray():
             return NodeJob(r, connection=self.connection, serializer=JSONSerializer), self._queue
         found = self.queue_class.dequeue_any(
             self.queues,
-            None if gives_back else _POP_S,
+            None if gives_back else self._pop_s,  # type: ignore[arg-type]  # Redis takes fractions of a second
             connection=self.connection,
             job_class=self.job_class,
             serializer=self.serializer,
@@ -224,6 +237,8 @@ class NodeWorker(BaseWorker):
 
     def _stray(self) -> str:
         """A job that was popped and never handed over: the answer was lost, or an earlier worker has died then."""
+        if not self._is_stray_possible:
+            return ""
         for raw in self.connection.lrange(self._intermediate, 0, -1):
             r = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else raw
             if is_r(r):
@@ -233,6 +248,7 @@ class NodeWorker(BaseWorker):
         return ""
 
     def _beat(self) -> None:
+        self._is_stray_possible = True  # the connection repeats by itself what was cut off
         state = WorkerStatus.BUSY if self._shown else WorkerStatus.IDLE
         if not self.connection.hexists(self.key, "birth"):  # Redis has lost its data
             self.register_birth()

@@ -82,6 +82,18 @@ class _TakenSlot:
     checks: int  # how many checks there had been when it was placed
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineTotals:
+    """What several hosts have, taken together: what a node of a cluster announces."""
+
+    slots: int
+    memory_mib: int
+    free_memory_mib: int
+    cores: int
+    environments: frozenset[str]
+    references: frozenset[str]  # of images
+
+
 class Host:
     """One host as the scheduler sees it.
 
@@ -386,6 +398,18 @@ class HostTable:
         """How users see the hosts."""
         versions = self.versions()
         return [host.host_info(name for name, known in versions.items() if _has_older(host.name, known)) for host in self]
+
+    def totals(self) -> MachineTotals:
+        """What those that are up have, taken together."""
+        up = list(self._up())
+        return MachineTotals(
+            slots=sum(host.limit for host in up),
+            memory_mib=sum(host.memory_mib for host in up),
+            free_memory_mib=sum(host.free_memory_mib for host in up),
+            cores=sum(host.machine.cores for host in up if host.machine is not None),
+            environments=frozenset().union(*(host.environments() for host in up)),
+            references=frozenset().union(*(host.references() for host in up)),
+        )
 
     def refusal(self, requirements: Requirements) -> JobRefused | None:
         """Why no host could ever run the job; None when one could, as far as is known."""

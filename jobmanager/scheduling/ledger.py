@@ -25,7 +25,7 @@ from jobmanager.scheduling.commands import CheckHost, Command, NotifyHostDown, N
 from jobmanager.scheduling.containers import ContainerRecord
 from jobmanager.scheduling.durations import Durations
 from jobmanager.scheduling.forecast import Forecaster, dispatch_order
-from jobmanager.scheduling.hosts import HostConfig, HostStatus, HostTable, Version
+from jobmanager.scheduling.hosts import HostConfig, HostStatus, HostTable, MachineTotals, Version
 from jobmanager.scheduling.job_record import JobRecord, OutputSource
 from jobmanager.scheduling.job_states import JobState
 from jobmanager.scheduling.jobs import JobTable
@@ -198,6 +198,11 @@ class Ledger:
         """All hosts."""
         with self._lock:
             return self._hosts.host_infos()
+
+    def machines(self) -> MachineTotals:
+        """What the hosts that are up have, taken together."""
+        with self._lock:
+            return self._hosts.totals()
 
     def output_source(self, job_id: str) -> OutputSource | None:
         """Where the output of a job can be read; None when it is unknown, or its callback has returned."""

@@ -1,0 +1,69 @@
+"""What a node's manager tells its hooks, as news for the clients of its jobs."""
+
+from __future__ import annotations
+
+from redis.exceptions import RedisError
+
+from jobmanager.events import JobStarted, PhaseEnded, PhaseStarted
+from jobmanager.hooks import HookManager
+from jobmanager.remote.node_jobs import HeldJob, NodeJobs
+from jobmanager.remote.records import ClientEvent
+from jobmanager.remote.signed_messages import signed
+from jobmanager.remote.signing import Signer
+from jobmanager.remote.store import ClusterStore
+from jobmanager.threads.log_thread import logger
+
+_log = logger(__name__)
+
+
+class NodeEvents:
+    """Sends events to clients. They may be lost while Redis is away: no result depends on them."""
+
+    def __init__(self, store: ClusterStore, signer: Signer, node: str, jobs: NodeJobs) -> None:
+        self._store = store
+        self._signer = signer
+        self._node = node
+        self._jobs = jobs
+
+    def listen(self, hooks: HookManager) -> None:
+        """Have these hooks call us."""
+        hooks.add(JobStarted, self._job_started)
+        hooks.add(PhaseStarted, self._phase_started)
+        hooks.add(PhaseEnded, self._phase_ended)
+
+    def tell_ssh(
+        self, job: HeldJob, host: str | None, port: int | None, user: str | None, password: str | None
+    ) -> None:
+        """Where a person can log in. That there will be no such place is told by the job's end."""
+        if host is None or port is None or user is None or password is None:
+            return
+        sealed = self._signer.seal("ssh", password.encode(), job.header.client)
+        self._send(job, self._event(job, "ssh", port=port, user=user, sealed=sealed))
+
+    def _job_started(self, event: JobStarted) -> None:
+        job = self._jobs.find_local(event.job_id)
+        if job is None or self._jobs.count_start(job) == 1:  # the first one was counted, and told, when it was handed over
+            return
+        try:
+            self._store.count_run(job.r)
+        except RedisError as error:  # the next beat says how many there were, if Redis has lost it
+            _log.warning("a further run of job %s is not counted: %s", job.header.job_id, error)
+        self._send(job, self._event(job, "started", token=job.token))
+
+    def _phase_started(self, event: PhaseStarted) -> None:
+        if (job := self._jobs.find_local(event.job_id)) is not None:
+            self._send(job, self._event(job, "phase_started", phase=event.phase, number=event.number))
+
+    def _phase_ended(self, event: PhaseEnded) -> None:
+        if (job := self._jobs.find_local(event.job_id)) is not None:
+            outcome = event.outcome.value
+            self._send(job, self._event(job, "phase_ended", phase=event.phase, number=event.number, outcome=outcome))
+
+    def _event(self, job: HeldJob, event: str, **fields: str | int) -> ClientEvent:
+        return ClientEvent(event=event, r=job.r, node=self._node, **fields)  # type: ignore[arg-type]
+
+    def _send(self, job: HeldJob, event: ClientEvent) -> None:
+        try:
+            self._store.send_event(job.header.client, signed(self._signer, event))
+        except RedisError as error:
+            _log.debug("an event of job %s is lost: %s", job.header.job_id, error)
