@@ -20,6 +20,7 @@ from jobmanager.remote.scripts import Scripts
 from jobmanager.remote.timeouts import ClusterTimeouts
 
 _INBOX_PIECE = 1000
+_MAX_FIELD_BYTES = 2**20  # of a job's record
 _NODE_TTL_S = 86400  # of a node's record, from each sign of life on: lua/beat.lua
 
 
@@ -240,8 +241,15 @@ class ClusterStore:
     # ---- jobs: what nodes do
 
     def record(self, r: str) -> JobFields | None:
-        """A job's record; None when there is none."""
-        return _job_fields(self.redis.hgetall(self.keys.job(r)))
+        """A job's record; None when there is none. What is longer than anything of ours is not read, and empty."""
+        key, names = self.keys.job(r), tuple(JobFields.__dataclass_fields__)
+        with self.redis.pipeline(transaction=False) as together:
+            for name in names:
+                together.hstrlen(key, name)
+            lengths = together.execute()
+        short = [name for name, length in zip(names, lengths, strict=True) if length <= _MAX_FIELD_BYTES]
+        values = self.redis.hmget(key, short)
+        return _job_fields({name.encode(): value for name, value in zip(short, values, strict=True) if value is not None})
 
     def records(self, rs: Sequence[str]) -> list[JobFields | None]:
         """The records of many, without their bodies, in one round trip."""

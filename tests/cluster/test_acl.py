@@ -13,7 +13,7 @@ from redis import Redis, exceptions
 from jobmanager import cli
 from jobmanager.remote.blobs import BlobReader, BlobUploads, RedisBlobs, hash_of
 from jobmanager.remote.connect import open_redis
-from jobmanager.remote.output import OutputStream
+from jobmanager.remote.output import JobOutputStream
 from jobmanager.remote.redis_checks import check_memory, check_redis
 from jobmanager.remote.rq_worker import NodeWorker
 from jobmanager.remote.store import Accepted, ClusterStore, NewJob, SeenState
@@ -107,7 +107,7 @@ def as_node(store: ClusterStore, blobs: RedisBlobs, worker: NodeWorker) -> None:
     worker._beat(), store.count_run(job(1).r)
     assert store.back(job(3).r, token="t3", reason="no", exclude=True)
     blobs.of_job(job(1).r).put(hash_of(b"result"), b"result")
-    output = OutputStream(store.redis, store.keys, job(1).r)
+    output = JobOutputStream(store.redis, store.keys, job(1).r)
     output.put("piece"), output.unread(), output.remove(), output.put("piece")
     for number in (1, 2):
         what = {"client": "web", "job_id": f"job-{number}", "result": "result", "outcome": "success", "who": "n1"}
@@ -127,7 +127,7 @@ def as_client_at_last(store: ClusterStore, blobs: RedisBlobs) -> None:
     BlobUploads(blobs).delete_own(job(1).r, [hash_of(b"own")])
     assert store.cancel(job(4).r, command="kill", result="killed") == "asked"
     store.send_command("n1", "command"), store.read_events("web", after="0"), store.read_results("web", after="0")
-    output = OutputStream(store.redis, store.keys, job(1).r)
+    output = JobOutputStream(store.redis, store.keys, job(1).r)
     output.forget(["1-1"]), output.remove(), store.redis.xread({store.keys.output(job(1).r): "0"})
     assert store.open_jobs("web")
     store.release_client("web", "me")

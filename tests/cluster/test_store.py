@@ -15,6 +15,7 @@ from jobmanager.remote.store import (
     BlobsMissing,
     ClusterStore,
     DuplicateId,
+    JobFields,
     NewJob,
     SeenState,
     WaitQueueFull,
@@ -303,3 +304,11 @@ def test_snapshot_and_shares_are_kept_for_who_asks(store: ClusterStore) -> None:
     store.write_snapshot("signed", for_s=9)
     store.write_shares("signed too")
     assert (store.pulse([]).wants_snapshot, store.want_snapshot(9), store.shares()) == (True, "signed", "signed too")
+
+
+def test_a_field_that_is_longer_than_any_of_ours_is_not_read(store: ClusterStore) -> None:
+    store.accept(JOB, max_waiting=10)
+    store.redis.hset(store.keys.job(R), "body", "x" * (2**20 + 1))
+    store.redis.hset(store.keys.job(R), "more", "x" * 2**25)
+
+    assert store.record(R) == JobFields(state="waiting", client="web", job_id="one", header="header")
