@@ -8,6 +8,7 @@ from collections.abc import Callable
 from redis.exceptions import RedisError
 
 from jobmanager.model.result import JobResult, Outcome
+from jobmanager.remote.blobs import is_hash
 from jobmanager.remote.open_jobs import OpenJob, OpenJobs
 from jobmanager.remote.records import BadMessage, ClientEvent, ResultMessage
 from jobmanager.remote.signing import BadSignature, Signer
@@ -38,8 +39,9 @@ class Mailbox:
         on_result: Callable[[OpenJob, JobResult], None],
         on_event: Callable[[OpenJob | None, ClientEvent], None],
         acknowledge: Callable[[str, str], None],
+        redis_s: float,
     ) -> None:
-        """``acknowledge`` gets entry and R of results that nobody waits for."""
+        """``acknowledge`` gets entry and R of results that nobody waits for. ``redis_s``: the time limit of the connection."""
         self._store = store
         self._signer = signer
         self._jobs = jobs
@@ -48,6 +50,7 @@ class Mailbox:
         self._on_result = on_result
         self._on_event = on_event
         self._acknowledge = acknowledge
+        self._block_s = min(_BLOCK_S, redis_s / 2)
         self._results_after, self._events_after = _BEGINNING, _BEGINNING
         self._again = False
         self._closing = threading.Event()
@@ -98,7 +101,7 @@ class Mailbox:
             events = self._store.read_events(self._client, after=self._events_after, block_s=_PAUSE_S)
         else:
             results, events = self._store.read_for_client(
-                self._client, results_after=self._results_after, events_after=self._events_after, block_s=_BLOCK_S
+                self._client, results_after=self._results_after, events_after=self._events_after, block_s=self._block_s
             )
         for entry, envelope in events:
             self._events_after = entry
@@ -131,6 +134,7 @@ class Mailbox:
             _log.error("a result of job %s is not believed: %s", job.job_id, error, extra={"job_id": job.job_id})
             self._acknowledge(entry, "")
             return
+        job.blobs |= set(filter(is_hash, message.blobs))
         if (ready := self._jobs.decide(job, self._result(job, message), entry)) is not None:
             self._on_result(ready, ready.result or _unreadable(job, "it is gone"))
 

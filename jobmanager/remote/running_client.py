@@ -57,6 +57,7 @@ from jobmanager.threads.main_thread import keep_executor, outside_main_thread, r
 _log = logger(__name__)
 
 _THREAD_END_S = 2.0
+_NO_ENTRY = "0-1"  # of a job that was given up: Redis never has such an entry
 
 
 class RunningClient:
@@ -112,7 +113,8 @@ class RunningClient:
             read_result=self._read_result,
             on_result=self._publish,
             on_event=self._news.take,
-            acknowledge=self._acknowledge,
+            acknowledge=self._keeper_acknowledges,
+            redis_s=timeouts.redis_s,
         )
         self._keeper = Keeper(
             self.store,
@@ -362,9 +364,10 @@ class RunningClient:
 
     def _called_back(self, job_id: str) -> None:
         job = self.jobs.called_back(job_id)
-        if job is not None:
-            for entry in job.entries:
-                self._acknowledge(entry, job.r)
+        if job is not None and job.r:
+            for entry in job.entries or [_NO_ENTRY]:
+                self._keeper.acknowledge(entry, job.r)
+            self._keeper.delete_blobs(job.r, job.blobs)
 
-    def _acknowledge(self, entry: str, r: str) -> None:
+    def _keeper_acknowledges(self, entry: str, r: str) -> None:
         self._keeper.acknowledge(entry, r)

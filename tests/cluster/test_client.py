@@ -20,8 +20,10 @@ from jobmanager import (
     JobInput,
     JobResult,
     Limits,
+    LiveOutput,
     Match,
     Outcome,
+    Output,
     Phase,
     Pipeline,
     Task,
@@ -640,3 +642,104 @@ def test_files_too_large_for_the_record_are_uploaded_once_for_a_task(start_clien
 
     assert len(blobs) == 2, "the file, and the task itself"
     assert sorted(peer.redis.scan_iter(match=f"{peer.keys.prefix}blob:*")) == blobs
+
+
+# ---- live output
+
+
+def follow_soon(client: RemoteClient, peer: ScriptedPeer, job_id: str) -> LiveOutput:
+    """A reader whose request the node has."""
+    reader = client.follow(job_id, timeout_s=PATIENCE_S)
+    eventually(lambda: [command for command in peer.commands if command.command == "follow"])
+    return reader
+
+
+def test_what_a_job_prints_is_read_while_it_runs_and_the_rest_from_its_result(
+    client: RemoteClient, idle_peer: ScriptedPeer
+) -> None:
+    job_id = client.new_job(ECHO)
+    taken = eventually(lambda: idle_peer.taken.get(job_id))
+    with follow_soon(client, idle_peer, job_id) as reader:
+        idle_peer.print(taken, Output(stderr=False, data=b"one "), Output(stderr=True, data=b"oops"))
+        assert [next(reader), next(reader)] == [Output(stderr=False, data=b"one "), Output(stderr=True, data=b"oops")]
+        result = JobResult(
+            job_id=job_id, outcome=Outcome.SUCCESS, stdout=b"one two", stdout_bytes=7, stderr=b"oops", stderr_bytes=4
+        )
+        idle_peer.finish(taken, result)
+
+        assert list(reader) == [Output(stderr=False, data=b"two")]
+
+
+def test_a_job_is_followed_before_it_has_a_node(client: RemoteClient, idle_peer: ScriptedPeer) -> None:
+    idle_peer.places = False
+    job_id = client.new_job(ECHO)
+    with client.follow(job_id, timeout_s=PATIENCE_S) as reader:
+        idle_peer.places = True
+        taken = eventually(lambda: idle_peer.taken.get(job_id))
+        eventually(lambda: idle_peer.commands, what="its node is asked for its output")
+        idle_peer.print(taken, Output(stderr=False, data=b"hello\n"))
+
+        assert next(reader) == Output(stderr=False, data=b"hello\n")
+        idle_peer.finish(taken, succeeds(taken))
+        assert list(reader) == []
+
+
+def test_pieces_that_come_twice_count_once_and_missed_ones_are_told(client: RemoteClient, idle_peer: ScriptedPeer) -> None:
+    job_id = client.new_job(ECHO)
+    taken = eventually(lambda: idle_peer.taken.get(job_id))
+    with follow_soon(client, idle_peer, job_id) as reader:
+        for _ in range(2):
+            idle_peer.print(taken, Output(stderr=False, data=b"abc"), Output(stderr=False, data=b"xyz", missed_bytes=4))
+        result = JobResult(job_id=job_id, outcome=Outcome.SUCCESS, stdout=b"abc1234xyz!", stdout_bytes=11)
+        eventually(lambda: not idle_peer.redis.xlen(idle_peer.keys.output(taken.r)), what="all pieces are read")
+        idle_peer.finish(taken, result)
+
+        assert [(output.data, output.missed_bytes) for output in reader] == [(b"abc", 0), (b"", 4), (b"xyz", 0), (b"!", 0)]
+
+
+def test_forged_output_is_never_shown(client: RemoteClient, idle_peer: ScriptedPeer) -> None:
+    job_id = client.new_job(ECHO)
+    taken = eventually(lambda: idle_peer.taken.get(job_id))
+    stranger = Keyring.from_environment(secrets.token_hex(32)).signer("test")
+    with follow_soon(client, idle_peer, job_id) as reader:
+        idle_peer.print(taken, Output(stderr=False, data=b"a lie"), signer=stranger)
+        idle_peer.print(taken, Output(stderr=False, data=b"hello"))
+
+        assert next(reader).data == b"hello"
+        idle_peer.finish(taken, succeeds(taken))
+
+
+def test_a_job_that_starts_again_elsewhere_is_shown_from_the_beginning(client: RemoteClient, idle_peer: ScriptedPeer) -> None:
+    job_id = client.new_job(ECHO)
+    taken = eventually(lambda: idle_peer.taken.get(job_id))
+    with follow_soon(client, idle_peer, job_id) as reader:
+        idle_peer.print(taken, Output(stderr=False, data=b"first"))
+        assert next(reader).data == b"first"
+        taken.token = "another"
+        idle_peer.print(taken, Output(stderr=False, data=b"second"))
+
+        assert next(reader).starts_again
+        assert next(reader).data == b"second"
+        idle_peer.tell(taken, "started", token="another")
+        assert client.kill_job(job_id)
+
+
+def test_the_output_of_an_ended_job_is_read_until_its_callback_has_returned(client: RemoteClient, peer: ScriptedPeer) -> None:
+    read: list[bytes] = []
+    follow = client.follow  # inside a callback nothing may be waited for, and nothing has to be
+    client.new_job(ECHO, callback=lambda result: read.extend(output.data for output in follow(result.job_id)), job_id="one")
+    eventually(lambda: read)
+
+    assert read == [b"hello\n"]
+    eventually(lambda: not client.callbacks().running)
+    with pytest.raises(errors.UnknownJob, match="no job with the id 'one'"):
+        client.follow("one")
+
+
+def test_a_node_is_told_when_nobody_follows_any_more(client: RemoteClient, idle_peer: ScriptedPeer) -> None:
+    job_id = client.new_job(ECHO)
+    eventually(lambda: job_id in idle_peer.taken)
+    follow_soon(client, idle_peer, job_id).close()
+
+    eventually(lambda: [command.command for command in idle_peer.commands] == ["follow", "unfollow"])
+    idle_peer.finish(idle_peer.taken[job_id], succeeds(idle_peer.taken[job_id]))

@@ -13,8 +13,9 @@ from types import TracebackType
 
 import redis
 
-from jobmanager import JobResult, Outcome
+from jobmanager import JobResult, Outcome, Output
 from jobmanager.remote.keys import Keys
+from jobmanager.remote.output import JobOutputStream, output_pieces
 from jobmanager.remote.payload import Unpacked, Unpacker, pack_result
 from jobmanager.remote.records import SCHEMA, ClientEvent, JobHeader, NodeCommand, NodeReport, ResultMessage
 from jobmanager.remote.signing import Keyring, Signer
@@ -151,6 +152,13 @@ class ScriptedPeer:
     def event(self, event: str, r: str, **fields: object) -> str:
         news = ClientEvent(event=event, r=r, node=self.name, **fields)  # type: ignore[arg-type]
         return self.signer.sign("event", news.to_json())
+
+    def print(self, taken: Taken, *outputs: Output, signer: Signer | None = None) -> None:
+        """Send a client what its job prints, from the beginning, and not that it has ended."""
+        stream = JobOutputStream(self.redis, self.keys, taken.r)
+        for piece in output_pieces(taken.r, taken.token, outputs):
+            if not piece.ended:
+                stream.put((signer or self.signer).sign("output", piece.to_json()))
 
     def put_result(self, client: str, r: str, envelope: str) -> None:
         """Write straight into a client's stream, as whoever may write to Redis can."""
