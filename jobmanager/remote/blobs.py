@@ -53,58 +53,79 @@ class BlobStore(Protocol):
 
 
 class RedisBlobs:
-    """Blobs in Redis. Those of a task are shared by all its jobs; those of one job have its R in their names.
+    """Blobs in Redis that all jobs of a task share. Each has an expiry, which the acceptance of a job that names it starts anew."""
 
-    Each has an expiry, which the acceptance of a job that names it starts anew.
-    """
-
-    def __init__(self, redis: Redis, keys: Keys, *, ttl_s: float, r: str = "") -> None:
+    def __init__(self, redis: Redis, keys: Keys, *, ttl_s: float) -> None:
         self._redis = redis
         self._keys = keys
-        self._ttl_ms = max(1, int(ttl_s * 1000))
-        self._r = r
+        self._ttl_s = max(1, int(ttl_s))
 
-    def of_job(self, r: str) -> RedisBlobs:
-        """The same, for the blobs of one job alone: they can be deleted with it."""
-        return RedisBlobs(self._redis, self._keys, ttl_s=self._ttl_ms / 1000, r=r)
+    def of_job(self, r: str) -> JobBlobs:
+        """The blobs of one job alone."""
+        return JobBlobs(self._redis, self._keys, r, ttl_s=self._ttl_s)
 
     def name(self, sha256: str) -> str:
         """What the acceptance of a job calls it (``NewJob.blobs``)."""
-        return f"{self._r}:{sha256}" if self._r else sha256
+        return sha256
 
     def put(self, sha256: str, data: bytes) -> None:
         """Keep it, in place of whatever stands there."""
-        self._redis.set(self._key(sha256), data, px=self._ttl_ms)
+        self._redis.set(self._keys.blob(_checked(sha256)), data, ex=self._ttl_s)
 
     def put_all(self, blobs: Mapping[str, bytes]) -> None:
         """Keep several, in few round trips."""
-        with self._redis.pipeline(transaction=False) as together:
-            waiting = 0
-            for sha256, data in blobs.items():
-                together.set(self._key(sha256), data, px=self._ttl_ms)
-                waiting += len(data)
-                if waiting > _TOGETHER_BYTES:
-                    together.execute()
-                    waiting = 0
-            together.execute()
+        for batch in _batches(blobs):
+            with self._redis.pipeline(transaction=False) as together:
+                for sha256, data in batch.items():
+                    together.set(self._keys.blob(_checked(sha256)), data, ex=self._ttl_s)
+                together.execute()
 
     def get(self, sha256: str) -> bytes | None:
         """What stands there, at most a byte more than a piece may have."""
-        try:
-            found = self._redis.getrange(self._key(sha256), 0, PIECE_BYTES)
-        except ResponseError as error:
-            if not str(error).startswith("WRONGTYPE"):
-                raise
+        return _whatever(lambda: self._redis.getrange(self._keys.blob(_checked(sha256)), 0, PIECE_BYTES)) or None
+
+    def delete(self, sha256: str) -> None:
+        """It is not what it should be."""
+        self._redis.unlink(self._keys.blob(_checked(sha256)))
+
+
+class JobBlobs:
+    """Blobs in Redis of one job's input and result. They end together, when its client has the result, or by their expiry."""
+
+    def __init__(self, redis: Redis, keys: Keys, r: str, *, ttl_s: int) -> None:
+        self._redis = redis
+        self._key = keys.job_blobs(r)
+        self._r = r
+        self._ttl_s = ttl_s
+
+    def name(self, sha256: str) -> str:
+        """What the acceptance of the job calls it (``NewJob.blobs``)."""
+        return f"{self._r}:{sha256}"
+
+    def put(self, sha256: str, data: bytes) -> None:
+        """Keep it, in place of whatever stands there."""
+        self.put_all({sha256: data})
+
+    def put_all(self, blobs: Mapping[str, bytes]) -> None:
+        """Keep several, in few round trips."""
+        for batch in _batches(blobs):
+            with self._redis.pipeline() as together:
+                together.hset(self._key, items=[part for pair in batch.items() for part in pair])
+                together.expire(self._key, self._ttl_s)
+                together.execute()
+
+    def get(self, sha256: str) -> bytes | None:
+        """What stands there; empty when it is longer than a piece may be."""
+        if (length := _length(lambda: self._redis.hstrlen(self._key, _checked(sha256)))) > PIECE_BYTES:
             return b""
-        return _bytes(found) or None
+        return _whatever(lambda: self._redis.hget(self._key, sha256)) if length else None
 
-    def delete(self, sha256: Collection[str]) -> None:
-        """Needed no more, or not what it should be."""
-        if sha256:
-            self._redis.unlink(*map(self._key, sha256))
-
-    def _key(self, sha256: str) -> str:
-        return self._keys.blob(self.name(_checked(sha256)))
+    def delete(self, sha256: str) -> None:
+        """It is not what it should be."""
+        try:
+            self._redis.hdel(self._key, _checked(sha256))
+        except ResponseError:  # there stands something else altogether
+            self._redis.unlink(self._key)
 
 
 class FolderStore:
@@ -233,8 +254,8 @@ class BlobReader:
             if data is not None:
                 was_changed = True
                 _LOG.warning("a blob was not what its hash says: %s in %r", sha256, type(store).__name__)
-                if isinstance(store, RedisBlobs):
-                    store.delete([sha256])  # whoever needs it next is told that it is missing, and uploads it
+                if isinstance(store, (RedisBlobs, JobBlobs)):
+                    store.delete(sha256)  # whoever needs it next is told that it is missing, and uploads it
         raise BlobLost(f"a part of it was {'changed' if was_changed else 'lost'} on the way (blob {sha256[:12]})")
 
 
@@ -270,11 +291,6 @@ class BlobUploads:
         """Something that was uploaded is missing: upload all again."""
         with self._mutex:
             self._uploaded.clear()
-
-    def delete_own(self, r: str, own: Collection[str]) -> None:
-        """The job has ended: its own blobs are needed no more."""
-        if self._store is None:
-            self._redis.of_job(r).delete(own)
 
     def _was_uploaded(self, sha256: str) -> bool:
         with self._mutex:
@@ -340,5 +356,36 @@ def _delete(path: Path) -> None:
         path.unlink()
 
 
-def _bytes(found: bytes | str) -> bytes:
-    return found if isinstance(found, bytes) else found.encode("utf-8", "surrogateescape")
+def _batches(blobs: Mapping[str, bytes]) -> Iterator[dict[str, bytes]]:
+    """As many as are sent to Redis in one go."""
+    batch: dict[str, bytes] = {}
+    size = 0
+    for sha256, data in blobs.items():
+        batch[_checked(sha256)] = data
+        size += len(data)
+        if size > _TOGETHER_BYTES:
+            yield batch
+            batch, size = {}, 0
+    if batch:
+        yield batch
+
+
+def _whatever(ask: Callable[[], object]) -> bytes:
+    """What Redis answers; nothing when there stands something of another type."""
+    try:
+        found = ask()
+    except ResponseError as error:
+        if not str(error).startswith("WRONGTYPE"):
+            raise
+        return b"?"
+    return found.encode("utf-8", "surrogateescape") if isinstance(found, str) else bytes(found or b"")  # type: ignore[call-overload]
+
+
+def _length(ask: Callable[[], int]) -> int:
+    """The same for a length."""
+    try:
+        return ask()
+    except ResponseError as error:
+        if not str(error).startswith("WRONGTYPE"):
+            raise
+        return PIECE_BYTES + 1

@@ -52,8 +52,12 @@ class Keys:
         return f"rq:job:{r}"
 
     def blob(self, sha256: str) -> str:
-        """A piece of a payload, by its hash."""
+        """A piece of a task, by its hash."""
         return f"{self.prefix}blob:{sha256}"
+
+    def job_blobs(self, r: str) -> str:
+        """The pieces of one job's own input and result, by their hashes."""
+        return f"{self.prefix}blobs:{r}"
 
     def output(self, r: str) -> str:
         """What a job that is followed prints."""

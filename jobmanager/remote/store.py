@@ -34,7 +34,7 @@ class NewJob:
     title: str  # for dashboards
     header: str  # a signed JobHeader
     body: str = field(repr=False)  # empty when it is a blob
-    blobs: tuple[str, ...] = ()  # hashes of what must be there
+    blobs: tuple[str, ...] = ()  # names of what must be there
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +191,7 @@ class ClusterStore:
         with self.redis.pipeline() as together:
             together.xdel(self.keys.client(client, "results"), entry)
             together.hdel(self.keys.client(client, "open"), r)
+            together.unlink(self.keys.job_blobs(r))
             together.execute()
 
     def open_jobs(self, client: str) -> dict[str, str]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import redis
 
 from jobmanager.remote.blobs import PIECE_BYTES, BlobCache, BlobLost, BlobReader, BlobUploads, RedisBlobs, hash_of
 from jobmanager.remote.keys import Keys
+from jobmanager.remote.store import Accepted, BlobsMissing, ClusterStore, NewJob
+from jobmanager.remote.timeouts import ClusterTimeouts
 from tests.support.redis_server import RedisServer
 
 DATA = bytes(range(256)) * 10
@@ -37,11 +40,28 @@ def test_blobs_of_a_job_are_its_own(client: redis.Redis) -> None:
     for each in (blobs, first, second):
         each.put(NAME, DATA)
 
-    first.delete([NAME])
-    first.delete([])
+    ClusterStore(client, "course", ClusterTimeouts()).acknowledge("web", "1-1", "1" * 32)
 
     assert first.get(NAME) is None and second.get(NAME) == DATA == blobs.get(NAME)
-    assert client.exists(KEYS.blob(second.name(NAME)), KEYS.blob(blobs.name(NAME))) == 2
+    assert 90 < client.ttl(KEYS.job_blobs("2" * 32)) <= 100
+
+
+@pytest.mark.parametrize("missing", [None, "shared", "own"])
+def test_a_job_is_accepted_when_all_its_blobs_are_there(client: redis.Redis, missing: str | None) -> None:
+    store, blobs = ClusterStore(client, "course", ClusterTimeouts()), RedisBlobs(client, KEYS, ttl_s=100)
+    r, own = "1" * 32, {hash_of(b"own"): b"own", hash_of(b"two"): b"two"}
+    names = BlobUploads(blobs).upload(r, {NAME: DATA}, own)
+    if missing == "shared":
+        blobs.delete(NAME)
+    elif missing == "own":
+        blobs.of_job(r).delete(hash_of(b"own"))
+
+    answer = store.accept(NewJob(r=r, job_id="1", client="web", title="", header="h", body="b", blobs=names), max_waiting=1)
+
+    if missing:
+        assert answer == BlobsMissing((NAME if missing == "shared" else f"{r}:{hash_of(b'own')}",))
+    else:
+        assert answer == Accepted() and client.ttl(KEYS.blob(NAME)) > 100 < client.ttl(KEYS.job_blobs(r))
 
 
 def test_many_and_large_ones_are_uploaded(client: redis.Redis) -> None:
@@ -54,26 +74,27 @@ def test_many_and_large_ones_are_uploaded(client: redis.Redis) -> None:
         assert client.ttl(KEYS.blob(sha256)) > 0
 
 
-@pytest.mark.parametrize("spoil", ["set", "append", "hset", "rpush", "huge"])
-def test_a_swapped_blob_is_not_believed_and_goes(redis_server: RedisServer, client: redis.Redis, spoil: str) -> None:
-    blobs = RedisBlobs(client, KEYS, ttl_s=100)
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("spoil", ["other", "nothing", "list", "huge"])
+def test_a_swapped_blob_is_not_believed_and_goes(client: redis.Redis, own: bool, spoil: str) -> None:
+    blobs: Any = RedisBlobs(client, KEYS, ttl_s=100)
+    blobs = blobs.of_job("1" * 32) if own else blobs
+    key = KEYS.job_blobs("1" * 32) if own else KEYS.blob(NAME)
     blobs.put(NAME, DATA)
-    key = KEYS.blob(NAME)
-    if spoil == "append":
-        client.append(key, b"more")
-    elif spoil == "huge":
-        client.setrange(key, 100 * 2**20, b"x")
-    else:
+    content = {"other": b"other", "nothing": b"", "huge": bytes(PIECE_BYTES + 2)}.get(spoil)
+    if content is None:
         client.delete(key)
-        {"set": lambda: client.set(key, b"other"), "hset": lambda: client.hset(key, "a", "b"),
-         "rpush": lambda: client.rpush(key, "a")}[spoil]()  # fmt: skip
+        client.rpush(key, "a")
+    elif own:
+        client.hset(key, NAME, content)
+    else:
+        client.set(key, content)
 
     found = blobs.get(NAME)
 
-    assert found != DATA and found is not None and len(found) <= PIECE_BYTES + 1
-    with pytest.raises(BlobLost, match="changed"):
+    assert found != DATA and (found is None or len(found) <= PIECE_BYTES + 1)
+    with pytest.raises(BlobLost, match="lost" if spoil == "nothing" else "changed"):
         BlobReader(blobs)(NAME)
-    assert client.exists(key) == 0
     blobs.put(NAME, DATA)
     assert BlobReader(blobs)(NAME) == DATA
 

@@ -395,7 +395,7 @@ def test_every_key_of_a_cluster_is_told() -> None:
     told = {name for row in table(text_of("docs/many-machines.md"), "key", "type") for name in quoted(row[0])}
     single = {value.removeprefix(keys.prefix) for value in vars(keys).values() if value.startswith(keys.prefix)} - {""}
     parts = {key("N" if key == keys.node else "C", part) for key in (keys.node, keys.client) for part in quoted_parts(key)}
-    named = {keys.job("R"), keys.client("C"), keys.node("N"), keys.blob("SHA256"), keys.output("R")} | parts
+    named = {keys.job("R"), keys.client("C"), keys.node("N"), keys.blob("SHA256"), keys.job_blobs("R"), keys.output("R")} | parts
     of_scripts = {"epochs"}
     assert told == single | {key.removeprefix(keys.prefix) for key in named} | of_scripts
 

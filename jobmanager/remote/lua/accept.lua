@@ -14,9 +14,17 @@ if waiting >= tonumber(ARGV[8]) then
     return {'full', tostring(waiting)}
 end
 local missing = {}
-for _, sha256 in ipairs(cjson.decode(ARGV[10])) do
-    if redis.call('EXPIRE', prefix .. 'blob:' .. sha256, ARGV[9]) == 0 then
-        table.insert(missing, sha256)
+for _, name in ipairs(cjson.decode(ARGV[10])) do
+    local own = string.match(name, '^' .. r .. ':(%x+)$') -- of this job alone; else of its task
+    local is_there
+    if own then
+        is_there = redis.call('HEXISTS', prefix .. 'blobs:' .. r, own)
+        redis.call('EXPIRE', prefix .. 'blobs:' .. r, ARGV[9])
+    else
+        is_there = redis.call('EXPIRE', prefix .. 'blob:' .. name, ARGV[9])
+    end
+    if is_there == 0 then
+        table.insert(missing, name)
     end
 end
 if #missing > 0 then
