@@ -6,7 +6,7 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 from redis.exceptions import RedisError
 
@@ -58,7 +58,6 @@ class Keeper:
         self._timeouts = timeouts
         self._clock = clock
         self._acknowledged: deque[tuple[str, str]] = deque()  # entries and R
-        self._unneeded: deque[tuple[str, Collection[str]]] = deque()  # R and hashes of blobs
         self._gone_since: dict[str, float] = {}  # by R: since when Redis knows nothing of a withdrawn job
         self._redis_was: tuple[str, str] | None = None  # its run and generation; None: it was not asked yet
         self._away_since: float | None = None
@@ -79,11 +78,6 @@ class Keeper:
         """A result is needed no more."""
         self._acknowledged.append((entry, r))
         self._woken.set()
-
-    def delete_blobs(self, r: str, blobs: Collection[str]) -> None:
-        """What came along with a job and its result is needed no more."""
-        if blobs:
-            self._unneeded.append((r, blobs))
 
     def close(self) -> None:
         """End the thread, and say what is left to say, if Redis is there."""
@@ -149,9 +143,6 @@ class Keeper:
         while self._acknowledged:
             self._store.acknowledge(self._client, *self._acknowledged[0])
             self._acknowledged.popleft()
-        while self._unneeded:
-            self._sender.delete_blobs(*self._unneeded[0])
-            self._unneeded.popleft()
         for _ in self._sender.announce_all(self._jobs.perhaps_lost()):
             pass
         for job, reason in self._jobs.unsaid_kills():

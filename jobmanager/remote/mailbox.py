@@ -8,7 +8,6 @@ from collections.abc import Callable
 from redis.exceptions import RedisError
 
 from jobmanager.model.result import JobResult, Outcome
-from jobmanager.remote.blobs import is_hash
 from jobmanager.remote.open_jobs import OpenJob, OpenJobs
 from jobmanager.remote.records import BadMessage, ClientEvent, ResultMessage
 from jobmanager.remote.signing import BadSignature, Signer
@@ -134,7 +133,6 @@ class Mailbox:
             _log.error("a result of job %s is not believed: %s", job.job_id, error, extra={"job_id": job.job_id})
             self._acknowledge(entry, "")
             return
-        job.blobs |= set(filter(is_hash, message.blobs))
         if (ready := self._jobs.decide(job, self._result(job, message), entry)) is not None:
             self._on_result(ready, ready.result or _unreadable(job, "it is gone"))
 

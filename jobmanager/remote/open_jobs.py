@@ -37,7 +37,6 @@ class OpenJob:
     launcher: str = ""
     sent: NewJob | None = None  # None: it needs no container, or a process before this one has sent it
     packed: Packed | None = field(default=None, repr=False)  # with its blobs, should they have to be uploaded again
-    blobs: set[str] = field(default_factory=set)  # hashes of those that are its own
     request: Request | None = field(default=None, repr=False)  # until it is accepted
     losses: int = 0  # how often Redis had lost data when it was about to be sent
     is_accepted: bool = False

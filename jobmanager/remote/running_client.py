@@ -367,7 +367,6 @@ class RunningClient:
         if job is not None and job.r:
             for entry in job.entries or [_NO_ENTRY]:
                 self._keeper.acknowledge(entry, job.r)
-            self._keeper.delete_blobs(job.r, job.blobs)
 
     def _keeper_acknowledges(self, entry: str, r: str) -> None:
         self._keeper.acknowledge(entry, r)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from redis import exceptions
@@ -87,7 +87,6 @@ class Sender:
             launcher=request.launcher_name,
             sent=sent,
             packed=packed,
-            blobs=set(packed.own),
             request=request,
         )
 
@@ -123,10 +122,6 @@ class Sender:
             if sent is not None and packed is not None:  # it was not decided meanwhile
                 self._uploads.upload(job.r, packed.shared, packed.own)
                 yield self._store.announce(sent, seen) == "made"
-
-    def delete_blobs(self, r: str, blobs: Collection[str]) -> None:
-        """A job was called back: its own blobs are needed no more."""
-        self._uploads.delete_own(r, blobs)
 
     def _try(self, job: OpenJob) -> bool:
         """Whether it was accepted; else blobs are missing, and are uploaded the next time."""

@@ -187,7 +187,7 @@ class ClusterStore:
         return [(entry, _text(fields.get(b"r", b"")), _text(fields.get(b"e", b""))) for entry, fields in entries]
 
     def acknowledge(self, client: str, entry: str, r: str) -> None:
-        """A result was called back: it is needed no more."""
+        """A result was called back: it is needed no more, and neither are the job's own blobs."""
         with self.redis.pipeline() as together:
             together.xdel(self.keys.client(client, "results"), entry)
             together.hdel(self.keys.client(client, "open"), r)
