@@ -125,6 +125,9 @@ class NodeFields:
     seen_s: float | None = None  # since its last sign of life, in seconds
 
 
+_FOR_LEADERS = tuple(name for name in JobFields.__dataclass_fields__ if name not in ("body", "placement", "cancel"))
+
+
 @dataclass(frozen=True, slots=True)
 class Hint:
     """What the leader is told. Hints may be lost: the lists and records are the truth."""
@@ -250,16 +253,14 @@ class ClusterStore:
             lengths = together.execute()
         short = [name for name, length in zip(names, lengths, strict=True) if length <= _MAX_FIELD_BYTES]
         values = self.redis.hmget(key, short)
-        return _job_fields({name.encode(): value for name, value in zip(short, values, strict=True) if value is not None})
+        return _job_fields({name: _text(value) for name, value in zip(short, values, strict=True) if value is not None})
 
     def records(self, rs: Sequence[str]) -> list[JobFields | None]:
-        """The records of many, without their bodies, in one round trip."""
-        names = [name for name in JobFields.__dataclass_fields__ if name != "body"]
-        with self.redis.pipeline(transaction=False) as together:
-            for r in rs:
-                together.hmget(self.keys.job(r), names)
-            answers = together.execute()
-        return [_job_fields({k.encode(): v for k, v in zip(names, answer, strict=True) if v is not None}) for answer in answers]
+        """The records of many, some hundreds at once, without what is for their nodes: bodies, placements, cancels."""
+        if not rs:
+            return []
+        answers = json.loads(_text(self._call("records", json.dumps(_FOR_LEADERS), *rs)))
+        return [_job_fields({k: v for k, v in zip(_FOR_LEADERS, answer, strict=True) if v is not False}) for answer in answers]
 
     def start(self, r: str, *, node: str, incarnation: str, token: str, event: str = "") -> str:
         """``run`` it; or it was ``cancelled`` (finish it as killed), or is ``gone``: another's, or ended."""
@@ -505,10 +506,10 @@ def _streams(answer: Any) -> list[tuple[Any, Any]]:
     return list(answer or ())
 
 
-def _job_fields(raw: Mapping[Any, Any]) -> JobFields | None:
-    if b"state" not in raw:
+def _job_fields(raw: Mapping[str, str]) -> JobFields | None:
+    if "state" not in raw:
         return None
-    read: dict[str, Any] = {name: _text(raw.get(name.encode(), b"")) for name in JobFields.__dataclass_fields__}
+    read: dict[str, Any] = {name: raw.get(name, "") for name in JobFields.__dataclass_fields__}
     read["accepted"], read["since"] = _seconds(read["accepted"]), _seconds(read["since"])
     read["announced"] = bool(read["announced"])
     read["attempt"], read["runs"] = _whole(read["attempt"]), _whole(read["runs"])

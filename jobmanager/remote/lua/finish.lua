@@ -17,4 +17,7 @@ elseif known[1] and known[2] ~= ARGV[5] and not (known[1] == 'waiting' and redis
     return 'late'
 end
 done(r, ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11])
+if ARGV[3] ~= '' then -- whatever its node says now is late
+    redis.call('HSET', job_key(r), 'token', '')
+end
 return 'done'
