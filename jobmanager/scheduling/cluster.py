@@ -7,6 +7,7 @@ there are no containers here, and no results: a job is its key, what it needs, a
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -231,6 +232,10 @@ class ClusterLedger:
         """The keys of the jobs that are placed on a node."""
         return [record.name for record in self._placed_on(node)]
 
+    def placed_counts(self) -> Counter[str]:
+        """How many jobs are placed on each node."""
+        return Counter(record.node for record in self._placed.values())
+
     def hosts(self) -> list[HostInfo]:
         """How users see the nodes."""
         return self._hosts.host_infos()
@@ -246,14 +251,19 @@ class ClusterLedger:
     # ---- jobs
 
     def add_waiting(
-        self, job: ClusterJob, excluded: Collection[str] = (), accepted_at: float | None = None
+        self,
+        job: ClusterJob,
+        excluded: Collection[str] = (),
+        accepted_at: float | None = None,
+        waiting_since: float | None = None,
     ) -> Ending | None:
         """A job waits. Returns the one that ends for it, or itself when a newer one of its supersede key waits already.
 
         Args:
             job: not in the ledger yet.
             excluded: the nodes that gave it back.
-            accepted_at: when it was accepted, by the ledger's clock; None: now, and after all others.
+            accepted_at: when it was accepted, by the ledger's clock: this is its place; None: now, and after all others.
+            waiting_since: when it began to wait; None: when it was accepted. Later where a node has had it before.
         """
         record = self._record(job, excluded, accepted_at)
         older = self._jobs.get(self._queue.holder(job.supersede_key) or "")
@@ -263,7 +273,7 @@ class ClusterLedger:
             record.arrival = older.arrival
             self._forget(older)
         self._jobs[job.key] = record
-        self._wait(record, record.accepted_at)
+        self._wait(record, record.accepted_at if waiting_since is None else waiting_since)
         return None if older is None else _superseded(older.job, by=job)
 
     def add_placed(

@@ -1,0 +1,612 @@
+"""The dispatcher on a real Redis: who leads, what it places, what it takes back, and what it does not believe."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from jobmanager import Outcome
+from jobmanager.remote.dispatcher_process import DispatcherChild
+from jobmanager.remote.queue_snapshot import KIND, MAX_BYTES, read_snapshot
+from jobmanager.remote.store import ClusterStore
+from tests.conftest import SLOWNESS, eventually
+from tests.support.dispatching import BEAT_S, CLIENT, DispatchWorld
+from tests.support.redis_server import RedisServer
+
+
+@pytest.fixture
+def world(redis_server: RedisServer) -> Iterator[DispatchWorld]:
+    with DispatchWorld(redis_server) as world:
+        yield world
+
+
+@pytest.fixture
+def start_child(world: DispatchWorld) -> Iterator[Callable[[str], DispatcherChild]]:
+    """Starts a dispatcher in a process of its own."""
+    children = []
+
+    def start(name: str) -> DispatcherChild:
+        child = DispatcherChild(world.settings(name))
+        children.append(child)
+        child.look()
+        return child
+
+    yield start
+    for child in children:
+        if child.pid is not None:
+            os.kill(child.pid, signal.SIGCONT)
+        child.close()
+
+
+# ---- placing
+
+
+def test_a_job_is_given_to_a_node_with_a_signed_placement_and_its_client_is_told(world: DispatchWorld) -> None:
+    world.dispatcher()
+    node = world.node()
+    r = world.job("one")
+
+    assert world.is_on(r) == "n1"
+
+    placement, fields = node.placement(r), world.fields(r)
+    assert (placement.r, placement.node, placement.incarnation) == (r, "n1", node.incarnation)
+    assert placement.token == fields.token and len(placement.token) == 32
+    assert node.taken() == [r] and world.store.waiting() == []
+    (event,) = world.events("placed")
+    assert (event.r, event.node, event.token) == (r, "n1", placement.token)
+
+
+def test_no_node_gets_more_than_it_has_slots_for_and_the_next_job_comes_when_one_has_ended(world: DispatchWorld) -> None:
+    world.dispatcher()
+    node = world.node(slots=2)
+    rs = [world.job(str(number)) for number in range(4)]
+    eventually(lambda: len(node.taken()) == 2)
+    first, second = node.taken()
+    assert node.run(first) == "run" and node.run(second) == "run"
+    time.sleep(0.5 * SLOWNESS)
+    assert node.taken() == []
+
+    assert node.end(first) == "done"
+
+    eventually(lambda: len(node.taken()) == 1)
+    assert {first, second, *node.taken()} < {*rs}
+
+
+def test_priorities_and_launchers_of_all_clients_count(world: DispatchWorld) -> None:
+    anns = [world.job(f"ann {number}", launcher="ann") for number in range(3)]
+    bob, urgent = world.job("bob", launcher="bob"), world.job("urgent", priority=-1)
+    world.dispatcher()
+    world.leads()
+    node = world.node(slots=1)
+    order = []
+    for _ in range(5):
+        (r,) = eventually(node.taken)
+        order.append(r)
+        node.run(r)
+        node.end(r)
+    assert order[0] == urgent and order.index(bob) <= 2 and [r for r in order if r in anns] == anns
+
+
+def test_a_drained_node_gets_nothing_and_who_waits_for_it_is_told_so(world: DispatchWorld) -> None:
+    world.dispatcher()
+    world.node()
+    special = world.node("n2", environments=("special",))
+    world.store.set_want("n2", "drain")
+    time.sleep(0.5 * SLOWNESS)
+    r = world.job("one", needs={"environment": "special"})
+    plain = world.job("two")
+    assert world.is_on(plain) == "n1"
+
+    def listed() -> list[str]:
+        snapshot = world.store.want_snapshot(5.0)
+        waiting = read_snapshot(world.signer.open(KIND, snapshot, MAX_BYTES), CLIENT)[1] if snapshot else ()
+        return [job.info for job in waiting]
+
+    eventually(lambda: listed() == ["task, waits for node n2 (drained)"])
+    assert not special.taken()
+    world.store.set_want("n2", "up")
+    assert world.is_on(r) == "n2"
+
+
+def test_a_job_that_its_node_gave_back_goes_to_another_one(world: DispatchWorld) -> None:
+    world.dispatcher()
+    nodes = {"n1": world.node("n1"), "n2": world.node("n2")}
+    r = world.job("one")
+    first = world.is_on(r)
+    other = "n2" if first == "n1" else "n1"
+
+    assert world.store.back(r, token=nodes[first].placement(r).token, reason="its image is gone", exclude=True)
+
+    eventually(lambda: world.fields(r).node == other)
+
+
+def test_a_job_that_comes_back_each_time_without_a_start_ends(world: DispatchWorld) -> None:
+    world.dispatcher()
+    node = world.node()
+    r = world.job("one")
+    seen = set()
+    while "one" not in world.results():
+        fields = world.fields(r)
+        if fields.state == "placed" and fields.token not in seen:
+            seen.add(fields.token)
+            world.store.back(r, token=fields.token, reason="no room", exclude=False)
+        time.sleep(0.01)
+    assert len(seen) == 5
+    result = world.result("one")
+    assert (result.outcome, result.evidence[0].kind) == (Outcome.CRASH, "no_host")
+    assert node.taken() == []
+
+
+def test_a_node_whose_name_nobody_holds_is_given_nothing(world: DispatchWorld) -> None:
+    world.dispatcher()
+    gone = world.node("gone", environments=("python3",), slots=50)
+    eventually(lambda: any(node.report for node in world.store.nodes()))
+    gone.fall_silent()
+    world.store.release_node("gone", gone.incarnation)
+    r = world.job("one")
+    time.sleep(0.5 * SLOWNESS)
+    assert world.fields(r).state == "waiting"
+    world.node("n1")
+    assert world.is_on(r) == "n1"
+
+
+# ---- jobs that end without a run
+
+
+def test_a_job_that_waits_too_long_ends(world: DispatchWorld) -> None:
+    world.dispatcher()
+    world.job("one", queue_timeout_s=0.3)
+    result = world.result("one")
+    assert result.outcome is Outcome.CRASH and "waited longer than 0.3 s for a node" in result.text
+    assert result.evidence[0].kind == "queue_timeout" and world.store.waiting() == []
+
+
+def test_the_next_leader_counts_the_time_that_a_job_has_waited_already(world: DispatchWorld) -> None:
+    world.job("one", queue_timeout_s=2.0 * SLOWNESS)
+    time.sleep(1.5 * SLOWNESS)
+    began = time.monotonic()
+    world.dispatcher()
+    world.result("one")
+    assert time.monotonic() - began < 1.9 * SLOWNESS
+
+
+def test_a_newer_job_of_the_same_key_ends_the_older_one(world: DispatchWorld) -> None:
+    world.dispatcher()
+    world.leads()
+    world.job("old", supersede_key="k")
+    new = world.job("new", supersede_key="k")
+    result = world.result("old")
+    assert (result.outcome, result.text) == (Outcome.KILLED, "killed: superseded by job new")
+    assert world.store.waiting() == [new]
+
+
+def test_a_job_that_is_killed_while_it_waits_is_forgotten(world: DispatchWorld) -> None:
+    dispatcher = world.dispatcher()
+    r = world.job("one")
+    eventually(lambda: dispatcher.term is not None and r in dispatcher.term.ledger)
+    assert world.store.cancel(r, command="kill", result="signed") == "ended"
+    eventually(lambda: dispatcher.term is not None and r not in dispatcher.term.ledger)
+
+
+# ---- what is asked
+
+
+def test_a_client_is_told_where_its_job_stands(world: DispatchWorld) -> None:
+    world.dispatcher()
+    world.node(slots=1)
+    world.is_on(world.job("placed"))
+    rs = [world.job(str(number)) for number in range(3)]
+    world.store.ask(rs[2], client=CLIENT, question="q1")
+    world.store.ask("0" * 32, client=CLIENT, question="q2")
+    world.store.hint("ask", "0" * 32, "[]")
+    world.store.hint("ask", "nonsense", '{"client": "../x", "question": 1}')
+    eventually(lambda: len(world.events("answer")) == 2)
+    known, unknown = world.events("answer")
+    assert (known.r, known.question, known.jobs_before) == (rs[2], "q1", 2)
+    assert (unknown.question, unknown.jobs_before) == ("q2", -2)
+
+
+def test_a_snapshot_is_written_while_somebody_reads_it(world: DispatchWorld) -> None:
+    world.dispatcher()
+    world.node(slots=1)
+    running = world.job("one")
+    world.is_on(running)
+    world.job("two", launcher="bob")
+    envelope = eventually(lambda: world.store.want_snapshot(5.0))
+    placed, waiting = read_snapshot(world.signer.open(KIND, envelope, MAX_BYTES), CLIENT)
+    others = read_snapshot(world.signer.open(KIND, envelope, MAX_BYTES), "another")
+    assert [(job.job_id, job.is_current_client_job, job.host) for job in placed] == [("one", True, "n1")]
+    assert [(job.job_id, job.launcher) for job in waiting] == [("two", "bob")]
+    assert not others[0][0].is_current_client_job
+
+
+# ---- who leads
+
+
+def test_one_of_two_leads_and_the_other_takes_over_when_it_leaves(world: DispatchWorld, start_child) -> None:
+    children = {"a": start_child("a"), "b": start_child("b")}
+    first = eventually(world.leader).split(":")[0]
+    second = "b" if first == "a" else "a"
+    r = world.job("one")
+
+    children[first].close()
+
+    world.leads(second)
+    world.node()
+    assert world.is_on(r) == "n1"
+
+
+def test_another_takes_over_within_the_lease_when_the_leader_is_killed(world: DispatchWorld, start_child) -> None:
+    child = start_child("a")
+    world.leads("a")
+    world.dispatcher("b")
+    world.node()
+    before = world.job("before")
+    world.is_on(before)
+    began = time.monotonic()
+
+    os.kill(child.pid, signal.SIGKILL)
+    after = world.job("after")
+
+    assert world.is_on(after) == "n1"
+    assert time.monotonic() - began < 2 * world.timeouts.leader_lease_s + 1 * SLOWNESS
+    child.look()  # it is started again later
+    assert child.pid is None
+
+
+def test_a_leader_that_was_stopped_past_its_lease_places_nothing(world: DispatchWorld, start_child) -> None:
+    child = start_child("a")
+    world.leads("a")
+    os.kill(child.pid, signal.SIGSTOP)
+    world.dispatcher("b")
+    world.leads("b")
+    node = world.node(slots=50)
+    rs = [world.job(str(number)) for number in range(20)]
+    os.kill(child.pid, signal.SIGCONT)
+    rs += [world.job(str(number)) for number in range(20, 40)]
+    eventually(lambda: len(node.taken()) == 40)
+    time.sleep(0.5 * SLOWNESS)
+    assert sorted(node.taken()) == sorted(rs) and {world.fields(r).attempt for r in rs} == {1}
+    assert world.leader().startswith("b:")
+
+
+def test_a_leader_that_is_stopped_while_it_places_is_refused_by_redis(world: DispatchWorld) -> None:
+    places, go_on, answers = threading.Event(), threading.Event(), []
+
+    class Slow(ClusterStore):
+        def place_all(self, epoch, placements):
+            places.set()
+            go_on.wait(30)
+            answers.extend(super().place_all(epoch, placements))
+            return answers
+
+    world.dispatcher("a", Slow)
+    world.leads("a")
+    world.node()
+    r = world.job("one")
+    assert places.wait(20)
+
+    world.dispatcher("b")
+    world.is_on(r)
+    token = world.fields(r).token
+    go_on.set()
+
+    eventually(lambda: answers)
+    assert answers == ["stale"] and world.fields(r).token == token and world.fields(r).attempt == 1
+
+
+def test_the_next_leader_knows_what_is_placed_and_what_launchers_have_used(world: DispatchWorld) -> None:
+    first = world.dispatcher("a")
+    node = world.node(slots=1)
+    r = world.job("long", launcher="ann")
+    world.is_on(r)
+    node.run(r)
+    eventually(world.store.shares)
+    (stop, thread), *_ = world._dispatchers
+    stop.set()
+    thread.join(20)
+    anns, bobs = world.job("ann's", launcher="ann"), world.job("bob's", launcher="bob")
+
+    second = world.dispatcher("b")
+
+    eventually(lambda: second.term is not None and second.term.ledger.waiting_count() == 2)
+    assert second.term is not None and second.term.ledger.placed_on("n1") == [r] and first.term is None
+    time.sleep(0.3 * SLOWNESS)
+    assert node.taken() == []
+    node.end(r)
+    assert eventually(node.taken) == [bobs] and world.fields(anns).state == "waiting"
+
+
+def test_a_child_ends_with_its_parent(world: DispatchWorld, tmp_path: Path) -> None:
+    program = (
+        "import sys, time; from jobmanager.remote.dispatcher_process import *;"
+        "child = DispatcherChild(DispatcherSettings.from_json(sys.stdin.readline())); child.look(); print(child.pid, flush=True);"
+        "time.sleep(60)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as parent:
+        parent.stdin.write(world.settings("d").to_json() + "\n")
+        parent.stdin.flush()
+        child = psutil.Process(int(parent.stdout.readline()))
+        world.leads("d")
+        words = " ".join(child.cmdline()) + str(child.environ())
+        assert world.keyring.first.secret.hex() not in words and "redis.sock" not in words
+
+        parent.kill()
+
+        eventually(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, within_s=5)
+    assert world.leader() == ""  # it has let others lead
+
+
+# ---- nodes that are lost
+
+
+def test_a_job_that_ran_on_a_lost_node_ends_as_a_crash_with_proof(world: DispatchWorld) -> None:
+    world.dispatcher()
+    node = world.node()
+    r = world.job("one")
+    world.is_on(r)
+    node.run(r)
+    token = node.held[r]
+    node.fall_silent()
+    began = time.monotonic()
+
+    result = world.result("one")
+
+    assert time.monotonic() - began > 0.8 * world.timeouts.node_lost_s
+    assert (result.outcome, result.host, result.evidence[0].kind) == (Outcome.CRASH, "n1", "node_lost")
+    assert result.text == f"its node n1 was not heard of for {world.timeouts.node_lost_s:g} s"
+    late = world.store.finish(r, token=token, client=CLIENT, job_id="one", result="late", outcome="success", who="n1")
+    assert late == "late"
+    assert len(world.store.read_results(CLIENT, after="0")) == 1
+
+
+def test_a_job_with_retries_is_run_again_on_another_node_and_no_more_often_than_they_allow(world: DispatchWorld) -> None:
+    world.dispatcher()
+    node = world.node("n1")
+    r = world.job("one", retries=1)
+    world.is_on(r)
+    node.run(r)
+    first = node.held[r]
+    node.fall_silent()
+    other = world.node("n2")
+
+    eventually(lambda: other.taken() == [r])
+
+    assert [event.event for event in world.events("requeued")] == ["requeued"]
+    assert world.store.finish(r, token=first, client=CLIENT, job_id="one", result="x", outcome="success", who="n1") == "late"
+    other.run(r)
+    other.fall_silent()
+    world.node("n3")
+    assert world.result("one").evidence[0].kind == "node_lost"
+    assert world.fields(r).runs == 2
+
+
+def test_a_job_that_a_lost_node_has_not_started_waits_again(world: DispatchWorld) -> None:
+    world.dispatcher()
+    node = world.node("n1")
+    r = world.job("one")
+    world.is_on(r)
+    node.fall_silent()
+    world.node("n2")
+    eventually(lambda: world.fields(r).node == "n2")
+    assert node.taken() == [] and world.fields(r).attempt == 2
+
+
+def test_jobs_of_a_node_that_was_started_again_are_decided_at_once(world: DispatchWorld) -> None:
+    world.dispatcher()
+    node = world.node("n1")
+    ran, placed = world.job("ran"), world.job("placed")
+    world.is_on(ran), world.is_on(placed)
+    node.run(ran)
+    node.fall_silent()
+    world.store.release_node("n1", node.incarnation)
+    again = world.node("n1")
+    began = time.monotonic()
+
+    assert world.result("ran").text == "its node n1 was started again"
+    eventually(lambda: world.fields(placed).incarnation == again.incarnation)
+
+    assert time.monotonic() - began < world.timeouts.node_lost_s
+
+
+def test_a_node_that_is_silent_for_a_moment_keeps_its_jobs_and_gets_no_new_ones(world: DispatchWorld) -> None:
+    world.dispatcher()
+    node = world.node("n1")
+    r = world.job("one")
+    world.is_on(r)
+    node.run(r)
+    held = dict(node.held)
+    node.fall_silent()
+    time.sleep(1.3 * world.timeouts.suspect_s)
+    waits = world.job("two")
+    time.sleep(0.4 * SLOWNESS)
+    assert world.fields(waits).state == "waiting"
+
+    def beats() -> bool:
+        report = world.signer.sign("report", node.report.to_json())
+        beat = world.store.beat("n1", node.incarnation, report, [(r, token, 1) for r, token in held.items()])
+        return beat.lost == () and world.fields(waits).node == "n1"
+
+    eventually(beats)
+    assert world.fields(r).state == "running" and world.fields(r).attempt == 1
+
+
+# ---- what is not believed
+
+
+@pytest.mark.parametrize("forged", ["", "{}", "nonsense", "of another key", "of another job"])
+def test_a_forged_header_is_taken_out_of_the_queue_and_written_down(
+    world: DispatchWorld, caplog: pytest.LogCaptureFixture, forged: str
+) -> None:
+    world.dispatcher()
+    world.leads()
+    node = world.node()
+    good = world.job("good")
+    world.is_on(good)
+    node.run(good)
+    header = world.jobs[good].header
+    if forged == "of another key":
+        header = header.replace('"mac":"', '"mac":"00')[: len(header)]
+    elif forged != "of another job":
+        header = forged
+    r = "f" * 32
+
+    world.forge(r, header)
+
+    eventually(lambda: world.audited("bad header") == [r])
+    world.redis.rpush(world.store.keys.rq_wait, r, "no job", "0" * 32)
+    eventually(lambda: world.store.waiting() == [])
+    another = world.job("another")
+    assert world.is_on(another) == "n1"
+    assert not node.taken().count(r) and world.fields(r).attempt == 0
+    assert sum("its header is not believed" in record.message for record in caplog.records) == 1
+
+
+def test_a_job_that_was_sent_long_ago_ends_as_it_may_be_a_replay(world: DispatchWorld) -> None:
+    world.dispatcher()
+    world.node()
+    world.job("old", not_after_s=time.time() - 1)
+    assert world.result("old").evidence[0].kind == "expired"
+
+
+def test_a_node_whose_report_is_not_signed_is_given_nothing(world: DispatchWorld, caplog: pytest.LogCaptureFixture) -> None:
+    world.dispatcher()
+    world.store.claim_node("evil", "i")
+    world.store.beat("evil", "i", "report", [])
+    r = world.job("one")
+    eventually(lambda: "its report is not believed" in caplog.text)
+    assert world.fields(r).state == "waiting"
+    world.node()
+    assert world.is_on(r) == "n1"
+
+
+def test_a_job_of_a_newer_version_is_left_for_who_can_read_it(world: DispatchWorld) -> None:
+    dispatcher = world.dispatcher()
+    world.node()
+    r = world.job("new", accept=False)
+    header = world.signer.sign("job", world.signer.open("job", world.jobs[r].header, 10_000).replace('"schema":1', '"schema":2'))
+    world.store.accept(replace(world.jobs[r], header=header), max_waiting=10)
+    assert world.is_on(world.job("one")) == "n1"
+    time.sleep(1.5 * SLOWNESS)
+    assert world.store.waiting() == [r] and dispatcher.term is not None and r not in dispatcher.term.ledger
+
+
+# ---- what gets lost
+
+
+def test_lost_hints_cost_a_moment(world: DispatchWorld) -> None:
+    class Deaf(ClusterStore):
+        def read_hints(self, *, after, block_s):
+            return [], super().read_hints(after=after, block_s=block_s)[1]
+
+    dispatcher = world.dispatcher(store=Deaf)
+    node, other = world.node("n1", slots=1), world.node("n2", slots=0)
+    first = world.job("one")
+    assert world.is_on(first) == "n1"
+    second, killed = world.job("two"), world.job("three")
+    world.store.cancel(killed, command="kill", result="signed")
+    node.run(first)
+    node.end(first)
+    assert eventually(node.taken, within_s=5) == [second]
+    assert dispatcher.term is not None and killed not in dispatcher.term.ledger
+
+    world.store.back(second, token=node.placement(second).token, reason="no", exclude=True)
+    other.report = replace(other.report, slots=1)
+
+    assert eventually(other.taken, within_s=5) == [second]
+
+
+def test_hints_are_heard_again_after_the_inbox_was_deleted(world: DispatchWorld) -> None:
+    world.dispatcher()
+    node = world.node(slots=50)
+    rs = []
+    for number in range(30):
+        rs.append(world.job(str(number)))
+        world.redis.delete(world.store.keys.inbox)
+    eventually(lambda: sorted(node.taken()) == sorted(rs), within_s=5)
+    began = time.monotonic()
+    world.is_on(world.job("last"))
+    assert time.monotonic() - began < 1.0 * SLOWNESS
+
+
+def test_redis_is_started_again_with_its_data_and_all_goes_on(world: DispatchWorld) -> None:
+    world.dispatcher()
+    node = world.node()
+    r = world.job("one")
+    world.is_on(r)
+    node.run(r)
+
+    world.server.restart(kill=True)
+
+    waits = eventually(lambda: _tries(lambda: world.job("two")))
+    assert world.is_on(waits) == "n1"
+    assert world.fields(r).state == "running" and world.fields(r).attempt == 1
+
+
+def test_redis_is_started_again_without_its_data_and_nothing_is_placed_before_all_have_said_what_they_have(
+    start_redis: Callable[..., RedisServer],
+) -> None:
+    with DispatchWorld(start_redis(appendonly=False)) as world:
+        world.dispatcher("a")
+        world.dispatcher("b")
+        nodes = {name: world.node(name) for name in ("n1", "n2")}
+        ran, waits = world.job("ran"), world.job("waits", needs={"environment": "nowhere"})
+        where = nodes[world.is_on(ran)]
+        where.run(ran)
+        token = where.held[ran]
+
+        world.server.restart(kill=True, keep_data=False)
+        began = time.monotonic()
+        eventually(lambda: _tries(lambda: world.announce(waits)))
+        world.announce(ran)  # its client has not heard that it runs
+        new = world.job("new")
+
+        eventually(lambda: world.fields(ran).state == "running")
+        assert world.is_on(new) in nodes
+        assert time.monotonic() - began > 0.5 * world.timeouts.settle_s
+        assert (world.fields(ran).token, where.lost) == (token, set())
+        assert world.fields(waits).state == "waiting"
+        assert where.end(ran) == "done"
+
+
+def test_a_dispatcher_waits_for_redis(world: DispatchWorld) -> None:
+    world.server.stop()
+    world.dispatcher()
+    time.sleep(0.5 * SLOWNESS)
+    world.server.start()
+    world.leads()
+
+
+def test_connections_that_are_cut_do_no_harm(world: DispatchWorld) -> None:
+    world.dispatcher()
+    node = world.node(slots=200)
+    rs = []
+    for number in range(60):
+        rs.append(eventually(lambda number=number: _tries(lambda: world.job(f"{number} {time.monotonic()}"))))
+        if number % 10 == 0:
+            world.server.cut_connections()
+    eventually(lambda: {*rs} <= {*node.taken()})
+    assert {world.fields(r).attempt for r in rs} == {1} and len(node.taken()) == len({*node.taken()})
+
+
+def _tries(what: Callable[[], object]) -> object:
+    """What comes of it; nothing while Redis is away."""
+    import redis
+
+    try:
+        return what()
+    except redis.RedisError:
+        time.sleep(BEAT_S)
+        return None
