@@ -125,7 +125,7 @@ class NodeFields:
     seen_s: float | None = None  # since its last sign of life, in seconds
 
 
-_FOR_LEADERS = tuple(name for name in JobFields.__dataclass_fields__ if name not in ("body", "placement", "cancel"))
+_WITHOUT_BODY = tuple(name for name in JobFields.__dataclass_fields__ if name not in ("body", "placement", "cancel"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,11 +256,13 @@ class ClusterStore:
         return _job_fields({name: _text(value) for name, value in zip(short, values, strict=True) if value is not None})
 
     def records(self, rs: Sequence[str]) -> list[JobFields | None]:
-        """The records of many, some hundreds at once, without what is for their nodes: bodies, placements, cancels."""
-        if not rs:
-            return []
-        answers = json.loads(_text(self._call("records", json.dumps(_FOR_LEADERS), *rs)))
-        return [_job_fields({k: v for k, v in zip(_FOR_LEADERS, answer, strict=True) if v is not False}) for answer in answers]
+        """The records of many in one round trip, without what is for their nodes: bodies, placements, cancels."""
+        with self.redis.pipeline(transaction=False) as together:
+            for r in rs:
+                together.hmget(self.keys.job(r), _WITHOUT_BODY)
+            answers = together.execute()
+        named = (zip(_WITHOUT_BODY, answer, strict=True) for answer in answers)
+        return [_job_fields({name: _text(value) for name, value in each if value is not None}) for each in named]
 
     def start(self, r: str, *, node: str, incarnation: str, token: str, event: str = "") -> str:
         """``run`` it; or it was ``cancelled`` (finish it as killed), or is ``gone``: another's, or ended."""
@@ -420,6 +422,14 @@ class ClusterStore:
     def write_shares(self, shares: str) -> None:
         """For the next leader."""
         self.redis.set(self.keys.shares, shares, ex=3600)
+
+    def records_by_script(self, rs: Sequence[str]) -> list[JobFields | None]:
+        """``records`` of some hundreds at once, in a third of the time, for who may run scripts."""
+        if not rs:
+            return []
+        answers = json.loads(_text(self._call("records", json.dumps(_WITHOUT_BODY), *rs)))
+        named = (zip(_WITHOUT_BODY, answer, strict=True) for answer in answers)
+        return [_job_fields({name: value for name, value in each if value is not False}) for each in named]
 
     def drop_waiting(self, r: str) -> None:
         """Take something out of the list that is no job."""

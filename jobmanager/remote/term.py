@@ -227,7 +227,7 @@ class Term:
         """Bring what is known of these jobs to what their records say. ``are_listed``: they stand in the list of waiting jobs."""
         for piece in _pieces([r for r in rs if is_r(r)]):
             self._lease.keep()
-            for r, fields in zip(piece, self._store.records(piece), strict=True):
+            for r, fields in zip(piece, self._store.records_by_script(piece), strict=True):
                 try:
                     if are_listed and (fields is None or fields.state != "waiting"):
                         self._store.drop_waiting(r)
@@ -363,7 +363,7 @@ class Term:
         """Jobs of lost nodes wait again, or end. Their records are read before their nodes are looked at once more."""
         for piece in _pieces(rs):
             self._lease.keep()
-            records = dict(zip(piece, self._store.records(piece), strict=True))
+            records = dict(zip(piece, self._store.records_by_script(piece), strict=True))
             self.watch.update(self._store.nodes())
             for r, fields in records.items():
                 job = self.ledger.job(r)

@@ -75,7 +75,9 @@ def as_client(store: ClusterStore, blobs: RedisBlobs) -> None:
 
 def as_dispatcher(store: ClusterStore) -> str:
     epoch = store.lead("leader")
-    assert store.waiting() == [job(number).r for number in range(1, 8)] and len(store.records(store.waiting())) == 7
+    waiting = store.waiting()
+    assert waiting == [job(number).r for number in range(1, 8)]
+    assert store.records_by_script(waiting) == store.records(waiting) and None not in store.records(waiting)
     store.read_hints(after="0", block_s=0.01), store.last_hint(), store.pulse(["n1"]), store.time_s(), store.jobs_of("n1")
     store.write_snapshot("s", for_s=5), store.write_shares("s"), store.generation(), store.run_id()
     assert store.is_client_alive("web") and store.shares() == "s" and store.leader() == "leader"
