@@ -14,6 +14,7 @@ from jobmanager.model.listings import HostInfo
 from jobmanager.remote.records import SCHEMA, BadMessage, Needs, NodeReport
 from jobmanager.remote.signing import BadSignature, Signer
 from jobmanager.remote.store import NodeFields
+from jobmanager.scheduling.hosts import full_reference
 from jobmanager.threads.log_thread import logger
 
 _log = logger(__name__)
@@ -35,7 +36,9 @@ class SeenNode:
 
     def has_images(self, needs: Needs) -> bool:
         """Whether it has the environments of a job."""
-        return {needs.environment, *needs.other_environments} <= {*self.report.environments, *self.report.images}
+        names, references = self.report.environments, set(map(full_reference, self.report.images))
+        wanted = (needs.environment, *needs.other_environments)
+        return all(each in names or full_reference(each) in references for each in wanted)
 
     def host_info(self) -> HostInfo:
         """As ``hosts()`` shows it."""

@@ -283,6 +283,7 @@ class NodeWorker(BaseWorker):
         with self.connection.pipeline() as together:
             execution.delete(job, pipeline=together)
             together.zadd(registry.key, {r: time.time() + _FINISHED_TTL_S})  # its own `add` would save a job
+            together.expire(registry.key, 2 * _FINISHED_TTL_S)
             together.hset(job.key, "ended_at", utcformat(now()))
             (self.increment_failed_job_count if failed else self.increment_successful_job_count)(pipeline=together)
             together.execute()
