@@ -132,7 +132,8 @@ class ClusterView:
         wanted = " together with ".join(map(repr, (needs.environment, *needs.other_environments)))
         where = f"no node of namespace {self._signer.namespace!r} has the environment {wanted}"
         if nodes:
-            return f"{where}; known: {', '.join(sorted({name for node in nodes for name in node.report.environments})) or 'none'}"
+            known = {name for node in nodes for name in (*node.report.environments, *node.report.images)}
+            return f"{where}; known: {', '.join(sorted(known)) or 'none'}"
         if self._unsigned:
             return f"{where}: there are nodes, but none has signed with a key of ours; compare the keys of clients and workers"
         return f"{where}: no node was ever seen there; start one with `jobmanager worker`, or compare the namespace"
