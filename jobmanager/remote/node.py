@@ -43,14 +43,7 @@ from jobmanager.remote.node_inbox import NodeInbox
 from jobmanager.remote.node_jobs import HeldJob, NodeJobs
 from jobmanager.remote.outbox import FinishedJob, ResultOutbox
 from jobmanager.remote.payload import Unpacked, Unpacker, pack_result
-from jobmanager.remote.records import (
-    SCHEMA,
-    BadMessage,
-    JobHeader,
-    NodeCommand,
-    NodeReport,
-    ResultMessage,
-)
+from jobmanager.remote.records import SCHEMA, BadMessage, JobHeader, NodeCommand, NodeReport, ResultMessage
 from jobmanager.remote.redis_checks import check_redis
 from jobmanager.remote.rq_worker import NodeWorker
 from jobmanager.remote.signed_messages import opened, signed
@@ -408,7 +401,10 @@ class Node:
         )
 
     def _deliver(self, result: FinishedJob) -> str:
-        self._put_blobs(result.r, result.blobs)
+        if result.blobs:
+            if (fields := self._store.record(result.r)) is not None and fields.state == "done":
+                return "late"
+            self._put_blobs(result.r, result.blobs)
         return self._store.finish(
             result.r,
             token=result.token,
@@ -475,6 +471,8 @@ class Node:
         One that was placed is in the queue, mostly; RQ's list may have been lost. One that is running was given up when Redis
         was away for too long, or has ended and Redis has lost that.
         """
+        if self._is_killed or self._has_lost_name:
+            return
         seen = self._unheld_for
         self._unheld_for = {r: seen.get(r, 0) + 1 for r, _, _ in unheld}
         for r, state, token in unheld:
@@ -495,9 +493,13 @@ class Node:
         except (BadSignature, BadMessage) as reason:
             _log.warning("a job that this node does not have cannot be ended: %s", reason, extra={"r": r})
             return
-        lost = HeldJob(header=header, token=token)
         why = f"its node {self._identity.name} was cut off, and gave it up"
-        self._outbox.put(self._finished(header, token, crash(lost, why, "node_lost")))
+        if fields.runs <= header.retries:
+            self._store.count_run(r)  # `back` takes one off: that is for jobs that were not run
+            self._store.back(r, token=token, reason=why, exclude=False)
+        else:
+            lost = HeldJob(header=header, token=token)
+            self._outbox.put(self._finished(header, token, crash(lost, why, "node_lost")))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -148,11 +148,7 @@ class NodeWorker(BaseWorker):
         """``rq suspend`` means all workers of all namespaces, and is not signed: ``jobmanager nodes pause`` is."""
 
     def run_maintenance_tasks(self) -> None:
-        """RQ's own would fail jobs, run their callbacks and put them into queues again. This one forgets old jobs."""
-        until = time.time()
-        for kind in (FinishedJobRegistry, FailedJobRegistry):
-            registry = kind(self._queue.name, connection=self.connection)
-            self._guarded(partial(self.connection.zremrangebyscore, registry.key, 0, until))
+        """RQ's own would fail jobs, run their callbacks and put them into queues again."""
         self.last_cleaned_at = now()  # type: ignore[assignment]
 
     def handle_payload(self, message: object) -> None:
@@ -283,7 +279,8 @@ class NodeWorker(BaseWorker):
         with self.connection.pipeline() as together:
             execution.delete(job, pipeline=together)
             together.zadd(registry.key, {r: time.time() + _FINISHED_TTL_S})  # its own `add` would save a job
-            together.expire(registry.key, 2 * _FINISHED_TTL_S)
+            together.zremrangebyscore(registry.key, 0, time.time())
+            together.expire(registry.key, _FINISHED_TTL_S)
             together.hset(job.key, "ended_at", utcformat(now()))
             (self.increment_failed_job_count if failed else self.increment_successful_job_count)(pipeline=together)
             together.execute()

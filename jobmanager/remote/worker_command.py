@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import re
@@ -21,8 +20,9 @@ from jobmanager.manager import JobManager
 from jobmanager.model.host import DockerHost
 from jobmanager.remote.blobs import BlobCache, FolderStore
 from jobmanager.remote.connect import open_redis
+from jobmanager.remote.dispatcher_process import DispatcherChild, DispatcherSettings
 from jobmanager.remote.keys import checked_name
-from jobmanager.remote.node import Node, NodeSettings, RunsBeside
+from jobmanager.remote.node import Node, NodeSettings
 from jobmanager.remote.options import ClusterAddress, for_cluster
 from jobmanager.remote.store import ClusterStore
 
@@ -160,13 +160,9 @@ def _cache_folder() -> str:
     return str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jobmanager" / "blobs")
 
 
-def _dispatcher(address: ClusterAddress, name: str) -> RunsBeside | None:
-    try:
-        process = importlib.import_module("jobmanager.remote.dispatcher_process")
-    except ModuleNotFoundError:
-        return None
-    settings = process.DispatcherSettings(
-        url=address.url, namespace=address.namespace, keyring=address.keyring, timeouts=address.timeouts, name=name
+def _dispatcher(address: ClusterAddress, name: str) -> DispatcherChild:
+    return DispatcherChild(
+        DispatcherSettings(
+            url=address.url, namespace=address.namespace, keyring=address.keyring, timeouts=address.timeouts, name=name
+        )
     )
-    child: RunsBeside = process.DispatcherChild(settings)
-    return child

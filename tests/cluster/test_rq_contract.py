@@ -280,14 +280,26 @@ def test_a_worker_registers_again_when_redis_lost_its_data(redis_server: RedisSe
 def test_maintenance_fails_no_job_and_puts_none_into_a_queue(start: Callable[..., Running]) -> None:
     node = start()
     node.redis.zadd(f"rq:wip:{KEYS.node_queue('n1')}", {f"{R1}:abandoned": 1})
-    node.redis.zadd(f"rq:finished:{KEYS.node_queue('n1')}", {R2: 1})
     node.redis.hset(KEYS.rq_job(R1), mapping={"status": "started", "data": b"", "retries_left": 3})
 
     node.worker.run_maintenance_tasks()
 
     assert node.redis.zcard(f"rq:wip:{KEYS.node_queue('n1')}") == 1
     assert node.redis.hget(KEYS.rq_job(R1), "status") == b"started"
-    assert node.redis.zcard(f"rq:finished:{KEYS.node_queue('n1')}") == 0
+
+
+def test_jobs_that_ended_long_ago_are_shown_no_more(start: Callable[..., Running]) -> None:
+    node = start()
+    finished = f"rq:finished:{KEYS.node_queue('n1')}"
+    node.redis.zadd(finished, {R2: 1})
+    node.place(R1)
+    eventually(lambda: node.jobs.taken == [R1])
+
+    node.worker.show_started(R1)
+    node.end(R1)
+
+    assert node.redis.zrange(finished, 0, -1) == [R1.encode()]
+    assert 0 < node.redis.ttl(finished) <= 3600
 
 
 def test_a_prefix_of_rqs_own_is_refused(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
