@@ -18,7 +18,7 @@ from jobmanager.remote.sender import Sender
 from jobmanager.remote.signing import Signer
 from jobmanager.remote.store import ClusterStore
 from jobmanager.remote.timeouts import ClusterTimeouts
-from jobmanager.results.verdict import KillReason, killed_verdict
+from jobmanager.results.verdict import KillReason, crash_verdict, killed_verdict
 from jobmanager.threads.log_thread import logger
 
 _log = logger(__name__)
@@ -58,7 +58,7 @@ class Keeper:
         self._timeouts = timeouts
         self._clock = clock
         self._acknowledged: deque[tuple[str, str]] = deque()  # entries and R
-        self._gone_since: dict[str, float] = {}  # by R: since when Redis knows nothing of a withdrawn job
+        self._gone_since: dict[str, float] = {}  # by R: since when Redis knows nothing of a job
         self._redis_was: tuple[str, str] | None = None  # its run and generation; None: it was not asked yet
         self._away_since: float | None = None
         self._woken = threading.Event()
@@ -127,6 +127,7 @@ class Keeper:
             self._redis_was = redis_is
         self._look_at_nodes()
         self._look_at_memory()
+        self._give_up_lost_jobs()
 
     def _redis_is(self) -> tuple[str, str]:
         return self._store.run_id(), self._store.generation()
@@ -138,6 +139,18 @@ class Keeper:
         if made:
             _log.warning("Redis has lost its data: %d of %d open jobs were said again", made, len(jobs))
         self._on_data_lost()
+
+    def _give_up_lost_jobs(self) -> None:
+        """Of what a process before this one has sent nobody can say it again. Its node has had its time to."""
+        jobs = self._jobs.resumed()
+        records = self._store.records([job.r for job in jobs]) if jobs else []
+        for job, record in zip(jobs, records, strict=True):
+            since = self._gone_since.setdefault(job.r, self._clock())
+            if record is not None:
+                del self._gone_since[job.r]
+            elif self._clock() - since > 2 * self._timeouts.settle_s:
+                del self._gone_since[job.r]
+                self._jobs.give_up(job, crash_verdict("redis_lost_data", "Redis has lost it, and the process that sent it is gone"))
 
     def _say(self) -> None:
         while self._acknowledged:

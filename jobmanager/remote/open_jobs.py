@@ -18,7 +18,7 @@ from jobmanager.model.job import Request
 from jobmanager.model.result import Callback, JobResult, SSHCallback
 from jobmanager.remote.payload import Packed
 from jobmanager.remote.store import NewJob, SeenState
-from jobmanager.results.verdict import KillReason, killed_verdict
+from jobmanager.results.verdict import KillReason, Verdict, killed_verdict
 
 WHAT = "RemoteClient"  # in messages
 _MAX_DECIDED = 1000  # results that wait for callbacks, at least; while there are as many, no more are read
@@ -143,6 +143,11 @@ class OpenJobs:
             for job in adopted:
                 job.callback = callback
             return {job.job_id for job in adopted}
+
+    def resumed(self) -> list[OpenJob]:
+        """The jobs of a process before this one that were adopted and have no result."""
+        with self._changed:
+            return [job for job in self._own() if job.r and job.sent is None and job.result is None]
 
     # ---- what is seen
 
@@ -282,8 +287,13 @@ class OpenJobs:
     def give_up_all(self) -> None:
         """End every job that has not ended after its kill: Redis or its node does not answer."""
         for job in self.undecided():
-            if (ready := self.decide(job, result := _given_up(job))) is not None:
-                self._publish(ready, result)
+            self.give_up(job, killed_verdict(job.killed or KillReason.CLOSE))
+
+    def give_up(self, job: OpenJob, verdict: Verdict) -> None:
+        """End a job whose result will not come."""
+        result = JobResult(job_id=job.job_id, outcome=verdict.outcome, text=verdict.text, evidence=verdict.evidence)
+        if (ready := self.decide(job, result)) is not None:
+            self._publish(ready, result)
 
     def wait_until_called_back(self, timeout_s: float | None) -> bool:
         """Block until every callback has returned. Returns False when the time is over first."""
@@ -299,8 +309,3 @@ class OpenJobs:
         self._inherited.pop(job.r, None)
         self._to_kill.pop(job.r, None)
         self._changed.notify_all()
-
-
-def _given_up(job: OpenJob) -> JobResult:
-    verdict = killed_verdict(job.killed or KillReason.CLOSE)
-    return JobResult(job_id=job.job_id, outcome=verdict.outcome, text=verdict.text, evidence=verdict.evidence)

@@ -48,7 +48,7 @@ from jobmanager.remote.records import ResultMessage
 from jobmanager.remote.redis_checks import check_memory, check_redis
 from jobmanager.remote.sender import Sender, SenderLimits, needs_of
 from jobmanager.remote.store import ClusterStore
-from jobmanager.results.verdict import KillReason, Verdict
+from jobmanager.results.verdict import KillReason, Verdict, crash_verdict
 from jobmanager.scheduling.commands import PublishReady, PublishResult
 from jobmanager.threads.log_thread import drain as drain_logs
 from jobmanager.threads.log_thread import logger
@@ -70,7 +70,7 @@ class RunningClient:
         self._settings = settings
         self._hooks = hooks
         self._closing = threading.Lock()
-        self._started = self._stopped = self._has_claim = False
+        self._started = self._stopped = self._has_claim = self._is_replaced = False
         self._too_full: RedisUnavailable | None = None
         self.client_id = settings.client_id or f"anonymous-{secrets.token_hex(8)}"
         self._holder = secrets.token_hex(8)
@@ -232,9 +232,12 @@ class RunningClient:
         )
 
     def _keep_lease(self) -> None:
-        other = self.store.claim_client(self.client_id, self._holder, self._about())
-        if other:
-            _log.error("another process has taken the client id %s: it gets the results of this one's jobs, too", self.client_id)
+        if not self._is_replaced and self.store.claim_client(self.client_id, self._holder, self._about()):
+            _log.error("another process has taken the client id %s: this one gets no results any more", self.client_id)
+            self._is_replaced, self._has_claim = True, False
+            self.jobs.stop_accepting()
+            for job in self.jobs.undecided():
+                self.jobs.give_up(job, crash_verdict("client_id_taken", "another process has taken the client id"))
 
     def _about(self) -> dict[str, str]:
         return {
@@ -364,7 +367,7 @@ class RunningClient:
 
     def _called_back(self, job_id: str) -> None:
         job = self.jobs.called_back(job_id)
-        if job is not None and job.r:
+        if job is not None and job.r and not self._is_replaced:
             for entry in job.entries or [_NO_ENTRY]:
                 self._keeper.acknowledge(entry, job.r)
 

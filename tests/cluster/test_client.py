@@ -743,3 +743,35 @@ def test_a_node_is_told_when_nobody_follows_any_more(client: RemoteClient, idle_
 
     eventually(lambda: [command.command for command in idle_peer.commands] == ["follow", "unfollow"])
     idle_peer.finish(idle_peer.taken[job_id], succeeds(idle_peer.taken[job_id]))
+
+
+def test_a_client_whose_id_another_process_has_taken_ends_its_jobs_and_leaves_the_other_one_s_alone(
+    start_client: Start, idle_peer: ScriptedPeer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It stood still for longer than its lease."""
+    calls = Calls()
+    client = start_client(client_id="web")
+    client.new_job(ECHO, callback=calls, job_id="one")
+    eventually(lambda: "one" in idle_peer.taken)
+    idle_peer.redis.set(idle_peer.keys.client("web", "owner"), "another process")
+
+    (result,) = calls.wait()
+    assert (result.outcome, result.evidence[0].kind) == (Outcome.CRASH, "client_id_taken")
+    assert "another process has taken the client id web" in said(caplog)
+    with pytest.raises(errors.Closed):
+        client.new_job(ECHO)
+    client.close()
+    assert list(idle_peer.store.open_jobs("web").values()) == ["one"], "it is the other one's now"
+    assert idle_peer.redis.get(idle_peer.keys.client("web", "owner")) == b"another process"
+    idle_peer.finish(idle_peer.taken["one"], succeeds(idle_peer.taken["one"]))
+
+
+def test_resumed_jobs_that_redis_has_lost_end(start_redis: Callable[..., RedisServer], start_client: Start) -> None:
+    server = start_redis(appendonly=False)
+    with ScriptedPeer(server.url, KEY, timeouts=SHORT, places=False) as peer:
+        peer.redis.hset(peer.keys.client("web", "open"), "f" * 32, "one")
+        client, calls = start_client(server.url, client_id="web"), Calls()
+
+        assert client.resume(calls) == {"one"}
+        (result,) = calls.wait()
+    assert (result.job_id, result.outcome, result.evidence[0].kind) == ("one", Outcome.CRASH, "redis_lost_data")
