@@ -214,7 +214,10 @@ class ScriptedPeer:
         if self.store.place_all(epoch, [(r, self.name, self.incarnation, taken.token, "x", placed)]) != ["placed"]:
             return None
         started = self.event("started", r, token=taken.token)
-        if self.store.start(r, node=self.name, incarnation=self.incarnation, token=taken.token, event=started) != "run":
+        answer = self.store.start(r, node=self.name, incarnation=self.incarnation, token=taken.token, event=started)
+        if answer == "cancelled":
+            self.finish(taken, JobResult(job_id=header.job_id, outcome=Outcome.KILLED, text="killed"))
+        if answer != "run":
             return None
         self._holds[r] = taken.token
         self.taken[header.job_id] = taken
