@@ -218,19 +218,25 @@ class OpenJobs:
     # ---- kills
 
     def kill(self, job: OpenJob, reason: KillReason) -> bool:
-        """Its end is wanted; Redis is to be told. False: it is decided."""
+        """Its end is wanted. False: it is decided."""
         with self._changed:
             if job.result is not None:
                 return False
             job.killed = job.killed or reason
-            self._to_kill[job.r] = job.killed
             return True
+
+    def say_kill_later(self, job: OpenJob) -> None:
+        """Redis could not be told that its end is wanted."""
+        with self._changed:
+            if job.result is None and job.r and job.killed is not None:
+                self._to_kill[job.r] = job.killed
 
     def kill_all(self, reason: KillReason) -> None:
         """Want the end of every job of this process. What was inherited goes on, unless it was adopted."""
         with self._changed:
             for job in self._own():
-                self.kill(job, reason)
+                if self.kill(job, reason):
+                    self.say_kill_later(job)
 
     def unsaid_kills(self) -> list[tuple[OpenJob, KillReason]]:
         """The kills that Redis has not been told."""

@@ -8,7 +8,13 @@ from functools import partial
 from jobmanager.model.listings import QueueInfo, RunningJob, WaitingJob
 from jobmanager.remote.job_news import ANSWER_S, JobNews
 from jobmanager.remote.open_jobs import OpenJob, OpenJobs
+from jobmanager.remote.queue_snapshot import KIND, MAX_BYTES, read_snapshot
+from jobmanager.remote.records import BadMessage
+from jobmanager.remote.signing import BadSignature, Signer
 from jobmanager.remote.store import ClusterStore
+from jobmanager.threads.log_thread import logger
+
+_log = logger(__name__)
 
 _WANTED_S = 10.0  # for which the leader goes on to write snapshots
 _LOOK_S = 0.05  # between two looks for the first one
@@ -17,8 +23,9 @@ _LOOK_S = 0.05  # between two looks for the first one
 class QueueView:
     """Raises redis' own errors. Thread-safe."""
 
-    def __init__(self, store: ClusterStore, jobs: OpenJobs, news: JobNews, *, client: str) -> None:
+    def __init__(self, store: ClusterStore, signer: Signer, jobs: OpenJobs, news: JobNews, *, client: str) -> None:
         self._store = store
+        self._signer = signer
         self._jobs = jobs
         self._news = news
         self._client = client
@@ -42,7 +49,13 @@ class QueueView:
         while not envelope and time.monotonic() < until:
             time.sleep(_LOOK_S)
             envelope = self._store.want_snapshot(_WANTED_S)
-        return self._own()
+        if not envelope:
+            return self._own()
+        try:
+            return read_snapshot(self._signer.open(KIND, envelope, MAX_BYTES), self._client)
+        except (BadSignature, BadMessage) as error:
+            _log.warning("the snapshot of the queue is not believed: %s", error)
+            return self._own()
 
     def _own(self) -> tuple[list[RunningJob], list[WaitingJob]]:
         jobs = self._jobs.undecided()

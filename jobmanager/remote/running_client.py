@@ -104,7 +104,7 @@ class RunningClient:
             put=self.callbacks.put,
             accepted=self._accepted,
         )
-        self.queue = QueueView(self.store, self.jobs, self._news, client=self.client_id)
+        self.queue = QueueView(self.store, signer, self.jobs, self._news, client=self.client_id)
         self._mailbox = Mailbox(
             self.store,
             signer,
@@ -294,7 +294,8 @@ class RunningClient:
         try:
             return self._keeper.say_kill(job, KillReason.KILL_JOB) != "gone" or job.result is None
         except (exceptions.RedisError, OSError):
-            return True  # the keeper says it again
+            self.jobs.say_kill_later(job)
+            return True
 
     def adopt(self, callback: Callback) -> set[str]:
         """Give a callback to what a process before this one has left open: the ids."""
