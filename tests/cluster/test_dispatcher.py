@@ -15,11 +15,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from jobmanager import Outcome
+from jobmanager import Outcome, Task, cli
 from jobmanager.remote.dispatcher_process import DispatcherChild
 from jobmanager.remote.queue_snapshot import KIND, MAX_BYTES, read_snapshot
 from jobmanager.remote.store import ClusterStore
 from tests.conftest import SLOWNESS, eventually
+from tests.support.cluster import IMAGE
 from tests.support.dispatching import BEAT_S, CLIENT, DispatchWorld
 from tests.support.redis_server import RedisServer
 
@@ -610,3 +611,52 @@ def _tries(what: Callable[[], object]) -> object:
     except redis.RedisError:
         time.sleep(BEAT_S)
         return None
+
+
+# ---- from the command line
+
+
+def test_jobs_run_on_nodes_of_which_none_dispatches_when_a_dispatcher_is_started_beside_them(start_cluster) -> None:
+    cluster = start_cluster(dispatch="never")
+    client = cluster.client()
+    eventually(lambda: any(host.memory_mib for host in client.hosts()), what="a host of a node has answered")
+    result: list[object] = []
+    client.new_job(Task(IMAGE, command="exit 3"), callback=result.append)
+    time.sleep(0.5 * SLOWNESS)
+    assert not result and cluster.leader() == ""
+
+    process = cluster.start_dispatcher("--name", "beside")
+
+    eventually(lambda: result)
+    assert result[0].exit_code == 3 and cluster.leader().startswith("beside:")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10 * SLOWNESS) == 0 and cluster.leader() == ""
+
+
+def test_workers_have_a_dispatcher_each_and_one_of_them_leads(start_cluster) -> None:
+    cluster = start_cluster(nodes=2)
+    first = cluster.leading_node()
+    assert set(eventually(lambda: len(cluster.dispatchers()) == 2 and cluster.dispatchers())) == {"node-1", "node-2"}
+    cluster.dispatchers()[first].kill()
+    client = cluster.client()
+    eventually(lambda: all(host.memory_mib for host in client.hosts()), what="the hosts of both have answered")
+    results: list[object] = []
+    for _ in range(10):
+        client.new_job(Task(IMAGE, command="exit 0"), callback=results.append)
+    eventually(lambda: len(results) == 10)
+    assert {result.outcome for result in results} == {Outcome.SUCCESS}
+    assert {result.host for result in results} == {"node-1", "node-2"}
+    eventually(lambda: len(cluster.dispatchers()) == 2, what="another one was started")
+
+
+def test_a_redis_that_refuses_the_dispatcher_ends_it_with_a_line_that_says_why(
+    start_redis: Callable[..., RedisServer], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = start_redis(password="right")
+    monkeypatch.setenv("JOBMANAGER_REDIS_URL", server.url_of(password="wrong"))
+    monkeypatch.setenv("JOBMANAGER_KEY", "ab" * 32)
+
+    assert cli.run(["dispatcher"]) == cli.UNREACHABLE
+
+    said = capsys.readouterr().err
+    assert "refuses the user or the password" in said and "wrong" not in said
