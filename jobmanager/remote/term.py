@@ -24,6 +24,7 @@ from jobmanager.remote.header_reader import ExpiredHeader, HeaderReader, Unreada
 from jobmanager.remote.keys import checked_name
 from jobmanager.remote.lease import Lease, TermOver
 from jobmanager.remote.node_watch import NodeWatch
+from jobmanager.remote.payload import pack_result
 from jobmanager.remote.records import BadMessage, ClientEvent, Message, Placement, ResultMessage, is_r
 from jobmanager.remote.signing import BadSignature, Signer
 from jobmanager.remote.store import ClusterStore, Hint, JobFields, Pulse
@@ -396,7 +397,7 @@ class Term:
         result = JobResult(
             job_id=job.job_id, outcome=verdict.outcome, text=verdict.text, evidence=verdict.evidence, host=node or None
         )
-        message = ResultMessage(r=job.key, job_id=job.job_id, token=token, node=node, result=result.to_json())
+        message = ResultMessage(r=job.key, job_id=job.job_id, token=token, node=node, result=pack_result(result).text)
         answer = self._store.finish(
             job.key,
             token=token,

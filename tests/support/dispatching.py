@@ -13,9 +13,11 @@ from typing import Any
 import redis
 
 from jobmanager.model.result import JobResult
+from jobmanager.remote.blobs import BlobReader
 from jobmanager.remote.connect import open_redis
 from jobmanager.remote.dispatcher import Dispatcher
 from jobmanager.remote.dispatcher_process import DispatcherSettings
+from jobmanager.remote.payload import unpack_result
 from jobmanager.remote.records import SCHEMA, ClientEvent, JobHeader, Needs, NodeReport, Placement, ResultMessage
 from jobmanager.remote.signing import Keyring
 from jobmanager.remote.store import ClusterStore, JobFields, NewJob, SeenState
@@ -210,7 +212,7 @@ class DispatchWorld:
             if envelope != "signed":
                 message = ResultMessage.from_json(self.signer.open("result", envelope, 10**6))
                 assert message.r == r
-                found[message.job_id] = JobResult.from_json(message.result)
+                found[message.job_id] = unpack_result(message.result, BlobReader())
         return found
 
     def result(self, job_id: str) -> JobResult:
