@@ -13,7 +13,6 @@ than one queue its pop is not safe.
 # ruff: noqa: ARG002 - the signatures are RQ's
 from __future__ import annotations
 
-import inspect
 import os
 import socket
 import threading
@@ -47,7 +46,6 @@ _WORKER_TTL_S = 30  # RQ adds 60 s
 _EXECUTION_TTL_S = 180  # RQ takes a job for abandoned then; renewed with each heartbeat
 _FINISHED_TTL_S = 3600  # for how long RQ's registries show a job that has ended
 _RETRY_S = 0.5
-_EXECUTIONS_NAME_WORKERS = "worker_name" in inspect.signature(Execution.create).parameters  # since RQ 3.0
 
 
 class NodeJob(Job):
@@ -260,9 +258,9 @@ class NodeWorker(BaseWorker):
     def _show_started(self, r: str) -> None:
         job = NodeJob(r, connection=self.connection, serializer=JSONSerializer)
         job.origin = self._queue.name
-        named = {"worker_name": self.name} if _EXECUTIONS_NAME_WORKERS else {}
         with self.connection.pipeline() as together:
-            execution = Execution.create(job, _EXECUTION_TTL_S, pipeline=together, **named)
+            # without our name: rq-dashboard 0.9 would unpickle the job that a worker has, and its page of workers would fail
+            execution = Execution.create(job, _EXECUTION_TTL_S, pipeline=together)
             together.hset(job.key, mapping={"status": "started", "worker_name": self.name, "started_at": utcformat(now())})
             together.execute()
         with self._showing:

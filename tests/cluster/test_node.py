@@ -6,8 +6,6 @@ import base64
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -632,24 +630,3 @@ def test_a_worker_without_an_engine_ends_with_one_line(redis_server: RedisServer
 
     assert worker.wait() == 3
     assert "Traceback" not in worker.log
-
-
-# ---- dashboards
-
-
-def test_rq_info_shows_the_node_and_its_jobs(
-    cluster: HandMadeCluster, start_worker: StartWorker, redis_server: RedisServer
-) -> None:
-    start_worker()
-    done, runs = cluster.run(HELLO), cluster.run(LONG)
-    cluster.result(done)
-    cluster.wait_for_state(runs, "running")
-
-    def info() -> str:
-        command = [sys.executable, "-m", "rq.cli", "info", "--raw", "--url", redis_server.socket_url]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-    eventually(lambda: "busy" in info(), what="the worker is busy")
-    assert "queue jm.exam.node.n1 0, 1 executing, 1 finished, 0 failed" in info()
-    assert "jobs: 1 finished, 0 failed" in info()
-    assert cluster.state(runs) == "running"
