@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST_ARGS ?=
 PYTEST := $(BIN)/python -m pytest
+ON_ALL := $(MACHINE) run --with trixie --pairs
 ON_EACH := tests/contract $(addprefix tests/integration/test_,outcomes.py limits.py isolation.py attacks.py)
 CGROUP_TESTS := tests/contract $(addprefix tests/integration/test_,outcomes.py limits.py isolation.py)
 
@@ -22,11 +23,12 @@ demo: $(READY)  ## grade a folder of submissions on one or two Docker hosts
 course: $(READY)  ## grade the submissions to a small C course, each in four containers: clone, build, test, report
 	@engines="$$($(MACHINE) up)" && set -- $$engines && $(BIN)/python examples/c_course.py --host "$$1"
 
-# What depends on the engine runs on each, all else on either. Plain commands, so that one that is asked to end hears of it
+# What depends on the engine runs on each version, all else on any. The many short files come last, so that no worker is left
+# with a long one. Plain commands, so that one that is asked to end hears of it
 test: $(READY) lint  ## lint, types, layers, then all tests on real Docker engines: this machine's, and Debian trixie's
 	@$(MACHINE) redis
-	@$(MACHINE) run --with trixie $(PYTEST) -n auto --dist loadfile $(addprefix --ignore=,$(ON_EACH)) tests/unit tests/integration tests/cluster $(PYTEST_ARGS)
-	@$(MACHINE) run --with trixie $(PYTEST) -n auto --dist each $(ON_EACH) $(PYTEST_ARGS)
+	@$(ON_ALL) $(PYTEST) -n auto --dist loadfile --no-loadscope-reorder $(addprefix --ignore=,$(ON_EACH)) tests/integration tests/cluster tests/unit $(PYTEST_ARGS)
+	@$(ON_ALL) $(PYTEST) -n auto --dist each --no-loadscope-reorder $(ON_EACH) $(PYTEST_ARGS)
 
 lint: $(READY)  ## ruff, mypy and the layers
 	$(BIN)/ruff check .

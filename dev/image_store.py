@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from dev import apt
@@ -51,11 +52,14 @@ class ImageStore:
                 self._make(image, engines[0])
                 having = [engines[0]]
             self._save(image, having[0])
-        for url in engines:
-            if url not in having:
-                say(f"loading {image} into {url}")
-                docker(url, "load", "--input", str(tar), what=f"loading {image}", log=self._log)
-                self._remove_older(image, url)
+        lacking = [url for url in engines if url not in having]
+        with ThreadPoolExecutor(max(1, len(lacking))) as pool:
+            list(pool.map(lambda url: self._load(image, url), lacking))
+
+    def _load(self, image: str, url: str) -> None:
+        say(f"loading {image} into {url}")
+        docker(url, "load", "--input", str(self.tar(image)), what=f"loading {image}", log=self._log)
+        self._remove_older(image, url)
 
     def _save(self, image: str, url: str) -> None:
         unfinished = self.tar(image).with_suffix(".unfinished")

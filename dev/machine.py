@@ -1,13 +1,13 @@
 """Sets up what the demos and the tests need: Docker engines and images, on a machine that may have nothing.
 
-    python3 -m dev.machine up | down | run [--with RELEASE | --only RELEASE] COMMAND... | env | engine | images | clean
+    python3 -m dev.machine up | down | run [--with RELEASE [--pairs] | --only RELEASE] COMMAND... | env | engine | images | clean
     python3 -m dev.machine python | redis
 
 An engine that answers already (DOCKER_HOST, or the default socket) is used as it is and never stopped. Otherwise one is
 started by hand. A second, independent daemon joins where one may be started: as root, on Linux. With `--with RELEASE` that
 one is the engine of another Debian release, in a root of its own, which is made once; with `--only RELEASE` no other is
-used. Everything lives in the folder `.machine` of the checkout. Run it from the top folder of the checkout; Python's
-standard library is all it needs.
+used. With `--pairs` there are two of each: as most tests wait, twice as many run side by side. Everything lives in the
+folder `.machine` of the checkout. Run it from the top folder of the checkout; Python's standard library is all it needs.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +42,7 @@ START_TIMEOUT_S = 60.0
 SERVICE_TIMEOUT_S = 20.0
 ENGINE_PACKAGES = ("docker.io", "iproute2", "iptables")  # in another release's root
 IMAGES = (BUSYBOX, PYTHON)
+OWN = ("two", "three", "four")  # this machine's own, beside the first
 RELEASE_BEFORE = {"trixie": "bookworm"}  # the other one where a machine has that one itself
 HOSTS_VARIABLE = "JOBMANAGER_TEST_HOSTS"
 IMAGE_VARIABLE = "JOBMANAGER_TEST_IMAGE_TAR"
@@ -52,25 +54,27 @@ class Machine:
     def __init__(self, state: Path) -> None:
         self.state = state
         self.one = self._daemon_files("one")
-        self.two = self._daemon_files("two")
+        self._own = [self._daemon_files(name) for name in OWN]
         self.images = ImageStore(state / "images")
         self._roots = state / "roots"
         self._log = state / "packages.log"
         self._bridge_mark = state / "one" / "made-docker0"  # the bridge is ours to delete
 
-    def up(self, *, other_release: str = "") -> list[str]:
+    def up(self, *, other_release: str = "", of_each: int = 1) -> list[str]:
         """Start what does not run yet; the urls of all engines, each with both images."""
-        return self._with_images(self.start_engines(other_release=other_release))
+        return self._with_images(self.start_engines(other_release=other_release, of_each=of_each))
 
     def up_only(self, release: str) -> list[str]:
         """The url of the engine of a Debian release, with both images."""
         self.image_tars()
-        return self._with_images([self._engine_of(release)])
+        return self._with_images(self._engines_of(release, 1))
 
-    def start_engines(self, *, other_release: str = "") -> list[str]:
+    def start_engines(self, *, other_release: str = "", of_each: int = 1) -> list[str]:
+        """The urls of `2 * of_each` engines: half are of the other release, where there is one for us."""
         engines = [self._first_engine()]
         if may_start_daemons():
-            engines.append(self._second_engine(other_release))
+            others = self._engines_of_another(other_release, of_each)
+            engines += others + self._own_engines(2 * of_each - 1 - len(others))
         else:
             say("one engine only: a second daemon can be started only as root on Linux")
         return engines
@@ -95,19 +99,22 @@ class Machine:
     def daemons(self) -> list[DaemonFiles]:
         """All daemons that may be ours, running or not."""
         roots = sorted(self._roots.iterdir()) if self._roots.is_dir() else []
-        return [self.one, self.two, *(self._of_release(root.name) for root in roots if not root.suffix)]
+        of_releases = (self._of_release(root.name, number) for root in roots if not root.suffix for number in (1, 2))
+        return [self.one, *self._own, *of_releases]
 
     def started(self) -> list[DaemonFiles]:
         """Our own daemons that run."""
         return [files for files in self.daemons() if dockerd.daemon_pid(files) is not None]
 
     def stop(self, daemons: Sequence[DaemonFiles]) -> None:
-        for files in reversed(daemons):
-            if dockerd.daemon_pid(files) is not None:
-                say(f"stopping the engine {files.url}")
-            dockerd.stop(files)
+        side_by_side(self._stop, daemons)
         if self.one in daemons:
             self._delete_bridge()
+
+    def _stop(self, files: DaemonFiles) -> None:
+        if dockerd.daemon_pid(files) is not None:
+            say(f"stopping the engine {files.url}")
+        dockerd.stop(files)
 
     def clean(self) -> None:
         """Stop our daemons and delete the state folder: engines' data, images, logs."""
@@ -154,7 +161,7 @@ class Machine:
     def _foreign_engine(self) -> str | None:
         """The url of an engine that answers and is not ours."""
         named = os.environ.get("DOCKER_HOST", "")
-        if named and named not in (self.one.url, self.two.url):
+        if named and named not in [files.url for files in self.daemons()]:
             if url_answers(named):
                 return named
             say(f"DOCKER_HOST is {named}, where no engine answers: going on without it")
@@ -195,36 +202,48 @@ class Machine:
         if not BRIDGE.exists():
             self._bridge_mark.unlink(missing_ok=True)
 
-    # --- the second one, and what both share
+    # --- the others, and what all share
 
-    def _second_engine(self, other_release: str) -> str:
-        if other_release == apt.debian_mirror()[1]:
-            other_release = RELEASE_BEFORE.get(other_release, "")
-        if other_release:
-            try:
-                return self._engine_of(other_release)
-            except (MachineError, DaemonError) as error:
-                say(f"no engine of Debian {other_release}, so both are of this machine's own release ({error})")
-        if dockerd.answers(self.two.socket):
-            say(f"using our engine {self.two.url}, which runs already")
-        else:
+    def _engines_of_another(self, release: str, number: int) -> list[str]:
+        """None where no other release is asked for, or where it cannot be had."""
+        if release == apt.debian_mirror()[1]:
+            release = RELEASE_BEFORE.get(release, "")
+        if not release:
+            return []
+        try:
+            return self._engines_of(release, number)
+        except (MachineError, DaemonError) as error:
+            say(f"no engine of Debian {release}, so all are of this machine's own release ({error})")
+            return []
+
+    def _own_engines(self, number: int) -> list[str]:
+        wanted = self._own[:number]
+        if not all(dockerd.answers(files.socket) for files in wanted):
             self._install_engine()
-            mount_cgroups(self._log)
-            self._start(self.two, own_network=True)
-        return self.two.url
+        return self._running(wanted)
 
-    def _engine_of(self, release: str) -> str:
-        files = self._of_release(release)
-        if dockerd.answers(files.socket):
-            say(f"using our engine {files.url}, which runs already")
-            return files.url
-        if not may_start_daemons():
-            raise MachineError("another release's engine can be started only as root on Linux")
-        root, purpose = self._roots / release, f"the engine of Debian {release}"
-        provide_root(root, release=release, packages=ENGINE_PACKAGES, purpose=purpose, log=self._log)
-        mount_cgroups(self._log)
+    def _engines_of(self, release: str, number: int) -> list[str]:
+        wanted = [self._of_release(release, each + 1) for each in range(number)]
+        if not all(dockerd.answers(files.socket) for files in wanted):
+            if not may_start_daemons():
+                raise MachineError("another release's engine can be started only as root on Linux")
+            root, purpose = self._roots / release, f"the engine of Debian {release}"
+            provide_root(root, release=release, packages=ENGINE_PACKAGES, purpose=purpose, log=self._log)
+        return self._running(wanted)
+
+    def _running(self, wanted: Sequence[DaemonFiles]) -> list[str]:
+        """The urls of these engines of ours, each in a network namespace of its own; started where they do not run."""
+        missing = [files for files in wanted if not dockerd.answers(files.socket)]
+        for files in wanted:
+            if files not in missing:
+                say(f"using our engine {files.url}, which runs already")
+        if missing:
+            mount_cgroups(self._log)
+            side_by_side(self._start_alone, missing)
+        return [files.url for files in wanted]
+
+    def _start_alone(self, files: DaemonFiles) -> None:
         self._start(files, own_network=True)
-        return files.url
 
     def _start(self, files: DaemonFiles, *, own_network: bool) -> None:
         begun = time.monotonic()
@@ -244,8 +263,9 @@ class Machine:
             self.images.provide(image, engines)
         return engines
 
-    def _of_release(self, release: str) -> DaemonFiles:
-        return replace(self._daemon_files(release), root=self._roots / release)
+    def _of_release(self, release: str, number: int) -> DaemonFiles:
+        name = release if number == 1 else f"{release}-{number}"
+        return replace(self._daemon_files(name), root=self._roots / release)
 
     def _daemon_files(self, name: str) -> DaemonFiles:
         home = self.state / name
@@ -266,6 +286,12 @@ class Machine:
 
 def may_start_daemons() -> bool:
     return sys.platform == "linux" and os.geteuid() == 0
+
+
+def side_by_side(do: Callable[[DaemonFiles], None], daemons: Sequence[DaemonFiles]) -> None:
+    """Do it with all at once; raises what went wrong first, when all are done."""
+    with ThreadPoolExecutor(max(1, len(daemons))) as pool:
+        list(pool.map(do, daemons))
 
 
 def url_answers(url: str) -> bool:
@@ -386,7 +412,10 @@ def do_run(machine: Machine, options: argparse.Namespace) -> int:
     before = machine.started()
     try:
         with machine.locked():
-            engines = machine.up_only(options.only) if options.only else machine.up(other_release=options.other_release)
+            if options.only:
+                engines = machine.up_only(options.only)
+            else:
+                engines = machine.up(other_release=options.other_release, of_each=options.of_each)
         tar = machine.images.tar(BUSYBOX)
         return call(options.command, os.environ | {HOSTS_VARIABLE: ",".join(engines), IMAGE_VARIABLE: str(tar)})
     finally:
@@ -441,6 +470,8 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
             other = "the second engine is the one of this Debian release"
             action.add_argument("--with", dest="other_release", default="", metavar="RELEASE", help=other)
         if name == "run":
+            pairs = "two engines of each kind"
+            action.add_argument("--pairs", dest="of_each", action="store_const", const=2, default=1, help=pairs)
             action.add_argument("--only", default="", metavar="RELEASE", help="no engine but the one of this Debian release")
             action.add_argument("command", nargs=argparse.REMAINDER)
         else:

@@ -15,8 +15,10 @@ from typing import Any, TypeVar
 import docker
 import psutil
 import pytest
+from xdist.remote import Producer
 
 from tests.support.daemons import PrivateDaemon
+from tests.support.each_version import EachVersionScheduling
 
 BUSYBOX = "jobmanager-busybox:1"
 SLOWNESS = float(os.environ.get("JOBMANAGER_TEST_SLOWNESS", "1"))  # times as much patience: an engine in a virtual machine is slow
@@ -54,6 +56,15 @@ def pytest_xdist_auto_num_workers() -> int:
     return len(named_engines())
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> EachVersionScheduling | None:
+    """``--dist each``: each version of Docker runs all tests, and engines of one version share them."""
+    urls = named_engines()
+    if config.getoption("dist") != "each" or config.getoption("numprocesses") != len(urls):
+        return None
+    return EachVersionScheduling(config, log, [_version(url) for url in urls])
+
+
 def pytest_report_header() -> list[str]:
     return [f"engine of gw{number}: {_about(url)}" for number, url in enumerate(named_engines())]
 
@@ -79,14 +90,18 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def _about(url: str) -> str:
+    return f"{_version(url)} ({url})"
+
+
+def _version(url: str) -> str:
     try:
         client = docker.APIClient(base_url=url, version="1.41", timeout=10)
         try:
-            return f"Docker {client.version(api_version=False)['Version']} ({url})"
+            return f"Docker {client.version(api_version=False)['Version']}"
         finally:
             client.close()
     except (docker.errors.DockerException, OSError) as error:
-        return f"{url}, which does not answer ({error})"
+        return f"it does not answer: {error}"
 
 
 @pytest.fixture(scope="session")
