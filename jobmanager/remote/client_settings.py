@@ -8,7 +8,7 @@ from jobmanager.errors import InvalidValue
 from jobmanager.model import _checks
 from jobmanager.remote.blobs import BlobStore
 from jobmanager.remote.connect import redis_url
-from jobmanager.remote.keys import checked_name
+from jobmanager.remote.keys import ANONYMOUS, checked_name
 from jobmanager.remote.signing import Keyring
 from jobmanager.remote.timeouts import ClusterTimeouts
 
@@ -48,6 +48,8 @@ class ClientSettings:
             raise InvalidValue(f"timeouts must be a ClusterTimeouts, not {timeouts!r}")
         if blobs is not None and not (callable(getattr(blobs, "put", None)) and callable(getattr(blobs, "get", None))):
             raise InvalidValue(f"blobs must have put and get, as FolderStore has, not {blobs!r}")
+        if client_id is not None and checked_name("client_id", client_id).startswith(ANONYMOUS):
+            raise InvalidValue(f"client_id must not begin with {ANONYMOUS!r}: clients without one are called so")
         queue_timeout_s = _checks.timeout("queue_timeout_s", queue_timeout_s)
         if queue_timeout_s > timeouts.result_ttl_s:
             raise InvalidValue(f"queue_timeout_s must not be more than result_ttl_s ({timeouts.result_ttl_s:g}), when jobs expire")
@@ -55,7 +57,7 @@ class ClientSettings:
             url=redis_url(url),
             keyring=Keyring.from_environment(key),
             namespace=checked_name("namespace", namespace),
-            client_id=None if client_id is None else checked_name("client_id", client_id),
+            client_id=client_id,
             max_waiting_jobs=_checks.positive_int("max_waiting_jobs", max_waiting_jobs),
             queue_timeout_s=queue_timeout_s,
             callback_threads=_checks.positive_int("callback_threads", callback_threads, at_most=_MAX_CALLBACK_THREADS),

@@ -6,6 +6,7 @@ import re
 
 from jobmanager.errors import InvalidValue
 
+ANONYMOUS = "anonymous-"  # begins the names of clients that have no id of their own
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # RQ's queues and workers may have such names
 
 

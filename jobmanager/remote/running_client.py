@@ -40,6 +40,7 @@ from jobmanager.remote.connect import open_redis, redis_errors
 from jobmanager.remote.followed_jobs import FollowedJobs
 from jobmanager.remote.job_news import JobNews
 from jobmanager.remote.keeper import Keeper
+from jobmanager.remote.keys import ANONYMOUS
 from jobmanager.remote.mailbox import Mailbox
 from jobmanager.remote.open_jobs import WHAT, OpenJob, OpenJobs
 from jobmanager.remote.payload import Packer, unpack_result
@@ -72,7 +73,7 @@ class RunningClient:
         self._closing = threading.Lock()
         self._started = self._stopped = self._has_claim = self._is_replaced = False
         self._too_full: RedisUnavailable | None = None
-        self.client_id = settings.client_id or f"anonymous-{secrets.token_hex(8)}"
+        self.client_id = settings.client_id or f"{ANONYMOUS}{secrets.token_hex(8)}"
         self._holder = secrets.token_hex(8)
         timeouts, signer = settings.timeouts, settings.keyring.signer(settings.namespace)
         self._redis = open_redis(settings.url, timeouts)

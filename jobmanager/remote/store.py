@@ -125,7 +125,7 @@ class NodeFields:
     seen_s: float | None = None  # since its last sign of life, in seconds
 
 
-_WITHOUT_BODY = tuple(name for name in JobFields.__dataclass_fields__ if name not in ("body", "placement", "cancel"))
+_WITHOUT_BODY = tuple(name for name in JobFields.__dataclass_fields__ if name not in ("body", "placement"))
 
 
 @dataclass(frozen=True, slots=True)

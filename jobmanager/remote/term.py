@@ -12,7 +12,7 @@ import secrets
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from redis import RedisError
@@ -20,16 +20,18 @@ from redis import RedisError
 from jobmanager.errors import InvalidValue
 from jobmanager.model.result import JobResult, Outcome
 from jobmanager.remote import queue_snapshot, standings
+from jobmanager.remote.client_watch import ClientWatch
 from jobmanager.remote.header_reader import ExpiredHeader, HeaderReader, UnreadableHeader
 from jobmanager.remote.keys import checked_name
 from jobmanager.remote.lease import Lease, TermOver
 from jobmanager.remote.node_watch import NodeWatch
 from jobmanager.remote.payload import pack_result
-from jobmanager.remote.records import BadMessage, ClientEvent, Message, Placement, ResultMessage, is_r
+from jobmanager.remote.records import BadMessage, ClientEvent, Message, NodeCommand, Placement, ResultMessage, is_r
+from jobmanager.remote.signed_messages import opened
 from jobmanager.remote.signing import BadSignature, Signer
 from jobmanager.remote.store import ClusterStore, Hint, JobFields, Pulse
 from jobmanager.remote.timeouts import ClusterTimeouts
-from jobmanager.results.verdict import Verdict, crash_verdict, superseded_verdict
+from jobmanager.results.verdict import KillReason, Verdict, crash_verdict, killed_verdict, superseded_verdict
 from jobmanager.scheduling.cluster import ClusterJob, ClusterLedger, Ending, EndingKind
 from jobmanager.scheduling.fair_shares import PriorityStanding
 
@@ -86,6 +88,7 @@ class Term:
     ) -> None:
         self.ledger = ClusterLedger(clock, wall_clock)
         self.watch = NodeWatch(signer, timeouts, clock)
+        self._clients = ClientWatch(store, timeouts, clock)
         self._store = store
         self._signer = signer
         self._timeouts = timeouts
@@ -182,6 +185,8 @@ class Term:
         self._compare(pulse)
         for ending in self.ledger.tick():
             self._end_waiting(ending)
+        if self._clients.is_due():
+            self._end_abandoned()
         if pulse.wants_snapshot and self._clock() >= self._next_snapshot:
             self._write_snapshot()
         if self._clock() >= self._next_shares:
@@ -261,11 +266,32 @@ class Term:
             ending = self.ledger.add_waiting(job, fields.excluded, accepted_at, since)
         if ending is not None:
             self._end_waiting(ending)
+        if job is not None and r in self.ledger and fields.cancel and self._is_kill(job, fields.cancel):
+            self.ledger.ended(r, ran=False)
+            self._finish(job, killed_verdict(KillReason.KILL_JOB))
         if job is not None and r in self.ledger and fields.attempt - fields.runs >= _MAX_PLACEMENTS:
             self.ledger.ended(r, ran=False)
             why = f" ({fields.reason})" if fields.reason else ""
             text = f"it was placed {fields.attempt} times, and no node started it{why}"
             self._finish(job, crash_verdict("no_host", text))
+
+    def _is_kill(self, job: ClusterJob, envelope: str) -> bool:
+        """Whether its client has asked for its end: its node was told, and has given it back or is lost."""
+        try:
+            command = opened(self._signer, NodeCommand, envelope)
+        except (BadSignature, BadMessage):
+            return False
+        return (command.command, command.r, command.client) == ("kill", job.key, job.client)
+
+    def _end_abandoned(self) -> None:
+        """End the waiting jobs of clients that are gone, and that nobody can resume."""
+        waiting = [job for r in self.ledger.waiting() if (job := self.ledger.job(r)) is not None]
+        gone = self._clients.gone(job.client for job in waiting)
+        verdict = replace(killed_verdict(KillReason.CLOSE), text="its client is gone, and has no id to come back with")
+        for job in waiting:
+            if job.client in gone:
+                self.ledger.ended(job.key, ran=False)
+                self._finish(job, verdict)
 
     def _reconcile_placed(self, r: str, fields: JobFields) -> None:
         given = _Given(fields.token, fields.incarnation)

@@ -9,19 +9,25 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
+import redis
 
 from jobmanager import Outcome, Task, cli
 from jobmanager.remote.dispatcher_process import DispatcherChild
+from jobmanager.remote.keys import ANONYMOUS
 from jobmanager.remote.queue_snapshot import KIND, MAX_BYTES, read_snapshot
+from jobmanager.remote.records import NodeCommand
+from jobmanager.remote.signed_messages import signed
+from jobmanager.remote.signing import Keyring, Signer
 from jobmanager.remote.store import ClusterStore
 from tests.conftest import SLOWNESS, eventually
 from tests.support.cluster import IMAGE
-from tests.support.dispatching import BEAT_S, CLIENT, DispatchWorld
+from tests.support.dispatching import BEAT_S, CLIENT, NAMESPACE, DispatchWorld
 from tests.support.redis_server import RedisServer
 
 
@@ -660,3 +666,72 @@ def test_a_redis_that_refuses_the_dispatcher_ends_it_with_a_line_that_says_why(
 
     said = capsys.readouterr().err
     assert "refuses the user or the password" in said and "wrong" not in said
+
+
+# ---- what nobody wants any more
+
+
+def kill(world: DispatchWorld, r: str, signer: Signer | None = None) -> str:
+    command = NodeCommand(command="kill", r=r, client=CLIENT, nonce="n", at_s=time.time(), reason="kill_job")
+    return world.store.cancel(r, command=signed(signer or world.signer, command), result="signed")
+
+
+@pytest.mark.parametrize("how", ["its node is lost", "its node gives it back"])
+def test_a_job_that_was_killed_does_not_wait_again(world: DispatchWorld, how: str) -> None:
+    world.dispatcher()
+    node = world.node()
+    r = world.job("one")
+    token = (world.is_on(r), node.placement(r).token)[1]
+    assert kill(world, r) == "asked"
+
+    if how == "its node is lost":
+        node.fall_silent()
+    else:
+        world.store.back(r, token=token, reason="no room", exclude=False)
+
+    result = world.result("one")
+    assert (result.outcome, result.text) == (Outcome.KILLED, "killed: kill_job")
+
+
+def test_a_kill_that_nobody_of_ours_signed_is_none(world: DispatchWorld) -> None:
+    world.dispatcher()
+    node = world.node()
+    r = world.job("one")
+    token = (world.is_on(r), node.placement(r).token)[1]
+    kill(world, r, Keyring.parse("ab" * 32).signer(NAMESPACE))
+
+    world.store.back(r, token=token, reason="no room", exclude=False)
+
+    eventually(lambda: world.fields(r).state == "placed" and world.fields(r).token != token, what="it is placed again")
+
+
+def test_what_a_client_without_an_id_left_waiting_ends_and_what_one_with_an_id_left_waits_on(world: DispatchWorld) -> None:
+    world.dispatcher()
+    world.node(slots=0)
+    lone = f"{ANONYMOUS}1"
+    left, kept, other = world.job("left", client=lone), world.job("kept"), world.job("other", client=f"{ANONYMOUS}2")
+    with keeps_its_name(world, f"{ANONYMOUS}2"):
+        eventually(lambda: world.fields(left).state == "done", what="it has ended")
+
+        assert world.fields(left).outcome == "killed"
+        assert {world.fields(r).state for r in (kept, other)} == {"waiting"}
+
+
+@contextmanager
+def keeps_its_name(world: DispatchWorld, client: str) -> Iterator[None]:
+    stop = threading.Event()
+
+    def claim() -> None:
+        with redis.Redis.from_url(world.server.socket_url) as connection:
+            store = ClusterStore(connection, NAMESPACE, world.timeouts)
+            while not stop.wait(world.timeouts.client_lease_s / 10):
+                store.claim_client(client, "holder", {"kind": "anonymous"})
+
+    world.store.claim_client(client, "holder", {"kind": "anonymous"})
+    thread = threading.Thread(target=claim)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()

@@ -167,15 +167,15 @@ class DispatchWorld:
         self._nodes.append(node)
         return node
 
-    def job(self, job_id: str, *, accept: bool = True, **more: Any) -> str:
-        """A job of the client; its R."""
+    def job(self, job_id: str, *, accept: bool = True, client: str = CLIENT, **more: Any) -> str:
+        """A job of a client; its R."""
         r = secrets.token_hex(16)
         needs = Needs(**{"environment": "python3", "memory_mib": 64, "cpus": 1.0, "wall_s": 10.0, **more.pop("needs", {})})
         header = JobHeader(
             schema=SCHEMA,
             r=r,
             job_id=job_id,
-            client=CLIENT,
+            client=client,
             title="task",
             job_class="task",
             needs=needs,
@@ -183,7 +183,7 @@ class DispatchWorld:
             body="0" * 64,
             **{"launcher": "ann", "priority": 0, "retries": 0, "supersede_key": None, "queue_timeout_s": 600.0, **more},
         )
-        new = NewJob(r=r, job_id=job_id, client=CLIENT, title="task", header=self.signer.sign("job", header.to_json()), body="b")
+        new = NewJob(r=r, job_id=job_id, client=client, title="task", header=self.signer.sign("job", header.to_json()), body="b")
         self.job_ids[r], self.jobs[r] = job_id, new
         if accept:
             self.store.accept(new, max_waiting=1000)
