@@ -126,7 +126,8 @@ class NodeWorker(BaseWorker):
     # ---- what RQ calls
 
     def bootstrap(self, *args: object, **keywords: object) -> None:
-        """Register, and leave logging and the channel for commands alone."""
+        """Register, and leave logging and the channel for commands alone. What a killed worker of this name ran, runs no more."""
+        self._guarded(lambda: self.connection.delete(self._started().key))
         self._guarded(self.register_birth)
 
     def register_birth(self) -> None:
@@ -253,6 +254,7 @@ class NodeWorker(BaseWorker):
         with self.connection.pipeline() as together:
             for execution in shown:
                 execution.heartbeat(self._started(), _EXECUTION_TTL_S, pipeline=together)
+            together.expire(self._started().key, _EXECUTION_TTL_S)
             together.execute()
 
     def _show_started(self, r: str) -> None:
@@ -261,6 +263,7 @@ class NodeWorker(BaseWorker):
         with self.connection.pipeline() as together:
             # without our name: rq-dashboard 0.9 would unpickle the job that a worker has, and its page of workers would fail
             execution = Execution.create(job, _EXECUTION_TTL_S, pipeline=together)
+            together.expire(self._started().key, _EXECUTION_TTL_S)
             together.hset(job.key, mapping={"status": "started", "worker_name": self.name, "started_at": utcformat(now())})
             together.execute()
         with self._showing:

@@ -164,6 +164,20 @@ def test_a_job_that_was_popped_by_a_worker_that_died_is_found(redis: Redis, star
     eventually(lambda: node.popped() == [])
 
 
+def test_what_a_killed_worker_ran_is_shown_no_more(redis: Redis, start: Callable[..., Running]) -> None:
+    running = f"rq:wip:{KEYS.node_queue('n1')}"
+    redis.zadd(running, {f"{R1}:abandoned": 1})
+
+    node = start()
+
+    eventually(lambda: Worker.all(connection=redis))
+    assert redis.zcard(running) == 0
+    node.place(R2)
+    eventually(lambda: node.jobs.taken == [R2])
+    node.worker.show_started(R2)
+    assert 0 < redis.ttl(running) <= 180  # also where no worker of this name comes again
+
+
 def test_nothing_of_a_record_is_looked_at(start: Callable[..., Running]) -> None:
     node = start(slots=100)
 
@@ -279,6 +293,7 @@ def test_a_worker_registers_again_when_redis_lost_its_data(redis_server: RedisSe
 
 def test_maintenance_fails_no_job_and_puts_none_into_a_queue(start: Callable[..., Running]) -> None:
     node = start()
+    eventually(lambda: Worker.all(connection=node.redis))
     node.redis.zadd(f"rq:wip:{KEYS.node_queue('n1')}", {f"{R1}:abandoned": 1})
     node.redis.hset(KEYS.rq_job(R1), mapping={"status": "started", "data": b"", "retries_left": 3})
 
