@@ -25,12 +25,16 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import psutil
+import redis
 
 from jobmanager import DockerHost
 from jobmanager.control.standalone_engine import open_engine
 from jobmanager.engine.labels import JOB_LABEL
 from jobmanager.engine.leftovers import remove_leftovers, survey
 from jobmanager.remote.keys import Keys
+from jobmanager.remote.overview import NodeNow, nodes_now
+from jobmanager.remote.signing import Keyring
+from jobmanager.remote.store import ClusterStore
 from jobmanager.remote.timeouts import ClusterTimeouts
 from jobmanager.testing import FakeContainerRecord, FakeEngineServer
 from tests.conftest import SLOWNESS, eventually
@@ -55,6 +59,7 @@ NAMESPACE = "test"
 IMAGE = "busybox"
 UP_S = 30.0
 DRAIN_S = 20.0
+PATIENCE_S = 10.0  # until what has ended has left nothing
 TIMEOUTS_VARIABLE = "JOBMANAGER_CLUSTER_TIMEOUTS"  # JSON of ClusterTimeouts, for workers and dispatchers under test
 _MARK = "JOBMANAGER_TEST_CLUSTER"
 # Keys that outlive all jobs, nodes and clients; every other one must have an end of its own
@@ -113,7 +118,7 @@ class Cluster:
     """Nodes with fake engines on one Redis. `with` starts all and waits until each is up and one leads.
 
     Args:
-        redis: a server that runs; it stays the test's own.
+        redis_server: it runs, and stays the test's own.
         nodes: how many, with the names ``node-1``, ``node-2`` and so on; or their names.
         slots: of each node.
         dispatch: what the workers are told: ``auto``, or ``never`` (then start a dispatcher yourself).
@@ -128,7 +133,7 @@ class Cluster:
 
     def __init__(
         self,
-        redis: RedisServer,
+        redis_server: RedisServer,
         nodes: int | tuple[str, ...] = 2,
         *,
         slots: int = 4,
@@ -141,7 +146,7 @@ class Cluster:
         environment: Mapping[str, str] | None = None,
         arguments: tuple[str, ...] = (),
     ) -> None:
-        self.redis = redis
+        self.redis = redis_server
         self.timeouts = timeouts
         self.namespace = namespace
         self.key = secrets.token_hex(32)
@@ -166,7 +171,15 @@ class Cluster:
 
     def start(self) -> None:
         """Start all nodes at once; returns when they are up."""
+        try:
+            self._start()
+        except BaseException:
+            self._give_up()
+            raise
+
+    def _start(self) -> None:
         self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="jm-cluster-", dir="/tmp")))
+        (self._folder / "tmp").mkdir()
         (self._folder / "url").write_text(self.url)
         (self._folder / "key").write_text(self.key)
         for file in ("url", "key"):
@@ -189,11 +202,7 @@ class Cluster:
             self._stack.close()
 
     def __enter__(self) -> Cluster:
-        try:
-            self.start()
-        except BaseException:
-            self._give_up()
-            raise
+        self.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -271,7 +280,7 @@ class Cluster:
         if node.is_running:
             raise ClusterError(f"{name} runs already")
         with (node.folder / "log").open("ab") as log:
-            node.process = start_bound(self._worker(node), output=log, environment=self._worker_environment(node.temporary))
+            node.process = start_bound(self._worker(node), output=log, environment=self._worker_environment(node.folder))
         if wait:
             self.wait_until_up(name)
 
@@ -320,11 +329,18 @@ class Cluster:
         finally:
             self.resume(name)
 
+    def nodes_now(self) -> dict[str, NodeNow]:
+        """What each node says of itself, and whether Redis has heard of it lately."""
+        with redis.Redis.from_url(self.redis.admin_url) as client:
+            store = ClusterStore(client, self.namespace, self.timeouts)
+            return {node.name: node for node in nodes_now(store, Keyring.from_environment(self.key).signer(self.namespace))}
+
     def is_up(self, name: str) -> bool:
-        """Whether its worker holds its name and has given a sign of life."""
-        with self.redis.client() as client:
-            owner, incarnation = client.get(self.keys.node(name, "owner")), client.hget(self.keys.node(name), "incarnation")
-        return owner is not None and owner == incarnation
+        """Whether this process of it has given a sign of life, and knows what its engine has."""
+        now, node = self.nodes_now().get(name), self.nodes[name]
+        if now is None or now.report is None or now.state == "down":
+            return False
+        return now.report.pid == node.pid and bool(now.report.images or now.report.environments)
 
     def wait_until_up(self, *names: str) -> None:
         """Until these nodes, or all, are up, and somebody leads if anybody is to."""
@@ -420,8 +436,8 @@ class Cluster:
         options = ["--host", node.engine.url, "--name", node.name, "--slots", str(node.slots), "--dispatch", self._dispatch]
         return [sys.executable, "-m", "jobmanager", "worker", *self._where(), *options, *node.arguments]
 
-    def _worker_environment(self, temporary: Path) -> dict[str, str]:
-        environment = self.environment() | {"TMPDIR": str(temporary), "XDG_CACHE_HOME": str(temporary)}
+    def _worker_environment(self, folder: Path) -> dict[str, str]:
+        environment = self.environment() | {"TMPDIR": str(folder / "tmp"), "XDG_CACHE_HOME": str(folder / "cache")}
         for name in ("JOBMANAGER_REDIS_URL", "JOBMANAGER_KEY", "JOBMANAGER_KEY_FILE"):  # they get files
             environment.pop(name, None)
         return environment
@@ -454,9 +470,9 @@ class Cluster:
         for process in self._others:
             process.wait(DRAIN_S)
 
-    def _close_clients(self) -> None:
+    def _close_clients(self, *, kill: bool = False) -> None:
         while self._clients:
-            self._clients.pop().close()
+            self._clients.pop().close(drain_timeout_s=DRAIN_S, kill=kill)
 
     def _prove_that_nothing_is_left(self) -> None:
         self._eventually_none("processes", lambda: [f"{each.pid} {' '.join(each.cmdline())[:120]}" for each in self.processes()])
@@ -479,8 +495,8 @@ class Cluster:
                 if removal.error:
                     raise ClusterError(f"{removal.leftover.name} of {node.name} could not be removed: {removal.error}")
 
-    def _eventually_none(self, what: str, look: Callable[[], list[str]], *, within_s: float = 10.0) -> None:
-        until = time.monotonic() + within_s * SLOWNESS
+    def _eventually_none(self, what: str, look: Callable[[], list[str]]) -> None:
+        until = time.monotonic() + PATIENCE_S * SLOWNESS
         while left := look():
             if time.monotonic() > until:
                 raise ClusterError(f"{what} are left: {'; '.join(left[:20])}\n{self.logs()}")
@@ -490,9 +506,9 @@ class Cluster:
         """A test has failed: end everything, and show what the processes have said."""
         with suppress(Exception):
             print(self.logs())  # pytest shows it with the failure
-        self._kill_all()
         with suppress(Exception):
-            self._close_clients()
+            self._close_clients(kill=True)
+        self._kill_all()
         self._stack.close()
 
     def _kill_all(self) -> None:

@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import IO, Any, Protocol
 
 from jobmanager import JobInput, JobResult, Outcome, Pipeline, Task
@@ -71,16 +72,17 @@ class ClusterHistory:
         job_id: str,
         expected: Outcome | None = None,
         **options: Any,
-    ) -> bool:
-        """Submit a job and write down what comes of it; whether it was accepted."""
+    ) -> str:
+        """Submit a job and write down what comes of it: empty when it was accepted, else why not."""
         self.write("submitting", job_id, expected=expected.value if expected else "", retries=getattr(task, "retries", 0))
         try:
             client.new_job(task, inputdata, self.called_back, job_id=job_id, **options)
         except JobManagerError as error:
-            self.write("refused", job_id, text=f"{type(error).__name__}: {error}")
-            return False
+            refusal = f"{type(error).__name__}: {error}"
+            self.write("refused", job_id, text=refusal)
+            return refusal
         self.write("accepted", job_id)
-        return True
+        return ""
 
     def called_back(self, result: JobResult) -> None:
         """The callback of every job."""
@@ -117,6 +119,12 @@ class ClusterHistory:
         """Close the file."""
         with self._lock:
             self._file.close()
+
+    def __enter__(self) -> ClusterHistory:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
 
 
 def read_happenings(folder: Path) -> list[Happening]:

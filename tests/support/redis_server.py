@@ -84,6 +84,11 @@ class RedisServer:
         """Of the unix socket, with the password of ``default``."""
         return f"unix://{f':{quote(self.password)}@' if self.password else ''}{self._home / 'redis.sock'}"
 
+    @property
+    def admin_url(self) -> str:
+        """Of the unix socket, for a user with every right."""
+        return f"unix://{ADMIN}@{self._home / 'redis.sock'}" if self._users else self.socket_url
+
     def url_of(self, user: str = "", password: str = "", *, with_certificate: bool = True) -> str:
         """The same for another user, or with another password; `with_certificate`: whether a client trusts our authority."""
         who = f"{quote(user)}:{quote(password)}@" if user or password else ""
@@ -101,9 +106,7 @@ class RedisServer:
     def client(self, **options: Any) -> redis.Redis[str]:
         """A client of the test's own, over the socket and with every right; answers are text. Close it, or use it in `with`."""
         options = {"decode_responses": True, "socket_timeout": 10.0} | options
-        if self._users:
-            return redis.Redis.from_url(f"unix://{ADMIN}@{self._home / 'redis.sock'}", **options)
-        return redis.Redis.from_url(self.socket_url, **options)
+        return redis.Redis.from_url(self.admin_url, **options)
 
     @property
     def pid(self) -> int:

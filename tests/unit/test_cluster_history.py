@@ -82,10 +82,9 @@ class OneRefusal:
 
 
 def test_what_is_written_is_read_and_a_line_that_a_kill_has_cut_is_left_out(tmp_path: Path) -> None:
-    history = ClusterHistory(tmp_path, "web")
-    assert history.submit(OneRefusal(), Task("busybox"), job_id="a", expected=Outcome.SUCCESS)
-    assert not history.submit(OneRefusal(), Task("busybox"), job_id="refused")
-    history.close()
+    with ClusterHistory(tmp_path, "web") as history:
+        assert history.submit(OneRefusal(), Task("busybox"), job_id="a", expected=Outcome.SUCCESS) == ""
+        assert history.submit(OneRefusal(), Task("busybox"), job_id="refused") == "QueueFull: full"
     (file,) = tmp_path.iterdir()
     with file.open("a") as log:
         log.write('{"what": "called_back", "proc')
