@@ -25,7 +25,7 @@ _INSTALLED = re.compile(r"([A-Za-z0-9_.]+?)(-[^-].*)?\.(dist|egg)-info")
 
 def main(request_json: str) -> None:
     """Call the requested function. If that fails, the reason is the last message on the pipe ``report_to``."""
-    _continue_when_parent_ends()
+    continue_when_parent_ends()
     request = json.loads(request_json)
     try:
         sys.path += package_folders(request["path"])
@@ -40,7 +40,7 @@ def main(request_json: str) -> None:
         os._exit(1)
 
 
-def _continue_when_parent_ends() -> None:
+def continue_when_parent_ends() -> None:
     """Have the kernel send SIGCONT at the parent's end, as a process stopped by SIGSTOP would not notice it. Linux only.
 
     The signal comes when the thread that started us ends, and again with the process; it does not affect a running process.

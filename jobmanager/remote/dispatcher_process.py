@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
 
+from jobmanager.ipc.boot import continue_when_parent_ends
 from jobmanager.remote.connect import open_redis
 from jobmanager.remote.dispatcher import Dispatcher
 from jobmanager.remote.signing import Keyring
@@ -146,6 +147,7 @@ class DispatcherChild:
 def main() -> None:
     """The child."""
     parent = os.getppid()
+    continue_when_parent_ends()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: its worker says when it ends
     logging.basicConfig(level=logging.INFO, format=_FORMAT, stream=sys.stderr)
     stop = threading.Event()

@@ -33,7 +33,7 @@ def read_standings(text: str) -> list[PriorityStanding]:
             )
             for priority, time_s, used_s in json.loads(text)
         ]
-    except (ValueError, TypeError, AttributeError, RecursionError):
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         raise BadMessage("the shares of launchers make no sense") from None
 
 

@@ -186,7 +186,7 @@ class DispatchWorld:
         new = NewJob(r=r, job_id=job_id, client=client, title="task", header=self.signer.sign("job", header.to_json()), body="b")
         self.job_ids[r], self.jobs[r] = job_id, new
         if accept:
-            self.store.accept(new, max_waiting=1000)
+            self.store.accept(new, max_waiting=10**6)
         return r
 
     def announce(self, r: str, **seen: Any) -> str:
@@ -194,7 +194,7 @@ class DispatchWorld:
 
     def forge(self, r: str, header: str) -> None:
         """What somebody without the key may write: a job in the list."""
-        self.store.accept(replace(NewJob(r=r, job_id=r, client=CLIENT, title="x", header=header, body="")), max_waiting=1000)
+        self.store.accept(replace(NewJob(r=r, job_id=r, client=CLIENT, title="x", header=header, body="")), max_waiting=10**6)
 
     def fields(self, r: str) -> JobFields:
         fields = self.store.record(r)
