@@ -153,6 +153,8 @@ class Intake:
         else:
             self._on_start(job)
             self._hand_over(job, unpacked, fields.runs)
+            if job.is_fenced:  # meanwhile: the manager did not know it yet when it was told to kill it
+                self._manager.kill_job(job.local_id)
         return None
 
     def _unpacked(self, job: HeldJob, fields: JobFields) -> Unpacked:

@@ -18,39 +18,36 @@ import os
 import secrets
 import signal
 import socket
-import time
-from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import Protocol
 
 from redis import exceptions
-from redis.exceptions import RedisError
 
 from jobmanager._version import __version__
-from jobmanager.errors import InvalidValue, JobManagerError, RedisUnavailable
+from jobmanager.errors import JobManagerError, RedisUnavailable
 from jobmanager.hooks import HookManager
 from jobmanager.live_output.reader import LiveOutput
 from jobmanager.manager import JobManager
-from jobmanager.model.result import JobResult, Outcome
 from jobmanager.remote.beats import Beats
 from jobmanager.remote.blobs import BlobCache, BlobReader, BlobStore, RedisBlobs
 from jobmanager.remote.connect import redis_errors
-from jobmanager.remote.intake import Intake, NodeIdentity, crash, killed
+from jobmanager.remote.intake import Intake, NodeIdentity, crash
 from jobmanager.remote.node_events import NodeEvents
 from jobmanager.remote.node_inbox import NodeInbox
 from jobmanager.remote.node_jobs import HeldJob, NodeJobs
-from jobmanager.remote.outbox import FinishedJob, ResultOutbox
-from jobmanager.remote.payload import Unpacked, Unpacker, pack_result
-from jobmanager.remote.records import SCHEMA, BadMessage, JobHeader, NodeCommand, NodeReport, ResultMessage
+from jobmanager.remote.node_name import NodeName
+from jobmanager.remote.node_results import NodeResults
+from jobmanager.remote.payload import Unpacked, Unpacker
+from jobmanager.remote.records import SCHEMA, BadMessage, NodeCommand, NodeReport
 from jobmanager.remote.redis_checks import check_redis
 from jobmanager.remote.rq_worker import NodeWorker
 from jobmanager.remote.signed_messages import opened, signed
 from jobmanager.remote.signing import BadSignature, Signer
 from jobmanager.remote.store import Beat, ClusterStore
 from jobmanager.remote.timeouts import ClusterTimeouts
-from jobmanager.results.verdict import KillReason
+from jobmanager.remote.unheld_jobs import UnheldJobs
 from jobmanager.scheduling.hosts import MachineTotals
 from jobmanager.threads.log_thread import logger
 
@@ -60,7 +57,6 @@ DRAINED, NAME_LOST, KILLED = 0, 1, 130  # exit codes
 _CONNECT_RETRY_S = 1.0
 _LAST_RESULTS_S = 10.0  # for results that Redis does not have, when the node is killed
 _AWAY = (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.BusyLoadingError)
-_STRAY_BEATS = 3  # a placed job that was in no queue for so many beats is looked for by its R
 
 
 class RunsBeside(Protocol):
@@ -118,7 +114,6 @@ class Node:
         self._dispatcher = dispatcher
         self._identity = NodeIdentity(name=settings.name, incarnation=secrets.token_hex(16))
         self._jobs = NodeJobs(settings.slots or 0)
-        self._outbox = ResultOutbox(self._deliver, self._delivered)
         self._beats = Beats(store, self._identity, self._jobs, timeouts, self)
         self._events = NodeEvents(store, signer, settings.name, self._jobs)
         self._inbox = NodeInbox(
@@ -131,8 +126,21 @@ class Node:
             redis_s=timeouts.redis_s,
         )
         self._worker = NodeWorker(store.redis, store.keys, settings.name, self, redis_s=timeouts.redis_s)
+        self._name = NodeName(store, signer, self._identity, timeouts)
         self._unpacker = Unpacker()
         self._redis_blobs = RedisBlobs(store.redis, store.keys, ttl_s=timeouts.result_ttl_s)
+        self._results = NodeResults(
+            store,
+            signer,
+            self._identity,
+            self._jobs,
+            redis_blobs=self._redis_blobs,
+            blob_store=settings.blob_store,
+            dashboards=self._worker,
+        )
+        self._unheld = UnheldJobs(
+            store, signer, settings.name, self._jobs, self._results, look_for=self._worker.look_for, has_room=self.has_room
+        )
         self._intake = Intake(
             store,
             signer,
@@ -141,7 +149,7 @@ class Node:
             manager,
             unpack=self._unpack,
             on_start=lambda job: self._worker.show_started(job.r),
-            on_end=self._ended,
+            on_end=self._results.ended,
             on_ssh=self._events.tell_ssh,
             is_stopping=lambda: self._signals > 1 or self._has_lost_name,
         )
@@ -153,7 +161,6 @@ class Node:
         self._machines = MachineTotals(
             slots=0, memory_mib=0, free_memory_mib=0, cores=0, environments=frozenset(), references=frozenset()
         )
-        self._unheld_for: dict[str, int] = {}  # by R: beats
 
     def run(self) -> int:
         """Take jobs until SIGTERM, and return when none is left: the exit code of the process.
@@ -180,7 +187,7 @@ class Node:
 
     def has_room(self) -> bool:
         """Whether it takes a job now."""
-        return self.state == "up" and self._jobs.has_room() and not self._outbox.is_full
+        return self.state == "up" and self._jobs.has_room() and not self._results.outbox.is_full
 
     def gives_back(self) -> bool:
         """Whether it takes jobs only to give them back."""
@@ -253,11 +260,12 @@ class Node:
             self._dispatcher.look()
         self._take_wish(beat.want)
         if beat.lost:
-            self._outbox.drop(beat.lost)
+            self._results.outbox.drop(beat.lost)
             self._fence(beat.lost, "it is not this node's any more")
         for r, envelope in beat.cancels.items():
             self._cancel(r, envelope)
-        self._look_for(beat.unheld)
+        if not (self._is_killed or self._has_lost_name):
+            self._unheld.told(beat.unheld)
 
     def name_lost(self) -> None:
         """Another worker has its name: whatever runs here is given up."""
@@ -274,7 +282,7 @@ class Node:
 
     def data_lost(self) -> None:
         """Say again what Redis had not long ago."""
-        self._outbox.say_all_again()
+        self._results.outbox.say_all_again()
 
     # ---- the life of the process
 
@@ -300,10 +308,11 @@ class Node:
     def _serve(self) -> int:
         self._look_at_hosts()
         with redis_errors(self._settings.url):
-            if not self._claim_name():
+            if not self._name.claim(self._jobs.wait, lambda: self._signals > 0):
                 return DRAINED
         self._events.listen(self._hooks)
-        self._outbox.start()
+        self._results.outbox.start()
+        self._beats.give()  # before the first job is taken, all know whose name it is
         self._beats.start()
         self._inbox.start()
         _log.info("node %s takes jobs: %d at once", self._identity.name, self._jobs.slots)
@@ -313,49 +322,25 @@ class Node:
             self._stop()
         return NAME_LOST if self._has_lost_name else KILLED if self._is_killed else DRAINED
 
-    def _claim_name(self) -> bool:
-        """Take the node's name. That of a worker that has died is free after a while; one that lives shows it by its beats."""
-        name, incarnation = self._identity.name, self._identity.incarnation
-        until = time.monotonic() + self._timeouts.suspect_s + self._timeouts.beat_s
-        first = self._holder()
-        while self._store.claim_node(name, incarnation):
-            holder = self._holder()
-            if holder.beats != first.beats or time.monotonic() > until:
-                raise InvalidValue(f"another worker has the name {name}: {holder.where}. Give this one another --name")
-            if self._signals:
-                return False
-            self._jobs.wait(min(self._timeouts.beat_s / 2, 1.0))
-        return True
-
-    def _holder(self) -> _Holder:
-        fields = next((node for node in self._store.nodes() if node.name == self._identity.name), None)
-        if fields is None:
-            return _Holder(beats=0, where="it has not said where it runs")
-        with suppress(BadSignature, BadMessage):
-            report = opened(self._signer, NodeReport, fields.report, 4 * 2**20)
-            return _Holder(beats=fields.beats, where=f"process {report.pid} on {report.machine}")
-        return _Holder(beats=fields.beats, where="it has not said where it runs")
-
     def _stop(self) -> None:
         """Commands first, then what runs, results last; the name is given up when nothing is left to say."""
         self._inbox.close()
         self._manager.close(kill=True)
-        left = self._outbox.close(_LAST_RESULTS_S)
+        left = self._results.outbox.close(_LAST_RESULTS_S)
         if left:
             _log.error("Redis did not get %d results: their jobs will count as lost", left)
         self._beats.close()
         if self._dispatcher is not None:
             self._dispatcher.close()
         if not self._has_lost_name:
-            with suppress(RedisError):
-                self._store.release_node(self._identity.name, self._identity.incarnation)
+            self._name.release()
 
     def _kill_all(self) -> None:
         """A second signal, or another worker's: end at once. Jobs whose retries are not used up are left to the dispatcher."""
         self._is_killed = True
         for job in self._fence(None, "its node is being stopped"):
             if not self._has_lost_name and job.runs > job.header.retries:
-                self._send(job, crash(job, f"its node {self._identity.name} was stopped", "node_lost"))
+                self._results.send(job, crash(job, f"its node {self._identity.name} was stopped", "node_lost"))
 
     # ---- jobs
 
@@ -364,69 +349,6 @@ class Node:
         shared = BlobReader(self._redis_blobs, *stores, cache=self._settings.blob_cache)
         own = BlobReader(self._redis_blobs.of_job(r), *stores)
         return self._unpacker.unpack(body, shared=shared, own=own)
-
-    def _ended(self, job: HeldJob, result: JobResult) -> None:
-        """A job's result, in one of the manager's threads."""
-        if not self._jobs.end(job):
-            _log.info("the result of job %s is dropped: it was given up", job.header.job_id)
-            return
-        if result.outcome is Outcome.KILLED and job.kill_reason:
-            with suppress(ValueError):
-                asked = killed(job, KillReason(job.kill_reason))
-                result = replace(result, text=asked.text, evidence=asked.evidence)
-        host = self._identity.name if result.host is not None else None
-        self._send(job, replace(result, job_id=job.header.job_id, host=host))
-
-    def _send(self, job: HeldJob, result: JobResult) -> None:
-        self._outbox.put(self._finished(job.header, job.token, result))
-
-    def _finished(self, header: JobHeader, token: str, result: JobResult) -> FinishedJob:
-        packed = pack_result(result)
-        message = ResultMessage(
-            r=header.r,
-            job_id=header.job_id,
-            token=token,
-            node=self._identity.name,
-            result=packed.text,
-            blobs=tuple(packed.own),
-        )
-        return FinishedJob(
-            r=header.r,
-            token=token,
-            client=header.client,
-            job_id=header.job_id,
-            outcome=result.outcome.value,
-            envelope=signed(self._signer, message),
-            blobs=packed.own,
-        )
-
-    def _deliver(self, result: FinishedJob) -> str:
-        if result.blobs:
-            if (fields := self._store.record(result.r)) is not None and fields.state == "done":
-                return "late"
-            self._put_blobs(result.r, result.blobs)
-        return self._store.finish(
-            result.r,
-            token=result.token,
-            client=result.client,
-            job_id=result.job_id,
-            result=result.envelope,
-            outcome=result.outcome,
-            who=self._identity.name,
-        )
-
-    def _put_blobs(self, r: str, blobs: Mapping[str, bytes]) -> None:
-        if self._settings.blob_store is None:
-            self._redis_blobs.of_job(r).put_all(blobs)
-        else:
-            for sha256, data in blobs.items():
-                self._settings.blob_store.put(sha256, data)
-
-    def _delivered(self, result: FinishedJob, answer: str) -> None:
-        self._jobs.drop(result.token)
-        self._worker.show_ended(result.r, failed=result.outcome == Outcome.CRASH.value)
-        if answer != "done":
-            _log.warning("the result of job %s came too late, and is dropped", result.job_id, extra={"job_id": result.job_id})
 
     def _fence(self, rs: tuple[str, ...] | None, why: str) -> list[HeldJob]:
         """Give jobs up: their containers end, and nobody is told."""
@@ -464,50 +386,6 @@ class Node:
 
     def _follow(self, job: HeldJob) -> LiveOutput:
         return self._manager.follow(job.local_id)
-
-    def _look_for(self, unheld: tuple[tuple[str, str, str], ...]) -> None:
-        """Jobs that this node should have, by their records, and does not.
-
-        One that was placed is in the queue, mostly; RQ's list may have been lost. One that is running was given up when Redis
-        was away for too long, or has ended and Redis has lost that.
-        """
-        if self._is_killed or self._has_lost_name:
-            return
-        seen = self._unheld_for
-        self._unheld_for = {r: seen.get(r, 0) + 1 for r, _, _ in unheld}
-        for r, state, token in unheld:
-            if self._jobs.find(r) is not None or self._outbox.say_again(r):
-                continue
-            if state == "placed":
-                if self._unheld_for[r] >= _STRAY_BEATS and self.has_room():
-                    self._worker.look_for(r)
-            else:
-                self._has_none(r, token)
-
-    def _has_none(self, r: str, token: str) -> None:
-        fields = self._store.record(r)
-        if fields is None or fields.token != token:
-            return
-        try:
-            header = opened(self._signer, JobHeader, fields.header)
-        except (BadSignature, BadMessage) as reason:
-            _log.warning("a job that this node does not have cannot be ended: %s", reason, extra={"r": r})
-            return
-        why = f"its node {self._identity.name} was cut off, and gave it up"
-        if fields.runs <= header.retries:
-            self._store.count_run(r)  # `back` takes one off: that is for jobs that were not run
-            self._store.back(r, token=token, reason=why, exclude=False)
-        else:
-            lost = HeldJob(header=header, token=token)
-            self._outbox.put(self._finished(header, token, crash(lost, why, "node_lost")))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Holder:
-    """Who has a node's name."""
-
-    beats: int
-    where: str
 
 
 def is_away(problem: RedisUnavailable) -> bool:

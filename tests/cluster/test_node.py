@@ -268,8 +268,9 @@ def test_a_blob_that_was_swapped_ends_as_a_signed_crash(
 ) -> None:
     start_worker()
     r = cluster.accept(HELLO, JobInput(stdin=b"x" * 100_000))
-    for key in cluster.redis.keys(cluster.store.keys.blob("*")):
-        cluster.redis.set(key, b"y" * 100_000)
+    blobs = cluster.store.keys.job_blobs(r)
+    for name in cluster.redis.hkeys(blobs):
+        cluster.redis.hset(blobs, name, b"y" * 100_000)
 
     cluster.place(r)
 
