@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 
 from redis.exceptions import RedisError
 
-from jobmanager.errors import JobManagerError
+from jobmanager.errors import UnknownJob
 from jobmanager.live_output.reader import LiveOutput
 from jobmanager.remote.node_jobs import HeldJob, NodeJobs
 from jobmanager.remote.output import MAX_UNREAD, JobOutputStream, OutputPiece, output_pieces
@@ -25,6 +26,8 @@ _BLOCK_S = 1.0
 _PAUSE_S = 0.5  # after an error
 _JOIN_S = 5.0
 _MAX_NONCES = 100_000
+_HANDED_OVER_S = 10.0  # in which a job that was started is handed to the manager
+_HANDED_OVER_CHECK_S = 0.02
 _UNREAD_S = 0.1  # between two looks whether the client has read
 
 
@@ -116,13 +119,8 @@ class NodeInbox:
     def _follow(self, job: HeldJob) -> None:
         """From the beginning, also when it is followed already: its client has lost what it had."""
         self._end_follower(job.r)
-        try:
-            output = self._open(job)
-        except JobManagerError as error:
-            _log.debug("job %s cannot be followed: %s", job.header.job_id, error)
-            return
         stream = JobOutputStream(self._store.redis, self._store.keys, job.r)
-        self._followers[job.r] = _Follower(job, output, stream, self._signer)
+        self._followers[job.r] = _Follower(job, self._open, stream, self._signer)
 
     def _end_follower(self, r: str) -> None:
         if (follower := self._followers.pop(r, None)) is not None:
@@ -136,9 +134,12 @@ class NodeInbox:
 class _Follower:
     """Sends what one job prints, as its client reads it."""
 
-    def __init__(self, job: HeldJob, output: LiveOutput, stream: JobOutputStream, signer: Signer) -> None:
+    def __init__(
+        self, job: HeldJob, follow: Callable[[HeldJob], LiveOutput], stream: JobOutputStream, signer: Signer
+    ) -> None:
         self._job = job
-        self._output = output
+        self._follow = follow
+        self._output: LiveOutput | None = None  # until the job was handed to the manager
         self._stream = stream
         self._signer = signer
         self._closing = threading.Event()
@@ -150,17 +151,33 @@ class _Follower:
 
     def close(self) -> None:
         self._closing.set()
-        self._output.close()
+        if self._output is not None:
+            self._output.close()
         self._thread.join(_JOIN_S)
 
     def _run(self) -> None:
         try:
+            self._output = self._opened()
+            if self._closing.is_set():
+                self._output.close()
             for piece in output_pieces(self._job.r, self._job.token, self._output):
                 if self._closing.is_set():
                     return
                 self._send(piece)
+        except UnknownJob as error:
+            _log.debug("job %s cannot be followed: %s", self._job.header.job_id, error)
         except Exception:  # noqa: BLE001 - the thread's edge: the job goes on unwatched
             _log.exception("the output of job %s is followed no more", self._job.header.job_id)
+
+    def _opened(self) -> LiveOutput:
+        """Its client hears that it has started just before it is handed to the manager."""
+        until = time.monotonic() + _HANDED_OVER_S
+        while True:
+            try:
+                return self._follow(self._job)
+            except UnknownJob:
+                if time.monotonic() > until or self._closing.wait(_HANDED_OVER_CHECK_S):
+                    raise
 
     def _send(self, piece: OutputPiece) -> None:
         envelope = signed(self._signer, piece)

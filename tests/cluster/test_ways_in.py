@@ -1,0 +1,255 @@
+"""The ways to a result over both clients: what holds for ``JobManager`` holds for ``RemoteClient``, with real workers behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from jobmanager import (
+    Client,
+    ClientBuffer,
+    ClientFuture,
+    ClientSync,
+    DockerHost,
+    HookManager,
+    JobInput,
+    JobManager,
+    JobResult,
+    Match,
+    Outcome,
+    Output,
+    Phase,
+    Pipeline,
+    Task,
+    errors,
+    events,
+)
+from jobmanager.testing import FakeEngineServer
+from tests.conftest import eventually
+from tests.support.cluster import Cluster
+
+PATIENCE_S = 30.0
+HELLO = Task("busybox", command="echo hello")
+SLEEPER = Task("busybox", command="sleep 300")
+
+
+@pytest.fixture(params=["in this process", "over a cluster"])
+def start_client(request: pytest.FixtureRequest) -> Iterator[Callable[..., JobManager]]:
+    """Starts a client of either kind, on fake engines with eight slots in all. Their interface is the same."""
+    if request.param == "over a cluster":
+        cluster: Cluster = request.getfixturevalue("cluster")
+        yield cluster.client  # type: ignore[misc]
+        return
+    with FakeEngineServer(images=["busybox"]) as engine:
+        managers: list[JobManager] = []
+
+        def start(**options: object) -> JobManager:
+            managers.append(JobManager(DockerHost(engine.url, max_concurrent_jobs=8), **options))  # type: ignore[arg-type]
+            managers[-1].start()
+            return managers[-1]
+
+        yield start
+        for manager in managers:
+            manager.close(kill=True)
+
+
+@pytest.fixture
+def client(start_client: Callable[..., JobManager]) -> JobManager:
+    return start_client()
+
+
+def test_it_is_a_client(client: JobManager) -> None:
+    assert isinstance(client, Client)
+
+
+def test_waiting_for_a_result(client: JobManager) -> None:
+    result = ClientSync(client).new_job(Task("busybox", command="cat"), JobInput(stdin=b"\xff\0"), timeout_s=PATIENCE_S)
+
+    assert (result.outcome, result.stdout, result.exit_code, result.grade) == (Outcome.SUCCESS, b"\xff\0", 0, 100.0)
+    assert result.evidence and result.timings and result.host
+
+
+def test_a_caller_that_waits_no_longer_kills_the_job(client: JobManager) -> None:
+    with pytest.raises(errors.JobTimeout, match="did not end within 0.5 s and was killed"):
+        ClientSync(client).new_job(SLEEPER, timeout_s=0.5)
+
+    eventually(lambda: client.get_job_queue_snapshot() == ([], []), what="it is gone from the queue")
+
+
+def test_polling(client: JobManager) -> None:
+    buffer = ClientBuffer(client)
+    job_id = buffer.new_job(HELLO, launcher_name="ann", priority=3)
+    eventually(lambda: buffer.is_done(job_id))
+
+    assert buffer.get_result(job_id).stdout == b"hello\n"
+    with pytest.raises(errors.UnknownJob):
+        buffer.is_done(job_id)
+
+
+def test_futures(client: JobManager) -> None:
+    futures = [ClientFuture(client).new_job(Task("busybox", command=f"echo {number}")) for number in range(30)]
+
+    assert [future.result(PATIENCE_S).stdout for future in futures] == [f"{number}\n".encode() for number in range(30)]
+
+
+def test_cancelling_a_future_kills_its_job(client: JobManager) -> None:
+    future = client.submit(SLEEPER)
+    assert future.cancel()
+
+    eventually(lambda: client.get_job_queue_info(future.job_id) is None)
+
+
+def test_awaiting_and_cancelling_in_asyncio(client: JobManager) -> None:
+    async def both() -> tuple[list[bytes], str]:
+        results = await asyncio.gather(*(client.submit(HELLO) for _ in range(5)))
+        sleeper = client.submit(SLEEPER)
+        waiting = asyncio.ensure_future(asyncio.wrap_future(sleeper))
+        await asyncio.sleep(0.3)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        return [result.stdout for result in results], sleeper.job_id
+
+    printed, sleeper = asyncio.run(both())
+
+    assert printed == [b"hello\n"] * 5
+    eventually(lambda: client.get_job_queue_info(sleeper) is None)
+
+
+def test_problems_with_and_without_a_container(client: JobManager) -> None:
+    problems = {"m": Match("yes")}
+    answered = ClientSync(client).new_job(Task("busybox", problems=problems), {"m": "no"}, timeout_s=PATIENCE_S)
+    merged = ClientSync(client).new_job(Task("busybox", command="true", problems=problems), {"m": "no"}, timeout_s=PATIENCE_S)
+
+    assert (answered.outcome, answered.host) == (Outcome.FAILED, None)
+    assert (merged.outcome, merged.exit_code, merged.problems["m"].outcome) == (Outcome.FAILED, 0, Outcome.FAILED)
+
+
+def test_a_pipeline(client: JobManager) -> None:
+    task = Pipeline(
+        [
+            Phase("build", Task("busybox", command="echo built"), inputs=True),
+            Phase("test", Task("busybox", command="exit 3")),
+            Phase("never", Task("busybox", command="true")),
+        ]
+    )
+    result = ClientSync(client).new_job(task, timeout_s=PATIENCE_S)
+
+    assert (result.outcome, result.exit_code) == (Outcome.FAILED, 3)
+    assert [(phase.name, phase.outcome) for phase in result.phases] == [
+        ("build", Outcome.SUCCESS),
+        ("test", Outcome.FAILED),
+        ("never", None),
+    ]
+    assert result.phases[0].run is not None and result.phases[0].run.stdout == b"built\n"
+
+
+def test_what_is_large_comes_whole(client: JobManager) -> None:
+    content = secrets.token_bytes(300_000)
+    result = ClientSync(client).new_job(
+        Task("busybox", command="cat big own", collect=["big"], files={"big": content}),
+        JobInput(files={"own": content[::-1]}),
+        timeout_s=PATIENCE_S,
+    )
+
+    assert result.stdout == content + content[::-1]
+    assert result.archive is not None and len(result.archive) > 250_000
+
+
+def test_output_is_read_as_it_comes(client: JobManager) -> None:
+    future = client.submit(Task("busybox", command="echo one; sleep 2; echo two"))
+    with client.follow(future.job_id, timeout_s=PATIENCE_S) as reader:
+        assert next(reader) == Output(stderr=False, data=b"one\n")
+        assert not future.done()
+        assert b"".join(output.data for output in reader) == b"two\n"
+
+
+def test_the_output_of_a_pipeline_names_its_phases(client: JobManager) -> None:
+    phases = [Phase(name, Task("busybox", command=f"echo {name}")) for name in ("build", "test")]
+    future = client.submit(Pipeline(phases))
+    read = [(output.phase, output.data) for output in client.follow(future.job_id, timeout_s=PATIENCE_S)]
+
+    assert read == [("build", b"build\n"), ("test", b"test\n")]
+
+
+def test_hooks_are_told_in_order(start_client: Callable[..., JobManager]) -> None:
+    hooks, told = HookManager(), list[events.Event]()
+    hooks.add(events.Event, told.append)
+    client = start_client(hook_manager=hooks)
+    job_id = client.submit(Pipeline([Phase("build", Task("busybox", command="true"))])).job_id
+    eventually(lambda: any(isinstance(event, events.JobEnded) for event in told))
+
+    kinds = [type(event).__name__ for event in told if getattr(event, "job_id", None) == job_id]
+    assert [kind for kind in kinds if kind != "JobDeleted"] == [
+        *("JobQueued", "JobPlaced", "JobStarted", "PhaseStarted", "PhaseEnded", "JobEnded")
+    ]
+
+
+def test_a_newer_job_takes_the_place_of_a_waiting_one(client: JobManager) -> None:
+    sleepers = [client.submit(SLEEPER) for _ in range(8)]
+    eventually(lambda: len(client.get_job_queue_snapshot()[0]) == 8, what="all slots are taken")
+    older = client.submit(HELLO, supersede_key="ann")
+    newer = client.submit(HELLO, supersede_key="ann")
+
+    result = older.result(PATIENCE_S)
+    assert (result.outcome, result.text) == (Outcome.KILLED, f"killed: superseded by job {newer.job_id}")
+    sleepers[0].cancel()
+    assert newer.result(PATIENCE_S).outcome is Outcome.SUCCESS
+
+
+def test_where_jobs_stand(client: JobManager) -> None:
+    sleepers = [client.submit(SLEEPER, launcher_name="eve") for _ in range(8)]
+    eventually(lambda: len(client.get_job_queue_snapshot()[0]) == 8, what="all slots are taken")
+    waiting = [client.submit(HELLO, priority=number) for number in range(3)]
+
+    def listed() -> bool:
+        return [job.job_id for job in client.get_job_queue_snapshot()[1]] == [future.job_id for future in waiting]
+
+    eventually(listed, what="three wait, in the order of their priorities")
+    running = client.get_job_queue_snapshot()[0]
+    assert {job.job_id for job in running} == {future.job_id for future in sleepers}
+    assert all(job.is_current_client_job and job.launcher == "eve" and job.host for job in running)
+    info = client.get_job_queue_info(waiting[1].job_id)
+    assert info is not None and info.jobs_before == 1
+    held = client.get_job_queue_info(sleepers[0].job_id)
+    assert held is not None and held.jobs_before == -1 and held.wait_s is not None
+    assert sum(host.running for host in client.hosts()) == 8 or eventually(lambda: sum(h.running for h in client.hosts()) == 8)
+
+
+def test_a_callback_that_raises_or_blocks_harms_no_other(start_client: Callable[..., JobManager]) -> None:
+    client, gate, results = start_client(callback_threads=2), threading.Event(), list[JobResult]()
+
+    def raises(result: JobResult) -> None:
+        raise SystemExit(3)
+
+    client.new_job(HELLO, callback=lambda result: gate.wait(PATIENCE_S))
+    client.new_job(HELLO, callback=raises)
+    for _ in range(5):
+        client.new_job(HELLO, callback=results.append)
+    eventually(lambda: len(results) == 5)
+    gate.set()
+
+
+def test_closing_drains(client: JobManager) -> None:
+    results: list[JobResult] = []
+    for _ in range(12):
+        client.new_job(Task("busybox", command="sleep 0.3"), callback=results.append)
+    client.close()
+
+    assert [result.outcome for result in results] == [Outcome.SUCCESS] * 12
+
+
+def test_closing_kills_when_it_is_told_to(client: JobManager) -> None:
+    results: list[JobResult] = []
+    for _ in range(12):
+        client.new_job(SLEEPER, callback=results.append)
+    started_at = time.monotonic()
+    client.close(kill=True)
+
+    assert [result.outcome for result in results] == [Outcome.KILLED] * 12
+    assert time.monotonic() - started_at < PATIENCE_S
