@@ -7,7 +7,10 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
 
+import psutil
 import pytest
 
 from jobmanager import (
@@ -30,32 +33,53 @@ from jobmanager import (
     events,
 )
 from jobmanager.testing import FakeEngineServer
-from tests.conftest import eventually
+from tests.conftest import eventually, open_files, our_threads
 from tests.support.cluster import Cluster
+from tests.support.redis_server import RedisServer
 
 PATIENCE_S = 30.0
 HELLO = Task("busybox", command="echo hello")
 SLEEPER = Task("busybox", command="sleep 300")
 
 
+@pytest.fixture(scope="module")
+def cluster_of_all() -> Iterator[Cluster]:
+    """Two nodes of four slots, for all tests here."""
+    with RedisServer() as redis, Cluster(redis, 2) as cluster:
+        yield cluster
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(cluster_of_all: Cluster) -> Iterator[None]:
+    """As for all tests, but for children of the cluster's workers: it proves at its own end that none is left."""
+    children_before, files_before = own_children(), open_files()
+    yield
+    eventually(lambda: not our_threads(), what=f"the library's threads are gone: {our_threads()}")
+    eventually(lambda: own_children() <= children_before, what="children are gone")
+    eventually(lambda: open_files() <= files_before, what=f"descriptors are closed: {open_files()} now, {files_before} before")
+
+
+def own_children() -> set[int]:
+    return {child.pid for child in psutil.Process().children()}
+
+
 @pytest.fixture(params=["in this process", "over a cluster"])
 def start_client(request: pytest.FixtureRequest) -> Iterator[Callable[..., JobManager]]:
     """Starts a client of either kind, on fake engines with eight slots in all. Their interface is the same."""
-    if request.param == "over a cluster":
-        cluster: Cluster = request.getfixturevalue("cluster")
-        yield cluster.client  # type: ignore[misc]
-        return
-    with FakeEngineServer(images=["busybox"]) as engine:
-        managers: list[JobManager] = []
+    with ExitStack() as stack:
+        if request.param == "over a cluster":
+            make: Callable[..., JobManager] = partial(request.getfixturevalue("cluster_of_all").client, start=False)
+        else:
+            engine = stack.enter_context(FakeEngineServer(images=["busybox"]))
+            make = partial(JobManager, DockerHost(engine.url, max_concurrent_jobs=8))
 
         def start(**options: object) -> JobManager:
-            managers.append(JobManager(DockerHost(engine.url, max_concurrent_jobs=8), **options))  # type: ignore[arg-type]
-            managers[-1].start()
-            return managers[-1]
+            client = make(**options)
+            stack.callback(client.close, kill=True)
+            client.start()
+            return client
 
         yield start
-        for manager in managers:
-            manager.close(kill=True)
 
 
 @pytest.fixture
@@ -75,7 +99,7 @@ def test_waiting_for_a_result(client: JobManager) -> None:
 
 
 def test_a_caller_that_waits_no_longer_kills_the_job(client: JobManager) -> None:
-    with pytest.raises(errors.JobTimeout, match="did not end within 0.5 s and was killed"):
+    with pytest.raises(errors.JobTimeout, match=r"did not end within 0\.5 s and was killed"):
         ClientSync(client).new_job(SLEEPER, timeout_s=0.5)
 
     eventually(lambda: client.get_job_queue_snapshot() == ([], []), what="it is gone from the queue")
@@ -218,7 +242,7 @@ def test_where_jobs_stand(client: JobManager) -> None:
     assert info is not None and info.jobs_before == 1
     held = client.get_job_queue_info(sleepers[0].job_id)
     assert held is not None and held.jobs_before == -1 and held.wait_s is not None
-    assert sum(host.running for host in client.hosts()) == 8 or eventually(lambda: sum(h.running for h in client.hosts()) == 8)
+    eventually(lambda: sum(host.running for host in client.hosts()) == 8, what="the hosts say so, too")
 
 
 def test_a_callback_that_raises_or_blocks_harms_no_other(start_client: Callable[..., JobManager]) -> None:
