@@ -67,7 +67,8 @@ class Beats:
         self._thread = threading.Thread(target=self._run, name="jobmanager-beats", daemon=True)
 
     def start(self) -> None:
-        """Give signs of life from now on."""
+        """Give signs of life from now on. Until then there were none to miss."""
+        self._last_answer = self._clock()
         self._thread.start()
 
     def close(self) -> None:
