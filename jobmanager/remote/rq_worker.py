@@ -43,6 +43,7 @@ _log = logger(__name__)
 _POP_S = 1.0  # so long a pop waits for a job, at most
 _HEARTBEAT_S = 5.0
 _WORKER_TTL_S = 30  # RQ adds 60 s
+_SET_IF_THERE = "if redis.call('EXISTS', KEYS[1]) == 1 then return redis.call('HSET', KEYS[1], unpack(ARGV)) end"
 _EXECUTION_TTL_S = 180  # RQ takes a job for abandoned then; renewed with each heartbeat
 _FINISHED_TTL_S = 3600  # for how long RQ's registries show a job that has ended
 _RETRY_S = 0.5
@@ -117,6 +118,7 @@ class NodeWorker(BaseWorker):
         self._shown: dict[str, Execution] = {}
         self._showing = threading.Lock()
         self._intermediate = f"{self._queue.key}:intermediate"
+        self._set_if_there = redis.register_script(_SET_IF_THERE)
 
     def run(self) -> None:
         """Take jobs until the node is over. In the main thread."""
@@ -131,8 +133,8 @@ class NodeWorker(BaseWorker):
         self._guarded(self.register_birth)
 
     def register_birth(self) -> None:
-        """Register anew, also where a record of this name is left: the name was claimed before."""
-        self.connection.delete(self.key)
+        """Register anew, also where a record of this name is left: the name was claimed before, and who had it runs nothing."""
+        self.connection.delete(self.key, self._started().key)
         super().register_birth()  # type: ignore[no-untyped-call]
 
     def teardown(self) -> None:
@@ -264,7 +266,7 @@ class NodeWorker(BaseWorker):
             # without our name: rq-dashboard 0.9 would unpickle the job that a worker has, and its page of workers would fail
             execution = Execution.create(job, _EXECUTION_TTL_S, pipeline=together)
             together.expire(self._started().key, _EXECUTION_TTL_S)
-            together.hset(job.key, mapping={"status": "started", "worker_name": self.name, "started_at": utcformat(now())})
+            self._set(together, job.key, {"status": "started", "worker_name": self.name, "started_at": utcformat(now())})
             together.execute()
         with self._showing:
             self._shown[r] = execution
@@ -282,9 +284,13 @@ class NodeWorker(BaseWorker):
             together.zadd(registry.key, {r: time.time() + _FINISHED_TTL_S})  # its own `add` would save a job
             together.zremrangebyscore(registry.key, 0, time.time())
             together.expire(registry.key, _FINISHED_TTL_S)
-            together.hset(job.key, "ended_at", utcformat(now()))
+            self._set(together, job.key, {"ended_at": utcformat(now())})
             (self.increment_failed_job_count if failed else self.increment_successful_job_count)(pipeline=together)
             together.execute()
+
+    def _set(self, pipeline: Any, key: str, fields: dict[str, str]) -> None:
+        """Where Redis has lost RQ's record of a job, none is made: nobody would delete it."""
+        self._set_if_there(keys=[key], args=[part for pair in fields.items() for part in pair], client=pipeline)
 
     def _started(self) -> StartedJobRegistry:
         return StartedJobRegistry(self._queue.name, connection=self.connection, serializer=JSONSerializer)
