@@ -6,7 +6,8 @@ The rules, one function each:
 * ``lost``: an accepted job whose client lives, or has come back under its id, was called back.
 * ``doubled``: no process was called back twice for a job. A second process of the same client may be, when the first one
   was killed: whether the first one's callback had come to its end, nobody can know.
-* ``uninvited``: no callback and no run of a job that was refused or never asked for.
+* ``uninvited``: no callback and no run of a job that was refused or never asked for. Where Redis went away meanwhile, nobody knew
+  whether it was accepted: it may have been started before it was cancelled.
 * ``run_too_often``: a program was started at most once, or once more for each of its ``retries``.
 * ``run_nowhere``: what ended as a program ends was run.
 * ``wrong_outcomes``: a job ended as its program does. A crash needs a fault that the test has announced.
@@ -42,7 +43,7 @@ class Happening:
     client: str = ""
     job_id: str = ""
     expected: str = ""  # submitting: the outcome of its program; empty: any
-    retries: int = 0  # submitting
+    retries: int = 0  # submitting: programs of it that may be started after the first one
     outcome: str = ""  # called_back
     text: str = ""  # called_back, refused, fault
     at_s: float = 0.0  # by the machine's monotonic clock, which all processes share
@@ -74,7 +75,8 @@ class ClusterHistory:
         **options: Any,
     ) -> str:
         """Submit a job and write down what comes of it: empty when it was accepted, else why not."""
-        self.write("submitting", job_id, expected=expected.value if expected else "", retries=getattr(task, "retries", 0))
+        again = task.retries if isinstance(task, Task) else len(task.phases) - 1
+        self.write("submitting", job_id, expected=expected.value if expected else "", retries=again)
         try:
             client.new_job(task, inputdata, self.called_back, job_id=job_id, **options)
         except JobManagerError as error:
@@ -141,6 +143,7 @@ class _Job:
     submitted: list[Happening] = field(default_factory=list)
     accepted: bool = False
     refused: bool = False
+    may_run: bool = False  # although it was refused
     kill_taken: bool = False
     called_back: list[Happening] = field(default_factory=list)
 
@@ -177,6 +180,7 @@ def _sorted(happenings: Sequence[Happening], runs: Mapping[str, int]) -> _Whole:
             job.accepted = True
         elif each.what == "refused":
             job.refused = True
+            job.may_run = each.text.startswith("RedisUnavailable")  # until its cancellation reaches its node
         elif each.what == "kill_taken":
             job.kill_taken = True
     living = {each.client for each in happenings if each.process not in killed}
@@ -202,7 +206,7 @@ def _uninvited(whole: _Whole) -> Iterator[str]:
     for job_id, job in whole.jobs.items():
         if job.called_back and (job.refused or not job.submitted):
             yield f"uninvited: {job_id} was called back, and never accepted"
-        if whole.runs.get(job_id) and job.refused:
+        if whole.runs.get(job_id) and job.refused and not job.may_run:
             yield f"uninvited: {job_id} was run, and never accepted"
     for job_id in whole.runs.keys() - whole.jobs.keys():
         yield f"uninvited: {job_id} was run, and never asked for"
