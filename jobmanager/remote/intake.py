@@ -117,7 +117,7 @@ class Intake:
             raise JobRejected("its header is that of another job")
         if time.time() > header.not_after_s:
             raise JobRejected("it is too old: it may be a replay")
-        return HeldJob(header=header, token=placement.token, runs=fields.runs)
+        return HeldJob(header=header, token=placement.token, attempt=fields.attempt, runs=fields.runs)
 
     def _refuse(self, r: str, fields: JobFields, reason: str) -> None:
         """Whoever wrote this cannot have it run. One that was placed here indeed, and was changed since, is placed once more."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from jobmanager.remote.records import JobHeader
+from jobmanager.remote.store import HeldPlacement
 
 _REMEMBERED_TOKENS = 100_000
 
@@ -27,6 +28,7 @@ class HeldJob:
 
     header: JobHeader = field(repr=False)
     token: str  # of the placement
+    attempt: int = 1  # the number of the placement among the job's
     runs: int = 0  # programs of the job that were started, on any node
     state: HeldState = HeldState.TAKEN
     is_fenced: bool = False  # it is not ours any more: its end is told to nobody
@@ -142,11 +144,11 @@ class NodeJobs:
         with self._lock:
             return next((job for job in self._jobs.values() if job.local_id == local_id and not job.is_fenced), None)
 
-    def held(self) -> list[tuple[str, str, int]]:
+    def held(self) -> list[HeldPlacement]:
         """R, token and runs of each job that was started here and whose result Redis has not."""
         with self._lock:
             return [
-                (job.r, job.token, job.runs)
+                HeldPlacement(job.r, job.token, job.runs, job.attempt)
                 for job in self._jobs.values()
                 if job.state is not HeldState.TAKEN and not job.is_fenced
             ]

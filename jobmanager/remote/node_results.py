@@ -80,6 +80,7 @@ class NodeResults:
             FinishedJob(
                 r=job.r,
                 token=job.token,
+                attempt=job.attempt,
                 client=job.header.client,
                 job_id=job.header.job_id,
                 outcome=result.outcome.value,
@@ -96,6 +97,7 @@ class NodeResults:
         return self._store.finish(
             result.r,
             token=result.token,
+            attempt=result.attempt,
             client=result.client,
             job_id=result.job_id,
             result=result.envelope,

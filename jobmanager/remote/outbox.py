@@ -29,6 +29,7 @@ class FinishedJob:
 
     r: str
     token: str
+    attempt: int = 1  # the number of the placement among the job's
     client: str
     job_id: str
     outcome: str

@@ -9,7 +9,7 @@ import json
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Union
+from typing import Any, Literal, NamedTuple, Union
 
 from redis import Redis
 from redis.client import Pipeline
@@ -99,6 +99,15 @@ class JobFields:
     excluded: tuple[str, ...] = ()  # nodes that gave it back
     reason: str = ""  # why, at last
     outcome: str = ""
+
+
+class HeldPlacement(NamedTuple):
+    """What a node says of a job that it has started and whose result Redis has not."""
+
+    r: str
+    token: str
+    runs: int  # of the job, on any node
+    attempt: int = 1  # the number of this placement among the job's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -277,18 +286,28 @@ class ClusterStore:
         return bool(self._call("back", r, token, reason, int(exclude)))
 
     def finish(
-        self, r: str, *, token: str, client: str, job_id: str, result: str, outcome: str, who: str, epoch: str = ""
+        self,
+        r: str,
+        *,
+        token: str,
+        client: str,
+        job_id: str,
+        result: str,
+        outcome: str,
+        who: str,
+        attempt: int = 1,
+        epoch: str = "",
     ) -> str:
         """Its one result: ``done``; ``late``: it is not this placement's any more, or has one; ``stale``: not the leader's.
 
         An empty token: only while it waits.
         """
-        return _text(self._call("finish", epoch, r, token, client, job_id, result, outcome, self._ttl_s, who))
+        return _text(self._call("finish", epoch, r, token, client, job_id, result, outcome, self._ttl_s, who, attempt))
 
     # ---- nodes
 
-    def beat(self, node: str, incarnation: str, report: str, held: Iterable[tuple[str, str, int]]) -> Beat:
-        """A node's sign of life. ``held``: R, token and runs of each job that it has started and whose result Redis has not."""
+    def beat(self, node: str, incarnation: str, report: str, held: Iterable[HeldPlacement]) -> Beat:
+        """A node's sign of life, and what it is to do about it."""
         flat = [part for each in held for part in each]
         answer = self._call("beat", node, incarnation, report, _ms(self._timeouts.suspect_s), *flat)
         if not answer[0]:

@@ -16,7 +16,7 @@ from jobmanager.remote.connect import open_redis
 from jobmanager.remote.output import JobOutputStream
 from jobmanager.remote.redis_checks import check_memory, check_redis
 from jobmanager.remote.rq_worker import NodeWorker
-from jobmanager.remote.store import Accepted, ClusterStore, NewJob, SeenState
+from jobmanager.remote.store import Accepted, ClusterStore, HeldPlacement, NewJob, SeenState
 from jobmanager.remote.timeouts import ClusterTimeouts
 from tests.support.redis_server import ADMIN, RedisServer
 from tests.unit.test_docs import TOP
@@ -105,7 +105,7 @@ def as_node(store: ClusterStore, blobs: RedisBlobs, worker: NodeWorker) -> None:
     for number in (1, 2):
         assert store.start(job(number).r, node="n1", incarnation="i1", token=f"t{number}", event="event") == "run"
         worker.show_started(job(number).r)
-    assert store.beat("n1", "i1", "report", [(job(1).r, "t1", 1), (job(2).r, "t2", 1)]).is_owner
+    assert store.beat("n1", "i1", "report", [HeldPlacement(job(1).r, "t1", 1), HeldPlacement(job(2).r, "t2", 1)]).is_owner
     worker._beat(), store.count_run(job(1).r)
     assert store.back(job(3).r, token="t3", reason="no", exclude=True)
     blobs.of_job(job(1).r).put(hash_of(b"result"), b"result")

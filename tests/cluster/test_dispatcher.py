@@ -24,7 +24,7 @@ from jobmanager.remote.queue_snapshot import KIND, MAX_BYTES, read_snapshot
 from jobmanager.remote.records import NodeCommand
 from jobmanager.remote.signed_messages import signed
 from jobmanager.remote.signing import Keyring, Signer
-from jobmanager.remote.store import ClusterStore
+from jobmanager.remote.store import ClusterStore, HeldPlacement
 from tests.conftest import SLOWNESS, eventually
 from tests.support.cluster import IMAGE
 from tests.support.dispatching import BEAT_S, CLIENT, NAMESPACE, DispatchWorld
@@ -443,7 +443,7 @@ def test_a_node_that_is_silent_for_a_moment_keeps_its_jobs_and_gets_no_new_ones(
 
     def beats() -> bool:
         report = world.signer.sign("report", node.report.to_json())
-        beat = world.store.beat("n1", node.incarnation, report, [(r, token, 1) for r, token in held.items()])
+        beat = world.store.beat("n1", node.incarnation, report, [HeldPlacement(r, token, 1) for r, token in held.items()])
         return beat.lost == () and world.fields(waits).node == "n1"
 
     eventually(beats)

@@ -15,6 +15,7 @@ from jobmanager.remote.store import (
     BlobsMissing,
     ClusterStore,
     DuplicateId,
+    HeldPlacement,
     NewJob,
     SeenState,
     WaitQueueFull,
@@ -44,9 +45,9 @@ def start(store: ClusterStore, token: str = "t1") -> str:
     return store.start(R, node=NODE, incarnation=INCARNATION, token=token, event="started")
 
 
-def finish(store: ClusterStore, token: str = "t1", **options: str) -> str:
+def finish(store: ClusterStore, token: str = "t1", *, attempt: int = 1, **options: str) -> str:
     what = {"client": "web", "job_id": "one", "result": "result", "outcome": "success", "who": NODE} | options
-    return store.finish(R, token=token, **what)
+    return store.finish(R, token=token, attempt=attempt, **what)
 
 
 def bring_to(store: ClusterStore, state: str) -> None:
@@ -78,8 +79,8 @@ WHAT_EACH_ANSWERS: dict[str, tuple[Callable[[ClusterStore], object], tuple[str, 
     "start": (start, ("gone", "gone", "run", "gone", "gone")),
     "start with another token": (lambda store: start(store, "t0"), ("gone", "gone", "gone", "gone", "gone")),
     "back": (back, ("False", "False", "True", "True", "False")),
-    "finish": (finish, ("done", "late", "done", "done", "done")),
-    "finish with another token": (lambda store: finish(store, "t0"), ("done", "late", "late", "late", "late")),
+    "finish": (lambda store: finish(store, attempt=0), ("done", "late", "done", "done", "done")),
+    "finish with another token": (lambda store: finish(store, "t0", attempt=0), ("done", "late", "late", "late", "late")),
     "finish while it waits": (lambda store: finish(store, ""), ("late", "done", "late", "late", "late")),
     "finish by a leader of before": (lambda store: finish(store, epoch="0:x"), ("stale",) * 5),
     "cancel": (cancel, ("gone", "ended", "asked", "asked", "gone")),
@@ -173,15 +174,15 @@ def test_a_kill_reaches_a_job_before_and_after_its_start(store: ClusterStore) ->
     bring_to(store, "placed")
     assert cancel(store) == "asked"
     assert start(store) == "cancelled"
-    assert store.beat(NODE, INCARNATION, "report", [(R, "t1", 0)]).cancels == {R: "kill it"}
+    assert store.beat(NODE, INCARNATION, "report", [HeldPlacement(R, "t1", 0)]).cancels == {R: "kill it"}
     assert [command for _, command in store.read_commands(NODE, after="0", block_s=0.01)] == ["kill it"]
 
 
 def test_a_node_hears_what_it_has_lost_and_what_it_should_have(store: ClusterStore) -> None:
     bring_to(store, "running")
 
-    assert store.beat(NODE, INCARNATION, "report", [(R, "t1", 1)]).lost == ()
-    assert store.beat(NODE, INCARNATION, "report", [(R, "t0", 1)]).lost == (R,)
+    assert store.beat(NODE, INCARNATION, "report", [HeldPlacement(R, "t1", 1)]).lost == ()
+    assert store.beat(NODE, INCARNATION, "report", [HeldPlacement(R, "t0", 1)]).lost == (R,)
     assert store.beat(NODE, INCARNATION, "report", []).unheld == ((R, "running", "t1"),)
     assert not store.beat(NODE, "another", "report", []).is_owner
 
@@ -204,7 +205,7 @@ def test_after_data_loss_node_and_client_make_a_job_whole_whoever_is_first(
     where = SeenState() if seen == "waiting" else SeenState(state=seen, node=NODE, incarnation=INCARNATION, token="t1", runs=1)
 
     def node() -> None:
-        store.beat(NODE, INCARNATION, "report", [(R, "t1", 1)])
+        store.beat(NODE, INCARNATION, "report", [HeldPlacement(R, "t1", 1)])
 
     def client() -> None:
         store.announce(JOB, where)
@@ -225,9 +226,49 @@ def test_a_job_that_was_placed_anew_after_data_loss_is_lost_for_the_node_that_co
     store.announce(JOB, SeenState())
     place(store, token="t2")
 
-    beat = store.beat(NODE, INCARNATION, "report", [(R, "t1", 1)])
+    beat = store.beat(NODE, INCARNATION, "report", [HeldPlacement(R, "t1", 1)])
 
     assert beat.lost == (R,)
+
+
+def fall_back(store: ClusterStore) -> None:
+    """Redis' machine has crashed, and the last second of its file is lost: the job waits as before it was placed."""
+    bring_to(store, "waiting")
+    with store.redis.pipeline() as before:
+        for key in (store.keys.job(R), store.keys.rq_job(R), store.keys.rq_wait):
+            before.dump(key)
+        kept = dict(zip((store.keys.job(R), store.keys.rq_job(R), store.keys.rq_wait), before.execute(), strict=True))
+    place(store)
+    start(store)
+    store.redis.delete(store.keys.node(NODE, "jobs"), store.keys.rq_node(NODE))
+    for key, dump in kept.items():
+        store.redis.restore(key, 0, dump, replace=True)
+
+
+def test_a_job_whose_record_fell_back_is_its_nodes_still(store: ClusterStore) -> None:
+    fall_back(store)
+
+    assert store.beat(NODE, INCARNATION, "report", [HeldPlacement(R, "t1", 1, attempt=1)]).lost == ()
+
+    assert place(store, token="t2") == "not_waiting"
+    assert finish(store) == "done"
+    fits_together(store)
+
+
+def test_a_result_whose_record_fell_back_is_no_late_one(store: ClusterStore) -> None:
+    fall_back(store)
+
+    assert finish(store, attempt=1) == "done"
+    fits_together(store)
+
+
+def test_a_job_that_was_taken_back_from_a_node_is_not_its_any_more(store: ClusterStore) -> None:
+    bring_to(store, "running")
+    requeue(store)
+
+    assert store.beat(NODE, INCARNATION, "report", [HeldPlacement(R, "t1", 1, attempt=1)]).lost == (R,)
+    assert finish(store, attempt=1) == "late"
+    fits_together(store)
 
 
 def test_a_result_that_comes_before_the_clients_word_is_kept(store: ClusterStore) -> None:

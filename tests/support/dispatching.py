@@ -20,7 +20,7 @@ from jobmanager.remote.dispatcher_process import DispatcherSettings
 from jobmanager.remote.payload import unpack_result
 from jobmanager.remote.records import SCHEMA, ClientEvent, JobHeader, Needs, NodeReport, Placement, ResultMessage
 from jobmanager.remote.signing import Keyring
-from jobmanager.remote.store import ClusterStore, JobFields, NewJob, SeenState
+from jobmanager.remote.store import ClusterStore, HeldPlacement, JobFields, NewJob, SeenState
 from jobmanager.remote.timeouts import ClusterTimeouts
 from tests.conftest import eventually
 from tests.support.cluster import SHORT
@@ -104,7 +104,8 @@ class BeatingNode:
             while not self._stop.wait(BEAT_S):
                 report = self._world.signer.sign("report", self.report.to_json())
                 with suppress(redis.RedisError):  # it is away
-                    beat = store.beat(self.name, self.incarnation, report, [(r, token, 1) for r, token in list(self.held.items())])
+                    held = [HeldPlacement(r, token, 1) for r, token in list(self.held.items())]
+                    beat = store.beat(self.name, self.incarnation, report, held)
                     self.lost |= {*beat.lost}
 
 

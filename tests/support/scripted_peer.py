@@ -19,7 +19,7 @@ from jobmanager.remote.output import JobOutputStream, output_pieces
 from jobmanager.remote.payload import Unpacked, Unpacker, pack_result
 from jobmanager.remote.records import SCHEMA, ClientEvent, JobHeader, NodeCommand, NodeReport, ResultMessage
 from jobmanager.remote.signing import Keyring, Signer
-from jobmanager.remote.store import ClusterStore
+from jobmanager.remote.store import ClusterStore, HeldPlacement
 from jobmanager.remote.timeouts import ClusterTimeouts
 
 TURN_S = 0.01
@@ -120,7 +120,7 @@ class ScriptedPeer:
 
     def beat(self) -> None:
         report = self.signer.sign("report", self._report.to_json())
-        self.store.beat(self.name, self.incarnation, report, [(r, token, 1) for r, token in self._holds.items()])
+        self.store.beat(self.name, self.incarnation, report, [HeldPlacement(r, token, 1) for r, token in self._holds.items()])
 
     def result(self, taken: Taken, result: JobResult, *, r: str | None = None, signer: Signer | None = None) -> str:
         """A signed result."""

@@ -1,5 +1,5 @@
 -- A node's sign of life. It says what it holds, and hears what it is to do about it.
--- 3 node, 4 incarnation, 5 report (signed), 6 TTL of its name in ms, then R, token and runs of each job that it holds
+-- 3 node, 4 incarnation, 5 report (signed), 6 TTL of its name in ms, then R, token, runs and attempt of each job that it holds
 local node, incarnation = ARGV[3], ARGV[4]
 local owner = prefix .. 'node:' .. node .. ':owner'
 local holder = redis.call('GET', owner)
@@ -12,18 +12,18 @@ redis.call('HINCRBY', prefix .. 'node:' .. node, 'beats', 1)
 redis.call('EXPIRE', prefix .. 'node:' .. node, 86400)
 redis.call('SADD', prefix .. 'nodes', node)
 local held, lost, cancels, unheld = {}, {}, {}, {}
-for i = 7, #ARGV, 3 do
+for i = 7, #ARGV, 4 do
     local r, token, job = ARGV[i], ARGV[i + 1], job_key(ARGV[i])
     held[r] = true
-    local known = redis.call('HMGET', job, 'state', 'node', 'token', 'cancel', 'announced')
-    if not known[1] or (known[1] == 'waiting' and known[5]) then -- Redis lost data, and nobody else has it
+    local known = redis.call('HMGET', job, 'state', 'node', 'token', 'cancel')
+    if not known[1] or has_fallen_back(r, ARGV[i + 3]) then -- Redis lost data, and nobody else has it
         redis.call('LREM', wait_queue, 1, r)
         redis.call('HSET', job, 'state', 'running', 'node', node, 'incarnation', incarnation, 'token', token, 'runs', ARGV[i + 2], 'since', now())
         redis.call('HDEL', job, 'announced')
         if not known[1] then
-            redis.call('HSET', job, 'attempt', 1)
             redis.call('EXPIRE', job, 86400)
         end
+        redis.call('HSET', job, 'attempt', ARGV[i + 3])
         redis.call('HSET', node_jobs(node), r, token)
         hint('changed', r, node)
     elseif known[1] == 'done' or known[2] ~= node or known[3] ~= token then

@@ -47,6 +47,13 @@ local function leave_node(r)
     return node
 end
 
+-- Whether a job waits only because Redis has lost what came after: a client has announced it so, or its record is older
+-- than a placement that its node has.
+local function has_fallen_back(r, attempt)
+    local known = redis.call('HMGET', job_key(r), 'state', 'announced', 'attempt')
+    return known[1] == 'waiting' and (known[2] or tonumber(known[3] or 0) < tonumber(attempt))
+end
+
 -- A job waits (again).
 local function wait(r)
     redis.call('HSET', job_key(r), 'state', 'waiting', 'token', '', 'node', '', 'incarnation', '', 'placement', '', 'since', now())

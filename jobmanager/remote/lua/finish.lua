@@ -1,6 +1,6 @@
 -- A job ends.
 -- 3 epoch (empty: it is a node or a client that says so), 4 r, 5 token (empty: only while it waits), 6 client, 7 job id,
--- 8 result (signed), 9 outcome, 10 TTL, 11 who says so
+-- 8 result (signed), 9 outcome, 10 TTL, 11 who says so, 12 attempt of the placement
 local r = ARGV[4]
 if ARGV[3] ~= '' and redis.call('GET', prefix .. 'epoch') ~= ARGV[3] then
     return 'stale'
@@ -13,7 +13,7 @@ if ARGV[5] == '' then
     if known[1] ~= 'waiting' then
         return 'late'
     end
-elseif known[1] and known[2] ~= ARGV[5] and not (known[1] == 'waiting' and redis.call('HEXISTS', job_key(r), 'announced') == 1) then
+elseif known[1] and known[2] ~= ARGV[5] and not has_fallen_back(r, ARGV[12]) then
     return 'late'
 end
 done(r, ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11])
