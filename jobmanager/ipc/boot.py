@@ -29,7 +29,7 @@ def main(request_json: str) -> None:
     request = json.loads(request_json)
     try:
         sys.path += package_folders(request["path"])
-        load("jobmanager", request["home"])
+        place("jobmanager", request["home"])
         module, function = request["target"].split(":")
         __import__(module)
         getattr(sys.modules[module], function)(*request["arguments"])
@@ -53,14 +53,15 @@ def continue_when_parent_ends() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGCONT)
 
 
-def load(package: str, home: str) -> None:
-    """Import a package from this folder without adding the folder to the path, as it may contain other modules."""
+def place(package: str, home: str) -> None:
+    """Let modules of a package be imported from this folder, which is not added to the path, as it may contain other modules.
+
+    The package's own first lines do not run: they import all public names, which would double a child's time to start.
+    """
     spec = PathFinder.find_spec(package, [home])
-    if spec is None or spec.loader is None:
+    if spec is None or spec.submodule_search_locations is None:
         raise ImportError(f"the package {package} is not in {home} any more")
-    module = module_from_spec(spec)
-    sys.modules[package] = module
-    spec.loader.exec_module(module)
+    sys.modules[package] = module_from_spec(spec)
 
 
 def package_folders(path: Sequence[str]) -> list[str]:

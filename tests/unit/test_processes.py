@@ -116,6 +116,16 @@ def test_a_package_that_was_installed_to_be_edited_is_found_where_it_lies(tmp_pa
     assert boot.package_folders([str(place), source, script]) == [str(place), source]
 
 
+def test_a_child_imports_what_it_needs_and_not_all_public_names():
+    code = "import sys, jobmanager._waiter, jobmanager._pool_worker; print(*sys.modules)"
+
+    done = subprocess.run(process.command("builtins:exec", code), env=process.environment(), capture_output=True, check=True)
+
+    imported = set(done.stdout.decode().split())
+    assert {"jobmanager", "jobmanager._waiter"} <= imported
+    assert not {"jobmanager.manager", "jobmanager.client", "jobmanager.scheduling.ledger"} & imported
+
+
 def test_a_folder_of_the_caller_s_that_is_no_package_is_not_taken_for_one(tmp_path):
     (tmp_path / "docker").mkdir()
 
