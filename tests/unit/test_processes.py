@@ -10,15 +10,18 @@ import sys
 import threading
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing import spawn
 from pathlib import Path
 
 import pytest
 
 from jobmanager import JobManager, Outcome, Task
+from jobmanager.control import drain
 from jobmanager.control.child_process import Child, ChildExited, MessageReceived, how_it_ended
 from jobmanager.errors import EngineUnavailable, NotSupported
 from jobmanager.ipc import boot, process
+from jobmanager.scheduling import hosts
 from jobmanager.testing import FakeEngineServer
 from tests.conftest import eventually
 
@@ -299,6 +302,8 @@ def test_a_job_over_which_every_pool_worker_dies_says_why_they_did(monkeypatch: 
         return command(target, *arguments, report_to=report_to)
 
     monkeypatch.setattr(process, "command", without_workers)
+    monkeypatch.setattr(hosts, "_BACKOFF_S", (0.1,))
+    monkeypatch.setattr(drain, "AT_CLOSE", replace(drain.AT_CLOSE, delete_s=0.5))
     with FakeEngineServer() as fake, JobManager(fake.url) as manager:
         result = manager.submit(Task("busybox", command="true")).result(60)
 
