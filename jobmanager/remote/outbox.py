@@ -62,6 +62,7 @@ class ResultOutbox:
         self._clock = clock
         self._pending: deque[FinishedJob] = deque()
         self._kept: OrderedDict[str, tuple[FinishedJob, float]] = OrderedDict()  # by R
+        self._kept_bytes = 0
         self._changed = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="jobmanager-results", daemon=True)
@@ -91,6 +92,7 @@ class ResultOutbox:
             self._forget_old()
             if r in self._kept:
                 self._pending.append(self._kept.pop(r)[0])
+                self._kept_bytes -= self._pending[-1].size
                 self._changed.notify_all()
             return any(result.r == r for result in self._pending)
 
@@ -100,6 +102,7 @@ class ResultOutbox:
             self._forget_old()
             self._pending.extend(result for result, _ in self._kept.values())
             self._kept.clear()
+            self._kept_bytes = 0
             self._changed.notify_all()
 
     def drop(self, rs: tuple[str, ...]) -> None:
@@ -152,15 +155,20 @@ class ResultOutbox:
             if result in self._pending:
                 self._pending.remove(result)
             if answer == "done":
-                self._kept[result.r] = result, self._clock()
+                self._keep(result)
             self._forget_old()
             self._changed.notify_all()
 
+    def _keep(self, result: FinishedJob) -> None:
+        if (before := self._kept.pop(result.r, None)) is not None:
+            self._kept_bytes -= before[0].size
+        self._kept[result.r] = result, self._clock()
+        self._kept_bytes += result.size
+
     def _forget_old(self) -> None:
-        bytes_kept = sum(result.size for result, _ in self._kept.values())
         while self._kept:
             oldest, at = next(iter(self._kept.values()))
-            if bytes_kept <= _KEPT_BYTES and self._clock() - at < _KEPT_S:
+            if self._kept_bytes <= _KEPT_BYTES and self._clock() - at < _KEPT_S:
                 return
-            bytes_kept -= oldest.size
             self._kept.popitem(last=False)
+            self._kept_bytes -= oldest.size
