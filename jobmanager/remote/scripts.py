@@ -9,7 +9,7 @@ from redis.commands.core import Script
 
 _NAMES = (
     *("accept", "announce", "back", "beat", "cancel", "claim"),
-    *("finish", "lead", "place", "records", "release", "requeue", "start"),
+    *("finish", "lead", "place", "record", "records", "release", "requeue", "start"),
 )
 
 

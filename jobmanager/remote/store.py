@@ -134,7 +134,8 @@ class NodeFields:
     seen_s: float | None = None  # since its last sign of life, in seconds
 
 
-_WITHOUT_BODY = tuple(name for name in JobFields.__dataclass_fields__ if name not in ("body", "placement"))
+_ALL_FIELDS = tuple(JobFields.__dataclass_fields__)
+_WITHOUT_BODY = tuple(name for name in _ALL_FIELDS if name not in ("body", "placement"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,14 +256,9 @@ class ClusterStore:
 
     def record(self, r: str) -> JobFields | None:
         """A job's record; None when there is none. What is longer than anything of ours is not read, and empty."""
-        key, names = self.keys.job(r), tuple(JobFields.__dataclass_fields__)
-        with self.redis.pipeline(transaction=False) as together:
-            for name in names:
-                together.hstrlen(key, name)
-            lengths = together.execute()
-        short = [name for name, length in zip(names, lengths, strict=True) if length <= _MAX_FIELD_BYTES]
-        values = self.redis.hmget(key, short)
-        return _job_fields({name: _text(value) for name, value in zip(short, values, strict=True) if value is not None})
+        values = self._call("record", r, _MAX_FIELD_BYTES, *_ALL_FIELDS)
+        named = zip(_ALL_FIELDS, values, strict=True)
+        return _job_fields({name: _text(value) for name, value in named if value is not None})
 
     def records(self, rs: Sequence[str]) -> list[JobFields | None]:
         """The records of many in one round trip, without what is for their nodes: bodies, placements, cancels."""
