@@ -136,15 +136,14 @@ class Unpacker:
 
     def _task(self, data: Any, load: _Loader) -> Task | Pipeline:
         """The same task has the same hash, also that of all its contents."""
-        if not isinstance(data, dict) or "kind" in data:
-            return _task_of(data, load)
-        reference = _reference(data)
-        known = self._tasks.get(reference.sha256)
+        is_here = not isinstance(data, dict) or "kind" in data
+        sha256 = hash_of(_json(data).encode()) if is_here else _reference(data).sha256
+        known = self._tasks.get(sha256)
         if known is not None:
             return known
         loaded_before = load.bytes
-        task = _task_of(_parsed(load(reference)), load)
-        self._tasks.put(reference.sha256, task, load.bytes - loaded_before)
+        task = _task_of(data if is_here else _parsed(load(_reference(data))), load)
+        self._tasks.put(sha256, task, load.bytes - loaded_before)
         return task
 
 
