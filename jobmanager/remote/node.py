@@ -327,6 +327,7 @@ class Node:
         self._inbox.close()
         self._manager.close(kill=True)
         left = self._results.outbox.close(_LAST_RESULTS_S)
+        self._worker.show_now()
         if left:
             _log.error("Redis did not get %d results: their jobs will count as lost", left)
         self._beats.close()

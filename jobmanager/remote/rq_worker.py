@@ -18,7 +18,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -42,6 +42,7 @@ _log = logger(__name__)
 
 _POP_S = 1.0  # so long a pop waits for a job, at most
 _HEARTBEAT_S = 5.0
+_SHOW_S = 0.5  # so far, at least, are dashboards behind
 _WORKER_TTL_S = 30  # RQ adds 60 s
 _SET_IF_THERE = "if redis.call('EXISTS', KEYS[1]) == 1 then return redis.call('HSET', KEYS[1], unpack(ARGV)) end"
 _EXECUTION_TTL_S = 180  # RQ takes a job for abandoned then; renewed with each heartbeat
@@ -116,7 +117,10 @@ class NodeWorker(BaseWorker):
         self._is_stray_possible = True  # a pop may have been cut off
         self._looked_for: deque[str] = deque()
         self._shown: dict[str, Execution] = {}
+        self._to_show: dict[str, tuple[str, bool | None]] = {}  # by R: when it was started, and whether it failed; None: it runs
+        self._running: dict[str, str] = {}  # by R: when it was started; of those that have not ended
         self._showing = threading.Lock()
+        self._show_at = 0.0
         self._intermediate = f"{self._queue.key}:intermediate"
         self._set_if_there = redis.register_script(_SET_IF_THERE)
 
@@ -167,6 +171,8 @@ class NodeWorker(BaseWorker):
         """The next job, when there is room for one. None, which ends the work: the node is over."""
         while not self._jobs.is_over():
             self.heartbeat()
+            if time.monotonic() >= self._show_at:
+                self.show_now()
             try:
                 found = self._next()
             except DequeueTimeout:
@@ -203,12 +209,24 @@ class NodeWorker(BaseWorker):
         self.connection.lrem(self._intermediate, 1, r)
 
     def show_started(self, r: str) -> None:
-        """Let dashboards see that a job runs here."""
-        self._guarded(partial(self._show_started, r))
+        """Let dashboards see soon that a job runs here."""
+        with self._showing:
+            self._running[r] = started_at = utcformat(now())
+            self._to_show[r] = started_at, None
 
     def show_ended(self, r: str, *, failed: bool) -> None:
-        """Let dashboards see how it ended."""
-        self._guarded(partial(self._show_ended, r, failed))
+        """Let dashboards see soon how it ended."""
+        with self._showing:
+            if (started_at := self._running.pop(r, None)) is not None:
+                self._to_show[r] = started_at, failed
+
+    def show_now(self) -> None:
+        """Let dashboards see what has changed: many jobs at once, and those that were short only as ended. In the main thread."""
+        self._show_at = time.monotonic() + _SHOW_S
+        with self._showing:
+            news, self._to_show = self._to_show, {}
+        if news:
+            self._guarded(partial(self._show, news))
 
     # ---- its own
 
@@ -251,42 +269,45 @@ class NodeWorker(BaseWorker):
             self.register_birth()
         super().heartbeat(_WORKER_TTL_S + 60)
         self.set_state(state)
-        with self._showing:
-            shown = list(self._shown.values())
         with self.connection.pipeline() as together:
-            for execution in shown:
+            for execution in self._shown.values():
                 execution.heartbeat(self._started(), _EXECUTION_TTL_S, pipeline=together)
             together.expire(self._started().key, _EXECUTION_TTL_S)
             together.execute()
 
-    def _show_started(self, r: str) -> None:
-        job = NodeJob(r, connection=self.connection, serializer=JSONSerializer)
-        job.origin = self._queue.name
+    def _show(self, news: Mapping[str, tuple[str, bool | None]]) -> None:
         with self.connection.pipeline() as together:
-            # without our name: rq-dashboard 0.9 would unpickle the job that a worker has, and its page of workers would fail
-            execution = Execution.create(job, _EXECUTION_TTL_S, pipeline=together)
+            for r, (started_at, failed) in news.items():
+                self._show_no_more(r, together)
+                shown = {"worker_name": self.name, "started_at": started_at}
+                if failed is None:
+                    # without our name: rq-dashboard 0.9 would unpickle the job that a worker has, and its page would fail
+                    self._shown[r] = Execution.create(self._job(r), _EXECUTION_TTL_S, pipeline=together)
+                else:
+                    shown["ended_at"] = utcformat(now())
+                self._set(together, self._keys.rq_job(r), shown)
             together.expire(self._started().key, _EXECUTION_TTL_S)
-            self._set(together, job.key, {"status": "started", "worker_name": self.name, "started_at": utcformat(now())})
+            good, bad = ([r for r, (_, failed) in news.items() if failed is each] for each in (False, True))
+            self._count(FinishedJobRegistry, "successful_job_count", good, together)
+            self._count(FailedJobRegistry, "failed_job_count", bad, together)
             together.execute()
-        with self._showing:
-            self._shown[r] = execution
 
-    def _show_ended(self, r: str, failed: bool) -> None:
-        with self._showing:
-            execution = self._shown.pop(r, None)
-        if execution is None:
-            return
+    def _show_no_more(self, r: str, together: Any) -> None:
+        if (execution := self._shown.pop(r, None)) is not None:
+            execution.delete(self._job(r), pipeline=together)
+
+    def _count(self, kind: Callable[..., Any], counter: str, rs: Sequence[str], together: Any) -> None:
+        if rs:
+            key, time_s = kind(self._queue.name, connection=self.connection).key, time.time()
+            together.zadd(key, dict.fromkeys(rs, time_s + _FINISHED_TTL_S))  # its own `add` would save a job
+            together.zremrangebyscore(key, 0, time_s)
+            together.expire(key, _FINISHED_TTL_S)
+            together.hincrby(self.key, counter, len(rs))
+
+    def _job(self, r: str) -> NodeJob:
         job = NodeJob(r, connection=self.connection, serializer=JSONSerializer)
         job.origin = self._queue.name
-        registry = (FailedJobRegistry if failed else FinishedJobRegistry)(self._queue.name, connection=self.connection)
-        with self.connection.pipeline() as together:
-            execution.delete(job, pipeline=together)
-            together.zadd(registry.key, {r: time.time() + _FINISHED_TTL_S})  # its own `add` would save a job
-            together.zremrangebyscore(registry.key, 0, time.time())
-            together.expire(registry.key, _FINISHED_TTL_S)
-            self._set(together, job.key, {"ended_at": utcformat(now())})
-            (self.increment_failed_job_count if failed else self.increment_successful_job_count)(pipeline=together)
-            together.execute()
+        return job
 
     def _set(self, pipeline: Any, key: str, fields: dict[str, str]) -> None:
         """Where Redis has lost RQ's record of a job, none is made: nobody would delete it."""

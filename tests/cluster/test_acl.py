@@ -105,6 +105,7 @@ def as_node(store: ClusterStore, blobs: RedisBlobs, worker: NodeWorker) -> None:
     for number in (1, 2):
         assert store.start(job(number).r, node="n1", incarnation="i1", token=f"t{number}", event="event") == "run"
         worker.show_started(job(number).r)
+        worker.show_now()
     assert store.beat("n1", "i1", "report", [HeldPlacement(job(1).r, "t1", 1), HeldPlacement(job(2).r, "t2", 1)]).is_owner
     worker._beat(), store.count_run(job(1).r)
     assert store.back(job(3).r, token="t3", reason="no", exclude=True)
@@ -115,6 +116,7 @@ def as_node(store: ClusterStore, blobs: RedisBlobs, worker: NodeWorker) -> None:
         what = {"client": "web", "job_id": f"job-{number}", "result": "result", "outcome": "success", "who": "n1"}
         assert store.finish(job(number).r, token=f"t{number}", **what) == "done"
         worker.show_ended(job(number).r, failed=number == 1)
+        worker.show_now()
     store.send_event("web", "event"), store.hint("done"), store.read_commands("n1", after="0", block_s=0.01)
     worker.register_death(), store.release_node("n1", "i1"), store.forget_node("n1")
 

@@ -86,7 +86,7 @@ def test_rq_dashboard_shows_queues_workers_and_jobs(
         return {queue["name"]: queue for queue in ask("queues.json")["queues"]}
 
     eventually(lambda: queues()[KEYS.wait_queue]["count"] == 1)
-    assert queues()[node_queue]["started_job_registry_count"] == 2
+    eventually(lambda: queues()[node_queue]["started_job_registry_count"] == 2)
     assert queues()[node_queue]["finished_job_registry_count"] == 1
     (worker,) = ask("workers.json")["workers"]
     assert (worker["name"], worker["pid"], worker["queues"]) == (node_queue, one_node.nodes[NODE].pid, [node_queue])
@@ -106,7 +106,7 @@ def test_rq_info_shows_the_node_and_its_jobs_and_changes_nothing(server: RedisSe
         command = [sys.executable, "-m", "rq.cli", "info", "--raw", "--url", server.url]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
-    eventually(lambda: "busy" in info(), what="the worker is busy")
+    eventually(lambda: "busy" in info() and "2 executing" in info(), what="the worker is busy")
     assert f"queue {KEYS.node_queue(NODE)} 0, 2 executing, 1 finished, 0 failed" in info()
     assert f"queue {KEYS.wait_queue} 1, 0 executing" in info()
     assert "jobs: 1 finished, 0 failed" in info()

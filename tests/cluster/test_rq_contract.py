@@ -20,7 +20,6 @@ from typing import Any
 import pytest
 from redis import Redis
 from rq import Queue, Worker
-from rq.job import JobStatus
 
 from jobmanager.errors import InvalidValue
 from jobmanager.remote.keys import Keys
@@ -175,6 +174,7 @@ def test_what_a_killed_worker_ran_is_shown_no_more(redis: Redis, start: Callable
     node.place(R2)
     eventually(lambda: node.jobs.taken == [R2])
     node.worker.show_started(R2)
+    eventually(lambda: redis.zcard(running))
     assert 0 < redis.ttl(running) <= 180  # also where no worker of this name comes again
 
 
@@ -210,15 +210,16 @@ def test_dashboards_see_a_job_start_and_end(start: Callable[..., Running]) -> No
 
     for r in (R1, R2):
         node.worker.show_started(r)
+    eventually(lambda: queue.started_job_registry.count == 2)
     assert sorted(each.split(":")[0] for each in queue.started_job_registry.get_job_ids()) == [R1, R2]  # RQ 2.0 names executions
-    assert queue.started_job_registry.count == 2
     job = queue.fetch_job(R1)
-    assert job is not None and job.get_status() is JobStatus.STARTED and job.worker_name == "jm.exam.node.n1"
+    assert job is not None and job.started_at is not None and job.worker_name == "jm.exam.node.n1"
     (execution,) = job.get_executions()
     assert execution.job_id == R1
 
     node.end(R1)
     node.end(R2, failed=True)
+    eventually(lambda: queue.finished_job_registry.count == queue.failed_job_registry.count == 1)
     assert queue.started_job_registry.count == 0
     assert (queue.finished_job_registry.get_job_ids(), queue.failed_job_registry.get_job_ids()) == ([R1], [R2])
     (worker,) = Worker.all(connection=node.redis)
@@ -313,7 +314,7 @@ def test_jobs_that_ended_long_ago_are_shown_no_more(start: Callable[..., Running
     node.worker.show_started(R1)
     node.end(R1)
 
-    assert node.redis.zrange(finished, 0, -1) == [R1.encode()]
+    eventually(lambda: node.redis.zrange(finished, 0, -1) == [R1.encode()])
     assert 0 < node.redis.ttl(finished) <= 3600
 
 

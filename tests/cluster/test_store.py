@@ -354,3 +354,13 @@ def test_a_field_that_is_longer_than_any_of_ours_is_not_read(store: ClusterStore
     job = store.record(R)
 
     assert job is not None and (job.state, job.job_id, job.header, job.body) == ("waiting", "one", "header", "")
+
+
+def test_rqs_own_record_says_where_a_job_stands(store: ClusterStore) -> None:
+    seen = []
+    for state in STATES[1:]:
+        store.redis.flushdb()
+        bring_to(store, state)
+        seen.append(store.redis.hget(store.keys.rq_job(R), "status"))
+
+    assert seen == [b"queued", b"queued", b"started", b"finished"]

@@ -12,6 +12,9 @@ if redis.call('HEXISTS', job, 'cancel') == 1 then
 end
 redis.call('HSET', job, 'state', 'running')
 redis.call('HINCRBY', job, 'runs', 1)
+if redis.call('EXISTS', 'rq:job:' .. r) == 1 then
+    redis.call('HSET', 'rq:job:' .. r, 'status', 'started')
+end
 tell_client(redis.call('HGET', job, 'client'), ARGV[7])
 hint('running', r, node)
 return 'run'
