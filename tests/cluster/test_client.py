@@ -9,6 +9,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -784,3 +786,68 @@ def test_resumed_jobs_that_redis_has_lost_end(start_redis: Callable[..., RedisSe
         assert client.resume(calls) == {"one"}
         (result,) = calls.wait()
     assert (result.job_id, result.outcome, result.evidence[0].kind) == ("one", Outcome.CRASH, "redis_lost_data")
+
+
+# ---- users of Redis, and RedisServers that may not be used
+
+
+def test_all_of_it_works_with_the_rights_of_the_client_s_user(
+    start_redis: Callable[..., RedisServer], start_client: Start
+) -> None:
+    """``examples/cluster/users.acl`` with a password for it."""
+    lines = (Path(__file__).parents[2] / "examples/cluster/users.acl").read_text().splitlines()
+    rights = next(line for line in lines if line.startswith("user jobmanager-client "))
+    server = start_redis(users=["user default on nopass ~* &* +@all", rights.replace("0" * 64, sha256(b"pw").hexdigest())])
+    with ScriptedPeer(server.url, KEY, timeouts=SHORT) as peer:
+        client, calls = start_client(server.url_of("jobmanager-client", "pw"), client_id="web"), Calls()
+        assert client.resume(calls) == set()
+        first = client.new_job(Task("busybox", command="true", files={"big": bytes(200_000)}), callback=calls)
+        second = client.new_job(ECHO, callback=calls)
+        taken = eventually(lambda: peer.taken.get(second))
+        with follow_soon(client, peer, second) as reader:
+            peer.print(taken, Output(stderr=False, data=b"hello"))
+            assert next(reader).data == b"hello"
+        peer.answers = lambda _: (0, None)
+        assert client.get_job_queue_snapshot()[0] and client.hosts() and client.get_job_queue_info(second) is not None
+        assert client.kill_job(second) and client.kill_job(first)
+        calls.wait(2)
+        client.close()
+    assert [result.outcome for result in calls.results] == [Outcome.KILLED] * 2
+
+
+def test_a_redis_that_evicts_is_refused(start_redis: Callable[..., RedisServer]) -> None:
+    client = RemoteClient(start_redis(max_memory="64mb", policy="allkeys-lru").url, key=KEY, timeouts=SHORT)
+
+    with pytest.raises(errors.RedisUnavailable, match="set maxmemory-policy noeviction"):
+        client.start()
+
+
+def test_while_redis_is_nearly_full_no_job_is_taken(start_redis: Callable[..., RedisServer], start_client: Start) -> None:
+    server = start_redis(max_memory="32mb")
+    with ScriptedPeer(server.url, KEY, timeouts=SHORT, run=succeeds) as peer:
+        client, calls = start_client(server.url), Calls()
+        client.new_job(ECHO, callback=calls)
+        calls.wait()
+        others = []
+        while peer.redis.info("memory")["used_memory"] < 0.85 * 32 * 2**20:
+            others.append(f"other {len(others)}")
+            peer.redis.set(others[-1], bytes(200_000))
+
+        def is_refused() -> bool:
+            try:
+                client.new_job(ECHO)
+            except errors.RedisUnavailable as error:
+                return "nearly full" in str(error)
+            return False
+
+        eventually(is_refused)
+        peer.redis.delete(*others)
+        eventually(lambda: not is_refused())
+
+
+def test_cut_connections_are_made_again(client: RemoteClient, peer: ScriptedPeer, redis_server: RedisServer) -> None:
+    calls = Calls()
+    for number in range(1, 6):
+        redis_server.cut_connections()
+        client.new_job(ECHO, callback=calls)
+        calls.wait(number)

@@ -14,6 +14,7 @@ from types import TracebackType
 import redis
 
 from jobmanager import JobResult, Outcome, Output
+from jobmanager.remote.blobs import BlobReader, RedisBlobs
 from jobmanager.remote.keys import Keys
 from jobmanager.remote.output import JobOutputStream, output_pieces
 from jobmanager.remote.payload import Unpacked, Unpacker, pack_result
@@ -68,6 +69,7 @@ class ScriptedPeer:
         self.store = ClusterStore(self.redis, namespace, timeouts)
         self.signer: Signer = Keyring.from_environment(key).signer(namespace)
         self.keys = Keys(namespace)
+        self._blobs = RedisBlobs(self.redis, self.keys, ttl_s=60.0)
         self.name = name
         self.incarnation = secrets.token_hex(8)
         self.taken: dict[str, Taken] = {}  # by job id, also when they have ended
@@ -206,8 +208,9 @@ class ScriptedPeer:
             return None
         header = JobHeader.from_json(self.signer.open("job", fields.header, 65536))
         assert header.r == r
-        none = _no_blob
-        payload = self._unpacker.unpack(fields.body, shared=none, own=none)
+        payload = self._unpacker.unpack(
+            fields.body, shared=BlobReader(self._blobs), own=BlobReader(self._blobs.of_job(r))
+        )
         taken = Taken(header, payload, secrets.token_hex(8))
         epoch = self.store.lead(self.name)
         placed = self.event("placed", r, token=taken.token)
@@ -224,10 +227,6 @@ class ScriptedPeer:
         if self._run is not None and (result := self._run(taken)) is not None:
             self.finish(taken, result)
         return taken
-
-
-def _no_blob(sha256: str) -> bytes:
-    raise AssertionError(f"a small job has no blob, and this one wants {sha256}")
 
 
 def succeeds(taken: Taken) -> JobResult:
