@@ -12,13 +12,16 @@ ON_EACH := tests/contract $(addprefix tests/integration/test_,outcomes.py limits
 CGROUP_TESTS := tests/contract $(addprefix tests/integration/test_,outcomes.py limits.py isolation.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo course test lint bench stress engines cgroup2 down clean
+.PHONY: help demo demo-cluster course test lint bench stress engines cgroup2 down clean
 
 help:  ## show the targets
-	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /\1\t/' | expand -t 10
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 14
 
 demo: $(READY)  ## grade a folder of submissions on one or two Docker hosts
 	@engines="$$($(MACHINE) up)" && $(BIN)/python examples/demo.py $$engines
+
+demo-cluster: $(READY)  ## hand in 200 programs to three nodes over Redis, and kill a node, the dispatcher and Redis on the way
+	@$(MACHINE) redis && engines="$$($(MACHINE) up)" && $(BIN)/python examples/cluster/demo.py $$engines
 
 course: $(READY)  ## grade the submissions to a small C course, each in four containers: clone, build, test, report
 	@engines="$$($(MACHINE) up)" && set -- $$engines && $(BIN)/python examples/c_course.py --host "$$1"

@@ -21,10 +21,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import docker
 import psutil
 import pytest
 
+from jobmanager import cli
 from tests.conftest import BUSYBOX, eventually, our_containers
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -310,6 +312,70 @@ def test_the_demo_says_in_one_line_what_keeps_it_from_running(
 
     assert done.returncode == 2
     assert re.fullmatch(r"(host .+ is down: .+\n)?demo: .+\n", done.stderr)
+
+
+# --- the demo of a cluster ------------------------------------------------------------------------------------------
+
+CLUSTER_DEMO = EXAMPLES / "cluster" / "demo.py"
+
+
+def folders_of_the_cluster_demo() -> list[Path]:
+    return list(Path("/tmp").glob("jobmanager-demo-*"))
+
+
+@pytest.mark.cluster
+def test_the_demo_of_a_cluster_loses_and_doubles_nothing(engines: list[str], environment: dict[str, str]) -> None:
+    done = run(environment, CLUSTER_DEMO, "--submissions", "20", *engines)
+
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert done.stdout.endswith("nothing was lost or doubled\n")
+    assert "\x1b" not in done.stdout
+    for broken in ("node-2 was killed", "the dispatcher, a process of node-", "Redis was killed", "node-2 was started again"):
+        assert re.search(rf"(?m)^after \d+ results: {broken}", done.stdout), broken
+    assert folders_of_the_cluster_demo() == []
+    for url in engines:
+        assert our_containers(url) == []
+
+
+@pytest.mark.cluster
+def test_the_demo_of_a_cluster_leaves_nothing_on_ctrl_c(engines: list[str], environment: dict[str, str]) -> None:
+    command = [sys.executable, str(CLUSTER_DEMO), *engines]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as demo:
+        eventually(lambda: any(our_containers(url) for url in engines), within_s=60, what="the first container is there")
+        os.killpg(demo.pid, signal.SIGINT)
+        _, complaints = demo.communicate(timeout=90)
+
+    assert (demo.returncode, complaints) == (130, "demo: interrupted\n")
+    assert folders_of_the_cluster_demo() == []
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize(
+    ("arguments", "more", "said"),
+    [
+        (["unix:///no/such/docker.sock"], {}, "no/such/docker.sock|No such file"),
+        ([], {"PATH": "/nowhere"}, "there is no redis-server: run `make demo-cluster`"),
+    ],
+    ids=["no engine", "no redis-server"],
+)
+def test_the_demo_of_a_cluster_says_in_one_line_what_keeps_it_from_running(
+    engines: list[str], environment: dict[str, str], arguments: list[str], more: dict[str, str], said: str
+) -> None:
+    done = run(environment | more, CLUSTER_DEMO, *(arguments or engines))
+
+    assert done.returncode == 2
+    assert re.fullmatch(rf"demo: .*({said}).*\n", done.stderr), done.stderr
+
+
+def test_what_starts_a_node_as_a_service_gives_it_options_that_it_has() -> None:
+    worker = cli.commands.get_command(click.Context(cli.commands), "worker")
+    assert worker is not None
+    options = {name for parameter in worker.params for name in parameter.opts}
+    for file in ("jobmanager-worker.service", "compose.yaml"):
+        (line,) = re.findall(r"(?m)^(?:ExecStart=\S+|    command:) worker (.*)$", (EXAMPLES / "cluster" / file).read_text())
+        assert {word for word in line.split() if word.startswith("--")} <= options, file
 
 
 # --- the web app ----------------------------------------------------------------------------------------------------

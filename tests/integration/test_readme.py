@@ -1,8 +1,9 @@
 """The README and the documents do what they say: their programs run as a reader runs them, in an empty folder.
 
 A block runs when a mark stands before it: ``<!-- runs: readme -->`` and ``engine`` with a real engine, ``alone`` without,
-``shell`` as commands. A ``text`` block after it is what it prints. The programs use the environment ``python3``, which
-``dev.machine`` puts on every engine of the tests, and ``make demo`` on every engine of a reader without a registry.
+``shell`` as commands; ``cluster`` with a Redis, a real engine, and what ``worker`` starts. A ``text`` block after it is what it
+prints. The programs use the environment ``python3``, which ``dev.machine`` puts on every engine of the tests, and ``make demo`` on
+every engine of a reader without a registry.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ import pytest
 
 from jobmanager import JobManager, Task
 from tests.conftest import eventually
+from tests.support.bound_process import start_bound
 from tests.support.daemons import PrivateDaemon
+from tests.support.redis_server import RedisServer
 
 TOP = Path(__file__).resolve().parents[2]
 PATIENCE_S = 100
@@ -135,6 +138,35 @@ def test_a_program_of_the_documents_that_needs_no_engine_prints_what_it_says(blo
     done = run(block.code, tmp_path, DOCKER_HOST="unix:///no/such/docker.sock")
 
     assert (done.returncode, complaints(done), done.stdout) == (0, "", block.prints)
+
+
+@pytest.mark.engine
+@pytest.mark.cluster
+def test_a_program_for_many_machines_prints_what_it_says(engine: str, tmp_path: Path) -> None:
+    (worker,), (program,) = blocks("worker"), blocks("cluster")
+    with RedisServer(tcp=True) as redis, (tmp_path / "log").open("wb") as log:
+        commands = worker.code.replace("redis://localhost:6379/0", redis.url)
+        assert commands != worker.code
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        environment = os.environ | {"DOCKER_HOST": engine, "PATH": path, "PWD": str(tmp_path)}
+        # the last command takes the shell's place, so that its end is the worker's
+        commands = re.sub(r"(?m)^jobmanager worker$", "exec jobmanager worker", commands)
+        node = start_bound(["bash", "-euc", commands], output=log, environment=environment, folder=tmp_path)
+        try:
+            eventually(lambda: node.poll() is not None or has_a_node(redis), within_s=60, what="the worker is up")
+            where = {"JOBMANAGER_REDIS_URL": redis.url, "JOBMANAGER_KEY_FILE": "jobmanager.key"}
+            done = run(program.code, tmp_path, **where)
+        finally:
+            node.terminate()
+            node.wait(30)
+
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", program.prints), (tmp_path / "log").read_text()
+    assert node.returncode == 0, (tmp_path / "log").read_text()
+
+
+def has_a_node(redis: RedisServer) -> bool:
+    with redis.client() as client:
+        return any(client.hget(f"jm:default:node:{name}", "beats") for name in client.smembers("jm:default:nodes"))
 
 
 @pytest.mark.engine

@@ -42,7 +42,14 @@ from jobmanager.watching.ending import Observations, ending_of
 TOP = Path(__file__).resolve().parents[2]
 CONTAINER = TOP / "jobmanager/grading/container"
 DOCUMENTS = [TOP / "README.md", TOP / "CHANGELOG.md", *sorted((TOP / "docs").glob("*.md"))]
-MARKS = {"readme": "python", "engine": "python", "alone": "python", "shell": "sh"}  # how a block is run: its language
+MARKS = {  # how a block is run: its language
+    "readme": "python",
+    "engine": "python",
+    "alone": "python",
+    "shell": "sh",
+    "worker": "sh",
+    "cluster": "python",
+}
 JUDGES = ("results/verdict.py", "results/merge.py", "scheduling/jobs.py", "scheduling/run_sequence.py")
 
 
