@@ -137,6 +137,9 @@ class Intake:
     def _run(self, job: HeldJob, fields: JobFields) -> None:
         if job.header.schema > SCHEMA:
             return self._give_back(job, f"its client is newer than node {self._node.name}", exclude=True)
+        if self._jobs.has_ended(job.r):
+            why = "it had run here: its result was lost with Redis' data, or a copy of it was sent again"
+            return self._end(job, crash(job, why, "replayed"))
         if hash_of(fields.body.encode()) != job.header.body:
             return self._end(job, crash(job, "what was sent was changed on the way", "changed"))
         try:

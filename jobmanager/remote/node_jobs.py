@@ -11,7 +11,7 @@ from enum import Enum
 from jobmanager.remote.records import JobHeader
 from jobmanager.remote.store import HeldPlacement
 
-_REMEMBERED_TOKENS = 100_000
+_REMEMBERED = 100_000  # tokens that were used, and jobs whose results Redis has had
 
 
 class HeldState(str, Enum):
@@ -56,6 +56,7 @@ class NodeJobs:
         self.slots = slots
         self._jobs: dict[str, HeldJob] = {}  # by token
         self._used_tokens: OrderedDict[str, None] = OrderedDict()
+        self._ended: OrderedDict[str, None] = OrderedDict()  # R
         self._lock = threading.Lock()
         self._changes: queue.SimpleQueue[None] = queue.SimpleQueue()
 
@@ -90,8 +91,7 @@ class NodeJobs:
             if job.token in self._used_tokens:
                 return False
             self._used_tokens[job.token] = None
-            while len(self._used_tokens) > _REMEMBERED_TOKENS:
-                self._used_tokens.popitem(last=False)
+            _bound(self._used_tokens)
             self._jobs[job.token] = job
             return True
 
@@ -122,6 +122,16 @@ class NodeJobs:
         with self._lock:
             self._jobs.pop(token, None)
         self.wake()
+
+    def remember_end(self, r: str) -> None:
+        """Redis has had its result: it is not run here again, whoever has a placement for it."""
+        with self._lock:
+            self._ended[r] = None
+            _bound(self._ended)
+
+    def has_ended(self, r: str) -> bool:
+        """Whether it has ended here."""
+        return r in self._ended
 
     def fence(self, rs: tuple[str, ...] | None = None) -> list[HeldJob]:
         """These jobs (None: all) are not ours any more. Those that run are returned: kill them. Their results are dropped."""
@@ -164,3 +174,8 @@ class NodeJobs:
 
     def _used(self) -> int:
         return sum(job.state is not HeldState.ENDED for job in self._jobs.values())
+
+
+def _bound(remembered: OrderedDict[str, None]) -> None:
+    while len(remembered) > _REMEMBERED:
+        remembered.popitem(last=False)

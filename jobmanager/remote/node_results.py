@@ -115,5 +115,7 @@ class NodeResults:
     def _delivered(self, result: FinishedJob, answer: str) -> None:
         self._jobs.drop(result.token)
         self._dashboards.show_ended(result.r, failed=result.outcome == Outcome.CRASH.value)
-        if answer != "done":
+        if answer == "done":
+            self._jobs.remember_end(result.r)
+        else:
             _log.warning("the result of job %s came too late, and is dropped", result.job_id, extra={"job_id": result.job_id})

@@ -47,6 +47,7 @@ _SHARES_S = 5.0
 _SNAPSHOT_S = 2.0
 _SNAPSHOT_TTL_S = 60.0
 _MAX_TOLD = 10_000  # jobs that are remembered for having been told of
+_MAX_ENDED = 200_000  # jobs that are remembered for having ended
 _MAX_QUESTION = 200
 _RAN = frozenset(
     outcome.value for outcome in (Outcome.SUCCESS, Outcome.FAILED, Outcome.TIMEOUT, Outcome.OVERFLOW, Outcome.ERROR)
@@ -99,6 +100,7 @@ class Term:
         self._given: dict[str, _Given] = {}  # by R: of each placed job
         self._left_alone: set[str] = set()  # R of jobs that wait, and that another version must place
         self._told: OrderedDict[str, None] = OrderedDict()  # R of jobs that the log has been told of
+        self._ended: OrderedDict[str, None] = OrderedDict()  # R of jobs that have ended: somebody may write copies of their records
         self._position = "0-0"  # of the inbox
         self._ahead_s = 0.0  # of our clock before Redis'
         self._settle_until = settle_until
@@ -244,8 +246,13 @@ class Term:
                     self._leave_alone(r, fields)
 
     def _reconcile(self, r: str, fields: JobFields | None) -> None:
-        if fields is None or fields.state == "done":
-            self._forget(r, ran=fields is not None and fields.outcome in _RAN)
+        if fields is None:
+            self._forget(r, ran=False)
+        elif fields.state == "done":
+            self._forget(r, ran=fields.outcome in _RAN)
+            self._remember_end(r)
+        elif r in self._ended:
+            self._end_again(r, fields)
         elif fields.state == "waiting":
             self._reconcile_waiting(r, fields)
         elif fields.state in ("placed", "running"):
@@ -313,6 +320,13 @@ class Term:
             _LOG.exception("what Redis has of job %s makes no sense; it is left alone", r)
         self._tell_once(r, "left alone")
 
+    def _end_again(self, r: str, fields: JobFields) -> None:
+        """A job that has ended is there once more. Redis has not lost data in this term: somebody has written it."""
+        if (job := self._read(r, fields)) is not None:
+            self._tell_once(r, "it has ended, and a copy of its record was written")
+            token = "" if fields.state == "waiting" else fields.token
+            self._finish(job, crash_verdict("replayed", "it had ended, and a copy of it was sent again"), token=token)
+
     def _forget(self, r: str, *, ran: bool) -> None:
         self.ledger.ended(r, ran=ran)
         self._given.pop(r, None)
@@ -335,6 +349,11 @@ class Term:
                 self._store.drop_waiting(r)
                 self._store.audit("bad header", r, self._name)
         return None
+
+    def _remember_end(self, r: str) -> None:
+        self._ended[r] = None
+        if len(self._ended) > _MAX_ENDED:
+            self._ended.popitem(last=False)
 
     def _tell_once(self, r: str, what: str) -> None:
         if r not in self._told:

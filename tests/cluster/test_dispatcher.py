@@ -488,6 +488,28 @@ def test_a_job_that_was_sent_long_ago_ends_as_it_may_be_a_replay(world: Dispatch
     assert world.result("old").evidence[0].kind == "expired"
 
 
+@pytest.mark.parametrize("state", ["waiting", "placed", "running"])
+def test_a_job_that_has_ended_is_not_placed_again_whoever_writes_its_record_anew(world: DispatchWorld, state: str) -> None:
+    dispatcher = world.dispatcher()
+    node = world.node()
+    r = world.job("one")
+    assert world.is_on(r) == "n1" and node.taken() == [r] and node.run(r) == "run"
+    copy = world.redis.hgetall(world.store.keys.job(r))
+    assert node.end(r) == "done"
+    eventually(lambda: dispatcher.term is not None and r not in dispatcher.term.ledger)
+
+    world.redis.hset(world.store.keys.job(r), mapping={**copy, b"state": state})
+    if state == "waiting":
+        world.redis.hset(world.store.keys.job(r), "token", "")
+        world.redis.rpush(world.store.keys.rq_wait, r)
+    else:
+        world.redis.hset(world.store.keys.node("n1", "jobs"), r, copy[b"token"])
+
+    eventually(lambda: world.fields(r).state == "done", what="its record is that of a job that has ended")
+    assert node.taken() == [] and world.store.waiting() == []
+    assert world.is_on(world.job("two")) == "n1"
+
+
 def test_a_node_whose_report_is_not_signed_is_given_nothing(world: DispatchWorld, caplog: pytest.LogCaptureFixture) -> None:
     world.dispatcher()
     world.store.claim_node("evil", "i")
