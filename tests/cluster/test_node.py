@@ -235,6 +235,24 @@ def test_a_placement_is_used_once(cluster: HandMadeCluster, start_worker: StartW
     assert sum(engine.runs().values()) == 1
 
 
+def test_a_job_that_has_ended_here_is_not_run_again_by_a_new_placement(
+    cluster: HandMadeCluster, start_worker: StartWorker, engine: FakeEngineServer
+) -> None:
+    start_worker()
+    r = cluster.accept(HELLO)
+    before = cluster.redis.hgetall(cluster.store.keys.job(r))
+    cluster.place(r)
+    assert cluster.result(r).outcome is Outcome.SUCCESS
+
+    cluster.redis.delete(cluster.store.keys.job(r))
+    cluster.redis.hset(cluster.store.keys.job(r), mapping=before)
+    cluster.place(r)
+
+    eventually(lambda: cluster.read_results() or len(cluster.results[r]) == 2)
+    assert cluster.results[r][1].evidence[0].kind == "replayed"
+    assert sum(engine.runs().values()) == 1
+
+
 def test_a_header_of_a_stranger_is_not_run(
     cluster: HandMadeCluster, start_worker: StartWorker, engine: FakeEngineServer
 ) -> None:
