@@ -37,9 +37,9 @@ def nodes(
 ) -> int:
     """Show the nodes of a cluster (list), or those that are named.
 
-    drain: they take no more jobs, and give back what they have not started. pause: they take no more jobs. resume: they
-    take jobs again. What was asked for is kept when a node is restarted. The exit code is 1 when a node is down, or is not
-    empty in time.
+    drain, pause: they take no more jobs, and give back what they have not started; running jobs end. resume: they take jobs
+    again. What was asked for is kept when a node is restarted. The exit code is 1 when a node is down, or is not empty in
+    time.
     """
     if action in _WANTS and not names:
         raise click.UsageError(f"nodes {action}: which ones?")
