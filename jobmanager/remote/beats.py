@@ -58,7 +58,7 @@ class Beats:
         self._timeouts = timeouts
         self._listener = listener
         self._clock = clock
-        self._last_answer = clock()
+        self._last_answer: float | None = None  # there was none to miss
         self._is_silent = False
         self._is_cut_off = False
         self._generation = ""
@@ -67,8 +67,7 @@ class Beats:
         self._thread = threading.Thread(target=self._run, name="jobmanager-beats", daemon=True)
 
     def start(self) -> None:
-        """Give signs of life from now on. Until then there were none to miss."""
-        self._last_answer = self._clock()
+        """Give signs of life from now on."""
         self._thread.start()
 
     def close(self) -> None:
@@ -118,7 +117,7 @@ class Beats:
             self._wake.clear()
 
     def _look_at_clock(self, now: float) -> None:
-        silent_s = now - self._last_answer
+        silent_s = 0.0 if self._last_answer is None else now - self._last_answer
         if silent_s >= self._timeouts.node_lost_s and not self._is_cut_off:
             self._is_cut_off = True
             _log.error("Redis was not reached for %.0f s: all jobs of this node are given up", silent_s)

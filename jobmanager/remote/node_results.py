@@ -92,7 +92,7 @@ class NodeResults:
     def _deliver(self, result: FinishedJob) -> str:
         if result.blobs:
             if (fields := self._store.record(result.r)) is not None and fields.state == "done":
-                return "late"
+                return "done" if fields.token == result.token else "late"  # the answer to it was lost
             self._put_blobs(result.r, result.blobs)
         return self._store.finish(
             result.r,
