@@ -10,6 +10,7 @@ import json
 import os
 import random
 import secrets
+import signal
 import subprocess
 import sys
 import time
@@ -43,6 +44,7 @@ class ClientPlan:
     in_flight: int = 30
     pause_s: float = 0.05
     command: str = ""  # in place of random jobs
+    dies_in_callback: bool = False  # SIGKILL when the first callback has come to its end, and nobody was told
 
 
 class ClientProcess:
@@ -90,6 +92,9 @@ def main() -> None:
     history = ClusterHistory(Path(plan.folder), plan.name)
     client = RemoteClient(namespace=plan.namespace, client_id=plan.name, timeouts=timeouts)
     _start(client, timeouts)
+    callback = history.called_back
+    if plan.dies_in_callback:
+        history.called_back = lambda result: _die_after(callback(result))  # type: ignore[method-assign]
     resumed = client.resume(history.called_back)
     print(f"{history.process} has resumed {len(resumed)} jobs", flush=True)
     for job_id in resumed:
@@ -99,6 +104,10 @@ def main() -> None:
     client.close()
     history.close()
     print(f"{history.process} has ended", flush=True)
+
+
+def _die_after(_: None) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _start(client: RemoteClient, timeouts: ClusterTimeouts) -> None:

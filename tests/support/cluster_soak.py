@@ -21,7 +21,7 @@ from tests.support.cluster_history import ClusterHistory, cluster_violations, re
 
 _NODE_LOST = re.compile(
     r"its node [\w-]+ (was started again|was not heard of for|was cut off|was stopped)"
-    r"|it was placed \d+ times, and no node started it"
+    r"|it was placed \d+ times, and no node started it|Redis has lost it, and the process that sent it is gone"
 )
 _END_S = 90.0
 
