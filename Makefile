@@ -49,6 +49,7 @@ stress: $(READY)  ## the long tests; JOBMANAGER_STRESS_SEED=1,2,3 draws three ra
 
 engines: RELEASE = sid
 engines: $(READY)  ## contract and integration tests on the engine of another Debian release (slow; RELEASE=trixie: not sid's)
+	@$(MACHINE) redis
 	@$(MACHINE) run --only $(RELEASE) $(PYTEST) -m "not daemon" tests/contract tests/integration $(PYTEST_ARGS)
 
 cgroup2: RELEASE = bookworm

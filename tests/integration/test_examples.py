@@ -25,6 +25,7 @@ import click
 import docker
 import psutil
 import pytest
+import yaml
 
 from jobmanager import cli
 from tests.conftest import BUSYBOX, eventually, our_containers
@@ -376,6 +377,9 @@ def test_what_starts_a_node_as_a_service_gives_it_options_that_it_has() -> None:
     for file in ("jobmanager-worker.service", "compose.yaml"):
         (line,) = re.findall(r"(?m)^(?:ExecStart=\S+|    command:) worker (.*)$", (EXAMPLES / "cluster" / file).read_text())
         assert {word for word in line.split() if word.startswith("--")} <= options, file
+    services = yaml.safe_load((EXAMPLES / "cluster" / "compose.yaml").read_text())["services"]
+    assert {name for service in services.values() for name in service["secrets"]} == {"key", "redis-url", "users.acl"}
+    assert services["redis"]["volumes"][0].startswith("./redis.conf:") and (EXAMPLES / "cluster" / "redis.conf").exists()
 
 
 # --- the web app ----------------------------------------------------------------------------------------------------
