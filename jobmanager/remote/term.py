@@ -96,6 +96,7 @@ class Term:
         self._lease = lease
         self._name = name
         self._clock = clock
+        self._wall_clock = wall_clock
         self._headers = HeaderReader(signer, wall_clock)
         self._given: dict[str, _Given] = {}  # by R: of each placed job
         self._left_alone: set[str] = set()  # R of jobs that wait, and that another version must place
@@ -291,14 +292,29 @@ class Term:
         return (command.command, command.r, command.client) == ("kill", job.key, job.client)
 
     def _end_abandoned(self) -> None:
-        """End the waiting jobs of clients that are gone, and that nobody can resume."""
-        waiting = [job for r in self.ledger.waiting() if (job := self.ledger.job(r)) is not None]
-        gone = self._clients.gone(job.client for job in waiting)
+        """End the jobs of clients that are gone, and that nobody can resume: those that have a node are killed there."""
+        jobs = [job for r in (*self.ledger.waiting(), *self._given) if (job := self.ledger.job(r)) is not None]
+        gone = self._clients.gone(job.client for job in jobs)
         verdict = replace(killed_verdict(KillReason.CLOSE), text="its client is gone, and has no id to come back with")
-        for job in waiting:
-            if job.client in gone:
+        for job in jobs:
+            if job.client in gone and job.key in self._given:
+                self._kill(job)
+            elif job.client in gone:
                 self.ledger.ended(job.key, ran=False)
                 self._finish(job, verdict)
+
+    def _kill(self, job: ClusterJob) -> None:
+        """Tell the node that has it, as its client would have."""
+        command = NodeCommand(
+            command="kill",
+            r=job.key,
+            client=job.client,
+            nonce=secrets.token_hex(16),
+            at_s=self._wall_clock(),
+            reason=KillReason.CLOSE.value,
+        )
+        self._lease.keep()
+        self._store.send_command(self.ledger.node_of(job.key), self._signed(command))
 
     def _reconcile_placed(self, r: str, fields: JobFields) -> None:
         given = _Given(fields.token, fields.incarnation)

@@ -22,7 +22,7 @@ from jobmanager.remote.dispatcher_process import DispatcherChild
 from jobmanager.remote.keys import ANONYMOUS
 from jobmanager.remote.queue_snapshot import KIND, MAX_BYTES, read_snapshot
 from jobmanager.remote.records import NodeCommand
-from jobmanager.remote.signed_messages import signed
+from jobmanager.remote.signed_messages import opened, signed
 from jobmanager.remote.signing import Keyring, Signer
 from jobmanager.remote.store import ClusterStore, HeldPlacement
 from tests.conftest import SLOWNESS, eventually
@@ -737,6 +737,19 @@ def test_what_a_client_without_an_id_left_waiting_ends_and_what_one_with_an_id_l
 
         assert world.fields(left).outcome == "killed"
         assert {world.fields(r).state for r in (kept, other)} == {"waiting"}
+
+
+def test_what_a_client_without_an_id_left_running_is_killed_by_its_node(world: DispatchWorld) -> None:
+    world.dispatcher()
+    node = world.node()
+    r = world.job("left", client=f"{ANONYMOUS}1")
+    world.is_on(r)
+    node.run(r)
+
+    ((_, envelope), *_) = eventually(lambda: world.store.read_commands("n1", after="0", block_s=0.1), what="its node is told")
+
+    command = opened(world.signer, NodeCommand, envelope)
+    assert (command.command, command.r, command.client) == ("kill", r, f"{ANONYMOUS}1")
 
 
 @contextmanager
