@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from redis import Redis, exceptions
 
-from jobmanager import cli
+from jobmanager import JobInput, Outcome, Task, cli
+from jobmanager.remote import RemoteClient
 from jobmanager.remote.blobs import BlobReader, BlobUploads, RedisBlobs, hash_of
 from jobmanager.remote.connect import open_redis
 from jobmanager.remote.output import JobOutputStream
@@ -18,6 +19,8 @@ from jobmanager.remote.redis_checks import check_memory, check_redis
 from jobmanager.remote.rq_worker import NodeWorker
 from jobmanager.remote.store import Accepted, ClusterStore, HeldPlacement, NewJob, SeenState
 from jobmanager.remote.timeouts import ClusterTimeouts
+from tests.conftest import eventually
+from tests.support.cluster import Cluster
 from tests.support.redis_server import ADMIN, RedisServer
 from tests.unit.test_docs import TOP
 
@@ -169,6 +172,22 @@ def test_each_role_can_do_its_work(everybody: Everybody, runner: str) -> None:
     stores[leading].resign("leader")
 
     assert claimed == "" and everybody.denied() == []
+
+
+def test_a_whole_cluster_works_with_it(everybody: Everybody, start_cluster: Callable[..., Cluster]) -> None:
+    cluster = start_cluster(everybody.server, nodes=1, url=everybody.urls["worker"])
+    large = Task("busybox", command="cat data", files={"data": DATA * 100})
+    options: dict[str, Any] = {"key": cluster.key, "namespace": cluster.namespace, "timeouts": cluster.timeouts}
+    with RemoteClient(everybody.urls["client"], **options) as client:
+        jobs = [client.submit(large, JobInput(files={"own": DATA * 100})) for _ in range(3)]
+        killed = client.submit(Task("busybox", command="sleep 60"))
+        eventually(lambda: [each for each in client.get_job_queue_snapshot()[0] if each.job_id == killed.job_id], within_s=20)
+        client.kill_job(killed.job_id)
+        results = [job.result(30) for job in [*jobs, killed]]
+        assert client.get_available_environments() is not None
+
+    assert [result.outcome for result in results] == [Outcome.SUCCESS] * 3 + [Outcome.KILLED]
+    assert everybody.denied() == []
 
 
 FOR_NOBODY = [
