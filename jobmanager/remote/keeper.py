@@ -24,6 +24,7 @@ from jobmanager.threads.log_thread import logger
 _log = logger(__name__)
 
 _JOIN_S = 6.0
+_ACKNOWLEDGED_AT_ONCE = 100
 
 
 class Keeper:
@@ -154,8 +155,10 @@ class Keeper:
 
     def _say(self) -> None:
         while self._acknowledged:
-            self._store.acknowledge(self._client, *self._acknowledged[0])
-            self._acknowledged.popleft()
+            some = [self._acknowledged[number] for number in range(min(len(self._acknowledged), _ACKNOWLEDGED_AT_ONCE))]
+            self._store.acknowledge(self._client, *some)
+            for _ in some:
+                self._acknowledged.popleft()
         for _ in self._sender.announce_all(self._jobs.perhaps_lost()):
             pass
         for job, reason in self._jobs.unsaid_kills():

@@ -199,12 +199,13 @@ class ClusterStore:
         entries = self._read(self.keys.client(client, "results"), after, block_s, count=100)
         return [(entry, _text(fields.get(b"r", b"")), _text(fields.get(b"e", b""))) for entry, fields in entries]
 
-    def acknowledge(self, client: str, entry: str, r: str) -> None:
-        """A result was called back: it is needed no more, and neither are the job's own blobs."""
+    def acknowledge(self, client: str, *results: tuple[str, str]) -> None:
+        """Results were called back, each an entry and R: they are needed no more, and neither are the jobs' own blobs."""
+        entries, rs = zip(*results, strict=True)
         with self.redis.pipeline() as together:
-            together.xdel(self.keys.client(client, "results"), entry)
-            together.hdel(self.keys.client(client, "open"), r)
-            together.unlink(self.keys.job_blobs(r))
+            together.xdel(self.keys.client(client, "results"), *entries)
+            together.hdel(self.keys.client(client, "open"), *rs)
+            together.unlink(*map(self.keys.job_blobs, rs))
             together.execute()
 
     def open_jobs(self, client: str) -> dict[str, str]:

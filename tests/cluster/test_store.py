@@ -282,7 +282,7 @@ def test_an_acknowledged_result_is_gone(store: ClusterStore) -> None:
     bring_to(store, "done")
     (entry, r, _), = store.read_results("web", after="0")
 
-    store.acknowledge("web", entry, r)
+    store.acknowledge("web", (entry, r))
 
     assert store.read_results("web", after="0") == [] and store.open_jobs("web") == {}
 
