@@ -23,7 +23,7 @@ class BareLoop:
     """One connection to an engine that runs jobs one after the other, with no manager around it. One per thread."""
 
     def __init__(self, url: str, task: Task) -> None:
-        self._client = docker.APIClient(base_url=url, version=_api_version(url), timeout=_TIMEOUT_S)
+        self._client = docker.APIClient(base_url=url, version=api_version(url), timeout=_TIMEOUT_S)
         self._task = task
 
     def run(self) -> str:
@@ -68,7 +68,7 @@ class BareLibrary:
     """``docker.from_env().containers.run``: what most people write first. One per thread."""
 
     def __init__(self, url: str, task: Task) -> None:
-        self._client = docker.DockerClient(base_url=url, version=_api_version(url), timeout=_TIMEOUT_S)
+        self._client = docker.DockerClient(base_url=url, version=api_version(url), timeout=_TIMEOUT_S)
         self._image = task.environment
 
     def run(self) -> str:
@@ -99,7 +99,7 @@ def _read_to_the_end(output: Any, token: bytes) -> None:
 _versions: dict[str, str] = {}
 
 
-def _api_version(url: str) -> str:
+def api_version(url: str) -> str:
     """Asked once, so that no measured client pays for it."""
     if url not in _versions:
         client = docker.APIClient(base_url=url, version="1.41", timeout=_TIMEOUT_S)
