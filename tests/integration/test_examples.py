@@ -451,28 +451,32 @@ def served(environment: dict[str, str], engines: Sequence[str], folder: Path, *o
     assert "Traceback" not in log.read_text() and "ERROR" not in log.read_text(), log.read_text()
 
 
-@pytest.fixture(params=[[], ["--preload"]], ids=["two workers", "two workers, preloaded"])
-def webapp(engines: list[str], environment: dict[str, str], tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[WebApp]:
-    with served(environment, engines, tmp_path, *request.param) as app:
+@pytest.fixture
+def webapp(engines: list[str], environment: dict[str, str], tmp_path: Path) -> Iterator[WebApp]:
+    with served(environment, engines, tmp_path) as app:
         yield app
 
 
-def test_the_web_app_runs_programs_in_both_workers_and_shows_their_results(webapp: WebApp) -> None:
-    job_ids: list[str] = []
+@pytest.mark.parametrize("options", [[], ["--preload"]], ids=["two workers", "two workers, preloaded"])
+def test_the_web_app_runs_programs_in_both_workers_and_shows_their_results(
+    engines: list[str], environment: dict[str, str], tmp_path: Path, options: list[str]
+) -> None:
+    with served(environment, engines, tmp_path, *options) as webapp:
+        job_ids: list[str] = []
 
-    def both_workers_made_jobs() -> bool:
-        with ThreadPoolExecutor(4) as browsers:
-            job_ids.extend(browsers.map(webapp.new_job, [f"print({number} * 7)" for number in range(4)]))
-        return len({webapp.job(job_id)["worker"] for job_id in job_ids}) == 2
+        def both_workers_made_jobs() -> bool:
+            with ThreadPoolExecutor(4) as browsers:
+                job_ids.extend(browsers.map(webapp.new_job, [f"print({number} * 7)" for number in range(4)]))
+            return len({webapp.job(job_id)["worker"] for job_id in job_ids}) == 2
 
-    eventually(both_workers_made_jobs, what="each worker has made a job", within_s=PATIENCE_S)
+        eventually(both_workers_made_jobs, what="each worker has made a job", within_s=PATIENCE_S)
 
-    for place, job_id in enumerate(job_ids):
-        page = webapp.wait_for(job_id)
-        assert "<strong>success</strong>" in page
-        assert f"<pre>{place % 4 * 7}\n</pre>" in page
-    _, index = webapp.get("/")
-    assert f"{job_ids[-1]}</a>: success" in index
+        for place, job_id in enumerate(job_ids):
+            page = webapp.wait_for(job_id)
+            assert "<strong>success</strong>" in page
+            assert f"<pre>{place % 4 * 7}\n</pre>" in page
+        _, index = webapp.get("/")
+        assert f"{job_ids[-1]}</a>: success" in index
 
 
 def test_the_web_app_shows_what_it_is_given_as_text(webapp: WebApp) -> None:
@@ -500,23 +504,18 @@ def test_the_web_app_tells_that_a_job_is_under_way_and_then_done(webapp: WebApp)
     assert all(re.fullmatch(r"running|under way|waiting for \d+ other jobs|done", str(status)) for status in seen)
 
 
-@pytest.mark.parametrize(
-    ("program", "status", "message"),
-    [
-        ("  ", 400, "The program is empty."),
-        ("#" * 65537, 400, "The program is longer than 65536 bytes."),
-        ("#" * 300_000, 413, "The program is longer than 65536 bytes."),
-    ],
-    ids=["empty", "too long", "much too long"],
-)
-def test_the_web_app_refuses_what_it_cannot_run(
-    engines: list[str], environment: dict[str, str], tmp_path: Path, program: str, status: int, message: str
-) -> None:
+def test_the_web_app_refuses_what_it_cannot_run(engines: list[str], environment: dict[str, str], tmp_path: Path) -> None:
+    refused = {
+        "  ": (400, "The program is empty."),
+        "#" * 65537: (400, "The program is longer than 65536 bytes."),
+        "#" * 300_000: (413, "The program is longer than 65536 bytes."),
+    }
     with served(environment, engines, tmp_path) as webapp:
-        answer, page = webapp.submit(program)
+        for program, (status, message) in refused.items():
+            answer, page = webapp.submit(program)
 
-        assert answer == status
-        assert f'<p role="alert">{message}</p>' in page
+            assert answer == status
+            assert f'<p role="alert">{message}</p>' in page
         assert "None yet." in webapp.get("/")[1]
         assert webapp.get("/jobs/unknown")[0] == 404
 
