@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 PYTEST_ARGS ?=
 PYTEST := $(BIN)/python -m pytest
 ON_ALL := $(MACHINE) run --with trixie --pairs
-ON_EACH := tests/contract $(addprefix tests/integration/test_,outcomes.py limits.py isolation.py attacks.py)
+ON_EACH := $(addprefix tests/integration/test_,outcomes.py limits.py attacks.py isolation.py) tests/contract
 CGROUP_TESTS := tests/contract $(addprefix tests/integration/test_,outcomes.py limits.py isolation.py)
 
 .DEFAULT_GOAL := help
