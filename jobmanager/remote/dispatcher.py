@@ -15,7 +15,7 @@ from contextlib import suppress
 from redis import RedisError
 from redis.exceptions import NoPermissionError
 
-from jobmanager.remote.lease import Lease, TermOver
+from jobmanager.remote.lease import Lease, NewerIsWanted, TermOver
 from jobmanager.remote.signing import Keyring
 from jobmanager.remote.store import ClusterStore
 from jobmanager.remote.term import Term
@@ -25,6 +25,8 @@ _LOG = logging.getLogger(__name__)
 _FIRST_PAUSE_S = 0.1
 _MAX_PAUSE_S = 2.0
 _CHECK_S = 1.0
+_LEASES_BACK = 3  # for how many leases one leads and then stands back, where a newer version is wanted
+_MAX_TIMES = 10
 _TRIES_IN_A_LEASE = 6  # of one that waits for the leader's end
 
 
@@ -61,6 +63,7 @@ class Dispatcher:
         self._lost_data_at: float | None = None
         self._next_check = clock()
         self._is_away = False
+        self._times_stood_back = 0
 
     def run(self, stop: threading.Event) -> None:
         """Stand for election, and lead when elected, until ``stop`` is set."""
@@ -69,6 +72,8 @@ class Dispatcher:
             try:
                 self._stand_for_election(stop)
                 pause_s = _FIRST_PAUSE_S
+            except NewerIsWanted:
+                self._make_way(stop)
             except TermOver as reason:
                 _LOG.warning("dispatcher %s leads no more: %s", self._name, reason)
                 stop.wait(self._timeouts.leader_lease_s / _TRIES_IN_A_LEASE)
@@ -83,6 +88,14 @@ class Dispatcher:
                 self.term = None
         with suppress(RedisError):
             self._lease.give_up()
+
+    def _make_way(self, stop: threading.Event) -> None:
+        """Let another one lead, who may be newer. If there is none, this one leads again, for twice as long each time."""
+        _LOG.warning("dispatcher %s stands back: jobs wait that only a newer version can place", self._name)
+        self._times_stood_back = min(self._times_stood_back + 1, _MAX_TIMES)
+        with suppress(RedisError):
+            self._lease.give_up()
+        stop.wait(_LEASES_BACK * self._timeouts.leader_lease_s)
 
     def _stand_for_election(self, stop: threading.Event) -> None:
         while not stop.is_set():
@@ -101,6 +114,7 @@ class Dispatcher:
             self._timeouts,
             self._lease,
             name=self._name,
+            patience_s=_LEASES_BACK * self._timeouts.leader_lease_s * 2**self._times_stood_back,
             settle_until=settle_until,
             clock=self._clock,
             wall_clock=self._wall_clock,

@@ -12,6 +12,10 @@ class TermOver(Exception):
     """This process leads no more; the text says why."""
 
 
+class NewerIsWanted(TermOver):
+    """There are jobs that only a dispatcher of a newer version can place."""
+
+
 class Lease:
     """Being the leader. One thread has it."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import secrets
 import time
 from collections import Counter, OrderedDict
@@ -23,7 +24,7 @@ from jobmanager.remote import queue_snapshot, standings
 from jobmanager.remote.client_watch import ClientWatch
 from jobmanager.remote.header_reader import ExpiredHeader, HeaderReader, UnreadableHeader
 from jobmanager.remote.keys import checked_name
-from jobmanager.remote.lease import Lease, TermOver
+from jobmanager.remote.lease import Lease, NewerIsWanted, TermOver
 from jobmanager.remote.node_watch import NodeWatch
 from jobmanager.remote.payload import pack_result
 from jobmanager.remote.records import BadMessage, ClientEvent, Message, NodeCommand, Placement, ResultMessage, is_r
@@ -72,6 +73,7 @@ class Term:
         timeouts: those of the cluster.
         lease: it is held, and kept meanwhile.
         name: of this dispatcher, in the audit.
+        patience_s: for so long it leads while jobs wait that only a newer version can place.
         settle_until: by the clock: until then nothing is placed, as Redis lost data; None: it did not, as far as is known.
     """
 
@@ -83,6 +85,7 @@ class Term:
         lease: Lease,
         *,
         name: str,
+        patience_s: float = math.inf,
         settle_until: float | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
@@ -95,11 +98,13 @@ class Term:
         self._timeouts = timeouts
         self._lease = lease
         self._name = name
+        self._patience_s = patience_s
         self._clock = clock
         self._wall_clock = wall_clock
         self._headers = HeaderReader(signer, wall_clock)
         self._given: dict[str, _Given] = {}  # by R: of each placed job
         self._left_alone: set[str] = set()  # R of jobs that wait, and that another version must place
+        self._newer: dict[str, float] = {}  # those of them that are for a newer version, and since when they are known
         self._told: OrderedDict[str, None] = OrderedDict()  # R of jobs that the log has been told of
         self._ended: OrderedDict[str, None] = OrderedDict()  # R of jobs that have ended: somebody may write copies of their records
         self._position = "0-0"  # of the inbox
@@ -131,7 +136,7 @@ class Term:
         """Hear what there is, look around when it is time to, and place what can be placed.
 
         Raises:
-            TermOver: another leads, or may lead by now.
+            TermOver: another leads, or may lead by now, or should.
             RedisError: Redis does not answer; the term is over, too.
         """
         self._lease.keep()
@@ -141,6 +146,8 @@ class Term:
             self._next_look = self._clock() + self._look_s
             self._look()
         self._place()
+        if self._newer and self._clock() - next(iter(self._newer.values())) >= self._patience_s:
+            raise NewerIsWanted("a newer version is to place some jobs")
 
     def leave(self) -> None:
         """Leave to the next leader what it is to know."""
@@ -347,6 +354,7 @@ class Term:
         self.ledger.ended(r, ran=ran)
         self._given.pop(r, None)
         self._left_alone.discard(r)
+        self._newer.pop(r, None)
 
     def _read(self, r: str, fields: JobFields) -> ClusterJob | None:
         """The job of a record, when its header can be believed. What waits and cannot be is taken out of the list."""
@@ -355,6 +363,7 @@ class Term:
         except UnreadableHeader as error:
             if fields.state == "waiting":
                 self._left_alone.add(r)
+                self._newer.setdefault(r, self._clock())
             self._tell_once(r, f"it is left alone, as its header is for another version: {error}")
         except ExpiredHeader as error:
             self._tell_once(r, str(error))

@@ -19,7 +19,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -81,6 +81,7 @@ class Node:
     engine: FakeEngineServer
     folder: Path  # its log, and the TMPDIR of its processes
     arguments: tuple[str, ...] = ()  # further ones of `jobmanager worker`
+    environment: Mapping[str, str] = field(default_factory=dict)  # of its processes, beside the cluster's own
     process: subprocess.Popen[bytes] | None = None
     was_killed: bool = False  # then what it had in its folder stays: nobody was left to delete it
 
@@ -263,13 +264,22 @@ class Cluster:
 
     # ---- nodes
 
-    def add_node(self, name: str, *, slots: int | None = None, wait: bool = True, arguments: tuple[str, ...] = ()) -> Node:
+    def add_node(
+        self,
+        name: str,
+        *,
+        slots: int | None = None,
+        wait: bool = True,
+        arguments: tuple[str, ...] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> Node:
         """Another node, with an engine of its own."""
         engine = self._stack.enter_context(FakeEngineServer(images=self._images, programs=self._programs))
         folder = self._home / name
         folder.mkdir()
         (folder / "tmp").mkdir()
-        node = Node(name, self._slots if slots is None else slots, engine, folder, (*self._arguments, *arguments))
+        slots = self._slots if slots is None else slots
+        node = Node(name, slots, engine, folder, (*self._arguments, *arguments), dict(environment or {}))
         self.nodes[name] = node
         self.start_node(name, wait=wait)
         return node
@@ -280,7 +290,8 @@ class Cluster:
         if node.is_running:
             raise ClusterError(f"{name} runs already")
         with (node.folder / "log").open("ab") as log:
-            node.process = start_bound(self._worker(node), output=log, environment=self._worker_environment(node.folder))
+            environment = {**self._worker_environment(node.folder), **node.environment}
+            node.process = start_bound(self._worker(node), output=log, environment=environment)
         if wait:
             self.wait_until_up(name)
 
