@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from jobmanager.errors import JobRefused, UnknownEnvironment, Unsatisfiable
@@ -59,14 +59,11 @@ class SeenNode:
 class ClusterView:
     """All nodes, as they were seen last. Thread-safe."""
 
-    def __init__(
-        self, signer: Signer, hooks: HookManager, *, silent_s: float, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, signer: Signer, hooks: HookManager, *, silent_s: float) -> None:
         """``silent_s``: after so long a node is called silent, in messages."""
         self._signer = signer
         self._hooks = hooks
         self._silent_s = silent_s
-        self._clock = clock
         self._lock = threading.Lock()  # guards what follows
         self._nodes: dict[str, SeenNode] = {}
         self._unsigned: set[str] = set()

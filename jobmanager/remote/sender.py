@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from redis import exceptions
 
+from jobmanager.control.lifetime import closed
 from jobmanager.errors import DuplicateJob, InvalidInput, QueueFull, RedisUnavailable
 from jobmanager.model.job import Request
 from jobmanager.model.pipeline import Pipeline
@@ -16,7 +17,7 @@ from jobmanager.model.result import Callback, SSHCallback
 from jobmanager.model.task import Task
 from jobmanager.remote.blobs import BlobUploads
 from jobmanager.remote.connect import redis_unavailable
-from jobmanager.remote.open_jobs import OpenJob
+from jobmanager.remote.open_jobs import WHAT, OpenJob
 from jobmanager.remote.payload import Packed, Packer
 from jobmanager.remote.records import SCHEMA, JobHeader, Needs
 from jobmanager.remote.signing import Signer
@@ -92,11 +93,11 @@ class Sender:
         )
 
     def hand_over(self, job: OpenJob, *, is_wanted: Callable[[], bool]) -> None:
-        """Returns when Redis has it, or when it is not wanted any more.
+        """Returns when Redis has it.
 
         Raises:
             JobRefused: it was not accepted.
-            RedisUnavailable: nobody knows whether it was.
+            RedisUnavailable, Closed: nobody knows whether it was. It is not ``is_wanted`` any more, in the latter case.
         """
         until, uploads = self._clock() + self._timeouts.outage_s, 0
         while is_wanted():
@@ -114,6 +115,7 @@ class Sender:
                 time.sleep(_PAUSE_S)
             except exceptions.RedisError as error:
                 raise redis_unavailable(error, self._url) from error
+        raise closed(WHAT)
 
     def announce_all(self, jobs: Iterable[OpenJob]) -> Iterator[bool]:
         """Say jobs again, as Redis has lost data: for each whether it was not there any more."""

@@ -577,6 +577,26 @@ def test_a_long_outage_is_an_error_and_nothing_runs_for_nobody(
     assert calls.wait()[0].outcome is Outcome.KILLED
 
 
+def test_closing_ends_a_call_that_waits_for_redis(start_client: Start, idle_peer: ScriptedPeer, redis_server: RedisServer) -> None:
+    client = start_client(timeouts=replace(SHORT, redis_s=0.3, outage_s=60.0))
+    raised: list[BaseException] = []
+
+    def submit() -> None:
+        with pytest.raises(errors.Closed) as error:
+            client.new_job(ECHO)
+        raised.append(error.value)
+
+    redis_server.kill()
+    thread = threading.Thread(target=submit)
+    thread.start()
+    eventually(lambda: client._lifetime.running().jobs.unfinished() == 1, what="it tries")
+    client.close()
+    thread.join(PATIENCE_S)
+
+    assert raised
+    redis_server.start()
+
+
 def test_open_jobs_are_announced_when_redis_has_lost_its_data(
     start_redis: Callable[..., RedisServer], start_client: Start
 ) -> None:
