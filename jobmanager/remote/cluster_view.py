@@ -12,6 +12,7 @@ from jobmanager.events import EnvironmentsChanged, HostDown, HostUp
 from jobmanager.hooks import HookManager
 from jobmanager.model.listings import HostInfo
 from jobmanager.remote.records import SCHEMA, BadMessage, Needs, NodeReport
+from jobmanager.remote.signed_messages import opened
 from jobmanager.remote.signing import BadSignature, Signer
 from jobmanager.remote.store import NodeFields
 from jobmanager.scheduling.hosts import full_reference
@@ -136,7 +137,7 @@ class ClusterView:
         return f"{where}: no node was ever seen there; start one with `jobmanager worker`, or compare the namespace"
 
     def _seen(self, node: NodeFields) -> SeenNode:
-        report = NodeReport.from_json(self._signer.open("report", node.report, _MAX_REPORT_BYTES))
+        report = opened(self._signer, NodeReport, node.report, _MAX_REPORT_BYTES)
         if (report.name, report.incarnation) != (node.name, node.incarnation):
             raise BadMessage("it is another node's report")
         return SeenNode(report=report, reason=self._why_not(node, report))

@@ -22,6 +22,7 @@ from jobmanager.model.result import JobResult, PrintedOutput
 from jobmanager.remote.open_jobs import OpenJob, OpenJobs
 from jobmanager.remote.output import MAX_ENVELOPE_BYTES, JobOutputStream, OutputPiece
 from jobmanager.remote.records import BadMessage, NodeCommand
+from jobmanager.remote.signed_messages import opened, signed
 from jobmanager.remote.signing import BadSignature, Signer
 from jobmanager.remote.store import ClusterStore
 from jobmanager.results.facts import CapturedOutput, ContainerEnded, RunCutOff, RunFacts
@@ -173,7 +174,7 @@ class FollowedJobs:
 
     def _take(self, followed: _FollowedJob, envelope: str) -> None:
         try:
-            piece = OutputPiece.from_json(self._signer.open("output", envelope, MAX_ENVELOPE_BYTES))
+            piece = opened(self._signer, OutputPiece, envelope, MAX_ENVELOPE_BYTES)
             if piece.r != followed.job.r:
                 raise BadMessage("it is another job's output")
             with self._changing:
@@ -214,9 +215,9 @@ class FollowedJobs:
         node, r = followed.job.seen.node, followed.job.r
         if followed.job.seen.state != "running":
             return
-        text = NodeCommand(command=command, r=r, client=self._client, nonce=secrets.token_hex(16), at_s=time.time()).to_json()
+        message = NodeCommand(command=command, r=r, client=self._client, nonce=secrets.token_hex(16), at_s=time.time())
         with suppress(RedisError, OSError):
-            self._store.send_command(node, self._signer.sign(NodeCommand.kind_of_signature, text))
+            self._store.send_command(node, signed(self._signer, message))
 
     def _stream(self, followed: _FollowedJob) -> JobOutputStream:
         return JobOutputStream(self._store.redis, self._store.keys, followed.job.r)

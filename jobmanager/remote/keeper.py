@@ -15,6 +15,7 @@ from jobmanager.remote.open_jobs import OpenJob, OpenJobs
 from jobmanager.remote.payload import pack_result
 from jobmanager.remote.records import NodeCommand, ResultMessage
 from jobmanager.remote.sender import Sender
+from jobmanager.remote.signed_messages import signed
 from jobmanager.remote.signing import Signer
 from jobmanager.remote.store import ClusterStore
 from jobmanager.remote.timeouts import ClusterTimeouts
@@ -38,7 +39,7 @@ class Keeper:
         sender: Sender,
         *,
         client: str,
-        keep_lease: Callable[[], None],
+        keep_name: Callable[[], None],
         look_at_nodes: Callable[[], None],
         look_at_memory: Callable[[], None],
         on_data_lost: Callable[[], None],
@@ -51,7 +52,7 @@ class Keeper:
         self._jobs = jobs
         self._sender = sender
         self._client = client
-        self._keep_lease = keep_lease
+        self._keep_name = keep_name
         self._look_at_nodes = look_at_nodes
         self._look_at_memory = look_at_memory
         self._on_data_lost = on_data_lost
@@ -122,7 +123,7 @@ class Keeper:
         if self._away_since is not None:
             _log.info("Redis answers again, after %.1f s", self._clock() - self._away_since)
             self._away_since = None
-        self._keep_lease()
+        self._keep_name()
         if redis_is != self._redis_was:
             self._announce()
             self._redis_was = redis_is
@@ -179,11 +180,11 @@ class Keeper:
         command = NodeCommand(
             command="kill", r=r, client=self._client, nonce=secrets.token_hex(16), at_s=time.time(), reason=reason.value
         )
-        return self._signer.sign(NodeCommand.kind_of_signature, command.to_json())
+        return signed(self._signer, command)
 
     def _killed(self, r: str, job_id: str, reason: KillReason) -> str:
         """The result of a job that ends while it waits."""
         verdict = killed_verdict(reason)
         result = JobResult(job_id=job_id, outcome=verdict.outcome, text=verdict.text, evidence=verdict.evidence)
         message = ResultMessage(r=r, job_id=job_id, token="", node="", result=pack_result(result).text)
-        return self._signer.sign(ResultMessage.kind_of_signature, message.to_json())
+        return signed(self._signer, message)

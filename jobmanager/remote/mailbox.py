@@ -10,6 +10,7 @@ from redis.exceptions import RedisError
 from jobmanager.model.result import JobResult, Outcome
 from jobmanager.remote.open_jobs import OpenJob, OpenJobs
 from jobmanager.remote.records import BadMessage, ClientEvent, ResultMessage
+from jobmanager.remote.signed_messages import opened
 from jobmanager.remote.signing import BadSignature, Signer
 from jobmanager.remote.store import ClusterStore
 from jobmanager.threads.log_thread import logger
@@ -17,7 +18,6 @@ from jobmanager.threads.log_thread import logger
 _log = logger(__name__)
 
 MAX_RESULT_BYTES = 192 * 2**20
-MAX_EVENT_BYTES = 64 * 1024
 _BLOCK_S = 2.0  # for which a read waits
 _PAUSE_S = 0.5  # after an error, and while results wait for callbacks
 _JOIN_S = 6.0
@@ -113,7 +113,7 @@ class Mailbox:
         if not envelope:
             return
         try:
-            event = ClientEvent.from_json(self._signer.open("event", envelope, MAX_EVENT_BYTES))
+            event = opened(self._signer, ClientEvent, envelope)
             self._on_event(self._jobs.by_r(event.r), event)
         except (BadSignature, BadMessage) as error:
             _log.warning("an event is not believed: %s", error)
@@ -126,7 +126,7 @@ class Mailbox:
             self._acknowledge(entry, r)
             return
         try:
-            message = ResultMessage.from_json(self._signer.open("result", envelope, MAX_RESULT_BYTES))
+            message = opened(self._signer, ResultMessage, envelope, MAX_RESULT_BYTES)
             if (message.r, message.job_id) != (r, job.job_id):
                 raise BadMessage("it is the result of another job")
         except (BadSignature, BadMessage) as error:

@@ -10,21 +10,16 @@ from __future__ import annotations
 
 import atexit
 import os
-import secrets
-import socket
 import threading
 import time
-from contextlib import suppress
 
 from redis import exceptions
 
 from jobmanager._callback_manager import CallbackManagers
-from jobmanager._version import __version__
 from jobmanager.control import drain
 from jobmanager.control.drain import Drain, ShutdownTimeouts
 from jobmanager.control.lifetime import closed
-from jobmanager.engine.labels import Owner
-from jobmanager.errors import InvalidValue, JobRefused, RedisUnavailable
+from jobmanager.errors import JobRefused, RedisUnavailable
 from jobmanager.events import JobEnded, JobQueued, ManagerClosing, ManagerStarted
 from jobmanager.hooks import HookManager
 from jobmanager.ipc.process import check_standard_library
@@ -34,13 +29,13 @@ from jobmanager.model.pipeline import Pipeline
 from jobmanager.model.result import Callback, JobResult, Outcome, SSHCallback
 from jobmanager.model.task import Task
 from jobmanager.remote.blobs import BlobReader, BlobUploads, RedisBlobs
+from jobmanager.remote.client_name import ClientName
 from jobmanager.remote.client_settings import ClientSettings
 from jobmanager.remote.cluster_view import ClusterView
 from jobmanager.remote.connect import open_redis, redis_errors
 from jobmanager.remote.followed_jobs import FollowedJobs
 from jobmanager.remote.job_news import JobNews
 from jobmanager.remote.keeper import Keeper
-from jobmanager.remote.keys import ANONYMOUS
 from jobmanager.remote.mailbox import Mailbox
 from jobmanager.remote.open_jobs import WHAT, OpenJob, OpenJobs
 from jobmanager.remote.payload import Packer, unpack_result
@@ -71,13 +66,13 @@ class RunningClient:
         self._settings = settings
         self._hooks = hooks
         self._closing = threading.Lock()
-        self._started = self._stopped = self._has_claim = self._is_replaced = False
+        self._started = self._stopped = self._is_replaced = False
         self._too_full: RedisUnavailable | None = None
-        self.client_id = settings.client_id or f"{ANONYMOUS}{secrets.token_hex(8)}"
-        self._holder = secrets.token_hex(8)
         timeouts, signer = settings.timeouts, settings.keyring.signer(settings.namespace)
         self._redis = open_redis(settings.url, timeouts)
         self.store = ClusterStore(self._redis, settings.namespace, timeouts)
+        self._name = ClientName(self.store, settings.client_id, lease_s=timeouts.client_lease_s)
+        self.client_id = self._name.name
         self._blobs = RedisBlobs(self._redis, self.store.keys, ttl_s=timeouts.result_ttl_s)
         self.jobs = OpenJobs(max_decided=settings.max_waiting_jobs, publish=self._publish)
         self.callbacks = CallbackManagers(
@@ -123,7 +118,7 @@ class RunningClient:
             self.jobs,
             self._sender,
             client=self.client_id,
-            keep_lease=self._keep_lease,
+            keep_name=self._keep_name,
             look_at_nodes=self._look_at_nodes,
             on_data_lost=self._mailbox.read_again,
             each_beat=self.callbacks.log_slow_callbacks,
@@ -150,7 +145,7 @@ class RunningClient:
             atexit.register(self._at_exit)
         with redis_errors(self._settings.url):
             check_redis(self._redis, self._settings.url)
-            self._claim()
+            self._name.claim()
             self._look_at_nodes()
             self.jobs.inherit(self.store.open_jobs(self.client_id))
         with self._closing, redis_errors(self._settings.url):
@@ -198,9 +193,7 @@ class RunningClient:
         self._mailbox.close()
         self._keeper.close()
         self._followed.close()
-        if self._has_claim:
-            with suppress(exceptions.RedisError, OSError):
-                self.store.release_client(self.client_id, self._holder)
+        self._name.release()
         self._redis.close()
         self._hooks.drain(_THREAD_END_S)
         drain_logs(_THREAD_END_S)
@@ -214,41 +207,15 @@ class RunningClient:
         if self.pid == os.getpid():
             outside_main_thread(self.abort, takes_long=True)
 
-    # ---- the client's id
+    # ---- what the keeper does at each beat
 
-    def _claim(self) -> None:
-        other = self.store.claim_client(self.client_id, self._holder, self._about())
-        if not other:
-            self._has_claim = True
-            return None
-        holder = self.store.client(self.client_id)
-        owner = Owner.parse(holder.get("owner", ""))
-        if owner is not None and owner.is_proven_dead():
-            self.store.release_client(self.client_id, other)
-            return self._claim()
-        who = f"process {holder.get('pid', '?')} on {holder.get('host', '?')}"
-        raise InvalidValue(
-            f"the client_id {self.client_id!r} is in use, by {who}: give each process one of its own, or none. When that one is"
-            f" gone, its claim ends within {self._settings.timeouts.client_lease_s:g} s"
-        )
-
-    def _keep_lease(self) -> None:
-        if not self._is_replaced and self.store.claim_client(self.client_id, self._holder, self._about()):
+    def _keep_name(self) -> None:
+        if not self._is_replaced and not self._name.keep():
             _log.error("another process has taken the client id %s: this one gets no results any more", self.client_id)
-            self._is_replaced, self._has_claim = True, False
+            self._is_replaced = True
             self.jobs.stop_accepting()
             for job in self.jobs.undecided():
                 self.jobs.give_up(job, crash_verdict("client_id_taken", "another process has taken the client id"))
-
-    def _about(self) -> dict[str, str]:
-        return {
-            "name": self.client_id,
-            "kind": "anonymous" if self._settings.client_id is None else "fixed",
-            "version": __version__,
-            "pid": str(self.pid),
-            "host": socket.gethostname(),
-            "owner": Owner.this_process().label(),
-        }
 
     def _look_at_nodes(self) -> None:
         self.view.update(self.store.nodes())

@@ -20,6 +20,7 @@ from jobmanager.remote.connect import redis_unavailable
 from jobmanager.remote.open_jobs import WHAT, OpenJob
 from jobmanager.remote.payload import Packed, Packer
 from jobmanager.remote.records import SCHEMA, JobHeader, Needs
+from jobmanager.remote.signed_messages import signed
 from jobmanager.remote.signing import Signer
 from jobmanager.remote.store import Accepted, BlobsMissing, ClusterStore, DuplicateId, NewJob, WaitQueueFull
 from jobmanager.remote.timeouts import ClusterTimeouts
@@ -77,7 +78,7 @@ class Sender:
         packed = self._packer.pack(task, request.inputs, debug=request.debug)
         r = secrets.token_hex(16)
         title = request.title[:_MAX_TITLE]
-        header = self._signer.sign(JobHeader.kind_of_signature, self._header(r, request, packed, title).to_json())
+        header = signed(self._signer, self._header(r, request, packed, title))
         sent = NewJob(r=r, job_id=request.job_id, client=self._client, title=title, header=header, body=packed.text)
         return OpenJob(
             job_id=request.job_id,
