@@ -142,7 +142,7 @@ class Cluster:
         return lines[-1] if lines else "it said nothing"
 
     def close(self) -> None:
-        """Nodes first, which end what runs there; a second signal kills it."""
+        """Nodes first, which end what runs there; a second signal kills it. What a killed one has left is removed."""
         for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGKILL):
             living = [worker for worker in self.nodes.values() if worker.poll() is None]
             for worker in living:
@@ -154,6 +154,9 @@ class Cluster:
         if self.redis is not None and self.redis.poll() is None:
             self.redis.kill()
             self.redis.wait()
+        if any(worker.returncode == -signal.SIGKILL for worker in self.nodes.values()):
+            sweep = [sys.executable, "-m", "jobmanager", "sweep", "--yes", *set(self.hosts)]
+            subprocess.run(sweep, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
 
     def _started(self, command: list[str], name: str) -> subprocess.Popen[bytes]:
         with (self.folder / f"{name}.log").open("ab") as log:
