@@ -382,6 +382,8 @@ class ClusterStore:
 
         Answers in the same order: ``placed``, ``not_waiting``, ``no_node``; ``stale``: not the leader any more.
         """
+        if len(placements) == 1:  # a pipeline would first ask whether Redis has the script
+            return [_text(self._call("place", epoch, *placements[0]))]
         with self.redis.pipeline(transaction=False) as together:
             for placement in placements:
                 self._call("place", epoch, *placement, on=together)
