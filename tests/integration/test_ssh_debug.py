@@ -9,6 +9,7 @@ import tarfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
@@ -19,9 +20,12 @@ import psutil
 import pytest
 
 from jobmanager import DockerHost, JobInput, JobManager, JobResult, Limits, Outcome, Task
+from jobmanager.remote import RemoteClient
 from jobmanager.ssh import debug_session
 from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
 from tests.support.daemons import PrivateDaemon
+from tests.support.hand_made_cluster import KEY, NAMESPACE, TIMEOUTS, WorkerProcess
+from tests.support.redis_server import RedisServer
 from tests.support.ssh_client import IMAGE, Login, Person, make_image
 
 pytestmark = [pytest.mark.engine, pytest.mark.daemon]
@@ -134,6 +138,29 @@ def test_a_person_logs_in_reads_and_writes_files_runs_the_job_and_leaves(
     assert "ssh_ready" in [step.name for step in result.steps]
     assert all(name.startswith("jobmanager-callbacks") for name in heard.threads)
     assert login.password not in caplog.text and login.password.encode() not in result.stdout + result.stderr
+
+
+@pytest.mark.cluster
+def test_a_person_logs_in_to_a_job_that_runs_on_another_machine_and_redis_never_has_the_password(
+    daemon: PrivateDaemon, person: Person, tmp_path: Path
+) -> None:
+    heard = Heard()
+    with RedisServer() as redis, ExitStack() as stack:
+        worker = WorkerProcess(tmp_path, redis.socket_url, "--host", daemon.url, "--name", "n1", "--advertise", "127.0.0.1")
+        stack.callback(worker.close)
+        worker.wait_until_ready()
+        client = stack.enter_context(RemoteClient(redis.socket_url, key=KEY, namespace=NAMESPACE, timeouts=TIMEOUTS))
+        client.new_job(TASK, JobInput(stdin="a line\n"), heard.result, debug="ssh", ssh_callback=heard.ssh, job_id=heard.id)
+        login = heard.login()
+
+        seen = person.runs(login, "sh .jobmanager/run; echo exit code $?")
+        result = heard.end()
+        written = b"".join(path.read_bytes() for path in redis.data_files())
+
+    assert seen.stdout == b"a file\na line it's\nexit code 3\n"
+    assert result.outcome is Outcome.SUCCESS and result.host == "n1"
+    assert heard.id.encode() in written and login.password.encode() not in written
+    assert login.password not in worker.log
 
 
 def described(daemon: PrivateDaemon) -> str:

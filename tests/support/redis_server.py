@@ -124,6 +124,10 @@ class RedisServer:
         """What it has said."""
         return (self._home / "log").read_text(errors="replace")
 
+    def data_files(self) -> list[Path]:
+        """What it has written of its data."""
+        return [path for path in (self._home / "appendonlydir").rglob("*") if path.is_file()]
+
     # ---- life
 
     def start(self) -> None:
