@@ -379,7 +379,7 @@ def left_of(hosts: list[str], before: set[str]) -> list[str]:
 
 @contextmanager
 def running_cluster(hosts: list[str]) -> Iterator[Cluster]:
-    with tempfile.TemporaryDirectory(prefix="jobmanager-demo-", dir="/tmp") as folder:  # a socket's path must be short
+    with tempfile.TemporaryDirectory(prefix="jobmanager-demo-") as folder:
         cluster = Cluster(Path(folder), hosts)
         try:
             cluster.start_redis()

@@ -11,6 +11,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -320,30 +321,38 @@ def test_the_demo_says_in_one_line_what_keeps_it_from_running(
 CLUSTER_DEMO = EXAMPLES / "cluster" / "demo.py"
 
 
-def folders_of_the_cluster_demo() -> list[Path]:
-    return list(Path("/tmp").glob("jobmanager-demo-*"))
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """A folder for all that the demo and its processes make; its path is short, for sockets."""
+    with tempfile.TemporaryDirectory(prefix="jm-", dir="/tmp") as folder:
+        yield Path(folder)
 
 
 @pytest.mark.cluster
-def test_the_demo_of_a_cluster_loses_and_doubles_nothing(engines: list[str], environment: dict[str, str]) -> None:
-    done = run(environment, CLUSTER_DEMO, "--submissions", "20", *engines)
+def test_the_demo_of_a_cluster_loses_and_doubles_nothing(
+    engines: list[str], environment: dict[str, str], temporary: Path
+) -> None:
+    done = run(environment | {"TMPDIR": str(temporary)}, CLUSTER_DEMO, "--submissions", "20", *engines)
 
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert done.stdout.endswith("nothing was lost or doubled\n")
     assert "\x1b" not in done.stdout
     for broken in ("node-2 was killed", "the dispatcher, a process of node-", "Redis was killed", "node-2 was started again"):
         assert re.search(rf"(?m)^after \d+ results: {broken}", done.stdout), broken
-    assert folders_of_the_cluster_demo() == []
+    assert list(temporary.iterdir()) == []
     for url in engines:
         assert our_containers(url) == []
 
 
 @pytest.mark.cluster
-def test_the_demo_of_a_cluster_leaves_nothing_on_ctrl_c(engines: list[str], environment: dict[str, str]) -> None:
+def test_the_demo_of_a_cluster_leaves_nothing_on_ctrl_c(
+    engines: list[str], environment: dict[str, str], temporary: Path
+) -> None:
     """Also what a node has left that was killed."""
     command = [sys.executable, str(CLUSTER_DEMO), "--submissions", "60", *engines]
+    own = environment | {"TMPDIR": str(temporary)}
     with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command, env=own, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as demo:
         assert demo.stdout is not None
         assert any("node-2 was killed" in line for line in demo.stdout)
@@ -351,7 +360,7 @@ def test_the_demo_of_a_cluster_leaves_nothing_on_ctrl_c(engines: list[str], envi
         _, complaints = demo.communicate(timeout=90)
 
     assert (demo.returncode, complaints) == (130, "demo: interrupted\n")
-    assert folders_of_the_cluster_demo() == []
+    assert list(temporary.iterdir()) == []
 
 
 @pytest.mark.cluster
