@@ -45,8 +45,8 @@ class NodeEvents:
         if job is None or self._jobs.count_start(job) == 1:  # the first one was counted, and told, when it was handed over
             return
         try:
-            self._store.count_run(job.r)
-        except RedisError as error:  # the next beat says how many there were, if Redis has lost it
+            self._store.count_runs(job.r, token=job.token, runs=job.runs)
+        except RedisError as error:  # the next beat says how many there were
             _log.warning("a further run of job %s is not counted: %s", job.header.job_id, error)
         self._send(job, self._event(job, "started", token=job.token))
 

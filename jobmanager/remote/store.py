@@ -274,9 +274,9 @@ class ClusterStore:
         """``run`` it; or it was ``cancelled`` (finish it as killed), or is ``gone``: another's, or ended."""
         return _text(self._call("start", r, node, incarnation, token, event))
 
-    def count_run(self, r: str) -> None:
-        """A node has started it once more, as its retries allow."""
-        self.redis.hincrby(self.keys.job(r), "runs", 1)
+    def count_runs(self, r: str, *, token: str, runs: int) -> None:
+        """A node has started a program of its job once more; so often it was started by now, on all nodes."""
+        self._call("count", r, token, runs)
 
     def back(self, r: str, *, token: str, reason: str, exclude: bool) -> bool:
         """Give a job back that was not run. ``exclude``: it is not to come here again. False: it was not here any more."""

@@ -73,7 +73,7 @@ class UnheldJobs:
             return
         why = f"its node {self._node} was cut off, and gave it up"
         if fields.runs <= header.retries:
-            self._store.count_run(r)  # `back` takes one off: that is for jobs that were not run
+            self._store.count_runs(r, token=token, runs=fields.runs + 1)  # `back` takes one off: that is for jobs that were not run
             self._store.back(r, token=token, reason=why, exclude=False)
         else:
             lost = HeldJob(header=header, token=token)

@@ -110,7 +110,7 @@ def as_node(store: ClusterStore, blobs: RedisBlobs, worker: NodeWorker) -> None:
         worker.show_started(job(number).r)
         worker.show_now()
     assert store.beat("n1", "i1", "report", [HeldPlacement(job(1).r, "t1", 1), HeldPlacement(job(2).r, "t2", 1)]).is_owner
-    worker._beat(), store.count_run(job(1).r)
+    worker._beat(), store.count_runs(job(1).r, token="", runs=1)
     assert store.back(job(3).r, token="t3", reason="no", exclude=True)
     blobs.of_job(job(1).r).put(hash_of(b"result"), b"result")
     output = JobOutputStream(store.redis, store.keys, job(1).r)

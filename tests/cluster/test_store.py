@@ -271,6 +271,24 @@ def test_a_job_that_was_taken_back_from_a_node_is_not_its_any_more(store: Cluste
     fits_together(store)
 
 
+def test_runs_are_counted_once_however_often_they_are_said(store: ClusterStore) -> None:
+    bring_to(store, "running")
+    for _ in range(2):  # the answer was lost
+        store.count_runs(R, token="t1", runs=2)
+    store.count_runs(R, token="t0", runs=5)
+    assert runs(store) == 2
+
+    store.beat(NODE, INCARNATION, "report", [HeldPlacement(R, "t1", 3, attempt=1)])  # that it is three did not come through
+    store.beat(NODE, INCARNATION, "report", [HeldPlacement(R, "t1", 2, attempt=1)])
+    assert runs(store) == 3
+
+
+def runs(store: ClusterStore) -> int:
+    job = store.record(R)
+    assert job is not None
+    return job.runs
+
+
 def test_a_result_that_comes_before_the_clients_word_is_kept(store: ClusterStore) -> None:
     assert finish(store) == "done"  # Redis knows nothing of the job
 

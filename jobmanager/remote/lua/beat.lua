@@ -30,8 +30,9 @@ for i = 7, #ARGV, 4 do
         table.insert(lost, r)
     else
         if known[1] == 'placed' then -- announced as such; its node has started it
-            redis.call('HSET', job, 'state', 'running', 'runs', ARGV[i + 2])
+            redis.call('HSET', job, 'state', 'running')
         end
+        count_runs(r, ARGV[i + 2])
         if known[4] then
             table.insert(cancels, {r, known[4]})
         end

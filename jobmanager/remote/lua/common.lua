@@ -36,6 +36,13 @@ local function now()
     return string.format('%d.%06d', time[1], time[2])
 end
 
+-- A program of a job was started so often, at least.
+local function count_runs(r, runs)
+    if tonumber(runs) > tonumber(redis.call('HGET', job_key(r), 'runs') or '0') then
+        redis.call('HSET', job_key(r), 'runs', runs)
+    end
+end
+
 -- A job leaves the node that has it.
 local function leave_node(r)
     local node = redis.call('HGET', job_key(r), 'node')
