@@ -18,6 +18,7 @@ import os
 import secrets
 import signal
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import FrameType
@@ -172,7 +173,7 @@ class Node:
         """
         before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
-            if not self._wait_for_redis():
+            if not self._when_redis_answers(self._check_redis):
                 return DRAINED
             self._manager.start()
             try:
@@ -289,13 +290,20 @@ class Node:
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self.on_signal()
 
-    def _wait_for_redis(self) -> bool:
-        """Until Redis answers; it may be started later than this worker. False: a signal came first."""
+    def _check_redis(self) -> bool:
+        check_redis(self._store.redis, self._settings.url)
+        return True
+
+    def _claim_name(self) -> bool:
+        return self._name.claim(self._jobs.wait, lambda: self._signals > 0)
+
+    def _when_redis_answers(self, step: Callable[[], bool]) -> bool:
+        """What a step says. Redis may be started later than this worker, or be away for a while. False: a signal came first."""
         is_told = False
         while not self._signals:
             try:
-                check_redis(self._store.redis, self._settings.url)
-                return True
+                with redis_errors(self._settings.url):
+                    return step()
             except RedisUnavailable as problem:
                 if not is_away(problem):
                     raise
@@ -307,9 +315,8 @@ class Node:
 
     def _serve(self) -> int:
         self._look_at_hosts()
-        with redis_errors(self._settings.url):
-            if not self._name.claim(self._jobs.wait, lambda: self._signals > 0):
-                return DRAINED
+        if not self._when_redis_answers(self._claim_name):
+            return DRAINED
         self._events.listen(self._hooks)
         self._results.outbox.start()
         self._beats.give()  # before the first job is taken, all know whose name it is

@@ -509,6 +509,21 @@ def test_a_node_that_was_stopped_for_too_long_gives_up_its_jobs(
     assert cluster.result(ended).stdout == b"over\n"
 
 
+def test_a_worker_that_waits_for_its_name_outlives_an_outage_of_redis(
+    cluster: HandMadeCluster, start_worker: StartWorker, redis_server: RedisServer
+) -> None:
+    owner = cluster.store.keys.node("n1", "owner")
+    cluster.redis.set(owner, "one that has died", px=60_000)
+    worker = start_worker(ready=False)
+    eventually(lambda: "engine.sock is up" in worker.log, what="it waits for its name")
+    redis_server.kill()
+    eventually(lambda: "It is tried again every" in worker.log or worker.process.poll() is not None, what="it notices")
+    redis_server.start()
+    cluster.redis.delete(owner)
+    worker.wait_until_ready()
+    assert cluster.result(cluster.run(HELLO)).outcome is Outcome.SUCCESS
+
+
 def test_a_node_gives_up_its_jobs_when_redis_is_away_for_too_long(
     cluster: HandMadeCluster, start_worker: StartWorker, engine: FakeEngineServer, redis_server: RedisServer
 ) -> None:
