@@ -102,11 +102,6 @@ class ClusterView:
         seen = self._nodes.get(node)
         return "" if seen is None else seen.report.address or seen.report.machine
 
-    def incarnation(self, node: str) -> str:
-        """Of the worker that has a node's name, as it was seen last; empty for an unknown node."""
-        seen = self._nodes.get(node)
-        return "" if seen is None else seen.report.incarnation
-
     def refusal(self, needs: Needs) -> JobRefused | None:
         """Why no node could ever run a job; None when one could, also one that is silent or drained now."""
         nodes = list(self._nodes.values())

@@ -171,8 +171,9 @@ class Intake:
 
     def _started(self, job: HeldJob) -> str:
         """What Redis says to its start."""
-        event = signed(self._signer, ClientEvent(event="started", r=job.r, node=self._node.name, token=job.token))
         node, incarnation = self._node.name, self._node.incarnation
+        news = ClientEvent(event="started", r=job.r, node=node, incarnation=incarnation, token=job.token)
+        event = signed(self._signer, news)
         while not (self._is_stopping() or job.is_fenced):
             try:
                 answer = self._store.start(job.r, node=node, incarnation=incarnation, token=job.token, event=event)

@@ -98,7 +98,7 @@ class JobNews:
         return SeenState(
             state="running" if is_running else "placed",
             node=event.node,
-            incarnation=self._view.incarnation(event.node),
+            incarnation=event.incarnation or (before.incarnation if before.token == event.token else ""),
             token=event.token,
             runs=before.runs + (is_running and not is_again),
         )

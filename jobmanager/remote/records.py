@@ -142,6 +142,7 @@ class ClientEvent(Message):
     r: str
     node: str = ""
     token: str = ""  # of the placement, for "placed" and "started"
+    incarnation: str = ""  # of the node, for the same
     phase: str = ""
     number: int = 0
     outcome: str = ""

@@ -408,7 +408,9 @@ class Term:
                 (
                     *(r, node, given[r].incarnation, given[r].token),
                     self._signed(Placement(r=r, node=node, incarnation=given[r].incarnation, token=given[r].token)),
-                    self._signed(ClientEvent(event="placed", r=r, node=node, token=given[r].token)),
+                    self._signed(
+                        ClientEvent(event="placed", r=r, node=node, incarnation=given[r].incarnation, token=given[r].token)
+                    ),
                 )
                 for r, node in piece
             ],

@@ -152,7 +152,7 @@ class ScriptedPeer:
         self.store.send_event(taken.header.client, self.event(event, taken.r, **fields))
 
     def event(self, event: str, r: str, **fields: object) -> str:
-        news = ClientEvent(event=event, r=r, node=self.name, **fields)  # type: ignore[arg-type]
+        news = ClientEvent(event=event, r=r, node=self.name, incarnation=self.incarnation, **fields)  # type: ignore[arg-type]
         return self.signer.sign("event", news.to_json())
 
     def print(self, taken: Taken, *outputs: Output, signer: Signer | None = None) -> None:
