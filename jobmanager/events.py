@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 
-from jobmanager.model.job import JobInput
+from jobmanager.model.job import JobInput, Request
 from jobmanager.model.pipeline import Pipeline
 from jobmanager.model.result import JobResult, Outcome
 from jobmanager.model.task import Task
@@ -57,6 +58,18 @@ class JobQueued(Event):
     priority: int
     task: Task | Pipeline = field(repr=False)
     inputs: JobInput = field(repr=False)
+
+    @classmethod
+    def now(cls, request: Request) -> JobQueued:
+        """The event of a job that was accepted now."""
+        return cls(
+            at_s=time.time(),
+            job_id=request.job_id,
+            launcher=request.launcher_name,
+            priority=request.priority,
+            task=request.task,
+            inputs=request.inputs,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -103,17 +103,7 @@ class Dispatch:
                 self._ledger.run_ended(command.container, RunFacts(ending=cut_off))
 
     def _announce(self, command: NotifyJobQueued) -> None:
-        request = command.request
-        self._hooks.fire(
-            JobQueued(
-                at_s=time.time(),
-                job_id=request.job_id,
-                launcher=request.launcher_name,
-                priority=request.priority,
-                task=request.task,
-                inputs=request.inputs,
-            )
-        )
+        self._hooks.fire(JobQueued.now(command.request))
 
     def _announce_host(self, command: NotifyJobPlaced) -> None:
         self._hooks.fire(JobPlaced(at_s=time.time(), job_id=command.job_id, host=command.host))

@@ -33,6 +33,9 @@ AT_EXIT = ShutdownTimeouts(kill_s=2.0, callback_s=1.0, delete_s=7.0)
 class Drained(Protocol):
     """The jobs of one manager or client until their callbacks have returned: ``scheduling/ledger.py`` says what each call does."""
 
+    def stop_accepting(self) -> bool:
+        """Refuse every further job. Returns False when that was so already."""
+
     def kill_all(self, reason: KillReason) -> None:
         """Request that every job ends."""
 

@@ -8,19 +8,16 @@ r"""Everything of a remote client that runs between one start and its close, in 
 
 from __future__ import annotations
 
-import atexit
 import os
-import threading
 import time
 
 from redis import exceptions
 
 from jobmanager._callback_manager import CallbackManagers
-from jobmanager.control import drain
-from jobmanager.control.drain import Drain, ShutdownTimeouts
+from jobmanager.control.closing import THREAD_END_S, Closing
 from jobmanager.control.lifetime import closed
 from jobmanager.errors import JobRefused, RedisUnavailable
-from jobmanager.events import JobEnded, JobQueued, ManagerClosing, ManagerStarted
+from jobmanager.events import JobEnded, JobQueued, ManagerStarted
 from jobmanager.hooks import HookManager
 from jobmanager.ipc.process import check_standard_library
 from jobmanager.live_output.reader import LiveOutput
@@ -46,13 +43,10 @@ from jobmanager.remote.sender import Sender, SenderLimits, needs_of
 from jobmanager.remote.store import ClusterStore
 from jobmanager.results.verdict import KillReason, Verdict, crash_verdict
 from jobmanager.scheduling.commands import PublishReady, PublishResult
-from jobmanager.threads.log_thread import drain as drain_logs
 from jobmanager.threads.log_thread import logger
-from jobmanager.threads.main_thread import keep_executor, outside_main_thread, release_executor
 
 _log = logger(__name__)
 
-_THREAD_END_S = 2.0
 _NO_ENTRY = "0-1"  # of a job that was given up: Redis never has such an entry
 
 
@@ -65,8 +59,7 @@ class RunningClient:
         self.pid = os.getpid()
         self._settings = settings
         self._hooks = hooks
-        self._closing = threading.Lock()
-        self._started = self._stopped = self._is_replaced = False
+        self._is_replaced = False
         self._too_full: RedisUnavailable | None = None
         timeouts, signer = settings.timeouts, settings.keyring.signer(settings.namespace)
         self._redis = open_redis(settings.url, timeouts)
@@ -125,7 +118,7 @@ class RunningClient:
             look_at_memory=self._look_at_memory,
             timeouts=timeouts,
         )
-        self._drain = Drain(self.jobs, self._keeper.wake)
+        self._closing = Closing(self.jobs, self.callbacks, hooks, what=WHAT, wake=self._keeper.wake, stop=lambda _: self._stop())
 
     # ---- life
 
@@ -137,20 +130,13 @@ class RunningClient:
             RedisUnavailable: Redis does not answer, or refuses what is asked.
             InvalidValue: another process has the client's id.
         """
-        with self._closing:
-            if self._stopped:
-                raise closed(WHAT)
-            self._started = True
-            keep_executor()
-            atexit.register(self._at_exit)
+        self._closing.begin()
         with redis_errors(self._settings.url):
             check_redis(self._redis, self._settings.url)
             self._name.claim()
             self._look_at_nodes()
             self.jobs.inherit(self.store.open_jobs(self.client_id))
-        with self._closing, redis_errors(self._settings.url):
-            if self._stopped:
-                raise closed(WHAT)
+        with self._closing.starting(), redis_errors(self._settings.url):
             self.callbacks.start()
             self._mailbox.start()
             self._keeper.start()
@@ -160,52 +146,25 @@ class RunningClient:
 
     def abandon(self) -> None:
         """In a forked child: all of this is the parent's."""
-        atexit.unregister(self._at_exit)
+        self._closing.abandon()
         self._followed.abandon()
 
     def abort(self) -> None:
-        """Undo a start that failed, or goes on; what another thread has submitted meanwhile is called back."""
-        self._end(0.0, drain.AT_EXIT, kill=True)
+        """Undo a start that failed, or goes on."""
+        self._closing.abort()
 
     def close(self, drain_timeout_s: float | None, kill: bool) -> None:
         """Let jobs end, or end them, then stop."""
-        self._end(drain_timeout_s, drain.AT_CLOSE, kill=kill)
-
-    def _end(self, drain_timeout_s: float | None, timeouts: ShutdownTimeouts, *, kill: bool) -> None:
-        if self.jobs.stop_accepting():
-            self._hooks.fire(ManagerClosing(at_s=time.time(), unfinished=self.jobs.unfinished()))
-        if kill:
-            self._drain.kill_all(KillReason.CLOSE)
-        if self.callbacks.is_current_thread():  # it cannot wait for itself
-            threading.Thread(target=self._end_now, args=(drain_timeout_s, timeouts), name="jobmanager-close").start()
-            return
-        self._end_now(drain_timeout_s, timeouts)
-
-    def _end_now(self, drain_timeout_s: float | None, timeouts: ShutdownTimeouts) -> None:
-        with self._closing:
-            if not self._stopped:
-                self._drain.run(drain_timeout_s, timeouts)
-                self._stop()
+        self._closing.close(drain_timeout_s, kill)
 
     def _stop(self) -> None:
         """Callbacks first, as what they have returned from is acknowledged; then the client's id is given up."""
-        self.callbacks.close(_THREAD_END_S)
+        self.callbacks.close(THREAD_END_S)
         self._mailbox.close()
         self._keeper.close()
         self._followed.close()
         self._name.release()
         self._redis.close()
-        self._hooks.drain(_THREAD_END_S)
-        drain_logs(_THREAD_END_S)
-        atexit.unregister(self._at_exit)
-        self._stopped = True
-        if self._started:
-            release_executor()
-
-    def _at_exit(self) -> None:
-        """The interpreter ends without close()."""
-        if self.pid == os.getpid():
-            outside_main_thread(self.abort, takes_long=True)
 
     # ---- what the keeper does at each beat
 
@@ -308,16 +267,7 @@ class RunningClient:
         """The hooks are told once, before anything else of it."""
         request = self.jobs.accepted(job)
         if request is not None:
-            self._hooks.fire(
-                JobQueued(
-                    at_s=time.time(),
-                    job_id=request.job_id,
-                    launcher=request.launcher_name,
-                    priority=request.priority,
-                    task=request.task,
-                    inputs=request.inputs,
-                )
-            )
+            self._hooks.fire(JobQueued.now(request))
 
     # ---- results
 
