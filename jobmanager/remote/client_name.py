@@ -25,7 +25,7 @@ class ClientName:
         self._kind = "anonymous" if client_id is None else "fixed"
         self._store = store
         self._lease_s = lease_s
-        self._holder = secrets.token_hex(8)  # this process, and no other client that it may have
+        self.holder = secrets.token_hex(8)  # this process, and no other client that it may have
         self._is_held = False
 
     def claim(self) -> None:
@@ -34,28 +34,28 @@ class ClientName:
         Raises:
             InvalidValue: another process has it.
         """
-        other = self._store.claim_client(self.name, self._holder, self._about())
+        other = self._store.claim_client(self.name, self.holder, self._about())
         if other:
             self._take_over(other)
         self._is_held = True
 
     def keep(self) -> bool:
         """Hold it for another lease. False: another process has it now, since this one stood still."""
-        self._is_held = not self._store.claim_client(self.name, self._holder, self._about())
+        self._is_held = not self._store.claim_client(self.name, self.holder, self._about())
         return self._is_held
 
     def release(self) -> None:
         """Give it up, if Redis is there."""
         if self._is_held:
             with suppress(RedisError, OSError):
-                self._store.release_client(self.name, self._holder)
+                self._store.release_client(self.name, self.holder)
 
     def _take_over(self, other: str) -> None:
         holder = self._store.client(self.name)
         owner = Owner.parse(holder.get("owner", ""))
         if owner is not None and owner.is_proven_dead():
             self._store.release_client(self.name, other)
-            if not self._store.claim_client(self.name, self._holder, self._about()):
+            if not self._store.claim_client(self.name, self.holder, self._about()):
                 return
         who = f"process {holder.get('pid', '?')} on {holder.get('host', '?')}"
         raise InvalidValue(

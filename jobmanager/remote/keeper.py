@@ -11,6 +11,7 @@ from collections.abc import Callable
 from redis.exceptions import RedisError
 
 from jobmanager.model.result import JobResult
+from jobmanager.remote.open_job_watch import OpenJobWatch
 from jobmanager.remote.open_jobs import OpenJob, OpenJobs
 from jobmanager.remote.payload import pack_result
 from jobmanager.remote.records import NodeCommand, ResultMessage
@@ -39,6 +40,9 @@ class Keeper:
         sender: Sender,
         *,
         client: str,
+        holder: str,
+        queue_timeout_s: float,
+        has_read_all: Callable[[], bool],
         keep_name: Callable[[], None],
         look_at_nodes: Callable[[], None],
         look_at_memory: Callable[[], None],
@@ -52,6 +56,8 @@ class Keeper:
         self._jobs = jobs
         self._sender = sender
         self._client = client
+        self._holder = holder
+        self._queue_timeout_s = queue_timeout_s
         self._keep_name = keep_name
         self._look_at_nodes = look_at_nodes
         self._look_at_memory = look_at_memory
@@ -63,6 +69,17 @@ class Keeper:
         self._gone_since: dict[str, float] = {}  # by R: since when Redis knows nothing of a job
         self._redis_was: tuple[str, str] | None = None  # its run and generation; None: it was not asked yet
         self._away_since: float | None = None
+        self._watch = OpenJobWatch(
+            store,
+            jobs,
+            say_again=self._say_again,
+            read_again=on_data_lost,
+            has_read_all=has_read_all,
+            end_waiting=self._end_waiting,
+            queue_timeout_s=queue_timeout_s,
+            patience_s=2 * timeouts.settle_s,
+            clock=clock,
+        )
         self._woken = threading.Event()
         self._closing = False
         self._thread = threading.Thread(target=self._keep_until_closed, name="jobmanager-remote-keeper", daemon=True)
@@ -129,7 +146,7 @@ class Keeper:
             self._redis_was = redis_is
         self._look_at_nodes()
         self._look_at_memory()
-        self._give_up_lost_jobs()
+        self._watch.look()
 
     def _redis_is(self) -> tuple[str, str]:
         return self._store.run_id(), self._store.generation()
@@ -137,31 +154,40 @@ class Keeper:
     def _announce(self) -> None:
         """Redis was started again, or has lost its data: every open job is there, or is said again."""
         jobs = self._jobs.data_lost()
-        made = sum(self._sender.announce_all(jobs))
+        made = self._say_again(jobs)
         if made:
             _log.warning("Redis has lost its data: %d of %d open jobs were said again", made, len(jobs))
         self._on_data_lost()
 
-    def _give_up_lost_jobs(self) -> None:
-        """Of what a process before this one has sent nobody can say it again. Its node has had its time to."""
-        jobs = self._jobs.resumed()
-        records = self._store.records([job.r for job in jobs]) if jobs else []
-        for job, record in zip(jobs, records, strict=True):
-            since = self._gone_since.setdefault(job.r, self._clock())
-            if record is not None:
-                del self._gone_since[job.r]
-            elif self._clock() - since > 2 * self._timeouts.settle_s:
-                del self._gone_since[job.r]
-                self._jobs.give_up(job, crash_verdict("redis_lost_data", "Redis has lost it, and the process that sent it is gone"))
+    def _say_again(self, jobs: list[OpenJob]) -> int:
+        return sum(self._sender.announce_all(jobs))
+
+    def _end_waiting(self, job: OpenJob) -> None:
+        """It has waited too long, and no dispatcher says so."""
+        why = f"waited longer than {self._queue_timeout_s:g} s for a node, and no dispatcher ended it"
+        verdict = crash_verdict("queue_timeout", why)
+        result = JobResult(job_id=job.job_id, outcome=verdict.outcome, text=verdict.text, evidence=verdict.evidence)
+        message = ResultMessage(r=job.r, job_id=job.job_id, token="", node="", result=pack_result(result).text)
+        self._store.finish(
+            job.r,
+            token="",
+            client=self._client,
+            job_id=job.job_id,
+            result=signed(self._signer, message),
+            outcome=result.outcome.value,
+            who=self._client,
+        )
 
     def _say(self) -> None:
         while self._acknowledged:
             some = [self._acknowledged[number] for number in range(min(len(self._acknowledged), _ACKNOWLEDGED_AT_ONCE))]
-            self._store.acknowledge(self._client, *some)
+            if not self._store.acknowledge(self._client, *some, holder=self._holder):
+                break  # another process may have the name: the next beat tells
             for _ in some:
                 self._acknowledged.popleft()
-        for _ in self._sender.announce_all(self._jobs.perhaps_lost()):
-            pass
+        perhaps_lost = self._jobs.perhaps_lost()
+        self._say_again(perhaps_lost)
+        self._jobs.not_lost(perhaps_lost)
         for job, reason in self._jobs.unsaid_kills():
             self.say_kill(job, reason)
         for r in self._jobs.withdrawn():

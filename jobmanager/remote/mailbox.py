@@ -52,6 +52,7 @@ class Mailbox:
         self._block_s = min(_BLOCK_S, redis_s / 2)
         self._results_after, self._events_after = _BEGINNING, _BEGINNING
         self._again = False
+        self._is_read = False  # all results, since they were last read from the beginning
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._read_until_closed, name="jobmanager-remote-reader", daemon=True)
 
@@ -64,6 +65,10 @@ class Mailbox:
         """Read all results from the beginning: some were not wanted yet, or Redis has lost its data."""
         self._again = True
         self._wake()
+
+    def has_read_all(self) -> bool:
+        """Whether all results that there were when ``read_again`` was called last are read."""
+        return self._is_read and not self._again
 
     def close(self) -> None:
         """End the thread."""
@@ -92,6 +97,7 @@ class Mailbox:
 
     def _read(self) -> None:
         if self._again:
+            self._is_read = False
             self._again, self._results_after = False, _BEGINNING
             if not _is_before(self._events_after, self._store.last_event(self._client)):
                 self._events_after = _BEGINNING
@@ -102,6 +108,7 @@ class Mailbox:
             results, events = self._store.read_for_client(
                 self._client, results_after=self._results_after, events_after=self._events_after, block_s=self._block_s
             )
+            self._is_read = self._is_read or not results
         for entry, envelope in events:
             self._events_after = entry
             self._take_event(envelope)

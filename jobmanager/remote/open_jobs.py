@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 
 from jobmanager.control.lifetime import closed
@@ -97,6 +97,8 @@ class OpenJobs:
     def accepted(self, job: OpenJob) -> Request | None:
         """The cluster has it. Its request for the first one who says so, else None."""
         with self._changed:
+            if not job.is_accepted and job.killed is not None and job.result is None and job.r:
+                self._to_kill[job.r] = job.killed  # Redis did not know the job yet when it was told
             job.is_accepted = True
             if job.losses != self._losses:
                 job.losses = self._losses
@@ -144,10 +146,10 @@ class OpenJobs:
                 job.callback = callback
             return {job.job_id for job in adopted}
 
-    def resumed(self) -> list[OpenJob]:
-        """The jobs of a process before this one that were adopted and have no result."""
+    def accepted_and_undecided(self) -> list[OpenJob]:
+        """The jobs that the cluster has, or had, and that have no result."""
         with self._changed:
-            return [job for job in self._own() if job.r and job.sent is None and job.result is None]
+            return [job for job in self._own() if job.r and job.is_accepted and job.result is None]
 
     # ---- what is seen
 
@@ -257,10 +259,15 @@ class OpenJobs:
             return [job for job in jobs if job.sent is not None and job.is_accepted]
 
     def perhaps_lost(self) -> list[OpenJob]:
-        """Jobs of which nobody knows whether they were accepted before or after Redis lost data, once."""
+        """Jobs of which nobody knows whether they were accepted before or after Redis lost data."""
         with self._changed:
-            jobs, self._perhaps_lost = self._perhaps_lost, []
-            return [job for job in jobs if job.sent is not None]
+            self._perhaps_lost = [job for job in self._perhaps_lost if job.sent is not None]
+            return list(self._perhaps_lost)
+
+    def not_lost(self, jobs: Collection[OpenJob]) -> None:
+        """These were said again."""
+        with self._changed:
+            self._perhaps_lost = [job for job in self._perhaps_lost if all(job is not each for each in jobs)]
 
     def undecided(self) -> list[OpenJob]:
         """All jobs of this process that have no result."""

@@ -111,6 +111,9 @@ class RunningClient:
             self.jobs,
             self._sender,
             client=self.client_id,
+            holder=self._name.holder,
+            queue_timeout_s=settings.queue_timeout_s,
+            has_read_all=self._mailbox.has_read_all,
             keep_name=self._keep_name,
             look_at_nodes=self._look_at_nodes,
             on_data_lost=self._mailbox.read_again,
@@ -291,4 +294,5 @@ class RunningClient:
                 self._keeper.acknowledge(entry, job.r)
 
     def _keeper_acknowledges(self, entry: str, r: str) -> None:
-        self._keeper.acknowledge(entry, r)
+        if not self._is_replaced:
+            self._keeper.acknowledge(entry, r)

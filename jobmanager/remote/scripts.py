@@ -8,7 +8,7 @@ from redis import Redis
 from redis.commands.core import Script
 
 _NAMES = (
-    *("accept", "announce", "back", "beat", "cancel", "claim", "count"),
+    *("accept", "acknowledge", "announce", "back", "beat", "cancel", "claim", "count"),
     *("finish", "lead", "place", "record", "records", "release", "requeue", "start"),
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from redis import exceptions
@@ -118,9 +118,10 @@ class Sender:
                 raise redis_unavailable(error, self._url) from error
         raise closed(WHAT)
 
-    def announce_all(self, jobs: Iterable[OpenJob]) -> Iterator[bool]:
+    def announce_all(self, jobs: Sequence[OpenJob]) -> Iterator[bool]:
         """Say jobs again, as Redis has lost data: for each whether it was not there any more."""
-        self._uploads.forget()
+        if jobs:
+            self._uploads.forget()
         for job in jobs:
             sent, packed, seen = job.sent, job.packed, job.seen
             if sent is not None and packed is not None:  # it was not decided meanwhile

@@ -199,14 +199,12 @@ class ClusterStore:
         entries = self._read(self.keys.client(client, "results"), after, block_s, count=100)
         return [(entry, _text(fields.get(b"r", b"")), _text(fields.get(b"e", b""))) for entry, fields in entries]
 
-    def acknowledge(self, client: str, *results: tuple[str, str]) -> None:
-        """Results were called back, each an entry and R: they are needed no more, and neither are the jobs' own blobs."""
-        entries, rs = zip(*results, strict=True)
-        with self.redis.pipeline() as together:
-            together.xdel(self.keys.client(client, "results"), *entries)
-            together.hdel(self.keys.client(client, "open"), *rs)
-            together.unlink(*map(self.keys.job_blobs, rs))
-            together.execute()
+    def acknowledge(self, client: str, *results: tuple[str, str], holder: str) -> bool:
+        """Results, as entry and R, were called back: they are needed no more, and neither are the jobs' own blobs.
+
+        False: nothing was done, as ``holder`` does not have the client's id.
+        """
+        return bool(self._call("acknowledge", client, holder, *(part for result in results for part in result)))
 
     def open_jobs(self, client: str) -> dict[str, str]:
         """R and job id of each job whose result a client has not acknowledged."""
@@ -269,6 +267,16 @@ class ClusterStore:
             answers = together.execute()
         named = (zip(_WITHOUT_BODY, answer, strict=True) for answer in answers)
         return [_job_fields({name: _text(value) for name, value in each if value is not None}) for each in named]
+
+    def states(self, rs: Sequence[str]) -> list[tuple[str, float]]:
+        """The state of each job, empty for one without a record, and for how many seconds it has been so."""
+        with self.redis.pipeline(transaction=False) as together:
+            together.time()
+            for r in rs:
+                together.hmget(self.keys.job(r), "state", "since")
+            (seconds, microseconds), *answers = together.execute()
+        now_s = seconds + microseconds / 1e6
+        return [(_text(state or b""), max(0.0, now_s - (_seconds(_text(since or b"")) or now_s))) for state, since in answers]
 
     def start(self, r: str, *, node: str, incarnation: str, token: str, event: str = "") -> str:
         """``run`` it; or it was ``cancelled`` (finish it as killed), or is ``gone``: another's, or ended."""

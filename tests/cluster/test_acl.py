@@ -130,7 +130,7 @@ def as_client_at_last(store: ClusterStore, blobs: RedisBlobs) -> None:
     assert {r for _, r, _ in results} == {job(number).r for number in (1, 2, 6, 8)} and events
     assert BlobReader(blobs.of_job(job(1).r))(hash_of(b"result")) == b"result"
     for entry, r, _ in results:
-        store.acknowledge("web", (entry, r))
+        assert store.acknowledge("web", (entry, r), holder="me")
     assert not store.redis.exists(store.keys.job_blobs(job(1).r))
     assert store.cancel(job(4).r, command="kill", result="killed") == "asked"
     store.send_command("n1", "command"), store.read_events("web", after="0"), store.read_results("web", after="0")

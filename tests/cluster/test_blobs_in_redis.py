@@ -40,7 +40,9 @@ def test_blobs_of_a_job_are_its_own(client: redis.Redis) -> None:
     for each in (blobs, first, second):
         each.put(NAME, DATA)
 
-    ClusterStore(client, "course", ClusterTimeouts()).acknowledge("web", ("1-1", "1" * 32))
+    store = ClusterStore(client, "course", ClusterTimeouts())
+    store.claim_client("web", "me", {"name": "web"})
+    assert store.acknowledge("web", ("1-1", "1" * 32), holder="me")
 
     assert first.get(NAME) is None and second.get(NAME) == DATA == blobs.get(NAME)
     assert 90 < client.ttl(KEYS.job_blobs("2" * 32)) <= 100

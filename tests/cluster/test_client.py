@@ -32,7 +32,8 @@ from jobmanager import (
     errors,
     events,
 )
-from jobmanager.remote import Keyring, RemoteClient
+from jobmanager.remote import Keyring, RemoteClient, open_job_watch
+from jobmanager.remote.blobs import RedisBlobs
 from jobmanager.threads.log_thread import drain
 from tests.conftest import eventually
 from tests.support.cluster import SHORT
@@ -791,10 +792,76 @@ def test_a_client_whose_id_another_process_has_taken_ends_its_jobs_and_leaves_th
     assert "another process has taken the client id web" in said(caplog)
     with pytest.raises(errors.Closed):
         client.new_job(ECHO)
+    idle_peer.put_result("web", "f" * 32, "of a job of the other one")
     client.close()
+    assert [r for _, r, _ in idle_peer.store.read_results("web", after="0")] == ["f" * 32], "the other one has not read it yet"
     assert list(idle_peer.store.open_jobs("web").values()) == ["one"], "it is the other one's now"
     assert idle_peer.redis.get(idle_peer.keys.client("web", "owner")) == b"another process"
     idle_peer.finish(idle_peer.taken["one"], succeeds(idle_peer.taken["one"]))
+
+
+def test_a_process_that_stood_still_removes_nothing_of_the_one_that_has_its_id_now(
+    start_client: Start, idle_peer: ScriptedPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has not noticed yet."""
+    client = start_client(client_id="web", timeouts=replace(SHORT, beat_s=0.9))
+    idle_peer.redis.set(idle_peer.keys.client("web", "owner"), "another process")
+    idle_peer.put_result("web", "f" * 32, "of a job of the other one")
+    running = client._lifetime.running()
+    eventually(lambda: running._keeper._acknowledged or running._is_replaced)
+    running._keeper._say()
+
+    assert [r for _, r, _ in idle_peer.store.read_results("web", after="0")] == ["f" * 32]
+
+
+def test_a_job_whose_result_somebody_has_deleted_ends(client: RemoteClient, idle_peer: ScriptedPeer) -> None:
+    calls = Calls()
+    client.new_job(ECHO, callback=calls, job_id="one")
+    taken = eventually(lambda: idle_peer.taken.get("one"))
+    idle_peer.redis.hset(idle_peer.keys.job(taken.r), "state", "done")
+
+    (result,) = calls.wait()
+    assert (result.outcome, result.evidence[0].kind) == (Outcome.CRASH, "result_lost")
+
+
+def test_a_job_whose_record_somebody_has_deleted_is_said_again(start_client: Start, start_peer: StartPeer) -> None:
+    peer = start_peer(places=False)
+    client, calls = start_client(), Calls()
+    client.new_job(ECHO, callback=calls)
+    (r,) = peer.store.waiting()
+    peer.redis.delete(peer.keys.job(r), peer.keys.rq_wait)
+    peer._run, peer.places = succeeds, True
+
+    assert calls.wait()[0].outcome is Outcome.SUCCESS
+
+
+def test_a_job_that_waits_too_long_ends_although_no_dispatcher_lives(
+    start_client: Start, start_peer: StartPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(open_job_watch, "_UNDISPATCHED_S", 0.5)
+    peer = start_peer(places=False)
+    client, calls = start_client(queue_timeout_s=0.2), Calls()
+    client.new_job(ECHO, callback=calls)
+
+    (result,) = calls.wait()
+    assert (result.outcome, result.evidence[0].kind) == (Outcome.CRASH, "queue_timeout")
+    assert peer.store.waiting() == []
+
+
+def test_what_was_uploaded_for_a_task_is_not_uploaded_again_with_each_job(
+    start_client: Start, start_peer: StartPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_peer(places=False)
+    client, uploaded = start_client(), []
+    put_all = RedisBlobs.put_all
+    monkeypatch.setattr(RedisBlobs, "put_all", lambda blobs, some: (uploaded.extend(some), put_all(blobs, some)))
+    task = Task("busybox", command="true", files={"big": secrets.token_bytes(10_000)})
+    client.new_job(task)
+    before = list(uploaded)
+    client._lifetime.running()._keeper._say()
+    client.new_job(task)
+
+    assert before and uploaded == before
 
 
 def test_resumed_jobs_that_redis_has_lost_end(start_redis: Callable[..., RedisServer], start_client: Start) -> None:

@@ -300,9 +300,30 @@ def test_an_acknowledged_result_is_gone(store: ClusterStore) -> None:
     bring_to(store, "done")
     (entry, r, _), = store.read_results("web", after="0")
 
-    store.acknowledge("web", (entry, r))
+    store.claim_client("web", "me", {"name": "web"})
+    assert store.acknowledge("web", (entry, r), holder="me")
 
     assert store.read_results("web", after="0") == [] and store.open_jobs("web") == {}
+
+
+@pytest.mark.parametrize("holder", ["another process", None])
+def test_only_the_process_that_has_a_client_s_id_acknowledges(store: ClusterStore, holder: str | None) -> None:
+    bring_to(store, "done")
+    (entry, r, _), = store.read_results("web", after="0")
+    if holder is not None:
+        store.claim_client("web", holder, {"name": "web"})
+
+    assert not store.acknowledge("web", (entry, r), holder="me")
+
+    assert len(store.read_results("web", after="0")) == 1 and store.open_jobs("web") == {R: "one"}
+
+
+def test_the_state_of_many_jobs_and_since_when(store: ClusterStore) -> None:
+    bring_to(store, "running")
+
+    (state, for_s), nothing = store.states([R, "f" * 32])
+
+    assert (state, nothing) == ("running", ("", 0.0)) and 0 <= for_s < 60
 
 
 def test_everything_that_stays_after_a_job_has_a_time_to_live(store: ClusterStore) -> None:

@@ -138,7 +138,21 @@ def test_a_job_that_was_being_handed_over_when_data_was_lost_is_said_again_once_
     table.accepted(job)
 
     assert table.perhaps_lost() == [job]
+    assert table.perhaps_lost() == [job], "until that was done"
+    table.not_lost([job])
     assert table.perhaps_lost() == []
+
+
+def test_a_kill_that_came_before_the_job_was_accepted_is_said_once_it_is(table: Table) -> None:
+    job = table.put("1", accepted=False)
+    table.kill(job, KillReason.KILL_JOB)
+    table.kill_said(job)
+
+    table.accepted(job)
+    assert table.unsaid_kills() == [(job, KillReason.KILL_JOB)]
+    table.kill_said(job)
+    table.accepted(job)
+    assert table.unsaid_kills() == []
 
 
 def test_kills_that_redis_was_not_told_are_kept_until_it_was(table: Table) -> None:
@@ -192,7 +206,7 @@ def test_what_another_process_left_waits_for_who_resumes_it(table: Table) -> Non
     assert table.adopt(print) == set()
     assert table.decide(inherited, result("one"), "1-0") is inherited and inherited.callback is print
     assert not table.wait_until_decided(0), "now it does"
-    assert [job.job_id for job in table.resumed()] == ["two"]
+    assert [job.job_id for job in table.accepted_and_undecided()] == ["two"]
 
 
 def test_no_more_is_read_while_too_many_results_wait_for_callbacks() -> None:
