@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
 from jobmanager.errors import JobRefused, UnknownEnvironment, Unsatisfiable
 from jobmanager.events import EnvironmentsChanged, HostDown, HostUp
@@ -60,13 +60,20 @@ class SeenNode:
 class ClusterView:
     """All nodes, as they were seen last. Thread-safe."""
 
-    def __init__(self, signer: Signer, hooks: HookManager, *, silent_s: float) -> None:
-        """``silent_s``: after so long a node is called silent, in messages."""
+    def __init__(
+        self, signer: Signer, hooks: HookManager, *, silent_s: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """``silent_s``: after so long a node is called silent, and for so long one is remembered that Redis does not know any more.
+
+        When Redis has lost its data, its nodes come back one after the other: meanwhile no job is refused for what they have.
+        """
         self._signer = signer
         self._hooks = hooks
         self._silent_s = silent_s
+        self._clock = clock
         self._lock = threading.Lock()  # guards what follows
         self._nodes: dict[str, SeenNode] = {}
+        self._gone_since: dict[str, float] = {}  # by the names of nodes that Redis does not know any more
         self._unsigned: set[str] = set()
         self._was_filled = False
 
@@ -83,7 +90,9 @@ class ClusterView:
                 if node.name not in self._unsigned:
                     _log.warning("what Redis has of node %s is not believed: %s", node.name, error)
         with self._lock:
-            before, self._nodes, self._unsigned = self._nodes, seen, unsigned
+            before = self._nodes
+            seen |= self._gone({name: node for name, node in before.items() if name not in seen and name not in unsigned})
+            self._nodes, self._unsigned = seen, unsigned
             is_first, self._was_filled = not self._was_filled, True
         if not is_first:
             self._tell(before, seen)
@@ -130,6 +139,16 @@ class ClusterView:
         if self._unsigned:
             return f"{where}: there are nodes, but none has signed with a key of ours; compare the keys of clients and workers"
         return f"{where}: no node was ever seen there; start one with `jobmanager worker`, or compare the namespace"
+
+    def _gone(self, nodes: dict[str, SeenNode]) -> dict[str, SeenNode]:
+        """Those that are remembered for now."""
+        now = self._clock()
+        self._gone_since = {name: self._gone_since.get(name, now) for name in nodes}
+        return {
+            name: replace(node, reason="it is gone")
+            for name, node in nodes.items()
+            if now - self._gone_since[name] < self._silent_s
+        }
 
     def _seen(self, node: NodeFields) -> SeenNode:
         report = opened(self._signer, NodeReport, node.report, _MAX_REPORT_BYTES)
