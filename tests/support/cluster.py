@@ -62,6 +62,7 @@ DRAIN_S = 20.0
 PATIENCE_S = 10.0  # until what has ended has left nothing
 TIMEOUTS_VARIABLE = "JOBMANAGER_CLUSTER_TIMEOUTS"  # JSON of ClusterTimeouts, for workers and dispatchers under test
 _MARK = "JOBMANAGER_TEST_CLUSTER"
+_ANOTHER_LOCAL_ID = re.compile(r"\.[0-9a-f]{12}$")  # of a job that came back to a node which still had it
 # Keys that outlive all jobs, nodes and clients; every other one must have an end of its own
 _PERMANENT = re.compile(
     r"jm:[^:]+:(nodes|epochs?|generation|inbox|audit|node:[^:]+:want)|rq:queues|rq:workers(:.*)?|rq:clean_registries:.*"
@@ -394,7 +395,8 @@ class Cluster:
         counted: Counter[str] = Counter()
         for node in self.nodes.values():
             for label, times in node.engine.runs().items():
-                counted[self._job_ids.get(label, label)] += times
+                job_id = _ANOTHER_LOCAL_ID.sub("", label)
+                counted[self._job_ids.get(job_id, job_id)] += times
         return dict(counted)
 
     def remember_jobs(self) -> None:

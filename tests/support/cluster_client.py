@@ -76,6 +76,11 @@ class ClientProcess:
         self.process.kill()
         self.process.wait(10)
 
+    @property
+    def has_resumed(self) -> bool:
+        """Whether the present process has taken up what the one before it has left open."""
+        return f"{self.history_name} has resumed" in self.log
+
     def stop(self) -> None:
         """Let it submit nothing more, and end when all its jobs have ended."""
         (Path(self.plan.folder) / f"{self.plan.name}.stop").touch()

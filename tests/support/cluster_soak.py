@@ -152,7 +152,7 @@ class ClusterSoak:
 
     def _kill_client(self) -> None:
         client = self._chance.choice(self._clients)
-        if client.plan.name not in self._busy and (self._plan.keeps_data or "empty" not in self._busy):
+        if client.plan.name not in self._busy and (self._plan.keeps_data or self._is_known(client)):
             self._say(f"kill client {client.plan.name}")
             client.kill(self._history)
             self._later(client.plan.name, self._chance.uniform(0, 3), client.start)
@@ -187,11 +187,21 @@ class ClusterSoak:
             self._later("redis", for_s, self._cluster.redis.start)
 
     def _empty_redis(self) -> None:
-        """Only while each client lives, and has had time to hear of all that it had before: what nobody knows is lost indeed."""
-        if "redis" not in self._busy and not any(client.plan.name in self._busy for client in self._clients):
+        """Only while each client lives: what nobody knows is lost indeed."""
+        living = all(client.has_resumed and client.plan.name not in self._busy for client in self._clients)
+        if living and "redis" not in self._busy:
             self._say("empty Redis")
             self._cluster.lose_redis_data()
-            self._later("empty", 2.0, lambda: None)
+
+    def _is_known(self, client: ClientProcess) -> bool:
+        """Whether Redis has all open jobs of a client, so that the next process can take them up."""
+        if "redis" in self._busy:
+            return False
+        own = [each for each in read_happenings(self._folder) if each.client == client.plan.name]
+        called_back = {each.job_id for each in own if each.what == "called_back"}
+        with self._cluster.redis.client() as redis:
+            known = set(redis.hvals(self._cluster.keys.client(client.plan.name, "open")))
+        return {each.job_id for each in own if each.what == "accepted"} - called_back <= known
 
     # ---- the way of it
 
