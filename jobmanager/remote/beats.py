@@ -36,7 +36,7 @@ class HearsBeats(Protocol):
         """Redis was not reached for so long that its jobs are given up elsewhere."""
 
     def data_lost(self) -> None:
-        """Redis has lost its data."""
+        """Redis has lost data, or may have."""
 
 
 class Beats:
@@ -61,7 +61,7 @@ class Beats:
         self._last_answer: float | None = None  # there was none to miss
         self._is_silent = False
         self._is_cut_off = False
-        self._generation = ""
+        self._life: tuple[str, str] | None = None  # of Redis
         self._wake = threading.Event()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="jobmanager-beats", daemon=True)
@@ -87,7 +87,7 @@ class Beats:
         self._look_at_clock(now)
         try:
             beat = self._store.beat(self._node.name, self._node.incarnation, self._listener.report(), self._jobs.held())
-            generation = self._store.generation()
+            life = self._store.life()
         except RedisError as error:
             self._went_silent(error)
             return
@@ -96,15 +96,15 @@ class Beats:
             return
         self._heard(now)
         try:
-            self._act_on(beat, generation)
+            self._act_on(beat, life)
         except RedisError as error:
             _log.debug("what a beat asks for is done after the next one: %s", error)
 
-    def _act_on(self, beat: Beat, generation: str) -> None:
-        if self._generation not in ("", generation):
-            _log.warning("Redis has lost its data: results that it had not long ago are sent again")
+    def _act_on(self, beat: Beat, life: tuple[str, str]) -> None:
+        if self._life not in (None, life):
+            _log.warning("Redis was started again, or has lost its data: results that it had not long ago are sent again")
             self._listener.data_lost()
-        self._generation = generation
+        self._life = life
         self._listener.answered(beat)
 
     def _run(self) -> None:

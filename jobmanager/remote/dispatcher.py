@@ -13,7 +13,6 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from redis import RedisError
-from redis.exceptions import NoPermissionError
 
 from jobmanager.remote.lease import Lease, NewerIsWanted, TermOver
 from jobmanager.remote.signing import Keyring
@@ -130,17 +129,19 @@ class Dispatcher:
     def _check_data(self) -> bool:
         """Whether Redis has lost data since the last time, or may have: it was started again."""
         self._next_check = self._clock() + _CHECK_S
-        before, self._data = self._data, (self._store.generation(), self._run_id())
+        before, self._data = self._data, self._store.life()
+        if before is None:
+            self._look_back()
         if before is None or before == self._data:
             return False
         self._lost_data_at = self._clock()
         return True
 
-    def _run_id(self) -> str:
-        try:
-            return self._store.run_id()
-        except NoPermissionError:
-            return ""
+    def _look_back(self) -> None:
+        """Before this dispatcher was there, Redis may have been started with older data than the nodes have."""
+        up_s = self._store.uptime_s()
+        if up_s < self._timeouts.settle_s and self._store.had_leader():
+            self._lost_data_at = self._clock() - up_s
 
     def _redis_is_away(self, error: RedisError) -> None:
         if not self._is_away:

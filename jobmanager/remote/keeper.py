@@ -149,7 +149,7 @@ class Keeper:
         self._watch.look()
 
     def _redis_is(self) -> tuple[str, str]:
-        return self._store.run_id(), self._store.generation()
+        return self._store.life()
 
     def _announce(self) -> None:
         """Redis was started again, or has lost its data: every open job is there, or is said again."""

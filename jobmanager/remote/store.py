@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, Union
 
 from redis import Redis
 from redis.client import Pipeline
+from redis.exceptions import NoPermissionError
 
 from jobmanager.remote.keys import Keys
 from jobmanager.remote.rq_records import rq_job_fields
@@ -517,9 +518,23 @@ class ClusterStore:
         self.redis.set(self.keys.generation, secrets.token_hex(8), nx=True)
         return _text(self.redis.get(self.keys.generation) or b"")
 
-    def run_id(self) -> str:
-        """Changes when Redis was started again; empty when it may not be asked."""
-        return str(self.redis.info("server").get("run_id", ""))
+    def life(self) -> tuple[str, str]:
+        """Changes when Redis has lost its data, or was started again, perhaps with older data than it had."""
+        return self.generation(), str(self._server_facts().get("run_id", ""))
+
+    def uptime_s(self) -> float:
+        """Since Redis was started; infinite when it may not be asked."""
+        return float(self._server_facts().get("uptime_in_seconds", "inf"))
+
+    def had_leader(self) -> bool:
+        """Whether anybody ever led, as far as Redis knows."""
+        return bool(self.redis.exists(self.keys.epoch))
+
+    def _server_facts(self) -> Mapping[str, Any]:
+        try:
+            return self.redis.info("server")
+        except NoPermissionError:
+            return {}
 
     def _claim(self, key: str, who: str, lease_s: float) -> str:
         return _text(self._call("claim", key, who, _ms(lease_s)))

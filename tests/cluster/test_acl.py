@@ -63,7 +63,7 @@ def job(number: int, *blobs: str) -> NewJob:
 
 def as_client(store: ClusterStore, blobs: RedisBlobs) -> None:
     check_redis(store.redis, "redis://")
-    assert store.generation() and store.run_id()
+    assert all(store.life())
     assert store.claim_client("web", "me", {"name": "web"}) == ""
     names = BlobUploads(blobs).upload(job(1).r, {hash_of(DATA): DATA}, {hash_of(b"own"): b"own"})
     assert store.accept(job(1, *names), max_waiting=100) == Accepted()
@@ -82,7 +82,7 @@ def as_dispatcher(store: ClusterStore) -> str:
     assert waiting == [job(number).r for number in range(1, 8)]
     assert store.records_by_script(waiting) == store.records(waiting) and None not in store.records(waiting)
     store.read_hints(after="0", block_s=0.01), store.last_hint(), store.pulse(["n1"]), store.time_s(), store.jobs_of("n1")
-    store.write_snapshot("s", for_s=5), store.write_shares("s"), store.generation(), store.run_id()
+    store.write_snapshot("s", for_s=5), store.write_shares("s"), store.life(), store.uptime_s(), store.had_leader()
     assert store.is_client_alive("web") and store.shares() == "s" and store.leader() == "leader"
     placements = [(job(number).r, "n1", "i1", f"t{number}", "placement", "event") for number in range(1, 6)]
     assert store.place_all(epoch, placements) == ["placed"] * 5
@@ -98,7 +98,7 @@ def as_node(store: ClusterStore, blobs: RedisBlobs, worker: NodeWorker) -> None:
     check_redis(store.redis, "redis://")
     check_memory(store.redis, "redis://")
     worker.register_birth(), worker._beat()
-    assert store.generation() and store.run_id()
+    assert all(store.life())
     for number in range(1, 5):
         assert (found := worker.queue_class.dequeue_any(worker.queues, 1, connection=store.redis)) and found[0].id == job(number).r
     worker.forget("x"), worker._stray(), worker.run_maintenance_tasks()

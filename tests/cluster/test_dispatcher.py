@@ -26,7 +26,7 @@ from jobmanager.remote.signed_messages import opened, signed
 from jobmanager.remote.signing import Keyring, Signer
 from jobmanager.remote.store import ClusterStore, HeldPlacement
 from tests.conftest import SLOWNESS, eventually
-from tests.support.cluster import IMAGE
+from tests.support.cluster import IMAGE, SHORT
 from tests.support.dispatching import BEAT_S, CLIENT, NAMESPACE, DispatchWorld
 from tests.support.redis_server import RedisServer
 
@@ -608,6 +608,21 @@ def test_redis_is_started_again_without_its_data_and_nothing_is_placed_before_al
         assert (world.fields(ran).token, where.lost) == (token, set())
         assert world.fields(waits).state == "waiting"
         assert where.end(ran) == "done"
+
+
+def test_a_dispatcher_that_starts_after_redis_has_places_nothing_before_all_have_said_what_they_have(
+    start_redis: Callable[..., RedisServer],
+) -> None:
+    """They are on one machine that crashed: it has not seen that Redis is an older one."""
+    with DispatchWorld(start_redis(), timeouts=replace(SHORT, settle_s=4.0)) as world:
+        world.store.lead("before"), world.store.resign("before")
+        world.server.restart(kill=True)
+        began = time.monotonic()
+        world.dispatcher()
+        world.node()
+
+        assert world.is_on(world.job("new")) == "n1"
+        assert time.monotonic() - began > 2.5
 
 
 def test_a_dispatcher_waits_for_redis(world: DispatchWorld) -> None:

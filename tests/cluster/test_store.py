@@ -262,6 +262,40 @@ def test_a_result_whose_record_fell_back_is_no_late_one(store: ClusterStore) -> 
     fits_together(store)
 
 
+def test_a_job_whose_record_fell_back_is_where_its_client_saw_it(store: ClusterStore) -> None:
+    """Its node is cut off, and says nothing."""
+    fall_back(store)
+
+    assert store.announce(JOB, SeenState(state="running", node=NODE, incarnation=INCARNATION, token="t1", runs=1)) == "there"
+
+    assert place(store, token="t2") == "not_waiting" and store.waiting() == []
+    fits_together(store)
+    assert finish(store) == "done"
+    fits_together(store)
+
+
+def test_a_client_s_older_word_moves_no_job(store: ClusterStore) -> None:
+    bring_to(store, "placed")
+    requeue(store)
+
+    assert store.announce(JOB, SeenState(state="placed", node=NODE, incarnation=INCARNATION, token="t1")) == "there"
+
+    assert store.waiting() == [R]
+    fits_together(store)
+
+
+def test_the_later_one_of_two_placements_counts_after_a_loss_of_data(store: ClusterStore) -> None:
+    """Its client had only heard of the first one, which was given back."""
+    store.announce(JOB, SeenState(state="placed", node="n0", incarnation="i0", token="t0"))
+
+    assert store.beat(NODE, INCARNATION, "report", [HeldPlacement(R, "t1", 1, attempt=2)]).lost == ()
+
+    fits_together(store)
+    assert store.jobs_of("n0") == {}
+    assert store.beat("n0", "i0", "report", [HeldPlacement(R, "t0", 1, attempt=1)]).lost == (R,)
+    assert finish(store) == "done"
+
+
 def test_a_job_that_was_taken_back_from_a_node_is_not_its_any_more(store: ClusterStore) -> None:
     bring_to(store, "running")
     requeue(store)

@@ -23,14 +23,15 @@ class ScriptedStore:
     def __init__(self) -> None:
         self.answer: Beat | Exception = UP
         self.lives = "one"
+        self.run_id = "first"
 
     def beat(self, *_: Any) -> Beat:
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
 
-    def generation(self) -> str:
-        return self.lives
+    def life(self) -> tuple[str, str]:
+        return self.lives, self.run_id
 
 
 class Listener:
@@ -112,6 +113,14 @@ def test_a_name_that_another_has_is_heard_and_nothing_else(bench: BeatsBench) ->
     bench.store.answer = Beat(is_owner=False)
 
     assert bench.after(1.0) == ["name lost"]
+
+
+def test_a_redis_that_was_started_again_may_have_lost_data(bench: BeatsBench) -> None:
+    bench.after(1.0)
+    bench.store.run_id = "second"
+
+    assert bench.after(1.0) == ["data lost", "up"]
+    assert bench.after(1.0) == ["up"]
 
 
 def test_data_that_was_lost_is_heard_before_the_answer(bench: BeatsBench) -> None:

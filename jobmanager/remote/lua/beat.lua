@@ -18,6 +18,7 @@ for i = 7, #ARGV, 4 do
     local known = redis.call('HMGET', job, 'state', 'node', 'token', 'cancel')
     if not known[1] or has_fallen_back(r, ARGV[i + 3]) then -- Redis lost data, and nobody else has it
         redis.call('LREM', wait_queue, 1, r)
+        leave_node(r)
         redis.call('HSET', job, 'state', 'running', 'node', node, 'incarnation', incarnation, 'token', token, 'runs', ARGV[i + 2], 'since', now())
         redis.call('HDEL', job, 'announced')
         if not known[1] then

@@ -54,11 +54,14 @@ local function leave_node(r)
     return node
 end
 
--- Whether a job waits only because Redis has lost what came after: a client has announced it so, or its record is older
--- than a placement that its node has.
+-- Whether Redis has lost what came after: a job waits because a client has announced it so, or its record is older than a
+-- placement that a node has.
 local function has_fallen_back(r, attempt)
     local known = redis.call('HMGET', job_key(r), 'state', 'announced', 'attempt')
-    return known[1] == 'waiting' and (known[2] or tonumber(known[3] or 0) < tonumber(attempt))
+    if known[1] == 'done' then
+        return false
+    end
+    return (known[1] == 'waiting' and known[2]) or tonumber(known[3] or 0) < tonumber(attempt)
 end
 
 -- A job waits (again).
