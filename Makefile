@@ -41,6 +41,7 @@ lint: $(READY)  ## ruff, mypy and the layers
 	$(BIN)/lint-imports
 
 bench: $(READY)  ## measure: the figures of docs/
+	@$(MACHINE) redis
 	@$(MACHINE) run $(BIN)/python -m benchmarks
 
 stress: $(READY)  ## the long tests; JOBMANAGER_STRESS_SEED=1,2,3 draws three random histories
