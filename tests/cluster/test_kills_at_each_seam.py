@@ -68,10 +68,11 @@ def is_killed_before_it_took_what_was_placed(cluster: Cluster, trial: ClusterTri
 
 
 def is_killed_when_it_has_taken_and_not_started(cluster: Cluster, trial: ClusterTrial) -> None:
-    """The test takes the step of its worker: what was popped lies in RQ's list of popped jobs."""
+    """What was popped lies in RQ's list of popped jobs. Redis has popped it already if the worker was waiting for a job."""
     placed = place_on_suspended(cluster, trial, "node-1")
     queue = trial.store.keys.rq_node("node-1")
-    assert trial.redis.lmove(queue, f"{queue}:intermediate", "LEFT", "RIGHT") is not None
+    trial.redis.lmove(queue, f"{queue}:intermediate", "LEFT", "RIGHT")
+    assert trial.redis.llen(f"{queue}:intermediate")
     cluster.kill("node-1")
     cluster.start_node("node-1")
     for job_id in placed:
