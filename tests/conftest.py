@@ -11,15 +11,18 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import docker
 import psutil
 import pytest
-from xdist.remote import Producer
 
 from tests.support.daemons import PrivateDaemon
-from tests.support.each_version import EachVersionScheduling
+
+if TYPE_CHECKING:
+    from xdist.remote import Producer
+
+    from tests.support.each_version import EachVersionScheduling
 
 BUSYBOX = "jobmanager-busybox:1"
 SLOWNESS = float(os.environ.get("JOBMANAGER_TEST_SLOWNESS", "1"))  # times as much patience: an engine in a virtual machine is slow
@@ -63,6 +66,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> EachVer
     urls = named_engines()
     if config.getoption("dist") != "each" or config.getoption("numprocesses") != len(urls):
         return None
+    from tests.support.each_version import EachVersionScheduling  # pytest-xdist may be missing
+
     return EachVersionScheduling(config, log, [_version(url) for url in urls])
 
 
