@@ -7,6 +7,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol
 
+from redis.exceptions import RedisError
+
 from jobmanager.model.result import JobResult, Outcome
 from jobmanager.remote.blobs import BlobStore, RedisBlobs
 from jobmanager.remote.intake import NodeIdentity, killed
@@ -94,7 +96,7 @@ class NodeResults:
             if (fields := self._store.record(result.r)) is not None and fields.state == "done":
                 return "done" if fields.token == result.token else "late"  # the answer to it was lost
             self._put_blobs(result.r, result.blobs)
-        return self._store.finish(
+        answer = self._store.finish(
             result.r,
             token=result.token,
             attempt=result.attempt,
@@ -103,7 +105,11 @@ class NodeResults:
             result=result.envelope,
             outcome=result.outcome,
             who=self._node.name,
+            blobs=result.blobs if self._blob_store is None else (),
         )
+        if answer == "missing":
+            raise RedisError("its blobs are not there any more")
+        return answer
 
     def _put_blobs(self, r: str, blobs: Mapping[str, bytes]) -> None:
         if self._blob_store is None:

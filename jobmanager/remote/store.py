@@ -303,12 +303,14 @@ class ClusterStore:
         who: str,
         attempt: int = 1,
         epoch: str = "",
+        blobs: Iterable[str] = (),
     ) -> str:
         """Its one result: ``done``; ``late``: it is not this placement's any more, or has one; ``stale``: not the leader's.
 
-        An empty token: only while it waits.
+        ``missing``: not all of these blobs of the job are there. An empty token: only while it waits.
         """
-        return _text(self._call("finish", epoch, r, token, client, job_id, result, outcome, self._ttl_s, who, attempt))
+        what = (epoch, r, token, client, job_id, result, outcome, self._ttl_s, who, attempt)
+        return _text(self._call("finish", *what, *blobs))
 
     # ---- nodes
 

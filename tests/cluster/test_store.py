@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import redis as redis_package
@@ -45,8 +46,8 @@ def start(store: ClusterStore, token: str = "t1") -> str:
     return store.start(R, node=NODE, incarnation=INCARNATION, token=token, event="started")
 
 
-def finish(store: ClusterStore, token: str = "t1", *, attempt: int = 1, **options: str) -> str:
-    what = {"client": "web", "job_id": "one", "result": "result", "outcome": "success", "who": NODE} | options
+def finish(store: ClusterStore, token: str = "t1", *, attempt: int = 1, **options: Any) -> str:
+    what: dict[str, Any] = {"client": "web", "job_id": "one", "result": "result", "outcome": "success", "who": NODE} | options
     return store.finish(R, token=token, attempt=attempt, **what)
 
 
@@ -328,6 +329,13 @@ def test_a_result_that_comes_before_the_clients_word_is_kept(store: ClusterStore
 
     assert store.announce(JOB, SeenState()) == "done"
     assert [(r, result) for _, r, result in store.read_results("web", after="0")] == [(R, "result")]
+
+
+def test_a_result_is_taken_only_with_its_blobs(store: ClusterStore) -> None:
+    bring_to(store, "running")
+    assert finish(store, blobs=["b1", "b2"]) == "missing"
+    store.redis.hset(store.keys.job_blobs(R), mapping={"b1": b"1", "b2": b"2"})
+    assert finish(store, blobs=["b1", "b2"]) == "done"
 
 
 def test_an_acknowledged_result_is_gone(store: ClusterStore) -> None:
