@@ -11,7 +11,7 @@ import logging
 import math
 import secrets
 import time
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -41,6 +41,7 @@ _T = TypeVar("_T")
 _BLOCK_S = 0.1
 _LOOK_S = 1.0
 _PIECE = 500  # records that are read in one round trip
+_READ_FIRST = 5000  # waiting jobs, before anything is placed
 _BATCH = 100  # placements in one
 _MAX_PLACEMENTS = 5  # without a start
 _OUT_OF_STEP_S = 5.0  # after which figures are compared although hints are on their way
@@ -107,6 +108,7 @@ class Term:
         self._newer: dict[str, float] = {}  # those of them that are for a newer version, and since when they are known
         self._told: OrderedDict[str, None] = OrderedDict()  # R of jobs that the log has been told of
         self._ended: OrderedDict[str, None] = OrderedDict()  # R of jobs that have ended: somebody may write copies of their records
+        self._unread: deque[str] = deque()  # R of jobs that waited before this term and were not read yet
         self._position = "0-0"  # of the inbox
         self._ahead_s = 0.0  # of our clock before Redis'
         self._settle_until = settle_until
@@ -116,7 +118,10 @@ class Term:
     # ---- the way of a term
 
     def take_over(self) -> None:
-        """Read everything: what launchers have used, the nodes and their jobs, the jobs that wait."""
+        """Read what launchers have used, the nodes and their jobs, and the jobs that wait.
+
+        Of many waiting jobs those that came first are read now, and the others between placements: nothing stands still meanwhile.
+        """
         pulse = self._store.pulse(())
         self._position, self._ahead_s = pulse.last_hint, self._clock() - pulse.time_s
         self.ledger.restore(self._shares())
@@ -125,11 +130,13 @@ class Term:
         self._set_nodes()
         for node in nodes:
             self._look_at(list(self._store.jobs_of(node.name)))
-        self._look_at(self._waiting(), are_listed=True)
+        waiting = self._waiting()
+        self._unread.extend(waiting[_READ_FIRST:])
+        self._look_at(waiting[:_READ_FIRST], are_listed=True)
         self._in_step_at = self._clock()
         _LOG.info(
             "dispatcher %s leads (term %s): %d jobs wait, %d are placed on %d nodes",
-            *(self._name, self._lease.epoch, self.ledger.waiting_count(), len(self._given), len(nodes)),
+            *(self._name, self._lease.epoch, len(waiting), len(self._given), len(nodes)),
         )
 
     def step(self) -> None:
@@ -140,8 +147,10 @@ class Term:
             RedisError: Redis does not answer; the term is over, too.
         """
         self._lease.keep()
-        hints, self._position = self._store.read_hints(after=self._position, block_s=_BLOCK_S)
+        block_s = 0.001 if self._unread else _BLOCK_S
+        hints, self._position = self._store.read_hints(after=self._position, block_s=block_s)
         self._hear(hints)
+        self._look_at([self._unread.popleft() for _ in range(min(_PIECE, len(self._unread)))], are_listed=True)
         if self._clock() >= self._next_look:
             self._next_look = self._clock() + self._look_s
             self._look()
@@ -223,7 +232,7 @@ class Term:
         for node in pulse.held.keys() | counts.keys():
             if pulse.held.get(node, 0) != counts[node]:
                 self._look_at({*self._store.jobs_of(node), *self.ledger.placed_on(node)})
-        if pulse.waiting != self.ledger.waiting_count() + len(self._left_alone):
+        if not self._unread and pulse.waiting != self.ledger.waiting_count() + len(self._left_alone):
             self._look_at(self._waiting(), are_listed=True)
 
     def _waiting(self) -> list[str]:

@@ -18,6 +18,7 @@ import pytest
 import redis
 
 from jobmanager import Outcome, Task, cli
+from jobmanager.remote import term
 from jobmanager.remote.dispatcher_process import DispatcherChild
 from jobmanager.remote.keys import ANONYMOUS
 from jobmanager.remote.queue_snapshot import KIND, MAX_BYTES, read_snapshot
@@ -765,6 +766,26 @@ def test_what_a_client_without_an_id_left_running_is_killed_by_its_node(world: D
 
     command = opened(world.signer, NodeCommand, envelope)
     assert (command.command, command.r, command.client) == ("kill", r, f"{ANONYMOUS}1")
+
+
+def test_of_many_waiting_jobs_a_new_leader_places_the_first_before_it_has_read_the_last(
+    world: DispatchWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(term, "_READ_FIRST", 2)
+    monkeypatch.setattr(term, "_PIECE", 2)
+    jobs = [world.job(f"job {number}") for number in range(8)]
+    last = world.job("urgent", priority=-1)
+    node = world.node(slots=1)
+    eventually(lambda: any(fields.beats for fields in world.store.nodes()), what="the node beats")
+    world.dispatcher()
+
+    assert world.is_on(jobs[0]) == "n1"
+    eventually(lambda: world.store.waiting_count() == 8, what="one is placed")
+    node.run(jobs[0])
+    time.sleep(5 * BEAT_S)  # the others are read
+    node.end(jobs[0])
+
+    assert world.is_on(last) == "n1"
 
 
 @contextmanager
