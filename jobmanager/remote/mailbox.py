@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 from redis.exceptions import RedisError
 
@@ -90,6 +91,9 @@ class Mailbox:
                 self._read()
             except (RedisError, OSError) as error:
                 _log.debug("results cannot be read now: %s", error)
+                if str(error).startswith("WRONGTYPE"):
+                    with suppress(RedisError, OSError):
+                        self._store.drop_rubbish(self._client)
                 self._closing.wait(_PAUSE_S)
             except Exception:  # noqa: BLE001 - the loop's edge
                 _log.exception("the reader of results met an error and goes on")

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, Union
 
 from redis import Redis
 from redis.client import Pipeline
-from redis.exceptions import NoPermissionError
+from redis.exceptions import NoPermissionError, ResponseError
 
 from jobmanager.remote.keys import Keys
 from jobmanager.remote.rq_records import rq_job_fields
@@ -275,9 +275,10 @@ class ClusterStore:
             together.time()
             for r in rs:
                 together.hmget(self.keys.job(r), "state", "since")
-            (seconds, microseconds), *answers = together.execute()
+            (seconds, microseconds), *answers = together.execute(raise_on_error=False)
         now_s = seconds + microseconds / 1e6
-        return [(_text(state or b""), max(0.0, now_s - (_seconds(_text(since or b"")) or now_s))) for state, since in answers]
+        known = (answer if isinstance(answer, list) else (None, None) for answer in answers)  # else it is no record at all
+        return [(_text(state or b""), max(0.0, now_s - (_seconds(_text(since or b"")) or now_s))) for state, since in known]
 
     def start(self, r: str, *, node: str, incarnation: str, token: str, event: str = "") -> str:
         """``run`` it; or it was ``cancelled`` (finish it as killed), or is ``gone``: another's, or ended."""
@@ -446,7 +447,7 @@ class ClusterStore:
 
     def shares(self) -> str:
         """What the last leader wrote of what launchers have used: signed; empty when it did not."""
-        return _text(self.redis.get(self.keys.shares) or b"")
+        return self._string(self.keys.shares)
 
     def write_shares(self, shares: str) -> None:
         """For the next leader."""
@@ -518,7 +519,7 @@ class ClusterStore:
     def generation(self) -> str:
         """Changes when Redis has lost its data."""
         self.redis.set(self.keys.generation, secrets.token_hex(8), nx=True)
-        return _text(self.redis.get(self.keys.generation) or b"")
+        return self._string(self.keys.generation)
 
     def life(self) -> tuple[str, str]:
         """Changes when Redis has lost its data, or was started again, perhaps with older data than it had."""
@@ -537,6 +538,22 @@ class ClusterStore:
             return self.redis.info("server")
         except NoPermissionError:
             return {}
+
+    def drop_rubbish(self, client: str) -> None:
+        """Remove what is no stream where a client's streams should be: it could read nothing any more."""
+        for part in ("results", "events"):
+            if _text(self.redis.type(self.keys.client(client, part))) not in ("stream", "none"):
+                self.redis.unlink(self.keys.client(client, part))
+
+    def _string(self, key: str) -> str:
+        """What stands there; empty when there is nothing, or something of another type, which then goes."""
+        try:
+            return _text(self.redis.get(key) or b"")
+        except ResponseError as error:
+            if not str(error).startswith("WRONGTYPE"):
+                raise
+            self.redis.unlink(key)
+            return ""
 
     def _claim(self, key: str, who: str, lease_s: float) -> str:
         return _text(self._call("claim", key, who, _ms(lease_s)))

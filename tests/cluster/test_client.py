@@ -824,6 +824,18 @@ def test_a_job_whose_result_somebody_has_deleted_ends(client: RemoteClient, idle
     assert (result.outcome, result.evidence[0].kind) == (Outcome.CRASH, "result_lost")
 
 
+def test_a_client_whose_stream_of_results_is_none_any_more_reads_on(client: RemoteClient, idle_peer: ScriptedPeer) -> None:
+    calls = Calls()
+    client.new_job(ECHO, callback=calls, job_id="one")
+    taken = eventually(lambda: idle_peer.taken.get("one"))
+    idle_peer.redis.delete(results := idle_peer.keys.client(taken.header.client, "results"))
+    idle_peer.redis.set(results, "rubbish")
+
+    eventually(lambda: not idle_peer.redis.exists(results))
+    idle_peer.finish(taken, succeeds(taken))
+    assert calls.wait()[0].outcome is Outcome.SUCCESS
+
+
 def test_a_job_whose_record_somebody_has_deleted_is_said_again(start_client: Start, start_peer: StartPeer) -> None:
     peer = start_peer(places=False)
     client, calls = start_client(), Calls()

@@ -338,6 +338,53 @@ def test_a_result_is_taken_only_with_its_blobs(store: ClusterStore) -> None:
     assert finish(store, blobs=["b1", "b2"]) == "done"
 
 
+OF_A_CLIENT = ("client:web:open", "client:web:results", "client:web:events")
+OF_A_NODE = ("node:n1", "node:n1:jobs", "node:n1:want", "node:n1:owner", "nodes")
+
+
+@pytest.mark.parametrize(
+    "key", ["ids", "inbox", "audit", "leader", "epoch", "epochs", f"job:{R}", *OF_A_CLIENT, *OF_A_NODE]
+)
+def test_what_is_of_another_type_than_ours_stops_nobody(store: ClusterStore, key: str) -> None:
+    store.redis.zadd(store.keys.prefix + key, {"rubbish": 1})
+    bring_to(store, "running")
+    assert store.beat(NODE, INCARNATION, "report", [HeldPlacement(R, "t1", 1, attempt=1)]).lost == ()
+
+    assert finish(store) == "done"
+    assert [(r, result) for _, r, result in store.read_results("web", after="0")] == [(R, "result")]
+    fits_together(store)
+
+
+@pytest.mark.parametrize("read", ["records", "states", "record"])
+def test_a_record_that_is_none_is_read_as_none(store: ClusterStore, read: str) -> None:
+    store.redis.set(store.keys.job(R), "rubbish")
+
+    found = {
+        "records": lambda: store.records_by_script([R])[0],
+        "states": lambda: store.states([R])[0][0] or None,
+        "record": lambda: store.record(R),
+    }[read]()
+
+    assert found is None
+
+
+def test_what_a_leader_reads_first_may_be_rubbish(store: ClusterStore) -> None:
+    for key in (store.keys.shares, store.keys.generation):
+        store.redis.zadd(key, {"rubbish": 1})
+    store.redis.set(f"{store.keys.prefix}epochs", "many")
+
+    assert store.shares() == store.generation() == "" and store.generation()
+    assert store.lead("leader").startswith("1:")
+
+
+def test_a_stream_whose_ids_are_used_up_is_begun_anew(store: ClusterStore) -> None:
+    bring_to(store, "running")
+    store.redis.xadd(store.keys.client("web", "results"), {"r": "x"}, id=f"{2**64 - 1}-{2**64 - 1}")
+
+    assert finish(store) == "done"
+    assert [(r, result) for _, r, result in store.read_results("web", after="0")] == [(R, "result")]
+
+
 def test_an_acknowledged_result_is_gone(store: ClusterStore) -> None:
     bring_to(store, "done")
     (entry, r, _), = store.read_results("web", after="0")

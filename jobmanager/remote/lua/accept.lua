@@ -2,7 +2,11 @@
 -- 3 r, 4 job id, 5 client, 6 header, 7 body, 8 most that may wait, 9 TTL of blobs and of the client's table,
 -- 10 hashes of blobs (JSON), then names and values of RQ's own record
 local r, job_id, client = ARGV[3], ARGV[4], ARGV[5]
-if redis.call('EXISTS', job_key(r)) == 1 then
+only('list', wait_queue)
+only('hash', prefix .. 'ids')
+only('hash', prefix .. 'client:' .. client .. ':open')
+only('hash', 'rq:job:' .. r)
+if redis.call('EXISTS', only('hash', job_key(r))) == 1 then
     return {'accepted'}
 end
 local other = redis.call('HGET', prefix .. 'ids', job_id)

@@ -9,7 +9,10 @@ end
 
 local r, job_id, client, state, node = ARGV[3], ARGV[4], ARGV[5], ARGV[8], ARGV[9]
 local job = job_key(r)
-local known = redis.call('HGET', job, 'state')
+only('hash', prefix .. 'ids')
+only('hash', prefix .. 'client:' .. client .. ':open')
+only('hash', 'rq:job:' .. r)
+local known = redis.call('HGET', only('hash', job), 'state')
 if known == 'done' then
     return 'done'
 end

@@ -2,10 +2,15 @@
 -- 3 node, 4 incarnation, 5 report (signed), 6 TTL of its name in ms, then R, token, runs and attempt of each job that it holds
 local node, incarnation = ARGV[3], ARGV[4]
 local owner = prefix .. 'node:' .. node .. ':owner'
-local holder = redis.call('GET', owner)
+local holder = redis.call('GET', only('string', owner))
 if holder and holder ~= incarnation then
     return {0}
 end
+only('hash', prefix .. 'node:' .. node)
+only('hash', node_jobs(node))
+only('string', prefix .. 'node:' .. node .. ':want')
+only('set', prefix .. 'nodes')
+only('list', wait_queue)
 redis.call('SET', owner, incarnation, 'PX', ARGV[6])
 redis.call('HSET', prefix .. 'node:' .. node, 'report', ARGV[5], 'incarnation', incarnation)
 redis.call('HINCRBY', prefix .. 'node:' .. node, 'beats', 1)
@@ -13,7 +18,7 @@ redis.call('EXPIRE', prefix .. 'node:' .. node, 86400)
 redis.call('SADD', prefix .. 'nodes', node)
 local held, lost, cancels, unheld = {}, {}, {}, {}
 for i = 7, #ARGV, 4 do
-    local r, token, job = ARGV[i], ARGV[i + 1], job_key(ARGV[i])
+    local r, token, job = ARGV[i], ARGV[i + 1], only('hash', job_key(ARGV[i]))
     held[r] = true
     local known = redis.call('HMGET', job, 'state', 'node', 'token', 'cancel')
     if not known[1] or has_fallen_back(r, ARGV[i + 3]) then -- Redis lost data, and nobody else has it

@@ -11,7 +11,7 @@ if known[1] == 'waiting' then
 end
 redis.call('HSET', job_key(r), 'cancel', ARGV[4])
 local inbox = prefix .. 'node:' .. known[4] .. ':inbox'
-redis.call('XADD', inbox, 'MAXLEN', '~', 10000, '*', 'e', ARGV[4])
+add(inbox, 'MAXLEN', '~', 10000, '*', 'e', ARGV[4])
 redis.call('EXPIRE', inbox, 86400)
 audit('kill', r, known[4])
 return 'asked'

@@ -1,5 +1,5 @@
 -- Take a name, or keep it. 3 the key of its lock, 4 who asks, 5 lease in ms
-local holder = redis.call('GET', ARGV[3])
+local holder = redis.call('GET', only('string', ARGV[3]))
 if holder and holder ~= ARGV[4] then
     return holder
 end

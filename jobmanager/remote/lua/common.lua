@@ -14,18 +14,38 @@ local function rq_node(node)
     return 'rq:queue:jm.' .. string.sub(prefix, 4, -2) .. '.node.' .. node
 end
 
+-- What stands there and is of another type than ours goes: one such write must not stop everybody for ever.
+local function only(kind, key)
+    local found = redis.call('TYPE', key)['ok']
+    if found ~= kind and found ~= 'none' then
+        redis.call('UNLINK', key)
+    end
+    return key
+end
+
+-- The same for a stream; also for one to which somebody has added the last id that there is.
+local function add(key, ...)
+    local answer = redis.pcall('XADD', key, ...)
+    if type(answer) == 'table' and answer['err'] then
+        if string.find(answer['err'], 'WRONGTYPE') or string.find(answer['err'], 'exhausted') or string.find(answer['err'], 'equal or smaller') then
+            redis.call('UNLINK', key)
+        end
+        redis.call('XADD', key, ...)
+    end
+end
+
 local function hint(kind, r, more)
-    redis.call('XADD', prefix .. 'inbox', 'MAXLEN', '~', 10000, '*', 'kind', kind, 'r', r, 'more', more or '')
+    add(prefix .. 'inbox', 'MAXLEN', '~', 10000, '*', 'kind', kind, 'r', r, 'more', more or '')
 end
 
 local function audit(what, r, who)
-    redis.call('XADD', prefix .. 'audit', 'MAXLEN', '~', 100000, '*', 'what', what, 'r', r, 'who', who or '')
+    add(prefix .. 'audit', 'MAXLEN', '~', 100000, '*', 'what', what, 'r', r, 'who', who or '')
 end
 
 local function tell_client(client, event)
     if event ~= '' and client and client ~= '' then
         local key = prefix .. 'client:' .. client .. ':events'
-        redis.call('XADD', key, 'MAXLEN', '~', 10000, '*', 'e', event)
+        add(key, 'MAXLEN', '~', 10000, '*', 'e', event)
         redis.call('EXPIRE', key, 3600)
     end
 end
@@ -67,7 +87,7 @@ end
 -- A job waits (again).
 local function wait(r)
     redis.call('HSET', job_key(r), 'state', 'waiting', 'token', '', 'node', '', 'incarnation', '', 'placement', '', 'since', now())
-    redis.call('RPUSH', wait_queue, r)
+    redis.call('RPUSH', only('list', wait_queue), r)
     redis.call('SADD', 'rq:queues', wait_queue)
     if redis.call('EXISTS', 'rq:job:' .. r) == 1 then
         redis.call('HSET', 'rq:job:' .. r, 'status', 'queued', 'origin', string.sub(wait_queue, 10))
@@ -92,7 +112,7 @@ local function done(r, client, job_id, envelope, outcome, ttl_s, who)
         redis.call('EXPIRE', 'rq:job:' .. r, ttl_s)
     end
     local results = prefix .. 'client:' .. client .. ':results'
-    redis.call('XADD', results, '*', 'r', r, 'e', envelope)
+    add(results, '*', 'r', r, 'e', envelope)
     redis.call('EXPIRE', results, ttl_s)
     redis.call('EXPIRE', prefix .. 'client:' .. client .. ':open', ttl_s)
     hint('done', r, node)

@@ -15,12 +15,12 @@ redis.call('LREM', wait_queue, 1, r)
 redis.call('HSET', job_key(r), 'state', 'placed', 'node', node, 'incarnation', ARGV[6], 'token', ARGV[7], 'placement', ARGV[8], 'since', now())
 redis.call('HDEL', job_key(r), 'announced')
 redis.call('HINCRBY', job_key(r), 'attempt', 1)
-redis.call('HSET', node_jobs(node), r, ARGV[7])
+redis.call('HSET', only('hash', node_jobs(node)), r, ARGV[7])
 if redis.call('EXISTS', 'rq:job:' .. r) == 1 then
     redis.call('HSET', 'rq:job:' .. r, 'origin', string.sub(rq_node(node), 10))
 end
 redis.call('SADD', 'rq:queues', rq_node(node))
-redis.call('RPUSH', rq_node(node), r)
+redis.call('RPUSH', only('list', rq_node(node)), r)
 tell_client(redis.call('HGET', job_key(r), 'client'), ARGV[9])
 audit('place', r, node)
 return 'placed'

@@ -2,7 +2,7 @@
 -- 3 names of fields (JSON), then R of each
 local names, found = cjson.decode(ARGV[3]), {}
 for i = 4, #ARGV do
-    local record = redis.call('HMGET', job_key(ARGV[i]), unpack(names))
+    local record = redis.call('HMGET', only('hash', job_key(ARGV[i])), unpack(names))
     for j, value in ipairs(record) do
         if value and #value > 65536 then
             record[j] = ''
