@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Protocol
 
 from redis import Redis
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from jobmanager.errors import InvalidValue, JobManagerError
 from jobmanager.remote.keys import Keys
@@ -119,6 +119,10 @@ class JobBlobs:
         if (length := _length(lambda: self._redis.hstrlen(self._key, _checked(sha256)))) > PIECE_BYTES:
             return b""
         return _whatever(lambda: self._redis.hget(self._key, sha256)) if length else None
+
+    def delete_all(self) -> None:
+        """Nobody needs them any more."""
+        self._redis.unlink(self._key)
 
     def delete(self, sha256: str) -> None:
         """It is not what it should be."""
@@ -286,6 +290,11 @@ class BlobUploads:
         mine.put_all(own)
         self._remember(new)
         return (*map(self._redis.name, shared), *map(mine.name, own))
+
+    def take_back(self, r: str) -> None:
+        """A job was not accepted: its own blobs are nobody's. Those in a store of the user's own stay there."""
+        with contextlib.suppress(RedisError, OSError):
+            self._redis.of_job(r).delete_all()
 
     def forget(self) -> None:
         """Something that was uploaded is missing: upload all again."""

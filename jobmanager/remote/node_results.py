@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 
 from jobmanager.model.result import JobResult, Outcome
 from jobmanager.remote.blobs import BlobStore, RedisBlobs
-from jobmanager.remote.intake import NodeIdentity, killed
+from jobmanager.remote.intake import NodeIdentity, crash, killed
 from jobmanager.remote.node_jobs import HeldJob, NodeJobs
 from jobmanager.remote.outbox import FinishedJob, ResultOutbox
 from jobmanager.remote.payload import pack_result
@@ -65,7 +65,11 @@ class NodeResults:
                 asked = killed(job, KillReason(job.kill_reason))
                 result = replace(result, text=asked.text, evidence=asked.evidence)
         host = self._node.name if result.host is not None else None
-        self.send(job, replace(result, job_id=job.header.job_id, host=host))
+        try:
+            self.send(job, replace(result, job_id=job.header.job_id, host=host))
+        except Exception as error:  # noqa: BLE001 - else the job would be held for ever
+            _log.exception("the result of job %s cannot be sent", job.header.job_id)
+            self.send(job, crash(job, f"its result cannot be sent: {type(error).__name__}: {error}", "unsendable"))
 
     def send(self, job: HeldJob, result: JobResult) -> None:
         """Sign a result, and bring it to Redis."""

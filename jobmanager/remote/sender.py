@@ -135,6 +135,8 @@ class Sender:
             return True
         blobs = self._uploads.upload(job.r, packed.shared, packed.own)
         answer = self._store.accept(replace(sent, blobs=blobs), max_waiting=self._limits.max_waiting_jobs)
+        if isinstance(answer, (DuplicateId, WaitQueueFull)) and packed.own:
+            self._uploads.take_back(job.r)
         if isinstance(answer, DuplicateId):
             raise DuplicateJob(f"a job with the id {job.job_id!r}, of client {answer.client!r}, has not ended yet")
         if isinstance(answer, WaitQueueFull):

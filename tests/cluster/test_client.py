@@ -299,6 +299,16 @@ def test_a_full_queue_is_refused(start_client: Start, start_peer: StartPeer) -> 
         client.new_job(ECHO)
 
 
+def test_what_was_uploaded_for_a_job_that_is_refused_is_removed(start_client: Start, start_peer: StartPeer) -> None:
+    peer = start_peer(places=False)
+    client = start_client(max_waiting_jobs=1)
+    client.new_job(ECHO)
+    with pytest.raises(errors.QueueFull):
+        client.new_job(ECHO, JobInput(stdin=secrets.token_bytes(40_000)))
+
+    assert list(peer.redis.scan_iter(match=f"{peer.keys.prefix}blobs:*")) == []
+
+
 def test_a_client_that_is_newer_than_all_nodes_is_refused(start_client: Start, start_peer: StartPeer) -> None:
     start_peer(newest_schema=0)
 
