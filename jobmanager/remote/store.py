@@ -338,8 +338,7 @@ class ClusterStore:
         self._call("release", self.keys.node(node, "owner"), incarnation)
 
     def forget_node(self, node: str) -> None:
-        """A node that was drained is gone for good."""
-        self.redis.delete(self.keys.node(node))
+        """A node was not seen for a day, and has no jobs. It is told of again with its next sign of life."""
         self.redis.srem(self.keys.nodes, node)
 
     def nodes(self) -> list[NodeFields]:

@@ -202,6 +202,9 @@ class Term:
         pulse = self._store.pulse([node.name for node in nodes])
         self._ahead_s = self._clock() - pulse.time_s
         self._compare(pulse)
+        for node in nodes:
+            if not (node.report or node.is_claimed or pulse.held[node.name]) and node.want == "up":
+                self._store.forget_node(node.name)  # names of machines that come and go would add up
         for ending in self.ledger.tick():
             self._end_waiting(ending)
         if self._clients.is_due():

@@ -626,6 +626,15 @@ def test_a_dispatcher_that_starts_after_redis_has_places_nothing_before_all_have
         assert time.monotonic() - began > 2.5
 
 
+def test_names_of_nodes_that_were_not_seen_for_a_day_are_forgotten(world: DispatchWorld) -> None:
+    world.dispatcher()
+    world.node()
+    world.store.redis.sadd(world.store.keys.nodes, "gone", "drained")
+    world.store.set_want("drained", "drain")
+
+    eventually(lambda: {node.name for node in world.store.nodes()} == {"n1", "drained"})
+
+
 def test_a_dispatcher_waits_for_redis(world: DispatchWorld) -> None:
     world.server.stop()
     world.dispatcher()
