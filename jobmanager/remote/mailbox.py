@@ -144,7 +144,7 @@ class Mailbox:
             _log.error("a result of job %s is not believed: %s", job.job_id, error, extra={"job_id": job.job_id})
             self._acknowledge(entry, "")
             return
-        if (ready := self._jobs.decide(job, self._result(job, message), entry)) is not None:
+        if (ready := self._jobs.decide(job, job.result or self._result(job, message), entry)) is not None:
             self._on_result(ready, ready.result or _unreadable(job, "it is gone"))
 
     def _result(self, job: OpenJob, message: ResultMessage) -> JobResult:

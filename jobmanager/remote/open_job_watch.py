@@ -52,6 +52,7 @@ class OpenJobWatch:
         self._clock = clock
         self._to_look_at: list[OpenJob] = []
         self._gone_since: dict[str, float] = {}  # by R
+        self._asked: set[str] = set()  # R of those for which all results are read again
         self._next_round = clock()
 
     def look(self) -> None:
@@ -60,16 +61,16 @@ class OpenJobWatch:
             self._next_round = self._clock() + self._patience_s / 4
             self._to_look_at = self._jobs.accepted_and_undecided()
             open_now = {job.r for job in self._to_look_at}
+            self._asked &= open_now
             self._gone_since = {r: since for r, since in self._gone_since.items() if r in open_now}
         jobs, self._to_look_at = self._to_look_at[:_AT_ONCE], self._to_look_at[_AT_ONCE:]
         if jobs:
             self._look_at(zip(jobs, self._store.states([job.r for job in jobs]), strict=True))
 
     def _look_at(self, seen: Iterable[tuple[OpenJob, tuple[str, float]]]) -> None:
-        gone, has_new_end = [], False
+        gone, asks = [], len(self._asked)
         for job, (state, for_s) in seen:
             if state == "done":
-                has_new_end |= job.r not in self._gone_since
                 self._has_ended(job)
             elif not state and job.sent is None:
                 self._is_lost(job)
@@ -79,14 +80,16 @@ class OpenJobWatch:
                 gone.append(job)
             if state == "waiting" and for_s > self._queue_timeout_s + _UNDISPATCHED_S:
                 self._end_waiting(job)
-        if has_new_end:
+        if len(self._asked) > asks:
             self._read_again()
         if gone:
             self._say_again(gone)
 
     def _has_ended(self, job: OpenJob) -> None:
-        """Its result was there in the same moment, unless somebody has deleted it."""
-        if self._was_patient(job) and self._has_read_all():
+        """Its result was there in the same moment, unless somebody has deleted it. It may be on its way: then it comes soon."""
+        if self._clock() - self._gone_since.get(job.r, self._clock()) > self._patience_s / 2 and job.r not in self._asked:
+            self._asked.add(job.r)
+        elif self._was_patient(job) and job.r in self._asked and self._has_read_all():
             why = "it has ended, and its result is gone: somebody has deleted it from Redis"
             self._jobs.give_up(job, crash_verdict("result_lost", why))
 
