@@ -40,7 +40,10 @@ def redis_url(url: str | None = None, *, url_file: str | None = None, environ: M
     try:
         _parsed(url)
     except ValueError:
-        raise InvalidValue(f"{shown_url(url)} is no address of Redis: it must be like {_HOW}") from None
+        raise InvalidValue(
+            f"the address of Redis that was given is none: it must be like {_HOW}. In a user or password write %2F for"
+            " /, %3F for ?, %23 for # and %40 for @"
+        ) from None
     return url
 
 
@@ -50,11 +53,13 @@ def has_password(url: str) -> bool:
 
 
 def shown_url(url: str) -> str:
-    """An address without its user, password and options."""
+    """An address without its user, password and options. One whose password may stand elsewhere is not shown."""
     try:
         parts = urlsplit(url)
     except ValueError:
-        return "this"
+        return "the given address"
+    if "@" in f"{parts.path}{parts.query}{parts.fragment}" or not parts.scheme:
+        return "the given address"
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
 
 

@@ -14,6 +14,8 @@ from contextlib import suppress
 
 from redis import RedisError
 
+from jobmanager.errors import InvalidValue
+from jobmanager.remote.key_check import check_key
 from jobmanager.remote.lease import Lease, NewerIsWanted, TermOver
 from jobmanager.remote.signing import Keyring
 from jobmanager.remote.store import ClusterStore
@@ -61,7 +63,7 @@ class Dispatcher:
         self._data: tuple[str, str] | None = None  # what tells whether Redis has lost some
         self._lost_data_at: float | None = None
         self._next_check = clock()
-        self._is_away = False
+        self._is_away = self._has_other_key = False
         self._times_stood_back = 0
 
     def run(self, stop: threading.Event) -> None:
@@ -100,10 +102,22 @@ class Dispatcher:
         while not stop.is_set():
             self._check_data()  # before each election: who leads knows whether to settle
             self._redis_is_back()
-            if self._lease.take():
+            if self._has_the_key() and self._lease.take():
                 self._lead(stop)
             else:
                 stop.wait(self._timeouts.leader_lease_s / _TRIES_IN_A_LEASE)
+
+    def _has_the_key(self) -> bool:
+        """Whether it may lead: who has another key than the last leader believes no job of the others."""
+        try:
+            check_key(self._store, self._signer)
+        except InvalidValue as error:
+            if not self._has_other_key:
+                _LOG.error("dispatcher %s does not stand for election: %s", self._name, error)
+            self._has_other_key = True
+            return False
+        self._has_other_key = False
+        return True
 
     def _lead(self, stop: threading.Event) -> None:
         settle_until = None if self._lost_data_at is None else self._lost_data_at + self._timeouts.settle_s

@@ -7,12 +7,14 @@ import logging
 import click
 
 from jobmanager.errors import RedisUnavailable
-from jobmanager.remote.connect import open_redis
+from jobmanager.remote.connect import open_redis, redis_errors
 from jobmanager.remote.dispatcher_process import DispatcherSettings, run_alone
+from jobmanager.remote.key_check import check_key
 from jobmanager.remote.keys import checked_name
 from jobmanager.remote.node import is_away
 from jobmanager.remote.options import ClusterAddress, for_cluster
 from jobmanager.remote.redis_checks import check_redis
+from jobmanager.remote.store import ClusterStore
 from jobmanager.remote.worker_command import default_name, log_to_stderr
 
 _LOG = logging.getLogger(__name__)
@@ -31,6 +33,9 @@ def dispatcher(address: ClusterAddress, name: str | None) -> int:
     with open_redis(address.url, address.timeouts) as redis:
         try:
             check_redis(redis, address.url)
+            with redis_errors(address.url):
+                store = ClusterStore(redis, address.namespace, address.timeouts)
+                check_key(store, address.keyring.signer(address.namespace))
         except RedisUnavailable as problem:
             if not is_away(problem):
                 raise

@@ -148,10 +148,10 @@ def main() -> None:
     """The child."""
     parent = os.getppid()
     continue_when_parent_ends()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: its worker says when it ends
+    for number in (signal.SIGINT, signal.SIGTERM):  # of the terminal or the service manager: its worker says when it ends
+        signal.signal(number, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO, format=_FORMAT, stream=sys.stderr)
     stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda _number, _frame: stop.set())
     with os.fdopen(0, "rb", buffering=0, closefd=False) as stdin:
         line = stdin.readline()
     if not line:

@@ -39,6 +39,7 @@ class Keys:
         self.epoch = f"{self.prefix}epoch"
         self.inbox = f"{self.prefix}inbox"
         self.generation = f"{self.prefix}generation"
+        self.key_check = f"{self.prefix}key"
         self.snapshot = f"{self.prefix}snapshot"
         self.snapshot_wanted = f"{self.prefix}snapshot:wanted"
         self.shares = f"{self.prefix}shares"

@@ -35,6 +35,7 @@ from jobmanager.remote.beats import Beats
 from jobmanager.remote.blobs import BlobCache, BlobReader, BlobStore, RedisBlobs
 from jobmanager.remote.connect import redis_errors
 from jobmanager.remote.intake import Intake, NodeIdentity, crash
+from jobmanager.remote.key_check import check_key
 from jobmanager.remote.node_events import NodeEvents
 from jobmanager.remote.node_inbox import NodeInbox
 from jobmanager.remote.node_jobs import HeldJob, NodeJobs
@@ -177,9 +178,11 @@ class Node:
                 return DRAINED
             self._manager.start()
             try:
-                return self._serve()
+                code = self._serve()
             finally:
                 self._manager.close(kill=True)
+            _log.info("node %s has left%s", self._identity.name, "" if code == DRAINED else ", and what ran there was killed")
+            return code
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -292,6 +295,7 @@ class Node:
 
     def _check_redis(self) -> bool:
         check_redis(self._store.redis, self._settings.url)
+        check_key(self._store, self._signer)
         return True
 
     def _claim_name(self) -> bool:

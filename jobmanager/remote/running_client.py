@@ -33,6 +33,7 @@ from jobmanager.remote.connect import open_redis, redis_errors
 from jobmanager.remote.followed_jobs import FollowedJobs
 from jobmanager.remote.job_news import JobNews
 from jobmanager.remote.keeper import Keeper
+from jobmanager.remote.key_check import check_key
 from jobmanager.remote.mailbox import Mailbox
 from jobmanager.remote.open_jobs import WHAT, OpenJob, OpenJobs
 from jobmanager.remote.payload import Packer, unpack_result
@@ -131,11 +132,12 @@ class RunningClient:
         Raises:
             Closed: somebody has closed it meanwhile.
             RedisUnavailable: Redis does not answer, or refuses what is asked.
-            InvalidValue: another process has the client's id.
+            InvalidValue: another process has the client's id, or the workers have another key.
         """
         self._closing.begin()
         with redis_errors(self._settings.url):
             check_redis(self._redis, self._settings.url)
+            check_key(self.store, self._settings.keyring.signer(self._settings.namespace))
             self._name.claim()
             self._look_at_nodes()
             self.jobs.inherit(self.store.open_jobs(self.client_id))

@@ -21,6 +21,7 @@ from jobmanager.remote.scripts import Scripts
 from jobmanager.remote.timeouts import ClusterTimeouts
 
 _INBOX_PIECE = 1000
+_MAX_KEY_CHECK = 4095
 _MAX_FIELD_BYTES = 2**20  # of a job's record
 _NODE_TTL_S = 86400  # of a node's record, from each sign of life on: lua/beat.lua
 
@@ -512,6 +513,19 @@ class ClusterStore:
     def is_client_alive(self, client: str) -> bool:
         """Whether a process holds the id."""
         return bool(self.redis.exists(self.keys.client(client, "owner")))
+
+    def key_check(self) -> str:
+        """What the last leader has signed so that others can compare keys; empty when there was none for a while."""
+        try:
+            return _text(self.redis.getrange(self.keys.key_check, 0, _MAX_KEY_CHECK))
+        except ResponseError as error:
+            if not str(error).startswith("WRONGTYPE"):
+                raise
+            return ""  # somebody has written something else there
+
+    def say_key_check(self, envelope: str, *, for_s: int) -> None:
+        """Say it again."""
+        self.redis.set(self.keys.key_check, envelope, ex=for_s)
 
     # ---- Redis itself
 

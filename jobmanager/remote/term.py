@@ -23,6 +23,7 @@ from jobmanager.model.result import JobResult, Outcome
 from jobmanager.remote import queue_snapshot, standings
 from jobmanager.remote.client_watch import ClientWatch
 from jobmanager.remote.header_reader import ExpiredHeader, HeaderReader, UnreadableHeader
+from jobmanager.remote.key_check import say_key
 from jobmanager.remote.keys import checked_name
 from jobmanager.remote.lease import Lease, NewerIsWanted, TermOver
 from jobmanager.remote.node_watch import NodeWatch
@@ -130,6 +131,7 @@ class Term:
         self._set_nodes()
         for node in nodes:
             self._look_at(list(self._store.jobs_of(node.name)))
+        say_key(self._store, self._signer)
         waiting = self._waiting()
         self._unread.extend(waiting[_READ_FIRST:])
         self._look_at(waiting[:_READ_FIRST], are_listed=True)
@@ -159,7 +161,8 @@ class Term:
             raise NewerIsWanted("a newer version is to place some jobs")
 
     def leave(self) -> None:
-        """Leave to the next leader what it is to know."""
+        """Leave to the next leader, and to others, what they are to know."""
+        say_key(self._store, self._signer)
         self._store.write_shares(self._signer.sign(standings.KIND, standings.standings_text(self.ledger.standings())))
 
     # ---- what is heard

@@ -39,10 +39,14 @@ def test_the_address_is_the_argument_s_the_file_s_or_the_environment_s(tmp_path:
     ("url", "said"),
     [
         (None, "set JOBMANAGER_REDIS_URL"),
-        ("", "this is no address|is no address"),
-        ("http://:s3cret-of-redis@host", "http://host is no address of Redis"),
-        ("redis://:s3cret-of-redis@host:port/0", "redis://host:port/0 is no address of Redis"),
-        ("redis://[::1", "is no address of Redis"),
+        ("", "the address of Redis that was given is none"),
+        ("http://:s3cret-of-redis@host", "the address of Redis that was given is none"),
+        ("redis://:s3cret-of-redis@host:port/0", "the address of Redis that was given is none"),
+        ("redis://[::1", "the address of Redis that was given is none"),
+        ("redis://:Ab/s3cret-of-redis@host:6379/0", "write %2F for /"),
+        ("redis://:Ab?s3cret-of-redis@host:6379/0", "%3F for"),
+        ("redis://:s3cret-of-redis#Ab@host:6379/0", "%23 for #"),
+        (":s3cret-of-redis@host:6379", "the address of Redis that was given is none"),
     ],
 )
 def test_what_is_no_address_is_refused_without_its_password(url: str | None, said: str) -> None:

@@ -18,8 +18,10 @@ import pytest
 import redis
 
 from jobmanager import Outcome, Task, cli
+from jobmanager.errors import InvalidValue
 from jobmanager.remote import term
-from jobmanager.remote.dispatcher_process import DispatcherChild
+from jobmanager.remote.dispatcher_process import DispatcherChild, run_dispatcher
+from jobmanager.remote.key_check import check_key
 from jobmanager.remote.keys import ANONYMOUS
 from jobmanager.remote.queue_snapshot import KIND, MAX_BYTES, read_snapshot
 from jobmanager.remote.records import NodeCommand
@@ -713,6 +715,46 @@ def test_a_redis_that_refuses_the_dispatcher_ends_it_with_a_line_that_says_why(
 
     said = capsys.readouterr().err
     assert "refuses the user or the password" in said and "wrong" not in said
+
+
+# ---- another key
+
+
+def test_a_dispatcher_with_another_key_does_not_lead_and_drops_no_job(
+    world: DispatchWorld, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.dispatcher("good")
+    world.leads("good")
+    world.stop_dispatchers()
+    r = world.job("one")
+    others = replace(world.settings("bad"), keyring=Keyring.parse("ab" * 32))
+    stop = threading.Event()
+    thread = threading.Thread(target=run_dispatcher, args=(others, stop))
+    thread.start()
+    try:
+        eventually(lambda: "does not stand for election" in caplog.text, what="it has seen that its key is another one")
+        time.sleep(2 * world.timeouts.leader_lease_s)
+        assert not world.leader() and world.store.waiting() == [r]
+    finally:
+        stop.set()
+        thread.join()
+
+    world.node()
+    world.dispatcher("good again")
+    assert world.is_on(r) == "n1"
+
+
+def test_who_has_another_key_is_refused_at_the_start_and_who_has_both_is_not(world: DispatchWorld) -> None:
+    world.dispatcher()
+    world.leads()
+    eventually(world.store.key_check, what="the leader has said which key it has")
+    other, both = Keyring.parse("ab" * 32), Keyring.parse(f"{'ab' * 32}\n{world.keyring.secret_text()}")
+
+    with pytest.raises(InvalidValue, match=r"the key is not the one of namespace 'exam'.* Compare the key files") as refused:
+        check_key(world.store, other.signer(NAMESPACE))
+    assert "abab" not in str(refused.value)
+    check_key(world.store, both.signer(NAMESPACE))
+    check_key(world.store, world.signer)
 
 
 # ---- what nobody wants any more

@@ -157,6 +157,13 @@ class DispatchWorld:
         self._dispatchers.append((stop, thread))
         return dispatcher
 
+    def stop_dispatchers(self) -> None:
+        """All of them, so that none leads."""
+        for stop, _ in self._dispatchers:
+            stop.set()
+        for _, thread in self._dispatchers:
+            thread.join(20)
+
     def leader(self) -> str:
         return (self.redis.get(self.store.keys.leader) or b"").decode()
 
