@@ -18,6 +18,7 @@ from jobmanager.cli import BAD, FINE, age, complain, console, plain, text
 from jobmanager.errors import InvalidValue
 from jobmanager.remote.options import ClusterAddress, for_cluster
 from jobmanager.remote.overview import EnvironmentNow, NodeNow, QueueNow, nodes_now, queue_now
+from jobmanager.remote.signing import Signer
 from jobmanager.remote.store import ClusterStore
 
 _WANTS = {"drain": "drain", "pause": "pause", "resume": "up"}
@@ -47,15 +48,15 @@ def nodes(
         chosen = _chosen(nodes_now(store, address.signer), names)
         if action in _WANTS:
             _ask(store, chosen, _WANTS[action])
-        still_busy = _busy_after(store, chosen, timeout_s) if until_empty else []
+        still_busy = _busy_after(store, address.signer, chosen, timeout_s) if until_empty else []
         found = _chosen(nodes_now(store, address.signer), names)
     code = BAD if still_busy or (action == "list" and any(node.state == "down" for node in found)) else FINE
     if as_json:
         click.echo(json.dumps({"exit_code": code, "nodes": [_node_record(node) for node in found]}, indent=2))
     else:
-        _show_nodes(console(quiet=False), found)
+        _show_nodes(console(quiet=False), found, action)
     if still_busy:
-        complain(f"not empty after {timeout_s:g} s: {', '.join(still_busy)}", BAD)
+        complain(f"not done after {timeout_s:g} s: {'; '.join(still_busy)}", BAD)
     return code
 
 
@@ -91,14 +92,22 @@ def _ask(store: ClusterStore, chosen: Sequence[NodeNow], want: str) -> None:
         store.hint("changed", more=node.name)
 
 
-def _busy_after(store: ClusterStore, chosen: Sequence[NodeNow], timeout_s: float | None) -> list[str]:
-    """Which of them still have jobs when the time is over."""
+def _busy_after(store: ClusterStore, signer: Signer, chosen: Sequence[NodeNow], timeout_s: float | None) -> list[str]:
+    """Which of them are still busy when the time is over, and with what."""
     until = None if timeout_s is None else time.monotonic() + timeout_s
-    while busy := [node.name for node in chosen if store.jobs_of(node.name)]:
+    names = {node.name for node in chosen}
+    while busy := [f"{node.name} {what}" for node in nodes_now(store, signer) if node.name in names and (what := _busy(node))]:
         if until is not None and time.monotonic() >= until:
             break
         time.sleep(_LOOK_EVERY_S)
     return busy
+
+
+def _busy(node: NodeNow) -> str:
+    """Why a node is not empty yet; empty when it is. What a node does not know yet, it does not do."""
+    if node.jobs:
+        return f"has {node.jobs} jobs" if node.jobs > 1 else "has 1 job"
+    return f"does not know yet that it is to {node.want}" if node.want != "up" and node.takes_jobs else ""
 
 
 def _node_record(node: NodeNow) -> dict[str, Any]:
@@ -107,7 +116,7 @@ def _node_record(node: NodeNow) -> dict[str, Any]:
     return {**report, **record}
 
 
-def _show_nodes(out: Console, found: Sequence[NodeNow]) -> None:
+def _show_nodes(out: Console, found: Sequence[NodeNow], action: str) -> None:
     table = Table("node", "state", "slots", "jobs", "memory free", "environments", "version", "seen", "why", box=SIMPLE_HEAD)
     for node in found:
         report = node.report
@@ -120,13 +129,15 @@ def _show_nodes(out: Console, found: Sequence[NodeNow]) -> None:
             text(", ".join(report.environments)) if report else "",
             text(report.version) if report else "",
             "never" if node.seen_s is None else f"{age(node.seen_s)} ago",
-            text(_why(node)),
+            text(_why(node, is_resumed=action == "resume")),
         )
     out.print(table if found else Text("no node was seen in the last day", "yellow"))
 
 
-def _why(node: NodeNow) -> str:
+def _why(node: NodeNow, *, is_resumed: bool) -> str:
     asked = "" if node.want == "up" else f"asked to {node.want}"
+    if is_resumed and not node.takes_jobs:
+        asked = "asked to resume"
     return "; ".join(each for each in (asked, node.reason) if each and each != node.want)
 
 

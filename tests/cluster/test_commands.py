@@ -186,7 +186,7 @@ def test_what_is_asked_of_a_node_is_kept_in_redis(
     assert run("nodes", action, "n1") == 0
 
     assert [(node.name, node.want) for node in written.store.nodes()] == [("n1", want), ("n2", "up")]
-    assert ("asked to " in capsys.readouterr().out.splitlines()[-2]) == (want != "up")
+    assert (f"asked to {action}" in capsys.readouterr().out.splitlines()[-2]) == (want != "up")
 
 
 @pytest.mark.parametrize(
@@ -216,6 +216,7 @@ def test_until_empty_waits_for_the_last_job(written: Written, capsys: pytest.Cap
     waits = threading.Thread(target=lambda: codes.append(run("nodes", "drain", "n1", "--until-empty")))
     waits.start()
     eventually(lambda: written.store.nodes()[0].want == "drain")
+    written.node("n1", state="draining")
     waits.join(1.0)
     assert waits.is_alive()
 
@@ -226,13 +227,42 @@ def test_until_empty_waits_for_the_last_job(written: Written, capsys: pytest.Cap
 
 
 def test_until_empty_gives_up_when_its_time_is_over(written: Written, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("n1", "n2"):
-        written.node(name)
+    written.node("n1")
     written.place(written.job(), "n1")
+    for name, state in (("n2", "draining"), ("n3", "up"), ("n4", "up")):
+        written.node(name, state=state)
+    written.store.release_node("n4", "i1")  # nobody is there who could say anything
 
-    assert run("nodes", "drain", "n1", "n2", "--until-empty", "--timeout", "0.1") == 1
+    assert run("nodes", "drain", "n1", "n2", "n3", "n4", "--until-empty", "--timeout", "0.1") == 1
 
-    assert capsys.readouterr().err == "jobmanager: not empty after 0.1 s: n1\n"
+    assert capsys.readouterr().err == "jobmanager: not done after 0.1 s: n1 has 1 job; n3 does not know yet that it is to drain\n"
+
+
+def test_until_empty_waits_until_the_node_itself_says_that_it_drains(written: Written) -> None:
+    written.node("n1")
+    codes: list[int] = []
+    waits = threading.Thread(target=lambda: codes.append(run("nodes", "drain", "n1", "--until-empty")))
+    waits.start()
+    eventually(lambda: written.store.nodes()[0].want == "drain")
+    waits.join(1.0)
+    assert waits.is_alive()
+
+    written.node("n1", state="draining")
+
+    waits.join(10.0)
+    assert codes == [0]
+
+
+def test_until_a_node_takes_jobs_again_its_row_says_that_it_was_asked_to(
+    written: Written, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written.node("n1", state="draining")
+    assert run("nodes", "resume", "n1") == 0
+    before = capsys.readouterr().out
+    written.node("n1")
+    assert run("nodes", "resume", "n1") == 0
+
+    assert "asked to resume" in before and "asked to" not in capsys.readouterr().out
 
 
 # ---- queue

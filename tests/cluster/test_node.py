@@ -408,16 +408,22 @@ def test_a_second_signal_ends_it_at_once(
 
 
 def test_the_operator_drains_pauses_and_resumes(cluster: HandMadeCluster, start_worker: StartWorker) -> None:
-    start_worker()
+    start_worker("n1", "--slots", "1")
+    long = cluster.run(LONG)
+    cluster.wait_for_state(long, "running")
+    r = cluster.accept(HELLO)
     for want, state in (("drain", "draining"), ("pause", "paused")):
+        cluster.place(r)  # and not started, as there is no room
         cluster.store.set_want("n1", want)
         eventually(lambda state=state: cluster.report().state == state)
-        r = cluster.run(HELLO)
         cluster.wait_for_state(r, "waiting")
+        assert cluster.state(long) == "running"
+        cluster.store.set_want("n1", "up")
+        eventually(lambda: cluster.report().state == "up")
 
-    cluster.store.set_want("n1", "up")
-    eventually(lambda: cluster.report().state == "up")
-    assert cluster.result(cluster.run(HELLO)).outcome is Outcome.SUCCESS
+    cluster.kill(long)
+    cluster.place(r)
+    assert cluster.result(r).outcome is Outcome.SUCCESS
 
 
 def test_a_node_whose_engine_is_away_takes_nothing(

@@ -162,6 +162,17 @@ def test_the_epoch_is_another_one_even_when_redis_has_lost_the_counter(store: Cl
     assert store.lead("second") != before
 
 
+@pytest.mark.parametrize("want", ["drain", "pause"])
+def test_nothing_is_placed_on_a_node_that_is_to_take_nothing(store: ClusterStore, want: str) -> None:
+    store.accept(JOB, max_waiting=10)
+
+    store.set_want(NODE, want)  # a leader that has read the nodes before does not know it
+    answer = place(store)
+    store.set_want(NODE, "up")
+
+    assert (answer, place(store)) == ("no_node", "placed")
+
+
 def test_nothing_is_placed_on_a_node_that_is_another_by_now(store: ClusterStore) -> None:
     store.accept(JOB, max_waiting=10)
     epoch = store.lead("leader")

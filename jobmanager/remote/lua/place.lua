@@ -11,6 +11,9 @@ end
 if redis.call('GET', prefix .. 'node:' .. node .. ':owner') ~= ARGV[6] then
     return 'no_node'
 end
+if (redis.call('GET', only('string', prefix .. 'node:' .. node .. ':want')) or 'up') ~= 'up' then -- the leader has not seen it yet
+    return 'no_node'
+end
 redis.call('LREM', wait_queue, 1, r)
 redis.call('HSET', job_key(r), 'state', 'placed', 'node', node, 'incarnation', ARGV[6], 'token', ARGV[7], 'placement', ARGV[8], 'since', now())
 redis.call('HDEL', job_key(r), 'announced')
