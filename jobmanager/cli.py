@@ -39,7 +39,7 @@ FINE, BAD, USAGE, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
 _OF_CLUSTERS = {  # by name: the module that has it, which needs the extra `rq`, and what the list of commands says
     "worker": ("jobmanager.remote.worker_command", "Be a node of a cluster: run jobs that come through Redis."),
     "dispatcher": ("jobmanager.remote.dispatcher_command", "Give waiting jobs to the nodes of a cluster, without being one."),
-    "nodes": ("jobmanager.remote.commands", "Show the nodes of a cluster, or drain, pause and resume some."),
+    "nodes": ("jobmanager.remote.commands", "Show the nodes of a cluster, or drain, pause, resume and forget some."),
     "queue": ("jobmanager.remote.commands", "Show what waits and runs in a cluster."),
 }
 _TIMEOUT_S = 30.0

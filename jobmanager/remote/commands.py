@@ -26,8 +26,8 @@ _LOOK_EVERY_S = 0.5
 _STYLES = {"up": "green", "draining": "yellow", "paused": "yellow", "down": "bold red"}
 
 
-@click.command(short_help="Show the nodes of a cluster, or drain, pause and resume some.")
-@click.argument("action", type=click.Choice(["list", *_WANTS]), default="list")
+@click.command(short_help="Show the nodes of a cluster, or drain, pause, resume and forget some.")
+@click.argument("action", type=click.Choice(["list", *_WANTS, "forget"]), default="list")
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @for_cluster
 @click.option("--until-empty", is_flag=True, help="Wait until nothing is placed or runs on the named nodes.")
@@ -39,15 +39,18 @@ def nodes(
     """Show the nodes of a cluster (list), or those that are named.
 
     drain, pause: they take no more jobs, and give back what they have not started; running jobs end. resume: they take jobs
-    again. What was asked for is kept when a node is restarted. The exit code is 1 when a node is down, or is not empty in
-    time.
+    again. What was asked for is kept when a node is restarted. forget: they are listed no more, as they will not come back.
+    The exit code is 1 when a node is down, or is not empty in time.
     """
-    if action in _WANTS and not names:
+    if action != "list" and not names:
         raise click.UsageError(f"nodes {action}: which ones?")
     with address.open() as store:
         chosen = _chosen(nodes_now(store, address.signer), names)
         if action in _WANTS:
             _ask(store, chosen, _WANTS[action])
+        elif action == "forget":
+            _forget(store, chosen)
+            names = ()
         still_busy = _busy_after(store, address.signer, chosen, timeout_s) if until_empty else []
         found = _chosen(nodes_now(store, address.signer), names)
     code = BAD if still_busy or (action == "list" and any(node.state == "down" for node in found)) else FINE
@@ -89,6 +92,27 @@ def _ask(store: ClusterStore, chosen: Sequence[NodeNow], want: str) -> None:
     for node in chosen:
         store.set_want(node.name, want)
         store.audit(f"want {want}", "", node.name)
+        store.hint("changed", more=node.name)
+
+
+def _forget(store: ClusterStore, chosen: Sequence[NodeNow]) -> None:
+    """None of them is forgotten when one may not be."""
+    held = {fields.name for fields in store.nodes() if fields.is_claimed}
+    for node in chosen:
+        if node.name in held:
+            raise InvalidValue(
+                f"node {node.name} is not forgotten: a worker holds its name. Stop it first; one that was killed holds it for"
+                f" {store.timeouts.suspect_s:g} s"
+            )
+        if node.jobs:
+            raise InvalidValue(
+                f"node {node.name} is not forgotten: the leader has not decided yet what becomes of the jobs there ({node.jobs})."
+                f" It does so {store.timeouts.node_lost_s:g} s after the node's last sign of life"
+            )
+    for node in chosen:
+        store.forget_node(node.name)
+        store.set_want(node.name, "up")
+        store.audit("forget", "", node.name)
         store.hint("changed", more=node.name)
 
 

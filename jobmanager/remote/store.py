@@ -166,7 +166,7 @@ class ClusterStore:
     def __init__(self, redis: Redis, namespace: str, timeouts: ClusterTimeouts) -> None:
         self.redis = redis
         self.keys = Keys(namespace)
-        self._timeouts = timeouts
+        self.timeouts = timeouts
         self._scripts = Scripts(redis)
         self._first = (self.keys.prefix, self.keys.rq_wait)
         self._ttl_s = int(timeouts.result_ttl_s)
@@ -319,7 +319,7 @@ class ClusterStore:
     def beat(self, node: str, incarnation: str, report: str, held: Iterable[HeldPlacement]) -> Beat:
         """A node's sign of life, and what it is to do about it."""
         flat = [part for each in held for part in each]
-        answer = self._call("beat", node, incarnation, report, _ms(self._timeouts.suspect_s), *flat)
+        answer = self._call("beat", node, incarnation, report, _ms(self.timeouts.suspect_s), *flat)
         if not answer[0]:
             return Beat(is_owner=False)
         return Beat(
@@ -332,14 +332,14 @@ class ClusterStore:
 
     def claim_node(self, node: str, incarnation: str) -> str:
         """Take a node's name: empty, or the incarnation that holds it."""
-        return self._claim(self.keys.node(node, "owner"), incarnation, self._timeouts.suspect_s)
+        return self._claim(self.keys.node(node, "owner"), incarnation, self.timeouts.suspect_s)
 
     def release_node(self, node: str, incarnation: str) -> None:
         """Give a node's name up."""
         self._call("release", self.keys.node(node, "owner"), incarnation)
 
     def forget_node(self, node: str) -> None:
-        """A node was not seen for a day, and has no jobs. It is told of again with its next sign of life."""
+        """A node will not come back, and has no jobs. It is told of again with its next sign of life."""
         self.redis.srem(self.keys.nodes, node)
 
     def nodes(self) -> list[NodeFields]:
@@ -360,7 +360,10 @@ class ClusterStore:
 
     def set_want(self, node: str, want: str) -> None:
         """What the operator wants of a node: ``up``, ``drain``, ``pause``."""
-        self.redis.set(self.keys.node(node, "want"), want)
+        if want == "up":
+            self.redis.delete(self.keys.node(node, "want"))
+        else:
+            self.redis.set(self.keys.node(node, "want"), want)
 
     def send_command(self, node: str, command: str) -> None:
         """Put a signed command into a node's inbox."""
@@ -379,7 +382,7 @@ class ClusterStore:
 
     def lead(self, who: str) -> str:
         """Become the leader, or stay it: the epoch; empty when another is."""
-        return _text(self._call("lead", who, _ms(self._timeouts.leader_lease_s)))
+        return _text(self._call("lead", who, _ms(self.timeouts.leader_lease_s)))
 
     def resign(self, who: str) -> None:
         """Be the leader no more."""
@@ -496,7 +499,7 @@ class ClusterStore:
 
     def claim_client(self, client: str, holder: str, about: Mapping[str, str]) -> str:
         """Take a client's id, or keep it: empty, or who holds it."""
-        other = self._claim(self.keys.client(client, "owner"), holder, self._timeouts.client_lease_s)
+        other = self._claim(self.keys.client(client, "owner"), holder, self.timeouts.client_lease_s)
         if not other:
             self.redis.hset(self.keys.client(client), items=_flat(about))
             self.redis.expire(self.keys.client(client), self._ttl_s)

@@ -169,6 +169,7 @@ def test_each_role_can_do_its_work(everybody: Everybody, runner: str) -> None:
     for role in ("viewer", "operator"):
         as_viewer(stores[role])
     stores["operator"].set_want("n1", "drain"), stores["operator"].audit("want", "", "n1"), stores["operator"].hint("changed")
+    stores["operator"].set_want("n1", "up"), stores["operator"].forget_node("n1")
     stores[leading].resign("leader")
 
     assert claimed == "" and everybody.denied() == []
@@ -220,6 +221,7 @@ FOR_EACH: dict[str, list[tuple[str, ...]]] = {
     "operator": [
         ("SET", "jm:exam:leader", "me"), ("HSET", BODY, "a", "b"), ("RPUSH", "rq:queue:jm.exam.wait", "x"),
         ("EVALSHA", "0" * 40, "0"), ("GET", "jm:exam:blob:" + "0" * 64), ("DEL", "rq:job:x"), ("SCRIPT", "LOAD", "return 1"),
+        ("DEL", "jm:exam:node:n1"), ("DEL", "jm:exam:node:n1:jobs"), ("SET", "jm:exam:node:n1:owner", "x"),
     ],
     "viewer": [
         ("SET", "jm:exam:leader", "me"), ("HSET", BODY, "a", "b"), ("SET", "jm:exam:node:n1:want", "drain"), ("DEL", "rq:job:x"),
@@ -275,14 +277,16 @@ def test_operators_steer_with_their_user_and_viewers_only_look(
     everybody: Everybody, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("JOBMANAGER_KEY", "ab" * 32)
-    everybody.stores["node"].beat("n1", "i1", "not signed", [])
+    for node in ("n1", "n2"):
+        everybody.stores["node"].beat(node, "i1", "not signed", [])
+    everybody.stores["node"].release_node("n2", "i1")
 
     codes = {}
-    for role in ("operator", "viewer"):
+    for role in ("viewer", "operator"):
         monkeypatch.setenv("JOBMANAGER_REDIS_URL", everybody.urls[role])
-        commands = (["nodes"], ["queue"], ["nodes", "pause", "n1"])
+        commands = (["nodes"], ["queue"], ["nodes", "pause", "n1"], ["nodes", "forget", "n2"])
         codes[role] = [cli.run([*command, "--namespace", NAMESPACE]) for command in commands]
 
-    assert codes == {"operator": [1, 0, 0], "viewer": [1, 0, 3]}  # 1: the node's report is not signed, so it counts as down
+    assert codes == {"viewer": [1, 0, 3, 3], "operator": [1, 0, 0, 0]}  # 1: the node's report is not signed, so it counts as down
     assert "does not let this user do that" in capsys.readouterr().err
-    assert everybody.stores["node"].nodes()[0].want == "pause"
+    assert [(node.name, node.want) for node in everybody.stores["node"].nodes()] == [("n1", "pause")]

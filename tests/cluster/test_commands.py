@@ -265,6 +265,41 @@ def test_until_a_node_takes_jobs_again_its_row_says_that_it_was_asked_to(
     assert "asked to resume" in before and "asked to" not in capsys.readouterr().out
 
 
+# ---- nodes forget
+
+
+def test_a_node_that_will_not_come_back_is_forgotten(written: Written, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("n1", "n2"):
+        written.node(name)
+    written.store.set_want("n1", "drain")
+    written.store.release_node("n1", "i1")
+
+    code, said = as_json(capsys, "nodes", "forget", "n1")
+
+    assert (code, [node["name"] for node in said["nodes"]]) == (0, ["n2"])
+    written.node("n1")  # comes back all the same
+    assert [(node.name, node.want) for node in written.store.nodes()] == [("n1", "up"), ("n2", "up")]
+
+
+def test_a_node_that_lives_or_has_jobs_is_not_forgotten(written: Written, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("n1", "n2", "n3"):
+        written.node(name)
+    written.place(written.job(), "n2")
+    for name in ("n2", "n3"):
+        written.store.release_node(name, "i1")
+
+    codes = [run("nodes", "forget", "n3", name) for name in ("n1", "n2")] + [run("nodes", "forget")]
+
+    assert codes == [2, 2, 2]
+    assert capsys.readouterr().err.splitlines() == [
+        "jobmanager: node n1 is not forgotten: a worker holds its name. Stop it first; one that was killed holds it for 15 s",
+        "jobmanager: node n2 is not forgotten: the leader has not decided yet what becomes of the jobs there (1)."
+        " It does so 60 s after the node's last sign of life",
+        "jobmanager: nodes forget: which ones?",
+    ]
+    assert [node.name for node in written.store.nodes()] == ["n1", "n2", "n3"]
+
+
 # ---- queue
 
 
