@@ -56,7 +56,10 @@ class SecretStore:
             value = exact(self._given[name])
             content = value.encode(errors="surrogateescape") if isinstance(value, str) else value
         except KeyError:
-            raise InvalidValue(f"{wanted}, which this manager does not have: give JobManager(secrets={{{name!r}: ...}})") from None
+            raise InvalidValue(
+                f"{wanted}, which is not there: give JobManager(secrets={{{name!r}: ...}}), or on a node jobmanager worker --secret"
+                f" {name}=FILE"
+            ) from None
         except Exception as error:  # noqa: BLE001 - the caller's own mapping, and a message that may hold the value
             raise InvalidValue(f"{wanted}, and looking it up raised {type(error).__name__}") from None
         if not isinstance(content, bytes):

@@ -136,7 +136,7 @@ class Intake:
 
     def _run(self, job: HeldJob, fields: JobFields) -> None:
         if job.header.schema > SCHEMA:
-            return self._give_back(job, f"its client is newer than node {self._node.name}", exclude=True)
+            return self._give_back(job, "its client is newer than the node", exclude=True)
         if self._jobs.has_ended(job.r):
             why = "it had run here: its result was lost with Redis' data, or a copy of it was sent again"
             return self._end(job, crash(job, why, "replayed"))
@@ -200,7 +200,7 @@ class Intake:
         except Closed:
             self._give_back(job, "its node is being stopped", exclude=False)
         except JobManagerError as refusal:
-            self._give_back(job, f"node {self._node.name}: {refusal}", exclude=True)
+            self._give_back(job, str(refusal), exclude=True)  # who tells it names the node
 
     def _new_job(self, job: HeldJob, unpacked: Unpacked, runs_before: int) -> None:
         self._manager.new_job(

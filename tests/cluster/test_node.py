@@ -369,6 +369,21 @@ def test_a_job_that_is_followed_sends_what_it_prints(cluster: HandMadeCluster, s
     assert b"".join(base64.b64decode(piece.data) for piece in pieces()) == b"one\ntwo\n"
 
 
+def test_a_job_whose_secret_the_node_does_not_have_is_given_back_and_the_reason_says_where_to_give_it(
+    cluster: HandMadeCluster, start_worker: StartWorker
+) -> None:
+    start_worker()
+    r = cluster.run(Pipeline([Phase("report", HELLO, secrets=["token"])]))
+    cluster.wait_for_state(r, "waiting")
+
+    record = cluster.record(r)
+    assert record.excluded == ("n1",)
+    assert record.reason == (
+        "phase 'report' wants the secret 'token', which is not there: give JobManager(secrets={'token': ...}), or on a node"
+        " jobmanager worker --secret token=FILE"
+    )
+
+
 # ---- drain and stop
 
 

@@ -40,8 +40,11 @@ def test_a_phase_gets_the_secrets_that_it_names_as_files_and_as_variables() -> N
 def test_a_secret_that_the_manager_does_not_have_is_refused_at_the_call_and_the_message_says_where_to_give_it() -> None:
     says = refusal({"token": "hush"})
 
-    assert says == "phase 'report' wants the secret 'key', which this manager does not have: give JobManager(secrets={'key': ...})"
-    with pytest.raises(InvalidTask, match="wants the secret 'token', which this manager does not have"):
+    assert says == (
+        "phase 'report' wants the secret 'key', which is not there: give JobManager(secrets={'key': ...}), or on a node"
+        " jobmanager worker --secret key=FILE"
+    )
+    with pytest.raises(InvalidTask, match="wants the secret 'token', which is not there"):
         job_request(PIPELINE, None, None, {}, ssh_timeout_s=1.0)
 
 
@@ -75,7 +78,7 @@ def test_a_value_that_was_changed_is_the_one_that_a_phase_gets() -> None:
 
     assert store.files(REPORT) == {"token": b"new"}
     del values["token"]
-    with pytest.raises(InvalidValue, match="wants the secret 'token', which this manager does not have"):
+    with pytest.raises(InvalidValue, match="wants the secret 'token', which is not there"):
         store.files(REPORT)
 
 
