@@ -30,6 +30,7 @@ class SeenNode:
 
     report: NodeReport
     reason: str  # why it takes no jobs now; empty when it does
+    is_planned: bool = False  # somebody wants it to take none
 
     def could_run(self, needs: Needs) -> bool:
         """Whether it has what a job needs, when it takes jobs and nothing else runs there."""
@@ -154,7 +155,8 @@ class ClusterView:
         report = opened(self._signer, NodeReport, node.report, _MAX_REPORT_BYTES)
         if (report.name, report.incarnation) != (node.name, node.incarnation):
             raise BadMessage("it is another node's report")
-        return SeenNode(report=report, reason=self._why_not(node, report))
+        is_planned = node.is_claimed and (node.want != "up" or report.state == "draining")
+        return SeenNode(report=report, reason=self._why_not(node, report), is_planned=is_planned)
 
     def _why_not(self, node: NodeFields, report: NodeReport) -> str:
         if not node.is_claimed:
@@ -169,7 +171,10 @@ class ClusterView:
             self._hooks.fire(HostUp(at_s=time.time(), host=name))
         for name in sorted(was_up - is_up):
             reason = now[name].reason if name in now else "it is gone"
-            _log.warning("node %s is down: %s", name, reason, extra={"host": name})
+            if name in now and now[name].is_planned:
+                _log.info("node %s takes no more jobs: %s", name, reason, extra={"host": name})
+            else:
+                _log.warning("node %s is down: %s", name, reason, extra={"host": name})
             self._hooks.fire(HostDown(at_s=time.time(), host=name, reason=reason))
         if (names := _environments(now)) != _environments(before):
             self._hooks.fire(EnvironmentsChanged(at_s=time.time(), environments=tuple(sorted(names))))

@@ -39,7 +39,7 @@ def dispatcher(address: ClusterAddress, name: str | None) -> int:
         except RedisUnavailable as problem:
             if not is_away(problem):
                 raise
-            _LOG.warning("%s. It is tried again and again", problem)
+            _LOG.warning("Redis is tried again and again: %s", problem)
     run_alone(
         DispatcherSettings(
             url=address.url, namespace=address.namespace, keyring=address.keyring, timeouts=address.timeouts, name=name

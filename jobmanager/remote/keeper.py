@@ -131,7 +131,7 @@ class Keeper:
         except (RedisError, OSError) as error:
             if self._away_since is None:
                 self._away_since = self._clock()
-                _log.warning("Redis does not answer: %s; what is to be said waits until it does", error)
+                _log.warning("Redis does not answer, and what is to be said waits until it does: %s", error)
         except Exception:  # noqa: BLE001 - the loop's edge
             _log.exception("the keeper of a client met an error and goes on")
 

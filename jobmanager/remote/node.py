@@ -312,7 +312,7 @@ class Node:
                 if not is_away(problem):
                     raise
                 if not is_told:
-                    _log.warning("%s. It is tried again every %g s", problem, _CONNECT_RETRY_S)
+                    _log.warning("Redis is tried again every %g s: %s", _CONNECT_RETRY_S, problem)
                 is_told = True
                 self._jobs.wait(_CONNECT_RETRY_S)
         return False

@@ -538,7 +538,7 @@ def test_a_worker_that_waits_for_its_name_outlives_an_outage_of_redis(
     worker = start_worker(ready=False)
     eventually(lambda: "engine.sock is up" in worker.log, what="it waits for its name")
     redis_server.kill()
-    eventually(lambda: "It is tried again every" in worker.log or worker.process.poll() is not None, what="it notices")
+    eventually(lambda: "Redis is tried again every" in worker.log or worker.process.poll() is not None, what="it notices")
     redis_server.start()
     cluster.redis.delete(owner)
     worker.wait_until_ready()
