@@ -299,36 +299,87 @@ def job(job_id):
 )
 
 
+class Gunicorn:
+    """An app under gunicorn with two workers."""
+
+    def __init__(self, environment: dict[str, str], folder: Path, app: str, *options: str) -> None:
+        (folder / "app.py").write_text(app)
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self._address = f"127.0.0.1:{free.getsockname()[1]}"
+        command = ["-m", "gunicorn", "--workers", "2", "--bind", self._address, "--chdir", str(folder), *options, "app:app"]
+        self.log = folder / "log"
+        with self.log.open("wb") as written:
+            self._process = start_bound([sys.executable, *command], output=written, environment=environment)
+        eventually(lambda: self.log.read_text().count("Booting worker") >= 2, within_s=PATIENCE_S, what="the workers are started")
+
+    def call(self, path: str, method: str = "GET") -> Any:
+        request = urllib.request.Request(f"http://{self._address}{path}", method=method)
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.loads(answer.read())
+
+    def end(self) -> int:
+        self._process.terminate()
+        return self._process.wait(45)
+
+
 @pytest.mark.parametrize("options", [(), ("--preload",)], ids=["each worker imports", "preloaded"])
 def test_each_gunicorn_worker_serves_jobs(
     environment: dict[str, str], peer: ScriptedPeer, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
-    (tmp_path / "app.py").write_text(APP)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    command = ["-m", "gunicorn", "--workers", "2", "--bind", address, "--chdir", str(tmp_path), *options, "app:app"]
-    log = tmp_path / "log"
-    with log.open("wb") as written:
-        gunicorn = start_bound([sys.executable, *command], output=written, environment=environment)
-    eventually(lambda: log.read_text().count("Booting worker") >= 2, within_s=PATIENCE_S, what="gunicorn has started its workers")
-
-    def call(path: str, method: str = "GET") -> Any:
-        with urllib.request.urlopen(urllib.request.Request(f"http://{address}{path}", method=method), timeout=30) as answer:
-            return json.loads(answer.read())
+    gunicorn = Gunicorn(environment, tmp_path, APP, *options)
 
     jobs: dict[int, str] = {}
 
     def both() -> bool:
-        answer = call("/jobs", "POST")
+        answer = gunicorn.call("/jobs", "POST")
         jobs[answer["worker"]] = answer["job"]
         return len(jobs) == 2
 
     eventually(both, within_s=PATIENCE_S, what="both workers have taken a job")
     for worker, job_id in jobs.items():
-        has_it = lambda w=worker, j=job_id: call(f"/jobs/{j}") == {"worker": w, "printed": "hello\n"}  # noqa: E731
+        has_it = lambda w=worker, j=job_id: gunicorn.call(f"/jobs/{j}") == {"worker": w, "printed": "hello\n"}  # noqa: E731
         eventually(has_it, what=f"worker {worker} has its result")
-    gunicorn.terminate()
 
-    assert gunicorn.wait(45) == 0
-    assert [line for line in log.read_text().splitlines() if "[INFO]" not in line] == []
+    assert gunicorn.end() == 0
+    assert [line for line in gunicorn.log.read_text().splitlines() if "[INFO]" not in line] == []
     assert not is_claimed(peer)
+
+
+NUMBERED = (
+    PROGRAM.replace('os.environ.get("CLIENT_ID")', "f\"web-{os.environ['WORKER']}\"")
+    + """
+from flask import Flask, jsonify
+
+app = Flask(__name__)
+resumed = client.resume(print)
+
+
+@app.post("/jobs")
+def new_job():
+    job_id = client.new_job(Task("busybox", command="sleep 60"), None, print)
+    return jsonify(worker=os.getpid(), job=job_id, number=os.environ["WORKER"])
+
+
+@app.get("/")
+def about():
+    return jsonify(worker=os.getpid(), number=os.environ["WORKER"], resumed=sorted(resumed))
+"""
+)
+
+
+def test_a_gunicorn_worker_resumes_the_jobs_of_the_one_that_was_killed_in_its_place(
+    environment: dict[str, str], peer: ScriptedPeer, tmp_path: Path
+) -> None:
+    document = (Path(__file__).parents[2] / "docs/web-apps.md").read_text()
+    (tmp_path / "gunicorn.conf.py").write_text(document.partition("<!-- gunicorn -->\n```python\n")[2].partition("```")[0])
+    gunicorn = Gunicorn(environment, tmp_path, NUMBERED, "-c", str(tmp_path / "gunicorn.conf.py"))
+
+    before = gunicorn.call("/jobs", "POST")
+    os.kill(before["worker"], signal.SIGKILL)
+
+    def next_one() -> Any:
+        answer = gunicorn.call("/")
+        return answer if answer["number"] == before["number"] and answer["worker"] != before["worker"] else None
+
+    assert eventually(next_one, within_s=PATIENCE_S, what="there is another worker of that number")["resumed"] == [before["job"]]
+    assert gunicorn.end() == 0
