@@ -22,7 +22,7 @@ from jobmanager.model.result import Callback
 from jobmanager.model.task import Task
 from jobmanager.remote.blobs import BlobStore
 from jobmanager.remote.client_settings import ClientSettings
-from jobmanager.remote.connect import redis_errors
+from jobmanager.remote.connect import redis_errors, shown_url
 from jobmanager.remote.open_jobs import WHAT
 from jobmanager.remote.running_client import RunningClient
 from jobmanager.remote.signing import Keyring
@@ -92,6 +92,10 @@ class RemoteClient:
             timeouts=timeouts,
         )
         self._lifetime = Lifetime(partial(RunningClient, self._settings, hooks), hooks, what=WHAT)
+
+    def __repr__(self) -> str:
+        settings = self._settings
+        return f"RemoteClient({shown_url(settings.url)!r}, namespace={settings.namespace!r}, client_id={settings.client_id!r})"
 
     def start(self) -> None:
         """Reach Redis, take the client's id and start the threads. A second call does nothing.

@@ -960,3 +960,9 @@ def test_cut_connections_are_made_again(client: RemoteClient, peer: ScriptedPeer
         redis_server.cut_connections()
         client.new_job(ECHO, callback=calls)
         calls.wait(number)
+
+
+def test_a_client_shows_which_cluster_it_is_for_and_no_password() -> None:
+    client = RemoteClient("redis://ada:s3cret@redis.example.org:6379/2?health_check_interval=3", key="ab" * 32, client_id="web")
+
+    assert repr(client) == "RemoteClient('redis://redis.example.org:6379/2', namespace='default', client_id='web')"
