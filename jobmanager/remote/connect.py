@@ -122,6 +122,10 @@ _MEANINGS: tuple[tuple[type[exceptions.RedisError], str], ...] = (
     (exceptions.InvalidResponse, "answers as no Redis does: look at the port in the url. It said: {said}"),
 )
 _CONNECTION_MEANINGS = (
+    (
+        "eof occurred in violation of protocol",
+        "ends the TLS connection: does it want a certificate of its clients (ssl_certfile and ssl_keyfile in the url)? It said: {said}",
+    ),
     ("certificate required", "wants a certificate of its clients: give ssl_certfile and ssl_keyfile in the url. It said: {said}"),
     ("certificate has expired", "has an expired certificate: renew it, and look at the clocks. It said: {said}"),
     ("certificate", "cannot be trusted: {said}. Look at its certificate, and at ssl_ca_certs in the url"),

@@ -68,6 +68,8 @@ class UnheldJobs:
             return
         try:
             header = opened(self._signer, JobHeader, fields.header)
+            if header.r != r:
+                raise BadMessage("its header is that of another job")
         except (BadSignature, BadMessage) as reason:
             _log.warning("a job that this node does not have cannot be ended: %s", reason, extra={"r": r})
             return
