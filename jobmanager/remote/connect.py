@@ -124,7 +124,7 @@ _MEANINGS: tuple[tuple[type[exceptions.RedisError], str], ...] = (
 _CONNECTION_MEANINGS = (
     (
         "eof occurred in violation of protocol",
-        "ends the TLS connection: does it want a certificate of its clients (ssl_certfile and ssl_keyfile in the url)? It said: {said}",
+        "ends the TLS connection: does it want a client certificate (ssl_certfile and ssl_keyfile in the url)? It said: {said}",
     ),
     ("certificate required", "wants a certificate of its clients: give ssl_certfile and ssl_keyfile in the url. It said: {said}"),
     ("certificate has expired", "has an expired certificate: renew it, and look at the clocks. It said: {said}"),
