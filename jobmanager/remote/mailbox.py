@@ -18,7 +18,7 @@ from jobmanager.threads.log_thread import logger
 
 _log = logger(__name__)
 
-MAX_RESULT_BYTES = 192 * 2**20
+MAX_RESULT_BYTES = 2**20  # what is longer is in blobs
 _BLOCK_S = 2.0  # for which a read waits
 _PAUSE_S = 0.5  # after an error, and while results wait for callbacks
 _JOIN_S = 6.0
