@@ -29,7 +29,7 @@ class _WatchedNode:
     report: NodeReport | None = None  # None: there is none that can be believed
     is_claimed: bool = False
     want: str = "up"
-    refused_at: int = -2  # its beats when Redis said that nobody has its name
+    refused_at: int = -2  # its beats when Redis took no placement for it, or it gave a job back
 
 
 class NodeWatch:
@@ -65,7 +65,7 @@ class NodeWatch:
         return "" if node is None or node.report is None else node.report.incarnation
 
     def refused(self, name: str) -> None:
-        """Redis has taken no placement for it, as nobody has its name: it gets none until its next beat."""
+        """Redis has taken no placement for it, or it gave a job back: it gets none until its next beat."""
         node = self._nodes.get(name)
         if node is not None:
             node.refused_at = node.beats

@@ -717,6 +717,23 @@ def test_a_redis_that_refuses_the_dispatcher_ends_it_with_a_line_that_says_why(
     assert "refuses the user or the password" in said and "wrong" not in said
 
 
+def test_a_node_that_gives_a_job_back_gets_it_again_only_after_its_next_sign_of_life(world: DispatchWorld) -> None:
+    world.dispatcher()
+    node = world.node()
+    r = world.job("one")
+    world.is_on(r)
+    given_back = 0
+    until = time.monotonic() + 3 * BEAT_S
+    while time.monotonic() < until:  # it is ending, and has not said so yet
+        if (fields := world.fields(r)).state == "placed":
+            given_back += world.store.back(r, token=fields.token, reason="it takes no jobs now", exclude=False)
+        time.sleep(BEAT_S / 50)
+
+    assert 1 <= given_back <= 4
+    assert world.fields(r).state != "done"
+    assert world.is_on(r) == node.name
+
+
 # ---- another key
 
 

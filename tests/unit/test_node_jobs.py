@@ -6,6 +6,7 @@ import pytest
 
 from jobmanager.remote.node_jobs import HeldJob, NodeJobs
 from jobmanager.remote.records import JobHeader, Needs
+from jobmanager.remote.store import HeldPlacement
 
 NEEDS = Needs(environment="python3", memory_mib=64, cpus=1.0, wall_s=10.0)
 
@@ -71,9 +72,9 @@ def test_held_are_those_that_were_started_until_redis_has_their_results(jobs: No
     assert jobs.held() == []
 
     jobs.run(held, runs=3)
-    assert jobs.held() == [(held.r, "t1", 3)]
+    assert jobs.held() == [HeldPlacement(held.r, "t1", 3)]
     assert jobs.end(held)
-    assert jobs.held() == [(held.r, "t1", 3)]
+    assert jobs.held() == [HeldPlacement(held.r, "t1", 3)]
 
     jobs.drop("t1")
     assert (jobs.held(), len(jobs)) == ([], 0)
