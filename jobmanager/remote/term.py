@@ -172,6 +172,14 @@ class Term:
         for hint in hints:
             if hint.kind == "ask":
                 self._answer(hint)
+        self._pass_over({hint.more for hint in hints if hint.kind == "back"})
+
+    def _pass_over(self, nodes: Collection[str]) -> None:
+        """A node that gave a job back takes none until it has said why, with its next sign of life: else it gets the job again."""
+        for node in nodes:
+            self.watch.refused(node)
+        if nodes:
+            self._set_nodes()
 
     def _answer(self, hint: Hint) -> None:
         """Tell a client where its job stands."""
@@ -285,10 +293,9 @@ class Term:
         if fields.announced and self._settle_until is None:
             self._settle_until = self._clock() + self._timeouts.settle_s
         if r in self._given:
-            job, node, given_back = self.ledger.job(r), self.ledger.node_of(r), self._given.pop(r)
+            job, given_back = self.ledger.job(r), self._given.pop(r)
             _LOG.debug("job %s waits again (was placed with %s)", r, given_back.token)
             ending = self.ledger.put_back(r, fields.excluded, fields.reason)
-            self._pass_over(node)
         elif r in self.ledger or (job := self._read(r, fields)) is None:
             return
         else:
@@ -305,11 +312,6 @@ class Term:
             why = f" ({fields.reason})" if fields.reason else ""
             text = f"it was placed {fields.attempt} times, and no node started it{why}"
             self._finish(job, crash_verdict("no_host", text))
-
-    def _pass_over(self, node: str) -> None:
-        """A node that gave a job back takes none until it has said why, with its next sign of life: else it gets the job again."""
-        self.watch.refused(node)
-        self._set_nodes()
 
     def _is_kill(self, job: ClusterJob, envelope: str) -> bool:
         """Whether its client has asked for its end: its node was told, and has given it back or is lost."""

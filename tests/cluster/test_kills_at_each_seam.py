@@ -48,6 +48,7 @@ def place_on_suspended(cluster: Cluster, trial: ClusterTrial, node: str) -> list
     """Suspend a worker, and let jobs be placed on it before anybody knows that it is silent."""
     for _ in range(10):
         worker = psutil.Process(cluster.nodes[node].pid)
+        has_been_heard(trial, node)
         worker.suspend()  # it alone: the leader may be its child
         jobs = trial.submit_many(8)
         until = time.monotonic() + SHORT.suspect_s
@@ -57,6 +58,16 @@ def place_on_suspended(cluster: Cluster, trial: ClusterTrial, node: str) -> list
         worker.resume()
         trial.wait()
     pytest.fail(f"nothing is ever placed on {node}")
+
+
+def has_been_heard(trial: ClusterTrial, node: str) -> None:
+    """The leader knows that it takes jobs: it has given several signs of life."""
+    before = beats_of(trial, node)
+    eventually(lambda: beats_of(trial, node) >= before + 3, what=f"{node} gives signs of life")
+
+
+def beats_of(trial: ClusterTrial, node: str) -> int:
+    return next((fields.beats for fields in trial.store.nodes() if fields.name == node), 0)
 
 
 def is_killed_before_it_took_what_was_placed(cluster: Cluster, trial: ClusterTrial) -> None:
@@ -81,7 +92,10 @@ def is_killed_when_it_has_taken_and_not_started(cluster: Cluster, trial: Cluster
 
 def is_killed_while_jobs_run(cluster: Cluster, trial: ClusterTrial) -> None:
     """Without retries they crash, with them they run again; and what the other node runs goes on."""
-    once, again = trial.submit_many(4, LONG), trial.submit_many(4, LONG, retries=1)
+    once, again = [], []
+    for _ in range(2):  # a node has some of each, also when it takes none at first
+        once += trial.submit_many(2, LONG)
+        again += trial.submit_many(2, LONG, retries=1)
     trial.wait_until_run(*once, *again)
     lost = {job_id for job_id in once if is_on(trial, job_id, "node-1")}
     repeated = {job_id for job_id in again if is_on(trial, job_id, "node-1")}

@@ -7,7 +7,7 @@ import pytest
 from jobmanager import JobManager, Outcome, Phase, Pipeline, Task
 from jobmanager.testing import FakeEngineServer
 
-TWO = Pipeline([Phase("one", Task("busybox", command="echo 1 > /volumes/work/a"), writes=["work"]),
+TWO = Pipeline([Phase("one", Task("busybox", command="echo 1 > /volumes/work/a; sleep 1"), writes=["work"]),  # until two is there
                 Phase("two", Task("busybox", command="cat /volumes/work/a"), reads=["work"])])  # fmt: skip
 
 
