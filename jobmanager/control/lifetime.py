@@ -52,6 +52,8 @@ class Lifetime(Generic[_R]):
     def start(self) -> None:
         """Start what is not running; raises what making it and its start raise."""
         self._notice_fork()
+        if self._running is not None and not self._closed:
+            return
         running = self._make()
         try:
             outside_main_thread(partial(self._start, running), takes_long=True)
