@@ -20,7 +20,7 @@ from jobmanager.model._forms import ContentReference
 from jobmanager.model._json import parse_json
 from jobmanager.model.as_data import from_data, to_data
 from jobmanager.model.job import JobInput
-from jobmanager.model.pipeline import Pipeline
+from jobmanager.model.pipeline import Pipeline, task_or_pipeline
 from jobmanager.model.result import JobResult
 from jobmanager.model.task import Task
 from jobmanager.remote.blobs import PIECE_BYTES, hash_of, is_hash
@@ -142,7 +142,7 @@ class Unpacker:
         if known is not None:
             return known
         loaded_before = load.bytes
-        task = _task_of(data if is_here else _parsed(load(_reference(data))), load)
+        task = task_or_pipeline(data if is_here else _parsed(load(_reference(data))), load=load)
         self._tasks.put(sha256, task, load.bytes - loaded_before)
         return task
 
@@ -277,12 +277,6 @@ def _pieces(data: Mapping[str, Any]) -> dict[str, list[str]]:
         if not is_hash(whole) or not isinstance(names, list) or not all(map(is_hash, names)):
             raise InvalidValue("no payload: a piece has no hash for its name")
     return pieces
-
-
-def _task_of(data: Any, load: _Loader) -> Task | Pipeline:
-    if isinstance(data, dict) and data.get("kind") == "pipeline":
-        return from_data(Pipeline, data, load=load)
-    return from_data(Task, data, load=load)
 
 
 def _reference(data: Any) -> ContentReference:

@@ -29,7 +29,7 @@ from jobmanager.remote.lease import Lease, NewerIsWanted, TermOver
 from jobmanager.remote.node_watch import NodeWatch
 from jobmanager.remote.payload import pack_result
 from jobmanager.remote.records import BadMessage, ClientEvent, Message, NodeCommand, Placement, ResultMessage, is_r
-from jobmanager.remote.signed_messages import opened
+from jobmanager.remote.signed_messages import opened, signed
 from jobmanager.remote.signing import BadSignature, Signer
 from jobmanager.remote.store import ClusterStore, Hint, JobFields, Pulse
 from jobmanager.remote.timeouts import ClusterTimeouts
@@ -524,7 +524,7 @@ class Term:
             return []
 
     def _signed(self, message: Message) -> str:
-        return self._signer.sign(message.kind_of_signature, message.to_json())
+        return signed(self._signer, message)
 
 
 def _pieces(items: Sequence[_T], size: int = _PIECE) -> Iterator[Sequence[_T]]:
