@@ -105,7 +105,10 @@ def test_a_redis_that_loses_its_data_is_told_all_of_it_again(cluster: Cluster, t
 
 
 def loses_what_waited_was_placed_ran_and_had_ended(cluster: Cluster, trial: ClusterTrial, folder: Path) -> None:
-    """A node is suspended when it is given jobs, and a client when its jobs end."""
+    """A node is suspended when it is given jobs, and a client when its jobs end.
+
+    The suspended node is one that does not lead: the leader itself would place nothing meanwhile.
+    """
     plan = ClientPlan(name="suspended", folder=str(folder), jobs=3, command="sleep 0.5; echo hello")
     other = ClientProcess(cluster, plan)
     other.start()
@@ -115,7 +118,7 @@ def loses_what_waited_was_placed_ran_and_had_ended(cluster: Cluster, trial: Clus
     running = trial.submit_many(4, "sleep 2; echo hello")
     trial.wait_until_run(*running)
     eventually(lambda: trial.redis.xlen(trial.store.keys.client("suspended", "results")) == 3, what="they end unread")
-    with cluster.paused("node-2"):
+    with cluster.paused(cluster.following_node()):
         placed = trial.submit_many(6)
         eventually(lambda: any(trial.state(job_id) == "placed" for job_id in placed), what="one is placed")
         trial.submit_many(8)

@@ -373,6 +373,11 @@ class Cluster:
         leader = self.leader()
         return next((name for name in self.nodes if re.search(rf"\b{re.escape(name)}\b", leader)), "")
 
+    def following_node(self) -> str:
+        """The first node whose dispatcher does not lead."""
+        leading = self.leading_node()
+        return next(name for name in self.nodes if name != leading)
+
     def dispatchers(self) -> dict[str, psutil.Process]:
         """The dispatcher of each node that has one, as a process."""
         found = {}
