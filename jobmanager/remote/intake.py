@@ -214,6 +214,7 @@ class Intake:
         )
 
     def _end(self, job: HeldJob, result: JobResult) -> None:
+        job.is_told.set()  # the manager did not have it: its hooks will say nothing
         self._on_end(job, result)
 
     def _give_back(self, job: HeldJob, reason: str, *, exclude: bool) -> None:

@@ -13,7 +13,7 @@ from jobmanager.remote.open_jobs import OpenJob, OpenJobs
 from jobmanager.remote.records import BadMessage, ClientEvent, ResultMessage
 from jobmanager.remote.signed_messages import opened
 from jobmanager.remote.signing import BadSignature, Signer
-from jobmanager.remote.store import ClusterStore
+from jobmanager.remote.store import READ_AT_ONCE, ClusterStore
 from jobmanager.threads.log_thread import logger
 
 _log = logger(__name__)
@@ -113,6 +113,8 @@ class Mailbox:
                 self._client, results_after=self._results_after, events_after=self._events_after, block_s=self._block_s
             )
             self._is_read = self._is_read or not results
+        if len(events) == READ_AT_ONCE:  # more of them may come before these results, which are read again
+            results = []
         for entry, envelope in events:
             self._events_after = entry
             self._take_event(envelope)

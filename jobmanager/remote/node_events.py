@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from redis.exceptions import RedisError
 
-from jobmanager.events import JobStarted, PhaseEnded, PhaseStarted
+from jobmanager.events import JobEnded, JobStarted, PhaseEnded, PhaseStarted
 from jobmanager.hooks import HookManager
 from jobmanager.remote.node_jobs import HeldJob, NodeJobs
 from jobmanager.remote.records import ClientEvent
@@ -30,6 +30,7 @@ class NodeEvents:
         hooks.add(JobStarted, self._job_started)
         hooks.add(PhaseStarted, self._phase_started)
         hooks.add(PhaseEnded, self._phase_ended)
+        hooks.add(JobEnded, self._job_ended)
 
     def tell_ssh(
         self, job: HeldJob, host: str | None, port: int | None, user: str | None, password: str | None
@@ -58,6 +59,11 @@ class NodeEvents:
         if (job := self._jobs.find_local(event.job_id)) is not None:
             outcome = event.outcome.value
             self._send(job, self._event(job, "phase_ended", phase=event.phase, number=event.number, outcome=outcome))
+
+    def _job_ended(self, event: JobEnded) -> None:
+        """The last news of a job, and what its result waits for."""
+        if (job := self._jobs.find_local(event.job_id)) is not None:
+            job.is_told.set()
 
     def _event(self, job: HeldJob, event: str, **fields: str | int) -> ClientEvent:
         return ClientEvent(event=event, r=job.r, node=self._node, **fields)  # type: ignore[arg-type]

@@ -35,6 +35,7 @@ class HeldJob:
     starts: int = 0  # of programs of it, here
     kill_reason: str = ""  # what the client's command said
     local_id: str = ""  # its id in the node's manager
+    is_told: threading.Event = field(default_factory=threading.Event, repr=False)  # all news of it were sent, or there are none
 
     def __post_init__(self) -> None:
         self.local_id = self.header.job_id

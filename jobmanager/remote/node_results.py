@@ -25,6 +25,9 @@ from jobmanager.threads.log_thread import logger
 _log = logger(__name__)
 
 
+_NEWS_S = 2.0  # for the news of a job that hooks are to send before its result: they may hang at a Redis that is away
+
+
 class ShowsEnds(Protocol):
     """Who shows dashboards how a job ended."""
 
@@ -56,10 +59,12 @@ class NodeResults:
         self._dashboards = dashboards
 
     def ended(self, job: HeldJob, result: JobResult) -> None:
-        """The manager has a result, or a job was not even handed to it."""
+        """The manager has a result, or a job was not even handed to it. Its client is told all news of it first."""
         if not self._jobs.end(job):
             _log.info("the result of job %s is dropped: it was given up", job.header.job_id)
             return
+        if not job.is_told.wait(_NEWS_S):
+            _log.info("the result of job %s comes before its last news", job.header.job_id)
         if result.outcome is Outcome.KILLED and job.kill_reason:
             with suppress(ValueError):
                 asked = killed(job, KillReason(job.kill_reason))

@@ -21,6 +21,7 @@ from jobmanager.remote.scripts import Scripts
 from jobmanager.remote.timeouts import ClusterTimeouts
 
 _INBOX_PIECE = 1000
+READ_AT_ONCE = 1000  # entries of each of a client's streams
 _MAX_KEY_CHECK = 4095
 _MAX_FIELD_BYTES = 2**20  # of a job's record
 _NODE_TTL_S = 86400  # of a node's record, from each sign of life on: lua/beat.lua
@@ -222,7 +223,8 @@ class ClusterStore:
     ) -> tuple[list[tuple[str, str, str]], list[tuple[str, str]]]:
         """Results and events, as soon as there is one of either."""
         results, events = self.keys.client(client, "results"), self.keys.client(client, "events")
-        answer = self.redis.xread({results: results_after, events: events_after}, count=1000, block=max(1, int(block_s * 1000)))
+        after: dict[Any, Any] = {results: results_after, events: events_after}
+        answer = self.redis.xread(after, count=READ_AT_ONCE, block=max(1, int(block_s * 1000)))
         found = {_text(key): entries for key, entries in _streams(answer)}
         return (
             [(_text(e), _text(f.get(b"r", b"")), _text(f.get(b"e", b""))) for e, f in found.get(results, ()) if f],

@@ -26,6 +26,8 @@ def test_a_result_that_cannot_be_packed_ends_its_job_all_the_same(monkeypatch: p
     signer, node = Keyring.parse("5a" * 32).signer("test"), NodeIdentity(name="n1", incarnation="i1")
     results = node_results.NodeResults(nothing, signer, node, jobs, redis_blobs=nothing, blob_store=None, dashboards=nothing)
 
-    results.ended(started(jobs, 1), JobResult(job_id="job-1", outcome=Outcome.SUCCESS))
+    job = started(jobs, 1)
+    job.is_told.set()
+    results.ended(job, JobResult(job_id="job-1", outcome=Outcome.SUCCESS))
 
     assert [waiting.outcome for waiting in results.outbox._pending] == ["crash"]
