@@ -20,6 +20,7 @@ from jobmanager import (
     ClientSync,
     DockerHost,
     HookManager,
+    JobFuture,
     JobInput,
     JobManager,
     JobResult,
@@ -214,9 +215,15 @@ def test_hooks_are_told_in_order(start_client: Callable[..., JobManager]) -> Non
     ]
 
 
+def have_all_slots(client: JobManager, futures: list[JobFuture]) -> None:
+    """Until exactly these run. Those of another test may still be listed, and their slots be about to be free."""
+    wanted = {future.job_id for future in futures}
+    eventually(lambda: {job.job_id for job in client.get_job_queue_snapshot()[0]} == wanted, what="they have all slots")
+
+
 def test_a_newer_job_takes_the_place_of_a_waiting_one(client: JobManager) -> None:
     sleepers = [client.submit(SLEEPER) for _ in range(8)]
-    eventually(lambda: len(client.get_job_queue_snapshot()[0]) == 8, what="all slots are taken")
+    have_all_slots(client, sleepers)
     older = client.submit(HELLO, supersede_key="ann")
     newer = client.submit(HELLO, supersede_key="ann")
 
@@ -228,7 +235,7 @@ def test_a_newer_job_takes_the_place_of_a_waiting_one(client: JobManager) -> Non
 
 def test_where_jobs_stand(client: JobManager) -> None:
     sleepers = [client.submit(SLEEPER, launcher_name="eve") for _ in range(8)]
-    eventually(lambda: len(client.get_job_queue_snapshot()[0]) == 8, what="all slots are taken")
+    have_all_slots(client, sleepers)
     waiting = [client.submit(HELLO, priority=number) for number in range(3)]
 
     def listed() -> bool:
