@@ -45,10 +45,15 @@ class EnvironmentReporter:
     def _compare_versions(self) -> None:
         known, self._versions = self._versions, self._ledger.versions()
         for environment, versions in self._versions.items():
-            if versions != known.get(environment):
+            if _places(versions) != _places(known.get(environment, ())):
                 listed = "; ".join(f"{_described(version.image)} on {version.host}" for version in versions)
                 hint = _INHERITED if all(ENVIRONMENT_LABEL in version.image.labels for version in versions) else ""
                 _log.warning("environment %s is several images, of which the newest is preferred%s: %s", environment, hint, listed)
+
+
+def _places(versions: Sequence[Version]) -> list[tuple[str, str]]:
+    """Which images they are, and where. One that is being made may get its name only afterwards: that is no news."""
+    return [(version.image.id, version.host) for version in versions]
 
 
 def _described(image: Image) -> str:

@@ -100,9 +100,9 @@ def test_output_that_only_a_full_disk_has_may_be_cut_and_an_end_that_is_lost_wit
                 waiter.kill()
             eventually(lambda: jobs.ended() == 1, what="the one whose end is lost reaches its wall clock limit")
         lost, kept = jobs.results()
-    assert (lost.outcome, lost.exit_code) == (Outcome.CRASH, None), lost
-    assert "how it ended was lost with the container's log" in lost.text
-    assert {"infrastructure_error", "output_from_log"} <= proof(lost).keys()
+    assert lost.outcome is Outcome.CRASH, lost
+    assert {"infrastructure_error", "final_report_incomplete"} & proof(lost).keys()  # the log has lost its end, or a part of it
+    assert "output_from_log" in proof(lost)
     assert ran_once(kept)
     assert "output_from_log" in proof(kept)
 

@@ -9,6 +9,8 @@ from types import TracebackType
 from typing import Any
 
 import redis
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
 
 from jobmanager import JobInput, JobResult, Outcome, Task
 from jobmanager.remote.signing import Keyring
@@ -37,7 +39,9 @@ class ClusterTrial:
         self.history = ClusterHistory(folder, client_id)
         self.client = cluster.client(client_id=client_id, **options)
         self.results: dict[str, JobResult] = {}
-        self.redis = redis.Redis.from_url(cluster.redis.socket_url, socket_timeout=10.0)
+        again = Retry(ConstantBackoff(0.05), 200)  # tests kill it: what they ask it themselves waits until it is back
+        errors: list[type[Exception]] = [redis.ConnectionError, redis.TimeoutError]
+        self.redis = redis.Redis.from_url(cluster.redis.socket_url, socket_timeout=10.0, retry=again, retry_on_error=errors)
         self.store = ClusterStore(self.redis, cluster.namespace, cluster.timeouts)
         self.signer = Keyring.parse(cluster.key).signer(cluster.namespace)
         self._r: dict[str, str] = {}  # by job id

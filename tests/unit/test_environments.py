@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from jobmanager import DockerHost, Outcome, Task
+from jobmanager import DockerHost, HookManager, Outcome, Task
+from jobmanager.control.environment_reporter import EnvironmentReporter
 from jobmanager.errors import UnknownEnvironment
 from jobmanager.ipc.messages import StartFailed
 from jobmanager.model.container import Image
 from jobmanager.results.verdict import KillReason
+from jobmanager.threads.log_thread import drain
 from tests.unit.ledger_driver import PYTHON, C, Driver
 
 NEWER = Image(id="sha256:new", references=("python:4",), labels=PYTHON.labels, created_at_s=2.0)
@@ -22,6 +26,18 @@ def older_versions(driver: Driver) -> dict[str, tuple[str, ...]]:
 def images_of(driver: Driver) -> dict[str, str]:
     """Jobs placed just now, and their images."""
     return {order.request.job_id: order.image for order in driver.submits()}
+
+
+def test_an_image_that_gets_its_name_after_it_was_seen_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    driver = Driver({"a": 1, "b": 1})
+    reporter = EnvironmentReporter(driver.ledger, HookManager())
+    for host, image in (("a", PYTHON), ("b", replace(NEWER, references=())), ("b", NEWER)):
+        driver.answers(host, image)
+        reporter.host_answered(host, (image,), was_down=False)
+
+    assert drain(30)
+    (told,) = (record.getMessage() for record in caplog.records)
+    assert "environment python3 is several images" in told
 
 
 # ---- hosts that come and go
