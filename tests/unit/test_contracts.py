@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 
 TOP = Path(__file__).resolve().parents[2]
-SHARED = {"__main__", "_version", "errors", "model", "ipc", "engine", "results", "grading", "ssh", "task_folder", "testing"}
+SHARED = {
+    "__main__", "_version", "errors", "model", "ipc", "engine", "results",
+    "grading", "runner", "ssh", "task_folder", "testing",
+}
 SCHEDULING_MAY_IMPORT = {"model", "results", "errors", "scheduling"}
 BREAKS = [
     ("control/timers.py", "jobmanager.watching.limit_clock", "the caller's side knows nothing"),

@@ -38,7 +38,7 @@ SECTION_4 = [
 ]
 INNER_PACKAGES = [
     "control", "engine", "grading", "ipc",
-    "model", "results", "scheduling", "ssh", "task_folder", "threads", "watching",
+    "model", "results", "runner", "scheduling", "ssh", "task_folder", "threads", "watching",
 ]
 FRONT_MODULES = [
     *("buffer", "cli", "client", "doctor", "errors", "events"),
