@@ -62,7 +62,7 @@ down:  ## stop the engines that were started here
 
 clean:  ## stop them, and delete their data, the images and the virtual environment
 	@$(MACHINE) clean
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage .coverage.* htmlcov
+	rm -rf $(VENV) build dist *.egg-info .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage .coverage.* htmlcov
 
 $(READY): setup.cfg pyproject.toml
 	@$(MACHINE) python
