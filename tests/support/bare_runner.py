@@ -1,7 +1,7 @@
 """The runner without Docker: PID 1 of namespaces of its own, with private places, on pipes.
 
 It sees a container's folders: `/job`, `/tmp` and `/dev/shm` are its own, `/.jobmanager/runner` is the program, and the machine's
-other folders are there, read-only. Its control groups are its own, too, where the machine lets us make some.
+programs and libraries are there, read-only. Its control groups are its own, too, where the machine lets us make some.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import random
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 import uuid
@@ -57,22 +58,23 @@ _ENVIRONMENT = {
 }
 _UNSHARE = ("unshare", "--pid", "--fork", "--mount-proc", "--mount", "--ipc")
 _V1_CONTROLLERS = ("cpuacct", "cpu", "memory", "pids")
-_START = r"""
+_PLACES = r"""
 set -e
-root=$1 binary=$2 user=$3 lease=$4
-shift 4
+root=$1 binary=$2 user=$3 lease=$4 folders=$5
+shift 5
 mount -t tmpfs -o mode=755 tmpfs "$root"
-for entry in /*; do
-    name=${entry#/}
-    case $name in dev | tmp | job) continue ;; esac
-    if [ -L "$entry" ]; then cp -P "$entry" "$root/"; continue; fi
-    [ -d "$entry" ] || continue
-    mkdir "$root/$name"
-    mount --rbind "$entry" "$root/$name"
-    [ "$name" = proc ] || mount -o remount,bind,ro "$root/$name" 2>/dev/null || true
+for folder in $folders; do
+    if [ -L "$folder" ]; then cp -P "$folder" "$root/"; continue; fi
+    mkdir -p "$root$folder"
+    mount --bind "$folder" "$root$folder"
+    mount -o remount,bind,ro "$root$folder"
 done
+mkdir "$root/proc"
+mount --bind /proc "$root/proc"
+mount -t tmpfs tmpfs "$root/sys/fs/cgroup"
 while [ $# -gt 0 ]; do  # a group, and where a container sees it
     echo 0 > "$1/cgroup.procs"
+    mkdir -p "$root$2"
     mount --bind "$1" "$root$2"
     mount -o remount,bind,ro "$root$2"
     shift 2
@@ -88,10 +90,10 @@ mount -t mqueue mqueue dev/mqueue
 cp "$binary" .jobmanager/runner
 chmod 555 .jobmanager/runner
 mount -o remount,ro "$root"
-if [ "$user" = 0 ]; then exec chroot . /.jobmanager/runner "$lease"; fi
-exec chroot . setpriv --reuid="$user" --regid="$user" --clear-groups --no-new-privs --inh-caps=-all --bounding-set=-all \
-    /.jobmanager/runner "$lease"
+as_user="setpriv --reuid=$user --regid=$user --clear-groups --no-new-privs --inh-caps=-all --bounding-set=-all"
+[ "$user" != 0 ] || as_user=
 """
+_START = _PLACES + 'exec chroot . $as_user /.jobmanager/runner "$lease"'
 _Kind = TypeVar("_Kind", bound="UpMessage | Status")
 
 
@@ -161,7 +163,7 @@ class BareRunner:
         lease_s: on its command line and in each Hello.
         begin: whether a session is begun at once. Its Status is the first message.
         memory_bytes: limit of its control group, as far as the machine lets us make one.
-        own_cgroup: whether it has control groups of its own; without, it sees the machine's.
+        own_cgroup: whether it has control groups of its own; without, it sees none.
     """
 
     def __init__(
@@ -198,7 +200,7 @@ class BareRunner:
         root = self.binary.parent / "root"
         root.mkdir(exist_ok=True)
         groups = [str(part) for pair in self._groups for part in pair]
-        arguments = [str(root), str(self.binary), str(self.user), f"{self.lease_s:g}", *groups]
+        arguments = [str(root), str(self.binary), str(self.user), f"{self.lease_s:g}", _folders(), *groups]
         self._process = subprocess.Popen(
             [*_UNSHARE, "sh", "-c", _START, "sh", *arguments],
             stdin=subprocess.PIPE,
@@ -411,6 +413,13 @@ def runner_binary(*, sanitized: bool = True) -> Path:
             draft.rename(folder)
         shutil.rmtree(draft, ignore_errors=True)
     return binary
+
+
+def _folders() -> str:
+    """The machine's folders that programs need: those of the system, and this Python's."""
+    system = ("/bin", "/sbin", "/usr", "/etc", "/sys", *map(str, sorted(Path("/").glob("lib*"))))
+    python = {str(Path(prefix).resolve()) for prefix in (sys.prefix, sys.base_prefix)}
+    return " ".join([*system, *sorted(place for place in python if not place.startswith("/usr"))])
 
 
 def _make_groups(memory_bytes: int | None) -> list[tuple[Path, str]]:
