@@ -33,6 +33,7 @@ _FRAME = struct.Struct("<4sQBBHI")  # magic, session, type, flags, reserved, len
 _PACKET = struct.Struct("<4sQB3sQI")  # magic, session, kind, reserved, offset, length; the check follows
 _MESSAGE = struct.Struct("<B3sII")  # type, reserved, run, length
 _CHECK = struct.Struct("<I")
+MESSAGE_HEADER_BYTES = _MESSAGE.size  # of a message in the stream
 _FRAME_BYTES = _FRAME.size + _CHECK.size
 _PACKET_BYTES = _PACKET.size + _CHECK.size
 _STATUS, _STREAM = 1, 2

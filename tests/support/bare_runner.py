@@ -42,8 +42,9 @@ from jobmanager.runner.frames import (
     Status,
     Taken,
     UpMessage,
+    encode,
 )
-from jobmanager.runner.wire import FrameWriter, PacketReader
+from jobmanager.runner.wire import MESSAGE_HEADER_BYTES, FrameWriter, PacketReader
 from tests.conftest import SLOWNESS, eventually
 
 SOURCES = Path(__file__).resolve().parents[2] / "jobmanager" / "runner" / "src"
@@ -94,6 +95,7 @@ as_user="setpriv --reuid=$user --regid=$user --clear-groups --no-new-privs --inh
 [ "$user" != 0 ] || as_user=
 """
 _START = _PLACES + 'exec chroot . $as_user /.jobmanager/runner "$lease"'
+_ACKNOWLEDGE_BYTES = 2**16
 _Kind = TypeVar("_Kind", bound="UpMessage | Status")
 
 
@@ -187,6 +189,8 @@ class BareRunner:
         self.has_cgroup = False
         self._begin, self._memory_bytes, self._own_cgroup = begin, memory_bytes, own_cgroup
         self._writer, self._reader = FrameWriter(0), PacketReader(0)
+        self.read_to = 0  # offset in its stream after the last message that was handed out: where another session may go on
+        self._acknowledged_to = 0
         self._arrived: list[UpMessage | Status] = []
         self._unsent = bytearray()
         self._closed = False  # its standard output
@@ -238,11 +242,6 @@ class BareRunner:
             raise RunnerGone(self._last_words())
         return pid
 
-    @property
-    def read_to(self) -> int:
-        """The offset in its stream after the last whole message: where another session may go on."""
-        return self._reader.read_to
-
     def send(self, message: DownMessage) -> None:
         """Send a message of this session; what does not fit into the pipe goes while messages are read."""
         self.feed(self._writer.write(message))
@@ -261,6 +260,10 @@ class BareRunner:
         self._until(lambda: self._arrived, timeout_s, "no message came")
         message = self._arrived.pop(0)
         self.seen.append(message)
+        self.read_to += size_in_stream(message)
+        due = not self._arrived or self.read_to - self._acknowledged_to > _ACKNOWLEDGE_BYTES
+        if self.acknowledging and due and self.read_to > self._acknowledged_to:
+            self.acknowledge()
         return message
 
     def wait_for(self, kind: type[_Kind], timeout_s: float = 20, where: Callable[[_Kind], bool] = lambda _: True) -> _Kind:
@@ -303,16 +306,23 @@ class BareRunner:
         """Start a program and wait for its end. The other arguments are those of ``start``."""
         return self.finish(self.start(argv, **fields), timeout_s)
 
-    def detach(self) -> int:
-        """Read nothing more and forget what was not handed out; returns where the next session may go on."""
+    def acknowledge(self, read_to: int | None = None) -> None:
+        """Acknowledge what was handed out, or up to an offset: also the sign of life."""
+        self._acknowledged_to = self.read_to if read_to is None else read_to
+        self._heard_at = time.monotonic()
+        self.send(Ack(read_to=self._acknowledged_to))
+
+    def detach(self) -> None:
+        """Be a waiter that died: read nothing more, give no sign of life, forget what was not handed out."""
+        self._reader = PacketReader(random.getrandbits(64))
         self._arrived.clear()
-        return self.read_to
 
     def resume(self, read_from: int | None = None, session: int | None = None) -> None:
-        """Begin another session; by default at the first byte that this one has not read."""
+        """Begin another session; by default after the last message that was handed out."""
         offset = self.read_to if read_from is None else read_from
         session = random.getrandbits(64) if session is None else session
         self._arrived.clear()
+        self.read_to = self._acknowledged_to = offset
         self._writer, self._reader = FrameWriter(session), PacketReader(session, offset)
         self.feed(self._writer.begin(read_from=offset, lease_ms=int(self.lease_s * 1000)))
 
@@ -371,18 +381,12 @@ class BareRunner:
         with suppress(BlockingIOError):
             content = os.read(self.stdout.fileno(), 2**18)
             self._closed = not content
-            before = self._reader.read_to
             self._arrived += self._reader.feed(content)
-            if self.acknowledging and self._reader.read_to > before:
-                self._acknowledge()
 
     def _give_sign_of_life(self) -> None:
         if self.acknowledging and self._reader.begun and time.monotonic() - self._heard_at > self.lease_s / 8:
-            self._acknowledge()
-
-    def _acknowledge(self) -> None:
-        self._unsent += self._writer.write(Ack(read_to=self._reader.read_to))
-        self._heard_at = time.monotonic()
+            self._heard_at = time.monotonic()
+            self._unsent += self._writer.write(Ack(read_to=self._acknowledged_to))
 
     def _first_child(self) -> int | None:
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
@@ -392,6 +396,11 @@ class BareRunner:
 
     def _last_words(self) -> str:
         return f"it left with {self._process.wait(20 * SLOWNESS)}{self.standard_error()}"
+
+
+def size_in_stream(message: UpMessage | Status) -> int:
+    """Bytes that a message has in the runner's stream, of which a Status is no part."""
+    return 0 if isinstance(message, Status) else MESSAGE_HEADER_BYTES + len(encode(message))
 
 
 def runner_binary(*, sanitized: bool = True) -> Path:
