@@ -9,6 +9,7 @@ from typing import Protocol
 from jobmanager.model.container import (
     ContainerInfo,
     ContainerSpec,
+    DiskVolume,
     EngineAbout,
     EngineInfo,
     Image,
@@ -134,7 +135,14 @@ class Engine(Protocol):
         """Create a container with its volume, and return its id; raises NameTaken, ImageMissing, Refused."""
         ...
 
-    def write_file(self, container: str, path: str, content: bytes) -> None:
+    def create_carrier(self, name: str, image: str, labels: Mapping[str, str], volumes: Sequence[DiskVolume]) -> str:
+        """Create a container that is never started: through it, files are written to and read from these volumes.
+
+        Returns its id; raises NameTaken, ImageMissing, Refused. Removing it leaves the volumes.
+        """
+        ...
+
+    def write_file(self, container: str, path: str, content: bytes, mode: int = 0o644) -> None:
         """Write a file owned by root into one of a container's volumes (its root is read-only). It need not run."""
         ...
 
@@ -183,7 +191,7 @@ class Engine(Protocol):
         ...
 
     def archive(self, container: str, path: str) -> Iterator[bytes]:
-        """A tar of a path in a running or paused container, in pieces."""
+        """A tar of a path in a running or paused container, or in a carrier's volume, in pieces; raises NoSuchContainer."""
         ...
 
     def remove(self, container: str) -> None:

@@ -48,6 +48,16 @@ class VolumeMount:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DiskVolume:
+    """A volume on the host's disk, by name. The first create call that names it makes it, with these labels and empty."""
+
+    name: str
+    path: str  # where the container has it
+    labels: Mapping[str, str]
+    read_only: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerSpec:
     """A container to create. The job's command and files are not part of it: they come by standard input."""
 
@@ -139,6 +149,7 @@ class EngineInfo:
     now_s: float  # the engine's own clock, seconds since 1970
     cgroup: str  # "1" or "2"
     kernel: str = ""  # its release, as from uname
+    architecture: str = ""  # of its machine, in the engine's words, such as "x86_64"; empty where unknown
     engine_id: str = ""  # another one means that another engine has taken the host's place; empty where unknown
     available_memory_mib: int | None = None  # what programs could still take without swapping; None: unknown
 

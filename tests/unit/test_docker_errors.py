@@ -193,6 +193,7 @@ CALLS = {
     "image_defaults": lambda engine: engine.image_defaults("image never asked for"),
     "pull": lambda engine: engine.pull("i"),
     "create": lambda engine: engine.create(SPEC, ImageDefaults(command=(), volumes=())),
+    "create_carrier": lambda engine: engine.create_carrier("n", "i", {}, ()),
     "start": lambda engine: engine.start("c"),
     "attach": lambda engine: engine.attach("c"),
     "logs": lambda engine: engine.logs("c"),

@@ -23,7 +23,7 @@ import requests.exceptions
 import urllib3.exceptions
 
 from jobmanager.engine.docker.call_limits import MIN_BYTES_PER_S, CallLimits, enforce_limits, limited
-from jobmanager.engine.docker.container_config import VOLUME_LABEL, container_config
+from jobmanager.engine.docker.container_config import VOLUME_LABEL, carrier_config, container_config
 from jobmanager.engine.docker.streams import LogStream, SocketStream, close_attached, plain_socket
 from jobmanager.engine.protocol import (
     BeingRemoved,
@@ -43,6 +43,7 @@ from jobmanager.model.container import (
     ContainerInfo,
     ContainerSpec,
     ContainerStatus,
+    DiskVolume,
     EngineAbout,
     EngineInfo,
     Image,
@@ -112,6 +113,7 @@ class DockerEngine:
                 now_s=_seconds(answer.get("SystemTime")),
                 cgroup=str(answer.get("CgroupVersion") or "1"),
                 kernel=str(answer.get("KernelVersion") or ""),
+                architecture=str(answer.get("Architecture") or ""),
                 engine_id=f"{answer.get('ID')} {answer.get('DockerRootDir')}",  # until Engine 23 a machine's engines share the ID
             )
 
@@ -181,10 +183,15 @@ class DockerEngine:
         with self._request(missing=ImageMissing, conflict=NameTaken):
             return _text(self._client.create_container_from_config(config, spec.name)["Id"])
 
-    def write_file(self, container: str, path: str, content: bytes) -> None:
+    def create_carrier(self, name: str, image: str, labels: Mapping[str, str], volumes: Sequence[DiskVolume]) -> str:
+        config = carrier_config(image, labels, volumes)
+        with self._request(missing=ImageMissing, conflict=NameTaken):
+            return _text(self._client.create_container_from_config(config, name)["Id"])
+
+    def write_file(self, container: str, path: str, content: bytes, mode: int = 0o644) -> None:
         folder, _, name = path.rpartition("/")
         packed, member = io.BytesIO(), tarfile.TarInfo(name)
-        member.size, member.mode = len(content), 0o644
+        member.size, member.mode = len(content), mode
         with tarfile.open(fileobj=packed, mode="w", encoding="utf-8") as tar:
             tar.addfile(member, io.BytesIO(content))
         with self._request():

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jobmanager.engine.docker.seccomp import seccomp_profile
 from jobmanager.engine.pid1 import pid_1
-from jobmanager.model.container import OLD_FOLDERS, SHARED_FOLDER, ContainerSpec, ImageDefaults, SSHEndpoint, VolumeMount
+from jobmanager.model.container import (
+    OLD_FOLDERS,
+    SHARED_FOLDER,
+    ContainerSpec,
+    DiskVolume,
+    ImageDefaults,
+    SSHEndpoint,
+    VolumeMount,
+)
 from jobmanager.model.limits import Limits
 from jobmanager.model.network import Network
+from jobmanager.runner.place import RUNNER_PATH
 
 VOLUME_LABEL = "jobmanager.container"  # on a container's own volume: its container's name
 SHARED_VOLUME_LABEL = "jobmanager.volume"  # on a volume that several containers of a job have: its name in the pipeline
@@ -59,6 +69,36 @@ def container_config(spec: ContainerSpec, defaults: ImageDefaults) -> dict[str, 
     if spec.ssh_endpoint is not None:
         _publish_ssh(config, spec, spec.ssh_endpoint)
     return config
+
+
+def carrier_config(image: str, labels: Mapping[str, str], volumes: Sequence[DiskVolume]) -> dict[str, Any]:
+    """The body for a container that is never started. Nothing of it is open, in case that somebody starts it."""
+    return {
+        "Image": image,
+        "Entrypoint": [RUNNER_PATH],
+        "Cmd": [],
+        "User": USER,
+        "Labels": dict(labels),
+        "NetworkDisabled": True,
+        "Healthcheck": {"Test": ["NONE"]},
+        "HostConfig": {
+            "CapDrop": ["ALL"],
+            "SecurityOpt": ["no-new-privileges"],
+            "ReadonlyRootfs": True,
+            "LogConfig": {"Type": "none"},
+            "Mounts": [_disk_volume(volume) for volume in volumes],
+        },
+    }
+
+
+def _disk_volume(volume: DiskVolume) -> dict[str, Any]:
+    return {
+        "Type": "volume",
+        "Source": volume.name,
+        "Target": volume.path,
+        "ReadOnly": volume.read_only,
+        "VolumeOptions": {"Labels": dict(volume.labels), "NoCopy": True},
+    }
 
 
 def _publish_ssh(config: dict[str, Any], spec: ContainerSpec, endpoint: SSHEndpoint) -> None:

@@ -17,6 +17,7 @@ from jobmanager.model.container import (
     ContainerInfo,
     ContainerSpec,
     ContainerStatus,
+    DiskVolume,
     EngineAbout,
     EngineInfo,
     Image,
@@ -43,7 +44,13 @@ class FakeEngine:
     def info(self) -> EngineInfo:
         version, cores, memory_mib, now_s, available = self._call("info")
         return EngineInfo(
-            version=version, cores=cores, memory_mib=memory_mib, now_s=now_s, cgroup="1", available_memory_mib=available
+            version=version,
+            cores=cores,
+            memory_mib=memory_mib,
+            now_s=now_s,
+            cgroup="1",
+            architecture="x86_64",
+            available_memory_mib=available,
         )
 
     def about(self) -> EngineAbout:
@@ -84,8 +91,12 @@ class FakeEngine:
         volumes = [(each.name, each.path, each.short_name, each.size_mib, each.inodes, each.read_only) for each in spec.volumes]
         return str(self._call("create", spec.name, spec.image, dict(spec.labels), bounds, volumes))
 
-    def write_file(self, container: str, path: str, content: bytes) -> None:  # noqa: ARG002 - it has a workspace and no more
-        self._call("write_file", container)
+    def create_carrier(self, name: str, image: str, labels: Mapping[str, str], volumes: Sequence[DiskVolume]) -> str:
+        rows = [(each.name, each.path, dict(each.labels), each.read_only) for each in volumes]
+        return str(self._call("create_carrier", name, image, dict(labels), rows))
+
+    def write_file(self, container: str, path: str, content: bytes, mode: int = 0o644) -> None:
+        self._call("write_file", container, path, content, mode)
 
     def start(self, container: str) -> None:
         self._call("start", container)

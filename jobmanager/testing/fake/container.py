@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from jobmanager.engine.pid1 import CANNOT_WIPE, RESULT_FILE, RESULT_FILE_LIMIT, WIPE_FILE, Refusals, trace_of_the_end
-from jobmanager.model.container import SHARED_FOLDER, ContainerStatus
+from jobmanager.model.container import SHARED_FOLDER, WORKSPACE, ContainerStatus
 from jobmanager.testing.fake import grammar
 from jobmanager.testing.fake.files import FileProblem, Files, Tree
 from jobmanager.testing.fake.process import (
@@ -47,10 +47,11 @@ Later = Callable[[float, Callable[[], None]], None]  # call this in so many seco
 
 
 class SharedVolume:
-    """The files of a volume that several containers have: they are there while one of these runs."""
+    """The files of a volume that several containers have: they are there while one of these runs, or ``stays``."""
 
-    def __init__(self, path: str, *, size_mib: int, inodes: int) -> None:
+    def __init__(self, path: str, *, size_mib: int, inodes: int, stays: bool = False) -> None:
         self._path, self._size_mib, self._inodes = path, size_mib, inodes
+        self._stays = stays
         self._holders: set[str] = set()
         self.tree = self._empty()
 
@@ -66,7 +67,7 @@ class SharedVolume:
     def let_go(self, container: str) -> None:
         """This container has ended."""
         self._holders.discard(container)
-        if not self._holders:
+        if not self._holders and not self._stays:
             self.tree = self._empty()
 
     def _empty(self) -> Tree:
@@ -90,14 +91,15 @@ class FakeSpec:
     name: str
     image: str
     labels: Mapping[str, str]
-    workspace: str
-    shared_volume: str  # of its shared folder, whose files are its own here; empty: it has none
-    workspace_mib: int
-    workspace_inodes: int
-    output_kib: int
-    cpus: float
+    workspace: str = WORKSPACE
+    shared_volume: str = ""  # of its shared folder, whose files are its own here; empty: it has none
+    workspace_mib: int = 1
+    workspace_inodes: int = 1
+    output_kib: int = 1
+    cpus: float = 1.0
     volumes: tuple[FakeMount, ...]
     created_at_s: float  # seconds since 1970
+    is_carrier: bool = False
 
 
 class Follower:

@@ -21,12 +21,14 @@ from jobmanager.engine.protocol import (
     Refused,
 )
 from jobmanager.model.container import SHARED_FOLDER, ContainerStatus
+from jobmanager.runner.place import RUNNER_PATH
 from jobmanager.testing.fake.container import KILLED, FakeContainer, FakeMount, FakeSpec, Follower, Later, SharedVolume
-from jobmanager.testing.fake.files import FileProblem
+from jobmanager.testing.fake.files import FakeFile, FileProblem
 
 _HISTORY = 20_000
 _NAMES = 100_000  # containers whose number of starts is kept
 _SHARED = "-shared"  # the end of a shared folder's name
+_DISK_MIB, _DISK_INODES = 1024, 100_000  # of a volume on the disk
 VERSION = "fake"
 
 
@@ -78,6 +80,7 @@ class FakeDaemon:
                 self.write_file,
                 self.pull,
                 self.create,
+                self.create_carrier,
                 self.start,
                 self.feed,
                 self.inspect,
@@ -148,15 +151,9 @@ class FakeDaemon:
         bounds: tuple[str, bool, str, int, int, int, float],
         volumes: Sequence[tuple[str, str, str, int, int, bool]],
     ) -> str:
-        if name in self.containers:
-            other = self.containers[name].spec.id
-            raise NameTaken(f'Conflict. The container name "/{name}" is already in use by container "{other}".')
-        known = self._image(image)
-        if self.disk_full:
-            raise EngineFailed("mkdir /var/lib/docker/overlay2: no space left on device")
-        self._made += 1
+        known = self._image_for(name, image)
         workspace, shares, shared_volume, workspace_mib, workspace_inodes, output_kib, cpus = bounds
-        id_ = hashlib.sha256(b"%s %d" % (name.encode(), self._made)).hexdigest()
+        id_ = self._new_id(name)
         spec = FakeSpec(
             id=id_,
             name=name,
@@ -171,19 +168,42 @@ class FakeDaemon:
             volumes=tuple(self._mount(labels, *volume) for volume in volumes),
             created_at_s=time.time(),
         )
-        container = FakeContainer(spec, scripts=self.scripts, later=self._later, began=self._program_began)
-        self.containers[name] = self._ids[spec.id] = container
+        self._add(spec)
         for volume in (id_, f"{id_}{_SHARED}")[: 1 + shares]:
             self.volumes[volume] = FakeVolume(
                 name=volume, labels={**labels, VOLUME_LABEL: name}, created_at_s=spec.created_at_s
             )
         return spec.id
 
-    def write_file(self, target: str) -> None:
-        self.find(target)
+    def create_carrier(
+        self, name: str, image: str, labels: Mapping[str, str], volumes: Sequence[tuple[str, str, Mapping[str, str], bool]]
+    ) -> str:
+        known = self._image_for(name, image)
+        spec = FakeSpec(
+            id=self._new_id(name),
+            name=name,
+            image=known.reference,
+            labels=labels,
+            volumes=tuple(self._disk_mount(*volume) for volume in volumes),
+            created_at_s=time.time(),
+            is_carrier=True,
+        )
+        self._add(spec)
+        return spec.id
+
+    def write_file(self, target: str, path: str, content: bytes, mode: int) -> None:
+        container = self.find(target)
+        if not container.spec.is_carrier:
+            return  # it has a workspace and no more
+        try:
+            container.machine.files.put(path, content, mode)
+        except FileProblem as problem:
+            raise EngineFailed(f"write {path}: {problem}") from None
 
     def start(self, target: str) -> None:
         container = self.find(target)
+        if container.spec.is_carrier:
+            raise Refused(_cannot_start(container.machine.files.find(RUNNER_PATH)))
         if container.status is ContainerStatus.PAUSED:
             raise Refused("cannot start a paused container, try unpause instead")
         if container.status is not ContainerStatus.RUNNING:
@@ -245,6 +265,33 @@ class FakeDaemon:
             raise Refused(f"volume {name} is a container's own")
         return FakeMount(name=name, volume=volume.shared, read_only=read_only)
 
+    def _disk_mount(self, name: str, path: str, labels: Mapping[str, str], read_only: bool) -> FakeMount:
+        """The volume of that name; the first container that names it makes it. What is in it stays."""
+        known = self.volumes.get(name)
+        shared = known.shared if known is not None else None
+        if shared is None:
+            shared = SharedVolume(path, size_mib=_DISK_MIB, inodes=_DISK_INODES, stays=True)
+            self.volumes[name] = FakeVolume(name=name, labels=labels, created_at_s=time.time(), shared=shared)
+        return FakeMount(name=name, volume=shared, read_only=read_only)
+
+    def _image_for(self, name: str, image: str) -> FakeImage:
+        """The image of a container that can be created."""
+        if name in self.containers:
+            other = self.containers[name].spec.id
+            raise NameTaken(f'Conflict. The container name "/{name}" is already in use by container "{other}".')
+        known = self._image(image)
+        if self.disk_full:
+            raise EngineFailed("mkdir /var/lib/docker/overlay2: no space left on device")
+        return known
+
+    def _new_id(self, name: str) -> str:
+        self._made += 1
+        return hashlib.sha256(b"%s %d" % (name.encode(), self._made)).hexdigest()
+
+    def _add(self, spec: FakeSpec) -> None:
+        container = FakeContainer(spec, scripts=self.scripts, later=self._later, began=self._program_began)
+        self.containers[spec.name] = self._ids[spec.id] = container
+
     def kill(self, target: str) -> None:
         container = self.find(target)
         if container.status not in (ContainerStatus.RUNNING, ContainerStatus.PAUSED):
@@ -281,7 +328,7 @@ class FakeDaemon:
         container = self._ids.get(target) or self.containers.get(target)
         if container is not None:
             self.remove_alone(container)
-            del self.volumes[container.spec.id]
+            self.volumes.pop(container.spec.id, None)  # a carrier has none of its own
             self.remove_volume(f"{container.spec.id}{_SHARED}")
             return
         for name, _, _ in self.matching_volumes({VOLUME_LABEL: target}):
@@ -329,6 +376,16 @@ def _count(counts: Counter[str], name: str) -> None:
     counts[name] += 1
     if len(counts) > _NAMES:
         del counts[next(iter(counts))]
+
+
+def _cannot_start(runner: FakeFile | None) -> str:
+    """What an engine says of a carrier: its program is the runner, which is not there, or not one of this fake engine's."""
+    why = "exec format error"
+    if runner is None:
+        why = f"stat {RUNNER_PATH}: no such file or directory"
+    elif not runner.mode & 0o111:
+        why = "permission denied"
+    return f'OCI runtime create failed: starting container process caused: exec: "{RUNNER_PATH}": {why}: unknown'
 
 
 def tagged(reference: str) -> str:

@@ -100,6 +100,13 @@ class Files:
         tree.files[path] = FakeFile(bytearray(), mode)
         return tree.files[path]
 
+    def put(self, path: str, data: bytes, mode: int) -> None:
+        """A whole file, in place of whatever had that path."""
+        if self.exists(path):
+            self.remove(path)
+        self.create(path, mode)
+        self.append(path, data)
+
     def append(self, path: str, data: bytes) -> None:
         """Write at the end. As much as fits is written before FileProblem says that the room is used up."""
         tree = self._writable(path)
