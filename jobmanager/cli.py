@@ -28,7 +28,7 @@ from jobmanager.control.settings import default_host
 from jobmanager.control.standalone_engine import open_engine
 from jobmanager.doctor.advice import tried
 from jobmanager.doctor.probes import HostReport, examine
-from jobmanager.engine.leftovers import Leftover, LeftoverKind, Removal, Survey, remove_leftovers, survey
+from jobmanager.engine.leftovers import Leftover, LeftoverKind, Removal, remove_leftovers, survey, survey_runners
 from jobmanager.errors import EngineUnavailable, InvalidHost, JobManagerError, RedisUnavailable
 from jobmanager.model.container import EngineAbout
 from jobmanager.model.host import DockerHost
@@ -273,8 +273,8 @@ def _choice(managers: Sequence[str], everything: bool) -> Choice:
 def _swept(host: DockerHost, choice: Choice, *, remove: bool) -> tuple[list[Leftover], list[Leftover], list[Removal]]:
     """The chosen leftovers, the others, and how the removal of the chosen ones went."""
     with open_engine(host, timeout_s=_TIMEOUT_S) as engine:
-        found: Survey = survey(engine)
-        leftovers = [*found.leftovers, *found.others]
+        found = (survey(engine), survey_runners(engine))
+        leftovers = [*(each for one in found for each in one.leftovers), *(each for one in found for each in one.others)]
         chosen = [each for each in leftovers if choice(each)]
         others = [each for each in leftovers if not choice(each)]
         return chosen, others, list(remove_leftovers(engine, chosen)) if remove else []
@@ -344,7 +344,7 @@ def _summary(chosen: Sequence[Leftover], errors: dict[str, str], *, removed: boo
 
 def _left_alone(others: Sequence[Leftover]) -> Iterator[str]:
     """One line for each manager that may be alive, so that the operator can name it."""
-    for manager_id in dict.fromkeys(each.manager_id for each in others):
+    for manager_id in dict.fromkeys(each.manager_id for each in others if each.manager_id):
         theirs = [each for each in others if each.manager_id == manager_id]
         oldest = age(max(each.age_s for each in theirs))
         yield f"left alone: {_counted(theirs)} of manager {manager_id}, which may be alive; the oldest was made {oldest} ago"

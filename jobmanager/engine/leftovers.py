@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import TypeVar
 
 from jobmanager.engine.docker.container_config import VOLUME_LABEL
 from jobmanager.engine.labels import JOB_LABEL, MANAGER_LABEL, STUDENT_LABEL, abandonment_reason
 from jobmanager.engine.protocol import BeingRemoved, Engine, EngineFailed, Refused
 from jobmanager.model.container import ContainerInfo, VolumeInfo
+from jobmanager.runner.place import RUNNER_LABEL, USER_LABEL
 
+CARRIER_LEASE_S = 60
 _ANY_MANAGER = {MANAGER_LABEL: None}
+_ANY_RUNNER = {RUNNER_LABEL: None}
+
+Found = TypeVar("Found", ContainerInfo, VolumeInfo)
 
 
 class LeftoverKind(str, Enum):
@@ -72,6 +78,38 @@ def survey(engine: Engine, closed_managers: Collection[str] = ()) -> Survey:
     )
 
 
+def survey_runners(engine: Engine, closed_managers: Collection[str] = ()) -> Survey:
+    """What brings the runner to this host: carriers, claims and, where no living manager has a claim, volumes.
+
+    Managers do not sweep such a volume, as the next one can use it. Containers of ``survey`` are to be removed before.
+    """
+    now_s = engine.info().now_s
+    volumes = engine.volumes(_ANY_RUNNER)
+    carriers = [_carrier(each, now_s) for each in engine.list(_ANY_RUNNER)]
+    claims = [
+        _leftover(LeftoverKind.VOLUME, _with_manager(each), now_s, closed_managers) for each in volumes if USER_LABEL in each.labels
+    ]
+    alive = {claim.name for claim in claims if not claim.why}
+    claimed = {each.labels[RUNNER_LABEL] for each in volumes if each.name in alive}
+    unclaimed = [
+        replace(_leftover(LeftoverKind.VOLUME, each, now_s, closed_managers), why="no manager that may be alive uses it")
+        for each in volumes
+        if USER_LABEL not in each.labels and each.labels[RUNNER_LABEL] not in claimed
+    ]
+    found = [*carriers, *claims, *unclaimed]
+    return Survey(
+        leftovers=tuple(each for each in found if each.why),
+        others=tuple(each for each in found if not each.why),
+    )
+
+
+def carrier_end(carrier: ContainerInfo, now_s: float) -> str:
+    """Why a carrier is abandoned; empty when it may be in use. It is so only for some calls, however long its owner lives."""
+    if carrier.created_at_s > 0 and now_s - carrier.created_at_s > CARRIER_LEASE_S:
+        return f"its lease of {CARRIER_LEASE_S} s is over"
+    return abandonment_reason(carrier.labels, carrier.created_at_s, now_s)
+
+
 def remove_leftovers(engine: Engine, leftovers: Iterable[Leftover]) -> Iterator[Removal]:
     """Remove one after the other. An error with one does not stop the others; an unreachable engine raises."""
     for leftover in leftovers:
@@ -91,6 +129,15 @@ def remove_leftovers(engine: Engine, leftovers: Iterable[Leftover]) -> Iterator[
 def _is_no_student(container: ContainerInfo) -> bool:
     """Sort key: student containers go first, as they use a volume of their grading container."""
     return STUDENT_LABEL not in container.labels
+
+
+def _carrier(found: ContainerInfo, now_s: float) -> Leftover:
+    return replace(_leftover(LeftoverKind.CONTAINER, _with_manager(found), now_s, ()), why=carrier_end(found, now_s))
+
+
+def _with_manager(found: Found) -> Found:
+    """With the label of a manager's things, which these do not have: a manager counts and removes what has it, job by job."""
+    return replace(found, labels={**found.labels, MANAGER_LABEL: found.labels.get(USER_LABEL, "")})
 
 
 def _leftover(kind: LeftoverKind, found: ContainerInfo | VolumeInfo, now_s: float, closed_managers: Collection[str]) -> Leftover:
