@@ -7,6 +7,7 @@ has them.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from typing import NamedTuple
 from zlib import crc32
 
@@ -14,6 +15,7 @@ from jobmanager.runner.fields import FrameError
 from jobmanager.runner.frames import (
     DOWN_MESSAGE_BYTES,
     UP_MESSAGE_BYTES,
+    VERSION,
     DownMessage,
     Hello,
     Status,
@@ -175,18 +177,21 @@ class FrameReader:
         self._number = 0  # type of the message whose pieces are coming; 0: none
         self._pieces = bytearray()
 
-    def feed(self, content: bytes) -> list[DownMessage]:
-        """What is complete with these bytes, in its order. Frames of other sessions than the latest are passed over.
+    def feed(self, content: bytes) -> Iterator[DownMessage]:
+        """Take bytes; the messages are read one by one as they are asked for, so that those before a nonsense are obeyed.
+
+        Frames of other sessions than the latest are passed over.
 
         Raises:
-            FrameError: a frame of the session is complete and makes no sense: the runner faults.
+            FrameError: while the messages are asked for: a frame of the session makes no sense. The runner faults.
         """
         self._received += content
-        found: list[DownMessage] = []
+        return self._messages()
+
+    def _messages(self) -> Iterator[DownMessage]:
         while frame := self._next_frame():
             if message := self._message(frame):
-                found.append(message)
-        return found
+                yield message
 
     def _next_frame(self) -> _Frame | None:
         while self._find_magic():
@@ -234,7 +239,10 @@ class FrameReader:
             self._number = frame.number
             return None
         payload, self._number, self._pieces = bytes(self._pieces), 0, bytearray()
-        return decode_down(frame.number, payload, frame.session)
+        message = decode_down(frame.number, payload, frame.session)
+        if isinstance(message, Hello) and message.version != VERSION:
+            raise FrameError(f"Hello.version: {message.version}, and this is version {VERSION}")
+        return message
 
 
 class PacketWriter:

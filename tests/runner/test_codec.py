@@ -277,13 +277,13 @@ def test_frames_come_back_as_their_messages_however_they_are_cut(sent: list[Down
 @pytest.mark.parametrize("payload", [31, FRAME_PAYLOAD_BYTES, FRAME_PAYLOAD_BYTES + 1, 2 * FRAME_PAYLOAD_BYTES, DOWN_MESSAGE_BYTES])
 def test_a_message_at_the_edge_of_a_frame_is_whole(payload: int) -> None:
     writer, reader = FrameWriter(1), FrameReader()
-    reader.feed(writer.begin(read_from=0, lease_ms=1))
+    list(reader.feed(writer.begin(read_from=0, lease_ms=1)))
     put = Put(kind=PutKind.FILE, path=b"a", mode=1, mtime_s=-1, data=bytes(payload - 31))
     assert len(encode(put)) == payload
 
     frames = writer.write(put)
 
-    assert reader.feed(frames) == [put]
+    assert list(reader.feed(frames)) == [put]
     assert len(frames) == payload + 24 * -(-payload // FRAME_PAYLOAD_BYTES)
 
 
@@ -291,11 +291,11 @@ def test_a_message_at_the_edge_of_a_frame_is_whole(payload: int) -> None:
 @given(down_messages(), st.binary(max_size=500), st.data())
 def test_a_new_waiter_is_heard_after_half_a_frame_and_any_bytes(message: DownMessage, junk: bytes, data: st.DataObject) -> None:
     dead, new, reader = FrameWriter(1), FrameWriter(2), FrameReader()
-    reader.feed(dead.begin(read_from=0, lease_ms=1))
+    list(reader.feed(dead.begin(read_from=0, lease_ms=1)))
     frame = dead.write(message)
     half = frame[: data.draw(st.integers(0, len(frame) - 1))]
 
-    found = reader.feed(half + junk + new.begin(read_from=9, lease_ms=1) + new.write(message))
+    found = list(reader.feed(half + junk + new.begin(read_from=9, lease_ms=1) + new.write(message)))
 
     assert found[-2:] == [Hello(session=2, read_from=9, lease_ms=1), message]
     assert found[:-2] in ([], [message])  # where only zeros were missing, the zeros have made it whole
@@ -305,10 +305,10 @@ def test_a_new_waiter_is_heard_after_half_a_frame_and_any_bytes(message: DownMes
 @given(st.lists(st.tuples(st.booleans(), down_messages(50)), max_size=8))
 def test_a_waiter_that_was_replaced_is_passed_over(sent: list[tuple[bool, DownMessage]]) -> None:
     old, new, reader = FrameWriter(1), FrameWriter(2), FrameReader()
-    reader.feed(old.begin(read_from=0, lease_ms=1) + new.begin(read_from=0, lease_ms=1))
+    list(reader.feed(old.begin(read_from=0, lease_ms=1) + new.begin(read_from=0, lease_ms=1)))
     skipped = reader.skipped
 
-    found = reader.feed(b"".join((old if is_old else new).write(message) for is_old, message in sent))
+    found = list(reader.feed(b"".join((old if is_old else new).write(message) for is_old, message in sent)))
 
     assert found == [message for is_old, message in sent if not is_old]
     assert reader.skipped == skipped
@@ -318,12 +318,13 @@ def test_a_waiter_that_was_replaced_is_passed_over(sent: list[tuple[bool, DownMe
 @given(down_messages(50), st.data())
 def test_a_frame_with_a_wrong_bit_is_skipped_and_the_next_one_read(message: DownMessage, data: st.DataObject) -> None:
     writer, reader = FrameWriter(1), FrameReader()
-    reader.feed(writer.begin(read_from=0, lease_ms=1))
+    list(reader.feed(writer.begin(read_from=0, lease_ms=1)))
     frame = bytearray(writer.write(message))
     bit = data.draw(st.integers(0, 8 * len(frame) - 1))
     frame[bit // 8] ^= 1 << bit % 8
 
-    found = reader.feed(bytes(frame) + writer.write(Kill(run=5)) + bytes(2**16))  # a wrong length may take the next frame's bytes
+    # a wrong length may want bytes after the next frame
+    found = list(reader.feed(bytes(frame) + writer.write(Kill(run=5)) + bytes(2**16)))
 
     assert found == [Kill(run=5)]
 
@@ -333,9 +334,9 @@ def test_a_frame_with_a_wrong_bit_is_skipped_and_the_next_one_read(message: Down
 def test_bytes_that_are_no_frame_are_skipped_and_counted(junk: list[bytes]) -> None:
     reader = FrameReader()
 
-    assert all(reader.feed(piece) == [] for piece in junk)
+    assert all(list(reader.feed(piece)) == [] for piece in junk)
 
-    assert reader.feed(FrameWriter(4).begin(read_from=0, lease_ms=1)) == [Hello(session=4, read_from=0, lease_ms=1)]
+    assert list(reader.feed(FrameWriter(4).begin(read_from=0, lease_ms=1))) == [Hello(session=4, read_from=0, lease_ms=1)]
     assert reader.skipped == sum(map(len, junk)) + 65_536
 
 
@@ -354,15 +355,24 @@ def framed(number: int, payload: bytes, *, flags: int = 0, reserved: int = 0) ->
         framed(8, b"\1\0\0\0", reserved=1),
         framed(3, b"", flags=1) + framed(8, b"\1\0\0\0"),
         framed(3, bytes(FRAME_PAYLOAD_BYTES), flags=1) * 17,
+        framed(1, struct.pack("<HQI", 2, 0, 1)),
     ],
-    ids=["type 13", "type 0", "short", "flags", "reserved", "between", "too long"],
+    ids=["type 13", "type 0", "short", "flags", "reserved", "between", "too long", "version"],
 )
 def test_a_whole_frame_that_makes_no_sense_is_a_frame_error(frames: bytes) -> None:
     reader = FrameReader()
-    reader.feed(FrameWriter(1).begin(read_from=0, lease_ms=1))
+    list(reader.feed(FrameWriter(1).begin(read_from=0, lease_ms=1)))
 
     with pytest.raises(FrameError):
-        reader.feed(frames)
+        list(reader.feed(frames))
+
+
+def test_what_comes_before_nonsense_is_obeyed() -> None:
+    messages = FrameReader().feed(FrameWriter(1).begin(read_from=0, lease_ms=1) + framed(8, b"\5\0\0\0") + framed(13, b""))
+
+    assert [next(messages), next(messages)] == [Hello(session=1, read_from=0, lease_ms=1), Kill(run=5)]
+    with pytest.raises(FrameError):
+        next(messages)
 
 
 # --- packets up
@@ -541,4 +551,4 @@ def test_readers_hold_no_more_than_a_message_and_a_frame() -> None:
 def _feed_all(reader: FrameReader | PacketReader, content: list[bytes]) -> None:
     with suppress(FrameError):
         for piece in content:
-            reader.feed(piece)
+            list(reader.feed(piece))

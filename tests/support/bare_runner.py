@@ -95,6 +95,15 @@ mount -o remount,ro "$root"
 as_user="setpriv --reuid=$user --regid=$user --clear-groups --no-new-privs --inh-caps=-all --bounding-set=-all"
 [ "$user" != 0 ] || as_user=
 """
+_EACH_CASE = _PLACES + r"""
+for sent in "$CASES"/*.down; do
+    case=${sent%.down}
+    { code=0
+      unshare --pid --fork --mount-proc=proc chroot . $as_user /.jobmanager/runner "$lease" 2>"$case.errors" || code=$?
+      echo $code > "$case.code"
+    } < "$sent" | cat > "$case.up"
+done
+"""
 _START = _PLACES + 'exec chroot . $as_user /.jobmanager/runner "$lease"'
 _ACKNOWLEDGE_BYTES = 2**16
 _KILLED = "unshare: sigprocmask unblock failed: Invalid argument\n"  # its way to say that SIGKILL ended the child
@@ -399,6 +408,36 @@ class BareRunner:
 
     def _last_words(self) -> str:
         return f"it left with {self._process.wait(20 * SLOWNESS)}{self.standard_error()}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseEnd:
+    """How a runner ended that was given some bytes."""
+
+    code: int  # exit code, or 128 and the signal
+    up: bytes  # all that it sent
+    errors: str  # what it wrote to standard error
+
+
+def run_cases(cases: Sequence[bytes], folder: Path, *, lease_s: float = 20, timeout_s: float = 100) -> list[CaseEnd]:
+    """Give the bytes of each case to a runner of its own, with sanitizers, one after the other; they end with a Leave."""
+    if os.geteuid() != 0:
+        pytest.skip("namespaces need root")
+    binary = runner_binary()
+    root = binary.parent / "root"
+    root.mkdir(exist_ok=True)
+    for number, case in enumerate(cases):
+        (folder / f"{number:06}.down").write_bytes(case)
+    arguments = [str(root), str(binary), str(NOBODY), f"{lease_s:g}", _folders()]
+    environment = {**_ENVIRONMENT, "CASES": str(folder)}
+    command = [*_UNSHARE, "--kill-child", "sh", "-c", _EACH_CASE, "sh", *arguments]  # with its first process all others end
+    subprocess.run(command, env=environment, cwd="/", check=True, timeout=timeout_s * SLOWNESS)
+    return [_case_end(folder / f"{number:06}") for number in range(len(cases))]
+
+
+def _case_end(case: Path) -> CaseEnd:
+    code, errors = (case.with_suffix(suffix).read_text(errors="replace") for suffix in (".code", ".errors"))
+    return CaseEnd(code=int(code), up=case.with_suffix(".up").read_bytes(), errors=errors)
 
 
 def size_in_stream(message: UpMessage | Status) -> int:
