@@ -78,7 +78,8 @@ class PacketReader:
 
     Args:
         session: the one that its FrameWriter has.
-        read_from: the offset in the stream that it began with; a message starts there.
+        read_from: the offset in the stream that it began with; a message starts there. Where the first Status says that the
+            window does not have it, nothing more comes, and another session is to be begun.
     """
 
     def __init__(self, session: int, read_from: int = 0) -> None:
@@ -87,6 +88,7 @@ class PacketReader:
         self.read_to = read_from  # offset after the last whole message: what may be acknowledged
         self._received = bytearray()
         self._stream = bytearray()  # from read_to on
+        self._streams = False  # a part of the stream has come
 
     def feed(self, content: bytes) -> list[Status | UpMessage]:
         """What is complete with these bytes, in its order.
@@ -137,15 +139,19 @@ class PacketReader:
 
     def _status(self, packet: _Packet) -> Status:
         status = decode(Status, packet.payload, stream_bytes=packet.offset)
-        if not status.kept_from <= self.read_to + len(self._stream) <= status.stream_bytes:
-            where = f"from {status.kept_from} to {status.stream_bytes}"
-            raise FrameError(f"we are at {self.read_to + len(self._stream)}, and the runner has the stream {where}")
+        at_least = max(status.kept_from, self._received_to if self._streams else 0)
+        if status.stream_bytes < at_least:
+            raise FrameError(f"the stream has {status.stream_bytes} bytes, and at least {at_least} are due")
         return status
 
+    @property
+    def _received_to(self) -> int:
+        return self.read_to + len(self._stream)
+
     def _messages(self, packet: _Packet) -> list[UpMessage]:
-        due = self.read_to + len(self._stream)
-        if packet.offset != due:
-            raise FrameError(f"the stream goes on at {packet.offset}, and {due} is due")
+        if packet.offset != self._received_to:
+            raise FrameError(f"the stream goes on at {packet.offset}, and {self._received_to} is due")
+        self._streams = True
         self._stream += packet.payload
         found: list[UpMessage] = []
         while message := self._next_message():
@@ -252,6 +258,7 @@ class PacketWriter:
         self.session: int | None = None
         self.kept_from = 0  # offset of the first byte that is not acknowledged
         self._sent_to = 0  # offset
+        self._streams = False  # the session is sent the stream
         self._window = bytearray()
         self._status = b""
 
@@ -275,15 +282,17 @@ class PacketWriter:
 
     def acknowledge(self, read_to: int) -> None:
         """The other end has the stream up to an offset; raises FrameError where that is not in the window."""
-        self._check_inside(read_to)
+        if not self._has(read_to):
+            raise FrameError(f"the window has the bytes from {self.kept_from} to {self.stream_bytes}, not {read_to}")
         del self._window[: read_to - self.kept_from]
         self.kept_from = read_to
         self._sent_to = max(self._sent_to, read_to)
 
     def begin(self, session: int, read_from: int) -> None:
-        """Send to a new session, from an offset on; raises FrameError where that is not in the window."""
-        self._check_inside(read_from)
-        self.session, self._sent_to, self._status = session, read_from, b""
+        """Send to a new session, from an offset on; nothing but reports where that is not in the window."""
+        self.session, self._status = session, b""
+        self._streams = self._has(read_from)
+        self._sent_to = read_from if self._streams else self.kept_from
 
     def report(self, status: Status) -> None:
         """Send a status next, before more of the stream."""
@@ -293,16 +302,15 @@ class PacketWriter:
         """The next bytes to send, with at most so many of the stream; empty when all is sent or nobody has begun."""
         if self.session is None:
             return b""
-        start = self._sent_to - self.kept_from
-        piece = bytes(self._window[start : start + min(most, PACKET_PAYLOAD_BYTES)])
+        start, most = self._sent_to - self.kept_from, min(most, PACKET_PAYLOAD_BYTES) if self._streams else 0
+        piece = bytes(self._window[start : start + most])
         stream = self._packet(_STREAM, self._sent_to, piece) if piece else b""
         self._sent_to += len(piece)
         status, self._status = self._status, b""
         return status + stream
 
-    def _check_inside(self, offset: int) -> None:
-        if not self.kept_from <= offset <= self.stream_bytes:
-            raise FrameError(f"the window has the bytes from {self.kept_from} to {self.stream_bytes}, not {offset}")
+    def _has(self, offset: int) -> bool:
+        return self.kept_from <= offset <= self.stream_bytes
 
     def _packet(self, kind: int, offset: int, payload: bytes) -> bytes:
         head = _PACKET.pack(_PACKET_MAGIC, self.session, kind, _RESERVED, offset, len(payload))

@@ -7,7 +7,7 @@ import struct
 import tracemalloc
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -405,7 +405,7 @@ MESSAGE = struct.pack("<BBHII", 4, 0, 0, 2, 12) + struct.pack("<QI", 3, 0)
         (packet(2, 0, struct.pack("<BBHII", 11, 0, 0, 0, 0)), "no message up has the type 11"),
         (packet(2, 0, struct.pack("<BBHII", 4, 0, 0, 0, UP_MESSAGE_BYTES + 1)), "no message begins at 0"),
         (packet(2, 0, bytes(65_537)), "these bytes are no packet"),
-        (packet(2, 0, MESSAGE) + packet(1, 23, encode(IDLE)), "we are at 24, and the runner has the stream from 0 to 23"),
+        (packet(2, 0, MESSAGE) + packet(1, 23, encode(IDLE)), "the stream has 23 bytes, and at least 24 are due"),
     ],
 )
 def test_a_session_that_makes_no_sense_is_a_frame_error(content: bytes, why: str) -> None:
@@ -513,17 +513,32 @@ def test_the_window_takes_no_more_than_its_size_until_it_is_acknowledged() -> No
     assert writer.write(output) and not writer.write(output)
 
 
-@pytest.mark.parametrize("offset", [99, 126])
-def test_what_is_not_in_the_window_is_a_frame_error(offset: int) -> None:
+@pytest.fixture
+def acknowledged() -> PacketWriter:
+    """A writer whose window has the bytes from 100 to 125."""
     writer = PacketWriter()
     for _ in range(5):
         writer.write(FromProgram(number=0, data=b"x"))
     writer.acknowledge(100)
-    assert writer.stream_bytes == 125
+    return writer
 
-    for call in (writer.acknowledge, lambda offset: writer.begin(1, offset)):
-        with pytest.raises(FrameError, match=f"the window has the bytes from 100 to 125, not {offset}"):
-            call(offset)
+
+@pytest.mark.parametrize("offset", [99, 126])
+def test_what_is_not_in_the_window_cannot_be_acknowledged(acknowledged: PacketWriter, offset: int) -> None:
+    with pytest.raises(FrameError, match=f"the window has the bytes from 100 to 125, not {offset}"):
+        acknowledged.acknowledge(offset)
+
+
+@pytest.mark.parametrize("offset", [0, 99, 126])
+def test_a_waiter_that_does_not_know_where_to_go_on_learns_it(acknowledged: PacketWriter, offset: int) -> None:
+    status = replace(IDLE, stream_bytes=125, kept_from=100)
+    acknowledged.begin(1, offset)
+    acknowledged.report(status)
+    assert PacketReader(1, offset).feed(acknowledged.packets()) == [status]
+    assert acknowledged.packets() == b""
+
+    acknowledged.begin(2, 100)
+    assert PacketReader(2, 100).feed(acknowledged.packets()) == [FromProgram(number=0, data=b"x")]
 
 
 # --- bounds
