@@ -281,17 +281,18 @@ class PacketWriter:
         return True
 
     def acknowledge(self, read_to: int) -> None:
-        """The other end has the stream up to an offset; raises FrameError where that is not in the window."""
-        if not self._has(read_to):
-            raise FrameError(f"the window has the bytes from {self.kept_from} to {self.stream_bytes}, not {read_to}")
-        del self._window[: read_to - self.kept_from]
-        self.kept_from = read_to
-        self._sent_to = max(self._sent_to, read_to)
+        """The other end has the stream up to an offset; raises FrameError where the stream does not have so many bytes."""
+        if read_to > self.stream_bytes:
+            raise FrameError(f"{read_to} bytes are acknowledged, and the stream has {self.stream_bytes}")
+        gone = max(0, read_to - self.kept_from)
+        del self._window[:gone]
+        self.kept_from += gone
+        self._sent_to = max(self._sent_to, self.kept_from)
 
     def begin(self, session: int, read_from: int) -> None:
         """Send to a new session, from an offset on; nothing but reports where that is not in the window."""
         self.session, self._status = session, b""
-        self._streams = self._has(read_from)
+        self._streams = self.kept_from <= read_from <= self.stream_bytes
         self._sent_to = read_from if self._streams else self.kept_from
 
     def report(self, status: Status) -> None:
@@ -302,15 +303,13 @@ class PacketWriter:
         """The next bytes to send, with at most so many of the stream; empty when all is sent or nobody has begun."""
         if self.session is None:
             return b""
-        start, most = self._sent_to - self.kept_from, min(most, PACKET_PAYLOAD_BYTES) if self._streams else 0
-        piece = bytes(self._window[start : start + most])
+        start = self._sent_to - self.kept_from
+        end = start + min(most, PACKET_PAYLOAD_BYTES) if self._streams else start
+        piece = bytes(self._window[start:end])
         stream = self._packet(_STREAM, self._sent_to, piece) if piece else b""
         self._sent_to += len(piece)
         status, self._status = self._status, b""
         return status + stream
-
-    def _has(self, offset: int) -> bool:
-        return self.kept_from <= offset <= self.stream_bytes
 
     def _packet(self, kind: int, offset: int, payload: bytes) -> bytes:
         head = _PACKET.pack(_PACKET_MAGIC, self.session, kind, _RESERVED, offset, len(payload))

@@ -523,10 +523,15 @@ def acknowledged() -> PacketWriter:
     return writer
 
 
-@pytest.mark.parametrize("offset", [99, 126])
-def test_what_is_not_in_the_window_cannot_be_acknowledged(acknowledged: PacketWriter, offset: int) -> None:
-    with pytest.raises(FrameError, match=f"the window has the bytes from 100 to 125, not {offset}"):
-        acknowledged.acknowledge(offset)
+def test_what_the_stream_does_not_have_cannot_be_acknowledged(acknowledged: PacketWriter) -> None:
+    with pytest.raises(FrameError, match="126 bytes are acknowledged, and the stream has 125"):
+        acknowledged.acknowledge(126)
+
+
+def test_what_was_acknowledged_before_changes_nothing(acknowledged: PacketWriter) -> None:
+    acknowledged.acknowledge(75)
+
+    assert (acknowledged.kept_from, acknowledged.stream_bytes) == (100, 125)
 
 
 @pytest.mark.parametrize("offset", [0, 99, 126])
