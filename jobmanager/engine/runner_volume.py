@@ -47,6 +47,7 @@ _CLAIM_LEASE_S = 7 * 86400  # where its owner cannot be seen. A manager that liv
 _PATIENCE_S = 1.5 * CARRIER_LEASE_S  # with another process that fills
 _LOOK_INTERVAL_S = 0.1
 _MAX_IMAGES = 3  # an image may be removed while it is used
+_MAX_TIMES_IN_USE = 10
 _TAR_ROOM = 64 * 1024
 _NOT_THERE = ("no such file or directory", "permission denied", "is a directory", "not a directory")
 
@@ -68,7 +69,8 @@ class RunnerBinary(Protocol):
 def is_runner_missing(error: EngineError) -> bool:
     """Whether a container could not be started since the runner is not in its volume.
 
-    Then `ensure(..., again=True)` fills it, and the same container can be started.
+    Then `ensure(..., again=True)` fills it, and the same container can be started. If that fails in the same way, it stays so:
+    such an engine may mount volumes ``noexec``.
     """
     text = str(error)
     return not isinstance(error, Unreachable) and RUNNER_PATH in text and any(why in text for why in _NOT_THERE)
@@ -96,7 +98,7 @@ class RunnerVolumes:
         """The volume with the runner, whole and labelled. After the first time this asks the engine nothing, unless ``again``.
 
         Raises Refused for a host whose architecture has no runner, ImageMissing for one without any image, EngineFailed
-        where it cannot be written or is not what was written, Unreachable. Then nothing new is left on the host.
+        where it cannot be written or is not what was written: then nothing new is left on the host. Or raises Unreachable.
         """
         if not again and host in self._ready:
             return self._ready[host]
@@ -148,6 +150,7 @@ class _Delivery:
         self._content = content
         self._owner = owner
         self._pause = pause
+        self._times_in_use = 0
 
     def make_sure(self) -> None:
         """The volume is there, is ours, and has the binary; raises EngineError."""
@@ -173,6 +176,8 @@ class _Delivery:
                     return True
         except NameTaken:
             self._remove_abandoned_lock()
+            return False
+        except NoSuchContainer:  # we were so slow that another process took our carrier for abandoned
             return False
         except (EngineFailed, ImageMissing, Refused):
             self._remove_unfilled()
@@ -247,9 +252,15 @@ class _Delivery:
                 self._engine.remove(found.id)  # by its id: the name may be the next one's already
 
     def _remove_a_strangers(self) -> None:
-        """A volume of this name without our labels: labels cannot be changed."""
-        if not self._is_labelled():
+        """A volume of this name without our labels: labels cannot be changed. Another process's carrier may have it, too."""
+        if self._is_labelled():
+            return
+        try:
             self._engine.remove_volume(self._volume.name)
+        except Refused:
+            self._times_in_use += 1
+            if self._times_in_use == _MAX_TIMES_IN_USE:
+                raise
 
     def _remove_unfilled(self) -> None:
         with suppress(EngineError):  # in use, or never made

@@ -92,8 +92,12 @@ class Place:
     def volume(self, short_name: str = "work", *, size_mib: int = 1) -> VolumeMount:
         """A volume by name, which the first container that is given it makes."""
         name = f"jobmanager-test-{token_hex(6)}-{short_name}"
-        self._volumes.append(name)
+        self.remove_volume_at_the_end(name)
         return VolumeMount(name=name, path=f"/volumes/{short_name}", size_mib=size_mib)
+
+    def remove_volume_at_the_end(self, name: str) -> None:
+        """After the containers that were made here."""
+        self._volumes.append(name)
 
     def started(self, **options: object) -> str:
         """A container that waits for its job."""

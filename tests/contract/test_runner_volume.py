@@ -7,8 +7,7 @@ import secrets
 import tarfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from hashlib import sha256
+from dataclasses import replace
 
 import pytest
 
@@ -27,48 +26,22 @@ from jobmanager.engine.protocol import (
 )
 from jobmanager.engine.runner_volume import RunnerVolumes, is_runner_missing
 from jobmanager.model.container import DiskVolume, Image
-from jobmanager.runner.place import RUNNER_FOLDER, RUNNER_LABEL, RUNNER_PATH, USER_LABEL, RunnerVolume
+from jobmanager.runner.place import RUNNER_LABEL, RUNNER_PATH, USER_LABEL, RunnerVolume
 from tests.contract.place import PATIENCE_S, Place
+from tests.support.runner_volumes import HOST, Program, left_of, store
 
 DEAD = replace(Owner.this_process(), started="1")  # another process had this number once
 ELSEWHERE = replace(Owner.this_process(), pid_namespace="4026530000")
-HOST = "h"
-
-
-@dataclass(frozen=True)
-class Program:
-    """A binary of which the host has no volume yet."""
-
-    content: bytes
-
-    @property
-    def sha256(self) -> str:
-        return sha256(self.content).hexdigest()
-
-    @property
-    def volume(self) -> RunnerVolume:
-        return RunnerVolume(sha256=self.sha256)
 
 
 @pytest.fixture
 def program(place: Place) -> Iterator[Program]:
-    program = Program(b"\x7fELF" + secrets.token_bytes(300_000))
+    program = Program.of_random_bytes(300_000)
     yield program
     for carrier in place.engine.list({RUNNER_LABEL: program.sha256}):
         place.engine.remove(carrier.id)
-    for volume in place.engine.volumes({RUNNER_LABEL: program.sha256}):
-        place.engine.remove_volume(volume.name)
-    place.engine.remove_volume(program.volume.name)
-
-
-def store(program: Program, manager: str = "", owner: Owner | None = None) -> RunnerVolumes:
-    """As one manager has it."""
-    return RunnerVolumes(
-        manager_id=manager or secrets.token_hex(6),
-        owner=owner or Owner.this_process(),
-        binary_for=lambda _: program,
-        pause=lambda _: None,
-    )
+    for volume in left_of(place.engine, program) | {program.volume.name}:
+        place.remove_volume_at_the_end(volume)
 
 
 def carrier_of(place: Place, *volumes: DiskVolume, labels: Mapping[str, str] | None = None, name: str = "") -> str:
@@ -95,10 +68,6 @@ def put(place: Place, volume: DiskVolume, content: bytes, mode: int = 0o555) -> 
     carrier = carrier_of(place, replace(volume, read_only=False))
     place.engine.write_file(carrier, RUNNER_PATH, content, mode)
     place.engine.remove(carrier)
-
-
-def volumes_of(engine: Engine, program: Program) -> set[str]:
-    return {volume.name for volume in engine.volumes({RUNNER_LABEL: program.sha256})}
 
 
 class Recorder:
@@ -129,8 +98,7 @@ def test_the_first_manager_makes_it_with_labels_that_say_what_it_is(place: Place
 
     assert volume.name == f"jobmanager-runner-{program.sha256[:16]}"
     assert content_of(place, volume) == (program.content, 0o555)
-    assert volumes_of(place.engine, program) == {volume.name, f"{volume.name}-for-m1"}
-    assert place.engine.list({RUNNER_LABEL: program.sha256}) == []
+    assert left_of(place.engine, program) == {volume.name, f"{volume.name}-for-m1"}
 
 
 def test_a_later_manager_finds_it_and_reads_it_back_once(place: Place, program: Program) -> None:
@@ -147,11 +115,6 @@ def test_a_later_manager_finds_it_and_reads_it_back_once(place: Place, program: 
     assert "archive" in engine.calls
 
 
-def test_a_container_has_it_read_only_and_nothing_of_its_image_is_copied_into_it(place: Place, program: Program) -> None:
-    volume = store(program).ensure(place.engine, HOST)
-    assert (volume.mount().path, volume.mount().read_only) == (RUNNER_FOLDER, True) == ("/.jobmanager", True)
-
-
 def test_many_that_make_it_at_once_write_it_once(place: Place, program: Program) -> None:
     engines = [Recorder(connect(place.address, PATIENCE_S)) for _ in range(4)]
 
@@ -163,25 +126,46 @@ def test_many_that_make_it_at_once_write_it_once(place: Place, program: Program)
     assert {volume.name for volume in made} == {program.volume.name}
     assert content_of(place, made[0]) == (program.content, 0o555)
     assert sum(engine.calls.count("write_file") for engine in engines) == 1
-    assert place.engine.list({RUNNER_LABEL: program.sha256}) == []
 
 
 # ---- healed
 
 
-def test_one_that_was_deleted_makes_a_start_fail_in_known_words_and_is_filled_again(place: Place, program: Program) -> None:
+def test_one_that_was_deleted_makes_a_start_fail_in_known_words_and_the_same_container_starts_when_it_is_filled_again(
+    place: Place,
+) -> None:
+    program = Program(b"#!/bin/sh\nexit 7 # %s\n" % secrets.token_hex(8).encode())
+    place.remove_volume_at_the_end(program.volume.name)
     manager = store(program)
-    volume = manager.ensure(place.engine, HOST)
-    place.engine.remove_volume(volume.name)
-    container = carrier_of(place, volume.mount())  # as a job's container: it has the runner for its program
+    manager.ensure(place.engine, HOST)
+    place.engine.remove_volume(program.volume.name)
+    container = carrier_of(place, program.volume.mount())  # as a job's container: its program is the runner
 
     with pytest.raises(EngineError) as raised:
         place.engine.start(container)
     assert is_runner_missing(raised.value)
 
     manager.ensure(place.engine, HOST, again=True)
-    assert content_of(place, volume) == (program.content, 0o555)
-    place.engine.remove(container)
+    manager.release(place.engine, HOST)
+    assert content_of(place, program.volume) == (program.content, 0o555)
+    if place.address.host == "real":  # the fake engine cannot run it
+        place.engine.start(container)
+        assert place.until_ended(container).exit_code == 7
+
+
+def test_a_carrier_that_was_taken_for_abandoned_by_another_process_is_made_again(place: Place, program: Program) -> None:
+    writes = []
+
+    def write_file(container: str, path: str, content: bytes, mode: int) -> None:
+        writes.append(path)
+        if len(writes) == 1:
+            place.engine.remove(container)
+        place.engine.write_file(container, path, content, mode)
+
+    store(program).ensure(Recorder(place.engine, write_file=write_file), HOST)  # type: ignore[arg-type]
+
+    assert len(writes) == 2
+    assert content_of(place, program.volume) == (program.content, 0o555)
 
 
 @pytest.mark.parametrize("content", [b"", b"half"], ids=["empty", "half"])
@@ -217,18 +201,33 @@ def test_a_strangers_volume_of_that_name_is_replaced(place: Place, program: Prog
     put(place, replace(program.volume.mount(), labels={}), b"a stranger's")
     store(program).ensure(place.engine, HOST)
     assert content_of(place, program.volume) == (program.content, 0o555)
-    assert program.volume.name in volumes_of(place.engine, program)
+    assert program.volume.name in left_of(place.engine, program)
+
+
+def test_many_that_find_a_strangers_volume_at_once_replace_it(place: Place, program: Program) -> None:
+    put(place, replace(program.volume.mount(), labels={}), b"a stranger's")
+    engines = [connect(place.address, PATIENCE_S) for _ in range(4)]
+
+    def ensure(engine: Engine) -> RunnerVolume:
+        try:
+            return store(program).ensure(engine, HOST)
+        finally:
+            engine.close()
+
+    with ThreadPoolExecutor(len(engines)) as threads:
+        list(threads.map(ensure, engines))
+
+    assert content_of(place, program.volume) == (program.content, 0o555)
+    assert program.volume.name in left_of(place.engine, program)
 
 
 def test_a_strangers_volume_that_is_in_use_is_told_and_left_alone(place: Place, program: Program) -> None:
-    user = carrier_of(place, replace(program.volume.mount(), labels={}))
+    carrier_of(place, replace(program.volume.mount(), labels={}))
 
     with pytest.raises(Refused, match=rf"^host h: the volume {program.volume.name} with the runner cannot be made: .*in use"):
         store(program).ensure(place.engine, HOST)
 
-    assert volumes_of(place.engine, program) == set()
-    assert place.engine.list({RUNNER_LABEL: program.sha256}) == []
-    place.engine.remove(user)
+    assert left_of(place.engine, program) == set()
 
 
 def test_what_died_while_it_filled_keeps_nobody(place: Place, program: Program) -> None:
@@ -238,7 +237,6 @@ def test_what_died_while_it_filled_keeps_nobody(place: Place, program: Program) 
     store(program).ensure(place.engine, HOST)
 
     assert content_of(place, program.volume) == (program.content, 0o555)
-    assert place.engine.list({RUNNER_LABEL: program.sha256}) == []
 
 
 def test_who_fills_is_waited_for_and_left_alone(place: Place, program: Program) -> None:
@@ -253,10 +251,7 @@ def test_who_fills_is_waited_for_and_left_alone(place: Place, program: Program) 
             place.engine.remove(other)
 
     engine = Recorder(place.engine)
-    manager = RunnerVolumes(
-        manager_id="m", owner=Owner.this_process(), binary_for=lambda _: program, pause=until_it_is_done
-    )
-    manager.ensure(engine, HOST)  # type: ignore[arg-type]
+    store(program, pause=until_it_is_done).ensure(engine, HOST)  # type: ignore[arg-type]
 
     assert len(looks) == 3
     assert "write_file" not in engine.calls
@@ -276,7 +271,7 @@ def test_a_host_of_another_architecture_is_refused_in_one_line_that_names_it(pla
     with pytest.raises(Refused, match=r"^host h: there is no runner for the architecture 'riscv64'$"):
         manager.ensure(engine, HOST)  # type: ignore[arg-type]
 
-    assert volumes_of(place.engine, program) == set()
+    assert left_of(place.engine, program) == set()
 
 
 def test_an_engine_tells_its_architecture(place: Place) -> None:
@@ -297,8 +292,7 @@ def test_a_store_that_cannot_be_written_is_told_and_nothing_is_left(place: Place
         store(program).ensure(engine, HOST)  # type: ignore[arg-type]
 
     assert str(raised.value) == f"host h: the volume {program.volume.name} with the runner cannot be made: {why}"
-    assert volumes_of(place.engine, program) == set()
-    assert place.engine.list({RUNNER_LABEL: program.sha256}) == []
+    assert left_of(place.engine, program) == set()
 
 
 def test_a_store_that_keeps_other_bytes_is_told(place: Place, program: Program) -> None:
@@ -307,7 +301,7 @@ def test_a_store_that_keeps_other_bytes_is_told(place: Place, program: Program) 
 
     with pytest.raises(EngineFailed, match="what is read back is not what was written"):
         store(program).ensure(Recorder(place.engine, write_file=write_file), HOST)  # type: ignore[arg-type]
-    assert volumes_of(place.engine, program) == set()
+    assert left_of(place.engine, program) == set()
 
 
 def test_a_host_without_an_image_is_told(place: Place, program: Program) -> None:
@@ -350,7 +344,7 @@ def test_it_is_swept_with_the_claims_of_its_dead_managers(place: Place, program:
     assert sorted(of(found, program)) == [(kind, name, ""), (kind, f"{name}-for-m1", "m1"), (kind, f"{name}-for-m2", "m2")]
     ours = [each for each in found if name in each.name]
     assert [removal.error for removal in remove_leftovers(place.engine, ours)] == ["", "", ""]
-    assert volumes_of(place.engine, program) == set()
+    assert left_of(place.engine, program) == set()
 
 
 def test_it_stays_while_one_of_its_managers_lives_even_if_that_one_only_found_it(place: Place, program: Program) -> None:
@@ -373,42 +367,39 @@ def test_a_manager_elsewhere_counts_as_alive_for_the_time_of_its_claim(place: Pl
 
     later = replace(place.engine.info(), now_s=place.engine.info().now_s + 8 * 86400)
     found = survey_runners(Recorder(place.engine, info=lambda: later)).leftovers  # type: ignore[arg-type]
-    assert {name for _, name, _ in of(found, program)} == volumes_of(place.engine, program)
+    assert {name for _, name, _ in of(found, program)} == left_of(place.engine, program)
 
 
 def test_a_carrier_is_swept_when_its_short_lease_is_over_though_its_owner_lives(place: Place, program: Program) -> None:
     labels = {**program.volume.labels, USER_LABEL: "m", OWNER_LABEL: Owner.this_process().label(), LEASE_LABEL: "60"}
-    carrier = carrier_of(place, program.volume.mount(), labels=labels, name=f"{program.volume.name}-check-1")
+    carrier_of(place, program.volume.mount(), labels=labels, name=f"{program.volume.name}-check-1")
     assert (LeftoverKind.CONTAINER, f"{program.volume.name}-check-1", "m") in of(survey_runners(place.engine).others, program)
 
     later = replace(place.engine.info(), now_s=place.engine.info().now_s + CARRIER_LEASE_S + 5)
     found = survey_runners(Recorder(place.engine, info=lambda: later)).leftovers  # type: ignore[arg-type]
 
     assert of(found, program)[0] == (LeftoverKind.CONTAINER, f"{program.volume.name}-check-1", "m")
-    place.engine.remove(carrier)
 
 
 def test_one_in_use_is_not_removed(place: Place, program: Program) -> None:
     store(program, "m1", DEAD).ensure(place.engine, HOST)
-    user = carrier_of(place, program.volume.mount())
+    carrier_of(place, program.volume.mount())
 
     ours = [each for each in survey_runners(place.engine).leftovers if each.name == program.volume.name]
     (removal,) = remove_leftovers(place.engine, ours)
 
     assert "in use" in removal.error
-    place.engine.remove(user)
 
 
 # ---- carriers
 
 
 def test_a_carriers_name_is_taken_once_and_its_image_must_be_there(place: Place, program: Program) -> None:
-    carrier = carrier_of(place, name=f"{program.volume.name}-fill")
+    carrier_of(place, name=f"{program.volume.name}-fill")
     with pytest.raises(NameTaken):
         carrier_of(place, name=f"{program.volume.name}-fill")
     with pytest.raises(ImageMissing):
         place.engine.create_carrier("jobmanager-test-none", f"sha256:{'0' * 64}", {}, ())
-    place.engine.remove(carrier)
 
 
 def test_a_file_that_a_carriers_volume_does_not_have_cannot_be_read(place: Place, program: Program) -> None:

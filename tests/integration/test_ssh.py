@@ -23,9 +23,11 @@ import pytest
 
 from jobmanager import ClientSync, DockerHost, JobInput, JobManager, Limits, Outcome, Task
 from jobmanager.cli import run as run_command
+from jobmanager.control.standalone_engine import open_engine
 from jobmanager.errors import EngineUnavailable, InvalidHost
 from tests.conftest import BUSYBOX, children, eventually, our_containers, our_threads, our_volumes
 from tests.support.daemons import PrivateDaemon
+from tests.support.runner_volumes import make_find_and_remove
 from tests.support.sshd import Sshd
 
 pytestmark = [pytest.mark.engine, pytest.mark.daemon]
@@ -133,6 +135,11 @@ def test_a_job_is_killed_and_limits_hold(host: DockerHost) -> None:
 
         assert (slow.result(20).outcome, slow.result().stdout) == (Outcome.TIMEOUT, b"a\n")
         assert endless.result(20).outcome is Outcome.KILLED
+
+
+def test_the_volume_with_the_runner_is_made_and_read_back(host: DockerHost) -> None:
+    with open_engine(host, timeout_s=20.0) as engine:
+        make_find_and_remove(engine)
 
 
 # ---- a connection that breaks

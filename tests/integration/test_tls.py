@@ -15,9 +15,11 @@ import pytest
 
 from jobmanager import TLS, ClientSync, DockerHost, JobInput, JobManager, Limits, Outcome, Task
 from jobmanager.cli import run as run_command
+from jobmanager.control.standalone_engine import open_engine
 from jobmanager.errors import EngineUnavailable, InvalidHost
 from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
 from tests.support.daemons import Certificates, PrivateDaemon, make_certificates
+from tests.support.runner_volumes import make_find_and_remove
 
 pytestmark = [pytest.mark.engine, pytest.mark.daemon]
 
@@ -62,6 +64,11 @@ def complaint(host: DockerHost) -> str:
 
 
 # ---- jobs
+
+
+def test_the_volume_with_the_runner_is_made_and_read_back(daemon: PrivateDaemon, tls: TLS) -> None:
+    with open_engine(DockerHost(daemon.tls_url, name="over tls", tls=tls), timeout_s=20.0) as engine:
+        make_find_and_remove(engine)
 
 
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
