@@ -291,9 +291,8 @@ class PacketWriter:
 
     def begin(self, session: int, read_from: int) -> None:
         """Send to a new session, from an offset on; nothing but reports where that is not in the window."""
-        self.session, self._status = session, b""
+        self.session, self._sent_to, self._status = session, read_from, b""
         self._streams = self.kept_from <= read_from <= self.stream_bytes
-        self._sent_to = read_from if self._streams else self.kept_from
 
     def report(self, status: Status) -> None:
         """Send a status next, before more of the stream."""

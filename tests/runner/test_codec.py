@@ -148,10 +148,10 @@ def assert_same_or_refused(kind: type[Any], payload: bytes) -> None:
         (Put(path="a", mode=0, mtime_s=0), "Put.path: str instead of bytes"),
         (Put(path=b"a" * (PATH_BYTES + 1), mode=0, mtime_s=0), "Put.path: 4096 bytes, where at most 4095"),
         (Put(path=b"a", kind=2, mode=0, mtime_s=0), "Put.kind: 2 is no PutKind"),
-        (Put(path=b"a", mode=0, mtime_s=0, data=bytes(2**20)), "Put: 1048607 bytes, where a message has at most 1048576"),
+        (Put(path=b"a", mode=0, mtime_s=0, data=bytes(2**20 - 30)), "Put: 1048577 bytes, where a message has at most 1048576"),
         (StartRun(run=1, argv=(b"a\0",), cwd=b"/"), "StartRun.argv: it has a NUL"),
         (StartRun(run=1, argv=(), cwd=b"/", rlimits=(b"",)), "StartRun.rlimits: bytes instead of ResourceLimit"),
-        (FromProgram(number=1, data=bytes(UP_MESSAGE_BYTES)), "FromProgram: 65548 bytes, where a message has at most 65536"),
+        (FromProgram(number=1, data=bytes(UP_MESSAGE_BYTES - 11)), "FromProgram: 65537 bytes, where a message has at most 65536"),
     ],
 )
 def test_what_cannot_be_sent_is_named(message: Any, why: str) -> None:
@@ -367,6 +367,32 @@ def test_a_whole_frame_that_makes_no_sense_is_a_frame_error(frames: bytes) -> No
         list(reader.feed(frames))
 
 
+def test_frames_that_come_byte_by_byte_are_read() -> None:
+    reader = FrameReader()
+    content = b"JJMJMDJMD" + FrameWriter(1).begin(read_from=0, lease_ms=1)[-38:] + b"JMJMD" + FrameWriter(1).write(Leave())
+
+    found = [message for at in range(len(content)) for message in reader.feed(content[at : at + 1])]
+
+    assert found == [Hello(session=1, read_from=0, lease_ms=1), Leave()]
+    assert reader.skipped == 14
+
+
+def test_a_frame_that_is_longer_than_allowed_is_no_frame() -> None:
+    reader = FrameReader()
+    list(reader.feed(FrameWriter(1).begin(read_from=0, lease_ms=1)))
+
+    assert list(reader.feed(framed(2, bytes(FRAME_PAYLOAD_BYTES + 1)) + framed(8, b"\5\0\0\0"))) == [Kill(run=5)]
+
+
+def test_a_new_waiter_begins_with_a_message_of_its_own_when_the_dead_one_was_in_one() -> None:
+    reader, new = FrameReader(), FrameWriter(2)
+    list(reader.feed(FrameWriter(1).begin(read_from=0, lease_ms=1) + framed(3, b"abc", flags=1)))
+
+    found = list(reader.feed(new.begin(read_from=0, lease_ms=1) + new.write(Kill(run=5))))
+
+    assert found == [Hello(session=2, read_from=0, lease_ms=1), Kill(run=5)]
+
+
 def test_what_comes_before_nonsense_is_obeyed() -> None:
     messages = FrameReader().feed(FrameWriter(1).begin(read_from=0, lease_ms=1) + framed(8, b"\5\0\0\0") + framed(13, b""))
 
@@ -378,8 +404,8 @@ def test_what_comes_before_nonsense_is_obeyed() -> None:
 # --- packets up
 
 
-def packet(kind: int, offset: int, payload: bytes, session: int = 1) -> bytes:
-    head = b"JMU1" + struct.pack("<QB3xQI", session, kind, offset, len(payload))
+def packet(kind: int, offset: int, payload: bytes, session: int = 1, reserved: bytes = b"") -> bytes:
+    head = b"JMU1" + struct.pack("<QB3sQI", session, kind, reserved, offset, len(payload))
     return head + struct.pack("<I", crc32(head)) + payload
 
 
@@ -400,8 +426,9 @@ MESSAGE = struct.pack("<BBHII", 4, 0, 0, 2, 12) + struct.pack("<QI", 3, 0)
         (packet(2, 0, MESSAGE[:5]) + packet(2, 6, MESSAGE[6:]), "the stream goes on at 6, and 5 is due"),
         (packet(3, 0, b""), "no packet has the kind 3"),
         (packet(2, 0, MESSAGE, session=2), "the runner talks to another waiter"),
+        (packet(2, 0, MESSAGE, reserved=b"\0\0\1"), "these bytes are no packet"),
         (b"x" * 32, "these bytes are no packet"),
-        (packet(2, 0, b"x" * 24), "no message begins at 0"),
+        (packet(2, 0, MESSAGE + MESSAGE[:1] + b"\0\0\1" + MESSAGE[4:]), "no message begins at 24"),
         (packet(2, 0, struct.pack("<BBHII", 11, 0, 0, 0, 0)), "no message up has the type 11"),
         (packet(2, 0, struct.pack("<BBHII", 4, 0, 0, 0, UP_MESSAGE_BYTES + 1)), "no message begins at 0"),
         (packet(2, 0, bytes(65_537)), "these bytes are no packet"),
@@ -445,6 +472,16 @@ def test_packets_come_back_as_their_messages_however_they_are_cut(
 
     assert found == [IDLE, *sent]
     assert reader.read_to == writer.stream_bytes
+
+
+def test_packets_that_come_byte_by_byte_are_read() -> None:
+    reader = PacketReader(1)
+    old = packet(2, 0, MESSAGE, session=0)[:-3]
+    content = old + b"JMU1\1" + packet(2, 0, MESSAGE)[:20] + packet(1, 0, encode(IDLE)) + packet(2, 0, MESSAGE)
+
+    found = [message for at in range(len(content)) for message in reader.feed(content[at : at + 1])]
+
+    assert found == [IDLE, FromProgram(run=2, number=3, data=b"")]
 
 
 @dataclass
@@ -532,6 +569,14 @@ def test_what_was_acknowledged_before_changes_nothing(acknowledged: PacketWriter
     acknowledged.acknowledge(75)
 
     assert (acknowledged.kept_from, acknowledged.stream_bytes) == (100, 125)
+
+
+def test_what_is_acknowledged_before_it_is_sent_again_is_not_sent(acknowledged: PacketWriter) -> None:
+    acknowledged.begin(1, 100)
+    acknowledged.write(Started(volumes=()))
+    acknowledged.acknowledge(125)
+
+    assert PacketReader(1, 125).feed(acknowledged.packets()) == [Started(volumes=())]
 
 
 @pytest.mark.parametrize("offset", [0, 99, 126])
