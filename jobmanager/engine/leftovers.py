@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TypeVar
@@ -72,10 +72,7 @@ def survey(engine: Engine, closed_managers: Collection[str] = ()) -> Survey:
     for volume in lone:  # after the containers that have them; the lease in its labels is that of its job's first container
         leftover = _leftover(LeftoverKind.VOLUME, volume, now_s, closed_managers)
         found.append(replace(leftover, why="") if (leftover.manager_id, leftover.job_id) in alive else leftover)
-    return Survey(
-        leftovers=tuple(each for each in found if each.why),
-        others=tuple(each for each in found if not each.why),
-    )
+    return _divided(found)
 
 
 def survey_runners(engine: Engine, closed_managers: Collection[str] = ()) -> Survey:
@@ -97,10 +94,7 @@ def survey_runners(engine: Engine, closed_managers: Collection[str] = ()) -> Sur
         if USER_LABEL not in each.labels and each.labels[RUNNER_LABEL] not in claimed
     ]
     found = [*carriers, *claims, *unclaimed]
-    return Survey(
-        leftovers=tuple(each for each in found if each.why),
-        others=tuple(each for each in found if not each.why),
-    )
+    return _divided(found)
 
 
 def carrier_end(carrier: ContainerInfo, now_s: float) -> str:
@@ -124,6 +118,10 @@ def remove_leftovers(engine: Engine, leftovers: Iterable[Leftover]) -> Iterator[
             yield Removal(leftover=leftover, error=str(error))
         else:
             yield Removal(leftover=leftover)
+
+
+def _divided(found: Sequence[Leftover]) -> Survey:
+    return Survey(leftovers=tuple(each for each in found if each.why), others=tuple(each for each in found if not each.why))
 
 
 def _is_no_student(container: ContainerInfo) -> bool:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import secrets
 import tarfile
+import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -168,9 +170,36 @@ def test_a_carrier_that_was_taken_for_abandoned_by_another_process_is_made_again
     assert content_of(place, program.volume) == (program.content, 0o555)
 
 
-@pytest.mark.parametrize("content", [b"", b"half"], ids=["empty", "half"])
-def test_one_that_was_filled_half_is_filled_again(place: Place, program: Program, content: bytes) -> None:
-    put(place, program.volume.mount(), program.content[:150_000] if content else b"")
+def test_managers_get_it_while_somebody_deletes_it_again_and_again(place: Place, program: Program) -> None:
+    enough = threading.Event()
+    engines = [connect(place.address, PATIENCE_S) for _ in range(3)]
+
+    def delete() -> None:
+        while not enough.is_set():
+            with suppress(Refused):  # in use
+                engines[0].remove_volume(program.volume.name)
+
+    def ensure(engine: Engine) -> None:
+        manager = store(program)
+        for _ in range(5):
+            manager.ensure(engine, HOST, again=True)
+
+    with ThreadPoolExecutor(3) as threads:
+        deleter = threads.submit(delete)
+        try:
+            list(threads.map(ensure, engines[1:]))
+        finally:
+            enough.set()
+        deleter.result()
+
+    for engine in engines:
+        engine.close()
+    assert place.engine.list(program.volume.labels) == []
+
+
+@pytest.mark.parametrize("size", [0, 150_000])
+def test_one_that_was_filled_half_is_filled_again(place: Place, program: Program, size: int) -> None:
+    put(place, program.volume.mount(), program.content[:size])
     store(program).ensure(place.engine, HOST)
     assert content_of(place, program.volume) == (program.content, 0o555)
 
