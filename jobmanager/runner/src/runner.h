@@ -40,6 +40,7 @@ int high_fd(int fd);                   // the same one above those that a progra
 bool kill_all(void);                   // every other process, and reaps them; within 10 s; whether all are gone
 
 // run.c
+void run_init(void);                   // takes the reserve
 void run_input(struct in *in);
 void run_start(struct in *in);
 void run_message(struct in *in);
@@ -49,7 +50,7 @@ bool run_is_on(void);
 uint32_t run_last(void);
 uint64_t run_taken_input(void);
 uint64_t run_taken_messages(void);
-void run_reaped(void);                 // children have ended
+bool run_reap(void);                   // all children that have ended; whether there is none left
 bool run_step(void);                   // what is due; whether there was something
 uint64_t run_due_ns(void);             // when run_step is due at the latest
 struct pollfd;

@@ -96,7 +96,7 @@ bool in_done(const struct in *in) { return !in->bad && in->at == in->end; }
 
 // Down
 
-static const uint8_t frame_magic[4] = "JMD1";
+static const uint8_t frame_magic[4] = {'J', 'M', 'D', '1'};
 
 static struct {
     uint8_t bytes[FRAME_SIZE];  // what came and is no whole frame yet
@@ -206,7 +206,7 @@ void down_parse(down_handler *obey) {
 
 // Up
 
-static const uint8_t packet_magic[4] = "JMU1";
+static const uint8_t packet_magic[4] = {'J', 'M', 'U', '1'};
 enum packet_kind { PACKET_STATUS = 1, PACKET_STREAM };
 
 static uint8_t *window;        // the byte at an offset is at the offset modulo its size

@@ -1,0 +1,27 @@
+// Files that come and go between runs, and those that a run brings at its end.
+#ifndef FILES_H
+#define FILES_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "wire.h"
+
+struct refusal {                 // what a PUT or REMOVE has failed with, for the next RUN
+    uint8_t why;
+    uint32_t error;
+    char what[PATH_SIZE];
+};
+
+void files_put(struct in *in);
+void files_remove(struct in *in);
+void files_list(struct in *in);
+void files_fetch(struct in *in);
+void files_clear(struct in *in);
+void files_bring_begin(uint32_t run, struct in list);   // the list of a RUN, checked; the PIECEs come by files_step
+bool files_busy(void);           // an answer is not whole yet
+bool files_step(void);           // at most one message of it; there is room; whether more is to come
+const struct refusal *files_refusal(void);              // NULL: nothing has failed
+void files_forget_refusal(void);
+
+#endif
