@@ -268,7 +268,7 @@ static void loop(void) {
         forget_signals();
         run_reap();
         count_lease(now);
-        leave_when_done(now);
+        leave_when_done(now_ns());  // not before what leave() has noted
     }
 }
 
