@@ -93,7 +93,7 @@ static void leave_when_done(uint64_t now) {
     if (!run_is_on())
         runner.state = STATE_LEAVING;
     bool sent = runner.state == STATE_LEAVING && !window_unsent();
-    bool reader_gone = now - runner.sent_ns > GONE_NS && (window_unsent() || runner.leave_code == EXIT_LEASE);
+    bool reader_gone = now > runner.sent_ns + GONE_NS && (window_unsent() || runner.leave_code == EXIT_LEASE);
     if (sent || reader_gone || (runner.leave_code != EXIT_LEASE && runner.silent_ns >= runner.lease_ns)) {
         kill_all();
         _exit(runner.leave_code);

@@ -281,6 +281,19 @@ static void reset_run(void) {
     message_queue.at = message_queue.count = 0;
 }
 
+// What was sent for a pipe before its run.
+static bool feed_what_came_before(void) {
+    struct stat found;
+    if (run.input_kind != INPUT_PIPE || memory.run != run.number || memory.fd < 0)
+        return true;
+    if (fstat(memory.fd, &found) || found.st_size > (off_t)QUEUE_SIZE)
+        return false;
+    ssize_t got = pread(memory.fd, input_queue.bytes, QUEUE_SIZE, 0);
+    input_queue.count = run.input_received = got > 0 ? (uint64_t)got : 0;
+    run.input_last = memory.last;
+    return true;
+}
+
 void run_start(struct in *in) {
     size_t length = (size_t)(in->end - in->at);
     uint32_t number = in_u32(in);
@@ -296,6 +309,8 @@ void run_start(struct in *in) {
     if (!read_run(&copy))
         return fault("RUN makes no sense");
     run.number = number;
+    if (!feed_what_came_before())
+        return fault("more INPUT than the run may have before it");
     run.phase = DUE;
     runner.state = STATE_RUNNING;
 }
@@ -366,7 +381,7 @@ static void feed_pipe(uint64_t offset, bool last, const uint8_t *data, size_t le
         return fault("more INPUT than the run may have before it");
     run.input_received = offset + length;
     run.input_last = last;
-    if (run.stdin_pipe >= 0)
+    if (run.stdin_pipe >= 0 || run.phase == DUE)
         queue_append(&input_queue, data + known, length - known);
 }
 
@@ -490,19 +505,6 @@ static bool make_input(int *theirs) {
     return fd >= 0;
 }
 
-// What was sent for a pipe before its run.
-static bool feed_what_came_before(void) {
-    struct stat found;
-    if (run.input_kind != INPUT_PIPE || memory.run != run.number || memory.fd < 0)
-        return true;
-    if (fstat(memory.fd, &found) || found.st_size > (off_t)QUEUE_SIZE)
-        return false;
-    ssize_t got = pread(memory.fd, input_queue.bytes, QUEUE_SIZE, 0);
-    input_queue.count = run.input_received = got > 0 ? (uint64_t)got : 0;
-    run.input_last = memory.last;
-    return true;
-}
-
 static char **launch_arguments(void) {
     static char umask_text[16], count_text[16];
     snprintf(umask_text, sizeof umask_text, "%u", run.umask);
@@ -589,8 +591,6 @@ static bool step_due(void) {
         refuse_text(WHY_NO_PROGRAM, ENOENT, "");
     } else if (!started_fits()) {
         refuse_text(WHY_OTHER, E2BIG, "volumes");
-    } else if (!feed_what_came_before()) {
-        fault("more INPUT than the run may have before it");
     } else if (check_volumes()) {
         launch_run();
     }

@@ -1,0 +1,544 @@
+"""Runs of the bare runner: started, fed, limited, stopped, ended, resumed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import resource
+import signal
+import sys
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobmanager.runner.frames import (
+    Ended,
+    Fault,
+    FromProgram,
+    HowEnded,
+    InputFrom,
+    Kill,
+    Leave,
+    OutputData,
+    RefusalReason,
+    ResourceLimit,
+    RunnerState,
+    Started,
+    StartRun,
+    Status,
+    StoppedBy,
+    Taken,
+    ToProgram,
+    VolumeDevice,
+)
+from tests.conftest import SLOWNESS, eventually
+from tests.support.bare_runner import BareRunner, RunRecord
+
+PYTHON = str(Path(sys.executable).resolve())
+WINDOW_BYTES = 2**20
+# A program that opens descriptor 3 as its channel.
+_CHANNEL = "import socket; s = socket.socket(fileno=3)\n"
+
+
+@pytest.fixture
+def runner() -> Iterator[BareRunner]:
+    with BareRunner() as bare:
+        yield bare
+
+
+def _sh(runner: BareRunner, script: str, **fields: Any) -> RunRecord:
+    return runner.run(["sh", "-c", script], **fields)
+
+
+def _start_from(runner: BareRunner, kind: InputFrom, argv: list[str], **fields: Any) -> int:
+    runner.last_run += 1
+    names = tuple(os.fsencode(name) for name in argv)
+    runner.send(StartRun(run=runner.last_run, argv=names, cwd=b"/job", stdin=kind, **fields))
+    return runner.last_run
+
+
+def _read_from(runner: BareRunner, kind: InputFrom, argv: list[str], **fields: Any) -> RunRecord:
+    return runner.finish(_start_from(runner, kind, argv, **fields))
+
+
+def _python(code: str) -> list[str]:
+    return [PYTHON, "-S", "-c", code]
+
+
+def _others(runner: BareRunner) -> list[str]:
+    """What else is in the runner's namespace."""
+    namespace = os.readlink(f"/proc/{runner.pid}/ns/pid")
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if int(process.name) != runner.pid and os.readlink(process / "ns" / "pid") == namespace:
+                found.append((process / "stat").read_text())
+        except OSError:
+            continue
+    return found
+
+
+def _descriptors(runner: BareRunner) -> int:
+    return len(os.listdir(f"/proc/{runner.pid}/fd"))
+
+
+def _close_its_input(runner: BareRunner) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, runner.stdin.fileno())
+    os.close(nowhere)
+
+
+# How a run ends
+
+
+@pytest.mark.parametrize("code", [0, 1, 42, 127, 139, 255])
+def test_an_exit_code_is_reported_as_it_is(runner: BareRunner, code: int) -> None:
+    ended = _sh(runner, f"exit {code}").ended
+    assert (ended.how, ended.code, ended.stopped_by) == (HowEnded.EXITED, code, StoppedBy.NOBODY)
+
+
+def test_each_signal_is_reported_by_its_number(runner: BareRunner) -> None:
+    deadly = set(range(1, 32)) - {signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH}
+    deadly -= {signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
+    for number in sorted(deadly):
+        ended = _sh(runner, f"ulimit -c 0; kill -{number} $$; sleep 60").ended
+        assert (ended.how, ended.code, ended.stopped_by) == (HowEnded.SIGNALLED, number, StoppedBy.NOBODY)
+
+
+def test_both_streams_are_told_apart_and_counted(runner: BareRunner) -> None:
+    record = _sh(runner, "echo out; echo error >&2")
+    assert (record.stdout, record.stderr) == (b"out\n", b"error\n")
+    assert (record.ended.stdout_bytes, record.ended.stderr_bytes, record.ended.left) == (4, 6, False)
+
+
+def test_output_is_reported_while_the_program_runs(runner: BareRunner) -> None:
+    run = _start_from(runner, InputFrom.PIPE, ["sh", "-c", "echo first; read line; echo $line"])
+    assert runner.wait_for(OutputData).data == b"first\n"
+    runner.send_input(run, b"second\n")
+    assert runner.finish(run).stdout == b"first\nsecond\n"
+
+
+def test_a_program_begins_with_nothing_of_the_runner(runner: BareRunner) -> None:
+    code = (
+        "import os\n"
+        "print(*sorted(int(fd) for fd in os.listdir('/proc/self/fd'))[:-1], os.getsid(0) == os.getpid())\n"
+        "print(open('/proc/self/oom_score_adj').read().strip())\n"
+        "print(*[line.split()[1] for line in open('/proc/self/status') if line.startswith(('SigBlk', 'SigIgn'))])\n"
+        "print(oct(os.umask(0)), os.getcwd())\n"
+    )
+    record = runner.run([PYTHON, "-S", "-c", code], umask=0o027, cwd=b"/tmp")
+    ignored_by_python = f"{1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1:016x}"
+    assert record.stdout.decode().splitlines() == ["0 1 2 True", "1000", f"{0:016x} {ignored_by_python}", "0o27 /tmp"]
+
+
+def test_the_runs_environment_lies_over_the_containers(runner: BareRunner) -> None:
+    record = _sh(runner, 'echo "$A:$PATH"; env | grep -c ^PATH=', env=(b"A=b", b"PATH=/bin:/usr/bin"))
+    assert record.stdout == b"b:/bin:/usr/bin\n1\n"
+    assert _sh(runner, 'echo "$A:$PATH"').stdout.startswith(b":/usr/local/sbin:")
+
+
+def test_limits_of_the_kernel_are_set(runner: BareRunner) -> None:
+    limits = (
+        ResourceLimit(resource=resource.RLIMIT_NOFILE, soft=20, hard=30),
+        ResourceLimit(resource=resource.RLIMIT_CORE, soft=0, hard=0),
+    )
+    assert _sh(runner, "ulimit -Sn; ulimit -Hn; ulimit -c", rlimits=limits).stdout == b"20\n30\n0\n"
+
+
+def test_a_script_without_a_first_line_is_given_to_the_shell(runner: BareRunner) -> None:
+    _sh(runner, "echo 'echo script $1' > /job/script; chmod +x /job/script")
+    assert runner.run(["./script", "x"]).stdout == b"script x\n"
+    assert runner.run(["script", "x"], env=(b"PATH=/nowhere:/job",)).stdout == b"script x\n"
+
+
+# Refusals
+
+
+def test_what_cannot_be_started_says_why(runner: BareRunner) -> None:
+    _sh(runner, "echo '#!/nowhere' > /job/lost; chmod +x /job/lost; echo x > /job/closed; mkdir /job/folder")
+    cases: list[tuple[list[str], dict[str, Any], RefusalReason, int]] = [
+        (["nope"], {}, RefusalReason.NO_SUCH_PROGRAM, errno.ENOENT),
+        (["/nope"], {}, RefusalReason.NO_SUCH_PROGRAM, errno.ENOENT),
+        ([""], {}, RefusalReason.NO_SUCH_PROGRAM, errno.ENOENT),
+        ([], {}, RefusalReason.NO_SUCH_PROGRAM, errno.ENOENT),
+        (["/bin/sh/x"], {}, RefusalReason.NO_SUCH_PROGRAM, errno.ENOTDIR),
+        (["./folder"], {}, RefusalReason.IS_A_FOLDER, errno.EACCES),
+        (["./closed"], {}, RefusalReason.NOT_EXECUTABLE, errno.EACCES),
+        (["./lost"], {}, RefusalReason.NO_INTERPRETER, errno.ENOENT),
+        (["true"], {"cwd": b"/nowhere"}, RefusalReason.NO_SUCH_FOLDER, errno.ENOENT),
+        (["true", "x" * 200_000], {}, RefusalReason.ARGUMENTS_TOO_LONG, errno.E2BIG),
+        (["true"], {"stdout_path": b"/job/folder"}, RefusalReason.OTHER, errno.EISDIR),
+        (["true"], {"rlimits": (ResourceLimit(resource=99, soft=0, hard=0),)}, RefusalReason.OTHER, errno.EINVAL),
+        (["true"], {"volumes": (VolumeDevice(path=b"/nowhere", device=b""),)}, RefusalReason.OTHER_DEVICE, errno.ENOENT),
+        (["true"], {"volumes": (VolumeDevice(path=b"/job", device=b"1:1"),)}, RefusalReason.OTHER_DEVICE, 0),
+    ]
+    for argv, fields, why, number in cases:
+        refused = runner.run(argv, **fields).refused
+        assert (refused.why, refused.errno) == (why, number), (argv, fields)
+    refused = _read_from(runner, InputFrom.PATH, ["true"], stdin_path=b"/nowhere").refused
+    assert (refused.why, refused.errno, refused.what) == (RefusalReason.OTHER, errno.ENOENT, b"/nowhere")
+    assert _sh(runner, "echo fine").stdout == b"fine\n"
+
+
+def test_the_device_of_a_volume_is_reported(runner: BareRunner) -> None:
+    seen = _sh(runner, "stat -c %Hd:%Ld /job || stat -c %d /job").stdout.decode().strip()
+    started = _sh(runner, "true", volumes=(VolumeDevice(path=b"/job", device=b""),)).started
+    assert started.volumes[0].path == b"/job"
+    assert started.volumes[0].device.decode() == seen
+
+
+# Limits
+
+
+def test_the_wall_clock_stops_a_run(runner: BareRunner) -> None:
+    ended = _sh(runner, "sleep 100", wall_ms=300).ended
+    assert (ended.how, ended.code, ended.stopped_by) == (HowEnded.SIGNALLED, signal.SIGKILL, StoppedBy.WALL)
+    assert ended.wall_us >= 300_000
+
+
+def test_cpu_time_of_all_its_processes_stops_a_run(runner: BareRunner) -> None:
+    if not runner.has_cgroup:
+        pytest.skip("CPU time is counted by the control group, and this machine lets us make none")
+    ended = _sh(runner, "(while :; do :; done) & (while :; do :; done) & wait", cpu_us=300_000).ended
+    assert ended.stopped_by == StoppedBy.CPU
+    assert ended.cpu_us is not None and ended.cpu_us >= 290_000
+
+
+def test_output_past_its_limit_stops_a_run_and_is_not_reported(runner: BareRunner) -> None:
+    record = _sh(runner, "yes", output_bytes=10_000)
+    assert record.ended.stopped_by == StoppedBy.OUTPUT
+    assert len(record.stdout) == 10_000
+    assert record.ended.stdout_bytes > 10_000
+
+
+def test_output_past_its_limit_counts_when_the_program_has_ended_by_itself(runner: BareRunner) -> None:
+    record = _sh(runner, "printf 123456; printf 7 >&2", output_bytes=6)
+    assert record.ended.stopped_by == StoppedBy.OUTPUT
+    assert len(record.stdout + record.stderr) == 6
+    assert (record.ended.stdout_bytes, record.ended.stderr_bytes) == (6, 1)
+
+
+def test_output_up_to_its_limit_is_no_reason_to_stop(runner: BareRunner) -> None:
+    record = _sh(runner, "printf 123456", output_bytes=6)
+    assert (record.stdout, record.ended.stopped_by) == (b"123456", StoppedBy.NOBODY)
+
+
+# Standard input
+
+
+def test_standard_input_of_each_kind(runner: BareRunner) -> None:
+    assert _sh(runner, "cat; echo end").stdout == b"end\n"
+    assert runner.run(["cat"], stdin=b"from memory").stdout == b"from memory"
+    assert _read_from(runner, InputFrom.MEMORY, ["cat"]).stdout == b""
+    _sh(runner, "echo from a file > /job/file")
+    record = _read_from(runner, InputFrom.PATH, ["cat"], stdin_path=b"file", stdout_path=b"/job/copy")
+    assert (record.stdout, record.ended.code) == (b"", 0)
+    assert _sh(runner, "cat copy").stdout == b"from a file\n"
+
+
+def test_input_in_memory_can_be_sought_and_not_written(runner: BareRunner) -> None:
+    content = random.Random(1).randbytes(3 * 2**20)
+    code = (
+        "import os, sys, zlib\n"
+        "data = sys.stdin.buffer.read(); os.lseek(0, 0, 0); again = os.read(0, 4)\n"
+        "print(zlib.crc32(data), again == data[:4])\n"
+        "try: os.write(0, b'x')\n"
+        "except OSError as error: print(error.errno)\n"
+        "try: os.write(os.open('/proc/self/fd/0', os.O_WRONLY), b'x')\n"
+        "except OSError as error: print(error.errno)\n"
+    )
+    seen = runner.run(_python(code), stdin=content).stdout.decode().splitlines()
+    assert seen == [f"{zlib.crc32(content)} True", str(errno.EBADF), str(errno.EPERM)]
+
+
+def test_input_for_a_pipe_is_taken_as_the_program_reads(runner: BareRunner) -> None:
+    content = random.Random(2).randbytes(300_000)
+    run = _start_from(runner, InputFrom.PIPE, ["cat"])
+    sent = taken = 0
+    while sent < len(content):
+        piece = content[sent : taken + 2**16]
+        if piece:
+            runner.send_input(run, piece, offset=sent, last=sent + len(piece) == len(content))
+            sent += len(piece)
+        else:
+            taken = runner.wait_for(Taken).input
+    record = runner.finish(run)
+    assert record.stdout == content
+    assert record.taken.input == len(content)
+
+
+def test_input_for_a_pipe_may_come_before_its_run_and_again(runner: BareRunner) -> None:
+    runner.send_input(1, b"begin ", last=False)
+    run = _start_from(runner, InputFrom.PIPE, ["cat"])
+    runner.send_input(run, b"begin and", last=False)
+    runner.send_input(run, b"and end", offset=6)
+    assert runner.finish(run).stdout == b"begin and end"
+
+
+@pytest.mark.parametrize(("offset", "size"), [(1, 1), (0, 2**16 * 3)])
+def test_input_that_nobody_may_send_is_a_fault(runner: BareRunner, offset: int, size: int) -> None:
+    run = _start_from(runner, InputFrom.PIPE, ["sleep", "100"])
+    runner.wait_for(Started)
+    runner.send_input(run, bytes(size), offset=offset)
+    assert b"INPUT" in runner.wait_for(Fault).text
+    assert runner.exit_code() == 121
+
+
+def test_a_program_waits_for_the_writer_of_its_fifo_and_begins_then(runner: BareRunner) -> None:
+    _sh(runner, "mkfifo /job/in")
+    run = _start_from(runner, InputFrom.PATH, ["cat"], stdin_path=b"in")
+    fifo = f"/proc/{runner.pid}/root/job/in"
+    writer = os.open(fifo, os.O_WRONLY)  # goes on as soon as the runner has opened it
+    runner.wait_for(Started)
+    os.write(writer, b"late")
+    os.close(writer)
+    assert runner.finish(run).stdout == b"late"
+
+
+def test_a_writer_that_came_and_went_is_read(runner: BareRunner) -> None:
+    _sh(runner, "mkfifo /job/in")
+    run = _start_from(runner, InputFrom.PATH, ["cat"], stdin_path=b"in")
+    Path(f"/proc/{runner.pid}/root/job/in").write_bytes(b"short")
+    assert runner.finish(run).stdout == b"short"
+
+
+def test_each_of_two_programs_reads_what_the_other_writes(runner: BareRunner) -> None:
+    _sh(runner, "mkfifo /job/there /job/back")
+    run = _start_from(
+        runner, InputFrom.PATH, ["sh", "-c", "echo ping; read answer; echo $answer >&2"], stdin_path=b"back", stdout_path=b"there"
+    )
+    root = f"/proc/{runner.pid}/root/job"
+    back = os.open(f"{root}/back", os.O_WRONLY)
+    with open(f"{root}/there", "rb") as there:
+        assert there.readline() == b"ping\n"
+        os.write(back, b"pong\n")
+    os.close(back)
+    assert runner.finish(run).stderr == b"pong\n"
+
+
+def test_a_run_that_waits_for_its_fifo_is_killed_and_limited(runner: BareRunner) -> None:
+    _sh(runner, "mkfifo /job/in")
+    run = _start_from(runner, InputFrom.PATH, ["cat"], stdin_path=b"in")
+    runner.send(Kill(run=run))
+    assert runner.finish(run).refused.why == RefusalReason.KILLED_BEFORE
+    refused = _read_from(runner, InputFrom.PATH, ["cat"], stdin_path=b"in", wall_ms=200).refused
+    assert (refused.why, refused.errno) == (RefusalReason.OTHER, errno.ETIMEDOUT)
+
+
+# Messages
+
+
+def test_messages_go_both_ways(runner: BareRunner) -> None:
+    code = _CHANNEL + "import os\nassert os.environ['JOBMANAGER_CHANNEL'] == '3'\nwhile m := s.recv(9999): s.send(m.upper())\n"
+    run = runner.start(_python(code), channel=True)
+    for number, text in enumerate([b"one", b"two", b"three"]):
+        runner.send(ToProgram(run=run, number=number, data=text))
+        answer = runner.wait_for(FromProgram)
+        assert (answer.number, answer.data) == (number, text.upper())
+    runner.send(ToProgram(run=run, number=1, data=b"two"))  # a new waiter says it again
+    runner.send(ToProgram(run=run, number=3, data=b""))
+    record = runner.finish(run)
+    assert (record.ended.code, record.taken.messages, len(record.from_program)) == (0, 4, 3)
+
+
+def test_a_last_message_and_empty_ones_are_not_lost(runner: BareRunner) -> None:
+    code = _CHANNEL + "for m in (b'', b'a', b'', b'z' * 60000): s.send(m)\n"
+    assert runner.run(_python(code), channel=True).from_program == [b"", b"a", b"", b"z" * 60000]
+
+
+# Killing
+
+
+def test_a_run_is_killed_before_and_after_it_started(runner: BareRunner) -> None:
+    run = runner.last_run = 1
+    both = StartRun(run=run, argv=(b"sleep", b"100"), cwd=b"/job")
+    runner.feed(runner.writer.write(both) + runner.writer.write(Kill(run=run)))
+    assert runner.finish(run).refused.why == RefusalReason.KILLED_BEFORE
+    run = runner.start(["sleep", "100"])
+    runner.wait_for(Started)
+    runner.send(Kill(run=run + 1))
+    runner.send(Kill(run=run))
+    ended = runner.finish(run).ended
+    assert (ended.how, ended.stopped_by) == (HowEnded.SIGNALLED, StoppedBy.KILL)
+
+
+def test_a_run_is_taken_once(runner: BareRunner) -> None:
+    first = _sh(runner, "echo once")
+    runner.last_run = 0
+    runner.start(["echo", "again"])
+    runner.last_run = 1
+    assert _sh(runner, "echo next").stdout == b"next\n"
+    assert first.stdout == b"once\n"
+    assert len([message for message in runner.seen if isinstance(message, Started)]) == 2
+
+
+def test_leaving_ends_the_run_and_is_reported(runner: BareRunner) -> None:
+    run = runner.start(["sleep", "100"])
+    runner.wait_for(Started)
+    runner.send(Leave())
+    assert runner.finish(run).ended.stopped_by == StoppedBy.LEAVE
+    assert runner.exit_code() == 0
+
+
+# Sessions
+
+
+def test_nothing_is_lost_or_repeated_wherever_a_session_breaks_off(runner: BareRunner) -> None:
+    choice = random.Random(3)
+    run = runner.start(_python("for n in range(20000): print(n)"))
+    expected = "".join(f"{n}\n" for n in range(20000)).encode()
+    messages: list[object] = []
+    while not any(isinstance(message, Ended) for message in messages):
+        for _ in range(choice.randrange(1, 6)):
+            message = runner.next_message()
+            messages.append(message)
+            if isinstance(message, Ended):
+                break
+        else:
+            runner.detach()
+            runner.discard(choice.randrange(1, 5000))
+            runner.resume()
+    outputs = [message for message in messages if isinstance(message, OutputData)]
+    assert [output.offset for output in outputs] == [sum(len(o.data) for o in outputs[:n]) for n in range(len(outputs))]
+    assert b"".join(output.data for output in outputs) == expected
+    assert run == 1
+
+
+def test_a_waiter_that_was_replaced_can_do_nothing(runner: BareRunner) -> None:
+    old = runner.writer
+    runner.wait_for(Status)
+    run = runner.start(["sh", "-c", "sleep 0.2; echo still here"])
+    runner.wait_for(Started)
+    runner.resume()
+    runner.feed(old.write(Kill(run=run)) + old.write(Leave()))
+    assert runner.finish(run).stdout == b"still here\n"
+
+
+def test_a_new_session_learns_what_goes_on(runner: BareRunner) -> None:
+    run = runner.start(["sleep", "100"])
+    runner.wait_for(Started)
+    runner.detach()
+    runner.resume()
+    status = runner.wait_for(Status)
+    assert (status.state, status.run, status.dumpable) == (RunnerState.RUNNING, run, False)
+
+
+def test_a_full_window_stops_the_program_and_the_wall_clock(runner: BareRunner) -> None:
+    runner.acknowledging = False
+    run = runner.start(["sh", "-c", "head -c 3000000 /dev/zero; echo end"], wall_ms=1000)
+    received = 0
+    while received < WINDOW_BYTES * 3 // 4:
+        message = runner.next_message()
+        received += len(message.data) if isinstance(message, OutputData) else 0
+    with pytest.raises(TimeoutError):  # longer than the wall clock allows
+        while True:
+            runner.next_message(1.5)
+    runner.acknowledging = True
+    runner.acknowledge()
+    record = runner.finish(run)
+    assert record.ended.stopped_by == StoppedBy.NOBODY
+    assert record.stdout == bytes(3_000_000) + b"end\n"
+    assert record.ended.wall_us < 1_000_000
+
+
+def test_a_lease_ends_the_run_and_the_runner() -> None:
+    with BareRunner(lease_s=0.5 * SLOWNESS) as runner:
+        run = runner.start(["sleep", "100"])
+        runner.wait_for(Started)
+        runner.acknowledging = False
+        assert runner.finish(run).ended.stopped_by == StoppedBy.LEASE
+        assert runner.exit_code() == 120
+
+
+def test_a_runner_that_nobody_speaks_to_leaves_after_the_lease_of_its_command_line() -> None:
+    with BareRunner(lease_s=0.3, begin=False) as runner:
+        assert runner.exit_code() == 120
+
+
+def test_the_end_of_its_input_is_not_the_end_of_a_run_but_the_lease_is() -> None:
+    with BareRunner(lease_s=1 * SLOWNESS) as runner:
+        run = runner.start(["sh", "-c", "sleep 0.3; echo went on; sleep 100"])
+        runner.wait_for(Started)
+        runner.acknowledging = False
+        _close_its_input(runner)
+        assert runner.wait_for(OutputData).data == b"went on\n"
+        assert runner.finish(run).ended.stopped_by == StoppedBy.LEASE
+        assert runner.exit_code() == 120
+
+
+# What a program leaves behind
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "sleep 1000 & setsid sleep 1000 & exit 0",
+        "(setsid sh -c 'sleep 1000 & sleep 1000' &) ; exit 0",
+        "(trap '' TERM HUP INT; sleep 1000) & kill -STOP $!; exit 0",
+    ],
+)
+def test_nothing_of_a_run_lives_on(runner: BareRunner, script: str) -> None:
+    ended = _sh(runner, script).ended
+    assert (ended.code, ended.left) == (0, False)
+    assert _others(runner) == []
+
+
+def test_a_storm_of_forks_is_ended(runner: BareRunner) -> None:
+    code = (
+        "import os, signal, time\n"
+        "for n in range(60):\n"
+        "    if not os.fork():\n"
+        "        while True:\n"
+        "            if os.fork(): os._exit(0)\n"
+        "time.sleep(0.3)\n"
+    )
+    ended = runner.run(_python(code)).ended
+    assert (ended.code, ended.left) == (0, False)
+    assert _others(runner) == []
+
+
+def test_orphans_are_reaped_while_the_run_goes_on(runner: BareRunner) -> None:
+    run = _start_from(runner, InputFrom.PIPE, ["sh", "-c", "for n in 1 2 3 4 5 6 7 8; do (true &); done; echo done; read line"])
+    runner.wait_for(OutputData)
+    eventually(lambda: not any(") Z" in stat for stat in _others(runner)), what="the orphans are reaped")
+    runner.send_input(run, b"end\n")
+    assert runner.finish(run).ended.code == 0
+
+
+def test_a_hundred_runs_leave_no_descriptor() -> None:
+    with BareRunner(sanitized=False) as runner:
+        _all_kinds(runner)
+        before, memory = _descriptors(runner), _resident_kib(runner)
+        for _ in range(25):
+            _all_kinds(runner)
+        assert _descriptors(runner) == before
+        assert _resident_kib(runner) <= memory + 1024  # of its window more pages may have been used
+
+
+def _all_kinds(runner: BareRunner) -> None:
+    assert _sh(runner, "echo x").stdout == b"x\n"
+    assert runner.run(["cat"], stdin=b"y", channel=True).stdout == b"y"
+    assert _start_and_feed(runner) == b"z"
+    assert runner.run(["nope"]).refused.why == RefusalReason.NO_SUCH_PROGRAM
+
+
+def _start_and_feed(runner: BareRunner) -> bytes:
+    run = _start_from(runner, InputFrom.PIPE, ["cat"])
+    runner.send_input(run, b"z")
+    return runner.finish(run).stdout
+
+
+def test_its_memory_stays_small_when_much_goes_through() -> None:
+    with BareRunner(sanitized=False) as runner:
+        assert len(_sh(runner, "head -c 20000000 /dev/zero").stdout) == 20_000_000
+        runner.run(["cat"], stdin=bytes(5 * 2**20))
+        assert _resident_kib(runner) <= 3 * 1024  # its own, the window and the reserve
+
+
+def _resident_kib(runner: BareRunner) -> int:
+    status = Path(f"/proc/{runner.pid}/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:")))
