@@ -156,9 +156,11 @@ class ListOf:
     """A count as u32, and so many items of one kind."""
 
     item: Field
+    most: int = 2**32 - 1
     least = 4
 
     def write(self, value: Sequence[Any], out: bytearray) -> None:
+        self._check(len(value))
         _U32.write(len(value), out)
         for item in value:
             self.item.write(item, out)
@@ -167,7 +169,12 @@ class ListOf:
         count = _U32.read(payload)
         if count * self.item.least > payload.left:
             raise FrameError(f"{count} items cannot be in {payload.left} bytes")
+        self._check(count)
         return tuple(self.item.read(payload) for _ in range(count))
+
+    def _check(self, count: int) -> None:
+        if count > self.most:
+            raise FrameError(f"{count} items, where at most {self.most} are allowed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +234,7 @@ I64 = Annotated[int, Number("<q")]
 Yes = Annotated[bool, Flag()]
 Count = Annotated[int | None, KernelCounter()]
 Data = Annotated[bytes, ByteString()]
-Name = Annotated[bytes, ByteString(may_have_nul=False)]
+Name = Annotated[bytes, ByteString(most=PATH_BYTES, may_have_nul=False)]
 Path = Annotated[bytes, ByteString(most=PATH_BYTES, may_have_nul=False)]
 Names = Annotated[tuple[bytes, ...], ListOf(ByteString(may_have_nul=False))]
 Paths = Annotated[tuple[bytes, ...], ListOf(ByteString(most=PATH_BYTES, may_have_nul=False))]

@@ -34,6 +34,7 @@ from jobmanager.runner.fields import (
 VERSION = 1
 DOWN_MESSAGE_BYTES = 2**20  # the most of one message's payload
 UP_MESSAGE_BYTES = 2**16
+RESOURCE_LIMITS = 64  # the most of one run
 _Message = TypeVar("_Message", bound="DownMessage | UpMessage | Status")
 
 
@@ -239,7 +240,7 @@ class StartRun(DownMessage):
     cpu_us: U64 = 0
     cpus_milli: U32 = 0
     output_bytes: U64 = 0
-    rlimits: Annotated[tuple[ResourceLimit, ...], ListOf(RecordOf(ResourceLimit))] = ()
+    rlimits: Annotated[tuple[ResourceLimit, ...], ListOf(RecordOf(ResourceLimit), most=RESOURCE_LIMITS)] = ()
     places: Paths = ()  # whose free space is looked at, at the end
     volumes: Annotated[tuple[VolumeDevice, ...], ListOf(RecordOf(VolumeDevice))] = ()
     bring: Annotated[tuple[BringPath, ...], ListOf(RecordOf(BringPath))] = ()

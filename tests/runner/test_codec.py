@@ -49,6 +49,7 @@ from jobmanager.runner.frames import (
     ProgramStream,
     Put,
     PutKind,
+    ResourceLimit,
     RunnerState,
     Started,
     StartRun,
@@ -64,6 +65,7 @@ from tests.support.runner_messages import KINDS, down_messages, messages, up_mes
 CONTRACT = (Path(__file__).resolve().parents[2] / "docs" / "runner.md").read_text()
 SESSIONS = st.integers(0, 2**64 - 1)
 quick = settings(max_examples=60, deadline=None)
+ANY_LIMIT = ResourceLimit(resource=0, soft=1, hard=2)
 IDLE = Status(
     stream_bytes=0, build=b"b" * 32, state=RunnerState.IDLE, run=0, kept_from=0,
     input=0, messages=0, skipped=0, put_to=b"", cgroup=2, dumpable=False,
@@ -150,6 +152,7 @@ def assert_same_or_refused(kind: type[Any], payload: bytes) -> None:
         (Put(path=b"a", kind=2, mode=0, mtime_s=0), "Put.kind: 2 is no PutKind"),
         (Put(path=b"a", mode=0, mtime_s=0, data=bytes(2**20 - 30)), "Put: 1048577 bytes, where a message has at most 1048576"),
         (StartRun(run=1, argv=(b"a\0",), cwd=b"/"), "StartRun.argv: it has a NUL"),
+        (StartRun(run=1, argv=(), cwd=b"/", rlimits=(ANY_LIMIT,) * 65), "StartRun.rlimits: 65 items, where at most 64 are allowed"),
         (StartRun(run=1, argv=(), cwd=b"/", rlimits=(b"",)), "StartRun.rlimits: bytes instead of ResourceLimit"),
         (FromProgram(number=1, data=bytes(UP_MESSAGE_BYTES - 11)), "FromProgram: 65537 bytes, where a message has at most 65536"),
     ],
