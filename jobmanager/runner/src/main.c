@@ -94,10 +94,8 @@ static void leave_when_done(uint64_t now) {
         runner.state = STATE_LEAVING;
     bool sent = runner.state == STATE_LEAVING && !window_unsent();
     bool reader_gone = now > runner.sent_ns + GONE_NS && (window_unsent() || runner.leave_code == EXIT_LEASE);
-    if (sent || reader_gone || (runner.leave_code != EXIT_LEASE && runner.silent_ns >= runner.lease_ns)) {
-        kill_all();
-        _exit(runner.leave_code);
-    }
+    if (sent || reader_gone || (runner.leave_code != EXIT_LEASE && runner.silent_ns >= runner.lease_ns))
+        _exit(runner.leave_code);  // the kernel ends whoever is left
 }
 
 // Frames

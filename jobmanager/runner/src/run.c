@@ -143,8 +143,8 @@ static void close_run(void) {
     run.phase = OFF;
     if (runner.state != STATE_LEAVING)
         runner.state = STATE_IDLE;
-    madvise(vector, sizeof vector, MADV_DONTNEED);
-    madvise(payload, sizeof payload, MADV_DONTNEED);
+    give_back(vector, sizeof vector);
+    give_back(payload, sizeof payload);
 }
 
 void run_abandon(void) {
@@ -324,7 +324,7 @@ void run_kill(uint32_t number) {
 void run_stop(enum stopped_by by) {
     if (run.phase == DUE || run.phase == LAUNCHING)
         run.killed = true;
-    if (run.phase != GOING)
+    if (run.phase != GOING || run.reaped)
         return;
     run.by = by;
     run.phase = STOPPED;

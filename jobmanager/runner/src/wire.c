@@ -96,6 +96,12 @@ bool in_done(const struct in *in) { return !in->bad && in->at == in->end; }
 
 // Down
 
+void give_back(void *memory, size_t size) {
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), before = -(uintptr_t)memory % page;
+    if (size > before)
+        madvise((uint8_t *)memory + before, (size - before) / page * page, MADV_DONTNEED);
+}
+
 static const uint8_t frame_magic[4] = {'J', 'M', 'D', '1'};
 
 static struct {
@@ -194,7 +200,7 @@ static void take_frame(const uint8_t *frame, uint32_t length, down_handler *obey
     down.length = 0;
     obey(type, session, &in);
     if (in.end - down.message > (ptrdiff_t)FRAME_SIZE)  // memory of a long message is given back
-        madvise(down.message + FRAME_SIZE, DOWN_SIZE - FRAME_SIZE, MADV_DONTNEED);
+        give_back(down.message + FRAME_SIZE, DOWN_SIZE - FRAME_SIZE);
 }
 
 void down_parse(down_handler *obey) {

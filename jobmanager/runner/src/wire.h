@@ -51,6 +51,8 @@ void put_u64(uint8_t *at, uint64_t value);
 uint32_t get_u32(const uint8_t *at);
 uint64_t get_u64(const uint8_t *at);
 
+void give_back(void *memory, size_t size);   // its whole pages; they are zeros afterwards
+
 // Down: bytes come, whole messages go to `obey`; it is called for messages of the latest session only.
 typedef void down_handler(uint8_t type, uint64_t session, struct in *in);
 bool down_read(int fd, bool *ended);      // reads once; false: nothing was there. `ended`: there was the end of the file
