@@ -8,6 +8,7 @@ import random
 import resource
 import signal
 import sys
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -329,6 +330,14 @@ def test_a_run_that_waits_for_its_fifo_is_killed_and_limited(runner: BareRunner)
     assert (refused.why, refused.errno) == (RefusalReason.OTHER, errno.ETIMEDOUT)
 
 
+def test_input_that_its_program_does_not_want_harms_nobody(runner: BareRunner) -> None:
+    run = _start_from(runner, InputFrom.PIPE, ["sh", "-c", "exec 0<&-; echo closed; exec sleep 0.1"])
+    runner.wait_for(OutputData)
+    runner.send_input(run, b"x" * 1000, last=False)
+    runner.send_input(run, b"y", offset=1000)
+    assert runner.finish(run).ended.code == 0
+
+
 # Messages
 
 
@@ -348,6 +357,26 @@ def test_messages_go_both_ways(runner: BareRunner) -> None:
 def test_a_last_message_and_empty_ones_are_not_lost(runner: BareRunner) -> None:
     code = _CHANNEL + "for m in (b'', b'a', b'', b'z' * 60000): s.send(m)\n"
     assert runner.run(_python(code), channel=True).from_program == [b"", b"a", b"", b"z" * 60000]
+
+
+def test_descriptors_that_a_program_sends_along_are_not_kept(runner: BareRunner) -> None:
+    runner.run(["true"])
+    before = _descriptors(runner)
+    code = _CHANNEL + "for n in range(100): socket.send_fds(s, [b'x'], [0, 1, 2])\ninput()\n"
+    run = _start_from(runner, InputFrom.PIPE, _python(code), channel=True)
+    for _ in range(100):
+        runner.wait_for(FromProgram)
+    assert _descriptors(runner) <= before + 4  # its pipes and its socket
+    runner.send_input(run, b"end\n")
+    assert runner.finish(run).ended.code == 0
+
+
+def test_what_a_program_said_before_it_closed_its_socket_is_not_lost(runner: BareRunner) -> None:
+    run = runner.start(_python(_CHANNEL + "s.send(b'hello'); s.recv(1); s.close(); print('closed')"), channel=True)
+    for number in range(5):
+        runner.send(ToProgram(run=run, number=number, data=b"x" * 100))
+    record = runner.finish(run)
+    assert (record.from_program, record.stdout) == ([b"hello"], b"closed\n")
 
 
 # Killing
@@ -470,7 +499,31 @@ def test_the_end_of_its_input_is_not_the_end_of_a_run_but_the_lease_is() -> None
         assert runner.exit_code() == 120
 
 
+def test_a_runner_that_was_frozen_hears_first_what_has_come() -> None:
+    lease_s = 1.2 * SLOWNESS
+    with BareRunner(lease_s=lease_s) as runner:
+        run = runner.start(["sh", "-c", "read line; echo $line"], stdin=b"thawed\n")
+        runner.finish(run)
+        os.kill(runner.pid, signal.SIGSTOP)
+        until = time.monotonic() + 1.5 * lease_s
+        runner.acknowledge()
+        eventually(lambda: time.monotonic() > until, what="the lease is over")
+        os.kill(runner.pid, signal.SIGCONT)
+        assert _sh(runner, "echo alive").stdout == b"alive\n"
+
+
 # What a program leaves behind
+
+
+def test_places_in_which_nothing_is_free_are_reported(runner: BareRunner) -> None:
+    record = _sh(runner, "dd if=/dev/zero of=/tmp/all bs=1M 2>/dev/null; true", places=(b"/job", b"/tmp", b"/nowhere"))
+    assert [(place.path, place.blocks, place.inodes) for place in record.ended.full] == [(b"/tmp", True, False)]
+
+
+def test_what_is_left_in_a_large_pipe_is_reported(runner: BareRunner) -> None:
+    code = "import fcntl, os; fcntl.fcntl(1, fcntl.F_SETPIPE_SZ, 2**20); os.write(1, bytes(900_000))"
+    record = runner.run(_python(code))
+    assert (len(record.stdout), record.ended.stdout_bytes) == (900_000, 900_000)
 
 
 @pytest.mark.parametrize(
