@@ -228,6 +228,17 @@ def test_output_up_to_its_limit_is_no_reason_to_stop(runner: BareRunner) -> None
     assert (record.stdout, record.ended.stopped_by) == (b"123456", StoppedBy.NOBODY)
 
 
+def test_memory_past_its_limit_kills_the_program_and_never_the_runner() -> None:
+    with BareRunner(memory_bytes=64 * 2**20, sanitized=False) as runner:
+        if not runner.has_cgroup:
+            pytest.skip("memory is limited by the control group, and this machine lets us make none")
+        for _ in range(3):
+            ended = runner.run(_python("x = b'a' * 2**28")).ended
+            assert (ended.how, ended.code, ended.stopped_by) == (HowEnded.SIGNALLED, signal.SIGKILL, StoppedBy.NOBODY)
+            assert ended.oom_kills == 1
+            assert ended.peak_bytes is not None and 60 * 2**20 < ended.peak_bytes <= 64 * 2**20
+
+
 # Standard input
 
 

@@ -11,7 +11,9 @@ static uint64_t difference(uint64_t after, uint64_t before) { return after == NO
 static void report_peak(void) {
     bool rose = run.after.peak_bytes != NO_COUNT && run.after.peak_bytes > run.before.peak_bytes;
     uint64_t seen = run.sampled_bytes > run.peak_child ? run.sampled_bytes : run.peak_child;
-    up_u64(rose ? run.after.peak_bytes : seen ? seen : NO_COUNT);
+    if (rose || seen > run.after.peak_bytes)  // a process's own peak has pages of programs that others have paid for
+        seen = run.after.peak_bytes;
+    up_u64(seen ? seen : NO_COUNT);
     up_u8(rose);
 }
 
