@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+from typing import Any
 
 import pytest
 
@@ -75,3 +77,65 @@ def test_a_student_container_can_take_no_lease_and_do_all_else_with_a_descriptor
 
     assert not any(map(is_allowed, (F_SETLEASE, F_SETLEASE | 1 << 32)))
     assert all(map(is_allowed, (*range(64), *range(1028, 1040))))
+
+
+GUARDED = json.loads(seccomp_profile(protects_pid_1=True))["syscalls"]
+SCHEDULING = ("sched_setaffinity", "sched_setattr", "sched_setparam", "sched_setscheduler")
+OTHER_PROCESSES = (2, 3, 7, 1000, 4194304, *(1 << bit for bit in range(1, 32)), *(1 | 1 << bit for bit in range(1, 32)))
+FIRST_PROCESS = (1, 1 | 1 << 32, 1 | 1 << 63, 0xFFFFFFFF_00000001)  # the kernel reads 32 bits
+
+
+def is_let_through(name: str, *arguments: int) -> bool:
+    """What the kernel's filter would say."""
+    rules = [rule for rule in GUARDED if name in rule["names"] and rule["action"] == "SCMP_ACT_ALLOW"]
+    return any(all(_fits(condition, arguments[condition["index"]]) for condition in rule["args"]) for rule in rules)
+
+
+def _fits(condition: dict[str, Any], argument: int) -> bool:
+    if condition["op"] == "SCMP_CMP_EQ":
+        return bool(argument == condition["value"])
+    assert condition["op"] == "SCMP_CMP_MASKED_EQ"
+    return bool(argument & condition["value"] == condition["valueTwo"])
+
+
+@pytest.mark.parametrize("name", SCHEDULING)
+def test_threads_can_be_scheduled_and_pid_1_cannot(name: str) -> None:
+    assert all(is_let_through(name, number) for number in (0, *OTHER_PROCESSES))
+    assert not any(is_let_through(name, number) for number in FIRST_PROCESS)
+
+
+def test_each_rule_on_scheduling_allows_what_differs_from_1_in_one_bit() -> None:
+    rules = [rule["args"] for rule in GUARDED if SCHEDULING[0] in rule["names"]]
+    masks = [(condition["value"], condition["valueTwo"]) for (condition,) in rules]
+    assert masks == [(1, 0), *((1 << bit, 1 << bit) for bit in range(1, 32))]
+
+
+def test_limits_and_priorities_can_be_set_for_the_caller_only() -> None:
+    process, group, user = 0, 1, 2
+    assert is_let_through("prlimit64", 0) and is_let_through("setpriority", process, 0)
+    assert is_let_through("ioprio_set", 1, 0)
+    for number in (*FIRST_PROCESS, *OTHER_PROCESSES):
+        assert not is_let_through("prlimit64", number)
+        assert not is_let_through("setpriority", process, number) and not is_let_through("ioprio_set", 1, number)
+    for number in (0, 1, 65534):
+        assert not any(is_let_through("setpriority", kind, number) for kind in (group, user, group | 1 << 32))
+        assert not any(is_let_through("ioprio_set", kind, number) for kind in (2, 3))
+
+
+def test_no_pipe_that_pid_1_reads_can_be_held() -> None:
+    assert not is_let_through("splice") and not is_let_through("sendfile")
+    refusals = [rule for rule in GUARDED if "splice" in rule["names"]]
+    assert [(rule["names"], rule["action"], rule["errnoRet"]) for rule in refusals] == [
+        (["splice", "sendfile"], "SCMP_ACT_ERRNO", errno.EINVAL)
+    ]
+
+
+def test_the_protection_of_pid_1_changes_nothing_else() -> None:
+    changed = {*SCHEDULING, "prlimit64", "setpriority", "ioprio_set", "splice", "sendfile"}
+
+    def others(rules: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        left = [{**rule, "names": [name for name in rule["names"] if name not in changed]} for rule in rules]
+        return [rule for rule in left if rule["names"]]
+
+    assert others(GUARDED) == others(PROFILE["syscalls"])
+    assert {name for rule in GUARDED for name in rule["names"]} == {name for rule in PROFILE["syscalls"] for name in rule["names"]}

@@ -18,6 +18,7 @@ host's processor or filter library does not know.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from functools import cache
 
 _FILES = """
@@ -72,39 +73,47 @@ _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
 _NETLINK_ROUTE = 0  # to list addresses; the others configure firewalls, audits and the like
 _PERSONALITIES = (0x0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF)  # Linux, 32 bits, uname as of 2.6, both, and asking which it is
 _NEW_NAMESPACES = 0x7E020000
-_ENOSYS = 38
+_EINVAL, _ENOSYS = 22, 38
+_SCHEDULING = ("sched_setaffinity", "sched_setattr", "sched_setparam", "sched_setscheduler")
+_HOLDING_PIPES = ("splice", "sendfile")
+_AGAINST_PID_1 = frozenset({"prlimit64", "setpriority", "ioprio_set", *_SCHEDULING, *_HOLDING_PIPES})
+_PRIO_PROCESS, _IOPRIO_WHO_PROCESS = 0, 1
 
 
-_SPECIAL_FILES = frozenset({"symlink", "symlinkat", "mknod", "mknodat"})
+_WITH_SPECIAL_FILES = frozenset({"symlink", "symlinkat", "mknod", "mknodat", "fcntl"})  # the last is let through in part
 _OF_LINUX_ONLY = 0x400  # fcntl's commands from 1024 on; F_SETLEASE is the first, and neither of these two has its bits:
 _OTHERS_OF_LINUX = (0x404, 0x408)  # F_DUPFD_CLOEXEC, pipe sizes, seals, hints
 
 
 @cache
-def seccomp_profile(*, special_files: bool = True) -> str:
+def seccomp_profile(*, special_files: bool = True, protects_pid_1: bool = False) -> str:
     """The profile as JSON, as the Docker API takes it behind ``seccomp=``.
 
     Without ``special_files`` no symbolic link, fifo or device node can be made, and no lease taken: what a submitter's program
     leaves for a grader then leads nowhere else, and blocks nobody who opens it.
+
+    With ``protects_pid_1`` no call of a program of the same user can slow down PID 1, lower its limits, or make it stand still:
+    rlimits, nice and I/O priority can be set for the caller itself only, and how a process is scheduled for all but PID 1.
     """
-    groups = _GROUPS if special_files else tuple(map(_without_special_files, _GROUPS))
+    left_out = (frozenset() if special_files else _WITH_SPECIAL_FILES) | (_AGAINST_PID_1 if protects_pid_1 else frozenset())
     rules = [
-        *map(_allowed, groups),
+        *(_allowed(_without(left_out, group)) for group in _GROUPS),
         *(() if special_files else _fcntl_without_leases()),
+        *(_away_from_pid_1() if protects_pid_1 else ()),
         *(_allowed("socket", _equals(0, family)) for family in (_AF_UNIX, _AF_INET, _AF_INET6)),
         _allowed("socket", _equals(0, _AF_NETLINK), _equals(2, _NETLINK_ROUTE)),
         *(_allowed("personality", _equals(0, value)) for value in _PERSONALITIES),
         _allowed("clone", _has_none_of(0, _NEW_NAMESPACES)),
         _ptrace(),
         # its flags are out of a filter's sight: C libraries then fall back on clone
-        {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": _ENOSYS},
+        _refused(_ENOSYS, "clone3"),
     ]
     architectures = [{"architecture": f"SCMP_ARCH_{name}", "subArchitectures": []} for name in ("X86_64", "AARCH64")]
     return json.dumps({"defaultAction": "SCMP_ACT_ERRNO", "archMap": architectures, "syscalls": rules}, separators=(",", ":"))
 
 
-def _without_special_files(group: str) -> str:
-    return " ".join(name for name in group.split() if name not in {*_SPECIAL_FILES, "fcntl"})
+def _without(left_out: frozenset[str], group: str) -> str:
+    return " ".join(name for name in group.split() if name not in left_out)
 
 
 def _fcntl_without_leases() -> list[dict[str, object]]:
@@ -115,9 +124,32 @@ def _fcntl_without_leases() -> list[dict[str, object]]:
     ]
 
 
+def _away_from_pid_1() -> Iterator[dict[str, object]]:
+    """The scheduling calls are let through for all numbers but 1: OpenMP and the JVM call them for single threads.
+
+    The kernel reads the lower 32 bits of a process's number, so "is not 1" would let 0x100000001 through, which is PID 1, too.
+    Each of the 32 bits has a rule of its own: that it is not as in 1.
+
+    splice and sendfile wait for a socket while they hold a pipe's lock, and whoever then reads from the pipe or writes to it
+    cannot even be killed: it would be PID 1. They fail as for a kind of file that cannot be spliced: programs then copy.
+    """
+    yield _allowed("prlimit64", _equals(0, 0))
+    yield _allowed("setpriority", _equals(0, _PRIO_PROCESS), _equals(1, 0))
+    yield _allowed("ioprio_set", _equals(0, _IOPRIO_WHO_PROCESS), _equals(1, 0))
+    yield _refused(_EINVAL, *_HOLDING_PIPES)
+    scheduling = " ".join(_SCHEDULING)
+    yield _allowed(scheduling, _has_none_of(0, 1))
+    for bit in range(1, 32):
+        yield _allowed(scheduling, _has_all_of(0, 1 << bit))
+
+
 def _allowed(names: str, *arguments: dict[str, object]) -> dict[str, object]:
     """A rule for calls whose arguments all fit."""
     return {"names": names.split(), "action": "SCMP_ACT_ALLOW", "args": arguments}
+
+
+def _refused(error: int, *names: str) -> dict[str, object]:
+    return {"names": list(names), "action": "SCMP_ACT_ERRNO", "errnoRet": error}
 
 
 def _ptrace() -> dict[str, object]:
