@@ -37,7 +37,8 @@ from jobmanager.runner.frames import (
     VolumeDevice,
 )
 from tests.conftest import SLOWNESS, eventually
-from tests.support.bare_runner import BareRunner, RunRecord
+from tests.support.bare_runner import BareRunner
+from tests.support.driven_runner import RunRecord
 
 PYTHON = str(Path(sys.executable).resolve())
 WINDOW_BYTES = 2**20

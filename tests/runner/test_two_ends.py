@@ -21,7 +21,8 @@ from jobmanager.runner.frames import (
     UpMessage,
 )
 from jobmanager.runner.wire import FrameReader, FrameWriter
-from tests.support.bare_runner import BareRunner, size_in_stream
+from tests.support.bare_runner import BareRunner
+from tests.support.driven_runner import size_in_stream
 
 FLOOD = b"".join(b"%d\n" % number for number in range(1, 300_001))
 UNACKNOWLEDGED_BYTES = 2**19  # half a window: the runner goes on
