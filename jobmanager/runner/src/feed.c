@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 #include "run.h"
@@ -13,6 +14,7 @@
 #define TAKEN_STEP 16384u        // so many bytes are reported at once
 #define OUTPUT_HEAD 13u          // of an OUTPUT: stream, offset, length of the data
 #define MOST_FROM_PROGRAM (UP_PAYLOAD - 12u)
+#define LINGER_US 1000           // at most for each message
 
 struct queue {                   // bytes that a pipe or socket does not take yet
     uint8_t bytes[QUEUE_SIZE * 2];
@@ -173,6 +175,21 @@ bool read_output(int which, bool at_end) {
     return true;
 }
 
+// A program may send along a TCP socket that lingers. Who lets go of it last waits until the other end has read everything, or for
+// as long as the program has said. The alarm's handler does nothing, but any signal ends that wait.
+static void alarm_every(long us) {
+    int error = errno;
+    struct itimerval every = {{0, us}, {0, us}};
+    setitimer(ITIMER_REAL, &every, NULL);
+    errno = error;
+}
+
+void shut_socket(void) {
+    alarm_every(LINGER_US);
+    shut(&run.socket);
+    alarm_every(0);
+}
+
 bool read_socket(void) {
     if (run.socket < 0)
         return false;
@@ -184,9 +201,11 @@ bool read_socket(void) {
     up_u64(run.messages_up);
     struct iovec data = {up_text_begin(), MOST_FROM_PROGRAM};
     struct msghdr head = {.msg_iov = &data, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+    alarm_every(LINGER_US);
     ssize_t got = recvmsg(run.socket, &head, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    alarm_every(0);
     if ((got == 0 && !head.msg_controllen) || (got < 0 && errno != EAGAIN && errno != EINTR && errno != ECONNRESET)) {
-        shut(&run.socket);
+        shut_socket();
         return false;
     }
     if (got < 0)

@@ -81,6 +81,7 @@ void write_input(void);
 void write_messages(void);
 bool read_output(int which, bool at_end);
 bool read_socket(void);
+void shut_socket(void);
 bool report_taken(bool now);
 
 // report.c
