@@ -12,7 +12,7 @@ ON_EACH := $(addprefix tests/integration/test_,outcomes.py limits.py attacks.py 
 CGROUP_TESTS := tests/contract $(addprefix tests/integration/test_,outcomes.py limits.py isolation.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-cluster course test lint bench stress engines cgroup2 down clean
+.PHONY: help demo demo-cluster course test lint runner bench stress engines cgroup2 down clean
 
 help:  ## show the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 14
@@ -30,15 +30,20 @@ course: $(READY)  ## grade the submissions to a small C course, each in four con
 # with a long one. Plain commands, so that one that is asked to end hears of it
 test: $(READY) lint  ## lint, types, layers, then all tests on real Docker engines: this machine's, and Debian trixie's
 	@$(MACHINE) redis
-	@$(ON_ALL) $(PYTEST) -n auto --dist loadfile --no-loadscope-reorder $(addprefix --ignore=,$(ON_EACH)) tests/integration tests/cluster tests/unit $(PYTEST_ARGS)
+	@$(MACHINE) compiler
+	@$(ON_ALL) $(PYTEST) -n auto --dist loadfile --no-loadscope-reorder $(addprefix --ignore=,$(ON_EACH)) tests/integration tests/cluster tests/runner tests/unit $(PYTEST_ARGS)
 	@$(ON_ALL) $(PYTEST) -n auto --dist each --no-loadscope-reorder $(ON_EACH) $(PYTEST_ARGS)
 
-lint: $(READY)  ## ruff, mypy and the layers
+lint: $(READY)  ## ruff, mypy, the layers, and whether the runner's binaries come from its sources
 	$(BIN)/ruff check .
 	$(BIN)/mypy -p jobmanager -p dev
 	$(BIN)/mypy tests/typing/new_job_options.py
 	$(BIN)/mypy -p jobmanager_grading -p inginious_container_api -p inginious
 	$(BIN)/lint-imports
+	$(BIN)/python -m dev.runner_build --check
+
+runner: $(READY)  ## build the runner for both architectures, after a change in jobmanager/runner/src
+	$(BIN)/python -m dev.runner_build
 
 bench: $(READY)  ## measure: the figures of docs/
 	@$(MACHINE) redis

@@ -1,7 +1,7 @@
 """Sets up what the demos and the tests need: Docker engines and images, on a machine that may have nothing.
 
     python3 -m dev.machine up | down | run [--with RELEASE [--pairs] | --only RELEASE] COMMAND... | env | engine | images | clean
-    python3 -m dev.machine python | redis
+    python3 -m dev.machine python | redis | compiler
 
 An engine that answers already (DOCKER_HOST, or the default socket) is used as it is and never stopped. Otherwise one is
 started by hand. A second, independent daemon joins where one may be started: as root, on Linux. With `--with RELEASE` that
@@ -346,6 +346,15 @@ def need_redis(log: Path) -> None:
         apt.need_commands({"redis-server": "redis-server"}, purpose="many machines", log=log)
 
 
+def need_compiler(log: Path) -> None:
+    """Make sure of what the runner's tests need: a compiler with sanitizers, and what runs another architecture's programs."""
+    apt.need_commands({"gcc": "gcc"}, purpose="the runner's tests", log=log)
+    if not Path("/usr/include/stdlib.h").exists():
+        apt.install(["libc6-dev"], purpose="the runner's tests", log=log)
+    if may_start_daemons():  # without the rights to, the tests that need it are skipped anyway
+        apt.need_commands({"qemu-aarch64-static": "qemu-user-static"}, purpose="the runner of another architecture", log=log)
+
+
 # --- subcommands --------------------------------------------------------------------------------------------------
 
 
@@ -397,6 +406,11 @@ def do_python(machine: Machine, options: argparse.Namespace) -> int:
 
 def do_redis(machine: Machine, options: argparse.Namespace) -> int:
     need_redis(machine.state / "packages.log")
+    return 0
+
+
+def do_compiler(machine: Machine, options: argparse.Namespace) -> int:
+    need_compiler(machine.state / "packages.log")
     return 0
 
 
@@ -456,6 +470,7 @@ ACTIONS: dict[str, tuple[Callable[[Machine, argparse.Namespace], int], str]] = {
     "clean": (do_clean, "stop them and delete the state folder"),
     "python": (do_python, "make sure that Python can make a virtual environment"),
     "redis": (do_redis, "make sure of a redis-server; starts none"),
+    "compiler": (do_compiler, "make sure of gcc and qemu, for the runner's tests"),
 }
 
 

@@ -65,7 +65,7 @@ class InvalidInput(InvalidValue):
 
 
 class InvalidHost(InvalidValue):
-    """A Docker host's url, certificates or limits are invalid."""
+    """A Docker host's url, certificates or limits are invalid, or there is no runner for its architecture."""
 
 
 class JobRefused(JobManagerError):
