@@ -189,7 +189,7 @@ def test_a_program_is_run_and_what_it_wrote_and_how_it_ended_are_reported(runner
 
 
 def test_limits_stop_a_program(runner: BareRunner) -> None:
-    wall = runner.run(["sleep", "60"], wall_ms=100)
+    wall = runner.run(["sleep", "60"], wall_ms=2000)  # qemu may be slow to begin, which counts
     output = runner.run(["sh", "-c", "while :; do echo line; done"], output_bytes=100_000)
 
     assert (wall.ended.how, wall.ended.code, wall.ended.stopped_by) == (HowEnded.SIGNALLED, 9, StoppedBy.WALL)
