@@ -21,6 +21,7 @@ from jobmanager.runner.frames import FromProgram, HowEnded, Kill, Leave, Refusal
 from tests.support.bare_runner import BareRunner
 from tests.support.foreign_programs import able_to_run, qemu
 
+pytestmark = pytest.mark.timeout(600)  # the first build on a machine makes the C library, too
 TOP = Path(__file__).resolve().parents[2]
 NOT_PID_1 = 123
 PYTHON = str(Path(sys.executable).resolve())
