@@ -10,11 +10,18 @@ import pytest
 from jobmanager.runner.frames import (
     Ack,
     Ended,
+    Entries,
+    Fetch,
     Input,
     InputFrom,
     Kill,
     Leave,
+    ListFolder,
     OutputData,
+    PathKind,
+    Piece,
+    Put,
+    PutKind,
     RunnerState,
     StartRun,
     Status,
@@ -148,6 +155,51 @@ def test_arguments_environment_and_folder_arrive_as_they_were_sent(runner: BareR
 def name_of(chooser: random.Random, most: int) -> bytes:
     """Any bytes but NUL."""
     return chooser.randbytes(chooser.randrange(most)).replace(b"\0", b"n")
+
+
+def test_files_come_back_as_they_were_put(runner: BareRunner) -> None:
+    chooser = random.Random(2)
+    files = {}
+    for number in range(12):
+        path = b"/job/%d" % number + name_of(chooser, 200).replace(b"/", b"s")
+        content = chooser.randbytes(int(2 ** chooser.uniform(0, 20)))
+        files[path] = (chooser.choice([0o644, 0o600, 0o755]), chooser.randrange(-(2**31), 2**33), content)
+        put(runner, path, *files[path], piece=int(2 ** chooser.uniform(14, 19)))
+
+    for request, (path, (mode, mtime_s, content)) in enumerate(files.items(), 1):
+        runner.send(Fetch(request=request, path=path, most=2**21))
+        pieces = fetched(runner, request)
+        assert {(p.path, p.mode & 0o7777, p.mtime_s, p.size, p.errno) for p in pieces} == {(path, mode, mtime_s, len(content), 0)}
+        assert b"".join(p.data for p in pieces) == content
+
+    runner.send(ListFolder(request=99, path=b"/job"))
+    found = {entry.path.rpartition(b"/")[2]: entry for part in listed(runner, 99) for entry in part.entries}
+    assert found.keys() == {path.removeprefix(b"/job/") for path in files}
+    for path, (mode, mtime_s, content) in files.items():
+        entry = found[path.removeprefix(b"/job/")]
+        assert (entry.kind, entry.mode & 0o7777, entry.mtime_s, entry.size) == (PathKind.FILE, mode, mtime_s, len(content))
+
+
+def put(runner: BareRunner, path: bytes, mode: int, mtime_s: int, content: bytes, *, piece: int) -> None:
+    for at in range(0, len(content), piece) or [0]:
+        data, last = content[at : at + piece], at + piece >= len(content)
+        runner.send(Put(kind=PutKind.FILE, path=path, mode=mode, mtime_s=mtime_s, offset=at, last=last, data=data))
+
+
+def fetched(runner: BareRunner, request: int) -> list[Piece]:
+    pieces = [runner.wait_for(Piece)]
+    while not pieces[-1].last:
+        pieces.append(runner.wait_for(Piece))
+    assert {piece.request for piece in pieces} == {request}
+    return pieces
+
+
+def listed(runner: BareRunner, request: int) -> list[Entries]:
+    parts = [runner.wait_for(Entries)]
+    while not parts[-1].last:
+        parts.append(runner.wait_for(Entries))
+    assert {part.request for part in parts} == {request}
+    return parts
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -1,18 +1,16 @@
-// Not there yet: each request is taken and nothing is done.
+// The answer that is under way: at most one.
 #include "files.h"
 
-void files_put(struct in *in) { (void)in; }
-void files_remove(struct in *in) { (void)in; }
-void files_list(struct in *in) { (void)in; }
-void files_fetch(struct in *in) { (void)in; }
-void files_clear(struct in *in) { (void)in; }
+#include <stddef.h>
 
-void files_bring_begin(uint32_t run, struct in list) {
-    (void)run;
-    (void)list;
+static files_answerer *step;     // NULL: none
+
+void files_answer(files_answerer *answerer) { step = answerer; }
+bool files_busy(void) { return step; }
+
+bool files_step(void) {
+    bool more = step && step();
+    if (!more)
+        step = NULL;
+    return more;
 }
-
-bool files_busy(void) { return false; }
-bool files_step(void) { return false; }
-const struct refusal *files_refusal(void) { return NULL; }
-void files_forget_refusal(void) {}

@@ -13,6 +13,7 @@ struct refusal {                 // what a PUT or REMOVE has failed with, for th
     char what[PATH_SIZE];
 };
 
+void files_init(void);           // notes the runner's own limits and priorities, which CLEAR compares
 void files_put(struct in *in);
 void files_remove(struct in *in);
 void files_list(struct in *in);
@@ -23,5 +24,10 @@ bool files_busy(void);           // an answer is not whole yet
 bool files_step(void);           // at most one message of it; there is room; whether more is to come
 const struct refusal *files_refusal(void);              // NULL: nothing has failed
 void files_forget_refusal(void);
+
+
+// Between the parts: list.c, fetch.c and clear.c each answer one kind of request.
+typedef bool files_answerer(void);   // as files_step
+void files_answer(files_answerer *answerer);
 
 #endif

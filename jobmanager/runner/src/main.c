@@ -304,6 +304,7 @@ static void prepare(int argc, char **argv) {
     prepare_signals();
     window_init();
     run_init();
+    files_init();
     cgroup_init();
     runner.ticked_ns = runner.sent_ns = now_ns();
 }
