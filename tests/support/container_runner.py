@@ -138,6 +138,16 @@ class ContainerRunner(DrivenRunner):
         eventually(lambda: not self.state()["Running"], within_s=60, what="the container ends")
         return time.monotonic() - began
 
+    def first_line(self, timeout_s: float = 30) -> bytes:
+        """What a program in the runner's place, or one beside it, writes first."""
+        assert self._stream is not None
+        written, until = b"", time.monotonic() + timeout_s * SLOWNESS
+        while b"\n" not in written:
+            chunks = self._stream.read(1)
+            assert chunks is not None and time.monotonic() < until, f"there is no line: {written!r}"
+            written += b"".join(chunk.data for chunk in chunks)
+        return written.partition(b"\n")[0]
+
     def exit_code(self, timeout_s: float = 20) -> int:
         """How it left: 137 where a signal ended it. What it still sends is read."""
         self._until(lambda: self._closed, timeout_s, "the runner does not leave")

@@ -161,12 +161,13 @@ class DrivenRunner(ABC):
             if isinstance(message, kind) and where(message):
                 return message
 
-    def start(self, argv: Sequence[str | bytes], *, stdin: bytes | None = None, **fields: Any) -> int:
-        """Send a run, with its input where there is one, and return its number."""
+    def start(self, argv: Sequence[str | bytes], *, stdin: bytes | InputFrom = InputFrom.NOTHING, **fields: Any) -> int:
+        """Send a run, with its input where that is some bytes, and return its number."""
         self.last_run += 1
-        if stdin is not None:
+        if isinstance(stdin, bytes):
             self.send_input(self.last_run, stdin)
-            fields = {"stdin": InputFrom.MEMORY, **fields}
+            stdin = InputFrom.MEMORY
+        fields = {"stdin": stdin, **fields}
         names = tuple(os.fsencode(name) for name in argv)
         self.send(StartRun(run=self.last_run, argv=names, **{"cwd": b"/job", **fields}))
         return self.last_run
