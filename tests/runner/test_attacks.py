@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from jobmanager.runner.frames import (
+    Clear,
+    Cleared,
     Ended,
     FullPlace,
     HowEnded,
@@ -61,11 +63,14 @@ def host(engine_url: str) -> Iterator[RunnerOnHost]:
 
 @pytest.fixture
 def runner(host: RunnerOnHost) -> Iterator[ContainerRunner]:
-    """A runner, of which nothing may be changed at the end."""
+    """A runner, of which nothing may be changed at the end; and its container can be cleared for somebody else's run."""
     with ContainerRunner(host) as contained:
         before = _facts(contained)
         yield contained
         assert _facts(contained) == before
+        contained.send(Clear(request=1, places=(b"/job", b"/tmp", b"/dev/shm")))
+        cleared = contained.wait_for(Cleared)
+        assert cleared.clean, cleared.why
 
 
 def _facts(runner: ContainerRunner) -> dict[str, Any]:

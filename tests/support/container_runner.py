@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import docker
@@ -13,14 +13,16 @@ import docker
 from jobmanager.engine.connect import connect
 from jobmanager.engine.docker.seccomp import seccomp_profile
 from jobmanager.engine.docker.streams import SocketStream, close_attached, plain_socket
+from jobmanager.engine.labels import Owner
+from jobmanager.engine.runner_volume import RunnerVolumes
 from jobmanager.model.host import Address
-from jobmanager.runner.place import RUNNER_PATH, RunnerVolume
+from jobmanager.runner.binaries import binary
+from jobmanager.runner.place import RUNNER_PATH
 from tests.conftest import SLOWNESS, eventually
-from tests.support.bare_runner import runner_binary
 from tests.support.driven_runner import DrivenRunner
-from tests.support.runner_volumes import HOST, Program, store
 
 PYTHON_IMAGE = "jobmanager-python:2"
+HOST = "h"
 _API = "1.41"
 _LABEL = "jobmanager.runner_test"
 _USER = "65534:65534"
@@ -28,17 +30,15 @@ _PROGRAM_GROUP = 65534
 
 
 class RunnerOnHost:
-    """The runner's volume on one host, from ``with`` on."""
+    """The runner's volume on one host, from ``with`` on: the binary that the package brings along."""
 
-    def __init__(self, url: str, binary: Path | None = None) -> None:
+    def __init__(self, url: str) -> None:
         self.url = url
-        program = Program((binary or runner_binary(sanitized=False)).read_bytes())
         self._engine = connect(Address(host=HOST, url=url), 60 * SLOWNESS)
-        self._store = store(program)
-        self.volume: RunnerVolume = program.volume
+        self._store = RunnerVolumes(manager_id=secrets.token_hex(6), owner=Owner.this_process(), binary_for=binary)
 
     def __enter__(self) -> RunnerOnHost:
-        self._store.ensure(self._engine, HOST)
+        self.volume = self._store.ensure(self._engine, HOST)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -184,7 +184,7 @@ class DrivenRunner(ABC):
         """All that is reported of a run, to its end; of what was handed out before, too."""
         until = time.monotonic() + timeout_s * SLOWNESS
         record = RunRecord(run, [message for message in self.seen if isinstance(message, UpMessage) and message.run == run])
-        while not record.all_of(Ended) and not record.all_of(RunRefused):
+        while not record.messages or not isinstance(record.messages[-1], (Ended, RunRefused)):
             message = self.next_message(max(0.0, until - time.monotonic()) / SLOWNESS)
             if isinstance(message, UpMessage) and message.run == run:
                 record.messages.append(message)
