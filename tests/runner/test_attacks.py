@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from jobmanager.runner.frames import (
+    BringPath,
     Clear,
     Cleared,
     Ended,
@@ -325,45 +326,42 @@ def test_a_reader_that_stands_still_stops_the_program_and_not_the_runner(runner:
     assert ended.stopped_by is StoppedBy.KILL and ended.stdout_bytes < 3 * MIB
 
 
-LINGERING = """
+def test_a_socket_that_lingers_and_comes_by_the_channel_does_not_hold_the_runner_up(runner: ContainerRunner) -> None:
+    """Whoever lets go of it last waits. The runner is late, so that each child has let go before."""
+    program = """
 import array, json, os, socket, struct, time
+channel = socket.socket(fileno=3)
 def lingering(seconds):
     server = socket.create_server(("127.0.0.1", 0))
     one = socket.create_connection(server.getsockname())
     other = server.accept()[0]
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    other.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     one.setblocking(False)
     try:
-        while True: one.send(bytes(65536))
+        while True: one.send(bytes(4096))
     except BlockingIOError: pass
     one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, seconds))
     return one, other
-"""
-
-
-def test_a_socket_that_lingers_and_comes_by_the_channel_does_not_hold_the_runner_up(runner: ContainerRunner) -> None:
-    program = (
-        LINGERING
-        + """
+def attack():
+    one, other = lingering(1000)
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [one.fileno()]))]
+    for _ in range(150): channel.send(b"before")
+    channel.sendmsg([b"rights"], rights)
+    one.close()
+    channel.send(b"let go")
+    time.sleep(60)
 one, other = lingering(1)
 before = time.monotonic()
 one.close()
-waited = time.monotonic() - before
-channel = socket.socket(fileno=3)
-kept = []
-if os.fork():  # the child may wait for itself: whoever lets go of it last
-    time.sleep(60)
-for _ in range(3):
-    one, other = lingering(1000)
-    kept.append(other)
-    for _ in range(100): channel.send(b"before it, so that the runner is late")
-    channel.sendmsg([json.dumps(waited).encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [one.fileno()]))])
-    one.close()
+channel.send(json.dumps(time.monotonic() - before).encode())
+for _ in range(5): os.fork() or attack()
+time.sleep(60)
 """
-    )
     record = _python(runner, program, channel=True, wall_ms=3000)
     assert record.ended.stopped_by is StoppedBy.WALL
-    waited = [json.loads(message) for message in record.from_program if not message.startswith(b"before")]
-    assert waited and all(seconds > 0.9 for seconds in waited)
+    assert json.loads(record.from_program[0]) > 0.9
+    assert record.from_program.count(b"rights") == 5 and b"let go" in record.from_program
 
 
 def test_descriptors_of_all_kinds_that_come_by_the_channel_are_let_go(runner: ContainerRunner) -> None:
@@ -573,60 +571,26 @@ while True: taken.append(bytearray(b"x" * 2**20))
         assert (ended.how, ended.code) == (HowEnded.SIGNALLED, 9) and ended.oom_kills > 0
 
 
-FILL_MEMORY = """
-import os, sys
-def used_and_limit():
-    for names in (("memory/memory.usage_in_bytes", "memory/memory.limit_in_bytes"), ("memory.current", "memory.max")):
-        if os.path.exists("/sys/fs/cgroup/" + names[0]):
-            return [int(open("/sys/fs/cgroup/" + name).read()) for name in names]
-def fill(path, left):
-    with open(path, "wb", buffering=0) as file:
-        while True:
-            used, limit = used_and_limit()
-            if limit - used <= left: return limit - used
-            file.write(bytes(min(2**20, max(4096, (limit - used - left) // 2 // 4096 * 4096))))
-"""
-
-
-def test_the_end_is_reported_when_files_have_filled_the_memory(host: RunnerOnHost) -> None:
-    program = (
-        FILL_MEMORY
-        + """
-os.write(1, bytes(60000))
-left = fill('/job/file', 24 * 1024)
-os.write(1, b"%d" % left)
-os._exit(8)
-"""
-    )
-    for _ in range(4):
-        with ContainerRunner(host, memory_mib=64, workspace_mib=200) as runner:
-            record = _python(runner, program)
-            assert (record.ended.how, record.ended.code, record.ended.oom_kills) == (HowEnded.EXITED, 8, 0)
-            assert record.stdout[:60000] == bytes(60000) and int(record.stdout[60000:]) <= 24 * 1024
-            assert not runner.state()["OOMKilled"]
+# Smaller than the runner. It ends when the memory is full, and then hardly any is free
+SMALL_FILLER = "cat /proc/self/oom_score_adj; exec dd if=/dev/zero of=/job/file bs=4096"
 
 
 def test_files_that_fill_the_memory_kill_the_program_and_not_the_runner(host: RunnerOnHost) -> None:
-    program = FILL_MEMORY + "fill('/job/file', -1)"
+    """And what the runner sends then needs memory: it has kept some."""
+    brought = BringPath(path=b"/job/brought", most=MIB)
     for _ in range(4):
         with ContainerRunner(host, memory_mib=64, workspace_mib=200) as runner:
-            ended = _python(runner, program).ended
-            assert (ended.how, ended.code) == (HowEnded.SIGNALLED, 9) and ended.oom_kills > 0
+            record = runner.run(["sh", "-c", f"head -c 700000 /dev/zero > /job/brought; {SMALL_FILLER}"], bring=(brought,))
+            assert (record.stdout, record.ended.how, record.ended.code) == (b"1000\n", HowEnded.SIGNALLED, 9)
+            assert record.ended.oom_kills > 0
+            assert sum(len(piece.data) for piece in record.pieces) == 700_000
 
 
 def test_a_program_that_makes_itself_as_dear_as_the_runner_gains_nothing_but_the_containers_end(host: RunnerOnHost) -> None:
     """It may lower its score to that of PID 1. Then one of them dies, and the engine says why: never a crash of the runner's."""
-    program = (
-        FILL_MEMORY
-        + """
-open("/proc/self/oom_score_adj", "w").write("0")
-print(open("/proc/self/oom_score_adj").read().strip(), flush=True)
-fill('/job/file', -1)
-"""
-    )
     for _ in range(4):
         with ContainerRunner(host, memory_mib=64, workspace_mib=200) as runner:
-            run = runner.start(["python3", "-c", program], wall_ms=20_000)
+            run = runner.start(["sh", "-c", f"echo 0 > /proc/$$/oom_score_adj; {SMALL_FILLER}"], wall_ms=20_000)
             assert runner.wait_for(OutputData).data == b"0\n"
             try:
                 ended = runner.finish(run).ended
