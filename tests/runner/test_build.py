@@ -17,7 +17,21 @@ import pytest
 from dev import runner_build
 from jobmanager.errors import InvalidHost
 from jobmanager.runner.binaries import ENGINE_ARCHITECTURES, binary, build_id
-from jobmanager.runner.frames import FromProgram, HowEnded, Kill, Leave, RefusalReason, Started, Status, StoppedBy, ToProgram
+from jobmanager.runner.frames import (
+    BringPath,
+    Clear,
+    Cleared,
+    FromProgram,
+    HowEnded,
+    Kill,
+    Leave,
+    Put,
+    RefusalReason,
+    Started,
+    Status,
+    StoppedBy,
+    ToProgram,
+)
 from tests.support.bare_runner import BareRunner
 from tests.support.foreign_programs import able_to_run, qemu
 
@@ -215,6 +229,20 @@ def test_messages_go_both_ways(runner: BareRunner) -> None:
     runner.send(ToProgram(run=run, number=0, data=b"word"))
 
     assert [message.data for message in runner.finish(run).all_of(FromProgram)] == [b"WORD"]
+
+
+def test_files_come_go_and_are_cleared(runner: BareRunner) -> None:
+    runner.send(Put(path=b"/job/deep/given", mode=0o640, mtime_s=1_000_000_000, data=b"content"))
+    record = runner.run(
+        ["sh", "-c", "stat -c '%a %Y' deep/given; tr a-z A-Z < deep/given > made"], bring=(BringPath(path=b"/job/made", most=100),)
+    )
+    runner.send(Clear(request=1, places=(b"/job",)))
+    cleared = runner.wait_for(Cleared)
+
+    assert record.stdout == b"640 1000000000\n"
+    assert [piece.data for piece in record.pieces] == [b"CONTENT"]
+    assert (cleared.clean, cleared.why) == (True, b"")
+    assert runner.run(["ls", "-A", "/job"]).stdout == b""
 
 
 def test_it_leaves_when_it_is_told_to(runner: BareRunner) -> None:
