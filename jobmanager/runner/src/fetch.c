@@ -43,7 +43,7 @@ static void open_piece(void) {
         piece.error = EFBIG;
 }
 
-static void close_piece(void) {
+void files_close_piece(void) {
     if (piece.file >= 0)
         close(piece.file);
     piece.file = -1;
@@ -75,7 +75,7 @@ static bool send_piece(void) {
     up_end();
     piece.sent += length;
     if (last)
-        close_piece();
+        files_close_piece();
     return last;
 }
 

@@ -8,6 +8,11 @@ static files_answerer *step;     // NULL: none
 void files_answer(files_answerer *answerer) { step = answerer; }
 bool files_busy(void) { return step; }
 
+void files_give_up(void) {
+    files_close_piece();
+    step = NULL;
+}
+
 bool files_step(void) {
     bool more = step && step();
     if (!more)

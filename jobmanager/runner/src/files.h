@@ -20,6 +20,7 @@ void files_list(struct in *in);
 void files_fetch(struct in *in);
 void files_clear(struct in *in);
 void files_bring_begin(uint32_t run, struct in list);   // the list of a RUN, checked; the PIECEs come by files_step
+void files_give_up(void);        // the rest of the answer that is under way never comes
 bool files_busy(void);           // an answer is not whole yet
 bool files_step(void);           // at most one message of it; there is room; whether more is to come
 const struct refusal *files_refusal(void);              // NULL: nothing has failed
@@ -29,5 +30,7 @@ void files_forget_refusal(void);
 // Between the parts: list.c, fetch.c and clear.c each answer one kind of request.
 typedef bool files_answerer(void);   // as files_step
 void files_answer(files_answerer *answerer);
+void files_close_piece(void);        // the file that is being sent
+void files_close_put(void);          // a file whose last piece never came, for CLEAR: it takes space after it was removed
 
 #endif

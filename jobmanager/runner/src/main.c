@@ -150,10 +150,20 @@ static void obey_leave(struct in *in) {
     leave(EXIT_LEAVE, BY_LEAVE);
 }
 
-static void obey_between_runs(uint8_t type, struct in *in) {
+// A new waiter does not know that the dead one has asked for something.
+static bool may_ask(uint64_t session) {
+    static uint64_t last;
+    if (files_busy() && session == last)
+        return false;
+    last = session;
+    files_give_up();
+    return true;
+}
+
+static void obey_between_runs(uint8_t type, uint64_t session, struct in *in) {
     if (run_is_on())
         return fault("a request while a run is going on");
-    if (files_busy() && type != DOWN_PUT && type != DOWN_REMOVE)
+    if (type != DOWN_PUT && type != DOWN_REMOVE && !may_ask(session))
         return fault("a request before the last one was answered");
     switch (type) {
     case DOWN_PUT: return files_put(in);
@@ -165,14 +175,14 @@ static void obey_between_runs(uint8_t type, struct in *in) {
     }
 }
 
-static void obey_work(uint8_t type, struct in *in) {
+static void obey_work(uint8_t type, uint64_t session, struct in *in) {
     switch (type) {
     case DOWN_INPUT: return run_input(in);
     case DOWN_RUN: return run_start(in);
     case DOWN_MESSAGE: return run_message(in);
     case DOWN_KILL: return obey_kill(in);
     case DOWN_LEAVE: return obey_leave(in);
-    default: return obey_between_runs(type, in);
+    default: return obey_between_runs(type, session, in);
     }
 }
 
@@ -185,7 +195,7 @@ static void obey(uint8_t type, uint64_t session, struct in *in) {
         return obey_ack(in);
     if (runner.leaving)
         return;
-    obey_work(type, in);
+    obey_work(type, session, in);
     while (step_files())  // an answer that fits is given before the next request is read
         continue;
 }
