@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +27,7 @@ from jobmanager.runner.frames import (
     RefusalReason,
     Remove,
 )
-from tests.support.bare_runner import BareRunner
+from tests.support.bare_runner import NOBODY, BareRunner
 
 PYTHON = str(Path(sys.executable).resolve())
 LONG_AGO_S = 1_000_000_000
@@ -170,6 +171,7 @@ def test_files_during_a_run_are_a_fault(runner: BareRunner) -> None:
         ("mkdir -p /tmp/t; touch /tmp/t/x; ln -s /tmp/t link; touch a", ["link", "*"], "a"),
         ("mkdir -p c/in; touch c/in/x; chmod 0 c/in; chmod 0 c", ["c"], ""),
         ("mkdir -p c/in; touch c/in/x; chmod 0 c/in; chmod 0 c", ["c", "in", "x"], "c\nc/in"),
+        ("mkdir -p c/in; touch c/in/x; chmod 0400 c/in c", ["c", "*", "x"], "c\nc/in"),
         ("touch a", ["none", "*"], "a"),
         ("touch a", ["a", "x"], "a"),
         ("touch 'a b1' a b1", ["a b*"], "a\nb1"),
@@ -207,6 +209,15 @@ def test_a_folder_is_listed_with_all_below_it_whatever_it_is(runner: BareRunner)
         "t": PathKind.FILE,
     }
     assert (found["a/b/f"].size, found["t"].mtime_s, found["a/b"].mode) == (5, 5, 0)
+
+
+@pytest.mark.parametrize("mode", ["0", "0200", "0400", "0600"])
+def test_a_folder_that_its_owner_has_closed_hides_nothing(runner: BareRunner, mode: str) -> None:
+    sh(runner, f"mkdir -p a/b; echo kept > a/b/f; chmod {mode} a/b a")
+    assert fetched(runner, "/job/a/b/f")[0] == b"kept\n"
+    sh(runner, f"chmod {mode} a/b a")
+    found, error = listed(runner, "/job")
+    assert (sorted(found), error) == (["a", "a/b", "a/b/f"], 0)
 
 
 def test_many_files_come_once_each(runner: BareRunner) -> None:
@@ -276,6 +287,28 @@ def test_frames_are_read_while_a_long_answer_waits_for_room(runner: BareRunner) 
     assert runner.wait_for(Piece, where=lambda piece: piece.last).offset > 4_000_000
 
 
+def test_a_new_waiter_asks_though_the_dead_one_has_not_got_its_answer(runner: BareRunner) -> None:
+    python(runner, "open('f', 'wb').write(bytes(4 << 20)); open('g', 'w').write('g')")
+    runner.acknowledging = False
+    runner.send(Fetch(request=1, path=b"/job/f", most=2**30))
+    runner.wait_for(Piece)
+    runner.detach()
+    runner.acknowledging = True
+    runner.resume()
+    runner.send(Fetch(request=2, path=b"/job/g", most=2**30))
+    answer = runner.wait_for(Piece, where=lambda piece: piece.request == 2)
+    assert (answer.data, answer.offset, answer.last) == (b"g", 0, True)
+
+
+def test_a_second_request_before_the_answer_is_a_fault(runner: BareRunner) -> None:
+    python(runner, "open('f', 'wb').write(bytes(4 << 20))")
+    runner.acknowledging = False
+    runner.send(Fetch(request=1, path=b"/job/f", most=2**30))
+    runner.send(Fetch(request=2, path=b"/job/f", most=2**30))
+    runner.acknowledging = True
+    assert runner.wait_for(Fault).text == b"a request before the last one was answered"
+
+
 # ---- CLEAR
 
 
@@ -315,3 +348,50 @@ def test_what_cannot_be_emptied_is_not_clean_and_named(runner: BareRunner) -> No
     runner.send(Clear(request=1, places=(b"/job", b"/.jobmanager")))
     answer = runner.wait_for(Cleared)
     assert (answer.clean, answer.why) == (False, b"/.jobmanager: something is left that cannot be removed")
+
+
+def test_a_file_whose_end_never_came_takes_no_space_after_a_clear(runner: BareRunner) -> None:
+    runner.send(put("/job/x", bytes(60_000), last=False))
+    assert cleared(runner) == (True, b"")
+
+
+# ---- A tree that another container changes meanwhile
+
+
+CHANGES = """if True:
+    import ctypes, os
+    os.chdir("/job")
+    rename = ctypes.CDLL(None).renameat2
+    make = [lambda: os.mkdir("folder"), lambda: os.mkdir("folder/in"), lambda: os.mkdir("folder/in/x")]
+    make.append(lambda: os.symlink("/tmp/outside", "link"))
+    print("begins", flush=True)
+    while True:
+        for each in make:
+            try:
+                each()
+            except OSError:
+                pass
+        for _ in range(1000):
+            rename(-100, b"folder", -100, b"link", 2)  # each becomes the other
+"""
+
+
+def test_no_link_leads_out_of_a_tree_that_is_changed_meanwhile(runner: BareRunner) -> None:
+    sh(runner, "mkdir -p /tmp/outside/kept; echo kept > /tmp/outside/kept/file; chmod 500 /tmp/outside/kept")
+    as_nobody = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    beside = ["nsenter", f"--target={runner.pid}", "--mount", "--root", *as_nobody, PYTHON, "-c", CHANGES]
+    with subprocess.Popen(beside, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"begins\n"
+        try:
+            for number in range(10_000):
+                assert not [path for path in listed(runner, "/job")[0] if "kept" in path]
+                if number % 50:
+                    continue
+                runner.send(Remove(base=b"/job", parts=(b"*", b"*", b"*")))
+                runner.send(Clear(request=number, places=(b"/job",)))
+                runner.wait_for(Cleared, timeout_s=60)
+        finally:
+            other.kill()
+    runner.run(["true"])  # takes what a REMOVE has failed with
+    shown = sh(runner, "cd /tmp/outside; stat -c %a kept; cat kept/file")
+    assert shown == b"500\nkept\n"

@@ -120,6 +120,7 @@ static const char *clear(char *path, size_t size) {
     *path = 0;
     if (!asked.fits)
         return "the list of places is too long";
+    files_close_put();
     if (!kill_all())
         return "a process cannot be ended";
     for (uint32_t i = 0; i < asked.count; i++) {

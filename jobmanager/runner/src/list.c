@@ -74,8 +74,11 @@ static enum listed list_entry(int folder, const char *name) {
         list.error = E2BIG;
         return LISTED;
     }
-    if (fstatat(folder, name, &found, AT_SYMLINK_NOFOLLOW))
-        return LISTED;  // gone meanwhile
+    if (fstatat(folder, name, &found, AT_SYMLINK_NOFOLLOW)) {
+        if (errno != ENOENT)  // it is not gone meanwhile
+            list.error = errno;
+        return LISTED;
+    }
     if ((size_t)length + ENTRY_SIZE > ENTRIES_SIZE - page.size)
         return NO_ROOM;
     add_entry(path, (size_t)length, &found);

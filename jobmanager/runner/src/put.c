@@ -35,7 +35,7 @@ static void remember(enum why why, int error, const char *what) {
 
 // PUT
 
-static void close_put(void) {
+void files_close_put(void) {
     if (open_put.file >= 0)
         close(open_put.file);
     open_put.file = -1;
@@ -59,7 +59,7 @@ static int put_folder(const char *path, mode_t mode, const struct timespec times
 
 static int begin_file(const char *path) {
     char name[TREE_LAST_NAME];
-    close_put();
+    files_close_put();
     int parent = tree_open_parent(path, name, true);
     if (parent < 0)
         return errno;
@@ -89,7 +89,7 @@ static int write_piece(const uint8_t *data, size_t length, uint64_t offset) {
 
 static int end_file(mode_t mode, const struct timespec times[2]) {
     int error = fchmod(open_put.file, mode) || futimens(open_put.file, times) ? errno : 0;
-    close_put();
+    files_close_put();
     return error;
 }
 
@@ -120,13 +120,14 @@ void files_put(struct in *in) {
         error = end_file(mode, times);
     if (!error)
         return;
-    close_put();
+    files_close_put();
     remember(WHY_PUT, error, path);
 }
 
 // REMOVE
 
 struct pattern {
+    uint64_t until;              // where somebody else goes on filling the folders
     char parts[MOST_PARTS][TREE_LAST_NAME];
     uint32_t count;
 };
@@ -158,9 +159,12 @@ static bool remove_matching(int folder, const struct pattern *pattern, uint32_t 
         struct entries entries;
         const char *name;
         entries_begin(&entries, folder, 0);
-        while ((name = entries_next(&entries)))
+        while ((name = entries_next(&entries))) {
+            if (now_ns() >= pattern->until)
+                return false;
             if (matches(pattern->parts[part], name))
                 gone &= is_last ? tree_remove(folder, name) : remove_below(folder, name, pattern, part);
+        }
     }
     return gone;
 }
@@ -186,6 +190,7 @@ static bool remove_from(const char *base, const struct pattern *pattern) {
 static bool read_parts(struct in *in, struct pattern *pattern, uint32_t count) {
     static char part[PATH_SIZE];
     bool fits = count && count <= MOST_PARTS;
+    pattern->until = now_ns() + TREE_MOST_NS;
     pattern->count = 0;
     for (uint32_t i = 0; i < count; i++) {
         in_name(in, part, sizeof part);

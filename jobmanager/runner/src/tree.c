@@ -10,8 +10,6 @@
 
 #include "runner.h"
 
-#define MOST_NS (30 * NS_PER_S)  // where somebody else goes on filling what is emptied
-
 struct linux_dirent64 {          // as the kernel writes it
     uint64_t ino;
     int64_t next;
@@ -22,13 +20,20 @@ struct linux_dirent64 {          // as the kernel writes it
 
 // Finding
 
+// Whether our own folder hides what is in it, though it may be readable: nothing can be entered or looked at.
+static bool is_closed(int folder) {
+    struct stat found;
+    return !fstat(folder, &found) && found.st_uid == geteuid() && !(found.st_mode & S_IXUSR);
+}
+
 static int enter(int folder, const char *name, bool make) {
-    int next = openat(folder, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (next >= 0 || errno != ENOENT || !make)
-        return next;
-    if (mkdirat(folder, name, 0755) && errno != EEXIST)
-        return -1;
-    return openat(folder, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    int flags = O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
+    int next = openat(folder, name, flags);
+    if (next < 0 && errno == ENOENT && make && (!mkdirat(folder, name, 0755) || errno == EEXIST))
+        next = openat(folder, name, flags);
+    if (next >= 0 && is_closed(next))
+        fchmodat(folder, name, 0700, AT_SYMLINK_NOFOLLOW);
+    return next;
 }
 
 static const char *next_part(const char *path, char *part) {
@@ -67,6 +72,8 @@ int tree_open_folder(int parent, const char *name) {
     int folder = openat(parent, name, flags);
     if (folder < 0 && errno == EACCES && !fchmodat(parent, name, 0700, AT_SYMLINK_NOFOLLOW))
         folder = openat(parent, name, flags);
+    if (folder >= 0 && is_closed(folder))
+        fchmod(folder, 0700);
     return high_fd(folder);
 }
 
@@ -135,13 +142,15 @@ static enum removed remove_entry(int folder, const char *name) {
 }
 
 // The name of a folder that is in the way, in `full`; empty: what is left cannot be removed, or nothing is left (then `clean`).
-static bool remove_entries(int folder, char *full) {
+static bool remove_entries(int folder, char *full, uint64_t until) {
     struct entries entries;
     const char *name;
     bool clean = true;
     *full = 0;
     entries_begin(&entries, folder, 0);
     while ((name = entries_next(&entries))) {
+        if (now_ns() >= until)
+            return false;
         enum removed removed = remove_entry(folder, name);
         clean &= removed == REMOVED;
         if (removed == FULL_FOLDER && strlen(name) < TREE_LAST_NAME) {
@@ -171,7 +180,7 @@ static int go_up(int folder, const struct stat *top, bool *is_top) {
 
 // Down into each folder that is not empty, and up again when it is: one descriptor, whatever the depth.
 bool tree_empty(int folder) {
-    uint64_t until = now_ns() + MOST_NS;
+    uint64_t until = now_ns() + TREE_MOST_NS;
     char full[TREE_LAST_NAME];
     struct stat top;
     bool is_top = true, clean = false;
@@ -180,7 +189,7 @@ bool tree_empty(int folder) {
     if (at < 0 || fstat(at, &top))
         return false;
     while (at >= 0 && now_ns() < until) {
-        clean = remove_entries(at, full);
+        clean = remove_entries(at, full, until);
         int next = *full ? tree_open_folder(at, full) : -1;
         if (*full && next < 0)
             break;

@@ -9,6 +9,7 @@
 #include "wire.h"
 
 #define TREE_LAST_NAME 256u      // of a path's last part, with its NUL
+#define TREE_MOST_NS (30 * NS_PER_S)  // for removing, where somebody else goes on filling what is emptied
 
 // The folder that a path's last part is in; -1 with errno. `make`: folders that are missing on the way are made.
 int tree_open_parent(const char *path, char *last, bool make);
