@@ -18,10 +18,16 @@ enum { CPU, PEAK, OOM, FORKS, ANON, SHMEM, SOURCES };
 static struct source sources[SOURCES];
 static uint8_t version;
 
+// It is read at once: the first time the kernel needs memory for it, and later a program may have left none.
 static void open_source(int which, const char *path, const char *key, uint64_t divisor) {
     if (sources[which].file >= 0)
         return;
     int file = open(path, O_RDONLY | O_CLOEXEC);
+    char text[4096];
+    if (file >= 0 && pread(file, text, sizeof text, 0) < 0) {
+        close(file);
+        file = -1;
+    }
     sources[which] = (struct source){file < 0 ? -1 : high_fd(file), key, divisor};
 }
 
