@@ -17,8 +17,13 @@ TOP = Path(__file__).resolve().parents[2]
 PARTS = ("LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "setup.cfg")
 LOOK = """
 import json, site, sys
-site.addsitedir(sys.argv[1])  # as an installed folder: a checkout that can be edited is found by a file there
-sys.path.insert(0, sys.argv[1])
+installed, surrounding = sys.argv[1:]
+# What runs the tests may have the surrounding checkout installed so that it can be edited: by a path, or by a finder of this name
+sys.path[:] = [installed, *(folder for folder in sys.path if folder != surrounding)]
+sys.meta_path[:] = [finder for finder in sys.meta_path if not getattr(finder, "__module__", "").startswith("__editable__")]
+for name in [name for name in sys.modules if name.startswith("__editable__")]:
+    del sys.modules[name]
+site.addsitedir(installed)
 from jobmanager.runner import binaries
 found = {word: binaries.binary(word).sha256 for word in binaries.ENGINE_ARCHITECTURES}
 print(json.dumps({"file": binaries.__file__, "build_id": binaries.build_id().hex(), "found": found}))
@@ -59,7 +64,7 @@ def _install(wheel: Path, folder: Path) -> None:
 
 
 def _assert_has_the_binaries(installed: Path, package: Path) -> None:
-    command = [sys.executable, "-c", LOOK, str(installed)]
+    command = [sys.executable, "-c", LOOK, str(installed), str(TOP)]
     done = subprocess.run(command, cwd=installed, env={"PATH": "/nowhere"}, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout)
