@@ -459,8 +459,12 @@ for kind in (lambda: None, tracer, sibling, adopts, lambda: os.kill(os.getpid(),
     daemon(kind)
 daemon(waits_for_vfork)
 libc.syscall(220 if platform.machine() == "aarch64" else 56, 0x8000 | 17, 0, 0, 0, 0) or signal.pause()
+def state_of(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file: return file.read().rpartition(")")[2].split()[:2]
+    except OSError: return None  # it has just ended
 def found():
-    return [open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[:2] for pid in os.listdir("/proc") if pid.isdigit()]
+    return [state for state in map(state_of, filter(str.isdigit, os.listdir("/proc"))) if state]
 until = time.monotonic() + 10
 while time.monotonic() < until:
     states = found()
