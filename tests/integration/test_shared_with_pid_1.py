@@ -56,6 +56,29 @@ grading.set_result("success")
 """
 
 
+HOLDS = """
+import os, socket, sys
+silent, _ = socket.socketpair()
+try:
+    if sys.argv[1] == "splice":
+        os.splice(silent.fileno(), 1, 65536)
+    else:
+        os.sendfile(1, silent.fileno(), None, 65536)
+except OSError as error:
+    print(error.strerror)
+"""
+
+
+@pytest.mark.parametrize("call", ["splice", "sendfile"])
+def test_a_program_cannot_wait_with_the_lock_of_its_output_so_that_nobody_can_end_its_container(
+    submit: Submit, call: str
+) -> None:
+    """Who reads, writes or closes the pipe then, as PID 1 does, cannot be killed. So both calls fail, and programs copy."""
+    result = submit(["python3", "-c", HOLDS, call], image=PYTHON, limits=Limits(wall_time_s=20)).result(PATIENCE_S)
+
+    assert (result.outcome, result.stdout_text) == (Outcome.SUCCESS, "Invalid argument\n"), result
+
+
 @pytest.mark.parametrize("streams", [["1"], ["1", "2"]], ids=["stdout", "both"])
 def test_a_program_that_leaves_its_output_full_and_non_blocking_does_not_cost_its_result_file(
     submit: Submit, streams: list[str]

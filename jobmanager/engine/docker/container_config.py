@@ -113,7 +113,7 @@ def _publish_ssh(config: dict[str, Any], spec: ContainerSpec, endpoint: SSHEndpo
 
 def _isolation(spec: ContainerSpec) -> dict[str, Any]:
     """``Privileged`` overrides ``CapDrop``. Whether it overrides a seccomp profile depends on the engine, so it gets none."""
-    profile = "unconfined" if spec.privileged else seccomp_profile(special_files=not spec.is_student)
+    profile = "unconfined" if spec.privileged else seccomp_profile(special_files=not spec.is_student, protects_pid_1=True)
     return {
         **({"Privileged": True} if spec.privileged else {}),
         **({"Devices": [_device(path) for path in spec.devices]} if spec.devices else {}),
