@@ -104,6 +104,37 @@ class StdinLink(Protocol):
         ...
 
 
+class Channel(Protocol):
+    """A running container's standard input and output on one connection. One thread reads and writes; any thread may wake it.
+
+    What nobody reads stays in the container. Its input does not end when the channel is closed or breaks.
+    """
+
+    def read(self, timeout_s: float) -> bytes | None:
+        """What its standard output had next; empty when nothing came in time or it was woken; None at the end.
+
+        The end is that of the container or of the connection. What was written goes out meanwhile.
+        """
+        ...
+
+    def write(self, data: bytes) -> None:
+        """Have this sent, after what was written before, while ``read`` waits. Never blocks."""
+        ...
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that were written and have not gone out yet."""
+        ...
+
+    def wake(self) -> None:
+        """End a wait of ``read``, or the next one."""
+        ...
+
+    def close(self) -> None:
+        """Close the connection. Never blocks; a second call does nothing."""
+        ...
+
+
 class Engine(Protocol):
     """One engine, over connections of its own. Not for use by two threads at once.
 
@@ -164,6 +195,10 @@ class Engine(Protocol):
 
     def open_stdin(self, container: str) -> StdinLink:
         """A running container's standard input; when the link is closed, or breaks, the container reads its end."""
+        ...
+
+    def open_channel(self, container: str) -> Channel:
+        """Output from now on, and the standard input; raises NoSuchContainer, NotRunning, Refused (it is paused)."""
         ...
 
     def inspect(self, container: str) -> ContainerInfo:

@@ -130,6 +130,7 @@ class WaiterSettings:
     host_lost_timeout_s: float
     host_check_interval_s: float  # between two checks of a host that is up
     reconcile_interval_s: float  # between two lists of our containers
+    spool_folder: str = ""  # where it keeps what it has read of a run, for a waiter after it; empty: nowhere
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,6 +167,7 @@ class MonitorContainer:
     secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False)  # files by name, which are never collected
     volume_devices: Mapping[str, str] = field(default_factory=dict)  # that volumes must have, by name
     with_ssh: bool = False  # ``debug="ssh"``: the container's SSH server reports when it accepts connections
+    lease_s: float = 90.0  # for which the runner waits for a waiter before it ends the program and itself
     engine_id: str = ""  # of the engine that has the container; empty where unknown
     taken_over: bool = False  # from an earlier waiter
     elapsed_s: float = 0.0  # how long the container has run already

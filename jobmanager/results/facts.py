@@ -24,6 +24,21 @@ class Limit(str, Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProgramEnd:
+    """How a program ended, as its runner saw it. Counters are None where the kernel has none."""
+
+    exit_code: int | None = None  # None: a signal ended it
+    signal: str | None = None  # its name, such as "SIGSEGV"; "signal 34" for one that has none
+    cpu_ns: int | None = None  # of the whole container since the program started
+    wall_s: float | None = None  # from the program's start to its end, without what its reader made it wait
+    peak_memory_bytes: int | None = None
+    oom_kills: int | None = None
+    fork_refusals: int | None = None  # how often the limit of processes was hit
+    workspace_full: bool = False
+    shm_full: bool = False  # /dev/shm
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LimitHit:
     """The limit for which a waiter killed a program."""
 
@@ -69,6 +84,13 @@ class InfrastructureFailure:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudentsLost:
     """A grading job lost its student containers when it needed them."""
+
+    container: ContainerInfo | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseExpired:
+    """The runner had heard of no waiter for as long as its lease: it ended the program, and itself."""
 
     container: ContainerInfo | None = None
 
