@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 from benchmarks.figures import Figure, median
 from jobmanager import DockerHost, JobInput, JobManager, Limits, Task
-from jobmanager.engine.pid1 import EndMark
 from jobmanager.model.container import EngineInfo, Image
 from jobmanager.model.job import Request, RunRequest
-from jobmanager.results.facts import ProgramExited, RunFacts
+from jobmanager.results.facts import ProgramEnd, ProgramExited, RunFacts
 from jobmanager.results.verdict import KillReason
 from jobmanager.scheduling.commands import PublishResult, SubmitContainer
 from jobmanager.scheduling.ledger import Ledger
@@ -120,7 +119,7 @@ def _begin(ledger: Ledger, command: SubmitContainer) -> str:
 def _gives_a_host_ms(ledger: Ledger, running: list[str]) -> float:
     """The one that has run longest ends; how long it takes to put another one in its place."""
     container = running.pop(0)
-    ledger.run_ended(container, RunFacts(ending=ProgramExited(end=EndMark(exit_code=0))))
+    ledger.run_ended(container, RunFacts(ending=ProgramExited(end=ProgramEnd(exit_code=0))))
     _call_back(ledger)
     ledger.container_deleted(container)
     began = time.perf_counter()

@@ -8,10 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from jobmanager import DockerHost, JobInput, Limits, Task
-from jobmanager.engine.pid1 import EndMark
 from jobmanager.model.container import EngineInfo, Image
 from jobmanager.model.job import Request, RunRequest
-from jobmanager.results.facts import CapturedOutput, ProgramExited, RunFacts
+from jobmanager.results.facts import CapturedOutput, ProgramEnd, ProgramExited, RunFacts
 from jobmanager.scheduling.commands import CheckHost, PublishResult, SubmitContainer
 from jobmanager.scheduling.ledger import Ledger
 
@@ -19,7 +18,7 @@ MEMORY_MIB = 4096  # of each host
 FOR_EVER_S = 1e9
 PYTHON = Image(id="sha256:py", references=("python:3",), labels={"jobmanager.environment": "python3"}, created_at_s=1.0)
 SUCCESS = RunFacts(
-    ending=ProgramExited(end=EndMark(exit_code=0)), output=CapturedOutput(stdout=b"ok", stdout_bytes=2), wall_time_s=1.0
+    ending=ProgramExited(end=ProgramEnd(exit_code=0)), output=CapturedOutput(stdout=b"ok", stdout_bytes=2), wall_time_s=1.0
 )
 
 

@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Union
 
-from jobmanager.engine.pid1 import EndMark
 from jobmanager.model.container import ContainerInfo
 
 
 class Limit(str, Enum):
-    """A limit for which a waiter stops a job."""
+    """A limit for which a program is stopped: by its runner, or by a waiter where that does not."""
 
     WALL = "wall_time_s"
     CPU = "cpu_time_s"
@@ -40,13 +39,13 @@ class ProgramEnd:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitHit:
-    """The limit for which a waiter killed a program."""
+    """The limit for which a program was stopped."""
 
     limit: Limit
-    measured: float  # in the limit's unit, when the waiter decided
+    measured: float  # in the limit's unit
 
 
-# ---- why PID 1's report did not come
+# ---- why the runner's report did not come
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +101,7 @@ class EngineUnreachable:
     reason: str
 
 
-Cause = Union[ContainerEnded, RemovedExternally, HostGivenUp, EndedDuringOutage, InfrastructureFailure]
+Cause = Union[ContainerEnded, RemovedExternally, HostGivenUp, EndedDuringOutage, InfrastructureFailure, LeaseExpired]
 
 
 # ---- endings
@@ -129,27 +128,27 @@ class JobNotSent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CannotRun:
-    """PID 1 has the job and did not run the program."""
+    """The runner has the job and did not start the program."""
 
-    reason: str  # PID 1's
+    reason: str  # the runner's
     container: ContainerInfo | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProgramExited:
-    """The program ended by itself, and PID 1's report came whole."""
+    """The program ended by itself, and the runner's report came whole."""
 
-    end: EndMark
+    end: ProgramEnd
     result_file: bytes | None = field(default=None, repr=False)
     container: ContainerInfo | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoppedForLimit:
-    """We stopped the program for a limit."""
+    """The program was stopped for a limit, by its runner or by us."""
 
     limit_hit: LimitHit
-    end: EndMark | None = None  # if it ended by itself meanwhile
+    end: ProgramEnd | None = None  # None: the runner could not report it. It may have ended by itself meanwhile
     container: ContainerInfo | None = None
 
 
@@ -158,7 +157,7 @@ class StoppedForProtocolError:
     """We stopped a grading job, as its supervisor sent an invalid or unsupported message."""
 
     reason: str
-    end: EndMark | None = None
+    end: ProgramEnd | None = None
     container: ContainerInfo | None = None
 
 
@@ -166,11 +165,11 @@ class StoppedForProtocolError:
 class RunCutOff:
     """The program may have started, and neither it nor a limit is known to have ended it.
 
-    With an end mark the program ended, but the rest of PID 1's report is lost, and a result file with it.
+    With an end the program ended, but the rest of the runner's report is lost, and a result file with it.
     """
 
     cause: Union[Cause, StudentsLost]
-    end: EndMark | None = None
+    end: ProgramEnd | None = None
 
 
 Ending = Union[JobNotSent, CannotRun, ProgramExited, StoppedForLimit, StoppedForProtocolError, RunCutOff]
@@ -187,9 +186,8 @@ class CapturedOutput:
     stderr: bytes = field(default=b"", repr=False)
     stdout_bytes: int = 0
     stderr_bytes: int = 0
-    beginning_lost: bool = False  # with a waiter, as the log had been rotated
+    beginning_lost: bool = False  # with a waiter, which had kept it nowhere
     is_incomplete: bool = False  # the last part was not received
-    from_log: bool = False  # it is what the engine could write down, not what came over the stream
     late_bytes: int = 0  # received only after we had stopped the program
 
     @property
@@ -229,8 +227,8 @@ class RunFacts:
     volume_devices: Mapping[str, str] = field(default_factory=dict)  # by volume, as far as they were seen
 
     @property
-    def end(self) -> EndMark | None:
-        """PID 1's end mark, if one came: the program ended by itself."""
+    def end(self) -> ProgramEnd | None:
+        """How the program ended, if its runner has reported that: by itself, or as it was stopped."""
         return None if isinstance(self.ending, (JobNotSent, CannotRun)) else self.ending.end
 
     @property

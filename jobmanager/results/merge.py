@@ -12,7 +12,7 @@ from jobmanager.model.result import Evidence, JobResult, Outcome, ProblemResult,
 from jobmanager.model.task import Task
 from jobmanager.results.facts import ProgramExited, RunFacts
 from jobmanager.results.result_file import ResultFile, ResultFileError, parse_result_file
-from jobmanager.results.verdict import Verdict, exit_code_text
+from jobmanager.results.verdict import Verdict, end_text
 
 _STDERR_TAIL_BYTES = 2000
 _OVERRIDING = (Outcome.CRASH, Outcome.KILLED)  # with these, local answers do not count
@@ -114,7 +114,7 @@ def _grader_verdict(verdict: Verdict, file: ResultFile) -> Verdict:
 def _grader_gave_no_result(verdict: Verdict, ending: ProgramExited, stderr: bytes) -> Verdict:
     last_words = escape_lines(stderr[-_STDERR_TAIL_BYTES:].decode("utf-8", "replace").strip())
     tail = f", and the end of its standard error is:\n{last_words}" if last_words else ", and nothing on standard error"
-    text = f"the grader ended without a result, with {exit_code_text(ending.end.exit_code)}{tail}"
+    text = f"the grader ended without a result, with {end_text(ending.end)}{tail}"
     missing = Evidence(kind="grader", value="no result", source="result.json")
     return Verdict(outcome=Outcome.CRASH, text=text, evidence=(missing, *verdict.evidence))
 

@@ -15,10 +15,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from jobmanager.engine.pid1 import RESULT_FILE_LIMIT
 from jobmanager.model._json import parse_json
 from jobmanager.model.result import Outcome, ProblemResult
 
+RESULT_FILE = ".jobmanager/result.json"  # in the workspace
+RESULT_FILE_LIMIT = 1024 * 1024  # bytes
 HIGHEST_GRADE = 200.0
 _MAX_ID_LENGTH = 200
 _MAX_PROBLEMS = 1000

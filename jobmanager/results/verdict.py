@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from jobmanager.engine.pid1 import EndMark
 from jobmanager.model.container import ContainerInfo
 from jobmanager.model.limits import Limits
 from jobmanager.model.result import Evidence, Outcome
@@ -20,8 +18,10 @@ from jobmanager.results.facts import (
     EngineUnreachable,
     HostGivenUp,
     InfrastructureFailure,
+    LeaseExpired,
     Limit,
     LimitHit,
+    ProgramEnd,
     ProgramExited,
     RemovedExternally,
     RunFacts,
@@ -30,13 +30,15 @@ from jobmanager.results.facts import (
     StudentsLost,
 )
 
-_END_MARK = "end mark of PID 1"
-_SHM = "a write into /dev/shm"
-_WORKSPACE = "a write into the workspace"
-_CGROUP = "the container's cgroup, read by PID 1"
+_RUNNER = "the runner"
+_SHM = "free space of /dev/shm"
+_WORKSPACE = "free space of the workspace"
+_CGROUP = "the container's cgroup, read by the runner"
 _INSPECT = "inspect"
 _OUR_CLOCK = "our clock"
 _PIPE_BYTES = 65536
+_KILLED = "SIGKILL"
+_KILLED_CODE = 137  # of a container whose PID 1 was killed
 _PERMANENT = frozenset({"not_started", "start_refused", "no_host", "queue_timeout"})  # another run would end in the same way
 
 
@@ -100,14 +102,16 @@ def with_reruns(verdict: Verdict, cut_off: Sequence[str]) -> Verdict:
     return replace(verdict, evidence=(*verdict.evidence, runs, *reasons))
 
 
-def exit_code_text(code: int) -> str:
-    """An exit code in words. Above 128 it looks like a signal, but the program may have exited with it by itself."""
-    if code > 128:
-        try:
-            return f"exit code {code}, as after {signal.Signals(code - 128).name}"
-        except ValueError:
-            pass
-    return f"exit code {code}"
+def end_text(end: ProgramEnd) -> str:
+    """How a program ended, in words."""
+    return f"exit code {end.exit_code}" if end.signal is None else f"killed by {end.signal}"
+
+
+def ended_by_itself(facts: RunFacts) -> bool:
+    """Whether the program is known to have ended otherwise than by a kill of ours."""
+    if facts.end is None:
+        return False
+    return isinstance(facts.ending, ProgramExited) or facts.end.exit_code is not None or facts.end.signal not in (None, _KILLED)
 
 
 def _passed_limit(facts: RunFacts, limits: Limits) -> Verdict | None:
@@ -115,9 +119,10 @@ def _passed_limit(facts: RunFacts, limits: Limits) -> Verdict | None:
     stopped_for = facts.ending.limit_hit.limit if isinstance(facts.ending, StoppedForLimit) else None
     if stopped_for in (Limit.WALL, Limit.CPU):
         return None
-    if facts.end is not None and facts.cpu_time_s is not None and facts.cpu_time_s > limits.cpu_time_s:
+    by_itself = ended_by_itself(facts)
+    if by_itself and facts.cpu_time_s is not None and facts.cpu_time_s > limits.cpu_time_s:
         return _timeout_verdict(Limit.CPU, facts.cpu_time_s, limits)
-    if facts.end is not None and facts.wall_time_s is not None and facts.wall_time_s > limits.wall_s:
+    if by_itself and facts.wall_time_s is not None and facts.wall_time_s > limits.wall_s:
         return _timeout_verdict(Limit.WALL, facts.wall_time_s, limits)
     if stopped_for is None and facts.output.total_bytes > limits.output_kib * 1024:
         return _output_verdict(facts.output.total_bytes, limits)
@@ -131,9 +136,9 @@ def _by_ending(facts: RunFacts, limits: Limits) -> Verdict:
     if isinstance(ending, StoppedForProtocolError):
         return _protocol_error_verdict(ending.reason)
     if isinstance(ending, CannotRun):
-        return crash_verdict("not_started", f"the program was not started: {ending.reason}", "PID 1")
+        return crash_verdict("not_started", f"the program was not started: {ending.reason}", _RUNNER)
     if isinstance(ending, ProgramExited):
-        return _overflow(ending, limits) or _by_exit_code(ending.end.exit_code)
+        return _overflow(ending, limits) or _by_end(ending.end)
     return _without_report(ending.cause, facts, limits)
 
 
@@ -175,7 +180,10 @@ def _without_report(cause: Cause | StudentsLost | EngineUnreachable, facts: RunF
         return crash_verdict("ended_during_outage", text, "our record of the outage")
     if isinstance(cause, InfrastructureFailure):
         return crash_verdict("infrastructure_error", cause.reason)
-    if isinstance(cause, ContainerEnded) and cause.container is not None and cause.container.oom_killed:
+    if isinstance(cause, LeaseExpired):
+        text = "the container had heard nothing of this library for so long that it ended the program"
+        return crash_verdict("lease_expired", text, _RUNNER)
+    if isinstance(cause, ContainerEnded) and died_of_memory(cause.container):
         return _memory_verdict(facts.end, limits)
     if facts.end is not None:
         text = "the program ended, but its result file and its last output may have been lost on the way from its host"
@@ -183,12 +191,24 @@ def _without_report(cause: Cause | StudentsLost | EngineUnreachable, facts: RunF
     return crash_verdict("stopped_externally", "the container was stopped by somebody else", _INSPECT)
 
 
-def _memory_verdict(end: EndMark | None, limits: Limits) -> Verdict:
-    """PID 1 counted what the kernel killed for memory; the engine knows it of the whole container."""
+def _memory_verdict(end: ProgramEnd | None, limits: Limits) -> Verdict:
+    """The runner counted what the kernel killed for memory; the engine knows it of the whole container."""
     text = f"memory limit of {limits.memory_mib} MiB reached"
     if end is not None and end.oom_kills:
         return _overflow_verdict("oom_kills", end.oom_kills, _CGROUP, text)
     return _overflow_verdict("oom_killed", 1, _INSPECT, text)
+
+
+def ran_out_of_memory(ending: ProgramExited) -> bool:
+    """Whether the kernel killed processes for memory. Where it does not count them, the engine may know it."""
+    if ending.end.oom_kills is None:
+        return ending.container is not None and ending.container.oom_killed
+    return ending.end.oom_kills > 0
+
+
+def died_of_memory(container: ContainerInfo | None) -> bool:
+    """Whether PID 1 was killed for memory. Newer engines say ``oom_killed`` also when another process was."""
+    return container is not None and container.oom_killed and container.exit_code == _KILLED_CODE
 
 
 def _overflow(ending: ProgramExited, limits: Limits) -> Verdict | None:
@@ -196,7 +216,7 @@ def _overflow(ending: ProgramExited, limits: Limits) -> Verdict | None:
     end = ending.end
     if end.exit_code == 0:
         return None
-    if end.oom_kills or (ending.container is not None and ending.container.oom_killed):
+    if ran_out_of_memory(ending):
         return _memory_verdict(end, limits)
     if end.fork_refusals:
         return _overflow_verdict("fork_refusals", end.fork_refusals, _CGROUP, f"limit of {limits.processes} processes reached")
@@ -211,16 +231,24 @@ def _overflow_verdict(kind: str, value: int, source: str, text: str) -> Verdict:
     return Verdict(outcome=Outcome.OVERFLOW, text=text, evidence=(Evidence(kind=kind, value=value, source=source),))
 
 
-def _by_exit_code(code: int) -> Verdict:
-    evidence = (Evidence(kind="exit_code", value=code, source=_END_MARK),)
-    if code == 0:
-        return Verdict(outcome=Outcome.SUCCESS, evidence=evidence)
-    return Verdict(outcome=Outcome.FAILED, text=exit_code_text(code), evidence=evidence)
+def _by_end(end: ProgramEnd) -> Verdict:
+    if end.signal is None and end.exit_code is None:
+        return crash_verdict("infrastructure_error", "the program was killed and did not end", _RUNNER)
+    outcome = Outcome.SUCCESS if end.exit_code == 0 else Outcome.FAILED
+    text = "" if outcome is Outcome.SUCCESS else end_text(end)
+    return Verdict(outcome=outcome, text=text, evidence=_how_it_ended(end))
+
+
+def _how_it_ended(end: ProgramEnd) -> tuple[Evidence, ...]:
+    if end.signal is not None:
+        return (Evidence(kind="signal", value=end.signal, source=_RUNNER),)
+    return () if end.exit_code is None else (Evidence(kind="exit_code", value=end.exit_code, source=_RUNNER),)
 
 
 def _other_evidence(facts: RunFacts) -> tuple[Evidence, ...]:
     """What was found beside the deciding evidence; it does not change the outcome."""
-    found = [*_end_mark_evidence(facts.end), *_container_evidence(facts.container)]
+    found = [*_how_it_ended(facts.end)] if facts.end is not None and ended_by_itself(facts) else []
+    found += [*_counter_evidence(facts.end), *_container_evidence(facts.container)]
     if facts.outage_s > 0:
         found.append(Evidence(kind="outage_s", value=round(facts.outage_s, 1), source="our record of the outage"))
     if facts.paused_externally:
@@ -228,9 +256,6 @@ def _other_evidence(facts: RunFacts) -> tuple[Evidence, ...]:
     found += _output_evidence(facts.output)
     if _stood_still_at_output(facts):
         found.append(Evidence(kind="late_output_bytes", value=facts.output.late_bytes, source="bytes counted"))
-    if facts.output.from_log:
-        text = "what the engine could not write down may be missing"
-        found.append(Evidence(kind="output_from_log", value=text, source="container log"))
     if facts.collected.error:
         found.append(Evidence(kind="archive", value=facts.collected.error, source="collecting"))
     if facts.collected.not_collected:
@@ -247,7 +272,7 @@ def _stood_still_at_output(facts: RunFacts) -> bool:
 def _output_evidence(output: CapturedOutput) -> list[Evidence]:
     found = []
     if output.beginning_lost:
-        found.append(Evidence(kind="output_cut", value="the first part was lost with a waiter process", source="container log"))
+        found.append(Evidence(kind="output_cut", value="the first part was lost with a waiter process", source=_RUNNER))
     if output.is_incomplete:
         found.append(Evidence(kind="output_cut", value="the rest was not received", source="the connection to the host"))
     return found
@@ -264,10 +289,10 @@ def _container_evidence(container: ContainerInfo | None) -> list[Evidence]:
     return found
 
 
-def _end_mark_evidence(end: EndMark | None) -> list[Evidence]:
+def _counter_evidence(end: ProgramEnd | None) -> list[Evidence]:
+    found: list[Evidence] = []
     if end is None:
-        return []
-    found = [Evidence(kind="exit_code", value=end.exit_code, source=_END_MARK)]
+        return found
     if end.oom_kills:
         found.append(Evidence(kind="oom_kills", value=end.oom_kills, source=_CGROUP))
     if end.fork_refusals:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from jobmanager.engine.pid1 import EndMark
 from jobmanager.results.facts import (
     CannotRun,
     Cause,
@@ -15,7 +14,9 @@ from jobmanager.results.facts import (
     HostGivenUp,
     InfrastructureFailure,
     JobNotSent,
+    LeaseExpired,
     LimitHit,
+    ProgramEnd,
     ProgramExited,
     RemovedExternally,
     RunCutOff,
@@ -35,7 +36,7 @@ class Observations:
     protocol_error: str = ""  # the invalid or unsupported message of a grading job's supervisor for which we ended the job
     refusal: str = ""  # PID 1's reason for not running the program
     students_lost: bool = False  # a grading job lost its student containers when it needed them
-    end: EndMark | None = None  # the program ended while PID 1 lived
+    end: ProgramEnd | None = None  # the program ended while PID 1 lived
     report_complete: bool = False  # PID 1 has nothing more to say
     result_file: bytes | None = None
     ended_during_outage: bool = False  # nobody knows that the container was alive after the last outage
@@ -66,7 +67,7 @@ def ending_of(seen: Observations) -> Ending:
 
 def _explained(cause: Cause, seen: Observations) -> Cause:
     """Why PID 1's report is missing: an outage, or a loss of ours, says more than that the container has ended."""
-    if isinstance(cause, (RemovedExternally, HostGivenUp)):
+    if isinstance(cause, (RemovedExternally, HostGivenUp, LeaseExpired)):
         return cause
     if seen.ended_during_outage:
         return EndedDuringOutage(container=cause.container)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Union
 
-from jobmanager.engine.pid1 import EndMark
 from jobmanager.model.container import ContainerInfo
 from jobmanager.results.facts import (
     CannotRun,
@@ -15,6 +14,7 @@ from jobmanager.results.facts import (
     JobNotSent,
     Limit,
     LimitHit,
+    ProgramEnd,
     ProgramExited,
     RunCutOff,
     RunFacts,
@@ -28,23 +28,24 @@ _UNEXPLAINED = ContainerEnded()
 def exited(
     exit_code: int = 0,
     *,
+    signal: str | None = None,
     result_file: bytes | None = None,
     container: ContainerInfo | None = None,
     counters: dict[str, Any] | None = None,
     **facts: Any,
 ) -> RunFacts:
-    """The program ended by itself. ``counters`` are further fields of its end mark."""
-    end = EndMark(exit_code=exit_code, **(counters or {}))
+    """The program ended by itself. ``counters`` are further fields of its end."""
+    end = ProgramEnd(exit_code=None if signal else exit_code, signal=signal, **(counters or {}))
     return RunFacts(ending=ProgramExited(end=end, result_file=result_file, container=container), **facts)
 
 
-def stopped_for(limit: Limit, measured: float, **facts: Any) -> RunFacts:
-    """We stopped it for a limit."""
-    return RunFacts(ending=StoppedForLimit(limit_hit=LimitHit(limit=limit, measured=measured)), **facts)
+def stopped_for(limit: Limit, measured: float, *, end: ProgramEnd | None = None, **facts: Any) -> RunFacts:
+    """It was stopped for a limit."""
+    return RunFacts(ending=StoppedForLimit(limit_hit=LimitHit(limit=limit, measured=measured), end=end), **facts)
 
 
-def cut_off(cause: Union[Cause, StudentsLost] = _UNEXPLAINED, *, end: EndMark | None = None, **facts: Any) -> RunFacts:
-    """PID 1's report did not come; with an end mark, not whole."""
+def cut_off(cause: Union[Cause, StudentsLost] = _UNEXPLAINED, *, end: ProgramEnd | None = None, **facts: Any) -> RunFacts:
+    """The runner's report did not come; with an end, not whole."""
     return RunFacts(ending=RunCutOff(cause=cause, end=end), **facts)
 
 
@@ -59,5 +60,5 @@ def not_sent(cause: Union[Cause, EngineUnreachable] = _UNEXPLAINED) -> RunFacts:
 
 
 def cannot_run(reason: str) -> RunFacts:
-    """PID 1 did not run it."""
+    """The runner did not start it."""
     return RunFacts(ending=CannotRun(reason=reason))

@@ -19,7 +19,6 @@ from jobmanager import DockerHost, Grader, JobInput, JobManager, JobResult, Limi
 from jobmanager.doctor import probes
 from jobmanager.doctor.advice import TRIED
 from jobmanager.engine.docker import container_config
-from jobmanager.engine.pid1 import EndMark
 from jobmanager.engine.protocol import Engine
 from jobmanager.errors import InvalidValue
 from jobmanager.model.container import ContainerSpec, ImageDefaults
@@ -32,7 +31,7 @@ from jobmanager.model.container_states import (
 from jobmanager.model.job import Request, RunRequest
 from jobmanager.remote.keys import Keys
 from jobmanager.remote.timeouts import ClusterTimeouts
-from jobmanager.results.facts import CapturedOutput, HostGivenUp, Limit, LimitHit, RunFacts
+from jobmanager.results.facts import CapturedOutput, HostGivenUp, Limit, LimitHit, ProgramEnd, RunFacts
 from jobmanager.results.merge import merged_result
 from jobmanager.results.verdict import KillReason, judge
 from jobmanager.scheduling.job_states import TRANSITIONS, JobAction, JobEvent, JobState
@@ -200,9 +199,9 @@ FITTING: dict[str, dict[str, object]] = {
     "protocol_error": {"protocol_error": "what"},
     "not_started": {"refusal": "no tar"},
     "host_lost": {"cause": HostGivenUp()},
-    "oom_kills": {"end": EndMark(exit_code=1, oom_kills=1)},
-    "fork_refusals": {"end": EndMark(exit_code=1, fork_refusals=1)},
-    "workspace_full": {"end": EndMark(exit_code=1, workspace_full=True)},
+    "oom_kills": {"end": ProgramEnd(exit_code=1, oom_kills=1)},
+    "fork_refusals": {"end": ProgramEnd(exit_code=1, fork_refusals=1)},
+    "workspace_full": {"end": ProgramEnd(exit_code=1, workspace_full=True)},
     "result_file": {"result_file": b"{"},
     "exit_code": {},
 }
@@ -217,7 +216,7 @@ def lines_of_outcomes() -> Lines:
 
 def judged(upper: str, lower: str) -> JobResult:
     """The result of a run that two lines fit."""
-    seen: dict[str, Any] = {"end": EndMark(exit_code=0), "report_complete": True, **FITTING[lower], **FITTING[upper]}
+    seen: dict[str, Any] = {"end": ProgramEnd(exit_code=0), "report_complete": True, **FITTING[lower], **FITTING[upper]}
     figures = {name: seen.pop(name) for name in ("cpu_time_s", "output") if name in seen}
     facts = RunFacts(ending=ending_of(Observations(**seen)), **figures)
     task = Task("x", command="x")

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from jobmanager.engine.pid1 import EndMark
 from jobmanager.model.container import ContainerInfo, ContainerStatus
 from jobmanager.results.facts import (
     CannotRun,
@@ -20,6 +19,7 @@ from jobmanager.results.facts import (
     JobNotSent,
     Limit,
     LimitHit,
+    ProgramEnd,
     ProgramExited,
     RemovedExternally,
     RunCutOff,
@@ -31,7 +31,7 @@ from jobmanager.watching.ending import Observations, ending_of
 from tests.unit.test_docs import table, text_of
 
 EXITED = ContainerInfo(id="1", name="n", status=ContainerStatus.ENDED, exit_code=137)
-END = EndMark(exit_code=3)
+END = ProgramEnd(exit_code=3)
 HIT = LimitHit(limit=Limit.WALL, measured=20.1)
 LINES: dict[str, dict[str, Any]] = {  # what is seen of a run that a line fits
     "`JobNotSent`": {"never_started": True},

@@ -7,9 +7,16 @@ import json
 import pytest
 
 from jobmanager import Code, Grader, JobInput, Limits, Match, MultipleChoice, Outcome, ProblemResult, Step, Task
-from jobmanager.engine.pid1 import EndMark
 from jobmanager.model.job import Request, RunRequest
-from jobmanager.results.facts import CapturedOutput, Collected, RemovedExternally, RunFacts, StoppedForProtocolError, StudentsLost
+from jobmanager.results.facts import (
+    CapturedOutput,
+    Collected,
+    ProgramEnd,
+    RemovedExternally,
+    RunFacts,
+    StoppedForProtocolError,
+    StudentsLost,
+)
 from jobmanager.results.merge import local_results, merged_result
 from jobmanager.results.verdict import KillReason, crash_verdict, judge, killed_verdict
 from tests.support.run_facts import cut_off, exited
@@ -317,7 +324,7 @@ def test_what_a_grader_says_of_a_problem_that_is_answered_here_stands_before_the
 
 
 def test_a_grader_that_was_cut_off_from_its_students_is_a_crash_that_may_be_run_again():
-    found = cut_off(StudentsLost(), end=EndMark(exit_code=254))
+    found = cut_off(StudentsLost(), end=ProgramEnd(exit_code=254))
     verdict = judge(found, LIMITS)
     assert (verdict.outcome, verdict.cut_off) == (Outcome.CRASH, True)
 

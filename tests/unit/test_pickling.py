@@ -29,7 +29,6 @@ from jobmanager import (
     Task,
     events,
 )  # fmt: skip
-from jobmanager.engine.pid1 import EndMark
 from jobmanager.ipc import messages
 from jobmanager.model.container import ContainerInfo, ContainerSpec, ContainerStatus, EngineInfo, Image
 from jobmanager.model.host import Address
@@ -39,7 +38,7 @@ from jobmanager.model.pipeline import Pipeline
 from jobmanager.model.result import PhaseResult, RunResult
 from jobmanager.model.volume import Volume
 from jobmanager.results import facts
-from jobmanager.results.facts import Limit, LimitHit, RunFacts
+from jobmanager.results.facts import Limit, LimitHit, ProgramEnd, RunFacts
 
 TASK = Task(
     "python3",
@@ -58,7 +57,7 @@ TASK = Task(
     name="task",
 )
 INPUT = JobInput({"p": "x", "f": b"\0"}, files={"a": b"1"}, stdin=b"in")
-END = EndMark(exit_code=139, cpu_ns=5, oom_kills=1)
+END = ProgramEnd(signal="SIGSEGV", cpu_ns=5, oom_kills=1)
 CONTAINER = ContainerInfo(id="1", name="n", status=ContainerStatus.ENDED, labels={"a": "b"}, exit_code=0)
 CAUSES = [
     facts.ContainerEnded(container=CONTAINER),
@@ -66,6 +65,7 @@ CAUSES = [
     facts.HostGivenUp(),
     facts.EndedDuringOutage(container=CONTAINER),
     facts.InfrastructureFailure(reason="r", container=CONTAINER),
+    facts.LeaseExpired(container=CONTAINER),
 ]
 ENDINGS = [
     *(facts.JobNotSent(cause=cause) for cause in [*CAUSES, facts.EngineUnreachable(reason="r")]),

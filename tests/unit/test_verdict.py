@@ -9,7 +9,6 @@ from functools import partial
 import pytest
 
 from jobmanager import Limits, Outcome
-from jobmanager.engine.pid1 import EndMark
 from jobmanager.model.container import ContainerInfo, ContainerStatus
 from jobmanager.results.facts import (
     CannotRun,
@@ -21,8 +20,10 @@ from jobmanager.results.facts import (
     HostGivenUp,
     InfrastructureFailure,
     JobNotSent,
+    LeaseExpired,
     Limit,
     LimitHit,
+    ProgramEnd,
     ProgramExited,
     RemovedExternally,
     RunCutOff,
@@ -31,7 +32,7 @@ from jobmanager.results.facts import (
     StoppedForProtocolError,
     StudentsLost,
 )
-from jobmanager.results.verdict import KillReason, exit_code_text, judge
+from jobmanager.results.verdict import KillReason, end_text, judge
 from tests.support.run_facts import cannot_run, cut_off, exited, failed_here, stopped_for
 
 LIMITS = Limits(cpu_time_s=10, wall_time_s=20, output_kib=1, memory_mib=64, processes=7, workspace_mib=3)
@@ -112,7 +113,7 @@ TABLE = [
         Outcome.CRASH,
         "not_started",
         None,
-        "PID 1",
+        "the runner",
         "the image has no tar",
     ),
     (
@@ -155,11 +156,12 @@ TABLE = [
         "",
         "no space left",
     ),
+    ("crash", cut_off(LeaseExpired()), None, Outcome.CRASH, "lease_expired", None, "the runner", "heard nothing of this library"),
     ("crash", ENDED_WITHOUT_A_WORD, None, Outcome.CRASH, "stopped_externally", None, "inspect", "stopped by somebody else"),
     *(
         (
             "crash",
-            cut_off(end=EndMark(exit_code=code), output=CapturedOutput(is_incomplete=True)),
+            cut_off(end=ProgramEnd(exit_code=code), output=CapturedOutput(is_incomplete=True)),
             None,
             Outcome.CRASH,
             "final_report_incomplete",
@@ -168,6 +170,10 @@ TABLE = [
             "may have been lost",
         )
         for code in (0, 3)
+    ),
+    *(
+        ("overflow", exited(signal=name, counters={"oom_kills": 1}), None, Outcome.OVERFLOW, "oom_kills", 1, "cgroup", "memory")
+        for name in ("SIGKILL", "SIGSEGV")
     ),
     (
         "overflow",
@@ -219,7 +225,7 @@ TABLE = [
         "/dev/shm",
         f"/dev/shm of {LIMITS.shm_mib} MiB full",
     ),
-    ("exit code", FINE, None, Outcome.SUCCESS, "exit_code", 0, "end mark of PID 1", ""),
+    ("exit code", FINE, None, Outcome.SUCCESS, "exit_code", 0, "the runner", ""),
     (
         "exit code",
         exited(3),
@@ -227,7 +233,7 @@ TABLE = [
         Outcome.FAILED,
         "exit_code",
         3,
-        "end mark of PID 1",
+        "the runner",
         "exit code 3",
     ),
     (
@@ -237,8 +243,12 @@ TABLE = [
         Outcome.FAILED,
         "exit_code",
         139,
-        "end mark",
-        "139, as after SIGSEGV",
+        "the runner",
+        "exit code 139",
+    ),
+    *(
+        ("exit code", exited(signal=name), None, Outcome.FAILED, "signal", name, "the runner", f"killed by {name}")
+        for name in ("SIGSEGV", "SIGKILL", "SIGXFSZ", "SIGXCPU", "signal 34")
     ),
 ]
 ORDER = ["killed", "timeout", "output", "crash", "overflow", "exit code"]
@@ -352,34 +362,88 @@ def test_everything_else_that_was_found_is_told_once():
         1,
         counters={"oom_kills": 1, "fork_refusals": 2, "workspace_full": True, "shm_full": True},
         container=EXITED,
-        output=CapturedOutput(beginning_lost=True, from_log=True),
+        output=CapturedOutput(beginning_lost=True),
         collected=Collected(error="more than 10000 files match", not_collected="'x' (a fifo)"),
     )
 
     kinds = [evidence.kind for evidence in judge(facts, LIMITS).evidence]
 
     counters = ["oom_kills", "exit_code", "fork_refusals", "workspace_full", "shm_full", "container_exit_code"]
-    assert kinds == [*counters, "output_cut", "output_from_log", "archive", "not_collected"]
+    assert kinds == [*counters, "output_cut", "archive", "not_collected"]
 
 
 @pytest.mark.parametrize(
-    ("code", "words"),
+    ("end", "words"),
     [
-        (1, "exit code 1"),
-        (128, "exit code 128"),
-        (137, "exit code 137, as after SIGKILL"),
-        (134, "exit code 134, as after SIGABRT"),
-        (255, "exit code 255"),
+        (ProgramEnd(exit_code=1), "exit code 1"),
+        (ProgramEnd(exit_code=139), "exit code 139"),
+        (ProgramEnd(signal="SIGSEGV"), "killed by SIGSEGV"),
+        (ProgramEnd(signal="signal 34"), "killed by signal 34"),
     ],
 )
-def test_an_exit_code_is_told_in_words_as_far_as_it_can_be_known(code, words):
-    assert exit_code_text(code) == words
+def test_an_end_is_told_in_words(end, words):
+    assert end_text(end) == words
+
+
+def test_only_a_signal_is_told_as_a_signal():
+    """A shell exits with 139 when its program was killed by SIGSEGV, and any program may exit with it."""
+    assert {found.kind: found.value for found in judge(exited(139), LIMITS).evidence} == {"exit_code": 139}
+    assert {found.kind: found.value for found in judge(exited(signal="SIGSEGV"), LIMITS).evidence} == {"signal": "SIGSEGV"}
+
+
+@pytest.mark.parametrize(
+    ("facts", "outcome"),
+    [
+        (exited(signal="SIGKILL"), Outcome.FAILED),
+        (exited(signal="SIGKILL", container=OUT_OF_MEMORY.container, counters={"oom_kills": 0}), Outcome.FAILED),
+        (exited(signal="SIGKILL", container=OUT_OF_MEMORY.container), Outcome.OVERFLOW),
+        (exited(3, container=OUT_OF_MEMORY.container, counters={"oom_kills": 0}), Outcome.FAILED),
+    ],
+)
+def test_the_runner_counts_what_was_killed_for_memory_and_the_engine_is_asked_where_there_is_no_counter(facts, outcome):
+    assert judge(facts, LIMITS).outcome is outcome
+
+
+@pytest.mark.parametrize("code", [0, 120, 121, 122, None])
+def test_a_container_that_ran_out_of_memory_has_not_died_of_it_unless_its_pid_1_was_killed(code):
+    """Docker 26.1 says it of a container of which any process was killed for memory."""
+    facts = cut_off(ContainerEnded(container=replace(EXITED, oom_killed=True, exit_code=code)))
+
+    assert judge(facts, LIMITS).evidence[0].kind == "stopped_externally"
+
+
+KILLED_BY_US = ProgramEnd(signal="SIGKILL")
+
+
+@pytest.mark.parametrize("end", [KILLED_BY_US, ProgramEnd()])  # the latter: it could not be killed
+def test_the_figures_of_a_program_that_was_stopped_for_its_output_do_not_make_a_timeout(end):
+    facts = stopped_for(Limit.OUTPUT, 2000, end=end, cpu_time_s=10.1, wall_time_s=20.1)
+
+    assert (judge(facts, LIMITS).outcome, judge(facts, LIMITS).evidence[0].kind) == (Outcome.OVERFLOW, "output_bytes")
+
+
+def test_our_own_kill_is_no_evidence():
+    for facts in (stopped_for(Limit.WALL, 20.1, end=KILLED_BY_US), cut_off(LeaseExpired(), end=KILLED_BY_US)):
+        assert "signal" not in [found.kind for found in judge(facts, LIMITS).evidence]
+    died_meanwhile = stopped_for(Limit.WALL, 20.1, end=ProgramEnd(signal="SIGSEGV"))
+    assert "signal" in [found.kind for found in judge(died_meanwhile, LIMITS).evidence]
+
+
+@pytest.mark.parametrize("name", ["SIGXCPU", "SIGKILL"])
+def test_the_kernels_own_limit_of_cpu_time_is_a_timeout_by_the_figures(name):
+    assert judge(exited(signal=name, cpu_time_s=10.5), LIMITS).outcome is Outcome.TIMEOUT
+
+
+def test_a_program_that_could_not_be_killed_is_a_crash():
+    verdict = judge(RunFacts(ending=ProgramExited(end=ProgramEnd())), LIMITS)
+
+    assert (verdict.outcome, verdict.evidence[0].source) == (Outcome.CRASH, "the runner")
 
 
 def every_ending():
-    ends = [None, EndMark(exit_code=0), EndMark(exit_code=9, oom_kills=1)]
+    ends = [None, ProgramEnd(exit_code=0), ProgramEnd(exit_code=9, oom_kills=1), ProgramEnd(signal="SIGKILL"), ProgramEnd()]
     containers = [None, EXITED, OUT_OF_MEMORY.container]
-    with_container = (ContainerEnded, EndedDuringOutage, partial(InfrastructureFailure, reason="t"))
+    with_container = (ContainerEnded, EndedDuringOutage, LeaseExpired, partial(InfrastructureFailure, reason="t"))
     causes = [RemovedExternally(), HostGivenUp(), *(kind(container=state) for kind in with_container for state in containers)]
     yield from (JobNotSent(cause=cause) for cause in [*causes, EngineUnreachable(reason="refused")])
     yield from (RunCutOff(cause=cause, end=end) for cause in [*causes, StudentsLost()] for end in ends)
@@ -406,7 +470,7 @@ def test_any_facts_at_all_get_a_verdict():
 
 @pytest.mark.parametrize("code", [0, 3])
 def test_a_pid_1_that_died_of_memory_before_its_last_word_is_an_overflow(code):
-    facts = cut_off(OUT_OF_MEMORY, end=EndMark(exit_code=code), output=CapturedOutput(is_incomplete=True))
+    facts = cut_off(OUT_OF_MEMORY, end=ProgramEnd(exit_code=code), output=CapturedOutput(is_incomplete=True))
 
     assert judge(facts, LIMITS).outcome is Outcome.OVERFLOW
 
