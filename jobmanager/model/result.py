@@ -9,14 +9,17 @@ from typing import Any, Literal, NamedTuple, TypedDict, Union
 
 from jobmanager.model.as_data import AsData, VersionedAsData
 
+LimitName = Literal["cpu", "wall", "memory", "output", "processes", "workspace", "shm", "budget"]
+KilledBy = Literal["jobmanager", "kernel", "program", "outsider"]
+
 
 class Outcome(str, Enum):
     """How a job ended; ``docs/outcomes.md`` has the table."""
 
     SUCCESS = "success"  # exit code 0, or the grader's result
-    FAILED = "failed"  # any other exit code, or the grader's result
+    FAILED = "failed"  # any other exit code, a signal, or the grader's result
     TIMEOUT = "timeout"  # stopped for CPU time or wall clock
-    OVERFLOW = "overflow"  # stopped for output, or exit code not 0 after reaching memory, processes or workspace
+    OVERFLOW = "overflow"  # stopped for output, or it ended badly after reaching memory, processes or workspace
     CRASH = "crash"  # not the program's fault: host, daemon, image, external interference
     KILLED = "killed"  # on request of the caller
     ERROR = "error"  # a result file that cannot be read
@@ -31,7 +34,7 @@ class Evidence(AsData):
 
     kind: str  # what was found: "exit_code", "wall_time_s", "oom_kills", ...
     value: str | int | float  # in the unit that the kind names
-    source: str  # where it comes from: "end mark", "inspect", "our clock", ...
+    source: str  # where it comes from: "the runner", "inspect", "our clock", ...
 
 
 class _ProblemResult(NamedTuple):
@@ -103,9 +106,9 @@ class RunResult(PrintedOutput, AsData):
 
     outcome: Outcome
     text: str = ""  # why it ended so
-    limit: str | None = None  # the limit that it hit: "cpu", "wall", "memory", "output", "processes", "workspace", ...
-    exit_code: int | None = None  # None when the program never ended by itself
-    signal: str | None = None  # the signal that ended it, such as "SIGSEGV"
+    limit: LimitName | None = None  # the one that decided the outcome
+    exit_code: int | None = None  # None when the program never ended by itself, or a signal ended it
+    signal: str | None = None  # that ended it, such as "SIGSEGV"; None when we stopped it
     stdout: bytes = b""  # as far as it was kept, without any markers
     stderr: bytes = b""
     stdout_bytes: int = 0  # how many were printed, as far as they were counted
@@ -147,7 +150,10 @@ class JobResult(PrintedOutput, VersionedAsData, kind="result"):
     stdout_bytes: int = 0  # how many were printed, as far as they were counted
     stderr_bytes: int = 0
     output_cut: bool = False  # stdout or stderr holds less than was printed
-    exit_code: int | None = None  # None when the program never ended by itself
+    limit: LimitName | None = None  # the one that decided the outcome
+    exit_code: int | None = None  # None when the program never ended by itself, or a signal ended it
+    signal: str | None = None  # that ended it, such as "SIGSEGV"; None when we stopped it
+    killed_by: KilledBy | None = None  # None when the program ended by itself, did not run, or nobody knows what ended it
     evidence: tuple[Evidence, ...] = ()
     host: str | None = None  # the Docker host's name; None when it ran nowhere
     timings: Mapping[str, float] = field(default_factory=dict)  # seconds by step: waiting, start, send, run, collect

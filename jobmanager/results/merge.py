@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 
 from jobmanager.model._escapes import escape_lines
 from jobmanager.model.job import Request
@@ -12,6 +12,7 @@ from jobmanager.model.result import Evidence, JobResult, Outcome, ProblemResult,
 from jobmanager.model.task import Task
 from jobmanager.results.facts import ProgramExited, RunFacts
 from jobmanager.results.result_file import ResultFile, ResultFileError, parse_result_file
+from jobmanager.results.run_result import killed_by, run_result
 from jobmanager.results.verdict import Verdict, end_text
 
 _STDERR_TAIL_BYTES = 2000
@@ -41,7 +42,7 @@ def merged_result(
     local = local_results(request) if is_merged else {}
     outcome = _outcome_with_local(verdict.outcome, local)
     return replace(
-        _run_result(request, facts, verdict),
+        _of_its_run(request, facts, verdict),
         outcome=outcome,
         text=_joined(file.text or verdict.text, *(problem.text for problem in local.values())),
         grade=_grade(outcome, verdict, file),
@@ -67,26 +68,13 @@ def local_results(request: Request) -> dict[str, ProblemResult]:
     return found
 
 
-def _run_result(request: Request, facts: RunFacts | None, verdict: Verdict) -> JobResult:
-    """Output and measurements of the run; everything else has its default."""
+def _of_its_run(request: Request, facts: RunFacts | None, verdict: Verdict) -> JobResult:
+    """What is known of the run; everything else has its default."""
+    result = JobResult(job_id=request.job_id, outcome=verdict.outcome, limit=verdict.limit, killed_by=killed_by(verdict, facts))
     if facts is None:
-        return JobResult(job_id=request.job_id, outcome=verdict.outcome, evidence=verdict.evidence)
-    output, peak = facts.output, facts.peak_memory_bytes
-    return JobResult(
-        job_id=request.job_id,
-        outcome=verdict.outcome,
-        evidence=verdict.evidence,
-        archive=facts.collected.archive,
-        stdout=output.stdout,
-        stderr=output.stderr,
-        stdout_bytes=output.stdout_bytes,
-        stderr_bytes=output.stderr_bytes,
-        output_cut=output.is_cut,
-        exit_code=facts.end.exit_code if facts.end is not None else None,
-        cpu_time_s=facts.cpu_time_s,
-        wall_time_s=facts.wall_time_s,
-        peak_memory_mib=None if peak is None else round(peak / 2**20, 2),
-    )
+        return replace(result, evidence=verdict.evidence)
+    run = run_result(verdict, facts)
+    return replace(result, archive=facts.collected.archive, **{each.name: getattr(run, each.name) for each in fields(run)})
 
 
 def apply_result_file(task: Task, verdict: Verdict, facts: RunFacts | None) -> tuple[Verdict, ResultFile]:
@@ -114,7 +102,7 @@ def _grader_verdict(verdict: Verdict, file: ResultFile) -> Verdict:
 def _grader_gave_no_result(verdict: Verdict, ending: ProgramExited, stderr: bytes) -> Verdict:
     last_words = escape_lines(stderr[-_STDERR_TAIL_BYTES:].decode("utf-8", "replace").strip())
     tail = f", and the end of its standard error is:\n{last_words}" if last_words else ", and nothing on standard error"
-    text = f"the grader ended without a result, with {end_text(ending.end)}{tail}"
+    text = f"the grader ended without a result: {end_text(ending.end)}{tail}"
     missing = Evidence(kind="grader", value="no result", source="result.json")
     return Verdict(outcome=Outcome.CRASH, text=text, evidence=(missing, *verdict.evidence))
 

@@ -31,6 +31,7 @@ def deadline_verdict(deadline_s: float) -> Verdict:
         outcome=Outcome.TIMEOUT,
         text=f"the job's deadline of {deadline_s:g} s left no time for it",
         evidence=(_deadline(deadline_s),),
+        limit="wall",
     )
 
 

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from jobmanager.model.job import Request
 from jobmanager.model.phase import Phase
-from jobmanager.model.result import Evidence, JobResult, Outcome, PhaseResult, RunResult, Step
+from jobmanager.model.result import Evidence, JobResult, Outcome, PhaseResult, Step
 from jobmanager.results.facts import RunFacts
 from jobmanager.results.merge import apply_result_file, merged_result
+from jobmanager.results.run_result import run_result
 from jobmanager.results.test_reports import parsed_tests
 from jobmanager.results.verdict import Verdict
-
-_SIGNALS_FROM = 128  # in exit codes
-_LIMITS = {  # by the kind of the evidence that decided
-    "cpu_time_s": "cpu",
-    "wall_time_s": "wall",
-    "deadline_s": "wall",
-    "output_bytes": "output",
-    "oom_kills": "memory",
-    "oom_killed": "memory",
-    "fork_refusals": "processes",
-    "workspace_full": "workspace",
-    "shm_full": "shm",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,49 +108,10 @@ def _phase_result(phase: Phase, report: PhaseReport, tests: Mapping[str, object]
         name=phase.name,
         outcome=verdict.outcome,
         text=file.text or verdict.text,
-        run=_run_result(verdict, report.facts),
+        run=None if report.facts is None else run_result(verdict, report.facts),
         tests=dict(tests),
         timings=dict(report.timings),
     )
-
-
-def _run_result(verdict: Verdict, facts: RunFacts | None) -> RunResult | None:
-    if facts is None:
-        return None
-    output, peak = facts.output, facts.peak_memory_bytes
-    exit_code = facts.end.exit_code if facts.end is not None else None
-    return RunResult(
-        outcome=verdict.outcome,
-        text=verdict.text,
-        limit=_limit(verdict),
-        exit_code=exit_code,
-        signal=_signal(exit_code),
-        stdout=output.stdout,
-        stderr=output.stderr,
-        stdout_bytes=output.stdout_bytes,
-        stderr_bytes=output.stderr_bytes,
-        output_cut=output.is_cut,
-        cpu_time_s=facts.cpu_time_s,
-        wall_time_s=facts.wall_time_s,
-        peak_memory_mib=None if peak is None else round(peak / 2**20, 2),
-        evidence=verdict.evidence,
-    )
-
-
-def _limit(verdict: Verdict) -> str | None:
-    if verdict.outcome not in (Outcome.TIMEOUT, Outcome.OVERFLOW):
-        return None
-    return next((_LIMITS[found.kind] for found in verdict.evidence if found.kind in _LIMITS), None)
-
-
-def _signal(exit_code: int | None) -> str | None:
-    """The signal that an exit code stands for, if it is one: shells report it so, and a program may exit with it by itself."""
-    if exit_code is None or exit_code <= _SIGNALS_FROM:
-        return None
-    try:
-        return signal.Signals(exit_code - _SIGNALS_FROM).name
-    except ValueError:
-        return None
 
 
 def _lack_of_reports(phase: Phase, report: PhaseReport) -> list[str]:

@@ -8,7 +8,7 @@ from enum import Enum
 
 from jobmanager.model.container import ContainerInfo
 from jobmanager.model.limits import Limits
-from jobmanager.model.result import Evidence, Outcome
+from jobmanager.model.result import Evidence, LimitName, Outcome
 from jobmanager.results.facts import (
     CannotRun,
     CapturedOutput,
@@ -37,7 +37,7 @@ _CGROUP = "the container's cgroup, read by the runner"
 _INSPECT = "inspect"
 _OUR_CLOCK = "our clock"
 _PIPE_BYTES = 65536
-_KILLED = "SIGKILL"
+SIGKILL = "SIGKILL"
 _KILLED_CODE = 137  # of a container whose PID 1 was killed
 _PERMANENT = frozenset({"not_started", "start_refused", "no_host", "queue_timeout"})  # another run would end in the same way
 
@@ -58,6 +58,7 @@ class Verdict:
     outcome: Outcome
     text: str = ""
     evidence: tuple[Evidence, ...] = ()
+    limit: LimitName | None = None  # the one that decided
     cut_off: bool = False  # neither the program nor the task is the reason, so another run may end otherwise
 
 
@@ -111,7 +112,7 @@ def ended_by_itself(facts: RunFacts) -> bool:
     """Whether the program is known to have ended otherwise than by a kill of ours."""
     if facts.end is None:
         return False
-    return isinstance(facts.ending, ProgramExited) or facts.end.exit_code is not None or facts.end.signal not in (None, _KILLED)
+    return isinstance(facts.ending, ProgramExited) or facts.end.exit_code is not None or facts.end.signal not in (None, SIGKILL)
 
 
 def _passed_limit(facts: RunFacts, limits: Limits) -> Verdict | None:
@@ -153,13 +154,12 @@ def _timeout_verdict(limit: Limit, measured: float, limits: Limits) -> Verdict:
         text, source = f"CPU time limit of {limits.cpu_time_s:g} s reached", "CPU counter of the whole container"
     else:
         text, source = f"wall clock limit of {limits.wall_s:g} s reached", _OUR_CLOCK
-    return Verdict(
-        outcome=Outcome.TIMEOUT, text=text, evidence=(Evidence(kind=limit.value, value=round(measured, 4), source=source),)
-    )
+    evidence = (Evidence(kind=limit.value, value=round(measured, 4), source=source),)
+    return Verdict(outcome=Outcome.TIMEOUT, text=text, evidence=evidence, limit="cpu" if limit is Limit.CPU else "wall")
 
 
 def _output_verdict(counted: int, limits: Limits) -> Verdict:
-    return _overflow_verdict("output_bytes", counted, "bytes counted", f"output limit of {limits.output_kib} KiB reached")
+    return _overflow_verdict("output", "output_bytes", counted, "bytes counted", f"output limit of {limits.output_kib} KiB reached")
 
 
 def _protocol_error_verdict(reason: str) -> Verdict:
@@ -195,8 +195,8 @@ def _memory_verdict(end: ProgramEnd | None, limits: Limits) -> Verdict:
     """The runner counted what the kernel killed for memory; the engine knows it of the whole container."""
     text = f"memory limit of {limits.memory_mib} MiB reached"
     if end is not None and end.oom_kills:
-        return _overflow_verdict("oom_kills", end.oom_kills, _CGROUP, text)
-    return _overflow_verdict("oom_killed", 1, _INSPECT, text)
+        return _overflow_verdict("memory", "oom_kills", end.oom_kills, _CGROUP, text)
+    return _overflow_verdict("memory", "oom_killed", 1, _INSPECT, text)
 
 
 def ran_out_of_memory(ending: ProgramExited) -> bool:
@@ -219,16 +219,18 @@ def _overflow(ending: ProgramExited, limits: Limits) -> Verdict | None:
     if ran_out_of_memory(ending):
         return _memory_verdict(end, limits)
     if end.fork_refusals:
-        return _overflow_verdict("fork_refusals", end.fork_refusals, _CGROUP, f"limit of {limits.processes} processes reached")
+        text = f"limit of {limits.processes} processes reached"
+        return _overflow_verdict("processes", "fork_refusals", end.fork_refusals, _CGROUP, text)
     if end.workspace_full:
-        return _overflow_verdict("workspace_full", 1, _WORKSPACE, f"workspace of {limits.workspace_mib} MiB full")
+        return _overflow_verdict("workspace", "workspace_full", 1, _WORKSPACE, f"workspace of {limits.workspace_mib} MiB full")
     if end.shm_full:
-        return _overflow_verdict("shm_full", 1, _SHM, f"/dev/shm of {limits.shm_mib} MiB full")
+        return _overflow_verdict("shm", "shm_full", 1, _SHM, f"/dev/shm of {limits.shm_mib} MiB full")
     return None
 
 
-def _overflow_verdict(kind: str, value: int, source: str, text: str) -> Verdict:
-    return Verdict(outcome=Outcome.OVERFLOW, text=text, evidence=(Evidence(kind=kind, value=value, source=source),))
+def _overflow_verdict(limit: LimitName, kind: str, value: int, source: str, text: str) -> Verdict:
+    evidence = (Evidence(kind=kind, value=value, source=source),)
+    return Verdict(outcome=Outcome.OVERFLOW, text=text, evidence=evidence, limit=limit)
 
 
 def _by_end(end: ProgramEnd) -> Verdict:

@@ -84,14 +84,15 @@ INPUT = JobInput(
 EVIDENCE = Evidence(kind="exit_code", value=3, source="end mark")
 TESTS = {"adds": {"name": "adds", "passed": False, "points": 1.5, "expected": None, "deep": [[1], {"a": []}]}}
 RUN = RunResult(
-    outcome=Outcome.TIMEOUT, text="late", limit="cpu", exit_code=137, signal="SIGKILL", stdout=b"\0out", stderr=b"err",
+    outcome=Outcome.TIMEOUT, text="late", limit="cpu", exit_code=3, signal="SIGXCPU", stdout=b"\0out", stderr=b"err",
     stdout_bytes=9, stderr_bytes=3, output_cut=True, cpu_time_s=1.25, wall_time_s=2.0, peak_memory_mib=3.5, evidence=(EVIDENCE,),
 )  # fmt: skip
 PHASE_RESULT = PhaseResult(name="first", outcome=Outcome.FAILED, text="why", run=RUN, tests=TESTS, timings={"run": 0.5})
 RESULT = JobResult(
     job_id="one", outcome=Outcome.FAILED, text="no", grade=12.5, problems={"choice": ProblemResult(Outcome.SUCCESS, "yes")},
     tests=TESTS, custom={"big": 10**299, "text": "é\0"}, archive=b"\x1f\x8b", state="s", stdout=b"\xff", stderr=b"e",
-    stdout_bytes=5, stderr_bytes=1, output_cut=True, exit_code=1, evidence=(EVIDENCE,), host="h", timings={"run": 1.5},
+    stdout_bytes=5, stderr_bytes=1, output_cut=True, exit_code=1, limit="shm", signal="SIGKILL",
+    killed_by="kernel", evidence=(EVIDENCE,), host="h", timings={"run": 1.5},
     cpu_time_s=0.5, wall_time_s=1.5, peak_memory_mib=7.25, steps=(Step(name="queued", at_s=0.0),), phases=(PHASE_RESULT,),
 )  # fmt: skip
 HOST = HostInfo(
@@ -173,7 +174,7 @@ def test_the_form_is_the_documented_one() -> None:
     data = JobInput({"a": b"x", "b": {"n": 1}}, files={"f": "hi"}, stdin="in").to_dict()
 
     assert data == {
-        "schema": 1,
+        "schema": 2,
         "kind": "input",
         "answers": {"a": {"bytes": "eA=="}, "b": {"object": {"n": 1}}},
         "files": {"f": "aGk="},
@@ -467,6 +468,7 @@ def test_hostile_data_gives_a_record_or_a_clear_error_and_nothing_else(record: A
         (Task, {"schema": True}, "schema: must be a whole number from 1 on, not True"),
         (JobInput, {"stdin": "!"}, "stdin: must be base64 text"),
         (JobResult, {"outcome": "great"}, 'outcome: must be "success", .* or "error", not \'great\''),
+        (JobResult, {"killed_by": "me"}, 'killed_by: must be "jobmanager", .* or "outsider" or null, not \'me\''),
         (JobResult, {"evidence": [{"kind": "k", "value": None, "source": ""}]}, r"evidence\[0\].value: must be text, .* or "),
         (Pipeline, {"phases": []}, "pipeline: a pipeline needs at least one phase"),
     ],
@@ -492,11 +494,18 @@ def test_data_of_a_newer_version_is_refused_and_data_without_a_version_too(recor
     assert next(iter(data)) == "schema"
 
     with pytest.raises(InvalidValue, match=r"^schema: made by a newer version of jobmanager .*: upgrade this one$"):
-        type(record).from_dict({**data, "schema": 2, "a new field": 1})
+        type(record).from_dict({**data, "schema": 3, "a new field": 1})
     with pytest.raises(InvalidValue, match=r"made by a newer version .*a number of 16610 bits"):
         type(record).from_dict({**data, "schema": 10**5000})
     with pytest.raises(InvalidValue, match=r"^schema: is missing$"):
         type(record).from_dict({key: value for key, value in data.items() if key != "schema"})
+
+
+def test_a_result_of_the_form_before_is_read_and_does_not_say_who_killed_its_program() -> None:
+    data: Any = dataclasses.replace(RESULT, limit=None, signal=None, killed_by=None).to_dict()
+    older = {name: value for name, value in data.items() if name not in ("limit", "signal", "killed_by")}
+
+    assert JobResult.from_dict({**older, "schema": 1}).to_dict() == data
 
 
 def test_fields_that_are_missing_have_their_defaults() -> None:

@@ -202,6 +202,27 @@ def test_what_was_seen_of_the_run_is_in_the_result():
     assert result.timings == {"run": 1.0}
 
 
+def test_a_result_has_the_limit_the_signal_and_who_killed_its_program():
+    killed = exited(signal="SIGKILL", counters={"oom_kills": 1})
+    result = merged_result(request({}, problems={}), judge(killed, LIMITS), killed, host="h", timings={}, steps=())
+    assert (result.exit_code, result.signal, result.killed_by, result.limit) == (None, "SIGKILL", "kernel", "memory")
+
+    waiting = killed_verdict(KillReason.KILL_JOB)
+    result = merged_result(request({}, problems={}), waiting, None, host=None, timings={}, steps=())
+    assert (result.exit_code, result.signal, result.killed_by, result.limit) == (None, None, "jobmanager", None)
+
+
+def test_a_grader_that_says_timeout_has_passed_no_limit_itself():
+    assert graded({"result": "timeout"}, 1).limit is None
+
+
+def test_a_silent_grader_that_was_killed_says_by_which_signal():
+    found = exited(signal="SIGSEGV")
+    result = merged_result(asked(Task("x", grader=Grader("true"))), judge(found, LIMITS), found, host="h", timings={}, steps=())
+    assert (result.outcome, result.signal) == (Outcome.CRASH, "SIGSEGV")
+    assert "ended without a result: killed by SIGSEGV, and nothing on standard error" in result.text
+
+
 def test_output_that_was_cut_or_whose_beginning_was_lost_is_marked():
     assert run(output=CapturedOutput(stdout=b"ab", stdout_bytes=5)).output_cut
     assert run(output=CapturedOutput(beginning_lost=True)).output_cut
