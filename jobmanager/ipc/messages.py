@@ -151,7 +151,6 @@ class MonitorContainer:
     job_id: str
     container_id: str
     container_name: str
-    token: str  # tells PID 1's marks from the program's output
     command: str | tuple[str, ...]
     env: Mapping[str, str] = field(repr=False)  # a phase's secrets may be in it
     files: Mapping[str, bytes] = field(repr=False)
@@ -162,7 +161,8 @@ class MonitorContainer:
     workspace: str = WORKSPACE
     grading: GradingSettings | None = None
     tests: tuple[str, ...] = ()  # patterns, as those of ``collect``, of test reports
-    volume_mib: int = 0  # the sizes of all volumes that the container shares with others
+    volumes: tuple[str, ...] = ()  # names of the volumes that the container shares with others
+    hold_s: float = 0.0  # for so long its runner keeps these volumes after the run, for the next phase
     wipe: tuple[str, ...] = ()  # patterns, each ``VOLUME/PART/...``, of what PID 1 removes before it starts the program
     secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False)  # files by name, which are never collected
     volume_devices: Mapping[str, str] = field(default_factory=dict)  # that volumes must have, by name

@@ -9,6 +9,7 @@ from jobmanager.model import _checks
 from jobmanager.model._exact import make_exact
 from jobmanager.model.as_data import AsData
 
+MAX_FILE_MIB = 4096  # of one file, holes included; runtimes such as .NET's map 2 GiB files that they hardly fill
 _BLOCK = 4096
 _MAX = 2**30
 SLOWEST_LINK_BYTES_PER_S = 16 * 1024  # output that is on its way is taken to arrive at least so fast

@@ -12,6 +12,7 @@ RUNNER_MODE = 0o555
 RUNNER_LABEL = "jobmanager.runner"  # on all that brings the runner to a host: the SHA-256 of its binary
 USER_LABEL = "jobmanager.runner_user"  # on what belongs to one of the volume's users: the manager's id
 LEASE_SLACK_S = 60.0  # beyond what a waiter waits for a host that cannot be reached: another waiter may have to take its place
+SHM = "/dev/shm"
 _CLAIM_FOLDER = "/.claim"  # a carrier has it, containers of jobs do not
 _NAME_DIGITS = 16
 

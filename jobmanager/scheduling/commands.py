@@ -64,7 +64,6 @@ class MonitorRun:
     request: Request
     run: int  # which of the job's runs it gets
     limits: Limits  # of this run: a phase may have less time than its task
-    token: str
     taken_over: bool
     elapsed_s: float
     limit_hit: LimitHit | None  # the limit for which an earlier waiter was about to stop it

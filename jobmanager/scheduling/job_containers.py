@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -15,7 +14,6 @@ from jobmanager.scheduling.hosts import HostTable
 from jobmanager.scheduling.job_record import JobRecord, RunRecord
 from jobmanager.scheduling.volumes import volume_name
 
-_TOKEN_BYTES = 16
 _WITH_VOLUMES = frozenset({ContainerState.READY, ContainerState.BUSY, ContainerState.SPENT})
 
 
@@ -39,7 +37,6 @@ class JobContainers:
             return False
         if job.pipeline is not None:
             job.slot.volumes = tuple(volume_name(job.slot.name, name) for name in job.pipeline.volumes or ())
-        run.token = secrets.token_hex(_TOKEN_BYTES)
         run.container = self._containers.want(job.slot, submit)
         return True
 
@@ -105,7 +102,6 @@ class JobContainers:
                 request=job.request,
                 run=run.number,
                 limits=run.limits,
-                token=run.token,
                 taken_over=taken_over,
                 elapsed_s=run.busy_for_s(now),
                 limit_hit=run.limit_hit,

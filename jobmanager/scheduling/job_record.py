@@ -31,7 +31,6 @@ class RunRecord:
     limits: Limits  # a phase may be given less time than its task's limits allow
     container: ContainerRecord | None = None  # the one that is to have it, or has it
     containers: int = 0  # how many were wanted for it: part of their names
-    token: str = ""  # tells PID 1's marks from the program's output
     limit_hit: LimitHit | None = None  # the limit for which its waiter was about to stop it
     killed: KillReason | None = None  # it was asked to end
     kill_waits: bool = False  # its container lives until another one keeps its volumes

@@ -1,4 +1,9 @@
-"""The limit clock: what a container has used of its time limits, by our clock and by the engine's CPU counter."""
+"""The limit clock: what a container has used of its time limits, by our clock and by the engine's CPU counter.
+
+The runner enforces the limits, and knows exactly when. The waiter enforces what only it knows: a grader's wall clock, which
+stands still while its student containers start, and a sum of CPU time that several containers share. For all others it is the
+backstop, for a runner that is throttled, frozen or starved.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +17,7 @@ from jobmanager.results.facts import Limit, LimitHit
 
 _log = logging.getLogger(__name__)
 
+BACKSTOP_S = 0.3  # past a limit that the runner enforces
 _RETRY_INTERVAL_S = 1.0  # after a CPU counter that the engine did not give
 _MIN_INTERVAL_S = 0.1  # between two checks of the CPU counter
 
@@ -22,16 +28,18 @@ class LimitClock:
     def __init__(
         self, job: MonitorContainer, engine: Engine, *, cpu_left_s: Callable[[float], float] | None, clock: Callable[[], float]
     ) -> None:
-        """``cpu_left_s`` takes the CPU seconds used and returns how many more are allowed; None: up to the limit."""
-        self.cpu_time_s: float | None = None
+        """``cpu_left_s`` takes the CPU seconds used and returns how many more are allowed; None: the runner's limit counts."""
+        self.cpu_time_s: float | None = None  # of the whole container, since it was started
         self.peak_memory_bytes: int | None = None
         self._job = job
         self._engine = engine
-        self._cpu_left_s = cpu_left_s or (lambda used_s: job.limits.cpu_time_s - used_s)
+        self._cpu_left_s = cpu_left_s or (lambda used_s: job.limits.cpu_time_s + BACKSTOP_S - used_s)
         self._clock = clock
         self._lock = threading.Lock()
         self._pauses, self._paused_since, self._paused_s = 0, 0.0, 0.0
         self._max_pause_s = job.limits.standstill_s if job.grading is not None else 0.0
+        self._wall_s = job.limits.wall_s + (0.0 if job.grading is not None else BACKSTOP_S)
+        self._shares_cpu = cpu_left_s is not None
         self.start(clock() - job.elapsed_s)
 
     def start(self, at: float) -> None:
@@ -66,18 +74,38 @@ class LimitClock:
             now_s = self._clock() - self._paused_since if self._pauses else 0.0
             return min(self._paused_s + now_s, self._max_pause_s)
 
-    def limit_reached(self, cpu_before_ns: int) -> LimitHit | None:
-        """The time limit that is used up. ``cpu_before_ns``: the CPU counter at the program's start."""
-        wall_s = self.wall_time_s()
-        if wall_s >= self._job.limits.wall_s:
-            return LimitHit(limit=Limit.WALL, measured=wall_s)
-        return self.cpu_limit_reached(cpu_before_ns)
+    def next_check_s(self) -> float:
+        """Seconds until a limit could be used up; 0 or less: now."""
+        wall_left_s = self._wall_s - self.wall_time_s()
+        return min(wall_left_s, self._next_cpu_check - self._clock())
 
-    def cpu_limit_reached(self, cpu_before_ns: int) -> LimitHit | None:
-        """The same for CPU time alone, if a check is due."""
+    def limit_reached(self) -> LimitHit | None:
+        """The time limit that is used up, by as much as the runner is given for it where it is the runner's."""
+        wall_s = self.wall_time_s()
+        if wall_s >= self._wall_s:
+            return LimitHit(limit=Limit.WALL, measured=wall_s)
         if self._clock() < self._next_cpu_check:
             return None
-        if not self.measure(cpu_before_ns):
+        return self._cpu_limit_reached()
+
+    def enforces(self, limit: Limit) -> bool:
+        """Whether the limit is the waiter's own to enforce, and not the runner's."""
+        return self._job.grading is not None if limit is Limit.WALL else self._shares_cpu
+
+    def measure(self) -> bool:
+        """Read the engine's counters, which no program can change; False when the engine does not give them."""
+        try:
+            used = self._engine.usage(self._job.container_id)
+        except EngineError as error:
+            _log.debug("usage of %s: %s", self._job.container_name, error)  # the channel will show the reason
+            return False
+        if used is None:
+            return False
+        self.cpu_time_s, self.peak_memory_bytes = used.cpu_time_ns / 1e9, used.peak_memory_bytes
+        return True
+
+    def _cpu_limit_reached(self) -> LimitHit | None:
+        if not self.measure():
             self._next_cpu_check = self._clock() + _RETRY_INTERVAL_S
             return None
         used_s = self.cpu_time_s or 0.0
@@ -86,16 +114,3 @@ class LimitClock:
             return LimitHit(limit=Limit.CPU, measured=used_s)
         self._next_cpu_check = self._clock() + max(_MIN_INTERVAL_S, left_s / self._job.limits.cpus)
         return None
-
-    def measure(self, cpu_before_ns: int) -> bool:
-        """Read the engine's counters, which no program can change; False when the engine does not give them."""
-        try:
-            used = self._engine.usage(self._job.container_id)
-        except EngineError as error:
-            _log.debug("usage of %s: %s", self._job.container_name, error)  # the output stream will show the reason
-            return False
-        if used is None:
-            return False
-        self.cpu_time_s = max(0.0, (used.cpu_time_ns - cpu_before_ns) / 1e9)
-        self.peak_memory_bytes = used.peak_memory_bytes
-        return True

@@ -1,8 +1,8 @@
-"""The monitor of one container: sends it the job, follows it to its end, and reports facts.
+"""The monitor of one container: has its runner run the job, follows that to its end, and reports facts.
 
-A monitor runs in a thread of its waiter and has an engine connection of its own. It reads the container's output
-without pause, as an attached container blocks while its output is not read. At least every ``_POLL_INTERVAL_S`` it checks
-the clock, the CPU counter when that could have reached its limit, and whether a kill was requested.
+A monitor runs in a thread of its waiter and has an engine connection of its own. What it does in which state is a table
+(``monitor_states.py``). Beside it stand the three things that end a monitor in any state: the container has ended, it is gone,
+or its host cannot be reached for too long.
 """
 
 from __future__ import annotations
@@ -10,69 +10,98 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from enum import Enum, auto
+from collections.abc import Callable, Generator, Iterator, Mapping
 
-from jobmanager.engine.pid1 import CANNOT_UNPACK, NOT_DELIVERED, EndMark, trace_of_the_end
 from jobmanager.engine.protocol import (
-    Chunk,
     Engine,
     EngineError,
     NoSuchContainer,
     NotRunning,
-    OutputStream,
     Refused,
     Unreachable,
 )
-from jobmanager.grading.link import link_token
 from jobmanager.ipc.messages import FetchOutput, LimitReached, MonitorContainer, OutputChunk, ProgramStarted, SSHReady
+from jobmanager.model._escapes import one_line
 from jobmanager.model.container import ContainerInfo, ContainerStatus
 from jobmanager.results.facts import (
-    CapturedOutput,
     Cause,
     Collected,
     ContainerEnded,
     EngineUnreachable,
     HostGivenUp,
     InfrastructureFailure,
+    LeaseExpired,
     Limit,
     LimitHit,
+    ProgramEnd,
     RemovedExternally,
     RunFacts,
 )
-from jobmanager.watching.collect import collected_of
+from jobmanager.runner.fields import FrameError
+from jobmanager.runner.frames import (
+    Ended,
+    Entries,
+    Fault,
+    Fetch,
+    FromProgram,
+    HowEnded,
+    Kill,
+    Leave,
+    ListFolder,
+    OutputData,
+    Piece,
+    ProgramStream,
+    RefusalReason,
+    RunnerState,
+    RunRefused,
+    Started,
+    Status,
+    StoppedBy,
+    Taken,
+    UpMessage,
+)
+from jobmanager.runner.wire import WINDOW_BYTES
+from jobmanager.watching.collect import collecting
 from jobmanager.watching.ending import Observations, ending_of
 from jobmanager.watching.inspector import ContainerInspector, HostLost
-from jobmanager.watching.limit_clock import LimitClock
+from jobmanager.watching.limit_clock import BACKSTOP_S, LimitClock
+from jobmanager.watching.monitor_states import TRANSITIONS, MonitorAction, MonitorEvent, MonitorState
 from jobmanager.watching.output_reporter import OutputReporter
-from jobmanager.watching.stdin import StdinSession, send_job
-from jobmanager.watching.stream_timeouts import ReportDeadline, SilenceDetector
-from jobmanager.watching.transcript import OutputForwarder, Transcript
+from jobmanager.watching.program_session import ProgramSession
+from jobmanager.watching.refusals import NO_COMMAND, refusal_text
+from jobmanager.watching.run_order import RUN, run_messages
+from jobmanager.watching.runner_link import RunnerLink
+from jobmanager.watching.spool import Spool
+from jobmanager.watching.transcript import Transcript
 
 _log = logging.getLogger(__name__)
 
-_POLL_INTERVAL_S = 0.25  # bounds the delay of a kill and of a deadline
-_STOPPING_POLL_INTERVAL_S = 0.05
-_PAUSED_POLL_INTERVAL_S = 0.25  # a paused container's output is complete when nothing comes for so long
-_LOG_CATCH_UP_S = 2.0  # deadlines are not checked for so long while a log is read from its beginning
-_MAX_FAILED_STOPS = 3
-_TRIES_TO_FREEZE = 5
+_MAX_WAIT_S = 1.0  # of the loop; what other threads want wakes it
 _RETRY_S = 0.1
+_STATUS_S = 5.0  # for a runner's first word on a new connection
+_SILENCE_S = 10.0  # after which a runner is asked whether it lives
+_KILL_PATIENCE_S = 1.0  # for the end after a KILL
+_ENGINE_PATIENCE_S = 30.0  # for the end after the engine was told to kill
+_LAST_WORDS_S = 1.0  # for what is on its way from a container that has ended
+_COLLECT_SILENCE_S = 30.0
+_LEAVE_S = 1.0
+_BLOCKED_BYTES = WINDOW_BYTES // 2  # with so much on its way, a runner may be waiting for us to read
 
-
-class _FollowResult(Enum):
-    COMPLETE = auto()  # PID 1's report is complete
-    LIMIT_REACHED = auto()
-    KILL_REQUESTED = auto()
-    STREAM_ENDED = auto()  # the container ended, or the connection broke
-    STREAM_SILENT = auto()  # nothing more comes, although it should
-    ABANDONED = auto()  # PID 1's report is incomplete and too late
+_LIMITS = {StoppedBy.WALL: Limit.WALL, StoppedBy.CPU: Limit.CPU, StoppedBy.OUTPUT: Limit.OUTPUT}
+_Request = ListFolder | Fetch
+_Answers = list[Entries] | list[Piece]
 
 
 class _UnreachableBeforeStart(Exception):
     """The engine could not be reached before the job was sent: another host can run it at once."""
+
+
+class _ContainerOver(Exception):
+    """The container has ended, and all that its runner said was read."""
+
+    def __init__(self, state: ContainerInfo | None) -> None:
+        super().__init__()
+        self.state = state
 
 
 class ContainerMonitor:
@@ -85,51 +114,49 @@ class ContainerMonitor:
         *,
         host_lost_timeout_s: float,
         send: Callable[[ProgramStarted | SSHReady | LimitReached | OutputChunk], None],
-        on_output: Callable[[bool, bytes], None] | None = None,
-        session: StdinSession | None = None,
+        spool: Spool | None = None,
+        session: ProgramSession | None = None,
         cpu_left_s: Callable[[float], float] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``on_output`` is called with the program's output as it comes: whether it is standard error, and the bytes.
-
-        It is called in the thread of ``run`` and must not block. After a broken connection some output may be missing; none
-        comes twice. ``cpu_left_s`` takes the CPU seconds used and returns how many more are allowed; default: up to the limit.
-        """
+        """``cpu_left_s`` takes the CPU seconds used and returns how many more are allowed; default: up to the limit."""
+        self.state = MonitorState.NEW
         self._job = job
         self._engine = engine
         self._send = send
         self._clock = clock
-        self._reporter = OutputReporter(job.job_id, send)
-        self._forwarder = None if on_output is None else OutputForwarder(on_output)
         self._session = session
         self._kill_requested = threading.Event()
         self._check_requested = threading.Event()
+        self._link = RunnerLink(engine, job.container_id, lease_s=job.lease_s, spool=spool or Spool(None), clock=clock)
+        self._transcript = Transcript(job)
+        self._reporter = OutputReporter(job.job_id, send)
+        self._limit_clock = LimitClock(job, engine, cpu_left_s=cpu_left_s, clock=clock)
         self._inspector = ContainerInspector(
             job, engine, host_lost_timeout_s=host_lost_timeout_s, give_up=self._kill_requested, clock=clock
         )
-        self._limit_clock = LimitClock(job, engine, cpu_left_s=cpu_left_s, clock=clock)
-        self._reads_log = self._job_sent = False
-        self._transcript = self._new_transcript()
-        self._earlier_output = CapturedOutput()  # before the log took the place of the container's own stream
-        self._start_reported = self._ssh_reported = False
-        self._may_have_started = job.taken_over  # the program; False is proof that the job was never sent
-        self._sent_whole = False  # by this monitor itself
-        self._catching_up_until = 0.0
-        self._container_started_at_s = 0.0  # by the engine's clock; 0 where an earlier waiter sent the job
-        self._limit_hit: LimitHit | None = None
-        self._stop_failed = False  # the latest one: the engine did not answer
-        self._failed_stops = 0
-        self._stopped_at: float | None = None  # by a kill or for a limit
-        self._is_paused = self._was_paused_by_us = False
-        self._stays_frozen = False  # after a limit, as it shares volumes that others may need
-        self._was_paused_externally = False
-        self._ended_at: float | None = None  # when the program's own end was noticed
-        self._earlier_end_mark: EndMark | None = None  # before the log took the place of the container's own stream
-        self._report_deadline: ReportDeadline | None = None  # from the program's end on
-        self._stream_complete = False
-        self._late_output_bytes = 0  # received after the stop
+        self._actions: Mapping[MonitorAction, Callable[[], None]] = {
+            MonitorAction.SEND_RUN: self._send_run,
+            MonitorAction.TELL_START: self._tell_start,
+            MonitorAction.ASK_RUNNER: self._ask_runner,
+            MonitorAction.SEND_KILL: self._send_kill,
+            MonitorAction.KILL_CONTAINER: self._kill_container,
+            MonitorAction.COLLECT: self._collect,
+        }
+        self._seen_status: Status | None = None
+        self._began_at_s = 0.0  # when the container was started, by the engine's clock; 0: not known
+        self._may_have_started = job.taken_over  # the program; False is proof that no runner was given it
+        self._limit_hit = job.limit_hit  # for which it is, or was, stopped by a waiter
+        self._over: ContainerInfo | None = None  # its state, seen before its channel ended
+        self._over_since = 0.0
+        self._connected_at = self._told_at = self._began_to_collect = 0.0
+        self._asked_at: float | None = None
+        self._requests: Generator[_Request, _Answers, Collected] | None = None
+        self._answers: list[Entries | Piece] = []
         self._collected = Collected()
-        self._protocol_error, self._link_lost = "", False
+        self._fault = self._refusal = self._protocol_error = ""
+        self._link_lost = self._supervisor_gave_up = self._ssh_is_ready = self._ssh_reported = False
+        self._was_paused_externally = False
         self._survived_outage_s = 0.0
         self._timings: dict[str, float] = {}
 
@@ -141,10 +168,16 @@ class ContainerMonitor:
     def kill(self) -> None:
         """End the container soon; ``run`` then returns the facts."""
         self._kill_requested.set()
+        self._link.wake()
 
     def check(self) -> None:
         """Check soon whether the container has ended."""
         self._check_requested.set()
+        self._link.wake()
+
+    def wake(self) -> None:
+        """Something waits to be sent to the program."""
+        self._link.wake()
 
     def fetch_output(self, request: FetchOutput) -> None:
         """Report the output past these offsets once."""
@@ -159,6 +192,10 @@ class ContainerMonitor:
         """End the container soon, as the connection to its student containers broke while it waits for them."""
         self._link_lost = True
         self.kill()
+
+    def supervisor_gave_up(self) -> None:
+        """A grading container's supervisor says that it was cut off while it needed its students."""
+        self._supervisor_gave_up = True
 
     def pause_wall_clock(self) -> None:
         """Pause the wall clock, as the container waits for us. The sum of all pauses is bounded."""
@@ -178,14 +215,18 @@ class ContainerMonitor:
             return self._run()
         except Exception as error:  # noqa: BLE001 - the thread's edge: no more threads to be had, or a bug, must not cost the job its result
             _log.exception("monitoring job %s failed", self._job.job_id)
-            failure = InfrastructureFailure(reason=f"{type(error).__name__}: {error}")
-            return self._facts(failure, is_end_known=False)  # more may be missing
+            return self._facts(InfrastructureFailure(reason=f"{type(error).__name__}: {error}"), is_end_known=False)
         finally:
             self._end_session()
+            self._link.close()
 
     def _run(self) -> RunFacts:
         try:
-            state = self._follow_to_the_end()
+            self._follow()
+        except _ContainerOver as over:
+            if over.state is not None and over.state.in_removal:
+                return self._facts(RemovedExternally())  # soon: a later check must have the same result
+            return self._facts(ContainerEnded(container=over.state))
         except NoSuchContainer:
             return self._facts(RemovedExternally())
         except HostLost:
@@ -194,187 +235,281 @@ class ContainerMonitor:
             return self._facts(EngineUnreachable(reason=str(error)))
         except EngineError as error:
             return self._facts(InfrastructureFailure(reason=f"the engine refused to go on with it: {error}"))
-        self._end_session()
-        self._transcript.finish()
-        if self._stopped_at is None:
-            self._freeze_for_its_volumes()
-            self._collected = self._collect()
-        return self._facts(ContainerEnded(container=state))
+        except FrameError as error:
+            return self._facts(InfrastructureFailure(reason=f"its runner cannot be understood: {error}"))
+        self._let_go()
+        return self._facts(self._cause_of_the_end())
 
     # ---- following
 
-    def _follow_to_the_end(self) -> ContainerInfo | None:
-        """Returns the container's state when it ended without PID 1's report."""
-        stream = self._take_over() if self._job.taken_over else self._send_job()
-        while True:
-            over = self._follow_once(stream)
-            if over not in (_FollowResult.STREAM_ENDED, _FollowResult.STREAM_SILENT):
-                return None
-            outage_before = self._inspector.outage_s
-            self._engine.close()  # an engine that is being shut down still answers on old connections, and takes no new ones
-            state = self._inspector.inspect()
-            has_ended = state.status is ContainerStatus.ENDED or self._was_restarted(state)
-            came_to_its_end = over is _FollowResult.STREAM_ENDED and stream is not None
-            if has_ended and self._inspector.outage_s == outage_before and (came_to_its_end or self._is_silent_for_good(over)):
-                self._transcript.finish()
-                self._stream_complete = came_to_its_end
-                if state.in_removal:
-                    raise NoSuchContainer(self._job.container_name)  # soon: a later check must have the same result
-                return state
-            if self._is_silent_for_good(over):
-                return None
-            if not has_ended:
-                self._survived_outage_s = self._inspector.outage_s
-            if self._inspector.outage_s != outage_before:
-                self._catching_up_until = 0.0  # the engine needs as long again to show its log
-            self._kill_requested.wait(_RETRY_S)
-            stream = self._reread() if self._job_sent else self._take_over()
+    def _follow(self) -> None:
+        """Until the state is OVER, or an exception tells what has ended it."""
+        if not self._job.command:
+            self._refusal = NO_COMMAND
+            return
+        for message in self._link.replayed():
+            self._take(message)
+        while self.state is not MonitorState.OVER:
+            if self._link.is_open:
+                self._receive()
+            else:
+                self._try_to_connect()
+            for event in self._due():
+                self._apply(event)
 
-    def _is_silent_for_good(self, over: _FollowResult) -> bool:
-        """Whether neither the container's own stream nor its log has the rest."""
-        return over is _FollowResult.STREAM_SILENT and self._reads_log
+    def _apply(self, event: MonitorEvent) -> None:
+        follows = TRANSITIONS.get((self.state, event))
+        if follows is None:
+            return
+        self.state, action = follows
+        if action is not None:
+            self._actions[action]()
 
-    def _follow_once(self, stream: OutputStream | None) -> _FollowResult:
-        over = self._check_limits()  # first, as a log may end at once, again and again
-        if stream is None:
-            if over in (_FollowResult.LIMIT_REACHED, _FollowResult.KILL_REQUESTED):
-                self._stopped_at = self._clock()
-                self._collect_and_kill()
-            return over or _FollowResult.STREAM_ENDED
+    def _try_to_connect(self) -> None:
+        is_first = not self._connected_at and not self._job.taken_over
         try:
-            over = over or self._follow(stream)
-            if over is _FollowResult.LIMIT_REACHED:
-                over = self._pause_for_limit(stream)
-            if over in (_FollowResult.LIMIT_REACHED, _FollowResult.KILL_REQUESTED):
-                self._stop(stream)
-            return over
-        finally:
-            stream.close()
-
-    def _send_job(self) -> OutputStream | None:
-        """Attach, then send: in this order no output is missed. None when the container took no job."""
-        began = self._clock()
-        try:
-            self._container_started_at_s = self._engine.inspect(self._job.container_id).started_at_s
-            stream = self._engine.attach(self._job.container_id)
+            if is_first:
+                self._began_at_s = self._engine.inspect(self._job.container_id).started_at_s
+            else:
+                self._look_before_connecting()
+            self._link.connect()
+            self._connected_at = self._clock()
+        except (HostLost, NoSuchContainer, _ContainerOver):
+            if self.state is not MonitorState.COLLECTING:
+                raise
+            self._end_collecting("the container ended before its files were read")
         except Unreachable as error:
-            raise _UnreachableBeforeStart(str(error)) from error
-        except NotRunning:
-            return None
-        if not self._write_job():
-            stream.close()
-            return None
-        self._timings["send"] = round(self._clock() - began, 4)
-        return stream
+            if is_first:
+                raise _UnreachableBeforeStart(str(error)) from error
+        except (NotRunning, Refused) as error:  # it has just ended, or somebody has paused it
+            _log.debug("container %s cannot be attached to: %s", self._job.container_name, error)
+            self._connected_at = self._connected_at or self._clock()
+            self._kill_requested.wait(_RETRY_S)
 
-    def _take_over(self) -> OutputStream | None:
-        """An earlier waiter may have sent the job: then the log is not empty. Otherwise it is sent now.
+    def _look_before_connecting(self) -> None:
+        """Whether the container is still there; an engine that does not answer is waited for."""
+        self._engine.close()  # an engine that is being shut down still answers on old connections, and takes no new ones
+        outage_before = self._inspector.outage_s
+        state = self._inspector.inspect()
+        if state.status is ContainerStatus.ENDED:
+            raise _ContainerOver(state)
+        if self._inspector.outage_s == outage_before:
+            return
+        self._survived_outage_s = self._inspector.outage_s
 
-        A job that was sent in part cannot be sent again, and need not be: PID 1 ends when its input does.
-        """
-        stream = self._reread()
-        if stream is None:
-            return None
-        silence = SilenceDetector(self._inspector, self._clock)
-        while not silence.is_confirmed:
-            chunks = stream.read(_POLL_INTERVAL_S)
-            if chunks:
-                self._job_sent = True
-                self._report_disconnect()
-                self._transcript.read(chunks)
-                self._reporter.update(self._transcript)
-                return stream
-            if chunks is None:  # the container has ended, or cannot be reached
-                return stream
-            if silence.check_is_due():  # a log that stays empty belongs to a container that had no job yet
-                silence.check()
-        if self._write_job():
-            return stream
-        stream.close()
-        return None
+    def _receive(self) -> None:
+        self._pump()
+        messages = self._link.receive(self._wait_s())
+        for message in messages or ():
+            self._take(message)
+        if messages:
+            self._reporter.update(self._transcript)
+        status = self._link.status
+        if status is not None and status is not self._seen_status:
+            self._seen_status = status
+            self._take_status(status)
 
-    def _reread(self) -> OutputStream | None:
-        """The output from its beginning, as the log has it.
+    def _wait_s(self) -> float:
+        """How long there is nothing to do if nothing comes."""
+        waits = [_MAX_WAIT_S]
+        if self.state in (MonitorState.NEW, MonitorState.SENT, MonitorState.RUNNING):
+            waits.append(self._limit_clock.next_check_s())
+        if self._asked_at is not None:
+            waits.append(self._asked_at + BACKSTOP_S - self._clock())
+        if self.state is MonitorState.STOPPING:
+            waits.append(self._told_at + _KILL_PATIENCE_S - self._clock())
+        return max(0.01, min(waits))
 
-        No deadline is checked until the log has been read, or for ``_LOG_CATCH_UP_S``, as it may be unreadable.
-        """
-        if self._job_sent:
-            self._report_disconnect()
-        self._earlier_output = self._transcript.output(self._earlier_output)
-        self._earlier_end_mark = self._end_mark
-        self._reads_log = True
-        self._transcript = self._new_transcript()
-        self._catching_up_until = self._catching_up_until or self._clock() + _LOG_CATCH_UP_S
-        try:
-            return self._engine.logs(self._job.container_id)
-        except Unreachable:
-            return None
+    def _take(self, message: UpMessage) -> None:
+        self._transcript.take(message)
+        if isinstance(message, OutputData):
+            if self._session is not None:
+                self._session.on_output(message.stream is ProgramStream.STDERR, message.data)
+        elif isinstance(message, FromProgram):
+            self._take_programs_message(message.data)
+        elif isinstance(message, Taken):
+            self._program_has_taken(message)
+        elif isinstance(message, Started):
+            self._apply(MonitorEvent.STARTED)
+        elif isinstance(message, RunRefused):
+            self._refusal = refusal_text(message, self._job)
+            self._apply(MonitorEvent.REFUSED)
+        elif isinstance(message, Ended):
+            self._apply(MonitorEvent.ENDED)
+        elif isinstance(message, (Entries, Piece)):
+            if message.request:
+                self._take_answer(message)
+        elif isinstance(message, Fault):
+            self._fault = one_line(message.text.decode("utf-8", "replace")[:500])
+            raise FrameError(self._fault)
 
-    def _write_job(self) -> bool:
-        job = self._job
-        self._may_have_started = True
-        try:
-            send_job(self._engine, job, self._session, self._still_takes_input, started_at_s=self._container_started_at_s)
-        except (Unreachable, NotRunning) as error:
-            _log.warning("job %s could not be sent whole: %s", job.job_id, error)
-            return False
-        self._job_sent = self._sent_whole = True
-        self._limit_clock.start(self._clock())
-        return True
-
-    def _report_disconnect(self) -> None:
+    def _take_programs_message(self, data: bytes) -> None:
         if self._session is not None:
-            self._session.on_disconnect()
+            self._session.on_message(data)
+        elif self._job.with_ssh and data == b"ready":
+            self._ssh_is_ready = True
+        elif self._job.with_ssh:
+            self._refusal = self._refusal or one_line(data.decode("utf-8", "replace")[:500])
 
-    def _end_session(self) -> None:
-        if self._session is not None:
-            self._session.on_end()
+    def _program_has_taken(self, taken: Taken) -> None:
+        if self._session is None:
+            return
+        if self._session.input is not None:
+            self._session.input.taken(taken.input)
+        if self._session.messages is not None:
+            self._session.messages.taken(taken.messages)
 
-    def _still_takes_input(self) -> bool:
-        """Whether it is worth waiting while the container reads nothing: one that has ended never will."""
-        if self._kill_requested.is_set():
+    def _take_status(self, status: Status) -> None:
+        """A session has begun."""
+        self._transcript.beginning_lost = self._transcript.beginning_lost or self._link.beginning_lost
+        if self._transcript.started is not None and status.run < RUN:
+            raise _ContainerOver(self._inspector.inspect())  # it was restarted by somebody
+        if not status.run and self.state is MonitorState.NEW and self._is_restarted():
+            raise _ContainerOver(self._inspector.inspect())
+        self._resume_pumps(status)
+        self._apply(MonitorEvent.CONNECTED)
+        if self._asked_at is not None:
+            self._asked_at = None
+            self._runner_answered(status)
+
+    def _is_restarted(self) -> bool:
+        """Whether a runner that knows of no run is not the one to which an earlier waiter spoke."""
+        if not self._job.taken_over or not self._job.elapsed_s:
             return False
-        return self._engine.inspect(self._job.container_id).status is not ContainerStatus.ENDED
+        state = self._inspector.inspect()
+        return self._inspector.was_restarted(state, first_start_s=0.0, followed_s=self._limit_clock.wall_time_s())
 
-    def _follow(self, stream: OutputStream) -> _FollowResult:
-        silence = SilenceDetector(self._inspector, self._clock)
-        while True:
-            chunks = stream.read(_POLL_INTERVAL_S)
-            if chunks is None:
-                return _FollowResult.STREAM_ENDED
-            if chunks:
-                silence.reset()
-            elif self._is_silent(silence):
-                return _FollowResult.STREAM_SILENT
-            self._process(chunks)
-            if not chunks:
-                self._catching_up_until = 0.0
-            if self._transcript.began and not self._start_reported:
-                self._start_reported = True
-                self._send(ProgramStarted(container_name=self._job.container_name))
-                if self._session is not None:
-                    self._session.on_start()
-            if self._job.with_ssh and self._transcript.ssh_ready and not self._ssh_reported:
-                self._report_ssh_ready()
-            over = self._check_limits()
-            if over is not None:
-                return over
+    def _resume_pumps(self, status: Status) -> None:
+        if self._session is None:
+            return
+        if self._session.input is not None:
+            self._session.input.resume(status.input)
+        if self._session.messages is not None:
+            self._session.messages.resume(status.messages)
 
-    def _process(self, chunks: list[Chunk]) -> None:
-        self._transcript.read(chunks)
-        self._reporter.update(self._transcript)
-        if self._report_deadline is not None:
-            self._report_deadline.extend(sum(len(chunk.data) for chunk in chunks))
+    def _pump(self) -> None:
+        if self._session is None or self.state not in (MonitorState.RUNNING, MonitorState.STOPPING):
+            return
+        if self._session.input is not None:
+            self._link.send(*self._session.input.due(RUN))
+        if self._session.messages is not None:
+            self._link.send(*self._session.messages.due(RUN))
 
-    def _is_silent(self, silence: SilenceDetector) -> bool:
-        """Whether the stream is dead: the program has ended, or the container may have, and nothing comes."""
-        if not silence.check_is_due() or (self._ended_at is None and not self._check_requested.is_set()):
-            return False
-        state = silence.check()
-        if self._ended_at is None and state.status is not ContainerStatus.ENDED:
+    # ---- what is due by the clocks, or was asked for by others
+
+    def _due(self) -> Iterator[MonitorEvent]:
+        if self._check_requested.is_set():
             self._check_requested.clear()
-            silence.reset()
-        return silence.is_confirmed
+            self._look_whether_it_ended()
+        if self._over is not None and self._clock() - self._over_since > _LAST_WORDS_S:
+            raise _ContainerOver(self._over)
+        if self._ssh_is_ready and not self._ssh_reported:
+            self._report_ssh_ready()
+        if self._kill_requested.is_set() or (self._refusal and self._job.with_ssh):
+            yield MonitorEvent.STOP
+        if self.state in (MonitorState.NEW, MonitorState.SENT, MonitorState.RUNNING):
+            yield from self._due_by_limits()
+        elif self.state is not MonitorState.OVER and self._clock() - self._told_at > self._patience_s():
+            self._told_at = self._clock()
+            yield MonitorEvent.UNANSWERED
+        self._look_after_the_link()
+
+    def _due_by_limits(self) -> Iterator[MonitorEvent]:
+        if self._asked_at is not None:
+            if self._clock() - self._asked_at > BACKSTOP_S:
+                self._asked_at = None
+                hit = self._limit_clock.limit_reached()
+                if hit is not None:
+                    self._hit(hit)
+                    yield MonitorEvent.UNANSWERED
+            return
+        hit = self._limit_clock.limit_reached()
+        if hit is None:
+            return
+        if self.state is MonitorState.RUNNING and not self._limit_clock.enforces(hit.limit):
+            yield MonitorEvent.OVERDUE
+            return
+        self._hit(hit)
+        yield MonitorEvent.STOP if self.state is MonitorState.RUNNING else MonitorEvent.OVERDUE
+
+    def _patience_s(self) -> float:
+        """How long an end is waited for, in the state that it is in."""
+        if self.state is MonitorState.STOPPING:
+            return _KILL_PATIENCE_S
+        return _ENGINE_PATIENCE_S if self.state is MonitorState.KILLED else _COLLECT_SILENCE_S
+
+    def _look_after_the_link(self) -> None:
+        """A connection on which nothing comes may be dead."""
+        if not self._link.is_open:
+            return
+        if self._link.status is None:
+            if self._clock() - self._connected_at > _STATUS_S:
+                self._link.close()
+        elif self._link.silent_s > _SILENCE_S:
+            self._connected_at = self._clock()
+            self._link.ping()
+
+    def _look_whether_it_ended(self) -> None:
+        try:
+            state = self._inspector.inspect()
+        except (NoSuchContainer, HostLost):
+            if self.state is not MonitorState.COLLECTING:
+                raise
+            return
+        if state.status is ContainerStatus.ENDED and self._over is None:
+            self._over, self._over_since = state, self._clock()
+
+    # ---- actions
+
+    def _send_run(self) -> None:
+        status = self._link.status
+        if status is None or status.run >= RUN:
+            self._may_have_started = True
+            return
+        self._may_have_started = True
+        self._limit_clock.start(self._clock())
+        for message in run_messages(self._job, made_at_s=self._began_at_s or time.time()):
+            self._link.send(message)
+
+    def _tell_start(self) -> None:
+        self._timings.setdefault("send", round(self._clock() - self._connected_at, 4))
+        if not self._job.taken_over:
+            self._limit_clock.start(self._clock())
+        self._send(ProgramStarted(container_name=self._job.container_name))
+        if self._session is not None:
+            self._session.on_start()
+
+    def _ask_runner(self) -> None:
+        self._asked_at = self._clock()
+        self._connected_at = self._clock()
+        self._link.ping()
+
+    def _runner_answered(self, status: Status) -> None:
+        """A runner that is past a limit lives. It is told to stop the run, unless it only waits for us to read."""
+        is_blocked = status.stream_bytes - self._link.read_to > _BLOCKED_BYTES
+        hit = self._limit_clock.limit_reached()
+        if hit is not None and status.state is RunnerState.RUNNING and not is_blocked:
+            self._hit(hit)
+            self._apply(MonitorEvent.STOP)
+
+    def _send_kill(self) -> None:
+        self._told_at = self._clock()
+        self._link.send(Kill(run=RUN))
+
+    def _kill_container(self) -> None:
+        """The channel is closed first: an engine cannot stop a container whose output somebody holds and does not read."""
+        self._told_at = self._clock()
+        self._link.close()
+        self._limit_clock.measure()
+        self._was_paused_externally = self._inspector.is_paused_externally()
+        try:
+            self._engine.kill(self._job.container_id)
+        except EngineError as error:
+            _log.debug("kill of %s: %s", self._job.container_name, error)  # the deleter removes it anyway
+
+    def _hit(self, hit: LimitHit) -> None:
+        self._limit_hit = hit
+        self._send(LimitReached(container_name=self._job.container_name, limit_hit=hit))
 
     def _report_ssh_ready(self) -> None:
         try:
@@ -387,251 +522,96 @@ class ContainerMonitor:
         self._ssh_reported = True
         self._send(SSHReady(container_name=self._job.container_name, port=next(iter(ports.values()))))
 
-    def _check_limits(self) -> _FollowResult | None:
-        """Whether following ends here, by what has been read and by the clocks."""
-        transcript = self._transcript
-        if transcript.end is not None and self._ended_at is None:
-            self._program_ended()
-        if transcript.complete:
-            self._stream_complete = True
-            return _FollowResult.COMPLETE
-        if self._output_limit_exceeded:
-            return self._report_limit(LimitHit(limit=Limit.OUTPUT, measured=transcript.output_bytes))
-        if self._kill_requested.is_set():
-            return _FollowResult.KILL_REQUESTED
-        if self._report_deadline is not None:
-            return self._check_report_deadline(self._report_deadline)
-        if self._clock() < self._catching_up_until:  # the end may be in the log already
-            return None
-        limit_hit = self._limit_clock.limit_reached(transcript.cpu_before_ns)
-        return None if limit_hit is None else self._report_limit(limit_hit)
+    def _end_session(self) -> None:
+        if self._session is not None:
+            self._session.on_end()
 
-    def _check_report_deadline(self, deadline: ReportDeadline) -> _FollowResult | None:
-        """The end mark may be the program's forgery: CPU time stays limited, and the wall clock is, by the deadline."""
-        if deadline.has_passed:
-            return _FollowResult.ABANDONED
-        limit_hit = self._limit_clock.cpu_limit_reached(self._transcript.cpu_before_ns) if deadline.is_slow else None
-        return None if limit_hit is None else self._report_limit(limit_hit)
+    # ---- collecting
 
-    def _program_ended(self) -> None:
-        self._ended_at = self._clock()
-        self._report_deadline = ReportDeadline(self._clock)
-
-    def _has_unreported_end(self) -> bool:
-        """Whether the program has ended by itself, but PID 1's report is late, or lost as the log could not be written."""
-        if self._transcript.end is not None:
-            return False
-        try:
-            return any(self._engine.archive(self._job.container_id, trace_of_the_end(self._job.token, self._job.workspace)))
-        except Unreachable:
-            self._stop_failed = True  # unknown, so the stop is tried again
-            return False
-        except EngineError:
-            return False
-
-    def _report_limit(self, limit_hit: LimitHit) -> _FollowResult:
-        self._limit_hit = limit_hit
-        self._send(LimitReached(container_name=self._job.container_name, limit_hit=limit_hit))
-        return _FollowResult.LIMIT_REACHED
-
-    # ---- stopping
-
-    def _pause_for_limit(self, stream: OutputStream) -> _FollowResult:
-        """Pause the container at a limit, then check again: its own end in time may arrive late over a slow link.
-
-        Where the engine did not pause it, everything is checked again once the engine answers.
-        """
-        assert self._limit_hit is not None, "a limit was reached"
-        self._stopped_at, self._stop_failed = self._clock(), False
-        printed_before = self._transcript.output_bytes
-        self._read_while(stream, self._pause)
-        self._read_until_quiet(stream)
-        if self._limit_hit.limit is Limit.WALL and self._has_ended_in_time():
-            self._resume()
-            return self._follow(stream) if self._transcript.end is not None or self._reads_log else _FollowResult.STREAM_SILENT
-        if self._stop_failed and self._failed_stops < _MAX_FAILED_STOPS:
-            self._failed_stops += 1
-            self._limit_hit = self._stopped_at = None
-            return _FollowResult.STREAM_ENDED
-        self._late_output_bytes = self._transcript.output_bytes - printed_before
-        return _FollowResult.LIMIT_REACHED
-
-    def _has_ended_in_time(self) -> bool:
-        end = self._transcript.end
-        if end is None:
-            return self._has_unreported_end()
-        return end.wall_s is None or self._limit_clock.less_pauses_s(end.wall_s) <= self._job.limits.wall_s
-
-    def _resume(self) -> None:
-        """Undo the pause: the program had ended in time, and PID 1 can report the rest."""
-        self._limit_hit = self._stopped_at = None
-        if self._ended_at is None:
-            self._program_ended()
-        try:
-            self._engine.unpause(self._job.container_id)
-        except EngineError as error:
-            _log.debug("unpause of %s: %s", self._job.container_name, error)
-
-    def _stop(self, stream: OutputStream) -> None:
-        """Kill the container and read the output until its end. After a limit its usage and files are taken first.
-
-        One that shares volumes stays frozen after a limit: it may be the only one that has what is in them.
-        """
-        if self._stopped_at is None:
-            self._stopped_at = self._clock()
-        printed_before = self._transcript.output_bytes
-        self._read_while(stream, self._collect_and_kill)
+    def _collect(self) -> None:
+        """Ask the runner for the first file. After a lost connection all is asked for again."""
         self._end_session()
-        if self._stays_frozen:
-            self._stream_complete = True
-        else:
-            self._read_until_end(stream)
-        self._late_output_bytes += self._transcript.output_bytes - printed_before
-
-    def _read_while(self, stream: OutputStream, act: Callable[[], None]) -> None:
-        """Read while the engine acts: it cannot stop a container whose attached stream is not read."""
-        with ThreadPoolExecutor(1, thread_name_prefix="jobmanager-stop") as thread:
-            acting = thread.submit(self._guarded, act)
-            while not acting.done():
-                chunks = stream.read(_STOPPING_POLL_INTERVAL_S)
-                if chunks is None:
-                    break
-                self._process(chunks)
-
-    def _guarded(self, act: Callable[[], None]) -> None:
-        try:
-            act()
-        except Exception:  # noqa: BLE001 - the thread's edge: the stop counts as failed
-            self._stop_failed = True
-            _log.exception("stopping job %s failed", self._job.job_id)
-
-    def _read_until_quiet(self, stream: OutputStream) -> None:
-        """Read the output of a paused container; one that runs on could print for ever."""
-        while self._is_paused and not self._output_limit_exceeded and (chunks := stream.read(_PAUSED_POLL_INTERVAL_S)):
-            self._process(chunks)
-
-    def _read_until_end(self, stream: OutputStream) -> None:
-        """Read until the stream ends, but not for ever: the engine may not have carried out the kill."""
-        silence, deadline = SilenceDetector(self._inspector, self._clock), ReportDeadline(self._clock)
-        while not (silence.is_confirmed or deadline.has_passed or self._output_limit_exceeded):
-            chunks = stream.read(_POLL_INTERVAL_S)
-            if chunks is None:
-                self._stream_complete = True
-                return
-            if chunks:
-                silence.reset()
-                deadline.extend(sum(len(chunk.data) for chunk in chunks))
-                self._process(chunks)
-            elif silence.check_is_due():
-                try:
-                    silence.check()
-                except (EngineError, HostLost):
-                    return
-
-    def _collect_and_kill(self) -> None:
-        if self._limit_hit is not None:
-            self._limit_clock.measure(self._transcript.cpu_before_ns)
-            self._collected = self._collect()
-        self._stays_frozen = self._limit_hit is not None and self._was_paused_by_us and bool(self._job.volume_mib)
-        if not self._stays_frozen:
-            self._kill()
-
-    def _kill(self) -> None:
-        try:
-            self._engine.kill(self._job.container_id)
-        except EngineError as error:
-            _log.debug("kill of %s: %s", self._job.container_name, error)  # the deleter removes it anyway
-
-    def _pause(self) -> None:
-        """Pause the container: its counters and its workspace can be read only before its end."""
-        try:
-            self._engine.pause(self._job.container_id)
-            self._is_paused = self._was_paused_by_us = True
-        except EngineError as error:
-            self._was_paused_by_us = False
-            self._stop_failed = isinstance(error, Unreachable)
-            self._is_paused = isinstance(error, NotRunning)  # also raised for a container that is paused already
-            self._was_paused_externally = not self._failed_stops and self._inspector.is_paused_externally()
-            _log.debug("pause of %s: %s", self._job.container_name, error)
-
-    def _freeze_for_its_volumes(self) -> None:
-        """A container that shares volumes may be kept for them, and nobody watches it then: nothing may run in it any more.
-
-        PID 1 has killed all, but a program can forge its report, and would write to the volumes while a later phase runs.
-        """
-        if not self._job.volume_mib:
-            return
-        for _ in range(_TRIES_TO_FREEZE):
-            try:
-                self._engine.pause(self._job.container_id)
-            except (NoSuchContainer, NotRunning):  # also raised for a container that is paused already
-                return
-            except EngineError as error:  # runc gives up when the container's processes hardly get to run
-                _log.debug("pause of %s: %s", self._job.container_name, error)
-            else:
-                return
-        self._kill()
-
-    def _collect(self) -> Collected:
-        is_over = self._ended_at is not None or self._limit_hit is not None
-        wanted = (self._job.collect or self._job.grading or self._job.tests) and is_over and not self._kill_requested.is_set()
-        if not wanted or self._transcript.refusal:
-            return Collected()
-        began = self._clock()
-        found = collected_of(self._job, self._engine, self._inspector)
-        self._timings["collect"] = round(self._clock() - began, 4)
-        return found
-
-    def _was_restarted(self, state: ContainerInfo) -> bool:
-        followed_s = self._limit_clock.wall_time_s()
-        return self._inspector.was_restarted(state, first_start_s=self._container_started_at_s, followed_s=followed_s)
-
-    @property
-    def _has_started(self) -> bool:
-        """Whether the program has started, by the stream or the log; the log may have less."""
-        return self._start_reported or self._transcript.began
-
-    def _was_partly_sent(self) -> bool:
-        """Whether PID 1 could not unpack because sending broke off, and not because of the files."""
-        return self._transcript.refusal == CANNOT_UNPACK and not self._sent_whole
-
-    def _never_started(self, state: ContainerInfo | None) -> bool:
-        """Whether it is proven that the program never started: the job was not sent, or PID 1 did not receive all of it."""
-        if self._has_started:
-            return False
-        ended_without_job = state is not None and state.exit_code == NOT_DELIVERED and not self._transcript.refusal
-        return not self._may_have_started or self._was_partly_sent() or ended_without_job
-
-    def _our_limit_hit(self, cause: Cause | EngineUnreachable) -> LimitHit | None:
-        """Our stop for a limit, or that of an earlier waiter which died before it could report the end."""
-        if not self._has_started:
-            return None
-        ended = isinstance(cause, RemovedExternally) or (isinstance(cause, ContainerEnded) and cause.container is not None)
-        return self._limit_hit or (self._job.limit_hit if ended and self._end_mark is None else None)
-
-    @property
-    def _output_limit_exceeded(self) -> bool:
-        """Whether more output than allowed has come."""
-        return self._transcript.output_bytes > self._job.limits.output_kib * 1024
-
-    @property
-    def _end_mark(self) -> EndMark | None:
-        return self._transcript.end or self._earlier_end_mark
-
-    def _new_transcript(self) -> Transcript:
-        if self._forwarder is not None:
-            self._forwarder.restart()
+        self._began_to_collect = self._told_at = self._clock()
         job = self._job
-        token = link_token(job.token) if job.grading is not None else None
-        on_message = None if self._session is None else self._session.on_message
-        return Transcript(job.token, job.limits.output_kib * 1024, self._forwarder, link_token=token, on_message=on_message)
+        if self._kill_requested.is_set() or not (job.collect or job.grading or job.tests):
+            self.state = MonitorState.OVER
+            return
+        self._requests, self._answers = collecting(job), []
+        self._ask_next(None)
+
+    def _take_answer(self, message: Entries | Piece) -> None:
+        self._told_at = self._clock()
+        self._answers.append(message)
+        if message.last:
+            answers, self._answers = self._answers, []
+            self._ask_next(answers)
+
+    def _ask_next(self, answers: list[Entries | Piece] | None) -> None:
+        if self._requests is None:
+            return
+        try:
+            self._link.send(self._requests.send(answers))  # type: ignore[arg-type]
+        except StopIteration as done:
+            self._collected, self._requests = done.value, None
+            self._timings["collect"] = round(self._clock() - self._began_to_collect, 4)
+            self._apply(MonitorEvent.COLLECTED)
+
+    def _end_collecting(self, why: str) -> None:
+        self._collected, self._requests = Collected(error=why), None
+        self.state = MonitorState.OVER
+
+    # ---- the end
+
+    def _let_go(self) -> None:
+        """The runner leaves; or it keeps the volumes that a later phase will have."""
+        if not self._link.is_open:
+            return
+        if self._job.hold_s and self._limit_hit is None:
+            self._link.hold(self._job.hold_s)
+        else:
+            self._link.send(Leave())
+        until = self._clock() + _LEAVE_S
+        while self._link.unsent and self._clock() < until:
+            if self._link.receive(_RETRY_S) is None:
+                return
+
+    def _cause_of_the_end(self) -> Cause:
+        """Why nothing more is followed, where the runner has said its last."""
+        ended = self._transcript.ended
+        if ended is None:
+            return ContainerEnded()
+        if ended.stopped_by is StoppedBy.LEASE:
+            return LeaseExpired()
+        if ended.how is HowEnded.NEVER_REAPED or ended.left:
+            return InfrastructureFailure(reason="its processes could not be ended")
+        return ContainerEnded()
+
+    def _never_started(self) -> bool:
+        """Whether it is proven that the program never started."""
+        return self._transcript.started is None and not self._may_have_started
+
+    def _limit_hit_of_the_run(self, cause: Cause | EngineUnreachable) -> LimitHit | None:
+        """The limit for which the runner stopped it, or a waiter."""
+        ended = self._transcript.ended
+        if ended is None:
+            was_killed = isinstance(cause, (RemovedExternally, ContainerEnded)) and self._transcript.started is not None
+            return self._limit_hit if was_killed else None
+        if ended.stopped_by in _LIMITS:
+            return LimitHit(limit=_LIMITS[ended.stopped_by], measured=self._measured(ended, _LIMITS[ended.stopped_by]))
+        return self._limit_hit if ended.stopped_by is StoppedBy.KILL else None
+
+    def _measured(self, ended: Ended, limit: Limit) -> float:
+        if limit is Limit.OUTPUT:
+            return ended.stdout_bytes + ended.stderr_bytes
+        return ended.wall_us / 1e6 if limit is Limit.WALL else (ended.cpu_us or 0) / 1e6
 
     def _facts(self, cause: Cause | EngineUnreachable, *, is_end_known: bool = True) -> RunFacts:
         """What was seen. ``cause`` is why nothing more is followed; a program that ended by itself may have ended before."""
-        wall_s, cpu_time_s, end = self._wall_time_s(), self._cpu_time_s(), self._end_mark
+        end = self._transcript.end
+        wall_s, cpu_time_s = self._wall_time_s(end), self._cpu_time_s(end)
         return RunFacts(
             ending=ending_of(self._observations(cause, end if is_end_known else None)),
-            output=self._captured_output(removed=isinstance(cause, RemovedExternally)),
+            output=self._transcript.output(is_incomplete=self._transcript.started is not None and not self._transcript.is_over),
             collected=self._collected,
             paused_externally=self._was_paused_externally,
             outage_s=self._inspector.outage_s,
@@ -642,52 +622,38 @@ class ContainerMonitor:
             volume_devices=self._transcript.volume_devices,
         )
 
-    def _observations(self, cause: Cause | EngineUnreachable, end: EndMark | None) -> Observations:
+    def _observations(self, cause: Cause | EngineUnreachable, end: ProgramEnd | None) -> Observations:
         """All that says how the run ended."""
-        transcript, container = self._transcript, cause.container if isinstance(cause, ContainerEnded) else None
+        was_killed_before = self._transcript.refused is not None and (
+            self._transcript.refused.why is RefusalReason.KILLED_BEFORE
+        )
         return Observations(
             cause=cause,
-            never_started=self._never_started(container),
-            limit_hit=self._our_limit_hit(cause),
+            never_started=self._never_started() and not self._refusal,
+            limit_hit=self._limit_hit_of_the_run(cause),
             protocol_error=self._protocol_error,
-            refusal="" if self._was_partly_sent() else transcript.refusal,
-            students_lost=transcript.link_broke or (self._link_lost and self._end_mark is None),
+            refusal="" if was_killed_before else self._refusal,
+            students_lost=self._supervisor_gave_up or (self._link_lost and end is None),
             end=end,
-            report_complete=transcript.complete,
-            result_file=transcript.result_file,
-            ended_during_outage=self._inspector.outage_s > self._survived_outage_s,
+            report_complete=self._transcript.ended is not None and self._transcript.ended.stopped_by is StoppedBy.NOBODY,
+            result_file=self._transcript.result_file,
+            ended_during_outage=self._inspector.outage_s > self._survived_outage_s and self._transcript.ended is None,
             missing_report=self._missing_report(),
         )
 
-    def _captured_output(self, *, removed: bool) -> CapturedOutput:
-        is_whole = self._stream_complete or removed or self._output_limit_exceeded
-        return replace(
-            self._transcript.output(self._earlier_output),
-            beginning_lost=self._transcript.beginning_lost,
-            is_incomplete=self._has_started and not is_whole,
-            from_log=self._reads_log and self._has_started,
-            late_bytes=self._late_output_bytes,
-        )
-
     def _missing_report(self) -> str:
-        """Why there is no report of PID 1, where that is an error of ours or the engine's; empty otherwise."""
-        if self._ended_at is not None and self._end_mark is None and self._limit_hit is None:
-            return "how it ended was lost with the container's log, which the engine could not write"
-        if self._limit_hit is not None and not self._has_started:
+        """Why there is no report, where that is an error of ours or the engine's; empty otherwise."""
+        if self._limit_hit is not None and self._transcript.started is None:
             return "the container did not take its job in time"
         return ""
 
-    def _wall_time_s(self) -> float:
-        """By our clock, or by the container's where that is less: over a slow link we notice an end late."""
-        ours_s = self._limit_clock.wall_time_s(self._stopped_at if self._ended_at is None else self._ended_at)
-        if self._limit_hit is not None:
-            return max(ours_s, self._limit_hit.measured) if self._limit_hit.limit is Limit.WALL else ours_s
-        end = self._end_mark
-        return ours_s if end is None or end.wall_s is None else min(ours_s, self._limit_clock.less_pauses_s(end.wall_s))
+    def _wall_time_s(self, end: ProgramEnd | None) -> float:
+        """By the runner's clock, less what a grader did not have to pay for; by ours where it has not told."""
+        if end is None or end.wall_s is None:
+            return self._limit_clock.wall_time_s()
+        return self._limit_clock.less_pauses_s(end.wall_s)
 
-    def _cpu_time_s(self) -> float | None:
-        """By PID 1's report; for a program that we stopped at least what the engine had counted."""
-        end, counted_s = self._end_mark, self._limit_clock.cpu_time_s
+    def _cpu_time_s(self, end: ProgramEnd | None) -> float | None:
         if end is None or end.cpu_ns is None:
-            return counted_s
-        return end.cpu_ns / 1e9 if self._limit_hit is None else max(end.cpu_ns / 1e9, counted_s or 0.0)
+            return self._limit_clock.cpu_time_s
+        return end.cpu_ns / 1e9

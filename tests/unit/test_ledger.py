@@ -530,7 +530,6 @@ def test_another_waiter_takes_over_the_list_of_one_that_died():
     assert set(taken_over) == {job_id for job_id in "jkl" if containers[job_id][1] == host}
     assert all(watch.taken_over and watch.elapsed_s == 7.0 for watch in taken_over.values())
     assert taken_over["k"].kill_at_once
-    assert taken_over["k"].token
     assert not any(watch.kill_at_once for job_id, watch in taken_over.items() if job_id != "k")
 
 
@@ -1255,18 +1254,6 @@ def test_the_callback_comes_back_with_the_result():
     driver.end(driver.run("j"))
 
     assert driver.result("j").callback is callback
-
-
-def test_each_run_has_a_token_of_its_own_that_nobody_can_guess():
-    driver = Driver({"a": 20})
-    for number in range(20):
-        driver.accept(f"j{number}", memory_mib=64)
-    for order in driver.submits():
-        driver.runs(order.container)
-
-    tokens = {watch.token for watch in driver.watches()}
-    assert len(tokens) == 20
-    assert all(len(token) == 32 for token in tokens)
 
 
 def test_nothing_is_remembered_of_jobs_that_are_over():

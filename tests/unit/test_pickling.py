@@ -115,7 +115,7 @@ MESSAGES = [
     messages.VolumeRemovalFailed(reason="r"),
     messages.WaiterSettings(address=ADDRESS, manager_id="m", monitors_host=True, engine_timeout_s=1, host_lost_timeout_s=1,
                             host_check_interval_s=1, reconcile_interval_s=1),
-    messages.MonitorContainer(job_id="j", container_id="1", container_name="n", token="t", command=("sh",), env={},
+    messages.MonitorContainer(job_id="j", container_id="1", container_name="n", command=("sh",), env={},
                               files={"a": b"1"}, stdin=b"", limits=TASK.limits, collect=("*",)),
     messages.GradingSettings(images={"": "sha256:1"}, cpu_time_s=1.0, memory_mib=64, network="off", most_students=8),
     messages.KillContainer(container_name="c"),
@@ -184,7 +184,7 @@ def test_every_record_is_frozen_and_slotted():
 
 
 def test_what_is_secret_or_large_is_not_in_the_repr():
-    watch = messages.MonitorContainer(job_id="j", container_id="1", container_name="n", token="t", command="sh", env={},
+    watch = messages.MonitorContainer(job_id="j", container_id="1", container_name="n", command="sh", env={},
                            files={"a": b"secret"}, stdin=b"secret", limits=Limits(), collect=(),
                            secrets={"a": b"secret"})  # fmt: skip
 
