@@ -1,4 +1,4 @@
-// expect: failed, exit code 139
+// expect: failed, killed by SIGSEGV
 // Allocates no memory.
 #include <stdio.h>
 

@@ -188,7 +188,6 @@ class CapturedOutput:
     stderr_bytes: int = 0
     beginning_lost: bool = False  # with a waiter, which had kept it nowhere
     is_incomplete: bool = False  # the last part was not received
-    late_bytes: int = 0  # received only after we had stopped the program
 
     @property
     def total_bytes(self) -> int:

@@ -36,7 +36,6 @@ _WORKSPACE = "free space of the workspace"
 _CGROUP = "the container's cgroup, read by the runner"
 _INSPECT = "inspect"
 _OUR_CLOCK = "our clock"
-_PIPE_BYTES = 65536
 SIGKILL = "SIGKILL"
 _KILLED_CODE = 137  # of a container whose PID 1 was killed
 _PERMANENT = frozenset({"not_started", "start_refused", "no_host", "queue_timeout"})  # another run would end in the same way
@@ -256,19 +255,11 @@ def _other_evidence(facts: RunFacts) -> tuple[Evidence, ...]:
     if facts.paused_externally:
         found.append(Evidence(kind="paused_externally", value="the container had been paused by somebody else", source=_INSPECT))
     found += _output_evidence(facts.output)
-    if _stood_still_at_output(facts):
-        found.append(Evidence(kind="late_output_bytes", value=facts.output.late_bytes, source="bytes counted"))
     if facts.collected.error:
         found.append(Evidence(kind="archive", value=facts.collected.error, source="collecting"))
     if facts.collected.not_collected:
         found.append(Evidence(kind="not_collected", value=facts.collected.not_collected, source="collecting"))
     return tuple(found)
-
-
-def _stood_still_at_output(facts: RunFacts) -> bool:
-    """Whether the program may have been waiting, at its wall clock limit, for us to read its output."""
-    at_the_wall = isinstance(facts.ending, StoppedForLimit) and facts.ending.limit_hit.limit is Limit.WALL
-    return at_the_wall and facts.output.late_bytes > _PIPE_BYTES
 
 
 def _output_evidence(output: CapturedOutput) -> list[Evidence]:

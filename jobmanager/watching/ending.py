@@ -56,7 +56,7 @@ def ending_of(seen: Observations) -> Ending:
         return StoppedForProtocolError(reason=seen.protocol_error, end=seen.end, container=container)
     if seen.refusal:
         return CannotRun(reason=seen.refusal, container=container)
-    if isinstance(cause, HostGivenUp):
+    if isinstance(cause, (HostGivenUp, LeaseExpired)):
         return RunCutOff(cause=cause, end=seen.end)
     if seen.students_lost:
         return RunCutOff(cause=StudentsLost(container=container), end=seen.end)

@@ -99,7 +99,7 @@ def test_memory_is_counted_for_all_processes_together(run: Run) -> None:
 
 def test_a_program_cannot_swap(run: Run) -> None:
     result = run(["dd", "if=/dev/zero", "of=/dev/null", "bs=100M", "count=1"], limits=Limits(memory_mib=64))
-    assert (result.outcome, result.exit_code) == (Outcome.OVERFLOW, 137)
+    assert (result.outcome, result.signal, result.killed_by) == (Outcome.OVERFLOW, "SIGKILL", "kernel")
 
 
 # ---- the stack

@@ -9,7 +9,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 import pytest
@@ -29,6 +29,7 @@ from jobmanager.model.container_states import (
     ContainerState,
 )
 from jobmanager.model.job import Request, RunRequest
+from jobmanager.model.result import KilledBy, LimitName
 from jobmanager.remote.keys import Keys
 from jobmanager.remote.timeouts import ClusterTimeouts
 from jobmanager.results.facts import CapturedOutput, HostGivenUp, Limit, LimitHit, ProgramEnd, RunFacts
@@ -204,6 +205,7 @@ FITTING: dict[str, dict[str, object]] = {
     "workspace_full": {"end": ProgramEnd(exit_code=1, workspace_full=True)},
     "result_file": {"result_file": b"{"},
     "exit_code": {},
+    "signal": {"end": ProgramEnd(signal="SIGSEGV")},
 }
 Lines = list[tuple[list[str], list[str]]]  # outcomes and deciding evidence
 
@@ -296,8 +298,15 @@ def evidence_kinds() -> set[str]:
         if name_of(call) == "Evidence":
             kinds |= literal([keyword.value for keyword in call.keywords if keyword.arg == "kind"], 0)
         elif name_of(call) == "_overflow_verdict":
-            kinds |= literal(call.args, 0)
+            kinds |= literal(call.args, 1)
     return kinds
+
+
+def test_the_words_for_limits_and_killers_are_those_of_the_code() -> None:
+    text = text_of("docs/outcomes.md")
+    assert [row[0] for row in table(text, "`limit`", "of")] == [f"`{name}`" for name in get_args(LimitName)]
+    killers = [row[0] for row in table(text, "`killed_by`", "who ended the program", "`exit_code`", "`signal`")]
+    assert set(killers) == {"`None`", *(f"`{name}`" for name in get_args(KilledBy))}
 
 
 def test_the_limits_and_their_defaults_are_those_of_the_code() -> None:

@@ -75,7 +75,7 @@ ENDINGS = [
     facts.StoppedForProtocolError(reason="r", end=END, container=CONTAINER),
     *(facts.RunCutOff(cause=cause, end=END) for cause in [*CAUSES, facts.StudentsLost(container=CONTAINER)]),
 ]
-OUTPUT, COLLECTED = facts.CapturedOutput(stdout=b"\0", late_bytes=1), facts.Collected(archive=b"tar", error="e")
+OUTPUT, COLLECTED = facts.CapturedOutput(stdout=b"\0", stdout_bytes=1), facts.Collected(archive=b"tar", error="e")
 FACTS = [RunFacts(ending=ending, output=OUTPUT, collected=COLLECTED, timings={"run": 1.0}) for ending in ENDINGS]
 RESULT = JobResult(
     job_id="j",

@@ -477,12 +477,3 @@ def test_a_pid_1_that_died_of_memory_before_its_last_word_is_an_overflow(code):
 
 def test_a_limit_that_was_reached_exactly_was_not_passed():
     assert judge(replace(FINE, wall_time_s=20.0, cpu_time_s=10.0), LIMITS).outcome is Outcome.SUCCESS
-
-
-@pytest.mark.parametrize(
-    ("limit", "late", "told"), [("wall_time_s", 65537, True), ("wall_time_s", 65536, False), ("cpu_time_s", 65537, False)]
-)
-def test_only_a_program_that_may_have_waited_for_its_reader_at_its_wall_clock_limit_is_told_so(limit, late, told):
-    facts = stopped_for(Limit(limit), 21, output=CapturedOutput(late_bytes=late))
-
-    assert ("late_output_bytes" in [evidence.kind for evidence in judge(facts, LIMITS).evidence]) is told
