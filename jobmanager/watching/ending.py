@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from jobmanager.model.container import ContainerInfo
 from jobmanager.results.facts import (
     CannotRun,
     Cause,
@@ -25,6 +26,14 @@ from jobmanager.results.facts import (
     StudentsLost,
 )
 
+_LEASE_OVER = 120
+_RUNNER_LEFT = {  # its own exit codes; nobody else can make it exit with one
+    _LEASE_OVER: "its lease was over",
+    121: "it was sent something that made no sense",
+    122: "something that it needs failed",
+    123: "it was not PID 1",
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observations:
@@ -34,13 +43,13 @@ class Observations:
     never_started: bool = False  # it is proven that the program never started
     limit_hit: LimitHit | None = None  # we stopped it for this
     protocol_error: str = ""  # the invalid or unsupported message of a grading job's supervisor for which we ended the job
-    refusal: str = ""  # PID 1's reason for not running the program
+    refusal: str = ""  # the runner's reason for not starting the program
     students_lost: bool = False  # a grading job lost its student containers when it needed them
-    end: ProgramEnd | None = None  # the program ended while PID 1 lived
-    report_complete: bool = False  # PID 1 has nothing more to say
+    end: ProgramEnd | None = None  # how the program ended, or was ended
+    report_complete: bool = False  # the program ended by itself, and the runner has told all of it
     result_file: bytes | None = None
     ended_during_outage: bool = False  # nobody knows that the container was alive after the last outage
-    missing_report: str = ""  # why there is no report of PID 1, where that is an error of ours or the engine's
+    missing_report: str = ""  # why there is no report of the runner, where that is an error of ours or the engine's
 
 
 def ending_of(seen: Observations) -> Ending:
@@ -66,11 +75,19 @@ def ending_of(seen: Observations) -> Ending:
 
 
 def _explained(cause: Cause, seen: Observations) -> Cause:
-    """Why PID 1's report is missing: an outage, or a loss of ours, says more than that the container has ended."""
+    """Why the runner's report is missing: an outage, or a loss of ours, says more than that the container has ended."""
     if isinstance(cause, (RemovedExternally, HostGivenUp, LeaseExpired)):
         return cause
+    if isinstance(cause, ContainerEnded) and cause.container is not None and cause.container.exit_code in _RUNNER_LEFT:
+        return _why_it_left(cause.container, cause.container.exit_code)
     if seen.ended_during_outage:
         return EndedDuringOutage(container=cause.container)
     if isinstance(cause, ContainerEnded) and seen.missing_report:
         return InfrastructureFailure(reason=seen.missing_report, container=cause.container)
     return cause
+
+
+def _why_it_left(container: ContainerInfo, exit_code: int) -> Cause:
+    if exit_code == _LEASE_OVER:
+        return LeaseExpired(container=container)
+    return InfrastructureFailure(reason=f"the container's runner left: {_RUNNER_LEFT[exit_code]}", container=container)

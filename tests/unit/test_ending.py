@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -91,6 +92,19 @@ def test_a_failure_has_its_own_reason_and_not_that_of_the_missing_report() -> No
     seen = Observations(cause=InfrastructureFailure(reason="no space"), missing_report="lost with the log")
 
     assert ending_of(seen) == RunCutOff(cause=InfrastructureFailure(reason="no space"))
+
+
+@pytest.mark.parametrize("outage", [False, True])
+def test_a_runner_that_left_by_itself_was_not_stopped_by_anybody(outage: bool) -> None:
+    left = {code: replace(EXITED, exit_code=code) for code in (0, 119, 120, 121, 122, 123, 124, 137)}
+    found = {
+        code: ending_of(Observations(cause=ContainerEnded(container=state), ended_during_outage=outage))
+        for code, state in left.items()
+    }
+
+    assert found[120] == RunCutOff(cause=LeaseExpired(container=left[120]))
+    causes = {code: ending.cause for code, ending in found.items() if isinstance(ending, RunCutOff)}
+    assert [code for code, cause in causes.items() if isinstance(cause, InfrastructureFailure)] == [121, 122, 123]
 
 
 @pytest.mark.parametrize(
