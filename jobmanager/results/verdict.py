@@ -184,9 +184,6 @@ def _without_report(cause: Cause | StudentsLost | EngineUnreachable, facts: RunF
         return crash_verdict("lease_expired", text, _RUNNER)
     if isinstance(cause, ContainerEnded) and died_of_memory(cause.container):
         return _memory_verdict(facts.end, limits)
-    if facts.end is not None:
-        text = "the program ended, but its result file and its last output may have been lost on the way from its host"
-        return crash_verdict("final_report_incomplete", text, "the connection to the host")
     return crash_verdict("stopped_externally", "the container was stopped by somebody else", _INSPECT)
 
 

@@ -12,6 +12,7 @@ from docker.models.containers import Container
 from jobmanager import DockerHost, JobFuture, JobInput, JobManager, JobResult, Task
 from jobmanager.engine.labels import JOB_LABEL, OWNER_LABEL, Owner
 from tests.conftest import BUSYBOX, SLOWNESS, children, eventually, open_files, our_threads
+from tests.support.printed import wait_until_printed
 
 PYTHON = "python3"  # an environment's name: Debian with dash, Python and gcc
 PATIENCE_S = 60.0 * SLOWNESS
@@ -93,7 +94,7 @@ def run(submit: Submit) -> Run:
 
 @pytest.fixture(params=[BUSYBOX, PYTHON], ids=["ash", "dash"])
 def shell(request: pytest.FixtureRequest) -> str:
-    """An image of each kind of shell: PID 1 is a script."""
+    """An image of each kind of shell, which runs commands that are given as text."""
     return str(request.param)
 
 
@@ -112,7 +113,7 @@ def running(outsider: docker.DockerClient) -> Callable[[JobFuture], Container]:
     def found(job: JobFuture) -> Container:
         labels = {"label": f"{JOB_LABEL}={job.job_id}"}
         container = eventually(lambda: outsider.containers.list(filters=labels), what="the container runs")[0]
-        eventually(lambda: b"ready" in container.logs(), what="the program is ready")
+        wait_until_printed(job, b"ready")
         return container
 
     return found

@@ -70,15 +70,14 @@ def test_what_ends_behind_a_slow_link_has_its_whole_output_and_its_own_end_withi
     assert result.wall_time_s is not None and result.wall_time_s <= 3
 
 
-def test_a_program_that_a_slow_link_holds_up_past_its_wall_clock_limit_says_so(engine_url: str) -> None:
+def test_a_program_that_a_slow_link_holds_up_does_not_reach_its_wall_clock_limit(engine_url: str) -> None:
     task = Task(BUSYBOX, command="head -c 6000000 /dev/zero", limits=Limits(wall_time_s=3, output_kib=8 * 1024))
     with Proxy(engine_url) as proxy, JobManager(proxy.url) as manager:
         eventually(lambda: manager.hosts()[0].up, what="the host is up")
         proxy.link.bytes_per_s = 300_000
         result = result_of(manager.submit(task))
-    assert (result.outcome, result.evidence[0].kind) == (Outcome.TIMEOUT, "wall_time_s"), result
-    assert int(proof(result)["late_output_bytes"]) > 65536
-    assert (result.output_cut, result.stdout_bytes) == (False, len(result.stdout))
+    assert (result.outcome, result.stdout_bytes, result.output_cut) == (Outcome.SUCCESS, 6_000_000, False), result
+    assert result.wall_time_s is not None and result.wall_time_s <= 3
 
 
 def test_what_a_killed_program_had_printed_comes_however_slowly(engine_url: str, outsider: docker.DockerClient) -> None:

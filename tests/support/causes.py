@@ -18,9 +18,10 @@ from docker.models.containers import Container
 from jobmanager import JobFuture, JobInput, JobManager, JobResult, Limits, Outcome, Task
 from jobmanager.engine.labels import JOB_LABEL
 from tests.conftest import BUSYBOX, SLOWNESS, eventually
+from tests.support.printed import wait_until_printed
 
 PYTHON = "python3"  # an environment's name: Debian with dash, Python and gcc
-SHELLS = (BUSYBOX, PYTHON)  # PID 1 is a script: in ash and in dash
+SHELLS = (BUSYBOX, PYTHON)  # ash and dash run commands that are given as text
 PARTIAL = b"partial\n"
 
 SOURCES = {
@@ -29,16 +30,17 @@ SOURCES = {
     "wall_time_s": "our clock",
     "cpu_time_s": "CPU counter of the whole container",
     "output_bytes": "bytes counted",
-    "oom_kills": "the container's cgroup, read by PID 1",
+    "oom_kills": "the container's cgroup, read by the runner",
     "oom_killed": "inspect",
-    "fork_refusals": "the container's cgroup, read by PID 1",
-    "workspace_full": "a write into the workspace",
-    "shm_full": "a write into /dev/shm",
-    "exit_code": "end mark of PID 1",
+    "fork_refusals": "the container's cgroup, read by the runner",
+    "workspace_full": "free space of the workspace",
+    "shm_full": "free space of /dev/shm",
+    "exit_code": "the runner",
+    "signal": "the runner",
     "container_exit_code": "inspect",
     "stopped_externally": "inspect",
     "removed": "inspect",
-    "not_started": "PID 1",
+    "not_started": "the runner",
     "grader": "result.json",
     "result_file": "result.json",
 }
@@ -67,6 +69,9 @@ class Cause:
     may_show: tuple[str, ...] = ()  # kinds that depend on who is quicker
     text: str = ""
     exit_code: int | None = None
+    signal: str | None = None
+    limit: str | None = None
+    killed_by: str | None = None
     stdout: bytes = PARTIAL  # with ``cut``: how it begins
     stderr: bytes | None = b""  # None: words of the shell's own
     cut: bool = False  # the output's limit was reached, and all within it came
@@ -85,6 +90,9 @@ class Ending:
     outcome: Outcome
     text: str
     exit_code: int | None
+    signal: str | None
+    limit: str | None
+    killed_by: str | None
     decided_by: str
     proof: frozenset[str]
     sources: Mapping[str, str]
@@ -117,7 +125,8 @@ def _apply_with_client(cause: Cause, job: JobFuture, manager: JobManager, engine
 
 def _apply(cause: Cause, job: JobFuture, manager: JobManager, outsider: docker.DockerClient) -> None:
     """Wait for the job's first line, then do to it what the cause says."""
-    container = eventually(lambda: _that_has_printed(job, outsider), within_s=60, what=f"{cause.name} has begun")
+    wait_until_printed(job, PARTIAL)
+    (container,) = eventually(lambda: _containers_of(job, outsider), what=f"the container of {cause.name!r} runs")
     if cause.action is ExternalAction.KILL_JOB:
         assert manager.kill_job(job.job_id)
     elif cause.action is ExternalAction.REMOVE:
@@ -129,11 +138,8 @@ def _apply(cause: Cause, job: JobFuture, manager: JobManager, outsider: docker.D
         methods[cause.action]()
 
 
-def _that_has_printed(job: JobFuture, outsider: docker.DockerClient) -> Container | None:
-    for container in outsider.containers.list(filters={"label": f"{JOB_LABEL}={job.job_id}"}, ignore_removed=True):
-        if PARTIAL in container.logs():
-            return container
-    return None
+def _containers_of(job: JobFuture, outsider: docker.DockerClient) -> list[Container]:
+    return list(outsider.containers.list(filters={"label": f"{JOB_LABEL}={job.job_id}"}, ignore_removed=True))
 
 
 def ending(cause: Cause, result: JobResult) -> Ending:
@@ -144,6 +150,9 @@ def ending(cause: Cause, result: JobResult) -> Ending:
         outcome=result.outcome,
         text=result.text,
         exit_code=None if "exit_code" in cause.may_show else result.exit_code,
+        signal=result.signal,
+        limit=result.limit,
+        killed_by=None if "exit_code" in cause.may_show else result.killed_by,
         decided_by=kinds[0],
         proof=frozenset(kinds) - set(cause.may_show),
         sources={evidence.kind: evidence.source for evidence in result.evidence if evidence.kind not in cause.may_show},
@@ -154,11 +163,14 @@ def ending(cause: Cause, result: JobResult) -> Ending:
 
 
 def promised(cause: Cause) -> tuple[Ending, ...]:
-    """What may come of it: one ending, or the same outcome without PID 1's word."""
+    """What may come of it: one ending, or the same outcome without the runner's report."""
     usual = Ending(
         outcome=cause.outcome,
         text=cause.text,
         exit_code=cause.exit_code,
+        signal=cause.signal,
+        limit=cause.limit,
+        killed_by=cause.killed_by,
         decided_by=cause.proof[0],
         proof=frozenset(cause.proof),
         sources={kind: SOURCES[kind] for kind in cause.proof},
@@ -170,7 +182,7 @@ def promised(cause: Cause) -> tuple[Ending, ...]:
         return (usual,)
     seen = ("oom_killed", "container_exit_code")
     sources = {kind: SOURCES[kind] for kind in seen}
-    return usual, replace(usual, exit_code=None, decided_by=seen[0], proof=frozenset(seen), sources=sources)
+    return usual, replace(usual, signal=None, decided_by=seen[0], proof=frozenset(seen), sources=sources)
 
 
 # ---- success, failed, error: the program's own end
@@ -225,27 +237,30 @@ def _successes() -> Iterator[Cause]:
         )
 
 
-SIGNALS = {
-    "HUP": 1, "INT": 2, "QUIT": 3, "ILL": 4, "TRAP": 5, "ABRT": 6, "BUS": 7, "FPE": 8, "KILL": 9, "USR1": 10, "SEGV": 11,
-    "USR2": 12, "PIPE": 13, "ALRM": 14, "TERM": 15, "XCPU": 24, "XFSZ": 25, "SYS": 31,
-}  # fmt: skip
+SIGNALS = (
+    *("HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM", "TERM"),
+    *("XCPU", "XFSZ", "SYS"),
+)
 DEATHS = {
-    139: "import ctypes, os; os.write(1, b'partial\\n'); ctypes.string_at(0)",
-    134: "import os; os.write(1, b'partial\\n'); os.abort()",
-    130: "import os, signal; os.write(1, b'partial\\n'); signal.signal(2, signal.SIG_DFL); os.kill(os.getpid(), 2)",
-    136: "import os, signal; os.write(1, b'partial\\n'); os.kill(os.getpid(), signal.SIGFPE)",
+    "SEGV": "import ctypes, os; os.write(1, b'partial\\n'); ctypes.string_at(0)",
+    "ABRT": "import os; os.write(1, b'partial\\n'); os.abort()",
+    "INT": "import os, signal; os.write(1, b'partial\\n'); signal.signal(2, signal.SIG_DFL); os.kill(os.getpid(), 2)",
+    "FPE": "import os, signal; os.write(1, b'partial\\n'); os.kill(os.getpid(), signal.SIGFPE)",
 }
-NAMES = {128 + number: f"SIG{name}" for name, number in SIGNALS.items()}
 
 
 def _failures() -> Iterator[Cause]:
     for code in (1, 42, 125, 126, 128, 137, 255):
         yield _failure(f"ends with {code}", f"echo partial; exit {code}", code)
-    for name, number in SIGNALS.items():
+    for name in SIGNALS:
         images = (PYTHON,) if name == "QUIT" else SHELLS  # busybox's sh ignores that one
-        yield _failure(f"SIG{name} of its own", f"echo partial; kill -{name} $$; sleep 9", 128 + number, images=images)
-    for code, program in DEATHS.items():
-        yield _failure(f"{NAMES[code]} without a shell", ("python3", "-c", program), code, images=(PYTHON,))
+        yield _death(f"SIG{name} of its own", f"echo partial; kill -{name} $$; sleep 9", name, images=images)
+    for name, program in DEATHS.items():
+        yield _death(f"SIG{name} without a shell", ("python3", "-c", program), name, images=(PYTHON,))
+    yield _death("SIGKILL of another process", "echo partial; (kill -KILL $$) & sleep 9", "KILL")
+    yield _failure("a child dies of SIGSEGV", "echo partial; sh -c 'kill -SEGV $$'; exit $?", 139, stderr=None)
+    too_large = "exec dd if=/dev/zero of=f bs=1M seek=5000 count=1"
+    yield _death("writes a file that is too large", f"echo partial; {too_large}", "XFSZ", stderr=None)
     yield _failure("its shell finds no such command", "echo partial; nosuch", 127, stderr=None)
     yield _failure("its shell may not run a file", "echo partial; ./data", 126, stderr=None, files={"data": "echo no\n"})
     yield _failure("ends badly while children run", f"echo partial; (setsid sh -c '{SPIN}' &); sleep 60 & exit 4", 4)
@@ -267,14 +282,26 @@ def _failures() -> Iterator[Cause]:
 
 
 def _failure(name: str, command: str | tuple[str, ...], code: int, **more: object) -> Cause:
-    words = f"exit code {code}, as after {NAMES[code]}" if code in NAMES else f"exit code {code}"
     return Cause(
         name=name,
         command=command,
         outcome=Outcome.FAILED,
         proof=("exit_code",),
-        text=words,
+        text=f"exit code {code}",
         exit_code=code,
+        **more,  # type: ignore[arg-type]
+    )
+
+
+def _death(name: str, command: str | tuple[str, ...], signal: str, **more: object) -> Cause:
+    return Cause(
+        name=name,
+        command=command,
+        outcome=Outcome.FAILED,
+        proof=("signal",),
+        text=f"killed by SIG{signal}",
+        signal=f"SIG{signal}",
+        killed_by="program",
         **more,  # type: ignore[arg-type]
     )
 
@@ -310,6 +337,8 @@ def _timeouts() -> Iterator[Cause]:
             outcome=Outcome.TIMEOUT,
             proof=("cpu_time_s",),
             text="CPU time limit of 0.5 s reached",
+            limit="cpu",
+            killed_by="jobmanager",
             limits=Limits(cpu_time_s=0.5, wall_time_s=30),
         )
     yield Cause(
@@ -319,6 +348,7 @@ def _timeouts() -> Iterator[Cause]:
         proof=("cpu_time_s",),
         may_show=("exit_code",),  # unless it was stopped just before its end
         text="CPU time limit of 0.05 s reached",
+        limit="cpu",
         limits=Limits(cpu_time_s=0.05, wall_time_s=30),
     )
     for name, command in IDLES.items():
@@ -337,6 +367,8 @@ def _idler(
         outcome=Outcome.TIMEOUT,
         proof=proof,
         text="wall clock limit of 1.5 s reached",
+        limit="wall",
+        killed_by="jobmanager",
         limits=Limits(wall_time_s=1.5),
         **more,  # type: ignore[arg-type]
     )
@@ -366,6 +398,7 @@ def _overflows() -> Iterator[Cause]:
             proof=("output_bytes",),
             may_show=("exit_code",),  # a short one may have ended by itself
             text="output limit of 64 KiB reached",
+            limit="output",
             cut=True,
             limits=Limits(output_kib=64),
         )
@@ -376,15 +409,21 @@ def _overflows() -> Iterator[Cause]:
         proof=("output_bytes",),
         may_show=("exit_code",),
         text="output limit of 8 KiB reached",
+        limit="output",
         cut=True,
         limits=Limits(output_kib=8),
     )
-    yield _hog("takes too much memory", f"echo partial; exec {HOG}", 137)
-    yield _hog("a child takes too much memory, and it ends badly", f"echo partial; {HOG} || exit 3", 3)
-    yield _hog("takes memory bit by bit", ("python3", "-c", HOLDS), 137, images=(PYTHON,))
+    yield _hog("takes too much memory", f"echo partial; exec {HOG}")
+    yield _memory_overflow(
+        "a child takes too much memory, and it ends badly",
+        f"echo partial; {HOG} || exit 3",
+        proof=("oom_kills", "exit_code"),
+        exit_code=3,
+    )
+    yield _hog("takes memory bit by bit", ("python3", "-c", HOLDS), images=(PYTHON,))
     for folder in ("/job", "/tmp"):
         fills = f"echo partial; exec cat /dev/zero > {folder}/f"
-        yield _hog(f"files in {folder} take too much memory", fills, 137, may_lose_pid_1=True)
+        yield _hog(f"files in {folder} take too much memory", fills, may_lose_pid_1=True)
     yield _bomb("makes too many processes", f"echo partial; {FORKS}; exit 3", 3)
     yield _bomb("leaves dead children behind", ("python3", "-c", ZOMBIES), 1, images=(PYTHON,), stderr=None)
     for what, fill in FILL.items():
@@ -394,6 +433,7 @@ def _overflows() -> Iterator[Cause]:
             outcome=Outcome.OVERFLOW,
             proof=("workspace_full", "exit_code"),
             text="workspace of 2 MiB full",
+            limit="workspace",
             exit_code=3,
             limits=Limits(workspace_mib=2),
         )
@@ -403,24 +443,27 @@ def _overflows() -> Iterator[Cause]:
         outcome=Outcome.OVERFLOW,
         proof=("shm_full", "exit_code"),
         text="/dev/shm of 12 MiB full",
+        limit="shm",
         exit_code=3,
         stderr=None,
         limits=Limits(memory_mib=16),
     )
     fills = f"open('/dev/shm/f', 'wb').write(bytes(11 * 2**20))\n{HOLDS}"
-    yield _hog(
-        "files in /dev/shm take the memory that it needs", ("python3", "-c", fills), 137, images=(PYTHON,), may_lose_pid_1=True
-    )
+    yield _hog("files in /dev/shm take the memory that it needs", ("python3", "-c", fills), images=(PYTHON,), may_lose_pid_1=True)
 
 
-def _hog(name: str, command: str | tuple[str, ...], code: int, **more: object) -> Cause:
+def _hog(name: str, command: str | tuple[str, ...], **more: object) -> Cause:
+    """It is itself what the kernel kills."""
+    return _memory_overflow(name, command, proof=("oom_kills", "signal"), signal="SIGKILL", killed_by="kernel", **more)
+
+
+def _memory_overflow(name: str, command: str | tuple[str, ...], **more: object) -> Cause:
     return Cause(
         name=name,
         command=command,
         outcome=Outcome.OVERFLOW,
-        proof=("oom_kills", "exit_code"),
         text="memory limit of 16 MiB reached",
-        exit_code=code,
+        limit="memory",
         limits=Limits(memory_mib=16, workspace_mib=200),
         **more,  # type: ignore[arg-type]
     )
@@ -433,6 +476,7 @@ def _bomb(name: str, command: str | tuple[str, ...], code: int, **more: object) 
         outcome=Outcome.OVERFLOW,
         proof=("fork_refusals", "exit_code"),
         text="limit of 12 processes reached",
+        limit="processes",
         exit_code=code,
         limits=Limits(processes=12),
         **more,  # type: ignore[arg-type]
@@ -465,6 +509,7 @@ def _crashes() -> Iterator[Cause]:
         outcome=Outcome.CRASH,
         proof=("removed",),
         text="the container was removed by somebody else",
+        killed_by="outsider",
         action=ExternalAction.REMOVE,
     )
     for action in (ExternalAction.KILL, ExternalAction.STOP, ExternalAction.RESTART):
@@ -475,6 +520,7 @@ def _crashes() -> Iterator[Cause]:
             proof=("stopped_externally",),
             may_show=("container_exit_code",),  # of one that was started again, there is none
             text="the container was stopped by somebody else",
+            killed_by="outsider",
             action=action,
         )
 
@@ -486,6 +532,7 @@ def _kills() -> Iterator[Cause]:
         outcome=Outcome.KILLED,
         proof=("requested_by",),
         text="killed: kill_job",
+        killed_by="jobmanager",
         action=ExternalAction.KILL_JOB,
     )
 

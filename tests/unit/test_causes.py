@@ -11,7 +11,6 @@ from tests.unit.test_docs import TOP, evidence_kinds
 OUTCOMES = "integration/test_outcomes.py"
 HOSTS = "integration/test_hosts.py"
 DAEMONS = "integration/test_daemon_faults.py"
-LINKS = "integration/test_links.py"
 RERUNS = "integration/test_reruns.py"
 SEQUENCE = "unit/test_run_sequence.py"
 ELSEWHERE = {
@@ -20,14 +19,12 @@ ELSEWHERE = {
     "volumes_lost": (SEQUENCE, "test_a_phase_whose_volumes_were_lost_is_a_crash_when_its_turn_comes"),
     "oom_killed": (OUTCOMES, "test_a_pid_1_that_the_kernel_killed_for_memory_is_never_taken_for_the_programs_end"),
     "container_exit_code": (OUTCOMES, "test_a_pid_1_that_the_kernel_killed_for_memory_is_never_taken_for_the_programs_end"),
-    "start_refused": (OUTCOMES, "test_an_image_without_sh_is_refused_with_what_it_needs"),
-    "output_cut": (OUTCOMES, "test_output_whose_beginning_was_lost_with_a_waiter_says_so"),
-    "output_from_log": (
-        "integration/test_full_disk.py",
-        "test_output_that_only_a_full_disk_has_may_be_cut_and_an_end_that_is_lost_with_it_is_no_timeout",
+    "start_refused": (
+        "integration/test_external_interference.py",
+        "test_a_name_that_a_stranger_has_taken_is_an_error_and_the_strangers_container_stays",
     ),
-    "final_report_incomplete": (LINKS, "test_last_words_that_never_come_are_a_crash_and_never_a_success"),
-    "late_output_bytes": (LINKS, "test_a_program_that_a_slow_link_holds_up_past_its_wall_clock_limit_says_so"),
+    "output_cut": ("unit/test_verdict.py", "test_everything_else_that_was_found_is_told_once"),
+    "lease_expired": ("unit/test_verdict.py", "test_each_line_has_its_outcome_and_names_its_proof"),
     "host_lost": (OUTCOMES, "test_a_host_that_does_not_come_back_in_time_is_a_crash_that_keeps_what_was_printed"),
     "queue_timeout": (OUTCOMES, "test_a_job_that_waited_longer_than_it_may_is_a_crash"),
     "no_host": (HOSTS, "test_an_image_that_vanished_unnoticed_is_one_clear_crash"),

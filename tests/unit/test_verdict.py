@@ -159,19 +159,6 @@ TABLE = [
     ("crash", cut_off(LeaseExpired()), None, Outcome.CRASH, "lease_expired", None, "the runner", "heard nothing of this library"),
     ("crash", ENDED_WITHOUT_A_WORD, None, Outcome.CRASH, "stopped_externally", None, "inspect", "stopped by somebody else"),
     *(
-        (
-            "crash",
-            cut_off(end=ProgramEnd(exit_code=code), output=CapturedOutput(is_incomplete=True)),
-            None,
-            Outcome.CRASH,
-            "final_report_incomplete",
-            None,
-            "connection",
-            "may have been lost",
-        )
-        for code in (0, 3)
-    ),
-    *(
         ("overflow", exited(signal=name, counters={"oom_kills": 1}), None, Outcome.OVERFLOW, "oom_kills", 1, "cgroup", "memory")
         for name in ("SIGKILL", "SIGSEGV")
     ),
@@ -281,14 +268,14 @@ def _both(first, second):
     return replace(second, ending=ending, output=output, **figures)
 
 
-# A run that ends as crash has no report of PID 1, so it has none of the figures that are read from that report
+# A run that ends as crash has no report of its runner, so it has none of the figures that are read from that report
 EXCLUSIVE = {"removed", "ended_during_outage", "infrastructure_error", "stopped_externally"}
 PAIRS = [
     (earlier, later)
     for earlier, later in itertools.product(TABLE, TABLE)
     if ORDER.index(earlier[0]) < ORDER.index(later[0])
     and not (earlier[4] in EXCLUSIVE and later[1].end is not None)
-    and not (earlier[4] in EXCLUSIVE | {"final_report_incomplete"} and later[4] == "oom_killed")
+    and not (earlier[4] in EXCLUSIVE and later[4] == "oom_killed")
     and not (earlier[0] == "overflow" and later[5] == 0)  # it counts only for what ended badly
     and not (earlier[0] == "timeout" and earlier[1].end is not None and later[4] == "not_started")  # it did not run
 ]
