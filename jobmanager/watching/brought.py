@@ -1,0 +1,36 @@
+"""What a runner brings at the end of a run: the result file that a program may write."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Sequence
+
+from jobmanager.ipc.messages import MonitorContainer
+from jobmanager.results.result_file import RESULT_FILE, RESULT_FILE_LIMIT
+from jobmanager.runner.frames import BringPath, Piece
+
+_NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EINVAL, errno.ELOOP)  # nothing there, or something that is no regular file
+_TOO_LARGE = bytes(RESULT_FILE_LIMIT + 1)  # in the place of one that did not come: what reads it looks at its length first
+_UNREADABLE = b""  # is no JSON
+
+
+def brought_paths(job: MonitorContainer) -> tuple[BringPath, ...]:
+    """The files that a run's end brings, with one byte more than is allowed: a file that is too large is seen to be."""
+    return (BringPath(path=os.fsencode(f"{job.workspace}/{RESULT_FILE}"), most=RESULT_FILE_LIMIT + 1),)
+
+
+def result_file_of(pieces: Sequence[Piece]) -> bytes | None:
+    """The result file of all that was brought; None: the program has left no regular file there.
+
+    Of a file that is larger than ``RESULT_FILE_LIMIT`` bytes come more than that, whatever they are, and of one that could not
+    be read whole none, so that neither is taken for a result.
+    """
+    own = [piece for piece in pieces if piece.path.endswith(b"/" + os.fsencode(RESULT_FILE))]
+    if not own or own[0].errno in _NO_FILE:
+        return None
+    if own[-1].errno == errno.EFBIG:
+        return _TOO_LARGE
+    content = b"".join(piece.data for piece in own)
+    is_whole = own[-1].last and own[-1].errno == 0 and len(content) == own[-1].offset + len(own[-1].data)
+    return content if is_whole else _UNREADABLE
