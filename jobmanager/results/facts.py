@@ -165,7 +165,7 @@ class StoppedForProtocolError:
 class RunCutOff:
     """The program may have started, and neither it nor a limit is known to have ended it.
 
-    With an end the program ended, but the rest of the runner's report is lost, and a result file with it.
+    With an end its runner has reported how it ended all the same, and what counts is the cause.
     """
 
     cause: Union[Cause, StudentsLost]

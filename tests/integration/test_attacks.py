@@ -22,6 +22,7 @@ from jobmanager.engine.docker.container_config import container_config
 from jobmanager.model.container import ContainerSpec, ImageDefaults
 from tests.conftest import BUSYBOX
 from tests.integration.conftest import PATIENCE_S, PYTHON, Run, Submit, proof
+from tests.support.printed import wait_until_printed
 
 pytestmark = pytest.mark.engine
 
@@ -116,6 +117,7 @@ def test_no_system_call_is_allowed_that_the_engines_own_profile_refuses(run: Run
     config = container_config(spec, ImageDefaults(command=(), volumes=()))
     config |= {"Entrypoint": ["python3", "-c", EVERY_CALL], "OpenStdin": False}
     config["HostConfig"]["SecurityOpt"] = ["no-new-privileges"]
+    config["HostConfig"]["LogConfig"] = {"Type": "json-file", "Config": {}}
     container = outsider.containers.get(outsider.api.create_container_from_config(config, spec.name)["Id"])
     try:
         container.start()
@@ -206,11 +208,9 @@ def test_no_address_of_the_host_can_be_reached(found: dict[str, Any]) -> None:
 NAMESPACES = "import json, os; print(json.dumps({n: os.readlink('/proc/self/ns/' + n) for n in os.listdir('/proc/self/ns')}))"
 
 
-def test_every_namespace_but_that_of_users_is_the_jobs_own(
-    submit: Submit, run: Run, running: Callable[[JobFuture], Container]
-) -> None:
+def test_every_namespace_but_that_of_users_is_the_jobs_own(submit: Submit, run: Run) -> None:
     beside = submit(["python3", "-c", f"{NAMESPACES}; print('ready', flush=True); import time; time.sleep(60)"], image=PYTHON)
-    (theirs,) = (json.loads(line) for line in running(beside).logs().splitlines() if line.startswith(b"{"))
+    (theirs,) = (json.loads(line) for line in wait_until_printed(beside, b"ready").splitlines() if line.startswith(b"{"))
     mine = json.loads(python(run, NAMESPACES).stdout)
     beside.cancel()
     for name in ("net", "pid", "mnt", "ipc", "uts", "cgroup"):
@@ -294,11 +294,9 @@ print([name for name, there in found.items() if there])
 """
 
 
-def test_a_job_finds_nothing_of_one_beside_it_or_before_it(
-    submit: Submit, run: Run, running: Callable[[JobFuture], Container]
-) -> None:
+def test_a_job_finds_nothing_of_one_beside_it_or_before_it(submit: Submit, run: Run) -> None:
     leaver = submit(["python3", "-c", LEAVE], image=PYTHON)
-    assert b"ready True" in running(leaver).logs()
+    wait_until_printed(leaver, b"ready True")
     assert python(run, FIND).stdout == b"[]\n"
     leaver.cancel()
     assert python(run, FIND).stdout == b"[]\n"

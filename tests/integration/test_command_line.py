@@ -24,6 +24,7 @@ from jobmanager.cli import run
 from jobmanager.testing import FakeEngineServer
 from tests.conftest import BUSYBOX, end_with_all_children, eventually, our_containers, our_volumes
 from tests.support.daemons import PrivateDaemon
+from tests.support.printed import program_runs
 from tests.support.proxy import CREATE, Proxy
 
 COMMAND = [sys.executable, "-m", "jobmanager"]
@@ -76,19 +77,13 @@ def url(private_engine: PrivateDaemon) -> Iterator[str]:
 
 
 def ready(url: str) -> int:
-    """How many programs on an engine have printed ``ready``."""
-    client = docker.APIClient(base_url=url, version="1.41", timeout=20)
+    """How many programs run on an engine."""
+    client = docker.DockerClient(base_url=url, version="1.41", timeout=20)
     try:
-        return sum(b"ready" in _log(client, name) for name in our_containers(url))
+        ours = our_containers(url)
+        return sum(program_runs(each) for each in client.containers.list(ignore_removed=True) if each.name in ours)
     finally:
         client.close()
-
-
-def _log(client: docker.APIClient, name: str) -> bytes:
-    try:
-        return bytes(client.logs(name))
-    except docker.errors.NotFound:  # one of an earlier test, gone since it was listed
-        return b""
 
 
 # ---- doctor

@@ -13,7 +13,8 @@ from jobmanager import DockerHost, Limits, Outcome, Task
 from jobmanager.engine.labels import JOB_LABEL
 from tests.conftest import BUSYBOX, eventually
 from tests.support.daemons import PrivateDaemon
-from tests.support.faults import ENDLESS, QUICK, RUNS_ONCE, jobs_on, proof, ran_once
+from tests.support.faults import ENDLESS, QUICK, RUNS_ONCE, Jobs, jobs_on, proof, ran_once
+from tests.support.printed import wait_until_job_printed
 from tests.support.proxy import CREATE, Proxy
 
 pytestmark = [pytest.mark.engine, pytest.mark.daemon]
@@ -28,10 +29,10 @@ def outsider(private_engine: PrivateDaemon) -> Iterator[docker.DockerClient]:
     client.close()
 
 
-def container_of(outsider: docker.DockerClient, job_id: str) -> Container:
+def container_of(jobs: Jobs, outsider: docker.DockerClient, job_id: str) -> Container:
     """A job's container, once its program has begun."""
-    label = {"label": f"{JOB_LABEL}={job_id}"}
-    (found,) = eventually(lambda: [each for each in outsider.containers.list(filters=label) if b"begun" in each.logs()])
+    wait_until_job_printed(jobs.manager, job_id, b"begun")
+    (found,) = outsider.containers.list(filters={"label": f"{JOB_LABEL}={job_id}"})
     return found
 
 
@@ -53,7 +54,7 @@ def test_whatever_a_stranger_does_to_a_container_is_one_crash_that_says_so(
         (untouched,) = jobs.add(Task(BUSYBOX, command="echo begun; sleep 4; echo ended; exit 7"))
         jobs.wait_until_running(len(ACTIONS) + 1)
         for job_id, apply in zip(ids, ACTIONS.values(), strict=True):
-            apply(container_of(outsider, job_id))
+            apply(container_of(jobs, outsider, job_id))
         results = jobs.results()
     for result, action in zip(results, ACTIONS, strict=False):
         assert (result.outcome, result.stdout) == (Outcome.CRASH, b"begun\n"), (action, result)
@@ -70,9 +71,9 @@ def test_a_container_that_a_stranger_froze_goes_on_when_let_go_and_ends_at_its_d
         (kept,) = jobs.add(Task(BUSYBOX, command="echo begun; sleep 3000", limits=Limits(wall_time_s=3)))
         (let_go,) = jobs.add(RUNS_ONCE)
         for job_id in (kept, let_go):
-            container_of(outsider, job_id).pause()
+            container_of(jobs, outsider, job_id).pause()
         eventually(lambda: jobs.ended() == 1, what="one has reached its deadline")
-        container_of(outsider, let_go).unpause()
+        container_of(jobs, outsider, let_go).unpause()
         results = jobs.results()
     assert (results[0].outcome, results[0].stdout) == (Outcome.TIMEOUT, b"begun\n")
     assert proof(results[0])["paused_externally"] == "the container had been paused by somebody else"
@@ -110,7 +111,7 @@ def test_a_container_that_a_stranger_renames_goes_on_and_is_removed_at_its_end(
     """Its list is compared by id: by name it would be taken for one that is nobody's, and removed."""
     with jobs_on(DockerHost(private_engine.url)) as jobs:
         (job_id,) = jobs.add(Task(BUSYBOX, command="echo begun; sleep 8; echo ended; exit 7"))
-        container = container_of(outsider, job_id)
+        container = container_of(jobs, outsider, job_id)
         container.rename("renamed-by-a-stranger")
         (result,) = jobs.results()
         assert (result.outcome, result.stdout, result.exit_code) == (Outcome.FAILED, b"begun\nended\n", 7)

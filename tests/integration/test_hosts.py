@@ -23,6 +23,7 @@ from jobmanager.scheduling.hosts import ENVIRONMENT_LABEL
 from jobmanager.threads.log_thread import drain
 from tests.conftest import BUSYBOX, children, eventually, our_containers, our_threads, our_volumes
 from tests.support.daemons import PrivateDaemon
+from tests.support.printed import program_runs
 from tests.support.registry import Registry
 
 pytestmark = [pytest.mark.engine, pytest.mark.daemon]
@@ -117,7 +118,7 @@ def programs_run(url: str, count: int) -> bool:
     """Whether so many endless programs have begun on a host."""
     client = docker.DockerClient(base_url=url, version="1.41")
     try:
-        return sum(b"ready" in container.logs() for container in client.containers.list()) == count
+        return sum(program_runs(container) for container in client.containers.list()) == count
     finally:
         client.close()
 

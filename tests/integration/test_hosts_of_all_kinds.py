@@ -13,6 +13,7 @@ import pytest
 from jobmanager import JobFuture, JobManager, JobResult, Limits, Outcome, Task
 from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
 from tests.support.fleet import SLOTS, Member, fleet
+from tests.support.printed import program_runs
 
 pytestmark = [pytest.mark.engine, pytest.mark.daemon]
 
@@ -86,6 +87,6 @@ def begun(url: str) -> int:
     """How many endless programs have begun on a host."""
     client = docker.DockerClient(base_url=url, version="1.41")
     try:
-        return sum(b"ready" in container.logs() for container in client.containers.list())
+        return sum(program_runs(container) for container in client.containers.list())
     finally:
         client.close()

@@ -12,6 +12,7 @@ from jobmanager import DockerHost, Grader, JobFuture, JobManager, JobResult, Lim
 from jobmanager.engine.labels import JOB_LABEL
 from tests.conftest import BUSYBOX, eventually
 from tests.integration.conftest import PATIENCE_S, PYTHON, proof
+from tests.support.printed import program_runs
 from tests.support.proxy import LOGS, Link, Proxy
 
 pytestmark = [pytest.mark.engine, pytest.mark.case(50)]
@@ -88,7 +89,7 @@ def test_what_a_killed_program_had_printed_comes_however_slowly(engine_url: str,
         job = manager.submit(task)
         wanted = {"label": f"{JOB_LABEL}={job.job_id}"}
         found = eventually(lambda: outsider.containers.list(filters=wanted), what="it runs")[0]
-        eventually(lambda: b"over" in found.logs(), what="it has printed")
+        eventually(lambda: program_runs(found, "sleep 60"), what="it has printed all")
         assert manager.kill_job(job.job_id)
         result = result_of(job)
     assert (result.outcome, result.stdout_bytes, result.output_cut) == (Outcome.KILLED, 600_005, False), result

@@ -17,6 +17,7 @@ from jobmanager.engine.labels import JOB_LABEL
 from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
 from tests.integration.conftest import proof
 from tests.support.daemons import PrivateDaemon
+from tests.support.printed import program_runs, wait_until_printed
 from tests.support.proxy import ATTACH, START, Proxy
 
 BY_A_STRANGER = {"removed", "stopped_externally"}  # a removal that is under way looks like a stop
@@ -43,9 +44,8 @@ def container_of(outsider: docker.DockerClient, job: JobFuture) -> Container:
 
 
 def when_ready(outsider: docker.DockerClient, job: JobFuture) -> Container:
-    container = container_of(outsider, job)
-    eventually(lambda: b"ready" in container.logs(), what="its program is ready")
-    return container
+    wait_until_printed(job, b"ready")
+    return container_of(outsider, job)
 
 
 @pytest.mark.daemon
@@ -87,7 +87,7 @@ def test_retries_that_are_used_up_end_as_a_crash(proxy: Proxy, outsider: docker.
         second = eventually(
             lambda: container_of(outsider, job).id != first.id and container_of(outsider, job), what="it runs again"
         )
-        eventually(lambda: b"ready" in second.logs())
+        eventually(lambda: program_runs(second), what="its program runs again")
         second.kill()
         result = job.result(30)
 

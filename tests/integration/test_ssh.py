@@ -27,6 +27,7 @@ from jobmanager.control.standalone_engine import open_engine
 from jobmanager.errors import EngineUnavailable, InvalidHost
 from tests.conftest import BUSYBOX, children, eventually, our_containers, our_threads, our_volumes
 from tests.support.daemons import PrivateDaemon
+from tests.support.printed import program_runs, wait_until_printed
 from tests.support.runner_volumes import make_find_and_remove
 from tests.support.sshd import Sshd
 
@@ -150,7 +151,7 @@ def test_a_job_outlives_its_connection_and_its_result_is_right(
 ) -> None:
     with JobManager(host) as manager:
         future = manager.submit(Task(BUSYBOX, command="echo first; sleep 4; echo last; exit 7"))
-        eventually(lambda: printed(private_engine, b"first\n"), what="the program runs")
+        wait_until_printed(future, b"first\n")
 
         assert sshd.kill_sessions() > 0
         eventually(lambda: not manager.hosts()[0].up, what="the break is noticed")
@@ -164,10 +165,10 @@ def test_a_job_outlives_its_connection_and_its_result_is_right(
         assert ClientSync(manager).new_job(Task(BUSYBOX, command="true"), None).outcome is Outcome.SUCCESS
 
 
-def printed(daemon: PrivateDaemon, words: bytes) -> bool:
+def a_program_runs(daemon: PrivateDaemon) -> bool:
     client = docker.DockerClient(base_url=daemon.url, version="1.41")
     try:
-        return any(words in container.logs() for container in client.containers.list())
+        return any(program_runs(container) for container in client.containers.list())
     finally:
         client.close()
 
@@ -305,7 +306,7 @@ def test_a_caller_that_is_killed_leaves_no_ssh_and_no_folder(
     command = [sys.executable, "-c", CALLER, host.url, str(sshd.client_config)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=dict(os.environ)) as caller:
         assert caller.stdout is not None and caller.stdout.readline() == b"submitted\n"
-        eventually(lambda: printed(private_engine, b"ready"), what="the program runs")
+        eventually(lambda: a_program_runs(private_engine), what="the program runs")
         assert glob.glob(f"{temporary}/jobmanager-*/*.sock") and tunnels()
         caller.send_signal(signal.SIGKILL)
 

@@ -13,6 +13,7 @@ import psutil
 from dev import dockerd
 from jobmanager import DockerHost, JobManager, JobResult, Limits, Outcome, Task
 from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
+from tests.support.printed import program_runs
 
 PATIENCE_S = 60.0
 RUNS_ONCE = Task(BUSYBOX, command="echo begun; sleep 1; echo ended; exit 7")
@@ -104,11 +105,11 @@ def is_up(url: str) -> bool:
 
 
 def programs_begun(url: str) -> int:
-    """How many containers of ours run a program that has printed something."""
+    """How many containers of ours run a program that has printed ``begun`` and sleeps."""
     client = docker.DockerClient(base_url=url, version="1.41", timeout=20)
     try:
         running = client.containers.list(filters={"label": "jobmanager.manager"})
-        return sum(b"begun" in container.logs() for container in running)
+        return sum(program_runs(container, "sleep") for container in running)
     except docker.errors.APIError:  # one has just been removed
         return 0
     finally:
