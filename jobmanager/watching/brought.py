@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Sequence
 
 from jobmanager.ipc.messages import MonitorContainer
 from jobmanager.results.result_file import RESULT_FILE, RESULT_FILE_LIMIT
 from jobmanager.runner.frames import BringPath, Piece
 
-_NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EINVAL, errno.ELOOP)  # nothing there, or something that is no regular file
+_NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EINVAL)  # nothing there, or something that is no regular file
 _TOO_LARGE = bytes(RESULT_FILE_LIMIT + 1)  # in the place of one that did not come: what reads it looks at its length first
 _UNREADABLE = b""  # is no JSON
 
 
 def brought_paths(job: MonitorContainer) -> tuple[BringPath, ...]:
     """The files that a run's end brings, with one byte more than is allowed: a file that is too large is seen to be."""
-    return (BringPath(path=os.fsencode(f"{job.workspace}/{RESULT_FILE}"), most=RESULT_FILE_LIMIT + 1),)
+    return (BringPath(path=f"{job.workspace}/{RESULT_FILE}".encode(), most=RESULT_FILE_LIMIT + 1),)
 
 
 def result_file_of(pieces: Sequence[Piece]) -> bytes | None:
@@ -26,7 +25,7 @@ def result_file_of(pieces: Sequence[Piece]) -> bytes | None:
     Of a file that is larger than ``RESULT_FILE_LIMIT`` bytes come more than that, whatever they are, and of one that could not
     be read whole none, so that neither is taken for a result.
     """
-    own = [piece for piece in pieces if piece.path.endswith(b"/" + os.fsencode(RESULT_FILE))]
+    own = [piece for piece in pieces if piece.path.endswith(f"/{RESULT_FILE}".encode())]
     if not own or own[0].errno in _NO_FILE:
         return None
     if own[-1].errno == errno.EFBIG:

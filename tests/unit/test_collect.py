@@ -1,418 +1,415 @@
-"""Collecting files: the tar comes from a hostile place. Regular files of the workspace come back, bounded, and nothing else."""
+"""Collecting files from a hostile tree, by a runner's answers: regular files come back, bounded, and nothing else."""
 
 from __future__ import annotations
 
-import gzip
+import errno
 import io
-import itertools
 import os
 import tarfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
 from jobmanager import Limits
-from jobmanager.engine.protocol import EngineError, NoSuchContainer, Unreachable
-from jobmanager.ipc.messages import MonitorContainer
+from jobmanager.ipc.messages import GradingSettings, MonitorContainer
+from jobmanager.results.facts import Collected
+from jobmanager.runner.frames import Entries, Fetch, FolderEntry, ListFolder, PathKind, Piece, encode
 from jobmanager.watching import collect as collect_module
-from jobmanager.watching.collect import collected, collected_of, read_files
+from jobmanager.watching.collect import collecting
 
-ONE_MIB = Limits(archive_mib=1)
-
-
-class StubEngine:
-    """An engine that has one archive."""
-
-    def __init__(self, data: bytes = b"", *, piece: int = 1000, error: Exception | None = None, pieces=None):
-        self._data, self._piece, self._error, self._pieces = data, piece, error, pieces
-        self.asked = []
-
-    def archive(self, container, path):
-        self.asked.append((container, path))
-        if self._pieces is not None:
-            yield from self._pieces
-        for at in range(0, len(self._data), self._piece):
-            yield self._data[at : at + self._piece]
-        if self._error is not None:
-            raise self._error
+MIB = 2**20
+GRADING = GradingSettings(images={"": "i"}, cpu_time_s=1, memory_mib=64, network="none", most_students=1)
 
 
-def member(name, content=b"", **fields):
-    info = tarfile.TarInfo(name)
-    info.size = len(content)
-    for field, value in fields.items():
-        setattr(info, field, value)
-    return info, content
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """What is at one path."""
+
+    content: bytes = b""
+    kind: PathKind = PathKind.FILE
+    mode: int = 0o644
+    mtime_s: int = 0
+    size: int | None = None  # as listed; None: the true one
+    errno: int = 0  # of a Fetch
 
 
-def tar(*members, tar_format=tarfile.PAX_FORMAT):
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w", format=tar_format) as out:
-        for info, content in members:
-            out.addfile(info, io.BytesIO(content))
-    return packed.getvalue()
+@dataclass
+class ScriptedRunner:
+    """Answers requests from folders that it has, in the order in which they are written down."""
+
+    folders: Mapping[str, Mapping[str | bytes, Node]]
+    list_errno: int = 0
+    piece_bytes: int = 60_000
+    asked: list[ListFolder | Fetch] = field(default_factory=list)
+
+    def answer(self, request: ListFolder | Fetch) -> list[Any]:
+        encode(request)  # it can be sent
+        self.asked.append(request)
+        return self._list(request) if isinstance(request, ListFolder) else self._fetch(request)
+
+    @property
+    def fetched(self) -> list[str]:
+        return [request.path.decode() for request in self.asked if isinstance(request, Fetch)]
+
+    def _list(self, request: ListFolder) -> list[Entries]:
+        nodes = self.folders.get(request.path.decode())
+        if nodes is None:
+            return [Entries(request=request.request, errno=errno.ENOENT, last=True, entries=())]
+        entries = tuple(
+            FolderEntry(path=as_bytes(name), kind=node.kind, mode=node.mode, mtime_s=node.mtime_s, size=_size(node))
+            for name, node in nodes.items()
+        )
+        first = Entries(request=request.request, errno=0, last=False, entries=entries[:2])
+        return [first, Entries(request=request.request, errno=self.list_errno, last=True, entries=entries[2:])]
+
+    def _fetch(self, request: Fetch) -> list[Piece]:
+        node = self._node(request.path.decode())
+        error = node.errno or (errno.EFBIG if len(node.content) > request.most else 0)
+        content = b"" if error else node.content
+        starts = range(0, len(content), self.piece_bytes) or range(1)
+        given = {"mode": node.mode, "mtime_s": node.mtime_s, "size": len(node.content), "errno": error}
+        return [
+            piece_of(request, content[start : start + self.piece_bytes], offset=start, last=start == starts[-1], **given)
+            for start in starts
+        ]
+
+    def _node(self, path: str) -> Node:
+        inside = [
+            (nodes, path.removeprefix(f"{folder}/")) for folder, nodes in self.folders.items() if path.startswith(f"{folder}/")
+        ]
+        return next(nodes[name] for nodes, name in inside if name in nodes)
 
 
-def unpacked(archive):
-    with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as found:
-        return {info.name: found.extractfile(info).read() for info in found}
+def piece_of(request: ListFolder | Fetch, data: bytes = b"", **fields: Any) -> Piece:
+    given = {"mode": 0o644, "mtime_s": 0, "size": len(data), "errno": 0, "offset": 0, "last": True}
+    return Piece(request=request.request, path=request.path, data=data, **{**given, **fields})
 
 
-def collect(data, patterns=("*",), most_mib=1, **engine):
-    found = collected(StubEngine(data, **engine), "c", patterns, Limits(archive_mib=most_mib))
-    return (None if found.archive is None else unpacked(found.archive)), found.error
+def as_bytes(name: str | bytes) -> bytes:
+    return name if isinstance(name, bytes) else name.encode()
 
 
-def passed_over(*members, patterns=("*",)):
-    return collected(StubEngine(tar(GOOD[1], *members)), "c", patterns, ONE_MIB).not_collected
+def _size(node: Node) -> int:
+    return len(node.content) if node.size is None else node.size
 
 
-GOOD = [
-    member("job/", type=tarfile.DIRTYPE, uid=65534),
-    member("job/a.txt", b"A"),
-    member("job/sub/b.txt", b"B" * 5000),
-    member("job/sub/c.bin", b"\0"),
-]
+def job(**fields: Any) -> MonitorContainer:
+    given = {"job_id": "j", "container_id": "c", "container_name": "n", "command": "true", "env": {}, "files": {}}
+    return MonitorContainer(**{**given, "stdin": b"", "limits": Limits(archive_mib=1), "collect": (), **fields})
 
 
-@pytest.mark.parametrize("given", [512, 700, 1536, 1600], ids=["the folder", "half a header", "one file", "half the next header"])
-def test_an_answer_that_ends_between_two_files_is_not_whole(given):
-    """An engine that is being ended closes its answer in good order, wherever it stands."""
-    whole = tar(*GOOD)
-
-    assert collect(whole)[1] == ""
-    with pytest.raises(Unreachable):
-        collect(whole[:given])
-
-
-@pytest.mark.parametrize("uid", [0, 65534], ids=["the folder below", "a new volume"])
-def test_a_folder_that_is_not_the_workspace_is_no_workspace_without_files(uid):
-    """After a restart with live-restore an engine shows the folder below the workspace's mount, or mounts a new one over it."""
-    other = tar(member("job/", type=tarfile.DIRTYPE, uid=uid))
-
-    assert collect(other) == (
-        None,
-        "the workspace could not be read: the engine was restarted meanwhile, and shows another folder in its place",
-    )
+def answered(wanted: MonitorContainer, answer: Callable[[ListFolder | Fetch], list[Any]]) -> Collected:
+    requests = collecting(wanted)
+    try:
+        request = next(requests)
+        while True:
+            request = requests.send(answer(request))
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
 
 
-def test_files_that_match_come_back_by_their_names_in_the_workspace():
-    engine = StubEngine(tar(*GOOD))
+def of_tree(nodes: Mapping[str | bytes, Node], patterns: tuple[str, ...] = ("*",), **fields: Any) -> Collected:
+    return answered(job(collect=patterns, **fields), ScriptedRunner({"/job": nodes}).answer)
 
-    found = collected(engine, "the container", ["*.txt"], ONE_MIB)
 
-    assert unpacked(found.archive) == {"a.txt": b"A", "sub/b.txt": b"B" * 5000}
-    assert (found.error, found.not_collected) == ("", "")
-    assert engine.asked == [("the container", "/job")]
+def unpacked(found: Collected) -> dict[str, bytes]:
+    assert found.archive is not None
+    with tarfile.open(fileobj=io.BytesIO(found.archive), mode="r:gz") as packed:
+        return {info.name: packed.extractfile(info).read() for info in packed}  # type: ignore[union-attr]
+
+
+def file(content: bytes = b"1", **fields: Any) -> Node:
+    return Node(content=content, **fields)
+
+
+FOLDER = Node(kind=PathKind.FOLDER, mode=0o755)
+LINK = Node(kind=PathKind.LINK, mode=0o777)
+OTHER = Node(kind=PathKind.OTHER)
+GOOD: dict[str | bytes, Node] = {"a.txt": file(b"A"), "sub": FOLDER, "sub/b.txt": file(b"B" * 5000), "sub/c.bin": file(b"\0")}
+
+
+def test_files_that_match_come_back_by_their_names_in_the_workspace() -> None:
+    runner = ScriptedRunner({"/job": GOOD})
+
+    found = answered(job(collect=("*.txt",)), runner.answer)
+
+    assert unpacked(found) == {"a.txt": b"A", "sub/b.txt": b"B" * 5000}
+    assert (found.error, found.not_collected, found.test_files) == ("", "", {})
+    assert runner.asked == [
+        ListFolder(request=1, path=b"/job"),
+        Fetch(request=2, path=b"/job/a.txt", most=MIB),
+        Fetch(request=3, path=b"/job/sub/b.txt", most=MIB - 1),
+    ]
 
 
 @pytest.mark.parametrize(
     ("patterns", "names"),
     [
-        (["*"], {"a.txt", "sub/b.txt", "sub/c.bin"}),
-        (["sub"], {"sub/b.txt", "sub/c.bin"}),
-        (["sub/*.bin", "a.*"], {"a.txt", "sub/c.bin"}),
-        (["[ab].txt"], {"a.txt"}),
-        (["A.TXT"], set()),
-        (["su"], set()),
-        (["nothing"], set()),
+        (("*",), {"a.txt", "sub/b.txt", "sub/c.bin"}),
+        (("sub",), {"sub/b.txt", "sub/c.bin"}),
+        (("sub/",), {"sub/b.txt", "sub/c.bin"}),
+        (("sub/*.bin", "a.*"), {"a.txt", "sub/c.bin"}),
+        (("[ab].txt",), {"a.txt"}),
+        (("A.TXT",), set()),
+        (("su",), set()),
+        (("nothing",), set()),
     ],
 )
-def test_a_pattern_is_a_name_a_wildcard_or_a_folder(patterns, names):
-    found, trouble = collect(tar(*GOOD), patterns)
+def test_a_pattern_is_a_name_a_wildcard_or_a_folder(patterns: tuple[str, ...], names: set[str]) -> None:
+    found = of_tree(GOOD, patterns)
 
-    assert set(found) == names
-    assert trouble == ""
-
-
-@pytest.mark.parametrize("piece", [1, 7, 511, 512, 513, 100_000])
-def test_it_is_the_same_in_pieces_of_any_size(piece):
-    assert set(collect(tar(*GOOD), piece=piece)[0]) == {"a.txt", "sub/b.txt", "sub/c.bin"}
+    assert set(unpacked(found)) == names
+    assert found.error == ""
 
 
-HOSTILE = {
-    "a link to a file outside": member("job/x", type=tarfile.SYMTYPE, linkname="/etc/shadow"),
-    "a link to a folder": member("job/x", type=tarfile.LNKTYPE, linkname="job"),
-    "a link to nothing": member("job/x", type=tarfile.LNKTYPE, linkname="job/nothing"),
-    "a link out of the workspace": member("job/x", type=tarfile.LNKTYPE, linkname="/etc/passwd"),
-    "a link to itself": member("job/x", type=tarfile.LNKTYPE, linkname="job/x"),
-    "a fifo": member("job/x", type=tarfile.FIFOTYPE),
-    "a character device": member("job/x", type=tarfile.CHRTYPE, devmajor=1, devminor=5),
-    "a block device": member("job/x", type=tarfile.BLKTYPE, devmajor=8),
-    "a folder": member("job/x", type=tarfile.DIRTYPE),
-    "a type that nobody knows": member("job/../x", b"1", type=b"Z"),
-    "a name that goes up": member("job/../x", b"1"),
-    "a name that goes up later": member("job/sub/../../x", b"1"),
-    "an absolute name": member("/job/x", b"1"),
-    "an absolute name elsewhere": member("//etc/x", b"1"),
-    "no name": member("", b"1"),
-    "the folder's own name": member("job", b"1"),
-    "a name with a newline": member("job/x\ny", b"1"),
-    "a name with an escape": member("job/\x1b[2Jx", b"1"),
-    "a name with a carriage return": member("job/x\r", b"1"),
-    "a name with a C1 control": member("job/x\x9b", b"1"),
-    "a name that is no UTF-8": member("job/x\udcff", b"1"),
-    "a name that turns its direction": member("job/x\u202egpj.exe", b"1"),
-    "a name that turns its direction for a while": member("job/\u2067x\u2069", b"1"),
-    "a name with a line separator": member("job/x\u2028y", b"1"),
-    "a name that goes up on Windows": member("job/sub/y\\..\\..\\x", b"1"),
-    "a name that is absolute on Windows": member("job/\\x", b"1"),
-    "a name with a drive": member("job/C:x", b"1"),
-    "a very long name": member("job/" + "x/" * 600 + "x", b"1"),
-    "our own folder": member("job/.jobmanager/command", b"1"),
-    "our own token": member("job/.jobmanager.0123456789", b"1"),
+@pytest.mark.parametrize("piece_bytes", [1, 7, 4999, 5000, 5001])
+def test_a_file_is_the_same_in_pieces_of_any_size(piece_bytes: int) -> None:
+    found = answered(job(collect=("*",)), ScriptedRunner({"/job": GOOD}, piece_bytes=piece_bytes).answer)
+
+    assert unpacked(found)["sub/b.txt"] == b"B" * 5000
+
+
+def test_files_are_in_the_order_of_their_names_whatever_the_order_of_the_list() -> None:
+    names = ["b", "a/z", "a", "C", "a.b"]
+
+    assert list(unpacked(of_tree({name: file() for name in names}))) == sorted(names)
+
+
+def test_a_workspace_with_nothing_but_what_the_job_brought_gives_an_empty_archive() -> None:
+    found = of_tree({".jobmanager": FOLDER, ".jobmanager/runner": file()})
+
+    assert (unpacked(found), found.error, found.not_collected) == ({}, "", "")
+
+
+def test_without_patterns_nothing_is_asked() -> None:
+    runner = ScriptedRunner({})
+
+    assert answered(job(), runner.answer) == Collected()
+    assert runner.asked == []
+
+
+HOSTILE: dict[str, tuple[str | bytes, Node]] = {
+    "a link": ("x", LINK),
+    "a fifo": ("x", OTHER),
+    "a folder": ("x", FOLDER),
+    "a name that goes up": ("../x", file()),
+    "a name that goes up later": ("sub/../../x", file()),
+    "a name that goes nowhere": ("sub/./x", file()),
+    "an absolute name": ("/x", file()),
+    "an absolute name elsewhere": ("//etc/x", file()),
+    "no name": ("", file()),
+    "a name of a folder": ("x/", file()),
+    "a name with a newline": ("x\ny", file()),
+    "a name with an escape": ("\x1b[2Jx", file()),
+    "a name with a carriage return": ("x\r", file()),
+    "a name with a C1 control": ("x\x9b", file()),
+    "a name that is no UTF-8": (b"x\xff", file()),
+    "a name that turns its direction": ("x\u202egpj.exe", file()),
+    "a name that turns its direction for a while": ("\u2067x\u2069", file()),
+    "a name with a line separator": ("x\u2028y", file()),
+    "a name that goes up on Windows": ("sub/y\\..\\..\\x", file()),
+    "a name that is absolute on Windows": ("\\x", file()),
+    "a name with a drive": ("C:x", file()),
+    "a very long name": ("x/" * 600 + "x", file()),
+    "a name of more bytes than a path may have": ("\U00020000" * 1022 + "/\U00020000", file()),
+    "our own folder": (".jobmanager/command", file()),
+    "our own token": (".jobmanager.0123456789", file()),
 }
 
 
 @pytest.mark.case(40)
-@pytest.mark.parametrize("hostile", HOSTILE.values(), ids=HOSTILE)
-@pytest.mark.parametrize("tar_format", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT], ids=["pax", "gnu"])
-def test_what_is_no_regular_file_of_the_workspace_is_passed_over(hostile, tar_format):
-    found, trouble = collect(tar(GOOD[1], hostile, GOOD[3], tar_format=tar_format), ["*", "x", "../x", "etc", ".jobmanager"])
+@pytest.mark.parametrize(("name", "node"), HOSTILE.values(), ids=HOSTILE)
+def test_what_is_no_regular_file_of_the_workspace_is_not_even_asked_for(name: str | bytes, node: Node) -> None:
+    runner = ScriptedRunner({"/job": {"a.txt": file(b"A"), name: node, "sub/c.bin": file(b"\0")}})
 
-    assert found == {"a.txt": b"A", "sub/c.bin": b"\0"}
-    assert trouble == ""
+    found = answered(job(collect=("*", "x", "../x", "etc", ".jobmanager")), runner.answer)
+
+    assert unpacked(found) == {"a.txt": b"A", "sub/c.bin": b"\0"}
+    assert found.error == ""
+    assert runner.fetched == ["/job/a.txt", "/job/sub/c.bin"]
 
 
-def test_owners_modes_and_odd_times_do_not_come_along():
-    info, content = member("job/x", b"1", mode=0o6777, uid=0, gid=0, uname="root", mtime=2**62)
-    plain, _ = member("job/y", b"", mode=0o600, mtime=-5)
-    archive = collected(StubEngine(tar((info, content), (plain, b""))), "c", ["*"], ONE_MIB).archive
+def test_owners_modes_and_odd_times_do_not_come_along() -> None:
+    nodes: dict[str | bytes, Node] = {
+        "x": file(mode=0o6777, mtime_s=2**62),
+        "y": file(b"", mode=0o600, mtime_s=-5),
+        "z": file(mode=0),
+    }
+    archive = of_tree(nodes).archive
 
+    assert archive is not None
     with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as found:
-        x, y = found.getmembers()
-    assert (x.mode, y.mode) == (0o755, 0o644)
-    assert (x.uname, x.uid) == ("", 0)
-    assert 0 <= x.mtime <= 2**33
-    assert y.mtime == 0
+        x, y, z = found.getmembers()
+    assert (x.mode, y.mode, z.mode) == (0o755, 0o644, 0o644)
+    assert (x.uname, x.uid, x.isreg()) == ("", 0, True)
+    assert (x.mtime, y.mtime) == (2**33, 0)
     assert not x.pax_headers.keys() - {"mtime"}
 
 
-def test_past_the_cap_the_rest_is_missing_and_it_says_which():
-    half = os.urandom(2**19)
-    data = tar(member("job/a", half), member("job/b", half), member("job/c", b"1"), member("job/d", b"1"))
-
-    found, trouble = collect(data)
-
-    assert set(found) == {"a", "b"}
-    assert "archive_mib = 1" in trouble
-    assert "'c'" in trouble
+# ---- caps
 
 
-def test_what_does_not_match_does_not_count():
-    found, trouble = collect(tar(member("job/big", bytes(3 * 2**20)), member("job/small", b"1")), ["small"])
+def test_past_the_cap_the_rest_is_missing_and_it_says_which() -> None:
+    half = os.urandom(MIB // 2)
 
-    assert (found, trouble) == ({"small": b"1"}, "")
+    found = of_tree({"a": file(half), "b": file(half), "c": file(b"1"), "d": file(b"1")})
 
-
-def test_a_file_that_says_it_is_huge_is_not_read():
-    info = tarfile.TarInfo("job/huge")
-    info.size = 8 * 2**40
-    read = []
-
-    def pieces():
-        yield _one(member("job/a", b"1"))
-        yield info.tobuf(tarfile.GNU_FORMAT)
-        while True:
-            read.append(1)
-            assert len(read) < 1000, "it goes on reading"
-            yield bytes(65536)
-
-    found, trouble = collect(b"", pieces=pieces())
-
-    assert found == {"a": b"1"}
-    assert "archive_mib" in trouble
+    assert set(unpacked(found)) == {"a", "b"}
+    assert found.error == "they are larger than archive_mib = 1: 'c' and what follows are missing"
 
 
-def _one(entry):
-    """A member without a tar's end."""
-    info, content = entry
-    return info.tobuf(tarfile.GNU_FORMAT) + content + bytes(-len(content) % 512)
+def test_what_does_not_match_does_not_count() -> None:
+    found = of_tree({"big": file(bytes(3 * MIB)), "small": file()}, ("small",))
+
+    assert (unpacked(found), found.error) == ({"small": b"1"}, "")
 
 
-def test_huge_holes_that_do_not_match_end_the_reading_too():
-    info = tarfile.TarInfo("job/holes")
-    info.size = 8 * 2**60
-    total = 0
+def test_a_file_with_holes_counts_with_its_size_and_is_not_asked_for() -> None:
+    runner = ScriptedRunner({"/job": {"a": file(), "huge": file(b"", size=8 * 2**60)}})
 
-    def pieces():
-        nonlocal total
-        yield _one(member("job/a", b"1"))
-        yield info.tobuf(tarfile.GNU_FORMAT)
-        for _ in itertools.count():
-            total += 2**20
-            assert total < 64 * 2**30, "it goes on reading"
-            yield bytes(2**20)
+    found = answered(job(collect=("*",)), runner.answer)
 
-    found, trouble = collect(b"", ["a"], pieces=pieces())
-
-    assert found == {"a": b"1"}
-    assert "'holes'" in trouble
+    assert unpacked(found) == {"a": b"1"}
+    assert "archive_mib = 1: 'huge'" in found.error
+    assert runner.fetched == ["/job/a"]
 
 
-def test_many_files_with_holes_are_passed_over_up_to_the_workspaces_size_and_some_more():
-    info = tarfile.TarInfo("job/holes")
-    info.size = 64 * 2**20
-    read_mib = 0
+def test_a_file_that_is_larger_than_the_list_said_reaches_the_cap() -> None:
+    found = of_tree({"a": file(), "b": file(bytes(2 * MIB), size=1), "c": file()})
 
-    def pieces():
-        nonlocal read_mib
-        yield _one(member("job/a", b"1"))
-        while True:
-            yield info.tobuf(tarfile.GNU_FORMAT)
-            for _ in range(64):
-                read_mib += 1
-                assert read_mib < 1000, "it goes on reading"
-                yield bytes(2**20)
-
-    found, trouble = collect(b"", ["a"], pieces=pieces())
-
-    assert found == {"a": b"1"}
-    assert "too large to be read" in trouble
-    assert read_mib >= Limits().workspace_mib + 256  # so a full workspace never meets this cap
+    assert unpacked(found) == {"a": b"1"}
+    assert found.error == "they are larger than archive_mib = 1: 'b' and what follows are missing"
 
 
-def test_too_many_files_that_match_are_cut_off(monkeypatch):
-    monkeypatch.setattr(collect_module, "_MAX_MEMBERS", 1000)
-    data = b"".join(_one(member(f"job/{number}")) for number in range(1050))
+def test_more_bytes_than_were_asked_for_are_not_taken() -> None:
+    def answer(request: ListFolder | Fetch) -> list[Any]:
+        if isinstance(request, ListFolder):
+            return ScriptedRunner({"/job": {"a": file(), "b": file()}}).answer(request)
+        return [piece_of(request, bytes(MIB), last=False), piece_of(request, b"x", offset=MIB)]
 
-    found, trouble = collect(data, piece=2**16)
+    found = answered(job(collect=("*",)), answer)
 
-    assert len(found) == 1000
-    assert "more than 1000 files match" in trouble
+    assert unpacked(found) == {}
+    assert "archive_mib = 1: 'a'" in found.error
 
 
-def test_too_many_files_in_all_are_cut_off(monkeypatch):
-    monkeypatch.setattr(collect_module, "_MAX_SEEN_MEMBERS", 3000)
-    one = _one(member("job/x/y"))
-    counted = 0
+def test_too_many_files_that_match_are_cut_off() -> None:
+    found = of_tree({f"{number:05}": file() for number in range(10_050)})
 
-    def pieces():
-        nonlocal counted
-        while True:
-            counted += 100
-            assert counted < 6000, "it goes on reading"
-            yield one * 100
+    assert list(unpacked(found)) == [f"{number:05}" for number in range(10_000)]
+    assert found.error == "more than 10000 files match"
 
-    found, trouble = collect(b"", ["nothing"], pieces=pieces())
 
-    assert found == {}
-    assert "more than 3000 files" in trouble
+def test_of_a_list_that_was_cut_what_it_has_stands() -> None:
+    found = answered(job(collect=("a.txt",)), ScriptedRunner({"/job": GOOD}, list_errno=errno.E2BIG).answer)
+
+    assert unpacked(found) == {"a.txt": b"A"}
+    assert found.error == "the workspace holds more than 100000 files, or is more than 64 folders deep"
+
+
+def test_more_entries_than_a_runner_lists_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collect_module, "MOST_ENTRIES", 3)
+    found = of_tree({"d": file(), "c": file(), "b": file(), "a": file()})
+
+    assert set(unpacked(found)) == {"b", "c", "d"}
+    assert "holds more than 3 files" in found.error
+
+
+# ---- what fails
 
 
 @pytest.mark.parametrize(
-    "data",
+    ("error", "words"),
     [
-        b"no tar at all" * 100,
-        b"\xff" * 5000,
-        tar(*GOOD)[:1100],
-        tar(GOOD[2])[:600],
-        gzip.compress(b"x"),
-        b"".join(_one(member("x", b"30 mtime=1.5\n", type=b"x")) for _ in range(5000)) + tar(*GOOD),
-        b"".join(_one(member("././@LongLink", b"x" * 100, type=b"L")) for _ in range(5000)) + tar(*GOOD),
-        _one(member("x", b"99999999999 path=a\n", type=b"x")) + tar(*GOOD),
-        _one(member("x", b"18 size=notanum\n\n", type=b"x")) + tar(*GOOD),
-        _one(member("x", b"rubbish", type=b"x")) + tar(*GOOD),
-        member("job/a")[0].tobuf(tarfile.GNU_FORMAT)[:124] + b"\xff" * 12 + bytes(376),
+        (errno.ENOENT, "'b' (it is gone by now)"),
+        (errno.ENOTDIR, "'b' (something else is in its place by now)"),
+        (errno.EINVAL, "'b' (something else is in its place by now)"),
+        (errno.EACCES, "'b' (it cannot be opened)"),
+        (errno.EIO, "'b' (not read: Input/output error)"),
     ],
-    ids=["text", "ones", "cut in a folder", "cut in a file", "gzip", "pax upon pax", "long upon long",
-         "pax length", "pax size",
-         "pax rubbish", "negative size"],
-)  # fmt: skip
-def test_a_tar_that_is_broken_is_told_and_raises_nothing(data):
-    found = collected(StubEngine(data), "c", ["*"], ONE_MIB)
+)
+def test_a_file_that_cannot_be_read_is_told_and_the_others_come(error: int, words: str) -> None:
+    found = of_tree({"a": file(), "b": file(errno=error), "c": file()})
 
-    if found.archive is not None:  # what came before the break stands
-        assert set(unpacked(found.archive)) <= {"a.txt", "sub/b.txt", "sub/c.bin"}
-    else:
-        assert "could not be read" in found.error
-    assert found.error or found.archive
+    assert set(unpacked(found)) == {"a", "c"}
+    assert (found.error, found.not_collected) == ("", words)
 
 
-def test_an_engine_that_goes_away_in_the_middle_may_be_asked_again():
-    with pytest.raises(Unreachable):
-        collected(StubEngine(tar(*GOOD)[:1200], error=Unreachable("broken pipe")), "c", ["*"], ONE_MIB)
+def test_a_file_that_breaks_off_is_not_taken_in_part() -> None:
+    def answer(request: ListFolder | Fetch) -> list[Any]:
+        if isinstance(request, ListFolder):
+            return ScriptedRunner({"/job": {"a": file()}}).answer(request)
+        return [piece_of(request, b"half", last=False), piece_of(request, errno=errno.EIO, offset=4)]
+
+    found = answered(job(collect=("*",)), answer)
+
+    assert (unpacked(found), found.not_collected) == ({}, "'a' (not read: Input/output error)")
 
 
-@pytest.mark.parametrize("error", [NoSuchContainer("gone"), EngineError("no")])
-def test_an_engine_that_fails_in_the_middle_is_told(error):
-    found = collected(StubEngine(tar(*GOOD)[:1200], error=error), "c", ["*"], ONE_MIB)
-
-    assert found.archive is None
-    assert "the workspace could not be read" in found.error
-    assert str(error) in found.error
+def test_a_file_that_has_become_shorter_comes_as_it_is() -> None:
+    assert unpacked(of_tree({"a": file(b"short", size=1000)})) == {"a": b"short"}
 
 
-def test_a_workspace_with_nothing_but_what_the_job_brought_gives_an_empty_archive():
-    brought = member("job/.jobmanager/command", b"true")
+@pytest.mark.parametrize("error", [errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EIO])
+def test_a_workspace_that_cannot_be_listed_is_told_and_there_is_no_archive(error: int) -> None:
+    found = answered(job(collect=("*",)), lambda request: [Entries(request=request.request, errno=error, last=True, entries=())])
 
-    assert collect(tar(GOOD[0], brought)) == ({}, "")
-
-
-# ---- several names of one file
+    assert found == Collected(error=f"the workspace could not be read: {os.strerror(error)}")
 
 
-def link(name, first):
-    return member(name, type=tarfile.LNKTYPE, linkname=first)
+def test_of_a_workspace_that_can_be_listed_in_part_that_part_comes() -> None:
+    found = answered(job(collect=("*.txt",)), ScriptedRunner({"/job": GOOD}, list_errno=errno.EACCES).answer)
+
+    assert set(unpacked(found)) == {"a.txt", "sub/b.txt"}
+    assert found.error == "a part of the workspace could not be read: Permission denied"
+
+
+NO_SENSE: dict[str, Callable[[int], list[Any]]] = {
+    "nothing": lambda _: [],
+    "no end": lambda request: [Entries(request=request, errno=0, last=False, entries=())],
+    "pieces of a file": lambda request: [
+        Piece(request=request, path=b"x", mode=0, mtime_s=0, size=0, errno=0, offset=0, last=True, data=b"")
+    ],
+}
+
+
+@pytest.mark.parametrize("answer", NO_SENSE.values(), ids=NO_SENSE)
+def test_an_answer_that_is_no_list_is_told(answer: Callable[[int], list[Any]]) -> None:
+    found = answered(job(collect=("*",)), lambda request: answer(request.request))
+
+    assert found == Collected(error="the workspace could not be read: the runner's answer makes no sense")
 
 
 @pytest.mark.parametrize(
-    ("patterns", "names"),
-    [(["*"], {"a", "b", "z/c"}), (["b"], {"b"}), (["z"], {"z/c"}), (["a"], {"a"}), (["b", "z/c"], {"b", "z/c"}), (["no"], set())],
-)
-def test_each_name_of_a_file_that_matches_comes_back(patterns, names):
-    data = tar(member("job/a", b"program", mode=0o755), link("job/b", "job/a"), link("job/z/c", "job/a"))
+    ("offsets", "last"), [((0, 3), True), ((1,), True), ((0, 0), True), ((0, 1), False), ((), True)],
+    ids=["a gap", "no beginning", "twice", "no end", "nothing"],
+)  # fmt: skip
+def test_pieces_that_do_not_fit_together_are_no_file(offsets: tuple[int, ...], last: bool) -> None:
+    def answer(request: ListFolder | Fetch) -> list[Any]:
+        if isinstance(request, ListFolder):
+            return ScriptedRunner({"/job": {"a": file()}}).answer(request)
+        return [
+            Piece(
+                request=request.request, path=request.path, mode=0, mtime_s=0, size=2, errno=0, offset=offset, last=last, data=b"x"
+            )
+            for offset in offsets
+        ]
 
-    assert collect(data, patterns) == (dict.fromkeys(names, b"program"), "")
+    found = answered(job(collect=("*",)), answer)
 
-
-def test_a_further_name_is_a_file_like_the_first():
-    data = tar(member("job/a", b"program", mode=0o755, mtime=1000), link("job/b", "job/a"))
-
-    with tarfile.open(fileobj=io.BytesIO(collected(StubEngine(data), "c", ["b"], ONE_MIB).archive)) as found:
-        (b,) = found.getmembers()
-    assert (b.isreg(), b.mode, b.mtime, b.size) == (True, 0o755, 1000, 7)
-
-
-@pytest.mark.parametrize("first", ["job/.jobmanager/stdin", "job/x\ny", "job/x\udcff"], ids=["ours", "a newline", "no UTF-8"])
-def test_a_file_comes_by_its_clean_name_where_the_first_one_is_not(first):
-    assert collect(tar(member(first, b"1"), link("job/clean", first)), ["clean"]) == ({"clean": b"1"}, "")
+    assert (unpacked(found), found.not_collected) == ({}, "'a' (the runner's answer makes no sense)")
 
 
-def test_every_name_of_a_file_counts():
-    half = os.urandom(2**19)
-    found, trouble = collect(tar(member("job/a", half), *(link(f"job/b{number}", "job/a") for number in range(3))))
-
-    assert set(found) == {"a", "b0"}
-    assert "archive_mib = 1: 'b1'" in trouble
-
-
-def test_names_of_files_are_bounded_with_the_files(monkeypatch):
-    monkeypatch.setattr(collect_module, "_MAX_MEMBERS", 100)
-    found, trouble = collect(tar(member("job/a", b"1"), *(link(f"job/{number}", "job/a") for number in range(150))))
-
-    assert len(found) <= 100
-    assert "more than 100 files match" in trouble
-
-
-def test_the_folder_is_read_a_second_time_only_for_further_names():
-    engine = StubEngine(tar(member("job/a", b"1"), link("job/b", "job/a")))
-
-    collected(engine, "c", ["a"], ONE_MIB)
-    assert len(engine.asked) == 1
-    collected(engine, "c", ["b"], ONE_MIB)
-    assert len(engine.asked) == 3
-
-
-# ---- what is passed over
+# ---- what is left out
 
 
 @pytest.mark.parametrize(
     ("hostile", "words"),
     [
-        ("a link to a file outside", "'x' (a symbolic link)"),
-        ("a fifo", "'x' (a fifo)"),
-        ("a character device", "'x' (a device)"),
-        ("a link to nothing", "'x' (a link to what does not come)"),
+        ("a link", "'x' (a symbolic link)"),
+        ("a fifo", "'x' (no regular file)"),
         ("a name with a newline", r"'x\ny' (control characters in its name)"),
         ("a name with an escape", r"'\x1b[2Jx' (control characters in its name)"),
         ("a name that is no UTF-8", r"'x\xff' (its name is no UTF-8)"),
@@ -423,215 +420,143 @@ def test_the_folder_is_read_a_second_time_only_for_further_names():
         ("a name with a drive", "'C:x' (its name leads elsewhere on Windows)"),
     ],
 )
-def test_what_matches_and_does_not_come_is_told(hostile, words):
-    assert passed_over(HOSTILE[hostile]) == words
+def test_what_matches_and_does_not_come_is_told(hostile: str, words: str) -> None:
+    assert of_tree(dict([HOSTILE[hostile]])).not_collected == words
 
 
-def test_a_long_name_is_told_in_part():
-    assert passed_over(HOSTILE["a very long name"]) == f"'{'x/' * 50}...' (its name is too long)"
+def test_a_long_name_is_told_in_part() -> None:
+    assert of_tree(dict([HOSTILE["a very long name"]])).not_collected == f"'{'x/' * 50}...' (its name is too long)"
+    assert of_tree(dict([HOSTILE["a name of more bytes than a path may have"]])).not_collected.endswith("(its name is too long)")
 
 
-def test_of_very_many_a_few_are_told():
-    fifos = [member(f"job/{number}", type=tarfile.FIFOTYPE) for number in range(1000)]
+def test_of_very_many_a_few_are_told() -> None:
+    told = of_tree({f"{number:04}": OTHER for number in range(1000)}).not_collected
 
-    told = passed_over(*fifos)
-
-    assert told.endswith("'4' (a fifo), and 995 more")
+    assert told.endswith("'0004' (no regular file), and 995 more")
     assert len(told) < 200
 
 
-def test_what_does_not_match_folders_and_our_own_files_are_not_told():
-    assert passed_over(member("job/x", type=tarfile.FIFOTYPE), patterns=["a.txt"]) == ""
-    assert passed_over(HOSTILE["a folder"], HOSTILE["our own folder"], HOSTILE["our own token"]) == ""
+def test_what_does_not_match_folders_and_our_own_files_are_not_told() -> None:
+    assert of_tree({"x": OTHER}, ("a.txt",)).not_collected == ""
+    assert of_tree(dict([HOSTILE["a folder"], HOSTILE["our own folder"], HOSTILE["our own token"]])).not_collected == ""
 
 
-# ---- volumes, and files that are read
+def test_secrets_are_never_collected() -> None:
+    ours: dict[str | bytes, Node] = {".jobmanager/secrets/token": file(b"s3cret"), "a": file()}
+    for patterns in (("*",), (".jobmanager",), (".jobmanager/secrets/*",), ("*token",)):
+        runner = ScriptedRunner({"/job": ours})
+        answered(job(collect=patterns, tests=patterns), runner.answer)
+        assert set(runner.fetched) <= {"/job/a"}
 
 
-class ManyFolders:
-    """An engine that has an archive for each folder."""
-
-    def __init__(self, **tars):
-        self.asked = []
-        self._tars = {"/" + path.replace("__", "/"): data for path, data in tars.items()}
-
-    def archive(self, container, path):
-        self.asked.append(path)
-        if path not in self._tars:
-            raise NoSuchContainer(f"Could not find the file {path}")
-        data = self._tars[path]
-        return iter([data]) if isinstance(data, bytes) else data
-
-    def inspect(self, container):
-        raise AssertionError
+# ---- volumes, the grader's archive, and test reports
 
 
-def folder_of(name, *members, uid=65534):
-    return tar(member(f"{name}/", type=tarfile.DIRTYPE, uid=uid), *(member(f"{name}/{path}", content) for path, content in members))
+WORKSPACE: dict[str | bytes, Node] = {"a.xml": file(b"job"), "volumes/work/a.xml": file(b"forged")}
+WORK: dict[str | bytes, Node] = {
+    "a.xml": file(b"A"), "sub": FOLDER, "sub/b.xml": file(b"B"), ".jobmanager/x.xml": file(b"x"), "c.txt": file(b"C"),
+}  # fmt: skip
+BOTH = {"/job": WORKSPACE, "/volumes/work": WORK}
 
 
-WORKSPACE = folder_of("job", ("a.xml", b"job"), ("volumes/work/a.xml", b"forged"))
-WORK = folder_of("work", ("a.xml", b"A"), ("sub/b.xml", b"B"), (".jobmanager/x.xml", b"x"), ("c.txt", b"C"))
+def test_files_of_volumes_come_back_by_names_of_their_own() -> None:
+    runner = ScriptedRunner({**BOTH, "/volumes/other": {"b": file(b"O")}})
 
+    found = answered(job(collect=("/volumes/work/*.xml", "a.xml", "/volumes/other/*")), runner.answer)
 
-def test_files_of_volumes_come_back_by_names_of_their_own():
-    engine = ManyFolders(job=WORKSPACE, volumes__work=WORK, volumes__other=folder_of("other", ("b", b"O")))
-
-    found = collected(engine, "c", ["/volumes/work/*.xml", "a.xml", "/volumes/other/*"], ONE_MIB)
-
-    assert unpacked(found.archive) == {
+    assert unpacked(found) == {
         "a.xml": b"job", "volumes/work/a.xml": b"A", "volumes/work/sub/b.xml": b"B", "volumes/other/b": b"O",
     }  # fmt: skip
     assert (found.error, found.not_collected) == ("", "")
-    assert sorted(engine.asked) == ["/job", "/volumes/other", "/volumes/work"]
 
 
-def test_a_file_of_the_workspace_cannot_pass_for_one_of_a_volume():
-    engine = ManyFolders(job=WORKSPACE, volumes__work=WORK)
-    found = collected(engine, "c", ["*", "/volumes/work/a.xml"], ONE_MIB)
-    assert unpacked(found.archive) == {"a.xml": b"job", "volumes/work/a.xml": b"A"}
+def test_a_file_of_the_workspace_cannot_pass_for_one_of_a_volume() -> None:
+    found = answered(job(collect=("*", "/volumes/work/a.xml")), ScriptedRunner(BOTH).answer)
+    assert unpacked(found) == {"a.xml": b"job", "volumes/work/a.xml": b"A"}
     assert found.not_collected == "'volumes/work/a.xml' (its name is that of a volume's file)"
 
-    alone = collected(engine, "c", ["*"], ONE_MIB)
-    assert unpacked(alone.archive)["volumes/work/a.xml"] == b"forged"
+    alone = answered(job(collect=("*",)), ScriptedRunner(BOTH).answer)
+    assert unpacked(alone)["volumes/work/a.xml"] == b"forged"
 
 
-def test_a_folder_below_a_volume_that_an_engine_shows_after_its_restart_is_not_taken_for_it():
-    engine = ManyFolders(volumes__work=folder_of("work", ("a", b"1"), uid=0))
-    found = collected(engine, "c", ["/volumes/work/*"], ONE_MIB)
-    assert found.archive is None
-    assert found.error.startswith("the volume work could not be read: the engine was restarted meanwhile")
+def test_bounds_are_those_of_all_folders_together() -> None:
+    big: dict[str | bytes, Node] = {"a": file(bytes(700_000))}
+    found = answered(job(collect=("a", "/volumes/work/a")), ScriptedRunner({"/job": big, "/volumes/work": big}).answer)
 
-
-def test_bounds_are_those_of_all_folders_together():
-    big = b"x" * 700_000
-    engine = ManyFolders(job=folder_of("job", ("a", big)), volumes__work=folder_of("work", ("a", big)))
-    found = collected(engine, "c", ["a", "/volumes/work/a"], ONE_MIB)
-    assert list(unpacked(found.archive)) == ["a"]
+    assert list(unpacked(found)) == ["a"]
     assert found.error == "they are larger than archive_mib = 1: 'volumes/work/a' and what follows are missing"
 
 
-def test_as_much_may_be_passed_over_as_the_workspace_and_the_volumes_can_hold():
-    one_mib = 2**20
-    sparse = 300 * one_mib
-    pieces = [*first_pieces(("work/big", sparse)), *(bytes(one_mib) for _ in range(300)), tar(member("work/a", b"A"))]
+def test_a_volume_that_cannot_be_listed_is_told_beside_the_files_of_the_others() -> None:
+    found = answered(job(collect=("/volumes/none/*", "/volumes/work/a.xml", "a.xml")), ScriptedRunner(BOTH).answer)
 
-    def engine():
-        return ManyFolders(volumes__work=iter(pieces))
-
-    small = Limits(workspace_mib=1)
-    assert "the volume work is too large to be read" in collected(engine(), "c", ["/volumes/work/a"], small).error
-    found = collected(engine(), "c", ["/volumes/work/a"], small, volume_mib=43)
-    assert (unpacked(found.archive), found.error) == ({"volumes/work/a": b"A"}, "")
+    assert unpacked(found) == {"a.xml": b"job", "volumes/work/a.xml": b"A"}
+    assert found.error == "the volume none could not be read: No such file or directory"
 
 
-def first_pieces(*files):
-    """Headers only, of files whose content comes next."""
-    for name, size in files:
-        info = tarfile.TarInfo(name)
-        info.size = size
-        yield info.tobuf()
+def test_another_workspace_is_asked_for_by_its_path() -> None:
+    runner = ScriptedRunner({"/task": GOOD})
+    assert set(unpacked(answered(job(collect=("a.txt",), workspace="/task"), runner.answer))) == {"a.txt"}
+    assert runner.fetched == ["/task/a.txt"]
 
 
-def test_files_are_read_into_memory_by_the_names_that_they_would_have_in_the_archive():
-    engine = ManyFolders(job=WORKSPACE, volumes__work=WORK)
-    found = read_files(engine, "c", ["a.xml", "/volumes/work/sub"], Limits())
-    assert found == ({"a.xml": b"job", "volumes/work/sub/b.xml": b"B"}, "")
+def test_the_graders_archive_comes_before_what_is_collected_by_the_names_that_it_has_there() -> None:
+    tree: Mapping[str, Mapping[str | bytes, Node]] = {"/job": GOOD, "/job/.jobmanager/archive": {"plot.png": file(b"P")}}
+
+    found = answered(job(collect=("a.txt",), grading=GRADING), ScriptedRunner(tree).answer)
+
+    assert list(unpacked(found).items()) == [("plot.png", b"P"), ("a.txt", b"A")]
 
 
-def test_a_report_of_a_gibibyte_costs_neither_memory_nor_time():
-    given = []
-
-    def pieces():
-        yield from first_pieces(("work/huge.xml", 2**30))
-        while True:
-            given.append(1)
-            yield bytes(10_000)
-
-    engine = ManyFolders(volumes__work=pieces())
-
-    found, error = read_files(engine, "c", ["/volumes/work/*.xml"], Limits(workspace_mib=2048))
-
-    assert found == {}
-    assert error == "they are larger than 4 MiB, or 16 MiB all together: 'volumes/work/huge.xml' and what follows are missing"
-    assert len(given) < 10
+@pytest.mark.parametrize("folders", [{}, {"/job/.jobmanager/archive": {}}], ids=["no folder", "an empty folder"])
+def test_a_grader_that_archives_nothing_has_no_archive(folders: dict[str, dict[str | bytes, Node]]) -> None:
+    assert answered(job(grading=GRADING), ScriptedRunner(folders).answer) == Collected()
 
 
-def test_all_that_is_read_is_bounded_together_and_what_was_read_stands():
-    reports = folder_of("work", *((f"{number}.xml", bytes(4 * 2**20)) for number in range(5)))
-    found, error = read_files(ManyFolders(volumes__work=reports), "c", ["/volumes/work/*"], Limits())
-    assert len(found) == 4
-    assert "'volumes/work/4.xml' and what follows are missing" in error
+def test_test_reports_are_read_as_they_are_beside_what_is_collected() -> None:
+    found = answered(job(collect=("a.xml",), tests=("/volumes/work/*.xml", "a.xml")), ScriptedRunner(BOTH).answer)
 
-
-def test_the_number_of_files_that_are_read_is_bounded(monkeypatch):
-    monkeypatch.setattr(collect_module, "_MAX_READ_FILES", 3)
-    reports = folder_of("work", *((f"{number}.xml", b"") for number in range(5)))
-    found, error = read_files(ManyFolders(volumes__work=reports), "c", ["/volumes/work/*"], Limits())
-    assert (len(found), error) == (3, "more than 3 files match")
-
-
-def test_what_is_no_file_is_not_read_and_is_told():
-    link = member("work/a.xml", type=tarfile.SYMTYPE, linkname="/etc/passwd")
-    reports = tar(member("work/", type=tarfile.DIRTYPE, uid=65534), link)
-    found = read_files(ManyFolders(volumes__work=reports), "c", ["/volumes/work/*"], Limits())
-    assert found == ({}, "'volumes/work/a.xml' (a symbolic link)")
-
-
-def test_a_folder_that_cannot_be_read_is_told_beside_what_was_read_before_it():
-    engine = ManyFolders(job=WORKSPACE)
-    found, error = read_files(engine, "c", ["a.xml", "/volumes/work/*"], Limits())
-    assert found == {"a.xml": b"job"}
-    assert error == "the volume work could not be read: Could not find the file /volumes/work"
-
-
-def test_secrets_are_never_collected():
-    ours = folder_of("job", (".jobmanager/secrets/token", b"s3cret"), ("a", b"1"))
-    for patterns in (["*"], [".jobmanager"], [".jobmanager/secrets/*"], ["*token"]):
-        found = collected(ManyFolders(job=ours), "c", patterns, ONE_MIB)
-        assert unpacked(found.archive).keys() <= {"a"}
-        assert read_files(ManyFolders(job=ours), "c", patterns, ONE_MIB)[0].keys() <= {"a"}
-
-
-class Inspector:
-    def is_still_there(self):
-        return True
-
-    def has_ended(self):
-        return False
-
-
-def job(**fields):
-    given = {"job_id": "j", "container_id": "c", "container_name": "n", "token": "t", "command": "true", "env": {}, "files": {}}
-    return MonitorContainer(**{**given, "stdin": b"", "limits": ONE_MIB, "collect": (), **fields})
-
-
-def test_a_jobs_test_reports_are_read_beside_what_is_collected():
-    engine = ManyFolders(job=WORKSPACE, volumes__work=WORK)
-    found = collected_of(job(collect=("a.xml",), tests=("/volumes/work/*.xml",)), engine, Inspector())
-    assert list(unpacked(found.archive)) == ["a.xml"]
-    assert dict(found.test_files) == {"volumes/work/a.xml": b"A", "volumes/work/sub/b.xml": b"B"}
+    assert list(unpacked(found)) == ["a.xml"]
+    assert dict(found.test_files) == {"a.xml": b"job", "volumes/work/a.xml": b"A", "volumes/work/sub/b.xml": b"B"}
     assert found.error == ""
 
 
-def test_a_job_with_test_reports_alone_has_no_archive_and_lacks_are_told_as_those_of_reports():
-    found = collected_of(job(tests=("/volumes/none/*",)), ManyFolders(), Inspector())
+def test_a_job_with_test_reports_alone_has_no_archive_and_lacks_are_told_as_those_of_reports() -> None:
+    found = answered(job(tests=("/volumes/none/*", "a.xml")), ScriptedRunner(BOTH).answer)
+
     assert found.archive is None
-    assert found.error == "test reports: the volume none could not be read: Could not find the file /volumes/none"
+    assert found.error == "test reports: the volume none could not be read: No such file or directory"
+    assert dict(found.test_files) == {"a.xml": b"job"}
 
 
-def test_test_reports_are_read_again_when_the_engine_was_away():
-    reports, tries = WORK, []
+def test_what_is_no_file_is_no_test_report_and_is_told() -> None:
+    found = answered(job(tests=("*",)), ScriptedRunner({"/job": {"a.xml": LINK, "b.xml": file()}}).answer)
 
-    def once_away():
-        tries.append(1)
-        if len(tries) == 1:
-            raise Unreachable("gone")
-        return iter([reports])
+    assert dict(found.test_files) == {"b.xml": b"1"}
+    assert found.error == "test reports: 'a.xml' (a symbolic link)"
 
-    class Away(ManyFolders):
-        def archive(self, container, path):
-            return once_away()
 
-    found = collected_of(job(tests=("/volumes/work/a.xml",)), Away(), Inspector())
-    assert dict(found.test_files) == {"volumes/work/a.xml": b"A"}
+def test_a_report_of_a_gibibyte_is_not_asked_for() -> None:
+    runner = ScriptedRunner({"/job": {"huge.xml": file(b"", size=2**30)}})
+
+    found = answered(job(tests=("*",), limits=Limits(archive_mib=2048)), runner.answer)
+
+    words = "they are larger than 4 MiB, or 16 MiB all together: 'huge.xml' and what follows are missing"
+    assert (found.test_files, found.error) == ({}, f"test reports: {words}")
+    assert runner.fetched == []
+
+
+def test_all_test_reports_are_bounded_together_and_what_was_read_stands() -> None:
+    found = answered(
+        job(tests=("*",)), ScriptedRunner({"/job": {f"{number}.xml": file(bytes(4 * MIB)) for number in range(5)}}).answer
+    )
+
+    assert len(found.test_files) == 4
+    assert "'4.xml' and what follows are missing" in found.error
+
+
+def test_the_number_of_test_reports_is_bounded() -> None:
+    reports: dict[str | bytes, Node] = {f"{number:04}.xml": file(b"") for number in range(1005)}
+    found = answered(job(tests=("*",)), ScriptedRunner({"/job": reports}).answer)
+
+    assert (len(found.test_files), found.error) == (1000, "test reports: more than 1000 files match")
