@@ -7,7 +7,7 @@ has them.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 from zlib import crc32
 
@@ -71,6 +71,49 @@ class FrameWriter:
         return head + _CHECK.pack(crc32(payload, crc32(head))) + payload
 
 
+class StreamReader:
+    """The runner's stream as messages.
+
+    Args:
+        read_from: the offset of the first byte; a message starts there.
+        keep: is given each whole message as it is in the stream.
+    """
+
+    def __init__(self, read_from: int = 0, keep: Callable[[bytes], None] = lambda _: None) -> None:
+        self.read_to = read_from  # offset after the last whole message
+        self._keep = keep
+        self._stream = bytearray()  # from read_to on
+
+    @property
+    def received_to(self) -> int:
+        """Offset after the last byte."""
+        return self.read_to + len(self._stream)
+
+    def feed(self, content: bytes) -> list[UpMessage]:
+        """The messages that are complete with these bytes; raises FrameError."""
+        self._stream += content
+        found: list[UpMessage] = []
+        while message := self._next_message():
+            found.append(message)
+        return found
+
+    def _next_message(self) -> UpMessage | None:
+        if len(self._stream) < _MESSAGE.size:
+            return None
+        number, reserved, run, length = _MESSAGE.unpack_from(self._stream)
+        if reserved != _RESERVED or length > UP_MESSAGE_BYTES:
+            raise FrameError(f"no message begins at {self.read_to}")
+        end = _MESSAGE.size + length
+        if len(self._stream) < end:
+            return None
+        content = bytes(self._stream[:end])
+        message = decode_up(number, content[_MESSAGE.size :], run)
+        del self._stream[:end]
+        self.read_to += end
+        self._keep(content)
+        return message
+
+
 class PacketReader:
     """The runner's packets as messages, for one session of a waiter.
 
@@ -80,15 +123,20 @@ class PacketReader:
         session: the one that its FrameWriter has.
         read_from: the offset in the stream that it began with; a message starts there. Where the first Status says that the
             window does not have it, nothing more comes, and another session is to be begun.
+        keep: is given each whole message as it is in the stream.
     """
 
-    def __init__(self, session: int, read_from: int = 0) -> None:
+    def __init__(self, session: int, read_from: int = 0, keep: Callable[[bytes], None] = lambda _: None) -> None:
         self.session = session
         self.begun = False  # a packet of this session has come
-        self.read_to = read_from  # offset after the last whole message: what may be acknowledged
         self._received = bytearray()
-        self._stream = bytearray()  # from read_to on
+        self._stream = StreamReader(read_from, keep)
         self._streams = False  # a part of the stream has come
+
+    @property
+    def read_to(self) -> int:
+        """Offset after the last whole message: what may be acknowledged."""
+        return self._stream.read_to
 
     def feed(self, content: bytes) -> list[Status | UpMessage]:
         """What is complete with these bytes, in its order.
@@ -139,38 +187,16 @@ class PacketReader:
 
     def _status(self, packet: _Packet) -> Status:
         status = decode(Status, packet.payload, stream_bytes=packet.offset)
-        at_least = max(status.kept_from, self._received_to if self._streams else 0)
+        at_least = max(status.kept_from, self._stream.received_to if self._streams else 0)
         if status.stream_bytes < at_least:
             raise FrameError(f"the stream has {status.stream_bytes} bytes, and at least {at_least} are due")
         return status
 
-    @property
-    def _received_to(self) -> int:
-        return self.read_to + len(self._stream)
-
     def _messages(self, packet: _Packet) -> list[UpMessage]:
-        if packet.offset != self._received_to:
-            raise FrameError(f"the stream goes on at {packet.offset}, and {self._received_to} is due")
+        if packet.offset != self._stream.received_to:
+            raise FrameError(f"the stream goes on at {packet.offset}, and {self._stream.received_to} is due")
         self._streams = True
-        self._stream += packet.payload
-        found: list[UpMessage] = []
-        while message := self._next_message():
-            found.append(message)
-        return found
-
-    def _next_message(self) -> UpMessage | None:
-        if len(self._stream) < _MESSAGE.size:
-            return None
-        number, reserved, run, length = _MESSAGE.unpack_from(self._stream)
-        if reserved != _RESERVED or length > UP_MESSAGE_BYTES:
-            raise FrameError(f"no message begins at {self.read_to}")
-        end = _MESSAGE.size + length
-        if len(self._stream) < end:
-            return None
-        message = decode_up(number, bytes(self._stream[_MESSAGE.size : end]), run)
-        del self._stream[:end]
-        self.read_to += end
-        return message
+        return self._stream.feed(packet.payload)
 
 
 class FrameReader:
