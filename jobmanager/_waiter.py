@@ -16,6 +16,7 @@ stream (``docs/how-it-works.md`` has the reasons).
 from __future__ import annotations
 
 import logging
+import shutil
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -44,6 +45,7 @@ from jobmanager.results.facts import InfrastructureFailure, JobNotSent, RunCutOf
 from jobmanager.watching.host_monitor import HostMonitor
 from jobmanager.watching.monitor import ContainerMonitor
 from jobmanager.watching.outbox import Outbox
+from jobmanager.watching.spool import Spool
 from jobmanager.watching.students import StudentContainers
 
 _log = logging.getLogger(__name__)
@@ -72,9 +74,11 @@ def main(connection: Connection) -> None:
 
 
 def on_parent_death() -> None:
-    """The manager has died: remove its containers, as far as there is time."""
+    """The manager has died: remove its containers and what was kept of them, as far as there is time."""
     if _the_waiter is not None:
+        _the_waiter.remove_spools()
         _the_waiter.remove_all()
+        _the_waiter.remove_spools()  # a monitor may have kept something meanwhile
 
 
 class Waiter:
@@ -133,6 +137,11 @@ class Waiter:
                 with suppress(EngineError):
                     engine.remove_volume(volume.name)
 
+    def remove_spools(self) -> None:
+        """Remove what this manager's waiters have kept of their containers."""
+        if self._settings.spool_folder:
+            shutil.rmtree(self._settings.spool_folder, ignore_errors=True)
+
     def register(self, name: str, monitor: ContainerMonitor) -> None:
         """This container has a monitor here."""
         with self._lock:
@@ -159,13 +168,14 @@ class Waiter:
         """The monitor is registered before its thread starts, so that a kill that comes next finds it."""
         engine, students = self._connect(), self._student_containers(job)
         lost_s = self._settings.host_lost_timeout_s
-        monitor = ContainerMonitor(job, engine, host_lost_timeout_s=lost_s, send=self._send, session=students)
+        spool = Spool.in_folder(self._settings.spool_folder, job.container_name)
+        monitor = ContainerMonitor(job, engine, host_lost_timeout_s=lost_s, send=self._send, spool=spool, session=students)
         if students is not None:
             students.attach_to(monitor)
         self.register(job.container_name, monitor)
         target, name = self._run_monitor, f"monitor-{job.job_id}"
         try:
-            threading.Thread(target=target, args=(job, monitor, engine, students), name=name, daemon=True).start()
+            threading.Thread(target=target, args=(job, monitor, engine, students, spool), name=name, daemon=True).start()
         except RuntimeError:
             engine.close()
             raise
@@ -178,7 +188,7 @@ class Waiter:
         self._send(RunEnded(job_id=job.job_id, container_name=job.container_name, facts=facts))
 
     def _run_monitor(
-        self, job: MonitorContainer, monitor: ContainerMonitor, engine: Engine, students: StudentContainers | None
+        self, job: MonitorContainer, monitor: ContainerMonitor, engine: Engine, students: StudentContainers | None, spool: Spool
     ) -> None:
         try:
             facts = monitor.run()
@@ -191,6 +201,7 @@ class Waiter:
                 students.close()
             self.unregister(job.container_name)
         self._send(RunEnded(job_id=job.job_id, container_name=job.container_name, facts=facts))
+        spool.remove()
 
     def _student_containers(self, job: MonitorContainer) -> StudentContainers | None:
         if job.grading is None:

@@ -86,8 +86,8 @@ class Waiters:
         self._to_start: list[tuple[float, WaiterSettings]] = []
         self._last_step_at = clock()
 
-    def start(self, addresses: Mapping[str, Address]) -> None:
-        """Start one waiter, or more, for each host."""
+    def start(self, addresses: Mapping[str, Address], *, spool_folder: str = "") -> None:
+        """Start one waiter, or more, for each host. What they read of long runs is kept in the folder; empty: nowhere."""
         for host in self._hosts:
             for number in range(host.waiters):
                 self._start_one(
@@ -99,6 +99,7 @@ class Waiters:
                         host_lost_timeout_s=self._host_lost_timeout_s,
                         host_check_interval_s=_HOST_CHECK_INTERVAL_S,
                         reconcile_interval_s=_RECONCILE_INTERVAL_S,
+                        spool_folder=spool_folder,
                     )
                 )
 

@@ -47,7 +47,6 @@ def run_of(job_id: str, container: str) -> MonitorContainer:
         job_id=job_id,
         container_id="c",
         container_name=container,
-        token="t",
         command="true",
         env={},
         files={},
