@@ -150,7 +150,8 @@ class ContainerMonitor:
         self._over: ContainerInfo | None = None  # its state, seen before its channel ended
         self._over_since = 0.0
         self._connected_at = self._told_at = self._began_to_collect = 0.0
-        self._asked_at: float | None = None
+        self._asked_at: float | None = None  # a runner that should have stopped its run
+        self._ask_after = 0.0
         self._requests: Generator[_Request, _Answers, Collected] | None = None
         self._answers: list[Entries | Piece] = []
         self._collected = Collected()
@@ -313,7 +314,7 @@ class ContainerMonitor:
         """How long there is nothing to do if nothing comes."""
         waits = [_MAX_WAIT_S]
         if self.state in (MonitorState.NEW, MonitorState.SENT, MonitorState.RUNNING):
-            waits.append(self._limit_clock.next_check_s())
+            waits.append(max(self._limit_clock.next_check_s(), self._ask_after - self._clock()))
         if self._asked_at is not None:
             waits.append(self._asked_at + BACKSTOP_S - self._clock())
         if self.state is MonitorState.STOPPING:
@@ -423,6 +424,8 @@ class ContainerMonitor:
                     self._hit(hit)
                     yield MonitorEvent.UNANSWERED
             return
+        if self._clock() < self._ask_after:
+            return
         hit = self._limit_clock.limit_reached()
         if hit is None:
             return
@@ -486,6 +489,7 @@ class ContainerMonitor:
 
     def _runner_answered(self, status: Status) -> None:
         """A runner that is past a limit lives. It is told to stop the run, unless it only waits for us to read."""
+        self._ask_after = self._clock() + BACKSTOP_S  # its report may be on its way
         is_blocked = status.stream_bytes - self._link.read_to > _BLOCKED_BYTES
         hit = self._limit_clock.limit_reached()
         if hit is not None and status.state is RunnerState.RUNNING and not is_blocked:

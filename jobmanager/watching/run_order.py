@@ -96,7 +96,7 @@ def _start(job: MonitorContainer) -> StartRun:
         cwd=os.fsencode(job.workspace),
         stdin=_input_from(job),
         channel=job.grading is not None or job.with_ssh,
-        wall_ms=0 if job.grading is not None else math.ceil(limits.wall_s * 1000),  # a grader's wall clock is the waiter's: it pauses
+        wall_ms=0 if job.grading is not None else math.ceil(limits.wall_s * 1000),  # a grader's clock pauses: the waiter has it
         cpu_us=math.ceil(limits.cpu_time_s * 1e6),
         cpus_milli=math.ceil(limits.cpus * 1000),
         output_bytes=limits.output_kib * 1024,

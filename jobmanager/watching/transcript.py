@@ -6,7 +6,6 @@ import os
 import posixpath
 
 from jobmanager.ipc.messages import MonitorContainer, StreamPiece
-from jobmanager.model.volume import VOLUMES
 from jobmanager.results.facts import CapturedOutput, ProgramEnd
 from jobmanager.runner.frames import (
     Ended,
@@ -24,9 +23,9 @@ from jobmanager.watching.brought import result_file_of
 
 _MAX_TURNS = 4096  # between the two streams, past which their order is not remembered
 _SIGNALS = (  # of Linux, from 1 on: a waiter may be on a system that has other numbers
-    "HUP INT QUIT ILL TRAP ABRT BUS FPE KILL USR1 SEGV USR2 PIPE ALRM TERM STKFLT CHLD CONT STOP TSTP TTIN TTOU URG XCPU XFSZ"
-    " VTALRM PROF WINCH IO PWR SYS"
-).split()
+    *("HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM", "TERM", "STKFLT"),
+    *("CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS"),
+)
 
 
 class Transcript:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import cast
+from typing import Any, cast
 
 from jobmanager.engine.protocol import Engine, Unreachable
 from jobmanager.runner.frames import Ack, DownMessage, Hello, RunnerState, Status, UpMessage
@@ -89,11 +89,10 @@ class ScriptedRunner:
             self._to_say.popleft()
 
     def _status(self) -> Status:
-        fields: dict[str, int] = {"input": 0, "messages": 0, "run": 0, **self.status_fields}
+        fields: dict[str, Any] = {"state": RunnerState.IDLE, "input": 0, "messages": 0, "run": 0, **self.status_fields}
         return Status(
             stream_bytes=self.stream_bytes,
             build=bytes(32),
-            state=RunnerState.IDLE,
             kept_from=self.kept_from,
             skipped=0,
             put_to=b"",
@@ -110,6 +109,7 @@ class MemoryChannel:
         self.piece_bytes = 2**18  # the most of one read
         self.breaks_after: int | None = None  # bytes that are still read before the connection breaks
         self.stands_still = False  # nothing goes out
+        self.ends = False  # once all was read
         self.before = bytearray()  # is read before what the runner gives: what was on its way to somebody else
         self.is_closed = False
         self.read_bytes = 0  # so far
@@ -131,6 +131,8 @@ class MemoryChannel:
         self.read_bytes += len(piece)
         if self.breaks_after is not None:
             self.breaks_after -= len(piece)
+        if not piece and self.ends:
+            return None
         if not piece and not self._woken:
             self._runner.now += timeout_s
         self._woken = False

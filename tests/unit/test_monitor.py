@@ -1,562 +1,485 @@
-"""A monitor whose engine answers some calls and not others."""
+"""A monitor and a container whose runner, engine and connection do what a test says."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
 
 from jobmanager import Limits
-from jobmanager.engine.protocol import Chunk, EngineFailed, NotRunning, OutputStream, Unreachable
-from jobmanager.ipc.messages import MonitorContainer, SSHReady
-from jobmanager.model.container import ContainerInfo, ContainerStatus, EngineInfo, Usage
-from jobmanager.results.facts import Limit, ProgramExited, RunFacts, StoppedForLimit
-from jobmanager.results.verdict import judge
-from jobmanager.watching.monitor import ContainerMonitor
+from jobmanager.ipc.messages import LimitReached, ProgramStarted
+from jobmanager.model.container import ContainerStatus
+from jobmanager.results.facts import (
+    CannotRun,
+    ContainerEnded,
+    EndedDuringOutage,
+    EngineUnreachable,
+    HostGivenUp,
+    InfrastructureFailure,
+    JobNotSent,
+    LeaseExpired,
+    Limit,
+    ProgramExited,
+    RemovedExternally,
+    RunCutOff,
+    RunFacts,
+    StoppedForLimit,
+)
+from jobmanager.runner.frames import (
+    DownMessage,
+    Fault,
+    Hello,
+    HowEnded,
+    Kill,
+    Leave,
+    RefusalReason,
+    RunRefused,
+    StartRun,
+    StoppedBy,
+)
+from jobmanager.watching.spool import Spool
+from tests.support.scripted_container import STARTED, ScriptedContainer, ended, printed, runs
 
-TOKEN = "0123456789abcdef"
-BEGUN = Chunk(False, f"\x1e{TOKEN} got 1\n".encode())
-RUNS = ContainerInfo(id="c", name="n", status=ContainerStatus.RUNNING, started_at_s=1.0)
-ENDED = ContainerInfo(id="c", name="n", status=ContainerStatus.ENDED, started_at_s=1.0, exit_code=137)
-
-
-class Clock:
-    """A clock that advances a little with each reading."""
-
-    def __init__(self, step_s: float = 0.1) -> None:
-        self._seconds = itertools.count()
-        self._step_s = step_s
-
-    def __call__(self) -> float:
-        return 1000.0 + next(self._seconds) * self._step_s
-
-
-class Stream:
-    """A container's output: chunks for one read each, then the end."""
-
-    def __init__(self, *pieces: list[Chunk]) -> None:
-        self._pieces = list(pieces)
-
-    def read(self, timeout_s: float) -> list[Chunk] | None:
-        return self._pieces.pop(0) if self._pieces else None
-
-    def close(self) -> None:
-        pass
-
-
-class StubEngine:
-    """A container that runs on while its attached stream breaks; subclasses add faults."""
-
-    def __init__(self) -> None:
-        self.inspections = 0
-        self.cpu_checks = 0
-
-    def attach(self, container: str) -> OutputStream:
-        return Stream([BEGUN])
-
-    def feed(self, *_: object) -> None:
-        pass
-
-    def logs(self, container: str) -> OutputStream:
-        return Stream([BEGUN])
-
-    def inspect(self, container: str) -> ContainerInfo:
-        self.inspections += 1
-        return RUNS
-
-    def info(self) -> EngineInfo:
-        return EngineInfo(version="20.10", cores=1, memory_mib=1, now_s=1e9, cgroup="1")
-
-    def usage(self, container: str) -> Usage | None:
-        self.cpu_checks += 1
-        return None
-
-    def archive(self, *_: object) -> list[bytes]:
-        return []
-
-    def pause(self, container: str) -> None:
-        raise NotRunning(container)
-
-    kill = unpause = pause
-
-    def close(self) -> None:
-        pass
-
-
-def monitor(
-    engine: StubEngine, *, taken_over: bool = False, with_ssh: bool = False, limits: Limits | None = None
-) -> ContainerMonitor:
-    job = MonitorContainer(
-        job_id="j",
-        container_id="c",
-        container_name="n",
-        token=TOKEN,
-        command="true",
-        env={},
-        files={},
-        stdin=b"",
-        limits=limits or Limits(wall_time_s=30),
-        collect=(),
-        taken_over=taken_over,
-        with_ssh=with_ssh,
-    )
-    return ContainerMonitor(job, engine, host_lost_timeout_s=60.0, send=lambda _: None, clock=Clock())  # type: ignore[arg-type]
+WHOLE = (STARTED, printed(b"hello\n"), ended(stdout_bytes=6))
 
 
 def stopped_for(facts: RunFacts) -> Limit | None:
     return facts.ending.limit_hit.limit if isinstance(facts.ending, StoppedForLimit) else None
 
 
-def result_file(facts: RunFacts) -> bytes | None:
-    """What came of it; with one, PID 1's report came whole."""
-    return facts.ending.result_file if isinstance(facts.ending, ProgramExited) else None
+def cause(facts: RunFacts) -> type[object]:
+    assert isinstance(facts.ending, RunCutOff), facts.ending
+    return type(facts.ending.cause)
 
 
-def judged(facts: RunFacts) -> tuple[str, str]:
-    verdict = judge(facts, Limits())
-    return verdict.outcome.value, verdict.evidence[0].kind
+# ---- an undisturbed run
 
 
-class LogEndsAtOnce(StubEngine):
-    """Its log can be read, and ends at once, as a damaged file does."""
+def test_a_run_is_sent_followed_to_its_end_and_the_runner_leaves() -> None:
+    container = ScriptedContainer(runs(*WHOLE))
+    facts = container.facts(files={"main.py": b"x"})
 
-    asked_for_its_log: Callable[[], None] = staticmethod(lambda: None)
-
-    def logs(self, container: str) -> OutputStream:
-        self.asked_for_its_log()
-        return Stream()
-
-
-def test_a_job_whose_log_ends_at_once_again_and_again_is_stopped_at_its_wall_clock_limit():
-    engine = LogEndsAtOnce()
-
-    facts = monitor(engine, limits=Limits(cpu_time_s=300, wall_time_s=5)).run()
-
-    assert facts.wall_time_s is not None and 5 <= facts.wall_time_s < 25
-    assert engine.inspections < 50
+    assert isinstance(facts.ending, ProgramExited) and facts.ending.end.exit_code == 0
+    assert (facts.output.stdout, facts.output.is_cut) == (b"hello\n", False)
+    assert (facts.cpu_time_s, facts.wall_time_s) == (0.1, 0.2)
+    assert container.received_kinds() == ["Put", "Input", "StartRun", "Leave"]
+    assert container.sent == [ProgramStarted(container_name="n")]
+    assert container.kills == 0 and container.channel.is_closed
 
 
-def test_a_job_that_was_taken_over_and_whose_log_ends_at_once_is_stopped_at_its_wall_clock_limit():
-    facts = monitor(LogEndsAtOnce(), taken_over=True, limits=Limits(cpu_time_s=300, wall_time_s=5)).run()
+def test_a_container_that_has_volumes_for_a_later_phase_is_kept_by_a_lease_and_not_left() -> None:
+    container = ScriptedContainer(runs(*WHOLE))
+    container.facts(volumes=("work",), hold_s=900.0, lease_s=40.0)
 
-    assert facts.wall_time_s is not None and 5 <= facts.wall_time_s < 25
-
-
-def test_a_kill_ends_a_job_whose_log_ends_at_once_again_and_again():
-    engine = LogEndsAtOnce()
-    asked = monitor(engine, limits=Limits(cpu_time_s=3000, wall_time_s=9000))
-    engine.asked_for_its_log = asked.kill
-
-    facts = asked.run()
-
-    assert stopped_for(facts) is None and facts.wall_time_s is not None and facts.wall_time_s < 10
+    assert [hello.lease_ms for hello in container.hellos] == [40_000, 900_000]
+    assert "Leave" not in container.received_kinds()
 
 
-class LosesTheRestOfTheEnd(StubEngine):
-    """It breaks the stream between the end mark and PID 1's last word, and is away for longer than PID 1 is waited for."""
+def test_a_program_that_is_not_started_has_the_reason_in_words() -> None:
+    refused = RunRefused(run=1, why=RefusalReason.NOT_EXECUTABLE, errno=13, what=b"")
+    facts = ScriptedContainer(runs(refused)).facts()
 
-    def attach(self, container: str) -> OutputStream:
-        return Stream([BEGUN], [said("end 7 2 - - - 0 -", stderr=True)])
-
-    def logs(self, container: str) -> OutputStream:
-        end = "end 7 2 - - - 0 -"
-        return Stream([BEGUN], [Chunk(False, b"whole\n")], [said(end, stderr=True), said(end), said("bye")])
-
-    def inspect(self, container: str) -> ContainerInfo:
-        state = super().inspect(container)
-        if 1 < self.inspections < 4:
-            raise Unreachable("away")
-        return state
+    assert facts.ending == CannotRun(reason="'prog' is there, but may not be executed")
 
 
-def said(words: str, *, stderr: bool = False) -> Chunk:
-    return Chunk(stderr, f"\x1e{TOKEN} {words}\n".encode())
+def test_a_task_and_an_image_without_a_command_need_no_runner() -> None:
+    container = ScriptedContainer()
+    facts = container.facts(command=())
+
+    assert facts.ending == CannotRun(reason="neither the task nor its image has a command")
+    assert not container.channels
 
 
-def test_an_end_that_was_half_told_before_an_outage_is_heard_whole_after_it():
-    engine = LosesTheRestOfTheEnd()
-    tried = monitor(engine)
-    tried._clock = Clock(step_s=1.0)
-
-    facts = tried.run()
-
-    assert facts.end is not None and facts.end.exit_code == 7
-    assert facts.output.stdout == b"whole\n"
+# ---- connections
 
 
-class AwayAndLaterStopped(StubEngine):
-    """It is away for a while, the container lives on, and is stopped later."""
+@pytest.mark.parametrize("after", range(0, 700, 23))
+def test_wherever_the_connection_breaks_the_run_is_sent_once_and_its_report_read_whole(after: int) -> None:
+    container = ScriptedContainer(runs(*WHOLE))
+    monitor = container.monitor()
+    original = container.open_channel
 
-    def inspect(self, container: str) -> ContainerInfo:
-        state = super().inspect(container)
-        if self.inspections == 2:
-            raise Unreachable("away")
-        return state if self.inspections < 4 else ENDED
+    def breaking(name: str) -> Any:
+        channel = original(name)
+        if len(container.channels) == 1:
+            channel.breaks_after = after
+        return channel
 
+    container.open_channel = breaking  # type: ignore[method-assign]
+    facts = monitor.run()
 
-def test_an_outage_that_a_container_survived_is_not_why_it_ended():
-    facts = monitor(AwayAndLaterStopped()).run()
-
-    assert facts.outage_s > 0
-    assert judged(facts) == ("crash", "stopped_externally")
-
-
-class StoppedWhileAway(AwayAndLaterStopped):
-    """It is away for a while, and back the container has ended."""
-
-    def inspect(self, container: str) -> ContainerInfo:
-        state = super().inspect(container)
-        return state if self.inspections < 3 else ENDED
+    assert isinstance(facts.ending, ProgramExited), facts
+    assert facts.output.stdout == b"hello\n"
+    assert container.received_kinds().count("StartRun") == 1
 
 
-def test_an_outage_in_which_a_container_ended_is_why():
-    assert judged(monitor(StoppedWhileAway()).run()) == ("crash", "ended_during_outage")
+def test_a_run_that_the_runner_has_not_taken_is_sent_again() -> None:
+    container = ScriptedContainer(runs(*WHOLE))
+    monitor = container.monitor()
+    original, taken = container.open_channel, container.take
+
+    def breaking(name: str) -> Any:
+        channel = original(name)
+        if len(container.channels) == 1:
+            channel.breaks_after = 200
+            container.take = lambda content: taken(content[: 2**16 + 100])  # type: ignore[method-assign]  # the rest is lost
+        else:
+            container.take = taken  # type: ignore[method-assign]
+        return channel
+
+    container.open_channel = breaking  # type: ignore[method-assign]
+    facts = monitor.run()
+
+    assert isinstance(facts.ending, ProgramExited)
+    assert container.received_kinds().count("StartRun") == 1
 
 
-class TellsCpuLate(StubEngine):
-    """It does not tell the CPU counter at first."""
+def test_a_connection_on_which_nothing_comes_is_given_up_and_the_end_is_known_over_another() -> None:
+    container = ScriptedContainer(runs(STARTED))
+    monitor = container.monitor(limits=Limits(cpu_time_s=3000, wall_time_s=3000))
 
-    def attach(self, container: str) -> OutputStream:
-        return Stream([BEGUN], *([] for _ in range(10_000)))
+    def dies_silently(one: ScriptedContainer, message: DownMessage) -> None:
+        if isinstance(message, StartRun):
+            one.say([STARTED])
+            one.give_later = True  # type: ignore[attr-defined]
 
-    def usage(self, container: str) -> Usage | None:
-        super().usage(container)
-        if self.cpu_checks < 3:
-            raise Unreachable("not now")
-        return Usage(cpu_time_ns=11 * 10**9, peak_memory_bytes=None)
+    container._on_message = dies_silently
+    original = container.give
+
+    def give() -> bytes:
+        if getattr(container, "give_later", False) and len(container.channels) == 1 and container.now > 1002:
+            container.say(WHOLE[1:] if not container.unsaid and container.stream_bytes < 40 else [])
+            return b""
+        return original()
+
+    container.give = give  # type: ignore[method-assign]
+    facts = monitor.run()
+
+    assert isinstance(facts.ending, ProgramExited)
+    assert container.now < 1100 and len(container.channels) == 2
 
 
-def test_a_cpu_counter_that_the_engine_did_not_tell_is_looked_at_again_soon():
-    facts = monitor(TellsCpuLate(), limits=Limits(cpu_time_s=10, wall_time_s=1000)).run()
+def test_an_ended_container_is_noticed_by_polling_alone() -> None:
+    """Its channel tells nothing; the waiter's list does."""
+    container = ScriptedContainer(runs(STARTED))
+    monitor = container.monitor()
+    original = container.give
+
+    def give() -> bytes:
+        if container.now > 1005 and container.state["status"] is ContainerStatus.RUNNING:
+            container.state.update(status=ContainerStatus.ENDED, exit_code=137)
+            monitor.check()
+        return original()
+
+    container.give = give  # type: ignore[method-assign]
+    facts = monitor.run()
+
+    assert cause(facts) is ContainerEnded
+    assert container.now < 1010
+
+
+def test_an_engine_that_is_away_before_anything_was_sent_leaves_the_job_to_another_host() -> None:
+    container = ScriptedContainer()
+    container.is_unreachable = True
+    facts = container.facts()
+
+    assert isinstance(facts.ending, JobNotSent) and isinstance(facts.ending.cause, EngineUnreachable)
+
+
+def test_a_host_that_stays_away_is_given_up() -> None:
+    def goes_away(one: ScriptedContainer, message: DownMessage) -> None:
+        if isinstance(message, StartRun):
+            one.say([STARTED])
+            one.is_unreachable = one.channel.ends = True
+
+    facts = ScriptedContainer(goes_away).facts(lost_s=0.2)
+    assert cause(facts) is HostGivenUp
+
+
+def test_a_container_that_somebody_removes_is_told_as_removed() -> None:
+    def is_removed(one: ScriptedContainer, message: DownMessage) -> None:
+        if isinstance(message, StartRun):
+            one.say([STARTED])
+            one.is_gone = one.channel.ends = True
+
+    assert cause(ScriptedContainer(is_removed).facts()) is RemovedExternally
+
+
+def test_a_container_that_somebody_kills_is_told_as_ended() -> None:
+    def is_killed(one: ScriptedContainer, message: DownMessage) -> None:
+        if isinstance(message, StartRun):
+            one.say([STARTED, printed(b"so far")])
+            one.end()
+
+    facts = ScriptedContainer(is_killed).facts()
+    assert cause(facts) is ContainerEnded
+    assert (facts.output.stdout, facts.output.is_incomplete) == (b"so far", True)
+    assert facts.container is not None and facts.container.exit_code == 137
+
+
+def test_a_container_that_ends_before_it_has_its_run_leaves_the_job_to_another() -> None:
+    container = ScriptedContainer()
+    container.end()
+    facts = container.facts()
+
+    assert isinstance(facts.ending, JobNotSent)
+
+
+def test_a_container_that_is_restarted_is_not_given_its_run_again() -> None:
+    def is_restarted(one: ScriptedContainer, message: DownMessage) -> None:
+        if isinstance(message, StartRun):
+            one.say([STARTED])
+            one.channel.ends = True
+            one.status_fields["run"] = 0
+
+    container = ScriptedContainer(is_restarted)
+    facts = container.facts()
+
+    assert isinstance(facts.ending, RunCutOff)
+    assert container.received_kinds().count("StartRun") == 1
+
+
+# ---- limits and kills
+
+
+@pytest.mark.parametrize(
+    ("by", "limit"), [(StoppedBy.WALL, Limit.WALL), (StoppedBy.CPU, Limit.CPU), (StoppedBy.OUTPUT, Limit.OUTPUT)]
+)
+def test_a_limit_for_which_the_runner_stopped_it_is_the_ending(by: StoppedBy, limit: Limit) -> None:
+    end = ended(how=HowEnded.SIGNALLED, code=9, stopped_by=by, wall_us=30_100_000, cpu_us=10_050_000, stdout_bytes=2**21)
+    facts = ScriptedContainer(runs(STARTED, end)).facts()
+
+    assert isinstance(facts.ending, StoppedForLimit)
+    assert facts.ending.limit_hit.limit is limit
+    assert facts.ending.limit_hit.measured == {Limit.WALL: 30.1, Limit.CPU: 10.05, Limit.OUTPUT: 2**21}[limit]
+
+
+def test_a_runner_that_does_not_answer_past_the_wall_clock_limit_is_killed_by_the_engine() -> None:
+    def freezes(one: ScriptedContainer, message: DownMessage) -> None:
+        if isinstance(message, StartRun):
+            one.say([STARTED])
+
+    container = ScriptedContainer(freezes)
+    monitor = container.monitor(limits=Limits(cpu_time_s=5, wall_time_s=5))
+    original = container.give
+    container.give = lambda: original() if container.now < 1004 else b""  # type: ignore[method-assign]
+    facts = monitor.run()
+
+    assert stopped_for(facts) is Limit.WALL and container.kills == 1
+    assert facts.wall_time_s is not None and 5.3 <= facts.wall_time_s < 7
+    assert [type(message) for message in container.sent] == [ProgramStarted, LimitReached]
+
+
+def test_a_runner_that_answers_and_has_not_stopped_its_run_is_told_to() -> None:
+    container = ScriptedContainer(runs(STARTED))
+    facts = container.facts(limits=Limits(cpu_time_s=5, wall_time_s=5))
+
+    assert stopped_for(facts) is Limit.WALL and container.kills == 0
+    assert "Kill" in container.received_kinds()
+
+
+def test_a_cpu_limit_that_the_runner_cannot_see_is_seen_by_the_waiter() -> None:
+    container = ScriptedContainer(runs(STARTED))
+    container.cpu_s = 3.0
+    facts = container.facts(limits=Limits(cpu_time_s=2, wall_time_s=100))
 
     assert stopped_for(facts) is Limit.CPU
-    assert facts.wall_time_s is not None and facts.wall_time_s < 16
+    assert container.now < 1010
 
 
-class HasSSHServer(StubEngine):
-    """A debugged job's: its server takes connections, and where is known at the second look."""
+def test_a_cpu_counter_that_the_engine_did_not_tell_is_looked_at_again_soon() -> None:
+    container = ScriptedContainer(runs(STARTED))
+    container.facts(limits=Limits(cpu_time_s=2, wall_time_s=10))
 
-    ports: Mapping[int, int] = {2222: 49153}
+    assert 5 <= container.usages <= 20
 
-    def attach(self, container: str) -> OutputStream:
-        return Stream([BEGUN], [said("ssh")], [], [said("end 0 2 - - - 0 -", stderr=True), said("end 0 2 - - - 0 -"), said("bye")])
 
-    def inspect(self, container: str) -> ContainerInfo:
-        state = super().inspect(container)
-        if self.inspections == 2:
-            raise Unreachable("not now")
-        return replace(state, ports=self.ports)
+def test_a_kill_is_the_runners_to_carry_out_and_its_report_is_kept() -> None:
+    container = ScriptedContainer(runs(STARTED, printed(b"so far")))
+    monitor = container.monitor()
+    original = container.take
 
+    def take(content: bytes) -> None:
+        original(content)
+        if "StartRun" in container.received_kinds():
+            monitor.kill()
 
-def test_where_a_server_is_reached_is_told_once_also_when_the_engine_did_not_say_so_at_first():
-    sent = []
-    followed = monitor(HasSSHServer(), with_ssh=True)
-    followed._send = sent.append
+    container.take = take  # type: ignore[method-assign]
+    facts = monitor.run()
 
-    assert judged(followed.run()) == ("success", "exit_code")
-    assert [message.port for message in sent if isinstance(message, SSHReady)] == [49153]
+    assert cause(facts) is ContainerEnded
+    assert facts.end is not None and facts.end.signal == "SIGKILL"
+    assert facts.output.stdout == b"so far" and container.kills == 0
 
 
-class PublishesNothing(HasSSHServer):
-    """It has no network that could be reached."""
+def test_a_kill_that_the_runner_does_not_carry_out_is_the_engines() -> None:
+    def is_deaf(one: ScriptedContainer, message: DownMessage) -> None:
+        if isinstance(message, StartRun):
+            one.say([STARTED])
+            monitor.kill()
 
-    ports: Mapping[int, int] = {}
+    container = ScriptedContainer(is_deaf)
+    monitor = container.monitor()
+    facts = monitor.run()
 
+    assert cause(facts) is ContainerEnded and container.kills == 1
 
-def test_a_server_that_nobody_can_reach_is_a_crash_in_words():
-    verdict = judge(monitor(PublishesNothing(), with_ssh=True).run(), Limits())
 
-    assert verdict.outcome.value == "crash" and "it published no port" in verdict.text
+def test_a_kill_before_the_job_was_sent_needs_nobody() -> None:
+    container = ScriptedContainer(runs(*WHOLE))
+    monitor = container.monitor()
+    monitor.kill()
+    facts = monitor.run()
 
+    assert isinstance(facts.ending, JobNotSent)
+    assert "StartRun" not in container.received_kinds()
 
-def test_a_program_that_says_it_is_a_server_gains_nothing():
-    assert judged(monitor(PublishesNothing()).run()) == ("success", "exit_code")
 
+def test_a_grading_container_past_its_wall_clock_is_stopped_by_the_waiter_without_delay() -> None:
+    from jobmanager.ipc.messages import GradingSettings
+    from jobmanager.model.network import Network
 
-# ---- what comes late, and what never comes
+    grading = GradingSettings(images={}, cpu_time_s=1, memory_mib=64, network=Network.OFF, most_students=1)
+    container = ScriptedContainer(runs(STARTED))
+    facts = container.facts(grading=grading, workspace="/task", limits=Limits(cpu_time_s=5, wall_time_s=5))
 
-END = "end 7 2 - - - 0 -"
-LAST_WORDS = [said(END), Chunk(False, b'{"grade": 40}'), said("bye")]
+    assert stopped_for(facts) is Limit.WALL
+    assert next(message for message in container.received if isinstance(message, StartRun)).wall_ms == 0
+    assert any(isinstance(message, Kill) for message in container.received)
 
 
-class SaysItsEndSlowly(StubEngine):
-    """Each of its words comes long after the one before, and longer after the first than anything is waited for."""
+# ---- what a runner says of itself
 
-    def attach(self, container: str) -> OutputStream:
-        slowly = itertools.chain.from_iterable(([], [], [Chunk(False, b"x" * 16384)]) for _ in range(30))
-        return Stream([BEGUN], [said(END, stderr=True)], *slowly, *([word] for word in LAST_WORDS))
 
+def test_a_run_that_ended_for_its_lease_says_so() -> None:
+    end = ended(how=HowEnded.SIGNALLED, code=9, stopped_by=StoppedBy.LEASE)
+    assert cause(ScriptedContainer(runs(STARTED, end)).facts()) is LeaseExpired
 
-def test_an_end_that_comes_slowly_is_heard_whole():
-    tried = monitor(SaysItsEndSlowly())
-    tried._clock = Clock(step_s=0.3)
 
-    facts = tried.run()
+@pytest.mark.parametrize("fields", [{"how": HowEnded.NEVER_REAPED}, {"left": True}])
+def test_processes_that_could_not_be_ended_are_a_failure_of_ours(fields: dict[str, Any]) -> None:
+    facts = ScriptedContainer(runs(STARTED, ended(stopped_by=StoppedBy.WALL, **fields))).facts()
+    assert stopped_for(facts) is Limit.WALL
 
-    assert (facts.output.stdout, result_file(facts), facts.output.from_log) == (b"x" * 30 * 16384, b'{"grade": 40}', False)
-    assert not facts.output.is_incomplete
+    facts = ScriptedContainer(runs(STARTED, ended(stopped_by=StoppedBy.KILL, **fields))).facts()
+    assert cause(facts) is InfrastructureFailure
 
 
-class StandsStill(StubEngine):
-    """Its link stands still between the last words: an answer takes as long as that."""
+def test_a_fault_is_a_failure_of_ours_in_the_runners_words() -> None:
+    facts = ScriptedContainer(runs(STARTED, Fault(text=b"RUN makes no sense"))).facts()
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.stream = Stream([BEGUN], [said(END, stderr=True)], *([] for _ in range(40)), *([word] for word in LAST_WORDS))
+    assert cause(facts) is InfrastructureFailure
+    assert "RUN makes no sense" in str(facts.ending)
 
-    def attach(self, container: str) -> OutputStream:
-        return self.stream
 
-    def inspect(self, container: str) -> ContainerInfo:
-        state = super().inspect(container)
-        if self.inspections > 1:  # while it was waited for, what stood still has come
-            self.stream._pieces = [piece for piece in self.stream._pieces if piece]
-        return state
+def test_nonsense_from_a_runner_ends_its_run_as_a_failure_of_ours() -> None:
+    container = ScriptedContainer(runs(STARTED))
+    monitor = container.monitor()
+    original = container.give
+    container.give = lambda: original() if container.now < 1003 else b"no packet at all, and long enough for a header"  # type: ignore[method-assign]
 
+    assert cause(monitor.run()) is InfrastructureFailure
 
-def test_a_link_that_stood_still_with_the_engines_answer_is_no_silence():
-    facts = monitor(StandsStill()).run()
 
-    assert (result_file(facts), facts.output.from_log) == (b'{"grade": 40}', False)
+# ---- a waiter after another
 
 
-class StreamDies(StubEngine):
-    """Its stream says nothing any more, though its engine answers; the log has it all."""
+def test_a_waiter_that_takes_over_reads_all_and_sends_nothing_again(tmp_path: Path) -> None:
+    container = ScriptedContainer(runs(STARTED, printed(b"hello\n")))
+    first = container.monitor(spool=Spool(str(tmp_path / "n")))
+    original = container.take
 
-    def attach(self, container: str) -> OutputStream:
-        return Stream([BEGUN], [said(END, stderr=True)], *([] for _ in range(10_000)))
+    class WaiterDies(BaseException):
+        pass
 
-    def logs(self, container: str) -> OutputStream:
-        return Stream([BEGUN], [said(END, stderr=True)], *([word] for word in LAST_WORDS))
+    def take(content: bytes) -> None:
+        original(content)
+        if container.stream_bytes and container.now > 1002:
+            raise WaiterDies
 
+    container.take = take  # type: ignore[method-assign]
+    with pytest.raises(WaiterDies):
+        first.run()
+    container.take = original  # type: ignore[method-assign]
+    container.say([ended(stdout_bytes=6)])
+    facts = container.facts(taken_over=True, elapsed_s=2.0, spool=Spool(str(tmp_path / "n")))
 
-def test_a_stream_that_died_between_the_last_words_is_read_again_from_the_log():
-    facts = monitor(StreamDies()).run()
+    assert isinstance(facts.ending, ProgramExited)
+    assert facts.output.stdout == b"hello\n"
+    assert container.received_kinds().count("StartRun") == 1
 
-    assert (result_file(facts), facts.output.from_log) == (b'{"grade": 40}', True)
 
+def test_a_waiter_that_takes_over_a_container_without_a_run_sends_it() -> None:
+    facts = ScriptedContainer(runs(*WHOLE)).facts(taken_over=True)
 
-class LogDiesToo(StreamDies):
-    def logs(self, container: str) -> OutputStream:
-        return Stream([BEGUN], *([] for _ in range(10_000)))
+    assert isinstance(facts.ending, ProgramExited)
 
 
-def test_last_words_that_neither_stream_nor_log_has_are_lost_and_the_end_is_known():
-    facts = monitor(LogDiesToo()).run()
+def test_what_a_dead_waiter_stopped_it_for_is_why_it_ended() -> None:
+    from jobmanager.results.facts import LimitHit
 
-    assert facts.end is not None and facts.end.exit_code == 7
-    assert facts.output.is_incomplete
-    assert judged(facts) == ("crash", "final_report_incomplete")
+    hit = LimitHit(limit=Limit.CPU, measured=11.0)
+    container = ScriptedContainer()
+    container.status_fields["run"] = 1
+    container.say([STARTED])
+    monitor = container.monitor(taken_over=True, elapsed_s=2.0, limit_hit=hit)
+    original = container.give
 
+    def give() -> bytes:
+        content = original()
+        if container.now > 1001:
+            container.end()
+        return content
 
-class Crawls(StubEngine):
-    """Its program has said the end in PID 1's place, and goes on byte by byte."""
+    container.give = give  # type: ignore[method-assign]
+    facts = monitor.run()
 
-    def attach(self, container: str) -> OutputStream:
-        return Stream([BEGUN], [said(END, stderr=True), said(END)], *([Chunk(False, b"x")] for _ in range(10_000)))
+    assert isinstance(facts.ending, StoppedForLimit) and facts.ending.limit_hit == hit
 
 
-def test_an_end_that_comes_at_a_crawl_is_not_waited_for_for_ever():
-    facts = monitor(Crawls()).run()
+# ---- outages
 
-    assert judged(facts) == ("crash", "final_report_incomplete")
 
+def test_an_outage_in_which_a_container_ended_is_why() -> None:
+    def is_away_for_a_while(one: ScriptedContainer, message: DownMessage) -> None:
+        if isinstance(message, StartRun):
+            one.say([STARTED])
+            one.is_unreachable = one.channel.ends = True
 
-class CrawlsAndComputes(Crawls):
-    def usage(self, container: str) -> Usage | None:
-        return Usage(cpu_time_ns=11 * 10**9, peak_memory_bytes=None)
+    container = ScriptedContainer(is_away_for_a_while)
+    inspect = container.inspect
 
+    def comes_back(name: str) -> Any:
+        if container.is_unreachable and container.inspections > 3:
+            container.is_unreachable = False
+            container.end()
+        return inspect(name)
 
-def test_a_program_that_says_its_own_end_and_computes_on_is_stopped_at_its_cpu_limit():
-    facts = monitor(CrawlsAndComputes(), limits=Limits(cpu_time_s=10, wall_time_s=1000)).run()
+    container.inspect = comes_back  # type: ignore[method-assign]
+    facts = container.facts()
 
-    assert stopped_for(facts) is Limit.CPU
-    assert facts.cpu_time_s is not None and facts.cpu_time_s >= 10
+    assert cause(facts) is EndedDuringOutage and facts.outage_s > 0
 
 
-class HearsTheEndWhenItFreezes(StubEngine):
-    """Its link is behind: at the deadline the end is on its way, and PID 1 is frozen between its words."""
+def test_an_outage_that_a_container_survived_is_not_why_it_ended() -> None:
+    def is_away_for_a_while(one: ScriptedContainer, message: DownMessage) -> None:
+        if isinstance(message, StartRun):
+            one.say([STARTED])
+            one.is_unreachable = one.channel.ends = True
 
-    def __init__(self, wall_s: float) -> None:
-        super().__init__()
-        end = f"end 7 2 - - - 0 {wall_s - 0.01:.2f}"
-        begun = Chunk(False, f"\x1e{TOKEN} got 1 0.00\n".encode())
-        self.stream = Stream([begun], *([] for _ in range(10_000)))
-        self.told, self.rest = [said(end, stderr=True)], [said(end), *LAST_WORDS[1:]]
-        self.killed = False
+    container = ScriptedContainer(is_away_for_a_while)
+    inspect = container.inspect
 
-    def attach(self, container: str) -> OutputStream:
-        return self.stream
+    def comes_back(name: str) -> Any:
+        if container.is_unreachable and container.inspections > 3:
+            container.is_unreachable = False
+            container.say(WHOLE[1:])
+        return inspect(name)
 
-    def pause(self, container: str) -> None:
-        self.stream._pieces = [self.told, *([] for _ in range(10_000))]
+    container.inspect = comes_back  # type: ignore[method-assign]
+    facts = container.facts()
 
-    def unpause(self, container: str) -> None:
-        self.stream._pieces = [[word] for word in self.rest]
-
-    def kill(self, container: str) -> None:
-        self.killed, self.stream._pieces = True, []
-
-
-def test_a_program_whose_end_is_heard_when_it_is_frozen_and_was_in_time_goes_on_to_its_last_word():
-    engine = HearsTheEndWhenItFreezes(wall_s=4.5)
-    facts = monitor(engine, limits=Limits(cpu_time_s=300, wall_time_s=5)).run()
-
-    assert (result_file(facts), engine.killed) == (b'{"grade": 40}', False)
-    assert facts.wall_time_s is not None and facts.wall_time_s <= 4.5
-
-
-def test_a_program_whose_end_is_heard_when_it_is_frozen_and_was_late_stays_stopped():
-    engine = HearsTheEndWhenItFreezes(wall_s=5.2)
-    facts = monitor(engine, limits=Limits(cpu_time_s=300, wall_time_s=5)).run()
-
-    assert stopped_for(facts) is Limit.WALL and engine.killed
-    assert facts.wall_time_s is not None and facts.wall_time_s >= 5
-
-
-class LogComesLate(StubEngine):
-    """An earlier waiter delivered the job; the log is asked for while the link stands still."""
-
-    fed = 0
-
-    def feed(self, *_: object) -> None:
-        self.fed += 1
-
-    def logs(self, container: str) -> OutputStream:
-        return Stream(*([] for _ in range(30)), [BEGUN], [said(END, stderr=True)], *([word] for word in LAST_WORDS))
-
-    def inspect(self, container: str) -> ContainerInfo:
-        state = super().inspect(container)
-        if self.inspections < 4:
-            raise Unreachable("its link stands still")
-        return state
-
-
-def test_a_log_that_comes_late_is_not_taken_for_a_container_without_a_job():
-    engine = LogComesLate()
-    facts = monitor(engine, taken_over=True).run()
-
-    assert (engine.fed, result_file(facts)) == (0, b'{"grade": 40}')
-
-
-class Chatters(StubEngine):
-    """Prints a little at each read, and is not stopped: ``kill`` says what becomes of that."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stream = Stream([BEGUN], *([Chunk(False, b"x")] for _ in range(10_000)))
-        self.killed = False
-
-    def attach(self, container: str) -> OutputStream:
-        return self.stream
-
-
-class CannotFreeze(Chatters):
-    def pause(self, container: str) -> None:
-        raise EngineFailed("no freezer")
-
-    def kill(self, container: str) -> None:
-        self.killed, self.stream._pieces = True, []
-
-
-def test_a_program_that_prints_on_and_cannot_be_frozen_is_killed_at_its_wall_clock_limit():
-    engine = CannotFreeze()
-    facts = monitor(engine, limits=Limits(cpu_time_s=300, wall_time_s=5)).run()
-
-    assert (judged(facts), engine.killed, facts.output.stdout_bytes < 1000) == (("timeout", "wall_time_s"), True, True)
-
-
-class CannotKill(Chatters):
-    def kill(self, container: str) -> None:
-        raise Unreachable("it answers nothing, and its streams go on")
-
-
-def test_a_program_that_prints_on_and_cannot_be_killed_is_not_listened_to_for_ever():
-    tried = monitor(CannotKill(), limits=Limits(cpu_time_s=300, wall_time_s=1000))
-    tried.kill()
-    facts = tried.run()
-
-    assert facts.output.is_incomplete and facts.output.stdout_bytes < 1000
-
-
-class FreezesUnheard(StubEngine):
-    """Its first answer to a pause is lost."""
-
-    paused = False
-
-    def attach(self, container: str) -> OutputStream:
-        return Stream([BEGUN], *([] for _ in range(10_000)))
-
-    logs = attach
-
-    def pause(self, container: str) -> None:
-        if not self.paused:
-            self.paused = True
-            raise Unreachable("no answer")
-        raise NotRunning(container)
-
-    def inspect(self, container: str) -> ContainerInfo:
-        return replace(RUNS, status=ContainerStatus.PAUSED) if self.paused else RUNS
-
-
-def test_a_container_that_we_froze_ourselves_is_not_said_to_have_been_frozen_by_somebody_else():
-    facts = monitor(FreezesUnheard(), limits=Limits(cpu_time_s=300, wall_time_s=5)).run()
-
-    assert (judged(facts), facts.paused_externally) == (("timeout", "wall_time_s"), False)
-
-
-class NothingIsHeard(StubEngine):
-    """Its stream says nothing at all; the program has ended, and the log has it."""
-
-    def attach(self, container: str) -> OutputStream:
-        return Stream(*([] for _ in range(10_000)))
-
-    def logs(self, container: str) -> OutputStream:
-        return Stream([BEGUN], [Chunk(False, b"out")], [said(END, stderr=True)], *([word] for word in LAST_WORDS))
-
-    def archive(self, *_: object) -> list[bytes]:
-        return [b"the trace of its end"]
-
-
-def test_a_program_that_has_ended_and_was_never_heard_of_is_known_from_the_log_and_did_take_its_job():
-    facts = monitor(NothingIsHeard()).run()
-
-    assert (judged(facts), facts.output.stdout, result_file(facts)) == (("failed", "exit_code"), b"out", b'{"grade": 40}')
-
-
-class SaysOnlyTheEnd(StubEngine):
-    """Of its two streams the one with PID 1's first word is lost; the log says nothing either."""
-
-    def attach(self, container: str) -> OutputStream:
-        return Stream([said(END, stderr=True)], *([] for _ in range(10_000)))
-
-    def logs(self, container: str) -> OutputStream:
-        return Stream(*([] for _ in range(10_000)))
-
-
-def test_a_program_whose_end_is_all_that_was_heard_had_begun_and_its_output_is_said_to_be_cut():
-    facts = monitor(SaysOnlyTheEnd()).run()
-
-    assert facts.output.is_incomplete
-    assert judged(facts) == ("crash", "final_report_incomplete")
-
-
-class LinkBreaksAtTheDeadline(NothingIsHeard):
-    """Its stream says no more than the beginning, and the link fails once when it is asked whether the program had ended."""
-
-    asked = 0
-
-    def attach(self, container: str) -> OutputStream:
-        return Stream([BEGUN], *([] for _ in range(10_000)))
-
-    def archive(self, *_: object) -> list[bytes]:
-        self.asked += 1
-        if self.asked == 1:
-            raise Unreachable("the link broke")
-        return super().archive()
-
-
-def test_a_link_that_breaks_when_it_is_asked_whether_a_program_had_ended_makes_no_timeout():
-    facts = monitor(LinkBreaksAtTheDeadline()).run()
-
-    assert judged(facts) == ("failed", "exit_code")
+    assert isinstance(facts.ending, ProgramExited) and facts.outage_s > 0
+    assert [type(message) for message in container.hellos] == [Hello, Hello]
+    assert isinstance(container.received[-1], Leave)
