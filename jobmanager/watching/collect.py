@@ -216,7 +216,8 @@ class _Taking:
         self.has_read = True
         entries = [entry for page in pages for entry in page.entries]
         if error == errno.E2BIG or len(entries) > MOST_ENTRIES:
-            self._lacks.append(f"{folder.what} holds more than {MOST_ENTRIES} files, or is more than {_MOST_DEPTH} folders deep")
+            most = f"{MOST_ENTRIES} files, or is more than {_MOST_DEPTH} folders deep"
+            self._lacks.append(f"{folder.what} holds more than {most}: a part was not seen")
         elif error:
             self._lacks.append(f"a part of {folder.what} could not be read: {os.strerror(error)}")
         return sorted(_wanted(entries[:MOST_ENTRIES], folder.patterns), key=lambda found: found[0])

@@ -306,7 +306,7 @@ def test_of_a_list_that_was_cut_what_it_has_stands() -> None:
     found = answered(job(collect=("a.txt",)), ScriptedRunner({"/job": GOOD}, list_errno=errno.E2BIG).answer)
 
     assert unpacked(found) == {"a.txt": b"A"}
-    assert found.error == "the workspace holds more than 100000 files, or is more than 64 folders deep"
+    assert found.error == "the workspace holds more than 100000 files, or is more than 64 folders deep: a part was not seen"
 
 
 def test_more_entries_than_a_runner_lists_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
