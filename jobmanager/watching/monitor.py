@@ -82,8 +82,9 @@ _STATUS_S = 5.0  # for a runner's first word on a new connection
 _SILENCE_S = 10.0  # after which a runner is asked whether it lives
 _KILL_PATIENCE_S = 1.0  # for the end after a KILL
 _ENGINE_PATIENCE_S = 30.0  # for the end after the engine was told to kill
+_PATIENCE_S = {MonitorState.STOPPING: _KILL_PATIENCE_S, MonitorState.KILLED: _ENGINE_PATIENCE_S}
 _LAST_WORDS_S = 1.0  # for what is on its way from a container that has ended
-_COLLECT_SILENCE_S = 30.0
+_COLLECT_TRIES = 3  # over new connections
 _LEAVE_S = 1.0
 _BLOCKED_BYTES = WINDOW_BYTES // 2  # with so much on its way, a runner may be waiting for us to read
 
@@ -154,6 +155,7 @@ class ContainerMonitor:
         self._ask_after = 0.0
         self._requests: Generator[_Request, _Answers, Collected] | None = None
         self._answers: list[Entries | Piece] = []
+        self._collections = 0
         self._collected = Collected()
         self._fault = self._refusal = self._protocol_error = ""
         self._link_lost = self._supervisor_gave_up = self._ssh_is_ready = self._ssh_reported = False
@@ -410,7 +412,7 @@ class ContainerMonitor:
             yield MonitorEvent.STOP
         if self.state in (MonitorState.NEW, MonitorState.SENT, MonitorState.RUNNING):
             yield from self._due_by_limits()
-        elif self.state is not MonitorState.OVER and self._clock() - self._told_at > self._patience_s():
+        elif self.state in _PATIENCE_S and self._clock() - self._told_at > _PATIENCE_S[self.state]:
             self._told_at = self._clock()
             yield MonitorEvent.UNANSWERED
         self._look_after_the_link()
@@ -435,12 +437,6 @@ class ContainerMonitor:
         self._hit(hit)
         yield MonitorEvent.STOP if self.state is MonitorState.RUNNING else MonitorEvent.OVERDUE
 
-    def _patience_s(self) -> float:
-        """How long an end is waited for, in the state that it is in."""
-        if self.state is MonitorState.STOPPING:
-            return _KILL_PATIENCE_S
-        return _ENGINE_PATIENCE_S if self.state is MonitorState.KILLED else _COLLECT_SILENCE_S
-
     def _look_after_the_link(self) -> None:
         """A connection on which nothing comes may be dead."""
         if not self._link.is_open:
@@ -450,7 +446,10 @@ class ContainerMonitor:
                 self._link.close()
         elif self._link.silent_s > _SILENCE_S:
             self._connected_at = self._clock()
-            self._link.ping()
+            if self.state is MonitorState.COLLECTING:
+                self._link.close()  # what was asked for is asked for again
+            else:
+                self._link.ping()
 
     def _look_whether_it_ended(self) -> None:
         try:
@@ -535,16 +534,19 @@ class ContainerMonitor:
     def _collect(self) -> None:
         """Ask the runner for the first file. After a lost connection all is asked for again."""
         self._end_session()
-        self._began_to_collect = self._told_at = self._clock()
         job = self._job
         if self._kill_requested.is_set() or not (job.collect or job.grading or job.tests):
             self.state = MonitorState.OVER
             return
+        self._collections += 1
+        if self._collections > _COLLECT_TRIES:
+            self._end_collecting("the connection to the host did not last until they had come")
+            return
+        self._began_to_collect = self._began_to_collect or self._clock()
         self._requests, self._answers = collecting(job), []
         self._ask_next(None)
 
     def _take_answer(self, message: Entries | Piece) -> None:
-        self._told_at = self._clock()
         self._answers.append(message)
         if message.last:
             answers, self._answers = self._answers, []

@@ -81,5 +81,4 @@ TRANSITIONS: Mapping[tuple[MonitorState, MonitorEvent], tuple[MonitorState, Moni
     (_S.COLLECTING, _E.CONNECTED): (_S.COLLECTING, _A.COLLECT),
     (_S.COLLECTING, _E.COLLECTED): (_S.OVER, None),
     (_S.COLLECTING, _E.STOP): (_S.OVER, None),
-    (_S.COLLECTING, _E.UNANSWERED): (_S.OVER, None),
 }
