@@ -1,92 +1,149 @@
-"""Files of volumes and test reports, as an engine's archive call gives them. The fake engine and a real one alike."""
+"""Files of the workspace and of volumes, as a container's runner gives them. The fake engine and a real one alike."""
 
 from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
 
+from jobmanager.ipc.messages import MonitorContainer
+from jobmanager.model.container import VolumeMount
 from jobmanager.model.limits import Limits
-from jobmanager.watching.collect import collected, read_files
+from jobmanager.results.facts import Collected
+from jobmanager.runner.frames import Ended, Entries, Fetch, ListFolder, Piece, Put, UpMessage
+from jobmanager.watching.collect import collecting
+from jobmanager.watching.run_order import run_messages
+from jobmanager.watching.runner_link import RunnerLink
+from jobmanager.watching.spool import Spool
 from tests.contract.conftest import REAL_ONLY
-from tests.contract.place import Place
+from tests.contract.place import PATIENCE_S, Place
 
 LIMITS = Limits(memory_mib=64, workspace_mib=4)
 
 
-def unpacked(archive: bytes | None) -> dict[str, bytes]:
-    assert archive is not None
-    with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as found:
-        return {member.name: found.extractfile(member).read() for member in found}  # type: ignore[union-attr]
+@dataclass
+class EndedRun:
+    """A container whose program has ended, and whose runner is asked for files."""
+
+    link: RunnerLink
+    asked: list[ListFolder | Fetch] = field(default_factory=list)
+
+    def collected(self, collect: tuple[str, ...] = (), tests: tuple[str, ...] = ()) -> Collected:
+        requests = collecting(_job(collect=collect, tests=tests))
+        try:
+            request = next(requests)
+            while True:
+                self.asked.append(request)
+                self.link.send(request)
+                request = requests.send(self._answer(Entries if isinstance(request, ListFolder) else Piece))
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+
+    def _answer(self, kind: type[Entries] | type[Piece]) -> list[Any]:
+        found: list[Any] = []
+        while not found or not found[-1].last:
+            found += [message for message in _received(self.link) if isinstance(message, kind)]
+        return found
 
 
-class Counting:
-    """An engine whose archives are counted, piece by piece."""
+@contextmanager
+def ended_run(
+    place: Place,
+    command: str | tuple[str, ...] = ("true",),
+    *,
+    volumes: tuple[VolumeMount, ...] = (),
+    files: Mapping[str, bytes] | None = None,
+    **fields: Any,
+) -> Iterator[EndedRun]:
+    """A run in a container of its own. ``files``: of any place, by their whole paths."""
+    container = place.started(volumes=volumes, limits=LIMITS)
+    link = RunnerLink(place.engine, container, lease_s=60.0, spool=Spool(None))
+    try:
+        link.connect()
+        given = [_put(path, content) for path, content in (files or {}).items()]
+        link.send(*given, *run_messages(_job(container_id=container, command=command, **fields), made_at_s=0.0))
+        while not any(isinstance(message, Ended) for message in _received(link)):
+            pass
+        yield EndedRun(link)
+    finally:
+        link.close()
 
-    def __init__(self, place: Place) -> None:
-        self._engine = place.engine
-        self.bytes = 0
 
-    def archive(self, container: str, path: str) -> Iterator[bytes]:
-        for piece in self._engine.archive(container, path):
-            self.bytes += len(piece)
-            yield piece
+def _received(link: RunnerLink) -> list[UpMessage]:
+    """The next messages; the end of the connection, or none in time, is a failure."""
+    until = time.monotonic() + PATIENCE_S
+    while not (messages := link.receive(1.0)):
+        assert messages is not None, "the runner has left"
+        assert time.monotonic() < until, "the runner does not answer"
+    return messages
+
+
+def _job(**fields: Any) -> MonitorContainer:
+    given = {"job_id": "j", "container_id": "c", "container_name": "n", "command": "true", "env": {}, "files": {}}
+    return MonitorContainer(**{**given, "stdin": b"", "limits": LIMITS, "collect": (), **fields})
+
+
+def _put(path: str, content: bytes) -> Put:
+    return Put(path=path.encode(), mode=0o644, mtime_s=0, data=content)
+
+
+def unpacked(found: Collected) -> dict[str, bytes]:
+    assert found.archive is not None
+    with tarfile.open(fileobj=io.BytesIO(found.archive), mode="r:gz") as packed:
+        return {member.name: packed.extractfile(member).read() for member in packed}  # type: ignore[union-attr]
 
 
 def test_files_of_the_workspace_and_of_volumes_come_back_together(place: Place) -> None:
+    files = {"/volumes/work/sub/a.xml": b"1", "/job/b.xml": b"2", "/volumes/work/c": b"3"}
+    patterns = ("*.xml", "/volumes/work/*.xml")
+    with ended_run(place, volumes=(place.volume(),), files=files) as run:
+        found = run.collected(collect=patterns, tests=patterns)
+
+    assert (unpacked(found), found.error) == ({"b.xml": b"2", "volumes/work/sub/a.xml": b"1"}, "")
+    assert found.test_files == unpacked(found)
+
+
+def test_a_volume_that_another_container_wrote_to_can_be_read(place: Place) -> None:
     volume = place.volume()
-    run = place.run(
-        "mkdir /volumes/work/sub; echo 1 > /volumes/work/sub/a.xml; echo 2 > b.xml; echo 3 > /volumes/work/c", volumes=(volume,)
-    )
-    patterns = ["*.xml", "/volumes/work/*.xml"]
-
-    found = collected(place.engine, run.container, patterns, LIMITS)
-
-    assert (unpacked(found.archive), found.error) == ({"b.xml": b"2\n", "volumes/work/sub/a.xml": b"1\n"}, "")
-    assert read_files(place.engine, run.container, patterns, LIMITS) == (unpacked(found.archive), "")
+    with (
+        ended_run(place, volumes=(volume,), files={"/volumes/work/a": b"1"}),
+        ended_run(place, volumes=(volume,)) as reader,
+    ):
+        assert reader.collected(tests=("/volumes/work/a",)).test_files == {"volumes/work/a": b"1"}
 
 
-def test_a_volume_that_the_container_only_reads_can_be_read(place: Place) -> None:
-    volume = place.volume()
-    place.run("echo 1 > /volumes/work/a", volumes=(volume,))
-    name = place.started(volumes=(volume,))
-    assert read_files(place.engine, name, ["/volumes/work/a"], LIMITS) == ({"volumes/work/a": b"1\n"}, "")
-
-
-def test_a_volume_of_a_paused_container_can_be_read(place: Place) -> None:
-    volume = place.volume()
-    run = place.run("echo 1 > /volumes/work/a", volumes=(volume,))
-    place.pause(run.container)
-    assert read_files(place.engine, run.container, ["/volumes/work/*"], LIMITS)[0] == {"volumes/work/a": b"1\n"}
+def test_a_volume_that_the_container_does_not_have_is_told(place: Place) -> None:
+    with ended_run(place, files={"/job/a": b"1"}) as run:
+        found = run.collected(collect=("a", "/volumes/none/*"))
+    assert unpacked(found) == {"a": b"1"}
+    assert found.error == "the volume none could not be read: No such file or directory"
 
 
 def test_secrets_do_not_come_back(place: Place) -> None:
-    run = place.run("echo 1 > a", secrets={"token": b"s3cret"})
-    found = collected(place.engine, run.container, ["*"], LIMITS)
-    assert list(unpacked(found.archive)) == ["a"]
+    with ended_run(place, files={"/job/a": b"1"}, secrets={"token": b"s3cret"}) as run:
+        assert list(unpacked(run.collected(collect=("*",)))) == ["a"]
 
 
 @REAL_ONLY
-def test_of_a_huge_report_only_the_beginning_is_asked_for(place: Place) -> None:
-    volume = place.volume(size_mib=8)
-    run = place.run("truncate -s 1G /volumes/work/huge.xml", volumes=(volume,))
-    engine = Counting(place)
+def test_a_huge_report_is_not_asked_for(place: Place) -> None:
+    with ended_run(place, "truncate -s 1G /volumes/work/huge.xml", volumes=(place.volume(size_mib=8),)) as run:
+        found = run.collected(tests=("/volumes/work/*.xml",))
 
-    found, error = read_files(engine, run.container, ["/volumes/work/*.xml"], LIMITS, volume_mib=8)  # type: ignore[arg-type]
-
-    assert found == {}
-    assert "'volumes/work/huge.xml' and what follows are missing" in error
-    assert engine.bytes < 2**20
+    assert found.test_files == {}
+    assert "'volumes/work/huge.xml' and what follows are missing" in found.error
+    assert [type(request) for request in run.asked] == [ListFolder]
 
 
 @REAL_ONLY
 def test_links_of_a_volume_are_left_out_and_lead_nowhere(place: Place) -> None:
-    volume = place.volume()
     commands = "ln -s /job/.jobmanager/secrets/token a.xml; ln -s /job/.jobmanager/secrets d; mkfifo f.xml; echo 1 > b.xml"
-    run = place.run(f"cd /volumes/work; {commands}; ln b.xml c.xml", volumes=(volume,), secrets={"token": b"s3cret"})
-    patterns = ["/volumes/work/*.xml", "/volumes/work/d/*"]
+    command = f"cd /volumes/work; {commands}; ln b.xml c.xml"
+    with ended_run(place, command, volumes=(place.volume(),), secrets={"token": b"s3cret"}) as run:
+        found = run.collected(tests=("/volumes/work/*.xml", "/volumes/work/d/*"))
 
-    found, error = read_files(place.engine, run.container, patterns, LIMITS)
-
-    assert found == {"volumes/work/b.xml": b"1\n", "volumes/work/c.xml": b"1\n"}
-    assert "'volumes/work/a.xml' (a symbolic link)" in error and "'volumes/work/f.xml' (a fifo)" in error
+    assert found.test_files == {"volumes/work/b.xml": b"1\n", "volumes/work/c.xml": b"1\n"}
+    assert found.error == "test reports: 'volumes/work/a.xml' (a symbolic link), 'volumes/work/f.xml' (no regular file)"
