@@ -10,10 +10,10 @@
             ...
         fake.faults.stop()      # the daemon has died
 
-It runs no program of yours. It knows a small part of busybox: ``sh -c`` with ``;`` ``&&`` ``||`` ``|``, redirections,
-loops, ``if``, variables; ``true``, ``false``, ``echo``, ``printf``, ``cat``, ``head``, ``wc``, ``dd``, ``seq``, ``sleep``, ``yes``,
-``mkdir``, ``rm``, ``touch``, ``chmod``, ``ls``, ``env``, ``kill``, ``test``; and ``fake-oom``, ``fake-forks N`` and
-``fake-pid1-oom``, which hit limits. ``programs`` adds further ones, each a script for that shell.
+It runs no program of yours. What a program does is told by steps (``jobmanager.testing.steps``). A text stands for a few
+commands, with ``;`` ``&&`` ``||`` or a new line between them: ``true``, ``false``, ``echo``, ``cat``, ``env``, ``exec``, ``exit``,
+``kill -SIGNAL $$``, ``ls``, ``mkdir``, ``pwd``, ``rm``, ``sh``, ``sleep``, ``touch``, ``yes``; and ``fake-oom``, ``fake-forks N``,
+``fake-pid1-oom``, which hit limits. It is no shell: there are no pipes, redirections, variables or loops.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import socket
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -36,6 +36,7 @@ from jobmanager.ipc.process import command, environment
 from jobmanager.model._exact import exact
 from jobmanager.model.container import ContainerStatus
 from jobmanager.testing.fake.wire import PIECE, Inbox, packed
+from jobmanager.testing.steps import ProgramStep, checked_programs
 
 __all__ = ["FakeContainerRecord", "FakeEngineServer", "Faults"]
 
@@ -63,7 +64,8 @@ class FakeEngineServer:
     Args:
         images: references, or a mapping from references to the images' labels.
         registry: the same, for images that can be pulled.
-        programs: further programs by name, each a script for the fake's shell (``"$@"`` are its arguments).
+        programs: what programs do, as steps or as a text; by the name of a program, such as ``python3``, or by the whole text of a
+            command.
         cores: the number of cores that it reports.
         memory_mib: the memory that it reports.
     """
@@ -73,14 +75,14 @@ class FakeEngineServer:
         images: Iterable[str] | Mapping[str, Mapping[str, str]] = ("busybox",),
         *,
         registry: Iterable[str] | Mapping[str, Mapping[str, str]] = (),
-        programs: Mapping[str, str] | None = None,
+        programs: Mapping[str, str | Sequence[ProgramStep]] | None = None,
         cores: int = 2,
         memory_mib: int = 4096,
     ) -> None:
         self._settings = {
             "images": _with_labels(images),
             "registry": _with_labels(registry),
-            "programs": dict(programs or {}),
+            "programs": checked_programs(programs or {}),
             "cores": cores,
             "memory_mib": memory_mib,
         }

@@ -6,13 +6,14 @@ import pickle
 import select
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from jobmanager.engine import protocol
-from jobmanager.engine.protocol import Chunk, EngineError, OutputStream, StdinLink, Unreachable
+from jobmanager.engine.protocol import Channel, EngineError, Unreachable
 from jobmanager.model.container import (
     ContainerInfo,
     ContainerSpec,
@@ -26,11 +27,15 @@ from jobmanager.model.container import (
     VolumeInfo,
 )
 from jobmanager.model.host import Address
-from jobmanager.testing.fake.wire import PIECE, STDERR, Inbox, packed
+from jobmanager.runner.binaries import binary
+from jobmanager.runner.place import RunnerVolume
+from jobmanager.testing.fake.wire import PIECE, Inbox, packed
 
 __all__ = ["FakeEngine"]
 
+_ARCHITECTURE = "x86_64"
 _MIN_TIMEOUT_S = 0.001
+_CHANNEL_BYTES = 2**18  # read at once
 
 
 class FakeEngine:
@@ -49,7 +54,7 @@ class FakeEngine:
             memory_mib=memory_mib,
             now_s=now_s,
             cgroup="1",
-            architecture="x86_64",
+            architecture=_ARCHITECTURE,
             available_memory_mib=available,
         )
 
@@ -86,14 +91,13 @@ class FakeEngine:
 
     def create(self, spec: ContainerSpec, defaults: ImageDefaults) -> str:  # noqa: ARG002
         limits = spec.limits
-        folders = (spec.workspace, spec.shares, spec.shared_volume)
-        bounds = (*folders, limits.workspace_mib, limits.workspace_inodes, limits.output_kib, limits.cpus)
+        sizes = (limits.workspace_mib, limits.workspace_inodes, limits.memory_mib, limits.processes, limits.cpus)
+        bounds = (spec.workspace, spec.shares, spec.shared_volume, *sizes, spec.lease_s)
         volumes = [(each.name, each.path, each.short_name, each.size_mib, each.inodes, each.read_only) for each in spec.volumes]
-        return str(self._call("create", spec.name, spec.image, dict(spec.labels), bounds, volumes))
+        return str(self._call("create", spec.name, spec.image, dict(spec.labels), bounds, volumes, _row(_runner())))
 
     def create_carrier(self, name: str, image: str, labels: Mapping[str, str], volumes: Sequence[DiskVolume]) -> str:
-        rows = [(each.name, each.path, dict(each.labels), each.read_only) for each in volumes]
-        return str(self._call("create_carrier", name, image, dict(labels), rows))
+        return str(self._call("create_carrier", name, image, dict(labels), [_row(each) for each in volumes]))
 
     def write_file(self, container: str, path: str, content: bytes, mode: int = 0o644) -> None:
         self._call("write_file", container, path, content, mode)
@@ -101,23 +105,8 @@ class FakeEngine:
     def start(self, container: str) -> None:
         self._call("start", container)
 
-    def attach(self, container: str) -> OutputStream:
-        return self._stream("attach", container)
-
-    def logs(self, container: str) -> OutputStream:
-        return self._stream("logs", container)
-
-    def feed(
-        self,
-        container: str,
-        payload: bytes,
-        timeout_s: float,
-        still_takes_input: Callable[[], bool] = lambda: True,  # noqa: ARG002 - a fake container takes all of it at once
-    ) -> None:
-        self._call("feed", container, payload, timeout_s=timeout_s)
-
-    def open_stdin(self, container: str) -> StdinLink:
-        return _FakeStdin(self._open_connection("open_stdin", container), self._path, self._timeout_s)
+    def open_channel(self, container: str) -> Channel:
+        return _FakeChannel(self._open_connection("open_channel", container))
 
     def inspect(self, container: str) -> ContainerInfo:
         return _state(self._call("inspect", container))
@@ -127,12 +116,6 @@ class FakeEngine:
 
     def kill(self, container: str) -> None:
         self._call("kill", container)
-
-    def pause(self, container: str) -> None:
-        self._call("pause", container)
-
-    def unpause(self, container: str) -> None:
-        self._call("unpause", container)
 
     def usage(self, container: str) -> Usage | None:
         cpu_time_ns = self._call("usage", container)
@@ -160,9 +143,9 @@ class FakeEngine:
             self._connection.close()
             self._connection = None
 
-    def _call(self, call: str, *arguments: object, timeout_s: float | None = None) -> Any:
+    def _call(self, call: str, *arguments: object) -> Any:
         try:
-            return self._connected().ask((call, *arguments), timeout_s or self._timeout_s)
+            return self._connected().ask((call, *arguments), self._timeout_s)
         except OSError as error:
             self.close()
             raise Unreachable(f"{self._path}: {error}") from error
@@ -173,9 +156,6 @@ class FakeEngine:
         if self._connection is None:
             self._connection = _Connection(self._path, self._timeout_s)
         return self._connection
-
-    def _stream(self, call: str, container: str) -> OutputStream:
-        return _FakeStream(self._open_connection(call, container))
 
     def _open_connection(self, call: str, container: str) -> _Connection:
         """A new connection on which this call was made."""
@@ -244,50 +224,83 @@ class _Connection:
             self._timeout_s = timeout_s
 
 
-class _FakeStream:
-    """A container's output on a connection of its own."""
+class _FakeChannel:
+    """A container's standard input and output on a connection of its own."""
 
     def __init__(self, connection: _Connection) -> None:
-        self._connection = connection
+        self._socket = connection.socket
+        self._socket.setblocking(False)
+        self._unsent = bytearray()
+        self._woken, self._waker = socket.socketpair()
+        self._woken.setblocking(False)
+        self._waker.setblocking(False)
+        self._is_open = True
+        self._poll = select.poll()
+        self._poll.register(self._woken, select.POLLIN)
 
-    def read(self, timeout_s: float) -> list[Chunk] | None:
-        if not self._connection.waiting:
-            try:
-                self._connection.socket.settimeout(max(timeout_s, _MIN_TIMEOUT_S))
-                self._connection.receive()
-            except TimeoutError:
-                return []
-            except OSError:
-                return None
-        came, self._connection.waiting = self._connection.waiting, []
-        return [Chunk(body[:1] == STDERR, body[1:]) for body in came]
-
-    def close(self) -> None:
+    def read(self, timeout_s: float) -> bytes | None:
+        if not self._is_open:
+            return None
+        deadline = time.monotonic() + timeout_s
         try:
-            self._connection.socket.shutdown(socket.SHUT_RDWR)  # wakes a thread that reads it
+            while True:
+                self._send()
+                if (data := self._receive()) is not None:
+                    return data or None
+                if not self._wait(max(0.0, deadline - time.monotonic())):
+                    return b""
         except OSError:
-            pass  # the engine has closed it
-        self._connection.close()
+            return None
 
+    def write(self, data: bytes) -> None:
+        self._unsent += data
 
-class _FakeStdin:
-    """A container's standard input on a connection of its own."""
+    @property
+    def unsent(self) -> int:
+        return len(self._unsent)
 
-    def __init__(self, connection: _Connection, path: str, timeout_s: float) -> None:
-        self._connection = connection
-        self._path = path
-        self._timeout_s = timeout_s
-
-    def write(self, data: bytes, timeout_s: float, still_takes_input: Callable[[], bool] = lambda: True) -> None:  # noqa: ARG002
-        try:
-            self._connection.ask(("write", data), min(timeout_s, self._timeout_s))
-        except OSError as error:
-            raise Unreachable(f"{self._path}: {error}") from error
+    def wake(self) -> None:
+        with suppress(OSError):  # it is woken already, or closed
+            self._waker.send(b"\0")
 
     def close(self) -> None:
-        with suppress(OSError):  # the engine has closed it
-            self._connection.socket.shutdown(socket.SHUT_RDWR)
-        self._connection.close()
+        if self._is_open:
+            self._is_open = False
+            self.wake()
+            for each in (self._socket, self._woken, self._waker):
+                each.close()
+
+    def _send(self) -> None:
+        while self._unsent:
+            try:
+                sent = self._socket.send(self._unsent)
+            except BlockingIOError:
+                return
+            del self._unsent[:sent]
+
+    def _receive(self) -> bytes | None:
+        try:
+            return self._socket.recv(_CHANNEL_BYTES)
+        except BlockingIOError:
+            return None
+
+    def _wait(self, timeout_s: float) -> bool:
+        """Wait until bytes can go or come; False once it is woken, or nothing came in time."""
+        self._poll.register(self._socket, select.POLLIN | (select.POLLOUT if self._unsent else 0))
+        ready = {number for number, _ in self._poll.poll(timeout_s * 1000)}
+        if self._woken.fileno() in ready:
+            self._woken.recv(PIECE)
+            return False
+        return bool(ready)
+
+
+@cache
+def _runner() -> DiskVolume:
+    return RunnerVolume(sha256=binary(_ARCHITECTURE).sha256).mount()
+
+
+def _row(volume: DiskVolume) -> tuple[str, str, dict[str, str], bool]:
+    return volume.name, volume.path, dict(volume.labels), volume.read_only
 
 
 def _state(row: tuple[str, str, str, dict[str, str], float, int | None, bool, float, float, dict[str, str]]) -> ContainerInfo:

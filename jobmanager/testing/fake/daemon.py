@@ -22,10 +22,11 @@ from jobmanager.engine.protocol import (
 )
 from jobmanager.model.container import SHARED_FOLDER, ContainerStatus
 from jobmanager.runner.place import RUNNER_PATH
-from jobmanager.testing.fake.container import KILLED, FakeContainer, FakeMount, FakeSpec, Follower, Later, SharedVolume
+from jobmanager.testing.fake.container import KILLED, ChannelEnd, FakeContainer, FakeMount, FakeSpec, Later, Programs, SharedVolume
 from jobmanager.testing.fake.files import FakeFile, FileProblem
 
 _HISTORY = 20_000
+_LEASE_INTERVAL_S = 0.1
 _NAMES = 100_000  # containers whose number of starts is kept
 _SHARED = "-shared"  # the end of a shared folder's name
 _DISK_MIB, _DISK_INODES = 1024, 100_000  # of a volume on the disk
@@ -45,7 +46,7 @@ class FakeImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FakeVolume:
-    """A container's workspace, or a volume of several containers, as the fake engine lists it."""
+    """A volume as the fake engine lists it."""
 
     name: str
     labels: Mapping[str, str]
@@ -56,12 +57,11 @@ class FakeVolume:
 class FakeDaemon:
     """The calls of the ``Engine`` protocol by name, with plain data in and out."""
 
-    def __init__(self, *, cores: int, memory_mib: int, later: Later) -> None:
+    def __init__(self, *, cores: int, memory_mib: int, programs: Programs, later: Later) -> None:
         self.containers: dict[str, FakeContainer] = {}  # by name
         self.volumes: dict[str, FakeVolume] = {}  # by name
         self.images: dict[str, FakeImage] = {}
         self.registry: dict[str, Mapping[str, str]] = {}  # what pull can fetch
-        self.scripts: dict[str, str] = {}
         self.history: deque[tuple[str, str]] = deque(maxlen=_HISTORY)
         self.starts: Counter[str] = Counter()
         self.runs: Counter[str] = Counter()  # of programs, by job
@@ -70,8 +70,10 @@ class FakeDaemon:
         self._ids: dict[str, FakeContainer] = {}
         self._cores = cores
         self._memory_mib = memory_mib
+        self._programs = programs
         self._later = later
         self._made = 0
+        self._looks_at_leases = False
         self._calls: Mapping[str, Callable[..., Any]] = {
             call.__name__: call
             for call in (
@@ -82,11 +84,8 @@ class FakeDaemon:
                 self.create,
                 self.create_carrier,
                 self.start,
-                self.feed,
                 self.inspect,
                 self.kill,
-                self.pause,
-                self.unpause,
                 self.usage,
                 self.archive,
                 self.remove,
@@ -148,11 +147,12 @@ class FakeDaemon:
         name: str,
         image: str,
         labels: Mapping[str, str],
-        bounds: tuple[str, bool, str, int, int, int, float],
+        bounds: tuple[str, bool, str, int, int, int, int, float, float],
         volumes: Sequence[tuple[str, str, str, int, int, bool]],
+        runner: tuple[str, str, Mapping[str, str], bool],
     ) -> str:
         known = self._image_for(name, image)
-        workspace, shares, shared_volume, workspace_mib, workspace_inodes, output_kib, cpus = bounds
+        workspace, shares, shared_volume, workspace_mib, workspace_inodes, memory_mib, processes, cpus, lease_s = bounds
         id_ = self._new_id(name)
         spec = FakeSpec(
             id=id_,
@@ -163,16 +163,17 @@ class FakeDaemon:
             shared_volume=f"{id_}{_SHARED}" if shares else shared_volume,
             workspace_mib=workspace_mib,
             workspace_inodes=workspace_inodes,
-            output_kib=output_kib,
+            memory_mib=memory_mib,
+            processes=processes,
             cpus=cpus,
-            volumes=tuple(self._mount(labels, *volume) for volume in volumes),
+            lease_s=lease_s,
+            volumes=(*(self._mount(labels, *volume) for volume in volumes), self._disk_mount(*runner)),
             created_at_s=time.time(),
         )
         self._add(spec)
-        for volume in (id_, f"{id_}{_SHARED}")[: 1 + shares]:
-            self.volumes[volume] = FakeVolume(
-                name=volume, labels={**labels, VOLUME_LABEL: name}, created_at_s=spec.created_at_s
-            )
+        if shares:
+            volume = spec.shared_volume
+            self.volumes[volume] = FakeVolume(name=volume, labels={**labels, VOLUME_LABEL: name}, created_at_s=spec.created_at_s)
         return spec.id
 
     def create_carrier(
@@ -196,29 +197,30 @@ class FakeDaemon:
         if not container.spec.is_carrier:
             return  # it has a workspace and no more
         try:
-            container.machine.files.put(path, content, mode)
+            container.files.put(path, content, mode)
         except FileProblem as problem:
             raise EngineFailed(f"write {path}: {problem}") from None
 
     def start(self, target: str) -> None:
         container = self.find(target)
-        if container.spec.is_carrier:
-            raise Refused(_cannot_start(container.machine.files.find(RUNNER_PATH)))
+        runner = container.runner_file
+        if container.spec.is_carrier or not _is_program(runner):
+            raise Refused(_cannot_start(runner))
         if container.status is ContainerStatus.PAUSED:
             raise Refused("cannot start a paused container, try unpause instead")
         if container.status is not ContainerStatus.RUNNING:
             _count(self.starts, container.spec.name)
             container.start()
+            self._look_at_leases_later()
 
-    def feed(self, target: str, payload: bytes) -> None:
-        self._attachable(target).feed(payload, ends=True)
-
-    def open_stdin(self, target: str) -> FakeContainer:
-        return self._attachable(target)
-
-    def follow(self, target: str, *, from_beginning: bool, wake: Callable[[], None]) -> Follower:
-        container = self.find(target) if from_beginning else self._attachable(target)
-        return container.follow(from_beginning=from_beginning, wake=wake)
+    def open_channel(self, target: str, wake: Callable[[], None]) -> ChannelEnd:
+        """Another connection to a container; ``wake`` is called whenever there is more of its output."""
+        container = self.find(target)
+        if container.status is ContainerStatus.PAUSED:
+            raise Refused(f"container {target} is paused, unpause the container before attach")
+        if container.status is not ContainerStatus.RUNNING:
+            raise NotRunning(f"Container {container.spec.id} is not running")
+        return container.open_channel(wake)
 
     def inspect(self, target: str) -> tuple[object, ...]:
         return _row(self.find(target), inspected=True)
@@ -289,7 +291,7 @@ class FakeDaemon:
         return hashlib.sha256(b"%s %d" % (name.encode(), self._made)).hexdigest()
 
     def _add(self, spec: FakeSpec) -> None:
-        container = FakeContainer(spec, scripts=self.scripts, later=self._later, began=self._program_began)
+        container = FakeContainer(spec, programs=self._programs, later=self._later, began=self._program_began)
         self.containers[spec.name] = self._ids[spec.id] = container
 
     def kill(self, target: str) -> None:
@@ -299,6 +301,7 @@ class FakeDaemon:
         container.end(KILLED)
 
     def pause(self, target: str) -> None:
+        """An external action: no call of ours."""
         container = self.find(target)
         if container.status is ContainerStatus.PAUSED:
             raise NotRunning(f"Container {container.spec.id} is already paused")
@@ -307,6 +310,7 @@ class FakeDaemon:
         container.pause()
 
     def unpause(self, target: str) -> None:
+        """The same."""
         container = self.find(target)
         if container.status is ContainerStatus.PAUSED:
             container.resume()
@@ -318,7 +322,7 @@ class FakeDaemon:
     def archive(self, target: str, path: str) -> bytes:
         container = self.find(target)
         try:
-            return container.machine.files.packed(posixpath.normpath(path))
+            return container.files.packed(posixpath.normpath(path))
         except FileProblem:
             raise NoSuchContainer(
                 f"Could not find the file {path} in container {container.spec.name}"
@@ -328,7 +332,6 @@ class FakeDaemon:
         container = self._ids.get(target) or self.containers.get(target)
         if container is not None:
             self.remove_alone(container)
-            self.volumes.pop(container.spec.id, None)  # a carrier has none of its own
             self.remove_volume(f"{container.spec.id}{_SHARED}")
             return
         for name, _, _ in self.matching_volumes({VOLUME_LABEL: target}):
@@ -356,11 +359,18 @@ class FakeDaemon:
     def _program_began(self, spec: FakeSpec) -> None:
         _count(self.runs, spec.labels.get(JOB_LABEL, spec.name))
 
-    def _attachable(self, target: str) -> FakeContainer:
-        container = self.find(target)
-        if container.status is ContainerStatus.PAUSED:
-            raise Refused(f"container {target} is paused, unpause the container before attach")
-        return container
+    def _look_at_leases_later(self) -> None:
+        if not self._looks_at_leases:
+            self._looks_at_leases = True
+            self._later(_LEASE_INTERVAL_S, self._look_at_leases)
+
+    def _look_at_leases(self) -> None:
+        """One timer for all: a container has a lease of minutes and lives for less than a second."""
+        self._looks_at_leases = False
+        now = time.monotonic()
+        running = [container for container in tuple(self.containers.values()) if container.look_at_lease(now)]
+        if running:
+            self._look_at_leases_later()
 
     def _image(self, reference: str) -> FakeImage:
         image = self.images.get(tagged(reference))
@@ -378,8 +388,12 @@ def _count(counts: Counter[str], name: str) -> None:
         del counts[next(iter(counts))]
 
 
+def _is_program(runner: FakeFile | None) -> bool:
+    return runner is not None and bool(runner.data) and bool(runner.mode & 0o111)
+
+
 def _cannot_start(runner: FakeFile | None) -> str:
-    """What an engine says of a carrier: its program is the runner, which is not there, or not one of this fake engine's."""
+    """What an engine says of a container whose program cannot be run: the runner is not there, or is none, or it is a carrier."""
     why = "exec format error"
     if runner is None:
         why = f"stat {RUNNER_PATH}: no such file or directory"
@@ -403,7 +417,7 @@ def _row(container: FakeContainer, *, inspected: bool) -> tuple[object, ...]:
     spec = container.spec
     times = (container.started_at_s, container.ended_at_s)
     told = (container.exit_code, container.oom_killed, *times) if inspected else (None, False, 0.0, 0.0)
-    volumes = {spec.workspace: spec.id, **{mount.volume.path: mount.name for mount in spec.volumes}}
+    volumes = {mount.volume.path: mount.name for mount in spec.volumes}
     if spec.shared_volume:
         volumes[SHARED_FOLDER] = spec.shared_volume
     return (spec.id, spec.name, container.status.value, spec.labels, spec.created_at_s, *told, volumes)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import errno
+import fnmatch
 import io
+import os
 import posixpath
 import tarfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 _BLOCK = 4096
-_TAR_BLOCK = 512
 
 
 class FileProblem(Exception):
     """What a system call would have said; the text is strerror's."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(os.strerror(number))
+        self.errno = number
 
 
 @dataclass(slots=True)
@@ -23,6 +29,7 @@ class FakeFile:
 
     data: bytearray
     mode: int = 0o644
+    mtime_s: int = 0  # since 1970
 
 
 @dataclass(slots=True)
@@ -67,28 +74,24 @@ class Files:
         """Whether there is anything of that path."""
         return self.find(path) is not None or self.is_folder(path)
 
-    def is_writable(self, path: str) -> bool:
-        """Whether the file or folder of that path is there, in a place that can be written to."""
-        tree = self._tree(path) or next((tree for tree in self._trees if tree.root == path), None)
-        return self.exists(path) and tree is not None and tree.root not in self._read_only
-
     def size(self) -> int:
-        """Bytes in all files."""
-        return sum(len(file.data) for tree in self._trees for file in tree.files.values())
+        """Bytes in all files that can be written."""
+        mine = (tree for tree in self._trees if tree.root not in self._read_only)
+        return sum(len(file.data) for tree in mine for file in tree.files.values())
 
     def read(self, path: str) -> bytearray:
         """A file's content; it grows under the reader's hands."""
         if self.is_folder(path):
-            raise FileProblem("Is a directory")
+            raise FileProblem(errno.EISDIR)
         file = self.find(path)
         if file is None:
-            raise FileProblem("No such file or directory")
+            raise FileProblem(errno.ENOENT)
         return file.data
 
     def create(self, path: str, mode: int = 0o644) -> FakeFile:
         """An empty file, also in place of an old one."""
         if self.is_folder(path):
-            raise FileProblem("Is a directory")
+            raise FileProblem(errno.EISDIR)
         tree = self._writable(path)
         if path in tree.files:
             file = tree.files[path]
@@ -100,12 +103,17 @@ class Files:
         tree.files[path] = FakeFile(bytearray(), mode)
         return tree.files[path]
 
-    def put(self, path: str, data: bytes, mode: int) -> None:
-        """A whole file, in place of whatever had that path."""
+    def put(self, path: str, data: bytes, mode: int) -> FakeFile:
+        """A file, in place of whatever had that path; the folders on its way are made."""
         if self.exists(path):
             self.remove(path)
-        self.create(path, mode)
+        above = posixpath.dirname(path)
+        if not self.is_folder(above):
+            self.make_folder(above, parents=True)
+        file = self.create(path, mode)
+        file.mtime_s = int(time.time())
         self.append(path, data)
+        return file
 
     def append(self, path: str, data: bytes) -> None:
         """Write at the end. As much as fits is written before FileProblem says that the room is used up."""
@@ -118,13 +126,13 @@ class Files:
         file.data += data[:spare]
         tree.room -= _blocks(len(file.data)) - before
         if len(data) > spare:
-            raise FileProblem("No space left on device")
+            raise FileProblem(errno.ENOSPC)
 
     def make_folder(self, path: str, *, parents: bool) -> None:
         if self.is_folder(path) and parents:
             return
         if self.exists(path):
-            raise FileProblem("File exists")
+            raise FileProblem(errno.EEXIST)
         above = posixpath.dirname(path)
         if parents and not self.is_folder(above):
             self.make_folder(above, parents=True)
@@ -137,7 +145,7 @@ class Files:
         """Remove a file, or a folder with all that is in it."""
         tree = self._writable(path)
         if not self.exists(path):
-            raise FileProblem("No such file or directory")
+            raise FileProblem(errno.ENOENT)
         for name in [name for name in tree.files if name == path or name.startswith(path + "/")]:
             tree.room += _blocks(len(tree.files.pop(name).data))
             tree.inodes += 1
@@ -153,31 +161,46 @@ class Files:
             if path != "/" and posixpath.dirname(path) == folder
         )
 
-    def unpack(self, tar: bytes) -> None:
-        """Unpack a tar into the workspace; raises FileProblem where tar(1) would give up."""
-        at = 0
-        long_name = ""
-        while True:
-            header = tar[at : at + _TAR_BLOCK]
-            if len(header) < _TAR_BLOCK:
-                raise FileProblem("short read")
-            if header.count(0) == _TAR_BLOCK:
-                return
-            size = _number(header[124:136])
-            content = tar[at + _TAR_BLOCK : at + _TAR_BLOCK + size]
-            at += _TAR_BLOCK + -(-size // _TAR_BLOCK) * _TAR_BLOCK
-            if len(content) < size:
-                raise FileProblem("short read")
-            if header[156:157] == b"L":
-                long_name = _text(content)
-                continue
-            self._unpack_member(long_name or _text(header[:100]), header, content)
-            long_name = ""
+    def below(self, folder: str) -> Iterator[tuple[str, FakeFile | None]]:
+        """Paths below a folder, each with its file; a folder has none. Raises FileProblem where it is no folder."""
+        if not self.is_folder(folder):
+            raise FileProblem(errno.ENOENT if self.find(folder) is None else errno.ENOTDIR)
+        start = folder.rstrip("/") + "/"
+        for path in sorted(set(self._paths())):
+            if path.startswith(start) and path != start:
+                yield path, self.find(path)
+
+    def matching(self, folder: str, parts: Sequence[str]) -> Iterator[str]:
+        """Paths below a folder whose names match, part by part, as in a shell; raises FileProblem where it is no folder."""
+        if not parts:
+            yield folder
+            return
+        if not self.is_folder(folder):
+            raise FileProblem(errno.ENOENT)
+        for name in fnmatch.filter(self.children(folder), parts[0]):
+            path = f"{folder}/{name}"
+            is_meant = parts[0].startswith(".") or not name.startswith(".")
+            if is_meant and (len(parts) == 1 or self.is_folder(path)):
+                yield from self.matching(path, parts[1:])
+
+    def is_full(self, folder: str) -> tuple[bool, bool]:
+        """Whether no bytes, and whether no inodes, are free in the place that has this folder."""
+        tree = next((tree for tree in self._trees if tree.root == folder), None) or self._tree(folder)
+        return (False, False) if tree is None else (tree.room <= 0, tree.inodes <= 0)
+
+    def fill(self, folder: str, *, inodes: bool) -> None:
+        """Use up what is free in a place."""
+        tree = next(tree for tree in self._trees if tree.root == folder)
+        if inodes:
+            for number in range(tree.inodes):
+                self.create(f"{folder}/fill{number}")
+        else:
+            self.put(f"{folder}/fill", bytes(tree.room), 0o644)
 
     def packed(self, path: str) -> bytes:
         """A tar of a file or folder as an engine's archive call gives it: the path's last name on top."""
         if not self.exists(path):
-            raise FileProblem("No such file or directory")
+            raise FileProblem(errno.ENOENT)
         out = io.BytesIO()
         above = posixpath.dirname(path)
         with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT, encoding="utf-8") as tar:
@@ -198,23 +221,11 @@ class Files:
         member.size, member.mode = len(file.data), file.mode
         tar.addfile(member, io.BytesIO(file.data))
 
-    def _unpack_member(self, name: str, header: bytes, content: bytes) -> None:
-        path = posixpath.normpath(posixpath.join(self._workspace, name.lstrip("/")))
-        if header[156:157] == b"5":
-            self.make_folder(path, parents=True)
-            return
-        above = posixpath.dirname(path)
-        if not self.is_folder(above):
-            self.make_folder(above, parents=True)
-        file = self.create(path, _number(header[100:108]))
-        file.mode = _number(header[100:108])
-        self.append(path, content)
-
     def _need_folder(self, path: str) -> None:
         if self.find(path) is not None:
-            raise FileProblem("Not a directory")
+            raise FileProblem(errno.ENOTDIR)
         if not self.is_folder(path):
-            raise FileProblem("No such file or directory")
+            raise FileProblem(errno.ENOENT)
 
     def _paths(self) -> Iterator[str]:
         yield from self._fixed
@@ -232,25 +243,15 @@ class Files:
     def _writable(self, path: str) -> Tree:
         tree = self._tree(path)
         if tree is None or tree.root in self._read_only:
-            raise FileProblem("Read-only file system")
+            raise FileProblem(errno.EROFS)
         return tree
 
 
 def _take_inode(tree: Tree) -> None:
     if tree.inodes <= 0:
-        raise FileProblem("No space left on device")
+        raise FileProblem(errno.ENOSPC)
     tree.inodes -= 1
 
 
 def _blocks(size: int) -> int:
     return -(-size // _BLOCK) * _BLOCK
-
-
-def _number(field: bytes) -> int:
-    """A tar header's octal number."""
-    digits = field.strip(b" \0")
-    return int(digits, 8) if digits else 0
-
-
-def _text(field: bytes) -> str:
-    return field.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jobmanager.engine.protocol import EngineError, EngineFailed
-from jobmanager.testing.fake.container import FakeContainer, Follower
+from jobmanager.testing.fake.container import ChannelEnd
 from jobmanager.testing.fake.daemon import FakeDaemon, tagged
 from jobmanager.testing.fake.wire import PIECE, Inbox, packed
 
@@ -29,8 +29,7 @@ _BACKLOG = 4096
 _RECEIVE = 4 * PIECE
 _SEND_AHEAD = PIECE  # how much of a stream is buffered before it is sent
 _OWNER_CHECK_INTERVAL_S = 0.5
-_STREAMS = ("attach", "logs")
-_WRITE_STDIN = "write"  # on a connection that asked for open_stdin
+_OPEN_CHANNEL = "open_channel"
 
 
 class Peer:
@@ -40,8 +39,7 @@ class Peer:
         self.socket = peer_socket
         self.inbox = Inbox()
         self.out = bytearray()
-        self.follower: Follower | None = None
-        self.fed: FakeContainer | None = None  # the container whose standard input it keeps open
+        self.channel: ChannelEnd | None = None  # its bytes are those of a container
         self.broken = False
         self.wants_to_write = False
         self.awaits_reply = False  # a delayed reply, which output must not overtake
@@ -68,8 +66,9 @@ class FakeServer:
         self._to_drop: Counter[str] = Counter()
         self._to_refuse: dict[str, tuple[str, int]] = {}
         self._ends_containers = False
-        self._daemon = FakeDaemon(cores=settings["cores"], memory_mib=settings["memory_mib"], later=self._later)
-        self._daemon.scripts.update(settings["programs"])
+        self._daemon = FakeDaemon(
+            cores=settings["cores"], memory_mib=settings["memory_mib"], programs=settings["programs"], later=self._later
+        )
         self._daemon.registry.update((tagged(reference), labels) for reference, labels in settings["registry"].items())
         for reference, labels in settings["images"].items():
             self._daemon.add_image(reference, labels, ("sh",))
@@ -176,9 +175,11 @@ class FakeServer:
             data = b""
         if not data:
             self._drop(peer)
-            return
-        for body in peer.inbox.feed(data):
-            self._answer(peer, pickle.loads(body))
+        elif peer.channel is not None:
+            peer.channel.container.receive(data)
+        else:
+            for body in peer.inbox.feed(data):
+                self._answer(peer, pickle.loads(body))
 
     def _drop(self, peer: Peer) -> None:
         if peer.broken:
@@ -189,17 +190,14 @@ class FakeServer:
         if not self._paused:
             self._selector.unregister(peer.socket)
         peer.socket.close()
-        if peer.follower is not None:
-            peer.follower.leave()
-        if peer.fed is not None:
-            peer.fed.feed(b"", ends=True)
+        if peer.channel is not None:
+            peer.channel.leave()
 
     # ---- requests
 
     def _answer(self, peer: Peer, request: tuple[Any, ...]) -> None:
         call, *arguments = request
-        if call != _WRITE_STDIN:
-            self._daemon.note(call, arguments[0] if arguments else "")
+        self._daemon.note(call, arguments[0] if arguments else "")
         try:
             value = self._carry_out(peer, call, arguments)
         except EngineError as error:
@@ -220,17 +218,9 @@ class FakeServer:
         if times > 0:
             self._to_refuse[call] = (message, times - 1)
             raise EngineFailed(message)
-        if call == "open_stdin":
-            peer.fed = self._daemon.open_stdin(arguments[0])
-            return None
-        if call == _WRITE_STDIN and peer.fed is not None:
-            peer.fed.feed(arguments[0], ends=False)
-            return None
-        if call not in _STREAMS:
+        if call != _OPEN_CHANNEL:
             return self._daemon.call(call, *arguments)
-        peer.follower = self._daemon.follow(
-            arguments[0], from_beginning=call == "logs", wake=lambda: self._pending.add(peer)
-        )
+        peer.channel = self._daemon.open_channel(arguments[0], lambda: self._pending.add(peer))
         return None
 
     def _reply(self, peer: Peer, reply: bytes) -> None:
@@ -262,12 +252,12 @@ class FakeServer:
             self._drop(peer)
             return
         self._want_to_write(peer, False)
-        if peer.follower is not None and peer.follower.finished and not peer.awaits_reply:
+        if peer.channel is not None and peer.channel.is_over and not peer.awaits_reply:
             self._drop(peer)
 
     def _fill(self, peer: Peer) -> bool:
-        while peer.follower is not None and not peer.awaits_reply and len(peer.out) < _SEND_AHEAD:
-            more = peer.follower.take()
+        while peer.channel is not None and not peer.awaits_reply and len(peer.out) < _SEND_AHEAD:
+            more = peer.channel.take()
             if not more:
                 break
             peer.out += more

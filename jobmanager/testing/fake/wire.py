@@ -1,8 +1,8 @@
 """The protocol between ``FakeEngine`` and the fake engine's process: messages with a length, over a unix socket.
 
 A request is a pickled ``(call, *arguments)``, a reply a pickled ``(name of an EngineError or "", value)``; both ends are
-processes of one user's test. After a reply to ``attach`` and ``logs`` come chunks of output on the same connection: one byte
-that names the stream, then data. The end of the connection is the end of the output.
+processes of one user's test. After the reply to ``open_channel``, the connection is a container's standard input and output,
+byte by byte. Its end is the end of the output.
 """
 
 from __future__ import annotations
@@ -11,13 +11,7 @@ import pickle
 import struct
 
 PIECE = 65536
-STDOUT, STDERR = b"\x01", b"\x02"
 _LENGTH = struct.Struct("!I")
-
-
-def framed(body: bytes) -> bytes:
-    """A body with its length."""
-    return _LENGTH.pack(len(body)) + body
 
 
 def packed(value: object) -> bytes:
