@@ -81,6 +81,10 @@ class Machine:
     oom_kills: int = 0
     fork_refusals: int = 0
 
+    def begin(self) -> None:
+        """A run begins: what is counted is its own."""
+        self.used_bytes = self.oom_kills = self.fork_refusals = 0
+
     def take_memory(self, count: int) -> bool:
         """Whether the limit allows it; if not, somebody is killed."""
         self.used_bytes += count

@@ -262,6 +262,7 @@ class FakeRunner:
             self._say(RunRefused(run=order.run, why=refusal.why, errno=refusal.errno, what=refusal.what))
             return
         self.state = RunnerState.RUNNING
+        self._machine.begin()
         self._place.program_begins()
         self._say(Started(run=order.run, volumes=self._volumes(order)))
         program = commands.run(process, argv)
