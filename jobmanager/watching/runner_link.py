@@ -69,7 +69,7 @@ class RunnerLink:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.status: Status | None = None  # the latest one of this session
-        self.beginning_lost = False  # a part of the stream was acknowledged by an earlier waiter, and is nowhere
+        self.beginning_lost = False  # a part of the stream is nowhere: an earlier waiter has read it, or it was another runner's
         self.read_to = 0  # offset in the stream after the last message that was handed out
         self._engine = engine
         self._container_id = container_id
@@ -120,7 +120,7 @@ class RunnerLink:
     def connect(self) -> None:
         """Open a channel, in the place of the last one, and begin a session after what was read.
 
-        A ``STATUS`` comes first. Where it tells of fewer bytes than were read, this is another runner, and nothing more comes.
+        A ``STATUS`` comes first. If the runner does not have what comes next, it goes on with the first byte that the runner has.
 
         Raises:
             EngineError: what ``Engine.open_channel`` raises.
@@ -220,16 +220,22 @@ class RunnerLink:
         if status.version != VERSION:
             raise FrameError(f"the runner speaks version {status.version}, and this is version {VERSION}")
         self.status = status
-        if status.kept_from > self.read_to:
-            self._begin_again(channel, status.kept_from)
+        self._acknowledged_to = status.kept_from  # the last acknowledgement may have been lost with its connection
+        if not status.kept_from <= self.read_to <= status.stream_bytes:
+            self._begin_again(channel, status)
 
-    def _begin_again(self, channel: Channel, kept_from: int) -> None:
-        """What an earlier waiter has acknowledged is gone. After the end of the run that was only its answers."""
-        if not self._run_is_over:
+    def _begin_again(self, channel: Channel, status: Status) -> None:
+        """What an earlier waiter has acknowledged is gone, or this is another runner, as somebody has restarted the container.
+
+        What is gone after the end of a run is only answers.
+        """
+        is_another = status.stream_bytes < self.read_to
+        if is_another or not self._run_is_over:
             self.beginning_lost = True
             self._spool.remove()
-        self.read_to = self._acknowledged_to = kept_from
-        self._begin(channel, kept_from, self._lease_s)
+        self._run_is_over &= not is_another
+        self.read_to = status.kept_from
+        self._begin(channel, self.read_to, self._lease_s)
 
     # ---- requests
 

@@ -119,11 +119,11 @@ class MemoryChannel:
 
     def read(self, timeout_s: float) -> bytes | None:
         assert not self.is_closed
+        if self.breaks_after == 0:
+            return None
         if not self.stands_still:
             written, self._written = bytes(self._written), bytearray()
             self._runner.take(written)
-        if self.breaks_after == 0:
-            return None
         self.before += b"" if self.stands_still else self._runner.give()
         most = self.piece_bytes if self.breaks_after is None else min(self.piece_bytes, self.breaks_after)
         piece = bytes(self.before[:most])
