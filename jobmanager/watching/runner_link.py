@@ -70,7 +70,7 @@ class RunnerLink:
     ) -> None:
         self.status: Status | None = None  # the latest one of this session
         self.beginning_lost = False  # a part of the stream is nowhere: an earlier waiter has read it, or it was another runner's
-        self.read_to = 0  # offset in the stream after the last message that was handed out
+        self.read_to = 0  # offset in the stream after the last message that was read
         self._engine = engine
         self._container_id = container_id
         self._lease_s = lease_s
@@ -83,6 +83,7 @@ class RunnerLink:
         self._run_is_over = False  # its last message was read: nothing after it is spooled
         self._unspooled = bytearray()
         self._acknowledged_to = 0
+        self._arrived: list[UpMessage] = []  # and not handed out
         self._is_woken = False
         self._wrote_at = self._heard_at = clock()
 
@@ -136,11 +137,14 @@ class RunnerLink:
         """The messages that come next, in the stream's order; None: the connection is lost, and the link is closed.
 
         It waits for at most so many seconds; less where it is woken or a sign of life is due. Acknowledgements and signs of life
-        are written as they are due, and all that is written goes out meanwhile.
+        are written as they are due, and all that is written goes out meanwhile. When a ``STATUS`` has come, nothing is handed out
+        before the next call, so that whoever asks for messages has seen the status of their session.
 
         Raises:
             FrameError: this is not what a runner sends. The link is closed.
         """
+        if self._arrived:
+            return self._hand_out()
         if self._channel is None:
             return None
         self._give_sign_of_life(self._channel)
@@ -153,11 +157,13 @@ class RunnerLink:
         if not content:
             return []
         self._heard_at = self._clock()
+        before = self.status
         try:
-            return self._take(self._channel, content)
+            self._take(self._channel, content)
         except FrameError:
             self.close()
             raise
+        return self._hand_out() if self.status is before else []
 
     def send(self, *messages: DownMessage) -> None:
         """Have messages sent, in this order, while ``receive`` waits. While the link is not open this does nothing.
@@ -205,15 +211,17 @@ class RunnerLink:
         self._reader = PacketReader(session, read_from, self._keep)
         self._write(channel, self._writer.begin(read_from=read_from, lease_ms=max(1, round(lease_s * 1000))))
 
-    def _take(self, channel: Channel, content: bytes) -> list[UpMessage]:
-        messages: list[UpMessage] = []
+    def _take(self, channel: Channel, content: bytes) -> None:
         for item in self._reader.feed(content):
             if isinstance(item, UpMessage):
-                messages.append(item)
+                self._arrived.append(item)
             else:
                 self._take_status(channel, item)
         self.read_to = max(self.read_to, self._reader.read_to)
         self._acknowledge(channel)
+
+    def _hand_out(self) -> list[UpMessage]:
+        messages, self._arrived = self._arrived, []
         return list(self._without_old_answers(messages))
 
     def _take_status(self, channel: Channel, status: Status) -> None:

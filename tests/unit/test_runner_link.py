@@ -117,6 +117,20 @@ def test_messages_come_in_order_however_they_are_cut(piece_bytes: int) -> None:
     assert link.read_to == runner.stream_bytes
 
 
+def test_the_status_is_seen_before_the_messages_that_came_with_it() -> None:
+    runner = ScriptedRunner()
+    runner.say(SHORT)
+    link = link_to(runner)
+    link.connect()
+
+    assert link.receive(1.0) == [] and link.status is not None
+    assert link.read_to == runner.stream_bytes, "all came in one piece"
+    link.close()
+
+    assert link.receive(1.0) == SHORT
+    assert link.receive(1.0) is None
+
+
 def test_nothing_is_sent_or_read_before_connect() -> None:
     runner = ScriptedRunner()
     link = link_to(runner)
