@@ -23,10 +23,12 @@ import requests.exceptions
 import urllib3.exceptions
 
 from jobmanager.engine.docker.call_limits import MIN_BYTES_PER_S, CallLimits, enforce_limits, limited
+from jobmanager.engine.docker.channel import SocketChannel
 from jobmanager.engine.docker.container_config import VOLUME_LABEL, carrier_config, container_config
 from jobmanager.engine.docker.streams import LogStream, SocketStream, close_attached, plain_socket
 from jobmanager.engine.protocol import (
     BeingRemoved,
+    Channel,
     EngineError,
     EngineFailed,
     ImageMissing,
@@ -228,6 +230,10 @@ class DockerEngine:
     def open_stdin(self, container: str) -> StdinLink:
         with self._request(limits=self._stream_limits()):
             return _SocketStdin(self._attach(container, stdin=1))
+
+    def open_channel(self, container: str) -> Channel:
+        with self._request(limits=self._stream_limits()):
+            return SocketChannel(self._attach(container, stdin=1, stdout=1, stderr=1))
 
     def inspect(self, container: str) -> ContainerInfo:
         with self._request():

@@ -24,7 +24,7 @@ class SocketStream:
 
     def __init__(self, attached: Any) -> None:
         self._attached = attached
-        self._frames = _FrameParser()
+        self._frames = FrameParser()
 
     def read(self, timeout_s: float) -> list[Chunk] | None:
         sock = plain_socket(self._attached)
@@ -48,7 +48,7 @@ class LogStream:
 
     def __init__(self, response: Any) -> None:
         self._response = response
-        self._frames = _FrameParser()
+        self._frames = FrameParser()
         self._pieces: queue.Queue[bytes] = queue.Queue(maxsize=64)
         self._closing = threading.Event()
         self._reader = threading.Thread(target=self._read_all, name="jobmanager-log", daemon=True)
@@ -91,7 +91,7 @@ class LogStream:
         return False
 
 
-class _FrameParser:
+class FrameParser:
     """Parses the engine's multiplexed output: 8 bytes of header (stream, three zeros, length), then data.
 
     The part of a frame that has come is returned at once, so that a slow link does not look silent. An invalid header means
