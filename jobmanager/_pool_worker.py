@@ -9,6 +9,7 @@ from jobmanager._deleter import delete, delete_volumes
 from jobmanager._submitter import submit
 from jobmanager.engine.connect import connect
 from jobmanager.engine.protocol import Engine
+from jobmanager.engine.runner_volume import RunnerVolumes
 from jobmanager.ipc.messages import (
     PoolReply,
     PoolRequest,
@@ -28,26 +29,39 @@ _log = logging.getLogger(__name__)
 def main(connection: Connection) -> None:
     """Serve requests until ``Shutdown``."""
     forward_logs(connection.send)
-    engines: dict[Address, Engine] = {}
+    worker = PoolWorker()
     while not isinstance(request := connection.recv(), Shutdown):
-        connection.send(_reply(request, engines))
+        connection.send(worker.reply(request))
 
 
-def _reply(request: PoolRequest, engines: dict[Address, Engine]) -> PoolReply:
-    try:
-        engine = engines.get(request.address) or connect(request.address, timeout_s=request.timeout_s)
-        engines[request.address] = engine
+class PoolWorker:
+    """The work of a pool worker's process: requests of one manager."""
+
+    def __init__(self) -> None:
+        self._engines: dict[Address, Engine] = {}
+        self._runners: RunnerVolumes | None = None
+
+    def reply(self, request: PoolRequest) -> PoolReply:
+        """Carry out a request. An error that nobody has foreseen is a failure of this request."""
+        try:
+            return self._carry_out(request)
+        except Exception as error:  # noqa: BLE001 - the loop's edge: a bug here must not cost the job its result
+            _log.exception("%s failed", type(request).__name__)
+            self._engines.pop(request.address, None)
+            reason = f"{type(error).__name__}: {error}"
+            if isinstance(request, StartContainer):
+                return StartFailed(reason=reason, unreachable=False)
+            if isinstance(request, RemoveVolumes):
+                return VolumeRemovalFailed(reason=reason)
+            return RemovalFailed(reason=reason)
+
+    def _carry_out(self, request: PoolRequest) -> PoolReply:
+        address = request.address
+        engine = self._engines.get(address) or connect(address, timeout_s=request.timeout_s)
+        self._engines[address] = engine
         if isinstance(request, StartContainer):
-            return submit(engine, request.container, may_pull=request.address.pull == "missing")
+            self._runners = self._runners or RunnerVolumes.of_owner(request.container.labels)
+            return submit(engine, request.container, self._runners, host=address.host, may_pull=address.pull == "missing")
         if isinstance(request, RemoveVolumes):
             return delete_volumes(engine, request.names, request.manager_id)
         return delete(engine, request.name, request.manager_id, is_ours=request.is_ours)
-    except Exception as error:  # noqa: BLE001 - the loop's edge: a bug here must not cost the job its result
-        _log.exception("%s failed", type(request).__name__)
-        engines.pop(request.address, None)
-        reason = f"{type(error).__name__}: {error}"
-        if isinstance(request, StartContainer):
-            return StartFailed(reason=reason, unreachable=False)
-        if isinstance(request, RemoveVolumes):
-            return VolumeRemovalFailed(reason=reason)
-        return RemovalFailed(reason=reason)

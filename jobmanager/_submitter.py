@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 
 from jobmanager.engine.protocol import Engine, EngineError, EngineFailed, ImageMissing, NameTaken, NoSuchContainer, Unreachable
+from jobmanager.engine.runner_volume import RunnerVolumes, is_runner_missing
 from jobmanager.ipc.messages import ContainerStarted, StartFailed, StartRefused, VolumesLost
 from jobmanager.model.container import ACCOUNTS, ContainerInfo, ContainerSpec, ContainerStatus, ImageDefaults
 
@@ -20,27 +22,42 @@ _CREATION_CHECK_INTERVAL_S = 0.2
 
 
 def submit(
-    engine: Engine, container: ContainerSpec, *, may_pull: bool = False
+    engine: Engine, container: ContainerSpec, runners: RunnerVolumes, *, host: str, may_pull: bool = False
 ) -> ContainerStarted | StartFailed | StartRefused | VolumesLost:
-    """Create and start a container, as far as an earlier try has not. Returns plain data, never raises EngineError."""
+    """Create and start a container, as far as an earlier try has not. Returns plain data, never raises EngineError.
+
+    ``runners`` knows the volume with the runner on this host, and brings it there where it is missing.
+    """
     began = time.monotonic()
     try:
+        container = replace(container, runner=runners.named(engine, host).sha256)
         defaults = _image_defaults(engine, container.image, may_pull)
         container_id = _create(engine, container, defaults)
         if isinstance(container_id, StartRefused):
             return container_id
         if container.ssh_endpoint is not None:
             engine.write_file(container_id, ACCOUNTS, container.ssh_endpoint.accounts)
-        engine.start(container_id)
+        _start(engine, container_id, runners, host)
         if lost := _lost_holder(engine, container, container_id):
             return VolumesLost(reason=f"container {lost}, which had its volumes, ended before it had them")
     except Unreachable as error:
         return StartFailed(reason=str(error), unreachable=True)
     except (ImageMissing, EngineFailed, NoSuchContainer) as error:
         return StartFailed(reason=str(error), unreachable=False, image_missing=isinstance(error, ImageMissing))
-    except EngineError as error:
-        return _refusal(str(error), container.image)
+    except EngineError as error:  # it may be this host's own: its runtime, its network, its architecture
+        return StartFailed(reason=str(error), unreachable=False)
     return ContainerStarted(container_id=container_id, image_command=defaults.command, duration_s=time.monotonic() - began)
+
+
+def _start(engine: Engine, container_id: str, runners: RunnerVolumes, host: str) -> None:
+    """Start it. Where its runner is not there, as on a new host, that is brought, and the same container is started once more."""
+    try:
+        engine.start(container_id)
+    except EngineError as error:
+        if not is_runner_missing(error):
+            raise
+        runners.ensure(engine, host, again=True)
+        engine.start(container_id)
 
 
 def _lost_holder(engine: Engine, container: ContainerSpec, container_id: str) -> str:
@@ -90,10 +107,3 @@ def _found(engine: Engine, name: str) -> ContainerInfo:
         except NoSuchContainer:
             time.sleep(_CREATION_CHECK_INTERVAL_S)
     raise EngineFailed(f"the creation of {name} by an earlier try does not end")
-
-
-def _refusal(reason: str, image: str) -> StartFailed | StartRefused:
-    """An image without what we need fails on every host. Any other error may be this host's own: its runtime, its network."""
-    if '"sh"' in reason and ("not found" in reason or "no such file" in reason):
-        return StartRefused(reason=f"image {image} has no sh: jobmanager needs sh, head and tar in an image ({reason})")
-    return StartFailed(reason=reason, unreachable=False)

@@ -136,6 +136,8 @@ class Waiter:
             for volume in engine.volumes({MANAGER_LABEL: self._settings.manager_id}):
                 with suppress(EngineError):
                     engine.remove_volume(volume.name)
+        if self._host_monitor is not None:
+            self._host_monitor.runners.release(engine, self._settings.address.host)
 
     def remove_spools(self) -> None:
         """Remove what this manager's waiters have kept of their containers."""

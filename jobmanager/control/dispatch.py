@@ -21,6 +21,7 @@ from jobmanager.hooks import HookManager
 from jobmanager.ipc.messages import RemoveContainer, RemoveVolumes, StartContainer
 from jobmanager.live_output.fan_out import LiveOutputFanOut
 from jobmanager.results.facts import InfrastructureFailure, RunCutOff, RunFacts
+from jobmanager.runner.place import LEASE_SLACK_S
 from jobmanager.scheduling.commands import (
     CheckHost,
     Command,
@@ -72,6 +73,7 @@ class Dispatch:
         self._loopback = {host.name for host in settings.hosts if host.is_published_here_only}
         self._manager_id = manager_id
         self._secrets = settings.secrets
+        self._runner_lease_s = settings.host_lost_timeout_s + LEASE_SLACK_S
         self._owner = Owner.this_process()
         self._handlers: Mapping[type[Command], Callable[[Any], None]] = {
             NotifyJobQueued: self._announce,
@@ -115,14 +117,18 @@ class Dispatch:
 
     def _submit(self, command: SubmitContainer) -> None:
         spec = container_spec(
-            command, manager_id=self._manager_id, owner=self._owner, loopback_only=command.host in self._loopback
+            command,
+            manager_id=self._manager_id,
+            owner=self._owner,
+            loopback_only=command.host in self._loopback,
+            runner_lease_s=self._runner_lease_s,
         )
         submit = StartContainer(address=self._children.addresses[command.host], container=spec, timeout_s=self._engine_timeout_s)
         self._children.pool.put(PendingRequest(host=command.host, container=command.container, request=submit))
 
     def _monitor(self, command: MonitorRun) -> None:
         try:
-            message = monitor_message(command, self._secrets)
+            message = monitor_message(command, self._secrets, runner_lease_s=self._runner_lease_s)
         except InvalidValue as error:
             self._ledger.secret_missing(command.container, str(error))
             return

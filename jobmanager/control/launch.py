@@ -21,8 +21,14 @@ from jobmanager.ssh import debug_session
 _LEASE_SLACK_S = 900.0  # past a job's wall clock, before anybody may call its container abandoned
 
 
-def container_spec(command: SubmitContainer, *, manager_id: str, owner: Owner, loopback_only: bool) -> ContainerSpec:
-    """The container that a submitter makes. ``loopback_only``: a debug session's port is published for this machine alone."""
+def container_spec(
+    command: SubmitContainer, *, manager_id: str, owner: Owner, loopback_only: bool, runner_lease_s: float
+) -> ContainerSpec:
+    """The container that a submitter makes.
+
+    ``loopback_only``: a debug session's port is published for this machine alone. ``runner_lease_s``: for so long its runner waits
+    for a waiter's first word.
+    """
     request = command.request
     run = request.runs[command.run]
     task = run.task
@@ -39,12 +45,15 @@ def container_spec(command: SubmitContainer, *, manager_id: str, owner: Owner, l
         privileged=task.privileged,
         volumes=_mounts(command),
         volume_holders=command.volume_holders,
+        lease_s=runner_lease_s,
         ssh_endpoint=_ssh_endpoint(request, loopback_only=loopback_only),
     )
 
 
-def monitor_message(command: MonitorRun, secrets: SecretStore) -> MonitorContainer:
+def monitor_message(command: MonitorRun, secrets: SecretStore, *, runner_lease_s: float) -> MonitorContainer:
     """The message by which a waiter takes a container over.
+
+    ``runner_lease_s``: for so long its runner goes on without a sign of life of a waiter.
 
     Raises:
         InvalidValue: a secret of its phase is missing by now.
@@ -70,6 +79,7 @@ def monitor_message(command: MonitorRun, secrets: SecretStore) -> MonitorContain
         hold_s=request.task.wall_s + _LEASE_SLACK_S if _volumes(request, command.run) else 0.0,
         workspace=task.workspace,
         grading=_grading(command),
+        lease_s=runner_lease_s,
         engine_id=command.engine_id,
         volume_devices=command.volume_devices,
         taken_over=command.taken_over,

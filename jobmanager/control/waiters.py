@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from jobmanager.control.child_process import Child, Listener
-from jobmanager.engine.labels import closed_managers
+from jobmanager.engine.labels import Owner, closed_managers
 from jobmanager.ipc.messages import (
     CheckHostNow,
     ClosedManagers,
@@ -94,6 +94,7 @@ class Waiters:
                     WaiterSettings(
                         address=addresses[host.name],
                         manager_id=self._manager_id,
+                        owner=Owner.this_process().label(),
                         monitors_host=number == 0,
                         engine_timeout_s=self._engine_timeout_s,
                         host_lost_timeout_s=self._host_lost_timeout_s,

@@ -20,12 +20,12 @@ import io
 import logging
 import tarfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from secrets import token_hex
 from typing import Protocol
 
-from jobmanager.engine.labels import LEASE_LABEL, OWNER_LABEL, Owner
+from jobmanager.engine.labels import LEASE_LABEL, MANAGER_LABEL, OWNER_LABEL, Owner
 from jobmanager.engine.leftovers import CARRIER_LEASE_S, carrier_end
 from jobmanager.engine.protocol import (
     BeingRemoved,
@@ -39,6 +39,7 @@ from jobmanager.engine.protocol import (
     Unreachable,
 )
 from jobmanager.model.container import DiskVolume, EngineInfo
+from jobmanager.runner.binaries import binary
 from jobmanager.runner.place import RUNNER_MODE, RUNNER_PATH, USER_LABEL, RunnerVolume
 
 _log = logging.getLogger(__name__)
@@ -93,6 +94,22 @@ class RunnerVolumes:
         self._binary_for = binary_for
         self._pause = pause
         self._ready: dict[str, RunnerVolume] = {}  # by host
+        self._named: dict[str, RunnerVolume] = {}  # by host
+
+    @classmethod
+    def of_owner(cls, labels: Mapping[str, str]) -> RunnerVolumes:
+        """Those of the manager that has these labels on what is its own."""
+        owner = Owner.parse(labels.get(OWNER_LABEL, "")) or Owner.this_process()
+        return cls(manager_id=labels[MANAGER_LABEL], owner=owner, binary_for=binary)
+
+    def named(self, engine: Engine, host: str) -> RunnerVolume:
+        """The volume as a container names it, whether it is there or not: whoever starts the container finds out.
+
+        Raises Refused for a host whose architecture has no runner, Unreachable.
+        """
+        if host not in self._named:
+            self._named[host] = RunnerVolume(sha256=self._chosen_binary(engine.info(), host).sha256)
+        return self._named[host]
 
     def ensure(self, engine: Engine, host: str, *, again: bool = False) -> RunnerVolume:
         """The volume with the runner, whole and labelled. After the first time this asks the engine nothing, unless ``again``.
@@ -103,10 +120,10 @@ class RunnerVolumes:
         if not again and host in self._ready:
             return self._ready[host]
         self._ready.pop(host, None)
-        binary = self._chosen_binary(engine.info(), host)
-        volume = RunnerVolume(sha256=binary.sha256)
+        chosen = self._chosen_binary(engine.info(), host)
+        volume = RunnerVolume(sha256=chosen.sha256)
         owner = {USER_LABEL: self._manager_id, OWNER_LABEL: self._owner.label()}
-        delivery = _Delivery(engine, volume, binary.content, owner, self._pause)
+        delivery = _Delivery(engine, volume, chosen.content, owner, self._pause)
         try:
             delivery.make_sure()
         except Unreachable:

@@ -125,6 +125,7 @@ class WaiterSettings:
 
     address: Address
     manager_id: str
+    owner: str  # the label of the manager's process
     monitors_host: bool  # whether this waiter also checks the host itself: one waiter of each host does
     engine_timeout_s: float
     host_lost_timeout_s: float

@@ -74,6 +74,7 @@ class ContainerSpec:
     volumes: tuple[VolumeMount, ...] = ()
     volume_holders: tuple[str, ...] = ()  # containers that keep what is in these volumes until this one has them
     user: str | None = None  # ``uid``, ``uid:gid`` or a name that the image knows; None: nobody, 65534:65534
+    runner: str = ""  # the SHA-256 of the runner's program, whose volume it has; whoever submits it knows
     lease_s: float = 90.0  # for which its runner waits for a waiter's first word
     devices: tuple[str, ...] = ()  # of the host, such as ``/dev/kvm``
     privileged: bool = False

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,11 +15,14 @@ from urllib.parse import urlsplit
 import psutil
 
 from jobmanager.engine.connect import connect
-from jobmanager.engine.leftovers import Removal, remove_leftovers, survey
-from jobmanager.engine.protocol import Engine, EngineError
+from jobmanager.engine.labels import Owner
+from jobmanager.engine.leftovers import Removal, remove_leftovers, survey, survey_runners
+from jobmanager.engine.protocol import Engine, EngineError, ImageMissing
+from jobmanager.engine.runner_volume import RunnerVolumes
 from jobmanager.ipc.messages import HostReachable, HostUnreachable, WaiterSettings
 from jobmanager.model.container import EngineInfo
 from jobmanager.model.host import Address
+from jobmanager.runner.binaries import binary
 
 _log = logging.getLogger(__name__)
 
@@ -38,6 +42,8 @@ class HostMonitor:
         self._next_sweep = 0.0
         self._sweeping = threading.Lock()  # one sweep at a time
         self._closed_managers: frozenset[str] = frozenset()
+        owner = Owner.parse(settings.owner) or Owner.this_process()
+        self.runners = RunnerVolumes(manager_id=settings.manager_id, owner=owner, binary_for=binary)
 
     def start(self) -> None:
         """Start the thread."""
@@ -79,6 +85,7 @@ class HostMonitor:
         try:
             engine = connect(self._settings.address, timeout_s=min(_CHECK_TIMEOUT_S, self._settings.engine_timeout_s))
             info = _with_available_memory(engine.info(), self._settings.address)
+            self._bring_the_runner(engine)
             self._send(HostReachable(info=info, images=tuple(engine.images())))
             return True
         except EngineError as error:
@@ -92,6 +99,11 @@ class HostMonitor:
             if engine is not None:
                 engine.close()
 
+    def _bring_the_runner(self, engine: Engine) -> None:
+        """Once, before the host has its first job. A host without any image can have no job either."""
+        with suppress(ImageMissing):
+            self.runners.ensure(engine, self._settings.address.host)
+
     def _sweep(self) -> None:
         try:
             self._sweep_with(connect(self._settings.address, timeout_s=_SWEEP_TIMEOUT_S))
@@ -102,6 +114,9 @@ class HostMonitor:
         try:
             with self._sweeping:
                 for removal in remove_leftovers(engine, survey(engine, self._closed_managers).leftovers):
+                    self._log_removal(removal)
+                runners = survey_runners(engine, self._closed_managers).leftovers
+                for removal in remove_leftovers(engine, [each for each in runners if each.manager_id]):  # volumes stay for the next
                     self._log_removal(removal)
         except EngineError as error:
             _log.warning("host %s: sweeping stopped: %s", self._settings.address.host, error)

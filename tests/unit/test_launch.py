@@ -14,7 +14,7 @@ def spec_of(task: Task) -> ContainerSpec:
     runs = (RunRequest(task=task),)
     request = Request(job_id="j", task=task, inputs=JobInput(), runs=runs, priority=0, launcher_name="x", debug=False)
     command = SubmitContainer(host="h", container="c", image="i", request=request)
-    return container_spec(command, manager_id="m", owner=Owner.this_process(), loopback_only=True)
+    return container_spec(command, manager_id="m", owner=Owner.this_process(), loopback_only=True, runner_lease_s=90.0)
 
 
 def test_the_rights_that_a_task_names_are_its_containers() -> None:

@@ -27,7 +27,7 @@ from jobmanager.model.host import Address
 
 process, pipe = start_process("jobmanager._waiter")
 pipe.send(WaiterSettings(
-    address=Address(host="h", url="fake:///nowhere/engine.sock"), manager_id="m", monitors_host=sys.argv[2] == "True",
+    address=Address(host="h", url="fake:///nowhere/engine.sock"), manager_id="m", owner="", monitors_host=sys.argv[2] == "True",
     engine_timeout_s=1, host_lost_timeout_s=1, host_check_interval_s=9, reconcile_interval_s=9, spool_folder=sys.argv[1],
 ))
 while not isinstance(pipe.recv(), Heartbeat):

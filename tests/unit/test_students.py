@@ -318,6 +318,7 @@ def test_a_waiter_takes_no_student_of_a_living_job_for_a_stray(fake: FakeEngineS
     settings = WaiterSettings(
         address=Address(host="fake", url=fake.url),
         manager_id="m",
+        owner="",
         monitors_host=True,
         engine_timeout_s=10,
         host_lost_timeout_s=10,

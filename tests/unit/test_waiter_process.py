@@ -22,6 +22,7 @@ from tests.support.run_facts import failed_here, not_sent
 SETTINGS = WaiterSettings(
     address=Address(host="h", url="fake:///nowhere/engine.sock"),
     manager_id="m",
+    owner="",
     monitors_host=True,
     engine_timeout_s=1,
     host_lost_timeout_s=1,

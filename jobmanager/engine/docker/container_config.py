@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jobmanager.engine.docker.seccomp import seccomp_profile
-from jobmanager.engine.pid1 import pid_1
 from jobmanager.model.container import (
     OLD_FOLDERS,
     SHARED_FOLDER,
@@ -19,7 +18,7 @@ from jobmanager.model.container import (
 )
 from jobmanager.model.limits import Limits
 from jobmanager.model.network import Network
-from jobmanager.runner.place import RUNNER_PATH
+from jobmanager.runner.place import RUNNER_PATH, RunnerVolume
 
 VOLUME_LABEL = "jobmanager.container"  # on a container's own volume: its container's name
 SHARED_VOLUME_LABEL = "jobmanager.volume"  # on a volume that several containers of a job have: its name in the pipeline
@@ -27,14 +26,11 @@ USER = "65534:65534"  # nobody; numeric, so that it need not be in the image
 _NUMERIC_USER = re.compile(r"([0-9]+)(?::([0-9]+))?")
 _MOUNT_OPTIONS = "nosuid,nodev"
 _NOBODY = "uid=65534,gid=65534"
-_CPU_BACKSTOP_S = 10  # RLIMIT_CPU is so much higher than the limit that the waiter enforces
 _NO_CORE = 1  # bytes. At 0 a host that pipes cores to a program (systemd-coredump, apport) starts it at each crash; at 1 not
-_MAX_FILE_MIB = 4096  # holes included; runtimes such as .NET's map 2 GiB files that they hardly fill
-_LOG_ROOM_KIB = 1024  # beside the output limit, so that no allowed output is rotated away
 _IMAGE_VOLUME_MIB = 1
 _ETC = "/etc"
-_UNPACKING_PROCESSES = 3  # processes that PID 1 needs to unpack a job
 _MIN_STACK_MIB = 8  # words of a command may take a quarter of the stack's limit
+_MIN_FILES = 1024  # that PID 1 may have open; the limit is the run's
 _ADDRESS_SPACE_MIB = 2**26  # half of a process's: usually each thread gets a stack of the size of the limit
 _UNLIMITED = -1  # as a soft limit it makes C libraries fall back on small stacks for threads
 
@@ -43,14 +39,14 @@ def container_config(spec: ContainerSpec, defaults: ImageDefaults) -> dict[str, 
     """The body of ``POST /containers/create``: closed by default, opened only where the spec says so."""
     config = {
         "Image": spec.image,
-        "Entrypoint": ["sh", "-c", pid_1(spec.workspace)],
+        "Entrypoint": [RUNNER_PATH, f"{spec.lease_s:g}"],
         "Cmd": [],
         "Env": [f"HOME={spec.workspace}"],
         "User": USER if spec.user is None else spec.user,
         "WorkingDir": "/",
         "Labels": dict(spec.labels),
         "OpenStdin": True,
-        "StdinOnce": True,
+        "StdinOnce": False,  # a waiter that takes over attaches again
         "Tty": False,
         "NetworkDisabled": spec.network is Network.OFF and not spec.network_of,  # starts in half the time of network mode "none"
         "Healthcheck": {"Test": ["NONE"]},
@@ -59,8 +55,9 @@ def container_config(spec: ContainerSpec, defaults: ImageDefaults) -> dict[str, 
             **_isolation(spec),
             **_resource_limits(spec.limits),
             "NetworkMode": f"container:{spec.network_of}" if spec.network_of else _network_mode(spec.network),
-            "Mounts": _volumes(spec),
+            "Mounts": [_disk_volume(RunnerVolume(sha256=spec.runner).mount()), *_volumes(spec)],
             "Tmpfs": {
+                spec.workspace: _workspace(spec),
                 **{path: _tmpfs(spec, spec.limits.workspace_mib, spec.limits.workspace_inodes) for path in _writable_folders(spec)},
                 **{path: _tmpfs(spec, _IMAGE_VOLUME_MIB, 64) for path in defaults.volumes if not _is_mounted(path, spec)},
             },
@@ -132,26 +129,21 @@ def _device(path: str) -> dict[str, str]:
 
 
 def _resource_limits(limits: Limits) -> dict[str, Any]:
-    cpu_s = int(limits.cpu_time_s) + _CPU_BACKSTOP_S
-    largest_file = max(limits.workspace_mib, limits.memory_mib, _MAX_FILE_MIB) * 2**20
+    """Those of the whole container, and of each process that it may have. A run's own come with it (``watching/run_order.py``)."""
+    files = max(limits.open_files, _MIN_FILES)
     stack = max(min(limits.memory_mib, _ADDRESS_SPACE_MIB // limits.processes), _MIN_STACK_MIB) * 2**20
     return {
         "Memory": limits.memory_mib * 2**20,
         "MemorySwap": limits.memory_mib * 2**20,  # the same: no swap
-        "PidsLimit": max(limits.processes, _UNPACKING_PROCESSES) + 1,  # PID 1 is ours
+        "PidsLimit": limits.processes + 1,  # PID 1 is ours
         "NanoCpus": int(limits.cpus * 1e9),
         "ShmSize": limits.shm_mib * 2**20,
         "Ulimits": [
             {"Name": "core", "Soft": _NO_CORE, "Hard": _NO_CORE},
-            {"Name": "fsize", "Soft": largest_file, "Hard": largest_file},
-            {"Name": "nofile", "Soft": limits.open_files, "Hard": limits.open_files},
-            {"Name": "cpu", "Soft": cpu_s, "Hard": cpu_s},
+            {"Name": "nofile", "Soft": files, "Hard": files},
             {"Name": "stack", "Soft": stack, "Hard": _UNLIMITED},
         ],
-        "LogConfig": {
-            "Type": "local",  # keeps bytes as they are; read only when a waiter has died
-            "Config": {"max-size": f"{limits.output_kib + _LOG_ROOM_KIB}k", "max-file": "1", "compress": "false"},
-        },
+        "LogConfig": {"Type": "none"},  # the runner keeps what nobody has read yet
     }
 
 
@@ -162,11 +154,10 @@ def _network_mode(network: Network | str) -> str:
 
 
 def _volumes(spec: ContainerSpec) -> list[dict[str, Any]]:
-    """The workspace, in it the shared folder of grading and student containers, and the volumes that the job's containers share."""
-    mounts = [_own_volume(spec, spec.workspace)]
-    if spec.shares or spec.shared_volume:
-        mounts.append(_own_volume(spec, SHARED_FOLDER, spec.shared_volume))
-    return [*mounts, *(_named_volume(spec, volume) for volume in spec.volumes)]
+    """The folder that grading and student containers share, in their workspace, and the volumes of all the job's containers."""
+    shares = spec.shares or spec.shared_volume
+    shared = [_own_volume(spec, SHARED_FOLDER, spec.shared_volume)] if shares else []
+    return [*shared, *(_named_volume(spec, volume) for volume in spec.volumes)]
 
 
 def _own_volume(spec: ContainerSpec, path: str, name: str = "") -> dict[str, Any]:
@@ -201,6 +192,18 @@ def _volume_options(size_mib: int, inodes: int, mode: str) -> str:
     return f"size={size_mib}m,nr_inodes={inodes},mode={mode},{_NOBODY},{_MOUNT_OPTIONS}"
 
 
+def _workspace(spec: ContainerSpec) -> str:
+    """Its root is not the program's own, so that mode, flags and times of it stay as they are."""
+    size = f"size={spec.limits.workspace_mib}m,nr_inodes={spec.limits.workspace_inodes}"
+    return f"rw,exec,{size},{_members(spec.user)},{_MOUNT_OPTIONS}"
+
+
+def _members(user: str | None) -> str:
+    """Who may use the workspace: its user's group; everybody in the container, where only the image knows the group."""
+    numeric = _NUMERIC_USER.fullmatch(USER if user is None else user)
+    return "uid=0,mode=1777" if numeric is None or numeric[2] is None else f"uid=0,gid={numeric[2]},mode=1770"
+
+
 def _tmpfs(spec: ContainerSpec, size_mib: int, inodes: int) -> str:
     return f"rw,exec,size={size_mib}m,nr_inodes={inodes},{_owner(spec.user)},{_MOUNT_OPTIONS}"
 
@@ -220,4 +223,4 @@ def _writable_folders(spec: ContainerSpec) -> tuple[str, ...]:
 
 def _is_mounted(path: str, spec: ContainerSpec) -> bool:
     volumes = {mount["Target"] for mount in _volumes(spec)}
-    return path.rstrip("/") in (*volumes, *_writable_folders(spec))
+    return path.rstrip("/") in (spec.workspace, *volumes, *_writable_folders(spec))
