@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -11,13 +13,14 @@ from jobmanager import Limits, _waiter
 from jobmanager._waiter import Waiter
 from jobmanager.engine.protocol import EngineError
 from jobmanager.ipc.messages import HostUnreachable, KillContainer, MonitorAcknowledged, MonitorContainer, RunEnded, WaiterSettings
-from jobmanager.model.container import ContainerInfo, ContainerStatus
 from jobmanager.model.host import Address
-from jobmanager.results.facts import InfrastructureFailure, JobNotSent
+from jobmanager.results.facts import InfrastructureFailure, JobNotSent, RunFacts
 from jobmanager.watching import host_monitor
 from jobmanager.watching.host_monitor import HostMonitor
 from jobmanager.watching.monitor import ContainerMonitor
+from tests.conftest import eventually
 from tests.support.run_facts import failed_here, not_sent
+from tests.support.scripted_container import ScriptedContainer
 
 SETTINGS = WaiterSettings(
     address=Address(host="h", url="fake:///nowhere/engine.sock"),
@@ -33,7 +36,7 @@ SETTINGS = WaiterSettings(
 
 def message(*, taken_over: bool = False) -> MonitorContainer:
     return MonitorContainer(
-        job_id="j", container_id="c", container_name="n", token="t", command="true", env={}, files={}, stdin=b"",
+        job_id="j", container_id="c", container_name="n", command="true", env={}, files={}, stdin=b"",
         limits=Limits(), collect=(), taken_over=taken_over,
     )  # fmt: skip
 
@@ -64,38 +67,49 @@ def test_a_job_for_which_no_thread_can_be_had_is_untouched_unless_an_earlier_wai
     assert sent == [RunEnded(job_id="j", container_name="n", facts=facts), MonitorAcknowledged(container_name="n")]
 
 
-class Engine:
-    """One that has the container, and no thread for something that is asked of it."""
+@pytest.mark.parametrize(("fails_at", "untouched"), [("open_channel", True), ("take", False)])
+def test_a_watch_that_fails_on_our_side_says_why_and_whether_its_program_can_have_begun(
+    fails_at: str, untouched: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    container = ScriptedContainer()
 
-    def __init__(self, *, fails_at: str) -> None:
-        self._fails_at = fails_at
-
-    def inspect(self, _: str) -> ContainerInfo:
-        return ContainerInfo(id="c", name="n", status=ContainerStatus.RUNNING, started_at_s=1.0)
-
-    def attach(self, _: str) -> Engine:
-        self._may_fail("attach")
-        return self
-
-    def feed(self, *_: object) -> None:
-        self._may_fail("feed")
-
-    def close(self) -> None: ...
-
-    def _may_fail(self, call: str) -> None:
-        if call == self._fails_at:
+    def fail(*_: object) -> None:
+        if fails_at == "open_channel" or container.hellos:
             raise RuntimeError("can't start new thread")
+        original(*_)
 
+    original = getattr(container, fails_at)
+    monkeypatch.setattr(container, fails_at, fail)
 
-@pytest.mark.parametrize(("fails_at", "untouched"), [("attach", True), ("feed", False)])
-def test_a_watch_that_fails_on_our_side_says_why_and_whether_its_program_can_have_begun(fails_at: str, untouched: bool) -> None:
-    monitor = ContainerMonitor(message(), Engine(fails_at=fails_at), host_lost_timeout_s=1, send=lambda _: None)  # type: ignore[arg-type]
-
-    facts = monitor.run()
+    facts = container.facts()
 
     assert (facts.ending.cause, isinstance(facts.ending, JobNotSent), facts.end) == (
         InfrastructureFailure(reason="RuntimeError: can't start new thread"), untouched, None
     )
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_was_kept_of_a_container_is_removed_once_its_end_is_reported(
+    fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "n").write_bytes(b"")  # by an earlier waiter
+    sent: list[object] = []
+    left: list[list[Path]] = []
+
+    def run(_: ContainerMonitor) -> RunFacts:
+        left.append(list(tmp_path.iterdir()))
+        if fails:
+            raise TypeError("odd")
+        return RunFacts(ending=JobNotSent(cause=InfrastructureFailure(reason="odd")))
+
+    monkeypatch.setattr(ContainerMonitor, "run", run)
+    waiter = Waiter(replace(SETTINGS, spool_folder=str(tmp_path)), sent.append)
+
+    waiter.handle(message(taken_over=True))
+
+    eventually(lambda: not list(tmp_path.iterdir()), what="the spool is gone")
+    assert left == [[tmp_path / "n"]]
+    assert [type(told) for told in sent if isinstance(told, RunEnded)] == [RunEnded]
 
 
 @pytest.mark.case(53)
@@ -129,11 +143,3 @@ def test_a_reconciler_whose_engine_cannot_be_asked_looks_again(monkeypatch: pyte
     waiter._reconcile()
 
     assert len(tries) == 3
-
-
-def test_a_stop_that_fails_on_our_side_counts_as_one_that_the_engine_did_not_take() -> None:
-    monitor = ContainerMonitor(message(), Engine(fails_at=""), host_lost_timeout_s=1, send=lambda _: None)  # type: ignore[arg-type]
-
-    monitor._guarded(monitor._pause)  # this engine has no ``pause`` at all
-
-    assert monitor._stop_failed
