@@ -13,76 +13,106 @@ from urllib.parse import urlsplit
 import pytest
 
 from jobmanager.engine.connect import connect
-from jobmanager.engine.labels import JOB_LABEL
-from jobmanager.engine.pid1 import end_mark, payload
-from jobmanager.engine.protocol import Engine, EngineFailed, ImageMissing, NameTaken, NoSuchContainer, Unreachable
+from jobmanager.engine.labels import JOB_LABEL, Owner
+from jobmanager.engine.protocol import (
+    Engine,
+    EngineFailed,
+    ImageMissing,
+    NameTaken,
+    NoSuchContainer,
+    NotRunning,
+    Refused,
+    Unreachable,
+)
+from jobmanager.engine.runner_volume import RunnerVolumes, is_runner_missing
 from jobmanager.errors import InvalidValue
 from jobmanager.model.container import ContainerSpec, ContainerStatus, ImageDefaults
 from jobmanager.model.host import Address
 from jobmanager.model.limits import Limits
-from jobmanager.testing import FakeEngineServer
+from jobmanager.runner.binaries import binary
+from jobmanager.runner.frames import (
+    Ended,
+    Fault,
+    HowEnded,
+    InputFrom,
+    Kill,
+    Leave,
+    ListFolder,
+    OutputData,
+    Started,
+    StoppedBy,
+)
+from jobmanager.testing import Echo, Exit, FakeEngineServer, Print, Repeat, Sleep
 from tests.conftest import eventually
+from tests.support.channel_runner import ChannelRunner
+from tests.support.driven_runner import RunnerGone
 
 NAME = "one"
+PROGRAMS = {
+    "judge": [Print("judged\n"), Exit(4)],
+    "judge & forget": "echo later",
+    "python3": "cat main.py",
+    "talker": [Repeat([Print("x\n"), Sleep(0.01)])],
+    "flood": [Repeat([Print("0123456789" * 1000)])],
+    "spinner": [Repeat([Sleep(0)])],
+    "repeater": [Repeat([Echo(lines=1)], times=2)],
+}
 DEFAULTS = ImageDefaults(command=(), volumes=())
 
 
 @pytest.fixture
 def fake() -> Iterator[FakeEngineServer]:
-    with FakeEngineServer(images={"busybox": {"kind": "small"}}, programs={"judge": 'echo "judged $1"; exit 4'}) as server:
+    with FakeEngineServer(images={"busybox": {"kind": "small"}}, programs=PROGRAMS) as server:
         yield server
 
 
 @pytest.fixture
 def engine(fake: FakeEngineServer) -> Iterator[Engine]:
+    """With the runner in its volume."""
     engine = connect(Address(host="fake", url=fake.url), 5.0)
+    deliver(engine)
     yield engine
     engine.close()
+
+
+@pytest.fixture
+def runner(engine: Engine) -> Iterator[ChannelRunner]:
+    """The runner of a container that runs."""
+    runner = ChannelRunner(engine, started(engine, "driven"))
+    yield runner
+    runner.close()
+
+
+def deliver(engine: Engine) -> None:
+    RunnerVolumes(manager_id="m", owner=Owner.this_process(), binary_for=binary).ensure(engine, "fake")
 
 
 def folder_of(url: str) -> Path:
     return Path(urlsplit(url).path).parent
 
 
-def create(engine: Engine, name: str = NAME) -> str:
-    return engine.create(ContainerSpec(name=name, image="busybox", labels={"a": "b"}, limits=Limits()), DEFAULTS)
-
-
-def started(engine: Engine, name: str = NAME) -> str:
-    create(engine, name)
-    engine.start(name)
+def create(engine: Engine, name: str = NAME, **spec: object) -> str:
+    labels = {"a": "b"}
+    engine.create(ContainerSpec(name=name, image="busybox", **{"labels": labels, "limits": Limits(), **spec}), DEFAULTS)  # type: ignore[arg-type]
     return name
 
 
-def output(engine: Engine, *command: str) -> bytes:
-    """A program's standard output up to PID 1's last word, marks included."""
-    started(engine, "program")
-    stream = engine.attach("program")
-    engine.feed("program", payload("tok", command=command, env={}, files={}, stdin=b""), 5.0)
-    out = b""
-    while b"\x1etok bye" not in out:
-        chunks = stream.read(5.0)
-        if chunks is None:
-            break
-        out += b"".join(chunk.data for chunk in chunks if not chunk.stderr)
-    stream.close()
-    return out
-
-
-def end_of(out: bytes) -> bytes:
-    return out.partition(b"\x1etok end ")[2].partition(b"\n")[0]
+def started(engine: Engine, name: str = NAME, **spec: object) -> str:
+    create(engine, name, **spec)
+    engine.start(name)
+    return name
 
 
 # ---- the daemon
 
 
 def test_a_stopped_daemon_is_unreachable_and_keeps_its_containers(fake: FakeEngineServer, engine: Engine) -> None:
-    stream = engine.attach(started(engine))
+    channel = engine.open_channel(started(engine))
     fake.faults.stop()
     with pytest.raises(Unreachable):
         engine.info()
-    assert stream.read(5.0) is None
-    stream.close()
+    assert channel.read(5.0) is None
+    channel.close()
     fake.faults.start_again()
     assert engine.inspect(NAME).status is ContainerStatus.RUNNING
 
@@ -127,22 +157,16 @@ def test_a_delayed_reply_comes_too_late_for_the_impatient(fake: FakeEngineServer
     impatient.close()
 
 
-def test_no_output_overtakes_a_delayed_reply(fake: FakeEngineServer, engine: Engine) -> None:
-    talker = ("sh", "-c", "while :; do echo x; sleep 0.01; done")
-    engine.feed(started(engine), payload("tok", command=talker, env={}, files={}, stdin=b""), 5.0)
+def test_no_output_overtakes_a_delayed_reply(fake: FakeEngineServer, engine: Engine, runner: ChannelRunner) -> None:
+    runner.start(["talker"])
+    runner.wait_for(OutputData)
     fake.faults.delay_replies(0.2)
 
-    stream = engine.logs(NAME)
+    other = engine.open_channel("driven")
 
     fake.faults.delay_replies(0)
-    heard = b""
-    while b"x" not in heard:
-        chunks = stream.read(5.0)
-        assert chunks
-        heard += b"".join(chunk.data for chunk in chunks)
-    assert heard.startswith(b"\x1etok got")
-    stream.close()
-    engine.kill(NAME)
+    assert (other.read(5.0) or b"").startswith(b"JMU1")
+    other.close()
 
 
 def test_a_refused_call_is_not_carried_out(fake: FakeEngineServer, engine: Engine) -> None:
@@ -197,77 +221,260 @@ def test_strangers_kill_pause_and_remove(fake: FakeEngineServer, engine: Engine)
 
 
 def test_what_was_asked_and_started_is_remembered(fake: FakeEngineServer, engine: Engine) -> None:
+    before = len(fake.history())
     started(engine)
     engine.start(NAME)
     (record,) = fake.containers()
     assert (record.name, record.status, record.labels, record.times_started) == (NAME, ContainerStatus.RUNNING, {"a": "b"}, 1)
     engine.remove(record.id)
     assert fake.times_started(NAME) == 1
-    assert fake.history() == [("create", NAME), ("start", NAME), ("start", NAME), ("remove", NAME)]
+    assert fake.history()[before:] == [("create", NAME), ("start", NAME), ("start", NAME), ("remove", NAME)]
 
 
 def test_programs_that_began_are_counted_by_job(fake: FakeEngineServer, engine: Engine) -> None:
-    labels = {JOB_LABEL: "job-7"}
-    for name in ("one", "two", "without-a-job"):
-        engine.create(ContainerSpec(name=name, image="busybox", labels=labels, limits=Limits()), DEFAULTS)
-        engine.start(name)
-    for name, command in (("one", ("true",)), ("two", ("true",)), ("without-a-job", ("no-such-program",))):
-        engine.feed(name, payload("tok", command=command, env={}, files={}, stdin=b""), 5.0)
+    for name, command in (("one", "true"), ("two", "true"), ("without-a-job", "no-such-program")):
+        runner = ChannelRunner(engine, started(engine, name, labels={JOB_LABEL: "job-7"}))
+        runner.do(command)
+        runner.close()
     engine.remove("one")
     assert fake.runs() == {"job-7": 2}
+
+
+# ---- the runner and its channel
+
+
+def test_a_container_without_the_runner_is_not_started_until_it_is_there(fake: FakeEngineServer) -> None:
+    bare = connect(Address(host="fake", url=fake.url), 5.0)
+    create(bare)
+    with pytest.raises(Refused) as refused:
+        bare.start(NAME)
+    assert is_runner_missing(refused.value)
+    deliver(bare)
+    bare.start(NAME)
+    bare.close()
+
+
+def test_only_a_container_that_runs_has_a_channel(fake: FakeEngineServer, engine: Engine) -> None:
+    with pytest.raises(NoSuchContainer):
+        engine.open_channel("nobody")
+    create(engine)
+    with pytest.raises(NotRunning):
+        engine.open_channel(NAME)
+    engine.start(NAME)
+    fake.faults.pause_container(NAME)
+    with pytest.raises(Refused, match="paused"):
+        engine.open_channel(NAME)
+    fake.faults.kill_container(NAME)
+    with pytest.raises(NotRunning):
+        engine.open_channel(NAME)
+
+
+def test_a_channel_ends_with_its_container_and_when_it_is_closed(engine: Engine) -> None:
+    first, second = engine.open_channel(started(engine)), engine.open_channel(NAME)
+    first.close()
+    first.close()
+    assert first.read(5.0) is None
+    engine.kill(NAME)
+    assert second.read(5.0) is None
+    second.close()
+
+
+def test_a_channel_is_woken_for_one_read(engine: Engine) -> None:
+    channel = engine.open_channel(started(engine))
+    channel.wake()
+    assert channel.read(60.0) == b""
+    assert channel.read(0.0) == b""
+    channel.close()
+
+
+def test_two_programs_run_one_after_the_other(runner: ChannelRunner) -> None:
+    runner.put({"f": b"from the file"})
+    first, second = runner.shell("cat f; exit 3"), runner.do("cat", stdin=b"what came")
+    assert (first.stdout, first.ended.code, second.stdout, second.ended.code) == (b"from the file", 3, b"what came", 0)
+
+
+def test_a_waiter_that_dies_loses_nothing_of_a_program_that_runs_on(runner: ChannelRunner) -> None:
+    runner.acknowledging = False
+    run = runner.start(["flood"], output_bytes=300_000)
+    runner.wait_for(OutputData)
+    read_to = runner.read_to
+    runner.detach()
+    runner.resume(read_to)
+    record = runner.finish(run)
+    assert record.stdout == (b"0123456789" * 30_000)
+    assert record.ended.stopped_by is StoppedBy.OUTPUT
+
+
+def test_a_full_window_stops_the_program_and_its_wall_clock(runner: ChannelRunner) -> None:
+    runner.acknowledging = False
+    run = runner.start(["flood"], wall_ms=1000)
+    while runner.read_to < 2**20 - 2**16:
+        runner.next_message()
+    with pytest.raises(TimeoutError):
+        runner.wait_for(Ended, timeout_s=1.2)  # without any room
+    runner.acknowledging = True
+    runner.acknowledge()
+    assert runner.finish(run).ended.stopped_by is StoppedBy.WALL
+
+
+def test_a_pipe_is_read_as_it_is_written_to(runner: ChannelRunner) -> None:
+    run = runner.start(["repeater"], stdin=InputFrom.PIPE)
+    runner.send_input(run, b"one\n", last=False)
+    runner.wait_for(OutputData)
+    runner.send_input(run, b"two\n", offset=4)
+    record = runner.finish(run)
+    assert (record.stdout, record.taken.input) == (b"one\ntwo\n", 8)
+
+
+def test_a_program_is_killed_by_a_message_and_its_container_stays(runner: ChannelRunner) -> None:
+    run = runner.start(["sleep", "1000"])
+    runner.wait_for(Started)
+    runner.send(Kill(run=run))
+    ended = runner.finish(run).ended
+    assert (ended.how, ended.code, ended.stopped_by) == (HowEnded.SIGNALLED, 9, StoppedBy.KILL)
+    assert runner.do("true").ended.code == 0
+
+
+@pytest.mark.parametrize("has_waiter", [False, True])
+def test_a_container_without_a_sign_of_life_leaves_with_120(engine: Engine, has_waiter: bool) -> None:
+    started(engine, lease_s=0.3)
+    channels = [ChannelRunner(engine, NAME, lease_s=0.3)] if has_waiter else []
+    for runner in channels:
+        runner.start(["sleep", "1000"])
+        runner.wait_for(Started)
+    eventually(lambda: engine.inspect(NAME).status is ContainerStatus.ENDED)
+    assert engine.inspect(NAME).exit_code == 120
+    for runner in channels:
+        runner.close()
+
+
+def test_a_waiter_that_lives_keeps_its_container(engine: Engine) -> None:
+    runner = ChannelRunner(engine, started(engine, lease_s=0.3), lease_s=0.6)
+    assert runner.do("sleep", "1.5").ended.code == 0
+    runner.close()
+
+
+def test_a_container_that_is_told_to_leave_reports_its_run_and_ends_with_0(engine: Engine, runner: ChannelRunner) -> None:
+    run = runner.start(["sleep", "1000"])
+    runner.wait_for(Started)
+    runner.send(Leave())
+    assert runner.finish(run).ended.stopped_by is StoppedBy.LEAVE
+    with pytest.raises(RunnerGone):
+        runner.next_message()
+    assert engine.inspect("driven").exit_code == 0
+
+
+def test_what_makes_no_sense_is_a_fault(engine: Engine, runner: ChannelRunner) -> None:
+    runner.start(["sleep", "1000"])
+    runner.send(ListFolder(request=1, path=b"/job"))  # while a run is going on
+    assert b"a run is going on" in runner.wait_for(Fault).text
+    eventually(lambda: engine.inspect("driven").exit_code == 121)
+
+
+def test_a_container_that_somebody_pauses_hears_later_what_it_was_told(fake: FakeEngineServer, runner: ChannelRunner) -> None:
+    fake.faults.pause_container("driven")
+    run = runner.start(["echo", "hi"])
+    with pytest.raises(TimeoutError):
+        runner.wait_for(Started, timeout_s=0.2)
+    fake.faults.unpause_container("driven")
+    assert runner.finish(run).stdout == b"hi\n"
 
 
 # ---- programs for tests
 
 
-def test_a_program_that_a_test_defined_gets_its_arguments(engine: Engine) -> None:
-    out = output(engine, "judge", "me")
-    assert b"judged me\n" in out
-    assert end_of(out).startswith(b"4 ")
+def test_a_program_that_a_test_defined_is_found_by_its_name_and_by_its_whole_text(runner: ChannelRunner) -> None:
+    runner.put({"main.py": b"source"})
+    assert runner.do("judge", "me").ended.code == 4
+    assert runner.shell("judge & forget").stdout == b"later\n"
+    assert runner.do("python3", "main.py").stdout == b"source"
 
 
-def test_an_oom_kill_is_counted(engine: Engine) -> None:
-    mark = end_mark(end_of(output(engine, "fake-oom")).decode(), 0)
-    assert mark is not None
-    assert (mark.exit_code, mark.oom_kills) == (137, 1)
+TEXTS = [
+    ("echo a b  'c  d' \"e\"", b"a b c  d e\n", 0),
+    ("false && echo no; echo yes", b"yes\n", 0),
+    ("false || echo yes\ntrue || echo no", b"yes\n", 0),
+    ("false", b"", 1),
+    ("exit 300", b"", 44),
+    ("exec echo last; echo no", b"last\n", 0),
+    ("sh -c 'exit 5' && echo no", b"", 5),
+    ("mkdir d; touch d/f; ls d; rm -r d; ls d || echo gone", b"f\ngone\n", 0),
+    ("pwd;", b"/job\n", 0),
+    ("judge; echo on", b"judged\non\n", 0),
+    ("fake-oom; echo on && fake-oom", b"on\n", 137),
+    ("", b"", 0),
+]
 
 
-def test_refused_forks_are_counted(engine: Engine) -> None:
-    mark = end_mark(end_of(output(engine, "fake-forks", "3")).decode(), 0)
-    assert mark is not None
-    assert (mark.exit_code, mark.fork_refusals) == (1, 3)
+@pytest.mark.parametrize(("text", "stdout", "code"), TEXTS)
+def test_a_text_is_a_few_commands(runner: ChannelRunner, text: str, stdout: bytes, code: int) -> None:
+    record = runner.shell(text)
+    assert (record.stdout, record.ended.code) == (stdout, code), record.stderr
 
 
-def test_an_oom_kill_of_pid_1_ends_the_container(engine: Engine) -> None:
-    output(engine, "fake-pid1-oom")
-    state = engine.inspect("program")
-    assert (state.status, state.exit_code, state.oom_killed) == (ContainerStatus.ENDED, 137, True)
+STRANGE = [
+    ("echo a > f", ">"),
+    ("yes | head", "|"),
+    ("echo $HOME", "$HOME"),
+    ("echo `date`", "`date`"),
+    ("while true; do sleep 1; done", "while"),
+    ("n=1; echo 2", "n=1"),
+    ("echo *", "*"),
+    ("sleep 1 & echo no", "&"),
+    ("(exit 3)", "(exit"),
+    ("gcc main.c", "gcc"),
+    ("echo 'a", "'a"),
+]
 
 
-ENDLESS = ["yes > /dev/null", "yes | wc -l", "while true; do true; done", "yes | while read x; do :; done"]
+@pytest.mark.parametrize(("text", "what"), STRANGE)
+def test_what_a_text_cannot_say_is_told_in_a_line_and_ends_with_127(runner: ChannelRunner, text: str, what: str) -> None:
+    record = runner.shell(text)
+    assert record.ended.code == 127
+    (line,) = record.stderr.decode().splitlines()
+    assert line.startswith(f"the fake engine has no {what!r}: give its steps: FakeEngineServer(programs={{{text!r}:")
 
 
-@pytest.mark.parametrize("script", ENDLESS)
-def test_an_endless_program_holds_nobody_else_up(engine: Engine, script: str) -> None:
-    started(engine, "endless")
-    engine.feed("endless", payload("tok", command=script, env={}, files={}, stdin=b""), 5.0)
-    assert b"hi\n" in output(engine, "echo", "hi")
-    assert engine.inspect("endless").status is ContainerStatus.RUNNING
-
-
-WRONG = [("seq", "x"), ("sh", "-c", "kill -99 $$"), ("sh", "-c", "shift x"), ("dd", "count=x"), ("sh", "-c", "echo `")]
+WRONG = [("sleep", "x"), ("exit", "x"), ("sh", "-c", "kill -99 $$"), ("sh", "-x", "f"), ("env", "true")]
 
 
 @pytest.mark.parametrize("command", WRONG)
-def test_words_that_it_does_not_understand_end_the_program_only(engine: Engine, command: tuple[str, ...]) -> None:
-    assert not end_of(output(engine, *command)).startswith(b"0 ")
-    assert engine.info().cores == 2
+def test_words_that_it_does_not_understand_end_the_program_only(runner: ChannelRunner, command: tuple[str, ...]) -> None:
+    assert runner.do(*command).ended.code != 0
+    assert runner.do("true").ended.code == 0
 
 
-def test_a_substitution_without_end_meets_the_limit_of_memory(engine: Engine) -> None:
-    mark = end_mark(end_of(output(engine, "sh", "-c", "x=$(yes)")).decode(), 0)
-    assert mark is not None
-    assert (mark.exit_code, mark.oom_kills) == (137, 1)
+@pytest.mark.parametrize("program", ["flood", "spinner", "yes"])
+def test_an_endless_program_holds_nobody_else_up(engine: Engine, runner: ChannelRunner, program: str) -> None:
+    runner.start([program])
+    runner.wait_for(Started)
+    other = ChannelRunner(engine, started(engine))
+    assert other.do("echo", "hi").stdout == b"hi\n"
+    assert engine.inspect("driven").status is ContainerStatus.RUNNING
+    other.close()
+
+
+def test_a_signal_that_a_text_sends_itself_is_its_end(runner: ChannelRunner) -> None:
+    ended = runner.shell("kill -SEGV $$; echo no").ended
+    assert (ended.how, ended.code, ended.stdout_bytes) == (HowEnded.SIGNALLED, 11, 0)
+
+
+def test_an_oom_kill_is_counted(runner: ChannelRunner) -> None:
+    ended = runner.do("fake-oom").ended
+    assert (ended.how, ended.code, ended.oom_kills) == (HowEnded.SIGNALLED, 9, 1)
+
+
+def test_refused_forks_are_counted(runner: ChannelRunner) -> None:
+    ended = runner.do("fake-forks", "3").ended
+    assert (ended.code, ended.fork_refusals) == (1, 3)
+
+
+def test_an_oom_kill_of_pid_1_ends_the_container(engine: Engine, runner: ChannelRunner) -> None:
+    runner.start(["fake-pid1-oom"])
+    with pytest.raises(RunnerGone):
+        runner.wait_for(Ended)
+    state = engine.inspect("driven")
+    assert (state.status, state.exit_code, state.oom_killed) == (ContainerStatus.ENDED, 137, True)
 
 
 # ---- its process

@@ -37,6 +37,8 @@ _TOKEN = re.compile(
 _PART = re.compile(r"""'([^']*)'|"([^"]*)"|\\(.)|([^'"\\]+)""", re.DOTALL)
 _BIN = ("/bin", "/usr/bin", "/usr/local/bin")
 _OWN_PID = "$$"
+_OF_THE_SHELL = ("exec", "exit", "kill")  # they end the text itself
+_SIGNALS_FROM = 128  # in exit codes of shells
 Words = Sequence[str]
 Command = Callable[[Process, Words], Running]  # with the words after its name
 
@@ -115,8 +117,18 @@ def _text(process: Process, text: str) -> Running:
             continue
         if found(process, command.words) is RefusalReason.NO_SUCH_PROGRAM:
             return (yield from _not_understood(text, command.words[0]))
-        code = yield from _run(process, command.words)
+        code = yield from (_run if command.words[0] in _OF_THE_SHELL else _child)(process, command.words)
     return code
+
+
+def _child(process: Process, argv: Words) -> Running:
+    """A program that a text runs, whose end is not the end of the text."""
+    try:
+        return (yield from _run(process, argv))
+    except Exited as exited:
+        return exited.code
+    except Died as died:
+        return _SIGNALS_FROM + died.number
 
 
 def _not_understood(text: str, what: str) -> Running:

@@ -37,6 +37,7 @@ _OUTPUT_PIECE = 32 * 1024
 _MESSAGE_BYTES = 65_524
 _MESSAGE_COST = 4
 _TURN = 64 * 1024  # bytes that it may write before others have their turn
+_TURN_STEPS = 2000  # the same, of steps
 _TURN_S = 0.001
 _KILLED = 9
 
@@ -148,7 +149,7 @@ class FakeRun:
         limit = self.clock.reached(now, self.order)
         if limit:
             self.stop(limit, now)
-        written = sum(self.written.values())
+        written, steps = sum(self.written.values()), 0
         while self.how is None:
             if not self._flush():
                 return self._rest(now, math.inf, holds=True)
@@ -156,8 +157,9 @@ class FakeRun:
                 return self._rest(now, self._wakes_at - now, burns=self._burns)
             if self._awaits is not None and not self._awaits.condition():
                 return self._rest(now, math.inf)
-            if sum(self.written.values()) - written > _TURN:
+            if sum(self.written.values()) - written > _TURN or steps > _TURN_STEPS:
                 return self._rest(now, _TURN_S, burns=True)
+            steps += 1
             self._step(now)
         return 0.0
 
