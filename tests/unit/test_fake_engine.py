@@ -92,8 +92,8 @@ def folder_of(url: str) -> Path:
 
 
 def create(engine: Engine, name: str = NAME, **spec: object) -> str:
-    labels = {"a": "b"}
-    engine.create(ContainerSpec(name=name, image="busybox", **{"labels": labels, "limits": Limits(), **spec}), DEFAULTS)  # type: ignore[arg-type]
+    spec = {"labels": {"a": "b"}, "limits": Limits(), "runner": binary("x86_64").sha256, **spec}
+    engine.create(ContainerSpec(name=name, image="busybox", **spec), DEFAULTS)  # type: ignore[arg-type]
     return name
 
 

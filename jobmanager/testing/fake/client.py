@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import cache
+from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -27,7 +27,6 @@ from jobmanager.model.container import (
     VolumeInfo,
 )
 from jobmanager.model.host import Address
-from jobmanager.runner.binaries import binary
 from jobmanager.runner.place import RunnerVolume
 from jobmanager.testing.fake.wire import PIECE, Inbox, packed
 
@@ -94,7 +93,7 @@ class FakeEngine:
         sizes = (limits.workspace_mib, limits.workspace_inodes, limits.memory_mib, limits.processes, limits.cpus)
         bounds = (spec.workspace, spec.shares, spec.shared_volume, *sizes, spec.lease_s)
         volumes = [(each.name, each.path, each.short_name, each.size_mib, each.inodes, each.read_only) for each in spec.volumes]
-        return str(self._call("create", spec.name, spec.image, dict(spec.labels), bounds, volumes, _row(_runner())))
+        return str(self._call("create", spec.name, spec.image, dict(spec.labels), bounds, volumes, _runner(spec.runner)))
 
     def create_carrier(self, name: str, image: str, labels: Mapping[str, str], volumes: Sequence[DiskVolume]) -> str:
         return str(self._call("create_carrier", name, image, dict(labels), [_row(each) for each in volumes]))
@@ -294,9 +293,10 @@ class _FakeChannel:
         return bool(ready)
 
 
-@cache
-def _runner() -> DiskVolume:
-    return RunnerVolume(sha256=binary(_ARCHITECTURE).sha256).mount()
+@lru_cache(maxsize=16)
+def _runner(sha256: str) -> list[tuple[str, str, dict[str, str], bool]]:
+    """The volume with the runner, if the container has one."""
+    return [_row(RunnerVolume(sha256=sha256).mount())] if sha256 else []
 
 
 def _row(volume: DiskVolume) -> tuple[str, str, dict[str, str], bool]:

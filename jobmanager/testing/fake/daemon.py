@@ -149,7 +149,7 @@ class FakeDaemon:
         labels: Mapping[str, str],
         bounds: tuple[str, bool, str, int, int, int, int, float, float],
         volumes: Sequence[tuple[str, str, str, int, int, bool]],
-        runner: tuple[str, str, Mapping[str, str], bool],
+        runner: Sequence[tuple[str, str, Mapping[str, str], bool]],
     ) -> str:
         known = self._image_for(name, image)
         workspace, shares, shared_volume, workspace_mib, workspace_inodes, memory_mib, processes, cpus, lease_s = bounds
@@ -167,7 +167,10 @@ class FakeDaemon:
             processes=processes,
             cpus=cpus,
             lease_s=lease_s,
-            volumes=(*(self._mount(labels, *volume) for volume in volumes), self._disk_mount(*runner)),
+            volumes=(
+                *(self._mount(labels, *volume) for volume in volumes),
+                *(self._disk_mount(*volume) for volume in runner),
+            ),
             created_at_s=time.time(),
         )
         self._add(spec)
