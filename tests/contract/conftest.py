@@ -13,6 +13,7 @@ from jobmanager.model.host import Address
 from jobmanager.testing import FakeEngineServer
 from tests.conftest import BUSYBOX as IMAGE
 from tests.conftest import named_engines
+from tests.contract.behaviours import PROGRAMS
 from tests.contract.place import PATIENCE_S, Place
 
 _REAL = [pytest.param(number, marks=pytest.mark.engine, id=f"real{number}") for number in range(max(1, len(named_engines())))]
@@ -23,7 +24,7 @@ REAL_ONLY = pytest.mark.parametrize("address", _REAL, indirect=True)  # what the
 
 @pytest.fixture(scope="session", autouse=True)  # before any test counts descriptors and children
 def fake_server() -> Iterator[FakeEngineServer]:
-    with FakeEngineServer(images={IMAGE: {"made.for": "tests"}}) as server:
+    with FakeEngineServer(images={IMAGE: {"made.for": "tests"}}, programs=PROGRAMS) as server:
         yield server
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from jobmanager.engine.protocol import Channel, Engine
 from jobmanager.runner.frames import InputFrom, Put
@@ -78,8 +78,3 @@ class ChannelRunner(DrivenRunner):
 
     def _last_words(self) -> str:
         return f"{self._engine.inspect(self.container)}"
-
-
-def words(command: str | Sequence[str]) -> tuple[str, ...]:
-    """What is executed; a text is for a shell."""
-    return ("sh", "-c", command) if isinstance(command, str) else tuple(command)
