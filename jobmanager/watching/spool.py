@@ -45,7 +45,7 @@ class Spool:
                 raise OSError(f"the file would have more than {self._most_bytes} bytes")
             self._write(self._path, stream_bytes)
         except OSError as error:
-            _log.warning("what a container reports is no longer kept on disk: if its waiter dies, its result is lost (%s)", error)
+            _log.warning("what a container reports is no longer kept on disk, and is lost if its waiter dies: %s", error)
             self.remove()
 
     def load(self) -> bytes:
