@@ -53,10 +53,14 @@ class FrameWriter:
     def __init__(self, session: int) -> None:
         self.session = session
 
-    def begin(self, *, read_from: int, lease_ms: int) -> bytes:
-        """The first bytes of a session; the runner's stream is then sent from an offset on."""
+    def begin(self, *, read_from: int, lease_ms: int, after_another: bool = True) -> bytes:
+        """The first bytes of a session; the runner's stream is then sent from an offset on.
+
+        ``after_another``: a connection before this one may have ended in the middle of a frame.
+        """
         hello = Hello(session=self.session, read_from=read_from, lease_ms=lease_ms)
-        return bytes(_FRAME_BYTES + FRAME_PAYLOAD_BYTES) + self.write(hello)
+        zeros = bytes(_FRAME_BYTES + FRAME_PAYLOAD_BYTES) if after_another else b""
+        return zeros + self.write(hello)
 
     def write(self, message: DownMessage) -> bytes:
         """The frames of a message; raises FrameError for one that cannot be sent."""

@@ -29,10 +29,12 @@ from jobmanager.runner.frames import (
     Ended,
     Entries,
     Fetch,
+    Input,
     ListFolder,
     Piece,
     RunRefused,
     Status,
+    ToProgram,
     UpMessage,
 )
 from jobmanager.runner.wire import FrameWriter, PacketReader, StreamReader
@@ -131,7 +133,7 @@ class RunnerLink:
         self.close()
         self._channel = self._engine.open_channel(self._container_id)
         self._heard_at = self._clock()
-        self._begin(self._channel, self.read_to, self._lease_s)
+        self._begin(self._channel, self._lease_s, is_new=True)
 
     def receive(self, timeout_s: float) -> list[UpMessage] | None:
         """The messages that come next, in the stream's order; None: the connection is lost, and the link is closed.
@@ -169,24 +171,25 @@ class RunnerLink:
         """Have messages sent, in this order, while ``receive`` waits. While the link is not open this does nothing.
 
         What was written and had not reached the runner when the connection was lost is not sent again: the next ``STATUS`` says
-        what the runner has.
+        what the runner has. Until it has come, a program's input and messages are passed over, since those before them may be
+        missing: a pump sends them again.
 
         Raises:
             FrameError: a message that cannot be sent.
         """
-        if self._channel is not None and messages:
-            content = b"".join(self._writer.write(self._numbered(message)) for message in messages)
-            self._write(self._channel, content)
+        due = [message for message in messages if self.status is not None or not isinstance(message, (Input, ToProgram))]
+        if self._channel is not None and due:
+            self._write(self._channel, b"".join(self._writer.write(self._numbered(message)) for message in due))
 
     def ping(self) -> None:
         """Begin another session on the same connection: a ``STATUS`` has to come. For a link that may be dead."""
         if self._channel is not None:
-            self._begin(self._channel, self.read_to, self._lease_s)
+            self._begin(self._channel, self._lease_s)
 
     def hold(self, lease_s: float) -> None:
         """Begin the last session: nobody will read any more, and the runner keeps the container for so long."""
         if self._channel is not None:
-            self._begin(self._channel, self.read_to, lease_s)
+            self._begin(self._channel, lease_s)
 
     def wake(self) -> None:
         """End a wait of ``receive``, or the next one. Any thread may call this."""
@@ -203,13 +206,13 @@ class RunnerLink:
 
     # ---- sessions
 
-    def _begin(self, channel: Channel, read_from: int, lease_s: float) -> None:
-        session = random.getrandbits(64)
+    def _begin(self, channel: Channel, lease_s: float, *, is_new: bool = False) -> None:
+        session, lease_ms = random.getrandbits(64), max(1, round(lease_s * 1000))
         self.status = None
         self._requests_from = self._requests_to = random.getrandbits(_REQUEST_BITS)
         self._writer = FrameWriter(session)
-        self._reader = PacketReader(session, read_from, self._keep)
-        self._write(channel, self._writer.begin(read_from=read_from, lease_ms=max(1, round(lease_s * 1000))))
+        self._reader = PacketReader(session, self.read_to, self._keep)
+        self._write(channel, self._writer.begin(read_from=self.read_to, lease_ms=lease_ms, after_another=is_new))
 
     def _take(self, channel: Channel, content: bytes) -> None:
         for item in self._reader.feed(content):
@@ -243,7 +246,7 @@ class RunnerLink:
             self._spool.remove()
         self._run_is_over &= not is_another
         self.read_to = status.kept_from
-        self._begin(channel, self.read_to, self._lease_s)
+        self._begin(channel, self._lease_s)
 
     # ---- requests
 

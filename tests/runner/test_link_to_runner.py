@@ -74,8 +74,7 @@ def follow(
         assert time.monotonic() < deadline, f"{len(found)} messages came, the last is {found[-1:]}"
         if not link.is_open:
             link.connect()
-        if link.status is not None:
-            each_turn()
+        each_turn()
         found += link.receive(0.1) or []
         if link.status is not None and link.status is not seen:
             seen = link.status

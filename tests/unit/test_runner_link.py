@@ -17,6 +17,7 @@ from jobmanager.runner.frames import (
     Fetch,
     FolderEntry,
     HowEnded,
+    Input,
     Kill,
     ListFolder,
     OutputData,
@@ -25,6 +26,7 @@ from jobmanager.runner.frames import (
     ProgramStream,
     Started,
     StoppedBy,
+    ToProgram,
     UpMessage,
 )
 from jobmanager.runner.wire import WINDOW_BYTES, PacketReader, PacketWriter
@@ -169,6 +171,33 @@ def test_messages_are_sent_in_order_while_receive_waits() -> None:
 
     assert runner.received == [Kill(run=1), Kill(run=2), Kill(run=3)]
     assert link.unsent == 0
+
+
+def test_input_and_messages_wait_for_the_status_as_those_before_them_may_have_been_lost() -> None:
+    runner = ScriptedRunner()
+    link = link_to(runner)
+    one, two = Input(run=1, offset=7, last=False, data=b"x"), ToProgram(run=1, number=3, data=b"y")
+    link.connect()
+    link.send(one, Kill(run=1), two)
+    read_all(link)
+    assert runner.received == [Kill(run=1)]
+
+    link.send(one, two)
+    read_all(link)
+
+    assert runner.received == [Kill(run=1), one, two]
+
+
+def test_a_ping_costs_no_more_than_its_frame() -> None:
+    runner = ScriptedRunner()
+    link = link_to(runner)
+    link.connect()
+    assert link.unsent > 2**16, "a frame that a dead waiter left half is filled"
+    read_all(link)
+
+    link.ping()
+
+    assert link.unsent < 100
 
 
 def test_bytes_for_a_foreign_session_are_passed_over() -> None:
