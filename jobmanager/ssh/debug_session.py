@@ -8,8 +8,9 @@ image's files, since ``/etc/passwd`` has to name the user, its shell and the has
 In a grading job the supervisor runs as always, and starts the server in place of the grader. A grader that a person starts by
 hand in the session has its commands and its student containers.
 
-``serve``, the script in place of the command, knows the job's token and reports by marks: ``ssh`` when the server accepts
-connections, ``no`` when it cannot start. It ends, and the job with it, when the user has left.
+``serve``, the script in place of the command, reports over the run's channel: ``ready`` when the server accepts connections, or why
+it cannot start. In a grading job the channel is the supervisor's, which passes that on. The script ends, and the job with it,
+when the user has left.
 """
 
 from __future__ import annotations
@@ -36,6 +37,14 @@ _HASH_ROUNDS = 1000  # enough for a random password
 _MEMORY_MIB, _PROCESSES, _OPEN_FILES, _WORKSPACE_MIB = 64, 16, 64, 1  # for the server, beside the job
 _FOLDER = ".jobmanager/ssh"
 _RUN = ".jobmanager/run"
+_STDIN = ".jobmanager/stdin"  # what the job's program would read
+
+_TELL = """printf '%s' "$1" >&$JOBMANAGER_CHANNEL"""
+_TELL_THE_SUPERVISOR = """python3 -c 'import json, socket, sys
+tell = socket.socket(socket.AF_UNIX)
+tell.connect("WORKSPACE_PATH/.jobmanager/control")
+tell.sendall(json.dumps({"type": "ssh", "text": sys.argv[1]}).encode() + b"\\n")
+tell.recv(1)' "$1\""""
 
 _CONFIG = f"""
 Port {PORT}
@@ -64,13 +73,13 @@ ForceCommand exec sh WORKSPACE_PATH/{_FOLDER}/session
 
 _SERVE = rf"""
 folder=WORKSPACE_PATH/{_FOLDER}
-mark() {{ printf '\036%s %s\n' TOKEN "$*"; }}
+tell() {{ TELL; }}
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 for tool in sshd ssh-keygen; do
-  command -v $tool >/dev/null || {{ mark no "debug=\"ssh\" needs $tool, which the image does not have"; exit 1; }}
+  command -v $tool >/dev/null || {{ tell "debug=\"ssh\" needs $tool, which the image does not have"; exit 1; }}
 done
 export -p > $folder/environment
-ssh-keygen -q -t ed25519 -N '' -f $folder/host_key || {{ mark no "ssh-keygen could not make a host key"; exit 1; }}
+ssh-keygen -q -t ed25519 -N '' -f $folder/host_key || {{ tell "ssh-keygen could not make a host key"; exit 1; }}
 "$(command -v sshd)" -D -e -f $folder/config &
 server=$!
 count() {{  # connections in state $1
@@ -82,10 +91,10 @@ count() {{  # connections in state $1
   done
 }}
 while count 0A; [ $found = 0 ]; do
-  kill -0 $server || {{ mark no "sshd did not start: what it said is in the standard error"; exit 1; }}
+  kill -0 $server || {{ tell "sshd did not start: what it said is in the standard error"; exit 1; }}
   sleep 0.1 || sleep 1
 done
-mark ssh
+tell ready
 idle=0
 while kill -0 $server && [ $idle -lt GRACE_S ]; do
   sleep 1
@@ -155,13 +164,14 @@ def ssh_endpoint(password: str, *, workspace: str, loopback_only: bool) -> SSHEn
 def with_ssh_server(job: MonitorContainer) -> MonitorContainer:
     """The job with the SSH server in the place of its command, which becomes a script beside it."""
     words = ("sh", "-c", job.command) if isinstance(job.command, str) else job.command
-    stdin = "/dev/null" if job.stdin is None else ".jobmanager/stdin"
+    stdin = "/dev/null" if job.stdin is None else _STDIN
     run = f"cd {job.workspace} && exec {shlex.join(words)} < {stdin}\n"
     brought = {f"{_FOLDER}/config": _CONFIG, f"{_FOLDER}/serve": _SERVE, f"{_FOLDER}/session": _SESSION}
-    known = {"WORKSPACE_PATH": job.workspace, "TOKEN": job.token, "GRACE_S": str(_GRACE_S)}
+    tell = _TELL if job.grading is None else _TELL_THE_SUPERVISOR
+    known = {"TELL": tell, "WORKSPACE_PATH": job.workspace, "GRACE_S": str(_GRACE_S)}
     filled = {name: _filled(text, known).encode() for name, text in brought.items()}
-    files = {**job.files, **filled, _RUN: run.encode()}
-    return replace(job, command=("sh", f"{_FOLDER}/serve"), files=files, with_ssh=True)
+    files = {**job.files, **filled, _RUN: run.encode(), **({} if job.stdin is None else {_STDIN: job.stdin})}
+    return replace(job, command=("sh", f"{_FOLDER}/serve"), files=files, stdin=job.stdin and b"", with_ssh=True)
 
 
 def _filled(text: str, known: Mapping[str, str]) -> str:
