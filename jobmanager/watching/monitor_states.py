@@ -56,6 +56,8 @@ class MonitorAction(Enum):
 _S, _E, _A = MonitorState, MonitorEvent, MonitorAction
 TRANSITIONS: Mapping[tuple[MonitorState, MonitorEvent], tuple[MonitorState, MonitorAction | None]] = {
     (_S.NEW, _E.CONNECTED): (_S.SENT, _A.SEND_RUN),
+    (_S.NEW, _E.STARTED): (_S.RUNNING, _A.TELL_START),  # an earlier waiter has kept it
+    (_S.NEW, _E.REFUSED): (_S.OVER, None),
     (_S.NEW, _E.STOP): (_S.OVER, None),
     (_S.NEW, _E.OVERDUE): (_S.KILLED, _A.KILL_CONTAINER),
     (_S.SENT, _E.CONNECTED): (_S.SENT, _A.SEND_RUN),
