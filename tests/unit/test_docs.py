@@ -36,7 +36,8 @@ from jobmanager.results.facts import CapturedOutput, HostGivenUp, Limit, LimitHi
 from jobmanager.results.merge import merged_result
 from jobmanager.results.verdict import KillReason, judge
 from jobmanager.scheduling.job_states import TRANSITIONS, JobAction, JobEvent, JobState
-from jobmanager.testing import Faults
+from jobmanager.testing import Faults, ProgramStep
+from jobmanager.testing.fake.commands import COMMANDS
 from jobmanager.watching.ending import Observations, ending_of
 
 TOP = Path(__file__).resolve().parents[2]
@@ -426,6 +427,14 @@ def test_every_fault_and_every_call_of_the_fake_engine_is_named() -> None:
         assert re.search(rf"\b{name}\(", text), name
     for name in (name for name in vars(Engine) if not name.startswith("_") and name != "close"):
         assert f"`{name}`" in text, name
+
+
+def test_every_step_and_every_command_of_the_fake_engine_is_named() -> None:
+    text = text_of("docs/testing-your-app.md")
+    for step in get_args(ProgramStep):
+        assert f"`{step.__name__}(" in text, step
+    for name in set(COMMANDS) - {":"}:
+        assert re.search(rf"`{name}[` ]", text), name
 
 
 # ---- graders
