@@ -29,6 +29,7 @@ def findings(config):
     """What an automated check would complain of, by the benchmark's numbers."""
     host = config["HostConfig"]
     ulimits = {limit["Name"]: (limit["Soft"], limit["Hard"]) for limit in host["Ulimits"]}
+    runner, *volumes = host["Mounts"]
     checks = {
         "4.1 runs as root": config["User"].split(":")[0] not in ("", "0", "root")
         and config["User"].split(":")[-1] not in ("", "0", "root"),
@@ -37,7 +38,8 @@ def findings(config):
         "5.5 privileged": not host.get("Privileged"),
         "5.6/5.32 host paths or the Docker socket": not host.get("Binds")
         and not host.get("VolumesFrom")
-        and all(mount["Type"] == "volume" and "Source" not in mount for mount in host["Mounts"])
+        and all(mount["Type"] == "volume" for mount in host["Mounts"])
+        and all("Source" not in mount for mount in volumes)
         and "docker.sock" not in json.dumps(config),
         "5.8/5.9 published ports": not host.get("PortBindings")
         and not host.get("PublishAllPorts")
@@ -50,7 +52,7 @@ def findings(config):
         "5.16 host PIDs": not host.get("PidMode"),
         "5.17 host IPC": host["IpcMode"] == "private",
         "5.18 devices": not host.get("Devices") and not host.get("DeviceRequests") and not host.get("DeviceCgroupRules"),
-        "5.19 ulimits": ulimits["core"] == (1, 1) and {"nofile", "cpu", "fsize"} <= set(ulimits),
+        "5.19 ulimits": ulimits["core"] == (1, 1) and {"nofile", "stack"} <= set(ulimits),  # others are a run's: run_order.py
         "5.20 mount propagation": not any("BindOptions" in mount for mount in host["Mounts"]),
         "5.21 host UTS": not host.get("UTSMode"),
         "5.22 seccomp": [option.split(",")[0] for option in host["SecurityOpt"] if option.startswith("seccomp")]
@@ -65,8 +67,9 @@ def findings(config):
         "size of each tmpfs": all(
             "size=" in options and "nosuid" in options and "nodev" in options for options in host["Tmpfs"].values()
         ),
-        "size of the workspace": all("size=" in mount["VolumeOptions"]["DriverConfig"]["Options"]["o"] for mount in host["Mounts"]),
-        "size of the log": "max-size" in host["LogConfig"]["Config"],
+        "size of each volume": all("size=" in mount["VolumeOptions"]["DriverConfig"]["Options"]["o"] for mount in volumes),
+        "the runner is read-only": runner["Target"] == "/.jobmanager" and runner["ReadOnly"],
+        "no log": host["LogConfig"] == {"Type": "none"},
         "terminal": config["Tty"] is False,
     }
     return [name for name, passed in checks.items() if not passed]
@@ -132,10 +135,8 @@ def test_limits_become_the_engines():
         1_500_000_000,
     )
     ulimits = {limit["Name"]: limit["Soft"] for limit in host["Ulimits"]}
-    assert ulimits["nofile"] == 40
-    assert ulimits["fsize"] == 4 * 2**30
-    assert ulimits["cpu"] > 4.5  # only the backstop: the waiter comes first
-    assert int(host["LogConfig"]["Config"]["max-size"].removesuffix("k")) > 512  # what is within the limit is never rotated away
+    assert ulimits["nofile"] >= 1024  # PID 1 needs more than a run may have
+    assert not {"cpu", "fsize"} & set(ulimits)  # PID 1 writes files, and may live long
 
 
 @pytest.mark.parametrize(
@@ -156,32 +157,32 @@ def test_shared_memory_leaves_a_little_of_the_memory_limit() -> None:
     assert sizes == {16: 12 * 2**20, 256: 252 * 2**20}
 
 
-def test_no_limit_for_one_file_stands_in_the_way_of_a_large_workspace_or_of_much_memory():
-    for limits in (Limits(workspace_mib=8000, memory_mib=100), Limits(memory_mib=8000)):
-        ulimits = config_of(limits=limits)["HostConfig"]["Ulimits"]
-        assert [limit["Hard"] for limit in ulimits if limit["Name"] == "fsize"] == [8000 * 2**20]
+@pytest.mark.parametrize(
+    ("user", "owner"),
+    [
+        (None, "uid=0,gid=65534,mode=1770"),
+        ("0:0", "uid=0,gid=0,mode=1770"),
+        ("1000:50", "uid=0,gid=50,mode=1770"),
+        ("1000", "uid=0,mode=1777"),
+        ("builder", "uid=0,mode=1777"),
+    ],
+)
+def test_the_workspace_is_memory_of_limited_size_whose_root_is_not_the_programs_own(user, owner):
+    host = config_of(limits=Limits(workspace_mib=7), user=user)["HostConfig"]
 
-
-def test_the_workspace_is_a_volume_of_limited_size_that_goes_with_its_container():
-    (mount,) = config_of(limits=Limits(workspace_mib=7))["HostConfig"]["Mounts"]
-
-    assert (mount["Type"], mount["Target"]) == ("volume", "/job")
-    assert "Source" not in mount  # anonymous: removed with the container
-    options = mount["VolumeOptions"]["DriverConfig"]["Options"]
-    assert options["type"] == "tmpfs"
-    assert {"size=7m", "nr_inodes=1472", "mode=1777", "uid=65534", "nosuid", "nodev"} <= set(options["o"].split(","))
-    assert mount["VolumeOptions"]["Labels"]["a"] == "b"  # a sweep finds it
+    assert [mount["Target"] for mount in host["Mounts"]] == ["/.jobmanager"]
+    assert host["Tmpfs"]["/job"] == f"rw,exec,size=7m,nr_inodes=1472,{owner},nosuid,nodev"
 
 
 def test_a_grading_container_has_the_folders_that_old_graders_know():
-    assert set(config_of(shares=True)["HostConfig"]["Tmpfs"]) == {"/tmp", "/archive", "/course"}
-    assert set(config_of(shared_volume="of the grader")["HostConfig"]["Tmpfs"]) == {"/tmp"}
+    assert set(config_of(shares=True)["HostConfig"]["Tmpfs"]) == {"/job", "/tmp", "/archive", "/course"}
+    assert set(config_of(shared_volume="of the grader")["HostConfig"]["Tmpfs"]) == {"/job", "/tmp"}
 
 
 def test_what_an_image_declares_as_a_volume_becomes_a_small_tmpfs():
     tmpfs = config_of(defaults=ImageDefaults(command=(), volumes=("/data", "/tmp/", "/job", "/job/")))["HostConfig"]["Tmpfs"]
 
-    assert set(tmpfs) == {"/tmp", "/data"}
+    assert set(tmpfs) == {"/job", "/tmp", "/data"}
     assert "size=1m" in tmpfs["/data"]
 
 
@@ -191,25 +192,25 @@ def test_what_an_image_declares_as_a_volume_where_only_graders_work_is_limited_i
     assert {"/task", "/task/student"} <= set(config_of(defaults=image)["HostConfig"]["Tmpfs"])
     for kind in ({"shares": True}, {"shared_volume": "v"}):
         host = config_of(defaults=image, workspace="/task", **kind)["HostConfig"]
-        assert not {"/task", "/task/student"} & set(host["Tmpfs"])
-        assert [mount["Target"] for mount in host["Mounts"]] == ["/task", "/task/student"]
+        assert "size=1m" not in host["Tmpfs"]["/task"] and "/task/student" not in host["Tmpfs"]
+        assert [mount["Target"] for mount in host["Mounts"]] == ["/.jobmanager", "/task/student"]
 
 
 def test_a_student_container_has_another_ones_folder_and_may_have_its_network():
     config = config_of(workspace="/task", shared_volume="v", network_of="abc")
-    own, shared = config["HostConfig"]["Mounts"]
+    _, shared = config["HostConfig"]["Mounts"]
 
-    assert ("Source" in own, shared["Source"]) == (False, "v")
+    assert (shared["Target"], shared["Source"]) == ("/task/student", "v")
     assert (config["HostConfig"]["NetworkMode"], config["NetworkDisabled"]) == ("container:abc", False)
 
 
 def test_the_jobs_command_and_files_are_not_in_the_container():
-    config = config_of()
+    config = config_of(lease_s=75.5)
 
-    assert config["Entrypoint"][:2] == ["sh", "-c"]
+    assert config["Entrypoint"] == ["/.jobmanager/runner", "75.5"]
     assert config["Cmd"] == []
     assert config["Env"] == ["HOME=/job"]
-    assert (config["OpenStdin"], config["StdinOnce"]) == (True, True)
+    assert (config["OpenStdin"], config["StdinOnce"]) == (True, False)
     assert "python3" not in json.dumps(config)
 
 
@@ -258,4 +259,4 @@ def test_a_volume_by_name_is_a_limited_tmpfs_with_the_jobs_labels_and_not_its_co
 def test_a_volume_of_the_image_where_a_volume_by_name_is_gives_way():
     defaults = ImageDefaults(command=(), volumes=("/volumes/work/", "/data"))
     volume = VolumeMount(name="made-for-j1", path="/volumes/work", size_mib=3)
-    assert set(config_of(defaults=defaults, volumes=(volume,))["HostConfig"]["Tmpfs"]) == {"/tmp", "/data"}
+    assert set(config_of(defaults=defaults, volumes=(volume,))["HostConfig"]["Tmpfs"]) == {"/job", "/tmp", "/data"}
