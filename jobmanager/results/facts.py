@@ -131,6 +131,7 @@ class CannotRun:
     """The runner has the job and did not start the program."""
 
     reason: str  # the runner's
+    is_its_own: bool = False  # the program's own: a script that names an interpreter which is not there
     container: ContainerInfo | None = None
 
 

@@ -136,10 +136,18 @@ def _by_ending(facts: RunFacts, limits: Limits) -> Verdict:
     if isinstance(ending, StoppedForProtocolError):
         return _protocol_error_verdict(ending.reason)
     if isinstance(ending, CannotRun):
-        return crash_verdict("not_started", f"the program was not started: {ending.reason}", _RUNNER)
+        return _not_started_verdict(ending)
     if isinstance(ending, ProgramExited):
         return _overflow(ending, limits) or _by_end(ending.end)
     return _without_report(ending.cause, facts, limits)
+
+
+def _not_started_verdict(ending: CannotRun) -> Verdict:
+    """The task is wrong, or the image. A script that cannot be run as it is written is the program's failure."""
+    text = f"the program was not started: {ending.reason}"
+    if not ending.is_its_own:
+        return crash_verdict("not_started", text, _RUNNER)
+    return Verdict(outcome=Outcome.FAILED, text=text, evidence=(Evidence(kind="not_started", value=text, source=_RUNNER),))
 
 
 def _stopped_verdict(hit: LimitHit, output_bytes: int, limits: Limits) -> Verdict:

@@ -630,15 +630,14 @@ class ContainerMonitor:
 
     def _observations(self, cause: Cause | EngineUnreachable, end: ProgramEnd | None) -> Observations:
         """All that says how the run ended."""
-        was_killed_before = self._transcript.refused is not None and (
-            self._transcript.refused.why is RefusalReason.KILLED_BEFORE
-        )
+        refused = self._transcript.refused
         return Observations(
             cause=cause,
             never_started=self._never_started() and not self._refusal,
             limit_hit=self._limit_hit_of_the_run(cause),
             protocol_error=self._protocol_error,
-            refusal="" if was_killed_before else self._refusal,
+            refusal=self._refusal,
+            refusal_is_its_own=refused is not None and refused.why is RefusalReason.NO_INTERPRETER,
             students_lost=self._supervisor_gave_up or (self._link_lost and end is None),
             end=end,
             report_complete=self._transcript.ended is not None and self._transcript.ended.stopped_by is StoppedBy.NOBODY,

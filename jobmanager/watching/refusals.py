@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import posixpath
+import re
 
 from jobmanager.ipc.messages import MonitorContainer
 from jobmanager.model._escapes import one_line
@@ -12,6 +14,7 @@ from jobmanager.watching.run_order import words
 
 NO_COMMAND = "neither the task nor its image has a command"
 _MAX_NAME = 100
+_SCRIPT = b"#!"
 
 
 def refusal_text(refused: RunRefused, job: MonitorContainer) -> str:
@@ -30,10 +33,19 @@ def refusal_text(refused: RunRefused, job: MonitorContainer) -> str:
         RefusalReason.OTHER_DEVICE: f"what was in the volume {what} is lost: its engine has mounted another one",
         RefusalReason.ARGUMENTS_TOO_LONG: "its command and environment are too long for the system",
         RefusalReason.NO_PROCESS: f"no process could be made for it: {_error(refused)}",
-        RefusalReason.NO_INTERPRETER: f"{name}: its interpreter does not exist",
+        RefusalReason.NO_INTERPRETER: f"{name}: {_interpreter(job)}",
         RefusalReason.KILLED_BEFORE: "",
     }
     return known.get(refused.why, one_line(f"the program could not be started: {what}: {_error(refused)}"))
+
+
+def _interpreter(job: MonitorContainer) -> str:
+    """What is lacking where a script's interpreter is: the kernel says of the script that it is not there."""
+    script = job.files.get(posixpath.normpath(words(job.command)[0]), b"")
+    line = script[: len(_SCRIPT) + 200].removeprefix(_SCRIPT).split(b"\n", 1)[0].decode("utf-8", "replace").strip(" \t")
+    interpreter = re.split("[ \t]", line)[0] if script.startswith(_SCRIPT) else ""
+    why = "; its lines end in CR LF" if interpreter.endswith("\r") else ""
+    return f"its interpreter {ascii(interpreter) + ' ' if interpreter else ''}does not exist{why}"
 
 
 def _error(refused: RunRefused) -> str:

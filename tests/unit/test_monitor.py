@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from jobmanager import Limits
+from jobmanager import Limits, Outcome
 from jobmanager.ipc.messages import LimitReached, ProgramStarted
 from jobmanager.model.container import ContainerStatus
 from jobmanager.results.facts import (
@@ -26,6 +26,7 @@ from jobmanager.results.facts import (
     RunFacts,
     StoppedForLimit,
 )
+from jobmanager.results.verdict import judge
 from jobmanager.runner.frames import (
     DownMessage,
     Fault,
@@ -81,6 +82,16 @@ def test_a_program_that_is_not_started_has_the_reason_in_words() -> None:
     facts = ScriptedContainer(runs(refused)).facts()
 
     assert facts.ending == CannotRun(reason="'prog' is there, but may not be executed")
+
+
+def test_a_script_whose_interpreter_is_not_there_is_the_programs_own_failure() -> None:
+    refused = RunRefused(run=1, why=RefusalReason.NO_INTERPRETER, errno=2, what=b"")
+    verdict = judge(ScriptedContainer(runs(refused)).facts(), Limits())
+
+    assert (verdict.outcome, verdict.text) == (
+        Outcome.FAILED,
+        "the program was not started: 'prog': its interpreter does not exist",
+    )
 
 
 def test_a_task_and_an_image_without_a_command_need_no_runner() -> None:

@@ -142,3 +142,17 @@ def test_every_refusal_has_words() -> None:
 def test_an_image_without_a_shell_is_told_what_to_do() -> None:
     refused = RunRefused(run=1, why=RefusalReason.NO_SUCH_PROGRAM, errno=2, what=b"")
     assert "give the command as a list of words" in refusal_text(refused, job(command="echo"))
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        (b"#!/usr/bin/python9\nprint()", "its interpreter '/usr/bin/python9' does not exist"),
+        (b"#! /bin/sh -e\r\necho", "its interpreter '/bin/sh' does not exist"),
+        (b"#!/bin/sh\r\necho", "its interpreter '/bin/sh\\r' does not exist; its lines end in CR LF"),
+        (b"\x7fELF", "its interpreter does not exist"),
+    ],
+)
+def test_a_script_without_its_interpreter_says_which(script: bytes, words: str) -> None:
+    refused = RunRefused(run=1, why=RefusalReason.NO_INTERPRETER, errno=2, what=b"")
+    assert refusal_text(refused, job(command=("./a.sh",), files={"a.sh": script})) == f"'./a.sh': {words}"
