@@ -24,8 +24,9 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from jobmanager.engine.connect import connect, engine_class
-from jobmanager.engine.labels import MANAGER_LABEL, STUDENT_LABEL
+from jobmanager.engine.labels import MANAGER_LABEL, STUDENT_LABEL, Owner
 from jobmanager.engine.protocol import Engine, EngineError
+from jobmanager.engine.runner_volume import RunnerVolumes
 from jobmanager.ipc.messages import (
     CheckHostNow,
     ClosedManagers,
@@ -42,6 +43,7 @@ from jobmanager.ipc.messages import (
 from jobmanager.ipc.process import forward_logs
 from jobmanager.model.container import ContainerStatus
 from jobmanager.results.facts import InfrastructureFailure, JobNotSent, RunCutOff, RunFacts
+from jobmanager.runner.binaries import binary
 from jobmanager.watching.host_monitor import HostMonitor
 from jobmanager.watching.monitor import ContainerMonitor
 from jobmanager.watching.outbox import Outbox
@@ -89,7 +91,9 @@ class Waiter:
         self._send = send
         self._lock = threading.Lock()
         self._monitors: dict[str, ContainerMonitor] = {}  # by container name; no name is used twice
-        self._host_monitor = HostMonitor(settings, send) if settings.monitors_host else None
+        owner = Owner.parse(settings.owner) or Owner.this_process()
+        self._runners = RunnerVolumes(manager_id=settings.manager_id, owner=owner, binary_for=binary)
+        self._host_monitor = HostMonitor(settings, send, self._runners) if settings.monitors_host else None
         self._stopping = threading.Event()
 
     def start(self) -> None:
@@ -136,8 +140,7 @@ class Waiter:
             for volume in engine.volumes({MANAGER_LABEL: self._settings.manager_id}):
                 with suppress(EngineError):
                     engine.remove_volume(volume.name)
-        if self._host_monitor is not None:
-            self._host_monitor.runners.release(engine, self._settings.address.host)
+        self._runners.release(engine, self._settings.address.host)
 
     def remove_spools(self) -> None:
         """Remove what this manager's waiters have kept of their containers."""
@@ -209,7 +212,14 @@ class Waiter:
         if job.grading is None:
             return None
         lost_s = self._settings.host_lost_timeout_s
-        return StudentContainers(job, connect=self._connect, host_lost_timeout_s=lost_s, monitors=self)
+        return StudentContainers(
+            job,
+            host=self._settings.address.host,
+            runners=self._runners,
+            connect=self._connect,
+            host_lost_timeout_s=lost_s,
+            monitors=self,
+        )
 
     def _connect(self) -> Engine:
         return connect(self._settings.address, timeout_s=self._settings.engine_timeout_s)

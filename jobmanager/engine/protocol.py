@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 from jobmanager.model.container import (
@@ -66,42 +65,6 @@ class BeingRemoved(EngineFailed):
 
 class Refused(EngineError):
     """The engine refused, in its own words."""
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """A piece of a container's output."""
-
-    stderr: bool
-    data: bytes
-
-
-class OutputStream(Protocol):
-    """A container's output as it comes."""
-
-    def read(self, timeout_s: float) -> list[Chunk] | None:
-        """The next chunks; empty when nothing came in time; None at the end, also of a broken connection."""
-        ...
-
-    def close(self) -> None:
-        """Close the connection; never blocks."""
-        ...
-
-
-class StdinLink(Protocol):
-    """A container's standard input, kept open. Another thread may use it beside the engine's other calls."""
-
-    def write(self, data: bytes, timeout_s: float, still_takes_input: Callable[[], bool] = lambda: True) -> None:
-        """Write all of it, as fast as the container reads; raises Unreachable.
-
-        An engine does not report here that the container has ended. So ``still_takes_input`` is called about once a second
-        while the container reads nothing; once it returns False, NotRunning is raised.
-        """
-        ...
-
-    def close(self) -> None:
-        """End the container's standard input. Never blocks; a thread that is writing gets Unreachable."""
-        ...
 
 
 class Channel(Protocol):
@@ -181,22 +144,6 @@ class Engine(Protocol):
         """Start a created container; one that runs already is fine. One that has ended would run again: inspect it first."""
         ...
 
-    def attach(self, container: str) -> OutputStream:
-        """Output from now on. An open stream that is not read blocks the container."""
-        ...
-
-    def logs(self, container: str) -> OutputStream:
-        """Output from the beginning, as far as the log has it, and then as it comes. Never blocks the container."""
-        ...
-
-    def feed(self, container: str, payload: bytes, timeout_s: float, still_takes_input: Callable[[], bool] = lambda: True) -> None:
-        """Write to a running container's standard input and close it, as ``open_stdin`` and its link do."""
-        ...
-
-    def open_stdin(self, container: str) -> StdinLink:
-        """A running container's standard input; when the link is closed, or breaks, the container reads its end."""
-        ...
-
     def open_channel(self, container: str) -> Channel:
         """Output from now on, and the standard input; raises NoSuchContainer, NotRunning, Refused (it is paused)."""
         ...
@@ -213,20 +160,12 @@ class Engine(Protocol):
         """SIGKILL; raises NoSuchContainer, NotRunning."""
         ...
 
-    def pause(self, container: str) -> None:
-        """Pause all processes; raises NoSuchContainer, NotRunning."""
-        ...
-
-    def unpause(self, container: str) -> None:
-        """Resume them. For a container that is not paused this is fine, or Refused."""
-        ...
-
     def usage(self, container: str) -> Usage | None:
         """What a running or paused container has used so far; None when it is not running. May take a second."""
         ...
 
     def archive(self, container: str, path: str) -> Iterator[bytes]:
-        """A tar of a path in a running or paused container, or in a carrier's volume, in pieces; raises NoSuchContainer."""
+        """A tar of a path in a carrier's volume, in pieces; raises NoSuchContainer."""
         ...
 
     def remove(self, container: str) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-LINK_TOKEN_FILE = ".jobmanager/link"
 SUPERVISOR = ("python3", "/task/.jobmanager/lib/jobmanager_grading/supervisor.py")
 _START_GRADER = """import os, sys
 from jobmanager_grading import grader

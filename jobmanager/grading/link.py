@@ -1,14 +1,14 @@
-r"""The link between a grading container's supervisor and its waiter (``docs/grading.md``): messages, taken apart field by field.
+"""The link between a grading container's supervisor and its waiter (``docs/grading.md``): messages, taken apart field by field.
 
-Upwards they come in the container's standard output, as lines ``\x1eTOKEN + BASE64`` and, for the last part of each,
-``\x1eTOKEN . BASE64``. Everything in the container can write them, so they are checked as untrusted input.
+They come over the channel of the supervisor's run, which nothing that the supervisor starts has. A message is one piece or several:
+each begins with a byte, 1 where more of the message follows. The joined rest is one JSON object. A grader may still make its
+supervisor say anything, so messages are checked as untrusted input.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import json
 import math
 import re
@@ -16,12 +16,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Union
 
-from jobmanager.engine.pid1 import Mark, MarkedStream
 from jobmanager.errors import InvalidValue
 from jobmanager.model import _checks
 
 MAX_MESSAGE_BYTES = 2**20
-_MAX_LINE_BYTES = 4096
+_PIECE_BYTES = 60_000  # of a message; a run's channel carries a little more at once
+_LAST, _MORE = b"\0", b"\1"  # what a piece begins with
 _MAX_ID = 2**53
 _MAX_REASON_LENGTH = 2000
 _MAX_DEPTH = 10
@@ -79,50 +79,39 @@ class LinkLost:
     """The supervisor gives up: the link broke while it was needed."""
 
 
-SupervisorMessage = Union[RunStudent, StudentInput, KillStudent, UnsupportedRequest, ProtocolViolation, LinkLost]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SSHReport:
+    """A debug session's server accepts connections, or cannot be started."""
+
+    text: str  # "ready", or the reason
 
 
-def link_token(token: str) -> str:
-    """The link's token. It is derived from PID 1's token, which cannot be computed from it."""
-    return hashlib.sha256(b"link " + token.encode()).hexdigest()[:32]
+SupervisorMessage = Union[RunStudent, StudentInput, KillStudent, UnsupportedRequest, ProtocolViolation, LinkLost, SSHReport]
 
 
 class LinkReader:
-    """Separates a grader's output from the supervisor's messages."""
+    """Puts the supervisor's messages together from their pieces."""
 
-    def __init__(self, token: str) -> None:
-        self._stream = MarkedStream(token, longest=_MAX_LINE_BYTES)
-        self._parts: list[str] = []
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
         self._size = 0
 
-    def feed(self, data: bytes) -> list[bytes | SupervisorMessage]:
-        """Output and messages in their order."""
-        found: list[bytes | SupervisorMessage] = []
-        for part in self._stream.feed(data):
-            if isinstance(part, bytes):
-                found.append(part)
-            elif (message := self._line(part)) is not None:
-                found.append(message)
-        return found
-
-    def rest(self) -> bytes:
-        """The bytes that are still held back, at the end of the output."""
-        return self._stream.rest()
-
-    def _line(self, line: Mark) -> SupervisorMessage | None:
-        if line.word == "!":
-            return LinkLost()
-        self._parts.append(line.rest)
-        self._size += len(line.rest)
-        if line.word == "+" and self._size <= 2 * MAX_MESSAGE_BYTES:
+    def feed(self, piece: bytes) -> SupervisorMessage | None:
+        """The message that is whole with this piece; None: more of it follows."""
+        self._parts.append(piece[1:])
+        self._size += len(piece)
+        if piece[:1] == _MORE and self._size <= 2 * MAX_MESSAGE_BYTES:
             return None
         parts, self._parts, self._size = self._parts, [], 0
-        if line.word != ".":
+        if piece[:1] != _LAST:
             return ProtocolViolation(reason="a message of the link that is too long, or no message")
-        try:
-            return parse_message(b"".join(base64.b64decode(part, validate=True) for part in parts))
-        except (binascii.Error, ValueError):
-            return ProtocolViolation(reason="a message of the link that is not base64")
+        return parse_message(b"".join(parts))
+
+
+def pieces(message: bytes) -> list[bytes]:
+    """A message to the supervisor as it goes over the channel."""
+    parts = [message[at : at + _PIECE_BYTES] for at in range(0, len(message), _PIECE_BYTES)]
+    return [_MORE + part for part in parts[:-1]] + [_LAST + parts[-1]]
 
 
 def parse_message(data: bytes) -> SupervisorMessage:
@@ -135,6 +124,10 @@ def parse_message(data: bytes) -> SupervisorMessage:
         fields = json.loads(data.decode())
     except (ValueError, RecursionError) as error:
         return ProtocolViolation(reason=f"a message of the link that is no JSON: {error}"[:_MAX_REASON_LENGTH])
+    if isinstance(fields, dict) and fields.get("type") == "cut_off":
+        return LinkLost()
+    if isinstance(fields, dict) and fields.get("type") == "ssh":
+        return SSHReport(text=str(fields.get("text", ""))[:_MAX_REASON_LENGTH])
     number = fields.get("id") if isinstance(fields, dict) else None
     if isinstance(number, bool) or not isinstance(number, int) or not 0 < number < _MAX_ID:
         return ProtocolViolation(reason="a message of the link without an id")
@@ -145,12 +138,12 @@ def parse_message(data: bytes) -> SupervisorMessage:
 
 
 def message_to_supervisor(kind: str, student: int, **fields: object) -> bytes:
-    """A line with a message to the supervisor."""
-    return json.dumps({"type": kind, "id": student, **fields}, separators=(",", ":")).encode() + b"\n"
+    """A message to the supervisor."""
+    return json.dumps({"type": kind, "id": student, **fields}, separators=(",", ":")).encode()
 
 
 def output_message(student: int, stderr: bool, data: bytes) -> bytes:
-    """A line with what a student's program printed."""
+    """A message with what a student's program printed."""
     return message_to_supervisor("output", student, stderr=stderr, data=base64.b64encode(data).decode())
 
 

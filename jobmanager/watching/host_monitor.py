@@ -15,14 +15,12 @@ from urllib.parse import urlsplit
 import psutil
 
 from jobmanager.engine.connect import connect
-from jobmanager.engine.labels import Owner
 from jobmanager.engine.leftovers import Removal, remove_leftovers, survey, survey_runners
 from jobmanager.engine.protocol import Engine, EngineError, ImageMissing
 from jobmanager.engine.runner_volume import RunnerVolumes
 from jobmanager.ipc.messages import HostReachable, HostUnreachable, WaiterSettings
 from jobmanager.model.container import EngineInfo
 from jobmanager.model.host import Address
-from jobmanager.runner.binaries import binary
 
 _log = logging.getLogger(__name__)
 
@@ -35,15 +33,14 @@ _SWEEP_INTERVAL_S = 60.0  # a manager may die while others live, or while one of
 class HostMonitor:
     """Checks one host again and again, in a thread of its own, and reports after each check."""
 
-    def __init__(self, settings: WaiterSettings, send: Callable[[Any], None]) -> None:
+    def __init__(self, settings: WaiterSettings, send: Callable[[Any], None], runners: RunnerVolumes) -> None:
         self._settings = settings
+        self._runners = runners
         self._send = send
         self._wake = threading.Event()
         self._next_sweep = 0.0
         self._sweeping = threading.Lock()  # one sweep at a time
         self._closed_managers: frozenset[str] = frozenset()
-        owner = Owner.parse(settings.owner) or Owner.this_process()
-        self.runners = RunnerVolumes(manager_id=settings.manager_id, owner=owner, binary_for=binary)
 
     def start(self) -> None:
         """Start the thread."""
@@ -102,7 +99,7 @@ class HostMonitor:
     def _bring_the_runner(self, engine: Engine) -> None:
         """Once, before the host has its first job. A host without any image can have no job either."""
         with suppress(ImageMissing):
-            self.runners.ensure(engine, self._settings.address.host)
+            self._runners.ensure(engine, self._settings.address.host)
 
     def _sweep(self) -> None:
         try:

@@ -29,7 +29,7 @@ class LimitClock:
         self, job: MonitorContainer, engine: Engine, *, cpu_left_s: Callable[[float], float] | None, clock: Callable[[], float]
     ) -> None:
         """``cpu_left_s`` takes the CPU seconds used and returns how many more are allowed; None: the runner's limit counts."""
-        self.cpu_time_s: float | None = None  # of the whole container, since it was started
+        self.cpu_time_s: float | None = None  # of the whole container, by the engine's counter
         self.peak_memory_bytes: int | None = None
         self._job = job
         self._engine = engine
@@ -40,10 +40,17 @@ class LimitClock:
         self._max_pause_s = job.limits.standstill_s if job.grading is not None else 0.0
         self._wall_s = job.limits.wall_s + (0.0 if job.grading is not None else BACKSTOP_S)
         self._shares_cpu = cpu_left_s is not None
+        self._cpu_before_s = 0.0  # what starting the container took, where that matters
         self.start(clock() - job.elapsed_s)
 
+    def program_starts(self) -> None:
+        """It starts now. Where its CPU time is shared, that of starting its container is no part of it."""
+        self.start(self._clock())
+        if self._shares_cpu and self.measure():
+            self._cpu_before_s, self.cpu_time_s = self.cpu_time_s or 0.0, 0.0
+
     def start(self, at: float) -> None:
-        """The program starts at this time."""
+        """The wall clock starts at this time."""
         self._started_at = at
         self._next_cpu_check = at + self._cpu_left_s(0.0) / self._job.limits.cpus
 
@@ -101,7 +108,8 @@ class LimitClock:
             return False
         if used is None:
             return False
-        self.cpu_time_s, self.peak_memory_bytes = used.cpu_time_ns / 1e9, used.peak_memory_bytes
+        self.cpu_time_s = max(0.0, used.cpu_time_ns / 1e9 - self._cpu_before_s)
+        self.peak_memory_bytes = used.peak_memory_bytes
         return True
 
     def _cpu_limit_reached(self) -> LimitHit | None:

@@ -200,6 +200,13 @@ class ContainerMonitor:
         """A grading container's supervisor says that it was cut off while it needed its students."""
         self._supervisor_gave_up = True
 
+    def report_ssh(self, text: str) -> None:
+        """A debug session's server says that it is ready, or why it cannot be started. In the thread of ``run``."""
+        if text == "ready":
+            self._ssh_is_ready = True
+        else:
+            self._refusal = self._refusal or one_line(text[:500])
+
     def pause_wall_clock(self) -> None:
         """Pause the wall clock, as the container waits for us. The sum of all pauses is bounded."""
         self._limit_clock.pause()
@@ -349,10 +356,8 @@ class ContainerMonitor:
     def _take_programs_message(self, data: bytes) -> None:
         if self._session is not None:
             self._session.on_message(data)
-        elif self._job.with_ssh and data == b"ready":
-            self._ssh_is_ready = True
         elif self._job.with_ssh:
-            self._refusal = self._refusal or one_line(data.decode("utf-8", "replace")[:500])
+            self.report_ssh(data.decode("utf-8", "replace"))
 
     def _program_has_taken(self, taken: Taken) -> None:
         if self._session is None:
@@ -406,7 +411,7 @@ class ContainerMonitor:
             self._look_whether_it_ended()
         if self._over is not None and self._clock() - self._over_since > _LAST_WORDS_S:
             raise _ContainerOver(self._over)
-        if self._ssh_is_ready and not self._ssh_reported:
+        if self._ssh_is_ready and self._job.with_ssh and not self._ssh_reported:
             self._report_ssh_ready()
         if self._kill_requested.is_set() or (self._refusal and self._job.with_ssh):
             yield MonitorEvent.STOP
@@ -476,7 +481,7 @@ class ContainerMonitor:
     def _tell_start(self) -> None:
         self._timings.setdefault("send", round(self._clock() - self._connected_at, 4))
         if not self._job.taken_over:
-            self._limit_clock.start(self._clock())
+            self._limit_clock.program_starts()
         self._send(ProgramStarted(container_name=self._job.container_name))
         if self._session is not None:
             self._session.on_start()

@@ -35,10 +35,6 @@ class ProgramSession(Protocol):
         """It has sent this over its channel."""
         ...
 
-    def on_disconnect(self) -> None:
-        """The connection to the container broke; the container may go on. May be called more than once."""
-        ...
-
     def on_end(self) -> None:
         """The program has ended, or is about to be ended. May be called more than once."""
         ...

@@ -6,7 +6,6 @@ Its owner is a grading container. It needs no ledger: a thread of its own starts
 from __future__ import annotations
 
 import logging
-import secrets
 import threading
 import time
 from collections import deque
@@ -18,6 +17,7 @@ from jobmanager._deleter import delete
 from jobmanager._submitter import submit
 from jobmanager.engine.labels import MANAGER_LABEL, STUDENT_LABEL
 from jobmanager.engine.protocol import Engine, EngineError
+from jobmanager.engine.runner_volume import RunnerVolumes
 from jobmanager.ipc.messages import ContainerRemoved, ContainerStarted, GradingSettings, MonitorContainer, StartFailed
 from jobmanager.model.container import GRADING_WORKSPACE, SHARED_FOLDER, ContainerSpec
 from jobmanager.model.container_states import ContainerAction, ContainerEvent, ContainerState, apply_event
@@ -31,7 +31,6 @@ from jobmanager.watching.student_program import StudentProgram
 
 _log = logging.getLogger(__name__)
 
-_TOKEN_BYTES = 16
 _REMOVAL_TRIES = 3
 _REMOVAL_PAUSE_S = 0.5
 _KILLED = (Outcome.KILLED, "the grader has ended, or ended it")
@@ -61,6 +60,8 @@ class GradingContainer:
     job: MonitorContainer
     settings: GradingSettings
     budget: StudentBudget
+    host: str
+    runners: RunnerVolumes
     host_lost_timeout_s: float
     monitors: MonitorRegistry
 
@@ -151,7 +152,7 @@ class StudentContainer:
 
     def _start(self) -> _Events:
         """Once it is ready it has a monitor, which is what a kill of its run needs."""
-        reply = submit(self._engine, self._spec)
+        reply = submit(self._engine, self._spec, self._owner.runners, host=self._owner.host)
         if isinstance(reply, ContainerStarted):
             self._monitor = self._new_monitor(reply.container_id)
             return ContainerEvent.STARTED, ContainerEvent.RUN_GIVEN
@@ -228,6 +229,7 @@ class StudentContainer:
             limits=limits,
             network=owner.settings.network,
             workspace=GRADING_WORKSPACE,
+            lease_s=owner.job.lease_s,
             shared_volume=grading.volumes[SHARED_FOLDER],
             network_of=grading.id if request.share_network else "",
         )
@@ -239,7 +241,7 @@ class StudentContainer:
             job_id=self._owner.job.job_id,
             container_id=container_id,
             container_name=self._spec.name,
-            token=secrets.token_hex(_TOKEN_BYTES),
+            lease_s=self._owner.job.lease_s,
             command=self.program.request.command,
             env=self.program.request.env,
             files={},
@@ -248,19 +250,16 @@ class StudentContainer:
             collect=(),
             workspace=GRADING_WORKSPACE,
         )
-        return ContainerMonitor(
+        monitor = ContainerMonitor(
             run,
             self._engine,
             host_lost_timeout_s=self._owner.host_lost_timeout_s,
             send=lambda _: None,
-            on_output=self._on_output,
             session=self.program,
             cpu_left_s=lambda used_s: budget.cpu_left_s(allocation, used_s),
         )
-
-    def _on_output(self, stderr: bool, data: bytes) -> None:
-        if not self.program.send_output(stderr, data):
-            self.kill()
+        self.program.attach_to(wake=monitor.wake, kill=self.kill)
+        return monitor
 
 
 def _judged(facts: RunFacts, limits: Limits) -> tuple[Outcome, str]:

@@ -3,11 +3,11 @@
 ::
 
     monitor of the grading container ──► on_message: student, stdin, kill   (its thread: nothing here may block it)
+                                     ◄── ``messages``: what it sends to the supervisor, as far as that takes it
     a thread per student container       start, follow, judge, remove (``student_container.py``)
-    a writer per student container       its program's standard input (``student_program.py``)
-    one writer                           messages to the supervisor: a grader that does not read them blocks nobody
 
-They end with their job: when its monitor ends, they are killed, and removed before the grading container is.
+They end with their job: when its monitor ends, they are killed, and removed before the grading container is. They do not outlive
+their waiter either: the next one cannot go on with them, so the job of a grader that had any is cut off.
 """
 
 from __future__ import annotations
@@ -19,19 +19,24 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 
 from jobmanager._deleter import delete_students
-from jobmanager.engine.protocol import Engine, EngineError, StdinLink
+from jobmanager.engine.protocol import Engine, EngineError
+from jobmanager.engine.runner_volume import RunnerVolumes
 from jobmanager.grading.link import (
     KillStudent,
+    LinkLost,
+    LinkReader,
     ProtocolViolation,
     RunStudent,
+    SSHReport,
     StudentInput,
     SupervisorMessage,
     UnsupportedRequest,
+    pieces,
 )
 from jobmanager.ipc.messages import GradingSettings, MonitorContainer
 from jobmanager.model.result import Outcome
 from jobmanager.watching.monitor import ContainerMonitor
-from jobmanager.watching.stdin import StdinWriter
+from jobmanager.watching.pumps import MessagePump
 from jobmanager.watching.student_budget import StudentBudget
 from jobmanager.watching.student_container import GradingContainer, MonitorRegistry, StudentContainer
 from jobmanager.watching.student_program import MAX_UNREAD_OUTPUT_BYTES, StudentProgram, end_message
@@ -44,10 +49,19 @@ _EXTRA_THREADS = 8  # beside one per student that may run: for those that are re
 
 
 class StudentContainers:
-    """All student containers of one grading job, and the ``StdinSession`` with its supervisor."""
+    """All student containers of one grading job, and the ``ProgramSession`` with its supervisor."""
+
+    input = None
 
     def __init__(
-        self, job: MonitorContainer, *, connect: Callable[[], Engine], host_lost_timeout_s: float, monitors: MonitorRegistry
+        self,
+        job: MonitorContainer,
+        *,
+        host: str,
+        runners: RunnerVolumes,
+        connect: Callable[[], Engine],
+        host_lost_timeout_s: float,
+        monitors: MonitorRegistry,
     ) -> None:
         assert job.grading is not None
         self._job = job
@@ -60,10 +74,14 @@ class StudentContainers:
         self._highest_id = 0
         self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._to_supervisor = StdinWriter(max_bytes=MAX_UNREAD_OUTPUT_BYTES + _RESERVED_BYTES, on_broken=self.on_disconnect)
+        self.messages = MessagePump(max_bytes=MAX_UNREAD_OUTPUT_BYTES + _RESERVED_BYTES)
+        self._host, self._runners = host, runners
+        self._reader = LinkReader()
+        self._sending = threading.Lock()  # the pieces of a message go one after the other
 
     def attach_to(self, monitor: ContainerMonitor) -> None:
         """Called before the grading container's monitor runs."""
+        self._wake, self._gave_up, self._report_ssh = monitor.wake, monitor.supervisor_gave_up, monitor.report_ssh
         self._end_for_protocol_error, self._end_for_lost_link = monitor.end_for_protocol_error, monitor.end_for_lost_link
         self._pause_wall_clock, self._resume_wall_clock = monitor.pause_wall_clock, monitor.resume_wall_clock
         budget = StudentBudget(
@@ -77,21 +95,32 @@ class StudentContainers:
             job=self._job,
             settings=self._grading,
             budget=budget,
+            host=self._host,
+            runners=self._runners,
             host_lost_timeout_s=self._host_lost_timeout_s,
             monitors=self._monitors,
         )
 
     # ---- called by the monitor
 
-    def on_open(self, link: StdinLink) -> None:
-        self._to_supervisor.open(link)
-
     def on_start(self) -> None:
-        self._to_supervisor.start()
+        """Nothing is sent before it is asked for."""
 
-    def on_message(self, message: SupervisorMessage) -> None:
-        if self._ended.is_set():
-            self._end_if_new(message)
+    def on_output(self, stderr: bool, data: bytes) -> None:
+        """What a grader prints is its job's output."""
+
+    def on_message(self, data: bytes) -> None:
+        message = self._reader.feed(data)
+        if message is not None:
+            self._take(message)
+
+    def _take(self, message: SupervisorMessage) -> None:
+        if isinstance(message, LinkLost):
+            self._gave_up()
+        elif isinstance(message, SSHReport):
+            self._report_ssh(message.text)
+        elif self._ended.is_set():
+            return
         elif isinstance(message, RunStudent):
             self._run_student(message)
         elif isinstance(message, (StudentInput, KillStudent)):
@@ -101,16 +130,8 @@ class StudentContainers:
         elif isinstance(message, ProtocolViolation):
             self._answer_violation(message)
 
-    def on_disconnect(self) -> None:
-        """The link is broken. Its other end may not notice, as an engine that comes back can hold it open."""
-        with self._lock:
-            grader_waits = bool(self._running) and not self._ended.is_set()
-        self.on_end()
-        if grader_waits:
-            self._end_for_lost_link()
-
     def on_end(self) -> None:
-        """The job or the link has ended: end its students too, also those of an earlier waiter."""
+        """The job has ended: end its students, too, also those of an earlier waiter."""
         with self._lock:
             had_ended = self._ended.is_set()
             self._ended.set()
@@ -118,7 +139,7 @@ class StudentContainers:
         if self._job.taken_over and not had_ended:
             with suppress(RuntimeError):  # no more threads; the deleter of the grading container looks again
                 self._start_thread(self._remove_leftovers, "students-sweep")
-        self._to_supervisor.close()
+        self.messages.close()
         for student in running:
             student.kill()
 
@@ -131,15 +152,10 @@ class StudentContainers:
 
     # ---- requests of the supervisor
 
-    def _end_if_new(self, message: SupervisorMessage) -> None:
-        """A new request can no longer be served. One that was served before comes again when the log is read.
-
-        After a take-over nobody knows which were served.
-        """
-        if isinstance(message, (RunStudent, UnsupportedRequest)) and message.id > self._highest_id and not self._job.taken_over:
-            self._end_for_lost_link()
-
     def _run_student(self, request: RunStudent) -> None:
+        if self._job.taken_over:  # asked of the waiter before, or of us: nobody knows what it was told since
+            self._end_for_lost_link()
+            return
         if request.id <= self._highest_id:
             self._end_for_protocol_error(f"the supervisor asked for student {request.id} twice")
             return
@@ -193,14 +209,24 @@ class StudentContainers:
         self._highest_id = violation.id
         self._send(end_message(violation.id, Outcome.ERROR, violation.reason))
 
-    def _send_output(self, line: bytes) -> bool:
+    def _send_output(self, message: bytes) -> bool:
         """Send a student's output to the supervisor; False when it is too far behind."""
-        return self._to_supervisor.put(line, reserve=_RESERVED_BYTES)
+        return self._put(message, reserve=_RESERVED_BYTES)
 
-    def _send(self, line: bytes) -> None:
-        if not self._to_supervisor.put(line):
-            _log.warning("job %s: its grader does not read messages about its students, and is disconnected", self._job.job_id)
-            self.on_disconnect()
+    def _send(self, message: bytes) -> None:
+        if not self._put(message) and not self._ended.is_set():
+            _log.warning("job %s: its grader does not read messages about its students, and is ended", self._job.job_id)
+            self._end_for_lost_link()
+
+    def _put(self, message: bytes, *, reserve: int = 0) -> bool:
+        first, *others = pieces(message)
+        with self._sending:
+            if not self.messages.put(first, reserve=reserve + 2 * sum(map(len, others))):
+                return False
+            for piece in others:
+                self.messages.put(piece)
+        self._wake()
+        return True
 
     def _run(self, student: StudentContainer) -> None:
         """The thread of one student container."""

@@ -10,7 +10,7 @@ import pytest
 from docker.models.containers import Container
 
 from jobmanager import DockerHost, JobFuture, JobInput, JobManager, JobResult, Task
-from jobmanager.engine.labels import JOB_LABEL, OWNER_LABEL, Owner
+from jobmanager.engine.labels import JOB_LABEL, MANAGER_LABEL, OWNER_LABEL, Owner
 from tests.conftest import BUSYBOX, SLOWNESS, children, eventually, open_files, our_threads
 from tests.support.printed import wait_until_printed
 
@@ -56,7 +56,7 @@ def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     outsider: docker.DockerClient = request.getfixturevalue("outsider")
     threads, processes, files = set(our_threads()), set(children()), open_files()
     yield
-    ours = {"label": f"{OWNER_LABEL}={Owner.this_process().label()}"}
+    ours = {"label": [f"{OWNER_LABEL}={Owner.this_process().label()}", MANAGER_LABEL]}  # not the manager's claim to the runner
     eventually(lambda: not outsider.api.containers(all=True, filters=ours), what="the jobs' containers are gone")
     eventually(lambda: not outsider.api.volumes(filters=ours)["Volumes"], what="the jobs' volumes are gone")
     if "shared_manager" not in request.fixturenames:

@@ -6,10 +6,8 @@ import errno
 import io
 import logging
 import re
-import socket
 import tarfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from math import inf
@@ -22,10 +20,9 @@ import docker.tls
 import requests.exceptions
 import urllib3.exceptions
 
-from jobmanager.engine.docker.call_limits import MIN_BYTES_PER_S, CallLimits, enforce_limits, limited
+from jobmanager.engine.docker.call_limits import CallLimits, enforce_limits, limited
 from jobmanager.engine.docker.channel import SocketChannel
 from jobmanager.engine.docker.container_config import VOLUME_LABEL, carrier_config, container_config
-from jobmanager.engine.docker.streams import LogStream, SocketStream, close_attached, plain_socket
 from jobmanager.engine.protocol import (
     BeingRemoved,
     Channel,
@@ -35,9 +32,7 @@ from jobmanager.engine.protocol import (
     NameTaken,
     NoSuchContainer,
     NotRunning,
-    OutputStream,
     Refused,
-    StdinLink,
     Unreachable,
 )
 from jobmanager.model._escapes import one_line
@@ -58,7 +53,6 @@ from jobmanager.model.host import TLS, Address
 _log = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 65536
-_SEND_POLL_INTERVAL_S = 1.0
 _MAX_CACHED_IMAGES = 64
 _MAX_ERROR_CHARS = 1000  # of an engine's error message
 _PULL_TIMEOUT_FACTOR = 10  # a pull may be silent for so many times the timeout
@@ -206,31 +200,6 @@ class DockerEngine:
             if response.status_code not in _STARTED:  # a container that was not started would be waited for
                 raise ValueError(f"status {response.status_code} in answer to a start")
 
-    def attach(self, container: str) -> OutputStream:
-        with self._request(limits=self._stream_limits()):
-            return SocketStream(self._attach(container, stdout=1, stderr=1))
-
-    def logs(self, container: str) -> OutputStream:
-        with self._request(limits=self._stream_limits()):
-            response = self._client._get(
-                self._client._url("/containers/{0}/logs", container),
-                params={"stdout": 1, "stderr": 1, "follow": 1, "tail": "all"},
-                stream=True,
-            )
-            self._client._raise_for_status(response)
-            return LogStream(response)
-
-    def feed(self, container: str, payload: bytes, timeout_s: float, still_takes_input: Callable[[], bool] = lambda: True) -> None:
-        link = self.open_stdin(container)
-        try:
-            link.write(payload, timeout_s, still_takes_input)
-        finally:
-            link.close()
-
-    def open_stdin(self, container: str) -> StdinLink:
-        with self._request(limits=self._stream_limits()):
-            return _SocketStdin(self._attach(container, stdin=1))
-
     def open_channel(self, container: str) -> Channel:
         with self._request(limits=self._stream_limits()):
             return SocketChannel(self._attach(container, stdin=1, stdout=1, stderr=1))
@@ -273,14 +242,6 @@ class DockerEngine:
     def kill(self, container: str) -> None:
         with self._request(conflict=NotRunning):
             self._client.kill(container)
-
-    def pause(self, container: str) -> None:
-        with self._request(conflict=NotRunning):
-            self._client.pause(container)
-
-    def unpause(self, container: str) -> None:
-        with self._request():
-            self._client.unpause(container)
 
     def usage(self, container: str) -> Usage | None:
         with self._request():
@@ -515,37 +476,6 @@ def _close_pools(client: docker.APIClient) -> None:
         pools = adapter.poolmanager.pools if hasattr(adapter, "poolmanager") else {}
         for key in pools.keys():  # noqa: SIM118 - no mapping: it cannot be iterated over
             pools[key].close()
-
-
-class _SocketStdin:
-    """``StdinLink`` over an attached standard input."""
-
-    def __init__(self, attached: Any) -> None:
-        self._attached = attached
-
-    def write(self, data: bytes, timeout_s: float, still_takes_input: Callable[[], bool] = lambda: True) -> None:
-        with _translated():
-            sock = plain_socket(self._attached)
-            if sock is None:
-                raise Unreachable("the standard input was closed")
-            _send_all(sock, data, timeout_s, still_takes_input)
-
-    def close(self) -> None:
-        close_attached(self._attached)
-
-
-def _send_all(sock: socket.socket, payload: bytes, timeout_s: float, still_takes_input: Callable[[], bool]) -> None:
-    began = time.monotonic()
-    sock.settimeout(_SEND_POLL_INTERVAL_S)
-    left = memoryview(payload)
-    while left:
-        if time.monotonic() - began > timeout_s + (len(payload) - len(left)) / MIN_BYTES_PER_S:
-            raise TimeoutError(f"{len(left)} of {len(payload)} bytes were not taken in time")
-        try:
-            left = left[sock.send(left) :]
-        except TimeoutError:
-            if not still_takes_input():
-                raise NotRunning("it has ended, and did not take all of its standard input") from None
 
 
 def _tls_config(tls: TLS) -> docker.tls.TLSConfig:

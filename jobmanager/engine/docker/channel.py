@@ -69,7 +69,7 @@ class SocketChannel:
                 self._woken = self._waker = -1
 
     def _standard_output(self, received: bytes) -> bytes:
-        return b"".join(chunk.data for chunk in self._frames.feed(received) if not chunk.stderr)
+        return b"".join(data for stderr, data in self._frames.feed(received) if not stderr)
 
     def _send(self, sock: socket.socket) -> None:
         with suppress(*_NOT_NOW):

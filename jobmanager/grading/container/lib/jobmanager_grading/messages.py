@@ -1,13 +1,13 @@
-"""Messages between the supervisor, the waiter and the processes that ask for student containers: JSON, one object a line.
+"""Messages between the supervisor, the waiter and the processes that ask for student containers: JSON objects.
 
-Towards the waiter they go through standard output, which the grader writes to as well: as marks, each of them at most
-``LONGEST_LINE`` bytes and written at once, so that none is ever torn (``docs/grading.md``, "The link").
+On a connection to the supervisor each is a line. Between supervisor and waiter they go over the channel of the supervisor's run: a
+socket that keeps the bounds of what is sent, in pieces of at most ``PIECE`` bytes (``docs/grading.md``, "The link").
 """
 
 import binascii
 import json
 
-LONGEST_LINE = 4096
+PIECE = 60000
 LARGEST = 1024 * 1024
 
 
@@ -53,22 +53,23 @@ def from_base64(text: "object") -> "bytes":
     return binascii.a2b_base64(str(text))
 
 
-class Marks:
-    """Messages as marks with the link's token."""
+def pieces(message: "dict[str, object]") -> "list[bytes]":
+    """A message as it goes over the channel: each piece begins with a byte, 1 where more follows."""
+    data = json.dumps(message).encode("ascii")
+    parts = [data[at : at + PIECE] for at in range(0, len(data), PIECE)]
+    return [b"\1" + part for part in parts[:-1]] + [b"\0" + parts[-1]]
 
-    def __init__(self, token: "str") -> "None":
-        self._begin = b"\x1e" + token.encode("ascii") + b" "
-        self._room = (LONGEST_LINE - len(self._begin) - len("+ \x1f\n")) // 4 * 3
 
-    def of(self, message: "dict[str, object]") -> "list[bytes]":
-        """A message, in as many lines as it takes."""
-        data = json.dumps(message).encode("ascii")
-        parts = [data[at : at + self._room] for at in range(0, len(data), self._room)]
-        return [self._mark(b"+", part) for part in parts[:-1]] + [self._mark(b".", parts[-1])]
+class PieceBuffer:
+    """Puts messages together from their pieces."""
 
-    def cut_off(self) -> "bytes":
-        """The mark that reports a broken link."""
-        return self._begin + b"!\x1f\n"
+    def __init__(self) -> "None":
+        self._parts = []  # type: list[bytes]
 
-    def _mark(self, word: "bytes", part: "bytes") -> "bytes":
-        return self._begin + word + b" " + binascii.b2a_base64(part, newline=False) + b"\x1f\n"
+    def feed(self, piece: "bytes") -> "bytes | None":
+        """Add a piece; returns the message that is whole with it."""
+        self._parts.append(piece[1:])
+        if piece[:1] == b"\1":
+            return None
+        parts, self._parts = self._parts, []
+        return b"".join(parts)

@@ -13,5 +13,4 @@ OLD_ARCHIVE = "/archive"  # where graders written for INGInious put files, and w
 OLD_COURSE = "/course"
 COURSE = os.path.join(TASK, "course")
 CONTROL = os.path.join(PRIVATE, "control")
-LINK_TOKEN = os.path.join(PRIVATE, "link")
 TRANSLATIONS = os.path.join(TASK, "lang")

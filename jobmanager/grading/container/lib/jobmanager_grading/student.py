@@ -20,9 +20,10 @@ class StudentEnd:
     """How a student's program ended.
 
     Attributes:
-        exit_code: its own; else 251 could not be started, 252 overflow, 253 timeout, 254 anything else, or 141 where it was
-            killed because its output was read no more.
+        exit_code: its own, or 128 and the number of the signal that ended it, as a shell tells it; else 251 could not be started,
+            252 overflow, 253 timeout, 254 anything else, or 141 where it was killed because its output was read no more.
         outcome: ``success``, ``failed``, ``timeout``, ``overflow``, ``error``, ``crash`` or ``killed``.
+        signal: the name of the signal that ended it, such as ``SIGSEGV``; None for any other end.
         text: the reason, where there is one.
         stdout, stderr: what it wrote (bytes), unless that went elsewhere.
         cpu_time_s, wall_time_s, peak_memory_mib: what it used; None where unknown.
@@ -36,7 +37,8 @@ class StudentEnd:
         self.peak_memory_mib = end.get("peak_memory_mib")
         self.stdout = b""
         self.stderr = b""
-        own = end.get("exit_code")
+        self.signal = end.get("signal")  # type: str | None # type: ignore[assignment]
+        own = end.get("exit_code") if self.signal is None else _shell_code(self.signal)
         ended_by_itself = self.outcome in ("success", "failed") and isinstance(own, int)
         self.exit_code = own if ended_by_itself else _CODES.get(self.outcome, CUT_OFF)  # type: int # type: ignore[assignment]
 
@@ -51,6 +53,15 @@ class StudentEnd:
         if self.outcome == "killed":
             self.exit_code, self.text = UNREAD, ""
         return self
+
+
+def _shell_code(name: "str") -> "int":
+    import signal
+
+    try:
+        return 128 + int(getattr(signal, name, None) or name.rpartition(" ")[2])  # "signal 34" is one without a name
+    except ValueError:
+        return CUT_OFF
 
 
 class Killer:

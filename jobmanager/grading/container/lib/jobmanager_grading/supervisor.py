@@ -1,13 +1,13 @@
-"""The supervisor: PID 1 starts it in the grading container. It starts the grader, and asks the waiter for what the grader wants.
+"""The supervisor: the program of a grading container's run. It starts the grader, and asks the waiter for what the grader wants.
 
 ::
 
-    waiter ── standard input: lines ─────────────────►┐
-    waiter ◄── standard output: marks ── supervisor ──┤◄── .jobmanager/control ──► run_student, one connection a student
-                                                      └── starts ──► grader
+    waiter ◄── the run's channel ──► supervisor ◄── .jobmanager/control ──► run_student, one connection a student
+                                          └── starts ──► grader
 
 One thread waits for all of them at once. It never blocks on a write: what the other end does not take yet is kept.
 A student's output is bounded by its limits; what a student is sent, by its sender, who waits until it was taken.
+Nothing that it starts has the channel.
 """
 
 import os
@@ -22,7 +22,8 @@ if __name__ == "__main__":  # started as a file: then Python looks for modules b
 from jobmanager_grading import grader, messages, place
 
 CUT_OFF = 254
-_MAX_WAITING = 64  # marks that wait for the waiter; with more, requests are not read
+_MAX_WAITING = 64  # pieces of messages that wait for the waiter; with more, requests are not read
+_LONGEST_PIECE = 65536
 _FIELDS = {  # of the request that a connection begins with
     "student": ("command", "environment", "cpu_time_s", "wall_time_s", "memory_mib", "share_network", "env"),
     "unsupported": ("reason",),
@@ -81,17 +82,16 @@ class StudentConnection:
 class Supervisor:
     """Relays between the grader's clients and the waiter until the grader has ended."""
 
-    def __init__(self, token: "str", link: "int", out: "int", listener: "socket.socket", ended: "int") -> "None":
-        self._marks = messages.Marks(token)
-        self._link, self._out = link, out
+    def __init__(self, link: "socket.socket", listener: "socket.socket", ended: "int") -> "None":
+        self._link = link
         self._link_is_up = True
-        self._lines = messages.LineBuffer()
+        self._pieces = messages.PieceBuffer()
         self._listener = listener
         self._ended = ended
         self._clients = {}  # type: dict[int, StudentConnection]  # by file descriptor
         self._students = {}  # type: dict[int, StudentConnection]  # by id
         self._last_id = 0
-        self._waiting = []  # type: list[bytes]  # marks, in their order
+        self._waiting = []  # type: list[bytes]  # pieces for the waiter, in their order
 
     def relay_until_end(self, child: "int") -> "int":
         """Relay until the grader has ended; its exit code."""
@@ -104,7 +104,8 @@ class Supervisor:
     def report_broken_link(self) -> "None":
         """Tell the waiter that the link broke, if it still reads."""
         try:
-            _write(self._out, self._marks.cut_off())
+            for piece in messages.pieces({"type": "cut_off"}):
+                self._link.send(piece)
         except OSError:
             pass
 
@@ -112,10 +113,8 @@ class Supervisor:
         for fd, happened in self._wait():
             if fd == self._ended:
                 os.read(fd, 4096)
-            elif fd == self._link:
-                self._receive_from_waiter()
-            elif fd == self._out:
-                self._send_to_waiter()
+            elif fd == self._link.fileno():
+                self._talk_with_waiter(happened)
             elif fd == self._listener.fileno():
                 self._accept()
             else:
@@ -130,33 +129,44 @@ class Supervisor:
         poller.register(self._ended, select.POLLIN)
         poller.register(self._listener, select.POLLIN)
         if self._link_is_up:
-            poller.register(self._link, select.POLLIN)
-        if self._waiting:
-            poller.register(self._out, select.POLLOUT)
+            poller.register(self._link, select.POLLIN | (select.POLLOUT if self._waiting else 0))
         for fd, client in self._clients.items():
             poller.register(fd, client.interest(len(self._waiting) < _MAX_WAITING))
         return poller.poll()
 
-    def _receive_from_waiter(self) -> "None":
-        data = os.read(self._link, 256 * 1024)
-        self._link_is_up = bool(data)
-        for line in self._lines.feed(data):
-            message = messages.read(line)
-            student = message.get("id")
-            client = self._students.get(student) if isinstance(student, int) else None
-            if client is None:
-                continue
-            client.send(line + b"\n")
-            if message["type"] == "end":
-                client.over = True
-                del self._students[client.student]
-
-    def _send_to_waiter(self) -> "None":
+    def _talk_with_waiter(self, happened: "int") -> "None":
         try:
-            _write(self._out, self._waiting.pop(0))
+            if happened & ~select.POLLOUT:
+                self._receive_from_waiter()
+            if happened & select.POLLOUT and self._waiting:
+                self._link.send(self._waiting[0])
+                del self._waiting[0]
+        except BlockingIOError:
+            pass
         except OSError:
-            self._waiting.clear()
-            self._link_is_up = False
+            self._lose_link()
+
+    def _receive_from_waiter(self) -> "None":
+        piece = self._link.recv(_LONGEST_PIECE)
+        if not piece:
+            self._lose_link()
+            return
+        data = self._pieces.feed(piece)
+        if data is None:
+            return
+        message = messages.read(data)
+        student = message.get("id")
+        client = self._students.get(student) if isinstance(student, int) else None
+        if client is None:
+            return
+        client.send(data + b"\n")
+        if message["type"] == "end":
+            client.over = True
+            del self._students[client.student]
+
+    def _lose_link(self) -> "None":
+        self._waiting = []
+        self._link_is_up = False
 
     def _accept(self) -> "None":
         try:
@@ -183,7 +193,10 @@ class Supervisor:
 
     def _handle(self, client: "StudentConnection", message: "dict[str, object]") -> "None":
         kind = message["type"]
-        if kind in _FIELDS and not client.student:
+        if kind == "ssh" and not client.student:
+            self._waiting += messages.pieces({"type": kind, "text": message.get("text")})
+            client.over = True
+        elif kind in _FIELDS and not client.student:
             self._last_id += 1
             client.student = self._last_id
             self._students[client.student] = client
@@ -196,7 +209,7 @@ class Supervisor:
             raise ValueError(f"a connection begins with one request for a student, not {kind!r}")
 
     def _queue(self, kind: "object", client: "StudentConnection", fields: "dict[str, object]") -> "None":
-        self._waiting += self._marks.of(dict(fields, type=kind, id=client.student))
+        self._waiting += messages.pieces(dict(fields, type=kind, id=client.student))
 
     def _refuse(self, client: "StudentConnection", reason: "str") -> "None":
         if self._students.pop(client.student, None) is not None:
@@ -220,18 +233,12 @@ def _exit_code(child: "int") -> "int | None":
     return os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
 
 
-def _write(fd: "int", data: "bytes") -> "None":
-    """Write all of it. At most ``LONGEST_LINE`` bytes go to a pipe at once or not at all."""
-    while data:
-        data = data[os.write(fd, data) :]
-
-
-def _reopened(out: "int") -> "int":
-    """The same pipe, opened anew, so that a grader that makes its standard output non-blocking breaks no write in here."""
-    try:
-        return os.open(f"/proc/self/fd/{out}", os.O_WRONLY)
-    except OSError:
-        return out
+def _channel() -> "socket.socket":
+    """The channel of this run. What we start does not have it, and does not hear of it."""
+    channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, int(os.environ.pop("JOBMANAGER_CHANNEL")))
+    os.set_inheritable(channel.fileno(), False)
+    channel.setblocking(False)
+    return channel
 
 
 def _child_ended_descriptor() -> "int":
@@ -251,14 +258,6 @@ def _listening() -> "socket.socket":
     listener.listen(64)
     listener.setblocking(False)
     return listener
-
-
-def _token() -> "str":
-    """The link's token. Its file is removed, so that no program comes across it."""
-    with open(place.LINK_TOKEN) as file:
-        token = file.read().strip()
-    os.unlink(place.LINK_TOKEN)
-    return token
 
 
 def _link_course_folder() -> "None":
@@ -287,7 +286,7 @@ def main(given: "list[str]") -> "int":
     """Run the grader, given words or the task's own script; the exit code."""
     os.makedirs(place.ARCHIVE, exist_ok=True)  # so that a folder without it is known to be no workspace of ours
     _link_course_folder()
-    supervisor = Supervisor(_token(), 0, _reopened(1), _listening(), _child_ended_descriptor())
+    supervisor = Supervisor(_channel(), _listening(), _child_ended_descriptor())
     try:
         child = grader.start(grader.words(given))
     except grader.CannotStart as error:
