@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from enum import IntEnum
 from typing import Annotated, Any, Protocol, get_args, get_type_hints
@@ -29,10 +29,23 @@ class Payload:
         return len(self._content) - self._at
 
     def take(self, count: int) -> bytes:
-        if count > self.left:
-            raise FrameError(f"it ends too early: {count} bytes are due, {self.left} are there")
+        if count > len(self._content) - self._at:
+            raise self._too_early(count)
         self._at += count
         return self._content[self._at - count : self._at]
+
+    def number(self, layout: struct.Struct) -> int:
+        """The number at the front."""
+        try:
+            value: int
+            (value,) = layout.unpack_from(self._content, self._at)
+        except struct.error:
+            raise self._too_early(layout.size) from None
+        self._at += layout.size
+        return value
+
+    def _too_early(self, due: int) -> FrameError:
+        return FrameError(f"it ends too early: {due} bytes are due, {self.left} are there")
 
 
 class Field(Protocol):
@@ -52,26 +65,22 @@ class Field(Protocol):
         """The value at the front of a payload."""
 
 
-@dataclass(frozen=True, slots=True)
 class Number:
     """An integer in a format of ``struct``."""
 
-    format: str
-
-    @property
-    def least(self) -> int:
-        return struct.calcsize(self.format)
+    def __init__(self, format: str) -> None:
+        self.format = format
+        self._struct = struct.Struct(format)
+        self.least = self._struct.size
 
     def write(self, value: int, out: bytearray) -> None:
         try:
-            out += struct.pack(self.format, value)
+            out += self._struct.pack(value)
         except (struct.error, TypeError) as error:
             raise FrameError(f"{value!r} is no number for {self.format}: {error}") from None
 
     def read(self, payload: Payload) -> int:
-        value: int
-        (value,) = struct.unpack(self.format, payload.take(self.least))
-        return value
+        return payload.number(self._struct)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,34 +200,37 @@ class RecordOf:
         if type(value) is not self.kind:
             raise FrameError(f"{type(value).__name__} instead of {self.kind.__name__}")
         for name, field in payload_fields(self.kind).items():
-            _named(name, field.write, getattr(value, name), out)
+            try:
+                field.write(getattr(value, name), out)
+            except FrameError as error:
+                raise FrameError(f"{name}: {error}") from None
 
     def read(self, payload: Payload) -> Any:
         return self.kind(**self.read_values(payload))
 
     def read_values(self, payload: Payload) -> dict[str, Any]:
         """The values by the names of their fields."""
-        return {name: _named(name, field.read, payload) for name, field in payload_fields(self.kind).items()}
+        values = {}
+        for name, field in payload_fields(self.kind).items():
+            try:
+                values[name] = field.read(payload)
+            except FrameError as error:
+                raise FrameError(f"{name}: {error}") from None
+        return values
 
 
 def payload_fields(kind: type[Any]) -> dict[str, Field]:
     """How the fields of a dataclass are written, in their order; a field of the header is no part of the payload."""
-    if kind not in _described:
-        _described[kind] = _described_fields(kind)
-    return _described[kind]
+    known = _described.get(kind)
+    if known is None:
+        known = _described[kind] = _described_fields(kind)
+    return known
 
 
 def _described_fields(kind: type[Any]) -> dict[str, Field]:
     hints = get_type_hints(kind, include_extras=True)
     annotated = {field.name: get_args(hints[field.name])[1] for field in fields(kind)}
     return {name: field for name, field in annotated.items() if field is not HEADER}
-
-
-def _named(name: str, action: Callable[..., Any], *arguments: Any) -> Any:
-    try:
-        return action(*arguments)
-    except FrameError as error:
-        raise FrameError(f"{name}: {error}") from None
 
 
 _described: dict[type[Any], dict[str, Field]] = {}
