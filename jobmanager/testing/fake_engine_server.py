@@ -11,9 +11,10 @@
         fake.faults.stop()      # the daemon has died
 
 It runs no program of yours. What a program does is told by steps (``jobmanager.testing.steps``). A text stands for a few
-commands, with ``;`` ``&&`` ``||`` or a new line between them: ``true``, ``false``, ``echo``, ``cat``, ``env``, ``exec``, ``exit``,
-``kill -SIGNAL $$``, ``ls``, ``mkdir``, ``pwd``, ``rm``, ``sh``, ``sleep``, ``touch``, ``yes``; and ``fake-oom``, ``fake-forks N``,
-``fake-pid1-oom``, which hit limits. It is no shell: there are no pipes, redirections, variables or loops.
+commands, with ``;`` ``&&`` ``||`` or a new line between them: ``true``, ``false``, ``echo``, ``cat``, ``cp``, ``env``, ``exec``,
+``exit``, ``head -c N``, ``kill -SIGNAL $$``, ``ls``, ``mkdir``, ``pwd``, ``rm``, ``sh``, ``sleep``, ``touch``, ``wc -c``,
+``yes``; and ``fake-oom``, ``fake-forks N``, ``fake-pid1-oom``, which hit limits. It is no shell: there are no pipes,
+redirections, variables or loops.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ from jobmanager import (
 )
 from jobmanager.errors import InvalidTask, UnknownEnvironment
 from jobmanager.events import JobEnded, JobQueued
-from jobmanager.testing import FakeEngineServer
+from jobmanager.testing import Exit, FakeEngineServer, Print, ProgramStep, WriteFile
 from tests.conftest import BUSYBOX, children, eventually, open_files, our_containers, our_threads, our_volumes
 
 PATIENCE_S = 60.0
@@ -48,14 +48,20 @@ RIGHT: dict[str, object] = {"match": "42", "choice": ["a", "b"]}
 WRONG: dict[str, object] = {"match": "41", "choice": ["a"]}
 
 
+PROGRAMS: dict[str, list[ProgramStep]] = {}  # what the fake engine does for the commands of these tasks
+
+
 def grading(word: Mapping[str, object], problems: Mapping[str, object] | None = None) -> Task:
     """A task whose program gives a grader's word."""
     command = f"mkdir -p .jobmanager; printf '%s' '{json.dumps(word)}' > .jobmanager/result.json"
+    PROGRAMS[command] = [WriteFile(".jobmanager/result.json", json.dumps(word))]
     return Task("shell", command=command, problems=problems)  # type: ignore[arg-type]
 
 
 def exiting(code: int, problems: Mapping[str, object] | None = None) -> Task:
-    return Task("shell", command=f"echo said; echo shouted >&2; exit {code}", problems=problems)  # type: ignore[arg-type]
+    command = f"echo said; echo shouted >&2; exit {code}"
+    PROGRAMS[command] = [Print("said\n"), Print("shouted\n", stderr=True), Exit(code)]
+    return Task("shell", command=command, problems=problems)  # type: ignore[arg-type]
 
 
 ALL_FINE = {"text": "from the grader", "problems": {"code": ["success", "of the code"]}}
@@ -116,7 +122,8 @@ class Engine:
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     threads, processes, files = our_threads(), set(children()), open_files()
     with ExitStack() as stack:
-        fake = stack.enter_context(FakeEngineServer([BUSYBOX])) if request.param == "fake" else None
+        is_fake = request.param == "fake"
+        fake = stack.enter_context(FakeEngineServer([BUSYBOX], programs=PROGRAMS)) if is_fake else None
         engine = Engine(fake.url if fake is not None else request.getfixturevalue("engine_url"), fake)
         stack.enter_context(engine.manager)
         yield engine
@@ -356,7 +363,7 @@ def test_a_job_has_its_tasks_files_as_they_were_when_the_task_was_made_and_none_
     engine: Engine, tmp_path: Path
 ) -> None:
     def listed(directory: Path | None) -> JobFuture:
-        return engine.manager.submit(Task("shell", command="for f in *; do echo $f; cat $f; done", directory=directory))
+        return engine.manager.submit(Task("shell", command="ls; cat changes; cat goes", directory=directory))
 
     (tmp_path / "changes").write_text("before\n")
     (tmp_path / "goes").write_text("still there\n")
@@ -365,7 +372,7 @@ def test_a_job_has_its_tasks_files_as_they_were_when_the_task_was_made_and_none_
     (tmp_path / "goes").unlink()
     second = listed(tmp_path)
 
-    assert first.result(PATIENCE_S).stdout == b"changes\nbefore\ngoes\nstill there\n"
+    assert first.result(PATIENCE_S).stdout == b"changes\ngoes\nbefore\nstill there\n"
     assert second.result(PATIENCE_S).stdout == b"changes\nafter\n"
     assert b"changes" not in listed(None).result(PATIENCE_S).stdout
 

@@ -17,7 +17,7 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -36,7 +36,7 @@ from jobmanager.remote.overview import NodeNow, nodes_now
 from jobmanager.remote.signing import Keyring
 from jobmanager.remote.store import ClusterStore
 from jobmanager.remote.timeouts import ClusterTimeouts
-from jobmanager.testing import FakeContainerRecord, FakeEngineServer
+from jobmanager.testing import FakeContainerRecord, FakeEngineServer, ProgramStep
 from tests.conftest import SLOWNESS, eventually
 from tests.support.bound_process import start_bound
 from tests.support.redis_server import RedisServer
@@ -126,7 +126,7 @@ class Cluster:
         dispatch: what the workers are told: ``auto``, or ``never`` (then start a dispatcher yourself).
         timeouts: of workers and clients.
         images: of each fake engine, with their labels.
-        programs: further programs of its shell.
+        programs: what programs do, as steps or as a text.
         namespace: of all keys.
         url: for workers and clients; None: the server's own.
         environment: further variables of the workers.
@@ -142,7 +142,7 @@ class Cluster:
         dispatch: str = "auto",
         timeouts: ClusterTimeouts = SHORT,
         images: Mapping[str, Mapping[str, str]] | tuple[str, ...] = (IMAGE,),
-        programs: Mapping[str, str] | None = None,
+        programs: Mapping[str, str | Sequence[ProgramStep]] | None = None,
         namespace: str = NAMESPACE,
         url: str | None = None,
         environment: Mapping[str, str] | None = None,

@@ -46,7 +46,7 @@ from tests.support.history import (
     read_history,
     violations,
 )
-from tests.support.soak_hosts import FakeSite, RealSite, Site, host_name, job_id, pass_time, real_daemons
+from tests.support.soak_hosts import FAKE_PROGRAMS, FakeSite, RealSite, Site, host_name, job_id, pass_time, real_daemons
 from tests.support.soak_jobs import Job, Jobs
 from tests.support.witness import NoWitness, Witness
 
@@ -332,8 +332,9 @@ def soak_real(plan: Plan, folder: Path, image_tar: Path, path: Path) -> Report:
 
 def soak_fake(plan: Plan, path: Path) -> Report:
     """On two fake engines."""
-    with FakeEngineServer(images=["fake"]) as one, FakeEngineServer(images=["fake"]) as two:
-        return soak(plan, FakeSite([one, two]), path)
+    with ExitStack() as stack:
+        engines = [stack.enter_context(FakeEngineServer(images=["fake"], programs=FAKE_PROGRAMS)) for _ in range(2)]
+        return soak(plan, FakeSite(engines), path)
 
 
 def page(plan: Plan, records: Sequence[Record], took_s: float) -> str:

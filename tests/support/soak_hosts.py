@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import time
@@ -13,7 +14,7 @@ from typing import Protocol
 
 import psutil
 
-from jobmanager.testing import FakeEngineServer
+from jobmanager.testing import Burn, FakeEngineServer, ProgramStep
 from tests.conftest import BUSYBOX, our_containers, our_volumes
 from tests.support.daemons import PrivateDaemon
 from tests.support.history import Fault, Left, Record, Witnessed, WitnessLeft
@@ -35,6 +36,7 @@ _REAL_WEIGHTS = {
     "killed": 4.0,
     "refused": 1.0,
 }
+FAKE_PROGRAMS: dict[str, list[ProgramStep]] = {"spin": [Burn(math.inf)]}
 _FAKE_WEIGHTS = _REAL_WEIGHTS | {"own exit": 60.0, "sleeper": 0.3, "wall": 0.3, "cpu": 0.3, "killed early": 4.0, "killed": 1.0}
 
 
@@ -77,6 +79,7 @@ class RealSite:
 
     image = BUSYBOX
     memory_hog = "head -c 40000000 /dev/zero | tail -n 1"
+    spinner = "while :; do :; done"
     wall_s = 1.5
     weights = _REAL_WEIGHTS
     faults = (Fault.DAEMON_KILLED, Fault.DAEMON_TERMINATED, Fault.DAEMON_HUNG)
@@ -87,10 +90,11 @@ class RealSite:
         self._witness = witness
         self.urls = [daemon.url for daemon in daemons]
 
-    def beginning(self, number: int) -> str:
-        """A random number that no other run has."""
+    def program(self, number: int, command: str, code: int) -> str:
+        """Its word is a random number that no other run has."""
         known = f"{self._witness.words(number)}; " if self._witness is not None else ""
-        return f"{known}read n < /proc/sys/kernel/random/uuid"
+        word = "read n < /proc/sys/kernel/random/uuid"
+        return f'{known}{word}; echo "begun $n"; {command}; code=$?; echo "ended $n"; exit $code'
 
     def known_as(self, host: int, fault: Fault) -> Fault:
         """With live-restore no container ends with its daemon."""
@@ -134,6 +138,7 @@ class FakeSite:
 
     image = "fake"
     memory_hog = "fake-oom"
+    spinner = "spin"
     wall_s = 0.5
     weights = _FAKE_WEIGHTS
     faults = (
@@ -146,9 +151,9 @@ class FakeSite:
         self._engines = engines
         self.urls = [engine.url for engine in engines]
 
-    def beginning(self, number: int) -> str:
-        """Anything."""
-        return f"n=x{number}"
+    def program(self, number: int, command: str, code: int) -> str:
+        """Its word is its number."""
+        return f"echo begun x{number}; {command}; echo ended x{number}; exit {code}"
 
     def known_as(self, host: int, fault: Fault) -> Fault:
         """It is what it is."""

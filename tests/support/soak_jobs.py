@@ -18,11 +18,12 @@ class Dialect(Protocol):
 
     image: str
     memory_hog: str
+    spinner: str
     wall_s: float  # a limit that a sleeper reaches, and nothing else
     weights: Mapping[str, float]
 
-    def beginning(self, number: int) -> str:
-        """Shell words that set ``n`` to what is printed at the beginning and the end."""
+    def program(self, number: int, command: str, code: int) -> str:
+        """Prints ``begun`` and some word, does this command, which ends with a code, prints ``ended`` and the word, and ends so."""
         ...
 
 
@@ -68,7 +69,7 @@ class Jobs:
 
     def _job(self, kind: str, number: int, command: str, expected: Expected, **more: object) -> Job:
         limits, collect = more.pop("limits", _HONEST), more.pop("collect", ())
-        whole = f'{self._dialect.beginning(number)}; echo "begun $n"; {command}; code=$?; echo "ended $n"; exit $code'
+        whole = self._dialect.program(number, command, expected.exit_code or 0)
         task = Task(self._dialect.image, command=whole, limits=limits, collect=collect, name=kind)  # type: ignore[arg-type]
         more.setdefault("inputs", JobInput())
         return Job(kind=kind, task=task, expected=expected, priority=self._chance.randint(-2, 2), **more)  # type: ignore[arg-type]
@@ -76,7 +77,7 @@ class Jobs:
     def _own_exit(self, number: int) -> Job:
         code = self._chance.choice([0, 0, 0, 1, 2, 7, 42, 126, 255])
         body = f"out of {number}\n".encode()
-        return self._job("own exit", number, f"echo out of {number}; (exit {code})", _by_itself(code, body))
+        return self._job("own exit", number, f"echo out of {number}; sh -c 'exit {code}'", _by_itself(code, body))
 
     def _stdin(self, number: int) -> Job:
         data = self._chance.randbytes(self._chance.choice([0, 1, 100, 2000]))
@@ -87,7 +88,7 @@ class Jobs:
         return self._job(
             "files",
             number,
-            "mkdir out; cat in > out/copy; echo copied",
+            "mkdir out; cp in out/copy; echo copied",
             _by_itself(0, b"copied\n", archived=data),
             inputs=JobInput(files={"in": data}),
             collect=("out",),
@@ -95,7 +96,7 @@ class Jobs:
 
     def _sleeper(self, number: int) -> Job:
         seconds = self._chance.uniform(0.2, 2.0)
-        return self._job("sleeper", number, f"sleep {seconds:.2f}; (exit 3)", _by_itself(3, b""))
+        return self._job("sleeper", number, f"sleep {seconds:.2f}; sh -c 'exit 3'", _by_itself(3, b""))
 
     def _local(self, _number: int) -> Job:
         right = self._chance.random() < 0.5
@@ -120,7 +121,7 @@ class Jobs:
     def _cpu(self, number: int) -> Job:
         limits = Limits(cpu_time_s=0.2, wall_time_s=120, memory_mib=64)
         expected = Expected(outcome=Outcome.TIMEOUT, evidence="cpu_time_s", body=None)
-        return self._job("cpu", number, "while :; do :; done", expected, limits=limits)
+        return self._job("cpu", number, self._dialect.spinner, expected, limits=limits)
 
     def _memory(self, number: int) -> Job:
         limits = Limits(memory_mib=16, wall_time_s=120)

@@ -400,6 +400,9 @@ TEXTS = [
     ("sh -c 'exit 5' && echo no", b"", 5),
     ("mkdir d; touch d/f; ls d; rm -r d; ls d || echo gone", b"f\ngone\n", 0),
     ("pwd;", b"/job\n", 0),
+    ("touch f; cp f g && ls; cp none h", b"f\ng\n", 1),
+    ("head -c 3; wc -c", b"inp16\n", 0),
+    ("head -c 4 /dev/zero", bytes(4), 0),
     ("judge; echo on", b"judged\non\n", 0),
     ("fake-oom; echo on && fake-oom", b"on\n", 137),
     ("", b"", 0),
@@ -408,13 +411,13 @@ TEXTS = [
 
 @pytest.mark.parametrize(("text", "stdout", "code"), TEXTS)
 def test_a_text_is_a_few_commands(runner: ChannelRunner, text: str, stdout: bytes, code: int) -> None:
-    record = runner.shell(text)
+    record = runner.shell(text, stdin=b"input that is there")
     assert (record.stdout, record.ended.code) == (stdout, code), record.stderr
 
 
 STRANGE = [
     ("echo a > f", ">"),
-    ("yes | head", "|"),
+    ("yes | head -c 3", "|"),
     ("echo $HOME", "$HOME"),
     ("echo `date`", "`date`"),
     ("while true; do sleep 1; done", "while"),

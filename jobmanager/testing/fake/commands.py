@@ -223,6 +223,48 @@ def _cat(process: Process, words: Words) -> Running:
     return code
 
 
+def _head(process: Process, given: Words) -> Running:
+    words = tuple(given)
+    if words[:1] != ("-c",) or not words[1:2] or not words[1].isdecimal() or words[2:] not in ((), ("/dev/zero",)):
+        return (yield from fail("head: the fake engine's takes -c, a number of bytes, and perhaps /dev/zero", NOT_UNDERSTOOD))
+    left = int(words[1])
+    if words[2:]:
+        for at in range(0, left, PIECE):
+            yield OutputEffect(False, bytes(min(PIECE, left - at)))
+        return 0
+    while left:
+        yield from awaiting(lambda: process.stdin.is_ready)
+        if not (piece := process.stdin.take(min(PIECE, left))):
+            break
+        left -= len(piece)
+        yield OutputEffect(False, piece)
+    return 0
+
+
+def _wc(process: Process, words: Words) -> Running:
+    if tuple(words) != ("-c",):
+        return (yield from fail("wc: the fake engine's takes -c only", NOT_UNDERSTOOD))
+    count = 0
+    while True:
+        yield from awaiting(lambda: process.stdin.is_ready)
+        if not (piece := process.stdin.take()):
+            break
+        count += len(piece)
+    yield OutputEffect(False, b"%d\n" % count)
+    return 0
+
+
+def _cp(process: Process, words: Words) -> Running:
+    if len(words) != 2:
+        return (yield from fail("cp: the fake engine's takes a file and its copy", NOT_UNDERSTOOD))
+    files, (source, copy) = process.machine.files, map(process.path, words)
+    try:
+        files.put(copy, bytes(files.read(source)), 0o644)
+    except FileProblem as problem:
+        return (yield from fail(f"cp: can't copy '{words[0]}': {problem}"))
+    return 0
+
+
 def _yes(process: Process, words: Words) -> Running:  # noqa: ARG001
     line = encoded((" ".join(words) or "y") + "\n")
     lines = line * (PIECE // len(line) + 1)
@@ -338,6 +380,7 @@ def _fake_pid1_oom(process: Process, words: Words) -> Running:  # noqa: ARG001
 COMMANDS: Mapping[str, Command] = {
     ":": _true,
     "cat": _cat,
+    "cp": _cp,
     "echo": _echo,
     "env": _env,
     "exec": _exec,
@@ -346,6 +389,7 @@ COMMANDS: Mapping[str, Command] = {
     "fake-oom": _fake_oom,
     "fake-pid1-oom": _fake_pid1_oom,
     "false": _false,
+    "head": _head,
     "kill": _kill,
     "ls": _ls,
     "mkdir": _mkdir,
@@ -355,6 +399,7 @@ COMMANDS: Mapping[str, Command] = {
     "sleep": _sleep,
     "touch": _touch,
     "true": _true,
+    "wc": _wc,
     "yes": _yes,
 }
 
