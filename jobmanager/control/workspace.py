@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 
 from jobmanager.errors import InvalidInput
+from jobmanager.grading.bundle import bundle
 from jobmanager.model import _checks
 from jobmanager.model._checks import RESERVED_FOLDER
 from jobmanager.model.container import GRADING_WORKSPACE, SHARED_FOLDER
@@ -19,9 +19,8 @@ from jobmanager.model.task import Task
 INPUT_FILE = f"{RESERVED_FOLDER}/input.json"  # the answers and notes, for a grader to read
 _LANGUAGE = "en"
 _SHARED = f"{PurePosixPath(SHARED_FOLDER).name}/"  # below the workspace: student containers see it, and may write to it
-_MODULE_BYTES = 8192  # about the size of each file that the library itself gives a grader
-_MAX_MODULES = 64
-_MEMORY_TO_UNPACK = 4 * 2**20  # what PID 1 and tar need beside the files
+_MEMORY_OF_PID_1 = 4 * 2**20  # the runner's reserve, its window and a message that comes, 1 MiB each, and the kernel's own
+_ONE_BLOCK = 1  # of the workspace stays free: if none is at the end, the program has filled it
 
 
 def check_answers(problems: Mapping[str, Problem], answers: Mapping[str, Answer]) -> None:
@@ -58,33 +57,20 @@ def workspace_files(task: Task, inputs: JobInput) -> dict[str, bytes]:
         _check_grader_is_kept(task, inputs)
         files.update(_grader_files(task, inputs))
     total_bytes = sum(map(len, files.values())) + len(inputs.stdin)
-    if total_bytes > task.limits.memory_mib * 2**20 - _MEMORY_TO_UNPACK:
+    if total_bytes > task.limits.memory_mib * 2**20 - _MEMORY_OF_PID_1:
         raise InvalidInput(
             f"the job's files and stdin of {total_bytes / 2**20:.0f} MiB do not fit its memory of {task.limits.memory_mib} MiB,"
             " of which the workspace is a part: raise memory_mib"
         )
-    sizes = [*map(len, files.values()), len(inputs.stdin), _command_bytes(task), 1, *_module_sizes(task)]
-    if lack := task.limits.workspace_excess(sizes):
-        raise InvalidInput(f"the job's files and stdin are {lack}")
+    ours = {} if task.grader is None else bundle()
+    if lack := task.limits.workspace_excess([*map(len, [*files.values(), *ours.values()]), _ONE_BLOCK]):
+        raise InvalidInput(f"the job's files are {lack}")
     return files
 
 
 def workspace_executables(task: Task, inputs: JobInput) -> frozenset[str]:
     """Names of workspace files that may be run: the task's, unless the job brings another of that name, and the job's own."""
     return frozenset(task.executables).difference(inputs.files or {}) | frozenset(inputs.executables)
-
-
-def _command_bytes(task: Task) -> int:
-    """Size of the script that PID 1 writes into the workspace to start the command (``engine/pid1.py``)."""
-    command = task.command if task.grader is None else task.grader.run
-    words = [command] if isinstance(command, str) else list(command or ())
-    variables = [text for variable in (task.env or {}).items() for text in variable]
-    return 1024 + sum(len(shlex.quote(word).encode()) + 10 for word in [*words, *words[:1], *variables, *variables])
-
-
-def _module_sizes(task: Task) -> list[int]:
-    """Sizes of the library's own files in a grader's workspace: many small ones."""
-    return [] if task.grader is None else [_MODULE_BYTES] * _MAX_MODULES
 
 
 def _check_grader_is_kept(task: Task, inputs: JobInput) -> None:

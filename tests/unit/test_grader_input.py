@@ -88,6 +88,8 @@ def test_a_state_that_is_no_text_is_refused() -> None:
 
 
 def test_there_is_room_in_the_workspace_for_what_is_ours() -> None:
+    files, limits = {"a": bytes(2**20 - 2 * 4096)}, Limits(workspace_mib=1)  # beside them a file with the answers, and a free block
+    workspace_files(Task("x", command="true", files=files, limits=limits), JobInput(files={"input.json": b"{}"}))
+
     with pytest.raises(InvalidInput, match="raise workspace_mib"):
-        task = Task("x", grader=Grader("true"), files={"a": bytes(2**19 + 2**15)}, limits=Limits(workspace_mib=1))
-        workspace_files(task, JobInput())
+        workspace_files(Task("x", grader=Grader("true"), files=files, limits=limits), JobInput())
