@@ -208,7 +208,7 @@ class Receive:
 
 @dataclass(frozen=True, slots=True)
 class AskStudent:
-    """Runs a student container to its end, as a grader does, and prints what its program prints.
+    """Runs a student container to its end, as a grader does, and prints what its program prints, or why it cannot be run.
 
     For a grading container, whose program is ``python3``: the supervisor.
     """

@@ -10,6 +10,7 @@ from typing import get_args
 
 import pytest
 
+from jobmanager import DockerHost, Grader, JobManager, Outcome, Task
 from jobmanager.engine.connect import connect
 from jobmanager.engine.labels import Owner
 from jobmanager.engine.protocol import Engine
@@ -189,6 +190,19 @@ def test_a_supervisor_asks_for_a_student_and_prints_what_it_prints(runner: Chann
     given = [json.loads(message[1:]) for message in record.from_program[1:]]
     assert [base64.b64decode(message["data"]) for message in given] == [b"for the student", b""]
     assert (record.stdout, record.stderr) == (b"outasked\n", b"err")
+
+
+def test_a_grading_job_runs_its_students_as_the_steps_say() -> None:
+    supervisor = [
+        AskStudent("cat; exit 3", stdin="to a student\n"),
+        AskStudent(["nosuch"], id=2),
+        WriteFile(".jobmanager/result.json", '{"result": "success"}'),
+    ]
+    with FakeEngineServer(["graders"], programs={"python3": supervisor}) as fake, JobManager(DockerHost(fake.url)) as manager:
+        limits = Limits(wall_time_s=20, memory_mib=64)
+        result = manager.submit(Task("graders", grader=Grader("true"), limits=limits)).result(60)
+    assert (result.outcome, result.stdout) == (Outcome.SUCCESS, b"to a student\n")
+    assert b"there is no 'nosuch' that can be run" in result.stderr
 
 
 # ---- files, volumes and refusals

@@ -148,6 +148,8 @@ def _ask_student(process: Process, step: public.AskStudent) -> Performing:
         elif message["type"] == "output":
             yield OutputEffect(message["stderr"], base64.b64decode(message["data"]))
         elif message["type"] == "end":
+            if message.get("outcome") == "error":
+                yield OutputEffect(True, encoded(f"{message.get('text')}\n"))
             return
 
 
