@@ -200,13 +200,15 @@ class Waiter:
         except Exception as error:  # noqa: BLE001 - the loop's edge: a bug here must not cost the job its result
             _log.exception("monitoring job %s failed", job.job_id)
             facts = RunFacts(ending=RunCutOff(cause=InfrastructureFailure(reason=f"{type(error).__name__}: {error}")))
-        finally:
-            engine.close()
+        try:
             if students is not None:
                 students.close()
+        finally:
             self.unregister(job.container_name)
-        self._send(RunEnded(job_id=job.job_id, container_name=job.container_name, facts=facts))
-        spool.remove()
+            self._send(RunEnded(job_id=job.job_id, container_name=job.container_name, facts=facts))
+            spool.remove()
+            monitor.close()
+            engine.close()
 
     def _student_containers(self, job: MonitorContainer) -> StudentContainers | None:
         if job.grading is None:

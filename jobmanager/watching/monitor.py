@@ -129,7 +129,7 @@ class ContainerMonitor:
         self._session = session
         self._kill_requested = threading.Event()
         self._check_requested = threading.Event()
-        self._link = RunnerLink(engine, job.container_id, lease_s=job.lease_s, spool=spool or Spool(None), clock=clock)
+        self._link = RunnerLink(engine, job.container_id, lease_s=job.lease_s, spool=spool or Spool(None), is_first=not job.taken_over, clock=clock)
         self._transcript = Transcript(job)
         self._reporter = OutputReporter(job.job_id, send)
         self._limit_clock = LimitClock(job, engine, cpu_left_s=cpu_left_s, clock=clock)
@@ -228,6 +228,21 @@ class ContainerMonitor:
             return self._facts(InfrastructureFailure(reason=f"{type(error).__name__}: {error}"), is_end_known=False)
         finally:
             self._end_session()
+
+    def close(self) -> None:
+        """Let the runner leave, unless it keeps volumes. To be called after ``run``, when the facts are with whoever needs them.
+
+        A container that has left tells a waiter after us nothing more.
+        """
+        try:
+            if not self._job.hold_s:
+                self._link.send(Leave())
+            until = self._clock() + _LEAVE_S
+            while self._link.is_open and self._link.unsent and self._clock() < until:
+                self._link.receive(_RETRY_S)
+        except Exception as error:  # noqa: BLE001 - all is told already, and its deleter ends it anyway
+            _log.debug("the runner of container %s was not told to leave: %s", self._job.container_name, error)
+        finally:
             self._link.close()
 
     def _run(self) -> RunFacts:
@@ -247,7 +262,8 @@ class ContainerMonitor:
             return self._facts(InfrastructureFailure(reason=f"the engine refused to go on with it: {error}"))
         except FrameError as error:
             return self._facts(InfrastructureFailure(reason=f"its runner cannot be understood: {error}"))
-        self._let_go()
+        if self._job.hold_s:
+            self._link.hold(self._job.hold_s)  # it keeps the volumes that a later phase will have
         return self._facts(self._cause_of_the_end())
 
     # ---- following
@@ -572,19 +588,6 @@ class ContainerMonitor:
         self.state = MonitorState.OVER
 
     # ---- the end
-
-    def _let_go(self) -> None:
-        """The runner leaves; or it keeps the volumes that a later phase will have."""
-        if not self._link.is_open:
-            return
-        if self._job.hold_s and self._limit_hit is None:
-            self._link.hold(self._job.hold_s)
-        else:
-            self._link.send(Leave())
-        until = self._clock() + _LEAVE_S
-        while self._link.unsent and self._clock() < until:
-            if self._link.receive(_RETRY_S) is None:
-                return
 
     def _cause_of_the_end(self) -> Cause:
         """Why nothing more is followed, where the runner has said its last."""

@@ -54,7 +54,7 @@ class Outbox:
         with self._changed:
             self._queue(message)
             self._changed.notify_all()
-            if isinstance(message, (Heartbeat, LimitReached, MonitorAcknowledged)):
+            if isinstance(message, (Heartbeat, LimitReached, MonitorAcknowledged, RunEnded)):
                 self._changed.wait_for(lambda: self._is_written(message), _URGENT_S)
 
     def drain(self, timeout_s: float) -> None:

@@ -59,6 +59,7 @@ class RunnerLink:
         container_id: of a running container.
         lease_s: how long the runner shall wait for a sign of life.
         spool: the container's own.
+        is_first: no waiter has spoken to this runner before.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class RunnerLink:
         *,
         lease_s: float,
         spool: Spool,
+        is_first: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.status: Status | None = None  # the latest one of this session
@@ -78,6 +80,7 @@ class RunnerLink:
         self._lease_s = lease_s
         self._spool = spool
         self._clock = clock
+        self._is_first = is_first
         self._channel: Channel | None = None
         self._writer, self._reader = FrameWriter(0), PacketReader(0)
         self._requests_from = self._requests_to = 0  # what was added to the numbers of this session's requests; the last one
@@ -133,7 +136,8 @@ class RunnerLink:
         self.close()
         self._channel = self._engine.open_channel(self._container_id)
         self._heard_at = self._clock()
-        self._begin(self._channel, self._lease_s, is_new=True)
+        self._begin(self._channel, self._lease_s, is_new=not self._is_first)
+        self._is_first = False
 
     def receive(self, timeout_s: float) -> list[UpMessage] | None:
         """The messages that come next, in the stream's order; None: the connection is lost, and the link is closed.

@@ -167,6 +167,7 @@ class StudentContainer:
             facts = self._monitor.run()
         finally:
             self._owner.monitors.unregister(self._spec.name)
+            self._monitor.close()
         outcome, text = _KILLED if self._run_killed else _judged(facts, self._spec.limits)
         self._end(outcome, text, facts)
         return _RUN_OVER

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from secrets import token_hex
 
 from jobmanager.engine.pid1 import EndMark, Mark, MarkedStream, cpu_before, end_mark, payload
+
 from jobmanager.engine.protocol import Engine, EngineFailed, OutputStream
 from jobmanager.model.container import ContainerInfo, ContainerSpec, ContainerStatus, ImageDefaults, VolumeMount
 from jobmanager.model.host import Address

@@ -91,7 +91,10 @@ class ScriptedContainer(ScriptedRunner):
 
     def facts(self, *, spool: Spool | None = None, lost_s: float = 60.0, **fields: Any) -> RunFacts:
         """What a monitor tells of it."""
-        return self.monitor(spool=spool, lost_s=lost_s, **fields).run()
+        monitor = self.monitor(spool=spool, lost_s=lost_s, **fields)
+        facts = monitor.run()
+        monitor.close()
+        return facts
 
     def monitor(self, *, spool: Spool | None = None, lost_s: float = 60.0, **fields: Any) -> ContainerMonitor:
         options = {name: fields.pop(name) for name in ("session", "cpu_left_s") if name in fields}

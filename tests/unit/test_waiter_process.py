@@ -11,7 +11,9 @@ import pytest
 
 from jobmanager import Limits, _waiter
 from jobmanager._waiter import Waiter
+from jobmanager.engine.labels import MANAGER_LABEL
 from jobmanager.engine.protocol import EngineError
+from jobmanager.engine.runner_volume import RunnerVolumes
 from jobmanager.ipc.messages import HostUnreachable, KillContainer, MonitorAcknowledged, MonitorContainer, RunEnded, WaiterSettings
 from jobmanager.model.host import Address
 from jobmanager.results.facts import InfrastructureFailure, JobNotSent, RunFacts
@@ -115,7 +117,7 @@ def test_what_was_kept_of_a_container_is_removed_once_its_end_is_reported(
 @pytest.mark.case(53)
 def test_a_host_monitor_without_threads_or_a_connection_goes_on(no_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[object] = []
-    monitor = HostMonitor(SETTINGS, sent.append)
+    monitor = HostMonitor(SETTINGS, sent.append, RunnerVolumes.of_owner({MANAGER_LABEL: "m"}))
     monitor._start_sweep()
 
     def odd(*_: object, **__: object) -> None:
