@@ -129,7 +129,14 @@ class ContainerMonitor:
         self._session = session
         self._kill_requested = threading.Event()
         self._check_requested = threading.Event()
-        self._link = RunnerLink(engine, job.container_id, lease_s=job.lease_s, spool=spool or Spool(None), is_first=not job.taken_over, clock=clock)
+        self._link = RunnerLink(
+            engine,
+            job.container_id,
+            lease_s=job.lease_s,
+            spool=spool or Spool(None),
+            is_first=not job.taken_over,
+            clock=clock,
+        )
         self._transcript = Transcript(job)
         self._reporter = OutputReporter(job.job_id, send)
         self._limit_clock = LimitClock(job, engine, cpu_left_s=cpu_left_s, clock=clock)
