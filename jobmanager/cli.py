@@ -27,7 +27,8 @@ from jobmanager._version import __version__
 from jobmanager.control.settings import default_host
 from jobmanager.control.standalone_engine import open_engine
 from jobmanager.doctor.advice import tried
-from jobmanager.doctor.probes import HostReport, examine
+from jobmanager.doctor.probes import examine
+from jobmanager.doctor.report import HostReport
 from jobmanager.engine.leftovers import Leftover, LeftoverKind, Removal, remove_leftovers, survey, survey_runners
 from jobmanager.errors import EngineUnavailable, InvalidHost, JobManagerError, RedisUnavailable
 from jobmanager.model.container import EngineAbout

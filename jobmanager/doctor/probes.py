@@ -1,8 +1,8 @@
 """The doctor: what a Docker host is, and which limits are enforced there, tried with real jobs. Prints nothing.
 
 A probe is a program that exceeds one limit, but only so far that a host without that limit takes no harm. It is plain
-sh, so that it runs in every image that jobs can run in. Evidence from outside the program decides where there is any;
-else the kernel's own figures (``/proc``) do, as the program prints them.
+sh, so that it runs in every image that has one; ``runner_check.py`` needs nothing of an image. Evidence from outside the
+program decides where there is any; else the kernel's own figures (``/proc``) do, as the program prints them.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from dataclasses import dataclass, replace
 
 from jobmanager.control.standalone_engine import open_engine
 from jobmanager.doctor.advice import advice
+from jobmanager.doctor.report import HostReport, ProbeReport
+from jobmanager.doctor.runner_check import check_runner, no_runner_left
 from jobmanager.engine.docker.container_config import USER
 from jobmanager.engine.labels import JOB_LABEL
 from jobmanager.engine.protocol import Engine
 from jobmanager.errors import UnknownEnvironment
 from jobmanager.manager import JobManager
-from jobmanager.model.container import EngineAbout, Image
+from jobmanager.model.container import Image
 from jobmanager.model.host import DockerHost
 from jobmanager.model.limits import Limits
-from jobmanager.model.result import Evidence, JobResult, Outcome
+from jobmanager.model.result import JobResult, Outcome
 from jobmanager.model.task import Task
 from jobmanager.scheduling.hosts import ENVIRONMENT_LABEL
-
-__all__ = ["HostReport", "ProbeReport", "examine"]
 
 _TIMEOUT_S = 10.0  # for each call of ours; the probes' manager has its own
 _QUEUE_TIMEOUT_S = 300.0
@@ -43,34 +43,6 @@ _MAX_LEFT_BEHIND_S = 30.0
 Finding = tuple[bool, str]  # whether the limit holds, and what was seen of it
 Judge = Callable[[JobResult], Finding]
 OnProbeEnd = Callable[[int, int, str], object]  # called with: ended probes, all probes, the name of the latest
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProbeReport:
-    """What one probe found."""
-
-    name: str
-    enforced: bool  # whether the limit holds on this host
-    seen: str
-    outcome: str = ""  # the job's outcome; empty where there was no job
-    evidence: tuple[Evidence, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostReport:
-    """What the doctor found on one host."""
-
-    host: str
-    url: str
-    about: EngineAbout
-    advice: tuple[str, ...]  # a sentence for each thing to look at
-    image: str  # the image in which the probes ran
-    probes: tuple[ProbeReport, ...]
-
-    @property
-    def all_enforced(self) -> bool:
-        """Whether every limit holds."""
-        return all(probe.enforced for probe in self.probes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,15 +73,25 @@ def examine(host: DockerHost, *, image: str | None = None, on_probe_end: OnProbe
     """
     with open_engine(host, timeout_s=_TIMEOUT_S) as engine:
         about = engine.about()
-        candidates = [image] if image is not None else _candidates(host, engine.images())
-        with _manager(host) as manager:
-            chosen, trial, first = _first_that_works(manager, candidates)
-            others = _run_all(manager, chosen, on_probe_end) if trial.enforced else []
-        probes = [trial, *(probe.report(result) for probe, result in others)]
-        probes.append(_nothing_left(engine, [first, *(result for _, result in others)]))
-        return HostReport(
-            host=host.name, url=host.url, about=about, advice=advice(about), image=chosen, probes=tuple(probes)
-        )
+        images = engine.images()
+        candidates = _candidates(host, images) if image is None else [image]
+        with no_runner_left(engine):
+            runner = check_runner(engine, host.name) if images else ()
+            chosen, jobs = candidates[0], tuple[ProbeReport, ...]()
+            if all(report.enforced for report in runner[:1]):
+                chosen, jobs = _try_jobs(engine, host, candidates, on_probe_end)
+        return HostReport(host=host.name, url=host.url, about=about, advice=advice(about), image=chosen, probes=(*runner, *jobs))
+
+
+def _try_jobs(
+    engine: Engine, host: DockerHost, candidates: Sequence[str], on_probe_end: OnProbeEnd
+) -> tuple[str, tuple[ProbeReport, ...]]:
+    """The image in which the probes ran, and what they found."""
+    with _manager(host) as manager:
+        chosen, trial, first = _first_that_works(manager, candidates)
+        others = _run_all(manager, chosen, on_probe_end) if trial.enforced else []
+    probes = [trial, *(probe.report(result) for probe, result in others)]
+    return chosen, (*probes, _nothing_left(engine, [first, *(result for _, result in others)]))
 
 
 def _manager(host: DockerHost) -> JobManager:
@@ -123,7 +105,7 @@ def _candidates(host: DockerHost, images: Sequence[Image]) -> list[str]:
     names = {image.id: image.labels.get(ENVIRONMENT_LABEL, "") for image in usable}
     usable.sort(key=lambda image: (not names[image.id], names[image.id], image.size_bytes))
     if not usable:
-        raise UnknownEnvironment(f"{host.name} has no image to run the probes in: pull or load one that has sh, head and tar")
+        raise UnknownEnvironment(f"{host.name} has no image to run the probes in: pull or load one that has sh")
     return [image.references[0] for image in usable[:_MAX_IMAGES_TRIED]]
 
 
@@ -245,6 +227,15 @@ def _read_only_root(result: JobResult) -> Finding:
     return read_only and not written, f"{seen}; mounted {'read-only' if read_only else options or 'unknown'}"
 
 
+def _workspace_rights(result: JobResult) -> Finding:
+    """Its root belongs to root, so that a program cannot change the root's mode; its group may write, nobody else."""
+    mode, _, owner, group, *_ = [*result.stdout_text.split(), *[""] * 4]
+    good = (mode[:10], owner, group) == ("drwxrwx--T", "0", USER.partition(":")[2])
+    is_written = result.stdout_text.endswith("written\n")
+    seen = f"{mode} of user {owner} and group {group}" if mode else _ending(result) + _last_line(result)
+    return good and is_written, seen if is_written else f"{seen}; nothing can be written there"
+
+
 def _status(result: JobResult) -> dict[str, str]:
     """``/proc/self/status`` of the program."""
     pairs = (line.partition(":") for line in result.stdout_text.splitlines())
@@ -264,7 +255,26 @@ def _last_line(result: JobResult) -> str:
 
 _TRIAL = _Probe(name="a job runs", program="echo ready", judge=_runs)
 _SHOW_STATUS = 'while read -r line; do echo "$line"; done < /proc/self/status'
+_A_MEBIBYTE = """
+    text=0123456789abcdef doublings=0
+    while [ $doublings -lt 16 ]; do text=$text$text doublings=$((doublings + 1)); done
+"""
+
+
+def _fill(path: str) -> str:
+    """A program that writes 16 MiB to a file, or ends with 1."""
+    return f"""{_A_MEBIBYTE}
+        for n in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16; do echo "$text" >> {path} || exit 1; done
+        echo 16 MiB written
+    """
+
+
 _PROBES = (
+    _Probe(
+        name="workspace rights",
+        program="ls -ldn /job && ( : > file ) && echo written",
+        judge=_workspace_rights,
+    ),
     _Probe(
         name="memory",
         limits=replace(_LIMITS, memory_mib=_SMALL_MEMORY_MIB),
@@ -285,7 +295,7 @@ _PROBES = (
     ),
     _Probe(
         name="workspace size",
-        program="head -c 16777216 /dev/zero > full && echo 16 MiB written",
+        program=_fill("full"),
         judge=_expect(Outcome.OVERFLOW, "workspace_full"),
     ),
     _Probe(
@@ -293,11 +303,11 @@ _PROBES = (
         program="made=0; while [ $made -lt 3000 ]; do : > f$made || exit 1; made=$((made + 1)); done; echo $made files made",
         judge=_write_refused,
     ),
-    _Probe(name="size of /tmp", program="head -c 16777216 /dev/zero > /tmp/full && echo 16 MiB written", judge=_write_refused),
+    _Probe(name="size of /tmp", program=_fill("/tmp/full"), judge=_write_refused),
     _Probe(name="open files", program="ulimit -n; ulimit -Hn", judge=_open_files_limited),
     _Probe(
         name="output",
-        program="head -c 8388608 /dev/zero; echo 8 MiB printed",
+        program=_A_MEBIBYTE + 'for n in 1 2 3 4 5 6 7 8; do echo "$text"; done; echo 8 MiB printed',
         judge=_expect(Outcome.OVERFLOW, "output_bytes"),
     ),
     _Probe(

@@ -69,6 +69,7 @@ class FakeEngineServer:
             command.
         cores: the number of cores that it reports.
         memory_mib: the memory that it reports.
+        architecture: of its machine, in Docker's words, such as ``aarch64``.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class FakeEngineServer:
         programs: Mapping[str, str | Sequence[ProgramStep]] | None = None,
         cores: int = 2,
         memory_mib: int = 4096,
+        architecture: str = "x86_64",
     ) -> None:
         self._settings = {
             "images": _with_labels(images),
@@ -86,6 +88,7 @@ class FakeEngineServer:
             "programs": checked_programs(programs or {}),
             "cores": cores,
             "memory_mib": memory_mib,
+            "architecture": architecture,
         }
         self._folder = ""
         self._process: subprocess.Popen[bytes] | None = None

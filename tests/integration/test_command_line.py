@@ -21,6 +21,9 @@ import pytest
 
 from jobmanager import JobManager, Limits, Task
 from jobmanager.cli import run
+from jobmanager.doctor import runner_check
+from jobmanager.doctor.pid_1_calls import CALLS
+from jobmanager.runner.place import RUNNER_LABEL
 from jobmanager.testing import FakeEngineServer
 from tests.conftest import BUSYBOX, end_with_all_children, eventually, our_containers, our_volumes
 from tests.support.daemons import PrivateDaemon
@@ -29,10 +32,17 @@ from tests.support.proxy import CREATE, Proxy
 
 COMMAND = [sys.executable, "-m", "jobmanager"]
 ALL_PROBES = {
-    *("a job runs", "memory", "processes", "workspace size", "workspace files", "size of /tmp", "open files", "output"),
+    *runner_check.NAMES,
+    *("a job runs", "workspace rights"),
+    *("memory", "processes", "workspace size", "workspace files", "size of /tmp", "open files", "output"),
     *("wall clock", "CPU time", "cores", "children left behind", "network", "user", "privileges", "root filesystem", "clean-up"),
 }  # fmt: skip
-OURS = {"a job runs", "output", "wall clock", "CPU time", "children left behind", "clean-up"}  # no engine enforces these
+OF_THE_PROFILE = {runner_check.CALLS, runner_check.PIPES}  # the engine enforces these
+OURS = {  # no engine enforces these
+    *({*runner_check.NAMES} - OF_THE_PROFILE),
+    "open files",
+    *("a job runs", "output", "wall clock", "CPU time", "children left behind", "clean-up"),
+}
 
 
 class Answer:
@@ -86,6 +96,15 @@ def ready(url: str) -> int:
         client.close()
 
 
+def runner_volumes(url: str) -> set[str]:
+    """All that brings the runner to an engine."""
+    client = docker.APIClient(base_url=url, version="1.41", timeout=20)
+    try:
+        return {volume["Name"] for volume in client.volumes(filters={"label": RUNNER_LABEL})["Volumes"] or ()}
+    finally:
+        client.close()
+
+
 # ---- doctor
 
 
@@ -105,7 +124,7 @@ def test_the_doctor_finds_that_every_limit_holds_on_a_good_host(engine_url: str,
 def test_the_doctor_finds_the_one_limit_that_an_engine_drops(engine_url: str, ask: Ask) -> None:
     """A real engine that is never told how many processes a container may have."""
     with Proxy(engine_url) as proxy:
-        proxy.rewrite(CREATE, lambda said: said["HostConfig"].pop("PidsLimit"))
+        proxy.rewrite(CREATE, lambda said: said["HostConfig"].pop("PidsLimit", None))
 
         answer = ask("doctor", proxy.url, "--image", BUSYBOX)
 
@@ -121,9 +140,10 @@ def test_the_doctor_finds_every_limit_that_an_engine_drops(url: str, ask: Ask) -
     network = client.create_network("jobmanager-test-open")["Id"]
 
     def opened(said: dict[str, Any]) -> None:
-        (workspace,) = said["HostConfig"]["Mounts"]
-        workspace["VolumeOptions"]["DriverConfig"]["Options"]["o"] = "mode=0777"
-        said["HostConfig"] = {"Mounts": [workspace], "NetworkMode": network, "LogConfig": said["HostConfig"]["LogConfig"]}
+        if "Memory" not in said["HostConfig"]:  # a carrier of the runner, which is never started
+            return
+        kept = {key: said["HostConfig"][key] for key in ("Mounts", "LogConfig")}
+        said["HostConfig"] = {**kept, "Tmpfs": {"/job": "rw,exec,mode=0777"}, "NetworkMode": network}
         del said["User"], said["NetworkDisabled"]
 
     try:
@@ -136,6 +156,53 @@ def test_the_doctor_finds_every_limit_that_an_engine_drops(url: str, ask: Ask) -
 
     assert answer.code == 1
     assert answer.failing == ALL_PROBES - OURS, answer.host["probes"]
+
+
+def test_the_doctor_finds_that_an_engine_drops_what_protects_the_runner(engine_url: str, ask: Ask) -> None:
+    """As with a runtime that knows no seccomp."""
+    with Proxy(engine_url) as proxy:
+        proxy.rewrite(CREATE, lambda said: said["HostConfig"].update(SecurityOpt=["no-new-privileges", "seccomp=unconfined"]))
+
+        answer = ask("doctor", proxy.url, "--image", BUSYBOX, "--json")
+
+    assert (answer.code, answer.failing) == (1, OF_THE_PROFILE | {"privileges"})
+    seen = {probe["name"]: probe["seen"] for probe in answer.host["probes"]}
+    for call in CALLS:
+        assert call.name in seen[runner_check.PIPES if call.name in ("splice", "sendfile") else runner_check.CALLS]
+
+
+@pytest.mark.parametrize(
+    ("pid_1", "said"),
+    [
+        ("/.jobmanager", "it lets nothing in a volume be executed: mount its data folder without noexec; the engine says: "),
+        ("/bin/false", "the runner has not answered; it ended with code 1. If it could not be executed: "),
+    ],
+)
+def test_a_runner_that_cannot_be_executed_is_one_line_that_says_what_to_do_and_nothing_is_left(
+    url: str, ask: Ask, pid_1: str, said: str
+) -> None:
+    """The two ways in which a runtime tells it: it refuses the start, or the container ends at once."""
+    before = runner_volumes(url)
+    with Proxy(url) as proxy:
+        proxy.rewrite(CREATE, lambda request: request.update(Entrypoint=[pid_1]))
+
+        answer = ask("doctor", proxy.url, "--json")
+
+    assert answer.code == 1
+    (probe,) = answer.host["probes"]
+    assert (probe["name"], probe["enforced"]) == (runner_check.STARTS, False)
+    assert probe["seen"].startswith(said)
+    assert "\n" not in probe["seen"]
+    assert runner_volumes(url) == before
+
+
+def test_a_host_whose_architecture_has_no_runner_is_told_with_its_name(ask: Ask) -> None:
+    with FakeEngineServer(architecture="riscv64") as board:
+        answer = ask("doctor", board.url, "--json")
+
+    assert answer.code == 1
+    (probe,) = answer.host["probes"]
+    assert "there is no runner for the architecture 'riscv64', only for x86_64 and aarch64" in probe["seen"]
 
 
 def test_an_image_in_which_no_job_runs_is_told_and_nothing_else_is_tried(url: str, ask: Ask) -> None:
@@ -151,8 +218,8 @@ def test_an_image_in_which_no_job_runs_is_told_and_nothing_else_is_tried(url: st
         client.close()
 
     assert answer.code == 1
-    assert "has no sh" in answer.out
-    assert "memory" not in answer.out
+    assert "the image has no sh" in answer.out
+    assert "workspace size" not in answer.out
     assert "does not hold here: a job runs" in answer.out
 
 
@@ -161,7 +228,7 @@ def test_a_host_without_any_image_and_one_without_the_named_image_are_told_in_on
         without, named = ask("doctor", empty.url), ask("doctor", empty.url, "--image", "nothing:1")
 
     assert (without.code, named.code) == (2, 2)
-    assert "has no image to run the probes in: pull or load one that has sh, head and tar" in without.err
+    assert "has no image to run the probes in: pull or load one that has sh" in without.err
     assert "nothing:1" in named.err
     assert without.err.count("\n") == named.err.count("\n") == 1
 
@@ -195,7 +262,7 @@ def test_a_terminal_shows_how_far_the_probes_are_and_the_only_image_is_taken(url
                 break
 
     assert doctor.wait(30) == 0
-    assert b"looking" in shown and b"15/15" in shown
+    assert b"looking" in shown and b"16/16" in shown
     (host,) = json.loads((tmp_path / "out").read_text())["hosts"]
     assert host["image"] == BUSYBOX
 
@@ -283,14 +350,13 @@ def test_a_dead_managers_leftovers_are_listed_then_removed_and_a_living_neighbou
         assert listed.code == 0
         assert all(name in listed.out for name in dead) and living not in listed.out
         assert "has ended" in listed.out
-        assert "3 containers to remove: add --yes to remove them" in listed.out
-        assert "left alone: 1 container of manager" in listed.out
+        assert "3 containers and 1 volume to remove: add --yes to remove them" in listed.out
+        assert "left alone: 1 container and 1 volume of manager" in listed.out
         assert dead < set(our_containers(url))
 
         removed = ask("sweep", url, "--yes")
-        assert (removed.code, "removed 3 containers" in removed.out) == (0, True)
+        assert (removed.code, "removed 3 containers and 1 volume" in removed.out) == (0, True)
         assert our_containers(url) == [living]
-        assert len(our_volumes(url)) == 1
         assert "nothing to sweep" in ask("sweep", url, "--yes").out
         neighbour.kill_job(job.job_id)
 
@@ -301,8 +367,8 @@ def test_a_persons_word_removes_what_a_named_manager_has(url: str, ask: Ask) -> 
         jobs = [manager.submit(task) for manager in (one, other)]
         eventually(lambda: ready(url) == 2, what="both programs run: one that has not begun would go elsewhere")
         alone = ask("sweep", url, "--yes", "--json").host
-        assert (alone["leftovers"], len(alone["left_alone"])) == ([], 2)
-        doomed, spared = alone["left_alone"]
+        assert (alone["leftovers"], len(alone["left_alone"])) == ([], 4)  # beside each container its claim to the runner
+        doomed, spared = (each for each in alone["left_alone"] if each["kind"] == "container")
 
         named = ask("sweep", url, "--yes", "--manager", doomed["manager_id"])
 
@@ -313,12 +379,12 @@ def test_a_persons_word_removes_what_a_named_manager_has(url: str, ask: Ask) -> 
 
 
 def test_what_cannot_be_removed_is_told_and_the_exit_code_says_so(url: str, ask: Ask) -> None:
-    """A lone volume that a stranger's container has."""
+    """A volume that a stranger's container has."""
     kill_with_children(url)
     client = docker.APIClient(base_url=url, version="1.41", timeout=20)
     for name in our_containers(url):
         client.remove_container(name, force=True, v=False)
-    taken, *free = our_volumes(url)
+    (taken,) = (name for name in runner_volumes(url) if "-for-" in name)
     config = client.create_host_config(binds=[f"{taken}:/data"])
     stranger = client.create_container(BUSYBOX, "true", volumes=["/data"], host_config=config)["Id"]
 
@@ -327,8 +393,7 @@ def test_what_cannot_be_removed_is_told_and_the_exit_code_says_so(url: str, ask:
     client.remove_container(stranger)
     client.close()
     assert answer.code == 1
-    assert our_volumes(url) == [taken]
-    assert {each["name"]: each["removed"] for each in answer.host["leftovers"]} == {taken: False, free[0]: True, free[1]: True}
-    assert all(each["kind"] == "volume" for each in answer.host["leftovers"])
+    assert {each["name"]: (each["kind"], each["removed"]) for each in answer.host["leftovers"]}[taken] == ("volume", False)
+    assert taken in runner_volumes(url)
     assert ["in use" in each["error"] for each in answer.host["leftovers"] if each["name"] == taken] == [True]
     assert ask("sweep", url, "--yes").code == 0

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from jobmanager.doctor.runner_check import STARTS, check_runner
 from jobmanager.engine.connect import connect
 from jobmanager.engine.protocol import Engine, EngineFailed
 from jobmanager.model.host import Address
@@ -73,3 +74,26 @@ def test_a_read_only_store_of_volumes_is_told_and_nothing_is_left(daemon: Privat
     assert "\n" not in str(raised.value)
     assert left_of(engine, program) == set()
     make_find_and_remove(engine)
+
+
+def test_the_doctor_says_what_to_do_about_a_read_only_store_of_volumes(daemon: PrivateDaemon, engine: Engine) -> None:
+    with read_only(daemon.data / "volumes"):
+        (report,) = check_runner(engine, HOST)
+
+    assert (report.name, report.enforced) == (STARTS, False)
+    assert report.seen.startswith("its folder of volumes is read-only: mount its data folder so that it can be written to; ")
+    assert "\n" not in report.seen
+
+
+def test_the_doctor_says_that_a_disk_has_no_room(daemon: PrivateDaemon, engine: Engine) -> None:
+    filler = daemon.data / "filler"
+    try:
+        with pytest.raises(OSError, match="No space left"), filler.open("wb") as file:
+            while True:
+                file.write(bytes(2**16))
+        (report,) = check_runner(engine, HOST)
+    finally:
+        filler.unlink()
+
+    assert report.seen.startswith("make room on its disk; ")
+    assert all(each.enforced for each in check_runner(engine, HOST))

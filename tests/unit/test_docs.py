@@ -16,7 +16,7 @@ import pytest
 
 from dev import case_tests
 from jobmanager import DockerHost, Grader, JobInput, JobManager, JobResult, Limits, Outcome, Task, cli, events
-from jobmanager.doctor import probes
+from jobmanager.doctor import probes, runner_check
 from jobmanager.doctor.advice import TRIED
 from jobmanager.engine.docker import container_config
 from jobmanager.engine.protocol import Engine
@@ -38,6 +38,7 @@ from jobmanager.results.verdict import KillReason, judge
 from jobmanager.scheduling.job_states import TRANSITIONS, JobAction, JobEvent, JobState
 from jobmanager.testing import Faults, ProgramStep
 from jobmanager.testing.fake.commands import COMMANDS
+from jobmanager.watching import run_order
 from jobmanager.watching.ending import Observations, ending_of
 
 TOP = Path(__file__).resolve().parents[2]
@@ -335,7 +336,7 @@ def test_figures_beside_the_limits_are_those_of_the_code() -> None:
     text = text_of("docs/tasks.md")
     assert Limits(cpu_time_s=10).wall_s == 30
     assert Limits(workspace_mib=2).workspace_inodes - Limits(workspace_mib=1).workspace_inodes == 64
-    assert f"stands {container_config._CPU_BACKSTOP_S} s behind it" in text
+    assert f"stands {run_order._CPU_BACKSTOP_S} s behind it" in text
     assert f"It is user {container_config.USER.partition(':')[0]}," in text
 
 
@@ -384,7 +385,8 @@ def test_the_defaults_of_a_job_manager_are_those_of_the_code() -> None:
 
 def test_every_probe_of_the_doctor_is_explained_in_its_order() -> None:
     rows = table(text_of("docs/command-line.md"), "probe")
-    assert [quoted(row[0])[0] for row in rows] == [probes._TRIAL.name, *(probe.name for probe in probes._PROBES), "clean-up"]
+    of_jobs = [probes._TRIAL.name, *(probe.name for probe in probes._PROBES), "clean-up"]
+    assert [quoted(row[0])[0] for row in rows] == [*runner_check.NAMES, *of_jobs]
 
 
 def test_every_option_and_exit_code_of_the_command_line_is_told() -> None:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from jobmanager import DockerHost, JobManager
 from jobmanager.engine.connect import connect
 from jobmanager.engine.labels import JOB_LABEL, Owner
 from jobmanager.engine.protocol import (
@@ -25,7 +26,7 @@ from jobmanager.engine.protocol import (
     Unreachable,
 )
 from jobmanager.engine.runner_volume import RunnerVolumes, is_runner_missing
-from jobmanager.errors import InvalidValue
+from jobmanager.errors import EngineUnavailable, InvalidValue
 from jobmanager.model.container import ContainerSpec, ContainerStatus, ImageDefaults
 from jobmanager.model.host import Address
 from jobmanager.model.limits import Limits
@@ -546,3 +547,17 @@ def test_it_can_be_started_in_a_daemonic_process_and_on_any_start_method(tmp_pat
     env = {**os.environ, "PYTHONPATH": os.getcwd()}
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True, timeout=30, env=env)
     assert done.stdout == "True\n"
+
+
+def test_a_host_whose_architecture_has_no_runner_is_refused_in_one_line_that_names_it() -> None:
+    said = r"host board: there is no runner for the architecture 'riscv64', only for x86_64 and aarch64"
+    with FakeEngineServer(architecture="riscv64") as board:
+        engine = connect(Address(host="board", url=board.url), 5.0)
+        runners = RunnerVolumes(manager_id="m", owner=Owner.this_process(), binary_for=binary)
+        for call in (runners.ensure, runners.named):
+            with pytest.raises(Refused, match=f"^{said}$"):
+                call(engine, "board")
+        engine.close()
+
+        with pytest.raises(EngineUnavailable, match=said), JobManager(DockerHost(board.url, name="board")):
+            pass

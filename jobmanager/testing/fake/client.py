@@ -32,7 +32,6 @@ from jobmanager.testing.fake.wire import PIECE, Inbox, packed
 
 __all__ = ["FakeEngine"]
 
-_ARCHITECTURE = "x86_64"
 _MIN_TIMEOUT_S = 0.001
 _CHANNEL_BYTES = 2**18  # read at once
 
@@ -46,14 +45,14 @@ class FakeEngine:
         self._connection: _Connection | None = None
 
     def info(self) -> EngineInfo:
-        version, cores, memory_mib, now_s, available = self._call("info")
+        version, cores, memory_mib, architecture, now_s, available = self._call("info")
         return EngineInfo(
             version=version,
             cores=cores,
             memory_mib=memory_mib,
             now_s=now_s,
             cgroup="1",
-            architecture=_ARCHITECTURE,
+            architecture=architecture,
             available_memory_mib=available,
         )
 

@@ -57,7 +57,7 @@ class FakeVolume:
 class FakeDaemon:
     """The calls of the ``Engine`` protocol by name, with plain data in and out."""
 
-    def __init__(self, *, cores: int, memory_mib: int, programs: Programs, later: Later) -> None:
+    def __init__(self, *, cores: int, memory_mib: int, architecture: str, programs: Programs, later: Later) -> None:
         self.containers: dict[str, FakeContainer] = {}  # by name
         self.volumes: dict[str, FakeVolume] = {}  # by name
         self.images: dict[str, FakeImage] = {}
@@ -70,6 +70,7 @@ class FakeDaemon:
         self._ids: dict[str, FakeContainer] = {}
         self._cores = cores
         self._memory_mib = memory_mib
+        self._architecture = architecture
         self._programs = programs
         self._later = later
         self._made = 0
@@ -105,8 +106,8 @@ class FakeDaemon:
 
     # ---- the host and its images
 
-    def info(self) -> tuple[str, int, int, float, int | None]:
-        return VERSION, self._cores, self._memory_mib, time.time(), self.available_memory_mib
+    def info(self) -> tuple[str, int, int, str, float, int | None]:
+        return VERSION, self._cores, self._memory_mib, self._architecture, time.time(), self.available_memory_mib
 
     def all_images(self) -> list[tuple[str, tuple[str, ...], Mapping[str, str], float]]:
         by_id: dict[str, list[FakeImage]] = {}

@@ -67,7 +67,11 @@ class FakeServer:
         self._to_refuse: dict[str, tuple[str, int]] = {}
         self._ends_containers = False
         self._daemon = FakeDaemon(
-            cores=settings["cores"], memory_mib=settings["memory_mib"], programs=settings["programs"], later=self._later
+            cores=settings["cores"],
+            memory_mib=settings["memory_mib"],
+            architecture=settings["architecture"],
+            programs=settings["programs"],
+            later=self._later,
         )
         self._daemon.registry.update((tagged(reference), labels) for reference, labels in settings["registry"].items())
         for reference, labels in settings["images"].items():
