@@ -24,16 +24,12 @@ from jobmanager.ipc.messages import FetchOutput, LimitReached, MonitorContainer,
 from jobmanager.model._escapes import one_line
 from jobmanager.model.container import ContainerInfo, ContainerStatus
 from jobmanager.results.facts import (
-    Cause,
     Collected,
     ContainerEnded,
     EngineUnreachable,
     HostGivenUp,
     InfrastructureFailure,
-    LeaseExpired,
-    Limit,
     LimitHit,
-    ProgramEnd,
     RemovedExternally,
     RunFacts,
 )
@@ -44,25 +40,21 @@ from jobmanager.runner.frames import (
     Fault,
     Fetch,
     FromProgram,
-    HowEnded,
     Kill,
     Leave,
     ListFolder,
     OutputData,
     Piece,
     ProgramStream,
-    RefusalReason,
     RunnerState,
     RunRefused,
     Started,
     Status,
-    StoppedBy,
     Taken,
     UpMessage,
 )
 from jobmanager.runner.wire import WINDOW_BYTES
 from jobmanager.watching.collect import collecting
-from jobmanager.watching.ending import Observations, ending_of
 from jobmanager.watching.inspector import ContainerInspector, HostLost
 from jobmanager.watching.limit_clock import BACKSTOP_S, LimitClock
 from jobmanager.watching.monitor_states import TRANSITIONS, MonitorAction, MonitorEvent, MonitorState
@@ -70,6 +62,7 @@ from jobmanager.watching.output_reporter import OutputReporter
 from jobmanager.watching.program_session import ProgramSession
 from jobmanager.watching.refusals import NO_COMMAND, refusal_text
 from jobmanager.watching.run_order import RUN, run_messages
+from jobmanager.watching.run_report import RunNotes, RunReport
 from jobmanager.watching.runner_link import RunnerLink
 from jobmanager.watching.spool import Spool
 from jobmanager.watching.transcript import Transcript
@@ -88,7 +81,6 @@ _COLLECT_TRIES = 3  # over new connections
 _LEAVE_S = 1.0
 _BLOCKED_BYTES = WINDOW_BYTES // 2  # with so much on its way, a runner may be waiting for us to read
 
-_LIMITS = {StoppedBy.WALL: Limit.WALL, StoppedBy.CPU: Limit.CPU, StoppedBy.OUTPUT: Limit.OUTPUT}
 _Request = ListFolder | Fetch
 _Answers = list[Entries] | list[Piece]
 
@@ -153,8 +145,7 @@ class ContainerMonitor:
         }
         self._seen_status: Status | None = None
         self._began_at_s = 0.0  # when the container was started, by the engine's clock; 0: not known
-        self._may_have_started = job.taken_over  # the program; False is proof that no runner was given it
-        self._limit_hit = job.limit_hit  # for which it is, or was, stopped by a waiter
+        self._notes = RunNotes.of(job)
         self._over: ContainerInfo | None = None  # its state, seen before its channel ended
         self._over_since = 0.0
         self._connected_at = self._told_at = self._began_to_collect = 0.0
@@ -163,12 +154,7 @@ class ContainerMonitor:
         self._requests: Generator[_Request, _Answers, Collected] | None = None
         self._answers: list[Entries | Piece] = []
         self._collections = 0
-        self._collected = Collected()
-        self._fault = self._refusal = self._protocol_error = ""
-        self._link_lost = self._supervisor_gave_up = self._ssh_is_ready = self._ssh_reported = False
-        self._was_paused_externally = False
-        self._survived_outage_s = 0.0
-        self._timings: dict[str, float] = {}
+        self._ssh_is_ready = self._ssh_reported = False
 
     @property
     def container_id(self) -> str:
@@ -195,24 +181,24 @@ class ContainerMonitor:
 
     def end_for_protocol_error(self, reason: str) -> None:
         """End the container soon, as its supervisor violated the protocol, or asked for what it cannot have."""
-        self._protocol_error = self._protocol_error or reason
+        self._notes.protocol_error = self._notes.protocol_error or reason
         self.kill()
 
     def end_for_lost_link(self) -> None:
         """End the container soon, as the connection to its student containers broke while it waits for them."""
-        self._link_lost = True
+        self._notes.link_lost = True
         self.kill()
 
     def supervisor_gave_up(self) -> None:
         """A grading container's supervisor says that it was cut off while it needed its students."""
-        self._supervisor_gave_up = True
+        self._notes.supervisor_gave_up = True
 
     def report_ssh(self, text: str) -> None:
         """A debug session's server says that it is ready, or why it cannot be started. In the thread of ``run``."""
         if text == "ready":
             self._ssh_is_ready = True
         else:
-            self._refusal = self._refusal or one_line(text[:500])
+            self._notes.refusal = self._notes.refusal or one_line(text[:500])
 
     def pause_wall_clock(self) -> None:
         """Pause the wall clock, as the container waits for us. The sum of all pauses is bounded."""
@@ -232,7 +218,8 @@ class ContainerMonitor:
             return self._run()
         except Exception as error:  # noqa: BLE001 - the thread's edge: no more threads to be had, or a bug, must not cost the job its result
             _log.exception("monitoring job %s failed", self._job.job_id)
-            return self._facts(InfrastructureFailure(reason=f"{type(error).__name__}: {error}"), is_end_known=False)
+            failure = InfrastructureFailure(reason=f"{type(error).__name__}: {error}")
+            return self._report().facts(failure, is_end_known=False)
         finally:
             self._end_session()
 
@@ -257,28 +244,28 @@ class ContainerMonitor:
             self._follow()
         except _ContainerOver as over:
             if over.state is not None and over.state.in_removal:
-                return self._facts(RemovedExternally())  # soon: a later check must have the same result
-            return self._facts(ContainerEnded(container=over.state))
+                return self._report().facts(RemovedExternally())  # soon: a later check must have the same result
+            return self._report().facts(ContainerEnded(container=over.state))
         except NoSuchContainer:
-            return self._facts(RemovedExternally())
+            return self._report().facts(RemovedExternally())
         except HostLost:
-            return self._facts(HostGivenUp())
+            return self._report().facts(HostGivenUp())
         except _UnreachableBeforeStart as error:
-            return self._facts(EngineUnreachable(reason=str(error)))
+            return self._report().facts(EngineUnreachable(reason=str(error)))
         except EngineError as error:
-            return self._facts(InfrastructureFailure(reason=f"the engine refused to go on with it: {error}"))
+            return self._report().facts(InfrastructureFailure(reason=f"the engine refused to go on with it: {error}"))
         except FrameError as error:
-            return self._facts(InfrastructureFailure(reason=f"its runner cannot be understood: {error}"))
+            return self._report().facts(InfrastructureFailure(reason=f"its runner cannot be understood: {error}"))
         if self._job.hold_s:
             self._link.hold(self._job.hold_s)  # it keeps the volumes that a later phase will have
-        return self._facts(self._cause_of_the_end())
+        return self._report().facts(self._report().cause_of_the_end())
 
     # ---- following
 
     def _follow(self) -> None:
         """Until the state is OVER, or an exception tells what has ended it."""
         if not self._job.command:
-            self._refusal = NO_COMMAND
+            self._notes.refusal = NO_COMMAND
             return
         for message in self._link.replayed():
             self._take(message)
@@ -328,7 +315,7 @@ class ContainerMonitor:
             raise _ContainerOver(state)
         if self._inspector.outage_s == outage_before:
             return
-        self._survived_outage_s = self._inspector.outage_s
+        self._notes.survived_outage_s = self._inspector.outage_s
 
     def _receive(self) -> None:
         self._pump()
@@ -365,7 +352,7 @@ class ContainerMonitor:
         elif isinstance(message, Started):
             self._apply(MonitorEvent.STARTED)
         elif isinstance(message, RunRefused):
-            self._refusal = refusal_text(message, self._job)
+            self._notes.refusal = refusal_text(message, self._job)
             self._apply(MonitorEvent.REFUSED)
         elif isinstance(message, Ended):
             self._apply(MonitorEvent.ENDED)
@@ -373,8 +360,7 @@ class ContainerMonitor:
             if message.request:
                 self._take_answer(message)
         elif isinstance(message, Fault):
-            self._fault = one_line(message.text.decode("utf-8", "replace")[:500])
-            raise FrameError(self._fault)
+            raise FrameError(one_line(message.text.decode("utf-8", "replace")[:500]))
 
     def _take_programs_message(self, data: bytes) -> None:
         if self._session is not None:
@@ -436,7 +422,7 @@ class ContainerMonitor:
             raise _ContainerOver(self._over)
         if self._ssh_is_ready and self._job.with_ssh and not self._ssh_reported:
             self._report_ssh_ready()
-        if self._kill_requested.is_set() or (self._refusal and self._job.with_ssh):
+        if self._kill_requested.is_set() or (self._notes.refusal and self._job.with_ssh):
             yield MonitorEvent.STOP
         if self.state in (MonitorState.NEW, MonitorState.SENT, MonitorState.RUNNING):
             yield from self._due_by_limits()
@@ -494,15 +480,15 @@ class ContainerMonitor:
     def _send_run(self) -> None:
         status = self._link.status
         if status is None or status.run >= RUN:
-            self._may_have_started = True
+            self._notes.may_have_started = True
             return
-        self._may_have_started = True
+        self._notes.may_have_started = True
         self._limit_clock.start(self._clock())
         for message in run_messages(self._job, made_at_s=self._began_at_s or time.time()):
             self._link.send(message)
 
     def _tell_start(self) -> None:
-        self._timings.setdefault("send", round(self._clock() - self._connected_at, 4))
+        self._notes.timings.setdefault("send", round(self._clock() - self._connected_at, 4))
         if not self._job.taken_over:
             self._limit_clock.program_starts()
         self._send(ProgramStarted(container_name=self._job.container_name))
@@ -532,14 +518,14 @@ class ContainerMonitor:
         self._told_at = self._clock()
         self._link.close()
         self._limit_clock.measure()
-        self._was_paused_externally = self._inspector.is_paused_externally()
+        self._notes.was_paused_externally = self._inspector.is_paused_externally()
         try:
             self._engine.kill(self._job.container_id)
         except EngineError as error:
             _log.debug("kill of %s: %s", self._job.container_name, error)  # the deleter removes it anyway
 
     def _hit(self, hit: LimitHit) -> None:
-        self._limit_hit = hit
+        self._notes.limit_hit = hit
         self._send(LimitReached(container_name=self._job.container_name, limit_hit=hit))
 
     def _report_ssh_ready(self) -> None:
@@ -586,94 +572,18 @@ class ContainerMonitor:
         try:
             self._link.send(self._requests.send(answers))  # type: ignore[arg-type]
         except StopIteration as done:
-            self._collected, self._requests = done.value, None
-            self._timings["collect"] = round(self._clock() - self._began_to_collect, 4)
+            self._notes.collected, self._requests = done.value, None
+            self._notes.timings["collect"] = round(self._clock() - self._began_to_collect, 4)
             self._apply(MonitorEvent.COLLECTED)
 
     def _end_collecting(self, why: str) -> None:
-        self._collected, self._requests = Collected(error=why), None
+        self._notes.collected, self._requests = Collected(error=why), None
         self.state = MonitorState.OVER
 
-    # ---- the end
-
-    def _cause_of_the_end(self) -> Cause:
-        """Why nothing more is followed, where the runner has said its last."""
-        ended = self._transcript.ended
-        if ended is None:
-            return ContainerEnded()
-        if ended.stopped_by is StoppedBy.LEASE:
-            return LeaseExpired()
-        if ended.how is HowEnded.NEVER_REAPED or ended.left:
-            return InfrastructureFailure(reason="its processes could not be ended")
-        return ContainerEnded()
-
-    def _never_started(self) -> bool:
-        """Whether it is proven that the program never started."""
-        return self._transcript.started is None and not self._may_have_started
-
-    def _limit_hit_of_the_run(self, cause: Cause | EngineUnreachable) -> LimitHit | None:
-        """The limit for which the runner stopped it, or a waiter."""
-        ended = self._transcript.ended
-        if ended is None:
-            was_killed = isinstance(cause, (RemovedExternally, ContainerEnded)) and self._transcript.started is not None
-            return self._limit_hit if was_killed else None
-        if ended.stopped_by in _LIMITS:
-            return LimitHit(limit=_LIMITS[ended.stopped_by], measured=self._measured(ended, _LIMITS[ended.stopped_by]))
-        return self._limit_hit if ended.stopped_by is StoppedBy.KILL else None
-
-    def _measured(self, ended: Ended, limit: Limit) -> float:
-        if limit is Limit.OUTPUT:
-            return ended.stdout_bytes + ended.stderr_bytes
-        return ended.wall_us / 1e6 if limit is Limit.WALL else (ended.cpu_us or 0) / 1e6
-
-    def _facts(self, cause: Cause | EngineUnreachable, *, is_end_known: bool = True) -> RunFacts:
-        """What was seen. ``cause`` is why nothing more is followed; a program that ended by itself may have ended before."""
-        end = self._transcript.end
-        wall_s, cpu_time_s = self._wall_time_s(end), self._cpu_time_s(end)
-        return RunFacts(
-            ending=ending_of(self._observations(cause, end if is_end_known else None)),
-            output=self._transcript.output(is_incomplete=self._transcript.started is not None and not self._transcript.is_over),
-            collected=self._collected,
-            paused_externally=self._was_paused_externally,
+    def _report(self) -> RunReport:
+        return RunReport(
+            notes=self._notes,
+            transcript=self._transcript,
+            limit_clock=self._limit_clock,
             outage_s=self._inspector.outage_s,
-            cpu_time_s=None if cpu_time_s is None else round(cpu_time_s, 4),
-            wall_time_s=round(wall_s, 4),
-            peak_memory_bytes=end.peak_memory_bytes if end is not None else self._limit_clock.peak_memory_bytes,
-            timings={**self._timings, "run": round(wall_s, 4)},
-            volume_devices=self._transcript.volume_devices,
         )
-
-    def _observations(self, cause: Cause | EngineUnreachable, end: ProgramEnd | None) -> Observations:
-        """All that says how the run ended."""
-        refused = self._transcript.refused
-        return Observations(
-            cause=cause,
-            never_started=self._never_started() and not self._refusal,
-            limit_hit=self._limit_hit_of_the_run(cause),
-            protocol_error=self._protocol_error,
-            refusal=self._refusal,
-            refusal_is_its_own=refused is not None and refused.why is RefusalReason.NO_INTERPRETER,
-            students_lost=self._supervisor_gave_up or (self._link_lost and end is None),
-            end=end,
-            report_complete=self._transcript.ended is not None and self._transcript.ended.stopped_by is StoppedBy.NOBODY,
-            result_file=self._transcript.result_file,
-            ended_during_outage=self._inspector.outage_s > self._survived_outage_s and self._transcript.ended is None,
-            missing_report=self._missing_report(),
-        )
-
-    def _missing_report(self) -> str:
-        """Why there is no report, where that is an error of ours or the engine's; empty otherwise."""
-        if self._limit_hit is not None and self._transcript.started is None:
-            return "the container did not take its job in time"
-        return ""
-
-    def _wall_time_s(self, end: ProgramEnd | None) -> float:
-        """By the runner's clock, less what a grader did not have to pay for; by ours where it has not told."""
-        if end is None or end.wall_s is None:
-            return self._limit_clock.wall_time_s()
-        return self._limit_clock.less_pauses_s(end.wall_s)
-
-    def _cpu_time_s(self, end: ProgramEnd | None) -> float | None:
-        if end is None or end.cpu_ns is None:
-            return self._limit_clock.cpu_time_s
-        return end.cpu_ns / 1e9
