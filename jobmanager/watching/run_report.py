@@ -91,6 +91,7 @@ class RunReport:
         """All that says how the run ended."""
         notes, transcript = self.notes, self.transcript
         ended, refused = transcript.ended, transcript.refused
+        ended_by_itself = ended is not None and ended.stopped_by is StoppedBy.NOBODY
         return Observations(
             cause=cause,
             never_started=transcript.started is None and not notes.may_have_started and not notes.refusal,
@@ -98,9 +99,9 @@ class RunReport:
             protocol_error=notes.protocol_error,
             refusal=notes.refusal,
             refusal_is_its_own=refused is not None and refused.why is RefusalReason.NO_INTERPRETER,
-            students_lost=notes.supervisor_gave_up or (notes.link_lost and end is None),
+            students_lost=notes.supervisor_gave_up or (notes.link_lost and not ended_by_itself),
             end=end,
-            report_complete=ended is not None and ended.stopped_by is StoppedBy.NOBODY,
+            report_complete=ended_by_itself,
             result_file=transcript.result_file,
             ended_during_outage=self.outage_s > notes.survived_outage_s and ended is None,
             missing_report=self._missing_report(),

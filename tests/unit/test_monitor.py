@@ -25,6 +25,7 @@ from jobmanager.results.facts import (
     RunCutOff,
     RunFacts,
     StoppedForLimit,
+    StudentsLost,
 )
 from jobmanager.results.verdict import judge
 from jobmanager.runner.frames import (
@@ -358,6 +359,24 @@ def test_a_grading_container_past_its_wall_clock_is_stopped_by_the_waiter_withou
     assert stopped_for(facts) is Limit.WALL
     assert next(message for message in container.received if isinstance(message, StartRun)).wall_ms == 0
     assert any(isinstance(message, Kill) for message in container.received)
+
+
+@pytest.mark.parametrize("tells", ["end_for_lost_link", "supervisor_gave_up"])
+def test_a_grader_that_lost_its_students_is_cut_off_whatever_its_end_was(tells: str) -> None:
+    container = ScriptedContainer(runs(STARTED))
+    monitor = container.monitor()
+
+    def starts(one: ScriptedContainer, message: DownMessage) -> None:
+        if isinstance(message, StartRun):
+            one.say([STARTED])
+            getattr(monitor, tells)()
+            if tells == "supervisor_gave_up":
+                one.say([ended(code=254)])
+        elif isinstance(message, Kill):
+            one.say([ended(how=HowEnded.SIGNALLED, code=9, stopped_by=StoppedBy.KILL)])
+
+    container._on_message = starts
+    assert cause(monitor.run()) is StudentsLost
 
 
 # ---- what a runner says of itself
