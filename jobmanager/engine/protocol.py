@@ -145,7 +145,10 @@ class Engine(Protocol):
         ...
 
     def open_channel(self, container: str) -> Channel:
-        """Output from now on, and the standard input; raises NoSuchContainer, NotRunning, Refused (it is paused)."""
+        """Output from now on, and the standard input; raises NoSuchContainer, Refused (it is paused).
+
+        A container that does not run is refused with NotRunning, or its channel stays silent: engines differ.
+        """
         ...
 
     def inspect(self, container: str) -> ContainerInfo:

@@ -30,7 +30,7 @@ TIMEOUT_S = 0.4
 VERSION = whole(json.dumps({"ApiVersion": "1.41", "Version": "20.10"}).encode())
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
 ANSWERED_BY_ONE_BODY = ["info", "images", "image_defaults", "create", "inspect", "list", "usage", "volumes"]
-STREAMS = {"attach", "logs", "open_stdin", "feed", "archive", "pull"}
+STREAMS = {"open_channel", "archive", "pull"}
 
 
 @contextmanager
@@ -193,18 +193,24 @@ def test_an_endless_answer_is_none(call: str, pieces: list[bytes], monkeypatch: 
         CALLS[call](engine)
 
 
-@pytest.mark.parametrize("call", ["logs", "archive"])
-def test_the_length_of_a_chunk_has_a_bound_where_the_body_has_none(call: str) -> None:
+def test_the_length_of_a_chunk_has_a_bound_where_the_body_has_none() -> None:
     head = OK + b"X-Docker-Container-Path-Stat: e30=\r\nTransfer-Encoding: chunked\r\n\r\n"
     with engine_that(answering(head, *[b"0" * 2**20] * 40)) as engine:
         engine._timeout_s = 20.0
-        if call == "archive":
-            with pytest.raises(Unreachable):
-                list(engine.archive("c", "/job"))
-        else:
-            stream = engine.logs("c")
-            assert stream.read(20.0) is None
-            stream.close()
+        with pytest.raises(Unreachable):
+            list(engine.archive("c", "/job"))
+
+
+def test_what_comes_with_the_header_of_a_channel_is_read_first() -> None:
+    upgraded = b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
+    frame = b"\1\0\0\0\0\0\0\3"
+    with engine_that(answering(upgraded + frame + b"one" + frame + b"t", b"wo")) as engine:
+        channel = engine.open_channel("c")
+        found = b""
+        while len(found) < 6 and (content := channel.read(20.0)):
+            found += content
+        channel.close()
+    assert found == b"onetwo"
 
 
 def test_a_packed_body_is_not_unpacked() -> None:

@@ -195,16 +195,11 @@ CALLS = {
     "create": lambda engine: engine.create(SPEC, ImageDefaults(command=(), volumes=())),
     "create_carrier": lambda engine: engine.create_carrier("n", "i", {}, ()),
     "start": lambda engine: engine.start("c"),
-    "attach": lambda engine: engine.attach("c"),
-    "logs": lambda engine: engine.logs("c"),
-    "feed": lambda engine: engine.feed("c", b"x", 1.0),
-    "open_stdin": lambda engine: engine.open_stdin("c"),
+    "open_channel": lambda engine: engine.open_channel("c"),
     "inspect": lambda engine: engine.inspect("c"),
     "list": lambda engine: engine.list({"a": None}),
     "write_file": lambda engine: engine.write_file("c", "/etc/passwd", b"x"),
     "kill": lambda engine: engine.kill("c"),
-    "pause": lambda engine: engine.pause("c"),
-    "unpause": lambda engine: engine.unpause("c"),
     "usage": lambda engine: engine.usage("c"),
     "archive": lambda engine: list(engine.archive("c", "/job")),
     "remove": lambda engine: engine.remove("c"),
@@ -262,9 +257,9 @@ def test_an_engine_that_is_not_there_is_unreachable(call, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "status", "ours"),
     [("create", 404, ImageMissing), ("create", 409, NameTaken), ("kill", 409, NotRunning), ("kill", 404, NoSuchContainer),
-     ("pause", 409, NotRunning), ("inspect", 404, NoSuchContainer), ("image_defaults", 404, ImageMissing),
+     ("open_channel", 409, Refused), ("inspect", 404, NoSuchContainer), ("image_defaults", 404, ImageMissing),
      ("start", 404, NoSuchContainer),
-     ("pull", 404, ImageMissing), ("attach", 404, NoSuchContainer), ("archive", 404, NoSuchContainer)],
+     ("pull", 404, ImageMissing), ("open_channel", 404, NoSuchContainer), ("archive", 404, NoSuchContainer)],
 )  # fmt: skip
 def test_what_a_call_can_meet_has_its_own_word(name, status, ours):
     with pytest.raises(ours) as translated:
@@ -334,15 +329,15 @@ def test_output_is_taken_apart_wherever_it_is_cut():
     expected = [b"".join(content for stream, content in frames if stream == wanted) for wanted in (1, 2)]
 
     for size in (1, 3, 8, 11, 65536, len(data)):
-        parser = streams._FrameParser()
-        found = [chunk for at in range(0, len(data), size) for chunk in parser.feed(data[at : at + size])]
-        assert [b"".join(chunk.data for chunk in found if chunk.stderr is stderr) for stderr in (False, True)] == expected
+        parser = streams.FrameParser()
+        found = [piece for at in range(0, len(data), size) for piece in parser.feed(data[at : at + size])]
+        assert [b"".join(content for is_stderr, content in found if is_stderr is stderr) for stderr in (False, True)] == expected
 
 
 def test_what_has_come_of_a_frame_is_not_held_back():
-    parser = streams._FrameParser()
-    assert parser.feed(b"\1\0\0\0\0\0\0\5ab") == [protocol.Chunk(False, b"ab")]
-    assert parser.feed(b"cde") == [protocol.Chunk(False, b"cde")]
+    parser = streams.FrameParser()
+    assert parser.feed(b"\1\0\0\0\0\0\0\5ab") == [(False, b"ab")]
+    assert parser.feed(b"cde") == [(False, b"cde")]
 
 
 @pytest.mark.parametrize(
@@ -355,9 +350,9 @@ def test_output_is_corrupt_from_the_first_bytes_on_that_are_no_frame(stray):
     data = frame + stray + frame * 3
 
     for size in (1, 5, 64, len(data)):
-        parser = streams._FrameParser()
-        found = [chunk for at in range(0, len(data), size) for chunk in parser.feed(data[at : at + size])]
-        assert b"".join(chunk.data for chunk in found) == b"err"
+        parser = streams.FrameParser()
+        found = [piece for at in range(0, len(data), size) for piece in parser.feed(data[at : at + size])]
+        assert b"".join(content for _, content in found) == b"err"
         assert parser.is_corrupt
 
 

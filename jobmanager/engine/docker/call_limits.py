@@ -106,6 +106,7 @@ class _Reader(io.RawIOBase):
         self._file = sock.makefile("rb", buffering=0)
         self._limits = limits
         self.has_headers = False
+        self.is_taken_over = False  # somebody else reads from the socket now
 
     def readable(self) -> bool:
         return True
@@ -113,6 +114,8 @@ class _Reader(io.RawIOBase):
     def readinto(self, buffer: Any) -> int | None:
         if self._sock is None:
             raise OSError("the connection was closed by us")
+        if self.is_taken_over:
+            return None
         self._sock.settimeout(self._limits.left_s(has_headers=self.has_headers))
         try:
             count = self._file.readinto(buffer)
@@ -129,6 +132,11 @@ class _Reader(io.RawIOBase):
 
 
 class _LimitedBuffer(io.BufferedReader):
+    def take_over(self) -> bytes:
+        """What was read together with the headers and is still here; from now on nothing more is read from the socket."""
+        self.raw.is_taken_over = True  # type: ignore[attr-defined]
+        return self.read1() or b""
+
     def readline(self, size: int | None = -1, /) -> bytes:
         return super().readline(_MAX_LINE_BYTES if size is None or size < 0 else size)
 

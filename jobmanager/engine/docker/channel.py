@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from jobmanager.engine.docker.streams import FrameParser, close_attached, plain_socket
+from jobmanager.engine.docker.streams import FrameParser, close_attached, plain_socket, take_over
 
 _CHUNK_BYTES = 65536
 _SEND_BYTES = 2**18
@@ -28,9 +28,11 @@ class SocketChannel:
         self._lock = threading.Lock()  # of the pipe that wakes: its descriptors may be others' once it is closed
         self._woken, self._waker = os.pipe()
         os.set_blocking(self._waker, False)
+        self._read_ahead = b""  # came with the header of the engine's answer
         sock = plain_socket(attached)
         if sock is not None:
             sock.setblocking(False)
+            self._read_ahead = take_over(attached)
 
     def read(self, timeout_s: float) -> bytes | None:
         until = time.monotonic() + timeout_s
@@ -78,6 +80,9 @@ class SocketChannel:
 
     def _receive(self, sock: socket.socket) -> bytes | None:
         """None at the end; empty where there is nothing now."""
+        if self._read_ahead:
+            received, self._read_ahead = self._read_ahead, b""
+            return received
         try:
             return sock.recv(_CHUNK_BYTES) or None
         except _NOT_NOW:

@@ -49,6 +49,11 @@ def plain_socket(attached: Any) -> socket.socket | None:
     return getattr(attached, "_sock", attached)  # type: ignore[no-any-return]
 
 
+def take_over(attached: Any) -> bytes:
+    """What was read together with the header of the engine's answer. From now on its socket is ours alone."""
+    return attached._response.raw._fp.fp.take_over()  # type: ignore[no-any-return]
+
+
 def close_attached(attached: Any) -> None:
     """Close an attached connection; a second call does nothing."""
     sock = plain_socket(attached)
