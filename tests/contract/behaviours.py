@@ -80,15 +80,11 @@ BEHAVIOURS = [
     Behaviour(
         name="dies by its own SIGTERM", command="kill $$; sleep 9", steps=[Die("SIGTERM")], how=HowEnded.SIGNALLED, code=SIGTERM
     ),
-    Behaviour(
-        name="reads standard input", command="cat; echo end", steps=[Echo(), Print("end\n")], stdin=b"in", stdout=b"inend\n"
-    ),
+    Behaviour(name="reads standard input", command="cat; echo end", steps=[Echo(), Print("end\n")], stdin=b"in", stdout=b"inend\n"),
     Behaviour(name="reads one line", command="head -n 1", steps=[Echo(lines=1)], stdin=b"one\ntwo\nthree\n", stdout=b"one\n"),
     Behaviour(name="never reads standard input", command=": ignores it", steps=[], stdin=b"in" * 100_000),
     Behaviour(name="sleeps a little", command="sleep 0.2; echo awake", steps=[Sleep(0.2), Print("awake\n")], stdout=b"awake\n"),
-    Behaviour(
-        name="sleeps past its wall clock", command="sleep 100", steps=[Sleep(100)], wall_s=0.5, **_killed(StoppedBy.WALL)
-    ),
+    Behaviour(name="sleeps past its wall clock", command="sleep 100", steps=[Sleep(100)], wall_s=0.5, **_killed(StoppedBy.WALL)),
     Behaviour(
         name="prints, and sleeps past its wall clock",
         command="echo partial; sleep 100",
@@ -167,4 +163,12 @@ BEHAVIOURS = [
         leaves={".jobmanager/result.json": b'{"result": "success"}\n'},
     ),
 ]
-PROGRAMS = {behaviour.command: behaviour.steps for behaviour in BEHAVIOURS}
+FLOODED = b"0123456789\n" * 70_000  # less than a runner keeps
+FLOOD = "yes 0123456789 | head -n 70000"
+LEAVES = "mkdir -p /volumes/work/d && echo hello > /volumes/work/d/a"
+CAT = "cat /volumes/work/d/a"
+PROGRAMS = {
+    **{behaviour.command: behaviour.steps for behaviour in BEHAVIOURS},
+    FLOOD: [Print(FLOODED)],
+    LEAVES: [WriteFile("/volumes/work/d/a", "hello\n")],
+}

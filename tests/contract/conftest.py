@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
+from contextlib import contextmanager, suppress
 
 import docker
 import pytest
@@ -11,8 +11,9 @@ import pytest
 from jobmanager.engine.connect import connect
 from jobmanager.model.host import Address
 from jobmanager.testing import FakeEngineServer
+from jobmanager.testing.fake_engine_server import Faults
 from tests.conftest import BUSYBOX as IMAGE
-from tests.conftest import named_engines
+from tests.conftest import eventually, named_engines
 from tests.contract.behaviours import PROGRAMS
 from tests.contract.place import PATIENCE_S, Place
 
@@ -39,15 +40,50 @@ def address(request: pytest.FixtureRequest) -> Address:
 
 @pytest.fixture
 def place(address: Address, fake_server: FakeEngineServer) -> Iterator[Place]:
-    remove_alone = fake_server.faults.remove_container if address.host == "fake" else partial(_remove_alone, address.url)
-    place = Place(connect(address, PATIENCE_S), address, remove_alone)
+    stranger = FakeStranger(fake_server.faults) if address.host == "fake" else DockerStranger(address.url)
+    place = Place(connect(address, PATIENCE_S), address, stranger)
     yield place
     place.close()
 
 
-def _remove_alone(url: str, container: str) -> None:
-    client = docker.APIClient(base_url=url, version="1.41", timeout=20)
-    try:
-        client.remove_container(container, force=True, v=False)
-    finally:
-        client.close()
+class FakeStranger:
+    """``Stranger`` of the fake engine."""
+
+    def __init__(self, faults: Faults) -> None:
+        self.remove = faults.remove_container
+        self.pause = faults.pause_container
+        self.unpause = faults.unpause_container
+
+
+class DockerStranger:
+    """``Stranger`` with a client of its own."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def remove(self, container: str) -> None:
+        with self._client() as client:
+            client.remove_container(container, force=True, v=False)
+
+    def pause(self, container: str) -> None:
+        """runc gives up freezing a container whose processes hardly get to run, as on a busy machine."""
+
+        def is_frozen() -> bool:
+            with self._client() as client, suppress(docker.errors.APIError):
+                client.pause(container)
+                return True
+            return False
+
+        eventually(is_frozen, what="it is paused")
+
+    def unpause(self, container: str) -> None:
+        with self._client() as client:
+            client.unpause(container)
+
+    @contextmanager
+    def _client(self) -> Iterator[docker.APIClient]:
+        client = docker.APIClient(base_url=self._url, version="1.41", timeout=20)
+        try:
+            yield client
+        finally:
+            client.close()

@@ -1,4 +1,4 @@
-"""An engine under test, and what a test made there; one job's way through a container."""
+"""An engine under test, and what a test made there; one run's way through a container."""
 
 from __future__ import annotations
 
@@ -8,64 +8,111 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from secrets import token_hex
+from typing import Any, Protocol
 
-from jobmanager.engine.pid1 import EndMark, Mark, MarkedStream, cpu_before, end_mark, payload
-
-from jobmanager.engine.protocol import Engine, EngineFailed, OutputStream
+from jobmanager.engine.labels import Owner
+from jobmanager.engine.protocol import Channel, Engine, EngineError
+from jobmanager.engine.runner_volume import RunnerVolumes, is_runner_missing
+from jobmanager.ipc.messages import MonitorContainer
 from jobmanager.model.container import ContainerInfo, ContainerSpec, ContainerStatus, ImageDefaults, VolumeMount
 from jobmanager.model.host import Address
 from jobmanager.model.limits import Limits
+from jobmanager.runner.binaries import binary
+from jobmanager.runner.frames import Ended, Leave, RunRefused, Started, UpMessage
+from jobmanager.watching.run_order import RUN, run_messages
+from jobmanager.watching.runner_link import RunnerLink
+from jobmanager.watching.spool import Spool
 from tests.conftest import BUSYBOX as IMAGE
 from tests.conftest import SLOWNESS, eventually
+from tests.support.driven_runner import RunRecord
 
 LABEL = "jobmanager.contract-test"
 PATIENCE_S = 20.0 * SLOWNESS
+LIMITS = Limits(memory_mib=64, workspace_mib=4)
+_LEASE_S = 90.0
+
+
+class Stranger(Protocol):
+    """Who does something to containers beside the engine's interface."""
+
+    def remove(self, container: str) -> None:
+        """Remove a container, and leave its volumes."""
+        ...
+
+    def pause(self, container: str) -> None:
+        """Pause it."""
+        ...
+
+    def unpause(self, container: str) -> None:
+        """Resume it."""
+        ...
 
 
 @dataclass
 class Run:
-    """One job's way through a container, as seen from outside."""
+    """One run's way through a container, as its waiter sees it."""
 
     container: str
-    token: str
-    stdout: bytes = b""
-    stderr: bytes = b""
-    result: bytes = b""
-    marks: list[tuple[bool, Mark]] = field(default_factory=list)  # on stderr?, mark
+    link: RunnerLink
+    record: RunRecord = field(default_factory=lambda: RunRecord(RUN))
 
     @property
-    def words(self) -> list[str]:
-        """The words of the marks on standard output."""
-        return [mark.word for stderr, mark in self.marks if not stderr]
+    def stdout(self) -> bytes:
+        return self.record.stdout
 
     @property
-    def end(self) -> EndMark:
-        return self.ends[0]
+    def stderr(self) -> bytes:
+        return self.record.stderr
 
     @property
-    def ends(self) -> list[EndMark]:
-        """What each stream's end mark says: standard error's, then standard output's."""
-        cpu = cpu_before(self.rest("got"))
-        found = [end_mark(mark.rest, cpu) for _, mark in sorted(self.marks, key=lambda m: not m[0]) if mark.word == "end"]
-        assert None not in found, self.marks
-        return [mark for mark in found if mark is not None]
+    def ended(self) -> Ended:
+        return self.record.ended
 
-    def rest(self, word: str) -> str:
-        return next(mark.rest for _, mark in self.marks if mark.word == word)
+    @property
+    def refused(self) -> RunRefused:
+        return self.record.refused
+
+    @property
+    def has_started(self) -> bool:
+        return bool(self.record.all_of(Started))
+
+    @property
+    def devices(self) -> dict[str, str]:
+        """Its volumes' devices, by path."""
+        return {volume.path.decode(): volume.device.decode() for volume in self.record.started.volumes}
+
+    def received(self) -> list[UpMessage]:
+        """The next messages; the end of the connection, or none in time, is a failure."""
+        until = time.monotonic() + PATIENCE_S
+        while not (messages := self.link.receive(1.0)):
+            assert messages is not None, f"the runner has left: {self.record}"
+            assert time.monotonic() < until, f"the runner does not answer: {self.record}"
+        return messages
+
+    def read(self, enough: Callable[[], bool]) -> None:
+        """Read until there is enough."""
+        while not enough():
+            self.record.messages += [message for message in self.received() if message.run == RUN]
+
+    def finish(self) -> Run:
+        """Read to the end of the run."""
+        self.read(lambda: any(isinstance(message, (Ended, RunRefused)) for message in self.record.messages))
+        return self
 
 
 class Place:
     """An engine under test, and what a test made there."""
 
-    def __init__(self, engine: Engine, address: Address, remove_alone: Callable[[str], None]) -> None:
+    def __init__(self, engine: Engine, address: Address, stranger: Stranger) -> None:
         self.engine = engine
-        self.remove_alone = remove_alone  # a stranger removes a container, and leaves its volume
+        self.stranger = stranger
         self.address = address
         self.image = IMAGE
         self.label = token_hex(6)
+        self.runners = RunnerVolumes(manager_id=self.label, owner=Owner.this_process(), binary_for=binary)
         self._made: list[str] = []
         self._volumes: list[str] = []
-        self._streams: list[OutputStream] = []
+        self._open: list[Channel | RunnerLink] = []
 
     def create(
         self,
@@ -74,13 +121,13 @@ class Place:
         labels: Mapping[str, str] | None = None,
         name: str = "",
         image_volumes: tuple[str, ...] = (),
-        **spec: object,
+        **spec: Any,
     ) -> str:
         """A container that was never started; its name. ``image_volumes``: paths of which its image says that they are volumes."""
         name = self.named(name)
+        spec = {"lease_s": _LEASE_S, "runner": self.runners.named(self.engine, self.address.host).sha256, **spec}
         labels = {LABEL: self.label, **(labels or {})}
-        limits = limits or Limits(memory_mib=64, workspace_mib=4)
-        made = ContainerSpec(name=name, image=self.image, labels=labels, limits=limits, **spec)  # type: ignore[arg-type]
+        made = ContainerSpec(name=name, image=self.image, labels=labels, limits=limits or LIMITS, **spec)
         self.engine.create(made, ImageDefaults(command=(), volumes=image_volumes))
         return name
 
@@ -100,38 +147,48 @@ class Place:
         """After the containers that were made here."""
         self._volumes.append(name)
 
-    def started(self, **options: object) -> str:
-        """A container that waits for its job."""
-        name = self.create(**options)  # type: ignore[arg-type]
-        self.engine.start(name)
+    def start(self, name: str) -> None:
+        """Start a container; where the runner is not on the host yet, it is brought there."""
+        try:
+            self.engine.start(name)
+        except EngineError as error:
+            if not is_runner_missing(error):
+                raise
+            self.runners.ensure(self.engine, self.address.host, again=True)
+            self.engine.start(name)
+
+    def started(self, **options: Any) -> str:
+        """A container whose runner waits for a waiter."""
+        name = self.create(**options)
+        self.start(name)
         return name
 
     def ended(self) -> str:
-        """A container whose PID 1 ended with 125, since it got no job."""
+        """A container whose runner has left, as it was told to."""
         name = self.started()
-        self.engine.feed(name, b"", PATIENCE_S)
+        link = self.linked(name)
+        link.send(Leave())
+        while link.receive(1.0) is not None:
+            pass
         self.until_ended(name)
         return name
 
-    def pause(self, name: str) -> None:
-        """Pause it; runc gives up freezing a container whose processes hardly get to run, as on a busy machine."""
+    def opened(self, name: str) -> Channel:
+        """A container's channel, which is closed at the end."""
+        channel = self.engine.open_channel(name)
+        self._open.append(channel)
+        return channel
 
-        def is_frozen() -> bool:
-            try:
-                self.engine.pause(name)
-            except EngineFailed:
-                return False
-            return True
-
-        eventually(is_frozen, what="it is paused")
-
-    def attached(self, name: str) -> OutputStream:
-        self._streams.append(self.engine.attach(name))
-        return self._streams[-1]
-
-    def followed(self, name: str) -> OutputStream:
-        self._streams.append(self.engine.logs(name))
-        return self._streams[-1]
+    def linked(self, name: str) -> RunnerLink:
+        """A link to a container's runner, whose status has come; it is closed at the end."""
+        link = RunnerLink(self.engine, name, lease_s=_LEASE_S, spool=Spool(None))
+        self._open.append(link)
+        link.connect()
+        until = time.monotonic() + PATIENCE_S
+        while link.status is None:
+            assert link.receive(1.0) is not None, "the connection is lost"
+            assert time.monotonic() < until, "the runner does not answer"
+        return link
 
     def begin(
         self,
@@ -139,77 +196,57 @@ class Place:
         *,
         env: Mapping[str, str] | None = None,
         files: Mapping[str, bytes] | None = None,
-        stdin: bytes = b"",
+        stdin: bytes | None = b"",
         limits: Limits | None = None,
         wipe: Sequence[str] = (),
         secrets: Mapping[str, bytes] | None = None,
         volume_devices: Mapping[str, str] | None = None,
-        **spec: object,
-    ) -> tuple[Run, OutputStream]:
-        """A container that was given this job."""
+        **spec: Any,
+    ) -> Run:
+        """A container that was given this job, as a waiter gives it."""
         name = self.started(limits=limits, **spec)
-        stream = self.attached(name)
-        run = Run(name, token_hex(8))
-        job = payload(
-            run.token,
+        run = Run(name, self.linked(name))
+        job = MonitorContainer(
+            job_id="j",
+            container_id=name,
+            container_name=name,
             command=command,
             env=env or {},
             files=files or {},
             stdin=stdin,
-            wipe=wipe,
+            limits=limits or LIMITS,
+            collect=(),
+            wipe=tuple(wipe),
             secrets=secrets or {},
+            volumes=tuple(volume.short_name for volume in spec.get("volumes", ())),
             volume_devices=volume_devices or {},
+            **({"workspace": spec["workspace"]} if "workspace" in spec else {}),
         )
-        self.engine.feed(name, job, PATIENCE_S)
-        return run, stream
-
-    def run(self, command: str | tuple[str, ...], **options: object) -> Run:
-        """The whole of a job, up to PID 1's last word."""
-        run, stream = self.begin(command, **options)  # type: ignore[arg-type]
-        self.read(run, stream, lambda: bool({"bye", "no"} & set(run.words)) and len(run.ends) in (0, 2))
+        run.link.send(*run_messages(job, made_at_s=0.0))
         return run
 
-    def read(self, run: Run, stream: OutputStream, enough: Callable[[], bool]) -> None:
-        """Read until there is enough, or to the stream's end."""
-        sorters = {stderr: MarkedStream(run.token) for stderr in (False, True)}
-        deadline = time.monotonic() + PATIENCE_S
-        while not enough():
-            assert time.monotonic() < deadline, f"no end of {run}"
-            chunks = stream.read(1.0)
-            if chunks is None:
-                return
-            for chunk in chunks:
-                for piece in sorters[chunk.stderr].feed(chunk.data):
-                    _sort(run, chunk.stderr, piece)
-
-    def archived(self, container: str, path: str = "/job") -> dict[str, bytes | None]:
-        """A container's files (None: a folder) by their names in the archive."""
-        tar = b"".join(self.engine.archive(container, path))
-        with tarfile.open(fileobj=io.BytesIO(tar)) as opened:
-            return {member.name: opened.extractfile(member).read() if member.isfile() else None for member in opened}  # type: ignore[union-attr]
+    def run(self, command: str | tuple[str, ...], **options: Any) -> Run:
+        """The whole of a job."""
+        return self.begin(command, **options).finish()
 
     def until_ended(self, name: str) -> ContainerInfo:
         eventually(lambda: self.engine.inspect(name).status is ContainerStatus.ENDED)
         return self.engine.inspect(name)
 
+    def archived(self, container: str, path: str) -> dict[str, bytes | None]:
+        """A container's files (None: a folder) by their names in the archive."""
+        tar = b"".join(self.engine.archive(container, path))
+        with tarfile.open(fileobj=io.BytesIO(tar)) as opened:
+            return {member.name: opened.extractfile(member).read() if member.isfile() else None for member in opened}  # type: ignore[union-attr]
+
     def close(self) -> None:
-        for stream in self._streams:
-            stream.close()
+        for each in self._open:
+            each.close()
         for name in reversed(self._made):  # what has another one's volume first
             self.engine.remove(name)
         for name in self._volumes:
             self.engine.remove_volume(name)
+        self.runners.release(self.engine, self.address.host)
         left = [*self.engine.list({LABEL: self.label}), *self.engine.volumes({LABEL: self.label})]
         self.engine.close()
         assert left == []
-
-
-def _sort(run: Run, stderr: bool, piece: bytes | Mark) -> None:
-    if isinstance(piece, Mark):
-        run.marks.append((stderr, piece))
-    elif stderr:
-        run.stderr += piece
-    elif "end" in run.words:
-        run.result += piece
-    else:
-        run.stdout += piece

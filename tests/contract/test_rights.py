@@ -27,6 +27,7 @@ def status(text: bytes) -> dict[str, str]:
     return {line.split(":")[0]: line.partition(":")[2].strip() for line in text.decode().splitlines() if ":" in line}
 
 
+@REAL_ONLY
 @pytest.mark.parametrize("user", USERS)
 def test_a_program_of_any_user_can_write_where_programs_may(place: Place, user: str) -> None:
     volume = place.volume()
@@ -36,7 +37,7 @@ def test_a_program_of_any_user_can_write_where_programs_may(place: Place, user: 
         files={"deep/b": b""},
         volumes=(volume,),
     )
-    assert (run.stdout, run.stderr, run.end.exit_code) == (b"/job\n/tmp\n/volumes/work\n", b"", 0)
+    assert (run.stdout, run.stderr, run.ended.code) == (b"/job\n/tmp\n/volumes/work\n", b"", 0)
 
 
 @REAL_ONLY

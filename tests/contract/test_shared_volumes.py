@@ -6,17 +6,15 @@ from dataclasses import replace
 
 import pytest
 
-from dev.image_store import PYTHON
 from jobmanager._submitter import submit
 from jobmanager.engine.docker.container_config import SHARED_VOLUME_LABEL, VOLUME_LABEL
-from jobmanager.engine.pid1 import devices_of_volumes
 from jobmanager.engine.protocol import Refused
 from jobmanager.ipc.messages import ContainerStarted, VolumesLost
 from jobmanager.model.container import ContainerSpec, VolumeMount
-from jobmanager.model.limits import Limits
-from tests.conftest import BUSYBOX
+from jobmanager.runner.frames import RefusalReason
+from tests.contract.behaviours import CAT, LEAVES
 from tests.contract.conftest import REAL_ONLY
-from tests.contract.place import LABEL, Place
+from tests.contract.place import LABEL, LIMITS, Place
 
 
 def read_only(volume: VolumeMount) -> VolumeMount:
@@ -44,18 +42,19 @@ def test_a_container_tells_its_volumes_by_their_paths(place: Place) -> None:
     name = place.create(volumes=volumes)
     (listed,) = place.engine.list({LABEL: place.label})
     found = place.engine.inspect(name).volumes
-    assert set(found) == {"/job", "/volumes/work", "/volumes/reports"}
+    assert set(found) - {"/.jobmanager"} == {"/volumes/work", "/volumes/reports"}
     assert {volume.path: found[volume.path] for volume in volumes} == {volume.path: volume.name for volume in volumes}
     assert listed.volumes == found
 
 
 def test_what_one_container_writes_another_one_reads(place: Place) -> None:
     volume = place.volume()
-    place.run("mkdir /volumes/work/d; echo hello > /volumes/work/d/a", volumes=(volume,))
+    place.run(LEAVES, volumes=(volume,))
 
-    assert place.run("cat /volumes/work/d/a", volumes=(read_only(volume),)).stdout == b"hello\n"
+    assert place.run(CAT, volumes=(read_only(volume),)).stdout == b"hello\n"
 
 
+@REAL_ONLY
 def test_a_volume_that_is_only_read_cannot_be_changed(place: Place) -> None:
     volume = place.volume()
     first = place.run("echo right > /volumes/work/a; mkdir /volumes/work/d", volumes=(volume,))
@@ -69,6 +68,14 @@ def test_a_volume_that_is_only_read_cannot_be_changed(place: Place) -> None:
     assert sorted(names_there) == ["work/a", "work/d"]
 
 
+def test_a_program_cannot_write_to_a_volume_that_is_only_read(place: Place) -> None:
+    volume = place.volume()
+    holder = place.run(("true",), volumes=(volume,))
+    assert place.run(LEAVES, volumes=(read_only(volume),)).ended.code == 1
+    assert "work/d/a" not in place.archived(holder.container, "/volumes/work")
+
+
+@REAL_ONLY
 def test_containers_that_write_to_one_volume_share_its_room(place: Place) -> None:
     volume = place.volume(size_mib=1)
     first = place.run("head -c 900000 /dev/zero > /volumes/work/a; echo $?", volumes=(volume,))
@@ -77,9 +84,10 @@ def test_containers_that_write_to_one_volume_share_its_room(place: Place) -> Non
     second = place.run("head -c 900000 /dev/zero > /volumes/work/b || echo full", volumes=(volume,))
 
     assert b"full\n" in second.stdout
-    assert second.end.workspace_full is False  # it is not the workspace
+    assert not second.ended.full  # it is not the workspace
 
 
+@REAL_ONLY
 def test_a_volume_holds_no_more_files_than_its_size_allows(place: Place) -> None:
     volume = place.volume(size_mib=1)
     made = f"i=0; while [ $i -lt {volume.inodes + 8} ] && printf '' > /volumes/work/$i; do i=$((i+1)); done; echo $i"
@@ -92,12 +100,12 @@ def test_a_volume_holds_no_more_files_than_its_size_allows(place: Place) -> None
 
 def test_content_lives_on_while_another_container_of_the_volume_runs_and_is_gone_after_that(place: Place) -> None:
     volume = place.volume()
-    first = place.run("echo 1 > /volumes/work/a", volumes=(volume,))
+    first = place.run(LEAVES, volumes=(volume,))
     second = place.started(volumes=(read_only(volume),))
     place.engine.remove(first.container)
-    assert "work/a" in place.archived(second, "/volumes/work")
-    third = place.run("cat /volumes/work/a", volumes=(volume,))
-    assert third.stdout == b"1\n"
+    assert "work/d/a" in place.archived(second, "/volumes/work")
+    third = place.run(CAT, volumes=(volume,))
+    assert third.stdout == b"hello\n"
 
     for name in (second, third.container):
         place.engine.kill(name)
@@ -131,7 +139,7 @@ def test_a_shared_volume_cannot_be_removed_while_a_container_has_it(place: Place
 
 def test_a_volume_of_its_name_that_was_removed_is_made_anew(place: Place) -> None:
     volume = place.volume()
-    place.engine.remove(place.run("echo 1 > /volumes/work/a", volumes=(volume,)).container)
+    place.engine.remove(place.run(LEAVES, volumes=(volume,)).container)
     place.engine.remove_volume(volume.name)
     assert place.run("ls /volumes/work", volumes=(volume,)).stdout == b""
 
@@ -141,7 +149,8 @@ def test_a_container_has_only_the_volumes_that_it_names(place: Place) -> None:
     place.started(volumes=(volume,))
     assert place.run("ls /volumes || echo none").stdout == b"none\n"
     other = place.volume("other")
-    assert place.run("ls /volumes; echo x > /volumes/work; mkdir /volumes/new", volumes=(other,)).stdout == b"other\n"
+    run = place.run("ls /volumes; mkdir /volumes/work; mkdir /volumes/new", volumes=(other,))
+    assert (run.stdout, run.ended.code) == (b"other\n", 1)
 
 
 def submitted(place: Place, volume: VolumeMount, *holders: str, name: str = "") -> object:
@@ -151,11 +160,11 @@ def submitted(place: Place, volume: VolumeMount, *holders: str, name: str = "") 
         name=name,
         image=place.image,
         labels={LABEL: place.label},
-        limits=Limits(memory_mib=64, workspace_mib=4),
+        limits=LIMITS,
         volumes=(volume,),
         volume_holders=holders,
     )
-    return submit(place.engine, spec)
+    return submit(place.engine, spec, place.runners, host=place.address.host)
 
 
 def test_a_container_that_started_while_another_one_had_its_volumes_has_their_content(place: Place) -> None:
@@ -183,28 +192,24 @@ def test_a_container_that_started_after_the_one_that_had_its_volumes_had_ended_i
 
 
 @REAL_ONLY
-@pytest.mark.parametrize("image", [BUSYBOX, PYTHON])
-def test_pid_1_tells_a_volume_that_another_container_keeps_from_another_one_in_its_place(place: Place, image: str) -> None:
-    place.image = image
+def test_a_volume_that_another_container_keeps_is_told_from_another_one_in_its_place(place: Place) -> None:
     work, out = place.volume("work"), place.volume("out", size_mib=2)
     first = place.run("echo 1 > /volumes/work/f", volumes=(work, out))
-    devices = devices_of_volumes(first.rest("got"))
-    assert devices.keys() == {"work", "out"} and devices["work"] != devices["out"]
+    assert first.devices.keys() == {"/volumes/work", "/volumes/out"}
+    device = first.devices["/volumes/work"]
+    assert device != first.devices["/volumes/out"]
 
-    kept = place.run("cat /volumes/work/f", volumes=(read_only(work),), volume_devices={"work": devices["work"]})
-    another = place.run("cat /volumes/work/f", volumes=(work, out), volume_devices={"work": devices["work"], "out": "0:1"})
-    none = place.run("echo started", volume_devices={"work": devices["work"]})
+    kept = place.run("cat /volumes/work/f", volumes=(read_only(work),), volume_devices={"work": device})
+    another = place.run("cat /volumes/work/f", volumes=(work, out), volume_devices={"work": device, "out": "0:1"})
 
-    assert (kept.stdout, kept.words) == (b"1\n", ["got", "end", "bye"])
-    assert devices_of_volumes(kept.rest("got")) == {"work": devices["work"]}
-    assert (another.stdout, another.words) == (b"", ["got", "no"])
-    assert another.rest("no") == "what was in the volume 'out' is lost: its engine has mounted another one"
-    assert (none.stdout, none.words) == (b"", ["got", "no"])
+    assert (kept.stdout, kept.devices) == (b"1\n", {"/volumes/work": device})
+    assert (another.refused.why, another.refused.what) == (RefusalReason.OTHER_DEVICE, b"/volumes/out")
+    assert another.stdout == b""
 
 
 @REAL_ONLY
-def test_so_many_volumes_that_a_mark_would_be_too_long_are_not_told(place: Place) -> None:
+def test_sixteen_volumes_with_long_names_are_told(place: Place) -> None:
     volumes = tuple(place.volume(f"{'x' * 60}{number:02}", size_mib=1) for number in range(16))
     run = place.run("ls /volumes | wc -l", volumes=volumes)
-    assert (run.stdout, run.words) == (b"16\n", ["got", "end", "bye"])
-    assert devices_of_volumes(run.rest("got")) == {}
+    assert run.stdout == b"16\n"
+    assert run.devices.keys() == {volume.path for volume in volumes}
