@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from jobmanager.engine.protocol import Chunk
-from jobmanager.ipc.messages import FetchOutput, OutputChunk, StreamPiece
+from jobmanager import Limits
+from jobmanager.ipc.messages import FetchOutput, MonitorContainer, OutputChunk, StreamPiece
+from jobmanager.runner.frames import OutputData, ProgramStream, Started
 from jobmanager.watching.output_reporter import OutputReporter
 from jobmanager.watching.transcript import Transcript
 
-TOKEN = "t0ken"
+JOB = MonitorContainer(
+    job_id="j",
+    container_id="i",
+    container_name="c",
+    command="true",
+    env={},
+    files={},
+    stdin=b"",
+    limits=Limits(),
+    collect=(),
+)
 
 
 class Reported:
@@ -16,11 +27,13 @@ class Reported:
     def __init__(self) -> None:
         self.sent: list[OutputChunk] = []
         self.reporter = OutputReporter("j", self.sent.append)
-        self.transcript = Transcript(TOKEN, 1 << 20)
-        self.prints(f"\x1e{TOKEN} got 1\n".encode())
+        self.transcript = Transcript(JOB)
+        self.transcript.take(Started(run=1, volumes=()))
+        self._printed = 0
 
     def prints(self, data: bytes) -> None:
-        self.transcript.read([Chunk(False, data)])
+        self.transcript.take(OutputData(run=1, stream=ProgramStream.STDOUT, offset=self._printed, data=data))
+        self._printed += len(data)
         self.reporter.update(self.transcript)
 
     def request(self, stdout_from: int) -> None:
@@ -62,7 +75,8 @@ def test_a_request_waits_for_output_and_is_answered_once() -> None:
 
 def test_an_answer_is_bounded_however_much_there_is() -> None:
     reported = Reported()
-    reported.prints(b"x" * 200_000)
+    for _ in range(4):
+        reported.prints(b"x" * 50_000)
 
     reported.request(0)
 
