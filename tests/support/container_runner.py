@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import select
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -12,7 +13,7 @@ import docker
 
 from jobmanager.engine.connect import connect
 from jobmanager.engine.docker.seccomp import seccomp_profile
-from jobmanager.engine.docker.streams import SocketStream, close_attached, plain_socket
+from jobmanager.engine.docker.streams import FrameParser, close_attached, plain_socket
 from jobmanager.engine.labels import Owner
 from jobmanager.engine.runner_volume import RunnerVolumes
 from jobmanager.model.host import Address
@@ -24,6 +25,7 @@ from tests.support.driven_runner import DrivenRunner
 PYTHON_IMAGE = "jobmanager-python:2"
 HOST = "h"
 _API = "1.41"
+_CHUNK_BYTES = 65536
 _LABEL = "jobmanager.runner_test"
 _USER = "65534:65534"
 _PROGRAM_GROUP = 65534
@@ -101,7 +103,7 @@ class ContainerRunner(DrivenRunner):
         }
         self._errors = b""
         self._attached: Any = None
-        self._stream: SocketStream | None = None
+        self._frames = FrameParser()
 
     def __enter__(self) -> ContainerRunner:
         self.client = docker.APIClient(base_url=self._host.url, version=_API, timeout=60 * SLOWNESS)
@@ -140,12 +142,14 @@ class ContainerRunner(DrivenRunner):
 
     def first_line(self, timeout_s: float = 30) -> bytes:
         """What a program in the runner's place, or one beside it, writes first."""
-        assert self._stream is not None
         written, until = b"", time.monotonic() + timeout_s * SLOWNESS
         while b"\n" not in written:
-            chunks = self._stream.read(1)
-            assert chunks is not None and time.monotonic() < until, f"there is no line: {written!r}"
-            written += b"".join(chunk.data for chunk in chunks)
+            assert time.monotonic() < until, f"there is no line: {written!r}"
+            select.select([self._ends()[1]], [], [], 1)
+            with suppress(BlockingIOError):
+                content = self._receive()
+                assert content is not None, f"there is no line: {written!r}"
+                written += content
         return written.partition(b"\n")[0]
 
     def exit_code(self, timeout_s: float = 20) -> int:
@@ -185,7 +189,7 @@ class ContainerRunner(DrivenRunner):
     def _attach(self) -> None:
         params = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
         self._attached = self.client.attach_socket(self.container, params=params)
-        self._stream = SocketStream(self._attached)
+        self._frames = FrameParser()
         socket = plain_socket(self._attached)
         assert socket is not None
         socket.setblocking(False)
@@ -194,7 +198,7 @@ class ContainerRunner(DrivenRunner):
     def _detach(self) -> None:
         if self._attached is not None:
             close_attached(self._attached)
-        self._attached = self._stream = None
+        self._attached = None
         self._unsent.clear()
 
     def _ends(self) -> tuple[int, int]:
@@ -203,12 +207,14 @@ class ContainerRunner(DrivenRunner):
         return socket.fileno(), socket.fileno()
 
     def _receive(self) -> bytes | None:
-        assert self._stream is not None
-        chunks = self._stream.read(0)
-        if chunks is None:
+        socket = plain_socket(self._attached)
+        assert socket is not None
+        if not (received := socket.recv(_CHUNK_BYTES)):
             return None
-        self._errors += b"".join(chunk.data for chunk in chunks if chunk.stderr)
-        return b"".join(chunk.data for chunk in chunks if not chunk.stderr)
+        pieces = self._frames.feed(received)
+        assert not self._frames.is_corrupt
+        self._errors += b"".join(content for is_stderr, content in pieces if is_stderr)
+        return b"".join(content for is_stderr, content in pieces if not is_stderr)
 
     def _last_words(self) -> str:
         with suppress(docker.errors.APIError):
