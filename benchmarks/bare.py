@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import secrets
-import socket
 import time
 from typing import Any
 
 import docker
 
-from jobmanager.engine.docker.container_config import container_config
-from jobmanager.engine.pid1 import payload
+from jobmanager.engine.connect import connect
+from jobmanager.engine.labels import Owner
+from jobmanager.engine.runner_volume import RunnerVolumes
+from jobmanager.ipc.messages import MonitorContainer
 from jobmanager.model.container import ContainerSpec, ImageDefaults
+from jobmanager.model.host import Address
 from jobmanager.model.task import Task
+from jobmanager.runner.binaries import binary
+from jobmanager.runner.frames import Ended
+from jobmanager.watching.run_order import run_messages
+from jobmanager.watching.runner_link import RunnerLink
+from jobmanager.watching.spool import Spool
 
 _TIMEOUT_S = 60
-_PIECE = 65536
 _NO_VOLUMES = ImageDefaults(command=(), volumes=())
 
 
@@ -23,45 +29,57 @@ class BareLoop:
     """One connection to an engine that runs jobs one after the other, with no manager around it. One per thread."""
 
     def __init__(self, url: str, task: Task) -> None:
-        self._client = docker.APIClient(base_url=url, version=api_version(url), timeout=_TIMEOUT_S)
+        address = Address(host="bench", url=url)
+        self._engine = connect(address, _TIMEOUT_S)
+        self._runners = RunnerVolumes(manager_id=secrets.token_hex(6), owner=Owner.this_process(), binary_for=binary)
+        self._runner = self._runners.ensure(self._engine, address.host).sha256
         self._task = task
 
     def run(self) -> str:
         """A job from its container's creation to its last word. Returns the container, which waits to be removed."""
-        token = secrets.token_hex(16)
         spec = ContainerSpec(
-            name=f"jobmanager-bench-{token[:12]}",
+            name=f"jobmanager-bench-{secrets.token_hex(6)}",
             image=self._task.environment,
             labels={"jobmanager.bench": "1"},
             limits=self._task.limits,
             network=self._task.network,
+            runner=self._runner,
         )
-        container = self._client.create_container_from_config(container_config(spec, _NO_VOLUMES), spec.name)["Id"]
-        self._client.start(container)
-        output = self._attach(container, stdout=1, stderr=1)
-        self._feed(container, token)
-        _read_to_the_end(output, token.encode())
-        output.close()
-        return str(container)
+        container = self._engine.create(spec, _NO_VOLUMES)
+        self._engine.start(container)
+        link = RunnerLink(self._engine, container, lease_s=_TIMEOUT_S, spool=Spool(None))
+        try:
+            link.connect()
+            _received(link)  # the status
+            link.send(*run_messages(self._job(container), made_at_s=0.0))
+            while not any(isinstance(message, Ended) for message in _received(link)):
+                pass
+        finally:
+            link.close()
+        return container
 
     def remove(self, container: str) -> None:
         """What the manager does in the background."""
-        self._client.remove_container(container, force=True, v=True)
+        self._engine.remove(container)
 
     def close(self) -> None:
         """Let go of the connection."""
-        self._client.close()
+        self._runners.release(self._engine, "bench")
+        self._engine.close()
 
-    def _attach(self, container: str, **streams: int) -> Any:
-        return self._client.attach_socket(container, params={**streams, "stream": 1})
-
-    def _feed(self, container: str, token: str) -> None:
+    def _job(self, container: str) -> MonitorContainer:
         task = self._task
-        packed = payload(token, command=task.command, env=task.env or {}, files=task.files or {}, stdin=b"")  # type: ignore[arg-type]
-        stdin = self._attach(container, stdin=1)
-        stdin._sock.sendall(packed)
-        stdin._sock.shutdown(socket.SHUT_RDWR)
-        stdin.close()
+        return MonitorContainer(
+            job_id="bench",
+            container_id=container,
+            container_name=container,
+            command=task.command or "true",  # type: ignore[arg-type]
+            env=task.env or {},
+            files=task.files or {},  # type: ignore[arg-type]
+            stdin=b"",
+            limits=task.limits,
+            collect=(),
+        )
 
 
 class BareLibrary:
@@ -84,16 +102,11 @@ class BareLibrary:
         self._client.close()
 
 
-def _read_to_the_end(output: Any, token: bytes) -> None:
-    """PID 1 says ``end`` on both streams, then ``bye``."""
-    said = b""
-    plain = output._sock
-    plain.settimeout(_TIMEOUT_S)
-    while said.count(token + b" end") < 2 or token + b" bye" not in said:
-        piece = plain.recv(_PIECE)
-        if not piece:
-            raise RuntimeError(f"the container ended early: {said!r}")
-        said += piece
+def _received(link: RunnerLink) -> list[Any]:
+    messages = link.receive(_TIMEOUT_S)
+    if messages is None or link.silent_s >= _TIMEOUT_S:
+        raise RuntimeError("the container ended early, or says nothing")
+    return messages
 
 
 _versions: dict[str, str] = {}
