@@ -17,7 +17,7 @@ import psutil
 import pytest
 from docker.models.containers import Container
 
-from jobmanager import DockerHost, JobFuture, JobManager, JobResult, Limits, Outcome, Task
+from jobmanager import DockerHost, Grader, JobFuture, JobManager, JobResult, Limits, Outcome, Task
 from jobmanager.engine.labels import JOB_LABEL
 from jobmanager.runner.binaries import binary
 from jobmanager.scheduling import ledger
@@ -226,6 +226,23 @@ def test_an_image_without_a_shell_runs_a_list_of_words_and_says_what_it_needs_fo
     assert (ran.outcome, ran.text) == (Outcome.FAILED, "exit code 123")  # what it ends with where it is not PID 1
     assert (text.outcome, text.evidence[0].kind) == (Outcome.CRASH, "not_started")
     assert "the image has no sh" in text.text
+
+
+def test_a_students_container_needs_nothing_of_its_image_either(engine_url: str, outsider: docker.DockerClient) -> None:
+    grader = """
+import jobmanager_grading as grading
+ends = [grading.run_student(command, environment=IMAGE) for command in (["/program"], ["sh", "-c", "true"])]
+grading.set_custom("ends", [[end.exit_code, end.text] for end in ends])
+grading.set_result("success")
+"""
+    program = binary(outsider.info()["Architecture"]).content
+    with image_of(outsider, "no-sh-students", {"program": program}) as image, JobManager(engine_url) as manager:
+        task = Task(PYTHON, grader=Grader(), files={"run.py": grader.replace("IMAGE", repr(image))})
+        result = manager.submit(task).result(PATIENCE_S)
+    assert result.outcome is Outcome.SUCCESS, result
+    ran, shell = result.custom["ends"]
+    assert ran[0] == 123  # what it ends with where it is not PID 1
+    assert (shell[0], "there is no 'sh'" in shell[1]) == (251, True), shell
 
 
 @pytest.mark.case(18)
