@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from jobmanager.grading.bundle import bundle
 from jobmanager.ipc.messages import MonitorContainer
+from jobmanager.model._checks import RESERVED_FOLDER
 from jobmanager.model.limits import MAX_FILE_MIB, Limits
 from jobmanager.model.volume import mount_path
 from jobmanager.runner.frames import (
@@ -39,6 +40,7 @@ def run_messages(job: MonitorContainer, *, made_at_s: float) -> Iterator[DownMes
     ``made_at_s`` (seconds since 1970) is the time of all files: one moment, so that ``make`` takes none for newer, and one that
     lies in the past of the container's host.
     """
+    yield _folder(f"{job.workspace}/{RESERVED_FOLDER}", 0o755, made_at_s)  # where a program leaves its result file
     files = {**job.files, **(bundle() if job.grading is not None else {})}
     for name, content in files.items():
         yield from _file(f"{job.workspace}/{name}", content, _mode(name, content, job), made_at_s)

@@ -48,7 +48,7 @@ def test_each_cause_has_its_outcome_its_proof_and_its_output(
     result = ended(cause, image)
     assert ending(cause, result) in promised(cause)
     assert result.grade == (100.0 if result.outcome is Outcome.SUCCESS else 0.0)
-    assert result.output_cut == cause.cut
+    assert result.output_cut == (cause.cut or "output_cut" in proof(result))
     assert result.host is not None
 
 
@@ -298,7 +298,7 @@ def test_a_container_that_is_gone_when_it_is_looked_for_was_removed(
             container.remove(force=True)
         result = job.result(PATIENCE_S)
     assert (result.outcome, result.text) == (Outcome.CRASH, "the container was removed by somebody else")
-    assert (result.stdout, proof(result).keys(), source(result, "removed")) == (b"ready\n", {"removed"}, "inspect")
+    assert (result.stdout, proof(result).keys(), source(result, "removed")) == (b"ready\n", {"removed", "output_cut"}, "inspect")
 
 
 @pytest.mark.parametrize("printed", [100_000, 500_000])

@@ -43,6 +43,7 @@ SOURCES = {
     "not_started": "the runner",
     "grader": "result.json",
     "result_file": "result.json",
+    "output_cut": "the connection to the host",
 }
 
 
@@ -180,7 +181,7 @@ def promised(cause: Cause) -> tuple[Ending, ...]:
     )
     if not cause.may_lose_pid_1:
         return (usual,)
-    seen = ("oom_killed", "container_exit_code")
+    seen = ("oom_killed", "container_exit_code", "output_cut")
     sources = {kind: SOURCES[kind] for kind in seen}
     return usual, replace(usual, signal=None, decided_by=seen[0], proof=frozenset(seen), sources=sources)
 
@@ -354,7 +355,7 @@ def _timeouts() -> Iterator[Cause]:
     for name, command in IDLES.items():
         yield _idler(name, f"echo partial; {command}")
     yield _idler("pauses with all signals blocked", ("python3", "-c", PAUSES), images=(PYTHON,))
-    proof = ("wall_time_s", "paused_externally")
+    proof = ("wall_time_s", "paused_externally", "output_cut")
     yield _idler("a stranger pauses it", "echo partial; sleep 60", action=ExternalAction.PAUSE, proof=proof)
 
 
@@ -507,7 +508,7 @@ def _crashes() -> Iterator[Cause]:
         name=f"a stranger does {ExternalAction.REMOVE.value}",
         command="echo partial; sleep 60",
         outcome=Outcome.CRASH,
-        proof=("removed",),
+        proof=("removed", "output_cut"),
         text="the container was removed by somebody else",
         killed_by="outsider",
         action=ExternalAction.REMOVE,
@@ -517,7 +518,7 @@ def _crashes() -> Iterator[Cause]:
             name=f"a stranger does {action.value}",
             command="echo partial; sleep 60",
             outcome=Outcome.CRASH,
-            proof=("stopped_externally",),
+            proof=("stopped_externally", "output_cut"),
             may_show=("container_exit_code",),  # of one that was started again, there is none
             text="the container was stopped by somebody else",
             killed_by="outsider",

@@ -23,7 +23,6 @@ ELSEWHERE = {
         "integration/test_external_interference.py",
         "test_a_name_that_a_stranger_has_taken_is_an_error_and_the_strangers_container_stays",
     ),
-    "output_cut": ("unit/test_verdict.py", "test_everything_else_that_was_found_is_told_once"),
     "lease_expired": ("unit/test_verdict.py", "test_each_line_has_its_outcome_and_names_its_proof"),
     "host_lost": (OUTCOMES, "test_a_host_that_does_not_come_back_in_time_is_a_crash_that_keeps_what_was_printed"),
     "queue_timeout": (OUTCOMES, "test_a_job_that_waited_longer_than_it_may_is_a_crash"),

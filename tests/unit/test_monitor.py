@@ -65,7 +65,7 @@ def test_a_run_is_sent_followed_to_its_end_and_the_runner_leaves() -> None:
     assert isinstance(facts.ending, ProgramExited) and facts.ending.end.exit_code == 0
     assert (facts.output.stdout, facts.output.is_cut) == (b"hello\n", False)
     assert (facts.cpu_time_s, facts.wall_time_s) == (0.1, 0.2)
-    assert container.received_kinds() == ["Put", "Input", "StartRun", "Leave"]
+    assert container.received_kinds() == ["Put", "Put", "Input", "StartRun", "Leave"]
     assert container.sent == [ProgramStarted(container_name="n")]
     assert container.kills == 0 and container.channel.is_closed
 

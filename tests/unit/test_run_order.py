@@ -44,12 +44,13 @@ def run_of(**fields: Any) -> StartRun:
 def test_files_come_first_then_what_is_removed_then_standard_input_then_the_run() -> None:
     kinds = [type(message).__name__ for message in sent(files={"a": b"1", "b/c": b"2"}, wipe=("work/*",), stdin=b"in")]
 
-    assert kinds == ["Put", "Put", "Remove", "Input", "StartRun"]
+    assert kinds == ["Put", "Put", "Put", "Remove", "Input", "StartRun"]
 
 
 def test_all_files_are_of_one_moment_and_programs_may_be_run() -> None:
     files = {"a.txt": b"x", "s.sh": b"#!/bin/sh\n", "elf": b"\x7fELF...", "named": b"y", ".jobmanager/bin/tool": b"z"}
-    puts = [message for message in sent(files=files, executables=frozenset({"named"})) if isinstance(message, Put)]
+    messages = sent(files=files, executables=frozenset({"named"}))
+    puts = [message for message in messages if isinstance(message, Put) and not message.kind]
 
     assert {put.path: put.mode for put in puts} == {
         b"/job/a.txt": 0o644,
@@ -65,14 +66,20 @@ def test_all_files_are_of_one_moment_and_programs_may_be_run() -> None:
 def test_files_and_standard_input_come_in_pieces_that_fit_a_message(size: int) -> None:
     content = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
     for kind, pieces in ((Put, sent(files={"big": content})), (Input, sent(stdin=content))):
-        of_it = [piece for piece in pieces if isinstance(piece, kind)]
+        of_it = [piece for piece in pieces if isinstance(piece, kind) and getattr(piece, "path", b"/job/big") == b"/job/big"]
         assert b"".join(piece.data for piece in of_it) == content
         assert [piece.last for piece in of_it] == [False] * (len(of_it) - 1) + [True]
         assert [piece.offset for piece in of_it] == [sum(len(before.data) for before in of_it[:at]) for at in range(len(of_it))]
 
 
+def test_a_program_finds_the_folder_for_its_result_file() -> None:
+    folder, *_ = sent()
+
+    assert (folder.kind, folder.path, folder.mode) == (PutKind.FOLDER, b"/job/.jobmanager", 0o755)
+
+
 def test_secrets_are_in_a_folder_that_only_their_user_enters() -> None:
-    folder, secret, *_ = sent(secrets={"key": b"hush"})
+    _, folder, secret, *_ = sent(secrets={"key": b"hush"})
 
     assert (folder.kind, folder.path, folder.mode) == (PutKind.FOLDER, b"/job/.jobmanager/secrets", 0o700)
     assert (secret.path, secret.mode, secret.data) == (b"/job/.jobmanager/secrets/key", 0o400, b"hush")
