@@ -14,7 +14,7 @@ from jobmanager.events import HostDown, HostUp
 from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
 from tests.support.daemons import PrivateDaemon
 from tests.support.faults import ENDLESS, LASTS, QUICK, RUNS_ONCE, jobs_on, proof, ran_once
-from tests.support.proxy import CREATE, FEED, INSPECT, PAUSE, REMOVE, START, Proxy
+from tests.support.proxy import ATTACH, CREATE, KILL, REMOVE, START, Proxy
 
 pytestmark = [pytest.mark.engine, pytest.mark.daemon]
 
@@ -50,7 +50,7 @@ def test_exit_codes_are_true_when_a_killed_daemon_with_live_restore_comes_back(r
     url = restoring_daemon.url
     within = Task(BUSYBOX, command="echo begun; sleep 2; echo ended; exit 7", collect=["*"])
     after = Task(BUSYBOX, command="echo begun; sleep 6; echo ended; exit 7", collect=["*"])
-    half_a_line = Task(BUSYBOX, command="printf 'begun\\nAnswer: '; sleep 2; echo 42")  # the engine keeps it in mind only
+    half_a_line = Task(BUSYBOX, command="printf 'begun\\nAnswer: '; sleep 2; echo 42")
     with jobs_on(DockerHost(url, max_concurrent_jobs=5), swept_later=True) as jobs:
         jobs.add(within, 2)
         jobs.add(after, 2)
@@ -67,7 +67,6 @@ def test_exit_codes_are_true_when_a_killed_daemon_with_live_restore_comes_back(r
     assert all(float(proof(result)["outage_s"]) > 0 for result in results[2:])
     assert (half.outcome, half.stdout) == (Outcome.SUCCESS, b"begun\nAnswer: 42\n"), half
     assert b"".join(output.data for output in live) == half.stdout
-    assert "output_from_log" in proof(half)
     assert all(result.archive is not None for result in results)
     assert not our_containers(url)
 
@@ -121,7 +120,7 @@ def test_programs_that_a_daemon_stopped_when_it_was_told_to_end_are_crashes_neve
 
 
 @pytest.mark.case(11)
-@pytest.mark.parametrize("call", [CREATE, START, FEED, REMOVE], ids=["create", "start", "run", "remove"])
+@pytest.mark.parametrize("call", [CREATE, START, ATTACH, REMOVE], ids=["create", "start", "run", "remove"])
 def test_a_daemon_that_hangs_for_a_while_makes_and_runs_nothing_twice(daemon: PrivateDaemon, call: str) -> None:
     """What it is asked meanwhile is given up, and carried out all the same when it goes on."""
     with Proxy(daemon.url) as proxy, jobs_on(proxy.url, engine_timeout_s=2.0) as jobs, proxy.hold(call) as held:
@@ -148,12 +147,9 @@ def test_a_daemon_that_hangs_past_a_jobs_deadline_does_not_make_its_own_end_a_ti
     with Proxy(daemon.url) as proxy, jobs_on(proxy.url, engine_timeout_s=engine_timeout_s) as jobs:
         jobs.add(in_time)
         jobs.wait_until_running(1)
-        looks = proxy.count(INSPECT)
         daemon.pause()
         try:
-            eventually(lambda: proxy.count(PAUSE), within_s=30, what="its deadline is over")
-            if engine_timeout_s < 10:
-                eventually(lambda: proxy.count(INSPECT) > looks, within_s=30, what="the stop was given up")
+            eventually(lambda: proxy.count(KILL), within_s=30, what="its deadline is over")
         finally:
             daemon.resume()
         (result,) = jobs.results()

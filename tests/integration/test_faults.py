@@ -15,12 +15,12 @@ import pytest
 
 from jobmanager import DockerHost, JobManager, JobResult, Limits, Outcome, Phase, Pipeline, Task
 from jobmanager.engine.docker.container_config import VOLUME_LABEL
-from jobmanager.engine.labels import JOB_LABEL, MANAGER_LABEL
+from jobmanager.engine.labels import MANAGER_LABEL
 from jobmanager.errors import DuplicateJob
 from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
 from tests.support.daemons import PrivateDaemon
 from tests.support.faults import RUNS_ONCE, command_line, jobs_on, kill_pool_workers, processes, ran_once
-from tests.support.proxy import ARCHIVE, CREATE, PAUSE, START, Proxy
+from tests.support.proxy import CREATE, START, Proxy
 
 SLEEPER = Task(BUSYBOX, command="echo begun; sleep 4; echo ended; exit 7")
 
@@ -178,31 +178,6 @@ def test_a_waiter_killed_while_it_writes_a_large_report_gives_one_whole_result(e
         result = job.result(40)
     assert result.exit_code == 7
     assert len(result.stdout) == 5_000_000 or result.output_cut
-
-
-@pytest.mark.case(6)
-def test_a_waiter_that_dies_over_stopping_a_job_leaves_word_of_it(proxy: Proxy, outsider: docker.DockerClient) -> None:
-    """The next one finds a container that ended without a word: it was our limit, and no stranger."""
-    slow = Task(BUSYBOX, command="echo ready; sleep 60", limits=Limits(wall_time_s=2))
-    with JobManager(proxy.url) as manager:
-        job = manager.submit(slow)
-        with proxy.hold(PAUSE, on_reply=True) as held:
-            assert held.reached.wait(20)
-            for waiter in processes("_waiter"):
-                waiter.kill()
-            (container,) = outsider.containers.list(filters={"label": f"{JOB_LABEL}={job.job_id}"}, ignore_removed=True)
-            container.kill()
-        result = job.result(30)
-    assert (result.outcome, result.stdout) == (Outcome.TIMEOUT, b"ready\n")
-
-
-def test_collecting_waits_for_an_engine_that_is_away_for_a_moment(proxy: Proxy) -> None:
-    with JobManager(proxy.url) as manager:
-        dropped = proxy.drop(ARCHIVE, on_reply=False, times=1)
-        result = manager.submit(Task(BUSYBOX, command="echo kept > f", collect=["f"])).result(30)
-    assert dropped.reached.is_set()
-    assert result.outcome is Outcome.SUCCESS
-    assert result.archive is not None, result.evidence
 
 
 def test_the_loop_goes_on_when_every_child_is_killed_at_once(engine: str) -> None:

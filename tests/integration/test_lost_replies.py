@@ -10,11 +10,11 @@ from jobmanager import DockerHost, Limits, Outcome, Task
 from tests.conftest import BUSYBOX, eventually, our_containers
 from tests.support.daemons import PrivateDaemon
 from tests.support.faults import ENDLESS, LASTS, QUICK, RUNS_ONCE, jobs_on, ran_once
-from tests.support.proxy import CREATE, FEED, FOLLOW, INSPECT, KILL, LIST, LOGS, REMOVE, START, STATS, Proxy
+from tests.support.proxy import ATTACH, CREATE, INSPECT, KILL, LIST, REMOVE, START, STATS, Proxy
 
 pytestmark = [pytest.mark.engine, pytest.mark.daemon]
 
-CALLS = {"create": CREATE, "start": START, "follow": FOLLOW, "feed": FEED, "list": LIST, "remove": REMOVE}
+CALLS = {"create": CREATE, "start": START, "channel": ATTACH, "list": LIST, "remove": REMOVE}
 MEASURED = Task(BUSYBOX, command="echo begun; sleep 3; echo ended; exit 7", limits=Limits(cpu_time_s=0.3, wall_time_s=60))
 
 
@@ -38,9 +38,9 @@ def test_a_lost_answer_runs_no_job_twice_and_loses_none(proxy: Proxy, call: str)
 
 
 @pytest.mark.case(13)
-@pytest.mark.parametrize("call", [INSPECT, LOGS, STATS], ids=["inspect", "logs", "stats"])
+@pytest.mark.parametrize("call", [INSPECT, ATTACH, STATS], ids=["inspect", "channel", "stats"])
 def test_a_lost_answer_to_a_question_about_a_running_job_changes_nothing(proxy: Proxy, call: str) -> None:
-    """Asked when the job's stream breaks, and when its CPU time could be over."""
+    """Asked when the job's channel breaks, and when its CPU time could be over."""
     with jobs_on(DockerHost(proxy.url, max_concurrent_jobs=3)) as jobs:
         jobs.add(MEASURED, 3)
         jobs.wait_until_running(3)

@@ -17,7 +17,7 @@ from tests.conftest import BUSYBOX, eventually
 from tests.integration.test_lost_replies import CALLS, MEASURED
 from tests.support.daemons import PrivateDaemon
 from tests.support.faults import LASTS, QUICK, RUNS_ONCE, jobs_on, kill_pool_workers, ran_once
-from tests.support.proxy import CREATE, FEED, INSPECT, LOGS, REMOVE, START, STATS, Proxy
+from tests.support.proxy import ATTACH, CREATE, INSPECT, REMOVE, START, STATS, Proxy
 
 pytestmark = [pytest.mark.engine, pytest.mark.daemon, pytest.mark.timeout(600)]
 
@@ -65,7 +65,7 @@ def test_twenty_lost_answers_run_no_job_twice_and_lose_none(proxy: Proxy, call: 
 
 
 @pytest.mark.case(13)
-@pytest.mark.parametrize("call", [INSPECT, LOGS, STATS], ids=["inspect", "logs", "stats"])
+@pytest.mark.parametrize("call", [INSPECT, ATTACH, STATS], ids=["inspect", "channel", "stats"])
 def test_twenty_lost_answers_to_questions_about_running_jobs_change_nothing(proxy: Proxy, call: str) -> None:
     with jobs_on(DockerHost(proxy.url, max_concurrent_jobs=5)) as jobs:
         for _ in range(LOST // 5):
@@ -97,7 +97,7 @@ def test_an_engine_whose_answers_come_five_seconds_late_loses_nothing(proxy: Pro
 
 
 @pytest.mark.case(11)
-@pytest.mark.parametrize("call", [CREATE, START, FEED, REMOVE], ids=["create", "start", "run", "remove"])
+@pytest.mark.parametrize("call", [CREATE, START, ATTACH, REMOVE], ids=["create", "start", "run", "remove"])
 def test_a_daemon_that_hangs_for_ninety_seconds_makes_and_runs_nothing_twice(private_engine: PrivateDaemon, call: str) -> None:
     """The jobs' own limit is later: one that is reached while nobody can look is a timeout."""
     with (

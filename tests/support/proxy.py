@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
+from jobmanager.runner.frames import StartRun
+from jobmanager.runner.wire import FrameReader
 from tests.support.listener import Listener
 
 _PIECE = 65536
@@ -24,13 +26,8 @@ _SLOW_PIECE = 2048
 CREATE = r"POST /v[\d.]+/containers/create"
 START = r"POST /v[\d.]+/containers/[^/]+/start"
 ATTACH = r"POST /v[\d.]+/containers/[^/]+/attach"
-FEED = ATTACH + r"\?(.*&)?stdin=1"
-FOLLOW = ATTACH + r"\?(.*&)?stdout=1"
-LOGS = r"GET /v[\d.]+/containers/[^/]+/logs"
 STATS = r"GET /v[\d.]+/containers/[^/]+/stats"
 KILL = r"POST /v[\d.]+/containers/[^/]+/kill"
-PAUSE = r"POST /v[\d.]+/containers/[^/]+/pause"
-ARCHIVE = r"GET /v[\d.]+/containers/[^/]+/archive"
 REMOVE = r"DELETE /v[\d.]+/containers/"
 INSPECT = r"GET /v[\d.]+/containers/[^/]+/json"
 LIST = r"GET /v[\d.]+/containers/json"
@@ -64,12 +61,12 @@ class Link:
         self._lock = threading.Lock()
         self._stands_still_after, self._for_s = b"", 0.0
         self._stray = b""
-        self._mute_after, self._logs_too = b"", False
-        self._mute: dict[socket.socket, bool] = {}  # those that have said the words, and whether to the end of the line
+        self._mute_after, self._mutes_left = b"", 0.0
+        self._mute: set[socket.socket] = set()  # those that have said the words
 
-    def lose_what_comes_after(self, words: bytes, *, logs_too: bool) -> None:
-        """Of a container's output nothing comes after the line with these, though its streams stay open. All else goes on."""
-        self._mute_after, self._logs_too = words, logs_too
+    def lose_what_comes_after(self, words: bytes, *, times: float = math.inf) -> None:
+        """Of a container's channel nothing comes after these, though it stays open: of so many channels. All else goes on."""
+        self._mute_after, self._mutes_left = words, times
 
     def stand_still_after(self, words: bytes, for_s: float) -> None:
         """Once these have gone through, nothing does for a while. Once."""
@@ -79,9 +76,9 @@ class Link:
         """Put this before the next that comes of an attached container's output."""
         self._stray = stray
 
-    def send(self, target: socket.socket, data: bytes, *, output: bool = False, log: bool = False) -> None:
+    def send(self, target: socket.socket, data: bytes, *, output: bool = False) -> None:
         """What the engine says; never while something else waits for a client that does not read."""
-        if self._mute_after and (output or (log and self._logs_too)):
+        if self._mute_after and output:
             data = self._what_still_comes(target, data)
         if output and self._stray:
             data, self._stray = self._stray + data, b""
@@ -96,14 +93,14 @@ class Link:
         self._send_slowly(target, data)
 
     def _what_still_comes(self, target: socket.socket, data: bytes) -> bytes:
-        if self._mute.get(target):
+        if target in self._mute:
             return b""
-        at = 0 if target in self._mute else data.find(self._mute_after)
+        at = data.find(self._mute_after) if self._mutes_left > 0 else -1
         if at < 0:
             return data
-        line_end = data.find(b"\n", at)
-        self._mute[target] = line_end >= 0
-        return data[: line_end + 1] if line_end >= 0 else data
+        self._mutes_left -= 1
+        self._mute.add(target)
+        return data[: at + len(self._mute_after)]
 
     def _send_slowly(self, target: socket.socket, data: bytes) -> None:
         size = len(data) if math.isinf(self.bytes_per_s) else _SLOW_PIECE
@@ -127,7 +124,7 @@ class Proxy(Listener):
         self._streams: set[socket.socket] = set()  # connections that carry a container's output
         self.link = Link()
         self.seen: list[str] = []  # first lines of requests
-        self.delivered: list[str] = []  # a container's id for each job that was written to its standard input whole
+        self.delivered: list[str] = []  # a container's id for each run that was written to its channel whole
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for rule in self._rules:
@@ -226,15 +223,14 @@ class Proxy(Listener):
             return False
         self.link.send(client, reply)
         if b" 101 " in reply.split(b"\r\n", 1)[0]:
-            if re.match(FOLLOW, line):
+            if re.match(ATTACH, line):
                 with self._lock:
                     self._streams.add(client)
             written = _pump_both(client, engine, from_client, from_engine, self.link)
-            if _is_whole_job(written):
-                self.delivered.append(line.split("/")[3])
+            self.delivered += [line.split("/")[3]] * _runs_in(written)
             return False
         if b"chunked" in reply.lower():
-            return _relay_chunks(from_engine, client, self.link, log=re.match(LOGS, line) is not None)
+            return _relay_chunks(from_engine, client, self.link)
         self.link.send(client, from_engine.read(_length(reply)))
         return True
 
@@ -279,11 +275,9 @@ def _refusal(status: int) -> bytes:
     return b"HTTP/1.1 %d Refused\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (status, len(body), body)
 
 
-def _is_whole_job(written: bytes) -> bool:
-    """Whether PID 1 got what it needs to run its program: a line that says how much comes, and so much."""
-    line, _, rest = written.partition(b"\n")
-    words = line.split(b" ")
-    return len(words) == 2 and words[1].isdigit() and len(rest) >= int(words[1])
+def _runs_in(written: bytes) -> int:
+    """How many runs a waiter has sent."""
+    return sum(isinstance(message, StartRun) for message in FrameReader().feed(written))
 
 
 def _head(stream) -> bytes:  # type: ignore[no-untyped-def]
@@ -298,13 +292,13 @@ def _length(head: bytes) -> int:
     return int(found.group(1)) if found else 0
 
 
-def _relay_chunks(source, client: socket.socket, link: Link, *, log: bool) -> bool:  # type: ignore[no-untyped-def]
+def _relay_chunks(source, client: socket.socket, link: Link) -> bool:  # type: ignore[no-untyped-def]
     while True:
         size_line = source.readline()
         if not size_line:
             return False
         size = int(size_line.strip() or b"0", 16)
-        link.send(client, size_line + source.read(size + 2), log=log)
+        link.send(client, size_line + source.read(size + 2))
         if size == 0:
             return True
 
