@@ -41,7 +41,6 @@ from jobmanager.runner.frames import (
     Fetch,
     FromProgram,
     Kill,
-    Leave,
     ListFolder,
     OutputData,
     Piece,
@@ -78,7 +77,7 @@ _ENGINE_PATIENCE_S = 30.0  # for the end after the engine was told to kill
 _PATIENCE_S = {MonitorState.STOPPING: _KILL_PATIENCE_S, MonitorState.KILLED: _ENGINE_PATIENCE_S}
 _LAST_WORDS_S = 1.0  # for what is on its way from a container that has ended
 _COLLECT_TRIES = 3  # over new connections
-_LEAVE_S = 1.0
+_FLUSH_S = 1.0
 _BLOCKED_BYTES = WINDOW_BYTES // 2  # with so much on its way, a runner may be waiting for us to read
 
 _Request = ListFolder | Fetch
@@ -224,18 +223,17 @@ class ContainerMonitor:
             self._end_session()
 
     def close(self) -> None:
-        """Let the runner leave, unless it keeps volumes. To be called after ``run``, when the facts are with whoever needs them.
+        """Close the connection, once what was sent is out. The runner stays until its container is removed, or for its lease.
 
-        A container that has left tells a waiter after us nothing more.
+        It is not told to leave: where a container ends by itself while it is removed, Docker may list it for ever, and can neither
+        inspect nor remove it.
         """
         try:
-            if not self._job.hold_s:
-                self._link.send(Leave())
-            until = self._clock() + _LEAVE_S
+            until = self._clock() + _FLUSH_S
             while self._link.is_open and self._link.unsent and self._clock() < until:
                 self._link.receive(_RETRY_S)
         except Exception as error:  # noqa: BLE001 - all is told already, and its deleter ends it anyway
-            _log.debug("the runner of container %s was not told to leave: %s", self._job.container_name, error)
+            _log.debug("not all that was sent reached container %s: %s", self._job.container_name, error)
         finally:
             self._link.close()
 
