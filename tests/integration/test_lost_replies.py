@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from jobmanager import DockerHost, Limits, Outcome, Task
+from jobmanager import DockerHost, Limits, Task
 from tests.conftest import BUSYBOX, eventually, our_containers
 from tests.support.daemons import PrivateDaemon
-from tests.support.faults import ENDLESS, LASTS, QUICK, RUNS_ONCE, jobs_on, ran_once
-from tests.support.proxy import ATTACH, CREATE, INSPECT, KILL, LIST, REMOVE, START, STATS, Proxy
+from tests.support.faults import LASTS, QUICK, RUNS_ONCE, jobs_on, ran_once
+from tests.support.proxy import ATTACH, CREATE, INSPECT, LIST, REMOVE, START, STATS, Proxy
 
 pytestmark = [pytest.mark.engine, pytest.mark.daemon]
 
@@ -50,18 +50,6 @@ def test_a_lost_answer_to_a_question_about_a_running_job_changes_nothing(proxy: 
     assert all(ran_once(result) for result in results), results
     assert dropped.times == 0
     assert len(proxy.delivered) == len(set(proxy.delivered)) == 3
-
-
-@pytest.mark.case(13)
-def test_a_lost_answer_to_a_kill_ends_the_job_all_the_same(proxy: Proxy) -> None:
-    with jobs_on(proxy.url) as jobs:
-        (job_id,) = jobs.add(ENDLESS)
-        jobs.wait_until_running(1)
-        dropped = proxy.drop(KILL, on_reply=False, times=1)
-        assert jobs.manager.kill_job(job_id)
-        (result,) = jobs.results()
-    assert (result.outcome, result.stdout) == (Outcome.KILLED, b"begun\n")
-    assert dropped.times == 0
 
 
 @pytest.mark.case(24)

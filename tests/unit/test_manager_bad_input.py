@@ -58,7 +58,7 @@ BAD_JOBS = [
     ({"inputdata": ["a"]}, errors.InvalidInput, "inputdata must be a JobInput or a mapping of answers, not list"),
     ({"inputdata": {1: "a"}}, errors.InvalidInput, "answers must have strings for keys"),
     ({"inputdata": {"z": "a"}}, errors.InvalidInput, "no such problem"),
-    ({"inputdata": JobInput(stdin=b"x" * 2**27)}, errors.InvalidInput, "raise workspace_mib"),
+    ({"inputdata": JobInput(files={"f": bytes(2**27)})}, errors.InvalidInput, "raise workspace_mib"),
     ({"supersede_key": ""}, errors.InvalidInput, "supersede_key must"),
     ({"supersede_key": 7}, errors.InvalidInput, "supersede_key must"),
     ({"supersede_key": "k" * 1001}, errors.InvalidInput, "supersede_key must be at most 1000 characters long"),

@@ -79,7 +79,7 @@ def test_an_answer_that_no_phase_has_a_problem_for_is_refused_and_what_is_known_
         ({"p": "x"}, "phase 'b': problem 'n' has no answer"),
         ({"p": "x", "n": 5}, "phase 'b': problem 'n': a File problem takes bytes"),
         ({"p": "x", "n": b"x", "choice": "4"}, "problem 'choice': no such choice: 4; there are 1, 2"),
-        (JobInput({"p": "x", "n": b"x"}, files={"big": bytes(2**20)}), "phase 'b': the job's files and stdin are larger than the"),
+        (JobInput({"p": "x", "n": b"x"}, files={"big": bytes(2**20)}), "phase 'b': the job's files are larger than the"),
         (JobInput({"p": "x", "n": b"x"}, files={"main.c/x": b""}), "phase 'a': 'main.c' is a file and the folder of 'main.c/x'"),
     ],
     ids=["no answer", "none in a later phase", "wrong type", "local problem without an input", "too large", "clash"],
