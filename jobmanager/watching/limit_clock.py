@@ -14,10 +14,10 @@ from collections.abc import Callable
 from jobmanager.engine.protocol import Engine, EngineError
 from jobmanager.ipc.messages import MonitorContainer
 from jobmanager.results.facts import Limit, LimitHit
+from jobmanager.watching.backstop import PATIENCE_S
 
 _log = logging.getLogger(__name__)
 
-BACKSTOP_S = 0.3  # past a limit that the runner enforces
 _RETRY_INTERVAL_S = 1.0  # after a CPU counter that the engine did not give
 _MIN_INTERVAL_S = 0.1  # between two checks of the CPU counter
 
@@ -33,12 +33,12 @@ class LimitClock:
         self.peak_memory_bytes: int | None = None
         self._job = job
         self._engine = engine
-        self._cpu_left_s = cpu_left_s or (lambda used_s: job.limits.cpu_time_s + BACKSTOP_S - used_s)
+        self._cpu_left_s = cpu_left_s or (lambda used_s: job.limits.cpu_time_s + PATIENCE_S - used_s)
         self._clock = clock
         self._lock = threading.Lock()
         self._pauses, self._paused_since, self._paused_s = 0, 0.0, 0.0
         self._max_pause_s = job.limits.standstill_s if job.grading is not None else 0.0
-        self._wall_s = job.limits.wall_s + (0.0 if job.grading is not None else BACKSTOP_S)
+        self._wall_s = job.limits.wall_s + (0.0 if job.grading is not None else PATIENCE_S)
         self._shares_cpu = cpu_left_s is not None
         self._cpu_before_s = 0.0  # what starting the container took, where that matters
         self.start(clock() - job.elapsed_s)

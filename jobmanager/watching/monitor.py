@@ -45,17 +45,16 @@ from jobmanager.runner.frames import (
     OutputData,
     Piece,
     ProgramStream,
-    RunnerState,
     RunRefused,
     Started,
     Status,
     Taken,
     UpMessage,
 )
-from jobmanager.runner.wire import WINDOW_BYTES
+from jobmanager.watching.backstop import Advice, Backstop
 from jobmanager.watching.collect import collecting
 from jobmanager.watching.inspector import ContainerInspector, HostLost
-from jobmanager.watching.limit_clock import BACKSTOP_S, LimitClock
+from jobmanager.watching.limit_clock import LimitClock
 from jobmanager.watching.monitor_states import TRANSITIONS, MonitorAction, MonitorEvent, MonitorState
 from jobmanager.watching.output_reporter import OutputReporter
 from jobmanager.watching.program_session import ProgramSession
@@ -75,10 +74,10 @@ _SILENCE_S = 10.0  # after which a runner is asked whether it lives
 _KILL_PATIENCE_S = 1.0  # for the end after a KILL
 _ENGINE_PATIENCE_S = 30.0  # for the end after the engine was told to kill
 _PATIENCE_S = {MonitorState.STOPPING: _KILL_PATIENCE_S, MonitorState.KILLED: _ENGINE_PATIENCE_S}
+_OVERDUE_WAIT_S = 0.05
 _LAST_WORDS_S = 1.0  # for what is on its way from a container that has ended
 _COLLECT_TRIES = 3  # over new connections
 _FLUSH_S = 1.0
-_BLOCKED_BYTES = WINDOW_BYTES // 2  # with so much on its way, a runner may be waiting for us to read
 
 _Request = ListFolder | Fetch
 _Answers = list[Entries] | list[Piece]
@@ -86,6 +85,10 @@ _Answers = list[Entries] | list[Piece]
 
 class _UnreachableBeforeStart(Exception):
     """The engine could not be reached before the job was sent: another host can run it at once."""
+
+
+class _ReportLost(Exception):
+    """The run is over, as its runner says, and how it ended does not come."""
 
 
 class _ContainerOver(Exception):
@@ -130,6 +133,7 @@ class ContainerMonitor:
         )
         self._transcript = Transcript(job)
         self._reporter = OutputReporter(job.job_id, send)
+        self._backstop = Backstop(job.limits, clock)
         self._limit_clock = LimitClock(job, engine, cpu_left_s=cpu_left_s, clock=clock)
         self._inspector = ContainerInspector(
             job, engine, host_lost_timeout_s=host_lost_timeout_s, give_up=self._kill_requested, clock=clock
@@ -148,8 +152,6 @@ class ContainerMonitor:
         self._over: ContainerInfo | None = None  # its state, seen before its channel ended
         self._over_since = 0.0
         self._connected_at = self._told_at = self._began_to_collect = 0.0
-        self._asked_at: float | None = None  # a runner that should have stopped its run
-        self._ask_after = 0.0
         self._requests: Generator[_Request, _Answers, Collected] | None = None
         self._answers: list[Entries | Piece] = []
         self._collections = 0
@@ -252,6 +254,8 @@ class ContainerMonitor:
             return self._report().facts(EngineUnreachable(reason=str(error)))
         except EngineError as error:
             return self._report().facts(InfrastructureFailure(reason=f"the engine refused to go on with it: {error}"))
+        except _ReportLost:
+            return self._report().facts(InfrastructureFailure(reason="how it ended did not come over the connection to its host"))
         except FrameError as error:
             return self._report().facts(InfrastructureFailure(reason=f"its runner cannot be understood: {error}"))
         if self._job.hold_s:
@@ -331,9 +335,8 @@ class ContainerMonitor:
         """How long there is nothing to do if nothing comes."""
         waits = [_MAX_WAIT_S]
         if self.state in (MonitorState.NEW, MonitorState.SENT, MonitorState.RUNNING):
-            waits.append(max(self._limit_clock.next_check_s(), self._ask_after - self._clock()))
-        if self._asked_at is not None:
-            waits.append(self._asked_at + BACKSTOP_S - self._clock())
+            left_s = self._limit_clock.next_check_s()
+            waits.append(left_s if left_s > 0 else _OVERDUE_WAIT_S)
         if self.state is MonitorState.STOPPING:
             waits.append(self._told_at + _KILL_PATIENCE_S - self._clock())
         return max(0.01, min(waits))
@@ -383,9 +386,11 @@ class ContainerMonitor:
             raise _ContainerOver(self._inspector.inspect())
         self._resume_pumps(status)
         self._apply(MonitorEvent.CONNECTED)
-        if self._asked_at is not None:
-            self._asked_at = None
-            self._runner_answered(status)
+        advice = self._backstop.answered(status, status.stream_bytes - self._link.read_to)
+        hit = self._limit_clock.limit_reached() if advice is Advice.STOP else None
+        if hit is not None:  # it lives, and has not stopped its run
+            self._hit(hit)
+            self._apply(MonitorEvent.STOP)
 
     def _is_restarted(self) -> bool:
         """Whether a runner that knows of no run is not the one to which an earlier waiter spoke."""
@@ -424,30 +429,36 @@ class ContainerMonitor:
             yield MonitorEvent.STOP
         if self.state in (MonitorState.NEW, MonitorState.SENT, MonitorState.RUNNING):
             yield from self._due_by_limits()
-        elif self.state in _PATIENCE_S and self._clock() - self._told_at > _PATIENCE_S[self.state]:
+        elif self._is_unanswered():
             self._told_at = self._clock()
             yield MonitorEvent.UNANSWERED
         self._look_after_the_link()
 
     def _due_by_limits(self) -> Iterator[MonitorEvent]:
-        if self._asked_at is not None:
-            if self._clock() - self._asked_at > BACKSTOP_S:
-                self._asked_at = None
-                hit = self._limit_clock.limit_reached()
-                if hit is not None:
-                    self._hit(hit)
-                    yield MonitorEvent.UNANSWERED
-            return
-        if self._clock() < self._ask_after:
-            return
         hit = self._limit_clock.limit_reached()
         if hit is None:
             return
         if self.state is MonitorState.RUNNING and not self._limit_clock.enforces(hit.limit):
-            yield MonitorEvent.OVERDUE
+            yield from self._take_advice(self._backstop.overdue(self._link.silent_s), hit)
             return
         self._hit(hit)
         yield MonitorEvent.STOP if self.state is MonitorState.RUNNING else MonitorEvent.OVERDUE
+
+    def _take_advice(self, advice: Advice, hit: LimitHit) -> Iterator[MonitorEvent]:
+        if advice in (Advice.STOP, Advice.KILL):
+            self._hit(hit)
+            yield MonitorEvent.STOP if advice is Advice.STOP else MonitorEvent.UNANSWERED
+        elif advice is Advice.ASK:
+            yield MonitorEvent.OVERDUE
+        elif advice is Advice.CONNECT:
+            self._link.close()
+        elif advice is Advice.GIVE_UP:
+            raise _ReportLost
+
+    def _is_unanswered(self) -> bool:
+        """Whether a KILL is without effect: while anything comes, the end may be behind it."""
+        patience_s = _PATIENCE_S.get(self.state)
+        return patience_s is not None and min(self._clock() - self._told_at, self._link.silent_s) > patience_s
 
     def _look_after_the_link(self) -> None:
         """A connection on which nothing comes may be dead."""
@@ -494,18 +505,8 @@ class ContainerMonitor:
             self._session.on_start()
 
     def _ask_runner(self) -> None:
-        self._asked_at = self._clock()
         self._connected_at = self._clock()
         self._link.ping()
-
-    def _runner_answered(self, status: Status) -> None:
-        """A runner that is past a limit lives. It is told to stop the run, unless it only waits for us to read."""
-        self._ask_after = self._clock() + BACKSTOP_S  # its report may be on its way
-        is_blocked = status.stream_bytes - self._link.read_to > _BLOCKED_BYTES
-        hit = self._limit_clock.limit_reached()
-        if hit is not None and status.state is RunnerState.RUNNING and not is_blocked:
-            self._hit(hit)
-            self._apply(MonitorEvent.STOP)
 
     def _send_kill(self) -> None:
         self._told_at = self._clock()
