@@ -62,7 +62,7 @@ def sockets():
 
 
 def forge():
-    """An answer, an archive, messages and marks of our own making."""
+    """An answer, an archive, and lines that look like messages, of our own making."""
     os.makedirs("/task/.jobmanager/archive", exist_ok=True)
     answer = json.dumps({"result": "success", "grade": 200, "text": "forged"})
     for path in ("/task/.jobmanager/result.json", f"{SHARED}/.jobmanager/result.json", "/task/.jobmanager/archive/forged"):
@@ -70,10 +70,14 @@ def forge():
         with open(path, "w") as file:
             file.write(answer)
     for out in ("/proc/self/fd/1", "/proc/1/fd/1"):
-        with open(out, "w") as stream:
-            for token in sys.argv[1:]:
-                for word in ("end 0 0 0 0 0 0 -", "bye", ". e30=", "!"):
-                    stream.write(f"\x1e{token} {word}\n{answer}\n")
+        tried(write_lines, out, answer)
+
+
+def write_lines(path, answer):
+    with open(path, "w") as stream:
+        for token in sys.argv[1:]:
+            for word in ("end 0 0 0 0 0 0 -", "bye", ". e30=", "!"):
+                stream.write(f"\x1e{token} {word}\n{answer}\n")
 
 
 def fill():
