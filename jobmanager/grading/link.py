@@ -1,8 +1,8 @@
 """The link between a grading container's supervisor and its waiter (``docs/grading.md``): messages, taken apart field by field.
 
 They come over the channel of the supervisor's run, which nothing that the supervisor starts has. A message is one piece or several:
-each begins with a byte, 1 where more of the message follows. The joined rest is one JSON object. A grader may still make its
-supervisor say anything, so messages are checked as untrusted input.
+each begins with a byte, 1 where more of the message follows, 0 in the last. The joined rest is one JSON object. A byte 2 alone
+says that the supervisor gives up. A grader may still make its supervisor say anything, so messages are checked as untrusted input.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from jobmanager.model import _checks
 
 MAX_MESSAGE_BYTES = 2**20
 _PIECE_BYTES = 60_000  # of a message; a run's channel carries a little more at once
-_LAST, _MORE = b"\0", b"\1"  # what a piece begins with
+_LAST, _MORE, _CUT_OFF = b"\0", b"\1", b"\2"  # what a piece begins with
 _MAX_ID = 2**53
 _MAX_REASON_LENGTH = 2000
 _MAX_DEPTH = 10
@@ -98,6 +98,8 @@ class LinkReader:
 
     def feed(self, piece: bytes) -> SupervisorMessage | None:
         """The message that is whole with this piece; None: more of it follows."""
+        if piece == _CUT_OFF:  # it may come in the middle of a message
+            return LinkLost()
         self._parts.append(piece[1:])
         self._size += len(piece)
         if piece[:1] == _MORE and self._size <= 2 * MAX_MESSAGE_BYTES:
@@ -124,8 +126,6 @@ def parse_message(data: bytes) -> SupervisorMessage:
         fields = json.loads(data.decode())
     except (ValueError, RecursionError) as error:
         return ProtocolViolation(reason=f"a message of the link that is no JSON: {error}"[:_MAX_REASON_LENGTH])
-    if isinstance(fields, dict) and fields.get("type") == "cut_off":
-        return LinkLost()
     if isinstance(fields, dict) and fields.get("type") == "ssh":
         return SSHReport(text=str(fields.get("text", ""))[:_MAX_REASON_LENGTH])
     number = fields.get("id") if isinstance(fields, dict) else None

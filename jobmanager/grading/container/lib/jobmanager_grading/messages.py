@@ -8,6 +8,7 @@ import binascii
 import json
 
 PIECE = 60000
+CUT_OFF = b"\2"  # in the place of a piece: the link broke while it was needed
 LARGEST = 1024 * 1024
 
 

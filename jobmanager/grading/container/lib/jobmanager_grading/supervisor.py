@@ -104,8 +104,7 @@ class Supervisor:
     def report_broken_link(self) -> "None":
         """Tell the waiter that the link broke, if it still reads."""
         try:
-            for piece in messages.pieces({"type": "cut_off"}):
-                self._link.send(piece)
+            self._link.send(messages.CUT_OFF)
         except OSError:
             pass
 
