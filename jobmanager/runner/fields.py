@@ -166,24 +166,37 @@ class ListOf:
 
     item: Field
     most: int = 2**32 - 1
+    fewest: int = 0
+    most_bytes: int = 2**32 - 1  # with the count
     least = 4
 
     def write(self, value: Sequence[Any], out: bytearray) -> None:
         self._check(len(value))
+        before = len(out)
         _U32.write(len(value), out)
         for item in value:
             self.item.write(item, out)
+        self._check_bytes(len(out) - before)
 
     def read(self, payload: Payload) -> tuple[Any, ...]:
+        before = payload.left
         count = _U32.read(payload)
         if count * self.item.least > payload.left:
             raise FrameError(f"{count} items cannot be in {payload.left} bytes")
         self._check(count)
-        return tuple(self.item.read(payload) for _ in range(count))
+        items = tuple(self.item.read(payload) for _ in range(count))
+        self._check_bytes(before - payload.left)
+        return items
 
     def _check(self, count: int) -> None:
         if count > self.most:
             raise FrameError(f"{count} items, where at most {self.most} are allowed")
+        if count < self.fewest:
+            raise FrameError(f"{count} items, where at least {self.fewest} are due")
+
+    def _check_bytes(self, count: int) -> None:
+        if count > self.most_bytes:
+            raise FrameError(f"{count} bytes of items, where at most {self.most_bytes} are allowed")
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ VERSION = 1
 DOWN_MESSAGE_BYTES = 2**20  # the most of one message's payload
 UP_MESSAGE_BYTES = 2**16
 RESOURCE_LIMITS = 64  # the most of one run
+FETCH_BYTES = 2**15  # of the list of one Fetch, as it is sent
 _Message = TypeVar("_Message", bound="DownMessage | UpMessage | Status")
 
 
@@ -136,7 +137,7 @@ class VolumeDevice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BringPath:
-    """A file to bring at the end of a run."""
+    """A file to bring: at the end of a run, or when it is asked for."""
 
     path: Path
     most: U32  # bytes
@@ -275,12 +276,11 @@ class ListFolder(DownMessage):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fetch(DownMessage):
-    """A file is asked for."""
+    """Files are asked for: all pieces of the first come, then those of the next."""
 
     NUMBER = 10
     request: U32
-    path: Path
-    most: U64  # bytes
+    files: Annotated[tuple[BringPath, ...], ListOf(RecordOf(BringPath), fewest=1, most_bytes=FETCH_BYTES)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Collecting files from a workspace and from volumes: the runner lists a folder, and is asked for one file after the other.
+"""Collecting files from a workspace and from volumes: the runner lists a folder, and is asked for many small files at once.
 
 No program runs any more, but the trees that it has left may be hostile, and containers that share a volume may still change it.
 """
@@ -6,15 +6,17 @@ No program runs any more, but the trees that it has left may be hostile, and con
 from __future__ import annotations
 
 import errno
+import gzip
 import io
 import os
 import re
 import tarfile
 import unicodedata
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from enum import Enum
 from fnmatch import fnmatchcase
-from functools import partial
 from itertools import count
 from typing import TypeAlias, TypeVar
 
@@ -23,7 +25,7 @@ from jobmanager.model.limits import Limits
 from jobmanager.model.volume import mount_path, volume_of
 from jobmanager.results.facts import Collected
 from jobmanager.runner.fields import PATH_BYTES
-from jobmanager.runner.frames import Entries, Fetch, FolderEntry, ListFolder, PathKind, Piece
+from jobmanager.runner.frames import FETCH_BYTES, BringPath, Entries, Fetch, FolderEntry, ListFolder, PathKind, Piece
 
 GRADERS_ARCHIVE = ".jobmanager/archive"
 MOST_ENTRIES = 100_000  # that a runner lists
@@ -34,21 +36,37 @@ _MAX_READ_FILES = 1000
 _MAX_READ_FILE_MIB = 4
 _MAX_READ_MIB = 16
 _COMPRESSION = 6
+_TURN_BYTES = 4 * 2**20  # are compressed, at most, before the monitor has its turn
+_BATCH_BYTES = 2**20  # of the files that are asked for at once, unless it is one file
+_MOST_BYTES = 2**32 - 1  # of one file, in a request
+_COUNT_BYTES, _ASKED_BYTES = 4, 8  # of a list in a request, and of each file in it, beside the path
+_LIST_SLACK = 1000  # names that may be kept beyond those that can come
 _MAX_LISTED = 5  # names in the list of what was left out
 _MAX_SHOWN_LENGTH = 100
 _MAX_MTIME_S = 2**33
 _TURNS_TEXT = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # a name would be shown as another
 _DRIVE = re.compile(r"[A-Za-z]:")
 _NONSENSE = "the runner's answer makes no sense"
+_NO_SENSE = -1  # beside the kernel's errors
 _OTHER_IN_ITS_PLACE = "something else is in its place by now"
 _LACKS = {  # by the kernel's errors, whose numbers are the same on all systems
     errno.ENOENT: "it is gone by now",
     errno.ENOTDIR: _OTHER_IN_ITS_PLACE,
     errno.EINVAL: _OTHER_IN_ITS_PLACE,
     errno.EACCES: "it cannot be opened",
+    _NO_SENSE: _NONSENSE,
 }
+
+
+class Working(Enum):
+    """What is under way where no message is waited for."""
+
+    COMPRESSING = "compressing"
+
+
 _Result = TypeVar("_Result")
-_Asking: TypeAlias = Generator[ListFolder | Fetch, list[Entries] | list[Piece], _Result]
+_Asking: TypeAlias = Generator[ListFolder | Fetch | Working | None, Entries | Piece | None, _Result]
+Collecting: TypeAlias = _Asking[Collected]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,12 +92,36 @@ class _Folder:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    """A file as it was listed."""
+
+    name: str  # below its folder
+    size: int
+
+
+@dataclass(slots=True, kw_only=True)
 class _File:
     """A file as it came."""
 
-    content: bytes
-    mode: int
-    mtime_s: int
+    pieces: list[bytes] = field(default_factory=list)
+    size: int = 0  # bytes of them
+    mode: int = 0
+    mtime_s: int = 0
+    errno: int = 0  # why it did not come
+
+    def take(self, message: Entries | Piece, wanted: BringPath) -> None:
+        """Add what an answer has next."""
+        is_next = isinstance(message, Piece) and (message.path, message.offset) == (wanted.path, self.size)
+        if not isinstance(message, Piece) or not is_next or self.size + len(message.data) > wanted.most:
+            self.errno = self.errno or _NO_SENSE
+        elif message.data:
+            self.pieces.append(message.data)
+            self.size += len(message.data)
+        self.errno = self.errno or message.errno
+        if isinstance(message, Piece) and not message.offset:
+            self.mode, self.mtime_s = message.mode, message.mtime_s
+        if self.errno:
+            self.pieces.clear()
 
 
 class _CapReached(Exception):
@@ -87,11 +129,14 @@ class _CapReached(Exception):
 
 
 class _Missing(Exception):
-    """Why a folder or a file does not come."""
+    """Why a folder does not come."""
 
 
-def collecting(job: MonitorContainer) -> Generator[ListFolder | Fetch, list[Entries] | list[Piece], Collected]:
-    """Ask for the files that a job is to bring back: one request at a time, and each is sent all messages that answer it.
+def collecting(job: MonitorContainer) -> Collecting:
+    """Ask for the files that a job is to bring back, with one request at a time.
+
+    What it yields is a request that is to be sent; or None, until the answer is over: it is sent each message of it as it comes; or
+    ``Working``: it goes on when it is sent None, and whoever has it does something else in between.
 
     The regular files that match come back, each under every name that it has. Those of ``/volumes/NAME`` are named
     ``volumes/NAME/...``. Symbolic links, devices, fifos and names that are not clean are left out. ``archive_mib`` counts bytes
@@ -109,15 +154,15 @@ def collecting(job: MonitorContainer) -> Generator[ListFolder | Fetch, list[Entr
 
 
 def _archived(job: MonitorContainer, requests: Iterator[int]) -> _Asking[Collected]:
-    packed = io.BytesIO()
     folders = _folders(job.workspace, job.collect)
     if job.grading is not None:
         folders.insert(0, _Folder(path=f"{job.workspace}/{GRADERS_ARCHIVE}", patterns=["*"], may_be_missing=True))
-    with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=_COMPRESSION, format=tarfile.PAX_FORMAT) as out:
-        taking = _Taking(partial(_add, out), _archive_bounds(job.limits), requests)
-        error = yield from taking.take_all(folders)
+    archive = _Archive()
+    taking = _Taking(archive.add, _archive_bounds(job.limits), requests)
+    error = yield from taking.take_all(folders)
+    packed = archive.close()
     has_some = taking.has_read and (job.collect or taking.taken or error)
-    return Collected(archive=packed.getvalue() if has_some else None, error=error, not_collected=taking.not_collected())
+    return Collected(archive=packed if has_some else None, error=error, not_collected=taking.not_collected())
 
 
 def _read(job: MonitorContainer, requests: Iterator[int]) -> _Asking[tuple[dict[str, bytes], str]]:
@@ -129,7 +174,12 @@ def _read(job: MonitorContainer, requests: Iterator[int]) -> _Asking[tuple[dict[
         file_bytes=_MAX_READ_FILE_MIB * 2**20,
         largest=f"{_MAX_READ_FILE_MIB} MiB, or {_MAX_READ_MIB} MiB all together",
     )
-    taking = _Taking(lambda name, file: found.update({name: file.content}), bounds, requests)
+
+    def keep(name: str, file: _File) -> Iterable[Working]:
+        found[name] = b"".join(file.pieces)
+        return ()
+
+    taking = _Taking(keep, bounds, requests)
     error = yield from taking.take_all(_folders(job.workspace, job.tests))
     return found, "; ".join(filter(None, (error, taking.not_collected())))
 
@@ -156,6 +206,79 @@ def _folders(workspace: str, patterns: Sequence[str]) -> list[_Folder]:
     return [*([_Folder(path=workspace, patterns=own, reserved=reserved)] if own else []), *volumes]
 
 
+class _Archive:
+    """A tar archive that is compressed a few MiB at a time."""
+
+    def __init__(self) -> None:
+        self._packed = io.BytesIO()
+        self._out = gzip.GzipFile(fileobj=self._packed, mode="wb", compresslevel=_COMPRESSION)
+        self._since_turn = 0  # bytes
+
+    def add(self, name: str, file: _File) -> Iterator[Working]:
+        """Add a file; each item is an occasion to do something else."""
+        member = tarfile.TarInfo(name)
+        member.size, member.mtime = file.size, max(0, min(file.mtime_s, _MAX_MTIME_S))
+        member.mode = 0o755 if file.mode & 0o100 else 0o644
+        head = member.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict")
+        for part in (head, *file.pieces, bytes(-file.size % tarfile.BLOCKSIZE)):
+            self._out.write(part)
+            self._since_turn += len(part)
+            if self._since_turn > _TURN_BYTES:
+                self._since_turn = 0
+                yield Working.COMPRESSING
+
+    def close(self) -> bytes:
+        """The whole archive."""
+        self._out.write(bytes(2 * tarfile.BLOCKSIZE))
+        self._out.close()
+        return self._packed.getvalue()
+
+
+class _Listing:
+    """What is kept of a folder's list while it comes: names that can come, and a few of those that stay.
+
+    Args:
+        most: how many files can come; the first by name do.
+    """
+
+    def __init__(self, folder: _Folder, most: int) -> None:
+        self.is_cut = False  # more than `most` match
+        self.seen = 0  # entries
+        self.left_out = 0  # names that match and stay
+        self._folder = folder
+        self._most = most
+        self._files: list[_Wanted] = []
+        self._stays: list[tuple[str, str]] = []
+
+    def add(self, page: Entries) -> None:
+        """Look at the next entries; those past ``MOST_ENTRIES`` are only counted."""
+        room = max(0, MOST_ENTRIES - self.seen)
+        self.seen += len(page.entries)
+        for name, entry in _wanted(page.entries[:room], self._folder.patterns):
+            if lack := _kind_that_stays(entry) or _unclean(name) or _unusable(name, self._folder):
+                self.left_out += 1
+                self._stays.append((name, lack))
+            else:
+                self._files.append(_Wanted(name=name, size=entry.size))
+        self._stays = sorted(self._stays)[:_MAX_LISTED]
+        if len(self._files) > self._most + _LIST_SLACK:
+            self._cut()
+
+    def files(self) -> deque[_Wanted]:
+        """Those that can come, in the order of their names."""
+        self._cut()
+        return deque(self._files)
+
+    def stays(self) -> list[tuple[str, str]]:
+        """The first names that stay, with reasons."""
+        return self._stays
+
+    def _cut(self) -> None:
+        self._files.sort(key=lambda wanted: wanted.name)
+        self.is_cut = self.is_cut or len(self._files) > self._most
+        del self._files[self._most :]
+
+
 class _Taking:
     """What is taken from one folder or several, within one set of bounds.
 
@@ -165,7 +288,7 @@ class _Taking:
         requests: the numbers of the requests to come.
     """
 
-    def __init__(self, keep: Callable[[str, _File], None], bounds: _Bounds, requests: Iterator[int]) -> None:
+    def __init__(self, keep: Callable[[str, _File], Iterable[Working]], bounds: _Bounds, requests: Iterator[int]) -> None:
         self.taken = 0  # files
         self.has_read = False  # a folder could be listed
         self._keep = keep
@@ -191,67 +314,89 @@ class _Taking:
         return ", ".join([*self._listed, *([f"and {more} more"] if more else [])])
 
     def _take_folder(self, folder: _Folder) -> _Asking[None]:
-        answers = yield ListFolder(request=next(self._requests), path=folder.path.encode())
+        listing = _Listing(folder, self._bounds.files - self.taken)
         try:
-            entries = self._listing(folder, answers)
+            yield from self._list(folder, listing)
         except _Missing as missing:
             self._lacks.append(str(missing))
             return
-        for name, entry in entries:
-            if lack := _kind_that_stays(entry) or _unclean(name) or _unusable(name, folder):
-                self._leave_out(folder.prefix + name, lack)
-            else:
-                yield from self._take(folder, name, entry.size)
+        for name, lack in listing.stays():
+            self._leave_out(folder.prefix + name, lack)
+        self._left_out += listing.left_out - len(listing.stays())
+        files = listing.files()
+        while files:
+            batch = self._next_batch(folder, files)
+            asked = [BringPath(path=_path(folder, wanted), most=wanted.size) for wanted in batch]
+            for wanted, file in zip(batch, (yield from self._fetched(asked)), strict=True):
+                yield from self._take(folder, wanted, file)
+        if listing.is_cut:
+            raise _CapReached(f"more than {self._bounds.files} files match")
 
-    def _listing(self, folder: _Folder, answers: list[Entries] | list[Piece]) -> list[tuple[str, FolderEntry]]:
-        """What matches, in the order of the names. Raises _Missing where there is no list."""
-        pages = [answer for answer in answers if isinstance(answer, Entries)]
-        if not pages or not pages[-1].last:
-            raise _Missing(f"{folder.what} could not be read: {_NONSENSE}")
-        error, is_empty = pages[-1].errno, not any(page.entries for page in pages)
-        if error == errno.ENOENT and is_empty and folder.may_be_missing:
-            return []
-        if error not in (0, errno.E2BIG) and is_empty:
+    def _list(self, folder: _Folder, listing: _Listing) -> _Asking[None]:
+        """Raises _Missing where there is no list."""
+        number = next(self._requests)
+        page = yield from _message(number, ListFolder(request=number, path=folder.path.encode()))
+        while isinstance(page, Entries):
+            listing.add(page)
+            if page.last:
+                return self._look_at_the_end(folder, listing, page.errno)
+            page = yield from _message(number)
+        raise _Missing(f"{folder.what} could not be read: {_NONSENSE}")
+
+    def _look_at_the_end(self, folder: _Folder, listing: _Listing, error: int) -> None:
+        if error == errno.ENOENT and not listing.seen and folder.may_be_missing:
+            return
+        if error not in (0, errno.E2BIG) and not listing.seen:
             raise _Missing(f"{folder.what} could not be read: {os.strerror(error)}")
         self.has_read = True
-        entries = [entry for page in pages for entry in page.entries]
-        if error == errno.E2BIG or len(entries) > MOST_ENTRIES:
+        if error == errno.E2BIG or listing.seen > MOST_ENTRIES:
             most = f"{MOST_ENTRIES} files, or is more than {_MOST_DEPTH} folders deep"
             self._lacks.append(f"{folder.what} holds more than {most}: a part was not seen")
         elif error:
             self._lacks.append(f"a part of {folder.what} could not be read: {os.strerror(error)}")
-        return sorted(_wanted(entries[:MOST_ENTRIES], folder.patterns), key=lambda found: found[0])
 
-    def _take(self, folder: _Folder, name: str, size: int) -> _Asking[None]:
-        shown = folder.prefix + name
-        if self.taken >= self._bounds.files:
-            raise _CapReached(f"more than {self._bounds.files} files match")
+    def _next_batch(self, folder: _Folder, files: deque[_Wanted]) -> list[_Wanted]:
+        """The files that are asked for next, at least one. Raises _CapReached."""
+        batch: list[_Wanted] = []
+        size, list_bytes = 0, _COUNT_BYTES
+        while files and files[0].size <= min(self._left - size, self._bounds.file_bytes, _MOST_BYTES):
+            size += files[0].size
+            list_bytes += _ASKED_BYTES + len(_path(folder, files[0]))
+            if batch and (size > _BATCH_BYTES or list_bytes > FETCH_BYTES):
+                return batch
+            batch.append(files.popleft())
+        if not batch:
+            raise self._too_large(folder.prefix + files[0].name)
+        return batch
+
+    def _fetched(self, asked: Sequence[BringPath]) -> _Asking[list[_File]]:
+        """All of the answer is read, whatever it is: before that nothing else can be asked for."""
+        number = next(self._requests)
+        request: Fetch | None = Fetch(request=number, files=tuple(asked))
+        files = []
+        for wanted in asked:
+            file, is_over = _File(), False
+            while not is_over:
+                message = yield from _message(number, request)
+                request = None
+                file.take(message, wanted)
+                is_over = message.last
+            files.append(file)
+        return files
+
+    def _take(self, folder: _Folder, wanted: _Wanted, file: _File) -> _Asking[None]:
+        shown = folder.prefix + wanted.name
         most = min(self._left, self._bounds.file_bytes)
-        if size > most:
+        if file.errno == errno.EFBIG and most > wanted.size:  # it has grown since
+            (file,) = yield from self._fetched([BringPath(path=_path(folder, wanted), most=min(most, _MOST_BYTES))])
+        if file.errno == errno.EFBIG or file.size > most:
             raise self._too_large(shown)
-        answers = yield Fetch(request=next(self._requests), path=f"{folder.path}/{name}".encode(), most=most)
-        try:
-            file = self._file(shown, answers, most)
-        except _Missing as missing:
-            self._leave_out(shown, str(missing))
+        if file.errno:
+            self._leave_out(shown, _LACKS.get(file.errno, f"not read: {os.strerror(max(0, file.errno))}"))
             return
-        self._keep(shown, file)
+        yield from self._keep(shown, file)
         self.taken += 1
-        self._left -= len(file.content)
-
-    def _file(self, shown: str, answers: list[Entries] | list[Piece], most: int) -> _File:
-        """What the pieces of a file are together. Raises _Missing and _CapReached."""
-        pieces = [answer for answer in answers if isinstance(answer, Piece)]
-        if not pieces or not pieces[-1].last:
-            raise _Missing(_NONSENSE)
-        if error := pieces[-1].errno:
-            raise self._too_large(shown) if error == errno.EFBIG else _Missing(_LACKS.get(error, f"not read: {os.strerror(error)}"))
-        if [piece.offset for piece in pieces] != _offsets(pieces):
-            raise _Missing(_NONSENSE)
-        content = b"".join(piece.data for piece in pieces)
-        if len(content) > most:
-            raise self._too_large(shown)
-        return _File(content=content, mode=pieces[0].mode, mtime_s=pieces[0].mtime_s)
+        self._left -= file.size
 
     def _too_large(self, shown: str) -> _CapReached:
         return _CapReached(f"they are larger than {self._bounds.largest}: {_shown(shown)} and what follows are missing")
@@ -262,11 +407,16 @@ class _Taking:
             self._listed.append(f"{_shown(name)} ({why})")
 
 
-def _offsets(pieces: Sequence[Piece]) -> list[int]:
-    offsets = [0]
-    for piece in pieces[:-1]:
-        offsets.append(offsets[-1] + len(piece.data))
-    return offsets
+def _message(number: int, request: ListFolder | Fetch | None = None) -> _Asking[Entries | Piece]:
+    """The next message of an answer, after its request was sent."""
+    message = yield request
+    while message is None or message.request != number:
+        message = yield None
+    return message
+
+
+def _path(folder: _Folder, wanted: _Wanted) -> bytes:
+    return f"{folder.path}/{wanted.name}".encode()
 
 
 def _wanted(entries: Iterable[FolderEntry], patterns: Sequence[str]) -> Iterator[tuple[str, FolderEntry]]:
@@ -319,10 +469,3 @@ def _shown(name: str) -> str:
     text = name[:_MAX_SHOWN_LENGTH].encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     clean = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
     return f"'{clean}'" if len(name) <= _MAX_SHOWN_LENGTH else f"'{clean}...'"
-
-
-def _add(out: tarfile.TarFile, name: str, file: _File) -> None:
-    member = tarfile.TarInfo(name)
-    member.size, member.mtime = len(file.content), max(0, min(file.mtime_s, _MAX_MTIME_S))
-    member.mode = 0o755 if file.mode & 0o100 else 0o644
-    out.addfile(member, io.BytesIO(file.content))

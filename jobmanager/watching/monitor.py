@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from jobmanager.engine.protocol import (
     Engine,
@@ -38,10 +38,8 @@ from jobmanager.runner.frames import (
     Ended,
     Entries,
     Fault,
-    Fetch,
     FromProgram,
     Kill,
-    ListFolder,
     OutputData,
     Piece,
     ProgramStream,
@@ -52,7 +50,7 @@ from jobmanager.runner.frames import (
     UpMessage,
 )
 from jobmanager.watching.backstop import Advice, Backstop
-from jobmanager.watching.collect import collecting
+from jobmanager.watching.collect import Collecting, Working, collecting
 from jobmanager.watching.inspector import ContainerInspector, HostLost
 from jobmanager.watching.limit_clock import LimitClock
 from jobmanager.watching.monitor_states import TRANSITIONS, MonitorAction, MonitorEvent, MonitorState
@@ -78,9 +76,6 @@ _OVERDUE_WAIT_S = 0.05
 _LAST_WORDS_S = 1.0  # for what is on its way from a container that has ended
 _COLLECT_TRIES = 3  # over new connections
 _FLUSH_S = 1.0
-
-_Request = ListFolder | Fetch
-_Answers = list[Entries] | list[Piece]
 
 
 class _UnreachableBeforeStart(Exception):
@@ -152,8 +147,8 @@ class ContainerMonitor:
         self._over: ContainerInfo | None = None  # its state, seen before its channel ended
         self._over_since = 0.0
         self._connected_at = self._told_at = self._began_to_collect = 0.0
-        self._requests: Generator[_Request, _Answers, Collected] | None = None
-        self._answers: list[Entries | Piece] = []
+        self._requests: Collecting | None = None
+        self._is_compressing = False  # and goes on in each turn
         self._collections = 0
         self._ssh_is_ready = self._ssh_reported = False
 
@@ -324,6 +319,8 @@ class ContainerMonitor:
         messages = self._link.receive(self._wait_s())
         for message in messages or ():
             self._take(message)
+        if self._is_compressing and self._link.is_open:
+            self._go_on_collecting(None)
         if messages:
             self._reporter.update(self._transcript)
         status = self._link.status
@@ -333,7 +330,7 @@ class ContainerMonitor:
 
     def _wait_s(self) -> float:
         """How long there is nothing to do if nothing comes."""
-        waits = [_MAX_WAIT_S]
+        waits = [0.0 if self._is_compressing else _MAX_WAIT_S]
         if self.state in (MonitorState.NEW, MonitorState.SENT, MonitorState.RUNNING):
             left_s = self._limit_clock.next_check_s()
             waits.append(left_s if left_s > 0 else _OVERDUE_WAIT_S)
@@ -359,7 +356,7 @@ class ContainerMonitor:
             self._apply(MonitorEvent.ENDED)
         elif isinstance(message, (Entries, Piece)):
             if message.request:
-                self._take_answer(message)
+                self._go_on_collecting(message)
         elif isinstance(message, Fault):
             raise FrameError(one_line(message.text.decode("utf-8", "replace")[:500]))
 
@@ -556,27 +553,26 @@ class ContainerMonitor:
             self._end_collecting("the connection to the host did not last until they had come")
             return
         self._began_to_collect = self._began_to_collect or self._clock()
-        self._requests, self._answers = collecting(job), []
-        self._ask_next(None)
+        self._requests = collecting(job)
+        self._go_on_collecting(None)
 
-    def _take_answer(self, message: Entries | Piece) -> None:
-        self._answers.append(message)
-        if message.last:
-            answers, self._answers = self._answers, []
-            self._ask_next(answers)
-
-    def _ask_next(self, answers: list[Entries | Piece] | None) -> None:
+    def _go_on_collecting(self, message: Entries | Piece | None) -> None:
+        """Give it the next message of an answer; or None: at its beginning, and where it waits for none."""
         if self._requests is None:
             return
         try:
-            self._link.send(self._requests.send(answers))  # type: ignore[arg-type]
+            wanted = self._requests.send(message)
         except StopIteration as done:
-            self._notes.collected, self._requests = done.value, None
+            self._notes.collected, self._requests, self._is_compressing = done.value, None, False
             self._notes.timings["collect"] = round(self._clock() - self._began_to_collect, 4)
             self._apply(MonitorEvent.COLLECTED)
+            return
+        self._is_compressing = isinstance(wanted, Working)
+        if wanted is not None and not isinstance(wanted, Working):
+            self._link.send(wanted)
 
     def _end_collecting(self, why: str) -> None:
-        self._notes.collected, self._requests = Collected(error=why), None
+        self._notes.collected, self._requests, self._is_compressing = Collected(error=why), None, False
         self.state = MonitorState.OVER
 
     def _report(self) -> RunReport:

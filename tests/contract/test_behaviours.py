@@ -83,6 +83,6 @@ def _left(runner: ChannelRunner, behaviour: Behaviour) -> dict[str, bytes]:
         return {}
     left = {}
     for number, path in enumerate(sorted(set(paths) - set(GIVEN)), start=2):
-        runner.send(Fetch(request=number, path=f"/job/{path}".encode(), most=2**20))
+        runner.send(Fetch(request=number, files=(BringPath(path=f"/job/{path}".encode(), most=2**20),)))
         left[path] = runner.wait_for(Piece, where=lambda piece, number=number: piece.request == number).data
     return left

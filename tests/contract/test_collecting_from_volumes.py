@@ -15,12 +15,12 @@ from jobmanager.model.container import VolumeMount
 from jobmanager.model.limits import Limits
 from jobmanager.results.facts import Collected
 from jobmanager.runner.frames import Ended, Entries, Fetch, ListFolder, Piece, Put, UpMessage
-from jobmanager.watching.collect import collecting
 from jobmanager.watching.run_order import run_messages
 from jobmanager.watching.runner_link import RunnerLink
 from jobmanager.watching.spool import Spool
 from tests.contract.conftest import REAL_ONLY
 from tests.contract.place import PATIENCE_S, Place
+from tests.support import collecting
 
 LIMITS = Limits(memory_mib=64, workspace_mib=4)
 
@@ -33,21 +33,13 @@ class EndedRun:
     asked: list[ListFolder | Fetch] = field(default_factory=list)
 
     def collected(self, collect: tuple[str, ...] = (), tests: tuple[str, ...] = ()) -> Collected:
-        requests = collecting(_job(collect=collect, tests=tests))
-        try:
-            request = next(requests)
-            while True:
-                self.asked.append(request)
-                self.link.send(request)
-                request = requests.send(self._answer(Entries if isinstance(request, ListFolder) else Piece))
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
+        return collecting.collected(_job(collect=collect, tests=tests), self._answer)
 
-    def _answer(self, kind: type[Entries] | type[Piece]) -> list[Any]:
-        found: list[Any] = []
-        while not found or not found[-1].last:
-            found += [message for message in _received(self.link) if isinstance(message, kind)]
-        return found
+    def _answer(self, request: ListFolder | Fetch) -> Iterator[Entries | Piece]:
+        self.asked.append(request)
+        self.link.send(request)
+        while True:
+            yield from (message for message in _received(self.link) if isinstance(message, (Entries, Piece)))
 
 
 @contextmanager

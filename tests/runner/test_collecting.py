@@ -17,7 +17,7 @@ from jobmanager.results.facts import Collected
 from jobmanager.results.result_file import RESULT_FILE_LIMIT, ResultFileError, parse_result_file
 from jobmanager.runner.frames import Entries, Fetch, ListFolder, Piece
 from jobmanager.watching.brought import brought_paths, result_file_of
-from jobmanager.watching.collect import collecting
+from tests.support import collecting
 from tests.support.bare_runner import BareRunner
 
 PYTHON = str(Path(sys.executable).resolve())
@@ -38,25 +38,17 @@ def collected(
     runner: BareRunner, wanted: MonitorContainer | None = None, before_each: Callable[[ListFolder | Fetch], None] = lambda _: None
 ) -> Collected:
     """What comes back of a job whose program has ended."""
-    requests = collecting(wanted or job())
-    try:
-        request = next(requests)
+
+    def answer(request: ListFolder | Fetch) -> Iterator[Entries | Piece]:
+        before_each(request)
+        runner.send(request)
+        kind: type[Entries | Piece] = Entries if isinstance(request, ListFolder) else Piece
         while True:
-            before_each(request)
-            request = requests.send(answers(runner, request))
-    except StopIteration as end:
-        return end.value  # type: ignore[no-any-return]
+            message = runner.wait_for(kind)
+            assert message.request == request.request
+            yield message
 
-
-def answers(runner: BareRunner, request: ListFolder | Fetch) -> list[Any]:
-    runner.send(request)
-    kind: type[Entries | Piece] = Entries if isinstance(request, ListFolder) else Piece
-    found: list[Any] = []
-    while not found or not found[-1].last:
-        message: Any = runner.wait_for(kind)
-        assert message.request == request.request
-        found.append(message)
-    return found
+    return collecting.collected(wanted or job(), answer)
 
 
 def unpacked(found: Collected) -> dict[str, bytes]:
@@ -148,6 +140,34 @@ def test_folders_of_great_depth_are_cut_and_what_is_above_them_comes(runner: Bar
     assert found.error == "the workspace holds more than 100000 files, or is more than 64 folders deep: a part was not seen"
 
 
+def test_what_is_beside_a_tree_that_is_too_deep_or_a_path_that_is_too_long_comes(runner: BareRunner) -> None:
+    python(
+        runner,
+        """if True:
+            import os
+            for tree, name, depth in (("deep", "d", 100), ("long", "l" * 250, 30)):
+                os.chdir("/job"); os.mkdir(tree); os.chdir(tree)
+                for level in range(depth):
+                    open(f"at{level}", "w").write("1"); os.mkdir(name); os.chdir(name)
+            os.chdir("/job")
+            for number in range(300):
+                open(f"file{number}", "w").write("1")
+        """,
+    )
+    found = unpacked(collected(runner))
+    assert {f"file{number}" for number in range(300)} <= set(found)
+    assert {name.count("/") for name in found if name.startswith("deep")} == set(range(1, 65))
+    assert {name.rpartition("/")[2] for name in found if name.startswith("long")} == {f"at{level}" for level in range(5)}
+
+
+def test_a_thousand_small_files_come_with_a_few_requests(runner: BareRunner) -> None:
+    python(runner, "for n in range(1000): open(f'{n:03}', 'w').write(f'{n:03}')")
+    asked: list[ListFolder | Fetch] = []
+    found = collected(runner, before_each=asked.append)
+    assert unpacked(found) == {f"{number:03}": f"{number:03}".encode() for number in range(1000)}
+    assert [type(request) for request in asked] == [ListFolder, Fetch]
+
+
 def test_a_name_that_is_longer_than_a_request_may_have_is_told(runner: BareRunner) -> None:
     python(
         runner,
@@ -197,7 +217,7 @@ def test_a_file_that_another_container_changes_after_the_list_is_told(runner: Ba
     sh(runner, "echo 1 > a; echo 2 > b; echo 3 > c")
 
     def before_each(request: ListFolder | Fetch) -> None:
-        if request.path == b"/job/b":
+        if isinstance(request, Fetch):
             sh(runner, change)
 
     found = collected(runner, before_each=before_each)
@@ -218,7 +238,7 @@ def test_a_file_has_the_size_that_it_has_when_it_is_read(runner: BareRunner, siz
     sh(runner, "echo 1 > a; echo 2 > b; echo 3 > c")
 
     def before_each(request: ListFolder | Fetch) -> None:
-        if request.path == b"/job/b":
+        if isinstance(request, Fetch) and len(request.files) > 1:
             sh(runner, f"truncate -s {size} b")
 
     found = collected(runner, job(limits=Limits(archive_mib=1)), before_each)

@@ -72,7 +72,7 @@ def listed(runner: BareRunner, path: str) -> tuple[dict[str, FolderEntry], int]:
 
 def fetched(runner: BareRunner, path: str, most: int = 2**30) -> tuple[bytes, Piece]:
     """A file's bytes, and its last piece."""
-    runner.send(Fetch(request=8, path=path.encode(), most=most))
+    runner.send(Fetch(request=8, files=(BringPath(path=path.encode(), most=most),)))
     content = b""
     while True:
         piece = runner.wait_for(Piece)
@@ -226,6 +226,38 @@ def test_many_files_come_once_each(runner: BareRunner) -> None:
     assert (len(found), error) == (15_010, 0)
 
 
+def test_what_has_too_long_a_path_is_left_out_and_the_rest_is_listed(runner: BareRunner) -> None:
+    python(
+        runner,
+        """if True:
+            import os
+            for _ in range(20):
+                os.mkdir("d" * 250); os.chdir("d" * 250); open("f", "w").close()
+            for number in range(200):
+                open(f"/job/{number}", "w").close()
+        """,
+    )
+    found, error = listed(runner, "/job")
+    assert error == errno.E2BIG
+    assert {str(number) for number in range(200)} <= set(found)
+    assert max(map(len, found)) == 16 * 251 + 1
+
+
+def test_files_that_are_asked_for_together_come_in_that_order_and_one_that_is_not_there_ends_no_other(runner: BareRunner) -> None:
+    python(runner, "open('a', 'w').write('A'); open('big', 'wb').write(bytes(200_000)); open('empty', 'w')")
+    asked = [("big", 200_000), ("none", 5), ("a", 0), ("empty", 0), ("a", 1), ("big", 199_999)]
+    runner.send(Fetch(request=3, files=tuple(BringPath(path=f"/job/{name}".encode(), most=most) for name, most in asked)))
+
+    pieces: list[Piece] = []
+    while sum(piece.last for piece in pieces) < len(asked):
+        pieces.append(runner.wait_for(Piece))
+
+    ends = [(piece.path.decode().removeprefix("/job/"), piece.errno) for piece in pieces if piece.last]
+    assert ends == [("big", 0), ("none", errno.ENOENT), ("a", errno.EFBIG), ("empty", 0), ("a", 0), ("big", errno.EFBIG)]
+    assert b"".join(piece.data for piece in pieces) == bytes(200_000) + b"A"
+    assert {piece.request for piece in pieces} == {3}
+
+
 def test_what_is_too_deep_is_left_out_and_said(runner: BareRunner) -> None:
     python(runner, "import os\nfor n in range(300): os.mkdir('d'); os.chdir('d')\nopen('x', 'w')")
     found, error = listed(runner, "/job")
@@ -280,7 +312,7 @@ def test_a_run_brings_files_before_its_end(runner: BareRunner) -> None:
 def test_frames_are_read_while_a_long_answer_waits_for_room(runner: BareRunner) -> None:
     python(runner, "open('f', 'wb').write(bytes(4 << 20))")
     runner.acknowledging = False
-    runner.send(Fetch(request=1, path=b"/job/f", most=2**30))
+    runner.send(Fetch(request=1, files=(BringPath(path=b"/job/f", most=2**30),)))
     runner.wait_for(Piece)
     runner.send(Kill(run=99))  # is read, and means nothing
     runner.acknowledging = True
@@ -290,12 +322,12 @@ def test_frames_are_read_while_a_long_answer_waits_for_room(runner: BareRunner) 
 def test_a_new_waiter_asks_though_the_dead_one_has_not_got_its_answer(runner: BareRunner) -> None:
     python(runner, "open('f', 'wb').write(bytes(4 << 20)); open('g', 'w').write('g')")
     runner.acknowledging = False
-    runner.send(Fetch(request=1, path=b"/job/f", most=2**30))
+    runner.send(Fetch(request=1, files=(BringPath(path=b"/job/f", most=2**30),)))
     runner.wait_for(Piece)
     runner.detach()
     runner.acknowledging = True
     runner.resume()
-    runner.send(Fetch(request=2, path=b"/job/g", most=2**30))
+    runner.send(Fetch(request=2, files=(BringPath(path=b"/job/g", most=2**30),)))
     answer = runner.wait_for(Piece, where=lambda piece: piece.request == 2)
     assert (answer.data, answer.offset, answer.last) == (b"g", 0, True)
 
@@ -303,8 +335,8 @@ def test_a_new_waiter_asks_though_the_dead_one_has_not_got_its_answer(runner: Ba
 def test_a_second_request_before_the_answer_is_a_fault(runner: BareRunner) -> None:
     python(runner, "open('f', 'wb').write(bytes(4 << 20))")
     runner.acknowledging = False
-    runner.send(Fetch(request=1, path=b"/job/f", most=2**30))
-    runner.send(Fetch(request=2, path=b"/job/f", most=2**30))
+    runner.send(Fetch(request=1, files=(BringPath(path=b"/job/f", most=2**30),)))
+    runner.send(Fetch(request=2, files=(BringPath(path=b"/job/f", most=2**30),)))
     runner.acknowledging = True
     assert runner.wait_for(Fault).text == b"a request before the last one was answered"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import struct
 from dataclasses import replace
@@ -12,7 +13,22 @@ from zlib import crc32
 import pytest
 
 from jobmanager.runner.fields import FrameError
-from jobmanager.runner.frames import DOWN, Ack, Fault, Hello, Input, Kill, Leave, Put, StartRun, Status, encode
+from jobmanager.runner.frames import (
+    DOWN,
+    Ack,
+    BringPath,
+    Fault,
+    Fetch,
+    Hello,
+    Input,
+    Kill,
+    Leave,
+    Piece,
+    Put,
+    StartRun,
+    Status,
+    encode,
+)
 from jobmanager.runner.wire import FRAME_PAYLOAD_BYTES, FrameReader, FrameWriter, PacketReader
 from tests.support.bare_runner import BareRunner, CaseEnd, run_cases
 from tests.support.runner_messages import any_message
@@ -141,6 +157,17 @@ def is_nonsense(content: bytes) -> bool:
 
 
 RUN = StartRun(run=1, argv=(b"true",), cwd=b"/")
+
+
+LONGEST = [(b"/" * 1016, 0)] * 31 + [(b"/" * 1012, 0)]  # with their count 32 KiB
+
+
+def fetch(*files: tuple[bytes, int], claimed: int | None = None, more: bytes = b"") -> bytes:
+    """A Fetch with any list."""
+    items = b"".join(struct.pack("<I", len(path)) + path + struct.pack("<I", most) for path, most in files)
+    return frame(Fetch.NUMBER, struct.pack("<II", 1, len(files) if claimed is None else claimed) + items + more)
+
+
 WRONG = {
     "a type that is none": frame(13, b""),
     "a type of 0": frame(0, b""),
@@ -158,6 +185,13 @@ WRONG = {
     "a kind that is none": frame(Put.NUMBER, struct.pack("<BIIQQBI", 2, 0, 0, 0, 0, 1, 0)),
     "a path with a NUL": frame(9, struct.pack("<II", 1, 4) + b"/a\0b"),
     "a path that is too long": frame(9, struct.pack("<II", 1, 5000) + b"/" * 5000),
+    "no file": fetch(),
+    "more files than are there": fetch((b"/a", 1), claimed=2),
+    "fewer files than are there": fetch((b"/a", 1), (b"/b", 1), claimed=1),
+    "files whose list is too long": fetch(*LONGEST, (b"", 1)),
+    "a file with a NUL in its path": fetch((b"/a", 1), (b"/\0", 1)),
+    "a file whose path is too long": fetch((b"/a", 1), (b"/" * 4096, 1)),
+    "a file without a size": fetch((b"/a", 1), claimed=2, more=struct.pack("<I", 2) + b"/b"),
     "a stream that it has not": FrameWriter(FIRST).write(Ack(read_to=1)),
     "another version": frame(Hello.NUMBER, struct.pack("<HQI", 2, 0, 1000)),
 }
@@ -171,6 +205,20 @@ def test_each_kind_of_nonsense_is_a_fault_that_is_said_once(tmp_path: Path) -> N
     assert {name: (end.code, end.errors) for name, end in zip(WRONG, ends, strict=True)} == dict.fromkeys(WRONG, (FAULTED, ""))
     for name, end in zip(WRONG, ends, strict=True):
         assert [type(message) for message in messages_of(end)] == [Status, Fault], name
+
+
+def test_the_longest_list_of_files_is_answered_also_where_nothing_may_come(tmp_path: Path) -> None:
+    begun = FrameWriter(FIRST).begin(read_from=0, lease_ms=20_000)
+    longest = Fetch(request=1, files=tuple(BringPath(path=path, most=most) for path, most in LONGEST))
+    cases = [begun + fetch(*LONGEST), begun + fetch((b"/etc/passwd", 0), (b"/etc/none", 0), (b"", 2**32 - 1))]
+
+    ends = run_cases([case + FrameWriter(FIRST).write(Leave()) for case in cases], tmp_path)
+
+    assert FrameWriter(FIRST).write(longest) == fetch(*LONGEST)
+    assert [(end.code, end.errors) for end in ends] == [(LEFT, "")] * 2
+    many, few = ([message for message in messages_of(end) if isinstance(message, Piece)] for end in ends)
+    assert [(piece.errno, piece.last) for piece in many] == [(errno.EINVAL, True)] * 32
+    assert [(piece.errno, piece.data) for piece in few] == [(errno.EFBIG, b""), (errno.ENOENT, b""), (errno.EINVAL, b"")]
 
 
 def messages_of(end: CaseEnd) -> list[object]:

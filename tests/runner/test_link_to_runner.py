@@ -13,6 +13,7 @@ from typing import TypeVar
 import pytest
 
 from jobmanager.runner.frames import (
+    BringPath,
     Ended,
     Entries,
     Fetch,
@@ -192,7 +193,7 @@ def test_a_request_is_asked_again_after_its_answer_was_cut_off(channels: RunnerC
     link = link_to(channels)
     begin(link, start("open('big', 'wb').write(bytes(range(256)) * 16384); open('small', 'w').write('x')"))
     follow(link, has_ended)
-    fetch = Fetch(request=1, path=b"/job/big", most=8 * MIB)
+    fetch = Fetch(request=1, files=(BringPath(path=b"/job/big", most=8 * MIB),))
     link.send(fetch)
     follow(link, lambda found: len(found) > 10)
     link.ping()  # the answer goes on, and nobody wants it any more
@@ -200,7 +201,7 @@ def test_a_request_is_asked_again_after_its_answer_was_cut_off(channels: RunnerC
     link.send(ListFolder(request=1, path=b"/job"))
 
     (entries,) = follow(link, bool)
-    link.send(Fetch(request=2, path=b"/job/big", most=8 * MIB))
+    link.send(Fetch(request=2, files=(BringPath(path=b"/job/big", most=8 * MIB),)))
     pieces = all_of(Piece, follow(link, lambda found: found and isinstance(found[-1], Piece) and found[-1].last))
 
     assert isinstance(entries, Entries) and sorted(entry.path for entry in entries.entries) == [b"big", b"small"]

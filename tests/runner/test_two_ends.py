@@ -9,6 +9,7 @@ import pytest
 
 from jobmanager.runner.frames import (
     Ack,
+    BringPath,
     Ended,
     Entries,
     Fetch,
@@ -167,7 +168,7 @@ def test_files_come_back_as_they_were_put(runner: BareRunner) -> None:
         put(runner, path, *files[path], piece=int(2 ** chooser.uniform(14, 19)))
 
     for request, (path, (mode, mtime_s, content)) in enumerate(files.items(), 1):
-        runner.send(Fetch(request=request, path=path, most=2**21))
+        runner.send(Fetch(request=request, files=(BringPath(path=path, most=2**21),)))
         pieces = fetched(runner, request)
         assert {(p.path, p.mode & 0o7777, p.mtime_s, p.size, p.errno) for p in pieces} == {(path, mode, mtime_s, len(content), 0)}
         assert b"".join(p.data for p in pieces) == content

@@ -8,7 +8,18 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from jobmanager.runner.fields import ByteString, Choice, Field, Flag, KernelCounter, ListOf, Number, RecordOf, payload_fields
+from jobmanager.runner.fields import (
+    ByteString,
+    Choice,
+    Field,
+    Flag,
+    FrameError,
+    KernelCounter,
+    ListOf,
+    Number,
+    RecordOf,
+    payload_fields,
+)
 from jobmanager.runner.frames import DOWN, UP, DownMessage, Hello, Leave, Status, UpMessage
 
 KINDS: list[type[Any]] = [*DOWN.values(), *UP.values(), Status]
@@ -28,7 +39,7 @@ def values_of(field: Field, most: int) -> st.SearchStrategy[Any]:
         strings = st.binary(max_size=min(most, field.most))
         return strings if field.may_have_nul else strings.map(lambda value: value.replace(b"\0", b"/"))
     if isinstance(field, ListOf):
-        return st.lists(values_of(field.item, min(most, 100)), max_size=5).map(tuple)
+        return st.lists(values_of(field.item, min(most, 100)), min_size=field.fewest, max_size=5).map(tuple)
     assert isinstance(field, RecordOf)
     return records(field.kind, most)
 
@@ -88,10 +99,20 @@ def _any_value(name: str, field: Field, chooser: Random) -> Any:
     if isinstance(field, Choice):
         return chooser.choice(list(field.values))
     if isinstance(field, ListOf):
-        return tuple(_any_value(f"{name}[]", field.item, chooser) for _ in range(chooser.choice([0, 0, 1, 2, 30])))
+        count = max(field.fewest, chooser.choice([0, 0, 1, 2, 30]))
+        items = [_any_value(f"{name}[]", field.item, chooser) for _ in range(count)]
+        return tuple(items[: 1 if _is_too_long(field, items) else None])
     if isinstance(field, RecordOf):
         return field.kind(**{inner: _any_value(inner, part, chooser) for inner, part in payload_fields(field.kind).items()})
     assert isinstance(field, ByteString)
     if not field.may_have_nul:
         return chooser.choice([*PLACES, chooser.randbytes(20).replace(b"\0", b"0")])
     return chooser.randbytes(chooser.choice([0, 1, 100, 70_000]))
+
+
+def _is_too_long(field: ListOf, items: list[Any]) -> bool:
+    try:
+        field.write(items, bytearray())
+    except FrameError:
+        return True
+    return False

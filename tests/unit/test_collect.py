@@ -15,9 +15,10 @@ import pytest
 from jobmanager import Limits
 from jobmanager.ipc.messages import GradingSettings, MonitorContainer
 from jobmanager.results.facts import Collected
-from jobmanager.runner.frames import Entries, Fetch, FolderEntry, ListFolder, PathKind, Piece, encode
+from jobmanager.runner.frames import BringPath, Entries, Fetch, FolderEntry, ListFolder, PathKind, Piece, encode
 from jobmanager.watching import collect as collect_module
-from jobmanager.watching.collect import collecting
+from jobmanager.watching.collect import Working, collecting
+from tests.support.collecting import collected as answered
 
 MIB = 2**20
 GRADING = GradingSettings(images={"": "i"}, cpu_time_s=1, memory_mib=64, network="none", most_students=1)
@@ -51,7 +52,7 @@ class ScriptedRunner:
 
     @property
     def fetched(self) -> list[str]:
-        return [request.path.decode() for request in self.asked if isinstance(request, Fetch)]
+        return [asked.path.decode() for request in self.asked if isinstance(request, Fetch) for asked in request.files]
 
     def _list(self, request: ListFolder) -> list[Entries]:
         nodes = self.folders.get(request.path.decode())
@@ -65,13 +66,18 @@ class ScriptedRunner:
         return [first, Entries(request=request.request, errno=self.list_errno, last=True, entries=entries[2:])]
 
     def _fetch(self, request: Fetch) -> list[Piece]:
-        node = self._node(request.path.decode())
-        error = node.errno or (errno.EFBIG if len(node.content) > request.most else 0)
+        return [piece for asked in request.files for piece in self._pieces(request, asked)]
+
+    def _pieces(self, request: Fetch, asked: BringPath) -> list[Piece]:
+        node = self._node(asked.path.decode())
+        error = node.errno or (errno.EFBIG if len(node.content) > asked.most else 0)
         content = b"" if error else node.content
         starts = range(0, len(content), self.piece_bytes) or range(1)
         given = {"mode": node.mode, "mtime_s": node.mtime_s, "size": len(node.content), "errno": error}
         return [
-            piece_of(request, content[start : start + self.piece_bytes], offset=start, last=start == starts[-1], **given)
+            piece_of(
+                request, content[start : start + self.piece_bytes], asked.path, offset=start, last=start == starts[-1], **given
+            )
             for start in starts
         ]
 
@@ -82,9 +88,9 @@ class ScriptedRunner:
         return next(nodes[name] for nodes, name in inside if name in nodes)
 
 
-def piece_of(request: ListFolder | Fetch, data: bytes = b"", **fields: Any) -> Piece:
+def piece_of(request: ListFolder | Fetch, data: bytes = b"", path: bytes = b"/job/a", **fields: Any) -> Piece:
     given = {"mode": 0o644, "mtime_s": 0, "size": len(data), "errno": 0, "offset": 0, "last": True}
-    return Piece(request=request.request, path=request.path, data=data, **{**given, **fields})
+    return Piece(request=request.request, path=path, data=data, **{**given, **fields})
 
 
 def as_bytes(name: str | bytes) -> bytes:
@@ -98,16 +104,6 @@ def _size(node: Node) -> int:
 def job(**fields: Any) -> MonitorContainer:
     given = {"job_id": "j", "container_id": "c", "container_name": "n", "command": "true", "env": {}, "files": {}}
     return MonitorContainer(**{**given, "stdin": b"", "limits": Limits(archive_mib=1), "collect": (), **fields})
-
-
-def answered(wanted: MonitorContainer, answer: Callable[[ListFolder | Fetch], list[Any]]) -> Collected:
-    requests = collecting(wanted)
-    try:
-        request = next(requests)
-        while True:
-            request = requests.send(answer(request))
-    except StopIteration as end:
-        return end.value  # type: ignore[no-any-return]
 
 
 def of_tree(nodes: Mapping[str | bytes, Node], patterns: tuple[str, ...] = ("*",), **fields: Any) -> Collected:
@@ -139,9 +135,70 @@ def test_files_that_match_come_back_by_their_names_in_the_workspace() -> None:
     assert (found.error, found.not_collected, found.test_files) == ("", "", {})
     assert runner.asked == [
         ListFolder(request=1, path=b"/job"),
-        Fetch(request=2, path=b"/job/a.txt", most=MIB),
-        Fetch(request=3, path=b"/job/sub/b.txt", most=MIB - 1),
+        Fetch(request=2, files=(BringPath(path=b"/job/a.txt", most=1), BringPath(path=b"/job/sub/b.txt", most=5000))),
     ]
+
+
+def sizes_asked_at_once(nodes: Mapping[str | bytes, Node], archive_mib: int = 16) -> list[list[int]]:
+    runner = ScriptedRunner({"/job": nodes})
+    answered(job(collect=("*",), limits=Limits(archive_mib=archive_mib)), runner.answer)
+    return [[asked.most for asked in request.files] for request in runner.asked if isinstance(request, Fetch)]
+
+
+def test_small_files_are_asked_for_together_and_a_large_one_alone() -> None:
+    sizes = [10, 3 * MIB, 20, MIB - 21, 1, 2, 2 * MIB, 0]
+
+    asked = sizes_asked_at_once({f"{number}": file(bytes(size)) for number, size in enumerate(sizes)})
+
+    assert asked == [[10], [3 * MIB], [20, MIB - 21, 1], [2], [2 * MIB], [0]]
+
+
+def test_a_thousand_small_files_take_a_few_requests() -> None:
+    assert [len(sizes) for sizes in sizes_asked_at_once({f"{number:03}": file(bytes(100)) for number in range(1000)})] == [1000]
+
+
+def test_long_names_take_more_requests_and_each_can_be_sent() -> None:
+    asked = sizes_asked_at_once({f"{number:03}" + "n" * 997: file() for number in range(100)})
+
+    assert sum(map(len, asked)) == 100
+    assert {len(sizes) for sizes in asked[:-1]} == {32}  # 4 + 32 * (8 + 5 + 1000) bytes are less than 32 KiB
+
+
+def test_between_the_messages_of_an_answer_nothing_is_asked() -> None:
+    runner = ScriptedRunner({"/job": GOOD}, piece_bytes=1000)
+    requests = collecting(job(collect=("*",)))
+    first, last = runner.answer(next(requests))  # type: ignore[arg-type]
+    assert requests.send(first) is None
+    fetch = requests.send(last)
+    assert isinstance(fetch, Fetch)
+    assert [requests.send(piece) for piece in runner.answer(fetch)[:-1]] == [None] * 6
+
+
+def test_messages_of_another_request_are_passed_over() -> None:
+    def answer(request: ListFolder | Fetch) -> list[Any]:
+        stale = Piece(request=77, path=b"x", mode=0, mtime_s=0, size=0, errno=5, offset=0, last=True, data=b"")
+        return [stale, *ScriptedRunner({"/job": GOOD}).answer(request)]
+
+    found = answered(job(collect=("*",)), answer)
+
+    assert (set(unpacked(found)), found.not_collected) == ({"a.txt", "sub/b.txt", "sub/c.bin"}, "")
+
+
+def test_much_that_is_compressed_leaves_others_their_turn() -> None:
+    content = os.urandom(MIB) * 12
+    runner = ScriptedRunner({"/job": {"big": file(content)}})
+    requests = collecting(job(collect=("*",), limits=Limits(archive_mib=16)))
+    messages: list[Any] = []
+    turns, due = 0, next(requests)
+    with pytest.raises(StopIteration) as end:
+        while True:
+            if isinstance(due, (ListFolder, Fetch)):
+                messages = runner.answer(due)
+            turns += isinstance(due, Working)
+            due = requests.send(None if isinstance(due, Working) else messages.pop(0))
+
+    assert turns == 2  # one for each 4 MiB, but the last
+    assert unpacked(end.value.value) == {"big": content}
 
 
 @pytest.mark.parametrize(
@@ -287,12 +344,38 @@ def test_more_bytes_than_were_asked_for_are_not_taken() -> None:
     def answer(request: ListFolder | Fetch) -> list[Any]:
         if isinstance(request, ListFolder):
             return ScriptedRunner({"/job": {"a": file(), "b": file()}}).answer(request)
-        return [piece_of(request, bytes(MIB), last=False), piece_of(request, b"x", offset=MIB)]
+        return [piece_of(request, b"1", last=False), piece_of(request, b"1", offset=1), piece_of(request, b"2", b"/job/b")]
 
     found = answered(job(collect=("*",)), answer)
 
-    assert unpacked(found) == {}
-    assert "archive_mib = 1: 'a'" in found.error
+    assert unpacked(found) == {"b": b"2"}
+    assert found.not_collected == "'a' (the runner's answer makes no sense)"
+
+
+def test_a_file_that_has_grown_since_is_asked_for_again_alone() -> None:
+    runner = ScriptedRunner({"/job": {"a": file(), "b": file(b"B" * 5000, size=1), "c": file()}})
+
+    found = answered(job(collect=("*",)), runner.answer)
+
+    assert unpacked(found) == {"a": b"1", "b": b"B" * 5000, "c": b"1"}
+    assert list(unpacked(found)) == ["a", "b", "c"]
+    assert runner.asked[-1] == Fetch(request=3, files=(BringPath(path=b"/job/b", most=MIB - 1),))
+
+
+def test_files_that_grow_do_not_come_past_the_cap_of_all() -> None:
+    half = bytes(MIB // 2 + 1)
+    found = of_tree({"a": file(half, size=1), "b": file(half, size=1), "c": file()})
+
+    assert set(unpacked(found)) == {"a"}
+    assert found.error == "they are larger than archive_mib = 1: 'b' and what follows are missing"
+
+
+def test_a_cap_that_one_answer_reaches_does_not_break_what_is_asked_for_next() -> None:
+    runner = ScriptedRunner({"/job": {"a": file(), "b": file(bytes(2 * MIB), size=1), "c": file()}})
+
+    found = answered(job(collect=("*",), tests=("c",)), runner.answer)
+
+    assert (unpacked(found), found.test_files) == ({"a": b"1"}, {"c": b"1"})
 
 
 def test_too_many_files_that_match_are_cut_off() -> None:
@@ -341,7 +424,7 @@ def test_a_file_that_breaks_off_is_not_taken_in_part() -> None:
     def answer(request: ListFolder | Fetch) -> list[Any]:
         if isinstance(request, ListFolder):
             return ScriptedRunner({"/job": {"a": file()}}).answer(request)
-        return [piece_of(request, b"half", last=False), piece_of(request, errno=errno.EIO, offset=4)]
+        return [piece_of(request, b"h", last=False), piece_of(request, errno=errno.EIO, offset=1)]
 
     found = answered(job(collect=("*",)), answer)
 
@@ -367,8 +450,6 @@ def test_of_a_workspace_that_can_be_listed_in_part_that_part_comes() -> None:
 
 
 NO_SENSE: dict[str, Callable[[int], list[Any]]] = {
-    "nothing": lambda _: [],
-    "no end": lambda request: [Entries(request=request, errno=0, last=False, entries=())],
     "pieces of a file": lambda request: [
         Piece(request=request, path=b"x", mode=0, mtime_s=0, size=0, errno=0, offset=0, last=True, data=b"")
     ],
@@ -383,19 +464,24 @@ def test_an_answer_that_is_no_list_is_told(answer: Callable[[int], list[Any]]) -
 
 
 @pytest.mark.parametrize(
-    ("offsets", "last"), [((0, 3), True), ((1,), True), ((0, 0), True), ((0, 1), False), ((), True)],
-    ids=["a gap", "no beginning", "twice", "no end", "nothing"],
+    ("offsets", "path"), [((0, 3), b"/job/a"), ((1,), b"/job/a"), ((0, 0), b"/job/a"), ((0, 1), b"/job/b")],
+    ids=["a gap", "no beginning", "twice", "another file"],
 )  # fmt: skip
-def test_pieces_that_do_not_fit_together_are_no_file(offsets: tuple[int, ...], last: bool) -> None:
+def test_pieces_that_do_not_fit_together_are_no_file(offsets: tuple[int, ...], path: bytes) -> None:
     def answer(request: ListFolder | Fetch) -> list[Any]:
         if isinstance(request, ListFolder):
-            return ScriptedRunner({"/job": {"a": file()}}).answer(request)
-        return [
-            Piece(
-                request=request.request, path=request.path, mode=0, mtime_s=0, size=2, errno=0, offset=offset, last=last, data=b"x"
-            )
-            for offset in offsets
-        ]
+            return ScriptedRunner({"/job": {"a": file(b"xx"), "c": file()}}).answer(request)
+        pieces = [piece_of(request, b"x", path, offset=offset, last=False) for offset in offsets[:-1]]
+        return [*pieces, piece_of(request, b"x", path, offset=offsets[-1]), piece_of(request, b"1", b"/job/c")]
+
+    found = answered(job(collect=("*",)), answer)
+
+    assert (unpacked(found), found.not_collected) == ({"c": b"1"}, "'a' (the runner's answer makes no sense)")
+
+
+def test_another_kind_of_answer_is_no_file() -> None:
+    def answer(request: ListFolder | Fetch) -> list[Any]:
+        return ScriptedRunner({"/job": {"a": file()}}).answer(ListFolder(request=request.request, path=b"/job"))
 
     found = answered(job(collect=("*",)), answer)
 
@@ -560,3 +646,21 @@ def test_the_number_of_test_reports_is_bounded() -> None:
     found = answered(job(tests=("*",)), ScriptedRunner({"/job": reports}).answer)
 
     assert (len(found.test_files), found.error) == (1000, "test reports: more than 1000 files match")
+
+
+def test_of_a_long_list_only_names_that_can_come_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collect_module, "_LIST_SLACK", 3)
+    monkeypatch.setattr(collect_module, "_MAX_FILES", 5)
+    names = [f"{number:02}" for number in (7, 3, 19, 0, 11, 5, 2, 13, 17, 1, 23, 29)]
+
+    def answer(request: ListFolder | Fetch) -> list[Any]:
+        runner = ScriptedRunner({"/job": {name: file() for name in names}})
+        if isinstance(request, Fetch):
+            return runner.answer(request)
+        entries = [FolderEntry(path=name.encode(), kind=PathKind.FILE, mode=0, mtime_s=0, size=1) for name in names]
+        return [Entries(request=request.request, errno=0, last=entry is entries[-1], entries=(entry,)) for entry in entries]
+
+    found = answered(job(collect=("*",)), answer)
+
+    assert list(unpacked(found)) == ["00", "01", "02", "03", "05"]
+    assert found.error == "more than 5 files match"

@@ -12,6 +12,7 @@ import pytest
 from jobmanager.engine.protocol import Unreachable
 from jobmanager.runner.fields import FrameError
 from jobmanager.runner.frames import (
+    BringPath,
     Ended,
     Entries,
     Fetch,
@@ -645,7 +646,7 @@ def test_answers_have_the_numbers_of_the_requests_and_those_of_an_earlier_sessio
         return [listed, piece(numbers[1])]
 
     def ask() -> list[int]:
-        link.send(ListFolder(request=1, path=b"/job"), Fetch(request=2, path=b"/job/f", most=10))
+        link.send(ListFolder(request=1, path=b"/job"), Fetch(request=2, files=(BringPath(path=b"/job/f", most=10),)))
         read_all(link)
         return [message.request for message in runner.received[-2:] if isinstance(message, (ListFolder, Fetch))]
 

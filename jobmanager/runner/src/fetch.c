@@ -1,4 +1,4 @@
-// FETCH, and what a run brings at its end: the bytes of files, a piece at a time.
+// FETCH, and what a run brings at its end: the bytes of one file after the other, a piece at a time.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -11,6 +11,7 @@
 #include "tree.h"
 
 #define PIECE_SIZE 53u                        // of a PIECE, beside its path and data
+#define FETCH_SIZE 32768u                     // the most of the list of a FETCH
 
 static struct {
     uint32_t run, request;
@@ -21,10 +22,12 @@ static struct {
     struct stat found;
 } piece = {.file = -1};
 
-static struct {
+static struct {                               // the files that are still to come
     struct in left;
     uint32_t count;
-} bring;
+} wanted;
+
+static uint8_t asked[FETCH_SIZE];             // the list of a FETCH; that of a RUN is kept there
 
 static void open_piece(void) {
     char name[TREE_LAST_NAME];
@@ -56,8 +59,8 @@ static bool send_piece(void) {
     if (!piece.begun)
         open_piece();
     uint64_t left = piece.error ? 0 : (uint64_t)piece.found.st_size - piece.sent;
-    size_t room = UP_PAYLOAD - PIECE_SIZE - strlen(piece.path), wanted = left < room ? (size_t)left : room;
-    ssize_t got = wanted ? pread(piece.file, data, wanted, (off_t)piece.sent) : 0;
+    size_t room = UP_PAYLOAD - PIECE_SIZE - strlen(piece.path), due = left < room ? (size_t)left : room;
+    ssize_t got = due ? pread(piece.file, data, due, (off_t)piece.sent) : 0;
     if (got < 0)
         piece.error = errno;
     size_t length = got > 0 ? (size_t)got : 0;
@@ -79,34 +82,44 @@ static bool send_piece(void) {
     return last;
 }
 
-static bool next_brought(void) {
-    if (!bring.count)
+static bool next_file(void) {
+    if (!wanted.count)
         return false;
-    bring.count--;
-    in_name(&bring.left, piece.path, sizeof piece.path);
-    piece.most = in_u32(&bring.left);
+    wanted.count--;
+    in_name(&wanted.left, piece.path, sizeof piece.path);
+    piece.most = in_u32(&wanted.left);
     return true;
 }
 
-static bool step_piece(void) {
-    return !send_piece() || next_brought();
+static bool step_piece(void) { return !send_piece() || next_file(); }
+
+uint32_t files_check_list(struct in *in) {
+    static char path[PATH_SIZE];
+    uint32_t count = in_count(in, 8);
+    for (uint32_t i = 0; i < count && !in->bad; i++) {
+        in_name(in, path, sizeof path);
+        in_u32(in);
+    }
+    return in->bad ? 0 : count;
+}
+
+static void begin(uint32_t run, uint32_t request, struct in list) {
+    piece.run = run;
+    piece.request = request;
+    wanted.left = list;
+    wanted.count = in_count(&wanted.left, 8);
+    if (next_file())
+        files_answer(step_piece);
 }
 
 void files_fetch(struct in *in) {
-    piece.run = piece.request = in_u32(in);
-    in_name(in, piece.path, sizeof piece.path);
-    piece.most = in_u64(in);
-    if (!in_done(in))
+    uint32_t request = in_u32(in);
+    size_t size = (size_t)(in->end - in->at);
+    const uint8_t *list = in->at;
+    if (!files_check_list(in) || !in_done(in) || size > sizeof asked)
         return fault("FETCH makes no sense");
-    bring.count = 0;
-    files_answer(step_piece);
+    memcpy(asked, list, size);
+    begin(request, request, (struct in){asked, asked + size, false});
 }
 
-void files_bring_begin(uint32_t run, struct in left) {
-    piece.run = run;
-    piece.request = 0;
-    bring.left = left;
-    bring.count = in_count(&bring.left, 8);
-    if (next_brought())
-        files_answer(step_piece);
-}
+void files_bring_begin(uint32_t run, struct in list) { begin(run, 0, list); }

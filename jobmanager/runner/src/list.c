@@ -17,7 +17,7 @@
 #define ENTRIES_SIZE (UP_PAYLOAD - 13u)       // of all entries in a message
 
 static struct {
-    uint32_t request, entries;
+    uint32_t request, entries;                // `entries`: that were seen, told or not
     int error;
     char base[PATH_SIZE], path[PATH_SIZE];    // `path`: of the folder that is read, below `base`
     int depth;
@@ -61,22 +61,27 @@ static void add_entry(const char *path, size_t length, const struct stat *found)
     put_u64(at + 17 + length, (uint64_t)found->st_size);
     page.size += length + ENTRY_SIZE;
     page.count++;
-    list.entries++;
 }
 
-enum listed { LISTED, LISTED_FOLDER, NO_ROOM };
+// Of several errors the first is told, but that something was left out is told before all others.
+static void note_error(int error) {
+    if (!list.error || error == E2BIG)
+        list.error = error;
+}
+
+enum listed { LISTED, LISTED_FOLDER, NO_ROOM, TOO_MANY };
 
 static enum listed list_entry(int folder, const char *name) {
     static char path[PATH_SIZE];
     struct stat found;
     int length = snprintf(path, sizeof path, "%s%s%s", list.path, *list.path ? "/" : "", name);
-    if (length >= (int)sizeof path || list.entries >= MOST_ENTRIES) {
-        list.error = E2BIG;
-        return LISTED;
+    if (length >= (int)sizeof path || list.entries == MOST_ENTRIES) {
+        note_error(E2BIG);
+        return list.entries == MOST_ENTRIES ? TOO_MANY : LISTED;
     }
     if (fstatat(folder, name, &found, AT_SYMLINK_NOFOLLOW)) {
         if (errno != ENOENT)  // it is not gone meanwhile
-            list.error = errno;
+            note_error(errno);
         return LISTED;
     }
     if ((size_t)length + ENTRY_SIZE > ENTRIES_SIZE - page.size)
@@ -85,7 +90,7 @@ static enum listed list_entry(int folder, const char *name) {
     if (!S_ISDIR(found.st_mode))
         return LISTED;
     if (list.depth == MOST_DEPTH) {
-        list.error = E2BIG;
+        note_error(E2BIG);
         return LISTED;
     }
     strcpy(list.path, path);
@@ -99,29 +104,34 @@ static bool list_folder(void) {
     int folder = open_listed();
     enum listed listed = LISTED;
     if (folder < 0) {
-        list.error = list.error || (list.depth && errno == ENOENT) ? list.error : errno;
+        if (!list.depth || errno != ENOENT)
+            note_error(errno);
         leave_folder();
         return true;
     }
     entries_begin(&entries, folder, list.next[list.depth]);
-    while (listed == LISTED && list.error != E2BIG && (name = entries_next(&entries))) {
+    while (listed == LISTED && (name = entries_next(&entries))) {
         listed = list_entry(folder, name);
-        if (listed != NO_ROOM)
-            list.next[list.depth] = entries.next;
+        if (listed == NO_ROOM)
+            break;
+        list.next[list.depth] = entries.next;
+        list.entries++;
     }
     close(folder);
     if (listed == LISTED)
         leave_folder();
     if (listed == LISTED_FOLDER)
         list.next[++list.depth] = 0;
+    if (listed == TOO_MANY)
+        list.depth = -1;
     return listed != NO_ROOM;
 }
 
 static bool step_list(void) {
     page.size = page.count = 0;
-    while (list.depth >= 0 && list.error != E2BIG && list_folder())
+    while (list.depth >= 0 && list_folder())
         continue;
-    bool last = list.depth < 0 || list.error == E2BIG;
+    bool last = list.depth < 0;
     up_begin(UP_ENTRIES, list.request);
     up_u32(list.request);
     up_u32(last ? (uint32_t)list.error : 0);

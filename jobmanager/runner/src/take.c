@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "files.h"
 #include "run.h"
 
 static uint8_t payload[DOWN_SIZE];
@@ -58,11 +59,7 @@ static void read_lists(struct in *in) {
         skip_name(in);
     }
     run.bring = *in;
-    uint32_t count = in_count(in, 8);
-    for (uint32_t i = 0; i < count && !in->bad; i++) {
-        skip_name(in);
-        in_u32(in);
-    }
+    files_check_list(in);
 }
 
 static bool is_set(const char *entry, char **env, size_t count) {

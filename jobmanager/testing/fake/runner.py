@@ -279,7 +279,7 @@ class FakeRunner:
 
     def fetch(self, message: Fetch) -> None:
         self._need_no_answer(message.request)
-        self._due.append(self._pieces(0, message.request, message.path, message.most))
+        self._due.extend(self._pieces(0, message.request, wish) for wish in message.files)
 
     def clear(self, message: Clear) -> None:
         self._need_no_answer(message.request)
@@ -371,21 +371,22 @@ class FakeRunner:
     # ---- files
 
     def _brought(self, run: FakeRun, wish: BringPath) -> Iterator[UpMessage]:
-        return self._pieces(run.order.run, 0, wish.path, wish.most)
+        return self._pieces(run.order.run, 0, wish)
 
-    def _pieces(self, run: int, request: int, path: bytes, most: int) -> Iterator[UpMessage]:
-        file, error = self._machine.files.find(_text(path)), 0
+    def _pieces(self, run: int, request: int, wish: BringPath) -> Iterator[UpMessage]:
+        path, error = _text(wish.path), 0
+        file = self._machine.files.find(path)
         if file is None:
-            error = errno.EISDIR if self._machine.files.is_folder(_text(path)) else errno.ENOENT
+            error = errno.EISDIR if self._machine.files.is_folder(path) else errno.ENOENT
             file = FakeFile(bytearray())
-        elif len(file.data) > most:
+        elif len(file.data) > wish.most:
             error = errno.EFBIG
         content = b"" if error else bytes(file.data)
         for at in range(0, len(content), _PIECE_BYTES) or (0,):
             yield Piece(
                 run=run or request,
                 request=request,
-                path=path,
+                path=wish.path,
                 mode=file.mode,
                 mtime_s=file.mtime_s,
                 size=len(file.data),
