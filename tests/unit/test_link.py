@@ -1,4 +1,4 @@
-"""The link: a grading supervisor's messages are separated from output and parsed; what is wrong with one is reported in words."""
+"""The link: a grading supervisor's messages are put together and parsed; what is wrong with one is reported in words."""
 
 from __future__ import annotations
 
@@ -18,17 +18,19 @@ from jobmanager.grading.link import (
     LinkReader,
     ProtocolViolation,
     RunStudent,
+    SSHReport,
     StudentInput,
     SupervisorMessage,
     UnsupportedRequest,
-    link_token,
+    output_message,
     parse_message,
+    pieces,
 )
+from jobmanager.watching.pumps import PIECE_BYTES
 
 sys.path.insert(0, str(Path(jobmanager.grading.__file__).parent / "container" / "lib"))
-from jobmanager_grading.messages import Marks  # what runs in the container, and is no module of ours
+from jobmanager_grading import messages as container  # what runs in the container, and is no module of ours
 
-TOKEN = "1234"
 ASKED = {
     "type": "student",
     "id": 1,
@@ -42,35 +44,24 @@ ASKED = {
 }
 
 
-def sent(message: dict[str, object]) -> bytes:
-    """As the supervisor sends it."""
-    return b"".join(Marks(TOKEN).of(message))
-
-
-def heard(data: bytes, *, pieces: int | None = None) -> tuple[bytes, list[SupervisorMessage]]:
-    """Output and messages, of data that comes in pieces of this size."""
-    reader, found = LinkReader(TOKEN), []
-    for at in range(0, len(data), pieces or len(data)):
-        found += reader.feed(data[at : at + (pieces or len(data))])
-    output = b"".join(part for part in found if isinstance(part, bytes)) + reader.rest()
-    return output, [part for part in found if not isinstance(part, bytes)]
+def heard(pieces: list[bytes]) -> list[SupervisorMessage]:
+    """The messages in these pieces."""
+    reader = LinkReader()
+    return [message for piece in pieces if (message := reader.feed(piece)) is not None]
 
 
 def test_a_wish_for_a_student_container_is_read_field_by_field() -> None:
-    assert heard(sent(ASKED)) == (
-        b"",
-        [
-            RunStudent(
-                id=1,
-                command=("echo", "a b"),
-                environment="python3",
-                cpu_time_s=2.5,
-                memory_mib=64,
-                share_network=True,
-                env={"A": "b"},
-            )
-        ],
-    )
+    assert heard(container.pieces(ASKED)) == [
+        RunStudent(
+            id=1,
+            command=("echo", "a b"),
+            environment="python3",
+            cpu_time_s=2.5,
+            memory_mib=64,
+            share_network=True,
+            env={"A": "b"},
+        )
+    ]
     assert parse_message(b'{"type": "student", "id": 7, "command": "ls | wc"}') == RunStudent(id=7, command="ls | wc", env={})
 
 
@@ -86,27 +77,37 @@ def test_a_wish_for_what_there_is_not_is_read_and_not_at_any_length() -> None:
     assert parse_message(too_long) == UnsupportedRequest(id=4, reason="x" * 2000)
 
 
-@pytest.mark.parametrize("pieces", [1, 2, 7, 4096])
-def test_messages_are_told_from_output_however_it_comes(pieces: int) -> None:
-    long = {"type": "stdin", "id": 1, "data": base64.b64encode(bytes(10_000)).decode()}
-    data = b"a\n" + sent(ASKED) + b"b\x1e" + sent(long) + b"\x1e1234" + sent({"type": "kill", "id": 1}) + b"c"
-
-    output, messages = heard(data, pieces=pieces)
-
-    assert output == b"a\nb\x1e\x1e1234c"
-    assert [type(message) for message in messages] == [RunStudent, StudentInput, KillStudent]
-    assert messages[1] == StudentInput(id=1, data=bytes(10_000))
+def test_a_long_message_comes_in_pieces_that_the_channel_takes() -> None:
+    long = {"type": "stdin", "id": 1, "data": base64.b64encode(bytes(500_000)).decode()}
+    sent = container.pieces(long)
+    assert len(sent) > 10 and max(map(len, sent)) <= PIECE_BYTES
+    assert heard([*sent, *container.pieces({"type": "kill", "id": 1})]) == [
+        StudentInput(id=1, data=bytes(500_000)),
+        KillStudent(id=1),
+    ]
 
 
-def test_the_supervisors_last_word_is_read() -> None:
-    assert heard(b"x" + Marks(TOKEN).cut_off()) == (b"x", [LinkLost()])
+@pytest.mark.parametrize("size", [0, 1, 59_000, 60_000, 250_000])
+def test_the_supervisor_reads_what_the_host_writes(size: int) -> None:
+    printed = output_message(1, True, bytes(size))
+    sent = pieces(printed)
+    assert max(map(len, sent)) <= PIECE_BYTES
+    buffer = container.PieceBuffer()
+    *parts, whole = [buffer.feed(piece) for piece in sent]
+    assert not any(parts)
+    message = container.read(whole)
+    assert (message["type"], message["id"], message["stderr"]) == ("output", 1, True)
+    assert container.from_base64(message["data"]) == bytes(size)
 
 
-def test_messages_with_another_token_are_output() -> None:
-    data = b"".join(Marks("other").of(ASKED))
-    assert heard(data) == (data, [])
-    assert link_token("a") != link_token("b")
-    assert len(link_token("a")) == 32
+def test_the_supervisors_last_word_is_read_also_in_the_middle_of_a_message() -> None:
+    assert heard([b"\1half", container.CUT_OFF]) == [LinkLost()]
+
+
+def test_a_debug_sessions_server_reports_in_words_of_bounded_length() -> None:
+    assert parse_message(b'{"type": "ssh", "text": "ready"}') == SSHReport(text="ready")
+    assert parse_message(b'{"type": "ssh", "text": "' + b"x" * 9999 + b'"}') == SSHReport(text="x" * 2000)
+    assert parse_message(b'{"type": "ssh", "text": [1]}') == SSHReport(text="[1]")
 
 
 NONSENSE = [
@@ -160,22 +161,29 @@ def test_brackets_in_strings_nest_nothing() -> None:
     assert isinstance(found, RunStudent) and found.command == command
 
 
-def test_lines_that_are_no_message_are_nonsense() -> None:
-    begin = b"\x1e1234 "
-    for line in (b"\n", b"? YQ==\n", b". ***\n", b"bye\n"):
-        output, (message,) = heard(begin + line)
-        assert output == b"" and isinstance(message, ProtocolViolation) and message.id is None
+def test_pieces_that_are_no_message_are_nonsense() -> None:
+    for piece in (b"", b"\0", b"\2{}", b"x", b"\0***"):
+        (message,) = heard([piece])
+        assert isinstance(message, ProtocolViolation) and message.id is None
+
+
+def test_a_message_after_nonsense_is_read() -> None:
+    assert heard([b"\1half", b"\3", *container.pieces({"type": "kill", "id": 1})])[1:] == [KillStudent(id=1)]
 
 
 def test_a_message_without_an_end_takes_bounded_memory() -> None:
-    line = b"\x1e1234 + " + base64.b64encode(bytes(3000)) + b"\n"
-    _, messages = heard(line * 1000)
-    assert messages and all(isinstance(message, ProtocolViolation) for message in messages)
+    reader, most = LinkReader(), 0
+    found = []
+    for _ in range(1000):
+        found.append(reader.feed(b"\1" + bytes(10_000)))
+        most = max(most, sum(map(len, reader._parts)))
+    assert most <= 2 * MAX_MESSAGE_BYTES
+    assert any(found) and all(isinstance(message, ProtocolViolation) for message in found if message is not None)
 
 
-def test_any_bytes_are_output_or_messages_and_nothing_else() -> None:
+def test_any_pieces_are_messages_or_nonsense_and_nothing_else() -> None:
     chance = random.Random(5)
-    pieces = [b"\x1e1234 ", b"+ ", b". ", b"!", b"\n", b"YQ==", b"\x1e", b"x", b"e30=", b"\0\xff"]
+    parts = [b"\0", b"\1", b"\2", b"", b'{"id": 1, ', b'"type": "kill"}', b"x", b"[", b"\xff"]
     for _ in range(500):
-        data = b"".join(chance.choices(pieces, k=20))
-        assert heard(data, pieces=3)[0] == heard(data)[0]
+        for message in heard([b"".join(chance.choices(parts, k=3)) for _ in range(20)]):
+            assert isinstance(message, (ProtocolViolation, KillStudent, LinkLost))
