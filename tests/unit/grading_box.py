@@ -7,22 +7,22 @@ import compileall
 import functools
 import json
 import os
-import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from jobmanager.grading.link import pieces
 from tests.conftest import eventually
 
 TOOLS = Path(__file__).resolve().parents[2] / "jobmanager" / "grading" / "container"
 PYTHON = Path(os.environ.get("JOBMANAGER_TEST_GRADER_PYTHON", sys.executable))  # any from 3.6 on
-TOKEN = "0123456789abcdef"
-_MARK = re.compile(rb"\x1e" + TOKEN.encode() + rb" ([+.!])(?: ([A-Za-z0-9+/=]*))?\x1f?\n")
 Message = dict[str, object]
 
 
@@ -43,7 +43,6 @@ class Box:
         self.private = folder / ".jobmanager"
         shutil.copytree(_compiled_tools().name, self.private)
         (folder / "student").mkdir()
-        (self.private / "link").write_text(TOKEN)
         self.bring(answers or {}, **notes)
 
     def bring(self, answers: Mapping[str, object], **notes: object) -> None:
@@ -88,28 +87,30 @@ class Waiter:
     """
 
     def __init__(self, box: Box, *words: str, answering: Callable[[Waiter, Message], None] | None = None) -> None:
-        environment = dict(os.environ, PATH=f"{PYTHON.parent}:{os.environ['PATH']}")
-        environment.pop("PYTHONPATH", None)
         self.box = box
-        self.raw = b""  # all of the supervisor's standard output
-        self.output = b""  # what of it is no mark
+        self.output = b""  # the supervisor's and its grader's
         self.stderr = b""
+        self.pieces: list[bytes] = []  # as they came over the channel
         self.messages: list[Message] = []
-        self.lines: list[bytes] = []  # the marks as they came
-        self.was_cut_off = False
+        self.was_cut_off = False  # the supervisor said that it gives up
         self._answering = answering or Waiter._with_programs
         self._programs: dict[object, subprocess.Popen[bytes]] = {}
         self._partial = b""
         self._lock = threading.Lock()
-        self.supervisor = subprocess.Popen(
-            [str(PYTHON), str(box.private / "lib/jobmanager_grading/supervisor.py"), *words],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=box.folder,
-            env=environment,
-        )
-        self._threads = [threading.Thread(target=self._hear), threading.Thread(target=self._hear_stderr)]
+        self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        environment = dict(os.environ, PATH=f"{PYTHON.parent}:{os.environ['PATH']}", JOBMANAGER_CHANNEL=str(theirs.fileno()))
+        environment.pop("PYTHONPATH", None)
+        with theirs:
+            self.supervisor = subprocess.Popen(
+                [str(PYTHON), str(box.private / "lib/jobmanager_grading/supervisor.py"), *words],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=box.folder,
+                env=environment,
+                pass_fds=(theirs.fileno(),),
+            )
+        self._threads = [threading.Thread(target=hear) for hear in (self._hear, self._hear_stdout, self._hear_stderr)]
         for thread in self._threads:
             thread.start()
 
@@ -121,6 +122,7 @@ class Waiter:
             program.kill()
         while self._threads:
             self._threads.pop().join(60)
+        self.channel.close()
         for pipe in (self.supervisor.stdout, self.supervisor.stderr):
             assert pipe is not None
             pipe.close()
@@ -128,24 +130,18 @@ class Waiter:
 
     def break_the_link(self) -> None:
         """Nothing will ever come down again."""
-        assert self.supervisor.stdin is not None
-        with self._lock:
-            try:
-                self.supervisor.stdin.close()
-            except BrokenPipeError:
-                pass
+        with suppress(OSError):
+            self.channel.shutdown(socket.SHUT_WR)
 
     def tell(self, kind: str, student: object, **fields: object) -> None:
         """Send a message down."""
-        assert self.supervisor.stdin is not None
-        with self._lock:
-            if self.supervisor.stdin.closed:
-                return
-            try:
-                self.supervisor.stdin.write(json.dumps({"type": kind, "id": student, **fields}).encode() + b"\n")
-                self.supervisor.stdin.flush()
-            except BrokenPipeError:
-                pass  # it has ended
+        self.tell_raw(*pieces(json.dumps({"type": kind, "id": student, **fields}).encode()))
+
+    def tell_raw(self, *sent: bytes) -> None:
+        """Send pieces down."""
+        with self._lock, suppress(BrokenPipeError, ConnectionResetError):  # it has ended, or the link was broken
+            for piece in sent:
+                self.channel.send(piece)
 
     def asked(self, kind: str) -> list[Message]:
         """The messages of a kind that came up."""
@@ -156,35 +152,25 @@ class Waiter:
         return eventually(lambda: self.asked(kind), within_s=60, what=kind)[0]
 
     def _hear(self) -> None:
+        with suppress(ConnectionResetError):  # it has ended without reading all
+            while piece := self.channel.recv(2**16):
+                self._take(piece)
+
+    def _hear_stdout(self) -> None:
         assert self.supervisor.stdout is not None
-        held = b""
-        while data := self.supervisor.stdout.read1(65536):  # type: ignore[attr-defined]
-            self.raw += data
-            held = self._take(held + data)
-        self.output += held
+        self.output = self.supervisor.stdout.read()
 
     def _hear_stderr(self) -> None:
         assert self.supervisor.stderr is not None
         self.stderr = self.supervisor.stderr.read()
 
-    def _take(self, held: bytes) -> bytes:
-        at = 0
-        for mark in _MARK.finditer(held):
-            self.output += held[at : mark.start()]
-            at = mark.end()
-            self.lines.append(mark.group(0))
-            self._take_mark(mark)
-        rest = held.rfind(b"\x1e", at)
-        rest = len(held) if rest < 0 else rest
-        self.output += held[at:rest]
-        return held[rest:]
-
-    def _take_mark(self, mark: re.Match[bytes]) -> None:
-        if mark.group(1) == b"!":
+    def _take(self, piece: bytes) -> None:
+        self.pieces.append(piece)
+        if piece == b"\2":
             self.was_cut_off = True
             return
-        self._partial += base64.b64decode(mark.group(2), validate=True)
-        if mark.group(1) == b".":
+        self._partial += piece[1:]
+        if piece[0] == 0:
             message = json.loads(self._partial)
             self._partial = b""
             self.messages.append(message)

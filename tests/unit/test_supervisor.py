@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,8 +15,9 @@ import psutil
 import pytest
 
 from jobmanager.grading.link import LinkLost, LinkReader, RunStudent, StudentInput
+from jobmanager.watching.pumps import PIECE_BYTES
 from tests.conftest import eventually
-from tests.unit.grading_box import TOKEN, Box, Message, Waiter
+from tests.unit.grading_box import Box, Message, Waiter
 
 
 @pytest.fixture
@@ -69,9 +71,10 @@ def test_a_grader_that_a_signal_ended_is_told_as_a_shell_tells_it(box: Box) -> N
     assert Waiter(box, "sh", "-c", "kill -SEGV $$").until_the_end() == 128 + signal.SIGSEGV
 
 
-def test_the_token_is_gone_before_the_grader_runs(box: Box) -> None:
-    waiter = graded(box, f"#!/bin/sh\ngrep -r {TOKEN} .jobmanager || true\n")
-    assert waiter.output == b""
+def test_a_grader_has_no_way_to_the_channel(box: Box) -> None:
+    waiter = graded(box, "#!/bin/sh\nls -l /proc/self/fd\nenv\n")
+    assert b"0 -> /dev/null" in waiter.output and b"PATH=" in waiter.output
+    assert b"socket:" not in waiter.output and b"JOBMANAGER_CHANNEL" not in waiter.output
 
 
 def test_a_grader_can_be_given_by_words(box: Box) -> None:
@@ -84,7 +87,6 @@ def test_the_scripts_come_in_their_order(box: Box) -> None:
         script = f"print('{name}')" if name.endswith(".py") else f"{interpreter}echo {name}"
         assert graded(box, script, name).output.decode().strip() == name
         (box.private / "control").unlink()
-        (box.private / "link").write_text(TOKEN)
 
 
 @pytest.mark.parametrize(
@@ -205,7 +207,6 @@ def test_the_ends_of_students_are_exit_codes(box: Box) -> None:
         assert waiter.until_the_end() == code
         assert waiter.stderr == (b"run_student: the reason\n" if outcome in ("error", "crash", "killed") else b"")
         (box.private / "control").unlink()
-        (box.private / "link").write_text(TOKEN)
 
 
 def test_bytes_pass_both_ways_unchanged_however_many_there_are(box: Box) -> None:
@@ -214,7 +215,7 @@ def test_bytes_pass_both_ways_unchanged_however_many_there_are(box: Box) -> None
     waiter = Waiter(box, "sh", "-c", "run_student cat <data >back")
     assert waiter.until_the_end() == 0, waiter.stderr
     assert (box.folder / "back").read_bytes() == data
-    assert max(map(len, waiter.lines)) <= 4096
+    assert max(map(len, waiter.pieces)) <= PIECE_BYTES
 
 
 def test_a_conversation_with_a_student_is_live(box: Box) -> None:
@@ -415,12 +416,11 @@ def test_a_grader_that_asks_for_no_student_outlives_its_link(box: Box) -> None:
     assert box.answer == {"result": "success"}
 
 
-def test_nonsense_from_above_cuts_the_run_off(box: Box) -> None:
-    waiter = Waiter(box, "sh", "-c", "read line <fifo")
+@pytest.mark.parametrize("nonsense", [b"\0no message", b"\0", b"\0[]", b'\0{"id": 1}', b"\0" + b"[" * 50_000])
+def test_nonsense_from_above_cuts_the_run_off(box: Box, nonsense: bytes) -> None:
     os.mkfifo(box.folder / "fifo")
-    assert waiter.supervisor.stdin is not None
-    waiter.supervisor.stdin.write(b"no message\n")
-    waiter.supervisor.stdin.flush()
+    waiter = Waiter(box, "sh", "-c", "read line <fifo")
+    waiter.tell_raw(nonsense)
     assert waiter.until_the_end() == 254
     assert waiter.was_cut_off
 
@@ -450,28 +450,101 @@ def test_only_its_own_user_reaches_the_control_socket(box: Box) -> None:
 
 
 def test_the_host_reads_what_the_supervisor_writes(box: Box) -> None:
-    box.write("data", bytes(20_000))
+    box.write("data", bytes(200_000))
     waiter = Waiter(
         box, "sh", "-c", "echo a; run_student --memory 7 --time 1.5 cat <data | tail -c 1; run_student sleep 600 & exec sleep 600"
     )
     eventually(lambda: len(waiter.asked("student")) == 2)
-    waiter.break_the_link()
+    waiter.tell_raw(b"\0no message")
     assert waiter.until_the_end() == 254
-    read = LinkReader(TOKEN).feed(waiter.raw)
-    told = [message for message in read if not isinstance(message, bytes)]
+    reader = LinkReader()
+    told = [message for piece in waiter.pieces if (message := reader.feed(piece)) is not None]
     assert told[0] == RunStudent(id=1, command=("cat",), cpu_time_s=1.5, memory_mib=7, env={})
     assert RunStudent(id=2, command=("sleep", "600"), env={}) in told
-    assert b"".join(message.data for message in told if isinstance(message, StudentInput) and message.id == 1) == bytes(20_000)
+    assert b"".join(message.data for message in told if isinstance(message, StudentInput) and message.id == 1) == bytes(200_000)
     assert told[-1] == LinkLost()
-    assert b"".join(part for part in read if isinstance(part, bytes)) == waiter.output == b"a\n\0"
+    assert waiter.output == b"a\n\0"
 
 
-def test_output_and_marks_do_not_tear_each_other(box: Box) -> None:
-    script = "i=0; while [ $i -lt 2000 ]; do echo 0123456789; i=$((i+1)); done & run_student cat <data >/dev/null; wait"
-    box.write("data", bytes(400_000))
-    waiter = Waiter(box, "sh", "-c", script)
+def test_requests_wait_for_a_waiter_that_reads_nothing_and_none_is_lost(box: Box) -> None:
+    # given: a waiter that takes what comes only when the test lets it
+    may_go_on = threading.Event()
+
+    def slow(waiter: Waiter, message: Message) -> None:
+        may_go_on.wait(60)
+        if message["type"] == "student":
+            waiter.tell("started", message["id"])
+            waiter.tell("end", message["id"], outcome="success", exit_code=0, text="")
+
+    # when: it asks for more than the channel takes
+    waiter = Waiter(
+        box, "sh", "-c", f"for i in $(seq 40); do run_student echo {'x' * 20_000} & done; wait; echo all", answering=slow
+    )
+    eventually(lambda: waiter.pieces)
+    # then: the supervisor still looks after its grader, and everything comes when the waiter reads
+    assert b'"outcome": "error"' in said_to(box, b"{}\n")
+    may_go_on.set()
+    assert (waiter.until_the_end(), waiter.output) == (0, b"all\n")
+    assert sorted(message["id"] for message in waiter.asked("student")) == list(range(1, 41))  # type: ignore[type-var]
+
+
+def test_a_grader_that_reads_nothing_of_one_student_gets_the_others(box: Box) -> None:
+    # given: one whose output nobody reads, and more of it than its connection takes
+    def answer(waiter: Waiter, message: Message) -> None:
+        if message["type"] != "student":
+            return
+        waiter.tell("started", message["id"])
+        if message["id"] == 1:
+            for _ in range(100):
+                waiter.tell("output", 1, stderr=False, data=base64.b64encode(bytes(60_000)).decode())
+        else:
+            waiter.tell("end", message["id"], outcome="failed", exit_code=5, text="")
+
+    os.mkfifo(box.folder / "fifo")
+    script = (
+        "(run_student flood | (read line <fifo; wc -c)) & while [ ! -e go ]; do :; done; run_student x; echo $?; echo >fifo; wait"
+    )
+    waiter = Waiter(box, "sh", "-c", script, answering=answer)
+    waiter.wait_for("student")
+    box.write("go", "")
+    # when:
+    eventually(lambda: len(waiter.asked("student")) == 2, within_s=60)
+    waiter.tell("end", 1, outcome="success", exit_code=0, text="")
+    # then:
+    assert (waiter.until_the_end(), waiter.output.split()) == (0, [b"5", b"6000000"])
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "name"),
+    [
+        ({"exit_code": None, "signal": "SIGSEGV"}, 139, "SIGSEGV"),
+        ({"exit_code": None, "signal": "signal 34"}, 162, "signal 34"),
+        ({"exit_code": 139, "signal": None}, 139, None),
+        ({"exit_code": None, "signal": "nonsense"}, 254, "nonsense"),
+    ],
+)
+def test_a_student_that_a_signal_ended_has_the_exit_code_of_a_shell_and_the_signals_name(
+    box: Box, end: dict[str, object], code: int, name: str | None
+) -> None:
+    script = """
+import jobmanager_grading as grading
+from inginious_container_api.run_student import run_student_simple
+end = grading.run_student(["x"])
+print(end.outcome, end.exit_code, end.signal, run_student_simple("x")[2])
+"""
+    box.write("run.py", script)
+    waiter = Waiter(box, answering=ending(outcome="failed", text="", **end))
+    assert waiter.until_the_end() == 0, waiter.stderr
+    assert waiter.output.decode() == f"failed {code} {name} {code}\n"
+
+
+def test_a_debug_sessions_server_reports_over_the_channel(box: Box) -> None:
+    os.mkfifo(box.folder / "fifo")
+    waiter = Waiter(box, "sh", "-c", "read line <fifo", answering=silent)
+    assert said_to(box, b'{"type": "ssh", "text": "ready"}\n') == b""
+    assert waiter.wait_for("ssh") == {"type": "ssh", "text": "ready"}
+    (box.folder / "fifo").write_text("go\n")
     assert waiter.until_the_end() == 0
-    assert waiter.output == b"0123456789\n" * 2000
 
 
 def test_a_student_that_ends_while_it_is_written_to_has_its_own_end(box: Box) -> None:
