@@ -14,6 +14,7 @@ from jobmanager import Limits
 from jobmanager.engine.connect import connect
 from jobmanager.engine.labels import JOB_LABEL, MANAGER_LABEL, STUDENT_LABEL
 from jobmanager.engine.protocol import Engine, EngineFailed
+from jobmanager.engine.runner_volume import RunnerVolumes
 from jobmanager.grading.link import RunStudent
 from jobmanager.ipc.messages import ContainerRemoved, GradingSettings, MonitorContainer, RemovalFailed
 from jobmanager.model.container import ContainerSpec, ImageDefaults
@@ -32,6 +33,7 @@ REQUEST = RunStudent(id=1, command="echo hello", env={})
 LABELS = {MANAGER_LABEL: "m", JOB_LABEL: "j"}
 START_UNTIL = {  # what is called on the engine until the container waits for its run
     "inspect",  # the grading container
+    "info",
     "image_defaults",
     "create",
     "start",
@@ -71,7 +73,8 @@ def engine(fake: FakeEngineServer) -> Iterator[TurningEngine]:
     real.create(spec, ImageDefaults(command=(), volumes=()))
     yield TurningEngine(real)
     real.remove("g")
-    assert real.list({}) == [] and real.volumes({}) == []
+    RunnerVolumes.of_owner(LABELS).release(real, "fake")
+    assert real.list({}) == [] and real.volumes({MANAGER_LABEL: None}) == []
     real.close()
 
 
@@ -129,7 +132,6 @@ def owner_of(budget: StudentBudget | None = None) -> GradingContainer:
         job_id="j",
         container_id="g",
         container_name="g",
-        token="t",
         command="true",
         env={},
         files={},
@@ -141,7 +143,10 @@ def owner_of(budget: StudentBudget | None = None) -> GradingContainer:
     budget = budget or StudentBudget(
         LIMITS, cpu_time_s=20, memory_mib=64, most_students=1, wall_time_left_s=lambda: 20.0, wait_s=0.0
     )
-    return GradingContainer(job=job, settings=settings, budget=budget, host_lost_timeout_s=5, monitors=Registered())
+    runners = RunnerVolumes.of_owner(LABELS)
+    return GradingContainer(
+        job=job, settings=settings, budget=budget, host="fake", runners=runners, host_lost_timeout_s=5, monitors=Registered()
+    )
 
 
 def nothing_is_left_of(student: WatchedStudent, engine: TurningEngine, owner: GradingContainer) -> bool:
@@ -288,7 +293,7 @@ def test_one_for_which_there_is_no_room_asks_nothing_of_its_host(engine: Turning
     assert (student.way_names, student.ends(), engine.calls) == ("WANTED GONE", ["error"], [])
 
 
-@pytest.mark.parametrize("call", ["create", "attach", "remove"])
+@pytest.mark.parametrize("call", ["create", "open_channel", "remove"])
 def test_a_bug_in_any_step_costs_one_end_and_no_place(engine: TurningEngine, call: str) -> None:
     raised = []
 
