@@ -44,7 +44,7 @@ _LIST_SLACK = 1000  # names that may be kept beyond those that can come
 _MAX_LISTED = 5  # names in the list of what was left out
 _MAX_SHOWN_LENGTH = 100
 _MAX_MTIME_S = 2**33
-_TURNS_TEXT = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # a name would be shown as another
+_TURNS_TEXT = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # what it shows is another name
 _DRIVE = re.compile(r"[A-Za-z]:")
 _NONSENSE = "the runner's answer makes no sense"
 _NO_SENSE = -1  # beside the kernel's errors
@@ -447,10 +447,11 @@ def _unclean(name: str) -> str:
     """What is wrong with a name: it would be shown, or taken elsewhere, for something that it is not."""
     if len(name) > _MAX_NAME_LENGTH:
         return "its name is too long"
-    kinds = {unicodedata.category(char) for char in name}
+    chars = set(name)
+    kinds = set(map(unicodedata.category, chars))
     if "Cs" in kinds:
         return "its name is no UTF-8"
-    if kinds & {"Cc", "Zl", "Zp"} or any(char in _TURNS_TEXT for char in name):
+    if kinds & {"Cc", "Zl", "Zp"} or chars & _TURNS_TEXT:
         return "control characters in its name"
     if ".." in re.split(r"[/\\]", name) or name.startswith("\\") or _DRIVE.match(name):
         return "its name leads elsewhere on Windows"
