@@ -24,7 +24,6 @@ from jobmanager.ipc.messages import FetchOutput, LimitReached, MonitorContainer,
 from jobmanager.model._escapes import one_line
 from jobmanager.model.container import ContainerInfo, ContainerStatus
 from jobmanager.results.facts import (
-    Collected,
     ContainerEnded,
     EngineUnreachable,
     HostGivenUp,
@@ -50,7 +49,7 @@ from jobmanager.runner.frames import (
     UpMessage,
 )
 from jobmanager.watching.backstop import Advice, Backstop
-from jobmanager.watching.collect import Collecting, Working, collecting
+from jobmanager.watching.file_requests import FileRequests
 from jobmanager.watching.inspector import ContainerInspector, HostLost
 from jobmanager.watching.limit_clock import LimitClock
 from jobmanager.watching.monitor_states import TRANSITIONS, MonitorAction, MonitorEvent, MonitorState
@@ -74,7 +73,6 @@ _ENGINE_PATIENCE_S = 30.0  # for the end after the engine was told to kill
 _PATIENCE_S = {MonitorState.STOPPING: _KILL_PATIENCE_S, MonitorState.KILLED: _ENGINE_PATIENCE_S}
 _OVERDUE_WAIT_S = 0.05
 _LAST_WORDS_S = 1.0  # for what is on its way from a container that has ended
-_COLLECT_TRIES = 3  # over new connections
 _FLUSH_S = 1.0
 
 
@@ -146,10 +144,8 @@ class ContainerMonitor:
         self._notes = RunNotes.of(job)
         self._over: ContainerInfo | None = None  # its state, seen before its channel ended
         self._over_since = 0.0
-        self._connected_at = self._told_at = self._began_to_collect = 0.0
-        self._requests: Collecting | None = None
-        self._is_compressing = False  # and goes on in each turn
-        self._collections = 0
+        self._connected_at = self._told_at = 0.0
+        self._files = FileRequests(job, self._link.send, clock)
         self._ssh_is_ready = self._ssh_reported = False
 
     @property
@@ -294,7 +290,8 @@ class ContainerMonitor:
         except (HostLost, NoSuchContainer, _ContainerOver):
             if self.state is not MonitorState.COLLECTING:
                 raise
-            self._end_collecting("the container ended before its files were read")
+            self._files.give_up("the container ended before its files were read")
+            self._look_at_the_files()
         except Unreachable as error:
             if is_first:
                 raise _UnreachableBeforeStart(str(error)) from error
@@ -319,7 +316,7 @@ class ContainerMonitor:
         messages = self._link.receive(self._wait_s())
         for message in messages or ():
             self._take(message)
-        if self._is_compressing and self._link.is_open:
+        if self._files.is_working and self._link.is_open:
             self._go_on_collecting(None)
         if messages:
             self._reporter.update(self._transcript)
@@ -330,7 +327,7 @@ class ContainerMonitor:
 
     def _wait_s(self) -> float:
         """How long there is nothing to do if nothing comes."""
-        waits = [0.0 if self._is_compressing else _MAX_WAIT_S]
+        waits = [0.0 if self._files.is_working else _MAX_WAIT_S]
         if self.state in (MonitorState.NEW, MonitorState.SENT, MonitorState.RUNNING):
             left_s = self._limit_clock.next_check_s()
             waits.append(left_s if left_s > 0 else _OVERDUE_WAIT_S)
@@ -539,41 +536,26 @@ class ContainerMonitor:
         if self._session is not None:
             self._session.on_end()
 
-    # ---- collecting
+    # ---- files
 
     def _collect(self) -> None:
         """Ask the runner for the first file. After a lost connection all is asked for again."""
         self._end_session()
-        job = self._job
-        if self._kill_requested.is_set() or not (job.collect or job.grading or job.tests):
+        if self._kill_requested.is_set() or not self._files.are_wanted:
             self.state = MonitorState.OVER
             return
-        self._collections += 1
-        if self._collections > _COLLECT_TRIES:
-            self._end_collecting("the connection to the host did not last until they had come")
-            return
-        self._began_to_collect = self._began_to_collect or self._clock()
-        self._requests = collecting(job)
-        self._go_on_collecting(None)
+        self._files.begin()
+        self._look_at_the_files()
 
     def _go_on_collecting(self, message: Entries | Piece | None) -> None:
-        """Give it the next message of an answer; or None: at its beginning, and where it waits for none."""
-        if self._requests is None:
-            return
-        try:
-            wanted = self._requests.send(message)
-        except StopIteration as done:
-            self._notes.collected, self._requests, self._is_compressing = done.value, None, False
-            self._notes.timings["collect"] = round(self._clock() - self._began_to_collect, 4)
-            self._apply(MonitorEvent.COLLECTED)
-            return
-        self._is_compressing = isinstance(wanted, Working)
-        if wanted is not None and not isinstance(wanted, Working):
-            self._link.send(wanted)
+        self._files.go_on(message)
+        self._look_at_the_files()
 
-    def _end_collecting(self, why: str) -> None:
-        self._notes.collected, self._requests, self._is_compressing = Collected(error=why), None, False
-        self.state = MonitorState.OVER
+    def _look_at_the_files(self) -> None:
+        if self._files.result is not None:
+            self._notes.collected = self._files.result
+            self._notes.timings["collect"] = round(self._files.took_s, 4)
+            self._apply(MonitorEvent.COLLECTED)
 
     def _report(self) -> RunReport:
         return RunReport(
