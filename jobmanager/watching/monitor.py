@@ -71,6 +71,7 @@ _SILENCE_S = 10.0  # after which a runner is asked whether it lives
 _KILL_PATIENCE_S = 1.0  # for the end after a KILL
 _ENGINE_PATIENCE_S = 30.0  # for the end after the engine was told to kill
 _PATIENCE_S = {MonitorState.STOPPING: _KILL_PATIENCE_S, MonitorState.KILLED: _ENGINE_PATIENCE_S}
+_SETTLED_S = 1.0  # a connection that has lasted so long
 _OVERDUE_WAIT_S = 0.05
 _LAST_WORDS_S = 1.0  # for what is on its way from a container that has ended
 _FLUSH_S = 1.0
@@ -302,6 +303,8 @@ class ContainerMonitor:
 
     def _look_before_connecting(self) -> None:
         """Whether the container is still there; an engine that does not answer is waited for."""
+        if self._clock() - self._connected_at < _SETTLED_S:
+            self._kill_requested.wait(_RETRY_S)  # an engine that drops each connection at once is not asked without a pause
         self._engine.close()  # an engine that is being shut down still answers on old connections, and takes no new ones
         outage_before = self._inspector.outage_s
         state = self._inspector.inspect()
