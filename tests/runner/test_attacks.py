@@ -7,6 +7,8 @@ it is as it was, and takes another run.
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -422,6 +424,37 @@ print(json.dumps([sorted(states)[0], still, os.waitpid(reader, 0)[1]]))
     )
     with ContainerRunner(host, protects_pid_1=False) as unprotected:
         assert _told(_python(unprotected, on_its_own, call)) == ["D", "D", 9]
+
+
+@pytest.mark.parametrize("call", ["splice", "sendfile"])
+def test_a_program_cannot_keep_its_container_by_its_output(host: RunnerOnHost, call: str) -> None:
+    """PID 1 reads its pipes and closes them when it ends: it would wait for a holder that lives until PID 1 has ended."""
+    argv = ["python3", "-c", HOLDING + "print(json.dumps(tried(hold, 1)), flush=True); time.sleep(1000)", call]
+    with ContainerRunner(host) as protected:
+        protected.start(argv)
+        assert json.loads(protected.wait_for(OutputData).data) == "EINVAL"
+        protected.kill()
+    with ContainerRunner(host, protects_pid_1=False) as unprotected:
+        unprotected.start(argv)
+        unprotected.flush()
+        holder = eventually(lambda: _waiting_for_a_socket(unprotected), what="the pipe is held")
+        try:
+            os.kill(unprotected.pid, signal.SIGKILL)
+            eventually(lambda: _kernel_state(unprotected.pid) == "D", what="PID 1 waits for the pipe")
+            assert unprotected.state()["Running"]
+        finally:
+            os.kill(holder, signal.SIGKILL)
+        eventually(lambda: not unprotected.state()["Running"], what="the container ends")
+
+
+def _waiting_for_a_socket(runner: ContainerRunner) -> int:
+    """The program's process, as the machine numbers it, once it waits; 0 before."""
+    rows = runner.client.top(runner.container, "-eo pid,wchan:32")["Processes"]
+    return next((int(pid) for pid, where in rows if where.startswith("unix_")), 0)
+
+
+def _kernel_state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 # ---- processes that outlive the run, and who is believed
