@@ -34,6 +34,7 @@ from jobmanager.results.facts import (
 )
 from jobmanager.runner.fields import FrameError
 from jobmanager.runner.frames import (
+    DownMessage,
     Ended,
     Entries,
     Fault,
@@ -134,6 +135,7 @@ class ContainerMonitor:
         )
         self._actions: Mapping[MonitorAction, Callable[[], None]] = {
             MonitorAction.SEND_RUN: self._send_run,
+            MonitorAction.NOTE_SENT: self._note_sent,
             MonitorAction.TELL_START: self._tell_start,
             MonitorAction.ASK_RUNNER: self._ask_runner,
             MonitorAction.SEND_KILL: self._send_kill,
@@ -143,6 +145,7 @@ class ContainerMonitor:
         self._seen_status: Status | None = None
         self._began_at_s = 0.0  # when the container was started, by the engine's clock; 0: not known
         self._notes = RunNotes.of(job)
+        self._was_sent_ahead = False  # the run, in this session and before its STATUS
         self._over: ContainerInfo | None = None  # its state, seen before its channel ended
         self._over_since = 0.0
         self._connected_at = self._told_at = 0.0
@@ -283,10 +286,11 @@ class ContainerMonitor:
         is_first = not self._connected_at and not self._job.taken_over
         try:
             if is_first:
-                self._began_at_s = self._engine.inspect(self._job.container_id).started_at_s
+                self._connect_at_first()
             else:
                 self._look_before_connecting()
-            self._link.connect()
+                self._was_sent_ahead = False
+                self._link.connect()
             self._connected_at = self._clock()
         except (HostLost, NoSuchContainer, _ContainerOver):
             if self.state is not MonitorState.COLLECTING:
@@ -300,6 +304,22 @@ class ContainerMonitor:
             _log.debug("container %s cannot be attached to: %s", self._job.container_name, error)
             self._connected_at = self._connected_at or self._clock()
             self._kill_requested.wait(_RETRY_S)
+
+    def _connect_at_first(self) -> None:
+        """Nobody has spoken to this runner: it is given the run at once, and its first ``STATUS`` only confirms that it lives."""
+        if self._kill_requested.is_set():
+            self._link.connect()
+            return
+        self._began_at_s = self._start_by_the_engines_clock()
+        self._link.connect(*self._run_messages())
+        self._was_sent_ahead = True
+        self._apply(MonitorEvent.SENT_AHEAD)
+
+    def _start_by_the_engines_clock(self) -> float:
+        """When the container was started; 0 where no file has a time that a program could compare."""
+        if not self._job.files and self._job.grading is None:
+            return 0.0
+        return self._engine.inspect(self._job.container_id).started_at_s
 
     def _look_before_connecting(self) -> None:
         """Whether the container is still there; an engine that does not answer is waited for."""
@@ -484,14 +504,20 @@ class ContainerMonitor:
     # ---- actions
 
     def _send_run(self) -> None:
+        self._notes.may_have_started = True
         status = self._link.status
-        if status is None or status.run >= RUN:
-            self._notes.may_have_started = True
+        if status is None or status.run >= RUN or self._was_sent_ahead:
             return
+        self._limit_clock.start(self._clock())
+        for message in self._run_messages():
+            self._link.send(message)
+
+    def _note_sent(self) -> None:
         self._notes.may_have_started = True
         self._limit_clock.start(self._clock())
-        for message in run_messages(self._job, made_at_s=self._began_at_s or time.time()):
-            self._link.send(message)
+
+    def _run_messages(self) -> Iterator[DownMessage]:
+        return run_messages(self._job, made_at_s=self._began_at_s or time.time())
 
     def _tell_start(self) -> None:
         self._notes.timings.setdefault("send", round(self._clock() - self._connected_at, 4))

@@ -32,6 +32,7 @@ class MonitorState(Enum):
 class MonitorEvent(Enum):
     """What happened to it."""
 
+    SENT_AHEAD = "sent ahead"  # the run, with the first HELLO: no waiter has spoken to this runner before
     CONNECTED = "connected"  # a session has begun: the first one, or another after the connection was lost
     STARTED = "started"
     REFUSED = "refused"  # the runner does not start the program
@@ -45,7 +46,8 @@ class MonitorEvent(Enum):
 class MonitorAction(Enum):
     """What is to be done then."""
 
-    SEND_RUN = "send run"
+    SEND_RUN = "send run"  # unless the runner has it
+    NOTE_SENT = "note sent"
     TELL_START = "tell start"
     ASK_RUNNER = "ask runner"  # whether it lives
     SEND_KILL = "send kill"
@@ -55,6 +57,7 @@ class MonitorAction(Enum):
 
 _S, _E, _A = MonitorState, MonitorEvent, MonitorAction
 TRANSITIONS: Mapping[tuple[MonitorState, MonitorEvent], tuple[MonitorState, MonitorAction | None]] = {
+    (_S.NEW, _E.SENT_AHEAD): (_S.SENT, _A.NOTE_SENT),
     (_S.NEW, _E.CONNECTED): (_S.SENT, _A.SEND_RUN),
     (_S.NEW, _E.STARTED): (_S.RUNNING, _A.TELL_START),  # an earlier waiter has kept it
     (_S.NEW, _E.REFUSED): (_S.OVER, None),

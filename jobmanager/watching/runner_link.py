@@ -123,8 +123,10 @@ class RunnerLink:
         self._run_is_over = any(isinstance(message, (Ended, RunRefused)) for message in messages)
         return list(self._without_old_answers(messages))
 
-    def connect(self) -> None:
+    def connect(self, *then: DownMessage) -> None:
         """Open a channel, in the place of the last one, and begin a session after what was read.
+
+        ``then`` goes out at once, and not after the ``STATUS``: for a runner to which nobody has spoken yet.
 
         A ``STATUS`` comes first. If the runner does not have what comes next, it goes on with the first byte that the runner has.
 
@@ -138,6 +140,8 @@ class RunnerLink:
         self._heard_at = self._clock()
         self._begin(self._channel, self._lease_s, is_new=not self._is_first)
         self._is_first = False
+        for message in then:
+            self._write(self._channel, self._writer.write(self._numbered(message)))
 
     def receive(self, timeout_s: float) -> list[UpMessage] | None:
         """The messages that come next, in the stream's order; None: the connection is lost, and the link is closed.

@@ -69,6 +69,24 @@ def test_a_run_is_sent_and_followed_to_its_end_and_the_runner_stays() -> None:
     assert container.kills == 0 and container.channel.is_closed
 
 
+def test_the_first_waiter_sends_the_run_without_waiting_for_a_status() -> None:
+    container = ScriptedContainer(runs(*WHOLE))
+    original = container.give
+    container.give = lambda: original() if "StartRun" in container.received_kinds() else b""  # type: ignore[method-assign]
+    facts = container.facts()
+
+    assert isinstance(facts.ending, ProgramExited)
+    assert (len(container.hellos), container.received_kinds().count("StartRun")) == (1, 1)
+
+
+def test_the_engine_is_asked_when_the_container_was_started_only_for_the_times_of_files() -> None:
+    with_files, without = ScriptedContainer(runs(*WHOLE)), ScriptedContainer(runs(*WHOLE))
+    with_files.facts(files={"main.py": b"x"})
+    without.facts()
+
+    assert (with_files.inspections, without.inspections) == (1, 0)
+
+
 def test_a_container_that_has_volumes_for_a_later_phase_is_kept_by_a_lease_and_not_left() -> None:
     container = ScriptedContainer(runs(*WHOLE))
     container.facts(volumes=("work",), hold_s=900.0, lease_s=40.0)
