@@ -6,7 +6,7 @@ import argparse
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from benchmarks import attacks, cluster, cluster_queue, endurance, forecast, overhead, phases, queue, start, throughput
+from benchmarks import attacks, cluster, cluster_queue, endurance, forecast, overhead, phases, queue, runner, start, throughput
 from benchmarks.figures import HEAD, Figure, text_table
 from benchmarks.page import write_page
 from benchmarks.place import engines, facts
@@ -14,6 +14,7 @@ from benchmarks.place import engines, facts
 BENCHMARKS: Mapping[str, Callable[[Sequence[str]], Iterator[Figure]]] = {
     "overhead": overhead.measure,
     "throughput": throughput.measure,
+    "runner": runner.measure,
     "endurance": endurance.measure,
     "start": start.measure,
     "phases": phases.measure,

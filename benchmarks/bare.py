@@ -97,6 +97,9 @@ class BareLibrary:
     def remove(self, container: str) -> None:
         """It has done that."""
 
+    def finish(self) -> None:
+        """It has done that, too."""
+
     def close(self) -> None:
         """Let go of the connection."""
         self._client.close()

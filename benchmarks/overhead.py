@@ -1,7 +1,7 @@
 """Overhead: what the manager adds to a job, from submitting it to its callback, over the bare API's same calls.
 
-One job at a time, ours and the bare one in turn, first one then the other ahead. Both remove their container outside of
-the time that is measured, and the next pair begins when that is done.
+One job at a time: ours, the bare one and ``containers.run`` in turn, first one then the other ahead. Ours and the bare one remove
+their container outside of the time that is measured, and the next turn begins when that is done.
 """
 
 from __future__ import annotations
@@ -9,40 +9,52 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import count
 
-from benchmarks.bare import BareLoop, timed_s
+from benchmarks.bare import BareLibrary, BareLoop, timed_s
 from benchmarks.figures import Figure, median
-from benchmarks.place import IMAGE
+from benchmarks.place import IMAGE, by_version
 from jobmanager import DockerHost, JobManager, JobResult, Outcome, Task
 
 PAIRS = 60
 _WARM_UP = 3
 _REST_S = 0.03
 _MOST_ADDED_MS = 15.0
+_MOST_OF_LIBRARY = 0.6
 
 
 def measure(urls: Sequence[str]) -> Iterator[Figure]:
-    """Medians over pairs."""
+    """Medians over pairs, on each engine."""
+    for version, url in by_version(urls):
+        for figure in _measure(url):
+            yield replace(figure, what=f"{figure.what}; {version}")
+
+
+def _measure(url: str) -> Iterator[Figure]:
     task = Task(IMAGE, command=["true"])
-    bare = BareLoop(urls[0], task)
+    bare, library = BareLoop(url, task), BareLibrary(url, task)
     results: list[JobResult] = []
-    ours, theirs = [], []
-    with JobManager([DockerHost(urls[0], name="host", max_concurrent_jobs=4)]) as manager:
+    ours: list[float] = []
+    theirs: list[float] = []
+    peoples: list[float] = []
+    with JobManager([DockerHost(url, name="host", max_concurrent_jobs=4)]) as manager:
         for number in range(_WARM_UP + PAIRS):
             sides: list[Callable[[], None]] = [
                 lambda: ours.append(_ours_s(manager, task, results)),
                 lambda: theirs.append(_bare_s(bare)),
+                lambda: peoples.append(timed_s(library.run)[0]),
             ]
             for side in sides if number % 2 else reversed(sides):
                 side()
                 time.sleep(_REST_S)
     bare.close()
-    ours, theirs, results = ours[_WARM_UP:], theirs[_WARM_UP:], results[_WARM_UP:]
+    library.close()
+    ours, theirs, peoples, results = ours[_WARM_UP:], theirs[_WARM_UP:], peoples[_WARM_UP:], results[_WARM_UP:]
+    to_library = [mine / other for mine, other in zip(ours, peoples, strict=True)]
     added = [(mine - other) * 1000 for mine, other in zip(ours, theirs, strict=True)]
+    yield median("ours to (b) containers.run, pair by pair", to_library, at_most=_MOST_OF_LIBRARY)
     yield median("added by the manager, pair by pair", added, "ms", at_most=_MOST_ADDED_MS)
-    yield median("with the manager, submit to callback", [value * 1000 for value in ours], "ms")
-    yield median("bare API, create to last word", [value * 1000 for value in theirs], "ms")
     for step in results[0].timings:
         yield median(f"ours, of that: {step}", [result.timings[step] * 1000 for result in results], "ms")
     between = [mine - sum(result.timings.values()) for mine, result in zip(ours, results, strict=True)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -38,6 +38,18 @@ def engines(*, private: bool) -> Iterator[list[str]]:
         for daemon in daemons:
             daemon.load_image(tar)
         yield [daemon.url for daemon in daemons]
+
+
+def by_version(urls: Sequence[str]) -> list[tuple[str, str]]:
+    """One engine of each version: its version in words, and its url."""
+    found: dict[str, str] = {}
+    for url in urls:
+        client = docker.APIClient(base_url=url, version=_ANY_VERSION, timeout=10)
+        try:
+            found.setdefault("engine " + str(client.version(api_version=False)["Version"]).partition("+")[0], url)
+        finally:
+            client.close()
+    return list(found.items())
 
 
 def facts(url: str) -> list[tuple[str, str]]:
