@@ -51,6 +51,8 @@ def parse_result_file(data: bytes, *, grader: bool = False) -> ResultFile:
     """Read a result file, or a grader's answer. Raises ResultFileError with the reason, never anything else."""
     if len(data) > RESULT_FILE_LIMIT:
         raise ResultFileError(f"it is larger than {RESULT_FILE_LIMIT // 1024} KiB")
+    if not data:
+        raise ResultFileError("it is empty, or no regular file")
     document = load_json(data)
     if not isinstance(document, dict):
         raise ResultFileError("it is no object")

@@ -9,9 +9,9 @@ from jobmanager.ipc.messages import MonitorContainer
 from jobmanager.results.result_file import RESULT_FILE, RESULT_FILE_LIMIT
 from jobmanager.runner.frames import BringPath, Piece
 
-_NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EINVAL)  # nothing there, or something that is no regular file
+_NO_FILE = (errno.ENOENT, errno.ENOTDIR)
 _TOO_LARGE = bytes(RESULT_FILE_LIMIT + 1)  # in the place of one that did not come: what reads it looks at its length first
-_UNREADABLE = b""  # is no JSON
+_UNREADABLE = b""  # means the same as an empty file: an error
 
 
 def brought_paths(job: MonitorContainer) -> tuple[BringPath, ...]:
@@ -20,10 +20,10 @@ def brought_paths(job: MonitorContainer) -> tuple[BringPath, ...]:
 
 
 def result_file_of(pieces: Sequence[Piece]) -> bytes | None:
-    """The result file of all that was brought; None: the program has left no regular file there.
+    """The result file of all that was brought; None: the program has left nothing there.
 
     Of a file that is larger than ``RESULT_FILE_LIMIT`` bytes come more than that, whatever they are, and of one that could not
-    be read whole none, so that neither is taken for a result.
+    be read whole, or is a link or no regular file, none: what a program meant to say is never taken for silence.
     """
     own = [piece for piece in pieces if piece.path.endswith(f"/{RESULT_FILE}".encode())]
     if not own or own[0].errno in _NO_FILE:

@@ -69,7 +69,7 @@ def unpacked(result: JobResult) -> dict[str, bytes]:
 
 @pytest.mark.case(37)
 def test_every_byte_comes_back_on_both_streams(run: Run, shell: str) -> None:
-    result = run("cat; cat .jobmanager/stdin >&2", JobInput(stdin=ALL_BYTES * 50), image=shell)
+    result = run("tee /dev/stderr", JobInput(stdin=ALL_BYTES * 50), image=shell)
     assert (result.stdout, result.stderr) == (ALL_BYTES * 50, ALL_BYTES * 50)
 
 
@@ -421,8 +421,8 @@ def test_a_script_without_an_interpreter_can_be_run_where_it_can_on_disk_or_is_n
 
 def test_a_script_whose_interpreter_is_missing_says_so(run: Run, shell: str) -> None:
     result = run(["./script"], image=shell, files={"script": "#!/no/such thing\n"})
-    assert (result.outcome, result.exit_code) == (Outcome.FAILED, 127)
-    assert result.stderr == b"./script: its interpreter '/no/such' does not exist\n"
+    assert (result.outcome, result.exit_code, result.signal) == (Outcome.FAILED, None, None)
+    assert "'./script': its interpreter '/no/such' does not exist" in result.text
 
 
 def test_files_are_of_one_moment_of_today_by_the_hosts_clock(run: Run) -> None:

@@ -201,7 +201,13 @@ UNREADABLE = {
     "100,000 brackets": "head -c 100000 /dev/zero | tr '\\0' '[' > $file",
     "too large": "head -c 2000000 /dev/zero | tr '\\0' ' ' > $file",
     "a number of a megabyte": "{ printf '{\"grade\": '; head -c 1000000 /dev/zero | tr '\\0' 1; echo '}'; } > $file",
-    "a link to another file": "ln -s /etc/passwd $file",
+    "an empty file": ": > $file",
+    "a folder": "mkdir $file",
+    "a fifo": "mkfifo $file",
+    "a link to another file": "echo '{}' > f; ln -s ../f $file",
+    "a link to nothing": "ln -s nothing $file",
+    "a link to itself": "ln -s result.json $file",
+    "a link to a fifo": "mkfifo f; ln -s /job/f $file",
     "zeros for ever": "ln -s /dev/zero $file",
 }
 
@@ -209,9 +215,6 @@ UNREADABLE = {
 @pytest.mark.parametrize("how", UNREADABLE)
 def test_a_result_file_that_cannot_be_read_is_an_error(run: Run, how: str) -> None:
     result = run(f"file=.jobmanager/result.json; echo out; {UNREADABLE[how]}; exit 0", image=PYTHON)
-    if how == "zeros for ever":  # no regular file: it is as if there were none
-        assert (result.outcome, result.stdout) == (Outcome.SUCCESS, b"out\n")
-        return
     assert (result.outcome, result.grade, result.exit_code) == (Outcome.ERROR, 0.0, 0), result
     assert result.text.startswith("the result file cannot be read: ")
     assert result.stdout == b"out\n"
@@ -220,13 +223,6 @@ def test_a_result_file_that_cannot_be_read_is_an_error(run: Run, how: str) -> No
 
 ABSENT = {
     "none": "true",
-    "an empty file": ": > $file",
-    "a folder": "mkdir $file",
-    "a fifo": "mkfifo $file",
-    "a link to nothing": "ln -s nothing $file",
-    "a link to itself": "ln -s result.json $file",
-    "a link to a fifo": "mkfifo f; ln -s /job/f $file",
-    "a file without the right to read": "echo '{\"grade\": 1}' > $file; chmod 0 $file",
     "no folder at all": "rm -r .jobmanager",
     "a file for a folder": "rm -r .jobmanager; echo '{' > .jobmanager",
     "a folder elsewhere": "rm -r .jobmanager; ln -s /etc .jobmanager",
@@ -240,36 +236,35 @@ def test_what_is_no_result_file_counts_for_nothing_and_holds_nothing_up(run: Run
     assert (result.outcome, result.grade, result.stdout) == (Outcome.SUCCESS, 100.0, b"out\n"), result
 
 
+def test_a_result_file_without_the_right_to_read_counts(run: Run) -> None:
+    result = run("umask 777; echo '{\"grade\": 1}' > .jobmanager/result.json")
+    assert (result.outcome, result.grade) == (Outcome.SUCCESS, 1.0), result
+
+
 # ---- forgery
 
 FORGED = r"""
-import os, re
-def marks(token):
-    return b"\x1e%s end 0 1 1 0 0 0 -\n\x1e%s bye\n" % (token, token)
-guesses = [b"", b"-", b"0" * 32, b"f" * 32]
-for path in ("/proc/1/environ", "/proc/1/cmdline", "/job/.jobmanager/command", "/job/.jobmanager/stdin"):
-    try:
-        with open(path, "rb") as file:
-            guesses += re.findall(rb"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])", file.read())
-    except OSError:
-        pass
-for token in guesses:
-    for number in (1, 2):
-        os.write(number, marks(token))
-        with open(f"/proc/1/fd/{number}", "wb", buffering=0) as file:
-            file.write(marks(token))
-    with open("/proc/1/fd/3", "wb", buffering=0) as file:
-        file.write(marks(token) + b'{"result": "success", "grade": 200}' + b"\x1e%s bye\n" % token)
+import os
+def frame(kind, payload):
+    return b"JMU1" + bytes(8) + bytes([kind]) + bytes(3) + bytes(8) + len(payload).to_bytes(4, "little") + bytes(4) + payload
+for number in (1, 2, *range(3, 64)):
+    for forged in (b"\x1e- end 0 1 1 0 0 0 -\n", frame(1, bytes(64)), frame(2, bytes(64))):
+        for path in (f"/proc/self/fd/{number}", f"/proc/1/fd/{number}"):
+            try:
+                with open(path, "wb", buffering=0) as file:
+                    file.write(forged)
+            except OSError:
+                pass
 os._exit(7)
 """
 
 
 @pytest.mark.case(41)
-def test_forged_end_marks_gain_nothing(run: Run) -> None:
+def test_forged_words_of_the_runner_are_only_output(run: Run) -> None:
     result = run(["python3", "-c", FORGED], image=PYTHON)
     assert (result.outcome, result.exit_code, result.grade) == (Outcome.FAILED, 7, 0.0), result
-    assert b"end 0 1 1 0 0 0 -" in result.stdout
-    assert b"end 0 1 1 0 0 0 -" in result.stderr
+    for output in (result.stdout, result.stderr):
+        assert output.count(b"JMU1") == 2 and b"end 0 1 1 0 0 0 -" in output
 
 
 @pytest.mark.parametrize(
@@ -297,15 +292,9 @@ def test_without_a_grader_a_submission_decides_its_own_result_as_the_documents_w
 @pytest.mark.case(41)
 def test_a_perfect_result_on_standard_output_is_only_output(run: Run, shell: str) -> None:
     word = json.dumps({"result": "success", "grade": 100})
-    result = run(f"echo '{word}'; echo '{word}' > /proc/1/fd/1; exit 1", image=shell)
+    result = run(f"echo '{word}'; (echo '{word}' > /proc/1/fd/1) 2> /dev/null; exit 1", image=shell)
     assert (result.outcome, result.grade) == (Outcome.FAILED, 0.0)
-    assert result.stdout.decode() == f"{word}\n{word}\n"
-
-
-def test_a_program_that_rewrites_its_own_command_changes_nothing(run: Run, shell: str) -> None:
-    program = "echo 'echo again; exit 0' > .jobmanager/command; rm .jobmanager/stdin; exit 6"
-    result = run(program, image=shell)
-    assert (result.outcome, result.exit_code, result.stdout) == (Outcome.FAILED, 6, b"")
+    assert result.stdout.decode() == f"{word}\n"
 
 
 def test_shell_words_in_a_tasks_names_and_values_are_never_run(run: Run, shell: str) -> None:

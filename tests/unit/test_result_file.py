@@ -32,7 +32,7 @@ GOOD = [
 ]
 
 BAD = [
-    (b"", "not JSON"),
+    (b"", "empty, or no regular file"),
     (b"   ", "not JSON"),
     (b"\0", "not JSON"),
     (b"{", "not JSON"),
