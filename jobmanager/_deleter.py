@@ -11,11 +11,21 @@ from jobmanager.engine.labels import MANAGER_LABEL, STUDENT_LABEL
 from jobmanager.engine.protocol import Engine, EngineError, EngineFailed, NoSuchContainer, Refused
 from jobmanager.ipc.messages import ContainerRemoved, RemovalFailed, VolumeRemovalFailed, VolumesRemoved
 
+_LEAVE_S = 2.0  # for a runner that was told to end; some hundredths of a second are usual
 
-def delete(engine: Engine, name: str, manager_id: str, *, is_ours: bool) -> ContainerRemoved | RemovalFailed:
-    """Kill and remove a manager's container with its volumes; one that does not exist is fine. Never raises EngineError."""
+
+def delete(
+    engine: Engine, name: str, manager_id: str, *, is_ours: bool, is_leaving: bool = False
+) -> ContainerRemoved | RemovalFailed:
+    """Kill and remove a manager's container with its volumes; one that does not exist is fine. Never raises EngineError.
+
+    One that is leaving is waited for: to kill it costs an engine more, and Docker 20.10 may list a container for ever that ends
+    while it is removed.
+    """
     try:
         if is_ours or not _belongs_to_another(engine, name, manager_id):
+            if is_leaving:
+                engine.wait_until_ended(name, _LEAVE_S)
             _remove(engine, name)
     except EngineError as error:
         return RemovalFailed(reason=str(error), only_volume_left=_is_removed(engine, name))

@@ -86,7 +86,8 @@ def on_parent_death() -> None:
 class Waiter:
     """The work of a waiter process; ``send`` reaches the manager."""
 
-    def __init__(self, settings: WaiterSettings, send: Callable[[Any], None]) -> None:
+    def __init__(self, settings: WaiterSettings, send: Callable[[Any], bool]) -> None:
+        """``send`` returns whether the manager is sure to have what the next waiter must not report again."""
         self._settings = settings
         self._send = send
         self._lock = threading.Lock()
@@ -205,9 +206,9 @@ class Waiter:
                 students.close()
         finally:
             self.unregister(job.container_name)
-            self._send(RunEnded(job_id=job.job_id, container_name=job.container_name, facts=facts))
+            is_told = self._send(RunEnded(job_id=job.job_id, container_name=job.container_name, facts=facts))
             spool.remove()
-            monitor.close()
+            monitor.close(leave=facts.is_leaving and is_told)
             engine.close()
 
     def _student_containers(self, job: MonitorContainer) -> StudentContainers | None:

@@ -182,6 +182,7 @@ class Dispatch:
             name=command.container,
             manager_id=self._manager_id,
             is_ours=command.is_ours,
+            is_leaving=command.is_leaving,
             timeout_s=self._engine_timeout_s,
         )
         self._children.pool.put(PendingRequest(host=command.host, container=command.container, request=delete))

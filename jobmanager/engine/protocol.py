@@ -171,6 +171,10 @@ class Engine(Protocol):
         """A tar of a path in a carrier's volume, in pieces; raises NoSuchContainer."""
         ...
 
+    def wait_until_ended(self, container: str, timeout_s: float) -> bool:
+        """Whether a container has ended, or is gone, within so many seconds."""
+        ...
+
     def remove(self, container: str) -> None:
         """Kill and remove a container with its volumes; one that does not exist is fine."""
         ...

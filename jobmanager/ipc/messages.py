@@ -33,6 +33,7 @@ class RemoveContainer:
     name: str
     manager_id: str
     is_ours: bool = False  # the container is known to be this manager's
+    is_leaving: bool = False  # it is about to end by itself
     timeout_s: float
 
 

@@ -185,7 +185,7 @@ def run_child(module: str, fd: int, parent: int, level: int) -> None:
         os._exit(exit_code)  # does not wait for threads that wait for an engine
 
 
-def _report_failure(error: Exception, send: Callable[[Any], None]) -> None:
+def _report_failure(error: Exception, send: Callable[[Any], object]) -> None:
     """Send why this process ends, under the lock of the pipe's other writer, if there is one."""
     handlers = logging.getLogger("jobmanager").handlers
     sends = [handler.send for handler in handlers if isinstance(handler, _PipeHandler)]
@@ -195,7 +195,7 @@ def _report_failure(error: Exception, send: Callable[[Any], None]) -> None:
         pass  # the parent is gone
 
 
-def forward_logs(send: Callable[[Any], None], flush: Callable[[], None] = lambda: None) -> None:
+def forward_logs(send: Callable[[Any], object], flush: Callable[[], None] = lambda: None) -> None:
     """Send this process's log records to the caller's handlers. ``flush`` waits until what was sent is written."""
     logger = logging.getLogger("jobmanager")
     logger.handlers[:] = [_PipeHandler(send, flush)]
@@ -203,7 +203,7 @@ def forward_logs(send: Callable[[Any], None], flush: Callable[[], None] = lambda
 
 
 class _PipeHandler(logging.Handler):
-    def __init__(self, send: Callable[[Any], None], flush: Callable[[], None]) -> None:
+    def __init__(self, send: Callable[[Any], object], flush: Callable[[], None]) -> None:
         super().__init__()
         self.send = send
         self._flush = flush

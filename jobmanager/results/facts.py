@@ -225,6 +225,7 @@ class RunFacts:
     peak_memory_bytes: int | None = None
     timings: Mapping[str, float] = field(default_factory=dict)  # seconds by step
     volume_devices: Mapping[str, str] = field(default_factory=dict)  # by volume, as far as they were seen
+    is_leaving: bool = False  # its runner is told to end once this is reported: nobody need kill the container
 
     @property
     def end(self) -> ProgramEnd | None:

@@ -131,6 +131,7 @@ class DeleteContainer:
     host: str
     container: str
     is_ours: bool = False  # our submitter reported it; else a container of this name may be another's
+    is_leaving: bool = False  # its runner was told to end
     delay_s: float = field(default=0.0)
 
 

@@ -51,6 +51,7 @@ class ContainerRecord:
     start_s: float | None = None  # how long it took to create and start it
     busy_since: float | None = None  # by the ledger's clock: when it was first given its run
     is_ours: bool = False  # its submitter reported it: no other container has its name
+    is_leaving: bool = False  # its runner was told to end
     removal_tries: int = 0
 
     @property
@@ -170,7 +171,15 @@ class ContainerTable:
         self._send(record.submit)
 
     def _remove(self, record: ContainerRecord, delay_s: float = 0.0) -> None:
-        self._send(DeleteContainer(host=record.slot.host, container=record.name, is_ours=record.is_ours, delay_s=delay_s))
+        self._send(
+            DeleteContainer(
+                host=record.slot.host,
+                container=record.name,
+                is_ours=record.is_ours,
+                is_leaving=record.is_leaving,
+                delay_s=delay_s,
+            )
+        )
 
     def _remove_later(self, record: ContainerRecord) -> None:
         """Try again. A volume alone holds no slot: an engine may refuse to remove it for as long as the engine runs.

@@ -356,6 +356,7 @@ class Ledger:
             record = self._containers.get(container)
             job = self._jobs.owner(record)
             if record is not None and job is not None:
+                record.is_leaving = facts.is_leaving
                 self._jobs.run_ended(job, record, facts)
 
     def waiter_died(self, containers: Sequence[str], *, over: str = "") -> None:

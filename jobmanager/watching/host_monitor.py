@@ -33,7 +33,7 @@ _SWEEP_INTERVAL_S = 60.0  # a manager may die while others live, or while one of
 class HostMonitor:
     """Checks one host again and again, in a thread of its own, and reports after each check."""
 
-    def __init__(self, settings: WaiterSettings, send: Callable[[Any], None], runners: RunnerVolumes) -> None:
+    def __init__(self, settings: WaiterSettings, send: Callable[[Any], object], runners: RunnerVolumes) -> None:
         self._settings = settings
         self._runners = runners
         self._send = send

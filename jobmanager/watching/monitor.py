@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 from jobmanager.engine.protocol import (
     Engine,
@@ -40,6 +41,7 @@ from jobmanager.runner.frames import (
     Fault,
     FromProgram,
     Kill,
+    Leave,
     OutputData,
     Piece,
     ProgramStream,
@@ -103,7 +105,7 @@ class ContainerMonitor:
         engine: Engine,
         *,
         host_lost_timeout_s: float,
-        send: Callable[[ProgramStarted | SSHReady | LimitReached | OutputChunk], None],
+        send: Callable[[ProgramStarted | SSHReady | LimitReached | OutputChunk], object],
         spool: Spool | None = None,
         session: ProgramSession | None = None,
         cpu_left_s: Callable[[float], float] | None = None,
@@ -219,13 +221,16 @@ class ContainerMonitor:
         finally:
             self._end_session()
 
-    def close(self) -> None:
-        """Close the connection, once what was sent is out. The runner stays until its container is removed, or for its lease.
+    def close(self, *, leave: bool) -> None:
+        """Close the connection, once what was sent is out.
 
-        It is not told to leave: where a container ends by itself while it is removed, Docker may list it for ever, and can neither
-        inspect nor remove it.
+        Args:
+            leave: tell the runner to end, and with it the container: the facts said so (``is_leaving``), and have been received.
+                Else it stays until its container is removed, or for its lease.
         """
         try:
+            if leave:
+                self._link.send(Leave())
             until = self._clock() + _FLUSH_S
             while self._link.is_open and self._link.unsent and self._clock() < until:
                 self._link.receive(_RETRY_S)
@@ -253,9 +258,11 @@ class ContainerMonitor:
             return self._report().facts(InfrastructureFailure(reason="how it ended did not come over the connection to its host"))
         except FrameError as error:
             return self._report().facts(InfrastructureFailure(reason=f"its runner cannot be understood: {error}"))
-        if self._job.hold_s:
-            self._link.hold(self._job.hold_s)  # it keeps the volumes that a later phase will have
-        return self._report().facts(self._report().cause_of_the_end())
+        facts = self._report().facts(self._report().cause_of_the_end())
+        if not self._job.hold_s:
+            return replace(facts, is_leaving=self._link.is_open)
+        self._link.hold(self._job.hold_s)  # it keeps the volumes that a later phase will have
+        return facts
 
     # ---- following
 

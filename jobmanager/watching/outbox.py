@@ -49,13 +49,14 @@ class Outbox:
         """Start the thread."""
         threading.Thread(target=self._run, name="outbox", daemon=True).start()
 
-    def send(self, message: Any) -> None:
-        """Queue a message. One that a later waiter depends on is written when this returns, if the manager reads at all."""
+    def send(self, message: Any) -> bool:
+        """Queue a message. One that a later waiter depends on is written when this returns true: the manager reads at all."""
         with self._changed:
             self._queue(message)
             self._changed.notify_all()
             if isinstance(message, (Heartbeat, LimitReached, MonitorAcknowledged, RunEnded)):
-                self._changed.wait_for(lambda: self._is_written(message), _URGENT_S)
+                return self._changed.wait_for(lambda: self._is_written(message), _URGENT_S)
+            return False
 
     def drain(self, timeout_s: float) -> None:
         """Wait until all is written, but not longer."""

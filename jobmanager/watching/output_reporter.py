@@ -14,7 +14,7 @@ _MAX_CHUNK_BYTES = 65536
 class OutputReporter:
     """Answers each ``FetchOutput`` once, as soon as there is something. Keeps no second copy of the output."""
 
-    def __init__(self, job_id: str, send: Callable[[OutputChunk], None]) -> None:
+    def __init__(self, job_id: str, send: Callable[[OutputChunk], object]) -> None:
         self._job_id = job_id
         self._send = send
         self._lock = threading.Lock()

@@ -95,7 +95,7 @@ class StudentContainer:
         self._spec: ContainerSpec
         self._monitor: ContainerMonitor
         self._allocation: Allocation | None = None  # its place in the budget
-        self._run_killed = False
+        self._run_killed = self._is_leaving = False
         self._removal_tries = 0
 
     def run(self, engine: Engine) -> None:
@@ -165,9 +165,10 @@ class StudentContainer:
         self._owner.monitors.register(self._spec.name, self._monitor)
         try:
             facts = self._monitor.run()
+            self._is_leaving = facts.is_leaving
         finally:
             self._owner.monitors.unregister(self._spec.name)
-            self._monitor.close()
+            self._monitor.close(leave=self._is_leaving)
         outcome, text = _KILLED if self._run_killed else _judged(facts, self._spec.limits)
         self._end(outcome, text, facts)
         return _RUN_OVER
@@ -179,7 +180,7 @@ class StudentContainer:
     def _remove(self) -> _Events:
         self._end(*_KILLED)  # it was released before it had a run, if its end was not told
         name, manager_id = self._spec.name, self._spec.labels.get(MANAGER_LABEL, "")
-        reply = delete(self._engine, name, manager_id, is_ours=False)
+        reply = delete(self._engine, name, manager_id, is_ours=False, is_leaving=self._is_leaving)
         if isinstance(reply, ContainerRemoved):
             return (ContainerEvent.REMOVED,)
         _log.debug("student container %s is not removed yet: %s", name, reply.reason)

@@ -14,11 +14,11 @@ from jobmanager.engine.protocol import ImageMissing, NameTaken, NoSuchContainer,
 from jobmanager.model.container import ContainerSpec, ContainerStatus, ImageDefaults
 from jobmanager.model.host import Address
 from jobmanager.model.limits import Limits
-from jobmanager.runner.frames import Input, RefusalReason, Taken
+from jobmanager.runner.frames import Input, Leave, RefusalReason, Taken
 from jobmanager.watching.run_order import RUN
 from tests.conftest import BUSYBOX as IMAGE
 from tests.conftest import eventually
-from tests.contract.place import LABEL, Place
+from tests.contract.place import LABEL, PATIENCE_S, Place
 
 NOBODY = "jobmanager-test-no-such-container"
 ALL_BYTES = bytes(range(256))
@@ -146,6 +146,18 @@ def test_the_archive_of_an_absent_container_raises_no_such_container(place: Plac
 
 def test_removing_an_absent_container_is_fine(place: Place) -> None:
     place.engine.remove(NOBODY)
+
+
+def test_the_end_of_a_container_that_leaves_can_be_waited_for(place: Place) -> None:
+    name = place.started()
+    assert not place.engine.wait_until_ended(name, 0.2)
+    link = place.linked(name)
+    link.send(Leave())
+    link.receive(0)
+    assert place.engine.wait_until_ended(name, PATIENCE_S)
+    assert place.engine.inspect(name).exit_code == 0
+    place.engine.remove(name)
+    assert place.engine.wait_until_ended(name, PATIENCE_S)
 
 
 # ---- kill and remove in each phase

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import os
 import tarfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ from jobmanager import DockerHost, Grader, JobFuture, JobManager, JobResult, Lim
 from jobmanager.engine.labels import JOB_LABEL
 from jobmanager.runner.binaries import binary
 from jobmanager.scheduling import ledger
-from tests.conftest import BUSYBOX, SLOWNESS
+from tests.conftest import BUSYBOX, SLOWNESS, eventually
 from tests.integration.conftest import PATIENCE_S, PYTHON, Run, Submit, proof, source
 from tests.support.causes import CASES, CAUSES, Cause, apply_external_actions, case_id, ending, promised, submitted
 from tests.support.daemons import PrivateDaemon
@@ -365,3 +366,18 @@ def test_a_program_that_does_nothing_used_next_to_nothing(run: Run, shell: str) 
     assert result.wall_time_s is not None and 0 < result.wall_time_s < 5 * SLOWNESS
     assert result.peak_memory_mib is not None and 0 < result.peak_memory_mib < 20
     assert set(result.timings) >= {"waiting", "start", "send", "run"}
+
+
+def test_a_container_whose_run_is_over_leaves_by_itself_and_is_not_killed(
+    shared_manager: JobManager, outsider: docker.DockerClient
+) -> None:
+    began_s = time.time() - 1
+    job = shared_manager.submit(Task(BUSYBOX, command=["true"]))
+    assert job.result(PATIENCE_S).outcome is Outcome.SUCCESS
+    filters = {"label": f"{JOB_LABEL}={job.job_id}", "type": "container"}
+
+    def actions() -> list[str]:
+        return [event["Action"] for event in outsider.events(since=began_s, until=time.time(), filters=filters, decode=True)]
+
+    eventually(lambda: "destroy" in actions(), what="its container is removed")
+    assert "kill" not in actions()

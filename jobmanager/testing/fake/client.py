@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from jobmanager.engine import protocol
-from jobmanager.engine.protocol import Channel, EngineError, Unreachable
+from jobmanager.engine.protocol import Channel, EngineError, NoSuchContainer, Unreachable
 from jobmanager.model.container import (
     ContainerInfo,
     ContainerSpec,
@@ -34,6 +34,7 @@ __all__ = ["FakeEngine"]
 
 _MIN_TIMEOUT_S = 0.001
 _CHANNEL_BYTES = 2**18  # read at once
+_END_POLL_S = 0.01
 
 
 class FakeEngine:
@@ -123,6 +124,15 @@ class FakeEngine:
         tar: bytes = self._call("archive", container, path)
         for at in range(0, len(tar), PIECE):
             yield tar[at : at + PIECE]
+
+    def wait_until_ended(self, container: str, timeout_s: float) -> bool:
+        until = time.monotonic() + timeout_s
+        with suppress(NoSuchContainer):
+            while self.inspect(container).status is not ContainerStatus.ENDED:
+                if time.monotonic() >= until:
+                    return False
+                time.sleep(_END_POLL_S)
+        return True
 
     def remove(self, container: str) -> None:
         self._call("remove", container)
