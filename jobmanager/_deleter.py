@@ -6,6 +6,7 @@ Runs in the process pool; in the waiter for student containers.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 
 from jobmanager.engine.labels import MANAGER_LABEL, STUDENT_LABEL
 from jobmanager.engine.protocol import Engine, EngineError, EngineFailed, NoSuchContainer, Refused
@@ -25,7 +26,7 @@ def delete(
     try:
         if is_ours or not _belongs_to_another(engine, name, manager_id):
             if is_leaving:
-                engine.wait_until_ended(name, _LEAVE_S)
+                _wait_until_it_has_left(engine, name)
             _remove(engine, name)
     except EngineError as error:
         return RemovalFailed(reason=str(error), only_volume_left=_is_removed(engine, name))
@@ -54,6 +55,11 @@ def delete_students(engine: Engine, name: str) -> None:
     """Remove the student containers of a grading container that outlived their waiter; raises EngineError."""
     for student in engine.list({STUDENT_LABEL: name}):
         engine.remove(student.id)
+
+
+def _wait_until_it_has_left(engine: Engine, name: str) -> None:
+    with suppress(EngineError):  # it is gone, or killed after all
+        engine.wait_until_ended(name, _LEAVE_S)
 
 
 def _remove(engine: Engine, name: str) -> None:

@@ -171,8 +171,8 @@ class Engine(Protocol):
         """A tar of a path in a carrier's volume, in pieces; raises NoSuchContainer."""
         ...
 
-    def wait_until_ended(self, container: str, timeout_s: float) -> bool:
-        """Whether a container has ended, or is gone, within so many seconds."""
+    def wait_until_ended(self, container: str, timeout_s: float) -> None:
+        """Wait for a container to end; raises NoSuchContainer, and Unreachable where it does not within so many seconds."""
         ...
 
     def remove(self, container: str) -> None:

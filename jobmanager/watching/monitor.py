@@ -221,7 +221,7 @@ class ContainerMonitor:
         finally:
             self._end_session()
 
-    def close(self, *, leave: bool) -> None:
+    def close(self, *, leave: bool = False) -> None:
         """Close the connection, once what was sent is out.
 
         Args:

@@ -150,14 +150,16 @@ def test_removing_an_absent_container_is_fine(place: Place) -> None:
 
 def test_the_end_of_a_container_that_leaves_can_be_waited_for(place: Place) -> None:
     name = place.started()
-    assert not place.engine.wait_until_ended(name, 0.2)
+    with pytest.raises(Unreachable):
+        place.engine.wait_until_ended(name, 0.2)
     link = place.linked(name)
     link.send(Leave())
     link.receive(0)
-    assert place.engine.wait_until_ended(name, PATIENCE_S)
+    place.engine.wait_until_ended(name, PATIENCE_S)
     assert place.engine.inspect(name).exit_code == 0
     place.engine.remove(name)
-    assert place.engine.wait_until_ended(name, PATIENCE_S)
+    with pytest.raises(NoSuchContainer):
+        place.engine.wait_until_ended(name, PATIENCE_S)
 
 
 # ---- kill and remove in each phase

@@ -355,7 +355,7 @@ def _timeouts() -> Iterator[Cause]:
     for name, command in IDLES.items():
         yield _idler(name, f"echo partial; {command}")
     yield _idler("pauses with all signals blocked", ("python3", "-c", PAUSES), images=(PYTHON,))
-    proof = ("wall_time_s", "paused_externally", "output_cut")
+    proof = ("wall_time_s", "paused_externally", "output_cut", "container_exit_code")
     yield _idler("a stranger pauses it", "echo partial; sleep 60", action=ExternalAction.PAUSE, proof=proof)
 
 

@@ -93,7 +93,7 @@ class ScriptedContainer(ScriptedRunner):
         """What a monitor tells of it."""
         monitor = self.monitor(spool=spool, lost_s=lost_s, **fields)
         facts = monitor.run()
-        monitor.close()
+        monitor.close(leave=facts.is_leaving)
         return facts
 
     def monitor(self, *, spool: Spool | None = None, lost_s: float = 60.0, **fields: Any) -> ContainerMonitor:

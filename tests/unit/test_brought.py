@@ -34,12 +34,15 @@ def test_a_result_file_comes_in_one_piece_or_several() -> None:
     assert result_file_of([piece(JSON)]) == result_file_of(halves) == JSON
 
 
-def test_an_empty_file_is_a_file() -> None:
-    assert result_file_of([piece()]) == b""
+@pytest.mark.parametrize("brought", [piece(), piece(errno=errno.EINVAL), piece(errno=errno.EACCES)])
+def test_an_empty_file_and_what_cannot_be_read_are_no_silence(brought: Piece) -> None:
+    assert result_file_of([brought]) == b""
+    with pytest.raises(ResultFileError):
+        parse_result_file(b"")
 
 
-@pytest.mark.parametrize("error", [errno.ENOENT, errno.ENOTDIR, errno.EINVAL])
-def test_no_regular_file_is_no_result_file(error: int) -> None:
+@pytest.mark.parametrize("error", [errno.ENOENT, errno.ENOTDIR])
+def test_nothing_in_its_place_is_no_result_file(error: int) -> None:
     assert result_file_of([piece(errno=error)]) is None
 
 

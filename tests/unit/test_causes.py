@@ -18,7 +18,6 @@ ELSEWHERE = {
     "secret_missing": (SEQUENCE, "test_a_phase_whose_secret_is_missing_by_now_is_a_crash"),
     "volumes_lost": (SEQUENCE, "test_a_phase_whose_volumes_were_lost_is_a_crash_when_its_turn_comes"),
     "oom_killed": (OUTCOMES, "test_a_pid_1_that_the_kernel_killed_for_memory_is_never_taken_for_the_programs_end"),
-    "container_exit_code": (OUTCOMES, "test_a_pid_1_that_the_kernel_killed_for_memory_is_never_taken_for_the_programs_end"),
     "start_refused": (
         "integration/test_external_interference.py",
         "test_a_name_that_a_stranger_has_taken_is_an_error_and_the_strangers_container_stays",

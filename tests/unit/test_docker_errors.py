@@ -202,6 +202,7 @@ CALLS = {
     "kill": lambda engine: engine.kill("c"),
     "usage": lambda engine: engine.usage("c"),
     "archive": lambda engine: list(engine.archive("c", "/job")),
+    "wait_until_ended": lambda engine: engine.wait_until_ended("c", 1.0),
     "remove": lambda engine: engine.remove("c"),
     "volumes": lambda engine: engine.volumes({"a": None}),
     "remove_volume": lambda engine: engine.remove_volume("v"),

@@ -57,14 +57,14 @@ def cause(facts: RunFacts) -> type[object]:
 # ---- an undisturbed run
 
 
-def test_a_run_is_sent_and_followed_to_its_end_and_the_runner_stays() -> None:
+def test_a_run_is_sent_and_followed_to_its_end_and_the_runner_is_told_to_leave() -> None:
     container = ScriptedContainer(runs(*WHOLE))
     facts = container.facts(files={"main.py": b"x"})
 
     assert isinstance(facts.ending, ProgramExited) and facts.ending.end.exit_code == 0
     assert (facts.output.stdout, facts.output.is_cut) == (b"hello\n", False)
     assert (facts.cpu_time_s, facts.wall_time_s) == (0.1, 0.2)
-    assert container.received_kinds() == ["Put", "Put", "Input", "StartRun"]
+    assert container.received_kinds() == ["Put", "Put", "Input", "StartRun", "Leave"]
     assert container.sent == [ProgramStarted(container_name="n")]
     assert container.kills == 0 and container.channel.is_closed
 
@@ -529,4 +529,4 @@ def test_an_outage_that_a_container_survived_is_not_why_it_ended() -> None:
 
     assert isinstance(facts.ending, ProgramExited) and facts.outage_s > 0
     assert [type(message) for message in container.hellos] == [Hello, Hello]
-    assert isinstance(container.received[-1], StartRun)
+    assert container.received_kinds()[-2:] == ["StartRun", "Leave"]

@@ -256,15 +256,9 @@ class DockerEngine:
         with _translated():  # read later, or not to its end: other calls of this thread have limits of their own
             yield from pieces
 
-    def wait_until_ended(self, container: str, timeout_s: float) -> bool:
-        try:
-            with self._request(limits=CallLimits(timeout_s=timeout_s)):
-                self._client.wait(container)
-        except NoSuchContainer:
-            return True
-        except Unreachable:
-            return False
-        return True
+    def wait_until_ended(self, container: str, timeout_s: float) -> None:
+        with self._request(limits=CallLimits(timeout_s=timeout_s)):
+            self._client.wait(container)
 
     def remove(self, container: str) -> None:
         try:

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from jobmanager.engine import protocol
-from jobmanager.engine.protocol import Channel, EngineError, NoSuchContainer, Unreachable
+from jobmanager.engine.protocol import Channel, EngineError, Unreachable
 from jobmanager.model.container import (
     ContainerInfo,
     ContainerSpec,
@@ -125,14 +125,12 @@ class FakeEngine:
         for at in range(0, len(tar), PIECE):
             yield tar[at : at + PIECE]
 
-    def wait_until_ended(self, container: str, timeout_s: float) -> bool:
+    def wait_until_ended(self, container: str, timeout_s: float) -> None:
         until = time.monotonic() + timeout_s
-        with suppress(NoSuchContainer):
-            while self.inspect(container).status is not ContainerStatus.ENDED:
-                if time.monotonic() >= until:
-                    return False
-                time.sleep(_END_POLL_S)
-        return True
+        while not self._call("wait_until_ended", container):
+            if time.monotonic() >= until:
+                raise Unreachable(f"no answer within {timeout_s:g} s")
+            time.sleep(_END_POLL_S)
 
     def remove(self, container: str) -> None:
         self._call("remove", container)

@@ -88,6 +88,7 @@ class FakeDaemon:
                 self.inspect,
                 self.kill,
                 self.usage,
+                self.wait_until_ended,
                 self.archive,
                 self.remove,
                 self.remove_volume,
@@ -303,6 +304,10 @@ class FakeDaemon:
         if container.status not in (ContainerStatus.RUNNING, ContainerStatus.PAUSED):
             raise NotRunning(f"Cannot kill container: {target}: Container {container.spec.id} is not running")
         container.end(KILLED)
+
+    def wait_until_ended(self, target: str) -> bool:
+        """Whether it has: who calls asks again."""
+        return self.find(target).status is ContainerStatus.ENDED
 
     def pause(self, target: str) -> None:
         """An external action: no call of ours."""
