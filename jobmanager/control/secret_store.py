@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from jobmanager.errors import InvalidTask, InvalidValue
 from jobmanager.model._exact import exact
+from jobmanager.model._utf8 import to_utf8
 from jobmanager.model.phase import Phase
 from jobmanager.model.pipeline import Pipeline
 
@@ -54,7 +55,7 @@ class SecretStore:
         wanted = f"phase {phase.name!r} wants the secret {name!r}"
         try:
             value = exact(self._given[name])
-            content = value.encode(errors="surrogateescape") if isinstance(value, str) else value
+            content = to_utf8(value) if isinstance(value, str) else value
         except KeyError:
             raise InvalidValue(
                 f"{wanted}, which is not there: give JobManager(secrets={{{name!r}: ...}}), or on a node jobmanager worker --secret"

@@ -25,6 +25,7 @@ from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from jobmanager.errors import InvalidValue, JobManagerError
+from jobmanager.model._utf8 import to_utf8
 from jobmanager.remote.keys import Keys
 
 _LOG = logging.getLogger(__name__)
@@ -387,7 +388,7 @@ def _whatever(ask: Callable[[], object]) -> bytes:
         if not str(error).startswith("WRONGTYPE"):
             raise
         return b"?"
-    return found.encode("utf-8", "surrogateescape") if isinstance(found, str) else bytes(found or b"")  # type: ignore[call-overload]
+    return to_utf8(found) if isinstance(found, str) else bytes(found or b"")  # type: ignore[call-overload]
 
 
 def _length(ask: Callable[[], int]) -> int:

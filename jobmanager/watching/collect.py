@@ -21,6 +21,7 @@ from itertools import count
 from typing import TypeAlias, TypeVar
 
 from jobmanager.ipc.messages import MonitorContainer
+from jobmanager.model._utf8 import from_utf8, to_utf8
 from jobmanager.model.limits import Limits
 from jobmanager.model.volume import mount_path, volume_of
 from jobmanager.results.facts import Collected
@@ -422,7 +423,7 @@ def _path(folder: _Folder, wanted: _Wanted) -> bytes:
 def _wanted(entries: Iterable[FolderEntry], patterns: Sequence[str]) -> Iterator[tuple[str, FolderEntry]]:
     """What matches and is neither a folder nor ours, by name."""
     for entry in entries:
-        name = entry.path.decode("utf-8", "surrogateescape")
+        name = from_utf8(entry.path)
         if entry.kind is not PathKind.FOLDER and _is_inside(name) and _matches(name, patterns):
             yield name, entry
 
@@ -467,6 +468,6 @@ def _unusable(name: str, folder: _Folder) -> str:
 
 def _shown(name: str) -> str:
     """A stranger's name for a message: one line, of bounded length."""
-    text = name[:_MAX_SHOWN_LENGTH].encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    text = to_utf8(name[:_MAX_SHOWN_LENGTH]).decode("utf-8", "backslashreplace")
     clean = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
     return f"'{clean}'" if len(name) <= _MAX_SHOWN_LENGTH else f"'{clean}...'"

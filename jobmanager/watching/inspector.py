@@ -69,22 +69,6 @@ class ContainerInspector:
                 raise Unreachable("another engine answers in its place") from None
             return self._engine.inspect(self._job.container_id)  # the first answer may be another engine's, which has just left
 
-    def has_ended(self) -> bool:
-        """Whether files that were just read are invalid: an engine shows an ended container's workspace as an empty folder."""
-        try:
-            return self._engine.inspect(self._job.container_id).status is ContainerStatus.ENDED
-        except NoSuchContainer:
-            return True
-        except EngineError:  # the files have only just come
-            return False
-
-    def is_still_there(self) -> bool:
-        """Whether the container has not ended; an unreachable engine is waited for."""
-        try:
-            return self.inspect().status is not ContainerStatus.ENDED
-        except (EngineError, HostLost):
-            return False
-
     def is_paused_externally(self) -> bool:
         """Whether somebody else has paused it. An earlier waiter reports ``LimitReached`` before it pauses."""
         try:

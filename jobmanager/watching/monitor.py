@@ -330,16 +330,15 @@ class ContainerMonitor:
 
     def _look_before_connecting(self) -> None:
         """Whether the container is still there; an engine that does not answer is waited for."""
-        if self._clock() - self._connected_at < _SETTLED_S:
-            self._kill_requested.wait(_RETRY_S)  # an engine that drops each connection at once is not asked without a pause
         self._engine.close()  # an engine that is being shut down still answers on old connections, and takes no new ones
         outage_before = self._inspector.outage_s
         state = self._inspector.inspect()
         if state.status is ContainerStatus.ENDED:
             raise _ContainerOver(state)
-        if self._inspector.outage_s == outage_before:
-            return
-        self._notes.survived_outage_s = self._inspector.outage_s
+        if self._inspector.outage_s > outage_before:
+            self._notes.survived_outage_s = self._inspector.outage_s
+        elif self._clock() - self._connected_at < _SETTLED_S:
+            self._kill_requested.wait(_RETRY_S)  # an engine that drops each connection at once is not asked without a pause
 
     def _receive(self) -> None:
         self._pump()
@@ -459,14 +458,15 @@ class ContainerMonitor:
         self._look_after_the_link()
 
     def _due_by_limits(self) -> Iterator[MonitorEvent]:
+        """Before the program is known to have started, too: a runner that an earlier waiter gave its run may be at its end."""
         hit = self._limit_clock.limit_reached()
         if hit is None:
             return
-        if self.state is MonitorState.RUNNING and not self._limit_clock.enforces(hit.limit):
+        if self.state is MonitorState.RUNNING and self._limit_clock.enforces(hit.limit):
+            self._hit(hit)
+            yield MonitorEvent.STOP
+        else:
             yield from self._take_advice(self._backstop.overdue(self._link.silent_s), hit)
-            return
-        self._hit(hit)
-        yield MonitorEvent.STOP if self.state is MonitorState.RUNNING else MonitorEvent.OVERDUE
 
     def _take_advice(self, advice: Advice, hit: LimitHit) -> Iterator[MonitorEvent]:
         if advice in (Advice.STOP, Advice.KILL):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Mapping
 
 from jobmanager.grading.bundle import bundle
 from jobmanager.ipc.messages import MonitorContainer
 from jobmanager.model._checks import RESERVED_FOLDER
+from jobmanager.model._utf8 import to_utf8
 from jobmanager.model.limits import MAX_FILE_MIB, Limits
 from jobmanager.model.volume import mount_path
 from jobmanager.runner.frames import (
@@ -50,7 +50,7 @@ def run_messages(job: MonitorContainer, *, made_at_s: float) -> Iterator[DownMes
         yield from _file(f"{job.workspace}/{SECRETS_FOLDER}/{name}", content, 0o400, made_at_s)
     for pattern in job.wipe:
         volume, *parts = pattern.split("/")
-        yield Remove(base=os.fsencode(mount_path(volume)), parts=tuple(os.fsencode(part) for part in parts))
+        yield Remove(base=to_utf8(mount_path(volume)), parts=tuple(to_utf8(part) for part in parts))
     if job.stdin is not None:
         yield from _standard_input(job.stdin)
     yield _start(job)
@@ -70,7 +70,7 @@ def _file(path: str, content: bytes, mode: int, made_at_s: float) -> Iterator[Pu
     for offset in range(0, len(content), _PIECE_BYTES) or (0,):
         piece = content[offset : offset + _PIECE_BYTES]
         yield Put(
-            path=os.fsencode(path),
+            path=to_utf8(path),
             mode=mode,
             mtime_s=int(made_at_s),
             offset=offset,
@@ -80,7 +80,7 @@ def _file(path: str, content: bytes, mode: int, made_at_s: float) -> Iterator[Pu
 
 
 def _folder(path: str, mode: int, made_at_s: float) -> Put:
-    return Put(kind=PutKind.FOLDER, path=os.fsencode(path), mode=mode, mtime_s=int(made_at_s))
+    return Put(kind=PutKind.FOLDER, path=to_utf8(path), mode=mode, mtime_s=int(made_at_s))
 
 
 def _standard_input(content: bytes) -> Iterator[Input]:
@@ -93,9 +93,9 @@ def _start(job: MonitorContainer) -> StartRun:
     limits = job.limits
     return StartRun(
         run=RUN,
-        argv=tuple(os.fsencode(word) for word in words(job.command)),
+        argv=tuple(to_utf8(word) for word in words(job.command)),
         env=_variables(job.env),
-        cwd=os.fsencode(job.workspace),
+        cwd=to_utf8(job.workspace),
         stdin=_input_from(job),
         channel=job.grading is not None or job.with_ssh,
         wall_ms=0 if job.grading is not None else math.ceil(limits.wall_s * 1000),  # a grader's clock pauses: the waiter has it
@@ -103,14 +103,14 @@ def _start(job: MonitorContainer) -> StartRun:
         cpus_milli=math.ceil(limits.cpus * 1000),
         output_bytes=limits.output_kib * 1024,
         rlimits=_resource_limits(limits),
-        places=(os.fsencode(job.workspace), os.fsencode(SHM)),
+        places=(to_utf8(job.workspace), to_utf8(SHM)),
         volumes=_volumes(job),
         bring=brought_paths(job),
     )
 
 
 def _variables(env: Mapping[str, str]) -> tuple[bytes, ...]:
-    return tuple(os.fsencode(f"{name}={value}") for name, value in env.items())
+    return tuple(to_utf8(f"{name}={value}") for name, value in env.items())
 
 
 def _input_from(job: MonitorContainer) -> InputFrom:
@@ -124,7 +124,7 @@ def _volumes(job: MonitorContainer) -> tuple[VolumeDevice, ...]:
     """The volumes that it shares with others, each with the device that it must have, if that is known."""
     devices = job.volume_devices
     return tuple(
-        VolumeDevice(path=os.fsencode(mount_path(name)), device=os.fsencode(devices.get(name, ""))) for name in job.volumes
+        VolumeDevice(path=to_utf8(mount_path(name)), device=to_utf8(devices.get(name, ""))) for name in job.volumes
     )
 
 

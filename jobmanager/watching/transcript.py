@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import posixpath
 
 from jobmanager.ipc.messages import MonitorContainer, StreamPiece
+from jobmanager.model._utf8 import from_utf8, to_utf8
 from jobmanager.results.facts import CapturedOutput, ProgramEnd
 from jobmanager.runner.frames import (
     Ended,
@@ -44,7 +44,7 @@ class Transcript:
         self._counted = {ProgramStream.STDOUT: 0, ProgramStream.STDERR: 0}
         self._turns: list[tuple[bool, int]] = []  # which stream was printed to, and how many bytes it had then
         self._keep_bytes = job.limits.output_kib * 1024
-        self._workspace = os.fsencode(job.workspace)
+        self._workspace = to_utf8(job.workspace)
         self._brought: list[Piece] = []
 
     def take(self, message: UpMessage) -> None:
@@ -81,7 +81,7 @@ class Transcript:
     def volume_devices(self) -> dict[str, str]:
         """The devices of volumes that the container shares with others, by name."""
         volumes = () if self.started is None else self.started.volumes
-        return {posixpath.basename(os.fsdecode(each.path)): os.fsdecode(each.device) for each in volumes}
+        return {posixpath.basename(from_utf8(each.path)): from_utf8(each.device) for each in volumes}
 
     @property
     def output_bytes(self) -> int:
@@ -140,7 +140,7 @@ def _program_end(ended: Ended, workspace: bytes) -> ProgramEnd:
         oom_kills=ended.oom_kills,
         fork_refusals=ended.fork_refusals,
         workspace_full=workspace in full,
-        shm_full=os.fsencode(SHM) in full,
+        shm_full=to_utf8(SHM) in full,
     )
 
 

@@ -14,7 +14,7 @@ from jobmanager.events import HostDown, HostUp
 from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
 from tests.support.daemons import PrivateDaemon
 from tests.support.faults import ENDLESS, LASTS, QUICK, RUNS_ONCE, jobs_on, proof, ran_once
-from tests.support.proxy import ATTACH, CREATE, KILL, REMOVE, START, Proxy
+from tests.support.proxy import ATTACH, CREATE, INSPECT, REMOVE, START, Proxy
 
 pytestmark = [pytest.mark.engine, pytest.mark.daemon]
 
@@ -147,9 +147,10 @@ def test_a_daemon_that_hangs_past_a_jobs_deadline_does_not_make_its_own_end_a_ti
     with Proxy(daemon.url) as proxy, jobs_on(proxy.url, engine_timeout_s=engine_timeout_s) as jobs:
         jobs.add(in_time)
         jobs.wait_until_running(1)
+        inspected = proxy.count(INSPECT)
         daemon.pause()
         try:
-            eventually(lambda: proxy.count(KILL), within_s=30, what="its deadline is over")
+            eventually(lambda: proxy.count(INSPECT) > inspected, within_s=30, what="its waiter misses its end, and looks after it")
         finally:
             daemon.resume()
         (result,) = jobs.results()

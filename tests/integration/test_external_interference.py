@@ -86,14 +86,16 @@ def test_a_name_that_a_stranger_has_taken_is_an_error_and_the_strangers_containe
 ) -> None:
     with Proxy(private_engine.url) as proxy:
         with jobs_on(proxy.url) as jobs:
+            jobs.add(QUICK)
+            jobs.results()  # the runner is on the host
             with proxy.hold(CREATE) as held:
                 jobs.add(QUICK)
                 assert held.reached.wait(20)
-                name = re.search(r"name=([^ &]+)", next(line for line in proxy.seen if re.match(CREATE, line)))
+                name = re.search(r"name=([^ &]+)", [line for line in proxy.seen if re.match(CREATE, line)][-1])
                 assert name is not None
                 foreign = outsider.containers.create(BUSYBOX, ["sleep", "3000"], name=name[1], network_disabled=True)
                 foreign.start()
-            (result,) = jobs.results()
+            _, result = jobs.results()
             eventually(lambda: jobs.manager.hosts()[0].running == 0, what="the slot is free again")
         try:
             foreign.reload()

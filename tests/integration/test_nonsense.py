@@ -96,10 +96,11 @@ def test_all_jobs_run_on_the_well_host_and_running_ones_go_on(proxy: Proxy, othe
 @pytest.mark.parametrize("ill", ["409", "trickle"])
 def test_a_host_that_answers_looks_well_and_starts_ill_costs_no_job(proxy: Proxy, other: str, ill: str, call: str) -> None:
     answer, pause_s = ILL[ill]
-    with proxy.instead(answer, call, pause_s=pause_s), managing(proxy, other) as manager:
+    with managing(proxy, other) as manager:
         eventually(lambda: is_up(manager, "ill") and is_up(manager, "well"), what="both are up")
-        jobs = [manager.submit(Task(BUSYBOX, command="sleep 0.5; echo ran")) for _ in range(8)]
-        results = [job.result(PATIENCE_S) for job in jobs]
+        with proxy.instead(answer, call, pause_s=pause_s):
+            jobs = [manager.submit(Task(BUSYBOX, command="sleep 0.5; echo ran")) for _ in range(8)]
+            results = [job.result(PATIENCE_S) for job in jobs]
 
     assert {(result.outcome, result.stdout) for result in results} == {(Outcome.SUCCESS, b"ran\n")}
 

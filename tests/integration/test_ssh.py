@@ -279,7 +279,9 @@ def test_a_machine_without_ssh_is_told(host: DockerHost, monkeypatch: pytest.Mon
 def test_the_command_line_reaches_a_host_and_tells_of_one_that_it_cannot(
     host: DockerHost, sshd: Sshd, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_command(["sweep", host.url, "--ssh-config", str(sshd.client_config)]) == 0
+    swept = ["sweep", host.url, "--ssh-config", str(sshd.client_config)]
+    assert run_command([*swept, "--yes"]) == 0  # what the tests before have left on purpose
+    assert run_command(swept) == 0
     assert "nothing to sweep" in capsys.readouterr().out
 
     assert run_command(["sweep", sshd.url("/no/such.sock"), "--ssh-config", str(sshd.client_config)]) == 3

@@ -17,6 +17,7 @@ from jobmanager.model.host import Address
 from tests.conftest import end_with_all_children, eventually, our_containers, our_volumes
 from tests.integration.conftest import PATIENCE_S, PYTHON, proof
 from tests.support.faults import processes
+from tests.support.printed import program_runs
 
 pytestmark = pytest.mark.engine
 
@@ -49,7 +50,7 @@ def student_of(outsider: docker.DockerClient, job_id: str) -> docker.models.cont
     """A job's student container, once its program runs."""
     wanted = {"label": [f"{JOB_LABEL}={job_id}", STUDENT_LABEL]}
     found = eventually(lambda: outsider.containers.list(filters=wanted), what="a student container runs")[0]
-    eventually(lambda: b"ready" in found.logs(), what="its program runs")
+    eventually(lambda: program_runs(found, "sleep 1000"), what="its program runs")
     return found
 
 

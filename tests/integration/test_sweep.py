@@ -41,11 +41,10 @@ def engine(url: str) -> Iterator[Engine]:
 
 
 def left_by(engine: Engine, owner: Owner, *, manager_id: str = "m1", lease_s: float = 100) -> str:
-    """A container that a manager of this owner has made."""
+    """A container with a volume of its own, as a grading job has one, that a manager of this owner has made."""
     name = f"jobmanager-test-{secrets.token_hex(6)}"
-    spec = ContainerSpec(name=name, image=BUSYBOX, labels=labels(manager_id, "j1", lease_s, owner), limits=Limits())
+    spec = ContainerSpec(name=name, image=BUSYBOX, labels=labels(manager_id, "j1", lease_s, owner), limits=Limits(), shares=True)
     engine.create(spec, ImageDefaults(command=(), volumes=()))
-    engine.start(name)
     return name
 
 

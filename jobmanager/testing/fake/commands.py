@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from jobmanager.model._utf8 import from_utf8
 from jobmanager.runner.frames import RefusalReason
 from jobmanager.testing.fake.files import FileProblem
 from jobmanager.testing.fake.performing import awaiting, perform
@@ -306,7 +307,7 @@ def _file(process: Process, name: str) -> Running:
         content = bytes(process.machine.files.read(process.path(name)))
     except FileProblem as problem:
         return (yield from fail(f"sh: can't open '{name}': {problem}", NOT_UNDERSTOOD))
-    text = content.decode("utf-8", "surrogateescape")
+    text = from_utf8(content)
     return (yield from _text(process, text.partition("\n")[2] if text.startswith("#!") else text))
 
 

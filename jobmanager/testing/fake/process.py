@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Union
 
+from jobmanager.model._utf8 import to_utf8
 from jobmanager.testing.fake.files import Files
 from jobmanager.testing.steps import ProgramStep
 
@@ -174,7 +175,7 @@ class Process:
 
 def encoded(text: str | bytes) -> bytes:
     """The bytes of a text; words come from bytes that need not be UTF-8."""
-    return text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")
+    return text if isinstance(text, bytes) else to_utf8(text)
 
 
 def fail(text: str, code: int = 1) -> Running:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from jobmanager.model._utf8 import from_utf8, to_utf8
 from jobmanager.runner.binaries import build_id
 from jobmanager.runner.fields import FrameError
 from jobmanager.runner.frames import (
@@ -206,7 +207,7 @@ class FakeRunner:
         self._put_to = message.path
         if self._failure is not None:
             return
-        path = _text(message.path)
+        path = from_utf8(message.path)
         try:
             if message.kind is PutKind.FOLDER:
                 self._machine.files.make_folder(path, parents=True)
@@ -231,7 +232,7 @@ class FakeRunner:
         self._need_no_run()
         if self._failure is not None:
             return
-        base, parts = _text(message.base), [_text(part) for part in message.parts]
+        base, parts = from_utf8(message.base), [from_utf8(part) for part in message.parts]
         try:
             for path in list(self._machine.files.matching(base, parts)):
                 self._machine.files.remove(path)
@@ -255,7 +256,7 @@ class FakeRunner:
         self._need_no_run()
         self._last_run = order.run
         process = self._process(order)
-        argv = [_text(word) for word in order.argv]
+        argv = [from_utf8(word) for word in order.argv]
         refusal, self._failure = self._failure or self._refusal(process, order, argv), None
         if refusal is not None:
             self.state = RunnerState.ENDING
@@ -275,7 +276,7 @@ class FakeRunner:
 
     def list_folder(self, message: ListFolder) -> None:
         self._need_no_answer(message.request)
-        self._due.append(_entries(message.request, *self._listed(_text(message.path))))
+        self._due.append(_entries(message.request, *self._listed(from_utf8(message.path))))
 
     def fetch(self, message: Fetch) -> None:
         self._need_no_answer(message.request)
@@ -284,7 +285,7 @@ class FakeRunner:
     def clear(self, message: Clear) -> None:
         self._need_no_answer(message.request)
         files, why = self._machine.files, b""
-        for place in map(_text, message.places):
+        for place in map(from_utf8, message.places):
             try:
                 for name in files.children(place):
                     files.remove(posixpath.join(place, name))
@@ -298,8 +299,8 @@ class FakeRunner:
     # ---- a run
 
     def _process(self, order: StartRun) -> Process:
-        cwd = _text(order.cwd)
-        given = dict(_text(pair).split("=", 1) for pair in order.env if b"=" in pair)
+        cwd = from_utf8(order.cwd)
+        given = dict(from_utf8(pair).split("=", 1) for pair in order.env if b"=" in pair)
         env = {"PATH": _PATH, "HOSTNAME": self._place.hostname, "HOME": cwd, **given}
         if order.channel:
             env["JOBMANAGER_CHANNEL"] = "3"
@@ -308,7 +309,7 @@ class FakeRunner:
     def _stdin(self, order: StartRun) -> Feed:
         given = bytes(self._input.data) if self._input.run == order.run else b""
         if order.stdin is InputFrom.PATH:
-            file = self._machine.files.find(_text(order.stdin_path))
+            file = self._machine.files.find(from_utf8(order.stdin_path))
             return Feed(b"" if file is None else bytes(file.data))
         if order.stdin is InputFrom.PIPE:
             return Feed(given, ended=False)
@@ -317,7 +318,7 @@ class FakeRunner:
     def _refusal(self, process: Process, order: StartRun, argv: list[str]) -> RunRefused | None:
         devices = self._place.devices()
         for volume in order.volumes:
-            device = devices.get(_text(volume.path), "")
+            device = devices.get(from_utf8(volume.path), "")
             if not device or volume.device not in (b"", device.encode()):
                 return _refused(RefusalReason.OTHER_DEVICE, volume.path)
         if not self._machine.files.is_folder(process.cwd):
@@ -329,7 +330,7 @@ class FakeRunner:
 
     def _volumes(self, order: StartRun) -> tuple[VolumeDevice, ...]:
         devices = self._place.devices()
-        return tuple(VolumeDevice(path=each.path, device=devices[_text(each.path)].encode()) for each in order.volumes)
+        return tuple(VolumeDevice(path=each.path, device=devices[from_utf8(each.path)].encode()) for each in order.volumes)
 
     def _finish(self, run: FakeRun) -> None:
         """Report the end of a run."""
@@ -364,7 +365,7 @@ class FakeRunner:
 
     def _full(self, places: Iterable[bytes]) -> Iterator[FullPlace]:
         for place in places:
-            blocks, inodes = self._machine.files.is_full(_text(place))
+            blocks, inodes = self._machine.files.is_full(from_utf8(place))
             if blocks or inodes:
                 yield FullPlace(path=place, blocks=blocks, inodes=inodes)
 
@@ -374,7 +375,7 @@ class FakeRunner:
         return self._pieces(run.order.run, 0, wish)
 
     def _pieces(self, run: int, request: int, wish: BringPath) -> Iterator[UpMessage]:
-        path, error = _text(wish.path), 0
+        path, error = from_utf8(wish.path), 0
         file = self._machine.files.find(path)
         if file is None:
             error = errno.EISDIR if self._machine.files.is_folder(path) else errno.ENOENT
@@ -449,15 +450,11 @@ def _entries(request: int, entries: list[FolderEntry], error: int) -> Iterator[U
 def _entry(path: str, file: FakeFile | None) -> FolderEntry:
     kind = PathKind.FOLDER if file is None else PathKind.FILE
     mode, mtime_s, size = (_FOLDER_MODE, 0, 0) if file is None else (file.mode, file.mtime_s, len(file.data))
-    return FolderEntry(path=path.encode("utf-8", "surrogateescape"), kind=kind, mode=mode, mtime_s=mtime_s, size=size)
+    return FolderEntry(path=to_utf8(path), kind=kind, mode=mode, mtime_s=mtime_s, size=size)
 
 
 def _refused(why: RefusalReason, what: bytes, number: int = 0) -> RunRefused:
     return RunRefused(why=why, errno=number, what=what)
-
-
-def _text(name: bytes) -> str:
-    return name.decode("utf-8", "surrogateescape")
 
 
 _ERRNOS = {
