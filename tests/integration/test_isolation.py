@@ -13,6 +13,7 @@ from docker.models.containers import Container
 from jobmanager import JobFuture, JobManager, Limits, Network, Outcome, Task
 from jobmanager.engine.docker.seccomp import seccomp_profile
 from jobmanager.runner.frames import Ended, HowEnded, OutputData, ProgramStream, StoppedBy
+from jobmanager.runner.place import RUNNER_PATH
 from jobmanager.runner.wire import PacketWriter
 from tests.conftest import BUSYBOX
 from tests.integration.conftest import PATIENCE_S, PYTHON, Run, Submit
@@ -160,7 +161,7 @@ def test_a_program_can_write_to_three_places_only(seen: dict[str, Any]) -> None:
 
 def test_a_program_sees_no_docker_socket_and_no_folder_of_the_host(seen: dict[str, Any]) -> None:
     assert seen["sockets"] == []
-    known = ("/proc", "/sys", "/dev", "/job", "/tmp")
+    known = ("/proc", "/sys", "/dev", "/job", "/tmp", "/.jobmanager")
     assert {path for path in seen["mounts"] if path != "/" and not path.startswith(known)} <= {"/etc/hostname"}  # the container's
 
 
@@ -187,7 +188,7 @@ def test_a_program_sees_no_device_of_the_host(seen: dict[str, Any]) -> None:
 
 
 def test_a_program_sees_its_own_processes_only_and_pid_1_is_not_it(seen: dict[str, Any]) -> None:
-    assert seen["first"] == ["sh", "-c"]
+    assert seen["first"][0] == RUNNER_PATH
     assert seen["pid"] != 1
     assert set(seen["pids"]) == {1, seen["pid"]}
 

@@ -280,7 +280,7 @@ def test_the_command_line_reaches_a_host_and_tells_of_one_that_it_cannot(
     host: DockerHost, sshd: Sshd, capsys: pytest.CaptureFixture[str]
 ) -> None:
     swept = ["sweep", host.url, "--ssh-config", str(sshd.client_config)]
-    assert run_command([*swept, "--yes"]) == 0  # what the tests before have left on purpose
+    assert run_command([*swept, "--yes"]) == 0  # the runner's volume, which a later manager would use again
     assert run_command(swept) == 0
     assert "nothing to sweep" in capsys.readouterr().out
 
