@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 from jobmanager.control.addresses import start_addresses
 from jobmanager.control.child_process import Child, Listener, stop_children
-from jobmanager.control.manager_folder import ManagerFolder
 from jobmanager.control.settings import ManagerSettings
+from jobmanager.control.spool_folder import SpoolFolder, remove_abandoned
 from jobmanager.control.tunnels import Tunnels
 from jobmanager.control.waiters import Waiters
 from jobmanager.control.worker_pool import ProcessPool
@@ -31,7 +31,7 @@ class Children:
         self.addresses: Mapping[str, Address] = {}  # by host, once started
         self.pool = ProcessPool(listen, size=settings.pool_size, max_in_flight=self._max_in_flight)
         self.tunnels = Tunnels(settings.hosts, listen)
-        self._spools = ManagerFolder()
+        self._spools = SpoolFolder()
         self.waiters = Waiters(
             listen,
             settings.hosts,
@@ -43,8 +43,9 @@ class Children:
 
     def start(self) -> None:
         """Start those that are needed at once. The waiters find out whether the hosts answer."""
+        remove_abandoned()
         self.addresses = start_addresses(self._hosts, self.tunnels)
-        self.waiters.start(self.addresses, spool_folder=self._spool_folder())
+        self.waiters.start(self.addresses, spool_folder=self._spools.path)
 
     def set_cores(self, host: str, cores: int) -> None:
         """The cores of a host: they bound how many requests it has at once."""
@@ -69,14 +70,6 @@ class Children:
         """In a forked process: let go of the pipes; the children are the parent's."""
         for child in self._all():
             child.abandon()
-
-    def _spool_folder(self) -> str:
-        """Without one, a waiter that dies takes with it what a runner has already let go of."""
-        try:
-            return str(self._spools.path)
-        except OSError as error:
-            _log.warning("no folder can be made for what waiters have read: the long runs of one that dies are lost (%s)", error)
-            return ""
 
     def _all(self) -> list[Child]:
         return [*self.waiters.children(), *self.pool.workers(), *self.tunnels.children()]

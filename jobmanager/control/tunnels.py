@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from jobmanager.control.child_process import Child, Listener
-from jobmanager.control.manager_folder import ManagerFolder
 from jobmanager.errors import EngineUnavailable
 from jobmanager.ipc.messages import TunnelBroken, TunnelOpen, TunnelSettings
 from jobmanager.model.host import Address, DockerHost
@@ -45,7 +46,7 @@ class Tunnels:
         self._hosts = hosts
         self._listen = listen
         self._clock = clock
-        self._folder = ManagerFolder()
+        self._folder: Path | None = None
         self._tunnels: dict[Child, _Tunnel] = {}
         self._to_start: list[tuple[float, str, TunnelSettings]] = []
 
@@ -101,12 +102,16 @@ class Tunnels:
     def clean_up(self) -> None:
         """Remove the folder of sockets; after the tunnel processes have ended."""
         self._tunnels.clear()
-        self._folder.remove()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
 
     def _open(self, host: DockerHost, number: int) -> Address:
         if shutil.which("ssh") is None:
             raise EngineUnavailable(f"host {host.name}: there is no ssh on this machine (Debian: apt-get install openssh-client)")
-        socket = self._folder.path / f"{number}.sock"
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="jobmanager-"))
+        socket = self._folder / f"{number}.sock"
         config = None if host.ssh_config is None else str(host.ssh_config)
         try:
             self._keep(host.name, TunnelSettings(url=host.url, socket=str(socket), ssh_config=config))

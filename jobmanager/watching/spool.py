@@ -10,6 +10,7 @@ _log = logging.getLogger(__name__)
 
 _MOST_BYTES = 2**30
 _MODE = 0o600
+_FOLDER_MODE = 0o700
 
 
 class Spool:
@@ -22,7 +23,7 @@ class Spool:
     has no more than the runner still keeps. To stop the program instead would mean waiting for a disk that may never have room.
 
     Args:
-        path: of the file, in a private folder; None: nothing is kept.
+        path: of the file, in a private folder, which is made with it; None: nothing is kept.
         most_bytes: the most that the file may have.
     """
 
@@ -75,6 +76,8 @@ class Spool:
         self._path = None
 
     def _write(self, path: str, content: bytes) -> None:
+        with suppress(FileExistsError):
+            os.mkdir(os.path.dirname(path), _FOLDER_MODE)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, _MODE)
         try:
             os.ftruncate(descriptor, self._size)

@@ -1,4 +1,4 @@
-"""A manager's private folder goes with the manager, also when that is killed."""
+"""The folder of a manager's spools goes with the manager, also when that is killed."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import pytest
 
 from jobmanager.control import children as children_module
 from jobmanager.control.children import Children
-from jobmanager.control.manager_folder import ManagerFolder
 from jobmanager.control.secret_store import SecretStore
 from jobmanager.control.settings import ManagerSettings
+from jobmanager.control.spool_folder import SpoolFolder, remove_abandoned
 from jobmanager.model.host import DockerHost
+from jobmanager.watching.spool import Spool
 from tests.conftest import eventually
 
 _MANAGER = """
@@ -37,19 +38,43 @@ time.sleep(1000)
 """
 
 
-def test_a_folder_is_made_when_it_is_asked_for_and_is_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    folder = ManagerFolder()
-    assert list(tmp_path.iterdir()) == []
+@pytest.fixture(autouse=True)
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    return folder
 
-    path = folder.path
 
-    assert folder.path == path and list(tmp_path.iterdir()) == [path]
+def test_a_folder_is_made_with_the_first_thing_that_is_kept_and_is_private(temporary: Path) -> None:
+    folder = SpoolFolder()
+    spool = Spool.in_folder(folder.path, "container")
+    assert spool.load() == b"" and list(temporary.iterdir()) == []
+
+    spool.append(b"x")
+
+    (path,) = temporary.iterdir()
     assert stat.S_IMODE(path.stat().st_mode) == 0o700
-    (path / "file").write_text("x")
     folder.remove()
     folder.remove()
-    assert list(tmp_path.iterdir()) == []
+    assert list(temporary.iterdir()) == []
+
+
+def test_what_a_process_left_that_was_killed_with_all_its_waiters_is_removed_by_the_next_manager(temporary: Path) -> None:
+    code = (
+        "import os, sys, tempfile; tempfile.tempdir = sys.argv[1]\n"
+        "from jobmanager.control.spool_folder import SpoolFolder\nfrom jobmanager.watching.spool import Spool\n"
+        "Spool.in_folder(SpoolFolder().path, 'container').append(b'x'); os._exit(0)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(temporary)], check=True)
+    own, strangers = SpoolFolder(), temporary / "jobmanager-spool-of-somebody"
+    Spool.in_folder(own.path, "container").append(b"x")
+    strangers.mkdir()
+    assert len(list(temporary.iterdir())) == 3
+
+    remove_abandoned()
+
+    assert {str(path) for path in temporary.iterdir()} == {own.path, str(strangers)}
 
 
 @pytest.mark.parametrize("monitors_host", [True, False])
@@ -107,21 +132,19 @@ def children_of_two_hosts() -> Children:
     return Children(lambda *_: None, settings, manager_id="m", cannot_start=lambda *_: None)
 
 
-def test_all_waiters_of_a_manager_have_one_folder_until_it_closes(
-    waiters: list[NoChild], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+def test_all_waiters_of_a_manager_have_one_folder_until_it_closes(waiters: list[NoChild], temporary: Path) -> None:
     children = children_of_two_hosts()
-
     children.start()
 
-    (folder,) = tmp_path.iterdir()
-    assert [waiter.told[0].spool_folder for waiter in waiters] == [str(folder), str(folder)]  # type: ignore[attr-defined]
+    folders = {waiter.told[0].spool_folder for waiter in waiters}  # type: ignore[attr-defined]
+    assert len(waiters) == 2 and len(folders) == 1
+    Spool.in_folder(folders.pop(), "container").append(b"x")
+    assert len(list(temporary.iterdir())) == 1
     children.close()
-    assert list(tmp_path.iterdir()) == []
+    assert list(temporary.iterdir()) == []
 
 
-def test_a_manager_without_a_place_for_the_folder_starts_without_one(
+def test_a_manager_without_a_place_for_the_folder_keeps_nothing(
     waiters: list[NoChild], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "not" / "there"))
@@ -129,5 +152,6 @@ def test_a_manager_without_a_place_for_the_folder_starts_without_one(
 
     children.start()
 
-    assert [waiter.told[0].spool_folder for waiter in waiters] == ["", ""]  # type: ignore[attr-defined]
+    Spool.in_folder(waiters[0].told[0].spool_folder, "container").append(b"x")  # type: ignore[attr-defined]
+    assert not (tmp_path / "not").exists()
     children.close()
