@@ -452,6 +452,8 @@ class ContainerMonitor:
             yield MonitorEvent.STOP
         if self.state in (MonitorState.NEW, MonitorState.SENT, MonitorState.RUNNING):
             yield from self._due_by_limits()
+        elif self.state is MonitorState.STOPPING and self._notes.limit_hit is not None:
+            yield from self._take_advice(self._backstop.overdue(self._link.silent_s))  # it may have ended before
         elif self._is_unanswered():
             self._told_at = self._clock()
             yield MonitorEvent.UNANSWERED
@@ -468,9 +470,10 @@ class ContainerMonitor:
         else:
             yield from self._take_advice(self._backstop.overdue(self._link.silent_s), hit)
 
-    def _take_advice(self, advice: Advice, hit: LimitHit) -> Iterator[MonitorEvent]:
+    def _take_advice(self, advice: Advice, hit: LimitHit | None = None) -> Iterator[MonitorEvent]:
         if advice in (Advice.STOP, Advice.KILL):
-            self._hit(hit)
+            if hit is not None:
+                self._hit(hit)
             yield MonitorEvent.STOP if advice is Advice.STOP else MonitorEvent.UNANSWERED
         elif advice is Advice.ASK:
             yield MonitorEvent.OVERDUE

@@ -154,6 +154,7 @@ class StudentContainers:
 
     def _run_student(self, request: RunStudent) -> None:
         if self._job.taken_over:  # asked of the waiter before, or of us: nobody knows what it was told since
+            self._highest_id = max(self._highest_id, request.id)
             self._end_for_lost_link()
             return
         if request.id <= self._highest_id:

@@ -692,7 +692,7 @@ def test_a_disk_that_takes_no_more_ends_the_spool_and_not_the_job(tmp_path: Path
 def test_a_folder_that_is_gone_ends_the_spool_and_not_the_job(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     runner = ScriptedRunner()
     runner.say(LONG)
-    link = link_to(runner, tmp_path / "gone" / "spool")
+    link = link_to(runner, tmp_path / "gone" / "for good" / "spool")
     link.connect()
 
     assert read_all(link) == LONG

@@ -439,9 +439,12 @@ def test_a_waiter_that_takes_over_removes_the_students_of_the_dead_one_when_thei
 
 def test_a_grader_that_asks_a_second_waiter_for_students_is_cut_off_and_gets_none() -> None:
     taken_over = students(taken_over=True)
-    for piece in container_messages.pieces({"type": "student", "id": 1, "command": "true"}):
-        taken_over.on_message(piece)
-    assert (taken_over.cut_off, taken_over._running) == (1, {})
+    violations: list[str] = []
+    taken_over._end_for_protocol_error = violations.append  # type: ignore[method-assign, assignment]
+    for message in ({"type": "student", "id": 1, "command": "true"}, {"type": "kill", "id": 1}):
+        for piece in container_messages.pieces(message):
+            taken_over.on_message(piece)
+    assert (taken_over.cut_off, taken_over._running, violations) == (1, {}, [])
     taken_over.close()
 
 
