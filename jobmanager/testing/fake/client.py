@@ -34,7 +34,7 @@ __all__ = ["FakeEngine"]
 
 _MIN_TIMEOUT_S = 0.001
 _CHANNEL_BYTES = 2**18  # read at once
-_END_POLL_S = 0.01
+_END_POLL_S = 0.002
 
 
 class FakeEngine:
@@ -44,6 +44,7 @@ class FakeEngine:
         self._path = unquote(urlsplit(address.url).path)
         self._timeout_s = timeout_s
         self._connection: _Connection | None = None
+        self._cached_defaults: dict[str, ImageDefaults] = {}  # by id, as with Docker
 
     def info(self) -> EngineInfo:
         version, cores, memory_mib, architecture, now_s, available = self._call("info")
@@ -82,8 +83,10 @@ class FakeEngine:
         ]
 
     def image_defaults(self, image: str) -> ImageDefaults:
-        command, volumes = self._call("image_defaults", image)
-        return ImageDefaults(command=command, volumes=volumes)
+        if image not in self._cached_defaults:
+            command, volumes = self._call("image_defaults", image)
+            self._cached_defaults[image] = ImageDefaults(command=command, volumes=volumes)
+        return self._cached_defaults[image] if image.startswith("sha256:") else self._cached_defaults.pop(image)
 
     def pull(self, image: str) -> None:
         self._call("pull", image)
