@@ -17,9 +17,6 @@ from jobmanager.engine.protocol import (
     Engine,
     EngineError,
     NoSuchContainer,
-    NotRunning,
-    Refused,
-    Unreachable,
 )
 from jobmanager.ipc.messages import FetchOutput, LimitReached, MonitorContainer, OutputChunk, ProgramStarted, SSHReady
 from jobmanager.model._escapes import one_line
@@ -35,7 +32,6 @@ from jobmanager.results.facts import (
 )
 from jobmanager.runner.fields import FrameError
 from jobmanager.runner.frames import (
-    DownMessage,
     Ended,
     Entries,
     Fault,
@@ -52,6 +48,7 @@ from jobmanager.runner.frames import (
     UpMessage,
 )
 from jobmanager.watching.backstop import Advice, Backstop
+from jobmanager.watching.connection import ContainerOver, RunnerConnection, UnreachableBeforeStart
 from jobmanager.watching.file_requests import FileRequests
 from jobmanager.watching.inspector import ContainerInspector, HostLost
 from jobmanager.watching.limit_clock import LimitClock
@@ -59,41 +56,27 @@ from jobmanager.watching.monitor_states import TRANSITIONS, MonitorAction, Monit
 from jobmanager.watching.output_reporter import OutputReporter
 from jobmanager.watching.program_session import ProgramSession
 from jobmanager.watching.refusals import NO_COMMAND, refusal_text
-from jobmanager.watching.run_order import RUN, run_messages
+from jobmanager.watching.run_order import RUN
 from jobmanager.watching.run_report import RunNotes, RunReport
 from jobmanager.watching.runner_link import RunnerLink
 from jobmanager.watching.spool import Spool
+from jobmanager.watching.ssh_readiness import SSHReadiness
 from jobmanager.watching.transcript import Transcript
 
 _log = logging.getLogger(__name__)
 
 _MAX_WAIT_S = 1.0  # of the loop; what other threads want wakes it
-_RETRY_S = 0.1
-_STATUS_S = 5.0  # for a runner's first word on a new connection
-_SILENCE_S = 10.0  # after which a runner is asked whether it lives
+_FLUSH_TURN_S = 0.1
 _KILL_PATIENCE_S = 1.0  # for the end after a KILL
 _ENGINE_PATIENCE_S = 30.0  # for the end after the engine was told to kill
 _PATIENCE_S = {MonitorState.STOPPING: _KILL_PATIENCE_S, MonitorState.KILLED: _ENGINE_PATIENCE_S}
-_SETTLED_S = 1.0  # a connection that has lasted so long
 _OVERDUE_WAIT_S = 0.05
 _LAST_WORDS_S = 1.0  # for what is on its way from a container that has ended
 _FLUSH_S = 1.0
 
 
-class _UnreachableBeforeStart(Exception):
-    """The engine could not be reached before the job was sent: another host can run it at once."""
-
-
 class _ReportLost(Exception):
     """The run is over, as its runner says, and how it ended does not come."""
-
-
-class _ContainerOver(Exception):
-    """The container has ended, and all that its runner said was read."""
-
-    def __init__(self, state: ContainerInfo | None) -> None:
-        super().__init__()
-        self.state = state
 
 
 class ContainerMonitor:
@@ -135,6 +118,9 @@ class ContainerMonitor:
         self._inspector = ContainerInspector(
             job, engine, host_lost_timeout_s=host_lost_timeout_s, give_up=self._kill_requested, clock=clock
         )
+        self._connection = RunnerConnection(
+            job, engine, self._link, self._inspector, give_up=self._kill_requested, clock=clock
+        )
         self._actions: Mapping[MonitorAction, Callable[[], None]] = {
             MonitorAction.SEND_RUN: self._send_run,
             MonitorAction.NOTE_SENT: self._note_sent,
@@ -145,14 +131,12 @@ class ContainerMonitor:
             MonitorAction.COLLECT: self._collect,
         }
         self._seen_status: Status | None = None
-        self._began_at_s = 0.0  # when the container was started, by the engine's clock; 0: not known
         self._notes = RunNotes.of(job)
-        self._was_sent_ahead = False  # the run, in this session and before its STATUS
         self._over: ContainerInfo | None = None  # its state, seen before its channel ended
         self._over_since = 0.0
-        self._connected_at = self._told_at = 0.0
+        self._told_at = 0.0
         self._files = FileRequests(job, self._link.send, clock)
-        self._ssh_is_ready = self._ssh_reported = False
+        self._ssh = SSHReadiness(job, engine, send)
 
     @property
     def container_id(self) -> str:
@@ -193,10 +177,8 @@ class ContainerMonitor:
 
     def report_ssh(self, text: str) -> None:
         """A debug session's server says that it is ready, or why it cannot be started. In the thread of ``run``."""
-        if text == "ready":
-            self._ssh_is_ready = True
-        else:
-            self._notes.refusal = self._notes.refusal or one_line(text[:500])
+        reason = self._ssh.take(text)
+        self._notes.refusal = self._notes.refusal or reason
 
     def pause_wall_clock(self) -> None:
         """Pause the wall clock, as the container waits for us. The sum of all pauses is bounded."""
@@ -233,7 +215,7 @@ class ContainerMonitor:
                 self._link.send(Leave())
             until = self._clock() + _FLUSH_S
             while self._link.is_open and self._link.unsent and self._clock() < until:
-                self._link.receive(_RETRY_S)
+                self._link.receive(_FLUSH_TURN_S)
         except Exception as error:  # noqa: BLE001 - all is told already, and its deleter ends it anyway
             _log.debug("not all that was sent reached container %s: %s", self._job.container_name, error)
         finally:
@@ -242,7 +224,7 @@ class ContainerMonitor:
     def _run(self) -> RunFacts:
         try:
             self._follow()
-        except _ContainerOver as over:
+        except ContainerOver as over:
             if over.state is not None and over.state.in_removal:
                 return self._report().facts(RemovedExternally())  # soon: a later check must have the same result
             return self._report().facts(ContainerEnded(container=over.state))
@@ -250,7 +232,7 @@ class ContainerMonitor:
             return self._report().facts(RemovedExternally())
         except HostLost:
             return self._report().facts(HostGivenUp())
-        except _UnreachableBeforeStart as error:
+        except UnreachableBeforeStart as error:
             return self._report().facts(EngineUnreachable(reason=str(error)))
         except EngineError as error:
             return self._report().facts(InfrastructureFailure(reason=f"the engine refused to go on with it: {error}"))
@@ -290,55 +272,16 @@ class ContainerMonitor:
             self._actions[action]()
 
     def _try_to_connect(self) -> None:
-        is_first = not self._connected_at and not self._job.taken_over
         try:
-            if is_first:
-                self._connect_at_first()
-            else:
-                self._look_before_connecting()
-                self._was_sent_ahead = False
-                self._link.connect()
-            self._connected_at = self._clock()
-        except (HostLost, NoSuchContainer, _ContainerOver):
+            self._connection.connect()
+        except (HostLost, NoSuchContainer, ContainerOver):
             if self.state is not MonitorState.COLLECTING:
                 raise
             self._files.give_up("the container ended before its files were read")
             self._look_at_the_files()
-        except Unreachable as error:
-            if is_first:
-                raise _UnreachableBeforeStart(str(error)) from error
-        except (NotRunning, Refused) as error:  # it has just ended, or somebody has paused it
-            _log.debug("container %s cannot be attached to: %s", self._job.container_name, error)
-            self._connected_at = self._connected_at or self._clock()
-            self._kill_requested.wait(_RETRY_S)
-
-    def _connect_at_first(self) -> None:
-        """Nobody has spoken to this runner: it is given the run at once, and its first ``STATUS`` only confirms that it lives."""
-        if self._kill_requested.is_set():
-            self._link.connect()
             return
-        self._began_at_s = self._start_by_the_engines_clock()
-        self._link.connect(*self._run_messages())
-        self._was_sent_ahead = True
-        self._apply(MonitorEvent.SENT_AHEAD)
-
-    def _start_by_the_engines_clock(self) -> float:
-        """When the container was started; 0 where no file has a time that a program could compare."""
-        if not self._job.files and self._job.grading is None:
-            return 0.0
-        return self._engine.inspect(self._job.container_id).started_at_s
-
-    def _look_before_connecting(self) -> None:
-        """Whether the container is still there; an engine that does not answer is waited for."""
-        self._engine.close()  # an engine that is being shut down still answers on old connections, and takes no new ones
-        outage_before = self._inspector.outage_s
-        state = self._inspector.inspect()
-        if state.status is ContainerStatus.ENDED:
-            raise _ContainerOver(state)
-        if self._inspector.outage_s > outage_before:
-            self._notes.survived_outage_s = self._inspector.outage_s
-        elif self._clock() - self._connected_at < _SETTLED_S:
-            self._kill_requested.wait(_RETRY_S)  # an engine that drops each connection at once is not asked without a pause
+        if self._connection.was_sent_ahead:
+            self._apply(MonitorEvent.SENT_AHEAD)
 
     def _receive(self) -> None:
         self._pump()
@@ -404,9 +347,9 @@ class ContainerMonitor:
         """A session has begun."""
         self._transcript.beginning_lost = self._transcript.beginning_lost or self._link.beginning_lost
         if self._transcript.started is not None and status.run < RUN:
-            raise _ContainerOver(self._inspector.inspect())  # it was restarted by somebody
+            raise ContainerOver(self._inspector.inspect())  # it was restarted by somebody
         if not status.run and self.state is MonitorState.NEW and self._is_restarted():
-            raise _ContainerOver(self._inspector.inspect())
+            raise ContainerOver(self._inspector.inspect())
         self._resume_pumps(status)
         self._apply(MonitorEvent.CONNECTED)
         advice = self._backstop.answered(status, status.stream_bytes - self._link.read_to)
@@ -445,9 +388,8 @@ class ContainerMonitor:
             self._check_requested.clear()
             self._look_whether_it_ended()
         if self._over is not None and self._clock() - self._over_since > _LAST_WORDS_S:
-            raise _ContainerOver(self._over)
-        if self._ssh_is_ready and self._job.with_ssh and not self._ssh_reported:
-            self._report_ssh_ready()
+            raise ContainerOver(self._over)
+        self._ssh.tell()
         if self._kill_requested.is_set() or (self._notes.refusal and self._job.with_ssh):
             yield MonitorEvent.STOP
         if self.state in (MonitorState.NEW, MonitorState.SENT, MonitorState.RUNNING):
@@ -489,17 +431,12 @@ class ContainerMonitor:
 
     def _look_after_the_link(self) -> None:
         """A connection on which nothing comes may be dead."""
-        if not self._link.is_open:
+        if not self._connection.is_dead():
             return
-        if self._link.status is None:
-            if self._clock() - self._connected_at > _STATUS_S:
-                self._link.close()
-        elif self._link.silent_s > _SILENCE_S:
-            self._connected_at = self._clock()
-            if self.state is MonitorState.COLLECTING:
-                self._link.close()  # what was asked for is asked for again
-            else:
-                self._link.ping()
+        if self.state is MonitorState.COLLECTING:
+            self._link.close()  # what was asked for is asked for again
+        else:
+            self._connection.try_it()
 
     def _look_whether_it_ended(self) -> None:
         try:
@@ -516,21 +453,18 @@ class ContainerMonitor:
     def _send_run(self) -> None:
         self._notes.may_have_started = True
         status = self._link.status
-        if status is None or status.run >= RUN or self._was_sent_ahead:
+        if status is None or status.run >= RUN or self._connection.was_sent_ahead:
             return
         self._limit_clock.start(self._clock())
-        for message in self._run_messages():
+        for message in self._connection.run_messages():
             self._link.send(message)
 
     def _note_sent(self) -> None:
         self._notes.may_have_started = True
         self._limit_clock.start(self._clock())
 
-    def _run_messages(self) -> Iterator[DownMessage]:
-        return run_messages(self._job, made_at_s=self._began_at_s or time.time())
-
     def _tell_start(self) -> None:
-        self._notes.timings.setdefault("send", round(self._clock() - self._connected_at, 4))
+        self._notes.timings.setdefault("send", round(self._connection.age_s, 4))
         if not self._job.taken_over:
             self._limit_clock.program_starts()
         self._send(ProgramStarted(container_name=self._job.container_name))
@@ -538,8 +472,7 @@ class ContainerMonitor:
             self._session.on_start()
 
     def _ask_runner(self) -> None:
-        self._connected_at = self._clock()
-        self._link.ping()
+        self._connection.ping()
 
     def _send_kill(self) -> None:
         self._told_at = self._clock()
@@ -559,17 +492,6 @@ class ContainerMonitor:
     def _hit(self, hit: LimitHit) -> None:
         self._notes.limit_hit = hit
         self._send(LimitReached(container_name=self._job.container_name, limit_hit=hit))
-
-    def _report_ssh_ready(self) -> None:
-        try:
-            ports = self._engine.inspect(self._job.container_id).ports
-        except EngineError as error:  # the next turn tries again
-            _log.debug("ports of %s: %s", self._job.container_name, error)
-            return
-        if not ports:
-            raise Refused("it published no port: a session needs a bridge network that can be reached from outside")
-        self._ssh_reported = True
-        self._send(SSHReady(container_name=self._job.container_name, port=next(iter(ports.values()))))
 
     def _end_session(self) -> None:
         if self._session is not None:
@@ -602,4 +524,5 @@ class ContainerMonitor:
             transcript=self._transcript,
             limit_clock=self._limit_clock,
             outage_s=self._inspector.outage_s,
+            survived_outage_s=self._connection.survived_outage_s,
         )

@@ -37,7 +37,6 @@ class RunNotes:
     link_lost: bool = False  # we ended a grading container, as it could not have the students that it waits for
     supervisor_gave_up: bool = False  # it says itself that it was cut off from them
     was_paused_externally: bool = False
-    survived_outage_s: float = 0.0  # after so much of outages the container was seen alive
     collected: Collected = field(default_factory=Collected)
     timings: dict[str, float] = field(default_factory=dict)  # seconds by step
 
@@ -55,6 +54,7 @@ class RunReport:
     transcript: Transcript
     limit_clock: LimitClock
     outage_s: float  # how long the engine could not be reached
+    survived_outage_s: float  # after so much of that the container was seen alive
 
     def cause_of_the_end(self) -> Cause:
         """Why nothing more is followed, where the runner has said its last."""
@@ -103,7 +103,7 @@ class RunReport:
             end=end,
             report_complete=ended_by_itself,
             result_file=transcript.result_file,
-            ended_during_outage=self.outage_s > notes.survived_outage_s and ended is None,
+            ended_during_outage=self.outage_s > self.survived_outage_s and ended is None,
             missing_report=self._missing_report(),
         )
 
