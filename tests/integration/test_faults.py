@@ -148,7 +148,7 @@ def test_a_killed_waiter_of_two_hands_its_jobs_to_the_other(engine: str) -> None
 
 @pytest.mark.case(6)
 def test_a_stopped_waiter_is_ended_and_the_deadline_holds(engine: str) -> None:
-    """It holds the output of a job that floods; that wedges the container until it is gone."""
+    """It holds the channel of a job that floods: nobody reads, so the runner waits until another waiter does."""
     flood = Task(BUSYBOX, command="while :; do echo 0123456789; done", limits=Limits(wall_time_s=2, output_kib=100_000))
     honest = Task(BUSYBOX, command="exit 7")
     results: dict[str, JobResult] = {}
