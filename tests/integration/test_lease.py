@@ -16,6 +16,7 @@ from jobmanager.engine.labels import JOB_LABEL
 from jobmanager.runner.place import RUNNER_LABEL
 from tests.conftest import BUSYBOX, eventually
 from tests.support.daemons import PrivateDaemon
+from tests.support.printed import program_runs
 
 LEASE_OVER = 120  # the runner's exit code
 CALLER = """
@@ -64,7 +65,7 @@ def test_a_program_whose_callers_were_all_killed_ends_with_its_lease(
         assert caller.stdout is not None and caller.stdout.readline() == "it runs\n"
         ours = {"label": f"{JOB_LABEL}=leased"}
         (container,) = eventually(lambda: outsider.containers.list(filters=ours), what="its container runs")
-        eventually(lambda: len(container.top()["Processes"]) > 1, what="its program runs")
+        eventually(lambda: program_runs(container, "sleep 300"), what="its program runs")
         kill_all_at_once(caller)
 
     def ended() -> bool:

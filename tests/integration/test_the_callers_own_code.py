@@ -27,6 +27,7 @@ from jobmanager.ipc.messages import MonitorContainer
 from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
 from tests.support.daemons import PrivateDaemon
 from tests.support.faults import processes
+from tests.support.printed import program_runs
 
 QUICK = Task(BUSYBOX, command="echo hello")
 Attach = Callable[[logging.Handler], None]
@@ -231,18 +232,15 @@ STANDS_STILL = """
 
 @pytest.mark.case(25)
 def test_limits_are_enforced_while_the_caller_stands_still_and_a_large_report_fills_its_pipe(engine: str) -> None:
-    client = docker.APIClient(base_url=engine, version="1.41")
-
-    def running(*, status: str) -> int:
-        return len(client.containers(all=True, filters={"label": f"{JOB_LABEL}=endless", "status": status}))
-
+    client = docker.DockerClient(base_url=engine, version="1.41")
     script = textwrap.dedent(STANDS_STILL)
     with subprocess.Popen([sys.executable, "-c", script, engine], stdout=subprocess.PIPE, text=True) as caller:
         try:
             assert caller.stdout is not None and caller.stdout.readline() == "ready\n"
-            assert running(status="running") == 1
+            (endless,) = client.containers.list(filters={"label": f"{JOB_LABEL}=endless"})
+            assert program_runs(endless, "sleep 100")
             caller.send_signal(signal.SIGSTOP)
-            eventually(lambda: not running(status="running"), within_s=40, what="its limit ends it")
+            eventually(lambda: not program_runs(endless), within_s=40, what="its limit ends it")
             caller.send_signal(signal.SIGCONT)
             assert caller.stdout.read() == "success timeout\n"
         finally:

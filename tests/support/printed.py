@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import docker.errors
+import psutil
 import pytest
 from docker.models.containers import Container
 
 from jobmanager import Client, JobFuture
+from jobmanager.runner.place import RUNNER_PATH
 from tests.conftest import SLOWNESS
 
 
@@ -29,9 +31,14 @@ def wait_until_job_printed(client: Client, job_id: str, words: bytes, *, within_
 
 
 def program_runs(container: Container, command: str = "") -> bool:
-    """Whether a process whose command line begins so runs in a container, beside its runner. False for one that is gone."""
+    """Whether a process whose command line begins so runs in a container, beside its runner. False for one that is gone.
+
+    The engine is one of this machine's: it is not asked itself, as not every one has the ``ps`` that it needs for an answer.
+    """
     try:
-        processes = container.top()["Processes"] or []
-    except docker.errors.APIError:
+        container.reload()
+        children = psutil.Process(container.attrs["State"]["Pid"]).children(recursive=True)
+        lines = [" ".join(child.cmdline()) for child in children]
+    except (docker.errors.APIError, psutil.Error):
         return False
-    return len(processes) > 1 and any(process[-1].startswith(command) for process in processes)
+    return any(line.startswith(command) and not line.startswith(RUNNER_PATH) for line in lines)
