@@ -114,18 +114,18 @@ class HostMonitor:
                     self._log_removal(removal)
                 runners = survey_runners(engine, self._closed_managers).leftovers
                 for removal in remove_leftovers(engine, [each for each in runners if each.manager_id]):  # volumes stay for the next
-                    self._log_removal(removal)
+                    self._log_removal(removal, if_it_stays=logging.INFO)  # one that has just closed lets go of it itself
         except EngineError as error:
             _log.warning("host %s: sweeping stopped: %s", self._settings.address.host, error)
             self._next_sweep = 0.0  # again after the next check that finds the host up
         finally:
             engine.close()
 
-    def _log_removal(self, removal: Removal) -> None:
+    def _log_removal(self, removal: Removal, *, if_it_stays: int = logging.WARNING) -> None:
         leftover, host = removal.leftover, self._settings.address.host
         what = f"{leftover.kind} {leftover.name} (manager {leftover.manager_id}: {leftover.why})"
         if removal.error:
-            _log.warning("host %s: leftover %s cannot be removed: %s", host, what, removal.error)
+            _log.log(if_it_stays, "host %s: leftover %s cannot be removed: %s", host, what, removal.error)
         else:
             _log.info("host %s: removed leftover %s", host, what)
 

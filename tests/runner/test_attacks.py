@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from jobmanager.runner.frames import (
@@ -449,8 +450,16 @@ def test_a_program_cannot_keep_its_container_by_its_output(host: RunnerOnHost, c
 
 def _waiting_for_a_socket(runner: ContainerRunner) -> int:
     """The program's process, as the machine numbers it, once it waits; 0 before."""
-    rows = runner.client.top(runner.container, "-eo pid,wchan:32")["Processes"]
-    return next((int(pid) for pid, where in rows if where.startswith("unix_")), 0)
+    waiting = [child.pid for child in psutil.Process(runner.pid).children() if _waits_in(child.pid).startswith("unix_")]
+    return waiting[0] if waiting else 0
+
+
+def _waits_in(pid: int) -> str:
+    """The kernel's function that a process waits in; empty for one that is gone."""
+    try:
+        return Path(f"/proc/{pid}/wchan").read_text()
+    except OSError:
+        return ""
 
 
 def _kernel_state(pid: int) -> str:
