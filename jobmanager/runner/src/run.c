@@ -124,11 +124,14 @@ void begin_clocks(void) {
     run.sample_due_ns = run.begun_ns + SAMPLE_NS;
 }
 
+// Never less than before: a kernel may charge our own time later than that of the run.
 static uint64_t used_cpu_us(uint64_t cpu_us) {
     if (cpu_us == NO_COUNT || run.before.cpu_us == NO_COUNT)
         return NO_COUNT;
     uint64_t own = own_cpu_us() - run.own_cpu_us, all = cpu_us - run.before.cpu_us;
-    return all > own ? all - own : 0;
+    if (all > own && all - own > run.used_cpu_us)
+        run.used_cpu_us = all - own;
+    return run.used_cpu_us;
 }
 
 // The container cannot use more than all its CPUs from now on, so the limit is not reached before.

@@ -42,7 +42,7 @@ struct run {
     struct launch_report report;
     uint64_t vforked_ns, begun_ns, ended_ns, paused_ns, paused_at_ns, cpu_due_ns, sample_due_ns;
     struct counters before, after;
-    uint64_t own_cpu_us, sampled_bytes;
+    uint64_t own_cpu_us, used_cpu_us, sampled_bytes;
     bool left;
 
     struct pipe_out out[2];

@@ -116,7 +116,7 @@ static void reset_run(void) {
     run.pid = 0;
     run.report = (struct launch_report){0};
     run.begun_ns = run.paused_ns = run.paused_at_ns = 0;
-    run.peak_child = run.sampled_bytes = run.reported = 0;
+    run.peak_child = run.sampled_bytes = run.reported = run.used_cpu_us = 0;
     run.input_received = run.input_taken = run.messages_received = run.messages_taken = run.messages_up = 0;
     run.untold_bytes = run.untold_ns = 0;
     for (int i = 0; i < 2; i++)
