@@ -193,6 +193,26 @@ def test_a_program_sees_its_own_processes_only_and_pid_1_is_not_it(seen: dict[st
     assert set(seen["pids"]) == {1, seen["pid"]}
 
 
+@pytest.mark.parametrize("folder", ["mkdir -m 755 /job", "mkdir -m 700 /job; echo > /job/x", "mkdir -m 1777 /job"])
+@pytest.mark.parametrize("user", [None, "1000:50"])
+def test_an_image_may_have_a_folder_of_the_workspaces_name(
+    engine_url: str, outsider: docker.DockerClient, folder: str, user: str | None
+) -> None:
+    """Some engines then mount the workspace with that folder's mode."""
+    maker = outsider.containers.create(BUSYBOX, ["sh", "-c", folder], network_disabled=True)
+    maker.start()
+    maker.wait(timeout=PATIENCE_S)
+    image = maker.commit("jobmanager-test-workspace", "1")
+    maker.remove()
+    try:
+        task = Task(image.tags[0], command="ls; cat a; echo written > b && cat b", files={"a": "x\n"}, user=user)
+        with JobManager(engine_url) as manager:
+            result = manager.submit(task).result(PATIENCE_S)
+    finally:
+        outsider.images.remove(image.tags[0], force=True)
+    assert (result.outcome, result.stdout) == (Outcome.SUCCESS, b"a\nx\nwritten\n"), result
+
+
 def test_the_environment_is_the_images_and_the_tasks_and_no_more(seen: dict[str, Any], outsider: docker.DockerClient) -> None:
     image = outsider.images.list(filters={"label": f"jobmanager.environment={PYTHON}"})[0]
     from_image = dict(entry.split("=", 1) for entry in image.attrs["Config"]["Env"] or [])

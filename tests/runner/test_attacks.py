@@ -705,27 +705,6 @@ def test_a_program_without_rights_of_its_own_cannot_take_them_from_the_next_run(
 # ---- what a run leaves in its container
 
 
-def test_the_root_of_the_workspace_is_not_the_programs(runner: ContainerRunner, host: RunnerOnHost) -> None:
-    program = """
-import errno, fcntl, json, os, sys
-def tried(call, *arguments):
-    try: call(*arguments)
-    except OSError as error: return errno.errorcode[error.errno]
-    return "done"
-acl = bytes.fromhex("02000000" "01000700ffffffff" "04000700ffffffff" "20000700ffffffff")
-os.close(os.open("/job/file", os.O_CREAT | os.O_WRONLY))
-os.unlink("/job/file")
-print(json.dumps({
-    "mode": tried(os.chmod, "/job", 0o777), "owner": tried(os.chown, "/job", os.getuid(), -1),
-    "times": tried(os.utime, "/job", (1, 1)),
-    "acl": tried(os.setxattr, "/job", "system.posix_acl_default", acl)}))
-"""
-    assert set(_told(_python(runner, program)).values()) == {"EPERM"}
-    owned = {"/job": "rw,size=8m,uid=65534,gid=65534,mode=0700"}
-    with ContainerRunner(host, config={"Tmpfs": owned}) as other:
-        assert set(_told(_python(other, program)).values()) == {"done"}
-
-
 @pytest.mark.parametrize("buckets", ["0", "100"])
 def test_no_connection_of_a_run_is_in_the_next_ones_way(host: RunnerOnHost, buckets: str) -> None:
     program = """

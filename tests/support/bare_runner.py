@@ -66,7 +66,7 @@ for device in null zero full random urandom; do touch dev/$device; mount --bind 
 ln -s /proc/self/fd dev/fd
 mount -t tmpfs -o mode=1777,size=64m tmpfs dev/shm
 mount -t tmpfs -o mode=1777,size=64m tmpfs tmp
-mount -t tmpfs -o uid=0,gid=65534,mode=1770,size=64m,nr_inodes=200000 tmpfs job
+mount -t tmpfs -o uid=$user,gid=$user,mode=0700,size=64m,nr_inodes=200000 tmpfs job
 mount -t mqueue mqueue dev/mqueue
 cp "$binary" .jobmanager/runner
 chmod 555 .jobmanager/runner

@@ -28,7 +28,7 @@ _API = "1.41"
 _CHUNK_BYTES = 65536
 _LABEL = "jobmanager.runner_test"
 _USER = "65534:65534"
-_PROGRAM_GROUP = 65534
+_OWNED = "uid=65534,gid=65534,mode=0700"
 
 
 class RunnerOnHost:
@@ -87,7 +87,7 @@ class ContainerRunner(DrivenRunner):
             "NanoCpus": int(cpus * 1e9),
             "ShmSize": 16 * 2**20,
             "Tmpfs": {
-                "/job": f"rw,exec,size={workspace_mib}m,nr_inodes=20000,uid=0,gid={_PROGRAM_GROUP},mode=1770,nosuid,nodev",
+                "/job": f"rw,exec,size={workspace_mib}m,nr_inodes=20000,{_OWNED},nosuid,nodev",
                 "/tmp": "rw,exec,size=16m,mode=1777,nosuid,nodev",
             },
             "SecurityOpt": ["no-new-privileges", f"seccomp={seccomp_profile(protects_pid_1=protects_pid_1)}"],

@@ -160,14 +160,14 @@ def test_shared_memory_leaves_a_little_of_the_memory_limit() -> None:
 @pytest.mark.parametrize(
     ("user", "owner"),
     [
-        (None, "uid=0,gid=65534,mode=1770"),
-        ("0:0", "uid=0,gid=0,mode=1770"),
-        ("1000:50", "uid=0,gid=50,mode=1770"),
-        ("1000", "uid=0,mode=1777"),
-        ("builder", "uid=0,mode=1777"),
+        (None, "mode=0700,uid=65534,gid=65534"),
+        ("0:0", "mode=0700,uid=0,gid=0"),
+        ("1000:50", "mode=0700,uid=1000,gid=50"),
+        ("1000", "mode=0700,uid=1000,gid=1000"),
+        ("builder", "mode=1777"),
     ],
 )
-def test_the_workspace_is_memory_of_limited_size_whose_root_is_not_the_programs_own(user, owner):
+def test_the_workspace_is_memory_of_limited_size_that_belongs_to_who_writes_there(user, owner):
     host = config_of(limits=Limits(workspace_mib=7), user=user)["HostConfig"]
 
     assert [mount["Target"] for mount in host["Mounts"]] == ["/.jobmanager"]

@@ -57,7 +57,6 @@ def container_config(spec: ContainerSpec, defaults: ImageDefaults) -> dict[str, 
             "NetworkMode": f"container:{spec.network_of}" if spec.network_of else _network_mode(spec.network),
             "Mounts": [_disk_volume(RunnerVolume(sha256=spec.runner).mount()), *_volumes(spec)],
             "Tmpfs": {
-                spec.workspace: _workspace(spec),
                 **{path: _tmpfs(spec, spec.limits.workspace_mib, spec.limits.workspace_inodes) for path in _writable_folders(spec)},
                 **{path: _tmpfs(spec, _IMAGE_VOLUME_MIB, 64) for path in defaults.volumes if not _is_mounted(path, spec)},
             },
@@ -192,24 +191,16 @@ def _volume_options(size_mib: int, inodes: int, mode: str) -> str:
     return f"size={size_mib}m,nr_inodes={inodes},mode={mode},{_NOBODY},{_MOUNT_OPTIONS}"
 
 
-def _workspace(spec: ContainerSpec) -> str:
-    """Its root is not the program's own, so that mode, flags and times of it stay as they are."""
-    size = f"size={spec.limits.workspace_mib}m,nr_inodes={spec.limits.workspace_inodes}"
-    return f"rw,exec,{size},{_members(spec.user)},{_MOUNT_OPTIONS}"
-
-
-def _members(user: str | None) -> str:
-    """Who may use the workspace: its user's group; everybody in the container, where only the image knows the group."""
-    numeric = _NUMERIC_USER.fullmatch(USER if user is None else user)
-    return "uid=0,mode=1777" if numeric is None or numeric[2] is None else f"uid=0,gid={numeric[2]},mode=1770"
-
-
 def _tmpfs(spec: ContainerSpec, size_mib: int, inodes: int) -> str:
     return f"rw,exec,size={size_mib}m,nr_inodes={inodes},{_owner(spec.user)},{_MOUNT_OPTIONS}"
 
 
 def _owner(user: str | None) -> str:
-    """Who may use the container's own folders: its user; where only the image knows who that is, everybody."""
+    """Who may use the container's own folders: its user; where only the image knows who that is, everybody.
+
+    Where the image has such a folder, runc before 1.2 gives the mount that folder's mode, whatever is asked for here. So a
+    folder belongs to who writes to it.
+    """
     if user is None:
         return f"mode=0700,{_NOBODY}"
     numeric = _NUMERIC_USER.fullmatch(user)
@@ -217,10 +208,10 @@ def _owner(user: str | None) -> str:
 
 
 def _writable_folders(spec: ContainerSpec) -> tuple[str, ...]:
-    """Writable folders beside the workspace; a grading container has those that INGInious graders use."""
-    return ("/tmp", *OLD_FOLDERS) if spec.shares else ("/tmp",)
+    """The workspace and others; a grading container has those that INGInious graders use."""
+    return (spec.workspace, "/tmp", *OLD_FOLDERS) if spec.shares else (spec.workspace, "/tmp")
 
 
 def _is_mounted(path: str, spec: ContainerSpec) -> bool:
     volumes = {mount["Target"] for mount in _volumes(spec)}
-    return path.rstrip("/") in (spec.workspace, *volumes, *_writable_folders(spec))
+    return path.rstrip("/") in (*volumes, *_writable_folders(spec))
