@@ -382,7 +382,9 @@ def test_a_script_that_ends_without_close_leaves_nothing_and_says_nothing(url: s
 
 @pytest.mark.case(30)
 def test_ctrl_c_gives_one_keyboard_interrupt_in_the_caller_only(url: str) -> None:
+    """Once it sleeps: Python does not see a signal that comes just before a call of the kernel's that waits."""
     process = run_script(url, "with manager: time.sleep(60)")
+    eventually(lambda: "nanosleep" in Path(f"/proc/{process.pid}/wchan").read_text(), what="it sleeps")
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert err.count("Traceback") == 1
