@@ -1,4 +1,4 @@
-"""The best loop that one can write by hand with docker-py, without a manager and without our runner: side (a).
+"""The best loop that one can write by hand with docker-py, without a manager and without our runner.
 
 A container is as safe and as limited as a job's, but for what the runner enforces. The command is its entry point, it has no
 network, no volume and no log. The loop attaches before it starts the container, reads to the end, and asks for the exit code; a
