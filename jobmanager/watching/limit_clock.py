@@ -40,14 +40,11 @@ class LimitClock:
         self._max_pause_s = job.limits.standstill_s if job.grading is not None else 0.0
         self._wall_s = job.limits.wall_s + (0.0 if job.grading is not None else PATIENCE_S)
         self._shares_cpu = cpu_left_s is not None
-        self._cpu_before_s = 0.0  # what starting the container took, where that matters
         self.start(clock() - job.elapsed_s)
 
     def program_starts(self) -> None:
-        """It starts now. Where its CPU time is shared, that of starting its container is no part of it."""
+        """It starts now."""
         self.start(self._clock())
-        if self._shares_cpu and self.measure():
-            self._cpu_before_s, self.cpu_time_s = self.cpu_time_s or 0.0, 0.0
 
     def start(self, at: float) -> None:
         """The wall clock starts at this time."""
@@ -108,7 +105,7 @@ class LimitClock:
             return False
         if used is None:
             return False
-        self.cpu_time_s = max(0.0, used.cpu_time_ns / 1e9 - self._cpu_before_s)
+        self.cpu_time_s = used.cpu_time_ns / 1e9
         self.peak_memory_bytes = used.peak_memory_bytes
         return True
 
