@@ -50,7 +50,7 @@ def student_of(outsider: docker.DockerClient, job_id: str) -> docker.models.cont
     """A job's student container, once its program runs."""
     wanted = {"label": [f"{JOB_LABEL}={job_id}", STUDENT_LABEL]}
     found = eventually(lambda: outsider.containers.list(filters=wanted), what="a student container runs")[0]
-    eventually(lambda: program_runs(found, "sleep 1000"), what="its program runs")
+    eventually(lambda: program_runs(found, "sleep "), what="its program runs")
     return found
 
 

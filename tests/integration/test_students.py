@@ -131,6 +131,18 @@ seen["talk"], seen["killed"] = answers, endless.wait()
     assert found["killed"] == 254
 
 
+def test_students_that_run_at_once_have_their_input_within_their_wall_clock(run: Run) -> None:
+    """Of four pairs, each has a wall clock that a wait of the waiter for its engine would use up."""
+    found = seen(
+        run,
+        """
+pairs = [at_once(*[lambda: student("cat", b"in", memory_mib=16, wall_time_s=1.5)] * 2) for _ in range(4)]
+seen["ends"] = [end["stdout"] + end["outcome"] for pair in pairs for end in pair]
+""",
+    )
+    assert found["ends"] == ["insuccess"] * 8
+
+
 def test_all_students_of_a_job_share_a_budget(run: Run) -> None:
     found = seen(
         run,

@@ -52,9 +52,16 @@ def test_a_grader_that_needs_no_student_any_more_outlives_its_waiter(engine_url:
     assert result.outcome is Outcome.SUCCESS, result
 
 
-@pytest.fixture(params=[(), ("--live-restore",)], ids=["ends its containers", "live-restore"])
-def daemon(request: pytest.FixtureRequest, python_tar: Path, tmp_path: Path) -> Iterator[PrivateDaemon]:
-    with PrivateDaemon(tmp_path, extra_args=request.param) as daemon:
+@pytest.fixture
+def daemon(python_tar: Path, tmp_path: Path) -> Iterator[PrivateDaemon]:
+    with PrivateDaemon(tmp_path) as daemon:
+        daemon.load_image(python_tar)
+        yield daemon
+
+
+@pytest.fixture
+def restoring_daemon(python_tar: Path, tmp_path: Path) -> Iterator[PrivateDaemon]:
+    with PrivateDaemon(tmp_path, extra_args=("--live-restore",)) as daemon:
         daemon.load_image(python_tar)
         yield daemon
 
@@ -63,7 +70,6 @@ def daemon(request: pytest.FixtureRequest, python_tar: Path, tmp_path: Path) -> 
 @pytest.mark.daemon
 @pytest.mark.timeout(240)
 def test_a_grader_whose_engine_dies_under_its_student_is_a_crash_and_leaves_nothing(daemon: PrivateDaemon) -> None:
-    """Of a container that outlives it, an engine of version 20.10 cannot remove the volumes before its own next start."""
     results: list[JobResult] = []
     grading = Task(PYTHON, grader=Grader(), files={"run": WAITS}, limits=LONG)
     with closing(docker.DockerClient(base_url=daemon.url, version="1.41")) as outsider, JobManager(daemon.url) as manager:
@@ -74,3 +80,19 @@ def test_a_grader_whose_engine_dies_under_its_student_is_a_crash_and_leaves_noth
         eventually(lambda: not our_containers(daemon.url), within_s=30, what="no container is left")
     assert results[0].outcome is Outcome.CRASH, results[0]
     assert results[0].wall_time_s is not None and results[0].wall_time_s < 60  # long before its limit
+
+
+@pytest.mark.case(49)
+@pytest.mark.daemon
+@pytest.mark.timeout(240)
+def test_a_grader_and_its_student_go_on_when_an_engine_that_left_them_running_is_back(restoring_daemon: PrivateDaemon) -> None:
+    """Both runners have kept what was printed meanwhile, and the link between the two is the waiter's."""
+    daemon, script = restoring_daemon, WAITS.replace("1000", "8")
+    with closing(docker.DockerClient(base_url=daemon.url, version="1.41")) as outsider, JobManager(daemon.url) as manager:
+        job = manager.submit(Task(PYTHON, grader=Grader(), files={"run": script}, limits=LONG))
+        student_of(outsider, job.job_id)
+        daemon.kill()
+        daemon.restart()
+        result = job.result(PATIENCE_S)
+        eventually(lambda: not our_containers(daemon.url), within_s=30, what="no container is left")
+    assert (result.outcome, result.text) == (Outcome.SUCCESS, "0"), result
