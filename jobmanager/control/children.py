@@ -43,9 +43,9 @@ class Children:
 
     def start(self) -> None:
         """Start those that are needed at once. The waiters find out whether the hosts answer."""
-        remove_abandoned()
         self.addresses = start_addresses(self._hosts, self.tunnels)
         self.waiters.start(self.addresses, spool_folder=self._spools.path)
+        remove_abandoned()  # meanwhile the waiters come up
 
     def set_cores(self, host: str, cores: int) -> None:
         """The cores of a host: they bound how many requests it has at once."""

@@ -42,10 +42,6 @@ class LimitClock:
         self._shares_cpu = cpu_left_s is not None
         self.start(clock() - job.elapsed_s)
 
-    def program_starts(self) -> None:
-        """It starts now."""
-        self.start(self._clock())
-
     def start(self, at: float) -> None:
         """The wall clock starts at this time."""
         self._started_at = at

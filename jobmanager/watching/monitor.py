@@ -466,7 +466,7 @@ class ContainerMonitor:
     def _tell_start(self) -> None:
         self._notes.timings.setdefault("send", round(self._connection.age_s, 4))
         if not self._job.taken_over:
-            self._limit_clock.program_starts()
+            self._limit_clock.start(self._clock())
         self._send(ProgramStarted(container_name=self._job.container_name))
         if self._session is not None:
             self._session.on_start()
