@@ -124,9 +124,12 @@ def test_a_person_logs_in_reads_and_writes_files_runs_the_job_and_leaves(
         assert (login.host, login.user) == ("127.0.0.1", "job") and login.port > 1024
         assert login.password not in described(daemon)
 
-        seen = person.runs(login, "cat given; pwd; echo new > new; sh .jobmanager/run; echo exit code $?")
-        sftp = person.runs(login, "-s", "sftp")
-        typed = person.runs(login, "-tt", "exec sh", stdin=b"tty; echo $WORD; echo sent > sent; exit\n")
+        with person.start(login, "echo open; cat") as first:  # as long as one session is open, no server leaves between two others
+            assert first.stdout is not None and first.stdout.readline() == b"open\n"
+            seen = person.runs(login, "cat given; pwd; echo new > new; sh .jobmanager/run; echo exit code $?")
+            sftp = person.runs(login, "-s", "sftp")
+            typed = person.runs(login, "-tt", "exec sh", stdin=b"tty; echo $WORD; echo sent > sent; exit\n")
+            first.communicate(timeout=30)
         result = heard.end()
 
     assert seen.stdout == b"a file\n/job\na file\na line it's\nexit code 3\n"
@@ -134,7 +137,7 @@ def test_a_person_logs_in_reads_and_writes_files_runs_the_job_and_leaves(
     assert b"/dev/pts/0" in typed.stdout and b"it's" in typed.stdout
     assert (result.outcome, result.text) == (Outcome.SUCCESS, "")
     assert contents(result) == {"new": b"new\n", "sent": b"sent\n"}
-    assert result.stderr.count(b"Accepted password for job") == 3
+    assert result.stderr.count(b"Accepted password for job") == 4
     assert "ssh_ready" in [step.name for step in result.steps]
     assert all(name.startswith("jobmanager-callbacks") for name in heard.threads)
     assert login.password not in caplog.text and login.password.encode() not in result.stdout + result.stderr
@@ -193,7 +196,8 @@ def test_only_the_password_lets_in_and_limits_and_rights_are_those_of_a_job(
     login = heard.login()
     host = containers(daemon)[0]["HostConfig"]
     refused = person.runs(login, "true", password="not the one")
-    with person.start(login, "cat") as first:  # one session is open while the next ones work
+    with person.start(login, "echo open; cat") as first:  # one session is open while the next ones work
+        assert first.stdout is not None and first.stdout.readline() == b"open\n"
         asked = "grep -E 'Cap(Eff|Bnd)|NoNewPrivs|Seccomp:' /proc/self/status; ulimit -n; id -u; touch /etc/x /x"
         rights = person.runs(login, asked)
         forwarded = person.runs(login, "-W", "127.0.0.1:2222", "true")

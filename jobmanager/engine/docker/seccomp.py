@@ -77,6 +77,7 @@ _EINVAL, _ENOSYS = 22, 38
 _SCHEDULING = ("sched_setaffinity", "sched_setattr", "sched_setparam", "sched_setscheduler")
 _HOLDING_PIPES = ("splice", "sendfile")
 _AGAINST_PID_1 = frozenset({"prlimit64", "setpriority", "ioprio_set", *_SCHEDULING, *_HOLDING_PIPES})
+_PID_BITS = 22  # of the highest number that a process can have, on 64-bit kernels
 _PRIO_PROCESS, _IOPRIO_WHO_PROCESS = 0, 1
 
 
@@ -128,7 +129,7 @@ def _away_from_pid_1() -> Iterator[dict[str, object]]:
     """The scheduling calls are let through for all numbers but 1: OpenMP and the JVM call them for single threads.
 
     The kernel reads the lower 32 bits of a process's number, so "is not 1" would let 0x100000001 through, which is PID 1, too.
-    Each of the 32 bits has a rule of its own: that it is not as in 1.
+    Each bit that a number can have has a rule of its own: that it is not as in 1. Each rule costs time at each start.
 
     splice and sendfile wait for a socket while they hold a pipe's lock, and whoever then reads from the pipe or writes to it
     cannot even be killed: it would be PID 1. They fail as for a kind of file that cannot be spliced: programs then copy.
@@ -139,7 +140,7 @@ def _away_from_pid_1() -> Iterator[dict[str, object]]:
     yield _refused(_EINVAL, *_HOLDING_PIPES)
     scheduling = " ".join(_SCHEDULING)
     yield _allowed(scheduling, _has_none_of(0, 1))
-    for bit in range(1, 32):
+    for bit in range(1, _PID_BITS):
         yield _allowed(scheduling, _has_all_of(0, 1 << bit))
 
 
