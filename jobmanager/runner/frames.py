@@ -31,7 +31,7 @@ from jobmanager.runner.fields import (
     Yes,
 )
 
-VERSION = 1
+VERSION = 2
 DOWN_MESSAGE_BYTES = 2**20  # the most of one message's payload
 UP_MESSAGE_BYTES = 2**16
 RESOURCE_LIMITS = 64  # the most of one run
@@ -289,6 +289,7 @@ class Clear(DownMessage):
 
     NUMBER = 11
     request: U32
+    put_back: Yes = False  # what was kept, when all is clean
     places: Paths  # are emptied
 
 
@@ -297,6 +298,16 @@ class Leave(DownMessage):
     """The runner is to leave."""
 
     NUMBER = 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keep(DownMessage):
+    """A folder with all that is in it is to be kept in memory that only the runner has, in the place of what it kept before."""
+
+    NUMBER = 13
+    request: U32
+    path: Path
+    most: U64  # bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -419,6 +430,17 @@ class Fault(UpMessage):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Kept(UpMessage):
+    """What is kept, or why it is not."""
+
+    NUMBER = 11
+    request: U32
+    errno: U32  # 0: it is kept
+    entries: U32
+    bytes: U64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """What the runner is doing: the first packet of a session. It is no part of the stream."""
 
@@ -437,10 +459,10 @@ class Status:
 
 
 DOWN: dict[int, type[DownMessage]] = {
-    kind.NUMBER: kind for kind in (Hello, Ack, Put, Remove, Input, StartRun, ToProgram, Kill, ListFolder, Fetch, Clear, Leave)
+    kind.NUMBER: kind for kind in (Hello, Ack, Put, Remove, Input, StartRun, ToProgram, Kill, ListFolder, Fetch, Clear, Leave, Keep)
 }
 UP: dict[int, type[UpMessage]] = {
-    kind.NUMBER: kind for kind in (Started, RunRefused, OutputData, FromProgram, Taken, Ended, Piece, Entries, Cleared, Fault)
+    kind.NUMBER: kind for kind in (Started, RunRefused, OutputData, FromProgram, Taken, Ended, Piece, Entries, Cleared, Fault, Kept)
 }
 
 

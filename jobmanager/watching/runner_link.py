@@ -30,6 +30,8 @@ from jobmanager.runner.frames import (
     Entries,
     Fetch,
     Input,
+    Keep,
+    Kept,
     ListFolder,
     Piece,
     RunRefused,
@@ -42,6 +44,8 @@ from jobmanager.watching.spool import Spool
 
 _log = logging.getLogger(__name__)
 
+_REQUESTS = (ListFolder, Fetch, Clear, Keep)
+_ANSWERS = (Entries, Piece, Cleared, Kept)
 _UNACKNOWLEDGED_BYTES = 2**18
 _SIGNS_IN_A_LEASE = 8
 _SIGN_OF_LIFE_S = 5.0
@@ -52,8 +56,8 @@ class RunnerLink:
     """The channel to one container's runner. One thread uses it, and any thread may call ``wake``.
 
     The link goes on over lost connections and over waiters: each message of the stream is handed out once. Only the answers to
-    ``LIST``, ``FETCH`` and ``CLEAR`` belong to the session that asked: those of an earlier session are passed over, so that
-    whoever asks again, with the same numbers, is not given a part of an old answer.
+    ``LIST``, ``FETCH``, ``CLEAR`` and ``KEEP`` belong to the session that asked: those of an earlier session are passed over, so
+    that whoever asks again, with the same numbers, is not given a part of an old answer.
 
     Args:
         container_id: of a running container.
@@ -259,7 +263,7 @@ class RunnerLink:
     # ---- requests
 
     def _numbered(self, message: DownMessage) -> DownMessage:
-        if not isinstance(message, (ListFolder, Fetch, Clear)):
+        if not isinstance(message, _REQUESTS):
             return message
         number = self._requests_from + message.request
         self._requests_to = max(self._requests_to, number)
@@ -267,7 +271,7 @@ class RunnerLink:
 
     def _without_old_answers(self, messages: list[UpMessage]) -> Iterator[UpMessage]:
         for message in messages:
-            if not isinstance(message, (Entries, Piece, Cleared)) or not message.request:
+            if not isinstance(message, _ANSWERS) or not message.request:
                 yield message
             elif self._requests_from < message.request <= self._requests_to:
                 number = message.request - self._requests_from

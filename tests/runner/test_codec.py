@@ -34,6 +34,7 @@ from jobmanager.runner.frames import (
     DOWN_MESSAGE_BYTES,
     UP,
     UP_MESSAGE_BYTES,
+    VERSION,
     Ack,
     Clear,
     DownMessage,
@@ -169,8 +170,8 @@ def test_what_cannot_be_sent_is_named(message: Any, why: str) -> None:
     [
         (Kill, b"\1\0\0", "Kill.run: it ends too early: 4 bytes are due, 3 are there"),
         (Leave, b"x", "Leave: 1 bytes too many"),
-        (Clear, struct.pack("<III", 1, 1, 2**32 - 1), "Clear.places: it ends too early: 4294967295 bytes are due"),
-        (Clear, struct.pack("<IIII", 1, 2, 0, 0) + b"x", "Clear: 1 bytes too many"),
+        (Clear, struct.pack("<IBII", 1, 0, 1, 2**32 - 1), "Clear.places: it ends too early: 4294967295 bytes are due"),
+        (Clear, struct.pack("<IBIII", 1, 1, 2, 0, 0) + b"x", "Clear: 1 bytes too many"),
         (Entries, struct.pack("<IIBI", 1, 0, 1, 2**32 - 1), "Entries.entries: 4294967295 items cannot be in 0 bytes"),
         (Entries, struct.pack("<IIBI", 1, 0, 2, 0), "Entries.last: 2 is neither 0 nor 1"),
         (Started, struct.pack("<III", 1, 1, 0) + b"\0" * 4, "Started.volumes: path: it has a NUL"),
@@ -207,7 +208,7 @@ def test_a_frame_and_a_packet_are_the_contracts() -> None:
     begun = FrameWriter(5).begin(read_from=6, lease_ms=7)
     assert begun[:65_536] == bytes(65_536)
     assert begun[65_536:].startswith(b"JMD1" + struct.pack("<QBBHI", 5, 1, 0, 0, 14))
-    assert begun.endswith(struct.pack("<HQI", 1, 6, 7))
+    assert begun.endswith(struct.pack("<HQI", VERSION, 6, 7))
 
     writer = PacketWriter()
     writer.begin(5, 0)
@@ -351,16 +352,16 @@ def framed(number: int, payload: bytes, *, flags: int = 0, reserved: int = 0) ->
 @pytest.mark.parametrize(
     "frames",
     [
-        framed(13, b""),
+        framed(99, b""),
         framed(0, b""),
         framed(8, b"\1\0\0"),
         framed(8, b"\1\0\0\0", flags=2),
         framed(8, b"\1\0\0\0", reserved=1),
         framed(3, b"", flags=1) + framed(8, b"\1\0\0\0"),
         framed(3, bytes(FRAME_PAYLOAD_BYTES), flags=1) * 17,
-        framed(1, struct.pack("<HQI", 2, 0, 1)),
+        framed(1, struct.pack("<HQI", VERSION + 1, 0, 1)),
     ],
-    ids=["type 13", "type 0", "short", "flags", "reserved", "between", "too long", "version"],
+    ids=["type 99", "type 0", "short", "flags", "reserved", "between", "too long", "version"],
 )
 def test_a_whole_frame_that_makes_no_sense_is_a_frame_error(frames: bytes) -> None:
     reader = FrameReader()
@@ -432,7 +433,7 @@ MESSAGE = struct.pack("<BBHII", 4, 0, 0, 2, 12) + struct.pack("<QI", 3, 0)
         (packet(2, 0, MESSAGE, reserved=b"\0\0\1"), "these bytes are no packet"),
         (b"x" * 32, "these bytes are no packet"),
         (packet(2, 0, MESSAGE + MESSAGE[:1] + b"\0\0\1" + MESSAGE[4:]), "no message begins at 24"),
-        (packet(2, 0, struct.pack("<BBHII", 11, 0, 0, 0, 0)), "no message up has the type 11"),
+        (packet(2, 0, struct.pack("<BBHII", 99, 0, 0, 0, 0)), "no message up has the type 99"),
         (packet(2, 0, struct.pack("<BBHII", 4, 0, 0, 0, UP_MESSAGE_BYTES + 1)), "no message begins at 0"),
         (packet(2, 0, bytes(65_537)), "these bytes are no packet"),
         (packet(2, 0, MESSAGE) + packet(1, 23, encode(IDLE)), "the stream has 23 bytes, and at least 24 are due"),

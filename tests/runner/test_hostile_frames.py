@@ -15,6 +15,7 @@ import pytest
 from jobmanager.runner.fields import FrameError
 from jobmanager.runner.frames import (
     DOWN,
+    VERSION,
     Ack,
     BringPath,
     Fault,
@@ -193,7 +194,7 @@ WRONG = {
     "a file whose path is too long": fetch((b"/a", 1), (b"/" * 4096, 1)),
     "a file without a size": fetch((b"/a", 1), claimed=2, more=struct.pack("<I", 2) + b"/b"),
     "a stream that it has not": FrameWriter(FIRST).write(Ack(read_to=1)),
-    "another version": frame(Hello.NUMBER, struct.pack("<HQI", 2, 0, 1000)),
+    "another version": frame(Hello.NUMBER, struct.pack("<HQI", VERSION + 1, 0, 1000)),
 }
 
 

@@ -12,6 +12,7 @@ import pytest
 from jobmanager.engine.protocol import Unreachable
 from jobmanager.runner.fields import FrameError
 from jobmanager.runner.frames import (
+    VERSION,
     BringPath,
     Ended,
     Entries,
@@ -230,11 +231,11 @@ def test_nonsense_is_a_frame_error_and_closes_the_link() -> None:
 
 def test_a_runner_of_another_version_is_not_understood() -> None:
     runner = ScriptedRunner()
-    runner.status_fields["version"] = 2
+    runner.status_fields["version"] = VERSION + 1
     link = link_to(runner)
     link.connect()
 
-    with pytest.raises(FrameError, match="version 2"):
+    with pytest.raises(FrameError, match=f"version {VERSION + 1}"):
         read_all(link)
 
 

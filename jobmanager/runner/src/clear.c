@@ -110,6 +110,7 @@ static const char *clear_place(const char *path) {
 
 static struct {
     uint32_t request, count;
+    bool puts_back;
     uint8_t places[MOST_PLACES];
     size_t size;
     bool fits;
@@ -134,7 +135,9 @@ static const char *clear(char *path, size_t size) {
         return "a message queue cannot be removed";
     if (!remove_ipc())
         return "an object of System V cannot be removed";
-    return settings_are_as_before() ? NULL : "a limit or priority of the runner was changed";
+    if (!settings_are_as_before())
+        return "a limit or priority of the runner was changed";
+    return asked.puts_back ? files_put_back() : NULL;
 }
 
 static bool step_clear(void) {
@@ -152,6 +155,7 @@ static bool step_clear(void) {
 void files_clear(struct in *in) {
     static char path[PATH_SIZE];
     asked.request = in_u32(in);
+    asked.puts_back = in_flag(in);
     asked.count = in_count(in, 4);
     struct in places = *in;
     for (uint32_t i = 0; i < asked.count; i++)

@@ -19,6 +19,8 @@ void files_remove(struct in *in);
 void files_list(struct in *in);
 void files_fetch(struct in *in);
 void files_clear(struct in *in);
+void files_keep(struct in *in);
+const char *files_put_back(void);   // what was kept last; why it cannot be, or NULL
 uint32_t files_check_list(struct in *in);   // reads a list of files and of how many bytes each may have; how many files, 0 if it is bad
 void files_bring_begin(uint32_t run, struct in list);   // the list of a RUN, checked; the PIECEs come by files_step
 void files_give_up(void);        // the rest of the answer that is under way never comes

@@ -17,7 +17,7 @@
 #define BUILD_ID "0000000000000000000000000000000000000000000000000000000000000000"
 #endif
 
-#define VERSION 1
+#define VERSION 2
 #define AGAIN_NS (50 * NS_PER_MS)    // a closed end of the channel is tried again
 #define GONE_NS (2 * NS_PER_S)       // a reader that takes nothing is not waited for longer, when the runner leaves
 #define KILL_NS (10 * NS_PER_S)
@@ -171,6 +171,7 @@ static void obey_between_runs(uint8_t type, uint64_t session, struct in *in) {
     case DOWN_LIST: return files_list(in);
     case DOWN_FETCH: return files_fetch(in);
     case DOWN_CLEAR: return files_clear(in);
+    case DOWN_KEEP: return files_keep(in);
     default: return fault("a message of a type that does not exist");
     }
 }

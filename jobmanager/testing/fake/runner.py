@@ -28,6 +28,8 @@ from jobmanager.runner.frames import (
     Hello,
     Input,
     InputFrom,
+    Keep,
+    Kept,
     Kill,
     Leave,
     ListFolder,
@@ -101,6 +103,7 @@ class FakeRunner:
         self._put_to = b""
         self._input = GivenInput()
         self._timer_at = float("inf")
+        self._kept: list[tuple[str, tuple[bytes, int, int] | None]] | None = None  # paths; of a file its content, mode and time
 
     # ---- its two ends
 
@@ -291,7 +294,37 @@ class FakeRunner:
                     files.remove(posixpath.join(place, name))
             except FileProblem as problem:
                 why = f"{place}: {problem}".encode()
+        if message.put_back and not why:
+            why = self._put_back()
         self._say(Cleared(run=message.request, request=message.request, clean=not why, why=why))
+
+    def keep(self, message: Keep) -> None:
+        self._need_no_answer(message.request)
+        base, error = from_utf8(message.path), 0
+        try:
+            found = list(self._machine.files.below(base))
+            self._kept = [(path, None if file is None else (bytes(file.data), file.mode, file.mtime_s)) for path, file in found]
+        except FileProblem as problem:
+            self._kept, error = None, problem.errno
+        size = sum(len(file[0]) for _, file in self._kept or () if file is not None)
+        if size > message.most:
+            self._kept, size, error = None, 0, errno.EFBIG
+        kept = len(self._kept or ())
+        self._say(Kept(run=message.request, request=message.request, errno=error, entries=kept, bytes=size))
+
+    def _put_back(self) -> bytes:
+        if self._kept is None:
+            return b"nothing was kept"
+        try:
+            for path, file in self._kept:
+                if file is None:
+                    self._machine.files.make_folder(path, parents=False)
+                else:
+                    data, mode, mtime_s = file
+                    self._machine.files.put(path, data, mode).mtime_s = mtime_s
+        except FileProblem:
+            return b"what was kept cannot be put back"
+        return b""
 
     def leave(self, _: Leave) -> None:
         self._leave(LEFT, StoppedBy.LEAVE)
@@ -474,6 +507,7 @@ _ORDERS: Mapping[type[DownMessage], Callable[[FakeRunner, Any], None]] = {
     ListFolder: FakeRunner.list_folder,
     Fetch: FakeRunner.fetch,
     Clear: FakeRunner.clear,
+    Keep: FakeRunner.keep,
     Leave: FakeRunner.leave,
 }
 __all__ = ["FakeRunner", "Pid1Died", "RunnerPlace"]
