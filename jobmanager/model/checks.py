@@ -1,0 +1,54 @@
+"""How the output of a case is compared with what is expected: records that say it, as data. ``results/comparing.py`` does it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Union
+
+from jobmanager.errors import InvalidTask
+from jobmanager.model import _checks
+from jobmanager.model._exact import make_exact
+from jobmanager.model.as_data import AsData
+
+_MAX_TOLERANCE = 1e300
+
+
+@dataclass(frozen=True, slots=True)
+class Exact(AsData):
+    """The output is what is expected, byte for byte."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lines(AsData):
+    """The lines are those that are expected. White space at the end of a line, and empty lines at the end, do not count."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens(AsData):
+    """The words are those that are expected. How much white space is between them, and of which kind, does not count."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Floats(AsData):
+    """As ``Tokens``, but two words that are both decimal numbers may differ a little.
+
+    Args:
+        absolute: by how much, or
+        relative: by which part of the number that is expected; either is enough. 0 for both: by nothing, so that 1.0 is 1.
+
+    Raises:
+        InvalidTask: a tolerance that is no finite number from 0 on.
+    """
+
+    absolute: float = 0.0
+    relative: float = 0.0
+
+    def __post_init__(self) -> None:
+        make_exact(self, InvalidTask)
+        for name in ("absolute", "relative"):
+            value = getattr(self, name)
+            if not _checks.is_finite(value) or not 0 <= value <= _MAX_TOLERANCE:
+                raise InvalidTask(f"{name} must be a number from 0 on, not {value!r}")
+
+
+Check = Union[Exact, Lines, Tokens, Floats]
