@@ -14,22 +14,22 @@ _MAX_TOLERANCE = 1e300
 
 
 @dataclass(frozen=True, slots=True)
-class Exact(AsData):
+class Exact(AsData, kind="exact", invalid=InvalidTask):
     """The output is what is expected, byte for byte."""
 
 
 @dataclass(frozen=True, slots=True)
-class Lines(AsData):
+class Lines(AsData, kind="lines", invalid=InvalidTask):
     """The lines are those that are expected. White space at the end of a line, and empty lines at the end, do not count."""
 
 
 @dataclass(frozen=True, slots=True)
-class Tokens(AsData):
+class Tokens(AsData, kind="tokens", invalid=InvalidTask):
     """The words are those that are expected. How much white space is between them, and of which kind, does not count."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Floats(AsData):
+class Floats(AsData, kind="floats", invalid=InvalidTask):
     """As ``Tokens``, but two words that are both decimal numbers may differ a little.
 
     Args:
