@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Union
 
+from jobmanager.model.checks import Check
 from jobmanager.model.container import WORKSPACE, ContainerSpec, EngineInfo, Image
 from jobmanager.model.host import Address
 from jobmanager.model.limits import Limits
@@ -147,6 +148,30 @@ class GradingSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CaseRun:
+    """One case, with everything that its task would give it."""
+
+    name: str
+    args: tuple[str, ...] = ()  # after the command's words
+    stdin: bytes = field(default=b"", repr=False)
+    files: Mapping[str, bytes] = field(default_factory=dict, repr=False)  # beside the task's
+    limits: Limits
+    expected: bytes | None = field(default=None, repr=False)
+    check: Check | None = None  # None: nothing compares, or a function of the caller's does
+    points: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CasePlan:
+    """The runs of a container that has cases."""
+
+    build: str | tuple[str, ...] | None = None  # is run first; the cases then begin with what it has left
+    build_limits: Limits | None = None
+    cases: tuple[CaseRun, ...]
+    stop_at_first_failure: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MonitorContainer:
     """Send the job to this running container, unless an earlier waiter did, and report the end."""
 
@@ -168,6 +193,7 @@ class MonitorContainer:
     wipe: tuple[str, ...] = ()  # patterns, each ``VOLUME/PART/...``, of what PID 1 removes before it starts the program
     secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False)  # files by name, which are never collected
     volume_devices: Mapping[str, str] = field(default_factory=dict)  # that volumes must have, by name
+    cases: CasePlan | None = None
     with_ssh: bool = False  # ``debug="ssh"``: the container's SSH server reports when it accepts connections
     lease_s: float = 90.0  # for which the runner waits for a waiter before it ends the program and itself
     engine_id: str = ""  # of the engine that has the container; empty where unknown

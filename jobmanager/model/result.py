@@ -121,6 +121,18 @@ class RunResult(PrintedOutput, AsData):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CaseResult(AsData):
+    """What became of one case of a task."""
+
+    name: str
+    outcome: Outcome | None  # None when it was not run. A run that ended well and printed something else is ``failed``
+    text: str = ""  # why it ended so, or where the output first differs
+    correct: bool | None = None  # whether it printed what is expected; None where nothing compares, or the run did not end well
+    points: float = 0.0  # what it is worth, when it is correct
+    run: RunResult | None = None  # None when it was not run. Its streams are kept for the first cases that fail
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PhaseResult(AsData):
     """What became of one phase of a pipeline."""
 

@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Union
 
 from jobmanager.model.container import ContainerInfo
+from jobmanager.model.result import CaseResult, RunResult
 
 
 class Limit(str, Enum):
@@ -225,6 +226,8 @@ class RunFacts:
     peak_memory_bytes: int | None = None
     timings: Mapping[str, float] = field(default_factory=dict)  # seconds by step
     volume_devices: Mapping[str, str] = field(default_factory=dict)  # by volume, as far as they were seen
+    build: RunResult | None = None
+    cases: tuple[CaseResult, ...] = ()  # of those that were run in this container, in their order
     is_leaving: bool = False  # its runner is told to end once this is reported: nobody need kill the container
 
     @property

@@ -345,6 +345,12 @@ class PacketWriter:
         return head + _CHECK.pack(crc32(head)) + payload
 
 
+def message_head(content: bytes) -> tuple[int, int]:
+    """The type of a message of the stream, and the run or request that it belongs to."""
+    number, _, run, _ = _MESSAGE.unpack_from(content)
+    return number, run
+
+
 class _Frame(NamedTuple):
     session: int
     number: int

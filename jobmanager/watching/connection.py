@@ -39,6 +39,8 @@ class RunnerConnection:
     """Keeps one container's link connected. One thread uses it.
 
     Args:
+        number: of the run.
+        is_first: nobody has spoken to this runner, so that the run can be sent ahead.
         give_up: set when the run is to be killed: nothing more is sent ahead, and no pause holds that up.
     """
 
@@ -49,6 +51,8 @@ class RunnerConnection:
         link: RunnerLink,
         inspector: ContainerInspector,
         *,
+        number: int,
+        is_first: bool,
         give_up: threading.Event,
         clock: Callable[[], float],
     ) -> None:
@@ -58,6 +62,8 @@ class RunnerConnection:
         self._engine = engine
         self._link = link
         self._inspector = inspector
+        self._number = number
+        self._is_first = is_first
         self._give_up = give_up
         self._clock = clock
         self._connected_at: float | None = None
@@ -75,7 +81,7 @@ class RunnerConnection:
             UnreachableBeforeStart: nobody has connected before, and the engine does not answer.
             ContainerOver, NoSuchContainer, HostLost: there is nothing to connect to any more.
         """
-        is_first = self._connected_at is None and not self._job.taken_over
+        is_first = self._connected_at is None and self._is_first
         try:
             if is_first:
                 self._connect_at_first()
@@ -94,7 +100,7 @@ class RunnerConnection:
 
     def run_messages(self) -> Iterator[DownMessage]:
         """The files and the run."""
-        return run_messages(self._job, made_at_s=self._began_at_s or time.time())
+        return run_messages(self._job, made_at_s=self._began_at_s or time.time(), number=self._number)
 
     def ping(self) -> None:
         """Ask the runner whether it lives."""

@@ -26,10 +26,16 @@ class LimitClock:
     """Belongs to one monitor, and runs in its thread. The CPU counter is read when it could have reached the limit."""
 
     def __init__(
-        self, job: MonitorContainer, engine: Engine, *, cpu_left_s: Callable[[float], float] | None, clock: Callable[[], float]
+        self,
+        job: MonitorContainer,
+        engine: Engine,
+        *,
+        cpu_left_s: Callable[[float], float] | None,
+        cpu_before_s: float = 0.0,
+        clock: Callable[[], float],
     ) -> None:
         """``cpu_left_s`` takes the CPU seconds used and returns how many more are allowed; None: the runner's limit counts."""
-        self.cpu_time_s: float | None = None  # of the whole container, by the engine's counter
+        self.cpu_time_s: float | None = None  # of the container since this run began, by the engine's counter
         self.peak_memory_bytes: int | None = None
         self._job = job
         self._engine = engine
@@ -40,6 +46,7 @@ class LimitClock:
         self._max_pause_s = job.limits.standstill_s if job.grading is not None else 0.0
         self._wall_s = job.limits.wall_s + (0.0 if job.grading is not None else PATIENCE_S)
         self._shares_cpu = cpu_left_s is not None
+        self._cpu_before_s = cpu_before_s  # what earlier runs of the container took
         self.start(clock() - job.elapsed_s)
 
     def start(self, at: float) -> None:
@@ -101,7 +108,7 @@ class LimitClock:
             return False
         if used is None:
             return False
-        self.cpu_time_s = used.cpu_time_ns / 1e9
+        self.cpu_time_s = max(0.0, used.cpu_time_ns / 1e9 - self._cpu_before_s)
         self.peak_memory_bytes = used.peak_memory_bytes
         return True
 

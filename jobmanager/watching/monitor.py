@@ -37,7 +37,6 @@ from jobmanager.runner.frames import (
     Fault,
     FromProgram,
     Kill,
-    Leave,
     OutputData,
     Piece,
     ProgramStream,
@@ -66,13 +65,11 @@ from jobmanager.watching.transcript import Transcript
 _log = logging.getLogger(__name__)
 
 _MAX_WAIT_S = 1.0  # of the loop; what other threads want wakes it
-_FLUSH_TURN_S = 0.1
 _KILL_PATIENCE_S = 1.0  # for the end after a KILL
 _ENGINE_PATIENCE_S = 30.0  # for the end after the engine was told to kill
 _PATIENCE_S = {MonitorState.STOPPING: _KILL_PATIENCE_S, MonitorState.KILLED: _ENGINE_PATIENCE_S}
 _OVERDUE_WAIT_S = 0.05
 _LAST_WORDS_S = 1.0  # for what is on its way from a container that has ended
-_FLUSH_S = 1.0
 
 
 class _ReportLost(Exception):
@@ -80,7 +77,7 @@ class _ReportLost(Exception):
 
 
 class ContainerMonitor:
-    """Follows one container. ``run`` is called once, in a thread; the other methods may be called from any thread."""
+    """Follows one run of a container. ``run`` is called once, in a thread; the other methods may be called from any thread."""
 
     def __init__(
         self,
@@ -92,9 +89,21 @@ class ContainerMonitor:
         spool: Spool | None = None,
         session: ProgramSession | None = None,
         cpu_left_s: Callable[[float], float] | None = None,
+        link: RunnerLink | None = None,
+        number: int = RUN,
+        is_first: bool = True,
+        cpu_before_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``cpu_left_s`` takes the CPU seconds used and returns how many more are allowed; default: up to the limit."""
+        """Make the monitor of a container's first run, or of a later one.
+
+        Args:
+            cpu_left_s: takes the CPU seconds used and returns how many more are allowed; default: up to the limit.
+            link: of the container, which had a run before; None: a new one.
+            number: of the run.
+            is_first: nobody has spoken to the container's runner, unless the job is taken over.
+            cpu_before_s: CPU seconds that the container's earlier runs took.
+        """
         self.state = MonitorState.NEW
         self._job = job
         self._engine = engine
@@ -103,7 +112,9 @@ class ContainerMonitor:
         self._session = session
         self._kill_requested = threading.Event()
         self._check_requested = threading.Event()
-        self._link = RunnerLink(
+        self._number = number
+        self._had_link = link is not None
+        self._link = link or RunnerLink(
             engine,
             job.container_id,
             lease_s=job.lease_s,
@@ -114,12 +125,19 @@ class ContainerMonitor:
         self._transcript = Transcript(job)
         self._reporter = OutputReporter(job.job_id, send)
         self._backstop = Backstop(job.limits, clock)
-        self._limit_clock = LimitClock(job, engine, cpu_left_s=cpu_left_s, clock=clock)
+        self._limit_clock = LimitClock(job, engine, cpu_left_s=cpu_left_s, cpu_before_s=cpu_before_s, clock=clock)
         self._inspector = ContainerInspector(
             job, engine, host_lost_timeout_s=host_lost_timeout_s, give_up=self._kill_requested, clock=clock
         )
         self._connection = RunnerConnection(
-            job, engine, self._link, self._inspector, give_up=self._kill_requested, clock=clock
+            job,
+            engine,
+            self._link,
+            self._inspector,
+            number=number,
+            is_first=is_first and not job.taken_over,
+            give_up=self._kill_requested,
+            clock=clock,
         )
         self._actions: Mapping[MonitorAction, Callable[[], None]] = {
             MonitorAction.SEND_RUN: self._send_run,
@@ -204,22 +222,8 @@ class ContainerMonitor:
             self._end_session()
 
     def close(self, *, leave: bool = False) -> None:
-        """Close the connection, once what was sent is out.
-
-        Args:
-            leave: tell the runner to end, and with it the container: the facts said so (``is_leaving``), and have been received.
-                Else it stays until its container is removed, or for its lease.
-        """
-        try:
-            if leave:
-                self._link.send(Leave())
-            until = self._clock() + _FLUSH_S
-            while self._link.is_open and self._link.unsent and self._clock() < until:
-                self._link.receive(_FLUSH_TURN_S)
-        except Exception as error:  # noqa: BLE001 - all is told already, and its deleter ends it anyway
-            _log.debug("not all that was sent reached container %s: %s", self._job.container_name, error)
-        finally:
-            self._link.close()
+        """Let the connection go; ``leave``: and the container, as the facts said (``is_leaving``) and the manager has received."""
+        self._link.finish(leave=leave)
 
     def _run(self) -> RunFacts:
         try:
@@ -253,10 +257,11 @@ class ContainerMonitor:
         if not self._job.command:
             self._notes.refusal = NO_COMMAND
             return
-        for message in self._link.replayed():
-            self._take(message)
+        if not self._had_link:
+            self._take_all(self._link.replayed())
+        self._look_at_the_status()
         while self.state is not MonitorState.OVER:
-            if self._link.is_open:
+            if self._link.is_open or self._link.has_more:
                 self._receive()
             else:
                 self._try_to_connect()
@@ -286,12 +291,14 @@ class ContainerMonitor:
     def _receive(self) -> None:
         self._pump()
         messages = self._link.receive(self._wait_s())
-        for message in messages or ():
-            self._take(message)
+        self._take_all(messages or [])
         if self._files.is_working and self._link.is_open:
             self._go_on_collecting(None)
         if messages:
             self._reporter.update(self._transcript)
+        self._look_at_the_status()
+
+    def _look_at_the_status(self) -> None:
         status = self._link.status
         if status is not None and status is not self._seen_status:
             self._seen_status = status
@@ -306,6 +313,16 @@ class ContainerMonitor:
         if self.state is MonitorState.STOPPING:
             waits.append(self._told_at + _KILL_PATIENCE_S - self._clock())
         return max(0.01, min(waits))
+
+    def _take_all(self, messages: list[UpMessage]) -> None:
+        """Those of this run. What an earlier waiter left may tell of others, too: each has a monitor of its own."""
+        for at, message in enumerate(messages):
+            is_of_a_run = not getattr(message, "request", 0) and not isinstance(message, Fault)
+            if is_of_a_run and message.run > self._number:
+                self._link.give_back(messages[at:])
+                return
+            if not is_of_a_run or message.run == self._number:
+                self._take(message)
 
     def _take(self, message: UpMessage) -> None:
         self._transcript.take(message)
@@ -346,9 +363,9 @@ class ContainerMonitor:
     def _take_status(self, status: Status) -> None:
         """A session has begun."""
         self._transcript.beginning_lost = self._transcript.beginning_lost or self._link.beginning_lost
-        if self._transcript.started is not None and status.run < RUN:
+        if self._transcript.started is not None and status.run < self._number:
             raise ContainerOver(self._inspector.inspect())  # it was restarted by somebody
-        if not status.run and self.state is MonitorState.NEW and self._is_restarted():
+        if not status.run and self.state is MonitorState.NEW and not self._had_link and self._is_restarted():
             raise ContainerOver(self._inspector.inspect())
         self._resume_pumps(status)
         self._apply(MonitorEvent.CONNECTED)
@@ -377,9 +394,9 @@ class ContainerMonitor:
         if self._session is None or self.state not in (MonitorState.RUNNING, MonitorState.STOPPING):
             return
         if self._session.input is not None:
-            self._link.send(*self._session.input.due(RUN))
+            self._link.send(*self._session.input.due(self._number))
         if self._session.messages is not None:
-            self._link.send(*self._session.messages.due(RUN))
+            self._link.send(*self._session.messages.due(self._number))
 
     # ---- what is due by the clocks, or was asked for by others
 
@@ -453,7 +470,7 @@ class ContainerMonitor:
     def _send_run(self) -> None:
         self._notes.may_have_started = True
         status = self._link.status
-        if status is None or status.run >= RUN or self._connection.was_sent_ahead:
+        if status is None or status.run >= self._number or self._connection.was_sent_ahead:
             return
         self._limit_clock.start(self._clock())
         for message in self._connection.run_messages():
@@ -476,7 +493,7 @@ class ContainerMonitor:
 
     def _send_kill(self) -> None:
         self._told_at = self._clock()
-        self._link.send(Kill(run=RUN))
+        self._link.send(Kill(run=self._number))
 
     def _kill_container(self) -> None:
         """The channel is closed first: an engine cannot stop a container whose output somebody holds and does not read."""

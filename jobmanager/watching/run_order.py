@@ -25,7 +25,7 @@ from jobmanager.runner.frames import (
 from jobmanager.runner.place import SHM
 from jobmanager.watching.brought import brought_paths
 
-RUN = 1  # each container has one
+RUN = 1  # the first, and mostly the only one
 SECRETS_FOLDER = ".jobmanager/secrets"
 _RUNNABLE = ".jobmanager/bin/"
 _PIECE_BYTES = 2**20 - 2**14  # of a file, in one message
@@ -34,12 +34,20 @@ _RLIMIT_CPU, _RLIMIT_FSIZE, _RLIMIT_NOFILE = 0, 1, 7  # numbers of Linux, on all
 _CPU_BACKSTOP_S = 10  # so much higher than the limit is the kernel's own for each process
 
 
-def run_messages(job: MonitorContainer, *, made_at_s: float) -> Iterator[DownMessage]:
-    """All that a runner needs for the run, in the order in which it is to be sent.
+def run_messages(job: MonitorContainer, *, made_at_s: float, number: int = RUN) -> Iterator[DownMessage]:
+    """All that a runner needs for a run, in the order in which it is to be sent.
 
     ``made_at_s`` (seconds since 1970) is the time of all files: one moment, so that ``make`` takes none for newer, and one that
     lies in the past of the container's host.
     """
+    yield from file_messages(job, made_at_s=made_at_s)
+    if job.stdin is not None:
+        yield from _standard_input(job.stdin, number)
+    yield _start(job, number)
+
+
+def file_messages(job: MonitorContainer, *, made_at_s: float) -> Iterator[DownMessage]:
+    """What is to be there before the run, and what is not."""
     yield _folder(f"{job.workspace}/{RESERVED_FOLDER}", 0o755, made_at_s)  # where a program leaves its result file
     files = {**job.files, **(bundle() if job.grading is not None else {})}
     for name, content in files.items():
@@ -51,9 +59,6 @@ def run_messages(job: MonitorContainer, *, made_at_s: float) -> Iterator[DownMes
     for pattern in job.wipe:
         volume, *parts = pattern.split("/")
         yield Remove(base=to_utf8(mount_path(volume)), parts=tuple(to_utf8(part) for part in parts))
-    if job.stdin is not None:
-        yield from _standard_input(job.stdin)
-    yield _start(job)
 
 
 def words(command: str | tuple[str, ...]) -> tuple[str, ...]:
@@ -83,16 +88,16 @@ def _folder(path: str, mode: int, made_at_s: float) -> Put:
     return Put(kind=PutKind.FOLDER, path=to_utf8(path), mode=mode, mtime_s=int(made_at_s))
 
 
-def _standard_input(content: bytes) -> Iterator[Input]:
+def _standard_input(content: bytes, number: int) -> Iterator[Input]:
     for offset in range(0, len(content), _PIECE_BYTES) or (0,):
         piece = content[offset : offset + _PIECE_BYTES]
-        yield Input(run=RUN, offset=offset, last=offset + len(piece) == len(content), data=piece)
+        yield Input(run=number, offset=offset, last=offset + len(piece) == len(content), data=piece)
 
 
-def _start(job: MonitorContainer) -> StartRun:
+def _start(job: MonitorContainer, number: int) -> StartRun:
     limits = job.limits
     return StartRun(
-        run=RUN,
+        run=number,
         argv=tuple(to_utf8(word) for word in words(job.command)),
         env=_variables(job.env),
         cwd=to_utf8(job.workspace),

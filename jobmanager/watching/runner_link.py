@@ -32,6 +32,7 @@ from jobmanager.runner.frames import (
     Input,
     Keep,
     Kept,
+    Leave,
     ListFolder,
     Piece,
     RunRefused,
@@ -39,7 +40,8 @@ from jobmanager.runner.frames import (
     ToProgram,
     UpMessage,
 )
-from jobmanager.runner.wire import FrameWriter, PacketReader, StreamReader
+from jobmanager.runner.wire import FrameWriter, PacketReader, StreamReader, message_head
+from jobmanager.watching.run_order import RUN
 from jobmanager.watching.spool import Spool
 
 _log = logging.getLogger(__name__)
@@ -47,6 +49,7 @@ _log = logging.getLogger(__name__)
 _REQUESTS = (ListFolder, Fetch, Clear, Keep)
 _ANSWERS = (Entries, Piece, Cleared, Kept)
 _UNACKNOWLEDGED_BYTES = 2**18
+_FLUSH_S, _FLUSH_TURN_S = 1.0, 0.1
 _SIGNS_IN_A_LEASE = 8
 _SIGN_OF_LIFE_S = 5.0
 _REQUEST_BITS = 31  # of the number where those of a session begin
@@ -64,6 +67,7 @@ class RunnerLink:
         lease_s: how long the runner shall wait for a sign of life.
         spool: the container's own.
         is_first: no waiter has spoken to this runner before.
+        last_run: the number of the container's last run: what comes after its end is not kept for a next waiter.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class RunnerLink:
         lease_s: float,
         spool: Spool,
         is_first: bool = False,
+        last_run: int = RUN,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.status: Status | None = None  # the latest one of this session
@@ -85,11 +90,12 @@ class RunnerLink:
         self._spool = spool
         self._clock = clock
         self._is_first = is_first
+        self._last_run = last_run
         self._channel: Channel | None = None
         self._writer, self._reader = FrameWriter(0), PacketReader(0)
         self._requests_from = self._requests_to = 0  # what was added to the numbers of this session's requests; the last one
         self._is_loaded = False
-        self._run_is_over = False  # its last message was read: nothing after it is spooled
+        self._run_is_over = False  # the last message of the last run was read: nothing after it is spooled
         self._unspooled = bytearray()
         self._acknowledged_to = 0
         self._arrived: list[UpMessage] = []  # and not handed out
@@ -124,7 +130,7 @@ class RunnerLink:
             return []
         self._spool.cut(reader.read_to)
         self.read_to = self._acknowledged_to = reader.read_to
-        self._run_is_over = any(isinstance(message, (Ended, RunRefused)) for message in messages)
+        self._run_is_over = any(isinstance(each, (Ended, RunRefused)) and each.run >= self._last_run for each in messages)
         return list(self._without_old_answers(messages))
 
     def connect(self, *then: DownMessage) -> None:
@@ -179,6 +185,15 @@ class RunnerLink:
             raise
         return self._hand_out() if self.status is before else []
 
+    def give_back(self, messages: list[UpMessage]) -> None:
+        """Have these messages, which were received last, handed out again: they are of a later run."""
+        self._arrived = [*messages, *self._arrived]
+
+    @property
+    def has_more(self) -> bool:
+        """Whether messages have arrived that were not handed out: also while the link is not open."""
+        return bool(self._arrived)
+
     def send(self, *messages: DownMessage) -> None:
         """Have messages sent, in this order, while ``receive`` waits. While the link is not open this does nothing.
 
@@ -209,6 +224,24 @@ class RunnerLink:
         channel = self._channel
         if channel is not None:
             channel.wake()
+
+    def finish(self, *, leave: bool) -> None:
+        """Close the connection for good, once what was sent is out. Never raises.
+
+        Args:
+            leave: tell the runner to end, and with it the container. Else it stays until its container is removed, or for its
+                lease.
+        """
+        try:
+            if leave:
+                self.send(Leave())
+            until = self._clock() + _FLUSH_S
+            while self.is_open and self.unsent and self._clock() < until:
+                self.receive(_FLUSH_TURN_S)
+        except Exception as error:  # noqa: BLE001 - all is told already, and its deleter ends it anyway
+            _log.debug("not all that was sent reached container %s: %s", self._container_id, error)
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Close the connection, if there is one. ``connect`` opens another."""
@@ -283,7 +316,8 @@ class RunnerLink:
         """A message is whole."""
         if not self._run_is_over:
             self._unspooled += content
-            self._run_is_over = content[0] in (Ended.NUMBER, RunRefused.NUMBER)
+            number, run = message_head(content)
+            self._run_is_over = number in (Ended.NUMBER, RunRefused.NUMBER) and run >= self._last_run
 
     def _acknowledge(self, channel: Channel) -> None:
         if self.read_to - self._acknowledged_to < _UNACKNOWLEDGED_BYTES:

@@ -171,4 +171,5 @@ PROGRAMS = {
     **{behaviour.command: behaviour.steps for behaviour in BEHAVIOURS},
     FLOOD: [Print(FLOODED)],
     LEAVES: [WriteFile("/volumes/work/d/a", "hello\n")],
+    "./build-it": [WriteFile("product", "made\n")],
 }

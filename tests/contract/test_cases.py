@@ -1,0 +1,110 @@
+"""Many runs in one container, with nothing left between them: what a waiter's monitor of cases finds on each engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from jobmanager.ipc.messages import CasePlan, CaseRun, MonitorContainer
+from jobmanager.model.checks import Lines
+from jobmanager.model.limits import Limits
+from jobmanager.model.result import CaseResult, Outcome
+from jobmanager.results.facts import RunFacts
+from jobmanager.watching.cases_monitor import CasesMonitor
+from tests.contract.place import PATIENCE_S, Place
+
+LIMITS = Limits(memory_mib=64, workspace_mib=4, cpu_time_s=5, wall_time_s=10)
+
+
+def case(name: str = "", **fields: Any) -> CaseRun:
+    return CaseRun(name=name, **{"limits": LIMITS, "check": Lines(), **fields})
+
+
+def followed(place: Place, *cases: CaseRun, command: Any = "cat", files: dict[str, bytes] | None = None, **plan: Any) -> RunFacts:
+    name = place.started(limits=LIMITS)
+    job = MonitorContainer(
+        job_id="j",
+        container_id=place.engine.inspect(name).id,
+        container_name=name,
+        command=command,
+        env={},
+        files=files or {},
+        stdin=b"",
+        limits=LIMITS,
+        collect=(),
+        cases=CasePlan(cases=cases, **plan),
+    )
+    monitor = CasesMonitor(job, place.engine, host_lost_timeout_s=PATIENCE_S, send=lambda _: None)
+    facts = monitor.run()
+    monitor.close(leave=facts.is_leaving)
+    return facts
+
+
+def told(results: tuple[CaseResult, ...]) -> list[tuple[str, Outcome | None, bool | None]]:
+    return [(result.name, result.outcome, result.correct) for result in results]
+
+
+def test_each_case_has_its_own_input_and_its_own_verdict(place: Place) -> None:
+    facts = followed(
+        place,
+        case("right", stdin=b"1\n", expected=b"1"),
+        case("wrong", stdin=b"2\n", expected=b"3"),
+        case("nothing to compare", stdin=b"4\n"),
+    )
+    assert told(facts.cases) == [
+        ("right", Outcome.SUCCESS, True),
+        ("wrong", Outcome.FAILED, False),
+        ("nothing to compare", Outcome.SUCCESS, None),
+    ]
+    assert facts.cases[1].text == "line 1: '2' is not what is expected"
+    assert [result.points for result in facts.cases] == [1.0, 0.0, 1.0]
+    assert facts.cases[1].run is not None and facts.cases[1].run.stdout == b"2\n"
+    assert facts.is_leaving
+
+
+def test_the_tasks_files_and_a_cases_own_are_there_in_each_case_and_not_in_the_next(place: Place) -> None:
+    facts = followed(
+        place,
+        case("own", files={"own": b"x\n"}, args=("task", "own"), expected=b"t\nx\n"),
+        case("no longer", args=("task", "own")),
+        case("again", args=("task",), expected=b"t\n"),
+        command=("cat",),
+        files={"task": b"t\n"},
+    )
+    assert told(facts.cases) == [("own", Outcome.SUCCESS, True), ("no longer", Outcome.FAILED, None), ("again", Outcome.SUCCESS, True)]
+
+
+def test_a_build_is_run_once_and_what_it_left_is_there_in_each_case(place: Place) -> None:
+    cases = [case(str(number), args=("product",), expected=b"made") for number in range(3)]
+    files = {"build-it": b"#!/bin/sh\necho made > product\n"}
+    facts = followed(place, *cases, command=("cat",), files=files, build=("./build-it",))
+    assert facts.build is not None and facts.build.outcome is Outcome.SUCCESS
+    assert [result.outcome for result in facts.cases] == [Outcome.SUCCESS] * 3
+
+
+def test_after_a_build_that_fails_no_case_is_run(place: Place) -> None:
+    facts = followed(place, case("never"), build="echo why; exit 3")
+    assert facts.build is not None and (facts.build.outcome, facts.build.exit_code) == (Outcome.FAILED, 3)
+    assert (facts.build.stdout, facts.cases) == (b"why\n", ())
+
+
+def test_a_case_that_fails_can_be_the_last_one(place: Place) -> None:
+    cases = [case("a", stdin=b"1", expected=b"2"), case("b", stdin=b"1", expected=b"1")]
+    assert len(followed(place, *cases).cases) == 2
+    assert told(followed(place, *cases, stop_at_first_failure=True).cases) == [("a", Outcome.FAILED, False)]
+
+
+@pytest.mark.parametrize("command", ["exit 3", "sleep 60", "yes"])
+def test_a_case_that_ends_badly_leaves_the_next_one_as_it_is(place: Place, command: str) -> None:
+    limits = Limits(memory_mib=64, cpu_time_s=5, wall_time_s=0.5, output_kib=4)
+    outcomes = {"exit 3": Outcome.FAILED, "sleep 60": Outcome.TIMEOUT, "yes": Outcome.OVERFLOW}
+    facts = followed(place, case("bad", limits=limits), case("bad again", limits=limits), command=command)
+    assert [result.outcome for result in facts.cases] == [outcomes[command]] * 2
+    assert all(result.run is not None and (result.run.wall_time_s or 0) < 5 for result in facts.cases)
+
+
+def test_a_hundred_cases_have_the_verdicts_of_one(place: Place) -> None:
+    cases = [case(str(number), stdin=b"%d\n" % number, expected=b"%d" % (number if number % 7 else -1)) for number in range(1, 101)]
+    facts = followed(place, *cases)
+    assert [result.correct for result in facts.cases] == [bool(number % 7) for number in range(1, 101)]
