@@ -72,7 +72,8 @@ def test_the_tasks_files_and_a_cases_own_are_there_in_each_case_and_not_in_the_n
         command=("cat",),
         files={"task": b"t\n"},
     )
-    assert told(facts.cases) == [("own", Outcome.SUCCESS, True), ("no longer", Outcome.FAILED, None), ("again", Outcome.SUCCESS, True)]
+    outcomes = [("own", Outcome.SUCCESS, True), ("no longer", Outcome.FAILED, None), ("again", Outcome.SUCCESS, True)]
+    assert told(facts.cases) == outcomes
 
 
 def test_a_build_is_run_once_and_what_it_left_is_there_in_each_case(place: Place) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -161,3 +162,39 @@ def test_a_thousand_small_files_are_kept_and_come_back(runner: BareRunner) -> No
     runner.send(Put(path=b"/job/case", mode=0o644, mtime_s=0, data=b"x"))
     assert put_back(runner) == (True, b"")
     assert sh(runner, "ls | wc -l; cat f1000") == b"1000\n1000\n"
+
+
+ROOT = """
+import errno, fcntl, json, os
+def tried(call, *arguments):
+    try: call(*arguments)
+    except OSError as error: return errno.errorcode[error.errno]
+    return "done"
+acl = bytes.fromhex("02000000" "01000700ffffffff" "04000700ffffffff" "20000700ffffffff")
+folder = os.open("/job", os.O_RDONLY)
+print(json.dumps({
+    "acl": tried(os.setxattr, "/job", "system.posix_acl_default", acl), "user": tried(os.setxattr, "/job", "user.left", b"x"),
+    "flags": tried(fcntl.ioctl, folder, 0x40086602, (0x80).to_bytes(8, "little")),
+    "times": tried(os.utime, "/job", (1, 1)), "mode": tried(os.chmod, "/job", 0o777)}))
+"""
+LEFT = """
+import fcntl, json, os
+folder = os.open("/job", os.O_RDONLY)
+try: flags = int.from_bytes(fcntl.ioctl(folder, 0x80086601, bytes(8)), "little")
+except OSError: flags = 0
+found = os.fstat(folder)
+print(json.dumps([os.listxattr("/job"), flags, oct(found.st_mode & 0o7777), int(found.st_mtime)]))
+"""
+
+
+def test_nothing_is_left_on_the_workspace_itself(runner: BareRunner) -> None:
+    def told(program: str) -> object:
+        run = runner.run(["python3", "-c", program], cwd=b"/")
+        assert run.ended.code == 0, run.stderr
+        return json.loads(run.stdout)
+
+    tried = told(ROOT)
+    assert isinstance(tried, dict) and {tried["mode"], tried["times"], tried["acl"]} == {"done"}
+    runner.send(Clear(request=1, places=PLACES))
+    assert runner.wait_for(Cleared).clean
+    assert told(LEFT) == [[], 0, "0o700", 0]

@@ -2,17 +2,22 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
+#include <linux/limits.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/ipc.h>
 #include <sys/msg.h>
 #include <sys/resource.h>
 #include <sys/sem.h>
 #include <sys/shm.h>
+#include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/syscall.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "files.h"
@@ -21,6 +26,7 @@
 
 #define QUEUES "/dev/mqueue"
 #define TMPFS 0x01021994
+#define OWN_FOLDER 0700          // as the engine mounts those that belong to the program's user
 #define MOST_RLIMITS 16
 #define MOST_PLACES 16384u       // bytes of their list
 
@@ -99,11 +105,33 @@ static bool is_free(int folder) {
     return space.f_type != TMPFS || (space.f_bfree == space.f_blocks && space.f_ffree + 1 >= space.f_files);
 }
 
+// What its owner can leave on a folder itself: attributes, access lists, flags, its mode and its times. The names are read once: none
+// can come back, as nobody else runs.
+static bool reset_folder(int folder) {
+    static char names[XATTR_LIST_MAX];
+    const struct timespec times[2] = {{0, 0}, {0, 0}};
+    struct stat found;
+    long flags = 0;
+    if (fstat(folder, &found) || found.st_uid != geteuid())
+        return true;              // it is not the program's own
+    ssize_t size = flistxattr(folder, names, sizeof names);
+    bool fine = size >= 0 || errno == ENOTSUP;
+    for (char *name = names; size > 0 && name < names + size; name += strlen(name) + 1)
+        fine &= !fremovexattr(folder, name) || errno == ENODATA;
+    if (!ioctl(folder, FS_IOC_GETFLAGS, &flags) && flags) {
+        flags = 0;
+        fine &= !ioctl(folder, FS_IOC_SETFLAGS, &flags);
+    }
+    return !fchmod(folder, OWN_FOLDER) && !futimens(folder, times) && fine;
+}
+
 static const char *clear_place(const char *path) {
     int folder = open_place(path);
     if (folder < 0)
         return "it cannot be opened";
-    const char *why = !tree_empty(folder) ? "something is left that cannot be removed" : is_free(folder) ? NULL : "something still takes space";
+    const char *why = !tree_empty(folder) ? "something is left that cannot be removed"
+        : !reset_folder(folder) ? "its mode or its attributes cannot be set back"
+        : is_free(folder) ? NULL : "something still takes space";
     close(folder);
     return why;
 }
