@@ -44,6 +44,7 @@ from jobmanager.ipc.process import forward_logs
 from jobmanager.model.container import ContainerStatus
 from jobmanager.results.facts import InfrastructureFailure, JobNotSent, RunCutOff, RunFacts
 from jobmanager.runner.binaries import binary
+from jobmanager.watching.cases_monitor import CasesMonitor
 from jobmanager.watching.host_monitor import HostMonitor
 from jobmanager.watching.monitor import ContainerMonitor
 from jobmanager.watching.outbox import Outbox
@@ -91,7 +92,7 @@ class Waiter:
         self._settings = settings
         self._send = send
         self._lock = threading.Lock()
-        self._monitors: dict[str, ContainerMonitor] = {}  # by container name; no name is used twice
+        self._monitors: dict[str, ContainerMonitor | CasesMonitor] = {}  # by container name; no name is used twice
         owner = Owner.parse(settings.owner) or Owner.this_process()
         self._runners = RunnerVolumes(manager_id=settings.manager_id, owner=owner, binary_for=binary)
         self._host_monitor = HostMonitor(settings, send, self._runners) if settings.monitors_host else None
@@ -148,7 +149,7 @@ class Waiter:
         if self._settings.spool_folder:
             shutil.rmtree(self._settings.spool_folder, ignore_errors=True)
 
-    def register(self, name: str, monitor: ContainerMonitor) -> None:
+    def register(self, name: str, monitor: ContainerMonitor | CasesMonitor) -> None:
         """This container has a monitor here."""
         with self._lock:
             self._monitors[name] = monitor
@@ -173,11 +174,8 @@ class Waiter:
     def _start_monitor(self, job: MonitorContainer) -> None:
         """The monitor is registered before its thread starts, so that a kill that comes next finds it."""
         engine, students = self._connect(), self._student_containers(job)
-        lost_s = self._settings.host_lost_timeout_s
         spool = Spool.in_folder(self._settings.spool_folder, job.container_name)
-        monitor = ContainerMonitor(job, engine, host_lost_timeout_s=lost_s, send=self._send, spool=spool, session=students)
-        if students is not None:
-            students.attach_to(monitor)
+        monitor = self._new_monitor(job, engine, spool, students)
         self.register(job.container_name, monitor)
         target, name = self._run_monitor, f"monitor-{job.job_id}"
         try:
@@ -185,6 +183,17 @@ class Waiter:
         except RuntimeError:
             engine.close()
             raise
+
+    def _new_monitor(
+        self, job: MonitorContainer, engine: Engine, spool: Spool, students: StudentContainers | None
+    ) -> ContainerMonitor | CasesMonitor:
+        lost_s = self._settings.host_lost_timeout_s
+        if job.cases is not None:
+            return CasesMonitor(job, engine, host_lost_timeout_s=lost_s, send=self._send, spool=spool)
+        monitor = ContainerMonitor(job, engine, host_lost_timeout_s=lost_s, send=self._send, spool=spool, session=students)
+        if students is not None:
+            students.attach_to(monitor)
+        return monitor
 
     def _report_failure(self, job: MonitorContainer, error: Exception) -> None:
         """This waiter cannot monitor the job, and has not sent it; an earlier waiter may have."""
@@ -194,7 +203,7 @@ class Waiter:
         self._send(RunEnded(job_id=job.job_id, container_name=job.container_name, facts=facts))
 
     def _run_monitor(
-        self, job: MonitorContainer, monitor: ContainerMonitor, engine: Engine, students: StudentContainers | None, spool: Spool
+        self, job: MonitorContainer, monitor: ContainerMonitor | CasesMonitor, engine: Engine, students: StudentContainers | None, spool: Spool
     ) -> None:
         try:
             facts = monitor.run()

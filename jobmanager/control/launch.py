@@ -8,11 +8,13 @@ from dataclasses import replace
 from jobmanager.control.secret_store import SecretStore
 from jobmanager.engine.labels import Owner, labels
 from jobmanager.grading.bundle import grader_command, supervisor_command
-from jobmanager.ipc.messages import GradingSettings, MonitorContainer
+from jobmanager.ipc.messages import CasePlan, CaseRun, GradingSettings, MonitorContainer
+from jobmanager.model.case import Case
 from jobmanager.model.container import ContainerSpec, SSHEndpoint, VolumeMount
 from jobmanager.model.grader import Grader
 from jobmanager.model.job import Request
 from jobmanager.model.pipeline import Pipeline
+from jobmanager.model.task import Task
 from jobmanager.model.volume import Volume, mount_path
 from jobmanager.scheduling.commands import MonitorRun, SubmitContainer
 from jobmanager.scheduling.volumes import volume_name
@@ -79,6 +81,7 @@ def monitor_message(command: MonitorRun, secrets: SecretStore, *, runner_lease_s
         hold_s=request.task.wall_s + _LEASE_SLACK_S if _volumes(request, command.run) else 0.0,
         workspace=task.workspace,
         grading=_grading(command),
+        cases=_cases(task),
         lease_s=runner_lease_s,
         engine_id=command.engine_id,
         volume_devices=command.volume_devices,
@@ -123,6 +126,32 @@ def _program(command: MonitorRun) -> str | tuple[str, ...]:
     if task.grader is not None:
         return supervisor_command(task.grader.run)  # type: ignore[arg-type]
     return task.command if task.command is not None else command.image_command  # type: ignore[return-value]
+
+
+def _cases(task: Task) -> CasePlan | None:
+    if not task.cases:
+        return None
+    return CasePlan(
+        build=task.build,  # type: ignore[arg-type]
+        build_limits=task.build_limits,
+        cases=tuple(_case(task, case, number) for number, case in enumerate(task.cases, 1)),
+        stop_at_first_failure=task.stop_at_first_failure,
+    )
+
+
+def _case(task: Task, case: Case, number: int) -> CaseRun:
+    """What is expected goes to the waiter, unless a function of the caller's compares it: never to the container."""
+    is_compared = case.expected is not None and not case.runs_check_at_the_caller
+    return CaseRun(
+        name=case.name or str(number),
+        args=tuple(case.args),
+        stdin=case.stdin,  # type: ignore[arg-type]
+        files=case.files or {},  # type: ignore[arg-type]
+        limits=task.limits_of(case),
+        expected=case.expected if is_compared else None,  # type: ignore[arg-type]
+        check=case.check if is_compared else None,  # type: ignore[arg-type]
+        points=case.points,
+    )
 
 
 def _with_ssh(message: MonitorContainer, grader: Grader | None) -> MonitorContainer:

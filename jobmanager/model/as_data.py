@@ -17,7 +17,7 @@ from jobmanager.errors import InvalidValue
 from jobmanager.model._forms import Load, Store, Wrong, record_form, shown
 from jobmanager.model._json import parse_json
 
-SCHEMA = 2  # grows with each field that is added, and with each that gets another meaning
+SCHEMA = 3  # grows with each field that is added, and with each that gets another meaning
 MAX_JSON_BYTES = 256 * 2**20
 
 _R = TypeVar("_R", bound="AsData")

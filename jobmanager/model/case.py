@@ -18,6 +18,7 @@ from jobmanager.model.checks import Check, Exact, Floats, Lines, Tokens
 CaseContent = Union[bytes, str, Path]
 
 MAX_CASES = 100_000
+CASE_LIMITS = ("cpu_time_s", "wall_time_s", "output_kib")  # that a case may have of its own
 _MAX_BYTES = 2**26  # of one input or what is expected: both are kept in memory
 _MAX_NAME_CHARS = 200
 _MAX_ARGS = 1000

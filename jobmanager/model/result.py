@@ -174,6 +174,8 @@ class JobResult(PrintedOutput, VersionedAsData, kind="result"):
     peak_memory_mib: float | None = None
     steps: tuple[Step, ...] = ()  # with debug=True: everything that happened, in order
     phases: tuple[PhaseResult, ...] = ()  # of a pipeline: each phase, in their order; those that were not run, too
+    build: RunResult | None = None  # of a task with a build
+    cases: tuple[CaseResult, ...] = ()  # of a task with cases: each, in their order; those that were not run, too
 
     def __iter__(self) -> Iterator[Any]:
         yield (self.outcome, self.text)

@@ -6,7 +6,7 @@ import os
 import re
 import stat
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -15,6 +15,7 @@ from jobmanager.model import _checks
 from jobmanager.model._exact import make_exact, own
 from jobmanager.model._forms import NOT_DATA
 from jobmanager.model.as_data import VersionedAsData
+from jobmanager.model.case import CASE_LIMITS, Case, checked_cases
 from jobmanager.model.container import GRADING_WORKSPACE, WORKSPACE
 from jobmanager.model.grader import SCRIPTS, Grader
 from jobmanager.model.limits import Limits
@@ -23,6 +24,7 @@ from jobmanager.model.problems import Code, File, Match, MultipleChoice, Problem
 from jobmanager.model.volume import file_pattern
 
 Content = bytes | str | Path
+FIXED_LIMITS = ("memory_mib", "processes", "open_files", "workspace_mib", "cpus")  # a container's, and not a run's
 
 _MAX_BYTES = 2**30  # read into memory for one job
 _MAX_RETRIES = 100
@@ -62,6 +64,13 @@ class Task(VersionedAsData, kind="task", invalid=InvalidTask):
         devices: devices of the host that the program may read and write, such as ``/dev/kvm``. Not together with a grader.
         privileged: whether the program has all rights on the host's machine, as ``docker run --privileged`` gives them. Only
             for programs that you trust with that machine. Not together with a network or a grader.
+        build: a command that runs once before the cases, which then begin with what it has left in the workspace. When it fails,
+            no case is run, and ``JobResult.build`` says why.
+        build_limits: what the build may use of CPU time, wall clock and output; None: as a case. What a container fixes (memory,
+            processes, open files, workspace, cpus) is the same for all runs.
+        cases: the command is run once for each of them, in one container, and nothing goes from one to the next. Not together
+            with a grader, a standard input or files to collect.
+        stop_at_first_failure: whether the cases after the first one that is no success are left out.
 
     Raises:
         InvalidTask: anything that no host could run.
@@ -84,6 +93,10 @@ class Task(VersionedAsData, kind="task", invalid=InvalidTask):
     user: str | None = field(default=None, kw_only=True)
     devices: Sequence[str] = field(default=(), kw_only=True)
     privileged: bool = field(default=False, kw_only=True)
+    build: str | Sequence[str] | None = field(default=None, kw_only=True)
+    build_limits: Limits | None = field(default=None, kw_only=True)
+    cases: Sequence[Case] = field(default=(), kw_only=True, repr=False)
+    stop_at_first_failure: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         make_exact(self, InvalidTask)
@@ -116,6 +129,11 @@ class Task(VersionedAsData, kind="task", invalid=InvalidTask):
         freeze(self, "devices", _devices(self.devices))
         _checks.flag("privileged", self.privileged, InvalidTask)
         _check_rights(self)
+        freeze(self, "build", _checks.command("build", self.build, InvalidTask))
+        freeze(self, "build_limits", own(Limits, self.build_limits))
+        freeze(self, "cases", checked_cases(self.cases))
+        _checks.flag("stop_at_first_failure", self.stop_at_first_failure, InvalidTask)
+        _check_cases(self)
 
     @classmethod
     def from_directory(
@@ -169,8 +187,16 @@ class Task(VersionedAsData, kind="task", invalid=InvalidTask):
 
     @property
     def wall_s(self) -> float:
-        """The wall-clock limit in seconds, with its default."""
-        return self.limits.wall_s
+        """The wall-clock limit in seconds, with its default: that of all runs together."""
+        if not self.cases:
+            return self.limits.wall_s
+        build_s = 0.0 if self.build is None else (self.build_limits or self.limits).wall_s
+        return build_s + sum(self.limits_of(case).wall_s for case in self.cases)
+
+    def limits_of(self, case: Case) -> Limits:
+        """What one of its cases may use."""
+        own = {name: value for name in CASE_LIMITS if (value := getattr(case, name)) is not None}
+        return replace(self.limits, **own) if own else self.limits
 
     @property
     def title(self) -> str:
@@ -317,6 +343,30 @@ def _check_grader(grader: Grader | None, command: object, files: Collection[str]
         raise InvalidTask(f"an answer would become the file {replaced[0]!r}, the grader's: give the problem another file name")
     if grader.run is None and not set(SCRIPTS) & set(files):
         raise InvalidTask(f"the task's files hold no grader to run, which is {_one_of(SCRIPTS)}; or give Grader(run=...)")
+
+
+def _check_cases(task: Task) -> None:
+    if not task.cases:
+        needs_cases = [name for name in ("build", "build_limits") if getattr(task, name) is not None]
+        if needs_cases or task.stop_at_first_failure:
+            name = needs_cases[0] if needs_cases else "stop_at_first_failure"
+            raise InvalidTask(f"{name} is for a task with cases")
+        return
+    if task.grader is not None:
+        raise InvalidTask("a task has cases or a grader, not both: a grader runs its own")
+    if task.command is None:
+        raise InvalidTask("a task with cases needs a command: it is run for each of them")
+    if task.collect:
+        raise InvalidTask("a task with cases collects no files")
+    fixed = [name for name in FIXED_LIMITS if task.build_limits is not None and _differs(task, name)]
+    if fixed:
+        raise InvalidTask(f"build_limits has another {fixed[0]} than limits: it is the container's, for the build and all cases")
+    if task.stop_at_first_failure and any(case.runs_check_at_the_caller for case in task.cases):
+        raise InvalidTask("a check that is a function runs after the last case: it cannot stop at the first failure")
+
+
+def _differs(task: Task, name: str) -> bool:
+    return bool(getattr(task.build_limits, name) != getattr(task.limits, name))
 
 
 def _check_filenames(grader: Grader | None, problems: Mapping[str, Problem]) -> None:

@@ -10,6 +10,7 @@ from jobmanager.model.job import Request
 from jobmanager.model.problems import Match, MultipleChoice
 from jobmanager.model.result import Evidence, JobResult, Outcome, ProblemResult, Step
 from jobmanager.model.task import Task
+from jobmanager.results.case_results import with_cases
 from jobmanager.results.facts import ProgramExited, RunFacts
 from jobmanager.results.result_file import ResultFile, ResultFileError, parse_result_file
 from jobmanager.results.run_result import killed_by, run_result
@@ -41,7 +42,8 @@ def merged_result(
     is_merged = verdict.outcome not in _OVERRIDING and (grader is None or grader.merge_local)
     local = local_results(request) if is_merged else {}
     outcome = _outcome_with_local(verdict.outcome, local)
-    return replace(
+    task = request.runs[0].task
+    result = replace(
         _of_its_run(request, facts, verdict),
         outcome=outcome,
         text=_joined(file.text or verdict.text, *(problem.text for problem in local.values())),
@@ -54,6 +56,7 @@ def merged_result(
         timings=dict(timings),
         steps=steps if request.debug else (),
     )
+    return with_cases(result, task, facts) if task.cases else result
 
 
 def local_results(request: Request) -> dict[str, ProblemResult]:
