@@ -203,7 +203,12 @@ class Waiter:
         self._send(RunEnded(job_id=job.job_id, container_name=job.container_name, facts=facts))
 
     def _run_monitor(
-        self, job: MonitorContainer, monitor: ContainerMonitor | CasesMonitor, engine: Engine, students: StudentContainers | None, spool: Spool
+        self,
+        job: MonitorContainer,
+        monitor: ContainerMonitor | CasesMonitor,
+        engine: Engine,
+        students: StudentContainers | None,
+        spool: Spool,
     ) -> None:
         try:
             facts = monitor.run()
