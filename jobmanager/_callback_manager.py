@@ -13,6 +13,7 @@ from jobmanager.model.result import JobResult, Outcome
 from jobmanager.results.merge import merged_result
 from jobmanager.results.pipeline_result import merged_pipeline_result
 from jobmanager.scheduling.commands import PublishReady, PublishResult, PublishSSH
+from jobmanager.threads.case_checks import with_callers_checks
 from jobmanager.threads.deadlock_guard import mark_callback_thread
 from jobmanager.threads.log_thread import logger
 from jobmanager.threads.user_code import call_user_code
@@ -135,7 +136,16 @@ def _build_result(done: PublishResult) -> JobResult:
                 timings=done.timings,
                 steps=done.steps,
             )
-        return merged_result(done.request, done.verdict, done.facts, host=done.host, timings=done.timings, steps=done.steps)
+        result = merged_result(
+            done.request,
+            done.verdict,
+            done.facts,
+            progress=done.progress,
+            host=done.host,
+            timings=done.timings,
+            steps=done.steps,
+        )
+        return with_callers_checks(result, done.request.task)
     except Exception as error:  # noqa: BLE001 - the loop's edge: a bug in merging must not cost the job its result
         _log.exception("merging the result of job %s failed", done.request.job_id)
         text = f"the result could not be built: {type(error).__name__}: {error}"

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 
 from jobmanager.model.job import JobInput, Request
 from jobmanager.model.pipeline import Pipeline
-from jobmanager.model.result import JobResult, Outcome
+from jobmanager.model.result import CaseResult, JobResult, Outcome
 from jobmanager.model.task import Task
 
 __all__ = [
+    "CaseEnded",
     "EnvironmentsChanged",
     "Event",
     "HostDown",
@@ -108,6 +109,17 @@ class JobOutput(Event):
     missed_bytes: int = 0  # of this stream, before this data: hooks were too slow for them, or they were not kept
     starts_again: bool = False  # what came before does not count: the job is run again
     phase: str = ""  # the phase of a pipeline that printed it; empty for a task, and with ``starts_again``
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseEnded(Event):
+    """A case has ended. One that is not run has no event."""
+
+    job_id: str
+    number: int  # among the task's cases, from 1: its place in ``JobResult.cases``
+    of: int  # how many cases the task has
+    result: CaseResult
+    phase: str = ""  # the phase of a pipeline whose case it is; empty for a task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

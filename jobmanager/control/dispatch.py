@@ -16,7 +16,7 @@ from jobmanager.control.timers import Timers
 from jobmanager.control.worker_pool import PendingRequest
 from jobmanager.engine.labels import Owner
 from jobmanager.errors import InvalidValue
-from jobmanager.events import HostDown, JobPlaced, JobQueued, JobStarted, PhaseEnded, PhaseStarted
+from jobmanager.events import CaseEnded, HostDown, JobPlaced, JobQueued, JobStarted, PhaseEnded, PhaseStarted
 from jobmanager.hooks import HookManager
 from jobmanager.ipc.messages import RemoveContainer, RemoveVolumes, StartContainer
 from jobmanager.live_output.fan_out import LiveOutputFanOut
@@ -29,6 +29,7 @@ from jobmanager.scheduling.commands import (
     DeleteVolumes,
     KillRun,
     MonitorRun,
+    NotifyCaseEnded,
     NotifyHostDown,
     NotifyJobPlaced,
     NotifyJobQueued,
@@ -79,6 +80,7 @@ class Dispatch:
             NotifyJobQueued: self._announce,
             NotifyJobPlaced: self._announce_host,
             NotifyPhaseEnded: self._phase_ended,
+            NotifyCaseEnded: self._case_ended,
             SubmitContainer: self._submit,
             MonitorRun: self._monitor,
             RetryMonitorRun: lambda command: ledger.waiter_died([command.container]),
@@ -165,6 +167,18 @@ class Dispatch:
                     host=command.host,
                 )
             )
+
+    def _case_ended(self, command: NotifyCaseEnded) -> None:
+        self._hooks.fire(
+            CaseEnded(
+                at_s=time.time(),
+                job_id=command.job_id,
+                phase=command.phase,
+                number=command.number,
+                of=command.of,
+                result=command.result,
+            )
+        )
 
     def _publish_result(self, command: PublishResult) -> None:
         """The hooks get the last output before the end. An error there must not cost the job its callback."""

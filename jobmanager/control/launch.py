@@ -81,7 +81,7 @@ def monitor_message(command: MonitorRun, secrets: SecretStore, *, runner_lease_s
         hold_s=request.task.wall_s + _LEASE_SLACK_S if _volumes(request, command.run) else 0.0,
         workspace=task.workspace,
         grading=_grading(command),
-        cases=_cases(task),
+        cases=_cases(task, command),
         lease_s=runner_lease_s,
         engine_id=command.engine_id,
         volume_devices=command.volume_devices,
@@ -128,21 +128,29 @@ def _program(command: MonitorRun) -> str | tuple[str, ...]:
     return task.command if task.command is not None else command.image_command  # type: ignore[return-value]
 
 
-def _cases(task: Task) -> CasePlan | None:
+def _cases(task: Task, command: MonitorRun) -> CasePlan | None:
+    """The cases that have not ended, and the build, which each container runs once."""
     if not task.cases:
         return None
+    ended = command.progress.cases
+    kept = [case.run for case in ended if case.run is not None]
     return CasePlan(
         build=task.build,  # type: ignore[arg-type]
         build_limits=task.build_limits,
-        cases=tuple(_case(task, case, number) for number, case in enumerate(task.cases, 1)),
+        is_built=command.is_built,
+        cases=tuple(_case(task, case, number) for number, case in enumerate(task.cases, 1) if number > len(ended)),
         stop_at_first_failure=task.stop_at_first_failure,
+        streams_kept=sum(len(run.stdout) + len(run.stderr) for run in kept),
+        clearing_s=task.clearing_s,
     )
 
 
 def _case(task: Task, case: Case, number: int) -> CaseRun:
     """What is expected goes to the waiter, unless a function of the caller's compares it: never to the container."""
-    is_compared = case.expected is not None and not case.runs_check_at_the_caller
+    asks_caller = case.runs_check_at_the_caller
+    is_compared = case.expected is not None and not asks_caller
     return CaseRun(
+        number=number,
         name=case.name or str(number),
         args=tuple(case.args),
         stdin=case.stdin,  # type: ignore[arg-type]
@@ -150,6 +158,7 @@ def _case(task: Task, case: Case, number: int) -> CaseRun:
         limits=task.limits_of(case),
         expected=case.expected if is_compared else None,  # type: ignore[arg-type]
         check=case.check if is_compared else None,  # type: ignore[arg-type]
+        is_checked_by_caller=asks_caller,
         points=case.points,
     )
 

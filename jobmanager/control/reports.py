@@ -14,6 +14,8 @@ from jobmanager.control.worker_pool import LostRequest, PendingRequest
 from jobmanager.events import HostUp, JobDeleted
 from jobmanager.hooks import HookManager
 from jobmanager.ipc.messages import (
+    BuildDone,
+    CaseDone,
     ContainerRemoved,
     ContainerStarted,
     Heartbeat,
@@ -78,6 +80,8 @@ class Reports:
             SSHReady: lambda _, message: ledger.ssh_ready(message.container_name, message.port),
             LimitReached: lambda _, message: ledger.limit_reached(message.container_name, message.limit_hit),
             OutputChunk: lambda _, message: live_outputs.chunk_received(message),
+            BuildDone: lambda _, message: ledger.build_done(message.container_name, message.run),
+            CaseDone: lambda _, message: ledger.case_done(message.container_name, message.number, message.result),
             RunEnded: self._run_ended,
             HostReachable: self._host_reachable,
             HostUnreachable: self._host_unreachable,

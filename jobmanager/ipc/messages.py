@@ -12,6 +12,7 @@ from jobmanager.model.container import WORKSPACE, ContainerSpec, EngineInfo, Ima
 from jobmanager.model.host import Address
 from jobmanager.model.limits import Limits
 from jobmanager.model.network import Network
+from jobmanager.model.result import CaseResult, RunResult
 from jobmanager.results.facts import LimitHit, RunFacts
 
 # ---- to a pool worker, and its replies
@@ -151,13 +152,15 @@ class GradingSettings:
 class CaseRun:
     """One case, with everything that its task would give it."""
 
+    number: int  # among the task's cases, from 1
     name: str
     args: tuple[str, ...] = ()  # after the command's words
     stdin: bytes = field(default=b"", repr=False)
     files: Mapping[str, bytes] = field(default_factory=dict, repr=False)  # beside the task's
     limits: Limits
     expected: bytes | None = field(default=None, repr=False)
-    check: Check | None = None  # None: nothing compares, or a function of the caller's does
+    check: Check | None = None  # None: nothing compares here
+    is_checked_by_caller: bool = False  # a function of the caller's compares, in its process
     points: float = 1.0
 
 
@@ -167,7 +170,10 @@ class CasePlan:
 
     build: str | tuple[str, ...] | None = None  # is run first; the cases then begin with what it has left
     build_limits: Limits | None = None
-    cases: tuple[CaseRun, ...]
+    is_built: bool = False  # an earlier waiter has told how the build in this container ended
+    cases: tuple[CaseRun, ...]  # those that have not ended
+    streams_kept: int = 0  # bytes of output that results of earlier cases have
+    clearing_s: float  # for all that is done between the runs
     stop_at_first_failure: bool = False
 
 
@@ -289,6 +295,23 @@ class OutputChunk:
     job_id: str
     container_name: str
     pieces: tuple[StreamPiece, ...]  # in the order of their arrival, as far as it is known
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildDone:
+    """The build of a task with cases has ended, in this container."""
+
+    container_name: str
+    run: RunResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseDone:
+    """A case of a task has ended."""
+
+    container_name: str
+    number: int  # among the task's cases, from 1
+    result: CaseResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -142,6 +142,8 @@ class PhaseResult(AsData):
     run: RunResult | None = None  # None when it was not run, or nothing was seen of it
     tests: Mapping[str, object] = field(default_factory=dict)  # by name, as its test reports have them: ``CaseReport``
     timings: Mapping[str, float] = field(default_factory=dict)  # seconds by step: start, send, run, collect
+    build: RunResult | None = None  # of a task with a build
+    cases: tuple[CaseResult, ...] = ()  # of a task with cases: each, in their order; those that were not run, too
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,6 +28,7 @@ FIXED_LIMITS = ("memory_mib", "processes", "open_files", "workspace_mib", "cpus"
 
 _MAX_BYTES = 2**30  # read into memory for one job
 _MAX_RETRIES = 100
+_CLEARING_S, _CLEARING_OF_A_CASE_S = 30.0, 0.5  # a full tree of 100,000 files takes a second or two
 _MAX_RANDOM_INPUTS = 10_000
 _MAX_DEVICES = 16
 _MAX_DEVICE_LENGTH = 255
@@ -192,6 +193,11 @@ class Task(VersionedAsData, kind="task", invalid=InvalidTask):
             return self.limits.wall_s
         build_s = 0.0 if self.build is None else (self.build_limits or self.limits).wall_s
         return build_s + sum(self.limits_of(case).wall_s for case in self.cases)
+
+    @property
+    def clearing_s(self) -> float:
+        """For how long a container may be cleared between its cases, all of them together."""
+        return _CLEARING_S + _CLEARING_OF_A_CASE_S * len(self.cases) if self.cases else 0.0
 
     def limits_of(self, case: Case) -> Limits:
         """What one of its cases may use."""

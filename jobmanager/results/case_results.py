@@ -1,50 +1,82 @@
-"""What a job's cases make of its result: the first case that is no success decides, and the grade is the share of points."""
+"""What a job's cases make of its result: the first that is no success decides the outcome, and the grade is the share of points."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from jobmanager.model.result import CaseResult, JobResult, Outcome, RunResult
+from jobmanager.model.result import CaseResult, Evidence, JobResult, Outcome, RunResult
 from jobmanager.model.task import Task
-from jobmanager.results.facts import RunFacts
+from jobmanager.results.facts import CasesProgress, RunFacts
+from jobmanager.results.verdict import Verdict, crash_verdict
 
 _HIGHEST_GRADE = 100.0
 _OVERRIDING = (Outcome.CRASH, Outcome.KILLED)
 _NOT_RUN = "not run"
 
 
-def with_cases(result: JobResult, task: Task, facts: RunFacts | None) -> JobResult:
-    """The result of a task with cases. One that was killed, or whose host was lost, stays that."""
-    build = None if facts is None else facts.build
-    cases = _all_cases(task, () if facts is None else facts.cases)
-    result = replace(result, build=build, cases=cases, tests={case.name: _passed(case) for case in cases})
-    if result.outcome in _OVERRIDING:
-        return replace(result, grade=0.0)
+def cases_verdict(task: Task, progress: CasesProgress, verdict: Verdict, *, not_clean: str = "") -> Verdict:
+    """The verdict of a task's run by its build and its cases. One that was killed, or cut off, keeps that of its last container."""
+    if verdict.outcome in _OVERRIDING:
+        return verdict
+    build = progress.build
+    if task.build is not None and build is None:
+        return crash_verdict("report_lost", "what became of its build was not reported")
     if build is not None and build.outcome is not Outcome.SUCCESS:
-        return _as(result, build, build.text, grade=0.0)
-    grade = _grade(task, cases)
+        return _as_of(build, build.outcome, f"build: {build.text or build.outcome.value}")
+    cases = all_cases(task, progress, not_clean=not_clean)
     decides = next((case for case in cases if case.outcome is not Outcome.SUCCESS), None)
-    if decides is None or decides.run is None:
-        outcome = Outcome.SUCCESS if decides is None else Outcome.FAILED
-        return replace(result, outcome=outcome, text="" if decides is None else f"case {decides.name}: {decides.text}", grade=grade)
-    told = _as(result, decides.run, f"case {decides.name}: {decides.text}", grade=grade)
-    assert decides.outcome is not None
-    return replace(told, outcome=decides.outcome)
+    if decides is None:
+        return Verdict(outcome=Outcome.SUCCESS, evidence=(_count("cases", len(cases)),))
+    if decides.outcome is None:
+        return crash_verdict("report_lost", f"what became of case {decides.name} was not reported")
+    text = f"case {decides.name}: {decides.text or decides.outcome.value}"
+    if decides.run is None:
+        return Verdict(outcome=decides.outcome, text=text)
+    return _as_of(decides.run, decides.outcome, text)
 
 
-def _all_cases(task: Task, ran: tuple[CaseResult, ...]) -> tuple[CaseResult, ...]:
+def all_cases(task: Task, progress: CasesProgress, *, not_clean: str = "") -> tuple[CaseResult, ...]:
+    """The results of all cases, in their order. ``not_clean``: why no container could have the rest."""
+    ran = progress.cases
+    outcome, text = (Outcome.FAILED, f"{_NOT_RUN}: {not_clean}") if not_clean else (None, _NOT_RUN)
     names = [case.name or str(number) for number, case in enumerate(task.cases, 1)]
-    return (*ran, *(CaseResult(name=name, outcome=None, text=_NOT_RUN) for name in names[len(ran) :]))
+    return (*ran, *(CaseResult(name=name, outcome=outcome, text=text) for name in names[len(ran) :]))
 
 
-def _as(result: JobResult, run: RunResult, text: str, *, grade: float) -> JobResult:
-    """The job's own fields are those of the run that decided."""
+def with_cases(result: JobResult, task: Task, progress: CasesProgress, *, not_clean: str = "") -> JobResult:
+    """The result of a task with cases, whose outcome is decided, with what became of each."""
+    cases = all_cases(task, progress, not_clean=not_clean)
+    build = progress.build
+    decides: RunResult | None = None
+    if result.outcome not in _OVERRIDING:
+        is_built = build is None or build.outcome is Outcome.SUCCESS
+        decides = next((case.run for case in cases if case.outcome is not Outcome.SUCCESS), None) if is_built else build
+    return replace(
+        result if decides is None else _with_streams_of(result, decides),
+        build=build,
+        cases=cases,
+        grade=0.0 if result.outcome in _OVERRIDING else _grade(task, cases),
+        tests={**{case.name: case.outcome is Outcome.SUCCESS for case in cases}, **result.tests},
+    )
+
+
+def not_clean(facts: RunFacts | None) -> str:
+    """Why no container could have the rest of the cases; empty where that is not so."""
+    return "" if facts is None else facts.not_clean
+
+
+def _as_of(run: RunResult, outcome: Outcome, text: str) -> Verdict:
+    return Verdict(outcome=outcome, text=text, evidence=run.evidence, limit=run.limit)
+
+
+def _count(kind: str, number: int) -> Evidence:
+    return Evidence(kind=kind, value=number, source="jobmanager")
+
+
+def _with_streams_of(result: JobResult, run: RunResult) -> JobResult:
+    """What the program printed, and how it ended, are those of the run that decided."""
     return replace(
         result,
-        outcome=run.outcome,
-        text=text,
-        grade=grade,
-        limit=run.limit,
         exit_code=run.exit_code,
         signal=run.signal,
         stdout=run.stdout,
@@ -52,16 +84,11 @@ def _as(result: JobResult, run: RunResult, text: str, *, grade: float) -> JobRes
         stdout_bytes=run.stdout_bytes,
         stderr_bytes=run.stderr_bytes,
         output_cut=run.output_cut,
-        evidence=run.evidence,
     )
-
-
-def _passed(case: CaseResult) -> bool:
-    return case.outcome is Outcome.SUCCESS and case.correct is not False
 
 
 def _grade(task: Task, cases: tuple[CaseResult, ...]) -> float:
     all_points = sum(case.points for case in task.cases)
     if not all_points:
-        return _HIGHEST_GRADE if all(map(_passed, cases)) else 0.0
+        return _HIGHEST_GRADE if all(case.outcome is Outcome.SUCCESS for case in cases) else 0.0
     return round(_HIGHEST_GRADE * sum(case.points for case in cases) / all_points, 4)

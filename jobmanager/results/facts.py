@@ -213,6 +213,22 @@ class Collected:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CasesProgress:
+    """What was told so far of a run that has cases: in all its containers."""
+
+    build: RunResult | None = None  # None: it has not ended, or there is none
+    cases: tuple[CaseResult, ...] = ()  # that have ended, in their order
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything was run."""
+        return self.build is not None or bool(self.cases)
+
+
+NO_PROGRESS = CasesProgress()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunFacts:
     """One run of one container, as its waiter saw it."""
 
@@ -226,8 +242,7 @@ class RunFacts:
     peak_memory_bytes: int | None = None
     timings: Mapping[str, float] = field(default_factory=dict)  # seconds by step
     volume_devices: Mapping[str, str] = field(default_factory=dict)  # by volume, as far as they were seen
-    build: RunResult | None = None
-    cases: tuple[CaseResult, ...] = ()  # of those that were run in this container, in their order
+    not_clean: str = ""  # why the rest of the cases cannot be run in this container; empty: they were run, or are not to be
     is_leaving: bool = False  # its runner is told to end once this is reported: nobody need kill the container
 
     @property

@@ -10,8 +10,8 @@ from jobmanager.model.job import Request
 from jobmanager.model.problems import Match, MultipleChoice
 from jobmanager.model.result import Evidence, JobResult, Outcome, ProblemResult, Step
 from jobmanager.model.task import Task
-from jobmanager.results.case_results import with_cases
-from jobmanager.results.facts import ProgramExited, RunFacts
+from jobmanager.results.case_results import not_clean, with_cases
+from jobmanager.results.facts import NO_PROGRESS, CasesProgress, ProgramExited, RunFacts
 from jobmanager.results.result_file import ResultFile, ResultFileError, parse_result_file
 from jobmanager.results.run_result import killed_by, run_result
 from jobmanager.results.verdict import Verdict, end_text
@@ -27,11 +27,12 @@ def merged_result(
     facts: RunFacts | None,
     *,
     has_file: bool = True,
+    progress: CasesProgress = NO_PROGRESS,
     host: str | None,
     timings: Mapping[str, float],
     steps: tuple[Step, ...],
 ) -> JobResult:
-    """The one result of a job. ``has_file``: whether a result file of its run may say something of it.
+    """The one result of a job. ``has_file``: whether a result file of its run may say something of it; ``progress``: of its cases.
 
     A result file counts only when the program ended by itself within its limits. It cannot turn a bad exit code into
     a success; a grader's can, as that is its business. A wrong local answer makes a success a failure, unless a grader alone
@@ -56,7 +57,7 @@ def merged_result(
         timings=dict(timings),
         steps=steps if request.debug else (),
     )
-    return with_cases(result, task, facts) if task.cases else result
+    return with_cases(result, task, progress, not_clean=not_clean(facts)) if task.cases else result
 
 
 def local_results(request: Request) -> dict[str, ProblemResult]:

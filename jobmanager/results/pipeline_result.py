@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from jobmanager.model.job import Request
 from jobmanager.model.phase import Phase
 from jobmanager.model.result import Evidence, JobResult, Outcome, PhaseResult, Step
-from jobmanager.results.facts import RunFacts
+from jobmanager.results.case_results import all_cases, not_clean
+from jobmanager.results.facts import NO_PROGRESS, CasesProgress, RunFacts
 from jobmanager.results.merge import apply_result_file, merged_result
 from jobmanager.results.run_result import run_result
 from jobmanager.results.test_reports import parsed_tests
@@ -21,6 +22,7 @@ class PhaseReport:
 
     verdict: Verdict | None = None  # None: it was not run
     facts: RunFacts | None = None  # what was seen of it, if anything was
+    progress: CasesProgress = NO_PROGRESS  # of its cases
     why_not_run: str = ""
     timings: Mapping[str, float] = field(default_factory=dict)  # seconds by step
 
@@ -60,6 +62,7 @@ def merged_pipeline_result(
         decided,
         report.facts,
         has_file=decided_by is not None or _has_succeeded(report),
+        progress=report.progress,
         host=host,
         timings=timings,
         steps=steps,
@@ -104,12 +107,15 @@ def _phase_result(phase: Phase, report: PhaseReport, tests: Mapping[str, object]
     if verdict is None:
         return PhaseResult(name=phase.name, outcome=None, text=report.why_not_run)
     file = apply_result_file(phase.task, verdict, report.facts)[1]
+    cases = all_cases(phase.task, report.progress, not_clean=not_clean(report.facts)) if phase.task.cases else ()
     return PhaseResult(
         name=phase.name,
         outcome=verdict.outcome,
         text=file.text or verdict.text,
         run=None if report.facts is None else run_result(verdict, report.facts),
         tests=dict(tests),
+        build=report.progress.build,
+        cases=cases,
         timings=dict(report.timings),
     )
 

@@ -8,8 +8,8 @@ from typing import Union
 
 from jobmanager.model.job import Request
 from jobmanager.model.limits import Limits
-from jobmanager.model.result import Callback, JobResult, Outcome, SSHCallback, Step
-from jobmanager.results.facts import LimitHit, RunFacts
+from jobmanager.model.result import Callback, CaseResult, JobResult, Outcome, SSHCallback, Step
+from jobmanager.results.facts import NO_PROGRESS, CasesProgress, LimitHit, RunFacts
 from jobmanager.results.pipeline_result import PhaseReport
 from jobmanager.results.verdict import Verdict
 
@@ -38,6 +38,17 @@ class NotifyPhaseEnded:
     number: int
     outcome: Outcome
     host: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotifyCaseEnded:
+    """Tell the hooks that a case of a job has ended."""
+
+    job_id: str
+    phase: str  # empty for a task
+    number: int  # among the task's cases, from 1
+    of: int  # how many it has
+    result: CaseResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +82,8 @@ class MonitorRun:
     kill_at_once: bool  # its kill was requested while no waiter monitored it
     engine_id: str  # the engine on which its container was created
     volume_devices: Mapping[str, str] = field(default_factory=dict)  # of its volumes in the containers before, by name
+    progress: CasesProgress = NO_PROGRESS  # of a task with cases: what needs not be run any more
+    is_built: bool = False  # of a task with cases: this container has run the build
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +120,7 @@ class PublishResult:
     callback: Callback | None
     verdict: Verdict
     facts: RunFacts | None  # of a task's last run; None: it was not seen, or ``phases`` have those of a pipeline
+    progress: CasesProgress = NO_PROGRESS  # of a task with cases
     phases: tuple[PhaseReport, ...] = ()  # of a pipeline
     decided_by: int | None = None  # of a pipeline: the phase that stopped the job
     host: str | None
@@ -164,6 +178,7 @@ Command = Union[
     NotifyJobQueued,
     NotifyJobPlaced,
     NotifyPhaseEnded,
+    NotifyCaseEnded,
     SubmitContainer,
     MonitorRun,
     RetryMonitorRun,

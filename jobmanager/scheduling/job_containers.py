@@ -32,6 +32,7 @@ class JobContainers:
         """Have a container made for a run. Returns False when its host has no image for it."""
         assert job.slot is not None, "a job has a slot before its containers"
         run.containers += 1
+        run.is_built = False
         submit = self._submit(job, run, self._name(job, run))
         if submit is None:
             return False
@@ -52,8 +53,11 @@ class JobContainers:
     def give(self, job: JobRecord) -> None:
         """Give the run whose turn it is to its container, if that is ready."""
         run = job.run
-        if run.container is not None:
-            self._containers.apply(run.container, ContainerEvent.RUN_GIVEN)
+        if run.container is None or not self._containers.apply(run.container, ContainerEvent.RUN_GIVEN):
+            return
+        if run.replaced is not None:
+            self._containers.apply(run.replaced, ContainerEvent.RELEASED)
+            run.replaced = None
 
     def prepare(self, job: JobRecord) -> None:
         """Have the containers started that are needed ahead, and let those go that are needed no more."""
@@ -109,6 +113,8 @@ class JobContainers:
                 kill_at_once=run.killed is not None,
                 engine_id=record.slot.engine_id,
                 volume_devices=_devices(job, run),
+                progress=run.progress,
+                is_built=run.is_built,
             )
         )
 
@@ -167,10 +173,8 @@ class JobContainers:
 
     def _name(self, job: JobRecord, run: RunRecord) -> str:
         assert job.slot is not None
-        if job.pipeline is None:
-            return job.slot.name
         again = f".{run.containers}" if run.containers > 1 else ""
-        return f"{job.slot.name}-p{run.number + 1}{again}"
+        return f"{job.slot.name}{again}" if job.pipeline is None else f"{job.slot.name}-p{run.number + 1}{again}"
 
     def _images_for(self, run: RunRecord, record: ContainerRecord) -> dict[str, str]:
         """The images for the student containers of a grading run, by environment."""
@@ -186,9 +190,10 @@ def _holders(job: JobRecord, run: RunRecord) -> tuple[str, ...]:
     phases_ = job.pipeline.phases
     had = {name for each in job.runs[: run.number] if each.container is not None for name in phases_[each.number].volumes}
     newest = {
-        name: each.container.name
+        name: container.name
         for each in job.runs
-        if each is not run and each.container is not None and each.container.state in _WITH_VOLUMES
+        for container in (each.container if each is not run else run.replaced,)
+        if container is not None and container.state in _WITH_VOLUMES
         for name in phases_[each.number].volumes
     }
     return tuple(dict.fromkeys(newest[name] for name in phases_[run.number].volumes if name in had and name in newest))

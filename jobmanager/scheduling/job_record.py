@@ -10,7 +10,7 @@ from jobmanager.model.limits import Limits
 from jobmanager.model.listings import RunningJob, WaitingJob
 from jobmanager.model.pipeline import Pipeline
 from jobmanager.model.result import Callback, SSHCallback, Step
-from jobmanager.results.facts import LimitHit, RunFacts
+from jobmanager.results.facts import NO_PROGRESS, CasesProgress, LimitHit, RunFacts
 from jobmanager.results.verdict import KillReason, Verdict, crash_verdict, killed_verdict
 from jobmanager.scheduling.containers import ContainerRecord, Slot
 from jobmanager.scheduling.durations import DurationKey
@@ -36,6 +36,10 @@ class RunRecord:
     kill_waits: bool = False  # its container lives until another one keeps its volumes
     verdict: Verdict | None = None  # once it has ended
     facts: RunFacts | None = None  # what was seen of it
+    progress: CasesProgress = NO_PROGRESS  # of a task with cases, over all its containers
+    is_built: bool = False  # of a task with cases: its present container has run the build
+    replaced: ContainerRecord | None = None  # a container that can have no more of its cases: another one is being started
+    replacements: int = 0  # how often that was so
     why_not_run: str = ""
     host_away_since: float | None = None  # since when the phase waits for its host
 

@@ -11,6 +11,8 @@ from dataclasses import replace
 
 from jobmanager.model.container_states import ContainerEvent, ContainerState
 from jobmanager.model.limits import SLOWEST_LINK_BYTES_PER_S
+from jobmanager.model.result import CaseResult, RunResult
+from jobmanager.results.case_results import cases_verdict
 from jobmanager.results.facts import HostGivenUp, JobNotSent, RunCutOff, RunFacts
 from jobmanager.results.pipeline_result import PhaseReport
 from jobmanager.results.verdict import (
@@ -22,7 +24,7 @@ from jobmanager.results.verdict import (
     with_reruns,
 )
 from jobmanager.scheduling import phases
-from jobmanager.scheduling.commands import CheckHost, Command, NotifyHostDown, NotifyJobPlaced, PublishResult
+from jobmanager.scheduling.commands import CheckHost, Command, NotifyCaseEnded, NotifyHostDown, NotifyJobPlaced, PublishResult
 from jobmanager.scheduling.containers import ContainerRecord, ContainerTable, Slot
 from jobmanager.scheduling.durations import Durations
 from jobmanager.scheduling.hosts import Host, HostStatus, HostTable
@@ -217,12 +219,35 @@ class JobTable:
         verdict = judge(facts, run.limits, run.killed)
         if verdict.cut_off and self._run_again(job, verdict.text):
             return
+        task = run.request.task
+        if task.cases:
+            if facts.not_clean and not run.killed and self._sequence.go_on_elsewhere(job):
+                job.add_step("not_clean", self._clock())
+                return
+            verdict = cases_verdict(task, run.progress, verdict, not_clean=facts.not_clean)
         run.facts = facts
         if job.pipeline is None:
             job.timings.update(facts.timings)
         elif isinstance(facts.ending, RunCutOff) and isinstance(facts.ending.cause, HostGivenUp):
             job.course = replace(job.course, is_over=True)
         self._sequence.end_run(job, verdict, JobEvent.RUN_ENDED)
+
+    def build_done(self, job: JobRecord, record: ContainerRecord, result: RunResult) -> None:
+        """A waiter's report: the build of its cases has ended in this container. What counts is how the first one ended."""
+        run = job.run
+        if record is run.container:
+            run.is_built = True
+            run.progress = replace(run.progress, build=run.progress.build or result)
+
+    def case_done(self, job: JobRecord, record: ContainerRecord, number: int, result: CaseResult) -> None:
+        """A waiter's report: the case of this number has ended. It may come again from a waiter that took over."""
+        run = job.run
+        if record is not run.container or number != len(run.progress.cases) + 1:
+            return
+        run.progress, run.limit_hit = replace(run.progress, cases=(*run.progress.cases, result)), None
+        phase = run.request.phase.name if run.request.phase is not None else ""
+        of = len(run.request.task.cases)
+        self._send(NotifyCaseEnded(job_id=job.request.job_id, phase=phase, number=number, of=of, result=result))
 
     def secret_missing(self, job: JobRecord, record: ContainerRecord, reason: str) -> None:
         """Its phase cannot be sent to the container: a secret is missing."""
@@ -368,6 +393,7 @@ class JobTable:
                 ssh_callback=job.ssh_callback,
                 verdict=with_reruns(job.verdict, job.cut_off),
                 facts=job.run.facts if job.pipeline is None else None,
+                progress=job.run.progress,
                 phases=_reports(job),
                 decided_by=job.decided_by,
                 host=job.host,
@@ -385,7 +411,7 @@ class JobTable:
             self.start_unanswered(job.host, ending.reason)
         else:
             job.failed_placements += 1
-        if job.current:
+        if job.current or job.run.progress.has_begun:
             verdict = crash_verdict("phase_not_started", f"it was not started: {ending.reason}")
             self._sequence.end_run(job, verdict, JobEvent.RUN_ENDED)
         else:
@@ -425,10 +451,11 @@ class JobTable:
 
 def _longest_s(run: RunRecord) -> float:
     """How long a run can take over the slowest link."""
-    limits = run.request.task.limits
-    standstill_s = 0.0 if run.request.task.grader is None else limits.standstill_s
-    moved_bytes = run.request.files_bytes + limits.output_kib * 1024
-    return limits.wall_s + standstill_s + moved_bytes / SLOWEST_LINK_BYTES_PER_S
+    task = run.request.task
+    limits = task.limits
+    standstill_s = 0.0 if task.grader is None else limits.standstill_s
+    moved_bytes = run.request.files_bytes + limits.output_kib * 1024 * max(1, len(task.cases))
+    return task.wall_s + standstill_s + task.clearing_s + moved_bytes / SLOWEST_LINK_BYTES_PER_S
 
 
 def _reports(job: JobRecord) -> tuple[PhaseReport, ...]:
@@ -436,6 +463,12 @@ def _reports(job: JobRecord) -> tuple[PhaseReport, ...]:
         return ()
     why_not = phases.KILLED if job.killed is KillReason.KILL_JOB else phases.OVER
     return tuple(
-        PhaseReport(verdict=run.verdict, facts=run.facts, why_not_run=run.why_not_run or why_not, timings=run.timings)
+        PhaseReport(
+            verdict=run.verdict,
+            facts=run.facts,
+            progress=run.progress,
+            why_not_run=run.why_not_run or why_not,
+            timings=run.timings,
+        )
         for run in job.runs
     )

@@ -18,7 +18,7 @@ from jobmanager.model.container_states import ContainerEvent
 from jobmanager.model.host import DockerHost
 from jobmanager.model.job import Request
 from jobmanager.model.listings import HostInfo, QueueInfo, RunningJob, WaitingJob
-from jobmanager.model.result import Callback, Outcome, SSHCallback
+from jobmanager.model.result import Callback, CaseResult, Outcome, RunResult, SSHCallback
 from jobmanager.results.facts import LimitHit, RunFacts
 from jobmanager.results.verdict import KillReason, Verdict
 from jobmanager.scheduling.commands import CheckHost, Command, NotifyHostDown, NotifyJobQueued, PublishSSH
@@ -349,6 +349,22 @@ class Ledger:
             job = self._job_of(container)
             if job is not None:
                 job.run.limit_hit = limit_hit
+
+    def build_done(self, container: str, result: RunResult) -> None:
+        """A waiter's report: the build of a job's cases has ended."""
+        with self._lock:
+            record = self._containers.get(container)
+            job = self._jobs.owner(record)
+            if record is not None and job is not None:
+                self._jobs.build_done(job, record, result)
+
+    def case_done(self, container: str, number: int, result: CaseResult) -> None:
+        """A waiter's report: a case of a job has ended."""
+        with self._lock:
+            record = self._containers.get(container)
+            job = self._jobs.owner(record)
+            if record is not None and job is not None:
+                self._jobs.case_done(job, record, number, result)
 
     def run_ended(self, container: str, facts: RunFacts) -> None:
         """A waiter's report: the run has ended, and what was seen of it."""

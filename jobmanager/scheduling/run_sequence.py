@@ -13,7 +13,7 @@ from jobmanager.model.container_states import ContainerEvent, ContainerState
 from jobmanager.model.pipeline import Pipeline
 from jobmanager.model.result import Outcome
 from jobmanager.results.phase_verdict import deadline_verdict, deciding_verdict, phase_verdict
-from jobmanager.results.verdict import Verdict, crash_verdict, killed_verdict
+from jobmanager.results.verdict import KillReason, Verdict, crash_verdict, killed_verdict
 from jobmanager.scheduling import phases
 from jobmanager.scheduling.commands import CheckHost, Command, NotifyPhaseEnded
 from jobmanager.scheduling.containers import ContainerRecord, ContainerTable
@@ -23,6 +23,7 @@ from jobmanager.scheduling.job_record import JobRecord, RunRecord
 from jobmanager.scheduling.job_states import JobEvent, JobState
 
 IMAGE_GONE = "its image is gone"
+_MAX_REPLACEMENTS = 3  # of the container of a run with cases, because one of them has left something behind
 MAX_FAILED_PLACEMENTS = 5  # of one job, before it is a crash
 
 
@@ -67,6 +68,19 @@ class RunSequence:
             return
         self.give(job)
 
+    def go_on_elsewhere(self, job: JobRecord) -> bool:
+        """The rest of a run's cases are to have another container on the same host. Returns False when it has had too many.
+
+        The one before is kept until then, as it may have a volume's content.
+        """
+        run = job.run
+        if run.replacements == _MAX_REPLACEMENTS:
+            return False
+        run.replacements += 1
+        run.replaced, run.container = run.container, None
+        self.begin(job)
+        return True
+
     def give(self, job: JobRecord) -> None:
         """Give a job's run to its container, if that is ready and none is being removed that could still write to its volumes.
 
@@ -84,7 +98,9 @@ class RunSequence:
     def kill(self, job: JobRecord) -> None:
         """A job that runs is to end: its run is, unless it is one that always runs."""
         run = job.run
-        if not run.is_given:  # a phase that waits for its container
+        if not run.is_given and run.replacements:
+            self.end_run(job, killed_verdict(job.killed or KillReason.KILL_JOB), JobEvent.RUN_ENDED)
+        elif not run.is_given:  # a phase that waits for its container
             self._skip(job)
         elif job.course.is_over or run.request.phase is None or run.request.phase.when != "always":
             run.killed = job.killed

@@ -2,10 +2,11 @@
 
 ::
 
-    PUT files ─► RUN build ─► KEEP the workspace ─► RUN case 1 ─► CLEAR, put back ─► RUN case 2 ─► ... ─► LEAVE
+    PUT files ─► RUN build ─► KEEP the workspace ─► CLEAR, put back ─► RUN case 1 ─► CLEAR, put back ─► RUN case 2 ─► ... ─► LEAVE
 
-Each run is followed by a ``ContainerMonitor`` of its own over the same link. A container that cannot be cleared, or that died of a
-case, is not used for the next one.
+Each run is followed by a ``ContainerMonitor`` of its own over the same link, and told as it ends: a waiter that takes over goes on
+with the first run that is not told. A container that cannot be cleared, or that died of a case, is used for no other case; the rest
+go on in a new one (``scheduling/run_sequence.py``).
 """
 
 from __future__ import annotations
@@ -14,18 +15,33 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from jobmanager.engine.protocol import Engine, EngineError
-from jobmanager.ipc.messages import CasePlan, CaseRun, FetchOutput, MonitorContainer
-from jobmanager.model.result import CaseResult, Outcome
-from jobmanager.results.comparing import compare
-from jobmanager.results.facts import InfrastructureFailure, RunCutOff, RunFacts
+from jobmanager.engine.protocol import Engine, EngineError, NoSuchContainer
+from jobmanager.ipc.messages import BuildDone, CaseDone, CasePlan, CaseRun, FetchOutput, LimitReached, MonitorContainer
+from jobmanager.model.result import Outcome
+from jobmanager.results.facts import (
+    CannotRun,
+    CapturedOutput,
+    Cause,
+    ContainerEnded,
+    Ending,
+    EngineUnreachable,
+    HostGivenUp,
+    InfrastructureFailure,
+    JobNotSent,
+    ProgramEnd,
+    ProgramExited,
+    RemovedExternally,
+    RunCutOff,
+    RunFacts,
+)
 from jobmanager.results.run_result import run_result
-from jobmanager.results.verdict import judge
+from jobmanager.results.verdict import Verdict, judge
 from jobmanager.runner.frames import Clear, Cleared, DownMessage, Keep, Kept
 from jobmanager.runner.place import SHM
+from jobmanager.watching.case_result import case_result
 from jobmanager.watching.connection import ContainerOver, RunnerConnection
 from jobmanager.watching.inspector import ContainerInspector, HostLost
 from jobmanager.watching.monitor import ContainerMonitor
@@ -35,14 +51,21 @@ from jobmanager.watching.spool import Spool
 
 _log = logging.getLogger(__name__)
 
-_ANSWER_S = 60.0  # for clearing a container: a hostile tree may take half of that
 _TURN_S = 1.0
-_KEPT_STREAMS_BYTES = 2**20  # of all cases that failed together
-_FIRST_CASE = RUN + 1
+_FIRST_ANSWER_S = 60.0  # for a runner's first word to a waiter that takes over
+_DIED = "it died of the case before"
 
 
-class NotClean(Exception):
+class _NotClean(Exception):
     """The container is not to be used for another case; says why."""
+
+
+class _CutOff(Exception):
+    """Neither the program nor its traces are why nothing more is run."""
+
+    def __init__(self, ending: Ending) -> None:
+        super().__init__()
+        self.ending = ending
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +75,26 @@ class _Run:
     number: int
     job: MonitorContainer
     case: CaseRun | None = None  # None: the build
+
+
+@dataclass(slots=True, kw_only=True)
+class _Sums:
+    """What all runs of the container used together."""
+
+    cpu_time_s: float = 0.0
+    wall_time_s: float = 0.0
+    outage_s: float = 0.0
+    peak_memory_bytes: int = 0
+    timings: dict[str, float] = field(default_factory=dict)
+
+    def add(self, facts: RunFacts) -> None:
+        """One run more."""
+        self.cpu_time_s += facts.cpu_time_s or 0.0
+        self.wall_time_s += facts.wall_time_s or 0.0
+        self.outage_s += facts.outage_s
+        self.peak_memory_bytes = max(self.peak_memory_bytes, facts.peak_memory_bytes or 0)
+        for name, seconds in facts.timings.items():
+            self.timings[name] = round(self.timings.get(name, 0.0) + seconds, 4)
 
 
 class CasesMonitor:
@@ -68,7 +111,8 @@ class CasesMonitor:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         assert job.cases is not None, "only a task with cases has such a monitor"
-        self._job = job
+        self._job = replace(job, cases=None, elapsed_s=0.0)  # each run has a clock of its own
+        self._was_taken_over = job.taken_over
         self._plan: CasePlan = job.cases
         self._engine = engine
         self._host_lost_timeout_s = host_lost_timeout_s
@@ -76,23 +120,24 @@ class CasesMonitor:
         self._clock = clock
         self._kill_requested = threading.Event()
         self._current: ContainerMonitor | None = None
-        last = RUN + len(self._plan.cases)
         self._link = RunnerLink(
             engine,
             job.container_id,
             lease_s=job.lease_s,
             spool=spool or Spool(None),
             is_first=not job.taken_over,
-            last_run=last,
+            last_run=RUN + self._plan.cases[-1].number,
             clock=clock,
         )
         self._inspector = ContainerInspector(
             job, engine, host_lost_timeout_s=host_lost_timeout_s, give_up=self._kill_requested, clock=clock
         )
         self._requests = 0
-        self._cpu_s = 0.0
-        self._streams_left = _KEPT_STREAMS_BYTES
+        self._sums = _Sums()
+        self._output = CapturedOutput()  # of the build
+        self._streams_kept = self._plan.streams_kept
         self._is_kept = False
+        self._clearing_left_s = self._plan.clearing_s
 
     @property
     def container_id(self) -> str:
@@ -114,120 +159,169 @@ class CasesMonitor:
             current.check()
 
     def fetch_output(self, request: FetchOutput) -> None:
-        """Report the output past these offsets once."""
+        """Report the build's output past these offsets once. What cases print is in their results."""
         current = self._current
-        if current is not None:
+        if current is not None and not self._is_kept:
             current.fetch_output(request)
 
     def run(self) -> RunFacts:
-        """Follow all runs: the facts of the last one, with the results of all."""
-        self._link.give_back(self._link.replayed())
-        build, cases, facts = None, list[CaseResult](), None
-        for run in self._runs():
-            try:
-                self._prepare(run)
-            except NotClean as why:
-                _log.info("container %s is used for no other case: %s", self._job.container_name, why)
-                facts = facts or RunFacts(ending=RunCutOff(cause=InfrastructureFailure(reason=str(why))))
-                break
-            facts = self._follow(run)
-            if run.case is None:
-                verdict = judge(facts, run.job.limits)
-                build = run_result(verdict, facts)
-                if verdict.outcome is not Outcome.SUCCESS:
-                    break
-            else:
-                cases.append(self._case_result(run.case, facts))
-                self._tell(cases[-1], len(cases))
-                if self._stops_after(cases[-1], facts):
-                    break
-        assert facts is not None, "there is a case"
-        return replace(facts, build=build, cases=tuple(cases), is_leaving=self._link.is_open)
+        """Follow all runs. The facts are those of all together; an error on our side is an ``InfrastructureFailure``."""
+        try:
+            self._link.give_back(self._link.replayed())
+            self._run_all()
+        except _NotClean as why:
+            _log.info("container %s is used for no other case: %s", self._job.container_name, why)
+            return self._facts(_exited(), not_clean=str(why))
+        except _CutOff as cut_off:
+            return self._facts(cut_off.ending)
+        except Exception as error:  # noqa: BLE001 - the thread's edge: a bug must not cost the job its result
+            _log.exception("monitoring job %s failed", self._job.job_id)
+            return self._facts(RunCutOff(cause=InfrastructureFailure(reason=f"{type(error).__name__}: {error}")))
+        return self._facts(_exited())
 
     def close(self, *, leave: bool = False) -> None:
         """As that of a ``ContainerMonitor``."""
         self._link.finish(leave=leave)
 
+    def _facts(self, ending: Ending, *, not_clean: str = "") -> RunFacts:
+        """``ending`` says no more than whether all was run that is to be: how each run ended is told already."""
+        sums = self._sums
+        return RunFacts(
+            ending=ending,
+            output=self._output,
+            outage_s=sums.outage_s,
+            cpu_time_s=round(sums.cpu_time_s, 4),
+            wall_time_s=round(sums.wall_time_s, 4),
+            peak_memory_bytes=sums.peak_memory_bytes or None,
+            timings=sums.timings,
+            not_clean=not_clean,
+            is_leaving=self._link.is_open and not not_clean,
+        )
+
     # ---- runs
 
+    def _run_all(self) -> None:
+        last = RUN + self._plan.cases[-1].number
+        for run in self._runs():
+            if run.case is not None:
+                self._prepare(run)
+            facts = self._follow(run)
+            verdict = judge(facts, run.job.limits)
+            if verdict.outcome is Outcome.CRASH or self._kill_requested.is_set():
+                raise _CutOff(self._ending_of(facts))
+            outcome = self._tell_build(verdict, facts) if run.case is None else self._tell_case(run.case, verdict, facts)
+            if outcome is not Outcome.SUCCESS and (run.case is None or self._plan.stop_at_first_failure):
+                return
+            if facts.end is None and not isinstance(facts.ending, CannotRun) and run.number < last:
+                raise _NotClean(_DIED)
+
     def _runs(self) -> Iterator[_Run]:
-        if self._plan.build is not None:
+        if self._plan.build is not None and not self._plan.is_built:
             limits = self._plan.build_limits or self._job.limits
-            yield _Run(number=RUN, job=replace(self._job, command=self._plan.build, limits=limits, cases=None))
-        for number, case in enumerate(self._plan.cases, _FIRST_CASE):
-            yield _Run(number=number, job=self._job_of(case), case=case)
+            yield _Run(number=RUN, job=replace(self._job, command=self._plan.build, limits=limits))
+        for case in self._plan.cases:
+            yield _Run(number=RUN + case.number, job=self._job_of(case), case=case)
 
     def _job_of(self, case: CaseRun) -> MonitorContainer:
         """The files of the task are there: they were kept."""
         command = self._job.command
         if case.args:
             command = (*words(command), *((command, *case.args) if isinstance(command, str) else case.args))
-        return replace(
-            self._job, command=command, stdin=case.stdin, files=case.files, limits=case.limits, secrets={}, cases=None, collect=()
-        )
+        return replace(self._job, command=command, stdin=case.stdin, files=case.files, limits=case.limits, secrets={}, collect=())
 
     def _follow(self, run: _Run) -> RunFacts:
+        is_first = self._current is None
         monitor = ContainerMonitor(
             run.job,
             self._engine,
             host_lost_timeout_s=self._host_lost_timeout_s,
-            send=self._send,
+            send=self._send if is_first else self._send_limits,
             link=self._link,
             number=run.number,
-            is_first=self._current is None and run.case is None,
-            cpu_before_s=self._cpu_s,
+            is_first=is_first and run.case is None and not self._was_taken_over,
+            cpu_before_s=self._sums.cpu_time_s,
             clock=self._clock,
         )
         self._current = monitor
         if self._kill_requested.is_set():
             monitor.kill()
         facts = monitor.run()
-        self._cpu_s += facts.cpu_time_s or 0.0
+        self._sums.add(facts)
+        self._job = replace(self._job, taken_over=False, limit_hit=None)  # what a waiter before had begun has ended
         return facts
 
-    def _stops_after(self, result: CaseResult, facts: RunFacts) -> bool:
-        """Whether nothing more is run in this container."""
-        is_over = facts.end is None or self._kill_requested.is_set()
-        return is_over or (self._plan.stop_at_first_failure and result.outcome is not Outcome.SUCCESS)
+    def _send_limits(self, message: object) -> None:
+        """That the job has started is told once."""
+        if isinstance(message, LimitReached):
+            self._send(message)
+
+    def _ending_of(self, facts: RunFacts) -> Ending:
+        """A job of which something was run is not sent to another container."""
+        if not isinstance(facts.ending, JobNotSent) or not self._has_begun:
+            return facts.ending
+        cause = facts.ending.cause
+        return RunCutOff(cause=InfrastructureFailure(reason=cause.reason) if isinstance(cause, EngineUnreachable) else cause)
+
+    @property
+    def _has_begun(self) -> bool:
+        """Whether any run may have been started in this container."""
+        return self._was_taken_over or self._sums.wall_time_s > 0
+
+    # ---- what became of them
+
+    def _tell_build(self, verdict: Verdict, facts: RunFacts) -> Outcome:
+        self._output = facts.output
+        self._tell(BuildDone(container_name=self._job.container_name, run=run_result(verdict, facts)))
+        return verdict.outcome
+
+    def _tell_case(self, case: CaseRun, verdict: Verdict, facts: RunFacts) -> Outcome:
+        result = case_result(case, verdict, facts, streams_kept=self._streams_kept)
+        assert result.run is not None and result.outcome is not None, "it was run"
+        self._streams_kept += len(result.run.stdout) + len(result.run.stderr)
+        self._tell(CaseDone(container_name=self._job.container_name, number=case.number, result=result))
+        return result.outcome
+
+    def _tell(self, message: BuildDone | CaseDone) -> None:
+        if self._send(message):
+            self._link.forget()
 
     # ---- between them
 
     def _prepare(self, run: _Run) -> None:
         """Nothing of the run before may be there when the next one begins, unless the runner has taken that already."""
-        if run.case is None:
-            return
-        if self._job.taken_over:
-            self._learn_status()
-        if self._is_taken(run.number):
+        if self._was_taken_over and self._is_taken(run.number):
+            self._is_kept = True
             return
         if not self._is_kept:
             self._keep()
             self._is_kept = True
-        if run.number > _FIRST_CASE or self._plan.build is not None:
+        if run.case is not None and (run.case.number > 1 or self._plan.build is not None):
             self._clear()
 
-    def _learn_status(self) -> None:
-        """What the runner has taken of an earlier waiter."""
-        until = self._clock() + _ANSWER_S
-        while self._link.status is None and not self._link.has_more and not self._kill_requested.is_set():
+    def _is_taken(self, number: int) -> bool:
+        """Whether the runner has taken this run, or a later one, of an earlier waiter."""
+        self._link.drop_before(number)
+        until = self._clock() + _FIRST_ANSWER_S
+        while self._link.status is None and not self._link.has_more:
+            self._give_up_if_killed()
             if self._clock() > until:
-                raise NotClean("its runner does not answer")
+                raise self._cut_off(InfrastructureFailure(reason="its runner does not answer"))
             self._connect()
             self._link.give_back(self._link.receive(_TURN_S) or [])
-
-    def _is_taken(self, number: int) -> bool:
-        return self._link.has_more or (self._link.status is not None and self._link.status.run >= number)
+            self._link.drop_before(number)
+        taken = 0 if self._link.status is None else self._link.status.run
+        self._is_kept = self._is_kept or taken > RUN
+        return self._link.has_more or taken >= number
 
     def _keep(self) -> None:
         if self._plan.build is None:
             self._connect()
-            for message in file_messages(self._job, made_at_s=self._made_at_s()):
-                self._link.send(message)
+            self._link.send(*file_messages(self._job, made_at_s=self._made_at_s()))
         most = self._job.limits.workspace_mib * 2**20 * 2
         kept = self._ask(lambda number: Keep(request=number, path=self._job.workspace.encode(), most=most))
         assert isinstance(kept, Kept)
         if kept.errno:
-            raise NotClean(f"what the build has left cannot be kept (errno {kept.errno})")
+            raise _NotClean(f"what its cases begin with cannot be kept (errno {kept.errno})")
 
     def _made_at_s(self) -> float:
         try:
@@ -240,26 +334,38 @@ class CasesMonitor:
         cleared = self._ask(lambda number: Clear(request=number, put_back=True, places=places))
         assert isinstance(cleared, Cleared)
         if not cleared.clean:
-            raise NotClean(cleared.why.decode("utf-8", "replace"))
+            raise _NotClean(cleared.why.decode("utf-8", "replace"))
 
     def _ask(self, request: Callable[[int], DownMessage]) -> Kept | Cleared:
         """The answer; asked again over a new connection where one is lost."""
-        until = self._clock() + _ANSWER_S
-        while self._clock() < until and not self._kill_requested.is_set():
-            self._connect()
-            self._requests += 1
-            self._link.send(request(self._requests))
-            answer = self._answer(until)
-            if answer is not None:
-                return answer
-        raise NotClean("it was not cleared in time")
+        began = self._clock()
+        until = began + self._clearing_left_s
+        try:
+            while self._clock() < until:
+                self._give_up_if_killed()
+                self._connect()
+                self._requests += 1
+                self._link.send(request(self._requests))
+                answer = self._answer(until)
+                if answer is not None:
+                    return answer
+        finally:
+            self._clearing_left_s -= self._clock() - began
+        raise _NotClean("clearing it takes too long")
 
     def _answer(self, until: float) -> Kept | Cleared | None:
         while self._link.is_open and self._clock() < until and not self._kill_requested.is_set():
-            for message in self._link.receive(_TURN_S) or ():
+            for message in self._link.receive(min(_TURN_S, max(0.0, until - self._clock()))) or ():
                 if isinstance(message, (Kept, Cleared)) and message.request == self._requests:
                     return message
         return None
+
+    def _give_up_if_killed(self) -> None:
+        if self._kill_requested.is_set():
+            raise self._cut_off(ContainerEnded())
+
+    def _cut_off(self, cause: Cause) -> _CutOff:
+        return _CutOff(RunCutOff(cause=cause) if self._has_begun else JobNotSent(cause=cause))
 
     def _connect(self) -> None:
         connection = RunnerConnection(
@@ -273,29 +379,19 @@ class CasesMonitor:
             clock=self._clock,
         )
         try:
-            while not self._link.is_open and not self._kill_requested.is_set():
+            while not self._link.is_open:
+                self._give_up_if_killed()
                 connection.connect()
-        except (ContainerOver, HostLost, EngineError) as error:
-            raise NotClean(f"its container is gone: {error}") from error
+        except ContainerOver as over:
+            gone = over.state is not None and over.state.in_removal
+            raise self._cut_off(RemovedExternally() if gone else ContainerEnded(container=over.state)) from over
+        except NoSuchContainer as error:
+            raise self._cut_off(RemovedExternally()) from error
+        except HostLost as error:
+            raise self._cut_off(HostGivenUp()) from error
+        except EngineError as error:
+            raise self._cut_off(InfrastructureFailure(reason=f"the engine refused to go on with it: {error}")) from error
 
-    # ---- what became of them
 
-    def _case_result(self, case: CaseRun, facts: RunFacts) -> CaseResult:
-        verdict = judge(facts, case.limits)
-        run = run_result(verdict, facts)
-        outcome, text, correct = verdict.outcome, verdict.text, None
-        if outcome is Outcome.SUCCESS and case.check is not None and case.expected is not None:
-            comparison = compare(case.check, case.expected, run.stdout)
-            correct = comparison.is_correct
-            if not correct:
-                outcome, text = Outcome.FAILED, comparison.difference
-        keeps = outcome is not Outcome.SUCCESS and len(run.stdout) + len(run.stderr) <= self._streams_left
-        if keeps:
-            self._streams_left -= len(run.stdout) + len(run.stderr)
-        else:
-            run = replace(run, stdout=b"", stderr=b"")
-        points = case.points if outcome is Outcome.SUCCESS and correct is not False else 0.0
-        return CaseResult(name=case.name, outcome=outcome, text=text, correct=correct, points=points, run=run)
-
-    def _tell(self, result: CaseResult, number: int) -> None:
-        """Told live in the next step."""
+def _exited() -> ProgramExited:
+    return ProgramExited(end=ProgramEnd(exit_code=0))

@@ -17,6 +17,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from jobmanager.ipc.messages import (
+    BuildDone,
+    CaseDone,
     Heartbeat,
     HostReachable,
     HostUnreachable,
@@ -32,6 +34,7 @@ _log = logging.getLogger(__name__)
 
 _MAX_LOG_MESSAGES = 1000
 _URGENT_S = 0.25  # how long ``send`` waits for the writing of a message that must precede what it announces
+_URGENT = (Heartbeat, LimitReached, MonitorAcknowledged, BuildDone, CaseDone, RunEnded)
 _LATEST_ONLY = ((Heartbeat,), (HostReachable, HostUnreachable), (UnknownContainers,))  # of each group only the latest counts
 
 
@@ -54,7 +57,7 @@ class Outbox:
         with self._changed:
             self._queue(message)
             self._changed.notify_all()
-            if isinstance(message, (Heartbeat, LimitReached, MonitorAcknowledged, RunEnded)):
+            if isinstance(message, _URGENT):
                 return self._changed.wait_for(lambda: self._is_written(message), _URGENT_S)
             return False
 

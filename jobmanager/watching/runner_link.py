@@ -120,8 +120,8 @@ class RunnerLink:
     def replayed(self) -> list[UpMessage]:
         """What an earlier waiter has read and kept; to be asked for once, before ``connect``."""
         self._is_loaded = True
-        kept = self._spool.load()
-        reader = StreamReader()
+        begins_at, kept = self._spool.load()
+        reader = StreamReader(begins_at)
         try:
             messages = reader.feed(kept)
         except FrameError as error:
@@ -188,6 +188,16 @@ class RunnerLink:
     def give_back(self, messages: list[UpMessage]) -> None:
         """Have these messages, which were received last, handed out again: they are of a later run."""
         self._arrived = [*messages, *self._arrived]
+
+    def forget(self) -> None:
+        """All that was read is told, and no later waiter need report it."""
+        if not self._arrived:
+            self._unspooled.clear()
+            self._spool.forget(self.read_to)
+
+    def drop_before(self, run: int) -> None:
+        """What has arrived of earlier runs is told already, and answers are an earlier session's."""
+        self._arrived = [each for each in self._arrived if each.run >= run and not getattr(each, "request", 0)]
 
     @property
     def has_more(self) -> bool:

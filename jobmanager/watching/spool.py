@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import logging
 import os
+import struct
 from contextlib import suppress
 
 _log = logging.getLogger(__name__)
 
 _MOST_BYTES = 2**30
 _MODE = 0o600
+_HEAD = struct.Struct("<Q")  # where in the stream the file begins
 _FOLDER_MODE = 0o700
 
 
 class Spool:
     """The beginning of one container's stream, in a file that is made when something is appended.
 
-    The file has nothing but the stream's bytes, from offset 0 on. So whatever is left of it when a waiter dies while it writes is a
-    beginning, too.
+    The file has an offset in the stream, and then nothing but the stream's bytes from there on. The offset is 0, or where the first
+    run begins that is not told yet. So whatever is left of the file when a waiter dies while it writes is a beginning, too.
 
     A disk that takes no more ends the spool, and not the job: the file is removed and that is logged. A waiter that takes over then
     has no more than the runner still keeps. To stop the program instead would mean waiting for a disk that may never have room.
@@ -30,7 +32,8 @@ class Spool:
     def __init__(self, path: str | None, *, most_bytes: int = _MOST_BYTES) -> None:
         self._path = path
         self._most_bytes = most_bytes
-        self._size = 0
+        self._begins_at = 0  # offset in the stream
+        self._size = 0  # bytes of the stream in the file
 
     @classmethod
     def in_folder(cls, folder: str, container_name: str) -> Spool:
@@ -49,24 +52,43 @@ class Spool:
             _log.warning("what a container reports is no longer kept on disk, and is lost if its waiter dies: %s", error)
             self.remove()
 
-    def load(self) -> bytes:
-        """What an earlier waiter has kept: the beginning of the stream, perhaps with half a message at its end."""
+    def load(self) -> tuple[int, bytes]:
+        """What an earlier waiter has kept: from this offset on these bytes, perhaps with half a message at their end."""
         if self._path is None:
-            return b""
+            return 0, b""
         try:
             with open(self._path, "rb") as file:
-                content = file.read()
+                head, content = file.read(_HEAD.size), file.read()
         except FileNotFoundError:
-            return b""
+            return 0, b""
         except OSError as error:
             _log.warning("what an earlier waiter has kept of a container's report cannot be read: %s", error)
-            return b""
+            return 0, b""
+        if len(head) < _HEAD.size:  # it died before it had written any of it
+            return 0, b""
+        (self._begins_at,) = _HEAD.unpack(head)
         self._size = len(content)
-        return content
+        return self._begins_at, content
 
-    def cut(self, size: int) -> None:
-        """Go on after so many bytes: what is behind them is written over."""
-        self._size = size
+    def cut(self, read_to: int) -> None:
+        """Go on at this offset of the stream: what is behind it is written over."""
+        self._size = read_to - self._begins_at
+
+    def forget(self, read_to: int) -> None:
+        """What comes before this offset of the stream is told. Never raises."""
+        if self._path is None:
+            return
+        had_file, self._begins_at, self._size = self._size > 0, read_to, 0
+        if not had_file:
+            return
+        try:
+            new = f"{self._path}.new"
+            with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, _MODE), "wb") as file:
+                file.write(_HEAD.pack(read_to))
+            os.replace(new, self._path)
+        except OSError as error:
+            _log.warning("what a container reports is no longer kept on disk, and is lost if its waiter dies: %s", error)
+            self.remove()
 
     def remove(self) -> None:
         """Remove the file, and keep nothing from now on. A second call does nothing."""
@@ -80,10 +102,12 @@ class Spool:
             os.mkdir(os.path.dirname(path), _FOLDER_MODE)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, _MODE)
         try:
-            os.ftruncate(descriptor, self._size)
+            if not self._size:
+                os.pwrite(descriptor, _HEAD.pack(self._begins_at), 0)
+            os.ftruncate(descriptor, _HEAD.size + self._size)
             left = memoryview(content)
             while left:
-                written = os.pwrite(descriptor, left, self._size)
+                written = os.pwrite(descriptor, left, _HEAD.size + self._size)
                 self._size += written
                 left = left[written:]
         finally:

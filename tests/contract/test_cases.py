@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 
-from jobmanager.ipc.messages import CasePlan, CaseRun, MonitorContainer
+from jobmanager.ipc.messages import BuildDone, CaseDone, CasePlan, CaseRun, MonitorContainer
 from jobmanager.model.checks import Lines
 from jobmanager.model.limits import Limits
-from jobmanager.model.result import CaseResult, Outcome
+from jobmanager.model.result import CaseResult, Outcome, RunResult
 from jobmanager.results.facts import RunFacts
 from jobmanager.watching.cases_monitor import CasesMonitor
 from tests.contract.place import PATIENCE_S, Place
@@ -18,10 +19,29 @@ LIMITS = Limits(memory_mib=64, workspace_mib=4, cpu_time_s=5, wall_time_s=10)
 
 
 def case(name: str = "", **fields: Any) -> CaseRun:
-    return CaseRun(name=name, **{"limits": LIMITS, "check": Lines(), **fields})
+    return CaseRun(name=name, **{"number": 0, "limits": LIMITS, "check": Lines(), **fields})
 
 
-def followed(place: Place, *cases: CaseRun, command: Any = "cat", files: dict[str, bytes] | None = None, **plan: Any) -> RunFacts:
+@dataclass
+class Followed:
+    """What a monitor has told, and its facts at last."""
+
+    facts: RunFacts | None = None
+    build: RunResult | None = None
+    cases: list[CaseResult] = field(default_factory=list)
+
+    def take(self, message: object) -> bool:
+        if isinstance(message, BuildDone):
+            self.build = message.run
+        if isinstance(message, CaseDone):
+            assert message.number == len(self.cases) + 1
+            self.cases.append(message.result)
+        return True
+
+
+def followed(place: Place, *cases: CaseRun, command: Any = "cat", files: dict[str, bytes] | None = None, **plan: Any) -> Followed:
+    told = Followed()
+    numbered = tuple(replace(each, number=number) for number, each in enumerate(cases, 1))
     name = place.started(limits=LIMITS)
     job = MonitorContainer(
         job_id="j",
@@ -33,15 +53,15 @@ def followed(place: Place, *cases: CaseRun, command: Any = "cat", files: dict[st
         stdin=b"",
         limits=LIMITS,
         collect=(),
-        cases=CasePlan(cases=cases, **plan),
+        cases=CasePlan(cases=numbered, clearing_s=60.0, **plan),
     )
-    monitor = CasesMonitor(job, place.engine, host_lost_timeout_s=PATIENCE_S, send=lambda _: None)
-    facts = monitor.run()
-    monitor.close(leave=facts.is_leaving)
-    return facts
+    monitor = CasesMonitor(job, place.engine, host_lost_timeout_s=PATIENCE_S, send=told.take)
+    told.facts = monitor.run()
+    monitor.close(leave=told.facts.is_leaving)
+    return told
 
 
-def told(results: tuple[CaseResult, ...]) -> list[tuple[str, Outcome | None, bool | None]]:
+def told(results: list[CaseResult]) -> list[tuple[str, Outcome | None, bool | None]]:
     return [(result.name, result.outcome, result.correct) for result in results]
 
 
@@ -60,7 +80,7 @@ def test_each_case_has_its_own_input_and_its_own_verdict(place: Place) -> None:
     assert facts.cases[1].text == "line 1: '2' is not what is expected"
     assert [result.points for result in facts.cases] == [1.0, 0.0, 1.0]
     assert facts.cases[1].run is not None and facts.cases[1].run.stdout == b"2\n"
-    assert facts.is_leaving
+    assert facts.facts is not None and facts.facts.is_leaving and not facts.facts.not_clean
 
 
 def test_the_tasks_files_and_a_cases_own_are_there_in_each_case_and_not_in_the_next(place: Place) -> None:
@@ -87,7 +107,7 @@ def test_a_build_is_run_once_and_what_it_left_is_there_in_each_case(place: Place
 def test_after_a_build_that_fails_no_case_is_run(place: Place) -> None:
     facts = followed(place, case("never"), build="echo why; exit 3")
     assert facts.build is not None and (facts.build.outcome, facts.build.exit_code) == (Outcome.FAILED, 3)
-    assert (facts.build.stdout, facts.cases) == (b"why\n", ())
+    assert (facts.build.stdout, facts.cases) == (b"why\n", [])
 
 
 def test_a_case_that_fails_can_be_the_last_one(place: Place) -> None:

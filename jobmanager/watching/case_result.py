@@ -1,0 +1,39 @@
+"""What becomes of one case whose run has ended: its verdict, and whether it printed what is expected."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from jobmanager.ipc.messages import CaseRun
+from jobmanager.model.result import CaseResult, Outcome, RunResult
+from jobmanager.results.comparing import compare
+from jobmanager.results.facts import RunFacts
+from jobmanager.results.run_result import run_result
+from jobmanager.results.verdict import Verdict
+
+_KEPT_STREAMS_BYTES = 2**20  # of the cases that failed together
+_CHECKED_STREAMS_BYTES = 2**26  # of those that a function of the caller's is to compare together
+
+
+def case_result(case: CaseRun, verdict: Verdict, facts: RunFacts, *, streams_kept: int) -> CaseResult:
+    """The result of a case whose run has ended. ``streams_kept``: bytes that earlier results have."""
+    run = run_result(verdict, facts)
+    outcome, text, correct = verdict.outcome, verdict.text, None
+    if outcome is Outcome.SUCCESS and case.check is not None and case.expected is not None:
+        comparison = compare(case.check, case.expected, run.stdout)
+        correct = comparison.is_correct
+        if not correct:
+            outcome, text = Outcome.FAILED, comparison.difference
+    points = case.points if outcome is Outcome.SUCCESS else 0.0
+    is_checked_later = case.is_checked_by_caller and outcome is Outcome.SUCCESS
+    most = _CHECKED_STREAMS_BYTES if is_checked_later else _KEPT_STREAMS_BYTES if outcome is not Outcome.SUCCESS else 0
+    run = _with_streams_cut(run, max(0, most - streams_kept))
+    return CaseResult(name=case.name, outcome=outcome, text=text, correct=correct, points=points, run=run)
+
+
+def _with_streams_cut(run: RunResult, most: int) -> RunResult:
+    """At most so many bytes of both streams together; what is cut is seen, as ever, by their lengths."""
+    stdout = run.stdout[:most]
+    stderr = run.stderr[: most - len(stdout)]
+    is_cut = run.output_cut or len(stdout) + len(stderr) < len(run.stdout) + len(run.stderr)
+    return replace(run, stdout=stdout, stderr=stderr, output_cut=is_cut)
