@@ -11,6 +11,8 @@ from jobmanager.hooks import HookManager
 from jobmanager.live_output.reader import LiveOutput
 from jobmanager.live_output.run_buffer import Output
 from jobmanager.manager import JobManager
+from jobmanager.model.case import Case
+from jobmanager.model.checks import Exact, Floats, Lines, Tokens
 from jobmanager.model.grader import Grader
 from jobmanager.model.host import TLS, DockerHost
 from jobmanager.model.job import JobInput
@@ -20,7 +22,7 @@ from jobmanager.model.network import Network
 from jobmanager.model.phase import Phase, Secret
 from jobmanager.model.pipeline import Pipeline
 from jobmanager.model.problems import Code, File, Match, MultipleChoice
-from jobmanager.model.result import Evidence, JobResult, Outcome, PhaseResult, ProblemResult, RunResult, Step, unpacked
+from jobmanager.model.result import CaseResult, Evidence, JobResult, Outcome, PhaseResult, ProblemResult, RunResult, Step, unpacked
 from jobmanager.model.task import Task
 from jobmanager.model.volume import Volume
 from jobmanager.sync import ClientSync
@@ -28,6 +30,8 @@ from jobmanager.sync import ClientSync
 __all__ = [
     "TLS",
     "CallbackInfo",
+    "Case",
+    "CaseResult",
     "Client",
     "ClientBuffer",
     "ClientFuture",
@@ -35,7 +39,9 @@ __all__ = [
     "Code",
     "DockerHost",
     "Evidence",
+    "Exact",
     "File",
+    "Floats",
     "Grader",
     "HookManager",
     "HostInfo",
@@ -45,6 +51,7 @@ __all__ = [
     "JobManagerError",
     "JobResult",
     "Limits",
+    "Lines",
     "LiveOutput",
     "Match",
     "MultipleChoice",
@@ -61,6 +68,7 @@ __all__ = [
     "Secret",
     "Step",
     "Task",
+    "Tokens",
     "Volume",
     "WaitingJob",
     "__version__",
