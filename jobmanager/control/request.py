@@ -89,6 +89,8 @@ def _debugged(task: Task | Pipeline, session_s: float) -> Task:
         raise InvalidInput('debug="ssh" is for a Task: a Pipeline has several containers; give the task of one phase alone')
     if not task.needs_container:
         raise InvalidInput('debug="ssh" needs a task that runs in a container: all problems of this one are answered without')
+    if task.cases:
+        raise InvalidInput('debug="ssh" is for a task with one run: give it without its cases')
     if task.user is not None or task.privileged:
         raise InvalidInput(
             'debug="ssh" cannot be had with user or privileged: the SSH server is the user 65534, and has a network;'
@@ -123,6 +125,8 @@ def _inputs_for(task: Task, inputs: JobInput) -> JobInput:
 
 
 def _run(task: Task, inputs: JobInput) -> RunRequest:
+    if task.cases and inputs.stdin:
+        raise InvalidInput("a task with cases has the standard input of each case: leave stdin out")
     files, executables = workspace_files(task, inputs), workspace_executables(task, inputs)
     return RunRequest(task=task, inputs=inputs, files=files, executables=executables)
 

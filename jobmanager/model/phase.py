@@ -115,10 +115,21 @@ class Phase(AsData, invalid=InvalidTask):
         for pattern in (*self.task.collect, *self.tests):
             if (volume := volume_of(pattern)) is not None and volume not in self.volumes:
                 raise InvalidTask(f"{pattern!r} is in the volume {volume!r}, which it does not have: name it in reads or in writes")
+        if self.task.cases:
+            _check_cases(self)
         for name in ("inputs", "allow_failure"):
             _checks.flag(name, getattr(self, name), InvalidTask)
         _checks.choice("when", self.when, get_args(When), InvalidTask)
         _checks.choice("blame", self.blame, get_args(Blame), InvalidTask)
+
+
+def _check_cases(phase: Phase) -> None:
+    if phase.writes:
+        raise InvalidTask("a phase with cases only reads volumes: what one case wrote there, the next one would find")
+    if phase.tests:
+        raise InvalidTask("a phase with cases has no test reports: its cases are its tests")
+    if any(case.runs_check_at_the_caller for case in phase.task.cases):
+        raise InvalidTask("a check that is a function runs when the whole job has ended: no phase can depend on it")
 
 
 def wants_inputs(task: Task) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import unified_diff
 
 import docker
@@ -263,6 +263,33 @@ def test_a_container_that_a_stranger_removes_is_a_crash_and_no_case_is_run_again
 
     assert result.outcome is Outcome.CRASH, result
     assert [name for name, _ in told.cases] == [f"n{number}" for number in range(1, len(told.cases) + 1)]
+
+
+@pytest.mark.daemon
+def test_a_container_that_died_of_a_case_is_replaced_and_that_case_keeps_its_outcome(
+    private_engine: PrivateDaemon, outsider: docker.DockerClient
+) -> None:
+    """It stands still when its limit is over, so that only the engine can end it."""
+    told = Told()
+    cases = [*numbered(2), Case("", name="stands still", wall_time_s=2), *numbered(4)[2:]]
+    program = "read word || sleep 60; cat made; echo $word"
+    expected = [replace(case, expected=b"made\n" + case.expected) if case.expected else case for case in cases]  # type: ignore[operator]
+    with JobManager(DockerHost(private_engine.url), hook_manager=told.hooks) as manager:
+        job = manager.submit(Task(BUSYBOX, build="echo made > made", command=program, cases=expected, limits=SMALL))
+        eventually(lambda: len(told.cases) == 2, what="two cases have ended", within_s=60)
+        (container,) = outsider.containers.list(filters={"label": f"{JOB_LABEL}={job.job_id}"})
+        container.pause()
+        result = job.result(60)
+
+    assert outcomes(result) == [
+        (Outcome.SUCCESS, True),
+        (Outcome.SUCCESS, True),
+        (Outcome.TIMEOUT, None),
+        (Outcome.SUCCESS, True),
+        (Outcome.SUCCESS, True),
+    ], result
+    assert (result.outcome, result.limit, result.grade) == (Outcome.TIMEOUT, "wall", 80.0)
+    assert [number for _, number in told.cases] == [1, 2, 3, 4, 5]
 
 
 # ---- in a phase

@@ -12,8 +12,9 @@ from jobmanager.model.grader import Grader
 from jobmanager.model.limits import Limits
 from jobmanager.model.result import CaseResult, JobResult, Outcome, RunResult
 from jobmanager.model.task import Task
-from jobmanager.results.case_results import with_cases
-from jobmanager.results.facts import InfrastructureFailure, RunCutOff, RunFacts
+from jobmanager.results.case_results import cases_verdict, with_cases
+from jobmanager.results.facts import CasesProgress
+from jobmanager.results.verdict import Verdict
 
 TASK = Task("e", command="c", cases=[Case(name="a", points=1), Case(name="b", points=2), Case(points=1)])
 RIGHT = RunResult(outcome=Outcome.SUCCESS, exit_code=0)
@@ -28,11 +29,16 @@ def ran(
 
 
 def told(
-    *cases: CaseResult, task: Task = TASK, build: RunResult | None = None, outcome: Outcome = Outcome.SUCCESS
+    *cases: CaseResult,
+    task: Task = TASK,
+    build: RunResult | None = None,
+    outcome: Outcome = Outcome.SUCCESS,
+    not_clean: str = "",
 ) -> JobResult:
-    ending = RunCutOff(cause=InfrastructureFailure(reason="of no importance here"))
-    facts = RunFacts(ending=ending, build=build, cases=cases)
-    return with_cases(JobResult(job_id="j", outcome=outcome, text="of the last run"), task, facts)
+    progress = CasesProgress(build=build, cases=cases)
+    verdict = cases_verdict(task, progress, Verdict(outcome=outcome, text="of the last run"), not_clean=not_clean)
+    result = JobResult(job_id="j", outcome=verdict.outcome, text=verdict.text, limit=verdict.limit)
+    return with_cases(result, task, progress, not_clean=not_clean)
 
 
 def test_when_all_are_right_so_is_the_job() -> None:
@@ -56,15 +62,23 @@ def test_a_wrong_answer_is_failed_though_its_run_ended_well() -> None:
 
 def test_a_build_that_fails_is_the_jobs_result_and_no_case_was_run() -> None:
     result = told(build=RunResult(outcome=Outcome.FAILED, text="exit code 1", exit_code=1, stderr=b"main.c:1"))
-    assert (result.outcome, result.text, result.grade, result.stderr) == (Outcome.FAILED, "exit code 1", 0.0, b"main.c:1")
+    assert (result.outcome, result.text, result.grade, result.stderr) == (Outcome.FAILED, "build: exit code 1", 0.0, b"main.c:1")
     assert [(case.name, case.outcome, case.text) for case in result.cases] == [(name, None, "not run") for name in ("a", "b", "3")]
     assert result.build is not None and result.build.exit_code == 1
 
 
 def test_cases_that_were_not_run_are_no_success() -> None:
-    result = told(ran("a"))
-    assert (result.outcome, result.text, result.grade) == (Outcome.FAILED, "case b: not run", 25.0)
+    result = told(ran("a"), not_clean="a process is left")
+    assert (result.outcome, result.text, result.grade) == (Outcome.FAILED, "case b: not run: a process is left", 25.0)
+    assert [case.outcome for case in result.cases] == [Outcome.SUCCESS, Outcome.FAILED, Outcome.FAILED]
     assert result.tests == {"a": True, "b": False, "3": False}
+
+
+def test_a_case_of_which_nobody_has_reported_is_a_crash() -> None:
+    result = told(ran("a"))
+    assert (result.outcome, result.text, result.grade) == (Outcome.CRASH, "what became of case b was not reported", 0.0)
+    task = Task("e", build="make", command="c", cases=[Case()])
+    assert told(task=task).text == "what became of its build was not reported"
 
 
 @pytest.mark.parametrize("outcome", [Outcome.CRASH, Outcome.KILLED])

@@ -18,9 +18,11 @@ import pytest
 import jobmanager
 from jobmanager import (
     TLS,
+    Case,
     Code,
     DockerHost,
     File,
+    Floats,
     Grader,
     JobInput,
     JobManager,
@@ -29,6 +31,7 @@ from jobmanager import (
     MultipleChoice,
     Network,
     Task,
+    Tokens,
     errors,
 )
 from jobmanager.control import child_process
@@ -193,12 +196,21 @@ SAMPLES = {
          "directory": str(FILE.parent / "no such folder"), "executables": ["f"],
          "problems": {"c": Code("c.py"), "m": Match("a")}, "limits": Limits(),
          "network": "mine", "env": {"A": "b"}, "collect": ["*.txt"], "retries": 1, "random_inputs": 2, "name": "n",
-         "user": None, "devices": (), "privileged": False},
+         "user": None, "devices": (), "privileged": False, "build": None, "build_limits": None, "cases": (),
+         "stop_at_first_failure": False},
         {"environment": "python3", "command": "echo x", "grader": None, "files": None, "directory": None, "executables": (),
          "problems": None,
          "limits": Limits(), "network": "off", "env": None, "collect": (), "retries": 0, "random_inputs": 0, "name": "",
-         "user": "1000:staff", "devices": ["/dev/kvm"], "privileged": False},
+         "user": "1000:staff", "devices": ["/dev/kvm"], "privileged": False, "build": ["make", "all"],
+         "build_limits": Limits(cpu_time_s=3), "cases": [Case("1", name="a"), Case(b"2")], "stop_at_first_failure": True},
     ],
+    Case: [
+        {"stdin": "1", "name": "n", "args": ["-v", "x"], "files": {"f": "text", "g": b"bytes"}, "cpu_time_s": 1.5, "wall_time_s": 3,
+         "output_kib": 5, "expected": "2", "check": Floats(absolute=0.5), "points": 2},
+        {"stdin": FILE, "name": "", "args": (), "files": None, "cpu_time_s": None, "wall_time_s": None, "output_kib": None,
+         "expected": FILE, "check": Tokens(), "points": 0.5},
+    ],
+    Floats: [{"absolute": 0.5, "relative": 1}],
     Volume: [{"size_mib": 32}],
     Secret: [{"name": "token", "variable": "TOKEN"}, {"name": "token", "variable": None}],
     Phase: [

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from tests.unit.test_docs import TOP
 
-RESERVED = {"Lines", "Run", "Runner"}
+RESERVED = {"Run", "Runner"}
 
 
 def class_names() -> Iterator[str]:

@@ -13,10 +13,12 @@ import pytest
 
 from jobmanager import (
     TLS,
+    CaseResult,
     Code,
     DockerHost,
     Evidence,
     File,
+    Floats,
     JobInput,
     JobResult,
     Limits,
@@ -101,6 +103,9 @@ IMAGE = Image(id="sha256:1", references=("a:latest",), labels={}, created_at_s=1
 INFO = EngineInfo(version="20.10", cores=2, memory_mib=1024, now_s=1.0, cgroup="2")
 SPEC = ContainerSpec(name="n", image="i", labels={"a": "b"}, limits=TASK.limits, network="mine")
 
+RUN_RESULT = RunResult(outcome=Outcome.SUCCESS, exit_code=0)
+CASE_RESULT = CaseResult(name="a", outcome=Outcome.SUCCESS, correct=True, points=1.0, run=RUN_RESULT)
+
 MESSAGES = [
     messages.StartContainer(address=ADDRESS, container=SPEC, timeout_s=1.0),
     messages.RemoveContainer(address=ADDRESS, name="n", manager_id="m", timeout_s=1.0),
@@ -117,6 +122,11 @@ MESSAGES = [
                             host_lost_timeout_s=1, host_check_interval_s=1, reconcile_interval_s=1),
     messages.MonitorContainer(job_id="j", container_id="1", container_name="n", command=("sh",), env={},
                               files={"a": b"1"}, stdin=b"", limits=TASK.limits, collect=("*",)),
+    messages.CaseRun(number=1, name="a", args=("-v",), stdin=b"1", files={"f": b"x"}, limits=TASK.limits, expected=b"2",
+                     check=Floats(absolute=0.5)),
+    messages.CasePlan(build=("make",), cases=(messages.CaseRun(number=1, name="a", limits=TASK.limits),), clearing_s=1.0),
+    messages.BuildDone(container_name="n", run=RUN_RESULT),
+    messages.CaseDone(container_name="n", number=1, result=CASE_RESULT),
     messages.GradingSettings(images={"": "sha256:1"}, cpu_time_s=1.0, memory_mib=64, network="off", most_students=8),
     messages.KillContainer(container_name="c"),
     messages.FetchOutput(container_name="c", stdout_from=1, stderr_from=0),

@@ -49,7 +49,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_folder_is_made_with_the_first_thing_that_is_kept_and_is_private(temporary: Path) -> None:
     folder = SpoolFolder()
     spool = Spool.in_folder(folder.path, "container")
-    assert spool.load() == b"" and list(temporary.iterdir()) == []
+    assert spool.load() == (0, b"") and list(temporary.iterdir()) == []
 
     spool.append(b"x")
 
