@@ -101,7 +101,7 @@ class CallbackManagers:
                 return
             if done.ssh_callback is not None:
                 _call_callback(job_id, done.ssh_callback, None, None, None, None)
-            result = done.result if isinstance(done, PublishReady) else _build_result(done)
+            result = with_callers_checks(done.result, done.task) if isinstance(done, PublishReady) else _build_result(done)
             self._report_result(result)
             if done.callback is not None:
                 _call_callback(job_id, done.callback, result)

@@ -169,16 +169,19 @@ class Dispatch:
             )
 
     def _case_ended(self, command: NotifyCaseEnded) -> None:
-        self._hooks.fire(
-            CaseEnded(
-                at_s=time.time(),
-                job_id=command.job_id,
-                phase=command.phase,
-                number=command.number,
-                of=command.of,
-                result=command.result,
+        try:
+            self._live_outputs.update(command.job_id)
+        finally:
+            self._hooks.fire(
+                CaseEnded(
+                    at_s=time.time(),
+                    job_id=command.job_id,
+                    phase=command.phase,
+                    number=command.number,
+                    of=command.of,
+                    result=command.result,
+                )
             )
-        )
 
     def _publish_result(self, command: PublishResult) -> None:
         """The hooks get the last output before the end. An error there must not cost the job its callback."""

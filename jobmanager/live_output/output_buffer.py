@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from jobmanager.ipc.messages import FetchOutput
 from jobmanager.live_output.run_buffer import Output, RunBuffer, RunPosition
+from jobmanager.results.facts import CapturedOutput
 from jobmanager.scheduling.job_record import OutputSource, RunSource
 
 
@@ -100,11 +101,16 @@ class OutputBuffer:
                 self._runs.append(RunBuffer(source.phase))
         run = self._runs[number]
         run.container = source.container or run.container
-        while source.facts is not None and not run.is_whole:
+        printed = _printed(source)
+        while printed is not None and not run.is_whole:
             with self._changing():
-                output = run.next_rest(source.facts.output)
+                output = run.next_rest(printed)
             if output is not None:
                 yield output
+        for case in source.progress.cases[run.cases :]:
+            with self._changing():
+                output = run.add_case(case)
+            yield output
 
     def _is_contradicted_by(self, source: OutputSource) -> bool:
         last = len(self._runs) - 1
@@ -141,3 +147,13 @@ class OutputBuffer:
                 return None  # it may still grow
             position.run, position.in_run = position.run + 1, RunPosition()
         return None
+
+
+def _printed(source: RunSource) -> CapturedOutput | None:
+    """All that a run has printed, once that is known. Of a run with cases it is what the build has printed."""
+    build = source.progress.build
+    if source.facts is not None or build is None:
+        return None if source.facts is None else source.facts.output
+    return CapturedOutput(
+        stdout=build.stdout, stderr=build.stderr, stdout_bytes=build.stdout_bytes, stderr_bytes=build.stderr_bytes
+    )

@@ -24,6 +24,8 @@ class OutputHooks:
     def fire_all(self, buffer: OutputBuffer, outputs: Iterable[Output]) -> None:
         """Fire the hooks for all that was added."""
         for output in outputs:
+            if output.case is not None:  # it has an event of its own
+                continue
             if output.starts_again:
                 buffer.missed_by_hooks.clear()
             if self.are_wanted():

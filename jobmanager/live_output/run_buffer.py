@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from jobmanager.ipc.messages import FetchOutput
 from jobmanager.model.as_data import AsData
+from jobmanager.model.result import CaseResult
 from jobmanager.results.facts import CapturedOutput
 
 _MAX_RECORD_BYTES = 65536  # of one record
@@ -25,6 +26,7 @@ class Output(AsData):
     missed_bytes: int = 0  # of this stream, before this data: this reader was too slow for them, or they were not kept
     starts_again: bool = False  # what came before does not count: the job is run again
     phase: str = ""  # the phase of a pipeline that printed it; empty for a task, and with ``starts_again``
+    case: CaseResult | None = None  # a case of a task has ended so; there is no data then
 
 
 def _none_of_both() -> dict[bool, int]:
@@ -39,6 +41,7 @@ class _Block:
     stderr: bool
     data: bytearray = field(default_factory=bytearray)
     missed_bytes: int = 0
+    case: CaseResult | None = None
 
     @property
     def weight(self) -> int:
@@ -47,7 +50,7 @@ class _Block:
 
     def can_take_more(self, stderr: bool) -> bool:
         """Whether the next bytes of this stream belong to it."""
-        return self.stderr is stderr and not self.missed_bytes and len(self.data) < _MAX_RECORD_BYTES
+        return self.stderr is stderr and not self.missed_bytes and self.case is None and len(self.data) < _MAX_RECORD_BYTES
 
 
 @dataclass(slots=True, kw_only=True)
@@ -69,6 +72,7 @@ class RunBuffer:
         self.phase = phase  # empty for a task
         self.container = ""  # empty while it has none
         self.is_whole = False  # it has all that the run printed, as far as that is known
+        self.cases = 0  # how many have ended
         self._blocks: deque[_Block] = deque()
         self._first = 0  # the number of the oldest block that is kept
         self._weight = 0
@@ -110,6 +114,14 @@ class RunBuffer:
         self._weight += _MIN_WEIGHT
         self._drop_oldest_ones()
         return Output(stderr=stderr, data=b"", missed_bytes=missed, phase=self.phase)
+
+    def add_case(self, case: CaseResult) -> Output:
+        """A case has ended."""
+        self.cases += 1
+        self._blocks.append(_Block(stderr=False, case=case))
+        self._weight += _MIN_WEIGHT
+        self._drop_oldest_ones()
+        return Output(stderr=False, data=b"", case=case, phase=self.phase)
 
     def next_rest(self, output: CapturedOutput) -> Output | None:
         """The next piece of what the run's facts have, and was not shown yet. None: there is no more, and the run is whole."""
@@ -179,6 +191,9 @@ class RunBuffer:
     def _next(self, position: RunPosition) -> Output | None:
         while (at := position.block - self._first) < len(self._blocks):
             block = self._blocks[at]
+            if position.offset == 0 and block.case is not None:
+                position.offset = 1
+                return Output(stderr=False, data=b"", case=block.case, phase=self.phase)
             if position.offset == 0 and block.missed_bytes:
                 position.offset = 1
                 position.passed[block.stderr] += block.missed_bytes

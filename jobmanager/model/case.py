@@ -11,9 +11,9 @@ from typing import Union
 from jobmanager.errors import InvalidTask
 from jobmanager.model import _checks
 from jobmanager.model._exact import make_exact
-from jobmanager.model._forms import form_of
+from jobmanager.model._forms import Form, Load, Store, form_of
 from jobmanager.model.as_data import AsData
-from jobmanager.model.checks import Check, Exact, Floats, Lines, Tokens
+from jobmanager.model.checks import CallersFunction, Check, Exact, Floats, Lines, Tokens
 
 CaseContent = Union[bytes, str, Path]
 
@@ -25,8 +25,29 @@ _MAX_ARGS = 1000
 _MAX_POINTS = 1e9
 _MAX_OUTPUT_KIB = 2**30
 _PIECES = re.compile(r"[0-9]+|[^0-9]+")
-_DATA = {"form": form_of(Check)}  # of a check; a function is none
 _BUILT_IN = (Exact, Lines, Tokens, Floats)
+
+
+class _CheckForm(Form):
+    """A check as data. A function is none: that there is one is all that can be written."""
+
+    def __init__(self) -> None:
+        self._record = form_of(Union[Check, CallersFunction])
+
+    def holds(self, value: object) -> bool:
+        return callable(value) or self._record.holds(value)
+
+    def is_such(self, data: object) -> bool:
+        return self._record.is_such(data)
+
+    def write(self, value: object, store: Store | None) -> object:
+        return self._record.write(value if self._record.holds(value) else CallersFunction(), store)
+
+    def read(self, data: object, load: Load | None) -> object:
+        return self._record.read(data, load)
+
+
+_DATA = {"form": _CheckForm()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +65,7 @@ class Case(AsData, invalid=InvalidTask):
         expected: what the program is to print on stdout; it never enters its container. None: nothing is compared.
         check: how that is compared: ``Exact()``, ``Lines()``, ``Tokens()``, ``Floats()``, or a function that takes the case
             and the program's standard output as bytes, and returns whether it is correct. The function runs in the caller's
-            process, after the last case.
+            process, after the last case. Data has no more of it than that there is one.
         points: what the case is worth when it is correct.
 
     Raises:
@@ -59,7 +80,7 @@ class Case(AsData, invalid=InvalidTask):
     wall_time_s: float | None = field(default=None, kw_only=True)
     output_kib: int | None = field(default=None, kw_only=True)
     expected: CaseContent | None = field(default=None, kw_only=True, repr=False)
-    check: Check | Callable[[Case, bytes], bool] = field(default_factory=Lines, kw_only=True, metadata=_DATA)
+    check: Check | CallersFunction | Callable[[Case, bytes], bool] = field(default_factory=Lines, kw_only=True, metadata=_DATA)
     points: float = field(default=1.0, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -115,7 +136,7 @@ class Case(AsData, invalid=InvalidTask):
             _checks.positive_int("output_kib", self.output_kib, InvalidTask, at_most=_MAX_OUTPUT_KIB)
         if not _checks.is_finite(self.points) or not 0 <= self.points <= _MAX_POINTS:
             raise InvalidTask(f"points must be a number from 0 to {_MAX_POINTS:g}, not {self.points!r}")
-        if isinstance(self.check, type) or not (isinstance(self.check, _BUILT_IN) or callable(self.check)):
+        if isinstance(self.check, type) or not (isinstance(self.check, (*_BUILT_IN, CallersFunction)) or callable(self.check)):
             raise InvalidTask(f"check must be Exact(), Lines(), Tokens(), Floats() or a function, not {self.check!r}")
 
 

@@ -51,4 +51,9 @@ class Floats(AsData, kind="floats", invalid=InvalidTask):
                 raise InvalidTask(f"{name} must be a number from 0 on, not {value!r}")
 
 
+@dataclass(frozen=True, slots=True)
+class CallersFunction(AsData, kind="function", invalid=InvalidTask):
+    """In the place of a function of the caller's where a case is data: on another machine, or in a file. It compares nothing."""
+
+
 Check = Union[Exact, Lines, Tokens, Floats]

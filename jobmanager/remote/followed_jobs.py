@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -18,14 +18,14 @@ from jobmanager.live_output.output_buffer import OutputBuffer
 from jobmanager.live_output.output_hooks import OutputHooks
 from jobmanager.live_output.reader import LiveOutput
 from jobmanager.live_output.run_buffer import Output
-from jobmanager.model.result import JobResult, PrintedOutput
+from jobmanager.model.result import CaseResult, JobResult, PrintedOutput
 from jobmanager.remote.open_jobs import OpenJob, OpenJobs
 from jobmanager.remote.output import MAX_ENVELOPE_BYTES, JobOutputStream, OutputPiece
 from jobmanager.remote.records import BadMessage, NodeCommand
 from jobmanager.remote.signed_messages import opened, signed
 from jobmanager.remote.signing import BadSignature, Signer
 from jobmanager.remote.store import ClusterStore
-from jobmanager.results.facts import CapturedOutput, ContainerEnded, RunCutOff, RunFacts
+from jobmanager.results.facts import NO_PROGRESS, CapturedOutput, CasesProgress, ContainerEnded, RunCutOff, RunFacts
 from jobmanager.scheduling.job_record import OutputSource, RunSource
 from jobmanager.threads.log_thread import logger
 
@@ -225,15 +225,27 @@ class FollowedJobs:
 
 def _source_of(result: JobResult, placement: int, shown: Iterable[RunSource]) -> OutputSource:
     """What a result has of a job's output: first what was shown of it, in that order."""
-    printed: dict[str, PrintedOutput] = {phase.name: phase.run for phase in result.phases if phase.run is not None}
+    printed: dict[str, PrintedOutput | None] = {
+        phase.name: phase.build if phase.cases else phase.run for phase in result.phases if phase.run is not None
+    }
+    cases = {phase.name: CasesProgress(cases=_ended(phase.cases)) for phase in result.phases}
     if not result.phases:
-        printed[""] = result
+        printed[""], cases[""] = result.build if result.cases else result, CasesProgress(cases=_ended(result.cases))
     runs = [
-        RunSource(phase=run.phase, container=run.container, facts=_facts(printed.pop(run.phase, None)))
+        RunSource(
+            phase=run.phase,
+            container=run.container,
+            facts=_facts(printed.pop(run.phase, None)),
+            progress=cases.get(run.phase, NO_PROGRESS),
+        )
         for run in shown
     ]
-    runs += [RunSource(phase=phase, facts=_facts(output)) for phase, output in printed.items()]
+    runs += [RunSource(phase=phase, facts=_facts(output), progress=cases[phase]) for phase, output in printed.items()]
     return OutputSource(placement=placement, runs=tuple(runs), ended=True)
+
+
+def _ended(cases: Sequence[CaseResult]) -> tuple[CaseResult, ...]:
+    return tuple(case for case in cases if case.run is not None)
 
 
 def _facts(printed: PrintedOutput | None) -> RunFacts:

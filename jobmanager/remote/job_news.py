@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable
 
 from jobmanager._callback_manager import Done
-from jobmanager.events import JobPlaced, JobStarted, PhaseEnded, PhaseStarted
+from jobmanager.errors import InvalidValue
+from jobmanager.events import CaseEnded, JobPlaced, JobStarted, PhaseEnded, PhaseStarted
 from jobmanager.hooks import HookManager
 from jobmanager.model.listings import QueueInfo
-from jobmanager.model.result import Outcome
+from jobmanager.model.result import CaseResult, Outcome
 from jobmanager.remote.cluster_view import ClusterView
 from jobmanager.remote.followed_jobs import FollowedJobs
 from jobmanager.remote.open_jobs import OpenJob, OpenJobs
@@ -54,6 +55,7 @@ class JobNews:
             "requeued": self._requeued,
             "phase_started": self._phase_started,
             "phase_ended": self._phase_ended,
+            "cases_ended": self._cases_ended,
             "ssh": self._ssh,
         }
 
@@ -123,6 +125,16 @@ class JobNews:
                 host=event.node,
             )
         )
+
+    def _cases_ended(self, job: OpenJob, event: ClientEvent) -> None:
+        try:
+            cases = [CaseResult.from_json(case) for case in event.cases]
+        except InvalidValue as error:
+            raise BadMessage(f"no case: {error}") from None
+        for number, case in enumerate(cases, event.number):
+            self._hooks.fire(
+                CaseEnded(at_s=time.time(), job_id=job.job_id, number=number, of=event.of, result=case, phase=event.phase)
+            )
 
     def _ssh(self, job: OpenJob, event: ClientEvent) -> None:
         password = self._signer.unseal("ssh", event.sealed, self._client).decode("utf-8", "replace")

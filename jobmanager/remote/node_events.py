@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from redis.exceptions import RedisError
 
-from jobmanager.events import JobEnded, JobStarted, PhaseEnded, PhaseStarted
+from jobmanager.events import CaseEnded, JobEnded, JobStarted, PhaseEnded, PhaseStarted
 from jobmanager.hooks import HookManager
+from jobmanager.model.result import CaseResult
 from jobmanager.remote.node_jobs import HeldJob, NodeJobs
 from jobmanager.remote.records import ClientEvent
 from jobmanager.remote.signed_messages import signed
@@ -14,6 +17,10 @@ from jobmanager.remote.store import ClusterStore
 from jobmanager.threads.log_thread import logger
 
 _log = logger(__name__)
+
+_CASES_S = 0.2  # between two messages about the cases of a job
+_MOST_CASES = 20  # in one
+_MAX_TEXT = 300  # of a case, in news
 
 
 class NodeEvents:
@@ -24,12 +31,15 @@ class NodeEvents:
         self._signer = signer
         self._node = node
         self._jobs = jobs
+        self._cases: dict[str, list[CaseEnded]] = {}  # by R: those that have ended and were not told. Only the hooks' thread has it
+        self._told_at: dict[str, float] = {}
 
     def listen(self, hooks: HookManager) -> None:
         """Have these hooks call us."""
         hooks.add(JobStarted, self._job_started)
         hooks.add(PhaseStarted, self._phase_started)
         hooks.add(PhaseEnded, self._phase_ended)
+        hooks.add(CaseEnded, self._case_ended)
         hooks.add(JobEnded, self._job_ended)
 
     def tell_ssh(
@@ -60,12 +70,34 @@ class NodeEvents:
             outcome = event.outcome.value
             self._send(job, self._event(job, "phase_ended", phase=event.phase, number=event.number, outcome=outcome))
 
+    def _case_ended(self, event: CaseEnded) -> None:
+        """Cases are quick: those of a moment are told together."""
+        job = self._jobs.find_local(event.job_id)
+        if job is None:
+            return
+        waiting = self._cases.get(job.r)
+        if waiting is not None and (waiting[-1].phase != event.phase or len(waiting) >= _MOST_CASES):
+            self._tell_cases(job)
+        self._cases.setdefault(job.r, []).append(event)
+        if event.number == event.of or event.at_s - self._told_at.get(job.r, 0.0) >= _CASES_S:
+            self._tell_cases(job)
+            self._told_at[job.r] = event.at_s
+
+    def _tell_cases(self, job: HeldJob) -> None:
+        ended = self._cases.pop(job.r, None)
+        if ended:
+            cases = tuple(_as_news(each.result).to_json() for each in ended)
+            first = ended[0]
+            self._send(job, self._event(job, "cases_ended", phase=first.phase, number=first.number, of=first.of, cases=cases))
+
     def _job_ended(self, event: JobEnded) -> None:
         """The last news of a job, and what its result waits for."""
         if (job := self._jobs.find_local(event.job_id)) is not None:
+            self._tell_cases(job)
+            self._told_at.pop(job.r, None)
             job.is_told.set()
 
-    def _event(self, job: HeldJob, event: str, **fields: str | int) -> ClientEvent:
+    def _event(self, job: HeldJob, event: str, **fields: str | int | tuple[str, ...]) -> ClientEvent:
         return ClientEvent(event=event, r=job.r, node=self._node, **fields)  # type: ignore[arg-type]
 
     def _send(self, job: HeldJob, event: ClientEvent) -> None:
@@ -73,3 +105,9 @@ class NodeEvents:
             self._store.send_event(job.header.client, signed(self._signer, event))
         except RedisError as error:
             _log.debug("an event of job %s is lost: %s", job.header.job_id, error)
+
+
+def _as_news(case: CaseResult) -> CaseResult:
+    """Without what was printed, which comes with the job's result."""
+    run = None if case.run is None else replace(case.run, stdout=b"", stderr=b"", text=case.run.text[:_MAX_TEXT], evidence=())
+    return replace(case, text=case.text[:_MAX_TEXT], run=run)

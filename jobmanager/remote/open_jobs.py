@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from jobmanager.control.lifetime import closed
 from jobmanager.errors import DuplicateJob, QueueFull
 from jobmanager.model.job import Request
+from jobmanager.model.pipeline import Pipeline
 from jobmanager.model.result import Callback, JobResult, SSHCallback
+from jobmanager.model.task import Task
 from jobmanager.remote.payload import Packed
 from jobmanager.remote.store import NewJob, SeenState
 from jobmanager.results.verdict import KillReason, Verdict, killed_verdict
@@ -38,6 +40,7 @@ class OpenJob:
     sent: NewJob | None = None  # None: it needs no container, or a process before this one has sent it
     packed: Packed | None = field(default=None, repr=False)  # with its blobs, should they have to be uploaded again
     request: Request | None = field(default=None, repr=False)  # until it is accepted
+    task: Task | Pipeline | None = field(default=None, repr=False)  # whose functions are to check its cases
     losses: int = 0  # how often Redis had lost data when it was about to be sent
     is_accepted: bool = False
     seen: SeenState = field(default_factory=SeenState)

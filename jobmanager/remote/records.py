@@ -138,13 +138,15 @@ class ClientEvent(Message):
 
     kind_of_signature: ClassVar[str] = "event"
 
-    event: str  # "placed", "started", "phase_started", "phase_ended", "requeued", "ssh", "answer"
+    event: str  # "placed", "started", "phase_started", "phase_ended", "cases_ended", "requeued", "ssh", "answer"
     r: str
     node: str = ""
     token: str = ""  # of the placement, for "placed" and "started"
     incarnation: str = ""  # of the node, for the same
     phase: str = ""
     number: int = 0
+    of: int = 0  # how many cases there are
+    cases: tuple[str, ...] = ()  # from that number on: each a ``CaseResult`` as JSON text, without what was printed
     outcome: str = ""
     port: int = 0
     user: str = ""

@@ -284,7 +284,7 @@ class RunningClient:
         """A job has its result."""
         self._accepted(job)
         self._followed.ended(job, result)
-        self.callbacks.put(PublishReady(result=result, callback=job.callback, ssh_callback=job.ssh_callback))
+        self.callbacks.put(PublishReady(result=result, callback=job.callback, ssh_callback=job.ssh_callback, task=job.task))
 
     def _on_result(self, result: JobResult) -> None:
         self._hooks.fire(JobEnded(at_s=time.time(), job_id=result.job_id, result=result))

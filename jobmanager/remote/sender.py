@@ -91,6 +91,7 @@ class Sender:
             sent=sent,
             packed=packed,
             request=request,
+            task=task if isinstance(task, Task) and any(callable(case.check) for case in task.cases) else None,
         )
 
     def hand_over(self, job: OpenJob, *, is_wanted: Callable[[], bool]) -> None:

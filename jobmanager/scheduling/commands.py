@@ -8,7 +8,9 @@ from typing import Union
 
 from jobmanager.model.job import Request
 from jobmanager.model.limits import Limits
+from jobmanager.model.pipeline import Pipeline
 from jobmanager.model.result import Callback, CaseResult, JobResult, Outcome, SSHCallback, Step
+from jobmanager.model.task import Task
 from jobmanager.results.facts import NO_PROGRESS, CasesProgress, LimitHit, RunFacts
 from jobmanager.results.pipeline_result import PhaseReport
 from jobmanager.results.verdict import Verdict
@@ -136,6 +138,7 @@ class PublishReady:
     result: JobResult
     callback: Callback | None
     ssh_callback: SSHCallback | None = None  # of debug="ssh", when it was not called yet
+    task: Task | Pipeline | None = None  # whose functions are to check its cases
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

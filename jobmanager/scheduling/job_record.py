@@ -63,7 +63,7 @@ class RunRecord:
     def output_source(self) -> RunSource:
         """Where its output can be read."""
         phase = self.request.phase.name if self.request.phase is not None else ""
-        return RunSource(phase=phase, container=self.container_name, facts=self.facts)
+        return RunSource(phase=phase, container=self.container_name, facts=self.facts, progress=self.progress)
 
     def busy_for_s(self, now: float) -> float:
         """For how long its container has had it; 0 while none has."""
@@ -184,6 +184,7 @@ class RunSource:
     phase: str = ""  # of a pipeline
     container: str = ""  # empty while it has none
     facts: RunFacts | None = None  # once it has ended, if it was seen
+    progress: CasesProgress = NO_PROGRESS  # of its cases
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from jobmanager.model._escapes import one_line
 from jobmanager.model.case import Case
 from jobmanager.model.result import CaseResult, JobResult, Outcome
 from jobmanager.model.task import Task
-from jobmanager.results.case_results import cases_verdict, with_cases
+from jobmanager.results.case_results import NOT_CHECKED, cases_verdict, with_cases
 from jobmanager.results.facts import CasesProgress
 from jobmanager.results.verdict import Verdict
 from jobmanager.threads.user_code import call_user_code
@@ -23,24 +23,30 @@ _SHOWN_CHARS = 200
 
 def with_callers_checks(result: JobResult, task: object) -> JobResult:
     """The result after the functions of the task's cases have said what is correct. Without such functions it is the same."""
-    if not isinstance(task, Task) or not any(case.runs_check_at_the_caller for case in task.cases):
+    if not isinstance(task, Task) or not any(callable(case.check) for case in task.cases) or not result.cases:
         return result
     cases = tuple(_checked(case, given) for case, given in zip(task.cases, result.cases, strict=True))
-    result = replace(result, cases=cases)
-    if result.outcome in _OVERRIDING:
-        return result
+    if result.outcome in _OVERRIDING or all(before is after for before, after in zip(result.cases, cases, strict=True)):
+        return replace(result, cases=cases)
     progress = CasesProgress(build=result.build, cases=cases)
     verdict = cases_verdict(task, progress, Verdict(outcome=Outcome.SUCCESS))
-    if verdict.outcome is not Outcome.SUCCESS:
-        result = replace(
-            result, outcome=verdict.outcome, text=verdict.text, limit=verdict.limit, evidence=verdict.evidence, tests={}
-        )
-    return with_cases(replace(result, tests={}), task, progress)
+    decided = replace(
+        result, outcome=verdict.outcome, text=verdict.text, limit=verdict.limit, evidence=verdict.evidence, tests={}
+    )
+    return with_cases(_with_local_problems(decided), task, progress)
+
+
+def _with_local_problems(result: JobResult) -> JobResult:
+    """A wrong answer to a problem that needs no container makes a success a failure, as ever."""
+    wrong = [problem for problem in result.problems.values() if problem.outcome is Outcome.FAILED]
+    if result.outcome is not Outcome.SUCCESS or not wrong:
+        return result
+    return replace(result, outcome=Outcome.FAILED, text="\n".join(problem.text for problem in wrong if problem.text))
 
 
 def _checked(case: Case, result: CaseResult) -> CaseResult:
     """A case whose run ended well, after its function was asked."""
-    if not case.runs_check_at_the_caller or result.outcome is not Outcome.SUCCESS or result.run is None:
+    if not callable(case.check) or result.text != NOT_CHECKED or result.run is None:
         return result
     run = result.run
     silent = replace(run, stdout=b"", stderr=b"", output_cut=run.stdout_bytes + run.stderr_bytes > 0)
@@ -51,7 +57,7 @@ def _checked(case: Case, result: CaseResult) -> CaseResult:
     if problem:
         return replace(result, outcome=Outcome.ERROR, text=problem, points=0.0, run=run)
     if said:
-        return replace(result, correct=True, run=silent)
+        return replace(result, outcome=Outcome.SUCCESS, text="", correct=True, points=case.points, run=silent)
     return replace(result, outcome=Outcome.FAILED, text="its check says that this is wrong", correct=False, points=0.0, run=run)
 
 

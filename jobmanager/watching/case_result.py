@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from jobmanager.ipc.messages import CaseRun
 from jobmanager.model.result import CaseResult, Outcome, RunResult
+from jobmanager.results.case_results import NOT_CHECKED
 from jobmanager.results.comparing import compare
 from jobmanager.results.facts import RunFacts
 from jobmanager.results.run_result import run_result
@@ -19,13 +20,15 @@ def case_result(case: CaseRun, verdict: Verdict, facts: RunFacts, *, streams_kep
     """The result of a case whose run has ended. ``streams_kept``: bytes that earlier results have."""
     run = run_result(verdict, facts)
     outcome, text, correct = verdict.outcome, verdict.text, None
-    if outcome is Outcome.SUCCESS and case.check is not None and case.expected is not None:
+    is_checked_later = case.is_checked_by_caller and outcome is Outcome.SUCCESS
+    if is_checked_later:
+        outcome, text = Outcome.ERROR, NOT_CHECKED
+    elif outcome is Outcome.SUCCESS and case.check is not None and case.expected is not None:
         comparison = compare(case.check, case.expected, run.stdout)
         correct = comparison.is_correct
         if not correct:
             outcome, text = Outcome.FAILED, comparison.difference
     points = case.points if outcome is Outcome.SUCCESS else 0.0
-    is_checked_later = case.is_checked_by_caller and outcome is Outcome.SUCCESS
     most = _CHECKED_STREAMS_BYTES if is_checked_later else _KEPT_STREAMS_BYTES if outcome is not Outcome.SUCCESS else 0
     run = _with_streams_cut(run, max(0, most - streams_kept))
     return CaseResult(name=case.name, outcome=outcome, text=text, correct=correct, points=points, run=run)

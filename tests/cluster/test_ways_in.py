@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from jobmanager import (
+    Case,
     Client,
     ClientBuffer,
     ClientFuture,
@@ -213,6 +214,62 @@ def test_hooks_are_told_in_order(start_client: Callable[..., JobManager]) -> Non
     assert [kind for kind in kinds if kind != "JobDeleted"] == [
         *("JobQueued", "JobPlaced", "JobStarted", "PhaseStarted", "PhaseEnded", "JobEnded")
     ]
+
+
+CASES = Task(
+    "busybox",
+    build="echo built",
+    command="cat",
+    cases=[
+        Case("1\n", expected="1"),
+        Case("2\n", expected="3", points=2),
+        Case("3\n", name="by a function", check=lambda case, output: output == b"3\n"),
+        Case("4\n", name="by another", check=lambda case, output: output == b"3\n"),
+    ],
+)
+
+
+def test_cases_have_their_results_and_functions_of_the_caller_check_in_its_process(client: JobManager) -> None:
+    result = client.submit(CASES).result(PATIENCE_S)
+
+    assert result.build is not None and result.build.stdout == b"built\n"
+    assert [(case.name, case.outcome, case.correct, case.points) for case in result.cases] == [
+        ("1", Outcome.SUCCESS, True, 1.0),
+        ("2", Outcome.FAILED, False, 0.0),
+        ("by a function", Outcome.SUCCESS, True, 1.0),
+        ("by another", Outcome.FAILED, False, 0.0),
+    ]
+    assert (result.outcome, result.text, result.grade) == (Outcome.FAILED, "case 2: line 1: '2' is not what is expected", 40.0)
+    assert result.tests == {"1": True, "2": False, "by a function": True, "by another": False}
+
+
+def test_when_all_cases_are_right_functions_have_their_say_still(client: JobManager) -> None:
+    said: list[str] = []
+
+    def check(case: Case, output: bytes) -> bool:
+        said.append(f"{threading.current_thread().name}: {case.name}: {output.decode()}")
+        return True
+
+    task = Task("busybox", command="cat", cases=[Case("1", name="a", check=check), Case("2", name="b", check=check)])
+    result = client.submit(task).result(PATIENCE_S)
+    assert (result.outcome, result.grade, result.text) == (Outcome.SUCCESS, 100.0, "")
+    assert [told.partition(": ")[2] for told in said] == ["a: 1", "b: 2"]
+
+
+def test_cases_are_followed_and_told_as_they_end(start_client: Callable[..., JobManager]) -> None:
+    hooks, told = HookManager(), list[tuple[int, int, str, bool | None]]()
+    hooks.add(events.CaseEnded, lambda event: told.append((event.number, event.of, event.result.name, event.result.correct)))
+    client = start_client(hook_manager=hooks)
+    cases = [Case(f"{number}\n", name=f"n{number}", expected=f"{number}") for number in range(1, 31)]
+    future = client.submit(Task("busybox", build="echo built", command="cat", cases=cases))
+    pieces = list(client.follow(future.job_id, timeout_s=PATIENCE_S))
+    result = future.result(PATIENCE_S)
+
+    assert result.outcome is Outcome.SUCCESS
+    assert [piece.data for piece in pieces if piece.case is None] == [b"built\n"]
+    assert [piece.case.name for piece in pieces if piece.case is not None] == [f"n{number}" for number in range(1, 31)]
+    eventually(lambda: len(told) >= 30)
+    assert told == [(number, 30, f"n{number}", True) for number in range(1, 31)]
 
 
 def have_all_slots(client: JobManager, futures: list[JobFuture]) -> None:
