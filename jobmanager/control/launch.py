@@ -38,7 +38,7 @@ def container_spec(
         name=command.container,
         image=command.image,
         labels=labels(manager_id, request.job_id, request.task.wall_s + _LEASE_SLACK_S, owner),
-        limits=task.limits,
+        limits=task.first_limits,
         network=task.network,
         workspace=task.workspace,
         shares=task.grader is not None,

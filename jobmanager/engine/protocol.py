@@ -16,6 +16,7 @@ from jobmanager.model.container import (
     Usage,
     VolumeInfo,
 )
+from jobmanager.model.limits import Limits
 
 
 class EngineError(Exception):
@@ -161,6 +162,15 @@ class Engine(Protocol):
 
     def kill(self, container: str) -> None:
         """SIGKILL; raises NoSuchContainer, NotRunning."""
+        ...
+
+    def set_limits(self, container: str, limits: Limits) -> None:
+        """Give a running container these limits of memory and processes.
+
+        Raises:
+            NoSuchContainer: it is not there.
+            Refused, EngineFailed: it has more memory than that, for instance.
+        """
         ...
 
     def usage(self, container: str) -> Usage | None:

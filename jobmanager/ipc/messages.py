@@ -174,6 +174,11 @@ class CasePlan:
     cases: tuple[CaseRun, ...]  # those that have not ended
     streams_kept: int = 0  # bytes of output that results of earlier cases have
     clearing_s: float  # for all that is done between the runs
+
+    def changes_limits(self, limits: Limits) -> bool:
+        """Whether the container has other limits of memory or processes while it builds."""
+        build = self.build_limits if self.build is not None else None
+        return build is not None and (build.memory_mib, build.processes) != (limits.memory_mib, limits.processes)
     stop_at_first_failure: bool = False
 
 

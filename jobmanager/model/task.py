@@ -24,7 +24,7 @@ from jobmanager.model.problems import Code, File, Match, MultipleChoice, Problem
 from jobmanager.model.volume import file_pattern
 
 Content = bytes | str | Path
-FIXED_LIMITS = ("memory_mib", "processes", "open_files", "workspace_mib", "cpus")  # a container's, and not a run's
+FIXED_LIMITS = ("open_files", "workspace_mib", "archive_mib", "cpus")  # a container's, for all its runs
 
 _MAX_BYTES = 2**30  # read into memory for one job
 _MAX_RETRIES = 100
@@ -67,8 +67,8 @@ class Task(VersionedAsData, kind="task", invalid=InvalidTask):
             for programs that you trust with that machine. Not together with a network or a grader.
         build: a command that runs once before the cases, which then begin with what it has left in the workspace. When it fails,
             no case is run, and ``JobResult.build`` says why.
-        build_limits: what the build may use of CPU time, wall clock and output; None: as a case. What a container fixes (memory,
-            processes, open files, workspace, cpus) is the same for all runs.
+        build_limits: what the build may use of memory, processes, CPU time, wall clock and output; None: as a case. What a
+            container fixes (open files, workspace, cpus) is the same for all runs.
         cases: the command is run once for each of them, in one container, and nothing goes from one to the next. Not together
             with a grader, a standard input or files to collect.
         stop_at_first_failure: whether the cases after the first one that is no success are left out.
@@ -199,6 +199,11 @@ class Task(VersionedAsData, kind="task", invalid=InvalidTask):
         """For how long a container may be cleared between its cases, all of them together."""
         return _CLEARING_S + _CLEARING_OF_A_CASE_S * len(self.cases) if self.cases else 0.0
 
+    @property
+    def first_limits(self) -> Limits:
+        """What its container is made with: the limits of the build, where there is one."""
+        return self.limits if self.build is None or self.build_limits is None else self.build_limits
+
     def limits_of(self, case: Case) -> Limits:
         """What one of its cases may use."""
         own = {name: value for name in CASE_LIMITS if (value := getattr(case, name)) is not None}
@@ -221,7 +226,7 @@ class Task(VersionedAsData, kind="task", invalid=InvalidTask):
         Such files are in memory that is charged to the container that wrote them, and to none once that has ended.
         """
         if self.grader is None:
-            return self.limits.memory_mib
+            return max(self.limits.memory_mib, self.first_limits.memory_mib)
         return self.limits.memory_mib + self.grader.students_memory_mib(self.limits) + self.limits.workspace_mib
 
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from jobmanager.engine.protocol import Engine, EngineError, NoSuchContainer
+from jobmanager.engine.protocol import Engine, EngineError, NoSuchContainer, Unreachable
 from jobmanager.ipc.messages import BuildDone, CaseDone, CasePlan, CaseRun, FetchOutput, LimitReached, MonitorContainer
 from jobmanager.model.result import Outcome
 from jobmanager.results.facts import (
@@ -137,6 +137,7 @@ class CasesMonitor:
         self._output = CapturedOutput()  # of the build
         self._streams_kept = self._plan.streams_kept
         self._is_kept = False
+        self._has_its_limits = not self._plan.changes_limits(job.limits)
         self._clearing_left_s = self._plan.clearing_s
 
     @property
@@ -297,6 +298,8 @@ class CasesMonitor:
             self._is_kept = True
         if run.case is not None and (run.case.number > 1 or self._plan.build is not None):
             self._clear()
+        if not self._has_its_limits:
+            self._set_limits()
 
     def _is_taken(self, number: int) -> bool:
         """Whether the runner has taken this run, or a later one, of an earlier waiter."""
@@ -322,6 +325,18 @@ class CasesMonitor:
         assert isinstance(kept, Kept)
         if kept.errno:
             raise _NotClean(f"what its cases begin with cannot be kept (errno {kept.errno})")
+
+    def _set_limits(self) -> None:
+        """From those of the build to those of the cases. A container that is taken over may have them already: again then."""
+        try:
+            self._engine.set_limits(self._job.container_id, self._job.limits)
+        except NoSuchContainer as error:
+            raise self._cut_off(RemovedExternally()) from error
+        except Unreachable as error:
+            raise self._cut_off(InfrastructureFailure(reason=f"its limits could not be set: {error}")) from error
+        except EngineError as error:
+            raise _NotClean(f"what the build has left does not fit into the limits of a case: {error}") from error
+        self._has_its_limits = True
 
     def _made_at_s(self) -> float:
         try:

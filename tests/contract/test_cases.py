@@ -104,6 +104,13 @@ def test_a_build_is_run_once_and_what_it_left_is_there_in_each_case(place: Place
     assert [result.outcome for result in facts.cases] == [Outcome.SUCCESS] * 3
 
 
+def test_a_build_may_have_other_limits_of_memory_and_processes_than_the_cases(place: Place) -> None:
+    facts = followed(
+        place, case("after"), build="true", build_limits=replace(LIMITS, memory_mib=96, processes=10, cpu_time_s=9), command="true"
+    )
+    assert facts.build is not None and [result.outcome for result in facts.cases] == [Outcome.SUCCESS]
+
+
 def test_after_a_build_that_fails_no_case_is_run(place: Place) -> None:
     facts = followed(place, case("never"), build="echo why; exit 3")
     assert facts.build is not None and (facts.build.outcome, facts.build.exit_code) == (Outcome.FAILED, 3)

@@ -282,6 +282,11 @@ def test_a_volume_that_a_container_has_cannot_be_removed(place: Place) -> None:
             place.engine.remove_volume(volume.name)
 
 
+def test_limits_of_an_absent_container_raise_no_such_container(place: Place) -> None:
+    with pytest.raises(NoSuchContainer):
+        place.engine.set_limits(NOBODY, Limits())
+
+
 # ---- CPU time
 
 

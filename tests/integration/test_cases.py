@@ -78,6 +78,25 @@ def test_a_build_that_never_ends_is_stopped(shared_manager: JobManager) -> None:
     assert outcomes(result) == [(None, None)]
 
 
+def test_a_build_may_have_more_memory_and_processes_than_the_cases(shared_manager: JobManager) -> None:
+    uses = "x = bytearray(100 * 2**20); print('enough')"
+    forks = "import os\nfor _ in range(20): os.fork() or os._exit(0)"
+    cases = [Case(uses, name="memory"), Case(forks + "\nprint('enough')", name="processes"), Case("print(1)", expected="1")]
+    task = Task(
+        PYTHON,
+        build=["python3", "-c", f"{uses}\n{forks}"],
+        build_limits=Limits(memory_mib=256, processes=40, workspace_mib=8),
+        command=["python3", "-c", ECHO],
+        cases=cases,
+        limits=Limits(memory_mib=64, processes=10, workspace_mib=8),
+    )
+    result = run(shared_manager, task)
+    assert result.build is not None and result.build.stdout == b"enough\n", result
+    assert result.cases[0].outcome is Outcome.OVERFLOW and result.cases[2].correct, result
+    assert result.cases[0].run is not None and result.cases[0].run.limit == "memory"
+    assert result.cases[1].run is not None and result.cases[1].run.limit == "processes", result
+
+
 # ---- nothing goes from one case to the next
 
 PROBE = r"""

@@ -103,7 +103,7 @@ REFUSED: dict[str, dict[str, Any]] = {
     "a task has cases or a grader, not both": {"command": None, "grader": Grader(run="x")},
     "a task with cases needs a command": {"command": None},
     "a task with cases collects no files": {"collect": ["*"]},
-    "build_limits has another memory_mib than limits": {"build_limits": Limits(memory_mib=512)},
+    "build_limits has another workspace_mib than limits": {"build_limits": Limits(workspace_mib=512)},
     "runs after the last case": {"cases": [Case(check=lambda case, output: True)], "stop_at_first_failure": True},
     "build is for a task with cases": {"cases": (), "build": "make"},
     "stop_at_first_failure is for a task with cases": {"cases": (), "stop_at_first_failure": True},

@@ -200,6 +200,7 @@ CALLS = {
     "list": lambda engine: engine.list({"a": None}),
     "write_file": lambda engine: engine.write_file("c", "/etc/passwd", b"x"),
     "kill": lambda engine: engine.kill("c"),
+    "set_limits": lambda engine: engine.set_limits("c", Limits()),
     "usage": lambda engine: engine.usage("c"),
     "archive": lambda engine: list(engine.archive("c", "/job")),
     "wait_until_ended": lambda engine: engine.wait_until_ended("c", 1.0),

@@ -22,7 +22,7 @@ import urllib3.exceptions
 
 from jobmanager.engine.docker.call_limits import CallLimits, enforce_limits, limited
 from jobmanager.engine.docker.channel import SocketChannel
-from jobmanager.engine.docker.container_config import VOLUME_LABEL, carrier_config, container_config
+from jobmanager.engine.docker.container_config import VOLUME_LABEL, carrier_config, changeable_limits, container_config
 from jobmanager.engine.protocol import (
     BeingRemoved,
     Channel,
@@ -49,6 +49,7 @@ from jobmanager.model.container import (
     VolumeInfo,
 )
 from jobmanager.model.host import TLS, Address
+from jobmanager.model.limits import Limits
 
 _log = logging.getLogger(__name__)
 
@@ -242,6 +243,11 @@ class DockerEngine:
     def kill(self, container: str) -> None:
         with self._request(conflict=NotRunning):
             self._client.kill(container)
+
+    def set_limits(self, container: str, limits: Limits) -> None:
+        with self._request():  # docker-py's own call knows no limit of processes
+            url = self._client._url("/containers/{0}/update", container)
+            self._client._raise_for_status(self._client._post_json(url, data=changeable_limits(limits)))
 
     def usage(self, container: str) -> Usage | None:
         with self._request():

@@ -132,9 +132,7 @@ def _resource_limits(limits: Limits) -> dict[str, Any]:
     files = max(limits.open_files, _MIN_FILES)
     stack = max(min(limits.memory_mib, _ADDRESS_SPACE_MIB // limits.processes), _MIN_STACK_MIB) * 2**20
     return {
-        "Memory": limits.memory_mib * 2**20,
-        "MemorySwap": limits.memory_mib * 2**20,  # the same: no swap
-        "PidsLimit": limits.processes + 1,  # PID 1 is ours
+        **changeable_limits(limits),
         "NanoCpus": int(limits.cpus * 1e9),
         "ShmSize": limits.shm_mib * 2**20,
         "Ulimits": [
@@ -143,6 +141,15 @@ def _resource_limits(limits: Limits) -> dict[str, Any]:
             {"Name": "stack", "Soft": stack, "Hard": _UNLIMITED},
         ],
         "LogConfig": {"Type": "none"},  # the runner keeps what nobody has read yet
+    }
+
+
+def changeable_limits(limits: Limits) -> dict[str, int]:
+    """Those that a running container may be given anew."""
+    return {
+        "Memory": limits.memory_mib * 2**20,
+        "MemorySwap": limits.memory_mib * 2**20,  # the same: no swap
+        "PidsLimit": limits.processes + 1,  # PID 1 is ours
     }
 
 

@@ -27,6 +27,7 @@ from jobmanager.model.container import (
     VolumeInfo,
 )
 from jobmanager.model.host import Address
+from jobmanager.model.limits import Limits
 from jobmanager.runner.place import RunnerVolume
 from jobmanager.testing.fake.wire import PIECE, Inbox, packed
 
@@ -118,6 +119,9 @@ class FakeEngine:
 
     def kill(self, container: str) -> None:
         self._call("kill", container)
+
+    def set_limits(self, container: str, limits: Limits) -> None:
+        self._call("set_limits", container, limits.memory_mib, limits.processes)
 
     def usage(self, container: str) -> Usage | None:
         cpu_time_ns = self._call("usage", container)

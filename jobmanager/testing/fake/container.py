@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jobmanager.model.container import SHARED_FOLDER, WORKSPACE, ContainerStatus
 from jobmanager.runner.place import RUNNER_FOLDER, RUNNER_PATH
@@ -141,6 +141,7 @@ class FakeContainer:
         self._began = began
         self._files: Files | None = None
         self._runner: FakeRunner | None = None
+        self._machine: Machine | None = None  # that its runs have
         self._unread = bytearray()  # of its standard input, while it is frozen
         self._cpu_s = 0.0  # of runs that are over
 
@@ -266,12 +267,18 @@ class FakeContainer:
 
         self._later(pause_s, called)
 
+    def set_limits(self, memory_mib: int, processes: int) -> None:
+        """What it may use from now on."""
+        self.spec = replace(self.spec, memory_mib=memory_mib, processes=processes)
+        if self._machine is not None:
+            self._machine.memory_bytes, self._machine.most_processes = memory_mib * 2**20, processes
+
     def _is_up(self) -> bool:
         return self.status in (ContainerStatus.RUNNING, ContainerStatus.PAUSED)
 
     def _new_runner(self) -> FakeRunner:
         spec = self.spec
-        machine = Machine(
+        machine = self._machine = Machine(
             self.files, spec.workspace, self._programs, memory_bytes=spec.memory_mib * 2**20, most_processes=spec.processes
         )
         place = RunnerPlace(

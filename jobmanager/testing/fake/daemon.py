@@ -87,6 +87,7 @@ class FakeDaemon:
                 self.start,
                 self.inspect,
                 self.kill,
+                self.set_limits,
                 self.usage,
                 self.wait_until_ended,
                 self.archive,
@@ -323,6 +324,12 @@ class FakeDaemon:
         container = self.find(target)
         if container.status is ContainerStatus.PAUSED:
             container.resume()
+
+    def set_limits(self, target: str, memory_mib: int, processes: int) -> None:
+        container = self.find(target)
+        if container.status is not ContainerStatus.RUNNING:
+            raise Refused(f"cannot update container {target}: it is not running")
+        container.set_limits(memory_mib, processes)
 
     def usage(self, target: str) -> int | None:
         container = self.find(target)
