@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from jobmanager.control.secret_store import SecretStore
@@ -14,8 +14,9 @@ from jobmanager.model.container import ContainerSpec, SSHEndpoint, VolumeMount
 from jobmanager.model.grader import Grader
 from jobmanager.model.job import Request
 from jobmanager.model.pipeline import Pipeline
-from jobmanager.model.task import Task
+from jobmanager.model.task import Task, clearing_s
 from jobmanager.model.volume import Volume, mount_path
+from jobmanager.results.checking import ANSWER, INPUT, OUTPUT, to_check
 from jobmanager.scheduling.commands import MonitorRun, SubmitContainer
 from jobmanager.scheduling.volumes import volume_name
 from jobmanager.ssh import debug_session
@@ -130,25 +131,44 @@ def _program(command: MonitorRun) -> str | tuple[str, ...]:
 
 def _cases(task: Task, command: MonitorRun) -> CasePlan | None:
     """The cases that have not ended, and the build, which each container runs once."""
-    if not task.cases:
-        return None
     ended = command.progress.cases
+    if checks := command.request.runs[command.run].checks:
+        cases = list(_checks(task, command, checks))
+    else:
+        cases = [_case(task, case, number) for number, case in enumerate(task.cases, 1)]
+    if not cases:
+        return None
     kept = [case.run for case in ended if case.run is not None]
     return CasePlan(
         build=task.build,  # type: ignore[arg-type]
         build_limits=task.build_limits,
         is_built=command.is_built,
-        cases=tuple(_case(task, case, number) for number, case in enumerate(task.cases, 1) if number > len(ended)),
+        cases=tuple(cases[len(ended) :]),
         stop_at_first_failure=task.stop_at_first_failure,
         streams_kept=sum(len(run.stdout) + len(run.stderr) for run in kept),
-        clearing_s=task.clearing_s,
+        clearing_s=clearing_s(len(cases)),
     )
+
+
+def _checks(checker: Task, command: MonitorRun, numbers: Sequence[int]) -> Iterator[CaseRun]:
+    """One run of a checker for each case whose output is to be judged."""
+    task = command.request.task
+    assert isinstance(task, Task), "a pipeline has no checkers"
+    for place, number in enumerate(to_check(numbers, command.judged), 1):
+        case, ran = task.cases[number - 1], command.judged.cases[number - 1]
+        printed = b"" if ran.run is None else ran.run.stdout
+        yield CaseRun(
+            number=place,
+            name=ran.name,
+            args=(INPUT, OUTPUT, ANSWER),
+            files={INPUT: case.stdin, OUTPUT: printed, ANSWER: case.expected or b""},  # type: ignore[dict-item]
+            limits=checker.limits,
+        )
 
 
 def _case(task: Task, case: Case, number: int) -> CaseRun:
     """What is expected goes to the waiter, unless a function of the caller's compares it: never to the container."""
-    asks_caller = case.runs_check_at_the_caller
-    is_compared = case.expected is not None and not asks_caller
+    is_compared = case.expected is not None and not case.is_checked_later
     return CaseRun(
         number=number,
         name=case.name or str(number),
@@ -158,7 +178,7 @@ def _case(task: Task, case: Case, number: int) -> CaseRun:
         limits=task.limits_of(case),
         expected=case.expected if is_compared else None,  # type: ignore[arg-type]
         check=case.check if is_compared else None,  # type: ignore[arg-type]
-        is_checked_by_caller=asks_caller,
+        is_checked_later=case.is_checked_later,
         points=case.points,
     )
 

@@ -14,6 +14,7 @@ from jobmanager.control.workspace import check_answers, workspace_executables, w
 from jobmanager.errors import InvalidInput, InvalidTask
 from jobmanager.model import _checks
 from jobmanager.model._exact import exact
+from jobmanager.model.checks import ProgramCheck
 from jobmanager.model.job import JobInput, Request, RunRequest
 from jobmanager.model.pipeline import Pipeline
 from jobmanager.model.result import Callback
@@ -106,7 +107,13 @@ def _runs(task: Task | Pipeline, inputs: JobInput) -> tuple[RunRequest, ...]:
     of_volumes = [pattern for pattern in task.collect if volume_of(pattern) is not None]
     if of_volumes:
         raise InvalidTask(f"collect has {of_volumes[0]!r}, and a task alone has no volumes: a Phase of a Pipeline has them")
-    return (_run(task, inputs),)
+    if task.build is not None and not task.cases:
+        raise InvalidTask("build is for a task with cases")
+    return (_run(task, inputs), *(_check_run(task, checker) for checker in task.checkers))
+
+
+def _check_run(task: Task, checker: ProgramCheck) -> RunRequest:
+    return replace(_run(checker.task, JobInput()), checks=task.checked_by(checker))
 
 
 def _phase_run(pipeline: Pipeline, index: int, inputs: JobInput) -> RunRequest:

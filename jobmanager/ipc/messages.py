@@ -160,7 +160,7 @@ class CaseRun:
     limits: Limits
     expected: bytes | None = field(default=None, repr=False)
     check: Check | None = None  # None: nothing compares here
-    is_checked_by_caller: bool = False  # a function of the caller's compares, in its process
+    is_checked_later: bool = False  # a function of the caller's compares, or a checker
     points: float = 1.0
 
 

@@ -13,7 +13,7 @@ from jobmanager.model import _checks
 from jobmanager.model._exact import make_exact
 from jobmanager.model._forms import Form, Load, Store, form_of
 from jobmanager.model.as_data import AsData
-from jobmanager.model.checks import CallersFunction, Check, Exact, Floats, Lines, Tokens
+from jobmanager.model.checks import CallersFunction, Check, Exact, Floats, Lines, ProgramCheck, Tokens
 
 CaseContent = Union[bytes, str, Path]
 
@@ -31,8 +31,11 @@ _BUILT_IN = (Exact, Lines, Tokens, Floats)
 class _CheckForm(Form):
     """A check as data. A function is none: that there is one is all that can be written."""
 
-    def __init__(self) -> None:
-        self._record = form_of(Union[Check, CallersFunction])
+    @property
+    def _record(self) -> Form:
+        from jobmanager.model.checker import Checker  # a task of its own, so it knows this module
+
+        return form_of(Union[Check, Checker, CallersFunction])
 
     def holds(self, value: object) -> bool:
         return callable(value) or self._record.holds(value)
@@ -63,9 +66,9 @@ class Case(AsData, invalid=InvalidTask):
         wall_time_s: seconds by the clock.
         output_kib: of stdout and stderr together.
         expected: what the program is to print on stdout; it never enters its container. None: nothing is compared.
-        check: how that is compared: ``Exact()``, ``Lines()``, ``Tokens()``, ``Floats()``, or a function that takes the case
-            and the program's standard output as bytes, and returns whether it is correct. The function runs in the caller's
-            process, after the last case. Data has no more of it than that there is one.
+        check: how that is compared: ``Exact()``, ``Lines()``, ``Tokens()``, ``Floats()``, ``Checker(task)``, or a function that
+            takes the case and the program's standard output as bytes, and returns whether it is correct. The function runs in
+            the caller's process, after the last case. Data has no more of it than that there is one.
         points: what the case is worth when it is correct.
 
     Raises:
@@ -80,7 +83,9 @@ class Case(AsData, invalid=InvalidTask):
     wall_time_s: float | None = field(default=None, kw_only=True)
     output_kib: int | None = field(default=None, kw_only=True)
     expected: CaseContent | None = field(default=None, kw_only=True, repr=False)
-    check: Check | CallersFunction | Callable[[Case, bytes], bool] = field(default_factory=Lines, kw_only=True, metadata=_DATA)
+    check: Check | ProgramCheck | CallersFunction | Callable[[Case, bytes], bool] = field(
+        default_factory=Lines, kw_only=True, metadata=_DATA
+    )
     points: float = field(default=1.0, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -120,6 +125,11 @@ class Case(AsData, invalid=InvalidTask):
     @property
     def runs_check_at_the_caller(self) -> bool:
         """Whether a function of the caller's compares."""
+        return not isinstance(self.check, (*_BUILT_IN, ProgramCheck))
+
+    @property
+    def is_checked_later(self) -> bool:
+        """Whether a function of the caller's, or another program, compares: after the last case."""
         return not isinstance(self.check, _BUILT_IN)
 
     def _check(self) -> None:
@@ -136,8 +146,10 @@ class Case(AsData, invalid=InvalidTask):
             _checks.positive_int("output_kib", self.output_kib, InvalidTask, at_most=_MAX_OUTPUT_KIB)
         if not _checks.is_finite(self.points) or not 0 <= self.points <= _MAX_POINTS:
             raise InvalidTask(f"points must be a number from 0 to {_MAX_POINTS:g}, not {self.points!r}")
-        if isinstance(self.check, type) or not (isinstance(self.check, (*_BUILT_IN, CallersFunction)) or callable(self.check)):
-            raise InvalidTask(f"check must be Exact(), Lines(), Tokens(), Floats() or a function, not {self.check!r}")
+        is_check = isinstance(self.check, (*_BUILT_IN, ProgramCheck, CallersFunction)) or callable(self.check)
+        if isinstance(self.check, type) or not is_check:
+            what = "Exact(), Lines(), Tokens(), Floats(), Checker(task) or a function"
+            raise InvalidTask(f"check must be {what}, not {self.check!r}")
 
 
 def checked_cases(cases: Sequence[Case]) -> tuple[Case, ...]:

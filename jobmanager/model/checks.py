@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Union
+from typing import TYPE_CHECKING, Union
 
 from jobmanager.errors import InvalidTask
 from jobmanager.model import _checks
 from jobmanager.model._exact import make_exact
 from jobmanager.model.as_data import AsData
+
+if TYPE_CHECKING:
+    from jobmanager.model.task import Task
 
 _MAX_TOLERANCE = 1e300
 
@@ -49,6 +52,14 @@ class Floats(AsData, kind="floats", invalid=InvalidTask):
             value = getattr(self, name)
             if not _checks.is_finite(value) or not 0 <= value <= _MAX_TOLERANCE:
                 raise InvalidTask(f"{name} must be a number from 0 on, not {value!r}")
+
+
+class ProgramCheck:
+    """A check that is a program of the author's: a task of its own, which a task knows by this class."""
+
+    __slots__ = ()
+    if TYPE_CHECKING:
+        task: Task
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,8 +128,8 @@ def _check_cases(phase: Phase) -> None:
         raise InvalidTask("a phase with cases only reads volumes: what one case wrote there, the next one would find")
     if phase.tests:
         raise InvalidTask("a phase with cases has no test reports: its cases are its tests")
-    if any(case.runs_check_at_the_caller for case in phase.task.cases):
-        raise InvalidTask("a check that is a function runs when the whole job has ended: no phase can depend on it")
+    if any(case.is_checked_later for case in phase.task.cases):
+        raise InvalidTask("a check that is a function or a Checker runs after the last case, and a phase ends with that")
 
 
 def wants_inputs(task: Task) -> str:

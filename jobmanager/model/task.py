@@ -16,6 +16,7 @@ from jobmanager.model._exact import make_exact, own
 from jobmanager.model._forms import NOT_DATA
 from jobmanager.model.as_data import VersionedAsData
 from jobmanager.model.case import CASE_LIMITS, Case, checked_cases
+from jobmanager.model.checks import ProgramCheck
 from jobmanager.model.container import GRADING_WORKSPACE, WORKSPACE
 from jobmanager.model.grader import SCRIPTS, Grader
 from jobmanager.model.limits import Limits
@@ -28,6 +29,7 @@ FIXED_LIMITS = ("open_files", "workspace_mib", "archive_mib", "cpus")  # a conta
 
 _MAX_BYTES = 2**30  # read into memory for one job
 _MAX_RETRIES = 100
+_MAX_CHECKERS = 8
 _CLEARING_S, _CLEARING_OF_A_CASE_S = 30.0, 0.5  # a full tree of 100,000 files takes a second or two
 _MAX_RANDOM_INPUTS = 10_000
 _MAX_DEVICES = 16
@@ -179,7 +181,8 @@ class Task(VersionedAsData, kind="task", invalid=InvalidTask):
     @property
     def environments(self) -> frozenset[str]:
         """The environments that a host must have for it, those of its student containers included."""
-        return frozenset([self.environment, *(self.grader.student_environments if self.grader else ())])
+        students = self.grader.student_environments if self.grader else ()
+        return frozenset([self.environment, *students, *(check.task.environment for check in self.checkers)])
 
     @property
     def cpus(self) -> float:
@@ -192,12 +195,32 @@ class Task(VersionedAsData, kind="task", invalid=InvalidTask):
         if not self.cases:
             return self.limits.wall_s
         build_s = 0.0 if self.build is None else (self.build_limits or self.limits).wall_s
-        return build_s + sum(self.limits_of(case).wall_s for case in self.cases)
+        checks_s = sum(check.task.checking_s(len(self.checked_by(check))) for check in self.checkers)
+        return build_s + sum(self.limits_of(case).wall_s for case in self.cases) + checks_s
+
+    def checking_s(self, cases: int) -> float:
+        """The wall-clock limit of a checker's task for so many cases together."""
+        return (0.0 if self.build is None else self.first_limits.wall_s) + self.limits.wall_s * cases
+
+    @property
+    def checkers(self) -> tuple[ProgramCheck, ...]:
+        """The different checkers of its cases, in the order of the first case of each."""
+        found: list[ProgramCheck] = []
+        for case in self.cases:
+            check = case.check
+            if isinstance(check, ProgramCheck) and not any(check is other or check == other for other in found):
+                found.append(check)
+        return tuple(found)
+
+    def checked_by(self, checker: ProgramCheck) -> tuple[int, ...]:
+        """The numbers of the cases, from 1 on, that a checker judges."""
+        checks = enumerate((case.check for case in self.cases), 1)
+        return tuple(number for number, check in checks if check is checker or check == checker)
 
     @property
     def clearing_s(self) -> float:
         """For how long a container may be cleared between its cases, all of them together."""
-        return _CLEARING_S + _CLEARING_OF_A_CASE_S * len(self.cases) if self.cases else 0.0
+        return clearing_s(len(self.cases)) + sum(clearing_s(len(self.checked_by(check))) for check in self.checkers)
 
     @property
     def first_limits(self) -> Limits:
@@ -226,8 +249,13 @@ class Task(VersionedAsData, kind="task", invalid=InvalidTask):
         Such files are in memory that is charged to the container that wrote them, and to none once that has ended.
         """
         if self.grader is None:
-            return max(self.limits.memory_mib, self.first_limits.memory_mib)
+            return max(self.limits.memory_mib, self.first_limits.memory_mib, *(check.task.memory_mib for check in self.checkers))
         return self.limits.memory_mib + self.grader.students_memory_mib(self.limits) + self.limits.workspace_mib
+
+
+def clearing_s(cases: int) -> float:
+    """For how long a container may be cleared between so many cases, all of them together."""
+    return _CLEARING_S + _CLEARING_OF_A_CASE_S * cases if cases else 0.0
 
 
 def file_contents(files: Mapping[str, Content] | None, error: type[InvalidValue], limits: Limits | None = None) -> dict[str, bytes]:
@@ -358,10 +386,8 @@ def _check_grader(grader: Grader | None, command: object, files: Collection[str]
 
 def _check_cases(task: Task) -> None:
     if not task.cases:
-        needs_cases = [name for name in ("build", "build_limits") if getattr(task, name) is not None]
-        if needs_cases or task.stop_at_first_failure:
-            name = needs_cases[0] if needs_cases else "stop_at_first_failure"
-            raise InvalidTask(f"{name} is for a task with cases")
+        if task.stop_at_first_failure:
+            raise InvalidTask("stop_at_first_failure is for a task with cases")
         return
     if task.grader is not None:
         raise InvalidTask("a task has cases or a grader, not both: a grader runs its own")
@@ -372,8 +398,10 @@ def _check_cases(task: Task) -> None:
     fixed = [name for name in FIXED_LIMITS if task.build_limits is not None and _differs(task, name)]
     if fixed:
         raise InvalidTask(f"build_limits has another {fixed[0]} than limits: it is the container's, for the build and all cases")
-    if task.stop_at_first_failure and any(case.runs_check_at_the_caller for case in task.cases):
-        raise InvalidTask("a check that is a function runs after the last case: it cannot stop at the first failure")
+    if task.stop_at_first_failure and any(case.is_checked_later for case in task.cases):
+        raise InvalidTask("a check that is a function or a Checker runs after the last case: it cannot stop at the first failure")
+    if len(task.checkers) > _MAX_CHECKERS:
+        raise InvalidTask(f"a task may have {_MAX_CHECKERS} different checkers, not {len(task.checkers)}: each has a container")
 
 
 def _differs(task: Task, name: str) -> bool:

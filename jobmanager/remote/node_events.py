@@ -76,7 +76,7 @@ class NodeEvents:
         if job is None:
             return
         waiting = self._cases.get(job.r)
-        if waiting is not None and (waiting[-1].phase != event.phase or len(waiting) >= _MOST_CASES):
+        if waiting is not None and (waiting[-1].number + 1 != event.number or len(waiting) >= _MOST_CASES):
             self._tell_cases(job)
         self._cases.setdefault(job.r, []).append(event)
         if event.number == event.of or event.at_s - self._told_at.get(job.r, 0.0) >= _CASES_S:

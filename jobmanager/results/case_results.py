@@ -12,7 +12,7 @@ from jobmanager.results.verdict import Verdict, crash_verdict
 _HIGHEST_GRADE = 100.0
 _OVERRIDING = (Outcome.CRASH, Outcome.KILLED)
 _NOT_RUN = "not run"
-NOT_CHECKED = "its check is a function of the caller's, and was not called"
+NOT_CHECKED = "it has not been checked"
 
 
 def cases_verdict(task: Task, progress: CasesProgress, verdict: Verdict, *, not_clean: str = "") -> Verdict:

@@ -86,6 +86,7 @@ class MonitorRun:
     volume_devices: Mapping[str, str] = field(default_factory=dict)  # of its volumes in the containers before, by name
     progress: CasesProgress = NO_PROGRESS  # of a task with cases: what needs not be run any more
     is_built: bool = False  # of a task with cases: this container has run the build
+    judged: CasesProgress = NO_PROGRESS  # of a checker: what the submission's cases did
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from jobmanager.model.container_states import ContainerEvent, ContainerState
 from jobmanager.model.limits import Limits
+from jobmanager.results.facts import NO_PROGRESS
 from jobmanager.scheduling import phases
 from jobmanager.scheduling.commands import Command, MonitorRun, SubmitContainer
 from jobmanager.scheduling.containers import ContainerRecord, ContainerTable
@@ -115,6 +116,7 @@ class JobContainers:
                 volume_devices=_devices(job, run),
                 progress=run.progress,
                 is_built=run.is_built,
+                judged=job.runs[0].progress if run.request.checks else NO_PROGRESS,
             )
         )
 
@@ -174,7 +176,9 @@ class JobContainers:
     def _name(self, job: JobRecord, run: RunRecord) -> str:
         assert job.slot is not None
         again = f".{run.containers}" if run.containers > 1 else ""
-        return f"{job.slot.name}{again}" if job.pipeline is None else f"{job.slot.name}-p{run.number + 1}{again}"
+        if job.pipeline is not None:
+            return f"{job.slot.name}-p{run.number + 1}{again}"
+        return f"{job.slot.name}-c{run.number}{again}" if run.request.checks else f"{job.slot.name}{again}"
 
     def _images_for(self, run: RunRecord, record: ContainerRecord) -> dict[str, str]:
         """The images for the student containers of a grading run, by environment."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from jobmanager.model.container_states import ContainerState
 from jobmanager.model.job import Request, RunRequest
 from jobmanager.model.limits import Limits
 from jobmanager.model.listings import RunningJob, WaitingJob
 from jobmanager.model.pipeline import Pipeline
-from jobmanager.model.result import Callback, SSHCallback, Step
+from jobmanager.model.result import Callback, CaseResult, Outcome, SSHCallback, Step
+from jobmanager.results.checking import checked_case, to_check, unchecked_case
 from jobmanager.results.facts import NO_PROGRESS, CasesProgress, LimitHit, RunFacts
 from jobmanager.results.verdict import KillReason, Verdict, crash_verdict, killed_verdict
 from jobmanager.scheduling.containers import ContainerRecord, Slot
@@ -63,6 +64,8 @@ class RunRecord:
     def output_source(self) -> RunSource:
         """Where its output can be read."""
         phase = self.request.phase.name if self.request.phase is not None else ""
+        if self.request.checks:  # what a checker prints is for the author
+            return RunSource()
         return RunSource(phase=phase, container=self.container_name, facts=self.facts, progress=self.progress)
 
     def busy_for_s(self, now: float) -> float:
@@ -154,6 +157,31 @@ class JobRecord:
         """Set its verdict to a crash; to killed when its kill was requested before."""
         self.verdict = killed_verdict(self.killed) if self.killed else crash_verdict(kind, text, source)
 
+    def is_checked_by_program(self, number: int) -> bool:
+        """Whether a case, by its number from 1 on, is judged by a checker."""
+        return any(number in run.request.checks for run in self.runs)
+
+    def checked(self, run: RunRecord, place: int) -> tuple[int, CaseResult]:
+        """The number of the case that a checker has judged, and its result. ``place``: which of the checker's runs, from 1."""
+        task, ran = self.runs[0].request.task, self.runs[0].progress
+        number = to_check(run.request.checks, ran)[place - 1]
+        return number, checked_case(task.cases[number - 1], ran.cases[number - 1], run.progress.cases[place - 1])
+
+    def all_progress(self) -> CasesProgress:
+        """What became of a task's cases, with what checkers said of them."""
+        if self.pipeline is not None:
+            return self.run.progress
+        ran = self.runs[0].progress
+        cases = list(ran.cases)
+        for run in self.runs[1 : self.current + 1]:
+            numbers = to_check(run.request.checks, ran)
+            for place, number in enumerate(numbers, 1):
+                if place <= len(run.progress.cases):
+                    cases[number - 1] = self.checked(run, place)[1]
+                else:
+                    cases[number - 1] = unchecked_case(ran.cases[number - 1], _why_unchecked(run))
+        return replace(ran, cases=tuple(cases))
+
     def reasons(self, missing: str = "") -> str:
         """Why hosts failed to start it, and what it waits for, in brackets."""
         reasons = [*self.failure_reasons[-3:], *([missing] if missing else [])]
@@ -175,6 +203,13 @@ class JobRecord:
         started_at = self.accepted_wall_s + self.timings.get("waiting", 0.0)
         info = f"{self.request.title} on {self.host}"
         return RunningJob(request.job_id, True, info, request.launcher_name, started_at, wall_s, self.host or "")
+
+
+def _why_unchecked(run: RunRecord) -> str:
+    build = run.progress.build
+    if build is not None and build.outcome is not Outcome.SUCCESS:
+        return f"its build ended as {build.outcome}: {build.text}"
+    return (run.facts.not_clean if run.facts is not None else "") or "the job ended before"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,8 @@ from dataclasses import replace
 from jobmanager.model.container_states import ContainerEvent, ContainerState
 from jobmanager.model.limits import SLOWEST_LINK_BYTES_PER_S
 from jobmanager.model.result import CaseResult, RunResult
-from jobmanager.results.case_results import cases_verdict
+from jobmanager.model.task import clearing_s
+from jobmanager.results.case_results import NOT_CHECKED, cases_verdict
 from jobmanager.results.facts import HostGivenUp, JobNotSent, RunCutOff, RunFacts
 from jobmanager.results.pipeline_result import PhaseReport
 from jobmanager.results.verdict import (
@@ -219,12 +220,11 @@ class JobTable:
         verdict = judge(facts, run.limits, run.killed)
         if verdict.cut_off and self._run_again(job, verdict.text):
             return
-        task = run.request.task
-        if task.cases:
-            if facts.not_clean and not run.killed and self._sequence.go_on_elsewhere(job):
-                job.add_step("not_clean", self._clock())
-                return
-            verdict = cases_verdict(task, run.progress, verdict, not_clean=facts.not_clean)
+        if facts.not_clean and not run.killed and self._sequence.go_on_elsewhere(job):
+            job.add_step("not_clean", self._clock())
+            return
+        if run.request.task.cases:
+            verdict = cases_verdict(run.request.task, run.progress, verdict, not_clean=facts.not_clean)
         run.facts = facts
         if job.pipeline is None:
             job.timings.update(facts.timings)
@@ -246,7 +246,11 @@ class JobTable:
             return
         run.progress, run.limit_hit = replace(run.progress, cases=(*run.progress.cases, result)), None
         phase = run.request.phase.name if run.request.phase is not None else ""
-        of = len(run.request.task.cases)
+        if run.request.checks:
+            number, result = job.checked(run, number)
+        elif result.text == NOT_CHECKED and job.is_checked_by_program(number):  # it is told when its checker has judged it
+            return
+        of = len(job.runs[0].request.task.cases if job.pipeline is None else run.request.task.cases)
         self._send(NotifyCaseEnded(job_id=job.request.job_id, phase=phase, number=number, of=of, result=result))
 
     def secret_missing(self, job: JobRecord, record: ContainerRecord, reason: str) -> None:
@@ -392,8 +396,8 @@ class JobTable:
                 callback=job.callback,
                 ssh_callback=job.ssh_callback,
                 verdict=with_reruns(job.verdict, job.cut_off),
-                facts=job.run.facts if job.pipeline is None else None,
-                progress=job.run.progress,
+                facts=job.runs[0].facts if job.pipeline is None else None,
+                progress=job.all_progress(),
                 phases=_reports(job),
                 decided_by=job.decided_by,
                 host=job.host,
@@ -434,7 +438,8 @@ class JobTable:
 
     def _retries(self, job: JobRecord) -> int:
         """How often it may be run again: as often as the tasks of its present run and of each run before allow."""
-        return min(run.request.task.retries for run in job.runs[: job.current + 1])
+        runs = job.runs[:1] if job.pipeline is None else job.runs[: job.current + 1]
+        return min(run.request.task.retries for run in runs)
 
     def _slot_freed(self, slot: Slot) -> None:
         """A slot is free again: its launcher pays what it cost, and the duration is recorded."""
@@ -454,8 +459,10 @@ def _longest_s(run: RunRecord) -> float:
     task = run.request.task
     limits = task.limits
     standstill_s = 0.0 if task.grader is None else limits.standstill_s
-    moved_bytes = run.request.files_bytes + limits.output_kib * 1024 * max(1, len(task.cases))
-    return task.wall_s + standstill_s + task.clearing_s + moved_bytes / SLOWEST_LINK_BYTES_PER_S
+    cases = len(run.request.checks) or len(task.cases)
+    moved_bytes = run.request.files_bytes + limits.output_kib * 1024 * max(1, cases)
+    wall_s = task.checking_s(cases) if run.request.checks else task.wall_s
+    return wall_s + standstill_s + clearing_s(cases) + moved_bytes / SLOWEST_LINK_BYTES_PER_S
 
 
 def _reports(job: JobRecord) -> tuple[PhaseReport, ...]:

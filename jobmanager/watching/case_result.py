@@ -13,14 +13,14 @@ from jobmanager.results.run_result import run_result
 from jobmanager.results.verdict import Verdict
 
 _KEPT_STREAMS_BYTES = 2**20  # of the cases that failed together
-_CHECKED_STREAMS_BYTES = 2**26  # of those that a function of the caller's is to compare together
+_CHECKED_STREAMS_BYTES = 2**26  # of those that are to be compared later, together
 
 
 def case_result(case: CaseRun, verdict: Verdict, facts: RunFacts, *, streams_kept: int) -> CaseResult:
     """The result of a case whose run has ended. ``streams_kept``: bytes that earlier results have."""
     run = run_result(verdict, facts)
     outcome, text, correct = verdict.outcome, verdict.text, None
-    is_checked_later = case.is_checked_by_caller and outcome is Outcome.SUCCESS
+    is_checked_later = case.is_checked_later and outcome is Outcome.SUCCESS
     if is_checked_later:
         outcome, text = Outcome.ERROR, NOT_CHECKED
     elif outcome is Outcome.SUCCESS and case.check is not None and case.expected is not None:

@@ -1,0 +1,77 @@
+"""What a checker's exit code says of a case: the conventions of testlib."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from jobmanager.model._escapes import one_line
+from jobmanager.model.case import Case
+from jobmanager.model.result import CaseResult, Evidence, Outcome, RunResult
+from jobmanager.results.case_results import NOT_CHECKED
+from jobmanager.results.facts import CasesProgress
+
+INPUT, OUTPUT, ANSWER = "input", "output", "answer"  # the files that a checker is given
+_RIGHT, _PARTLY = 0, 7
+_WRONG = (1, 2, 4)  # the answer, its presentation, more than was asked for
+_POINTS = re.compile(rb"points[ \t]+([0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:\s|$)")
+_MESSAGE_BYTES = 500
+
+
+def to_check(numbers: Sequence[int], progress: CasesProgress) -> list[int]:
+    """Of these cases (from 1 on) those whose run ended well, so that their output is to be judged."""
+    ended = progress.cases
+    return [number for number in numbers if number <= len(ended) and ended[number - 1].text == NOT_CHECKED]
+
+
+def checked_case(case: Case, ran: CaseResult, check: CaseResult) -> CaseResult:
+    """The result of a case. ``ran``: its own run; ``check``: the run of its checker."""
+    code, message = _exit_code(check), _message(check)
+    run = None if ran.run is None else replace(ran.run, evidence=(*ran.run.evidence, *message))
+    if code == _RIGHT:
+        return replace(ran, outcome=Outcome.SUCCESS, text="", correct=True, points=case.points, run=_silent(run))
+    if code in _WRONG:
+        return replace(ran, outcome=Outcome.FAILED, text="its checker says that this is wrong", correct=False, run=run)
+    share = _share(check) if code == _PARTLY else None
+    if share is None:
+        why = check.text or "it tells no points" if code == _PARTLY else check.text or f"exit code {code}"
+        return replace(ran, outcome=Outcome.ERROR, text=f"its checker failed: {why}", run=run)
+    if share == 1.0:
+        return replace(ran, outcome=Outcome.SUCCESS, text="", correct=True, points=case.points, run=_silent(run))
+    text = f"its checker gives {share:g} of the points"
+    return replace(ran, outcome=Outcome.FAILED, text=text, correct=False, points=case.points * share, run=run)
+
+
+def unchecked_case(ran: CaseResult, why: str) -> CaseResult:
+    """A case whose checker could not be run."""
+    return replace(ran, outcome=Outcome.ERROR, text=f"its checker was not run: {why}")
+
+
+def _exit_code(check: CaseResult) -> int | None:
+    """None: it was stopped, or a signal ended it."""
+    ended_by_itself = check.outcome in (Outcome.SUCCESS, Outcome.FAILED)
+    return check.run.exit_code if ended_by_itself and check.run is not None else None
+
+
+def _message(check: CaseResult) -> list[Evidence]:
+    """The first line that it printed, for the author: it may tell what is expected."""
+    said = b"" if check.run is None else (check.run.stderr or check.run.stdout)
+    first = one_line(said[:_MESSAGE_BYTES].split(b"\n", 1)[0].decode("utf-8", "replace"))
+    return [Evidence(kind="checker", value=first, source="the checker's output")] if first else []
+
+
+def _share(check: CaseResult) -> float | None:
+    found = None if check.run is None else _POINTS.search(check.run.stderr[:_MESSAGE_BYTES])
+    if found is None:
+        return None
+    value = float(found[1])
+    return value if math.isfinite(value) and 0 <= value <= 1 else None
+
+
+def _silent(run: RunResult | None) -> RunResult | None:
+    """Output is kept of cases that failed."""
+    if run is None:
+        return None
+    return replace(run, stdout=b"", stderr=b"", output_cut=run.stdout_bytes + run.stderr_bytes > 0)
