@@ -19,6 +19,7 @@ import pytest
 from jobmanager import (
     Case,
     CaseResult,
+    Checker,
     Code,
     Evidence,
     Exact,
@@ -53,6 +54,7 @@ from jobmanager.control.request import job_request
 from jobmanager.errors import InvalidInput, InvalidTask, InvalidValue
 from jobmanager.model._forms import ContentReference, form_of
 from jobmanager.model.as_data import AsData, from_data, to_data
+from jobmanager.model.checks import CallersFunction
 from jobmanager.model.pipeline import task_or_pipeline
 
 LIMITS = Limits(
@@ -84,9 +86,12 @@ TASK = Task(
 GRADED = Task("python3", grader=GRADER, problems=PROBLEMS)
 SECRET = Secret("token", variable="TOKEN")
 FIRST = Phase("first", Task("a", command="true", collect=["/volumes/out/*"]), writes=["work", "out"])
+COLLECTING = replace(
+    TASK, cases=(), build=None, build_limits=None, stop_at_first_failure=False, collect=["*.txt"], files={"main.py": "print(1)"}
+)
 PHASE = Phase(
-    "second", TASK, reads=["work"], writes=["out"], wipe=["out/*.json"], inputs=True, secrets=["plain", SECRET], when="always",
-    allow_failure=True, blame="course", tests=["/volumes/out/*.xml"],
+    "second", COLLECTING, reads=["work"], writes=["out"], wipe=["out/*.json"], inputs=True, secrets=["plain", SECRET],
+    when="always", allow_failure=True, blame="course", tests=["/volumes/out/*.xml"],
 )  # fmt: skip
 PIPELINE = Pipeline([FIRST, PHASE], volumes={"out": Volume(5)}, wall_time_s=500.5, name="a pipeline")
 INPUT = JobInput(
@@ -100,6 +105,7 @@ RUN = RunResult(
     outcome=Outcome.TIMEOUT, text="late", limit="cpu", exit_code=3, signal="SIGXCPU", stdout=b"\0out", stderr=b"err",
     stdout_bytes=9, stderr_bytes=3, output_cut=True, cpu_time_s=1.25, wall_time_s=2.0, peak_memory_mib=3.5, evidence=(EVIDENCE,),
 )  # fmt: skip
+CHECKER = Checker(Task("c", command="true", build="make"))
 CASE_RESULT = CaseResult(name="a", outcome=Outcome.FAILED, text="why", correct=False, points=0.5, run=RUN)
 PHASE_RESULT = PhaseResult(
     name="first", outcome=Outcome.FAILED, text="why", run=RUN, tests=TESTS, timings={"run": 0.5}, build=RUN, cases=(CASE_RESULT,),
@@ -118,9 +124,9 @@ HOST = HostInfo(
 )  # fmt: skip
 RECORDS: list[AsData] = [
     LIMITS, GRADER, CHOICE, MATCH, CODE, FILE, TASK, SECRET, PHASE, PIPELINE, INPUT, EVIDENCE, RUN, PHASE_RESULT, RESULT, HOST,
-    CASE, Exact(), Lines(), Tokens(), FLOATS, CASE_RESULT,
+    CASE, CHECKER, CallersFunction(), Exact(), Lines(), Tokens(), FLOATS, CASE_RESULT,
     Volume(5), Step(name="queued", at_s=1.5), ProblemResult(Outcome.CRASH, "x"), QueueInfo(3, 2.5),
-    Output(stderr=True, data=b"\0", missed_bytes=3, starts_again=True, phase="build"),
+    Output(stderr=True, data=b"\0", missed_bytes=3, starts_again=True, phase="build", case=CASE_RESULT),
     RunningJob("a", True, "info", "me", 1.5, 30.0, "h"), WaitingJob("a", True, "info", "me", 30.0),
 ]  # fmt: skip
 MORE = [

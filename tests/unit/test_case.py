@@ -8,7 +8,9 @@ import pytest
 
 from jobmanager.errors import InvalidTask
 from jobmanager.model.case import MAX_CASES, Case, checked_cases
-from jobmanager.model.checks import Exact, Lines, Tokens
+from jobmanager.model.checker import Checker
+from jobmanager.model.checks import CallersFunction, Exact, Lines, Tokens
+from jobmanager.model.task import Task
 
 
 def test_texts_and_files_become_bytes_when_it_is_made(tmp_path: Path) -> None:
@@ -96,8 +98,10 @@ def test_ten_thousand_cases_are_checked_at_once() -> None:
     assert len(checked_cases([Case(name=f"case {number}") for number in range(10_000)])) == 10_000
 
 
-def test_a_case_is_data_but_for_a_function(tmp_path: Path) -> None:
+def test_a_case_is_data_and_of_a_function_only_that_there_is_one(tmp_path: Path) -> None:
     case = Case(b"\xff", name="n", args=["a"], files={"f": b"x"}, expected=b"y", check=Tokens(), points=2)
     assert Case.from_dict(case.to_dict()) == case
-    with pytest.raises(InvalidTask, match="check"):
-        Case(check=lambda case, output: True).to_dict()
+    again = Case.from_dict(Case(check=lambda case, output: True).to_dict())
+    assert again.check == CallersFunction() and again.runs_check_at_the_caller
+    checker = Case(check=Checker(Task("a", command="true", build="make")))
+    assert Case.from_dict(checker.to_dict()) == checker

@@ -19,6 +19,7 @@ import jobmanager
 from jobmanager import (
     TLS,
     Case,
+    Checker,
     Code,
     DockerHost,
     File,
@@ -210,6 +211,7 @@ SAMPLES = {
         {"stdin": FILE, "name": "", "args": (), "files": None, "cpu_time_s": None, "wall_time_s": None, "output_kib": None,
          "expected": FILE, "check": Tokens(), "points": 0.5},
     ],
+    Checker: [{"task": Task("gcc", command="./check", build="make")}],
     Floats: [{"absolute": 0.5, "relative": 1}],
     Volume: [{"size_mib": 32}],
     Secret: [{"name": "token", "variable": "TOKEN"}, {"name": "token", "variable": None}],
