@@ -6,7 +6,20 @@ import argparse
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from benchmarks import attacks, cluster, cluster_queue, endurance, forecast, overhead, phases, queue, runner, start, throughput
+from benchmarks import (
+    attacks,
+    cases,
+    cluster,
+    cluster_queue,
+    endurance,
+    forecast,
+    overhead,
+    phases,
+    queue,
+    runner,
+    start,
+    throughput,
+)
 from benchmarks.figures import HEAD, Figure, text_table
 from benchmarks.page import write_page
 from benchmarks.place import engines, facts
@@ -18,6 +31,7 @@ BENCHMARKS: Mapping[str, Callable[[Sequence[str]], Iterator[Figure]]] = {
     "endurance": endurance.measure,
     "start": start.measure,
     "phases": phases.measure,
+    "cases": cases.measure,
     "queue": queue.measure,
     "cluster": cluster.measure,
     "cluster_queue": cluster_queue.measure,

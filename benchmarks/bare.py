@@ -87,11 +87,11 @@ class BareLibrary:
 
     def __init__(self, url: str, task: Task) -> None:
         self._client = docker.DockerClient(base_url=url, version=api_version(url), timeout=_TIMEOUT_S)
-        self._image = task.environment
+        self._image, self._command = task.environment, task.command or "true"
 
     def run(self) -> str:
         """A job from its container's creation to its removal."""
-        self._client.containers.run(self._image, "true", network_mode="none", remove=True)
+        self._client.containers.run(self._image, self._command, network_mode="none", remove=True)
         return ""
 
     def remove(self, container: str) -> None:

@@ -2,10 +2,10 @@
 
     python examples/demo.py [--environment NAME] [HOST_URL ...]
 
-A submission runs once per test until a test fails, each time in a new container. It gets only the test's input:
-the expected answers never leave this process. The first line of a submission states its expected outcome,
-for example `# expect: failed, wrong answer`. The exit code is 0 if every submission ended as expected, 1 if not, 2 if
-nothing could run.
+A submission is compiled once, and runs once per test until a test fails: all in one container, in which no test finds anything
+of the one before. It gets only the test's input: the expected answers never enter its container. The first line of a submission
+states its expected outcome, for example `# expect: failed, wrong answer`. The exit code is 0 if every submission ended as
+expected, 1 if not, 2 if nothing could run.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import argparse
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -23,41 +23,32 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from jobmanager import DockerHost, JobInput, JobManager, JobManagerError, JobResult, Limits, Outcome, Task
+from jobmanager import Case, DockerHost, HookManager, JobManager, JobManagerError, JobResult, Limits, Outcome, Task, Tokens
+from jobmanager.events import CaseEnded
 
 SUBMISSIONS = Path(__file__).parent / "submissions"
 LIMITS = Limits(cpu_time_s=1, wall_time_s=8, memory_mib=128, processes=32, workspace_mib=16, output_kib=64)
-LANGUAGES = {  # by suffix: the file's name and the command in the container
-    ".py": ("main.py", "exec python3 main.py"),
-    ".c": ("main.c", "gcc -O2 -fdiagnostics-plain-output -o main main.c && exec ./main"),
+LANGUAGES = {  # by suffix: the file's name, how to compile it, and the command in the container
+    ".py": ("main.py", None, ["python3", "main.py"]),
+    ".c": ("main.c", ["gcc", "-O2", "-fdiagnostics-plain-output", "-o", "main", "main.c"], ["./main"]),
 }
 STYLES = {Outcome.SUCCESS: "green", Outcome.FAILED: "red", Outcome.TIMEOUT: "yellow", Outcome.OVERFLOW: "magenta"}
-
-
-@dataclass(frozen=True)
-class Test:
-    stdin: str
-    answer: str
-
-
-TESTS = (Test("3\n1 2 3\n", "6"), Test("4\n-7 0 7 5\n", "5"), Test("2\n2000000000 2000000000\n", "4000000000"))
+ANSWERS = {"3\n1 2 3\n": "6", "4\n-7 0 7 5\n": "5", "2\n2000000000 2000000000\n": "4000000000"}
+TESTS = [Case(stdin, expected=answer, check=Tokens()) for stdin, answer in ANSWERS.items()]
 
 
 @dataclass
 class Submission:
-    """A submitted program, and the results of its jobs so far."""
+    """A submitted program, and what became of it so far."""
 
     path: Path
-    results: list[JobResult] = field(default_factory=list)  # one a test, in the order of the tests
-
-    @property
-    def graded(self) -> bool:
-        """Whether no more jobs are needed: the first test that fails decides."""
-        return len(self.results) == len(TESTS) or (bool(self.results) and self.verdict[0] is not Outcome.SUCCESS)
+    tests_ended: int = 0
+    result: JobResult | None = None
 
     @property
     def verdict(self) -> tuple[Outcome, str]:
-        return judged(TESTS[len(self.results) - 1], self.results[-1])
+        assert self.result is not None, "it has been graded"
+        return judged(self.result)
 
     @property
     def surprise(self) -> str:
@@ -72,12 +63,13 @@ class Submission:
         return f"expected {expected[0].split(': ', 1)[1]}; got {outcome}, {text}"
 
 
-def judged(test: Test, result: JobResult) -> tuple[Outcome, str]:
-    """A job's outcome, or `failed` when the program ended well and its answer is wrong."""
-    if result.outcome is Outcome.SUCCESS and result.stdout_text.split() != test.answer.split():
-        return Outcome.FAILED, plain(f"wrong answer: {result.stdout_text.strip()!r} instead of {test.answer}")
+def judged(result: JobResult) -> tuple[Outcome, str]:
+    """A job's outcome, and the reason: for a wrong answer with the right one, which only we know."""
     if result.outcome is Outcome.SUCCESS:
-        return Outcome.SUCCESS, f"all {len(TESTS)} tests passed"
+        return result.outcome, f"all {len(TESTS)} tests passed"
+    for answer, case in zip(ANSWERS.values(), result.cases, strict=True):
+        if case.correct is False:
+            return result.outcome, plain(f"wrong answer: {result.stdout_text.strip()!r} instead of {answer}")
     complaint = result.stderr_text.strip().rpartition("\n")[2] if result.outcome is Outcome.FAILED else ""
     return result.outcome, plain(f"{result.text}: {complaint}" if complaint else result.text)
 
@@ -87,47 +79,63 @@ def plain(text: str) -> str:
     return "".join(character if character.isprintable() else " " for character in text[:160])
 
 
-def grade(manager: JobManager, environment: str, submissions: Sequence[Submission]) -> Iterator[Submission]:
-    """Run all submissions at once, each test by test; yields a submission each time one of its jobs has ended."""
-    ended: SimpleQueue[JobResult] = SimpleQueue()
+def task(path: Path, environment: str) -> Task:
+    filename, build, command = LANGUAGES[path.suffix]
+    return Task(
+        environment,
+        build=build,
+        command=command,
+        files={filename: path},
+        cases=TESTS,
+        stop_at_first_failure=True,
+        limits=LIMITS,
+        name=path.name,
+    )
 
-    def start(submission: Submission) -> str:
-        filename, command = LANGUAGES[submission.path.suffix]
-        task = Task(environment, command=command, files={filename: submission.path}, limits=LIMITS, name=submission.path.name)
-        test = TESTS[len(submission.results)]
-        return manager.new_job(task, JobInput(stdin=test.stdin), ended.put, launcher_name="demo")
 
-    running = {start(submission): submission for submission in submissions}
+def grade(
+    manager: JobManager, news: SimpleQueue[CaseEnded | JobResult], environment: str, submissions: Sequence[Submission]
+) -> Iterator[Submission]:
+    """Run all submissions at once; yields one each time a test of it has ended, and when it is graded."""
+    running = {
+        manager.new_job(task(submission.path, environment), callback=news.put, launcher_name="demo"): submission
+        for submission in submissions
+    }
     while running:
-        result = ended.get()
-        submission = running.pop(result.job_id)
-        submission.results.append(result)
-        if not submission.graded:
-            running[start(submission)] = submission
+        told = news.get()
+        submission = running.get(told.job_id)
+        if submission is None:
+            continue  # a hook has a thread of its own, and may come after the result
+        if isinstance(told, JobResult):
+            submission.result = told
+            del running[told.job_id]
+        else:
+            submission.tests_ended = told.number
         yield submission
 
 
 def table(submissions: Sequence[Submission]) -> Table:
-    """The results so far; the figures are the highest of a submission's jobs."""
+    """The results so far; the figures are the highest of a submission's tests."""
     view = Table("submission", "outcome", "text")
     for name in ("CPU s", "memory MiB", "wall s"):
         view.add_column(name, justify="right")
     view.add_column("host")
     for submission in submissions:
-        results = submission.results
-        if submission.graded:
+        result = submission.result
+        if result is not None:
             outcome, text = submission.verdict
             shown = Text(outcome.value, STYLES.get(outcome, "blue"))
         else:
-            shown, text = Text("..."), f"{len(results)} of {len(TESTS)} tests passed"
+            shown, text = Text("..."), f"{submission.tests_ended} of {len(TESTS)} tests passed"
+        runs = [] if result is None else [case.run for case in result.cases if case.run is not None]
         view.add_row(
             submission.path.name,
             shown,
             Text(text),
-            highest([result.cpu_time_s for result in results], digits=2),
-            highest([result.peak_memory_mib for result in results], digits=0),
-            highest([result.wall_time_s for result in results], digits=2),
-            ", ".join(sorted({result.host for result in results if result.host})),
+            highest([run.cpu_time_s for run in runs], digits=2),
+            highest([run.peak_memory_mib for run in runs], digits=0),
+            highest([run.wall_time_s for run in runs], digits=2),
+            (result.host if result is not None else None) or "",
         )
     return view
 
@@ -148,11 +156,14 @@ def main() -> int:
     where = ", ".join(f"{host.name} ({host.url})" for host in hosts) or "the default Docker host"
     print(f"grading {len(submissions)} submissions with up to {len(TESTS)} tests each on {where}", flush=True)
 
-    with JobManager(hosts or None) as manager, Live(console=console, auto_refresh=False, transient=True) as live:
-        for submission in grade(manager, options.environment, submissions):
+    hooks, news = HookManager(), SimpleQueue[CaseEnded | JobResult]()
+    hooks.add(CaseEnded, news.put)
+    live = Live(console=console, auto_refresh=False, transient=True)
+    with JobManager(hosts or None, hook_manager=hooks) as manager, live:
+        for submission in grade(manager, news, options.environment, submissions):
             if console.is_terminal:
                 live.update(table(submissions), refresh=True)
-            elif submission.graded:
+            elif submission.result is not None:
                 print(submission.path.name, *submission.verdict, flush=True)
     console.print(table(submissions))
 

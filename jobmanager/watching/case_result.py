@@ -30,7 +30,10 @@ def case_result(case: CaseRun, verdict: Verdict, facts: RunFacts, *, streams_kep
             outcome, text = Outcome.FAILED, comparison.difference
     points = case.points if outcome is Outcome.SUCCESS else 0.0
     most = _CHECKED_STREAMS_BYTES if is_checked_later else _KEPT_STREAMS_BYTES if outcome is not Outcome.SUCCESS else 0
-    run = _with_streams_cut(run, max(0, most - streams_kept))
+    kept = _with_streams_cut(run, max(0, most - streams_kept))
+    if is_checked_later and len(kept.stdout) < len(run.stdout):
+        text = f"it printed too much to be checked: all cases together may print {_CHECKED_STREAMS_BYTES // 2**20} MiB"
+    run = kept
     return CaseResult(name=case.name, outcome=outcome, text=text, correct=correct, points=points, run=run)
 
 

@@ -253,6 +253,16 @@ def test_the_demo_shows_its_progress_on_a_terminal(engines: list[str], environme
     assert "every submission ended as expected" in shown
 
 
+def test_the_judge_tells_all_verdicts_apart(engines: list[str], environment: dict[str, str]) -> None:
+    done = run(environment | {"COLUMNS": "120"}, EXAMPLES / "judge.py", *engines)
+
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    for submission in (EXAMPLES / "problem" / "submissions").iterdir():
+        assert submission.name in done.stdout
+    verdicts = ("accepted", "wrong answer", "time limit", "run-time error", "memory limit", "compile error")
+    assert all(done.stdout.count(verdict) >= 2 for verdict in verdicts), "as it came, and as it was expected"
+
+
 def demo_with(folder: Path, *submissions: Path) -> Path:
     """The demo over these submissions only."""
     (folder / "submissions").mkdir()

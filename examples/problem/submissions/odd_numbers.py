@@ -1,0 +1,3 @@
+# expect: wrong answer
+number = int(input())
+print(number // 2 - 1, number // 2 + 1)

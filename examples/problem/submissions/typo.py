@@ -1,0 +1,2 @@
+# expect: compile error
+print("2 2"

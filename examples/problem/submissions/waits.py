@@ -1,0 +1,5 @@
+# expect: time limit
+import time
+
+input()
+time.sleep(60)
