@@ -170,4 +170,5 @@ class Driver:
 def _runs(task: Task | Pipeline) -> tuple[RunRequest, ...]:
     if isinstance(task, Pipeline):
         return tuple(RunRequest(task=phase.task, phase=phase) for phase in task.phases)
-    return (RunRequest(task=task),)
+    checks = (RunRequest(task=checker.task, checks=task.checked_by(checker)) for checker in task.checkers)
+    return (RunRequest(task=task), *checks)

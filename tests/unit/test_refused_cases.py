@@ -1,0 +1,76 @@
+"""What cannot be had together with cases is refused at the call, and nothing is lost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from jobmanager import Case, Checker, Floats, Grader, JobInput, Match, Phase, Pipeline, Task
+from jobmanager.control.request import job_request
+from jobmanager.errors import InvalidInput, InvalidTask
+
+CASES = [Case("1")]
+TASK = Task("e", command="c", cases=CASES)
+TRUE = Task("e", command="true")
+
+
+def asked(task: Task | Pipeline, inputs: JobInput | None = None, **options: Any) -> None:
+    job_request(task, inputs, None, options, ssh_timeout_s=1.0)  # type: ignore[arg-type]
+
+
+def test_a_jobs_standard_input_and_a_person_who_logs_in_are_for_tasks_with_one_run() -> None:
+    with pytest.raises(InvalidInput, match="a task with cases has the standard input of each case: leave stdin out"):
+        asked(TASK, JobInput(stdin="x"))
+    with pytest.raises(InvalidInput, match='debug="ssh" is for a task with one run'):
+        asked(TASK, debug="ssh", ssh_callback=lambda host, port, user, password: None)
+    with pytest.raises(InvalidTask, match="build is for a task with cases"):
+        asked(Task("e", build="make", command="c"))
+
+
+def test_a_phase_with_cases_only_reads_and_its_verdict_is_known_at_its_end() -> None:
+    with pytest.raises(InvalidTask, match="only reads volumes"):
+        Phase("p", TASK, writes=["out"])
+    with pytest.raises(InvalidTask, match="no test reports"):
+        Phase("p", TASK, reads=["out"], tests=["/volumes/out/x.xml"])
+    for check in (lambda case, output: True, Checker(TRUE)):
+        with pytest.raises(InvalidTask, match="runs after the last case"):
+            Phase("p", Task("e", command="c", cases=[Case(check=check)]))
+
+
+@pytest.mark.parametrize(
+    ("task", "why"),
+    [
+        (Task("e"), "needs a command"),
+        (Task("e", command="c", cases=CASES), "has no cases of its own"),
+        (Task("e", grader=Grader("x")), "needs a command"),
+        (Task("e", command="c", collect=["*"]), "collects no files"),
+        (Task("e", command="c", problems={"q": Match("a")}), "has no problems"),
+        ("true", "must be a Task"),
+    ],
+)
+def test_a_checker_is_a_plain_program(task: Any, why: str) -> None:
+    with pytest.raises(InvalidTask, match=why):
+        Checker(task)
+
+
+def test_a_check_that_decides_later_cannot_stop_at_the_first_failure() -> None:
+    for check in (lambda case, output: True, Checker(TRUE)):
+        with pytest.raises(InvalidTask, match="runs after the last case"):
+            Task("e", command="c", cases=[Case(check=check)], stop_at_first_failure=True)
+
+
+def test_a_task_has_a_bounded_number_of_checkers() -> None:
+    with pytest.raises(InvalidTask, match="a task may have 8 different checkers, not 9"):
+        Task("e", command="c", cases=[Case(check=Checker(Task("e", command=f"c{number}"))) for number in range(9)])
+    same = [Case(check=Checker(Task("e", command="c"))) for _ in range(100)]
+    assert len(Task("e", command="c", cases=same).checkers) == 1
+
+
+def test_names_tolerances_and_sizes_are_checked_at_the_call() -> None:
+    with pytest.raises(InvalidTask, match="two cases have the name 'a': number 1 and number 3"):
+        Task("e", command="c", cases=[Case(name="a"), Case(), Case(name="a")])
+    with pytest.raises(InvalidTask, match="absolute must be a number from 0 on"):
+        Floats(absolute=float("nan"))
+    with pytest.raises(InvalidTask, match="expected has 65 MiB"):
+        Case(expected=b"x" * (65 * 2**20))
