@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -83,17 +84,11 @@ def told(result: JobResult) -> list[tuple[str, Outcome | None, bool | None, str 
 
 @contextmanager
 def busy_processors() -> Iterator[None]:
-    spinning = [multiprocessing.get_context("spawn").Process(target=spin, daemon=True) for _ in range(2 * (psutil.cpu_count() or 1))]
-    for process in spinning:
-        process.start()
+    spins = [sys.executable, "-c", "while True: pass"]
+    spinning = [subprocess.Popen(spins) for _ in range(2 * (psutil.cpu_count() or 1))]
     try:
         yield
     finally:
         for process in spinning:
             process.kill()
-            process.join()
-
-
-def spin() -> None:
-    while True:
-        pass
+            process.wait()
