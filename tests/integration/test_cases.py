@@ -237,6 +237,7 @@ def waiters() -> set[psutil.Process]:
     return {child for child in psutil.Process().children() if "jobmanager._waiter" in " ".join(child.cmdline())}
 
 
+@pytest.mark.case(57)
 @pytest.mark.daemon
 def test_a_waiter_that_dies_in_the_middle_costs_no_case_and_none_is_told_twice(private_engine: PrivateDaemon) -> None:
     told, others = Told(), waiters()
@@ -254,6 +255,7 @@ def test_a_waiter_that_dies_in_the_middle_costs_no_case_and_none_is_told_twice(p
     assert told.cases == [(f"n{number}", number) for number in range(1, 61)]
 
 
+@pytest.mark.case(57)
 @pytest.mark.daemon
 def test_a_job_that_is_killed_in_the_middle_keeps_the_cases_that_ended(private_engine: PrivateDaemon) -> None:
     told = Told()
@@ -268,6 +270,7 @@ def test_a_job_that_is_killed_in_the_middle_keeps_the_cases_that_ended(private_e
     assert 3 <= len(ended) < 100 and set(ended) == {Outcome.SUCCESS}
 
 
+@pytest.mark.case(57)
 @pytest.mark.daemon
 def test_a_container_that_a_stranger_removes_is_a_crash_and_no_case_is_run_again(
     private_engine: PrivateDaemon, outsider: docker.DockerClient
@@ -284,6 +287,7 @@ def test_a_container_that_a_stranger_removes_is_a_crash_and_no_case_is_run_again
     assert [name for name, _ in told.cases] == [f"n{number}" for number in range(1, len(told.cases) + 1)]
 
 
+@pytest.mark.case(57)
 @pytest.mark.daemon
 def test_a_container_that_died_of_a_case_is_replaced_and_that_case_keeps_its_outcome(
     private_engine: PrivateDaemon, outsider: docker.DockerClient
