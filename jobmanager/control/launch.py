@@ -14,6 +14,7 @@ from jobmanager.model.container import ContainerSpec, SSHEndpoint, VolumeMount
 from jobmanager.model.grader import Grader
 from jobmanager.model.job import Request
 from jobmanager.model.pipeline import Pipeline
+from jobmanager.model.result import Outcome
 from jobmanager.model.task import Task, clearing_s
 from jobmanager.model.volume import Volume, mount_path
 from jobmanager.results.checking import ANSWER, INPUT, OUTPUT, to_check
@@ -139,11 +140,16 @@ def _cases(task: Task, command: MonitorRun) -> CasePlan | None:
     if not cases:
         return None
     kept = [case.run for case in ended if case.run is not None]
+    build = command.progress.build
+    is_over = (build is not None and build.outcome is not Outcome.SUCCESS) or (
+        task.stop_at_first_failure and any(case.outcome is not Outcome.SUCCESS for case in ended)
+    )
     return CasePlan(
         build=task.build,  # type: ignore[arg-type]
         build_limits=task.build_limits,
         is_built=command.is_built,
-        cases=tuple(cases[len(ended) :]),
+        cases=() if is_over else tuple(cases[len(ended) :]),
+        last=len(cases),
         stop_at_first_failure=task.stop_at_first_failure,
         streams_kept=sum(len(run.stdout) + len(run.stderr) for run in kept),
         clearing_s=clearing_s(len(cases)),

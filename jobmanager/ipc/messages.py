@@ -171,7 +171,8 @@ class CasePlan:
     build: str | tuple[str, ...] | None = None  # is run first; the cases then begin with what it has left
     build_limits: Limits | None = None
     is_built: bool = False  # an earlier waiter has told how the build in this container ended
-    cases: tuple[CaseRun, ...]  # those that have not ended
+    cases: tuple[CaseRun, ...]  # those that have not ended, and are to be run
+    last: int  # the number of the last case of all
     streams_kept: int = 0  # bytes of output that results of earlier cases have
     clearing_s: float  # for all that is done between the runs
 

@@ -111,7 +111,8 @@ class CasesMonitor:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         assert job.cases is not None, "only a task with cases has such a monitor"
-        self._job = replace(job, cases=None, elapsed_s=0.0)  # each run has a clock of its own
+        self._job = replace(job, cases=None, elapsed_s=0.0, hold_s=0.0)  # each run has a clock of its own
+        self._hold_s = job.hold_s
         self._was_taken_over = job.taken_over
         self._plan: CasePlan = job.cases
         self._engine = engine
@@ -126,7 +127,7 @@ class CasesMonitor:
             lease_s=job.lease_s,
             spool=spool or Spool(None),
             is_first=not job.taken_over,
-            last_run=RUN + self._plan.cases[-1].number,
+            last_run=RUN + self._plan.last,
             clock=clock,
         )
         self._inspector = ContainerInspector(
@@ -187,6 +188,8 @@ class CasesMonitor:
     def _facts(self, ending: Ending, *, not_clean: str = "") -> RunFacts:
         """``ending`` says no more than whether all was run that is to be: how each run ended is told already."""
         sums = self._sums
+        if self._hold_s:
+            self._link.hold(self._hold_s)  # it keeps the volumes that a later phase will have
         return RunFacts(
             ending=ending,
             output=self._output,
@@ -196,13 +199,12 @@ class CasesMonitor:
             peak_memory_bytes=sums.peak_memory_bytes or None,
             timings=sums.timings,
             not_clean=not_clean,
-            is_leaving=self._link.is_open and not not_clean,
+            is_leaving=self._link.is_open and not not_clean and not self._hold_s,
         )
 
     # ---- runs
 
     def _run_all(self) -> None:
-        last = RUN + self._plan.cases[-1].number
         for run in self._runs():
             if run.case is not None:
                 self._prepare(run)
@@ -211,9 +213,11 @@ class CasesMonitor:
             if verdict.outcome is Outcome.CRASH or self._kill_requested.is_set():
                 raise _CutOff(self._ending_of(facts))
             outcome = self._tell_build(verdict, facts) if run.case is None else self._tell_case(run.case, verdict, facts)
+            if run.case is None and outcome is not Outcome.SUCCESS and self._plan.cases[0].number > 1:
+                raise _NotClean(f"the build was run again, and ended as {outcome}")
             if outcome is not Outcome.SUCCESS and (run.case is None or self._plan.stop_at_first_failure):
                 return
-            if facts.end is None and not isinstance(facts.ending, CannotRun) and run.number < last:
+            if facts.end is None and not isinstance(facts.ending, CannotRun) and run.number < RUN + self._plan.last:
                 raise _NotClean(_DIED)
 
     def _runs(self) -> Iterator[_Run]:

@@ -53,7 +53,7 @@ def followed(place: Place, *cases: CaseRun, command: Any = "cat", files: dict[st
         stdin=b"",
         limits=LIMITS,
         collect=(),
-        cases=CasePlan(cases=numbered, clearing_s=60.0, **plan),
+        cases=CasePlan(cases=numbered, last=len(numbered), clearing_s=60.0, **plan),
     )
     monitor = CasesMonitor(job, place.engine, host_lost_timeout_s=PATIENCE_S, send=told.take)
     told.facts = monitor.run()

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from jobmanager import JobInput, Task
-from jobmanager.control.launch import container_spec
+from typing import Any
+
+import pytest
+
+from jobmanager import Case, CaseResult, JobInput, Outcome, RunResult, Task
+from jobmanager.control.launch import container_spec, monitor_message
+from jobmanager.control.secret_store import SecretStore
 from jobmanager.engine.labels import Owner
+from jobmanager.ipc.messages import CasePlan
 from jobmanager.model.container import ContainerSpec
 from jobmanager.model.job import Request, RunRequest
-from jobmanager.scheduling.commands import SubmitContainer
+from jobmanager.results.facts import CasesProgress
+from jobmanager.scheduling.commands import MonitorRun, SubmitContainer
 
 
 def spec_of(task: Task) -> ContainerSpec:
@@ -23,3 +30,52 @@ def test_the_rights_that_a_task_names_are_its_containers() -> None:
 
     assert (asked.user, asked.devices, asked.privileged) == ("1000:1000", ("/dev/kvm",), True)
     assert (plain.user, plain.devices, plain.privileged) == (None, (), False)
+
+
+# ---- cases
+
+RIGHT = CaseResult(name="", outcome=Outcome.SUCCESS)
+WRONG = CaseResult(name="", outcome=Outcome.FAILED, correct=False)
+
+
+def plan_of(task: Task, progress: CasesProgress) -> CasePlan | None:
+    runs = (RunRequest(task=task),)
+    request = Request(job_id="j", task=task, inputs=JobInput(), runs=runs, priority=0, launcher_name="x", debug=False)
+    command = MonitorRun(
+        host="h",
+        container="c",
+        container_id="1",
+        image_command=(),
+        request=request,
+        run=0,
+        limits=task.limits,
+        taken_over=True,
+        elapsed_s=1.0,
+        limit_hit=None,
+        images={},
+        kill_at_once=False,
+        engine_id="",
+        progress=progress,
+        is_built=progress.build is not None,
+    )
+    return monitor_message(command, SecretStore(None), runner_lease_s=90.0).cases
+
+
+@pytest.mark.parametrize(
+    ("task", "progress", "left"),
+    [
+        ({}, CasesProgress(), ["1", "2", "3"]),
+        ({}, CasesProgress(cases=(RIGHT,)), ["2", "3"]),
+        ({}, CasesProgress(cases=(WRONG,)), ["2", "3"]),
+        ({}, CasesProgress(cases=(RIGHT, RIGHT, RIGHT)), []),
+        ({"stop_at_first_failure": True}, CasesProgress(cases=(RIGHT,)), ["2", "3"]),
+        ({"stop_at_first_failure": True}, CasesProgress(cases=(WRONG,)), []),
+        ({"build": "make"}, CasesProgress(build=RunResult(outcome=Outcome.FAILED)), []),
+    ],
+)
+def test_a_waiter_that_takes_over_is_given_the_cases_that_are_still_to_be_run(
+    task: dict[str, Any], progress: CasesProgress, left: list[str]
+) -> None:
+    cases = [Case(expected="x"), Case(expected="x"), Case(expected="x")]
+    plan = plan_of(Task("e", command="c", cases=cases, **task), progress)
+    assert plan is not None and ([case.name for case in plan.cases], plan.last) == (left, 3)
