@@ -398,6 +398,11 @@ def _check_cases(task: Task) -> None:
     fixed = [name for name in FIXED_LIMITS if task.build_limits is not None and _differs(task, name)]
     if fixed:
         raise InvalidTask(f"build_limits has another {fixed[0]} than limits: it is the container's, for the build and all cases")
+    brought = [len(content) for content in (task.files or {}).values()]  # type: ignore[arg-type]
+    for number, case in enumerate(task.cases, 1):
+        sizes = [len(content) for content in (case.files or {}).values()]  # type: ignore[arg-type]
+        if sizes and (lack := task.limits.workspace_excess([*brought, *sizes])):
+            raise InvalidTask(f"the files of case {case.name or number} with those of the task are {lack}")
     if task.stop_at_first_failure and any(case.is_checked_later for case in task.cases):
         raise InvalidTask("a check that is a function or a Checker runs after the last case: it cannot stop at the first failure")
     if len(task.checkers) > _MAX_CHECKERS:

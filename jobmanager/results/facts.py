@@ -32,6 +32,7 @@ class ProgramEnd:
     cpu_ns: int | None = None  # of the whole container since the program started
     wall_s: float | None = None  # from the program's start to its end, without what its reader made it wait
     peak_memory_bytes: int | None = None
+    peak_is_lower_bound: bool = False  # sampled, or that of the largest process: an earlier run had more
     oom_kills: int | None = None
     fork_refusals: int | None = None  # how often the limit of processes was hit
     workspace_full: bool = False

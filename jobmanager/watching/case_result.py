@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from jobmanager.ipc.messages import CaseRun
-from jobmanager.model.result import CaseResult, Outcome, RunResult
+from jobmanager.model.result import CaseResult, Evidence, Outcome, RunResult
 from jobmanager.results.case_results import NOT_CHECKED
 from jobmanager.results.comparing import compare
 from jobmanager.results.facts import RunFacts
@@ -33,8 +33,15 @@ def case_result(case: CaseRun, verdict: Verdict, facts: RunFacts, *, streams_kep
     kept = _with_streams_cut(run, max(0, most - streams_kept))
     if is_checked_later and len(kept.stdout) < len(run.stdout):
         text = f"it printed too much to be checked: all cases together may print {_CHECKED_STREAMS_BYTES // 2**20} MiB"
-    run = kept
+    run = replace(kept, evidence=(*kept.evidence, *_source_of_the_peak(facts)))
     return CaseResult(name=case.name, outcome=outcome, text=text, correct=correct, points=points, run=run)
+
+
+def _source_of_the_peak(facts: RunFacts) -> tuple[Evidence, ...]:
+    """The kernel's own counter tells nothing of a run that needs less memory than one before it."""
+    if facts.end is None or not facts.end.peak_is_lower_bound:
+        return ()
+    return (Evidence(kind="peak_memory", value="a lower bound", source="samples, and the largest process"),)
 
 
 def _with_streams_cut(run: RunResult, most: int) -> RunResult:

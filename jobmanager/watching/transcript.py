@@ -137,6 +137,7 @@ def _program_end(ended: Ended, workspace: bytes) -> ProgramEnd:
         cpu_ns=None if ended.cpu_us is None else ended.cpu_us * 1000,
         wall_s=ended.wall_us / 1e6,
         peak_memory_bytes=ended.peak_bytes,
+        peak_is_lower_bound=not ended.peak_is_exact,
         oom_kills=ended.oom_kills,
         fork_refusals=ended.fork_refusals,
         workspace_full=workspace in full,

@@ -97,6 +97,19 @@ def test_a_build_may_have_more_memory_and_processes_than_the_cases(shared_manage
     assert result.cases[1].run is not None and result.cases[1].run.limit == "processes", result
 
 
+def test_the_peak_of_memory_says_where_it_is_a_lower_bound(shared_manager: JobManager) -> None:
+    cases = [Case(f"x = bytearray({mib} * 2**20); x[::4096] = bytes(len(x) // 4096)") for mib in (10, 40, 20)]
+    limits = Limits(memory_mib=128, workspace_mib=8)
+    result = run(shared_manager, Task(PYTHON, command=["python3", "-c", ECHO], cases=cases, limits=limits))
+    told = [
+        (round((case.run.peak_memory_mib or 0) / 10), any(each.kind == "peak_memory" for each in case.run.evidence))
+        for case in result.cases
+        if case.run is not None
+    ]
+    assert [is_bound for _, is_bound in told] == [False, False, True], told
+    assert told[0][0] >= 1 and told[1][0] >= 4 and 2 <= told[2][0] <= 3, told
+
+
 # ---- nothing goes from one case to the next
 
 PROBE = r"""

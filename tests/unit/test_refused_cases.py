@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from jobmanager import Case, Checker, Floats, Grader, JobInput, Match, Phase, Pipeline, Task
+from jobmanager import Case, Checker, Floats, Grader, JobInput, Limits, Match, Phase, Pipeline, Task
 from jobmanager.control.request import job_request
 from jobmanager.errors import InvalidInput, InvalidTask
 
@@ -72,5 +72,8 @@ def test_names_tolerances_and_sizes_are_checked_at_the_call() -> None:
         Task("e", command="c", cases=[Case(name="a"), Case(), Case(name="a")])
     with pytest.raises(InvalidTask, match="absolute must be a number from 0 on"):
         Floats(absolute=float("nan"))
+    with pytest.raises(InvalidTask, match="the files of case big with those of the task are larger than the workspace of 1 MiB"):
+        big = Case(name="big", files={"a": b"x" * 2**20})
+        Task("e", command="c", files={"b": b"x"}, cases=[Case(), big], limits=Limits(workspace_mib=1))
     with pytest.raises(InvalidTask, match="expected has 65 MiB"):
         Case(expected=b"x" * (65 * 2**20))
