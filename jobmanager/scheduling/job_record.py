@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from jobmanager.model.checks import ProgramCheck
 from jobmanager.model.container_states import ContainerState
 from jobmanager.model.job import Request, RunRequest
 from jobmanager.model.limits import Limits
 from jobmanager.model.listings import RunningJob, WaitingJob
 from jobmanager.model.pipeline import Pipeline
 from jobmanager.model.result import Callback, CaseResult, Outcome, SSHCallback, Step
-from jobmanager.results.checking import checked_case, to_check, unchecked_case
+from jobmanager.results.checking import checked_case, unchecked_case
 from jobmanager.results.facts import NO_PROGRESS, CasesProgress, LimitHit, RunFacts
 from jobmanager.results.verdict import KillReason, Verdict, crash_verdict, killed_verdict
 from jobmanager.scheduling.containers import ContainerRecord, Slot
@@ -41,6 +42,7 @@ class RunRecord:
     is_built: bool = False  # of a task with cases: its present container has run the build
     replaced: ContainerRecord | None = None  # a container that can have no more of its cases: another one is being started
     replacements: int = 0  # how often that was so
+    judges: tuple[int, ...] = ()  # of a checker whose turn it is: the cases whose output it judges, in its order
     why_not_run: str = ""
     host_away_since: float | None = None  # since when the phase waits for its host
 
@@ -159,12 +161,11 @@ class JobRecord:
 
     def is_checked_by_program(self, number: int) -> bool:
         """Whether a case, by its number from 1 on, is judged by a checker."""
-        return any(number in run.request.checks for run in self.runs)
+        return self.pipeline is None and isinstance(self.runs[0].request.task.cases[number - 1].check, ProgramCheck)
 
     def checked(self, run: RunRecord, place: int) -> tuple[int, CaseResult]:
         """The number of the case that a checker has judged, and its result. ``place``: which of the checker's runs, from 1."""
-        task, ran = self.runs[0].request.task, self.runs[0].progress
-        number = to_check(run.request.checks, ran)[place - 1]
+        task, ran, number = self.runs[0].request.task, self.runs[0].progress, run.judges[place - 1]
         return number, checked_case(task.cases[number - 1], ran.cases[number - 1], run.progress.cases[place - 1])
 
     def all_progress(self) -> CasesProgress:
@@ -174,8 +175,7 @@ class JobRecord:
         ran = self.runs[0].progress
         cases = list(ran.cases)
         for run in self.runs[1 : self.current + 1]:
-            numbers = to_check(run.request.checks, ran)
-            for place, number in enumerate(numbers, 1):
+            for place, number in enumerate(run.judges, 1):
                 if place <= len(run.progress.cases):
                     cases[number - 1] = self.checked(run, place)[1]
                 else:

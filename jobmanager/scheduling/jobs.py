@@ -248,8 +248,8 @@ class JobTable:
         phase = run.request.phase.name if run.request.phase is not None else ""
         if run.request.checks:
             number, result = job.checked(run, number)
-        elif result.text == NOT_CHECKED and job.is_checked_by_program(number):  # it is told when its checker has judged it
-            return
+        elif result.text == NOT_CHECKED and job.is_checked_by_program(number):
+            return  # it is told when its checker has judged it
         of = len(job.runs[0].request.task.cases if job.pipeline is None else run.request.task.cases)
         self._send(NotifyCaseEnded(job_id=job.request.job_id, phase=phase, number=number, of=of, result=result))
 

@@ -99,7 +99,7 @@ class RunSequence:
     def kill(self, job: JobRecord) -> None:
         """A job that runs is to end: its run is, unless it is one that always runs."""
         run = job.run
-        if not run.is_given and run.replacements:
+        if not run.is_given and (run.request.phase is None or run.replacements):
             self.end_run(job, killed_verdict(job.killed or KillReason.KILL_JOB), JobEvent.RUN_ENDED)
         elif not run.is_given:  # a phase that waits for its container
             self._skip(job)
@@ -155,7 +155,8 @@ class RunSequence:
         if not job.killed and verdict.outcome not in (Outcome.CRASH, Outcome.KILLED) and event is JobEvent.RUN_ENDED:
             task, ran = job.runs[0].request.task, job.runs[0].progress
             for run in job.runs[job.current + 1 :]:
-                if to_check(run.request.checks, ran):
+                run.judges = tuple(to_check(run.request.checks, ran))
+                if run.judges:
                     if job.run.container is not None:
                         self._containers.apply(job.run.container, ContainerEvent.RELEASED)
                     job.current = run.number

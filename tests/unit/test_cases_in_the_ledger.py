@@ -273,6 +273,19 @@ def test_a_checker_that_cannot_be_built_judges_nothing_and_the_next_one_does_sti
     assert result.verdict.outcome is Outcome.ERROR
 
 
+@pytest.mark.parametrize("is_started", [False, True], ids=["no container", "its container runs"])
+def test_a_kill_before_or_while_a_checker_runs_ends_the_job(is_started: bool) -> None:
+    driver, container = began(JUDGED)
+    ran_all(driver, container, PENDING, PENDING, PENDING, right("d"))
+    if is_started:
+        container = next_container(driver)
+    driver.ledger.kill("j", KillReason.KILL_JOB)
+    if is_started:
+        assert driver.kills() == [container]
+        driver.end(container)
+    assert driver.result("j").verdict.outcome is Outcome.KILLED
+
+
 def test_what_a_checker_may_use_counts_for_the_job() -> None:
     big = Checker(Task("gcc", build="make", command="x", limits=Limits(memory_mib=600, wall_time_s=7)))
     task = Task("python3", command="y", cases=[Case(check=big), Case(check=big)], limits=Limits(memory_mib=64, wall_time_s=10))
