@@ -80,13 +80,23 @@ class LinkLost:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OpenStudents:
+    """The answer to ``open_students_question``: which students have been asked for, and have not ended."""
+
+    question: int
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SSHReport:
     """A debug session's server accepts connections, or cannot be started."""
 
     text: str  # "ready", or the reason
 
 
-SupervisorMessage = Union[RunStudent, StudentInput, KillStudent, UnsupportedRequest, ProtocolViolation, LinkLost, SSHReport]
+SupervisorMessage = Union[
+    RunStudent, StudentInput, KillStudent, UnsupportedRequest, ProtocolViolation, LinkLost, SSHReport, OpenStudents
+]
 
 
 class LinkReader:
@@ -142,6 +152,11 @@ def message_to_supervisor(kind: str, student: int, **fields: object) -> bytes:
     return json.dumps({"type": kind, "id": student, **fields}, separators=(",", ":")).encode()
 
 
+def open_students_question(number: int) -> bytes:
+    """What a waiter that takes over asks: its answer has the same number."""
+    return message_to_supervisor("open", number)
+
+
 def output_message(student: int, stderr: bool, data: bytes) -> bytes:
     """A message with what a student's program printed."""
     return message_to_supervisor("output", student, stderr=stderr, data=base64.b64encode(data).decode())
@@ -169,6 +184,8 @@ def _message(number: int, fields: Mapping[str, Any]) -> SupervisorMessage:
         return StudentInput(id=number, data=_bytes(fields.get("data")))
     if kind == "kill":
         return KillStudent(id=number)
+    if kind == "open":
+        return OpenStudents(question=number, ids=_ids(fields.get("students")))
     if kind == "unsupported":
         return UnsupportedRequest(id=number, reason=_checks.text("reason", fields.get("reason", ""))[:_MAX_REASON_LENGTH])
     raise _InvalidField(f"no message of the link is of the type {str(kind)[:40]!r}")
@@ -198,6 +215,12 @@ def _run_student(number: int, fields: Mapping[str, Any]) -> RunStudent:
         share_network=share_network,
         env=checked,
     )
+
+
+def _ids(value: object) -> tuple[int, ...]:
+    if not isinstance(value, list) or not all(type(each) is int for each in value):
+        raise _InvalidField("students must be a list of numbers")
+    return tuple(value)
 
 
 def _number(name: str, value: object) -> float:

@@ -134,6 +134,7 @@ class CasesMonitor:
             job, engine, host_lost_timeout_s=host_lost_timeout_s, give_up=self._kill_requested, clock=clock
         )
         self._requests = 0
+        self._has_connected = False
         self._sums = _Sums()
         self._output = CapturedOutput()  # of the build
         self._streams_kept = self._plan.streams_kept
@@ -387,6 +388,10 @@ class CasesMonitor:
         return _CutOff(RunCutOff(cause=cause) if self._has_begun else JobNotSent(cause=cause))
 
     def _connect(self) -> None:
+        if self._link.is_open:
+            return
+        if not self._has_begun and not self._has_connected:
+            self._connect_at_first()
         connection = RunnerConnection(
             self._job,
             self._engine,
@@ -410,6 +415,17 @@ class CasesMonitor:
             raise self._cut_off(HostGivenUp()) from error
         except EngineError as error:
             raise self._cut_off(InfrastructureFailure(reason=f"the engine refused to go on with it: {error}")) from error
+
+
+    def _connect_at_first(self) -> None:
+        """Nobody has spoken to this runner. Where that does not succeed now, it is tried as after any lost connection."""
+        self._has_connected = True
+        try:
+            self._link.connect()
+        except Unreachable as error:
+            raise _CutOff(JobNotSent(cause=EngineUnreachable(reason=str(error)))) from error
+        except EngineError as error:
+            _log.debug("container %s cannot be attached to: %s", self._job.container_name, error)
 
 
 def _exited() -> ProgramExited:

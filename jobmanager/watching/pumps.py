@@ -100,11 +100,18 @@ class MessagePump:
     Args:
         max_bytes: the most that waits, what was sent and is not taken included.
         on_taken: is given how many more messages the program has taken, in the monitor's thread.
+        on_resumed: is called when it is known how many a program has taken of an earlier waiter, too; in the same thread.
     """
 
-    def __init__(self, *, max_bytes: int, on_taken: Callable[[int], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        *,
+        max_bytes: int,
+        on_taken: Callable[[int], None] = lambda _: None,
+        on_resumed: Callable[[], None] = lambda: None,
+    ) -> None:
         self._max_bytes = max_bytes
-        self._on_taken = on_taken
+        self._on_taken, self._on_resumed = on_taken, on_resumed
         self._lock = threading.Lock()
         self._waiting: deque[bytes] = deque()  # from number _taken on
         self._waiting_bytes = 0
@@ -160,6 +167,7 @@ class MessagePump:
         self.taken(count)
         with self._lock:
             self._sent, self._room = self._taken, _ROOM_BYTES
+        self._on_resumed()
 
     def close(self) -> None:
         """Send nothing more, and forget what waits."""

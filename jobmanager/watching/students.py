@@ -7,12 +7,13 @@
     a thread per student container       start, follow, judge, remove (``student_container.py``)
 
 They end with their job: when its monitor ends, they are killed, and removed before the grading container is. They do not outlive
-their waiter either: the next one cannot go on with them, so the job of a grader that had any is cut off.
+their waiter either: the next one cannot go on with them. It asks the supervisor which are open, and cuts the job off if any is.
 """
 
 from __future__ import annotations
 
 import logging
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -25,12 +26,14 @@ from jobmanager.grading.link import (
     KillStudent,
     LinkLost,
     LinkReader,
+    OpenStudents,
     ProtocolViolation,
     RunStudent,
     SSHReport,
     StudentInput,
     SupervisorMessage,
     UnsupportedRequest,
+    open_students_question,
     pieces,
 )
 from jobmanager.ipc.messages import GradingSettings, MonitorContainer
@@ -45,6 +48,7 @@ _log = logging.getLogger(__name__)
 
 _RESERVED_BYTES = 2**20  # for other messages to the supervisor
 _CLOSE_TIMEOUT_S = 10.0
+_QUESTION_BITS = 50
 _EXTRA_THREADS = 8  # beside one per student that may run: for those that are refused or being removed
 
 
@@ -74,7 +78,9 @@ class StudentContainers:
         self._highest_id = 0
         self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
-        self.messages = MessagePump(max_bytes=MAX_UNREAD_OUTPUT_BYTES + _RESERVED_BYTES)
+        self.messages = MessagePump(max_bytes=MAX_UNREAD_OUTPUT_BYTES + _RESERVED_BYTES, on_resumed=self._ask_what_is_open)
+        self._question = random.getrandbits(_QUESTION_BITS) + 1 if job.taken_over else 0  # 0: it was answered, or there is none
+        self._has_asked = False
         self._host, self._runners = host, runners
         self._reader = LinkReader()
         self._sending = threading.Lock()  # the pieces of a message go one after the other
@@ -121,6 +127,10 @@ class StudentContainers:
             self._report_ssh(message.text)
         elif self._ended.is_set():
             return
+        elif isinstance(message, OpenStudents):
+            self._learn_what_is_open(message)
+        elif self._question:  # asked of the waiter before, or of us: whatever is open will be told
+            self._highest_id = max(self._highest_id, getattr(message, "id", None) or 0)
         elif isinstance(message, RunStudent):
             self._run_student(message)
         elif isinstance(message, (StudentInput, KillStudent)):
@@ -150,13 +160,24 @@ class StudentContainers:
         for thread in list(self._threads):
             thread.join(max(0.0, until - time.monotonic()))
 
+    # ---- after another waiter
+
+    def _ask_what_is_open(self) -> None:
+        if self._question and not self._has_asked:
+            self._has_asked = True
+            self._send(open_students_question(self._question))
+
+    def _learn_what_is_open(self, answer: OpenStudents) -> None:
+        """Of an open student nobody knows what its grader was told. One that has ended concerns nobody any more."""
+        if answer.question != self._question:  # of a waiter between that one and us
+            return
+        self._question = 0
+        if answer.ids:
+            self._end_for_lost_link()
+
     # ---- requests of the supervisor
 
     def _run_student(self, request: RunStudent) -> None:
-        if self._job.taken_over:  # asked of the waiter before, or of us: nobody knows what it was told since
-            self._highest_id = max(self._highest_id, request.id)
-            self._end_for_lost_link()
-            return
         if request.id <= self._highest_id:
             self._end_for_protocol_error(f"the supervisor asked for student {request.id} twice")
             return

@@ -437,15 +437,50 @@ def test_a_waiter_that_takes_over_removes_the_students_of_the_dead_one_when_thei
     engine.remove("g")
 
 
-def test_a_grader_that_asks_a_second_waiter_for_students_is_cut_off_and_gets_none() -> None:
+def tell(all_of_them: WatchedStudents, *told: dict[str, object]) -> None:
+    for message in told:
+        for piece in container_messages.pieces(message):
+            all_of_them.on_message(piece)
+
+
+def question_of(all_of_them: WatchedStudents) -> int:
+    """What a waiter that takes over asks the supervisor, once the runner has told how much that has taken."""
+    assert all_of_them.messages.due(1) == []
+    all_of_them.messages.resume(5)
+    (sent,) = all_of_them.messages.due(1)
+    asked = json.loads(sent.data[1:])
+    assert (sent.number, asked["type"]) == (5, "open")
+    all_of_them.messages.resume(5)
+    assert len(all_of_them.messages.due(1)) == 1, "it is asked once"
+    return int(asked["id"])
+
+
+def test_a_grader_that_has_a_student_when_its_waiter_dies_is_cut_off() -> None:
     taken_over = students(taken_over=True)
     violations: list[str] = []
     taken_over._end_for_protocol_error = violations.append  # type: ignore[method-assign, assignment]
-    for message in ({"type": "student", "id": 1, "command": "true"}, {"type": "kill", "id": 1}):
-        for piece in container_messages.pieces(message):
-            taken_over.on_message(piece)
+    tell(taken_over, {"type": "student", "id": 1, "command": "true"}, {"type": "student", "id": 2, "command": "true"})
+    tell(taken_over, {"type": "kill", "id": 1}, {"type": "stdin", "id": 2, "data": "no base64"})
+    question = question_of(taken_over)
+    assert (taken_over.cut_off, taken_over._running, violations) == (0, {}, [])
+    tell(taken_over, {"type": "open", "id": question + 1, "students": [1]})  # the answer to a waiter between the two
+    assert taken_over.cut_off == 0
+    tell(taken_over, {"type": "open", "id": question, "students": [2]})
     assert (taken_over.cut_off, taken_over._running, violations) == (1, {}, [])
     taken_over.close()
+
+
+def test_a_grader_whose_students_had_ended_is_given_new_ones_by_the_next_waiter(
+    fake: FakeEngineServer, engine: Engine
+) -> None:
+    taken_over = students(lambda: connect(Address(host="fake", url=fake.url), timeout_s=10), taken_over=True)
+    tell(taken_over, {"type": "student", "id": 1, "command": "true"})
+    tell(taken_over, {"type": "open", "id": question_of(taken_over), "students": []})
+    assert (taken_over.cut_off, taken_over._running) == (0, {})
+    tell(taken_over, {"type": "student", "id": 2, "command": "true"})
+    assert taken_over.cut_off == 0 and taken_over._highest_id == 2
+    taken_over.close()
+
 
 
 def test_a_request_that_comes_while_its_job_ends_starts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

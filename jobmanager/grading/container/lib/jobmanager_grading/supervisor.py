@@ -154,6 +154,10 @@ class Supervisor:
         if data is None:
             return
         message = messages.read(data)
+        if message["type"] == "open":  # from a waiter that has taken over
+            open_students = {"type": "open", "id": message.get("id"), "students": list(self._students)}
+            self._waiting += messages.pieces(open_students)
+            return
         student = message.get("id")
         client = self._students.get(student) if isinstance(student, int) else None
         if client is None:
