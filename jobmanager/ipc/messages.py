@@ -206,6 +206,8 @@ class MonitorContainer:
     secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False)  # files by name, which are never collected
     volume_devices: Mapping[str, str] = field(default_factory=dict)  # that volumes must have, by name
     cases: CasePlan | None = None
+    clears: tuple[str, ...] = ()  # places that are emptied before the run, all processes being dead; what was kept is put back
+    clearing_s: float = 0.0  # for that
     with_ssh: bool = False  # ``debug="ssh"``: the container's SSH server reports when it accepts connections
     lease_s: float = 90.0  # for which the runner waits for a waiter before it ends the program and itself
     engine_id: str = ""  # of the engine that has the container; empty where unknown

@@ -86,6 +86,7 @@ class RefusalReason(IntEnum):
     ARGUMENTS_TOO_LONG = 10
     KILLED_BEFORE = 11
     NO_PROCESS = 12
+    NOT_CLEAN = 13
 
 
 class HowEnded(IntEnum):

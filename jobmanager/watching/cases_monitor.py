@@ -2,7 +2,7 @@
 
 ::
 
-    PUT files ─► RUN build ─► KEEP the workspace ─► CLEAR, put back ─► RUN case 1 ─► CLEAR, put back ─► RUN case 2 ─► ... ─► LEAVE
+    PUT files ─► RUN build ─► KEEP the workspace ─► CLEAR, put back, RUN case 1 ─► CLEAR, put back, RUN case 2 ─► ... ─► LEAVE
 
 Each run is followed by a ``ContainerMonitor`` of its own over the same link, and told as it ends: a waiter that takes over goes on
 with the first run that is not told. A container that cannot be cleared, or that died of a case, is used for no other case; the rest
@@ -54,6 +54,7 @@ _log = logging.getLogger(__name__)
 _TURN_S = 1.0
 _FIRST_ANSWER_S = 60.0  # for a runner's first word to a waiter that takes over
 _DIED = "it died of the case before"
+_TOO_LONG = "clearing it takes too long"
 
 
 class _NotClean(Exception):
@@ -133,6 +134,7 @@ class CasesMonitor:
         self._inspector = ContainerInspector(
             job, engine, host_lost_timeout_s=host_lost_timeout_s, give_up=self._kill_requested, clock=clock
         )
+        self._places = (job.workspace, "/tmp", SHM)
         self._requests = 0
         self._has_connected = False
         self._sums = _Sums()
@@ -207,9 +209,7 @@ class CasesMonitor:
 
     def _run_all(self) -> None:
         for run in self._runs():
-            if run.case is not None:
-                self._prepare(run)
-            facts = self._follow(run)
+            facts = self._follow(run if run.case is None else self._prepared(run, run.case))
             verdict = judge(facts, run.job.limits)
             if verdict.outcome is Outcome.CRASH or self._kill_requested.is_set():
                 raise _CutOff(self._ending_of(facts))
@@ -251,8 +251,14 @@ class CasesMonitor:
         self._current = monitor
         if self._kill_requested.is_set():
             monitor.kill()
+        began = self._clock()
         facts = monitor.run()
         self._sums.add(facts)
+        self._clearing_left_s -= max(0.0, self._clock() - began - (facts.wall_time_s or 0.0)) if run.job.clears else 0.0
+        if monitor.not_clean:
+            raise _NotClean(monitor.not_clean)
+        if run.job.clears and not monitor.has_started and isinstance(facts.ending, RunCutOff) and self._clearing_left_s <= 0:
+            raise _NotClean(_TOO_LONG)
         self._job = replace(self._job, taken_over=False, limit_hit=None)  # what a waiter before had begun has ended
         return facts
 
@@ -293,18 +299,25 @@ class CasesMonitor:
 
     # ---- between them
 
-    def _prepare(self, run: _Run) -> None:
-        """Nothing of the run before may be there when the next one begins, unless the runner has taken that already."""
+    def _prepared(self, run: _Run, case: CaseRun) -> _Run:
+        """The run, so that nothing of the one before is there when it begins, unless the runner has taken it already.
+
+        The runner clears the container just before it starts the program: both are asked for in one go.
+        """
         if self._was_taken_over and self._is_taken(run.number):
             self._is_kept = True
-            return
+            return run
         if not self._is_kept:
             self._keep()
             self._is_kept = True
-        if run.case is not None and (run.case.number > 1 or self._plan.build is not None):
-            self._clear()
+        is_used = case.number > 1 or self._plan.build is not None
         if not self._has_its_limits:
+            if is_used:
+                self._clear()
             self._set_limits()
+        elif is_used:
+            return replace(run, job=replace(run.job, clears=self._places, clearing_s=max(1.0, self._clearing_left_s)))
+        return run
 
     def _is_taken(self, number: int) -> bool:
         """Whether the runner has taken this run, or a later one, of an earlier waiter."""
@@ -350,7 +363,7 @@ class CasesMonitor:
             return time.time()
 
     def _clear(self) -> None:
-        places = (self._job.workspace.encode(), b"/tmp", SHM.encode())
+        places = tuple(place.encode() for place in self._places)
         cleared = self._ask(lambda number: Clear(request=number, put_back=True, places=places))
         assert isinstance(cleared, Cleared)
         if not cleared.clean:
@@ -371,7 +384,7 @@ class CasesMonitor:
                     return answer
         finally:
             self._clearing_left_s -= self._clock() - began
-        raise _NotClean("clearing it takes too long")
+        raise _NotClean(_TOO_LONG)
 
     def _answer(self, until: float) -> Kept | Cleared | None:
         while self._link.is_open and self._clock() < until and not self._kill_requested.is_set():

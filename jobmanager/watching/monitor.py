@@ -40,6 +40,7 @@ from jobmanager.runner.frames import (
     OutputData,
     Piece,
     ProgramStream,
+    RefusalReason,
     RunRefused,
     Started,
     Status,
@@ -105,6 +106,7 @@ class ContainerMonitor:
             cpu_before_s: CPU seconds that the container's earlier runs took.
         """
         self.state = MonitorState.NEW
+        self.not_clean = ""  # why the container could not be cleared before the run, which was not started then
         self._job = job
         self._engine = engine
         self._send = send
@@ -160,6 +162,11 @@ class ContainerMonitor:
     def container_id(self) -> str:
         """Id of the monitored container."""
         return self._job.container_id
+
+    @property
+    def has_started(self) -> bool:
+        """Whether the runner has told that the program was started."""
+        return self._transcript.started is not None
 
     def kill(self) -> None:
         """End the container soon; ``run`` then returns the facts."""
@@ -337,6 +344,8 @@ class ContainerMonitor:
             self._apply(MonitorEvent.STARTED)
         elif isinstance(message, RunRefused):
             self._notes.refusal = refusal_text(message, self._job)
+            if message.why is RefusalReason.NOT_CLEAN:
+                self.not_clean = one_line(message.what.decode("utf-8", "replace"))
             self._apply(MonitorEvent.REFUSED)
         elif isinstance(message, Ended):
             self._apply(MonitorEvent.ENDED)
@@ -472,7 +481,7 @@ class ContainerMonitor:
         status = self._link.status
         if status is None or status.run >= self._number or self._connection.was_sent_ahead:
             return
-        self._limit_clock.start(self._clock())
+        self._limit_clock.start(self._clock() + self._job.clearing_s)  # again when it has started
         for message in self._connection.run_messages():
             self._link.send(message)
 

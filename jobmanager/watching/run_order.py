@@ -12,6 +12,7 @@ from jobmanager.model._utf8 import to_utf8
 from jobmanager.model.limits import MAX_FILE_MIB, Limits
 from jobmanager.model.volume import mount_path
 from jobmanager.runner.frames import (
+    Clear,
     DownMessage,
     Input,
     InputFrom,
@@ -40,6 +41,8 @@ def run_messages(job: MonitorContainer, *, made_at_s: float, number: int = RUN) 
     ``made_at_s`` (seconds since 1970) is the time of all files: one moment, so that ``make`` takes none for newer, and one that
     lies in the past of the container's host.
     """
+    if job.clears:
+        yield Clear(request=number, put_back=True, places=tuple(map(to_utf8, job.clears)))
     yield from file_messages(job, made_at_s=made_at_s)
     if job.stdin is not None:
         yield from _standard_input(job.stdin, number)

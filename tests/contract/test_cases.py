@@ -12,6 +12,7 @@ from jobmanager.model.checks import Lines
 from jobmanager.model.limits import Limits
 from jobmanager.model.result import CaseResult, Outcome, RunResult
 from jobmanager.results.facts import RunFacts
+from jobmanager.watching import cases_monitor
 from jobmanager.watching.cases_monitor import CasesMonitor
 from tests.contract.place import PATIENCE_S, Place
 
@@ -130,6 +131,13 @@ def test_a_case_that_ends_badly_leaves_the_next_one_as_it_is(place: Place, comma
     facts = followed(place, case("bad", limits=limits), case("bad again", limits=limits), command=command)
     assert [result.outcome for result in facts.cases] == [outcomes[command]] * 2
     assert all(result.run is not None and (result.run.wall_time_s or 0) < 5 for result in facts.cases)
+
+
+def test_a_container_that_cannot_be_cleared_runs_no_other_case(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cases_monitor, "SHM", "/.jobmanager")  # nobody can empty it
+    told = followed(place, case("a", stdin=b"1", expected=b"1"), case("b"), case("c"))
+    assert [result.name for result in told.cases] == ["a"]
+    assert told.facts is not None and told.facts.not_clean.startswith("/.jobmanager") and not told.facts.is_leaving
 
 
 def test_a_hundred_cases_have_the_verdicts_of_one(place: Place) -> None:

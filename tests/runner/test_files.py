@@ -382,6 +382,15 @@ def test_what_cannot_be_emptied_is_not_clean_and_named(runner: BareRunner) -> No
     assert (answer.clean, answer.why) == (False, b"/.jobmanager: something is left that cannot be removed")
 
 
+def test_a_run_that_is_sent_behind_a_clear_starts_only_where_that_was_clean(runner: BareRunner) -> None:
+    runner.send(Clear(request=1, places=(b"/job",)))
+    assert runner.run(["true"]).ended.code == 0
+    runner.send(Clear(request=2, places=(b"/job", b"/.jobmanager")))
+    refused = runner.run(["true"]).refused
+    assert refused is not None
+    assert (refused.why, refused.what) == (RefusalReason.NOT_CLEAN, b"/.jobmanager: something is left that cannot be removed")
+
+
 def test_a_file_whose_end_never_came_takes_no_space_after_a_clear(runner: BareRunner) -> None:
     runner.send(put("/job/x", bytes(60_000), last=False))
     assert cleared(runner) == (True, b"")

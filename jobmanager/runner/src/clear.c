@@ -172,6 +172,8 @@ static bool step_clear(void) {
     static char path[PATH_SIZE], text[PATH_SIZE + 64];
     const char *why = clear(path, sizeof path);
     int length = why ? snprintf(text, sizeof text, "%s%s%s", path, *path ? ": " : "", why) : 0;
+    if (why)
+        files_remember(WHY_NOT_CLEAN, 0, text);
     up_begin(UP_CLEARED, asked.request);
     up_u32(asked.request);
     up_u8(!why);

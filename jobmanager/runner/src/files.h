@@ -5,9 +5,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "wire.h"
+#include "runner.h"
 
-struct refusal {                 // what a PUT or REMOVE has failed with, for the next RUN
+struct refusal {                 // what a PUT, REMOVE or CLEAR has failed with, for the next RUN
     uint8_t why;
     uint32_t error;
     char what[PATH_SIZE];
@@ -28,6 +28,7 @@ bool files_busy(void);           // an answer is not whole yet
 bool files_step(void);           // at most one message of it; there is room; whether more is to come
 const struct refusal *files_refusal(void);              // NULL: nothing has failed
 void files_forget_refusal(void);
+void files_remember(enum why why, int error, const char *what);   // the first one counts
 
 
 // Between the parts: list.c, fetch.c and clear.c each answer one kind of request.

@@ -25,7 +25,7 @@ static struct {
 const struct refusal *files_refusal(void) { return refusal.why ? &refusal : NULL; }
 void files_forget_refusal(void) { refusal.why = 0; }
 
-static void remember(enum why why, int error, const char *what) {
+void files_remember(enum why why, int error, const char *what) {
     if (refusal.why)
         return;
     refusal.why = (uint8_t)why;
@@ -121,7 +121,7 @@ void files_put(struct in *in) {
     if (!error)
         return;
     files_close_put();
-    remember(WHY_PUT, error, path);
+    files_remember(WHY_PUT, error, path);
 }
 
 // REMOVE
@@ -211,5 +211,5 @@ void files_remove(struct in *in) {
     if (fits && remove_from(base, &pattern))
         return;
     tell_pattern(told, sizeof told, base, &pattern);
-    remember(WHY_REMOVE, fits ? 0 : EINVAL, told);
+    files_remember(WHY_REMOVE, fits ? 0 : EINVAL, told);
 }

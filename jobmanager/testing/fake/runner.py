@@ -296,6 +296,8 @@ class FakeRunner:
                 why = f"{place}: {problem}".encode()
         if message.put_back and not why:
             why = self._put_back()
+        if why:
+            self._failure = _refused(RefusalReason.NOT_CLEAN, why)
         self._say(Cleared(run=message.request, request=message.request, clean=not why, why=why))
 
     def keep(self, message: Keep) -> None:
