@@ -114,7 +114,7 @@ class CasesMonitor:
         assert job.cases is not None, "only a task with cases has such a monitor"
         self._job = replace(job, cases=None, elapsed_s=0.0, hold_s=0.0)  # each run has a clock of its own
         self._hold_s = job.hold_s
-        self._was_taken_over = job.taken_over
+        self._was_taken_over = self._has_begun = job.taken_over  # whether any run may have been started in this container
         self._plan: CasePlan = job.cases
         self._engine = engine
         self._host_lost_timeout_s = host_lost_timeout_s
@@ -254,6 +254,7 @@ class CasesMonitor:
         began = self._clock()
         facts = monitor.run()
         self._sums.add(facts)
+        self._has_begun = self._has_begun or not isinstance(facts.ending, JobNotSent)
         self._clearing_left_s -= max(0.0, self._clock() - began - (facts.wall_time_s or 0.0)) if run.job.clears else 0.0
         if monitor.not_clean:
             raise _NotClean(monitor.not_clean)
@@ -273,11 +274,6 @@ class CasesMonitor:
             return facts.ending
         cause = facts.ending.cause
         return RunCutOff(cause=InfrastructureFailure(reason=cause.reason) if isinstance(cause, EngineUnreachable) else cause)
-
-    @property
-    def _has_begun(self) -> bool:
-        """Whether any run may have been started in this container."""
-        return self._was_taken_over or self._sums.wall_time_s > 0
 
     # ---- what became of them
 
