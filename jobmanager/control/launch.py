@@ -9,7 +9,7 @@ from jobmanager.control.secret_store import SecretStore
 from jobmanager.engine.labels import Owner, labels
 from jobmanager.grading.bundle import grader_command, supervisor_command
 from jobmanager.ipc.messages import CasePlan, CaseRun, GradingSettings, MonitorContainer
-from jobmanager.model.case import Case
+from jobmanager.model.case import Case, case_name
 from jobmanager.model.container import ContainerSpec, SSHEndpoint, VolumeMount
 from jobmanager.model.grader import Grader
 from jobmanager.model.job import Request
@@ -177,7 +177,7 @@ def _case(task: Task, case: Case, number: int) -> CaseRun:
     is_compared = case.expected is not None and not case.is_checked_later
     return CaseRun(
         number=number,
-        name=case.name or str(number),
+        name=case_name(case, number),
         args=tuple(case.args),
         stdin=case.stdin,  # type: ignore[arg-type]
         files=case.files or {},  # type: ignore[arg-type]

@@ -152,8 +152,13 @@ class Case(AsData, invalid=InvalidTask):
             raise InvalidTask(f"check must be {what}, not {self.check!r}")
 
 
+def case_name(case: Case, number: int) -> str:
+    """A case's name among those of its task, of which it has this number, from 1 on."""
+    return case.name or str(number)
+
+
 def checked_cases(cases: Sequence[Case]) -> tuple[Case, ...]:
-    """A task's cases, each with a name: those that have none get their number.
+    """A task's cases, no two of which have the same name.
 
     Raises:
         InvalidTask: something else than cases, too many, or two of one name.
@@ -163,7 +168,7 @@ def checked_cases(cases: Sequence[Case]) -> tuple[Case, ...]:
     for number, case in enumerate(given, 1):
         if not isinstance(case, Case):
             raise InvalidTask(f"cases must be Cases, not {case!r:.200}")
-        name = case.name or str(number)
+        name = case_name(case, number)
         if name in names:
             raise InvalidTask(f"two cases have the name {name!r}: number {names[name]} and number {number}")
         names[name] = number

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -15,7 +16,7 @@ from jobmanager.model import _checks
 from jobmanager.model._exact import make_exact, own
 from jobmanager.model._forms import NOT_DATA
 from jobmanager.model.as_data import VersionedAsData
-from jobmanager.model.case import CASE_LIMITS, Case, checked_cases
+from jobmanager.model.case import CASE_LIMITS, Case, case_name, checked_cases
 from jobmanager.model.checks import ProgramCheck
 from jobmanager.model.container import GRADING_WORKSPACE, WORKSPACE
 from jobmanager.model.grader import SCRIPTS, Grader
@@ -196,7 +197,9 @@ class Task(VersionedAsData, kind="task", invalid=InvalidTask):
             return self.limits.wall_s
         build_s = 0.0 if self.build is None else (self.build_limits or self.limits).wall_s
         checks_s = sum(check.task.checking_s(len(self.checked_by(check))) for check in self.checkers)
-        return build_s + sum(self.limits_of(case).wall_s for case in self.cases) + checks_s
+        alike = {(case.cpu_time_s, case.wall_time_s): case for case in self.cases}  # it is asked for often: limits are made once
+        counts = Counter((case.cpu_time_s, case.wall_time_s) for case in self.cases)
+        return build_s + sum(self.limits_of(alike[own]).wall_s * count for own, count in counts.items()) + checks_s
 
     def checking_s(self, cases: int) -> float:
         """The wall-clock limit of a checker's task for so many cases together."""
@@ -216,11 +219,6 @@ class Task(VersionedAsData, kind="task", invalid=InvalidTask):
         """The numbers of the cases, from 1 on, that a checker judges."""
         checks = enumerate((case.check for case in self.cases), 1)
         return tuple(number for number, check in checks if check is checker or check == checker)
-
-    @property
-    def clearing_s(self) -> float:
-        """For how long a container may be cleared between its cases, all of them together."""
-        return clearing_s(len(self.cases)) + sum(clearing_s(len(self.checked_by(check))) for check in self.checkers)
 
     @property
     def first_limits(self) -> Limits:
@@ -402,7 +400,7 @@ def _check_cases(task: Task) -> None:
     for number, case in enumerate(task.cases, 1):
         sizes = [len(content) for content in (case.files or {}).values()]  # type: ignore[arg-type]
         if sizes and (lack := task.limits.workspace_excess([*brought, *sizes])):
-            raise InvalidTask(f"the files of case {case.name or number} with those of the task are {lack}")
+            raise InvalidTask(f"the files of case {case_name(case, number)} with those of the task are {lack}")
     if task.stop_at_first_failure and any(case.is_checked_later for case in task.cases):
         raise InvalidTask("a check that is a function or a Checker runs after the last case: it cannot stop at the first failure")
     if len(task.checkers) > _MAX_CHECKERS:

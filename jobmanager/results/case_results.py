@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from jobmanager.model.case import case_name
 from jobmanager.model.result import CaseResult, Evidence, JobResult, Outcome, RunResult
 from jobmanager.model.task import Task
 from jobmanager.results.facts import CasesProgress, RunFacts
@@ -40,7 +41,7 @@ def all_cases(task: Task, progress: CasesProgress, *, not_clean: str = "") -> tu
     """The results of all cases, in their order. ``not_clean``: why no container could have the rest."""
     ran = progress.cases
     outcome, text = (Outcome.FAILED, f"{_NOT_RUN}: {not_clean}") if not_clean else (None, _NOT_RUN)
-    names = [case.name or str(number) for number, case in enumerate(task.cases, 1)]
+    names = [case_name(case, number) for number, case in enumerate(task.cases, 1)]
     return (*ran, *(CaseResult(name=name, outcome=outcome, text=text) for name in names[len(ran) :]))
 
 
@@ -59,6 +60,11 @@ def with_cases(result: JobResult, task: Task, progress: CasesProgress, *, not_cl
         grade=0.0 if result.outcome in _OVERRIDING else _grade(task, cases),
         tests={**{case.name: case.outcome is Outcome.SUCCESS for case in cases}, **result.tests},
     )
+
+
+def silent(run: RunResult) -> RunResult:
+    """The run without what it printed: that is kept of cases that failed."""
+    return replace(run, stdout=b"", stderr=b"", output_cut=run.stdout_bytes + run.stderr_bytes > 0)
 
 
 def not_clean(facts: RunFacts | None) -> str:

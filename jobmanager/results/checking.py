@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from jobmanager.model._escapes import one_line
 from jobmanager.model.case import Case
-from jobmanager.model.result import CaseResult, Evidence, Outcome, RunResult
-from jobmanager.results.case_results import NOT_CHECKED
+from jobmanager.model.result import CaseResult, Evidence, Outcome
+from jobmanager.results.case_results import NOT_CHECKED, silent
 from jobmanager.results.facts import CasesProgress
 
 INPUT, OUTPUT, ANSWER = "input", "output", "answer"  # the files that a checker is given
@@ -30,16 +30,15 @@ def checked_case(case: Case, ran: CaseResult, check: CaseResult) -> CaseResult:
     """The result of a case. ``ran``: its own run; ``check``: the run of its checker."""
     code, message = _exit_code(check), _message(check)
     run = None if ran.run is None else replace(ran.run, evidence=(*ran.run.evidence, *message))
-    if code == _RIGHT:
-        return replace(ran, outcome=Outcome.SUCCESS, text="", correct=True, points=case.points, run=_silent(run))
+    share = _share(check) if code == _PARTLY else None
+    if code == _RIGHT or share == 1.0:
+        kept = None if run is None else silent(run)
+        return replace(ran, outcome=Outcome.SUCCESS, text="", correct=True, points=case.points, run=kept)
     if code in _WRONG:
         return replace(ran, outcome=Outcome.FAILED, text="its checker says that this is wrong", correct=False, run=run)
-    share = _share(check) if code == _PARTLY else None
     if share is None:
         why = check.text or "it tells no points" if code == _PARTLY else check.text or f"exit code {code}"
         return replace(ran, outcome=Outcome.ERROR, text=f"its checker failed: {why}", run=run)
-    if share == 1.0:
-        return replace(ran, outcome=Outcome.SUCCESS, text="", correct=True, points=case.points, run=_silent(run))
     text = f"its checker gives {share:g} of the points"
     return replace(ran, outcome=Outcome.FAILED, text=text, correct=False, points=case.points * share, run=run)
 
@@ -68,10 +67,3 @@ def _share(check: CaseResult) -> float | None:
         return None
     value = float(found[1])
     return value if math.isfinite(value) and 0 <= value <= 1 else None
-
-
-def _silent(run: RunResult | None) -> RunResult | None:
-    """Output is kept of cases that failed."""
-    if run is None:
-        return None
-    return replace(run, stdout=b"", stderr=b"", output_cut=run.stdout_bytes + run.stderr_bytes > 0)

@@ -10,7 +10,7 @@ from jobmanager.model._escapes import one_line
 from jobmanager.model.case import Case
 from jobmanager.model.result import CaseResult, JobResult, Outcome
 from jobmanager.model.task import Task
-from jobmanager.results.case_results import NOT_CHECKED, cases_verdict, with_cases
+from jobmanager.results.case_results import NOT_CHECKED, cases_verdict, silent, with_cases
 from jobmanager.results.facts import CasesProgress
 from jobmanager.results.verdict import Verdict
 from jobmanager.threads.user_code import call_user_code
@@ -49,12 +49,11 @@ def _checked(case: Case, result: CaseResult) -> CaseResult:
     if not callable(case.check) or result.text != NOT_CHECKED or result.run is None:
         return result
     run = result.run
-    silent = replace(run, stdout=b"", stderr=b"", output_cut=run.stdout_bytes + run.stderr_bytes > 0)
     said, problem = _ask(case, run.stdout)
     if problem:
         return replace(result, outcome=Outcome.ERROR, text=problem, points=0.0, run=run)
     if said:
-        return replace(result, outcome=Outcome.SUCCESS, text="", correct=True, points=case.points, run=silent)
+        return replace(result, outcome=Outcome.SUCCESS, text="", correct=True, points=case.points, run=silent(run))
     return replace(result, outcome=Outcome.FAILED, text="its check says that this is wrong", correct=False, points=0.0, run=run)
 
 

@@ -425,7 +425,6 @@ class CasesMonitor:
         except EngineError as error:
             raise self._cut_off(InfrastructureFailure(reason=f"the engine refused to go on with it: {error}")) from error
 
-
     def _connect_at_first(self) -> None:
         """Nobody has spoken to this runner. Where that does not succeed now, it is tried as after any lost connection."""
         self._has_connected = True
