@@ -13,7 +13,7 @@ from jobmanager import DockerHost, Limits, Outcome, Task
 from jobmanager.engine.labels import JOB_LABEL
 from tests.conftest import BUSYBOX, eventually
 from tests.support.daemons import PrivateDaemon
-from tests.support.faults import ENDLESS, QUICK, RUNS_ONCE, Jobs, jobs_on, proof, ran_once
+from tests.support.faults import ENDLESS, QUICK, RUNS_ONCE, Jobs, jobs_on, proof, ran_once, restart
 from tests.support.printed import wait_until_job_printed
 from tests.support.proxy import CREATE, Proxy
 
@@ -40,7 +40,7 @@ ACTIONS: dict[str, Callable[[Container], object]] = {
     "rm -f": lambda container: container.remove(force=True),
     "stop": lambda container: container.stop(timeout=0),
     "kill": lambda container: container.kill(),
-    "restart": lambda container: container.restart(timeout=0),
+    "restart": restart,
     "pause and kill": lambda container: (container.pause(), container.kill()),
 }
 

@@ -18,6 +18,7 @@ from docker.models.containers import Container
 from jobmanager import JobFuture, JobInput, JobManager, JobResult, Limits, Outcome, Task
 from jobmanager.engine.labels import JOB_LABEL
 from tests.conftest import BUSYBOX, SLOWNESS, eventually
+from tests.support.faults import restart
 from tests.support.printed import wait_until_printed
 
 PYTHON = "python3"  # an environment's name: Debian with dash, Python and gcc
@@ -133,7 +134,7 @@ def _apply(cause: Cause, job: JobFuture, manager: JobManager, outsider: docker.D
     elif cause.action is ExternalAction.REMOVE:
         container.remove(force=True)
     elif cause.action is ExternalAction.RESTART:
-        container.restart(timeout=0)
+        restart(container)
     else:
         methods = {ExternalAction.KILL: container.kill, ExternalAction.STOP: container.stop, ExternalAction.PAUSE: container.pause}
         methods[cause.action]()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import docker
 import psutil
+from docker.models.containers import Container
 
 from dev import dockerd
 from jobmanager import DockerHost, JobManager, JobResult, Limits, Outcome, Task
@@ -30,6 +31,15 @@ def ran_once(result: JobResult) -> bool:
 def proof(result: JobResult) -> dict[str, str | int | float]:
     """The evidence's values by kind."""
     return {evidence.kind: evidence.value for evidence in result.evidence}
+
+
+def restart(container: Container) -> None:
+    """As a stranger does it: the engine stops it, then starts it. In between the manager may see it ended, and remove it."""
+    try:
+        container.restart(timeout=0)
+    except docker.errors.APIError as refused:
+        if not any(told in str(refused) for told in ("marked for removal", "No such container")):
+            raise
 
 
 def processes(module: str) -> list[psutil.Process]:
