@@ -12,7 +12,7 @@ from jobmanager.live_output.reader import LiveOutput
 from jobmanager.live_output.run_buffer import Output
 from jobmanager.manager import JobManager
 from jobmanager.model.case import Case
-from jobmanager.model.checker import Checker
+from jobmanager.model.checker import Checker, Interactor
 from jobmanager.model.checks import Exact, Floats, Lines, Tokens
 from jobmanager.model.grader import Grader
 from jobmanager.model.host import TLS, DockerHost
@@ -47,6 +47,7 @@ __all__ = [
     "Grader",
     "HookManager",
     "HostInfo",
+    "Interactor",
     "JobFuture",
     "JobInput",
     "JobManager",

@@ -46,6 +46,7 @@ from jobmanager.results.facts import InfrastructureFailure, JobNotSent, RunCutOf
 from jobmanager.runner.binaries import binary
 from jobmanager.watching.cases_monitor import CasesMonitor
 from jobmanager.watching.host_monitor import HostMonitor
+from jobmanager.watching.interaction import Interaction
 from jobmanager.watching.monitor import ContainerMonitor
 from jobmanager.watching.outbox import Outbox
 from jobmanager.watching.spool import Spool
@@ -173,23 +174,26 @@ class Waiter:
 
     def _start_monitor(self, job: MonitorContainer) -> None:
         """The monitor is registered before its thread starts, so that a kill that comes next finds it."""
-        engine, students = self._connect(), self._student_containers(job)
+        engine, beside = self._connect(), self._containers_beside(job)
         spool = Spool.in_folder(self._settings.spool_folder, job.container_name)
-        monitor = self._new_monitor(job, engine, spool, students)
+        monitor = self._new_monitor(job, engine, spool, beside)
         self.register(job.container_name, monitor)
         target, name = self._run_monitor, f"monitor-{job.job_id}"
         try:
-            threading.Thread(target=target, args=(job, monitor, engine, students, spool), name=name, daemon=True).start()
+            threading.Thread(target=target, args=(job, monitor, engine, beside, spool), name=name, daemon=True).start()
         except RuntimeError:
             engine.close()
             raise
 
     def _new_monitor(
-        self, job: MonitorContainer, engine: Engine, spool: Spool, students: StudentContainers | None
+        self, job: MonitorContainer, engine: Engine, spool: Spool, beside: StudentContainers | Interaction | None
     ) -> ContainerMonitor | CasesMonitor:
         lost_s = self._settings.host_lost_timeout_s
         if job.cases is not None:
-            return CasesMonitor(job, engine, host_lost_timeout_s=lost_s, send=self._send, spool=spool)
+            assert not isinstance(beside, StudentContainers), "cases have no grader"
+            return CasesMonitor(job, engine, host_lost_timeout_s=lost_s, send=self._send, spool=spool, partner=beside)
+        assert not isinstance(beside, Interaction), "only cases have an interactor"
+        students = beside
         monitor = ContainerMonitor(job, engine, host_lost_timeout_s=lost_s, send=self._send, spool=spool, session=students)
         if students is not None:
             students.attach_to(monitor)
@@ -207,17 +211,19 @@ class Waiter:
         job: MonitorContainer,
         monitor: ContainerMonitor | CasesMonitor,
         engine: Engine,
-        students: StudentContainers | None,
+        beside: StudentContainers | Interaction | None,
         spool: Spool,
     ) -> None:
         try:
+            if isinstance(beside, Interaction):
+                beside.start()
             facts = monitor.run()
         except Exception as error:  # noqa: BLE001 - the loop's edge: a bug here must not cost the job its result
             _log.exception("monitoring job %s failed", job.job_id)
             facts = RunFacts(ending=RunCutOff(cause=InfrastructureFailure(reason=f"{type(error).__name__}: {error}")))
         try:
-            if students is not None:
-                students.close()
+            if beside is not None:
+                beside.close()
         finally:
             self.unregister(job.container_name)
             is_told = self._send(RunEnded(job_id=job.job_id, container_name=job.container_name, facts=facts))
@@ -225,18 +231,26 @@ class Waiter:
             monitor.close(leave=facts.is_leaving and is_told)
             engine.close()
 
-    def _student_containers(self, job: MonitorContainer) -> StudentContainers | None:
-        if job.grading is None:
-            return None
-        lost_s = self._settings.host_lost_timeout_s
-        return StudentContainers(
-            job,
-            host=self._settings.address.host,
-            runners=self._runners,
-            connect=self._connect,
-            host_lost_timeout_s=lost_s,
-            monitors=self,
-        )
+    def _containers_beside(self, job: MonitorContainer) -> StudentContainers | Interaction | None:
+        """Those that are started from here: a grader's students, or an interactor."""
+        host, lost_s = self._settings.address.host, self._settings.host_lost_timeout_s
+        if job.grading is not None:
+            return StudentContainers(
+                job, host=host, runners=self._runners, connect=self._connect, host_lost_timeout_s=lost_s, monitors=self
+            )
+        if job.cases is not None and job.cases.interactor is not None:
+            spool = Spool.in_folder(self._settings.spool_folder, job.cases.interactor.spec.name)
+            return Interaction(
+                job,
+                job.cases.interactor,
+                host=host,
+                runners=self._runners,
+                connect=self._connect,
+                host_lost_timeout_s=lost_s,
+                monitors=self,
+                spool=spool,
+            )
+        return None
 
     def _connect(self) -> Engine:
         return connect(self._settings.address, timeout_s=self._settings.engine_timeout_s)

@@ -8,9 +8,9 @@ from dataclasses import replace
 from jobmanager.control.secret_store import SecretStore
 from jobmanager.engine.labels import Owner, labels
 from jobmanager.grading.bundle import grader_command, supervisor_command
-from jobmanager.ipc.messages import CasePlan, CaseRun, GradingSettings, MonitorContainer
+from jobmanager.ipc.messages import CasePlan, CaseRun, GradingSettings, InteractorPlan, MonitorContainer
 from jobmanager.model.case import Case, case_name
-from jobmanager.model.container import ContainerSpec, SSHEndpoint, VolumeMount
+from jobmanager.model.container import PIPES, ContainerSpec, SSHEndpoint, VolumeMount
 from jobmanager.model.grader import Grader
 from jobmanager.model.job import Request
 from jobmanager.model.pipeline import Pipeline
@@ -19,9 +19,10 @@ from jobmanager.model.task import Task, clearing_s
 from jobmanager.model.volume import Volume, mount_path
 from jobmanager.results.checking import ANSWER, INPUT, OUTPUT, to_check
 from jobmanager.scheduling.commands import MonitorRun, SubmitContainer
-from jobmanager.scheduling.volumes import volume_name
+from jobmanager.scheduling.volumes import pipes_name, volume_name
 from jobmanager.ssh import debug_session
 
+_TO_SUBMISSION, _FROM_SUBMISSION = "to", "from"  # the fifos of a submission that talks with its interactor
 _LEASE_SLACK_S = 900.0  # past a job's wall clock, before anybody may call its container abandoned
 
 
@@ -44,6 +45,7 @@ def container_spec(
         network=task.network,
         workspace=task.workspace,
         shares=task.grader is not None,
+        pipes=pipes_name(command.slot) if run.interactor is not None else "",
         user=task.user,
         devices=tuple(task.devices),
         privileged=task.privileged,
@@ -83,7 +85,9 @@ def monitor_message(command: MonitorRun, secrets: SecretStore, *, runner_lease_s
         hold_s=request.task.wall_s + _LEASE_SLACK_S if _volumes(request, command.run) else 0.0,
         workspace=task.workspace,
         grading=_grading(command),
-        cases=_cases(task, command),
+        cases=_cases(task, command, runner_lease_s),
+        stdin_fifo=_fifo(command, _TO_SUBMISSION) if run.interactor is not None else "",
+        stdout_fifo=_fifo(command, _FROM_SUBMISSION) if run.interactor is not None else "",
         lease_s=runner_lease_s,
         engine_id=command.engine_id,
         volume_devices=command.volume_devices,
@@ -130,7 +134,7 @@ def _program(command: MonitorRun) -> str | tuple[str, ...]:
     return task.command if task.command is not None else command.image_command  # type: ignore[return-value]
 
 
-def _cases(task: Task, command: MonitorRun) -> CasePlan | None:
+def _cases(task: Task, command: MonitorRun, runner_lease_s: float) -> CasePlan | None:
     """The cases that have not ended, and the build, which each container runs once."""
     ended = command.progress.cases
     if checks := command.request.runs[command.run].checks:
@@ -144,16 +148,82 @@ def _cases(task: Task, command: MonitorRun) -> CasePlan | None:
     is_over = (build is not None and build.outcome is not Outcome.SUCCESS) or (
         task.stop_at_first_failure and any(case.outcome is not Outcome.SUCCESS for case in ended)
     )
+    left = () if is_over else tuple(cases[len(ended) :])
     return CasePlan(
         build=task.build,  # type: ignore[arg-type]
         build_limits=task.build_limits,
         is_built=command.is_built,
-        cases=() if is_over else tuple(cases[len(ended) :]),
+        cases=left,
         last=len(cases),
+        interactor=_interactor(task, command, left, runner_lease_s) if left else None,
         stop_at_first_failure=task.stop_at_first_failure,
         streams_kept=sum(len(run.stdout) + len(run.stderr) for run in kept),
         clearing_s=clearing_s(len(cases)),
     )
+
+
+def _interactor(task: Task, command: MonitorRun, cases: Sequence[CaseRun], runner_lease_s: float) -> InteractorPlan | None:
+    """The container that talks with the submission's, and its runs, one beside each case."""
+    request = command.request.runs[command.run].interactor
+    if request is None:
+        return None
+    interactor, name = request.task, f"{command.container}-i"
+    spec = ContainerSpec(
+        name=name,
+        image=command.images.get(interactor.environment) or command.images.get(f"{interactor.environment}:latest", ""),
+        labels={},
+        limits=interactor.first_limits,
+        network=interactor.network,
+        workspace=interactor.workspace,
+        pipes=pipes_name(command.slot),
+        user=interactor.user,
+        devices=tuple(interactor.devices),
+        privileged=interactor.privileged,
+        lease_s=runner_lease_s,
+    )
+    job = MonitorContainer(
+        job_id=command.request.job_id,
+        container_id="",
+        container_name=name,
+        command=interactor.command,  # type: ignore[arg-type]
+        env=interactor.env or {},
+        files=request.files,
+        executables=request.executables,
+        stdin=None,
+        limits=interactor.limits,
+        collect=(),
+        workspace=interactor.workspace,
+        cases=CasePlan(
+            build=interactor.build,  # type: ignore[arg-type]
+            build_limits=interactor.build_limits,
+            cases=tuple(_talk(interactor, task, case) for case in cases),
+            last=len(task.cases),
+            clearing_s=clearing_s(len(task.cases)),
+        ),
+        stdin_fifo=_fifo(command, _FROM_SUBMISSION),
+        stdout_fifo=_fifo(command, _TO_SUBMISSION),
+        lease_s=runner_lease_s,
+        engine_id=command.engine_id,
+    )
+    return InteractorPlan(spec=spec, job=job)
+
+
+def _talk(interactor: Task, task: Task, case: CaseRun) -> CaseRun:
+    """A run of an interactor. Its wall clock limit is for what it does after the submission has ended."""
+    theirs = task.cases[case.number - 1]
+    return CaseRun(
+        number=case.number,
+        name=case.name,
+        args=(INPUT, OUTPUT, ANSWER),
+        files={INPUT: theirs.stdin, ANSWER: theirs.expected or b""},  # type: ignore[dict-item]
+        limits=replace(interactor.limits, wall_time_s=interactor.limits.wall_s + case.limits.wall_s),
+        judges=True,
+    )
+
+
+def _fifo(command: MonitorRun, direction: str) -> str:
+    """The name is that of the container: one that takes its place shares nothing with it."""
+    return f"{PIPES}/{command.container}-{direction}"
 
 
 def _checks(checker: Task, command: MonitorRun, numbers: Sequence[int]) -> Iterator[CaseRun]:
@@ -169,17 +239,19 @@ def _checks(checker: Task, command: MonitorRun, numbers: Sequence[int]) -> Itera
             args=(INPUT, OUTPUT, ANSWER),
             files={INPUT: case.stdin, OUTPUT: printed, ANSWER: case.expected or b""},  # type: ignore[dict-item]
             limits=checker.limits,
+            judges=True,
         )
 
 
 def _case(task: Task, case: Case, number: int) -> CaseRun:
     """What is expected goes to the waiter, unless a function of the caller's compares it: never to the container."""
-    is_compared = case.expected is not None and not case.is_checked_later
+    talks = task.interactor is not None
+    is_compared = case.expected is not None and not case.is_checked_later and not talks
     return CaseRun(
         number=number,
         name=case_name(case, number),
         args=tuple(case.args),
-        stdin=case.stdin,  # type: ignore[arg-type]
+        stdin=b"" if talks else case.stdin,  # type: ignore[arg-type]
         files=case.files or {},  # type: ignore[arg-type]
         limits=task.limits_of(case),
         expected=case.expected if is_compared else None,  # type: ignore[arg-type]

@@ -135,7 +135,8 @@ def _run(task: Task, inputs: JobInput) -> RunRequest:
     if task.cases and inputs.stdin:
         raise InvalidInput("a task with cases has the standard input of each case: leave stdin out")
     files, executables = workspace_files(task, inputs), workspace_executables(task, inputs)
-    return RunRequest(task=task, inputs=inputs, files=files, executables=executables)
+    talks = None if task.interactor is None else _run(task.interactor.task, JobInput())
+    return RunRequest(task=task, inputs=inputs, files=files, executables=executables, interactor=talks)
 
 
 def checked_job_id(job_id: str) -> str:

@@ -141,6 +141,10 @@ class Engine(Protocol):
         """Write a file owned by root into one of a container's volumes (its root is read-only). It need not run."""
         ...
 
+    def make_fifos(self, container: str, paths: Sequence[str]) -> None:
+        """Make fifos in one folder of a carrier's volume, owned by root, which everybody may read and write."""
+        ...
+
     def start(self, container: str) -> None:
         """Start a created container; one that runs already is fine. One that has ended would run again: inspect it first."""
         ...

@@ -161,6 +161,7 @@ class CaseRun:
     expected: bytes | None = field(default=None, repr=False)
     check: Check | None = None  # None: nothing compares here
     is_checked_later: bool = False  # a function of the caller's compares, or a checker
+    judges: bool = False  # it is a run of a checker or an interactor: how it ended says something of the submission
     points: float = 1.0
 
 
@@ -175,12 +176,21 @@ class CasePlan:
     last: int  # the number of the last case of all
     streams_kept: int = 0  # bytes of output that results of earlier cases have
     clearing_s: float  # for all that is done between the runs
+    interactor: InteractorPlan | None = None  # what runs beside each case
+    stop_at_first_failure: bool = False
 
     def changes_limits(self, limits: Limits) -> bool:
         """Whether the container has other limits of memory or processes while it builds."""
         build = self.build_limits if self.build is not None else None
         return build is not None and (build.memory_mib, build.processes) != (limits.memory_mib, limits.processes)
-    stop_at_first_failure: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InteractorPlan:
+    """The container of an interactor, which the waiter of the submission's container starts, follows and removes."""
+
+    spec: ContainerSpec  # its labels are those of the submission's container
+    job: MonitorContainer  # the id is not known before it has started; a run for each case of the submission
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,6 +216,8 @@ class MonitorContainer:
     secrets: Mapping[str, bytes] = field(default_factory=dict, repr=False)  # files by name, which are never collected
     volume_devices: Mapping[str, str] = field(default_factory=dict)  # that volumes must have, by name
     cases: CasePlan | None = None
+    stdin_fifo: str = ""  # a path: it reads there, instead of ``stdin``
+    stdout_fifo: str = ""  # a path: it writes there, and its standard output is not reported
     clears: tuple[str, ...] = ()  # places that are emptied before the run, all processes being dead; what was kept is put back
     clearing_s: float = 0.0  # for that
     with_ssh: bool = False  # ``debug="ssh"``: the container's SSH server reports when it accepts connections

@@ -13,7 +13,7 @@ from jobmanager.model import _checks
 from jobmanager.model._exact import make_exact
 from jobmanager.model._forms import Form, Load, Store, form_of
 from jobmanager.model.as_data import AsData
-from jobmanager.model.checks import CallersFunction, Check, Exact, Floats, Lines, ProgramCheck, Tokens
+from jobmanager.model.checks import CallersFunction, Check, Exact, Floats, Lines, ProgramCheck, ProgramInteractor, Tokens
 
 CaseContent = Union[bytes, str, Path]
 
@@ -33,9 +33,9 @@ class _CheckForm(Form):
 
     @property
     def _record(self) -> Form:
-        from jobmanager.model.checker import Checker  # a task of its own, so it knows this module
+        from jobmanager.model.checker import Checker, Interactor  # each has a task of its own, so they know this module
 
-        return form_of(Union[Check, Checker, CallersFunction])
+        return form_of(Union[Check, Checker, Interactor, CallersFunction])
 
     def holds(self, value: object) -> bool:
         return callable(value) or self._record.holds(value)
@@ -58,7 +58,8 @@ class Case(AsData, invalid=InvalidTask):
     """One run of a task's command, with an input of its own.
 
     Args:
-        stdin: what the program reads from standard input: bytes, text, or a Path that is read now.
+        stdin: what the program reads from standard input: bytes, text, or a Path that is read now. With an ``Interactor``: its
+            input file, and the program reads what the interactor says.
         name: tells it from the task's other cases; empty: its number, from 1 on.
         args: words that follow those of the command.
         files: workspace files by relative name, beside the task's.
@@ -66,9 +67,10 @@ class Case(AsData, invalid=InvalidTask):
         wall_time_s: seconds by the clock.
         output_kib: of stdout and stderr together.
         expected: what the program is to print on stdout; it never enters its container. None: nothing is compared.
-        check: how that is compared: ``Exact()``, ``Lines()``, ``Tokens()``, ``Floats()``, ``Checker(task)``, or a function that
-            takes the case and the program's standard output as bytes, and returns whether it is correct. The function runs in
-            the caller's process, after the last case. Data has no more of it than that there is one.
+        check: how that is compared: ``Exact()``, ``Lines()``, ``Tokens()``, ``Floats()``, ``Checker(task)``,
+            ``Interactor(task)``, or a function that takes the case and the program's standard output as bytes, and returns whether
+            it is correct. The function runs in the caller's process, after the last case. Data has no more of it than that there
+            is one.
         points: what the case is worth when it is correct.
 
     Raises:
@@ -83,7 +85,7 @@ class Case(AsData, invalid=InvalidTask):
     wall_time_s: float | None = field(default=None, kw_only=True)
     output_kib: int | None = field(default=None, kw_only=True)
     expected: CaseContent | None = field(default=None, kw_only=True, repr=False)
-    check: Check | ProgramCheck | CallersFunction | Callable[[Case, bytes], bool] = field(
+    check: Check | ProgramCheck | ProgramInteractor | CallersFunction | Callable[[Case, bytes], bool] = field(
         default_factory=Lines, kw_only=True, metadata=_DATA
     )
     points: float = field(default=1.0, kw_only=True)
@@ -125,12 +127,12 @@ class Case(AsData, invalid=InvalidTask):
     @property
     def runs_check_at_the_caller(self) -> bool:
         """Whether a function of the caller's compares."""
-        return not isinstance(self.check, (*_BUILT_IN, ProgramCheck))
+        return not isinstance(self.check, (*_BUILT_IN, ProgramCheck, ProgramInteractor))
 
     @property
     def is_checked_later(self) -> bool:
         """Whether a function of the caller's, or another program, compares: after the last case."""
-        return not isinstance(self.check, _BUILT_IN)
+        return not isinstance(self.check, (*_BUILT_IN, ProgramInteractor))
 
     def _check(self) -> None:
         freeze = object.__setattr__
@@ -146,9 +148,9 @@ class Case(AsData, invalid=InvalidTask):
             _checks.positive_int("output_kib", self.output_kib, InvalidTask, at_most=_MAX_OUTPUT_KIB)
         if not _checks.is_finite(self.points) or not 0 <= self.points <= _MAX_POINTS:
             raise InvalidTask(f"points must be a number from 0 to {_MAX_POINTS:g}, not {self.points!r}")
-        is_check = isinstance(self.check, (*_BUILT_IN, ProgramCheck, CallersFunction)) or callable(self.check)
+        is_check = isinstance(self.check, (*_BUILT_IN, ProgramCheck, ProgramInteractor, CallersFunction)) or callable(self.check)
         if isinstance(self.check, type) or not is_check:
-            what = "Exact(), Lines(), Tokens(), Floats(), Checker(task) or a function"
+            what = "Exact(), Lines(), Tokens(), Floats(), Checker(task), Interactor(task) or a function"
             raise InvalidTask(f"check must be {what}, not {self.check!r}")
 
 

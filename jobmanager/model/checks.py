@@ -62,6 +62,14 @@ class ProgramCheck:
         task: Task
 
 
+class ProgramInteractor:
+    """A program of the author's that talks with the submission, and judges it: a task of its own, as that of a ``ProgramCheck``."""
+
+    __slots__ = ()
+    if TYPE_CHECKING:
+        task: Task
+
+
 @dataclass(frozen=True, slots=True)
 class CallersFunction(AsData, kind="function", invalid=InvalidTask):
     """In the place of a function of the caller's where a case is data: on another machine, or in a file. It compares nothing."""

@@ -57,6 +57,9 @@ class DiskVolume:
     read_only: bool = True
 
 
+PIPES = "/pipes"  # the folder with the fifos of two containers that talk
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerSpec:
     """A container to create. The job's command and files are not part of it: they come by standard input."""
@@ -73,6 +76,7 @@ class ContainerSpec:
     network_of: str = ""  # a student container: the container whose network it is in, instead of one of its own
     volumes: tuple[VolumeMount, ...] = ()
     volume_holders: tuple[str, ...] = ()  # containers that keep what is in these volumes until this one has them
+    pipes: str = ""  # the volume with the fifos through which it talks with another container
     user: str | None = None  # ``uid``, ``uid:gid`` or a name that the image knows; None: nobody, 65534:65534
     runner: str = ""  # the SHA-256 of the runner's program, whose volume it has; whoever submits it knows
     lease_s: float = 90.0  # for which its runner waits for a waiter's first word

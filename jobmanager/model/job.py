@@ -73,6 +73,7 @@ class RunRequest:
     files: Mapping[str, bytes] = field(default_factory=dict, repr=False)  # everything that goes into the workspace
     executables: frozenset[str] = frozenset()  # names of files that may be run although they do not look like it
     checks: tuple[int, ...] = ()  # of a checker: the numbers of the cases that it judges
+    interactor: RunRequest | None = None  # what runs beside each of its cases, and talks with it
 
     @property
     def files_bytes(self) -> int:

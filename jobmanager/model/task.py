@@ -17,7 +17,7 @@ from jobmanager.model._exact import make_exact, own
 from jobmanager.model._forms import NOT_DATA
 from jobmanager.model.as_data import VersionedAsData
 from jobmanager.model.case import CASE_LIMITS, Case, case_name, checked_cases
-from jobmanager.model.checks import ProgramCheck
+from jobmanager.model.checks import ProgramCheck, ProgramInteractor
 from jobmanager.model.container import GRADING_WORKSPACE, WORKSPACE
 from jobmanager.model.grader import SCRIPTS, Grader
 from jobmanager.model.limits import Limits
@@ -181,9 +181,10 @@ class Task(VersionedAsData, kind="task", invalid=InvalidTask):
 
     @property
     def environments(self) -> frozenset[str]:
-        """The environments that a host must have for it, those of its student containers included."""
+        """The environments that a host must have for it, with those of its student containers, checkers and interactor."""
         students = self.grader.student_environments if self.grader else ()
-        return frozenset([self.environment, *students, *(check.task.environment for check in self.checkers)])
+        talks = [self.interactor.task.environment] if self.interactor is not None else []
+        return frozenset([self.environment, *students, *talks, *(check.task.environment for check in self.checkers)])
 
     @property
     def cpus(self) -> float:
@@ -199,11 +200,19 @@ class Task(VersionedAsData, kind="task", invalid=InvalidTask):
         checks_s = sum(check.task.checking_s(len(self.checked_by(check))) for check in self.checkers)
         alike = {(case.cpu_time_s, case.wall_time_s): case for case in self.cases}  # it is asked for often: limits are made once
         counts = Counter((case.cpu_time_s, case.wall_time_s) for case in self.cases)
-        return build_s + sum(self.limits_of(alike[own]).wall_s * count for own, count in counts.items()) + checks_s
+        runs_s = sum(self.limits_of(alike[own]).wall_s * count for own, count in counts.items())
+        talks_s = 0.0 if self.interactor is None else self.interactor.task.checking_s(len(self.cases))
+        return build_s + runs_s + checks_s + talks_s
 
     def checking_s(self, cases: int) -> float:
         """The wall-clock limit of a checker's task for so many cases together."""
         return (0.0 if self.build is None else self.first_limits.wall_s) + self.limits.wall_s * cases
+
+    @property
+    def interactor(self) -> ProgramInteractor | None:
+        """With whom its command talks in each of its cases."""
+        check = self.cases[0].check if self.cases else None
+        return check if isinstance(check, ProgramInteractor) else None
 
     @property
     def checkers(self) -> tuple[ProgramCheck, ...]:
@@ -242,12 +251,14 @@ class Task(VersionedAsData, kind="task", invalid=InvalidTask):
 
     @property
     def memory_mib(self) -> int:
-        """Memory that a host must have for it: its own, that of its student containers, and of files in the shared folder.
+        """Memory that a host must have for it: its own, that of its interactor or its students, and of files in the shared folder.
 
         Such files are in memory that is charged to the container that wrote them, and to none once that has ended.
         """
         if self.grader is None:
-            return max(self.limits.memory_mib, self.first_limits.memory_mib, *(check.task.memory_mib for check in self.checkers))
+            beside = 0 if self.interactor is None else self.interactor.task.memory_mib
+            own = max(self.limits.memory_mib, self.first_limits.memory_mib) + beside
+            return max(own, *(check.task.memory_mib for check in self.checkers)) if self.checkers else own
         return self.limits.memory_mib + self.grader.students_memory_mib(self.limits) + self.limits.workspace_mib
 
 
@@ -403,6 +414,10 @@ def _check_cases(task: Task) -> None:
             raise InvalidTask(f"the files of case {case_name(case, number)} with those of the task are {lack}")
     if task.stop_at_first_failure and any(case.is_checked_later for case in task.cases):
         raise InvalidTask("a check that is a function or a Checker runs after the last case: it cannot stop at the first failure")
+    interactors = [case.check for case in task.cases if isinstance(case.check, ProgramInteractor)]
+    differ = any(each is not interactors[0] and each != interactors[0] for each in interactors)
+    if interactors and (differ or len(interactors) < len(task.cases)):
+        raise InvalidTask("an Interactor is for all cases of a task, and the same one: put other cases into another task")
     if len(task.checkers) > _MAX_CHECKERS:
         raise InvalidTask(f"a task may have {_MAX_CHECKERS} different checkers, not {len(task.checkers)}: each has a container")
 

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from jobmanager.model._escapes import one_line
-from jobmanager.model.case import Case
 from jobmanager.model.result import CaseResult, Evidence, Outcome
 from jobmanager.results.case_results import NOT_CHECKED, silent
 from jobmanager.results.facts import CasesProgress
 
 INPUT, OUTPUT, ANSWER = "input", "output", "answer"  # the files that a checker is given
 _RIGHT, _PARTLY = 0, 7
+_BROKEN_PIPE = "SIGPIPE"
 _WRONG = (1, 2, 4)  # the answer, its presentation, more than was asked for
 _POINTS = re.compile(rb"points[ \t]+([0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:\s|$)")
 _MESSAGE_BYTES = 500
@@ -26,21 +26,33 @@ def to_check(numbers: Sequence[int], progress: CasesProgress) -> list[int]:
     return [number for number in numbers if number <= len(ended) and ended[number - 1].text == NOT_CHECKED]
 
 
-def checked_case(case: Case, ran: CaseResult, check: CaseResult) -> CaseResult:
-    """The result of a case. ``ran``: its own run; ``check``: the run of its checker."""
-    code, message = _exit_code(check), _message(check)
+def checked_case(points: float, ran: CaseResult, check: CaseResult, *, by: str = "checker") -> CaseResult:
+    """The result of a case that is worth so many points. ``ran``: its own run; ``check``: the run of its checker, or who judges."""
+    code, message = _exit_code(check), _message(check, by)
     run = None if ran.run is None else replace(ran.run, evidence=(*ran.run.evidence, *message))
     share = _share(check) if code == _PARTLY else None
     if code == _RIGHT or share == 1.0:
         kept = None if run is None else silent(run)
-        return replace(ran, outcome=Outcome.SUCCESS, text="", correct=True, points=case.points, run=kept)
+        return replace(ran, outcome=Outcome.SUCCESS, text="", correct=True, points=points, run=kept)
     if code in _WRONG:
-        return replace(ran, outcome=Outcome.FAILED, text="its checker says that this is wrong", correct=False, run=run)
+        return replace(ran, outcome=Outcome.FAILED, text=f"its {by} says that this is wrong", correct=False, run=run)
     if share is None:
         why = check.text or "it tells no points" if code == _PARTLY else check.text or f"exit code {code}"
-        return replace(ran, outcome=Outcome.ERROR, text=f"its checker failed: {why}", run=run)
-    text = f"its checker gives {share:g} of the points"
-    return replace(ran, outcome=Outcome.FAILED, text=text, correct=False, points=case.points * share, run=run)
+        return replace(ran, outcome=Outcome.ERROR, text=f"its {by} failed: {why}", run=run)
+    text = f"its {by} gives {share:g} of the points"
+    return replace(ran, outcome=Outcome.FAILED, text=text, correct=False, points=points * share, run=run)
+
+
+def talked_case(points: float, ran: CaseResult, interactor: CaseResult, *, interactor_was_first: bool) -> CaseResult:
+    """The result of a case whose program talked with an interactor. Who ended first is believed."""
+    ran = replace(ran, points=0.0)
+    ended_well = ran.outcome is Outcome.SUCCESS
+    if ended_well and interactor.run is not None and interactor.run.signal == _BROKEN_PIPE:
+        return replace(ran, outcome=Outcome.FAILED, text="it ended before its interactor had said everything", correct=False)
+    if ended_well or interactor_was_first:
+        return checked_case(points, ran, interactor, by="interactor")
+    said = _message(interactor, "interactor")
+    return replace(ran, run=None if ran.run is None else replace(ran.run, evidence=(*ran.run.evidence, *said)))
 
 
 def unchecked_case(ran: CaseResult, why: str) -> CaseResult:
@@ -54,11 +66,11 @@ def _exit_code(check: CaseResult) -> int | None:
     return check.run.exit_code if ended_by_itself and check.run is not None else None
 
 
-def _message(check: CaseResult) -> list[Evidence]:
+def _message(check: CaseResult, by: str) -> list[Evidence]:
     """The first line that it printed, for the author: it may tell what is expected."""
     said = b"" if check.run is None else (check.run.stderr or check.run.stdout)
     first = one_line(said[:_MESSAGE_BYTES].split(b"\n", 1)[0].decode("utf-8", "replace"))
-    return [Evidence(kind="checker", value=first, source="the checker's output")] if first else []
+    return [Evidence(kind=by, value=first, source=f"the {by}'s output")] if first else []
 
 
 def _share(check: CaseResult) -> float | None:

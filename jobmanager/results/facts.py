@@ -37,6 +37,7 @@ class ProgramEnd:
     fork_refusals: int | None = None  # how often the limit of processes was hit
     workspace_full: bool = False
     shm_full: bool = False  # /dev/shm
+    input_over: bool = False  # it read from a fifo, and its writer had left before
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -383,6 +383,7 @@ class Ended(UpMessage):
     stderr_bytes: U64
     full: Annotated[tuple[FullPlace, ...], ListOf(RecordOf(FullPlace))]
     left: Yes  # processes that could not be reaped
+    input_over: Yes = False  # it read from a fifo, and its writer had left before it ended
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

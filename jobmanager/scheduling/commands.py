@@ -80,12 +80,13 @@ class MonitorRun:
     taken_over: bool
     elapsed_s: float
     limit_hit: LimitHit | None  # the limit for which an earlier waiter was about to stop it
-    images: Mapping[str, str]  # of a grading job: the images of its host by environment; "" is its own
+    images: Mapping[str, str]  # for other containers of the job: those of its host by environment; "" is its own
     kill_at_once: bool  # its kill was requested while no waiter monitored it
     engine_id: str  # the engine on which its container was created
     volume_devices: Mapping[str, str] = field(default_factory=dict)  # of its volumes in the containers before, by name
     progress: CasesProgress = NO_PROGRESS  # of a task with cases: what needs not be run any more
     is_built: bool = False  # of a task with cases: this container has run the build
+    slot: str = ""  # the names of the job's volumes begin with its name
     judged: CasesProgress = NO_PROGRESS  # of a checker: what the submission's cases did
 
 

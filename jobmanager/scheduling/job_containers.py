@@ -13,7 +13,7 @@ from jobmanager.scheduling.commands import Command, MonitorRun, SubmitContainer
 from jobmanager.scheduling.containers import ContainerRecord, ContainerTable
 from jobmanager.scheduling.hosts import HostTable
 from jobmanager.scheduling.job_record import JobRecord, RunRecord
-from jobmanager.scheduling.volumes import volume_name
+from jobmanager.scheduling.volumes import pipes_name, volume_name
 
 _WITH_VOLUMES = frozenset({ContainerState.READY, ContainerState.BUSY, ContainerState.SPENT})
 
@@ -37,8 +37,7 @@ class JobContainers:
         submit = self._submit(job, run, self._name(job, run))
         if submit is None:
             return False
-        if job.pipeline is not None:
-            job.slot.volumes = tuple(volume_name(job.slot.name, name) for name in job.pipeline.volumes or ())
+        job.slot.volumes = _all_volumes(job)
         run.container = self._containers.want(job.slot, submit)
         return True
 
@@ -116,6 +115,7 @@ class JobContainers:
                 volume_devices=_devices(job, run),
                 progress=run.progress,
                 is_built=run.is_built,
+                slot=record.slot.name,
                 judged=job.runs[0].progress if run.request.checks else NO_PROGRESS,
             )
         )
@@ -181,10 +181,18 @@ class JobContainers:
         return f"{job.slot.name}-c{run.number}{again}" if run.request.checks else f"{job.slot.name}{again}"
 
     def _images_for(self, run: RunRecord, record: ContainerRecord) -> dict[str, str]:
-        """The images for the student containers of a grading run, by environment."""
-        if run.request.task.grader is None:
+        """The images for the other containers that a waiter starts, by environment: a grading run's students, an interactor."""
+        if run.request.task.grader is None and run.request.interactor is None:
             return {}
         return {**self._hosts[record.slot.host].images(), "": record.image}
+
+
+def _all_volumes(job: JobRecord) -> tuple[str, ...]:
+    """The engine's names of all volumes that a job's containers have in common."""
+    assert job.slot is not None, "a job has a slot before its containers"
+    named = [volume_name(job.slot.name, name) for name in job.pipeline.volumes or ()] if job.pipeline is not None else []
+    talks = any(run.request.interactor is not None for run in job.runs)
+    return (*named, *([pipes_name(job.slot.name)] if talks else []))
 
 
 def _holders(job: JobRecord, run: RunRecord) -> tuple[str, ...]:

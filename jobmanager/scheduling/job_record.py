@@ -166,7 +166,7 @@ class JobRecord:
     def checked(self, run: RunRecord, place: int) -> tuple[int, CaseResult]:
         """The number of the case that a checker has judged, and its result. ``place``: which of the checker's runs, from 1."""
         task, ran, number = self.runs[0].request.task, self.runs[0].progress, run.judges[place - 1]
-        return number, checked_case(task.cases[number - 1], ran.cases[number - 1], run.progress.cases[place - 1])
+        return number, checked_case(task.cases[number - 1].points, ran.cases[number - 1], run.progress.cases[place - 1])
 
     def all_progress(self) -> CasesProgress:
         """What became of a task's cases, with what checkers said of them."""

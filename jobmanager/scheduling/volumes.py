@@ -22,6 +22,11 @@ def volume_name(slot: str, name: str) -> str:
     return f"{slot}-v-{name}"
 
 
+def pipes_name(slot: str) -> str:
+    """The engine's name of the volume through which a job's program talks with its interactor."""
+    return f"{slot}-pipes"
+
+
 @dataclass(slots=True, kw_only=True)
 class _LeftVolumes:
     command: DeleteVolumes

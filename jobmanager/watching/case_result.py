@@ -13,6 +13,7 @@ from jobmanager.results.run_result import run_result
 from jobmanager.results.verdict import Verdict
 
 _KEPT_STREAMS_BYTES = 2**20  # of the cases that failed together
+_JUDGES_STREAMS_BYTES = 2**12  # of each stream of a checker or an interactor: what it says comes first
 _CHECKED_STREAMS_BYTES = 2**26  # of those that are to be compared later, together
 
 
@@ -29,8 +30,12 @@ def case_result(case: CaseRun, verdict: Verdict, facts: RunFacts, *, streams_kep
         if not correct:
             outcome, text = Outcome.FAILED, comparison.difference
     points = case.points if outcome is Outcome.SUCCESS else 0.0
-    most = _CHECKED_STREAMS_BYTES if is_checked_later else _KEPT_STREAMS_BYTES if outcome is not Outcome.SUCCESS else 0
-    kept = _with_streams_cut(run, max(0, most - streams_kept))
+    if case.judges:
+        run = replace(run, stdout=run.stdout[:_JUDGES_STREAMS_BYTES])
+        kept = _with_streams_cut(run, 2 * _JUDGES_STREAMS_BYTES)
+    else:
+        most = _CHECKED_STREAMS_BYTES if is_checked_later else _KEPT_STREAMS_BYTES if outcome is not Outcome.SUCCESS else 0
+        kept = _with_streams_cut(run, max(0, most - streams_kept))
     if is_checked_later and len(kept.stdout) < len(run.stdout):
         text = f"it printed too much to be checked: all cases together may print {_CHECKED_STREAMS_BYTES // 2**20} MiB"
     run = replace(kept, evidence=(*kept.evidence, *_source_of_the_peak(facts)))

@@ -16,11 +16,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 from jobmanager.engine.protocol import Engine, EngineError, NoSuchContainer, Unreachable
 from jobmanager.ipc.messages import BuildDone, CaseDone, CasePlan, CaseRun, FetchOutput, LimitReached, MonitorContainer
-from jobmanager.model.result import Outcome
+from jobmanager.model.result import CaseResult, Outcome
 from jobmanager.results.facts import (
     CannotRun,
     CapturedOutput,
@@ -39,7 +39,7 @@ from jobmanager.results.facts import (
 )
 from jobmanager.results.run_result import run_result
 from jobmanager.results.verdict import Verdict, judge
-from jobmanager.runner.frames import Clear, Cleared, DownMessage, Keep, Kept
+from jobmanager.runner.frames import Clear, Cleared, DownMessage, Keep, Kept, UpMessage
 from jobmanager.runner.place import SHM
 from jobmanager.watching.case_result import case_result
 from jobmanager.watching.connection import ContainerOver, RunnerConnection
@@ -57,16 +57,56 @@ _DIED = "it died of the case before"
 _TOO_LONG = "clearing it takes too long"
 
 
-class _NotClean(Exception):
-    """The container is not to be used for another case; says why."""
+class NotClean(Exception):
+    """The container, or that of its interactor, is not to be used for another case; says why."""
 
 
-class _CutOff(Exception):
+class CutOff(Exception):
     """Neither the program nor its traces are why nothing more is run."""
 
     def __init__(self, ending: Ending) -> None:
         super().__init__()
         self.ending = ending
+
+
+class PartnerLost(Exception):
+    """The container that runs beside this one is gone, for no reason of the programs'; says why."""
+
+
+class PartnerUnusable(Exception):
+    """What is to run beside each case cannot be run: that is its author's fault. Says why."""
+
+
+class Partner(Protocol):
+    """The container that runs beside this one and talks with it: its runs begin and end with this one's.
+
+    Each of these is asked again and again, as the link to the own runner must not be silent meanwhile.
+
+    Raises:
+        NotClean, PartnerLost, PartnerUnusable: there are no more runs beside this one's.
+    """
+
+    tells: bool  # whether it is this side that tells what became of the cases
+
+    def is_ready(self, number: int, timeout_s: float) -> bool:
+        """Whether the other side has come to this case, too: all before are over and told."""
+        ...
+
+    def judged(self, case: CaseRun, result: CaseResult, facts: RunFacts, timeout_s: float) -> CaseResult | None:
+        """What becomes of a case whose run has ended so on this side; None while the other side's has not."""
+        ...
+
+    def told(self, number: int) -> None:
+        """What became of this case is told."""
+        ...
+
+    def is_told(self, number: int) -> bool:
+        """Whether that was the last one told."""
+        ...
+
+    def kill(self) -> None:
+        """End it soon."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +149,7 @@ class CasesMonitor:
         host_lost_timeout_s: float,
         send: Callable[[Any], object],
         spool: Spool | None = None,
+        partner: Partner | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         assert job.cases is not None, "only a task with cases has such a monitor"
@@ -119,6 +160,7 @@ class CasesMonitor:
         self._engine = engine
         self._host_lost_timeout_s = host_lost_timeout_s
         self._send = send
+        self._partner = partner
         self._clock = clock
         self._kill_requested = threading.Event()
         self._current: ContainerMonitor | None = None
@@ -140,6 +182,7 @@ class CasesMonitor:
         self._sums = _Sums()
         self._output = CapturedOutput()  # of the build
         self._streams_kept = self._plan.streams_kept
+        self._last_told = 0  # the number of a case
         self._is_kept = False
         self._has_its_limits = not self._plan.changes_limits(job.limits)
         self._clearing_left_s = self._plan.clearing_s
@@ -152,6 +195,8 @@ class CasesMonitor:
     def kill(self) -> None:
         """End the container soon; ``run`` then returns the facts."""
         self._kill_requested.set()
+        if self._partner is not None:
+            self._partner.kill()
         current = self._current
         if current is not None:
             current.kill()
@@ -174,10 +219,10 @@ class CasesMonitor:
         try:
             self._link.give_back(self._link.replayed())
             self._run_all()
-        except _NotClean as why:
+        except NotClean as why:
             _log.info("container %s is used for no other case: %s", self._job.container_name, why)
             return self._facts(_exited(), not_clean=str(why))
-        except _CutOff as cut_off:
+        except CutOff as cut_off:
             return self._facts(cut_off.ending)
         except Exception as error:  # noqa: BLE001 - the thread's edge: a bug must not cost the job its result
             _log.exception("monitoring job %s failed", self._job.job_id)
@@ -208,23 +253,41 @@ class CasesMonitor:
     # ---- runs
 
     def _run_all(self) -> None:
-        for run in self._runs():
-            facts = self._follow(run if run.case is None else self._prepared(run, run.case))
-            verdict = judge(facts, run.job.limits)
-            if verdict.outcome is Outcome.CRASH or self._kill_requested.is_set():
-                raise _CutOff(self._ending_of(facts))
-            outcome = self._tell_build(verdict, facts) if run.case is None else self._tell_case(run.case, verdict, facts)
-            if run.case is None and outcome is not Outcome.SUCCESS and self._plan.cases[0].number > 1:
-                raise _NotClean(f"the build was run again, and ended as {outcome}")
-            if outcome is not Outcome.SUCCESS and (run.case is None or self._plan.stop_at_first_failure):
-                return
-            if facts.end is None and not isinstance(facts.ending, CannotRun) and run.number < RUN + self._plan.last:
-                raise _NotClean(_DIED)
+        try:
+            for run in self._runs():
+                if not self._go_through(run):
+                    return
+        except PartnerLost as lost:
+            self._give_up_if_killed()
+            raise self._cut_off(InfrastructureFailure(reason=str(lost))) from lost
+        except PartnerUnusable as why:
+            for case in self._plan.cases:
+                if case.number > self._last_told:
+                    unrun = CaseResult(name=case.name, outcome=Outcome.ERROR, text=str(why))
+                    self._tell(CaseDone(container_name=self._job.container_name, number=case.number, result=unrun))
+
+    def _go_through(self, run: _Run) -> bool:
+        """Returns whether there may be another run."""
+        if run.case is not None and self._partner is not None:
+            self._wait_for(self._partner, run.case)
+        facts = self._follow(run if run.case is None else self._prepared(run, run.case))
+        verdict = judge(facts, run.job.limits)
+        if verdict.outcome is Outcome.CRASH or self._kill_requested.is_set():
+            raise CutOff(self._ending_of(facts))
+        outcome = self._tell_build(verdict, facts) if run.case is None else self._tell_case(run.case, verdict, facts)
+        if run.case is None and outcome is not Outcome.SUCCESS and self._plan.cases[0].number > 1:
+            raise NotClean(f"the build was run again, and ended as {outcome}")
+        if outcome is not Outcome.SUCCESS and (run.case is None or self._plan.stop_at_first_failure):
+            return False
+        if facts.end is None and not isinstance(facts.ending, CannotRun) and run.number < RUN + self._plan.last:
+            raise NotClean(_DIED)
+        return True
 
     def _runs(self) -> Iterator[_Run]:
-        if self._plan.build is not None and not self._plan.is_built:
+        if self._plan.build is not None and not self._plan.is_built and not self._has_built():
             limits = self._plan.build_limits or self._job.limits
-            yield _Run(number=RUN, job=replace(self._job, command=self._plan.build, limits=limits))
+            job = replace(self._job, command=self._plan.build, limits=limits, stdin=b"", stdin_fifo="", stdout_fifo="")
+            yield _Run(number=RUN, job=job)
         for case in self._plan.cases:
             yield _Run(number=RUN + case.number, job=self._job_of(case), case=case)
 
@@ -233,7 +296,8 @@ class CasesMonitor:
         command = self._job.command
         if case.args:
             command = (*words(command), *((command, *case.args) if isinstance(command, str) else case.args))
-        return replace(self._job, command=command, stdin=case.stdin, files=case.files, limits=case.limits, secrets={}, collect=())
+        stdin = None if self._job.stdin_fifo else case.stdin
+        return replace(self._job, command=command, stdin=stdin, files=case.files, limits=case.limits, secrets={}, collect=())
 
     def _follow(self, run: _Run) -> RunFacts:
         is_first = self._current is None
@@ -257,9 +321,9 @@ class CasesMonitor:
         self._has_begun = self._has_begun or not isinstance(facts.ending, JobNotSent)
         self._clearing_left_s -= max(0.0, self._clock() - began - (facts.wall_time_s or 0.0)) if run.job.clears else 0.0
         if monitor.not_clean:
-            raise _NotClean(monitor.not_clean)
+            raise NotClean(monitor.not_clean)
         if run.job.clears and not monitor.has_started and isinstance(facts.ending, RunCutOff) and self._clearing_left_s <= 0:
-            raise _NotClean(_TOO_LONG)
+            raise NotClean(_TOO_LONG)
         self._job = replace(self._job, taken_over=False, limit_hit=None)  # what a waiter before had begun has ended
         return facts
 
@@ -284,14 +348,59 @@ class CasesMonitor:
 
     def _tell_case(self, case: CaseRun, verdict: Verdict, facts: RunFacts) -> Outcome:
         result = case_result(case, verdict, facts, streams_kept=self._streams_kept)
+        if self._partner is not None:
+            result = self._judged(self._partner, case, result, facts)
         assert result.run is not None and result.outcome is not None, "it was run"
         self._streams_kept += len(result.run.stdout) + len(result.run.stderr)
         self._tell(CaseDone(container_name=self._job.container_name, number=case.number, result=result))
         return result.outcome
 
     def _tell(self, message: BuildDone | CaseDone) -> None:
-        if self._send(message):
+        is_told = self._send(message)
+        if isinstance(message, CaseDone):
+            self._last_told = message.number
+            if self._partner is not None and is_told:
+                self._partner.told(message.number)
+        if is_told:
             self._link.forget()
+
+    # ---- beside another container
+
+    def _wait_for(self, partner: Partner, case: CaseRun) -> None:
+        while not partner.is_ready(case.number, _TURN_S):
+            self._give_up_if_killed()
+            self._stay_connected()
+        if not partner.tells and partner.is_told(case.number - 1):
+            self._link.forget()  # the other side has told what became of the case before
+
+    def _judged(self, partner: Partner, case: CaseRun, result: CaseResult, facts: RunFacts) -> CaseResult:
+        while (judged := partner.judged(case, result, facts, _TURN_S)) is None:
+            self._give_up_if_killed()
+            self._stay_connected()
+        return judged
+
+    def _stay_connected(self) -> None:
+        """Its runner leaves when it hears nothing for long."""
+        self._connect()
+        arrived = self._link.receive(0.0) or []  # where there was something, nothing was read
+        self._link.give_back([*arrived, *((self._link.receive(0.0) or []) if arrived else [])])
+
+    def _has_built(self) -> bool:
+        """Whether an earlier waiter had come to the cases: only who tells of them knows that before it asks the runner."""
+        if not self._was_taken_over or self._partner is None or self._partner.tells:
+            return False
+        arrived, until = list[UpMessage](), self._clock() + _FIRST_ANSWER_S
+        while self._link.status is None:
+            self._wait_for_first_answer(until)
+            arrived += self._link.receive(_TURN_S) or []
+        self._link.give_back(arrived)
+        return self._link.status.run > RUN
+
+    def _wait_for_first_answer(self, until: float) -> None:
+        self._give_up_if_killed()
+        if self._clock() > until:
+            raise self._cut_off(InfrastructureFailure(reason="its runner does not answer"))
+        self._connect()
 
     # ---- between them
 
@@ -320,10 +429,7 @@ class CasesMonitor:
         self._link.drop_before(number)
         until = self._clock() + _FIRST_ANSWER_S
         while self._link.status is None and not self._link.has_more:
-            self._give_up_if_killed()
-            if self._clock() > until:
-                raise self._cut_off(InfrastructureFailure(reason="its runner does not answer"))
-            self._connect()
+            self._wait_for_first_answer(until)
             self._link.give_back(self._link.receive(_TURN_S) or [])
             self._link.drop_before(number)
         taken = 0 if self._link.status is None else self._link.status.run
@@ -338,7 +444,7 @@ class CasesMonitor:
         kept = self._ask(lambda number: Keep(request=number, path=self._job.workspace.encode(), most=most))
         assert isinstance(kept, Kept)
         if kept.errno:
-            raise _NotClean(f"what its cases begin with cannot be kept (errno {kept.errno})")
+            raise NotClean(f"what its cases begin with cannot be kept (errno {kept.errno})")
 
     def _set_limits(self) -> None:
         """From those of the build to those of the cases. A container that is taken over may have them already: again then."""
@@ -349,7 +455,7 @@ class CasesMonitor:
         except Unreachable as error:
             raise self._cut_off(InfrastructureFailure(reason=f"its limits could not be set: {error}")) from error
         except EngineError as error:
-            raise _NotClean(f"what the build has left does not fit into the limits of a case: {error}") from error
+            raise NotClean(f"what the build has left does not fit into the limits of a case: {error}") from error
         self._has_its_limits = True
 
     def _made_at_s(self) -> float:
@@ -363,7 +469,7 @@ class CasesMonitor:
         cleared = self._ask(lambda number: Clear(request=number, put_back=True, places=places))
         assert isinstance(cleared, Cleared)
         if not cleared.clean:
-            raise _NotClean(cleared.why.decode("utf-8", "replace"))
+            raise NotClean(cleared.why.decode("utf-8", "replace"))
 
     def _ask(self, request: Callable[[int], DownMessage]) -> Kept | Cleared:
         """The answer; asked again over a new connection where one is lost."""
@@ -380,7 +486,7 @@ class CasesMonitor:
                     return answer
         finally:
             self._clearing_left_s -= self._clock() - began
-        raise _NotClean(_TOO_LONG)
+        raise NotClean(_TOO_LONG)
 
     def _answer(self, until: float) -> Kept | Cleared | None:
         while self._link.is_open and self._clock() < until and not self._kill_requested.is_set():
@@ -393,8 +499,8 @@ class CasesMonitor:
         if self._kill_requested.is_set():
             raise self._cut_off(ContainerEnded())
 
-    def _cut_off(self, cause: Cause) -> _CutOff:
-        return _CutOff(RunCutOff(cause=cause) if self._has_begun else JobNotSent(cause=cause))
+    def _cut_off(self, cause: Cause) -> CutOff:
+        return CutOff(RunCutOff(cause=cause) if self._has_begun else JobNotSent(cause=cause))
 
     def _connect(self) -> None:
         if self._link.is_open:
@@ -431,7 +537,7 @@ class CasesMonitor:
         try:
             self._link.connect()
         except Unreachable as error:
-            raise _CutOff(JobNotSent(cause=EngineUnreachable(reason=str(error)))) from error
+            raise CutOff(JobNotSent(cause=EngineUnreachable(reason=str(error)))) from error
         except EngineError as error:
             _log.debug("container %s cannot be attached to: %s", self._job.container_name, error)
 

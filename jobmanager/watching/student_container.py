@@ -25,6 +25,7 @@ from jobmanager.model.limits import Limits
 from jobmanager.model.result import Outcome
 from jobmanager.results.facts import CannotRun, Limit, RunFacts, StoppedForLimit
 from jobmanager.results.verdict import judge
+from jobmanager.watching.cases_monitor import CasesMonitor
 from jobmanager.watching.monitor import ContainerMonitor
 from jobmanager.watching.student_budget import Allocation, BudgetExceeded, StudentBudget
 from jobmanager.watching.student_program import StudentProgram
@@ -48,7 +49,7 @@ _IF_IT_RAISES: Mapping[ContainerAction, _Events] = {
 class MonitorRegistry(Protocol):
     """A waiter's monitors. It has them check their containers, and reports other containers as unknown."""
 
-    def register(self, name: str, monitor: ContainerMonitor) -> None: ...
+    def register(self, name: str, monitor: ContainerMonitor | CasesMonitor) -> None: ...
 
     def unregister(self, name: str) -> None: ...
 

@@ -142,6 +142,7 @@ def _program_end(ended: Ended, workspace: bytes) -> ProgramEnd:
         fork_refusals=ended.fork_refusals,
         workspace_full=workspace in full,
         shm_full=to_utf8(SHM) in full,
+        input_over=ended.input_over,
     )
 
 

@@ -187,10 +187,24 @@ class DockerEngine:
 
     def write_file(self, container: str, path: str, content: bytes, mode: int = 0o644) -> None:
         folder, _, name = path.rpartition("/")
-        packed, member = io.BytesIO(), tarfile.TarInfo(name)
+        member = tarfile.TarInfo(name)
         member.size, member.mode = len(content), mode
+        self._unpack(container, folder, {member: content})
+
+    def make_fifos(self, container: str, paths: Sequence[str]) -> None:
+        members = {}
+        for path in paths:
+            folder, _, name = path.rpartition("/")
+            member = tarfile.TarInfo(name)
+            member.type, member.mode = tarfile.FIFOTYPE, 0o666
+            members[member] = b""
+        self._unpack(container, folder, members)
+
+    def _unpack(self, container: str, folder: str, members: Mapping[tarfile.TarInfo, bytes]) -> None:
+        packed = io.BytesIO()
         with tarfile.open(fileobj=packed, mode="w", encoding="utf-8") as tar:
-            tar.addfile(member, io.BytesIO(content))
+            for member, content in members.items():
+                tar.addfile(member, io.BytesIO(content))
         with self._request():
             self._client.put_archive(container, folder or "/", packed.getvalue())
 

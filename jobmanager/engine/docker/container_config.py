@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jobmanager.engine.docker.seccomp import seccomp_profile
+from jobmanager.engine.pipes import pipes_volume
 from jobmanager.model.container import (
     OLD_FOLDERS,
     SHARED_FOLDER,
@@ -163,7 +164,8 @@ def _volumes(spec: ContainerSpec) -> list[dict[str, Any]]:
     """The folder that grading and student containers share, in their workspace, and the volumes of all the job's containers."""
     shares = spec.shares or spec.shared_volume
     shared = [_own_volume(spec, SHARED_FOLDER, spec.shared_volume)] if shares else []
-    return [*shared, *(_named_volume(spec, volume) for volume in spec.volumes)]
+    pipes = [_disk_volume(pipes_volume(spec.pipes, spec.labels))] if spec.pipes else []
+    return [*shared, *pipes, *(_named_volume(spec, volume) for volume in spec.volumes)]
 
 
 def _own_volume(spec: ContainerSpec, path: str, name: str = "") -> dict[str, Any]:

@@ -84,6 +84,7 @@ bool step_reporting(void) {
     up_u64(run.out[1].read);
     report_full();
     up_u8(run.left);
+    up_u8(run.input_over);
     up_end();
     return true;
 }

@@ -15,7 +15,7 @@
 #define SAMPLE_NS (100 * NS_PER_MS)
 #define MOST_REAPED 1000             // before the others have their turn: a program can go on making orphans
 
-struct run run = {.out = {{.fd = -1}, {.fd = -1}}, .stdin_pipe = -1, .socket = -1, .launched = -1};
+struct run run = {.out = {{.fd = -1}, {.fd = -1}}, .stdin_pipe = -1, .socket = -1, .launched = -1, .held = {-1, -1}};
 static uint8_t *reserve;
 
 bool run_is_on(void) { return run.phase != OFF; }
@@ -58,6 +58,7 @@ static bool close_run(void) {
     shut(&run.stdin_pipe);
     shut_socket();
     shut(&run.launched);
+    let_fifos_go();
     forget_input();
     forget_run();
     run.phase = OFF;
@@ -161,6 +162,7 @@ static void look_at_clocks(uint64_t now) {
         look_at_cpu(now);
     if (now >= run.sample_due_ns) {
         sample_memory();
+        look_at_fifos();
         run.sample_due_ns = now + SAMPLE_NS;
     }
 }
@@ -205,7 +207,9 @@ bool run_reap(void) {
 static bool step_stopped(void) {
     sample_memory();
     uint64_t ended = run.reaped ? run.ended_ns : now_ns();
+    run.input_over = input_is_over();
     run.left = !kill_all();
+    let_fifos_go();
     release_reserve();
     run.ended_ns = walked_ns(ended);  // from here on: how long it ran
     cgroup_read(&run.after);

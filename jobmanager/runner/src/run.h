@@ -45,6 +45,10 @@ struct run {
     uint64_t own_cpu_us, used_cpu_us, sampled_bytes;
     bool left;
 
+    int held[2];                 // the runner's own ends of its fifos; -1: it holds none
+    int looks[2];                // how often in a row the program had this one closed
+    bool input_over;             // the other program had left when this one ended
+
     struct pipe_out out[2];
     uint64_t reported;           // bytes of both
     int stdin_pipe, socket;
@@ -69,6 +73,12 @@ void forget_run(void);           // gives the memory of its payload back
 // start.c
 bool step_due(void);
 bool step_launching(void);
+
+// fifos.c
+void hold_fifos(void);
+void let_fifos_go(void);
+void look_at_fifos(void);
+bool input_is_over(void);
 
 // feed.c
 void forget_input(void);         // what was sent for this run or an earlier one

@@ -151,6 +151,7 @@ static void launch_run(void) {
     take_reserve();
     cgroup_read(&run.before);
     run.own_cpu_us = own_cpu_us();
+    hold_fifos();
     bool made = make_ends(&ends);
     int error = errno;
     run.vforked_ns = now_ns();

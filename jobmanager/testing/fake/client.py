@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from jobmanager.engine import protocol
+from jobmanager.engine.pipes import pipes_volume
 from jobmanager.engine.protocol import Channel, EngineError, Unreachable
 from jobmanager.model.container import (
     ContainerInfo,
@@ -97,13 +98,18 @@ class FakeEngine:
         sizes = (limits.workspace_mib, limits.workspace_inodes, limits.memory_mib, limits.processes, limits.cpus)
         bounds = (spec.workspace, spec.shares, spec.shared_volume, *sizes, spec.lease_s)
         volumes = [(each.name, each.path, each.short_name, each.size_mib, each.inodes, each.read_only) for each in spec.volumes]
-        return str(self._call("create", spec.name, spec.image, dict(spec.labels), bounds, volumes, _runner(spec.runner)))
+        pipes = [_row(pipes_volume(spec.pipes, spec.labels))] if spec.pipes else []
+        disk = [*_runner(spec.runner), *pipes]
+        return str(self._call("create", spec.name, spec.image, dict(spec.labels), bounds, volumes, disk))
 
     def create_carrier(self, name: str, image: str, labels: Mapping[str, str], volumes: Sequence[DiskVolume]) -> str:
         return str(self._call("create_carrier", name, image, dict(labels), [_row(each) for each in volumes]))
 
     def write_file(self, container: str, path: str, content: bytes, mode: int = 0o644) -> None:
         self._call("write_file", container, path, content, mode)
+
+    def make_fifos(self, container: str, paths: Sequence[str]) -> None:
+        self._call("make_fifos", container, list(paths))
 
     def start(self, container: str) -> None:
         self._call("start", container)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from jobmanager.model.container import SHARED_FOLDER, WORKSPACE, ContainerStatus
 from jobmanager.runner.place import RUNNER_FOLDER, RUNNER_PATH
+from jobmanager.testing.fake.fifo import Fifo
 from jobmanager.testing.fake.files import FakeFile, Files, Tree
 from jobmanager.testing.fake.process import Machine, Pid1Died
 from jobmanager.testing.fake.runner import FakeRunner, RunnerPlace
@@ -30,6 +31,7 @@ class SharedVolume:
     def __init__(self, path: str, *, size_mib: int, inodes: int, stays: bool = False) -> None:
         self._path, self._size_mib, self._inodes = path, size_mib, inodes
         self._stays = stays
+        self.fifos: dict[str, Fifo] = {}  # by path
         self._holders: set[str] = set()
         self._empty()
 
@@ -178,6 +180,7 @@ class FakeContainer:
         self.status, self.exit_code, self.ended_at_s = ContainerStatus.ENDED, exit_code, time.time()
         if self._runner is not None:
             self._cpu_s += self._runner.cpu_s
+            self._runner.close_fifos()
         self._runner = None
         self._unread.clear()
         for mount in self.spec.volumes:
@@ -286,11 +289,15 @@ class FakeContainer:
             cpus=spec.cpus,
             lease_s=spec.lease_s,
             devices=self.devices,
+            fifo=self._fifo,
             later=self._call_later,
             program_begins=lambda: self._began(spec),
             cpu_used=self._add_cpu,
         )
         return FakeRunner(machine, place)
+
+    def _fifo(self, path: str) -> Fifo | None:
+        return next((mount.volume.fifos[path] for mount in self.spec.volumes if path in mount.volume.fifos), None)
 
     def _add_cpu(self, seconds: float) -> None:
         self._cpu_s += seconds

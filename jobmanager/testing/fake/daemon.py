@@ -23,6 +23,7 @@ from jobmanager.engine.protocol import (
 from jobmanager.model.container import SHARED_FOLDER, ContainerStatus
 from jobmanager.runner.place import RUNNER_PATH
 from jobmanager.testing.fake.container import KILLED, ChannelEnd, FakeContainer, FakeMount, FakeSpec, Later, Programs, SharedVolume
+from jobmanager.testing.fake.fifo import Fifo
 from jobmanager.testing.fake.files import FakeFile, FileProblem
 
 _HISTORY = 20_000
@@ -81,6 +82,7 @@ class FakeDaemon:
                 self.info,
                 self.image_defaults,
                 self.write_file,
+                self.make_fifos,
                 self.pull,
                 self.create,
                 self.create_carrier,
@@ -152,7 +154,7 @@ class FakeDaemon:
         labels: Mapping[str, str],
         bounds: tuple[str, bool, str, int, int, int, int, float, float],
         volumes: Sequence[tuple[str, str, str, int, int, bool]],
-        runner: Sequence[tuple[str, str, Mapping[str, str], bool]],
+        disk_volumes: Sequence[tuple[str, str, Mapping[str, str], bool]],
     ) -> str:
         known = self._image_for(name, image)
         workspace, shares, shared_volume, workspace_mib, workspace_inodes, memory_mib, processes, cpus, lease_s = bounds
@@ -172,7 +174,7 @@ class FakeDaemon:
             lease_s=lease_s,
             volumes=(
                 *(self._mount(labels, *volume) for volume in volumes),
-                *(self._disk_mount(*volume) for volume in runner),
+                *(self._disk_mount(*volume) for volume in disk_volumes),
             ),
             created_at_s=time.time(),
         )
@@ -206,6 +208,14 @@ class FakeDaemon:
             container.files.put(path, content, mode)
         except FileProblem as problem:
             raise EngineFailed(f"write {path}: {problem}") from None
+
+    def make_fifos(self, target: str, paths: Sequence[str]) -> None:
+        container = self.find(target)
+        for path in paths:
+            volumes = [mount.volume for mount in container.spec.volumes if path.startswith(f"{mount.volume.path}/")]
+            if not volumes or not container.spec.is_carrier:
+                raise EngineFailed(f"make {path}: it is in no volume")
+            volumes[0].fifos[path] = Fifo()
 
     def start(self, target: str) -> None:
         container = self.find(target)

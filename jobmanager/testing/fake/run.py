@@ -20,6 +20,7 @@ from jobmanager.runner.frames import (
     ToProgram,
     UpMessage,
 )
+from jobmanager.testing.fake.fifo import Fifo
 from jobmanager.testing.fake.process import (
     Await,
     Died,
@@ -40,6 +41,7 @@ _TURN = 64 * 1024  # bytes that it may write before others have their turn
 _TURN_STEPS = 2000  # the same, of steps
 _TURN_S = 0.001
 _KILLED = 9
+_BROKEN_PIPE = 13
 
 
 class RunClock:
@@ -85,20 +87,31 @@ class FakeRun:
 
     Args:
         write: appends a message to the runner's stream; False where the window is full.
+        stdout: where its standard output goes; None: it is reported.
     """
 
     def __init__(
-        self, order: StartRun, program: Running, process: Process, *, now: float, cpus: float, write: Callable[[UpMessage], bool]
+        self,
+        order: StartRun,
+        program: Running,
+        process: Process,
+        *,
+        now: float,
+        cpus: float,
+        write: Callable[[UpMessage], bool],
+        stdout: Fifo | None = None,
     ) -> None:
         self.order = order
         self.how: HowEnded | None = None
         self.code = 0
         self.stopped_by = StoppedBy.NOBODY
+        self.input_over = False  # it read from a fifo, and its writer had left before
         self.clock = RunClock(now, cpus)
         self.written = {ProgramStream.STDOUT: 0, ProgramStream.STDERR: 0}
         self._program = program
         self._process = process
         self._write = write
+        self._stdout = stdout
         self._reported = 0  # bytes of both streams
         self._waiting: deque[UpMessage] = deque()  # for room in the window
         self._wakes_at = -math.inf
@@ -196,7 +209,10 @@ class FakeRun:
         self._tell_taken()
 
     def _take(self, effect: Effect, now: float) -> None:
-        if isinstance(effect, OutputEffect):
+        if isinstance(effect, OutputEffect) and self._stdout is not None and not effect.stderr:
+            if not self._stdout.write(effect.data):
+                self._end(HowEnded.SIGNALLED, _BROKEN_PIPE, now)
+        elif isinstance(effect, OutputEffect):
             self._print(ProgramStream.STDERR if effect.stderr else ProgramStream.STDOUT, effect.data, now)
         elif isinstance(effect, MessageEffect):
             message = FromProgram(run=self.order.run, number=self._sent_messages, data=effect.data[:_MESSAGE_BYTES])
@@ -238,6 +254,7 @@ class FakeRun:
     def _end(self, how: HowEnded, code: int, now: float) -> None:
         self.clock.go_on(now)
         self.how, self.code = how, code & 255
+        self.input_over = self.order.stdin is InputFrom.PATH and self._stdout is not None and self._process.stdin.ended
         self._program.close()
         if not self.stopped_by:
             self.stopped_by = self.clock.reached(now, self.order)

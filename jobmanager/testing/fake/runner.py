@@ -51,6 +51,7 @@ from jobmanager.runner.frames import (
 )
 from jobmanager.runner.wire import FrameReader, PacketWriter
 from jobmanager.testing.fake import commands
+from jobmanager.testing.fake.fifo import Fifo
 from jobmanager.testing.fake.files import FakeFile, FileProblem
 from jobmanager.testing.fake.process import Feed, Machine, Mail, Pid1Died, Process
 from jobmanager.testing.fake.run import FakeRun, GivenInput
@@ -74,6 +75,7 @@ class RunnerPlace:
     cpus: float
     lease_s: float  # until the first HELLO
     devices: Callable[[], Mapping[str, str]]  # of volumes, by path
+    fifo: Callable[[str], Fifo | None]  # of that path
     later: Callable[[float, Callable[[], None]], None]
     program_begins: Callable[[], None]
     cpu_used: Callable[[float], None]  # seconds, of a run
@@ -102,6 +104,7 @@ class FakeRunner:
         self._failure: RunRefused | None = None  # of a PUT or REMOVE
         self._put_to = b""
         self._input = GivenInput()
+        self._fifos: list[Callable[[], None]] = []  # what closes them
         self._timer_at = float("inf")
         self._kept: list[tuple[str, tuple[bytes, int, int] | None]] | None = None  # paths; of a file its content, mode and time
 
@@ -262,6 +265,7 @@ class FakeRunner:
         argv = [from_utf8(word) for word in order.argv]
         refusal, self._failure = self._failure or self._refusal(process, order, argv), None
         if refusal is not None:
+            self.close_fifos()
             self.state = RunnerState.ENDING
             self._say(RunRefused(run=order.run, why=refusal.why, errno=refusal.errno, what=refusal.what))
             return
@@ -271,7 +275,11 @@ class FakeRunner:
         self._say(Started(run=order.run, volumes=self._volumes(order)))
         program = commands.run(process, argv)
         now = time.monotonic()
-        self._run = FakeRun(order, program, process, now=now, cpus=self._place.cpus, write=self._writer.write)
+        fifo = self._place.fifo(from_utf8(order.stdout_path))
+        if fifo is not None:
+            fifo.open_to_write()
+            self._fifos.append(fifo.close_to_write)
+        self._run = FakeRun(order, program, process, now=now, cpus=self._place.cpus, write=self._writer.write, stdout=fifo)
 
     def kill(self, message: Kill) -> None:
         if self._run is not None and message.run == self._last_run:
@@ -343,6 +351,9 @@ class FakeRunner:
 
     def _stdin(self, order: StartRun) -> Feed:
         given = bytes(self._input.data) if self._input.run == order.run else b""
+        if order.stdin is InputFrom.PATH and (fifo := self._place.fifo(from_utf8(order.stdin_path))) is not None:
+            self._fifos.append(fifo.close_to_read)
+            return fifo.open_to_read(lambda: self._place.later(0.0, self.wake))
         if order.stdin is InputFrom.PATH:
             file = self._machine.files.find(from_utf8(order.stdin_path))
             return Feed(b"" if file is None else bytes(file.data))
@@ -358,10 +369,16 @@ class FakeRunner:
                 return _refused(RefusalReason.OTHER_DEVICE, volume.path)
         if not self._machine.files.is_folder(process.cwd):
             return _refused(RefusalReason.NO_SUCH_FOLDER, order.cwd, errno.ENOENT)
-        if order.stdout_path:
-            return _refused(RefusalReason.OTHER, b"the fake engine reports all output", errno.ENOSYS)
+        if order.stdout_path and self._place.fifo(from_utf8(order.stdout_path)) is None:
+            return _refused(RefusalReason.OTHER, b"the fake engine reports all output that goes to no fifo", errno.ENOSYS)
         why = commands.found(process, argv)
         return None if why is None else _refused(why, order.argv[0] if order.argv else b"", _ERRNOS[why])
+
+    def close_fifos(self) -> None:
+        """No program of this container has one open any more."""
+        fifos, self._fifos = self._fifos, []
+        for close in fifos:
+            close()
 
     def _volumes(self, order: StartRun) -> tuple[VolumeDevice, ...]:
         devices = self._place.devices()
@@ -371,6 +388,7 @@ class FakeRunner:
         """Report the end of a run."""
         now = time.monotonic()
         self._run, self.state = None, RunnerState.ENDING
+        self.close_fifos()
         self._place.cpu_used(run.clock.cpu_us(now) / 1e6)
         self._due.append(iter(run.rest_of_output()))
         for wish in run.order.bring:
@@ -396,6 +414,7 @@ class FakeRunner:
             stderr_bytes=err,
             full=tuple(self._full(run.order.places)),
             left=False,
+            input_over=run.input_over,
         )
 
     def _full(self, places: Iterable[bytes]) -> Iterator[FullPlace]:

@@ -1,0 +1,277 @@
+"""The interactor of a submission with cases: its container, and how the two go from case to case together.
+
+::
+
+    thread of the submission's monitor                   thread of the interactor's
+    ready for case 1  ────────────┐      ┌──────────── its container starts, builds; ready for case 1
+    clear, RUN case 1             ▼      ▼             clear, RUN case 1
+      │        program ◄── two fifos in a volume ──►  program           (nothing of what they say passes here)
+    ENDED ──► waits for the other's end ◄────────────  ENDED
+    tells what becomes of case 1                       ready for case 2
+    ready for case 2 ...
+
+Both are followed by a ``CasesMonitor``. A waiter that takes over finds the interactor's container by its name, and goes on with
+both. Where one of the two containers can have no more runs, neither has, and two others take their place.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+from jobmanager._deleter import delete
+from jobmanager._submitter import submit
+from jobmanager.engine.labels import STUDENT_LABEL
+from jobmanager.engine.pipes import make_fifos, pipes_volume
+from jobmanager.engine.protocol import Engine, EngineError, NoSuchContainer
+from jobmanager.engine.runner_volume import RunnerVolumes
+from jobmanager.ipc.messages import BuildDone, CaseRun, ContainerRemoved, ContainerStarted, InteractorPlan, MonitorContainer
+from jobmanager.model.container import ContainerStatus
+from jobmanager.model.result import CaseResult, Outcome
+from jobmanager.results.checking import talked_case
+from jobmanager.results.facts import ProgramExited, RunFacts
+from jobmanager.results.verdict import judge
+from jobmanager.watching.cases_monitor import CasesMonitor, NotClean, PartnerLost, PartnerUnusable
+from jobmanager.watching.spool import Spool
+from jobmanager.watching.student_container import MonitorRegistry
+
+_log = logging.getLogger(__name__)
+
+_REMOVAL_TRIES, _REMOVAL_PAUSE_S = 3, 0.5
+_NAME = "its interactor"
+
+
+class Meeting:
+    """Where two threads wait for each other before each case, and one of them for the other after it."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._at = {True: 0, False: 0}  # the case to which each side has come; True: the submission's
+        self._told = 0
+        self._judged: tuple[int, CaseResult] | None = None
+        self._over: Exception | None = None
+
+    def is_ready(self, number: int, timeout_s: float, *, tells: bool) -> bool:
+        """Whether both sides have come to this case, and the one before is told."""
+        with self._changed:
+            self._at[tells] = number
+            self._changed.notify_all()
+            return self._changed.wait_for(lambda: self._is_due(number), timeout_s)
+
+    def tell(self, number: int) -> None:
+        """What became of this case is told."""
+        with self._changed:
+            self._told = number
+            self._changed.notify_all()
+
+    def is_told(self, number: int) -> bool:
+        """Whether what became of this case was told last, by the present waiter."""
+        return self._told == number > 0
+
+    def judge(self, number: int, result: CaseResult) -> None:
+        """How the interactor's run has ended."""
+        with self._changed:
+            self._judged = (number, result)
+            self._changed.notify_all()
+
+    def judgement(self, number: int, timeout_s: float) -> CaseResult | None:
+        """How the interactor's run of this case has ended; None while it has not."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._has(number) or self._over is not None, timeout_s)
+            if self._judged is not None and self._has(number):
+                return self._judged[1]
+            if self._over is not None:
+                raise self._over
+            return None
+
+    def end(self, why: Exception) -> None:
+        """There are no more cases on one of the sides. Only the first call counts."""
+        with self._changed:
+            self._over = self._over or why
+            self._changed.notify_all()
+
+    def _is_due(self, number: int) -> bool:
+        if self._over is not None:
+            raise self._over
+        return min(self._at.values()) >= number
+
+    def _has(self, number: int) -> bool:
+        return self._judged is not None and self._judged[0] == number
+
+
+class _InteractorsSide:
+    """How the interactor's monitor sees the submission's."""
+
+    tells = False
+
+    def __init__(self, meeting: Meeting) -> None:
+        self._meeting = meeting
+
+    def is_ready(self, number: int, timeout_s: float) -> bool:
+        return self._meeting.is_ready(number, timeout_s, tells=False)
+
+    def judged(self, case: CaseRun, result: CaseResult, facts: RunFacts, timeout_s: float) -> CaseResult:  # noqa: ARG002
+        self._meeting.judge(case.number, result)
+        return result
+
+    def told(self, number: int) -> None:
+        """It is the submission's side that tells."""
+
+    def is_told(self, number: int) -> bool:
+        return self._meeting.is_told(number)
+
+    def kill(self) -> None:
+        """It is the submission's side that ends it."""
+
+
+class Interaction:
+    """The interactor's container, in a thread of its own, and how the submission's monitor sees it (a ``Partner``)."""
+
+    tells = True
+
+    def __init__(
+        self,
+        job: MonitorContainer,
+        plan: InteractorPlan,
+        *,
+        host: str,
+        runners: RunnerVolumes,
+        connect: Callable[[], Engine],
+        host_lost_timeout_s: float,
+        monitors: MonitorRegistry,
+        spool: Spool,
+    ) -> None:
+        """``job``: the submission's."""
+        self._job = job
+        self._plan = plan
+        self._host = host
+        self._runners = runners
+        self._connect = connect
+        self._host_lost_timeout_s = host_lost_timeout_s
+        self._monitors = monitors
+        self._spool = spool
+        self._meeting = Meeting()
+        self._lock = threading.Lock()
+        self._monitor: CasesMonitor | None = None
+        self._is_over = self._is_leaving = False
+
+    def start(self) -> None:
+        """Start the thread, and the container."""
+        threading.Thread(target=self._run, name=f"interactor-{self._job.job_id}", daemon=True).start()
+
+    def close(self) -> None:
+        """The submission has no more cases: the container is removed soon."""
+        self.kill()
+
+    # ---- the submission's side
+
+    def is_ready(self, number: int, timeout_s: float) -> bool:
+        return self._meeting.is_ready(number, timeout_s, tells=True)
+
+    def judged(self, case: CaseRun, result: CaseResult, facts: RunFacts, timeout_s: float) -> CaseResult | None:
+        said = self._meeting.judgement(case.number, timeout_s)
+        if said is None:
+            return None
+        return talked_case(case.points, result, said, interactor_was_first=facts.end is not None and facts.end.input_over)
+
+    def told(self, number: int) -> None:
+        self._meeting.tell(number)
+
+    def is_told(self, number: int) -> bool:
+        return self._meeting.is_told(number)
+
+    def kill(self) -> None:
+        """End the container soon. Never blocks."""
+        self._meeting.end(PartnerLost(f"{_NAME} was ended"))
+        with self._lock:
+            self._is_over = True
+            if self._monitor is not None:
+                self._monitor.kill()
+
+    # ---- its thread
+
+    def _run(self) -> None:
+        try:
+            with closing(self._connect()) as engine:
+                try:
+                    self._follow(engine)
+                finally:
+                    self._remove(engine)
+        except EngineError as error:
+            self._meeting.end(PartnerLost(f"{_NAME} could not be started: {error}"))
+        except Exception as error:  # noqa: BLE001 - the thread's edge: a bug here must not leave the submission waiting
+            _log.exception("the interactor of job %s failed", self._job.job_id)
+            self._meeting.end(PartnerLost(f"{_NAME} failed: {type(error).__name__}: {error}"))
+
+    def _follow(self, engine: Engine) -> None:
+        monitor = self._started(engine)
+        if monitor is None:
+            return
+        self._monitors.register(self._plan.spec.name, monitor)
+        try:
+            facts = monitor.run()
+        finally:
+            self._monitors.unregister(self._plan.spec.name)
+        self._tell_end(facts)
+        self._spool.remove()
+        self._is_leaving = facts.is_leaving
+        monitor.close(leave=facts.is_leaving)
+
+    def _started(self, engine: Engine) -> CasesMonitor | None:
+        """Its monitor, once it has a container: that of an earlier waiter, where there is one."""
+        labels = engine.inspect(self._job.container_id).labels
+        spec = replace(self._plan.spec, labels={**labels, STUDENT_LABEL: self._job.container_name})
+        is_there = self._job.taken_over and _runs(engine, spec.name)
+        if not is_there:
+            fifos = (self._plan.job.stdin_fifo, self._plan.job.stdout_fifo)
+            make_fifos(engine, pipes_volume(spec.pipes, labels, read_only=False), f"{spec.name}-pipes", spec.image, fifos)
+        reply = submit(engine, spec, self._runners, host=self._host)
+        if not isinstance(reply, ContainerStarted):
+            self._meeting.end(PartnerLost(f"{_NAME} could not be started: {reply.reason}"))
+            return None
+        monitor = CasesMonitor(
+            replace(self._plan.job, container_id=reply.container_id, taken_over=is_there),
+            engine,
+            host_lost_timeout_s=self._host_lost_timeout_s,
+            send=self._take,
+            spool=self._spool,
+            partner=_InteractorsSide(self._meeting),
+        )
+        with self._lock:
+            self._monitor = monitor
+            if self._is_over:  # meanwhile
+                monitor.kill()
+        return monitor
+
+    def _take(self, message: Any) -> bool:
+        """What its monitor tells. Nothing of it is for the manager, so nothing is told for good."""
+        if isinstance(message, BuildDone) and message.run.outcome is not Outcome.SUCCESS:
+            why = f"{_NAME} was not run: its build ended as {message.run.outcome}: {message.run.text}"
+            self._meeting.end(PartnerUnusable(why))
+        return False
+
+    def _tell_end(self, facts: RunFacts) -> None:
+        if facts.not_clean:
+            self._meeting.end(NotClean(f"{_NAME}: {facts.not_clean}"))
+        elif not isinstance(facts.ending, ProgramExited):
+            self._meeting.end(PartnerLost(f"{_NAME}: {judge(facts, self._plan.spec.limits).text}"))
+
+    def _remove(self, engine: Engine) -> None:
+        """Who removes the submission's container, or sweeps, looks again."""
+        for _ in range(_REMOVAL_TRIES):
+            reply = delete(engine, self._plan.spec.name, "", is_ours=True, is_leaving=self._is_leaving)
+            if isinstance(reply, ContainerRemoved):
+                return
+            time.sleep(_REMOVAL_PAUSE_S)
+
+
+def _runs(engine: Engine, name: str) -> bool:
+    try:
+        return engine.inspect(name).status is ContainerStatus.RUNNING
+    except NoSuchContainer:
+        return False
