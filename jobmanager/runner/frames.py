@@ -61,7 +61,7 @@ class InputFrom(IntEnum):
     NOTHING = 0
     MEMORY = 1
     PIPE = 2
-    PATH = 3
+    FIFO = 3  # what a program in another container writes
 
 
 class ProgramStream(IntEnum):
@@ -235,8 +235,8 @@ class StartRun(DownMessage):
     cwd: Path
     umask: U32 = 0o022
     stdin: Annotated[InputFrom, Choice(InputFrom)] = InputFrom.NOTHING
-    stdin_path: Path = b""
-    stdout_path: Path = b""  # empty: the output is reported
+    stdin_fifo: Path = b""
+    stdout_fifo: Path = b""  # where its standard output goes then: that is not reported
     channel: Yes = False  # descriptor 3 is a socket for messages
     wall_ms: U64 = 0
     cpu_us: U64 = 0

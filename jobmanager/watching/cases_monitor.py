@@ -88,12 +88,25 @@ class Partner(Protocol):
 
     tells: bool  # whether it is this side that tells what became of the cases
 
+    def attach_to(self, end_run: Callable[[], None]) -> None:
+        """``end_run`` ends the run that is going on, where there will be none beside it. Any thread may call it."""
+        ...
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there are no more runs beside this one's."""
+        ...
+
     def is_ready(self, number: int, timeout_s: float) -> bool:
         """Whether the other side has come to this case, too: all before are over and told."""
         ...
 
     def judged(self, case: CaseRun, result: CaseResult, facts: RunFacts, timeout_s: float) -> CaseResult | None:
         """What becomes of a case whose run has ended so on this side; None while the other side's has not."""
+        ...
+
+    def takes_blame(self, number: int, facts: RunFacts) -> bool:
+        """Whether the run of this case has no end of its own because of what runs beside it, or ran beside it in vain."""
         ...
 
     def told(self, number: int) -> None:
@@ -186,6 +199,8 @@ class CasesMonitor:
         self._is_kept = False
         self._has_its_limits = not self._plan.changes_limits(job.limits)
         self._clearing_left_s = self._plan.clearing_s
+        if partner is not None:
+            partner.attach_to(self._end_run)
 
     @property
     def container_id(self) -> str:
@@ -272,7 +287,7 @@ class CasesMonitor:
             self._wait_for(self._partner, run.case)
         facts = self._follow(run if run.case is None else self._prepared(run, run.case))
         verdict = judge(facts, run.job.limits)
-        if verdict.outcome is Outcome.CRASH or self._kill_requested.is_set():
+        if self._kill_requested.is_set() or (verdict.outcome is Outcome.CRASH and not self._is_partners(run, facts)):
             raise CutOff(self._ending_of(facts))
         outcome = self._tell_build(verdict, facts) if run.case is None else self._tell_case(run.case, verdict, facts)
         if run.case is None and outcome is not Outcome.SUCCESS and self._plan.cases[0].number > 1:
@@ -313,7 +328,7 @@ class CasesMonitor:
             clock=self._clock,
         )
         self._current = monitor
-        if self._kill_requested.is_set():
+        if self._kill_requested.is_set() or (self._partner is not None and self._partner.is_over):
             monitor.kill()
         began = self._clock()
         facts = monitor.run()
@@ -379,6 +394,15 @@ class CasesMonitor:
             self._stay_connected()
         return judged
 
+    def _is_partners(self, run: _Run, facts: RunFacts) -> bool:
+        """Whether it is for the other side to say what a crash means."""
+        return self._partner is not None and run.case is not None and self._partner.takes_blame(run.case.number, facts)
+
+    def _end_run(self) -> None:
+        current = self._current
+        if current is not None:
+            current.kill()
+
     def _stay_connected(self) -> None:
         """Its runner leaves when it hears nothing for long."""
         self._connect()
@@ -422,6 +446,8 @@ class CasesMonitor:
             self._set_limits()
         elif is_used:
             return replace(run, job=replace(run.job, clears=self._places, clearing_s=max(1.0, self._clearing_left_s)))
+        if self._partner is not None:  # whose container may have to be cleared before both begin
+            return replace(run, job=replace(run.job, clearing_s=max(1.0, self._clearing_left_s)))
         return run
 
     def _is_taken(self, number: int) -> bool:

@@ -34,7 +34,7 @@ from jobmanager.ipc.messages import BuildDone, CaseRun, ContainerRemoved, Contai
 from jobmanager.model.container import ContainerStatus
 from jobmanager.model.result import CaseResult, Outcome
 from jobmanager.results.checking import talked_case
-from jobmanager.results.facts import ProgramExited, RunFacts
+from jobmanager.results.facts import CannotRun, ProgramExited, RunFacts
 from jobmanager.results.verdict import judge
 from jobmanager.watching.cases_monitor import CasesMonitor, NotClean, PartnerLost, PartnerUnusable
 from jobmanager.watching.spool import Spool
@@ -43,6 +43,7 @@ from jobmanager.watching.student_container import MonitorRegistry
 _log = logging.getLogger(__name__)
 
 _REMOVAL_TRIES, _REMOVAL_PAUSE_S = 3, 0.5
+_LAST_WORDS_S = 1.0  # for an interactor whose submission has ended badly: it decides nothing, but may have something to say
 _NAME = "its interactor"
 
 
@@ -55,6 +56,8 @@ class Meeting:
         self._told = 0
         self._judged: tuple[int, CaseResult] | None = None
         self._over: Exception | None = None
+        self._dismissed = 0
+        self._end_run: dict[bool, Callable[[], None]] = {True: lambda: None, False: lambda: None}
 
     def is_ready(self, number: int, timeout_s: float, *, tells: bool) -> bool:
         """Whether both sides have come to this case, and the one before is told."""
@@ -93,7 +96,29 @@ class Meeting:
         """There are no more cases on one of the sides. Only the first call counts."""
         with self._changed:
             self._over = self._over or why
+            is_unjudged = not self._has(self._at[True])
             self._changed.notify_all()
+        if is_unjudged:  # or the submission's program would wait in vain
+            self._end_run[True]()
+
+    def dismiss(self, number: int) -> None:
+        """The submission's program cannot be run: its interactor would wait for it in vain."""
+        with self._changed:
+            self._dismissed = number
+        self._end_run[False]()
+
+    def is_dismissed(self, number: int) -> bool:
+        """Whether the interactor's run of this case is to end, whatever becomes of it."""
+        return self._dismissed == number
+
+    def attach(self, end_run: Callable[[], None], *, tells: bool) -> None:
+        """What ends the run that is going on on one of the sides."""
+        self._end_run[tells] = end_run
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there are no more cases on one of the sides."""
+        return self._over is not None
 
     def _is_due(self, number: int) -> bool:
         if self._over is not None:
@@ -112,12 +137,25 @@ class _InteractorsSide:
     def __init__(self, meeting: Meeting) -> None:
         self._meeting = meeting
 
+    def attach_to(self, end_run: Callable[[], None]) -> None:
+        self._meeting.attach(end_run, tells=False)
+
+    @property
+    def is_over(self) -> bool:
+        return False  # its run goes on where the submission's does
+
     def is_ready(self, number: int, timeout_s: float) -> bool:
         return self._meeting.is_ready(number, timeout_s, tells=False)
 
     def judged(self, case: CaseRun, result: CaseResult, facts: RunFacts, timeout_s: float) -> CaseResult:  # noqa: ARG002
+        if isinstance(facts.ending, CannotRun) and not self._meeting.is_dismissed(case.number):
+            self._meeting.end(PartnerUnusable(f"{_NAME} cannot be run: {result.text}"))
+            return result
         self._meeting.judge(case.number, result)
         return result
+
+    def takes_blame(self, number: int, facts: RunFacts) -> bool:
+        return isinstance(facts.ending, CannotRun) or self._meeting.is_dismissed(number)
 
     def told(self, number: int) -> None:
         """It is the submission's side that tells."""
@@ -170,14 +208,32 @@ class Interaction:
 
     # ---- the submission's side
 
+    def attach_to(self, end_run: Callable[[], None]) -> None:
+        self._meeting.attach(end_run, tells=True)
+
+    @property
+    def is_over(self) -> bool:
+        return self._meeting.is_over
+
     def is_ready(self, number: int, timeout_s: float) -> bool:
         return self._meeting.is_ready(number, timeout_s, tells=True)
 
     def judged(self, case: CaseRun, result: CaseResult, facts: RunFacts, timeout_s: float) -> CaseResult | None:
-        said = self._meeting.judgement(case.number, timeout_s)
-        if said is None:
-            return None
-        return talked_case(case.points, result, said, interactor_was_first=facts.end is not None and facts.end.input_over)
+        if isinstance(facts.ending, CannotRun) and not self.is_over:
+            self._meeting.dismiss(case.number)
+            return result
+        was_first = facts.end is not None and facts.end.input_over
+        is_decided = result.outcome is not Outcome.SUCCESS and not was_first
+        said = self._meeting.judgement(case.number, _LAST_WORDS_S if is_decided else timeout_s)
+        if said is not None:
+            return talked_case(case.points, result, said, interactor_was_first=was_first)
+        if is_decided:
+            self._meeting.dismiss(case.number)
+            return result
+        return None
+
+    def takes_blame(self, number: int, facts: RunFacts) -> bool:  # noqa: ARG002
+        return self.is_over
 
     def told(self, number: int) -> None:
         self._meeting.tell(number)

@@ -105,8 +105,8 @@ def _start(job: MonitorContainer, number: int) -> StartRun:
         env=_variables(job.env),
         cwd=to_utf8(job.workspace),
         stdin=_input_from(job),
-        stdin_path=to_utf8(job.stdin_fifo),
-        stdout_path=to_utf8(job.stdout_fifo),
+        stdin_fifo=to_utf8(job.stdin_fifo),
+        stdout_fifo=to_utf8(job.stdout_fifo),
         channel=job.grading is not None or job.with_ssh,
         wall_ms=0 if job.grading is not None else math.ceil(limits.wall_s * 1000),  # a grader's clock pauses: the waiter has it
         cpu_us=math.ceil(limits.cpu_time_s * 1e6),
@@ -126,7 +126,7 @@ def _variables(env: Mapping[str, str]) -> tuple[bytes, ...]:
 def _input_from(job: MonitorContainer) -> InputFrom:
     """A grader has its channel, a student's program what its grader sends, one that talks its fifo, any other a file in memory."""
     if job.stdin_fifo:
-        return InputFrom.PATH
+        return InputFrom.FIFO
     if job.grading is not None:
         return InputFrom.NOTHING
     return InputFrom.PIPE if job.stdin is None else InputFrom.MEMORY

@@ -1,5 +1,6 @@
-// The fifos of a program that talks with one in another container. The runner keeps both ends open, so that the other program sees
-// this one's end only after the runner has: then who ended first is known, however late a runner is.
+// The two fifos of a program that talks with one in another container. Its runner opens them, and waits for the other's runner before
+// it starts the program, which is given the runner's own ends. The runner keeps them until it has reaped the program: so the other
+// program sees this one's end only after this runner has, and who ended first is known, however late a runner is.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -14,31 +15,46 @@
 
 static int open_fifo(const char *path, int how) {
     struct stat found;
-    int fd = *path == '/' ? open(path, how | O_NONBLOCK | O_NOFOLLOW | O_NOCTTY | O_CLOEXEC) : -1;
+    int fd = open(path, how | O_NONBLOCK | O_NOFOLLOW | O_NOCTTY | O_CLOEXEC);
     if (fd < 0)
         return -1;
-    if (!fstat(fd, &found) && S_ISFIFO(found.st_mode))
-        return high_fd(fd);
-    close(fd);
-    return -1;
-}
-
-// To open one for writing alone takes a reader, who may not have come: the runner is it for a moment.
-static int open_to_write(const char *path) {
-    char again[32];
-    int both = open_fifo(path, O_RDWR);
-    if (both < 0)
+    bool fine = !fstat(fd, &found) && S_ISFIFO(found.st_mode);
+    if (!fine) {
+        close(fd);
+        errno = EINVAL;
         return -1;
-    snprintf(again, sizeof again, "/proc/self/fd/%d", both);
-    int fd = open(again, O_WRONLY | O_NONBLOCK | O_CLOEXEC);
-    close(both);
-    return fd < 0 ? -1 : high_fd(fd);
+    }
+    return high_fd(fd);
 }
 
-void hold_fifos(void) {
-    run.held[0] = run.input_kind == INPUT_PATH ? open_fifo(run.stdin_path, O_RDONLY) : -1;
-    run.held[1] = *run.stdout_path ? open_to_write(run.stdout_path) : -1;
+// The greeting: one byte, from each runner to the other, once it has both ends open. A writer's end cannot be opened before there is
+// a reader's, so the first to come greets second.
+static bool greet(void) {
+    run.held[1] = open_fifo(run.stdout_fifo, O_WRONLY);
+    return run.held[1] >= 0 && write(run.held[1], "", 1) == 1;
+}
+
+bool open_fifos(void) {
     run.looks[0] = run.looks[1] = 0;
+    run.held[0] = open_fifo(run.stdin_fifo, O_RDONLY);
+    if (run.held[0] < 0)
+        return false;
+    return greet() || errno == ENXIO;
+}
+
+enum met meet(void) {
+    char greeting;
+    ssize_t got = read(run.held[0], &greeting, 1);
+    if (got < 0 && (errno == EAGAIN || errno == EINTR))
+        return NOT_YET;
+    struct pollfd look = {run.held[0], POLLIN, 0};
+    if (got == 0 && !(poll(&look, 1, 0) > 0 && (look.revents & POLLHUP)))
+        return NOT_YET;  // nobody has come
+    if (got != 1 || (run.held[1] < 0 && !greet()))
+        return LEFT_ALONE;
+    for (int which = 0; which < 2; which++)
+        fcntl(run.held[which], F_SETFL, fcntl(run.held[which], F_GETFL) & ~O_NONBLOCK);
+    return MET;
 }
 
 void let_fifos_go(void) {

@@ -2,14 +2,12 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/time.h>
 #include <unistd.h>
 
 #include "runner.h"
@@ -41,67 +39,6 @@ static void be_killed_first(void) {
     if (file < 0 || write(file, "1000", 4) != 4)
         fail(ABOUT_OOM, WHY_OTHER, errno);
     close(file);
-}
-
-static void as_descriptor(int from, int to) {
-    if (from != to) {
-        dup2(from, to);
-        close(from);
-    }
-}
-
-static int open_output(const char *path) {
-    int file = open(path, O_WRONLY | O_NOCTTY | O_TRUNC);  // without O_CREAT: the kernel may refuse that for another user's fifo
-    return file >= 0 || errno != ENOENT ? file : open(path, O_WRONLY | O_NOCTTY | O_CREAT | O_TRUNC, 0666);
-}
-
-static void nothing(int number) { (void)number; }
-
-// The reading end of a fifo as soon as there was a writer. `early` is open already, and a writer that came and went has left its
-// bytes there; then opening once more would wait for ever, so an alarm breaks it off for a look.
-static int wait_for_writer(const char *path, int early) {
-    struct sigaction wake = {.sa_handler = nothing};
-    struct itimerval often = {{0, 20000}, {0, 20000}}, never = {{0, 0}, {0, 0}};
-    sigaction(SIGALRM, &wake, NULL);
-    setitimer(ITIMER_REAL, &often, NULL);
-    int file = -1;
-    for (;;) {
-        struct pollfd look = {early, POLLIN, 0};
-        if (poll(&look, 1, 0) > 0)
-            break;
-        file = open(path, O_RDONLY | O_NOCTTY);
-        if (file >= 0 || errno != EINTR)
-            break;
-    }
-    setitimer(ITIMER_REAL, &never, NULL);
-    signal(SIGALRM, SIG_DFL);
-    return file;
-}
-
-// Two programs that have each other's fifo: each opens what it reads first, without waiting, so that the other's opening for writing
-// goes on. Then each waits until the other writes: reading before would find the end of the file.
-static void open_paths(const char *input, const char *output) {
-    struct stat kind;
-    int early = -1;
-    if (*input) {
-        early = open(input, O_RDONLY | O_NONBLOCK | O_NOCTTY);
-        if (early < 0 || fstat(early, &kind))
-            fail(ABOUT_STDIN, WHY_OTHER, errno);
-    }
-    if (*output) {
-        int file = open_output(output);
-        if (file < 0)
-            fail(ABOUT_STDOUT, WHY_OTHER, errno);
-        as_descriptor(file, 1);
-    }
-    if (early < 0)
-        return;
-    int late = S_ISFIFO(kind.st_mode) ? wait_for_writer(input, early) : -1;
-    if (late < 0)
-        fcntl(early, F_SETFL, fcntl(early, F_GETFL) & ~O_NONBLOCK);
-    else
-        close(early);
-    as_descriptor(late < 0 ? early : late, 0);
 }
 
 static void set_rlimits(char **texts, int count) {
@@ -175,12 +112,12 @@ static void become_found(char **argv) {
 }
 
 int launch(int argc, char **argv) {
-    if (argc < LAUNCH_FIXED + 1 || atoi(argv[7]) < 0 || argc < LAUNCH_FIXED + atoi(argv[7]) + 1)
+    if (argc < LAUNCH_FIXED + 1 || atoi(argv[5]) < 0 || argc < LAUNCH_FIXED + atoi(argv[5]) + 1)
         return 127;
-    int limits = atoi(argv[7]);
+    int limits = atoi(argv[5]);
     char **program = argv + LAUNCH_FIXED + limits;
     fcntl(LAUNCH_FD, F_SETFD, FD_CLOEXEC);
-    if (*argv[6] == '0')
+    if (*argv[4] == '0')
         close(3);
     setsid();
     default_signals();
@@ -188,7 +125,6 @@ int launch(int argc, char **argv) {
     umask((mode_t)strtoul(argv[3], NULL, 10) & 0777);
     if (chdir(argv[2]))
         fail(ABOUT_CWD, WHY_NO_CWD, errno);
-    open_paths(argv[4], argv[5]);
     set_rlimits(argv + LAUNCH_FIXED, limits);
     report(ABOUT_BEGIN, 0, 0);
     if (strchr(program[0], '/'))

@@ -91,7 +91,7 @@ void run_kill(uint32_t number) {
 
 // Who stops it first, has stopped it.
 void run_stop(enum stopped_by by) {
-    if (run.phase == DUE || run.phase == LAUNCHING)
+    if (run.phase == DUE || run.phase == MEETING || run.phase == LAUNCHING)
         run.killed = true;
     if (run.phase != GOING || run.reaped)
         return;
@@ -243,6 +243,7 @@ static bool step_bringing(void) {
 bool run_step(void) {
     switch (run.phase) {
     case DUE: return step_due();
+    case MEETING: return step_meeting();
     case LAUNCHING: return step_launching();
     case GOING: return step_going();
     case STOPPED: return step_stopped();
@@ -259,8 +260,6 @@ static void earlier(uint64_t *due, uint64_t ns) { *due = ns < *due ? ns : *due; 
 
 uint64_t run_due_ns(void) {
     uint64_t due = UINT64_MAX;
-    if (run.phase == LAUNCHING && run.wall_ns)
-        earlier(&due, run.vforked_ns + run.wall_ns + 1);
     if (run.phase != GOING)
         return due;
     if (run.wall_ns && !run.paused_at_ns)
@@ -282,6 +281,8 @@ static struct pollfd *poll_for(struct pollfd *at, int fd, short events) {
 
 int run_polls(struct pollfd *polls) {
     struct pollfd *at = polls;
+    if (run.phase == MEETING)
+        at = poll_for(at, run.held[0], POLLIN);
     if (run.phase == LAUNCHING)
         at = poll_for(at, run.launched, POLLIN);
     if (run.phase != GOING)

@@ -8,8 +8,10 @@
 #define TAKEN_NS (100 * NS_PER_MS)   // a small number of bytes that were taken is reported after this time
 #define MOST_LIMITS 64
 
-enum phase { OFF, DUE, LAUNCHING, GOING, STOPPED, DRAINING, BRINGING, REPORTING };
-enum input_kind { INPUT_NOTHING, INPUT_MEMORY, INPUT_PIPE, INPUT_PATH };
+enum phase { OFF, DUE, MEETING, LAUNCHING, GOING, STOPPED, DRAINING, BRINGING, REPORTING };
+enum input_kind { INPUT_NOTHING, INPUT_MEMORY, INPUT_PIPE, INPUT_FIFO };
+
+enum met { NOT_YET, MET, LEFT_ALONE };
 
 struct pipe_out {
     int fd;                      // -1: closed
@@ -27,7 +29,7 @@ struct run {
     int status;
     uint64_t peak_child;         // bytes, of the first process
 
-    char cwd[PATH_SIZE], stdin_path[PATH_SIZE], stdout_path[PATH_SIZE];
+    char cwd[PATH_SIZE], stdin_fifo[PATH_SIZE], stdout_fifo[PATH_SIZE];
     uint32_t umask;
     enum input_kind input_kind;
     bool channel;
@@ -40,12 +42,12 @@ struct run {
 
     int launched;                // the pipe of its second stage
     struct launch_report report;
-    uint64_t vforked_ns, begun_ns, ended_ns, paused_ns, paused_at_ns, cpu_due_ns, sample_due_ns;
+    uint64_t begun_ns, ended_ns, paused_ns, paused_at_ns, cpu_due_ns, sample_due_ns;
     struct counters before, after;
     uint64_t own_cpu_us, used_cpu_us, sampled_bytes;
     bool left;
 
-    int held[2];                 // the runner's own ends of its fifos; -1: it holds none
+    int held[2];                 // the runner's own ends of the fifos that the program has; -1: closed
     int looks[2];                // how often in a row the program had this one closed
     bool input_over;             // the other program had left when this one ended
 
@@ -72,10 +74,12 @@ void forget_run(void);           // gives the memory of its payload back
 
 // start.c
 bool step_due(void);
+bool step_meeting(void);
 bool step_launching(void);
 
 // fifos.c
-void hold_fifos(void);
+bool open_fifos(void);           // false: not to be had, errno says why
+enum met meet(void);             // the other runner
 void let_fifos_go(void);
 void look_at_fifos(void);
 bool input_is_over(void);

@@ -59,13 +59,13 @@ int run_polls(struct pollfd *polls);   // at most RUN_POLLS
 void run_abandon(void);                // after a fault: nothing more is reported
 
 // launch.c: the second stage. It tells by a pipe what it did.
-enum launch_about { ABOUT_BEGIN = 1, ABOUT_PROGRAM, ABOUT_CWD, ABOUT_STDIN, ABOUT_STDOUT, ABOUT_RLIMIT, ABOUT_OOM };
+enum launch_about { ABOUT_BEGIN = 1, ABOUT_PROGRAM, ABOUT_CWD, ABOUT_RLIMIT, ABOUT_OOM };
 struct launch_report {
     uint32_t about, why, error, unused;
     uint64_t begun_ns;
 };
 #define LAUNCH_FD 4
-#define LAUNCH_FIXED 8                 // arguments before the rlimits: path --launch CWD UMASK STDIN STDOUT CHANNEL RLIMITS
+#define LAUNCH_FIXED 6                 // arguments before the rlimits: path --launch CWD UMASK CHANNEL RLIMITS
 int launch(int argc, char **argv);
 
 // cgroup.c

@@ -89,6 +89,8 @@ static int open_memory(void) {
 
 static bool make_input(int *theirs) {
     int fd;
+    if (run.input_kind == INPUT_FIFO)
+        return (*theirs = fcntl(run.held[0], F_DUPFD_CLOEXEC, 10)) >= 0;
     if (run.input_kind == INPUT_PIPE)
         return make_pipe(&run.stdin_pipe, theirs, false);
     if (run.input_kind == INPUT_MEMORY && input_file() >= 0)
@@ -108,10 +110,8 @@ static char **launch_arguments(void) {
     arguments[1] = "--launch";
     arguments[2] = run.cwd;
     arguments[3] = umask_text;
-    arguments[4] = run.input_kind == INPUT_PATH ? run.stdin_path : "";
-    arguments[5] = run.stdout_path;
-    arguments[6] = run.channel ? "1" : "0";
-    arguments[7] = count_text;
+    arguments[4] = run.channel ? "1" : "0";
+    arguments[5] = count_text;
     for (uint32_t i = 0; i < run.limit_count; i++)
         arguments[LAUNCH_FIXED + i] = run.limits[i];
     return arguments;
@@ -138,8 +138,8 @@ static void exec_launch(const struct ends *ends, char **arguments) {
 static bool make_ends(struct ends *ends) {
     if (!make_input(&ends->in) || !make_pipe(&run.out[1].fd, &ends->err, true) || !make_pipe(&run.launched, &ends->report, true))
         return false;
-    if (*run.stdout_path)
-        ends->out = high_fd(fcntl(ends->err, F_DUPFD_CLOEXEC, 10));  // until the second stage opens the path
+    if (run.input_kind == INPUT_FIFO)
+        ends->out = fcntl(run.held[1], F_DUPFD_CLOEXEC, 10);
     else if (!make_pipe(&run.out[0].fd, &ends->out, true))
         return false;
     return !run.channel || make_socket(&ends->channel);
@@ -151,10 +151,8 @@ static void launch_run(void) {
     take_reserve();
     cgroup_read(&run.before);
     run.own_cpu_us = own_cpu_us();
-    hold_fifos();
     bool made = make_ends(&ends);
     int error = errno;
-    run.vforked_ns = now_ns();
     if (made) {
         run.pid = vfork();
         if (!run.pid)
@@ -169,6 +167,14 @@ static void launch_run(void) {
     if (!made || run.pid < 0)
         return refuse_text(made ? WHY_NO_PROCESS : WHY_OTHER, error, made ? "" : "its pipes");
     run.phase = LAUNCHING;
+}
+
+static void begin_run(void) {
+    if (run.input_kind != INPUT_FIFO)
+        return launch_run();
+    if (!open_fifos())
+        return refuse_text(WHY_OTHER, errno, run.stdin_fifo);
+    run.phase = MEETING;
 }
 
 bool step_due(void) {
@@ -187,16 +193,25 @@ bool step_due(void) {
     } else if (!started_fits()) {
         refuse_text(WHY_OTHER, E2BIG, "volumes");
     } else if (check_volumes()) {
-        launch_run();
+        begin_run();
     }
+    return true;
+}
+
+bool step_meeting(void) {
+    enum met met = run.killed ? LEFT_ALONE : meet();
+    if (met == NOT_YET || !up_room(UP_MAX))
+        return false;
+    if (met == LEFT_ALONE)
+        refuse_text(run.killed ? WHY_KILLED : WHY_OTHER, run.killed ? 0 : EPIPE, run.killed ? "" : run.stdin_fifo);
+    else
+        launch_run();
     return true;
 }
 
 static const char *named(enum launch_about about) {
     switch (about) {
     case ABOUT_CWD: return run.cwd;
-    case ABOUT_STDIN: return run.stdin_path;
-    case ABOUT_STDOUT: return run.stdout_path;
     case ABOUT_RLIMIT: return "rlimit";
     case ABOUT_OOM: return "oom_score_adj";
     default: return run.argv[0];
@@ -205,10 +220,10 @@ static const char *named(enum launch_about about) {
 
 // The second stage closes its pipe by becoming the program.
 bool step_launching(void) {
-    if (run.killed || (run.wall_ns && now_ns() - run.vforked_ns > run.wall_ns && !run.report.about)) {
+    if (run.killed) {
         if (!up_room(UP_MAX))
             return false;
-        refuse_text(run.killed ? WHY_KILLED : WHY_OTHER, run.killed ? 0 : ETIMEDOUT, run.killed ? "" : "it waits for its fifo");
+        refuse_text(WHY_KILLED, 0, "");
         return true;
     }
     struct launch_report told;

@@ -90,9 +90,9 @@ static bool read_run(struct in *in) {
     end = read_strings(in, run.env, &variables);
     in_name(in, run.cwd, sizeof run.cwd);
     run.umask = in_u32(in);
-    run.input_kind = in_choice(in, INPUT_PATH);
-    in_name(in, run.stdin_path, sizeof run.stdin_path);
-    in_name(in, run.stdout_path, sizeof run.stdout_path);
+    run.input_kind = in_choice(in, INPUT_FIFO);
+    in_name(in, run.stdin_fifo, sizeof run.stdin_fifo);
+    in_name(in, run.stdout_fifo, sizeof run.stdout_fifo);
     run.channel = in_flag(in);
     uint64_t wall_ms = in_u64(in);
     run.wall_ns = wall_ms > NO_COUNT / 2 / NS_PER_MS ? 0 : wall_ms * NS_PER_MS;
@@ -101,6 +101,7 @@ static bool read_run(struct in *in) {
     run.output_bytes = in_u64(in);
     read_limits(in);
     read_lists(in);
+    in->bad |= run.input_kind == INPUT_FIFO ? !*run.stdin_fifo || !*run.stdout_fifo : *run.stdin_fifo || *run.stdout_fifo;
     if (!in_done(in))
         return false;
     end_strings(run.env, variables);
@@ -111,7 +112,7 @@ static bool read_run(struct in *in) {
 }
 
 static void reset_run(void) {
-    run.killed = run.reaped = run.left = run.input_last = false;
+    run.killed = run.reaped = run.left = run.input_last = run.input_over = false;
     run.by = BY_NOBODY;
     run.pid = 0;
     run.report = (struct launch_report){0};

@@ -254,7 +254,7 @@ class FakeRun:
     def _end(self, how: HowEnded, code: int, now: float) -> None:
         self.clock.go_on(now)
         self.how, self.code = how, code & 255
-        self.input_over = self.order.stdin is InputFrom.PATH and self._stdout is not None and self._process.stdin.ended
+        self.input_over = self.order.stdin is InputFrom.FIFO and self._process.stdin.ended
         self._program.close()
         if not self.stopped_by:
             self.stopped_by = self.clock.reached(now, self.order)

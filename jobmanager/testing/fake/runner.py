@@ -275,7 +275,7 @@ class FakeRunner:
         self._say(Started(run=order.run, volumes=self._volumes(order)))
         program = commands.run(process, argv)
         now = time.monotonic()
-        fifo = self._place.fifo(from_utf8(order.stdout_path))
+        fifo = self._fifo(order.stdout_fifo)
         if fifo is not None:
             fifo.open_to_write()
             self._fifos.append(fifo.close_to_write)
@@ -351,12 +351,10 @@ class FakeRunner:
 
     def _stdin(self, order: StartRun) -> Feed:
         given = bytes(self._input.data) if self._input.run == order.run else b""
-        if order.stdin is InputFrom.PATH and (fifo := self._place.fifo(from_utf8(order.stdin_path))) is not None:
+        fifo = self._fifo(order.stdin_fifo)
+        if fifo is not None:
             self._fifos.append(fifo.close_to_read)
             return fifo.open_to_read(lambda: self._place.later(0.0, self.wake))
-        if order.stdin is InputFrom.PATH:
-            file = self._machine.files.find(from_utf8(order.stdin_path))
-            return Feed(b"" if file is None else bytes(file.data))
         if order.stdin is InputFrom.PIPE:
             return Feed(given, ended=False)
         return Feed(given if order.stdin is InputFrom.MEMORY else b"")
@@ -369,10 +367,13 @@ class FakeRunner:
                 return _refused(RefusalReason.OTHER_DEVICE, volume.path)
         if not self._machine.files.is_folder(process.cwd):
             return _refused(RefusalReason.NO_SUCH_FOLDER, order.cwd, errno.ENOENT)
-        if order.stdout_path and self._place.fifo(from_utf8(order.stdout_path)) is None:
-            return _refused(RefusalReason.OTHER, b"the fake engine reports all output that goes to no fifo", errno.ENOSYS)
+        if order.stdin is InputFrom.FIFO and None in (self._fifo(order.stdin_fifo), self._fifo(order.stdout_fifo)):
+            return _refused(RefusalReason.OTHER, order.stdin_fifo, errno.ENOENT)
         why = commands.found(process, argv)
         return None if why is None else _refused(why, order.argv[0] if order.argv else b"", _ERRNOS[why])
+
+    def _fifo(self, path: bytes) -> Fifo | None:
+        return self._place.fifo(from_utf8(path)) if path else None
 
     def close_fifos(self) -> None:
         """No program of this container has one open any more."""
