@@ -61,7 +61,7 @@ class NotClean(Exception):
     """The container, or that of its interactor, is not to be used for another case; says why."""
 
 
-class CutOff(Exception):
+class _CutOff(Exception):
     """Neither the program nor its traces are why nothing more is run."""
 
     def __init__(self, ending: Ending) -> None:
@@ -237,7 +237,7 @@ class CasesMonitor:
         except NotClean as why:
             _log.info("container %s is used for no other case: %s", self._job.container_name, why)
             return self._facts(_exited(), not_clean=str(why))
-        except CutOff as cut_off:
+        except _CutOff as cut_off:
             return self._facts(cut_off.ending)
         except Exception as error:  # noqa: BLE001 - the thread's edge: a bug must not cost the job its result
             _log.exception("monitoring job %s failed", self._job.job_id)
@@ -288,7 +288,7 @@ class CasesMonitor:
         facts = self._follow(run if run.case is None else self._prepared(run, run.case))
         verdict = judge(facts, run.job.limits)
         if self._kill_requested.is_set() or (verdict.outcome is Outcome.CRASH and not self._is_partners(run, facts)):
-            raise CutOff(self._ending_of(facts))
+            raise _CutOff(self._ending_of(facts))
         outcome = self._tell_build(verdict, facts) if run.case is None else self._tell_case(run.case, verdict, facts)
         if run.case is None and outcome is not Outcome.SUCCESS and self._plan.cases[0].number > 1:
             raise NotClean(f"the build was run again, and ended as {outcome}")
@@ -525,8 +525,8 @@ class CasesMonitor:
         if self._kill_requested.is_set():
             raise self._cut_off(ContainerEnded())
 
-    def _cut_off(self, cause: Cause) -> CutOff:
-        return CutOff(RunCutOff(cause=cause) if self._has_begun else JobNotSent(cause=cause))
+    def _cut_off(self, cause: Cause) -> _CutOff:
+        return _CutOff(RunCutOff(cause=cause) if self._has_begun else JobNotSent(cause=cause))
 
     def _connect(self) -> None:
         if self._link.is_open:
@@ -563,7 +563,7 @@ class CasesMonitor:
         try:
             self._link.connect()
         except Unreachable as error:
-            raise CutOff(JobNotSent(cause=EngineUnreachable(reason=str(error)))) from error
+            raise _CutOff(JobNotSent(cause=EngineUnreachable(reason=str(error)))) from error
         except EngineError as error:
             _log.debug("container %s cannot be attached to: %s", self._job.container_name, error)
 

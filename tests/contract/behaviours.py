@@ -167,9 +167,20 @@ FLOODED = b"0123456789\n" * 70_000  # less than a runner keeps
 FLOOD = "yes 0123456789 | head -n 70000"
 LEAVES = "mkdir -p /volumes/work/d && echo hello > /volumes/work/d/a"
 CAT = "cat /volumes/work/d/a"
+TALKS: dict[str, Sequence[ProgramStep]] = {  # programs that talk with one in another container
+    "echo one; head -n 1": [Print("one\n"), Echo(lines=1)],
+    "echo one; exit 3": [Print("one\n"), Exit(3)],
+    "head -n 1; exit 0": [Echo(lines=1), Exit(0)],
+    "head -n 1; exit 1": [Echo(lines=1), Exit(1)],
+    "cat; exit 1": [Echo(), Exit(1)],
+    "sleep 0.5; echo late": [Sleep(0.5), Print("late\n")],
+    "exit 3": [Exit(3)],
+    "sleep 60": [Sleep(60)],
+}
 PROGRAMS = {
     **{behaviour.command: behaviour.steps for behaviour in BEHAVIOURS},
     FLOOD: [Print(FLOODED)],
     LEAVES: [WriteFile("/volumes/work/d/a", "hello\n")],
     "./build-it": [WriteFile("product", "made\n")],
+    **TALKS,
 }

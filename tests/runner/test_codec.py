@@ -187,7 +187,7 @@ def test_what_makes_no_sense_is_named(kind: type[Any], payload: bytes, why: str)
 def test_the_layout_is_the_contracts() -> None:
     text = struct.Struct("<I2s")
     run = StartRun(
-        run=7, argv=(b"ab",), env=(b"A=",), cwd=b"/c", umask=0o77, stdin=InputFrom.PIPE, stdin_path=b"in", stdout_path=b"ou",
+        run=7, argv=(b"ab",), env=(b"A=",), cwd=b"/c", umask=0o77, stdin=InputFrom.PIPE, stdin_fifo=b"in", stdout_fifo=b"ou",
         channel=True, wall_ms=1, cpu_us=2, cpus_milli=3, output_bytes=4,
     )  # fmt: skip
     assert encode(run) == (
@@ -196,9 +196,9 @@ def test_the_layout_is_the_contracts() -> None:
     )  # fmt: skip
     ended = Ended(
         how=HowEnded.SIGNALLED, code=9, stopped_by=StoppedBy.CPU, cpu_us=None, wall_us=5, peak_bytes=6, peak_is_exact=True,
-        oom_kills=7, fork_refusals=None, stdout_bytes=8, stderr_bytes=9, full=(), left=False,
+        oom_kills=7, fork_refusals=None, stdout_bytes=8, stderr_bytes=9, full=(), left=False, input_over=True,
     )  # fmt: skip
-    assert encode(ended) == struct.pack("<BIBQQQBQQQQIB", 1, 9, 2, 2**64 - 1, 5, 6, 1, 7, 2**64 - 1, 8, 9, 0, 0)
+    assert encode(ended) == struct.pack("<BIBQQQBQQQQIBB", 1, 9, 2, 2**64 - 1, 5, 6, 1, 7, 2**64 - 1, 8, 9, 0, 0, 1)
 
 
 def test_a_frame_and_a_packet_are_the_contracts() -> None:

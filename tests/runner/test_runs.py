@@ -173,7 +173,6 @@ def test_what_cannot_be_started_says_why(runner: BareRunner) -> None:
         (["./lost"], {}, RefusalReason.NO_INTERPRETER, errno.ENOENT),
         (["true"], {"cwd": b"/nowhere"}, RefusalReason.NO_SUCH_FOLDER, errno.ENOENT),
         (["true", "x" * 200_000], {}, RefusalReason.ARGUMENTS_TOO_LONG, errno.E2BIG),
-        (["true"], {"stdout_path": b"/job/folder"}, RefusalReason.OTHER, errno.EISDIR),
         (["true"], {"rlimits": (ResourceLimit(resource=99, soft=0, hard=0),)}, RefusalReason.OTHER, errno.EINVAL),
         (["true"], {"volumes": (VolumeDevice(path=b"/nowhere", device=b""),)}, RefusalReason.OTHER_DEVICE, errno.ENOENT),
         (["true"], {"volumes": (VolumeDevice(path=b"/job", device=b"1:1"),)}, RefusalReason.OTHER_DEVICE, 0),
@@ -181,8 +180,6 @@ def test_what_cannot_be_started_says_why(runner: BareRunner) -> None:
     for argv, fields, why, number in cases:
         refused = runner.run(argv, **fields).refused
         assert (refused.why, refused.errno) == (why, number), (argv, fields)
-    refused = _read_from(runner, InputFrom.PATH, ["true"], stdin_path=b"/nowhere").refused
-    assert (refused.why, refused.errno, refused.what) == (RefusalReason.OTHER, errno.ENOENT, b"/nowhere")
     assert _sh(runner, "echo fine").stdout == b"fine\n"
 
 
@@ -247,10 +244,6 @@ def test_standard_input_of_each_kind(runner: BareRunner) -> None:
     assert _sh(runner, "cat; echo end").stdout == b"end\n"
     assert runner.run(["cat"], stdin=b"from memory").stdout == b"from memory"
     assert _read_from(runner, InputFrom.MEMORY, ["cat"]).stdout == b""
-    _sh(runner, "echo from a file > /job/file")
-    record = _read_from(runner, InputFrom.PATH, ["cat"], stdin_path=b"file", stdout_path=b"/job/copy")
-    assert (record.stdout, record.ended.code) == (b"", 0)
-    assert _sh(runner, "cat copy").stdout == b"from a file\n"
 
 
 def test_input_in_memory_can_be_sought_and_not_written(runner: BareRunner) -> None:
@@ -299,47 +292,6 @@ def test_input_that_nobody_may_send_is_a_fault(runner: BareRunner, offset: int, 
     runner.send_input(run, bytes(size), offset=offset)
     assert b"INPUT" in runner.wait_for(Fault).text
     assert runner.exit_code() == 121
-
-
-def test_a_program_waits_for_the_writer_of_its_fifo_and_begins_then(runner: BareRunner) -> None:
-    _sh(runner, "mkfifo /job/in")
-    run = _start_from(runner, InputFrom.PATH, ["cat"], stdin_path=b"in")
-    fifo = f"/proc/{runner.pid}/root/job/in"
-    writer = os.open(fifo, os.O_WRONLY)  # goes on as soon as the runner has opened it
-    runner.wait_for(Started)
-    os.write(writer, b"late")
-    os.close(writer)
-    assert runner.finish(run).stdout == b"late"
-
-
-def test_a_writer_that_came_and_went_is_read(runner: BareRunner) -> None:
-    _sh(runner, "mkfifo /job/in")
-    run = _start_from(runner, InputFrom.PATH, ["cat"], stdin_path=b"in")
-    Path(f"/proc/{runner.pid}/root/job/in").write_bytes(b"short")
-    assert runner.finish(run).stdout == b"short"
-
-
-def test_each_of_two_programs_reads_what_the_other_writes(runner: BareRunner) -> None:
-    _sh(runner, "mkfifo /job/there /job/back")
-    run = _start_from(
-        runner, InputFrom.PATH, ["sh", "-c", "echo ping; read answer; echo $answer >&2"], stdin_path=b"back", stdout_path=b"there"
-    )
-    root = f"/proc/{runner.pid}/root/job"
-    back = os.open(f"{root}/back", os.O_WRONLY)
-    with open(f"{root}/there", "rb") as there:
-        assert there.readline() == b"ping\n"
-        os.write(back, b"pong\n")
-    os.close(back)
-    assert runner.finish(run).stderr == b"pong\n"
-
-
-def test_a_run_that_waits_for_its_fifo_is_killed_and_limited(runner: BareRunner) -> None:
-    _sh(runner, "mkfifo /job/in")
-    run = _start_from(runner, InputFrom.PATH, ["cat"], stdin_path=b"in")
-    runner.send(Kill(run=run))
-    assert runner.finish(run).refused.why == RefusalReason.KILLED_BEFORE
-    refused = _read_from(runner, InputFrom.PATH, ["cat"], stdin_path=b"in", wall_ms=200).refused
-    assert (refused.why, refused.errno) == (RefusalReason.OTHER, errno.ETIMEDOUT)
 
 
 def test_input_that_its_program_does_not_want_harms_nobody(runner: BareRunner) -> None:

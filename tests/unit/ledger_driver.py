@@ -169,6 +169,10 @@ class Driver:
 
 def _runs(task: Task | Pipeline) -> tuple[RunRequest, ...]:
     if isinstance(task, Pipeline):
-        return tuple(RunRequest(task=phase.task, phase=phase) for phase in task.phases)
+        return tuple(RunRequest(task=phase.task, phase=phase, interactor=_interactor(phase.task)) for phase in task.phases)
     checks = (RunRequest(task=checker.task, checks=task.checked_by(checker)) for checker in task.checkers)
-    return (RunRequest(task=task), *checks)
+    return (RunRequest(task=task, interactor=_interactor(task)), *checks)
+
+
+def _interactor(task: Task) -> RunRequest | None:
+    return None if task.interactor is None else RunRequest(task=task.interactor.task)

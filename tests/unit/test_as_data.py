@@ -27,6 +27,7 @@ from jobmanager import (
     Floats,
     Grader,
     HostInfo,
+    Interactor,
     JobInput,
     JobResult,
     Limits,
@@ -106,6 +107,7 @@ RUN = RunResult(
     stdout_bytes=9, stderr_bytes=3, output_cut=True, cpu_time_s=1.25, wall_time_s=2.0, peak_memory_mib=3.5, evidence=(EVIDENCE,),
 )  # fmt: skip
 CHECKER = Checker(Task("c", command="true", build="make"))
+INTERACTOR = Interactor(Task("c", command="true", build="make"))
 CASE_RESULT = CaseResult(name="a", outcome=Outcome.FAILED, text="why", correct=False, points=0.5, run=RUN)
 PHASE_RESULT = PhaseResult(
     name="first", outcome=Outcome.FAILED, text="why", run=RUN, tests=TESTS, timings={"run": 0.5}, build=RUN, cases=(CASE_RESULT,),
@@ -124,7 +126,7 @@ HOST = HostInfo(
 )  # fmt: skip
 RECORDS: list[AsData] = [
     LIMITS, GRADER, CHOICE, MATCH, CODE, FILE, TASK, SECRET, PHASE, PIPELINE, INPUT, EVIDENCE, RUN, PHASE_RESULT, RESULT, HOST,
-    CASE, CHECKER, CallersFunction(), Exact(), Lines(), Tokens(), FLOATS, CASE_RESULT,
+    CASE, CHECKER, INTERACTOR, CallersFunction(), Exact(), Lines(), Tokens(), FLOATS, CASE_RESULT,
     Volume(5), Step(name="queued", at_s=1.5), ProblemResult(Outcome.CRASH, "x"), QueueInfo(3, 2.5),
     Output(stderr=True, data=b"\0", missed_bytes=3, starts_again=True, phase="build", case=CASE_RESULT),
     RunningJob("a", True, "info", "me", 1.5, 30.0, "h"), WaitingJob("a", True, "info", "me", 30.0),

@@ -7,12 +7,15 @@ from dataclasses import replace
 import pytest
 
 from dev.queue_simulation import SUCCESS
-from jobmanager import Case, Checker, Limits, Outcome, Phase, Pipeline, Task
+from jobmanager import Case, Checker, Interactor, Limits, Outcome, Phase, Pipeline, Task
+from jobmanager.control.launch import container_spec
+from jobmanager.engine.labels import Owner
+from jobmanager.model.container import ContainerSpec
 from jobmanager.model.result import CaseResult, RunResult
 from jobmanager.results.case_results import NOT_CHECKED
 from jobmanager.results.facts import HostGivenUp, JobNotSent, RunCutOff, RunFacts
 from jobmanager.results.verdict import KillReason
-from jobmanager.scheduling.commands import MonitorRun, NotifyCaseEnded, SubmitContainer
+from jobmanager.scheduling.commands import DeleteVolumes, MonitorRun, NotifyCaseEnded, SubmitContainer
 from tests.unit.ledger_driver import Driver
 
 RAN = RunResult(outcome=Outcome.SUCCESS, exit_code=0)
@@ -290,3 +293,25 @@ def test_what_a_checker_may_use_counts_for_the_job() -> None:
     big = Checker(Task("gcc", build="make", command="x", limits=Limits(memory_mib=600, wall_time_s=7)))
     task = Task("python3", command="y", cases=[Case(check=big), Case(check=big)], limits=Limits(memory_mib=64, wall_time_s=10))
     assert (task.memory_mib, task.environments, task.wall_s) == (600, frozenset({"python3", "gcc"}), 10 * 2 + 7 + 7 * 2)
+
+
+def test_what_an_interactor_may_use_counts_beside_the_submissions() -> None:
+    talks = Interactor(Task("gcc", build="make", command="x", limits=Limits(memory_mib=600, wall_time_s=7)))
+    task = Task("python3", command="y", cases=[Case(check=talks), Case(check=talks)], limits=Limits(memory_mib=64, wall_time_s=10))
+    assert (task.memory_mib, task.environments, task.wall_s) == (664, frozenset({"python3", "gcc"}), 10 * 2 + 7 + 7 * 2)
+
+
+def test_the_volume_of_two_that_talk_is_removed_after_the_containers_of_both() -> None:
+    task = Task("python3", command="y", cases=[Case("1", check=Interactor(Task("python3", command="x")))])
+    driver, container = began(task)
+    assert driver.of(MonitorRun)[-1].images[""] and container_spec_of(driver).pipes == f"{container}-pipes"
+    driver.ledger.case_done(container, 1, right("1"))
+    driver.end(container)
+    assert not driver.of(DeleteVolumes)
+    driver.ledger.container_deleted(container)
+    assert [(command.slot, command.names) for command in driver.of(DeleteVolumes)] == [(container, (f"{container}-pipes",))]
+
+
+def container_spec_of(driver: Driver) -> ContainerSpec:
+    owner = Owner.this_process()
+    return container_spec(driver.of(SubmitContainer)[-1], manager_id="m", owner=owner, loopback_only=True, runner_lease_s=9.0)

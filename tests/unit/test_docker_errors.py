@@ -198,6 +198,7 @@ CALLS = {
     "open_channel": lambda engine: engine.open_channel("c"),
     "inspect": lambda engine: engine.inspect("c"),
     "list": lambda engine: engine.list({"a": None}),
+    "make_fifos": lambda engine: engine.make_fifos("c", ["/pipes/a", "/pipes/b"]),
     "write_file": lambda engine: engine.write_file("c", "/etc/passwd", b"x"),
     "kill": lambda engine: engine.kill("c"),
     "set_limits": lambda engine: engine.set_limits("c", Limits()),

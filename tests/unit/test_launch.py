@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from jobmanager import Case, CaseResult, JobInput, Outcome, RunResult, Task
+from jobmanager import Case, CaseResult, Interactor, JobInput, Limits, Outcome, RunResult, Task
 from jobmanager.control.launch import container_spec, monitor_message
 from jobmanager.control.secret_store import SecretStore
 from jobmanager.engine.labels import Owner
@@ -39,7 +39,8 @@ WRONG = CaseResult(name="", outcome=Outcome.FAILED, correct=False)
 
 
 def plan_of(task: Task, progress: CasesProgress) -> CasePlan | None:
-    runs = (RunRequest(task=task),)
+    talks = None if task.interactor is None else RunRequest(task=task.interactor.task, files={"talk.py": b"x"})
+    runs = (RunRequest(task=task, interactor=talks),)
     request = Request(job_id="j", task=task, inputs=JobInput(), runs=runs, priority=0, launcher_name="x", debug=False)
     command = MonitorRun(
         host="h",
@@ -52,9 +53,10 @@ def plan_of(task: Task, progress: CasesProgress) -> CasePlan | None:
         taken_over=True,
         elapsed_s=1.0,
         limit_hit=None,
-        images={},
+        images={"python3:latest": "sha256:9"},
         kill_at_once=False,
         engine_id="",
+        slot="s",
         progress=progress,
         is_built=progress.build is not None,
     )
@@ -79,3 +81,19 @@ def test_a_waiter_that_takes_over_is_given_the_cases_that_are_still_to_be_run(
     cases = [Case(expected="x"), Case(expected="x"), Case(expected="x")]
     plan = plan_of(Task("e", command="c", cases=cases, **task), progress)
     assert plan is not None and ([case.name for case in plan.cases], plan.last) == (left, 3)
+
+
+def test_an_interactor_is_given_what_the_submission_is_not() -> None:
+    """It has the input and the answer, and time beyond the submission's; both have the two fifos, crossed."""
+    check = Interactor(Task("python3", command=["python3", "talk.py"], limits=Limits(wall_time_s=7)))
+    cases = [Case("in1", expected="out1", check=check), Case("in2", expected="out2", check=check, wall_time_s=5)]
+    plan = plan_of(Task("e", command="c", cases=cases, limits=Limits(wall_time_s=3)), CasesProgress(cases=(RIGHT,)))
+    assert plan is not None and plan.interactor is not None
+    (case,), spec, job = plan.cases, plan.interactor.spec, plan.interactor.job
+    assert (case.number, case.stdin, case.expected, case.files) == (2, b"", None, {})
+    assert (spec.name, spec.image, spec.pipes, job.files) == ("c-i", "sha256:9", "s-pipes", {"talk.py": b"x"})
+    assert (job.stdin_fifo, job.stdout_fifo) == ("/pipes/c-from", "/pipes/c-to")
+    assert job.cases is not None and job.cases.last == 2
+    (talk,) = job.cases.cases
+    assert (talk.number, talk.args, talk.files) == (2, ("input", "output", "answer"), {"input": b"in2", "answer": b"out2"})
+    assert (talk.limits.wall_s, talk.judges) == (5 + 7, True)

@@ -125,6 +125,11 @@ MESSAGES = [
     messages.CaseRun(number=1, name="a", args=("-v",), stdin=b"1", files={"f": b"x"}, limits=TASK.limits, expected=b"2",
                      check=Floats(absolute=0.5)),
     messages.CasePlan(build=("make",), cases=(messages.CaseRun(number=1, name="a", limits=TASK.limits),), last=1, clearing_s=1.0),
+    messages.InteractorPlan(
+        spec=SPEC,
+        job=messages.MonitorContainer(job_id="j", container_id="", container_name="n-i", command="x", env={}, files={}, stdin=None,
+                                      limits=TASK.limits, collect=(), stdin_fifo="/pipes/a", stdout_fifo="/pipes/b"),
+    ),
     messages.BuildDone(container_name="n", run=RUN_RESULT),
     messages.CaseDone(container_name="n", number=1, result=CASE_RESULT),
     messages.GradingSettings(images={"": "sha256:1"}, cpu_time_s=1.0, memory_mib=64, network="off", most_students=8),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from jobmanager import Case, Checker, Floats, Grader, JobInput, Limits, Match, Phase, Pipeline, Task
+from jobmanager import Case, Checker, Floats, Grader, Interactor, JobInput, Limits, Match, Phase, Pipeline, Task
 from jobmanager.control.request import job_request
 from jobmanager.errors import InvalidInput, InvalidTask
 
@@ -49,9 +49,18 @@ def test_a_phase_with_cases_only_reads_and_its_verdict_is_known_at_its_end() -> 
         ("true", "must be a Task"),
     ],
 )
-def test_a_checker_is_a_plain_program(task: Any, why: str) -> None:
-    with pytest.raises(InvalidTask, match=why):
-        Checker(task)
+def test_a_checker_and_an_interactor_are_plain_programs(task: Any, why: str) -> None:
+    for judge in (Checker, Interactor):
+        with pytest.raises(InvalidTask, match=why):
+            judge(task)
+
+
+def test_an_interactor_is_for_all_cases_and_the_same_for_each() -> None:
+    one, other = Interactor(TRUE), Interactor(Task("e", command="false"))
+    for cases in ([Case(check=one), Case()], [Case(check=one), Case(check=other)], [Case(check=Checker(TRUE)), Case(check=one)]):
+        with pytest.raises(InvalidTask, match="an Interactor is for all cases of a task, and the same one"):
+            Task("e", command="c", cases=cases)
+    Task("e", command="c", cases=[Case(check=one), Case(check=Interactor(Task("e", command="true")))], stop_at_first_failure=True)
 
 
 def test_a_check_that_decides_later_cannot_stop_at_the_first_failure() -> None:
