@@ -1,4 +1,4 @@
-"""Cases: 100 of them in one container, beside 100 jobs and beside 100 times ``containers.run``.
+"""Cases: 100 of them in one container, beside 100 jobs and beside 100 times ``containers.run``; and one with an interactor.
 
 The program is a small one in C that reads two numbers and prints their sum, and the same in Python. The build is not counted: the
 C program is built once, and is a file of the task.
@@ -19,9 +19,9 @@ from benchmarks.bare import BareLibrary
 from benchmarks.figures import Figure, median
 from benchmarks.overhead import wait_until_free
 from benchmarks.place import IMAGE, by_version
-from jobmanager import Case, ClientSync, DockerHost, JobInput, JobManager, JobResult, Outcome, Task
+from jobmanager import Case, ClientSync, DockerHost, Interactor, JobInput, JobManager, JobResult, Outcome, Task
 
-PYTHON = "jobmanager-python:2"
+PYTHON = "jobmanager-python:3"
 CASES = 100
 ROUNDS = 7
 _THREADS = (2, 4, 6)
@@ -29,14 +29,26 @@ _PEER_RUNS = 40
 _MOST_OF_JOBS = 0.03
 _MOST_OF_CPU = 3.0  # times the runs' own CPU time, and one container
 _MOST_MS = 2.0  # a case beside its own CPU time
+_EXCHANGES = 1000
+_MOST_TALK_S = 0.5  # for so many exchanges, beside the two containers
 _LEAST_OF_PEER = {"C": 30.0, "Python": 5.0}
 _SUM = '#include <stdio.h>\nint main(void) { long a, b; if (scanf("%ld %ld", &a, &b) != 2) return 1; printf("%ld\\n", a + b); }\n'
+_TALK = """
+#include <stdio.h>
+#include <stdlib.h>
+int main(int argc, char **argv) {
+    char line[64];
+    int speaks = argc == 2, left = speaks ? atoi(argv[1]) : -1;
+    while (left-- && (!speaks || printf("%d\\n", left) > 0) && !fflush(stdout) && fgets(line, sizeof line, stdin))
+        if (!speaks) fputs(line, stdout);
+}
+"""
 _PYTHON_SUM = "print(sum(map(int, input().split())))"
 
 
 def measure(urls: Sequence[str]) -> Iterator[Figure]:
     """The ratios, round by round, on each version of the engine."""
-    program = _built()
+    program, talker = _built(_SUM), _built(_TALK)
     cases = [Case(f"{number} {number}\n", expected=f"{2 * number}\n") for number in range(CASES)]
     sides = {
         "C": Task(IMAGE, command=["./main"], files={"main": program}, cases=cases),
@@ -56,6 +68,22 @@ def measure(urls: Sequence[str]) -> Iterator[Figure]:
                 ratios = [peer_s / each for each in took_s]
                 least = _LEAST_OF_PEER[name]
                 yield median(f"100 cases, {name}: containers.run to ours; {version}", ratios, at_least=least)
+            yield from _talks(manager, client, talker, version)
+
+
+def _talks(manager: JobManager, client: ClientSync, program: bytes, version: str) -> Iterator[Figure]:
+    """An interactive problem: its whole job, and what the exchanges take beside two containers that exchange one line."""
+    interactor = Interactor(Task(IMAGE, command=["./talk"], files={"talk": program}))
+
+    def task(exchanges: int) -> Task:
+        return Task(IMAGE, command=["./talk", f"{exchanges}"], files={"talk": program}, cases=[Case(check=interactor)])
+
+    one_s, _ = _rounds(manager, client, task(1))
+    took_s, _ = _rounds(manager, client, task(_EXCHANGES))
+    beside = [each - middle(one_s) for each in took_s]
+    yield median(f"one exchange with an interactor; {version}", one_s, "s")
+    yield median(f"{_EXCHANGES:,} exchanges with an interactor; {version}", took_s, "s")
+    yield median(f"{_EXCHANGES:,} exchanges, beside the two containers; {version}", beside, "s", at_most=_MOST_TALK_S)
 
 
 def _figures(
@@ -121,10 +149,10 @@ def _best_rate(url: str, task: Task) -> float:
     return max(rates)
 
 
-def _built() -> bytes:
-    """The C program as a static binary of this machine's compiler."""
+def _built(program: str) -> bytes:
+    """A C program as a static binary of this machine's compiler."""
     with tempfile.TemporaryDirectory() as folder:
         source, made = Path(folder, "main.c"), Path(folder, "main")
-        source.write_text(_SUM)
+        source.write_text(program)
         subprocess.run(["gcc", "-O2", "-static", "-o", made, source], check=True)
         return made.read_bytes()

@@ -257,8 +257,8 @@ def test_the_judge_tells_all_verdicts_apart(engines: list[str], environment: dic
     done = run(environment | {"COLUMNS": "120"}, EXAMPLES / "judge.py", *engines)
 
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
-    for submission in (EXAMPLES / "problem" / "submissions").iterdir():
-        assert submission.name in done.stdout
+    for submission in (EXAMPLES / "problems").glob("*/submissions/*"):
+        assert f"{submission.parts[-3]}/{submission.name}" in done.stdout
     verdicts = ("accepted", "wrong answer", "time limit", "run-time error", "memory limit", "compile error")
     assert all(done.stdout.count(verdict) >= 2 for verdict in verdicts), "as it came, and as it was expected"
 
