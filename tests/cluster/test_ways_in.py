@@ -21,6 +21,7 @@ from jobmanager import (
     ClientSync,
     DockerHost,
     HookManager,
+    Interactor,
     JobFuture,
     JobInput,
     JobManager,
@@ -254,6 +255,14 @@ def test_when_all_cases_are_right_functions_have_their_say_still(client: JobMana
     result = client.submit(task).result(PATIENCE_S)
     assert (result.outcome, result.grade, result.text) == (Outcome.SUCCESS, 100.0, "")
     assert [told.partition(": ")[2] for told in said] == ["a: 1", "b: 2"]
+
+
+def test_an_interactor_talks_with_the_submission_wherever_that_runs(client: JobManager) -> None:
+    content, not_content = (Interactor(Task("busybox", command=f"exit {code}")) for code in (0, 1))
+    for check, outcome in ((content, Outcome.SUCCESS), (not_content, Outcome.FAILED)):
+        task = Task("busybox", command="echo hello", cases=[Case("1", check=check), Case("2", check=check)])
+        result = client.submit(task).result(60)
+        assert [(case.outcome, case.correct) for case in result.cases] == [(outcome, outcome is Outcome.SUCCESS)] * 2, result
 
 
 def test_cases_are_followed_and_told_as_they_end(start_client: Callable[..., JobManager]) -> None:
