@@ -24,6 +24,7 @@ _PIECE_BYTES = 60_000  # of a message; a run's channel carries a little more at 
 _LAST, _MORE, _CUT_OFF = b"\0", b"\1", b"\2"  # what a piece begins with
 _MAX_ID = 2**53
 _MAX_REASON_LENGTH = 2000
+_MAX_NAME_LENGTH = 200
 _MAX_DEPTH = 10
 _ESCAPE = re.compile(rb"\\.", re.DOTALL)
 _BRACKET = re.compile(rb"[\[\]{}]")
@@ -59,6 +60,25 @@ class KillStudent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OpenContainer:
+    """The grader wants a container that is kept: one that students have who name it as their ``environment``."""
+
+    id: int
+    name: str
+    environment: str = ""  # these as in RunStudent
+    memory_mib: int = 0
+    share_network: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloseContainer:
+    """The grader needs the container of this name no more."""
+
+    id: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UnsupportedRequest:
     """The grader asks for something that is not supported. Its job is no success, whatever result it sets later."""
 
@@ -81,10 +101,11 @@ class LinkLost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenStudents:
-    """The answer to ``open_students_question``: which students have been asked for, and have not ended."""
+    """The answer to ``open_students_question``: which students have been asked for, and have not ended; which names are open."""
 
     question: int
     ids: tuple[int, ...]
+    containers: tuple[OpenContainer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +116,16 @@ class SSHReport:
 
 
 SupervisorMessage = Union[
-    RunStudent, StudentInput, KillStudent, UnsupportedRequest, ProtocolViolation, LinkLost, SSHReport, OpenStudents
+    RunStudent,
+    StudentInput,
+    KillStudent,
+    OpenContainer,
+    CloseContainer,
+    UnsupportedRequest,
+    ProtocolViolation,
+    LinkLost,
+    SSHReport,
+    OpenStudents,
 ]
 
 
@@ -184,8 +214,12 @@ def _message(number: int, fields: Mapping[str, Any]) -> SupervisorMessage:
         return StudentInput(id=number, data=_bytes(fields.get("data")))
     if kind == "kill":
         return KillStudent(id=number)
+    if kind == "container":
+        return _open_container(number, fields)
+    if kind == "close":
+        return CloseContainer(id=number, name=_name(fields))
     if kind == "open":
-        return OpenStudents(question=number, ids=_ids(fields.get("students")))
+        return OpenStudents(question=number, ids=_ids(fields.get("students")), containers=_containers(fields.get("containers", [])))
     if kind == "unsupported":
         return UnsupportedRequest(id=number, reason=_checks.text("reason", fields.get("reason", ""))[:_MAX_REASON_LENGTH])
     raise _InvalidField(f"no message of the link is of the type {str(kind)[:40]!r}")
@@ -201,20 +235,40 @@ def _run_student(number: int, fields: Mapping[str, Any]) -> RunStudent:
     checked = {_checks.variable(name, InvalidValue): _checks.plain(f"variable {name}", value) for name, value in env.items()}
     words = [command] if isinstance(command, str) else list(command)
     _checks.fits_a_start([*words, *(f"{name}={value}" for name, value in checked.items())], InvalidValue)
-    memory_mib = _number("memory_mib", fields.get("memory_mib", 0))
-    share_network = fields.get("share_network", False)
-    if not isinstance(share_network, bool):
-        raise _InvalidField("share_network must be true or false")
     return RunStudent(
         id=number,
         command=command,
-        environment=_checks.plain("environment", fields.get("environment", "")),
         cpu_time_s=_number("cpu_time_s", fields.get("cpu_time_s", 0)),
         wall_time_s=_number("wall_time_s", fields.get("wall_time_s", 0)),
-        memory_mib=math.ceil(memory_mib),
-        share_network=share_network,
         env=checked,
+        **_of_the_container(fields),
     )
+
+
+def _open_container(number: int, fields: Mapping[str, Any]) -> OpenContainer:
+    return OpenContainer(id=number, name=_name(fields), **_of_the_container(fields))
+
+
+def _of_the_container(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What is fixed for as long as a container lives."""
+    share_network = fields.get("share_network", False)
+    if not isinstance(share_network, bool):
+        raise _InvalidField("share_network must be true or false")
+    return {
+        "environment": _checks.plain("environment", fields.get("environment", "")),
+        "memory_mib": math.ceil(_number("memory_mib", fields.get("memory_mib", 0))),
+        "share_network": share_network,
+    }
+
+
+def _name(fields: Mapping[str, Any]) -> str:
+    return _checks.text("name", fields.get("name", ""))[:_MAX_NAME_LENGTH]
+
+
+def _containers(value: object) -> tuple[OpenContainer, ...]:
+    if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
+        raise _InvalidField("containers must be a list of objects")
+    return tuple(_open_container(0, each) for each in value)
 
 
 def _ids(value: object) -> tuple[int, ...]:

@@ -219,6 +219,7 @@ class MonitorContainer:
     stdin_fifo: str = ""  # a path: it reads there, instead of ``stdin``
     stdout_fifo: str = ""  # a path: it writes there, and its standard output is not reported
     clears: tuple[str, ...] = ()  # places that are emptied before the run, all processes being dead; what was kept is put back
+    puts_back: bool = True  # or nothing was kept
     clearing_s: float = 0.0  # for that
     with_ssh: bool = False  # ``debug="ssh"``: the container's SSH server reports when it accepts connections
     lease_s: float = 90.0  # for which the runner waits for a waiter before it ends the program and itself

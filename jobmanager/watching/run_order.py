@@ -42,7 +42,7 @@ def run_messages(job: MonitorContainer, *, made_at_s: float, number: int = RUN) 
     lies in the past of the container's host.
     """
     if job.clears:
-        yield Clear(request=number, put_back=True, places=tuple(map(to_utf8, job.clears)))
+        yield Clear(request=number, put_back=job.puts_back, places=tuple(map(to_utf8, job.clears)))
     yield from file_messages(job, made_at_s=made_at_s)
     if job.stdin is not None:
         yield from _standard_input(job.stdin, number)

@@ -56,7 +56,7 @@ class StudentBudget:
         self._wait_s = wait_s
         self._used_s: dict[Allocation, float] = {}  # CPU time of running containers
         self._stopping: set[Allocation] = set()  # of the running containers
-        self._removing = 0  # number of containers that have ended and are being removed
+        self._removing: set[Allocation] = set()  # of containers that have ended and are being removed
         self._changed = threading.Condition()
 
     def allocate(self, request: RunStudent) -> Allocation:
@@ -73,6 +73,13 @@ class StudentBudget:
             self._memory_left_mib -= memory_mib
             self._used_s[allocation] = 0.0
             return allocation
+
+    def allocate_again(self, allocation: Allocation, request: RunStudent) -> Allocation:
+        """Limits for the next program of a container that was kept; raises BudgetExceeded. It has its place and its memory."""
+        with self._changed:
+            again = Allocation(limits=self._limits_for(request, allocation.limits.memory_mib))
+            self._used_s[again] = 0.0
+            return again
 
     def cpu_left_s(self, allocation: Allocation, used_s: float) -> float:
         """CPU seconds that a container which has used ``used_s`` may use until the next check; 0 or less: none.
@@ -94,21 +101,31 @@ class StudentBudget:
             if allocation in self._used_s:
                 self._stopping.add(allocation)
 
-    def mark_stopped(self, allocation: Allocation, used_s: float | None) -> None:
-        """The container has ended with this CPU time; None: the last known value counts. Only the first call changes anything."""
+    def mark_stopped(self, allocation: Allocation, used_s: float | None, *, is_kept: bool = False) -> None:
+        """Its program has ended with this CPU time; None: the last known value counts. Only the first call changes anything.
+
+        ``is_kept``: the container stays for another program. Else it is being removed now.
+        """
         with self._changed:
             seen_s = self._used_s.pop(allocation, None)
             if seen_s is None:
                 return
             self._stopping.discard(allocation)
             self._cpu_left_s -= max(seen_s, used_s or 0.0)
-            self._removing += 1
+            if not is_kept:
+                self._removing.add(allocation)
+            self._changed.notify_all()
+
+    def mark_removing(self, allocation: Allocation) -> None:
+        """A container that was kept is being removed now."""
+        with self._changed:
+            self._removing.add(allocation)
             self._changed.notify_all()
 
     def release(self, allocation: Allocation) -> None:
         """The ended container is removed."""
         with self._changed:
-            self._removing -= 1
+            self._removing.discard(allocation)
             self._students_left += 1
             self._memory_left_mib += allocation.limits.memory_mib
             self._changed.notify_all()

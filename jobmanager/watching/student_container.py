@@ -19,24 +19,34 @@ from jobmanager.engine.labels import MANAGER_LABEL, STUDENT_LABEL
 from jobmanager.engine.protocol import Engine, EngineError
 from jobmanager.engine.runner_volume import RunnerVolumes
 from jobmanager.ipc.messages import ContainerRemoved, ContainerStarted, GradingSettings, MonitorContainer, StartFailed
-from jobmanager.model.container import GRADING_WORKSPACE, SHARED_FOLDER, ContainerSpec
+from jobmanager.model.container import GRADING_WORKSPACE, SHARED_FOLDER, ContainerSpec, ContainerStatus
 from jobmanager.model.container_states import ContainerAction, ContainerEvent, ContainerState, apply_event
 from jobmanager.model.limits import Limits
 from jobmanager.model.result import Outcome
 from jobmanager.results.facts import CannotRun, Limit, RunFacts, StoppedForLimit
 from jobmanager.results.verdict import judge
+from jobmanager.runner.fields import FrameError
+from jobmanager.runner.place import SHM
 from jobmanager.watching.cases_monitor import CasesMonitor
 from jobmanager.watching.monitor import ContainerMonitor
+from jobmanager.watching.run_order import RUN
+from jobmanager.watching.runner_link import RunnerLink
+from jobmanager.watching.spool import Spool
 from jobmanager.watching.student_budget import Allocation, BudgetExceeded, StudentBudget
 from jobmanager.watching.student_program import StudentProgram
 
 _log = logging.getLogger(__name__)
 
+_CLEARING_S = 30.0  # at most, between two programs
+_IDLE_TURN_S = 1.0
+_LAST_RUN = 2**32 - 1
+_RUNNING = ContainerStatus.RUNNING
 _REMOVAL_TRIES = 3
 _REMOVAL_PAUSE_S = 0.5
 _KILLED = (Outcome.KILLED, "the grader has ended, or ended it")
 
 _Events = tuple[ContainerEvent, ...]
+_OVER = (ContainerState.SPENT, ContainerState.REMOVING, ContainerState.GONE, ContainerState.UNWANTED)
 _RUN_OVER = (ContainerEvent.RUN_ENDED, ContainerEvent.RELEASED)
 _IF_IT_RAISES: Mapping[ContainerAction, _Events] = {
     ContainerAction.START: (ContainerEvent.START_FAILED,),
@@ -76,11 +86,22 @@ class _StudentNotStarted(Exception):
 
 
 class StudentContainer:
-    """A container for one program. ``run`` is called once, in a thread of its own; ``kill`` by any thread, at any moment."""
+    """A container for one program, or for one after the other, with nothing left between them but the shared folder.
 
-    def __init__(self, program: StudentProgram, owner: GradingContainer) -> None:
+    ``run`` is called once, in a thread of its own; the other methods by any thread, at any moment.
+    """
+
+    def __init__(self, program: StudentProgram, owner: GradingContainer, *, is_kept: bool = False) -> None:
+        """``is_kept``: it stays for other programs (``give``) until it is killed, or cannot be used for one more."""
         self.program = program
+        self.refused: StudentProgram | None = None  # a program that it was given and has not run, as it could not be cleared for it
         self.state = ContainerState.WANTED
+        self._is_kept = is_kept
+        self._is_idle = self._is_closed = False  # whether it waits for another program; whether it will have none
+        self._given: StudentProgram | None = None
+        self._runs = 0
+        self._cpu_before_s = 0.0  # of its earlier programs
+        self._link: RunnerLink | None = None  # of one that is kept: over all its runs
         self._owner = owner
         self._lock = threading.RLock()
         self._due: deque[ContainerAction] = deque()
@@ -110,11 +131,40 @@ class StudentContainer:
     def kill(self) -> None:
         """Have its run killed; as long as it has none, release it. Never blocks."""
         with self._lock:  # in between it could be given its run
+            self._is_closed, self._is_idle = True, False
+            if self._link is not None:
+                self._link.wake()
             if not self._apply(ContainerEvent.KILL_REQUESTED):
                 self._apply(ContainerEvent.RELEASED)
         allocation = self._allocation
         if allocation is not None:
             self._owner.budget.mark_stopping(allocation)
+
+    def kill_program(self, program: StudentProgram) -> None:
+        """End this program; one that is kept may be given another one."""
+        with self._lock:
+            if program is self._given:
+                self._given = None
+                program.report_end(*_KILLED)
+            elif program is self.program and self._is_kept and self._runs and not self._is_idle:
+                self._kill_run()
+            elif program is self.program and not self._is_idle:
+                self.kill()
+
+    def give(self, program: StudentProgram) -> bool:
+        """Have it run another program. Returns whether it will: it may be busy, or needed no more."""
+        with self._lock:
+            if not self._is_idle or self._given is not None or self.state is not ContainerState.BUSY:
+                return False
+            self._given = program
+            assert self._link is not None, "it had a run"
+            self._link.wake()
+            return True
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it will have no other program."""
+        return self.state in _OVER
 
     def _apply(self, event: ContainerEvent) -> bool:
         with self._lock:
@@ -163,16 +213,80 @@ class StudentContainer:
         return (ContainerEvent.START_FAILED,)
 
     def _follow_run(self) -> _Events:
+        """Its program; where it is kept, one after the other."""
+        try:
+            while True:
+                self._runs += 1
+                facts = self._follow_program()
+                is_used_again = self._is_kept and facts.end is not None and not self._monitor.not_clean
+                if self._monitor.not_clean:
+                    self._refuse(self.program)
+                else:
+                    outcome, text = _KILLED if self._run_killed else _judged(facts, self._spec.limits)
+                    self._end(outcome, text, facts, is_kept=is_used_again)
+                if not is_used_again or not self._take_another():
+                    return _RUN_OVER
+        finally:
+            self._is_idle = False
+            self._monitor.close(leave=self._is_leaving)
+
+    def _follow_program(self) -> RunFacts:
         self._owner.monitors.register(self._spec.name, self._monitor)
         try:
             facts = self._monitor.run()
             self._is_leaving = facts.is_leaving
+            self._cpu_before_s += facts.cpu_time_s or 0.0
+            return facts
         finally:
             self._owner.monitors.unregister(self._spec.name)
-            self._monitor.close(leave=self._is_leaving)
-        outcome, text = _KILLED if self._run_killed else _judged(facts, self._spec.limits)
-        self._end(outcome, text, facts)
-        return _RUN_OVER
+
+    def _refuse(self, program: StudentProgram) -> None:
+        """It has not been started: another container is to have it."""
+        _log.info("student container %s is used for no other program: %s", self._spec.name, self._monitor.not_clean)
+        assert self._allocation is not None, "what was started has its place"
+        self._owner.budget.mark_stopped(self._allocation, 0.0)
+        self.refused = program
+
+    def _take_another(self) -> bool:
+        """Wait for the next program. Its runner hears of us meanwhile, or it would leave. Returns False when there will be none."""
+        with self._lock:
+            self._is_idle, self._run_killed = not self._is_closed, False
+        while self._is_idle:
+            with self._lock:
+                if self._given is not None and self._begin(self._given):
+                    self._is_idle = False
+                    return True
+            if not self._stay_connected():
+                break
+        with self._lock:
+            self._is_idle = False
+            self.refused, self._given = self._given, None
+        assert self._allocation is not None, "it had a run"
+        self._owner.budget.mark_removing(self._allocation)
+        return False
+
+    def _begin(self, program: StudentProgram) -> bool:
+        self._given = None
+        assert self._allocation is not None, "it had a run"
+        try:
+            self._allocation = self._owner.budget.allocate_again(self._allocation, program.request)
+        except BudgetExceeded as error:
+            program.report_end(Outcome.TIMEOUT if error.timeout else Outcome.ERROR, str(error))
+            return False
+        self.program = program
+        self._monitor = self._new_monitor(self._monitor.container_id)
+        return True
+
+    def _stay_connected(self) -> bool:
+        """Returns whether its runner is there."""
+        assert self._link is not None, "it is kept"
+        try:
+            if not self._link.is_open:
+                self._link.connect()
+            return self._link.receive(_IDLE_TURN_S) is not None or self._engine.inspect(self._spec.name).status is _RUNNING
+        except (EngineError, FrameError) as error:
+            _log.debug("student container %s is lost while it waits: %s", self._spec.name, error)
+            return False
 
     def _kill_run(self) -> None:
         self._run_killed = True
@@ -204,10 +318,10 @@ class StudentContainer:
 
     # ---- its end, and what it is made of
 
-    def _end(self, outcome: Outcome, text: str, facts: RunFacts | None = None) -> None:
+    def _end(self, outcome: Outcome, text: str, facts: RunFacts | None = None, *, is_kept: bool = False) -> None:
         """Nothing of it runs any more: tell the budget, then the grader, who may ask for another. Only the first call counts."""
         if self._allocation is not None:
-            self._owner.budget.mark_stopped(self._allocation, None if facts is None else facts.cpu_time_s)
+            self._owner.budget.mark_stopped(self._allocation, None if facts is None else facts.cpu_time_s, is_kept=is_kept)
         self.program.report_end(outcome, text, facts)
 
     def _end_for_bug(self, error: Exception) -> None:
@@ -249,19 +363,32 @@ class StudentContainer:
             env=self.program.request.env,
             files={},
             stdin=None,
-            limits=self._spec.limits,
+            limits=allocation.limits,
             collect=(),
             workspace=GRADING_WORKSPACE,
+            clears=(GRADING_WORKSPACE, "/tmp", SHM) if self._runs else (),
+            puts_back=False,
+            clearing_s=_CLEARING_S if self._runs else 0.0,
         )
+        if self._is_kept and self._link is None:
+            lease_s = self._owner.job.lease_s
+            self._link = RunnerLink(
+                self._engine, container_id, lease_s=lease_s, spool=Spool(None), is_first=True, last_run=_LAST_RUN
+            )
         monitor = ContainerMonitor(
             run,
             self._engine,
+            link=self._link,
+            number=RUN + self._runs,
+            is_first=not self._runs,
+            cpu_before_s=self._cpu_before_s,
             host_lost_timeout_s=self._owner.host_lost_timeout_s,
             send=lambda _: None,
             session=self.program,
             cpu_left_s=lambda used_s: budget.cpu_left_s(allocation, used_s),
         )
-        self.program.attach_to(wake=monitor.wake, kill=self.kill)
+        program = self.program
+        program.attach_to(wake=monitor.wake, kill=lambda: self.kill_program(program))
         return monitor
 
 

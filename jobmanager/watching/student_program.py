@@ -26,12 +26,14 @@ class StudentProgram:
         send_output: Callable[[bytes], bool],
         max_output_bytes: int,
         on_started: Callable[[], None] = lambda: None,
+        on_end: Callable[[], None] = lambda: None,
     ) -> None:
-        """``on_started`` is called once: the program has started, or never will."""
+        """``on_started`` is called once: the program has started, or never will; ``on_end`` once, before its end is told."""
         self.request = request
         self.input = InputPump(max_bytes=_MAX_UNWRITTEN_STDIN_BYTES, on_taken=self._report_taken)
         self._wake: Callable[[], None] = lambda: None
         self._kill: Callable[[], None] = lambda: None
+        self._on_end = on_end
         self._on_started: Callable[[], None] | None = on_started
         self._output_left = max_output_bytes  # what is printed past that until the stop is not sent to the grader
         self._send = send
@@ -64,6 +66,7 @@ class StudentProgram:
         if self._end_reported:
             return
         self._end_reported = True
+        self._on_end()
         if self._stdin_overflowed:
             outcome, text = Outcome.ERROR, "more of its standard input was sent than it takes"
         if self._output_overflowed:

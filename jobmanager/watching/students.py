@@ -18,14 +18,17 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
+from dataclasses import replace
 
 from jobmanager._deleter import delete_students
 from jobmanager.engine.protocol import Engine, EngineError
 from jobmanager.engine.runner_volume import RunnerVolumes
 from jobmanager.grading.link import (
+    CloseContainer,
     KillStudent,
     LinkLost,
     LinkReader,
+    OpenContainer,
     OpenStudents,
     ProtocolViolation,
     RunStudent,
@@ -74,7 +77,10 @@ class StudentContainers:
         self._host_lost_timeout_s = host_lost_timeout_s
         self._monitors = monitors
         self._lock = threading.Lock()
-        self._running: dict[int, StudentContainer] = {}
+        self._running: dict[int, tuple[StudentContainer, StudentProgram]] = {}  # by the program's id
+        self._containers = 0  # that are there, or are being made or removed
+        self._opened: dict[str, OpenContainer] = {}  # by name
+        self._kept: dict[str, StudentContainer] = {}  # the same, once they have had a program
         self._highest_id = 0
         self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -135,6 +141,8 @@ class StudentContainers:
             self._run_student(message)
         elif isinstance(message, (StudentInput, KillStudent)):
             self._pass_on(message)
+        elif isinstance(message, (OpenContainer, CloseContainer)):
+            self._open_or_close(message)
         elif isinstance(message, UnsupportedRequest):
             self._end_for_protocol_error(message.reason)
         elif isinstance(message, ProtocolViolation):
@@ -145,7 +153,7 @@ class StudentContainers:
         with self._lock:
             had_ended = self._ended.is_set()
             self._ended.set()
-            running = list(self._running.values())
+            running = {*(student for student, _ in self._running.values()), *self._kept.values()}
         if self._job.taken_over and not had_ended:
             with suppress(RuntimeError):  # no more threads; the deleter of the grading container looks again
                 self._start_thread(self._remove_leftovers, "students-sweep")
@@ -172,27 +180,72 @@ class StudentContainers:
         if answer.question != self._question:  # of a waiter between that one and us
             return
         self._question = 0
+        self._opened = {each.name: each for each in answer.containers}
         if answer.ids:
             self._end_for_lost_link()
 
     # ---- requests of the supervisor
 
-    def _run_student(self, request: RunStudent) -> None:
-        if request.id <= self._highest_id:
-            self._end_for_protocol_error(f"the supervisor asked for student {request.id} twice")
+    def _is_new(self, number: int) -> bool:
+        if number <= self._highest_id:
+            self._end_for_protocol_error(f"the supervisor asked for student {number} twice")
+            return False
+        self._highest_id = number
+        return True
+
+    def _open_or_close(self, message: OpenContainer | CloseContainer) -> None:
+        """A name is open from now on, or no more. A container of that name is made when its first program comes."""
+        if not self._is_new(message.id):
             return
-        self._highest_id = request.id
-        student = StudentContainer(self._new_program(request), self._owner)
+        name = message.name
+        if isinstance(message, CloseContainer):
+            with self._lock:
+                is_open, kept = self._opened.pop(name, None) is not None, self._kept.pop(name, None)
+            if kept is not None:
+                kept.kill()
+            why = "" if is_open else f"no container has the name {name!r}"
+        elif name in self._opened:
+            why = f"a container of the name {name!r} is open already"
+        elif name in self._grading.images or f"{name}:latest" in self._grading.images:
+            why = f"{name!r} is the name of an environment: give the container another one"
+        else:
+            self._opened[name], why = message, ""
+        self._send(end_message(message.id, Outcome.ERROR if why else Outcome.SUCCESS, why))
+
+    def _run_student(self, request: RunStudent) -> None:
+        if not self._is_new(request.id):
+            return
+        opened = self._opened.get(request.environment)
+        program = self._new_program(request if opened is None else _as_opened(request, opened))
         self._pause_wall_clock()  # until it has started or failed: the grader does not pay for that time
-        if not self._add(student):
+        if opened is not None and request.memory_mib not in (0, opened.memory_mib):
+            why = f"container {opened.name!r} has its memory for all its programs: give it where the container is opened"
+            program.report_end(Outcome.ERROR, why)
+        else:
+            self._place(program, "" if opened is None else opened.name)
+
+    def _place(self, program: StudentProgram, name: str) -> None:
+        """Give a program to the container of that name, if there is one; else to a new one."""
+        with self._lock:
+            kept = self._kept.get(name)
+            if kept is not None and kept.give(program):
+                self._running[program.request.id] = kept, program
+                return
+        if kept is not None and not kept.is_over:
+            program.report_end(Outcome.ERROR, f"a program runs in container {name!r} already")
+            return
+        self._start(StudentContainer(program, self._owner, is_kept=bool(name)), name)
+
+    def _start(self, student: StudentContainer, name: str) -> None:
+        if not self._add(student, name):
             student.program.report_end(Outcome.ERROR, "too many student containers at once")
             return
         if self._ended.is_set():  # meanwhile
             student.kill()
         try:
-            self._start_thread(lambda: self._run(student), f"student-{request.id}")
+            self._start_thread(lambda: self._run(student, name), f"student-{student.program.request.id}")
         except RuntimeError as error:  # no more threads
-            self._drop(student)
+            self._drop(student, name)
             student.program.report_end(Outcome.CRASH, str(error))
 
     def _new_program(self, request: RunStudent) -> StudentProgram:
@@ -202,27 +255,37 @@ class StudentContainers:
             send_output=self._send_output,
             max_output_bytes=self._job.limits.output_kib * 1024,
             on_started=self._resume_wall_clock,
+            on_end=lambda: self._forget(request.id),
         )
 
-    def _add(self, student: StudentContainer) -> bool:
+    def _forget(self, number: int) -> None:
         with self._lock:
-            has_room = len(self._running) < self._grading.most_students + _EXTRA_THREADS
+            self._running.pop(number, None)
+
+    def _add(self, student: StudentContainer, name: str) -> bool:
+        with self._lock:
+            has_room = self._containers < self._grading.most_students + _EXTRA_THREADS
             if has_room:
-                self._running[student.program.request.id] = student
+                self._containers += 1
+                self._running[student.program.request.id] = student, student.program
+                if name:
+                    self._kept[name] = student
             return has_room
 
-    def _drop(self, student: StudentContainer) -> None:
+    def _drop(self, student: StudentContainer, name: str) -> None:
         with self._lock:
-            del self._running[student.program.request.id]
+            self._containers -= 1
+            if self._kept.get(name) is student:
+                del self._kept[name]
 
     def _pass_on(self, message: StudentInput | KillStudent) -> None:
         with self._lock:
-            student = self._running.get(message.id)
-        if student is None:  # it has ended
+            student, program = self._running.get(message.id, (None, None))
+        if student is None or program is None:  # it has ended
             if message.id > self._highest_id:
                 self._end_for_protocol_error(f"the supervisor spoke of student {message.id}, which it never asked for")
-        elif isinstance(message, KillStudent) or not student.program.write_stdin(message.data):
-            student.kill()
+        elif isinstance(message, KillStudent) or not program.write_stdin(message.data):
+            student.kill_program(program)
 
     def _answer_violation(self, violation: ProtocolViolation) -> None:
         if violation.id is None or violation.id <= self._highest_id:
@@ -250,7 +313,7 @@ class StudentContainers:
         self._wake()
         return True
 
-    def _run(self, student: StudentContainer) -> None:
+    def _run(self, student: StudentContainer, name: str) -> None:
         """The thread of one student container."""
         try:
             with closing(self._connect()) as engine:
@@ -259,7 +322,9 @@ class StudentContainers:
             _log.exception("student %d of job %s failed", student.program.request.id, self._job.job_id)
             student.program.report_end(Outcome.CRASH, f"{type(error).__name__}: {error}")
         finally:
-            self._drop(student)
+            self._drop(student, name)
+        if student.refused is not None:
+            self._place(student.refused, name)
 
     def _remove_leftovers(self) -> None:
         with closing(self._connect()) as engine, suppress(EngineError):  # the deleter of the grading container looks again
@@ -270,3 +335,10 @@ class StudentContainers:
         with self._lock:
             thread.start()
             self._threads = [*(other for other in self._threads if other.is_alive()), thread]
+
+
+def _as_opened(request: RunStudent, opened: OpenContainer) -> RunStudent:
+    """A program for a container that is kept has what that was opened with."""
+    return replace(
+        request, environment=opened.environment, memory_mib=opened.memory_mib, share_network=opened.share_network
+    )

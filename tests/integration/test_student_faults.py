@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import docker
 import pytest
@@ -32,6 +34,19 @@ feedback-result success
 run_student "sh -c 'echo ready; echo > student/x; sleep 1000'" &
 while [ ! -e student/x ]; do sleep 0.1; done
 kill -9 $$
+"""
+
+
+IN_ONE = """
+import os, time
+import jobmanager_grading as grading
+with grading.open_submission() as submission:
+    seen = [submission.run(["sh", "-c", "echo x > student/first; touch /tmp/x; ls /tmp"]).stdout.decode()]
+    while not os.path.exists("student/go_on"):
+        time.sleep(0.1)
+    seen += [submission.run(["ls", "/tmp"]).stdout.decode(), submission.run(["echo", "fine"]).stdout.decode()]
+grading.set_custom("seen", seen)
+grading.set_result("success")
 """
 
 
@@ -117,6 +132,51 @@ def test_a_grader_whose_waiter_dies_is_cut_off_and_never_gives_a_verdict(engine_
         nothing_is_left(engine_url)
     assert result.outcome is Outcome.CRASH, result
     assert "link_broke" in proof(result)
+
+
+def end_waiters_and_wait() -> None:
+    """Until the next one has asked which students are open: one that were asked for before would be cut off, as it is its right."""
+    time.sleep(1)
+    before = set(processes("_waiter"))
+    kill_waiters()
+    eventually(lambda: set(processes("_waiter")) - before, what="there are other waiters")
+    time.sleep(5)
+
+
+Disturb = Callable[[docker.models.containers.Container], object]
+
+
+def in_one(manager: JobManager, outsider: docker.DockerClient, disturb: Disturb) -> JobResult:
+    """The result of a grader with two programs in one container, between which something happens."""
+    job = manager.submit(Task(PYTHON, grader=Grader(), files={"run.py": IN_ONE}, limits=LONG))
+    (student,) = eventually(
+        lambda: outsider.containers.list(filters={"label": [f"{JOB_LABEL}={job.job_id}", STUDENT_LABEL]}), what="a student runs"
+    )
+    volume = next(mount["Source"] for mount in student.attrs["Mounts"] if mount["Destination"] == "/task/student")
+    eventually(lambda: Path(volume, "first").exists(), what="its first program has run")
+    disturb(student)
+    Path(volume, "go_on").touch()
+    return job.result(PATIENCE_S)
+
+
+@pytest.mark.case(48)
+def test_a_container_that_is_kept_between_two_programs_is_another_one_after_its_waiters_death(
+    engine_url: str, outsider: docker.DockerClient
+) -> None:
+    with JobManager(DockerHost(engine_url, waiters=2)) as manager:
+        result = in_one(manager, outsider, lambda _: end_waiters_and_wait())
+        nothing_is_left(engine_url)
+    assert (result.outcome, result.custom.get("seen")) == (Outcome.SUCCESS, ["x\n", "", "fine\n"]), result
+
+
+@pytest.mark.case(48)
+def test_a_container_that_a_stranger_removes_between_two_programs_is_another_one_then(
+    engine_url: str, outsider: docker.DockerClient
+) -> None:
+    with JobManager(DockerHost(engine_url)) as manager:
+        result = in_one(manager, outsider, lambda student: (time.sleep(1), student.remove(force=True)))
+        nothing_is_left(engine_url)
+    assert (result.outcome, result.custom.get("seen")) == (Outcome.SUCCESS, ["x\n", "", "fine\n"]), result
 
 
 @pytest.mark.case(49)

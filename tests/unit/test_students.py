@@ -310,10 +310,10 @@ def test_a_student_that_is_killed_while_it_waits_for_its_place_gets_no_container
     told: list[bytes] = []
     all_of_them = students()
     student = StudentContainer(program_of(told), all_of_them._owner)
-    assert all_of_them._add(student)
+    assert all_of_them._add(student, "")
     student.kill()
 
-    all_of_them._run(student)
+    all_of_them._run(student, "")
 
     assert [json.loads(line)["outcome"] for line in told] == ["killed"]
     assert all_of_them._owner.budget.allocate(REQUEST).limits.memory_mib == 64  # nothing is taken any more
@@ -346,8 +346,8 @@ def test_the_budget_of_a_student_whose_engine_cannot_even_be_asked_comes_back() 
     all_of_them._connect = cannot
     for number in (1, 2):
         student = StudentContainer(program_of(told, number), all_of_them._owner)
-        assert all_of_them._add(student)
-        all_of_them._run(student)
+        assert all_of_them._add(student, "")
+        all_of_them._run(student, "")
 
     assert [json.loads(line)["text"] for line in told] == ["ValueError: odd"] * 2
 

@@ -97,12 +97,12 @@ static int open_place(const char *path) {
     return folder;
 }
 
-// What nobody sees any more may still take space: an empty tmpfs has only its own folder.
-static bool is_free(int folder) {
+// What nobody sees any more may still take space: an empty tmpfs has only its own folder, and those on which something is mounted.
+static bool is_free(int folder, unsigned mounts) {
     struct statfs space;
     if (fstatfs(folder, &space))
         return false;
-    return space.f_type != TMPFS || (space.f_bfree == space.f_blocks && space.f_ffree + 1 >= space.f_files);
+    return space.f_type != TMPFS || (space.f_bfree == space.f_blocks && space.f_ffree + 1 + mounts >= space.f_files);
 }
 
 // What its owner can leave on a folder itself: attributes, access lists, flags, its mode and its times. The names are read once: none
@@ -129,9 +129,10 @@ static const char *clear_place(const char *path) {
     int folder = open_place(path);
     if (folder < 0)
         return "it cannot be opened";
-    const char *why = !tree_empty(folder) ? "something is left that cannot be removed"
+    unsigned mounts = 0;
+    const char *why = !tree_empty(folder, &mounts) ? "something is left that cannot be removed"
         : !reset_folder(folder) ? "its mode or its attributes cannot be set back"
-        : is_free(folder) ? NULL : "something still takes space";
+        : is_free(folder, mounts) ? NULL : "something still takes space";
     close(folder);
     return why;
 }

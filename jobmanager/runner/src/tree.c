@@ -124,7 +124,7 @@ const char *entries_next(struct entries *entries) {
 
 // Removing
 
-enum removed { REMOVED, FULL_FOLDER, STAYS };
+enum removed { REMOVED, FULL_FOLDER, IS_A_MOUNT, STAYS };
 
 static enum removed remove_entry(int folder, const char *name) {
     for (int opened = 0;; opened++) {
@@ -135,6 +135,8 @@ static enum removed remove_entry(int folder, const char *name) {
                 return REMOVED;
             if (errno == ENOTEMPTY || errno == EEXIST)
                 return FULL_FOLDER;
+            if (errno == EBUSY)
+                return IS_A_MOUNT;
         }
         if (errno != EACCES || opened || fchmod(folder, 0700))
             return STAYS;
@@ -142,7 +144,7 @@ static enum removed remove_entry(int folder, const char *name) {
 }
 
 // The name of a folder that is in the way, in `full`; empty: what is left cannot be removed, or nothing is left (then `clean`).
-static bool remove_entries(int folder, char *full, uint64_t until) {
+static bool remove_entries(int folder, char *full, uint64_t until, unsigned *mounts) {
     struct entries entries;
     const char *name;
     bool clean = true;
@@ -152,7 +154,9 @@ static bool remove_entries(int folder, char *full, uint64_t until) {
         if (now_ns() >= until)
             return false;
         enum removed removed = remove_entry(folder, name);
-        clean &= removed == REMOVED;
+        clean &= removed == REMOVED || (removed == IS_A_MOUNT && mounts);
+        if (removed == IS_A_MOUNT && mounts)
+            ++*mounts;
         if (removed == FULL_FOLDER && strlen(name) < TREE_LAST_NAME) {
             strcpy(full, name);
             break;
@@ -179,7 +183,7 @@ static int go_up(int folder, const struct stat *top, bool *is_top) {
 }
 
 // Down into each folder that is not empty, and up again when it is: one descriptor, whatever the depth.
-bool tree_empty(int folder) {
+bool tree_empty(int folder, unsigned *mounts) {
     uint64_t until = now_ns() + TREE_MOST_NS;
     char full[TREE_LAST_NAME];
     struct stat top;
@@ -189,7 +193,9 @@ bool tree_empty(int folder) {
     if (at < 0 || fstat(at, &top))
         return false;
     while (at >= 0 && now_ns() < until) {
-        clean = remove_entries(at, full, until);
+        if (mounts)
+            *mounts = 0;
+        clean = remove_entries(at, full, until, is_top ? mounts : NULL);
         int next = *full ? tree_open_folder(at, full) : -1;
         if (*full && next < 0)
             break;
@@ -216,7 +222,7 @@ bool tree_remove(int parent, const char *name) {
     int folder = tree_open_folder(parent, name);
     if (folder < 0)
         return false;
-    bool empty = tree_empty(folder);
+    bool empty = tree_empty(folder, NULL);
     close(folder);
     return empty && remove_entry(parent, name) == REMOVED;
 }

@@ -27,6 +27,6 @@ void entries_begin(struct entries *entries, int folder, int64_t from);
 const char *entries_next(struct entries *entries);               // NULL: that was all; "." and ".." are left out
 
 bool tree_remove(int parent, const char *name);                  // a file, or a folder with all that is in it; whether it is gone
-bool tree_empty(int folder);                                     // whether it is empty now
+bool tree_empty(int folder, unsigned *mounts);                   // whether it is empty now, but for what is mounted in it (NULL: even so)
 
 #endif

@@ -46,7 +46,7 @@ def run_student(
             folder=working_dir,
             teardown=teardown_script or "",
         )
-        return student.relay_student(asked, stdin, stdout, stderr, killer)
+        return student.carry_student(asked, stdin, stdout, stderr, killer)
 
     try:
         if signal_handler_callback is not None:

@@ -37,6 +37,7 @@ __all__ = [
     "get_answer",
     "get_input",
     "language",
+    "open_submission",
     "parse_template",
     "run_student",
     "set_answer",
@@ -89,6 +90,16 @@ def run_student(command: "str | list[str]", stdin: "bytes | str" = b"", **limits
     return run(command, stdin, **limits)
 
 
+def open_submission(
+    environment: "str" = "", memory_mib: "int" = 0, share_network: "bool" = False, name: "str" = ""
+) -> "Submission":
+    """A student container for many programs, one after the other: `submission.Submission`."""
+    from .submission import Submission
+
+    return Submission(environment, memory_mib, share_network, name)
+
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .student import StudentEnd
+    from .submission import Submission

@@ -284,7 +284,8 @@ def _print(text: "str") -> "None":
 
 
 def _declare_run_student(parser: "argparse.ArgumentParser") -> "None":
-    parser.add_argument("--container", default="", help="an environment; the task's own by default")
+    named = "an environment, or the name of a student_container; the task's own by default"
+    parser.add_argument("--container", default="", help=named)
     parser.add_argument("--time", type=float, default=0, help="CPU seconds")
     parser.add_argument("--hard-time", type=float, default=0, help="seconds")
     parser.add_argument("--memory", type=int, default=0, help="MiB")
@@ -314,10 +315,27 @@ def _run_student(args: "argparse.Namespace") -> "int":
     killer = student.Killer()
     for ending in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(ending, killer)
-    end = student.relay_student(asked, 0, 1, 2, killer)
+    end = student.carry_student(asked, 0, 1, 2, killer)
     if end.text and end.exit_code in (student.NOT_STARTED, student.CUT_OFF):
         _complain("run_student", end.text, end.exit_code)
     return end.exit_code
+
+
+def _declare_student_container(parser: "argparse.ArgumentParser") -> "None":
+    parser.add_argument("--environment", default="", help="the task's own by default")
+    parser.add_argument("--memory", type=int, default=0, help="MiB")
+    parser.add_argument("--share-network", action="store_true", help="use the student network that the task opens")
+    parser.add_argument("--close", action="store_true", help="it is needed no more")
+    parser.add_argument("name", help="for run_student --container")
+
+
+def _student_container(args: "argparse.Namespace") -> "None":
+    from . import student
+
+    if args.close:
+        student.close_container(args.name)
+    else:
+        student.open_container(args.name, args.environment, args.memory, args.share_network)
 
 
 def _declare_ssh_student(parser: "argparse.ArgumentParser") -> "None":
@@ -351,6 +369,7 @@ COMMANDS = {
     "rst-msgblock": (_declare_rst_msgblock, _rst_msgblock),
     "run_student": (_declare_run_student, _run_student),
     "ssh_student": (_declare_ssh_student, _ssh_student),
+    "student_container": (_declare_student_container, _student_container),
     "tag": (_declare_value, _tag),
     "tag-set": (_declare_tag_value, _tag_set),
 }

@@ -103,7 +103,7 @@ def capture_student(asked: "dict[str, object]", stdin: "bytes | str", stdout: "l
     return converse(asked, _InputData(data), lambda is_stderr, piece: (stderr if is_stderr else stdout).append(piece))
 
 
-def relay_student(
+def carry_student(
     asked: "dict[str, object]", stdin: "int | None", stdout: "int | None", stderr: "int | None", killer: "Killer | None" = None
 ) -> "StudentEnd":
     """The same with three open files as its streams, live; None: no input, or the output is dropped."""
@@ -157,6 +157,35 @@ def request(
     if len(messages.line(asked)) > messages.LARGEST - 4096:
         raise BadRequest("the command and its variables are larger than 1 MiB: give it a file, or standard input")
     return asked
+
+
+def open_container(name: "str", environment: "str" = "", memory_mib: "int" = 0, share_network: "bool" = False) -> "None":
+    """Have a container of this name: students whose ``environment`` is the name run in it, one after the other.
+
+    Raises:
+        BadRequest: the name is taken, or is an environment's.
+        Unavailable: there is no supervisor to ask.
+    """
+    _ask(
+        {
+            "type": "container",
+            "name": name,
+            "environment": environment,
+            "memory_mib": int(memory_mib),
+            "share_network": bool(share_network),
+        }
+    )
+
+
+def close_container(name: "str") -> "None":
+    """The container of this name is needed no more: what runs in it is ended. Raises BadRequest where there is none."""
+    _ask({"type": "close", "name": name})
+
+
+def _ask(asked: "dict[str, object]") -> "None":
+    end = converse(asked, _InputData(b""), _dropped)
+    if end.outcome != "success":
+        raise BadRequest(end.text)
 
 
 def end_the_job(reason: "str") -> "StudentEnd":

@@ -26,6 +26,8 @@ _MAX_WAITING = 64  # pieces of messages that wait for the waiter; with more, req
 _LONGEST_PIECE = 65536
 _FIELDS = {  # of the request that a connection begins with
     "student": ("command", "environment", "cpu_time_s", "wall_time_s", "memory_mib", "share_network", "env"),
+    "container": ("name", "environment", "memory_mib", "share_network"),
+    "close": ("name",),
     "unsupported": ("reason",),
 }  # type: dict[object, tuple[str, ...]]
 
@@ -40,6 +42,7 @@ class StudentConnection:
     def __init__(self, channel: "socket.socket") -> "None":
         self.channel = channel
         self.student = 0  # its id; 0: not asked for yet
+        self.asked = {}  # type: dict[str, object]  # what it began with
         self.over = False  # nothing more will be sent to it
         self._lines = messages.LineBuffer()
         self._unsent = bytearray()
@@ -90,6 +93,7 @@ class Supervisor:
         self._ended = ended
         self._clients = {}  # type: dict[int, StudentConnection]  # by file descriptor
         self._students = {}  # type: dict[int, StudentConnection]  # by id
+        self._containers = {}  # type: dict[object, dict[str, object]]  # those that are kept, by name, as they were asked for
         self._last_id = 0
         self._waiting = []  # type: list[bytes]  # pieces for the waiter, in their order
 
@@ -155,8 +159,13 @@ class Supervisor:
             return
         message = messages.read(data)
         if message["type"] == "open":  # from a waiter that has taken over
-            open_students = {"type": "open", "id": message.get("id"), "students": list(self._students)}
-            self._waiting += messages.pieces(open_students)
+            answer = {
+                "type": "open",
+                "id": message.get("id"),
+                "students": list(self._students),
+                "containers": list(self._containers.values()),
+            }
+            self._waiting += messages.pieces(answer)
             return
         student = message.get("id")
         client = self._students.get(student) if isinstance(student, int) else None
@@ -166,6 +175,16 @@ class Supervisor:
         if message["type"] == "end":
             client.over = True
             del self._students[client.student]
+            self._note_container(client.asked, message)
+
+    def _note_container(self, asked: "dict[str, object]", end: "dict[str, object]") -> "None":
+        """What a waiter that takes over has to know: which names are open."""
+        if end.get("outcome") != "success":
+            return
+        if asked["type"] == "container":
+            self._containers[asked["name"]] = {name: asked[name] for name in _FIELDS["container"] if name in asked}
+        elif asked["type"] == "close":
+            self._containers.pop(asked["name"], None)
 
     def _lose_link(self) -> "None":
         self._waiting = []
@@ -203,6 +222,7 @@ class Supervisor:
             self._last_id += 1
             client.student = self._last_id
             self._students[client.student] = client
+            client.asked = message
             self._queue(kind, client, {name: message[name] for name in _FIELDS[kind] if name in message})
         elif kind == "stdin" and client.student in self._students:
             self._queue("stdin", client, {"data": message.get("data")})
