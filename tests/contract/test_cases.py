@@ -9,11 +9,15 @@ import pytest
 
 from jobmanager.ipc.messages import BuildDone, CaseDone, CasePlan, CaseRun, MonitorContainer
 from jobmanager.model.checks import Lines
+from jobmanager.model.container import GRADING_WORKSPACE, SHARED_FOLDER
 from jobmanager.model.limits import Limits
 from jobmanager.model.result import CaseResult, Outcome, RunResult
 from jobmanager.results.facts import RunFacts
+from jobmanager.runner.frames import Clear, Cleared, Entries, ListFolder, Put
+from jobmanager.runner.place import SHM
 from jobmanager.watching import cases_monitor
 from jobmanager.watching.cases_monitor import CasesMonitor
+from jobmanager.watching.runner_link import RunnerLink
 from tests.contract.place import PATIENCE_S, Place
 
 LIMITS = Limits(memory_mib=64, workspace_mib=4, cpu_time_s=5, wall_time_s=10)
@@ -144,3 +148,27 @@ def test_a_hundred_cases_have_the_verdicts_of_one(place: Place) -> None:
     cases = [case(str(number), stdin=b"%d\n" % number, expected=b"%d" % (number if number % 7 else -1)) for number in range(1, 101)]
     facts = followed(place, *cases)
     assert [result.correct for result in facts.cases] == [bool(number % 7) for number in range(1, 101)]
+
+
+def test_a_folder_that_others_share_stays_when_the_workspace_around_it_is_cleared(place: Place) -> None:
+    """As between the programs of a student container that is kept."""
+    name = place.started(limits=LIMITS, shares=True, workspace=GRADING_WORKSPACE)
+    link = place.linked(name)
+    for path in (f"{GRADING_WORKSPACE}/own", f"{SHARED_FOLDER}/shared"):
+        link.send(Put(path=path.encode(), mode=0o644, mtime_s=0, offset=0, last=True, data=b"x"))
+    link.send(Clear(request=1, put_back=False, places=(GRADING_WORKSPACE.encode(), b"/tmp", SHM.encode())))
+    (cleared,) = received(link, Cleared)
+    assert (cleared.clean, cleared.why) == (True, b"")
+    link.send(ListFolder(request=2, path=GRADING_WORKSPACE.encode()))
+    (listed,) = received(link, Entries)
+    assert {entry.path for entry in listed.entries} == {b"student", b"student/shared"}
+
+
+def received(link: RunnerLink, kind: type[Any]) -> list[Any]:
+    """The messages of a kind, as soon as there are any."""
+    found: list[Any] = []
+    while not found:
+        messages = link.receive(PATIENCE_S)
+        assert messages is not None, "the connection is lost"
+        found = [message for message in messages if isinstance(message, kind)]
+    return found
