@@ -262,7 +262,10 @@ def _of_the_container(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _name(fields: Mapping[str, Any]) -> str:
-    return _checks.text("name", fields.get("name", ""))[:_MAX_NAME_LENGTH]
+    name = _checks.text("name", fields.get("name", ""))
+    if len(name) > _MAX_NAME_LENGTH:
+        raise _InvalidField(f"name must have at most {_MAX_NAME_LENGTH} characters")
+    return name
 
 
 def _containers(value: object) -> tuple[OpenContainer, ...]:

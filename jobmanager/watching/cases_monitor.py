@@ -16,10 +16,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 
 from jobmanager.engine.protocol import Engine, EngineError, NoSuchContainer, Unreachable
-from jobmanager.ipc.messages import BuildDone, CaseDone, CasePlan, CaseRun, FetchOutput, LimitReached, MonitorContainer
+from jobmanager.ipc.messages import (
+    BuildDone,
+    CaseDone,
+    CasePlan,
+    CaseRun,
+    FetchOutput,
+    LimitReached,
+    MonitorContainer,
+    ProgramStarted,
+)
 from jobmanager.model.result import CaseResult, Outcome
 from jobmanager.results.facts import (
     CannotRun,
@@ -45,12 +55,13 @@ from jobmanager.watching.case_result import case_result
 from jobmanager.watching.connection import ContainerOver, RunnerConnection
 from jobmanager.watching.inspector import ContainerInspector, HostLost
 from jobmanager.watching.monitor import ContainerMonitor
-from jobmanager.watching.run_order import RUN, file_messages, words
+from jobmanager.watching.run_order import RUN, file_messages, run_messages, words
 from jobmanager.watching.runner_link import RunnerLink
 from jobmanager.watching.spool import Spool
 
 _log = logging.getLogger(__name__)
 
+_MOST_AHEAD_BYTES = 2**12  # characters and bytes, of what is sent before the case before has ended: a runner takes 64 KiB
 _TURN_S = 1.0
 _FIRST_ANSWER_S = 60.0  # for a runner's first word to a waiter that takes over
 _DIED = "it died of the case before"
@@ -129,6 +140,7 @@ class _Run:
     number: int
     job: MonitorContainer
     case: CaseRun | None = None  # None: the build
+    was_sent: bool = False  # the runner has it already
 
 
 @dataclass(slots=True, kw_only=True)
@@ -196,6 +208,8 @@ class CasesMonitor:
         self._output = CapturedOutput()  # of the build
         self._streams_kept = self._plan.streams_kept
         self._last_told = 0  # the number of a case
+        self._bytes_of_a_run = sum(map(len, words(self._job.command))) + sum(map(len, (*self._job.env, *self._job.env.values())))
+        self._ahead: tuple[_Run | None, int] = None, 0  # the run that was sent ahead, and in which session of the link
         self._is_kept = False
         self._has_its_limits = not self._plan.changes_limits(job.limits)
         self._clearing_left_s = self._plan.clearing_s
@@ -320,11 +334,12 @@ class CasesMonitor:
             run.job,
             self._engine,
             host_lost_timeout_s=self._host_lost_timeout_s,
-            send=self._send if is_first else self._send_limits,
+            send=partial(self._take_from_monitor, run, tells_start=is_first),
             link=self._link,
             number=run.number,
             is_first=is_first and run.case is None and not self._was_taken_over,
             cpu_before_s=self._sums.cpu_time_s,
+            was_sent=run.was_sent,
             clock=self._clock,
         )
         self._current = monitor
@@ -342,10 +357,28 @@ class CasesMonitor:
         self._job = replace(self._job, taken_over=False, limit_hit=None)  # what a waiter before had begun has ended
         return facts
 
-    def _send_limits(self, message: object) -> None:
-        """That the job has started is told once."""
-        if isinstance(message, LimitReached):
+    def _take_from_monitor(self, run: _Run, message: object, *, tells_start: bool) -> None:
+        """That the job has started is told once. Each start is the moment to send the next run ahead."""
+        if tells_start or isinstance(message, LimitReached):
             self._send(message)
+        if isinstance(message, ProgramStarted) and run.case is not None:
+            self._send_ahead(run.case.number + 1)
+
+    def _send_ahead(self, number: int) -> None:
+        """Send the next case while this one runs, so that its runner goes on without a pause. What is large is not sent ahead."""
+        at = number - self._plan.cases[0].number
+        if self._partner is not None or self._plan.stop_at_first_failure or not self._has_its_limits or at >= len(self._plan.cases):
+            return
+        case = self._plan.cases[at]
+        if self._bytes_of_a_run + _bytes_of(case) > _MOST_AHEAD_BYTES:
+            return
+        run = self._cleared(_Run(number=RUN + number, job=self._job_of(case), case=case))
+        self._link.send(*run_messages(run.job, made_at_s=time.time(), number=run.number))
+        self._ahead = replace(run, was_sent=True), self._link.session
+
+    def _cleared(self, run: _Run) -> _Run:
+        """The same, with what the runner has to do before it."""
+        return replace(run, job=replace(run.job, clears=self._places, clearing_s=max(1.0, self._clearing_left_s)))
 
     def _ending_of(self, facts: RunFacts) -> Ending:
         """A job of which something was run is not sent to another container."""
@@ -433,6 +466,9 @@ class CasesMonitor:
 
         The runner clears the container just before it starts the program: both are asked for in one go.
         """
+        ahead, session = self._ahead
+        if ahead is not None and ahead.number == run.number and session == self._link.session and self._link.is_open:
+            return ahead
         if self._was_taken_over and self._is_taken(run.number):
             self._is_kept = True
             return run
@@ -445,7 +481,7 @@ class CasesMonitor:
                 self._clear()
             self._set_limits()
         elif is_used:
-            return replace(run, job=replace(run.job, clears=self._places, clearing_s=max(1.0, self._clearing_left_s)))
+            return self._cleared(run)
         if self._partner is not None:  # whose container may have to be cleared before both begin
             return replace(run, job=replace(run.job, clearing_s=max(1.0, self._clearing_left_s)))
         return run
@@ -570,3 +606,8 @@ class CasesMonitor:
 
 def _exited() -> ProgramExited:
     return ProgramExited(end=ProgramEnd(exit_code=0))
+
+
+def _bytes_of(case: CaseRun) -> int:
+    files = sum(len(content) + len(name) for name, content in case.files.items())
+    return len(case.stdin) + files + sum(map(len, case.args))

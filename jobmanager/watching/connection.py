@@ -55,8 +55,9 @@ class RunnerConnection:
         is_first: bool,
         give_up: threading.Event,
         clock: Callable[[], float],
+        was_sent_ahead: bool = False,
     ) -> None:
-        self.was_sent_ahead = False  # the run, in this session and before its STATUS
+        self.was_sent_ahead = was_sent_ahead  # the run, in this session and before its STATUS, or while the run before went on
         self.survived_outage_s = 0.0  # after so much of outages the container was seen alive
         self._job = job
         self._engine = engine
@@ -105,6 +106,7 @@ class RunnerConnection:
     def ping(self) -> None:
         """Ask the runner whether it lives."""
         self._connected_at = self._clock()
+        self.was_sent_ahead = False  # what a runner has not begun by then, it forgets with the next session
         self._link.ping()
 
     def is_dead(self) -> bool:

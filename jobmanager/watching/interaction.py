@@ -280,6 +280,9 @@ class Interaction:
 
     def _started(self, engine: Engine) -> CasesMonitor | None:
         """Its monitor, once it has a container: that of an earlier waiter, where there is one."""
+        if not self._plan.spec.image:
+            self._meeting.end(PartnerLost(f"{_NAME} could not be started: its image is gone"))
+            return None
         labels = engine.inspect(self._job.container_id).labels
         spec = replace(self._plan.spec, labels={**labels, STUDENT_LABEL: self._job.container_name})
         is_there = self._job.taken_over and _runs(engine, spec.name)

@@ -94,6 +94,7 @@ class ContainerMonitor:
         number: int = RUN,
         is_first: bool = True,
         cpu_before_s: float = 0.0,
+        was_sent: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Make the monitor of a container's first run, or of a later one.
@@ -104,6 +105,7 @@ class ContainerMonitor:
             number: of the run.
             is_first: nobody has spoken to the container's runner, unless the job is taken over.
             cpu_before_s: CPU seconds that the container's earlier runs took.
+            was_sent: the runner has been sent the run in this session of the link, while the run before went on.
         """
         self.state = MonitorState.NEW
         self.not_clean = ""  # why the container could not be cleared before the run, which was not started then
@@ -140,6 +142,7 @@ class ContainerMonitor:
             is_first=is_first and not job.taken_over,
             give_up=self._kill_requested,
             clock=clock,
+            was_sent_ahead=was_sent,
         )
         self._actions: Mapping[MonitorAction, Callable[[], None]] = {
             MonitorAction.SEND_RUN: self._send_run,
@@ -266,6 +269,8 @@ class ContainerMonitor:
             return
         if not self._had_link:
             self._take_all(self._link.replayed())
+        if self._connection.was_sent_ahead:
+            self._apply(MonitorEvent.SENT_AHEAD)
         self._look_at_the_status()
         while self.state is not MonitorState.OVER:
             if self._link.is_open or self._link.has_more:
@@ -487,7 +492,7 @@ class ContainerMonitor:
 
     def _note_sent(self) -> None:
         self._notes.may_have_started = True
-        self._limit_clock.start(self._clock())
+        self._limit_clock.start(self._clock() + self._job.clearing_s)
 
     def _tell_start(self) -> None:
         self._notes.timings.setdefault("send", round(self._connection.age_s, 4))

@@ -83,6 +83,7 @@ class RunnerLink:
     ) -> None:
         self.status: Status | None = None  # the latest one of this session
         self.beginning_lost = False  # a part of the stream is nowhere: an earlier waiter has read it, or it was another runner's
+        self.session = 0  # a number of its own for each session
         self.read_to = 0  # offset in the stream after the last message that was read
         self._engine = engine
         self._container_id = container_id
@@ -264,6 +265,7 @@ class RunnerLink:
     def _begin(self, channel: Channel, lease_s: float, *, is_new: bool = False) -> None:
         session, lease_ms = random.getrandbits(64), max(1, round(lease_s * 1000))
         self.status = None
+        self.session = session
         self._requests_from = self._requests_to = random.getrandbits(_REQUEST_BITS)
         self._writer = FrameWriter(session)
         self._reader = PacketReader(session, self.read_to, self._keep)

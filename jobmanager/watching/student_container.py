@@ -266,14 +266,13 @@ class StudentContainer:
         return False
 
     def _begin(self, program: StudentProgram) -> bool:
-        self._given = None
+        self.program, self._given = program, None
         assert self._allocation is not None, "it had a run"
         try:
             self._allocation = self._owner.budget.allocate_again(self._allocation, program.request)
         except BudgetExceeded as error:
             program.report_end(Outcome.TIMEOUT if error.timeout else Outcome.ERROR, str(error))
             return False
-        self.program = program
         self._monitor = self._new_monitor(self._monitor.container_id)
         return True
 

@@ -52,6 +52,7 @@ _log = logging.getLogger(__name__)
 _RESERVED_BYTES = 2**20  # for other messages to the supervisor
 _CLOSE_TIMEOUT_S = 10.0
 _QUESTION_BITS = 50
+_MOST_OPENED = 100  # names; containers are bounded by the budget
 _EXTRA_THREADS = 8  # beside one per student that may run: for those that are refused or being removed
 
 
@@ -208,6 +209,8 @@ class StudentContainers:
             why = f"a container of the name {name!r} is open already"
         elif name in self._grading.images or f"{name}:latest" in self._grading.images:
             why = f"{name!r} is the name of an environment: give the container another one"
+        elif len(self._opened) >= _MOST_OPENED:
+            why = f"{_MOST_OPENED} containers are open: close some"
         else:
             self._opened[name], why = message, ""
         self._send(end_message(message.id, Outcome.ERROR if why else Outcome.SUCCESS, why))

@@ -91,6 +91,7 @@ def test_a_program_begins_when_the_other_runner_has_greeted_and_not_before(runne
     with pytest.raises(TimeoutError):
         runner.wait_for(Started, timeout_s=0.1)
     os.write(other.writes, b"\0late")
+    eventually(lambda: other.said(1) == b"\0", what="the runner greets")
     other.leave()
     record = runner.finish(run)
     assert (record.stderr, record.ended.how, record.ended.code) == (b"late", HowEnded.EXITED, 0)

@@ -151,9 +151,9 @@ def test_a_full_workspace_refuses_the_next_run(runner: BareRunner) -> None:
     assert (refused.why, refused.errno, refused.what) == (RefusalReason.PUT_FAILED, errno.ENOSPC, b"/job/big")
 
 
-def test_files_during_a_run_are_a_fault(runner: BareRunner) -> None:
+def test_requests_during_a_run_are_a_fault(runner: BareRunner) -> None:
     runner.start(["sleep", "60"])
-    runner.send(put("/job/x"))
+    runner.send(ListFolder(request=1, path=b"/job"))
     assert runner.wait_for(Fault).text == b"a request while a run is going on"
     assert runner.exit_code() == 121
 

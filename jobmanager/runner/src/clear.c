@@ -183,6 +183,8 @@ static bool step_clear(void) {
     return false;
 }
 
+bool files_clearing(void) { return files_answers(step_clear); }
+
 void files_clear(struct in *in) {
     static char path[PATH_SIZE];
     asked.request = in_u32(in);

@@ -7,6 +7,7 @@ static files_answerer *step;     // NULL: none
 
 void files_answer(files_answerer *answerer) { step = answerer; }
 bool files_busy(void) { return step; }
+bool files_answers(files_answerer *answerer) { return step == answerer; }
 
 void files_give_up(void) {
     files_close_piece();

@@ -119,6 +119,15 @@ static void write_status(void) {
     up_u8(prctl(PR_GET_DUMPABLE) != 0);
 }
 
+// Ahead: what is for the next run, and comes while one is going on, or before the answer to a CLEAR that it is to find done.
+
+#define AHEAD_HEAD 13u
+static struct {
+    uint8_t bytes[AHEAD_SIZE];   // of each message: type, session, length, payload
+    size_t size;
+    uint32_t killed;             // the run that is not to begin
+} ahead;
+
 static void obey_hello(uint64_t session, struct in *in) {
     uint16_t version = in_u16(in);
     uint64_t read_from = in_u64(in);
@@ -128,6 +137,7 @@ static void obey_hello(uint64_t session, struct in *in) {
     if (runner.state == STATE_NEW)
         runner.state = STATE_IDLE;
     runner.lease_ns = lease_ms * NS_PER_MS;
+    ahead.size = 0;  // whoever has begun this session sends again what was not taken
     window_resume(session, read_from);
 }
 
@@ -142,6 +152,8 @@ static void obey_kill(struct in *in) {
     if (!in_done(in))
         return fault("KILL makes no sense");
     run_kill(number);
+    if (number > run_last())
+        ahead.killed = number;
 }
 
 static void obey_leave(struct in *in) {
@@ -187,6 +199,50 @@ static void obey_work(uint8_t type, uint64_t session, struct in *in) {
     }
 }
 
+static bool is_ahead(uint8_t type, const struct in *in) {
+    bool has_number = in->end - in->at >= 4;
+    switch (type) {
+    case DOWN_CLEAR: return run_is_on() || ahead.size;
+    case DOWN_PUT: return run_is_on() || ahead.size || files_clearing();
+    case DOWN_INPUT:
+    case DOWN_RUN: return (run_is_on() || ahead.size) && has_number && get_u32(in->at) > run_last();
+    default: return false;
+    }
+}
+
+static void keep_ahead(uint8_t type, uint64_t session, const struct in *in) {
+    size_t length = (size_t)(in->end - in->at);
+    if (length + AHEAD_HEAD > sizeof ahead.bytes - ahead.size)
+        return fault("more for the next run than may be sent ahead");
+    uint8_t *at = ahead.bytes + ahead.size;
+    *at = type;
+    put_u64(at + 1, session);
+    put_u32(at + 9, (uint32_t)length);
+    memcpy(at + AHEAD_HEAD, in->at, length);
+    ahead.size += AHEAD_HEAD + length;
+}
+
+static void obey_work(uint8_t type, uint64_t session, struct in *in);
+static bool step_files(void);
+
+// As far as the next run: what was kept behind that waits for its end.
+static void obey_ahead(void) {
+    size_t at = 0;
+    while (at < ahead.size && !run_is_on() && !files_busy() && !runner.leaving) {
+        const uint8_t *message = ahead.bytes + at;
+        uint32_t length = get_u32(message + 9);
+        struct in in = {message + AHEAD_HEAD, message + AHEAD_HEAD + length, false};
+        at += AHEAD_HEAD + length;
+        obey_work(*message, get_u64(message + 1), &in);
+        if (run_is_on() && run_last() == ahead.killed)
+            run_kill(ahead.killed);
+        while (step_files())
+            continue;
+    }
+    memmove(ahead.bytes, ahead.bytes + at, ahead.size - at);
+    ahead.size -= at;
+}
+
 static bool step_files(void) { return files_busy() && up_room(UP_MAX) && files_step(); }
 
 static void obey(uint8_t type, uint64_t session, struct in *in) {
@@ -196,6 +252,8 @@ static void obey(uint8_t type, uint64_t session, struct in *in) {
         return obey_ack(in);
     if (runner.leaving)
         return;
+    if (is_ahead(type, in))
+        return keep_ahead(type, session, in);
     obey_work(type, session, in);
     while (step_files())  // an answer that fits is given before the next request is read
         continue;
@@ -270,6 +328,7 @@ static void wait_for_something(uint64_t now, bool more) {
 static void loop(void) {
     for (;;) {
         bool more = run_step();
+        obey_ahead();
         more |= step_files();
         more |= send_some(now_ns());
         wait_for_something(now_ns(), more);

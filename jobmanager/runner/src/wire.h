@@ -11,6 +11,7 @@
 #define FRAME_HEAD 24u
 #define FRAME_PAYLOAD (FRAME_SIZE - FRAME_HEAD)
 #define DOWN_SIZE (1u << 20)                    // the most of one message down
+#define AHEAD_SIZE (1u << 16)                   // the most that is kept for the next run while one is going on
 #define WINDOW_SIZE (1u << 20)                  // what is kept until it is acknowledged
 #define WINDOW_RESERVE 8192u                    // of it, for a FAULT
 #define UP_HEAD 12u

@@ -59,6 +59,7 @@ from jobmanager.testing.fake.run import FakeRun, GivenInput
 LEFT, LEASE_OVER, FAULTED = 0, 120, 121  # its exit codes
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PIECE_BYTES = 60_000
+_MOST_AHEAD = 64 * 1024  # bytes for the next run
 _ENTRIES = 100  # in one message
 _MOST_ENTRIES = 100_000
 _SLICE_S = 1.0  # of silence, at most this counts at a time
@@ -104,6 +105,8 @@ class FakeRunner:
         self._failure: RunRefused | None = None  # of a PUT or REMOVE
         self._put_to = b""
         self._input = GivenInput()
+        self._ahead: deque[DownMessage] = deque()  # for the next run
+        self._killed_ahead = 0  # the number of a run that is not to begin
         self._fifos: list[Callable[[], None]] = []  # what closes them
         self._timer_at = float("inf")
         self._kept: list[tuple[str, tuple[bytes, int, int] | None]] | None = None  # paths; of a file its content, mode and time
@@ -143,8 +146,12 @@ class FakeRunner:
     def go_on(self) -> None:
         """Do what can be done now."""
         while self.exit_code is None:
-            if not self._send_due() or self._run is None:
+            if not self._send_due():
                 return
+            if self._run is None:
+                if not self._obey_ahead():
+                    return
+                continue
             pause_s = self._run.turn(time.monotonic())
             if self._run.how is None:
                 self._wake_in(pause_s)
@@ -181,10 +188,33 @@ class FakeRunner:
     # ---- what it is told
 
     def _obey(self, message: DownMessage) -> None:
-        _ORDERS[type(message)](self, message)
+        if self._is_ahead(message):
+            self._ahead.append(message)
+            if sum(_size(each) for each in self._ahead) > _MOST_AHEAD:
+                raise FrameError("more for the next run than may be sent ahead")
+        else:
+            _ORDERS[type(message)](self, message)
+
+    def _is_ahead(self, message: DownMessage) -> bool:
+        """Whether it is for the next run, and comes while one is going on."""
+        goes_on = self.state in (RunnerState.RUNNING, RunnerState.ENDING) or bool(self._ahead)
+        is_later = isinstance(message, (StartRun, Input)) and message.run > self._last_run
+        return goes_on and (is_later or isinstance(message, (Clear, Put)))
+
+    def _obey_ahead(self) -> bool:
+        """Whether there was something for a run that may begin now."""
+        if not self._ahead or self.state in (RunnerState.RUNNING, RunnerState.ENDING):
+            return False
+        message = self._ahead.popleft()
+        try:
+            _ORDERS[type(message)](self, message)
+        except FrameError as error:
+            self._fault(str(error))
+        return True
 
     def hello(self, message: Hello) -> None:
         self._lease_s = message.lease_ms / 1000
+        self._ahead.clear()
         if self.state is RunnerState.NEW:
             self.state = RunnerState.IDLE
         self._writer.begin(message.session, message.read_from)
@@ -284,6 +314,8 @@ class FakeRunner:
     def kill(self, message: Kill) -> None:
         if self._run is not None and message.run == self._last_run:
             self._run.stop(StoppedBy.KILL, time.monotonic())
+        elif message.run > self._last_run:
+            self._killed_ahead = message.run
 
     def list_folder(self, message: ListFolder) -> None:
         self._need_no_answer(message.request)
@@ -360,6 +392,8 @@ class FakeRunner:
         return Feed(given if order.stdin is InputFrom.MEMORY else b"")
 
     def _refusal(self, process: Process, order: StartRun, argv: list[str]) -> RunRefused | None:
+        if order.run == self._killed_ahead:
+            return _refused(RefusalReason.KILLED_BEFORE, b"")
         devices = self._place.devices()
         for volume in order.volumes:
             device = devices.get(from_utf8(volume.path), "")
@@ -493,6 +527,10 @@ class FakeRunner:
 
     def _say(self, message: UpMessage) -> None:
         self._due.append(iter((message,)))
+
+
+def _size(message: DownMessage) -> int:
+    return len(message.data) if isinstance(message, (Input, Put)) else 0
 
 
 def _entries(request: int, entries: list[FolderEntry], error: int) -> Iterator[UpMessage]:
