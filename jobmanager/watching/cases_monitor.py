@@ -345,6 +345,8 @@ class CasesMonitor:
         self._current = monitor
         if self._kill_requested.is_set() or (self._partner is not None and self._partner.is_over):
             monitor.kill()
+        if run.was_sent and run.case is not None:
+            self._send_ahead(run.case.number + 1)
         began = self._clock()
         facts = monitor.run()
         self._sums.add(facts)
@@ -358,10 +360,10 @@ class CasesMonitor:
         return facts
 
     def _take_from_monitor(self, run: _Run, message: object, *, tells_start: bool) -> None:
-        """That the job has started is told once. Each start is the moment to send the next run ahead."""
+        """That the job has started is told once."""
         if tells_start or isinstance(message, LimitReached):
             self._send(message)
-        if isinstance(message, ProgramStarted) and run.case is not None:
+        if isinstance(message, ProgramStarted) and run.case is not None and not run.was_sent:
             self._send_ahead(run.case.number + 1)
 
     def _send_ahead(self, number: int) -> None:

@@ -226,8 +226,10 @@ static void obey_work(uint8_t type, uint64_t session, struct in *in);
 static bool step_files(void);
 
 // As far as the next run: what was kept behind that waits for its end.
-static void obey_ahead(void) {
+static bool obey_ahead(void) {
     size_t at = 0;
+    if (!ahead.size)
+        return false;
     while (at < ahead.size && !run_is_on() && !files_busy() && !runner.leaving) {
         const uint8_t *message = ahead.bytes + at;
         uint32_t length = get_u32(message + 9);
@@ -241,6 +243,7 @@ static void obey_ahead(void) {
     }
     memmove(ahead.bytes, ahead.bytes + at, ahead.size - at);
     ahead.size -= at;
+    return at;
 }
 
 static bool step_files(void) { return files_busy() && up_room(UP_MAX) && files_step(); }
@@ -262,7 +265,7 @@ static void obey(uint8_t type, uint64_t session, struct in *in) {
 // The loop
 
 static bool send_some(uint64_t now) {
-    if (now < runner.retry_out_ns)
+    if (now < runner.retry_out_ns || (run_holds_back(now) && window_can_wait()))
         return false;
     for (int i = 0; i < MOST_SENDS; i++) {
         enum sent sent = window_send(1, write_status);
@@ -317,7 +320,7 @@ static void wait_for_something(uint64_t now, bool more) {
     polls[count++] = (struct pollfd){runner.children, POLLIN, 0};
     if (now >= runner.retry_in_ns)
         polls[count++] = (struct pollfd){0, POLLIN, 0};
-    if (now >= runner.retry_out_ns && window_unsent())
+    if (now >= runner.retry_out_ns && window_unsent() && !(run_holds_back(now) && window_can_wait()))
         polls[count++] = (struct pollfd){1, POLLOUT, 0};
     count += run_polls(polls + count);
     uint64_t wait = more ? 0 : due_ns(now);
@@ -328,9 +331,9 @@ static void wait_for_something(uint64_t now, bool more) {
 static void loop(void) {
     for (;;) {
         bool more = run_step();
-        obey_ahead();
         more |= step_files();
         more |= send_some(now_ns());
+        more |= obey_ahead();  // after what the run before has to tell is on its way
         wait_for_something(now_ns(), more);
         uint64_t now = now_ns();
         receive(now);

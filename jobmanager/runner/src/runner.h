@@ -47,6 +47,7 @@ void run_message(struct in *in);
 void run_kill(uint32_t run);
 void run_stop(enum stopped_by by);
 bool run_is_on(void);
+bool run_holds_back(uint64_t now);     // whether what it has to tell can wait for more
 uint32_t run_last(void);
 uint64_t run_taken_input(void);
 uint64_t run_taken_messages(void);

@@ -212,6 +212,7 @@ void down_parse(down_handler *obey) {
 
 // Up
 
+#define LITTLE 4096u                    // bytes, that may wait for more
 static const uint8_t packet_magic[4] = {'J', 'M', 'U', '1'};
 enum packet_kind { PACKET_STATUS = 1, PACKET_STREAM };
 
@@ -356,6 +357,8 @@ static bool next_packet(status_writer *write_status) {
     stream.sent += packet.length;
     return true;
 }
+
+bool window_can_wait(void) { return packet.sent == packet.size && !stream.status_due && stream.to - stream.sent < LITTLE; }
 
 bool window_unsent(void) { return packet.sent < packet.size || stream.status_due || (stream.streams && stream.sent < stream.to); }
 

@@ -90,5 +90,6 @@ typedef void status_writer(void);         // writes the payload of a STATUS by u
 enum sent { SENT_NOTHING, SENT_SOME, SENT_BLOCKED, SENT_CLOSED };
 enum sent window_send(int fd, status_writer *status);
 bool window_unsent(void);
+bool window_can_wait(void);               // what is unsent is little, and no STATUS is due
 
 #endif
