@@ -164,7 +164,7 @@ class StudentContainer:
     @property
     def is_over(self) -> bool:
         """Whether it will have no other program."""
-        return self.state in _OVER
+        return self._is_closed or self.state in _OVER
 
     def _apply(self, event: ContainerEvent) -> bool:
         with self._lock:
@@ -218,16 +218,17 @@ class StudentContainer:
             while True:
                 self._runs += 1
                 facts = self._follow_program()
-                is_used_again = self._is_kept and facts.end is not None and not self._monitor.not_clean
+                stays = self._stays(is_usable=facts.end is not None and not self._monitor.not_clean)
                 if self._monitor.not_clean:
                     self._refuse(self.program)
                 else:
-                    outcome, text = _KILLED if self._run_killed else _judged(facts, self._spec.limits)
-                    self._end(outcome, text, facts, is_kept=is_used_again)
-                if not is_used_again or not self._take_another():
+                    assert self._allocation is not None, "what was started has its place"
+                    outcome, text = _KILLED if self._run_killed else _judged(facts, self._allocation.limits)
+                    self._end(outcome, text, facts, is_kept=stays)
+                if not stays or not self._take_another():
                     return _RUN_OVER
         finally:
-            self._is_idle = False
+            self._is_idle, self._is_closed = False, True
             self._monitor.close(leave=self._is_leaving)
 
     def _follow_program(self) -> RunFacts:
@@ -240,6 +241,13 @@ class StudentContainer:
         finally:
             self._owner.monitors.unregister(self._spec.name)
 
+    def _stays(self, *, is_usable: bool) -> bool:
+        """Whether it waits for another program. To be known before the end is told: the next one may come at once."""
+        with self._lock:
+            self._is_closed |= not is_usable or not self._is_kept
+            self._is_idle = not self._is_closed
+            return self._is_idle
+
     def _refuse(self, program: StudentProgram) -> None:
         """It has not been started: another container is to have it."""
         _log.info("student container %s is used for no other program: %s", self._spec.name, self._monitor.not_clean)
@@ -249,8 +257,7 @@ class StudentContainer:
 
     def _take_another(self) -> bool:
         """Wait for the next program. Its runner hears of us meanwhile, or it would leave. Returns False when there will be none."""
-        with self._lock:
-            self._is_idle, self._run_killed = not self._is_closed, False
+        self._run_killed = False
         while self._is_idle:
             with self._lock:
                 if self._given is not None and self._begin(self._given):
@@ -259,7 +266,7 @@ class StudentContainer:
             if not self._stay_connected():
                 break
         with self._lock:
-            self._is_idle = False
+            self._is_idle, self._is_closed = False, True
             self.refused, self._given = self._given, None
         assert self._allocation is not None, "it had a run"
         self._owner.budget.mark_removing(self._allocation)
@@ -321,7 +328,8 @@ class StudentContainer:
         """Nothing of it runs any more: tell the budget, then the grader, who may ask for another. Only the first call counts."""
         if self._allocation is not None:
             self._owner.budget.mark_stopped(self._allocation, None if facts is None else facts.cpu_time_s, is_kept=is_kept)
-        self.program.report_end(outcome, text, facts)
+        if self.program is not self.refused:
+            self.program.report_end(outcome, text, facts)
 
     def _end_for_bug(self, error: Exception) -> None:
         _log.error("student %d of job %s failed", self.program.request.id, self._owner.job.job_id, exc_info=error)

@@ -94,17 +94,30 @@ class Registered:
 class WatchedStudent(StudentContainer):
     """It tells its states, and is killed as soon as it is in a certain one."""
 
-    def __init__(self, owner: GradingContainer, request: RunStudent = REQUEST, kill_in: ContainerState | None = None) -> None:
+    def __init__(
+        self,
+        owner: GradingContainer,
+        request: RunStudent = REQUEST,
+        kill_in: ContainerState | None = None,
+        *,
+        when_ended: Callable[[int], object] | None = None,
+    ) -> None:
+        """``when_ended``: the container is kept, and this is called with the id of each program that has ended."""
         self.heard: list[dict[str, Any]] = []
-        program = StudentProgram(
-            request,
-            send=lambda line: self.heard.append(json.loads(line)),
-            send_output=lambda line: self.heard.append(json.loads(line)) is None,
-            max_output_bytes=2**20,
-        )
-        super().__init__(program, owner)
+        self.when_ended = when_ended
+        super().__init__(self.program_for(request), owner, is_kept=when_ended is not None)
         self.way = [self.state]
         self._kill_in = kill_in
+
+    def program_for(self, request: RunStudent) -> StudentProgram:
+        return StudentProgram(request, send=self.hear, send_output=self.hear, max_output_bytes=2**20)
+
+    def hear(self, line: bytes) -> bool:
+        message = json.loads(line)
+        self.heard.append(message)
+        if message["type"] == "end" and self.when_ended is not None:
+            self.when_ended(message["id"])
+        return True
 
     def _apply(self, event: ContainerEvent) -> bool:
         changes = super()._apply(event)
@@ -345,4 +358,85 @@ def test_removal_is_tried_again_but_not_for_ever_and_its_place_is_free_then(
     student.run(engine)  # type: ignore[arg-type]
     assert (len(replies) - len(list(left)), student.state) == (tries, state)
     engine.remove("g-s1")
+    assert nothing_is_left_of(student, engine, owner)
+
+
+# ---- kept, for one program after the other
+
+
+def test_the_next_program_may_come_while_the_end_of_the_one_before_is_told(engine: TurningEngine) -> None:
+    owner = owner_of()
+
+    def ended(number: int) -> None:
+        if number == 10:
+            student.kill()
+        else:
+            assert student.give(student.program_for(replace(REQUEST, id=number + 1)))
+            assert not student.give(student.program_for(replace(REQUEST, id=99))), "one at a time"
+
+    student = WatchedStudent(owner, when_ended=ended)
+    student.run(engine)  # type: ignore[arg-type]
+    assert student.ends() == ["success"] * 10
+    assert (engine.calls.count("create"), student.way_names) == (1, FULL_WAY)
+    assert student.is_over and not student.give(student.program)
+    assert nothing_is_left_of(student, engine, owner)
+
+
+def test_each_program_has_limits_of_its_own_within_the_budget_that_is_left(engine: TurningEngine) -> None:
+    budget = StudentBudget(LIMITS, cpu_time_s=2, memory_mib=64, most_students=1, wall_time_left_s=lambda: 20.0, wait_s=0.0)
+    owner = owner_of(budget)
+    commands = ["exit 3", "sleep 60", "true", "true"]
+
+    def ended(number: int) -> None:
+        if number == len(commands):
+            student.kill()
+        else:
+            request = replace(REQUEST, id=number + 1, command=commands[number], wall_time_s=0.3)
+            assert student.give(student.program_for(request))
+
+    student = WatchedStudent(owner, replace(REQUEST, command=commands[0]), when_ended=ended)
+    student.run(engine)  # type: ignore[arg-type]
+    assert student.ends() == ["failed", "timeout", "success", "success"]
+    assert [message["text"] for message in student.heard if message["type"] == "end"][1] == "wall clock limit of 0.3 s reached"
+    assert nothing_is_left_of(student, engine, owner)
+
+
+def test_a_program_for_which_no_time_is_left_ends_alone(engine: TurningEngine) -> None:
+    left = [20.0]
+    budget = StudentBudget(LIMITS, cpu_time_s=20, memory_mib=64, most_students=1, wall_time_left_s=lambda: left[0], wait_s=0.0)
+    owner = owner_of(budget)
+
+    def ended(number: int) -> None:
+        left[0] = 0.0 if number == 1 else 20.0
+        if number == 3:
+            student.kill()
+        else:
+            assert student.give(student.program_for(replace(REQUEST, id=number + 1)))
+
+    student = WatchedStudent(owner, when_ended=ended)
+    student.run(engine)  # type: ignore[arg-type]
+    assert student.ends() == ["success", "timeout", "success"]
+    assert nothing_is_left_of(student, engine, owner)
+
+
+@pytest.mark.parametrize("lost", ["removed", "cannot be cleared"])
+def test_a_program_for_which_its_container_cannot_be_used_is_handed_back(
+    engine: TurningEngine, fake: FakeEngineServer, lost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner, second = owner_of(), replace(REQUEST, id=2)
+
+    def ended(number: int) -> None:
+        if lost == "removed":
+            fake.faults.remove_container("g-s1")
+        else:
+            monkeypatch.setattr(student_container, "SHM", "/.jobmanager")  # nobody can empty it
+        threading.Timer(0.3, lambda: student.give(student.program_for(second))).start()
+
+    student = WatchedStudent(owner, when_ended=ended)
+    student.run(engine)  # type: ignore[arg-type]
+    if lost == "removed":
+        assert student.refused is None and not student.give(student.program_for(second))
+    else:
+        assert student.refused is not None and student.refused.request == second
+    assert student.ends() == ["success"]
     assert nothing_is_left_of(student, engine, owner)
