@@ -370,7 +370,8 @@ def test_an_image_that_vanished_from_one_host_unnoticed_runs_on_the_other(urls: 
         manager.kill_job(busy.job_id)
 
         assert where(futures) == {"b": 3}
-        assert all("start_failed" in [step.name for step in future.result().steps] for future in futures)
+        steps = [[step.name for step in future.result().steps] for future in futures]
+        assert any("start_failed" in names for names in steps), "once that has failed, the others need not be tried there"
 
 
 @pytest.mark.case(18)
