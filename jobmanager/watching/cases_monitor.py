@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from jobmanager.engine.protocol import Engine, EngineError, NoSuchContainer, Unreachable
 from jobmanager.ipc.messages import (
@@ -55,6 +55,7 @@ from jobmanager.watching.case_result import case_result
 from jobmanager.watching.connection import ContainerOver, RunnerConnection
 from jobmanager.watching.inspector import ContainerInspector, HostLost
 from jobmanager.watching.monitor import ContainerMonitor
+from jobmanager.watching.partner import NotClean, Partner, PartnerLost, PartnerUnusable
 from jobmanager.watching.run_order import RUN, file_messages, run_messages, words
 from jobmanager.watching.runner_link import RunnerLink
 from jobmanager.watching.spool import Spool
@@ -68,69 +69,12 @@ _DIED = "it died of the case before"
 _TOO_LONG = "clearing it takes too long"
 
 
-class NotClean(Exception):
-    """The container, or that of its interactor, is not to be used for another case; says why."""
-
-
 class _CutOff(Exception):
     """Neither the program nor its traces are why nothing more is run."""
 
     def __init__(self, ending: Ending) -> None:
         super().__init__()
         self.ending = ending
-
-
-class PartnerLost(Exception):
-    """The container that runs beside this one is gone, for no reason of the programs'; says why."""
-
-
-class PartnerUnusable(Exception):
-    """What is to run beside each case cannot be run: that is its author's fault. Says why."""
-
-
-class Partner(Protocol):
-    """The container that runs beside this one and talks with it: its runs begin and end with this one's.
-
-    Each of these is asked again and again, as the link to the own runner must not be silent meanwhile.
-
-    Raises:
-        NotClean, PartnerLost, PartnerUnusable: there are no more runs beside this one's.
-    """
-
-    tells: bool  # whether it is this side that tells what became of the cases
-
-    def attach_to(self, end_run: Callable[[], None]) -> None:
-        """``end_run`` ends the run that is going on, where there will be none beside it. Any thread may call it."""
-        ...
-
-    @property
-    def is_over(self) -> bool:
-        """Whether there are no more runs beside this one's."""
-        ...
-
-    def is_ready(self, number: int, timeout_s: float) -> bool:
-        """Whether the other side has come to this case, too: all before are over and told."""
-        ...
-
-    def judged(self, case: CaseRun, result: CaseResult, facts: RunFacts, timeout_s: float) -> CaseResult | None:
-        """What becomes of a case whose run has ended so on this side; None while the other side's has not."""
-        ...
-
-    def takes_blame(self, number: int, facts: RunFacts) -> bool:
-        """Whether the run of this case has no end of its own because of what runs beside it, or ran beside it in vain."""
-        ...
-
-    def told(self, number: int) -> None:
-        """What became of this case is told."""
-        ...
-
-    def is_told(self, number: int) -> bool:
-        """Whether that was the last one told."""
-        ...
-
-    def kill(self) -> None:
-        """End it soon."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,7 +36,8 @@ from jobmanager.model.result import CaseResult, Outcome
 from jobmanager.results.checking import talked_case
 from jobmanager.results.facts import CannotRun, ProgramExited, RunFacts
 from jobmanager.results.verdict import judge
-from jobmanager.watching.cases_monitor import CasesMonitor, NotClean, PartnerLost, PartnerUnusable
+from jobmanager.watching.cases_monitor import CasesMonitor
+from jobmanager.watching.partner import NotClean, PartnerLost, PartnerUnusable
 from jobmanager.watching.spool import Spool
 from jobmanager.watching.student_container import MonitorRegistry
 
