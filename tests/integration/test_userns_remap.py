@@ -15,7 +15,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from jobmanager import DockerHost, Grader, Limits, Outcome
+from jobmanager import Case, DockerHost, Grader, Interactor, JobManager, Limits, Outcome, Task
 from jobmanager.doctor import examine
 from tests.conftest import BUSYBOX
 from tests.integration.conftest import PYTHON, Run
@@ -103,6 +103,27 @@ def test_a_grader_and_its_student_share_their_folder(run: Run) -> None:
 
 
 @pytest.mark.timeout(180)
+def test_a_submission_talks_with_its_interactor_and_nothing_is_left_for_the_next_case(engine_url: str) -> None:
+    """The fifos belong to another user on the host; places are cleared by the user that is remapped."""
+    check = Interactor(Task(BUSYBOX, command="read x; echo $x; [ $x = 1 ]"))
+    program = "[ -e /tmp/x ] && exit 3; touch /tmp/x; echo 1; read x; [ $x = 1 ]"
+    with JobManager(DockerHost(engine_url)) as manager:
+        result = manager.submit(Task(BUSYBOX, command=program, cases=[Case("", check=check) for _ in range(3)])).result(60)
+    assert [(case.outcome, case.correct) for case in result.cases] == [(Outcome.SUCCESS, True)] * 3, result
+
+
+def test_two_programs_run_in_one_student_container(run: Run) -> None:
+    grader = """
+import jobmanager_grading as grading
+with grading.open_submission() as submission:
+    ends = [submission.run(["sh", "-c", "ls /tmp; touch /tmp/x; echo y >> student/kept"]) for _ in range(3)]
+print([end.stdout for end in ends], open("student/kept").read().split())
+grading.set_result("success")
+"""
+    result = run(image=PYTHON, grader=Grader(), files={"run.py": grader})
+    assert (result.outcome, result.stdout) == (Outcome.SUCCESS, b"[b'', b'', b''] ['y', 'y', 'y']\n"), result
+
+
 def test_the_doctor_finds_that_every_limit_holds_and_says_that_users_are_remapped(daemon: PrivateDaemon) -> None:
     report = examine(DockerHost(daemon.url), image=BUSYBOX)
     assert report.all_enforced, [probe for probe in report.probes if not probe.enforced]
