@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -62,7 +62,8 @@ from jobmanager.watching.spool import Spool
 
 _log = logging.getLogger(__name__)
 
-_MOST_AHEAD_BYTES = 2**12  # characters and bytes, of what is sent before the case before has ended: a runner takes 64 KiB
+_MOST_AHEAD_BYTES = 2**14  # of what is sent before the case before has ended: a runner takes 64 KiB, perhaps of two cases
+_FILE_BYTES = 200  # of a file in a message, beside its name and content
 _TURN_S = 1.0
 _FIRST_ANSWER_S = 60.0  # for a runner's first word to a waiter that takes over
 _DIED = "it died of the case before"
@@ -133,6 +134,7 @@ class CasesMonitor:
         self._clock = clock
         self._kill_requested = threading.Event()
         self._current: ContainerMonitor | None = None
+        self._runs_a_case = False  # the current one, and not the build
         self._link = RunnerLink(
             engine,
             job.container_id,
@@ -152,7 +154,8 @@ class CasesMonitor:
         self._output = CapturedOutput()  # of the build
         self._streams_kept = self._plan.streams_kept
         self._last_told = 0  # the number of a case
-        self._bytes_of_a_run = sum(map(len, words(self._job.command))) + sum(map(len, (*self._job.env, *self._job.env.values())))
+        env = (f"{name}={value}" for name, value in self._job.env.items())
+        self._bytes_of_a_run = _most_bytes(words(self._job.command)) + _most_bytes(env)
         self._ahead: tuple[_Run | None, int] = None, 0  # the run that was sent ahead, and in which session of the link
         self._is_kept = False
         self._has_its_limits = not self._plan.changes_limits(job.limits)
@@ -286,8 +289,10 @@ class CasesMonitor:
             was_sent=run.was_sent,
             clock=self._clock,
         )
+        self._runs_a_case = run.case is not None
         self._current = monitor
-        if self._kill_requested.is_set() or (self._partner is not None and self._partner.is_over):
+        is_alone = self._partner is not None and run.case is not None and self._partner.ends(run.case.number)
+        if self._kill_requested.is_set() or is_alone:
             monitor.kill()
         if run.was_sent and run.case is not None:
             self._send_ahead(run.case.number + 1)
@@ -379,7 +384,7 @@ class CasesMonitor:
 
     def _end_run(self) -> None:
         current = self._current
-        if current is not None:
+        if current is not None and self._runs_a_case:
             current.kill()
 
     def _stay_connected(self) -> None:
@@ -555,5 +560,10 @@ def _exited() -> ProgramExited:
 
 
 def _bytes_of(case: CaseRun) -> int:
-    files = sum(len(content) + len(name) for name, content in case.files.items())
-    return len(case.stdin) + files + sum(map(len, case.args))
+    files = sum(len(content) for content in case.files.values()) + _most_bytes(case.files) + _FILE_BYTES * len(case.files)
+    return len(case.stdin) + files + _most_bytes(case.args)
+
+
+def _most_bytes(words_: Iterable[str]) -> int:
+    """What words take in a message at most: each has its length before it."""
+    return sum(4 * len(word) + 8 for word in words_)

@@ -26,7 +26,7 @@ from typing import Any
 
 from jobmanager._deleter import delete
 from jobmanager._submitter import submit
-from jobmanager.engine.labels import STUDENT_LABEL
+from jobmanager.engine.labels import MANAGER_LABEL, STUDENT_LABEL
 from jobmanager.engine.pipes import make_fifos, pipes_volume
 from jobmanager.engine.protocol import Engine, EngineError, NoSuchContainer
 from jobmanager.engine.runner_volume import RunnerVolumes
@@ -141,9 +141,8 @@ class _InteractorsSide:
     def attach_to(self, end_run: Callable[[], None]) -> None:
         self._meeting.attach(end_run, tells=False)
 
-    @property
-    def is_over(self) -> bool:
-        return False  # its run goes on where the submission's does
+    def ends(self, number: int) -> bool:
+        return self._meeting.is_dismissed(number)
 
     def is_ready(self, number: int, timeout_s: float) -> bool:
         return self._meeting.is_ready(number, timeout_s, tells=False)
@@ -198,6 +197,7 @@ class Interaction:
         self._lock = threading.Lock()
         self._monitor: CasesMonitor | None = None
         self._is_over = self._is_leaving = False
+        self._manager_id = ""  # once it is known
 
     def start(self) -> None:
         """Start the thread, and the container."""
@@ -212,15 +212,14 @@ class Interaction:
     def attach_to(self, end_run: Callable[[], None]) -> None:
         self._meeting.attach(end_run, tells=True)
 
-    @property
-    def is_over(self) -> bool:
+    def ends(self, number: int) -> bool:  # noqa: ARG002
         return self._meeting.is_over
 
     def is_ready(self, number: int, timeout_s: float) -> bool:
         return self._meeting.is_ready(number, timeout_s, tells=True)
 
     def judged(self, case: CaseRun, result: CaseResult, facts: RunFacts, timeout_s: float) -> CaseResult | None:
-        if isinstance(facts.ending, CannotRun) and not self.is_over:
+        if isinstance(facts.ending, CannotRun) and not self._meeting.is_over:
             self._meeting.dismiss(case.number)
             return result
         was_first = facts.end is not None and facts.end.input_over
@@ -234,7 +233,7 @@ class Interaction:
         return None
 
     def takes_blame(self, number: int, facts: RunFacts) -> bool:  # noqa: ARG002
-        return self.is_over
+        return self._meeting.is_over
 
     def told(self, number: int) -> None:
         self._meeting.tell(number)
@@ -285,6 +284,7 @@ class Interaction:
             self._meeting.end(PartnerLost(f"{_NAME} could not be started: its image is gone"))
             return None
         labels = engine.inspect(self._job.container_id).labels
+        self._manager_id = labels.get(MANAGER_LABEL, "")
         spec = replace(self._plan.spec, labels={**labels, STUDENT_LABEL: self._job.container_name})
         is_there = self._job.taken_over and _runs(engine, spec.name)
         if not is_there:
@@ -322,9 +322,9 @@ class Interaction:
             self._meeting.end(PartnerLost(f"{_NAME}: {judge(facts, self._plan.spec.limits).text}"))
 
     def _remove(self, engine: Engine) -> None:
-        """Who removes the submission's container, or sweeps, looks again."""
-        for _ in range(_REMOVAL_TRIES):
-            reply = delete(engine, self._plan.spec.name, "", is_ours=True, is_leaving=self._is_leaving)
+        """Who removes the submission's container, or sweeps, looks again. A stranger's container of that name is left alone."""
+        for _ in range(_REMOVAL_TRIES if self._manager_id else 0):
+            reply = delete(engine, self._plan.spec.name, self._manager_id, is_ours=False, is_leaving=self._is_leaving)
             if isinstance(reply, ContainerRemoved):
                 return
             time.sleep(_REMOVAL_PAUSE_S)

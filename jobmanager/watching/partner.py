@@ -37,9 +37,8 @@ class Partner(Protocol):
         """``end_run`` ends the run that is going on, where there will be none beside it. Any thread may call it."""
         ...
 
-    @property
-    def is_over(self) -> bool:
-        """Whether there are no more runs beside this one's."""
+    def ends(self, number: int) -> bool:
+        """Whether a run of this case is to end at once: there will be none beside it."""
         ...
 
     def is_ready(self, number: int, timeout_s: float) -> bool:

@@ -131,25 +131,36 @@ class StudentContainer:
     def kill(self) -> None:
         """Have its run killed; as long as it has none, release it. Never blocks."""
         with self._lock:  # in between it could be given its run
+            was_idle = self._is_idle
             self._is_closed, self._is_idle = True, False
             if self._link is not None:
                 self._link.wake()
             if not self._apply(ContainerEvent.KILL_REQUESTED):
                 self._apply(ContainerEvent.RELEASED)
         allocation = self._allocation
-        if allocation is not None:
+        if allocation is not None and was_idle:
+            self._owner.budget.mark_removing(allocation)
+        elif allocation is not None:
             self._owner.budget.mark_stopping(allocation)
 
     def kill_program(self, program: StudentProgram) -> None:
         """End this program; one that is kept may be given another one."""
         with self._lock:
-            if program is self._given:
-                self._given = None
-                program.report_end(*_KILLED)
+            is_unbegun = program in (self._given, self.refused)
+            if is_unbegun:
+                self._given = self.refused = None
             elif program is self.program and self._is_kept and self._runs and not self._is_idle:
                 self._kill_run()
             elif program is self.program and not self._is_idle:
                 self.kill()
+        if is_unbegun:
+            program.report_end(*_KILLED)
+
+    def take_refused(self) -> StudentProgram | None:
+        """A program that it was given and has not run, and that is still wanted."""
+        with self._lock:
+            refused, self.refused = self.refused, None
+            return refused
 
     def give(self, program: StudentProgram) -> bool:
         """Have it run another program. Returns whether it will: it may be busy, or needed no more."""
@@ -253,17 +264,25 @@ class StudentContainer:
         _log.info("student container %s is used for no other program: %s", self._spec.name, self._monitor.not_clean)
         assert self._allocation is not None, "what was started has its place"
         self._owner.budget.mark_stopped(self._allocation, 0.0)
-        self.refused = program
+        program.begin_again()
+        with self._lock:
+            self.refused = program
 
     def _take_another(self) -> bool:
         """Wait for the next program. Its runner hears of us meanwhile, or it would leave. Returns False when there will be none."""
         self._run_killed = False
-        while self._is_idle:
+        while True:
             with self._lock:
-                if self._given is not None and self._begin(self._given):
+                if not self._is_idle:
+                    break
+                program, self._given = self._given, None
+                why_not = None if program is None else self._begin(program)
+                if program is not None and why_not is None:
                     self._is_idle = False
                     return True
-            if not self._stay_connected():
+            if program is not None and why_not is not None:
+                program.report_end(*why_not)  # without the lock: it asks for that of all students
+            elif not self._stay_connected():
                 break
         with self._lock:
             self._is_idle, self._is_closed = False, True
@@ -272,16 +291,16 @@ class StudentContainer:
         self._owner.budget.mark_removing(self._allocation)
         return False
 
-    def _begin(self, program: StudentProgram) -> bool:
-        self.program, self._given = program, None
+    def _begin(self, program: StudentProgram) -> tuple[Outcome, str] | None:
+        """Why it cannot begin; None: it has a monitor."""
+        self.program = program
         assert self._allocation is not None, "it had a run"
         try:
             self._allocation = self._owner.budget.allocate_again(self._allocation, program.request)
         except BudgetExceeded as error:
-            program.report_end(Outcome.TIMEOUT if error.timeout else Outcome.ERROR, str(error))
-            return False
+            return Outcome.TIMEOUT if error.timeout else Outcome.ERROR, str(error)
         self._monitor = self._new_monitor(self._monitor.container_id)
-        return True
+        return None
 
     def _stay_connected(self) -> bool:
         """Returns whether its runner is there."""

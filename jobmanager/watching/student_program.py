@@ -30,7 +30,7 @@ class StudentProgram:
     ) -> None:
         """``on_started`` is called once: the program has started, or never will; ``on_end`` once, before its end is told."""
         self.request = request
-        self.input = InputPump(max_bytes=_MAX_UNWRITTEN_STDIN_BYTES, on_taken=self._report_taken)
+        self.begin_again()
         self._wake: Callable[[], None] = lambda: None
         self._kill: Callable[[], None] = lambda: None
         self._on_end = on_end
@@ -39,6 +39,10 @@ class StudentProgram:
         self._send = send
         self._send_output = send_output
         self._stdin_overflowed = self._output_overflowed = self._end_reported = False
+
+    def begin_again(self) -> None:
+        """Nothing of it was run: another container is to have it. A grader sends no input before it has started."""
+        self.input = InputPump(max_bytes=_MAX_UNWRITTEN_STDIN_BYTES, on_taken=self._report_taken)
 
     def attach_to(self, *, wake: Callable[[], None], kill: Callable[[], None]) -> None:
         """Called before its monitor runs: what sends its standard input on, and what ends it."""

@@ -326,8 +326,11 @@ class StudentContainers:
             student.program.report_end(Outcome.CRASH, f"{type(error).__name__}: {error}")
         finally:
             self._drop(student, name)
-        if student.refused is not None:
-            self._place(student.refused, name)
+        refused = student.take_refused()
+        if refused is not None and not self._ended.is_set() and name in self._opened:
+            self._place(refused, name)
+        elif refused is not None:
+            refused.report_end(Outcome.KILLED, "its container was closed")
 
     def _remove_leftovers(self) -> None:
         with closing(self._connect()) as engine, suppress(EngineError):  # the deleter of the grading container looks again

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from jobmanager.engine.connect import connect
+from jobmanager.engine.labels import MANAGER_LABEL
 from jobmanager.engine.pipes import make_fifos, pipes_volume
 from jobmanager.engine.protocol import EngineError
 from jobmanager.ipc.messages import CaseDone, CasePlan, CaseRun, InteractorPlan, MonitorContainer
@@ -37,7 +38,7 @@ def talked(
     name = place.named()
     pipes = f"{name}-pipes"
     place.remove_volume_at_the_end(pipes)
-    place.started(name=name, limits=limits, pipes=pipes)
+    place.started(name=name, limits=limits, pipes=pipes, labels={MANAGER_LABEL: place.label})
     fifos = (f"{PIPES}/{name}-to", f"{PIPES}/{name}-from")
     runs = tuple(CaseRun(number=number, name=str(number), limits=limits) for number in range(1, cases + 1))
     plan = CasePlan(cases=runs, last=cases, clearing_s=60.0)

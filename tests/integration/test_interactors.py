@@ -217,6 +217,23 @@ def test_an_interactor_is_built_once_and_one_that_cannot_be_built_or_run_makes_e
         assert [(case.outcome, case.text) for case in result.cases] == [(Outcome.ERROR, text)] * 2
 
 
+def test_an_interactor_that_cannot_be_built_leaves_the_submissions_build_alone(shared_manager: JobManager) -> None:
+    for seconds in ("0", "2"):
+        broken = interactor("true", build="exit 9")
+        task = Task(BUSYBOX, build=f"sleep {seconds}; echo built", command="true", cases=[Case("", check=broken)], limits=LIMITS)
+        result = shared_manager.submit(task).result(60)
+        assert (result.outcome, result.build and result.build.stdout) == (Outcome.ERROR, b"built\n"), result
+        assert result.cases[0].text == "its interactor was not run: its build ended as failed: exit code 9"
+
+
+def test_a_submission_that_cannot_be_started_costs_its_interactor_nothing(shared_manager: JobManager) -> None:
+    """Its file names an interpreter that is not there: that is its own fault, case by case."""
+    cases = [Case(str(number), check=interactor("read x || exit 1")) for number in range(5)]
+    files = {"main": "#!/no/such/interpreter\n"}
+    result = shared_manager.submit(Task(BUSYBOX, command=["./main"], files=files, cases=cases, limits=LIMITS)).result(60)
+    assert [case.outcome for case in result.cases] == [Outcome.FAILED] * 5, result
+
+
 def test_cases_that_come_after_the_first_failure_are_left_out_also_with_an_interactor(shared_manager: JobManager) -> None:
     cases = [Case(code, check=interactor("read code <input; exit $code")) for code in ("0\n", "1\n", "0\n")]
     task = Task(BUSYBOX, command="true", cases=cases, limits=LIMITS, stop_at_first_failure=True)

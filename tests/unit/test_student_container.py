@@ -437,6 +437,8 @@ def test_a_program_for_which_its_container_cannot_be_used_is_handed_back(
     if lost == "removed":
         assert student.refused is None and not student.give(student.program_for(second))
     else:
-        assert student.refused is not None and student.refused.request == second
+        refused = student.take_refused()
+        assert refused is not None and refused.request == second
+        assert refused.write_stdin(b"its input") and list(refused.input.due(1)), "it can be given to another one"
     assert student.ends() == ["success"]
     assert nothing_is_left_of(student, engine, owner)

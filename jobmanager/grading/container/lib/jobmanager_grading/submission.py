@@ -71,6 +71,8 @@ class Program:
             files.append(os.fdopen(write, "wb") if is_input else os.fdopen(read, "rb"))
         self.stdin, self.stdout, self.stderr = files
         self._killer = student.Killer()
+        self._lock = threading.Lock()
+        self._is_over = False
         self._end = None  # type: student.StudentEnd | None
         self._error = None  # type: Exception | None
         self._thread = threading.Thread(target=self._carry, args=(asked, theirs), daemon=True)
@@ -96,7 +98,9 @@ class Program:
 
     def kill(self) -> "None":
         """End it."""
-        self._killer()
+        with self._lock:
+            if not self._is_over:
+                self._killer()
 
     def _carry(self, asked: "dict[str, object]", theirs: "list[int]") -> "None":
         try:
@@ -106,6 +110,9 @@ class Program:
         finally:
             for fd in theirs:
                 os.close(fd)
+            with self._lock:
+                self._is_over = True
+                self._killer.close()
 
 
 class _Rest:
