@@ -47,7 +47,8 @@ def all_cases(task: Task, progress: CasesProgress, *, not_clean: str = "") -> tu
 
 def with_cases(result: JobResult, task: Task, progress: CasesProgress, *, not_clean: str = "") -> JobResult:
     """The result of a task with cases, whose outcome is decided, with what became of each."""
-    cases = all_cases(task, progress, not_clean=not_clean)
+    is_overridden = result.outcome in _OVERRIDING  # then dirt is not why the rest were not run
+    cases = all_cases(task, progress, not_clean="" if is_overridden else not_clean)
     build = progress.build
     decides: RunResult | None = None
     if result.outcome not in _OVERRIDING:
