@@ -127,7 +127,7 @@ class RunReport:
     def _wall_time_s(self, end: ProgramEnd | None) -> float:
         """By the runner's clock, less what a grader did not have to pay for; by ours where it has not told."""
         if end is None or end.wall_s is None:
-            return self.limit_clock.wall_time_s()
+            return max(0.0, self.limit_clock.wall_time_s())  # before its start, that is the time for which it may still be cleared
         return self.limit_clock.less_pauses_s(end.wall_s)
 
     def _cpu_time_s(self, end: ProgramEnd | None) -> float | None:

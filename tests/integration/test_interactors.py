@@ -232,6 +232,8 @@ def test_a_submission_that_cannot_be_started_costs_its_interactor_nothing(shared
     files = {"main": "#!/no/such/interpreter\n"}
     result = shared_manager.submit(Task(BUSYBOX, command=["./main"], files=files, cases=cases, limits=LIMITS)).result(60)
     assert [case.outcome for case in result.cases] == [Outcome.FAILED] * 5, result
+    walls = [case.run.wall_time_s or 0.0 for case in result.cases if case.run is not None]
+    assert len(walls) == 5 and min(walls) >= 0, "none has run for less than no time"
 
 
 def test_cases_that_come_after_the_first_failure_are_left_out_also_with_an_interactor(shared_manager: JobManager) -> None:
