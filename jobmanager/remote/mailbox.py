@@ -148,6 +148,8 @@ class Mailbox:
             return
         if (ready := self._jobs.decide(job, job.result or self._result(job, message), entry)) is not None:
             self._on_result(ready, ready.result or _unreadable(job, "it is gone"))
+        elif self._jobs.by_r(r) is None:  # its callback has returned while this was read: nobody else knows of the entry
+            self._acknowledge(entry, r)
 
     def _result(self, job: OpenJob, message: ResultMessage) -> JobResult:
         try:

@@ -194,11 +194,11 @@ class OpenJobs:
         None as well for an inherited job that nobody has adopted: its result stays in Redis.
         """
         with self._changed:
-            if job.r in self._inherited:
+            if job.r in self._inherited or self._by_id.get(job.job_id) is not job:
                 return None
             if entry and entry not in job.entries:
                 job.entries.append(entry)
-            if job.result is not None or self._by_id.get(job.job_id) is not job:
+            if job.result is not None:
                 return None
             job.result, job.sent, job.packed, job.is_accepted = result, None, None, True
             self._decided += 1

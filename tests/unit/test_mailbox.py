@@ -62,3 +62,51 @@ def test_a_result_is_taken_after_all_news_however_many() -> None:
     mailbox.close()
 
     assert taken == ["phase_started"] * NEWS + ["result"]
+
+
+class TwoResults(FullStreams):
+    """The result of one job, which was written twice."""
+
+    def read_for_client(
+        self, _client: str, *, results_after: str, events_after: str, block_s: float
+    ) -> tuple[list[tuple[str, str, str]], list[tuple[str, str]]]:
+        message = signed(SIGNER, ResultMessage(r="r1", job_id="job-1", token="t", node="n1", result=""))
+        after = int(results_after.partition("-")[0])
+        return [(f"{number}-0", "r1", message) for number in range(after + 1, 3)], []
+
+
+class QuickCallbacks(OpenJobs):
+    """A job's callback returns just before what came after its result is looked at."""
+
+    def decide(self, job: OpenJob, result: JobResult, entry: str = "") -> OpenJob | None:
+        if entry == "2-0":
+            self.called_back(job.job_id)
+        return super().decide(job, result, entry)
+
+
+def test_a_result_that_comes_while_the_callback_of_the_one_before_returns_is_acknowledged_still() -> None:
+    jobs = QuickCallbacks(max_decided=1000, publish=lambda *_: None)
+    jobs.add(job := OpenJob(job_id="job-1", r="r1"))
+    acknowledged: list[tuple[str, str]] = []
+    has_come = threading.Event()
+
+    def acknowledge(entry: str, r: str) -> None:
+        acknowledged.append((entry, r))
+        has_come.set()
+
+    mailbox = Mailbox(
+        cast(Any, TwoResults()),
+        SIGNER,
+        jobs,
+        client="web",
+        read_result=lambda _: JobResult(job_id="job-1", outcome=Outcome.SUCCESS),
+        on_result=lambda *_: None,
+        on_event=lambda *_: None,
+        acknowledge=acknowledge,
+        redis_s=2.0,
+    )
+    mailbox.start()
+    assert has_come.wait(30)
+    mailbox.close()
+
+    assert acknowledged == [("2-0", "r1")] and job.entries == ["1-0"]  # that one is acknowledged with the callback
