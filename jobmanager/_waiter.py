@@ -45,8 +45,10 @@ from jobmanager.model.container import ContainerStatus
 from jobmanager.results.facts import InfrastructureFailure, JobNotSent, RunCutOff, RunFacts
 from jobmanager.runner.binaries import binary
 from jobmanager.watching.cases_monitor import CasesMonitor
+from jobmanager.watching.checking import Checking
 from jobmanager.watching.host_monitor import HostMonitor
 from jobmanager.watching.interaction import Interaction
+from jobmanager.watching.judge_container import JudgesHost
 from jobmanager.watching.monitor import ContainerMonitor
 from jobmanager.watching.outbox import Outbox
 from jobmanager.watching.spool import Spool
@@ -186,13 +188,13 @@ class Waiter:
             raise
 
     def _new_monitor(
-        self, job: MonitorContainer, engine: Engine, spool: Spool, beside: StudentContainers | Interaction | None
+        self, job: MonitorContainer, engine: Engine, spool: Spool, beside: StudentContainers | Checking | Interaction | None
     ) -> ContainerMonitor | CasesMonitor:
         lost_s = self._settings.host_lost_timeout_s
         if job.cases is not None:
             assert not isinstance(beside, StudentContainers), "cases have no grader"
             return CasesMonitor(job, engine, host_lost_timeout_s=lost_s, send=self._send, spool=spool, partner=beside)
-        assert not isinstance(beside, Interaction), "only cases have an interactor"
+        assert not isinstance(beside, (Checking, Interaction)), "only cases have what judges them"
         students = beside
         monitor = ContainerMonitor(job, engine, host_lost_timeout_s=lost_s, send=self._send, spool=spool, session=students)
         if students is not None:
@@ -211,11 +213,11 @@ class Waiter:
         job: MonitorContainer,
         monitor: ContainerMonitor | CasesMonitor,
         engine: Engine,
-        beside: StudentContainers | Interaction | None,
+        beside: StudentContainers | Checking | Interaction | None,
         spool: Spool,
     ) -> None:
         try:
-            if isinstance(beside, Interaction):
+            if isinstance(beside, (Checking, Interaction)):
                 beside.start()
             facts = monitor.run()
         except Exception as error:  # noqa: BLE001 - the loop's edge: a bug here must not cost the job its result
@@ -231,25 +233,27 @@ class Waiter:
             monitor.close(leave=facts.is_leaving and is_told)
             engine.close()
 
-    def _containers_beside(self, job: MonitorContainer) -> StudentContainers | Interaction | None:
-        """Those that are started from here: a grader's students, or an interactor."""
+    def _containers_beside(self, job: MonitorContainer) -> StudentContainers | Checking | Interaction | None:
+        """Those that are started from here: a grader's students, or what judges cases."""
         host, lost_s = self._settings.address.host, self._settings.host_lost_timeout_s
         if job.grading is not None:
             return StudentContainers(
                 job, host=host, runners=self._runners, connect=self._connect, host_lost_timeout_s=lost_s, monitors=self
             )
-        if job.cases is not None and job.cases.interactor is not None:
-            spool = Spool.in_folder(self._settings.spool_folder, job.cases.interactor.spec.name)
-            return Interaction(
-                job,
-                job.cases.interactor,
-                host=host,
-                runners=self._runners,
-                connect=self._connect,
-                host_lost_timeout_s=lost_s,
-                monitors=self,
-                spool=spool,
-            )
+        if job.cases is None:
+            return None
+        judges_host = JudgesHost(
+            name=host,
+            runners=self._runners,
+            connect=self._connect,
+            lost_timeout_s=lost_s,
+            monitors=self,
+            spool_folder=self._settings.spool_folder,
+        )
+        if job.cases.interactor is not None:
+            return Interaction(job, job.cases.interactor, judges_host)
+        if job.cases.checkers:
+            return Checking(job, job.cases.checkers, judges_host)
         return None
 
     def _connect(self) -> Engine:

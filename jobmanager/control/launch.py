@@ -8,16 +8,16 @@ from dataclasses import replace
 from jobmanager.control.secret_store import SecretStore
 from jobmanager.engine.labels import Owner, labels
 from jobmanager.grading.bundle import grader_command, supervisor_command
-from jobmanager.ipc.messages import CasePlan, CaseRun, GradingSettings, InteractorPlan, MonitorContainer
+from jobmanager.ipc.messages import CasePlan, CaseRun, GradingSettings, JudgePlan, MonitorContainer
 from jobmanager.model.case import Case, case_name
 from jobmanager.model.container import PIPES, ContainerSpec, SSHEndpoint, VolumeMount
 from jobmanager.model.grader import Grader
-from jobmanager.model.job import Request
+from jobmanager.model.job import Request, RunRequest
 from jobmanager.model.pipeline import Pipeline
 from jobmanager.model.result import Outcome
 from jobmanager.model.task import Task, clearing_s
 from jobmanager.model.volume import Volume, mount_path
-from jobmanager.results.checking import ANSWER, INPUT, OUTPUT, to_check
+from jobmanager.results.checking import ANSWER, INPUT, OUTPUT
 from jobmanager.scheduling.commands import MonitorRun, SubmitContainer
 from jobmanager.scheduling.volumes import pipes_name, volume_name
 from jobmanager.ssh import debug_session
@@ -137,12 +137,9 @@ def _program(command: MonitorRun) -> str | tuple[str, ...]:
 def _cases(task: Task, command: MonitorRun, runner_lease_s: float) -> CasePlan | None:
     """The cases that have not ended, and the build, which each container runs once."""
     ended = command.progress.cases
-    if checks := command.request.runs[command.run].checks:
-        cases = list(_checks(task, command, checks))
-    else:
-        cases = [_case(task, case, number) for number, case in enumerate(task.cases, 1)]
-    if not cases:
+    if not task.cases:
         return None
+    cases = [_case(task, case, number) for number, case in enumerate(task.cases, 1)]
     kept = [case.run for case in ended if case.run is not None]
     build = command.progress.build
     is_over = (build is not None and build.outcome is not Outcome.SUCCESS) or (
@@ -156,68 +153,94 @@ def _cases(task: Task, command: MonitorRun, runner_lease_s: float) -> CasePlan |
         cases=left,
         last=len(cases),
         interactor=_interactor(task, command, left, runner_lease_s) if left else None,
+        checkers=tuple(_checkers(task, command, left, runner_lease_s)),
         stop_at_first_failure=task.stop_at_first_failure,
         streams_kept=sum(len(run.stdout) + len(run.stderr) for run in kept),
         clearing_s=clearing_s(len(cases)),
     )
 
 
-def _interactor(task: Task, command: MonitorRun, cases: Sequence[CaseRun], runner_lease_s: float) -> InteractorPlan | None:
+def _interactor(task: Task, command: MonitorRun, cases: Sequence[CaseRun], runner_lease_s: float) -> JudgePlan | None:
     """The container that talks with the submission's, and its runs, one beside each case."""
     request = command.request.runs[command.run].interactor
     if request is None:
         return None
-    interactor, name = request.task, f"{command.container}-i"
+    talks = [_talk(request.task, task, case) for case in cases]
+    plan = _judge(request, command, f"{command.container}-i", talks, last=len(task.cases), runner_lease_s=runner_lease_s)
+    fifos = {"stdin_fifo": _fifo(command, _FROM_SUBMISSION), "stdout_fifo": _fifo(command, _TO_SUBMISSION)}
+    return JudgePlan(
+        spec=replace(plan.spec, pipes=pipes_name(command.slot)), job=replace(plan.job, stdin=None, **fifos)  # type: ignore[arg-type]
+    )
+
+
+def _checkers(task: Task, command: MonitorRun, cases: Sequence[CaseRun], runner_lease_s: float) -> Iterator[JudgePlan]:
+    """A container for each checker that has something to judge, and its runs, which are given what the submission printed."""
+    requests = command.request.runs[command.run].checkers
+    for place, (request, checker) in enumerate(zip(requests, task.checkers, strict=True), 1):
+        numbers = set(task.checked_by(checker))
+        checks = [_check(request.task, task, case) for case in cases if case.number in numbers]
+        if checks:
+            name = f"{command.container}-c{place}"
+            yield _judge(request, command, name, checks, last=len(task.cases), runner_lease_s=runner_lease_s)
+
+
+def _judge(
+    request: RunRequest, command: MonitorRun, name: str, cases: Sequence[CaseRun], *, last: int, runner_lease_s: float
+) -> JudgePlan:
+    """The container of a program that judges cases. ``last``: the number of the submission's last case."""
+    task = request.task
     spec = ContainerSpec(
         name=name,
-        image=command.images.get(interactor.environment) or command.images.get(f"{interactor.environment}:latest", ""),
+        image=command.images.get(task.environment) or command.images.get(f"{task.environment}:latest", ""),
         labels={},
-        limits=interactor.first_limits,
-        network=interactor.network,
-        workspace=interactor.workspace,
-        pipes=pipes_name(command.slot),
-        user=interactor.user,
-        devices=tuple(interactor.devices),
-        privileged=interactor.privileged,
+        limits=task.first_limits,
+        network=task.network,
+        workspace=task.workspace,
+        user=task.user,
+        devices=tuple(task.devices),
+        privileged=task.privileged,
         lease_s=runner_lease_s,
     )
     job = MonitorContainer(
         job_id=command.request.job_id,
         container_id="",
         container_name=name,
-        command=interactor.command,  # type: ignore[arg-type]
-        env=interactor.env or {},
+        command=task.command,  # type: ignore[arg-type]
+        env=task.env or {},
         files=request.files,
         executables=request.executables,
-        stdin=None,
-        limits=interactor.limits,
+        stdin=b"",
+        limits=task.limits,
         collect=(),
-        workspace=interactor.workspace,
+        workspace=task.workspace,
         cases=CasePlan(
-            build=interactor.build,  # type: ignore[arg-type]
-            build_limits=interactor.build_limits,
-            cases=tuple(_talk(interactor, task, case) for case in cases),
-            last=len(task.cases),
-            clearing_s=clearing_s(len(task.cases)),
+            build=task.build,  # type: ignore[arg-type]
+            build_limits=task.build_limits,
+            cases=tuple(cases),
+            last=last,
+            clearing_s=clearing_s(last),
         ),
-        stdin_fifo=_fifo(command, _FROM_SUBMISSION),
-        stdout_fifo=_fifo(command, _TO_SUBMISSION),
         lease_s=runner_lease_s,
         engine_id=command.engine_id,
     )
-    return InteractorPlan(spec=spec, job=job)
+    return JudgePlan(spec=spec, job=job)
 
 
 def _talk(interactor: Task, task: Task, case: CaseRun) -> CaseRun:
     """A run of an interactor. Its wall clock limit is for what it does after the submission has ended."""
+    run = _check(interactor, task, case)
+    return replace(run, limits=replace(run.limits, wall_time_s=run.limits.wall_s + case.limits.wall_s))
+
+
+def _check(judge: Task, task: Task, case: CaseRun) -> CaseRun:
+    """A run of a program that judges this case. Of its three files there is one that somebody else writes."""
     theirs = task.cases[case.number - 1]
     return CaseRun(
         number=case.number,
         name=case.name,
         args=(INPUT, OUTPUT, ANSWER),
         files={INPUT: theirs.stdin, ANSWER: theirs.expected or b""},  # type: ignore[dict-item]
-        limits=replace(interactor.limits, wall_time_s=interactor.limits.wall_s + case.limits.wall_s),
-        judges=True,
+        limits=judge.limits,
     )
 
 
@@ -226,36 +249,17 @@ def _fifo(command: MonitorRun, direction: str) -> str:
     return f"{PIPES}/{command.container}-{direction}"
 
 
-def _checks(checker: Task, command: MonitorRun, numbers: Sequence[int]) -> Iterator[CaseRun]:
-    """One run of a checker for each case whose output is to be judged."""
-    task = command.request.task
-    assert isinstance(task, Task), "a pipeline has no checkers"
-    for place, number in enumerate(to_check(numbers, command.judged), 1):
-        case, ran = task.cases[number - 1], command.judged.cases[number - 1]
-        printed = b"" if ran.run is None else ran.run.stdout
-        yield CaseRun(
-            number=place,
-            name=ran.name,
-            args=(INPUT, OUTPUT, ANSWER),
-            files={INPUT: case.stdin, OUTPUT: printed, ANSWER: case.expected or b""},  # type: ignore[dict-item]
-            limits=checker.limits,
-            judges=True,
-        )
-
-
 def _case(task: Task, case: Case, number: int) -> CaseRun:
     """What is expected goes to the waiter, unless a function of the caller's compares it: never to the container."""
-    talks = task.interactor is not None
-    is_compared = case.expected is not None and not case.is_checked_later and not talks
     return CaseRun(
         number=number,
         name=case_name(case, number),
         args=tuple(case.args),
-        stdin=b"" if talks else case.stdin,  # type: ignore[arg-type]
+        stdin=b"" if task.interactor is not None else case.stdin,  # type: ignore[arg-type]
         files=case.files or {},  # type: ignore[arg-type]
         limits=task.limits_of(case),
-        expected=case.expected if is_compared else None,  # type: ignore[arg-type]
-        check=case.check if is_compared else None,  # type: ignore[arg-type]
+        expected=case.expected if case.is_compared else None,  # type: ignore[arg-type]
+        check=case.check if case.is_compared else None,  # type: ignore[arg-type]
         is_checked_later=case.is_checked_later,
         points=case.points,
     )

@@ -14,7 +14,6 @@ from jobmanager.control.workspace import check_answers, workspace_executables, w
 from jobmanager.errors import InvalidInput, InvalidTask
 from jobmanager.model import _checks
 from jobmanager.model._exact import exact
-from jobmanager.model.checks import ProgramCheck
 from jobmanager.model.job import JobInput, Request, RunRequest
 from jobmanager.model.pipeline import Pipeline
 from jobmanager.model.result import Callback
@@ -109,11 +108,7 @@ def _runs(task: Task | Pipeline, inputs: JobInput) -> tuple[RunRequest, ...]:
         raise InvalidTask(f"collect has {of_volumes[0]!r}, and a task alone has no volumes: a Phase of a Pipeline has them")
     if task.build is not None and not task.cases:
         raise InvalidTask("build is for a task with cases")
-    return (_run(task, inputs), *(_check_run(task, checker) for checker in task.checkers))
-
-
-def _check_run(task: Task, checker: ProgramCheck) -> RunRequest:
-    return replace(_run(checker.task, JobInput()), checks=task.checked_by(checker))
+    return (_run(task, inputs),)
 
 
 def _phase_run(pipeline: Pipeline, index: int, inputs: JobInput) -> RunRequest:
@@ -136,7 +131,8 @@ def _run(task: Task, inputs: JobInput) -> RunRequest:
         raise InvalidInput("a task with cases has the standard input of each case: leave stdin out")
     files, executables = workspace_files(task, inputs), workspace_executables(task, inputs)
     talks = None if task.interactor is None else _run(task.interactor.task, JobInput())
-    return RunRequest(task=task, inputs=inputs, files=files, executables=executables, interactor=talks)
+    checkers = tuple(_run(checker.task, JobInput()) for checker in task.checkers)
+    return RunRequest(task=task, inputs=inputs, files=files, executables=executables, interactor=talks, checkers=checkers)
 
 
 def checked_job_id(job_id: str) -> str:

@@ -160,8 +160,7 @@ class CaseRun:
     limits: Limits
     expected: bytes | None = field(default=None, repr=False)
     check: Check | None = None  # None: nothing compares here
-    is_checked_later: bool = False  # a function of the caller's compares, or a checker
-    judges: bool = False  # it is a run of a checker or an interactor: how it ended says something of the submission
+    is_checked_later: bool = False  # a function of the caller's compares
     points: float = 1.0
 
 
@@ -176,7 +175,8 @@ class CasePlan:
     last: int  # the number of the last case of all
     streams_kept: int = 0  # bytes of output that results of earlier cases have
     clearing_s: float  # for all that is done between the runs
-    interactor: InteractorPlan | None = None  # what runs beside each case
+    interactor: JudgePlan | None = None  # what runs beside each case
+    checkers: tuple[JudgePlan, ...] = ()  # each judges some of the cases
     stop_at_first_failure: bool = False
 
     def changes_limits(self, limits: Limits) -> bool:
@@ -186,11 +186,11 @@ class CasePlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InteractorPlan:
-    """The container of an interactor, which the waiter of the submission's container starts, follows and removes."""
+class JudgePlan:
+    """The container of an interactor or a checker, which the waiter of the submission's container starts, follows and removes."""
 
     spec: ContainerSpec  # its labels are those of the submission's container
-    job: MonitorContainer  # the id is not known before it has started; a run for each case of the submission
+    job: MonitorContainer  # the id is not known before it has started; a run for each case that it judges
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -125,14 +125,14 @@ class Case(AsData, invalid=InvalidTask):
         )
 
     @property
-    def runs_check_at_the_caller(self) -> bool:
-        """Whether a function of the caller's compares."""
-        return not isinstance(self.check, (*_BUILT_IN, ProgramCheck, ProgramInteractor))
+    def is_compared(self) -> bool:
+        """Whether a check of our own compares what the program prints with what is expected."""
+        return self.expected is not None and isinstance(self.check, _BUILT_IN)
 
     @property
     def is_checked_later(self) -> bool:
-        """Whether a function of the caller's, or another program, compares: after the last case."""
-        return not isinstance(self.check, (*_BUILT_IN, ProgramInteractor))
+        """Whether a function of the caller's compares: after the last case."""
+        return not isinstance(self.check, (*_BUILT_IN, ProgramCheck, ProgramInteractor))
 
     def _check(self) -> None:
         freeze = object.__setattr__

@@ -54,20 +54,24 @@ class Floats(AsData, kind="floats", invalid=InvalidTask):
                 raise InvalidTask(f"{name} must be a number from 0 on, not {value!r}")
 
 
-class ProgramCheck:
-    """A check that is a program of the author's: a task of its own, which a task knows by this class."""
+class JudgingProgram:
+    """A program of the author's that judges cases: a task of its own, which a task knows by this class."""
 
     __slots__ = ()
     if TYPE_CHECKING:
         task: Task
 
 
-class ProgramInteractor:
-    """A program of the author's that talks with the submission, and judges it: a task of its own, as that of a ``ProgramCheck``."""
+class ProgramCheck(JudgingProgram):
+    """It judges what a submission has printed."""
 
     __slots__ = ()
-    if TYPE_CHECKING:
-        task: Task
+
+
+class ProgramInteractor(JudgingProgram):
+    """It talks with the submission, and judges it."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,8 +72,8 @@ class RunRequest:
     inputs: JobInput = field(default_factory=JobInput)  # of a phase: its part of the job's input; empty where it gets none
     files: Mapping[str, bytes] = field(default_factory=dict, repr=False)  # everything that goes into the workspace
     executables: frozenset[str] = frozenset()  # names of files that may be run although they do not look like it
-    checks: tuple[int, ...] = ()  # of a checker: the numbers of the cases that it judges
     interactor: RunRequest | None = None  # what runs beside each of its cases, and talks with it
+    checkers: tuple[RunRequest, ...] = ()  # what judge its cases, in the order of ``Task.checkers``
 
     @property
     def files_bytes(self) -> int:
@@ -88,7 +88,7 @@ class Request:
     job_id: str
     task: Task | Pipeline
     inputs: JobInput  # the whole input
-    runs: tuple[RunRequest, ...]  # one for a task, then one for each of its checkers; one for each phase of a pipeline
+    runs: tuple[RunRequest, ...]  # one for a task; one for each phase of a pipeline
     priority: int  # lower runs sooner
     launcher_name: str
     debug: bool | str  # "ssh": a person is going to log in

@@ -129,7 +129,7 @@ def _check_cases(phase: Phase) -> None:
     if phase.tests:
         raise InvalidTask("a phase with cases has no test reports: its cases are its tests")
     if any(case.is_checked_later for case in phase.task.cases):
-        raise InvalidTask("a check that is a function or a Checker runs after the last case, and a phase ends with that")
+        raise InvalidTask("a check that is a function is called when the job has ended, and a phase ends before: give a Checker")
 
 
 def wants_inputs(task: Task) -> str:

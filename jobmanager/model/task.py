@@ -251,14 +251,14 @@ class Task(VersionedAsData, kind="task", invalid=InvalidTask):
 
     @property
     def memory_mib(self) -> int:
-        """Memory that a host must have for it: its own, that of its interactor or its students, and of files in the shared folder.
+        """Memory that a host must have for it: its own, that of its judges or students, and of files in the shared folder.
 
         Such files are in memory that is charged to the container that wrote them, and to none once that has ended.
         """
         if self.grader is None:
-            beside = 0 if self.interactor is None else self.interactor.task.memory_mib
-            own = max(self.limits.memory_mib, self.first_limits.memory_mib) + beside
-            return max(own, *(check.task.memory_mib for check in self.checkers)) if self.checkers else own
+            judges = self.checkers if self.interactor is None else (self.interactor,)
+            beside = sum(judge.task.memory_mib for judge in judges)
+            return max(self.limits.memory_mib, self.first_limits.memory_mib) + beside
         return self.limits.memory_mib + self.grader.students_memory_mib(self.limits) + self.limits.workspace_mib
 
 
@@ -413,7 +413,7 @@ def _check_cases(task: Task) -> None:
         if sizes and (lack := task.limits.workspace_excess([*brought, *sizes])):
             raise InvalidTask(f"the files of case {case_name(case, number)} with those of the task are {lack}")
     if task.stop_at_first_failure and any(case.is_checked_later for case in task.cases):
-        raise InvalidTask("a check that is a function or a Checker runs after the last case: it cannot stop at the first failure")
+        raise InvalidTask("a check that is a function is called after the last case: it cannot stop at the first failure")
     interactors = [case.check for case in task.cases if isinstance(case.check, ProgramInteractor)]
     differ = any(each is not interactors[0] and each != interactors[0] for each in interactors)
     if interactors and (differ or len(interactors) < len(task.cases)):

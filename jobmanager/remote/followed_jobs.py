@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from redis.exceptions import RedisError
 
@@ -18,7 +18,7 @@ from jobmanager.live_output.output_buffer import OutputBuffer
 from jobmanager.live_output.output_hooks import OutputHooks
 from jobmanager.live_output.reader import LiveOutput
 from jobmanager.live_output.run_buffer import Output
-from jobmanager.model.result import CaseResult, JobResult, PrintedOutput
+from jobmanager.model.result import CaseResult, JobResult, Outcome, PrintedOutput
 from jobmanager.remote.open_jobs import OpenJob, OpenJobs
 from jobmanager.remote.output import MAX_ENVELOPE_BYTES, JobOutputStream, OutputPiece
 from jobmanager.remote.records import BadMessage, NodeCommand
@@ -49,6 +49,24 @@ class _FollowedJob:
     placement: int = 0  # counts them, and beginnings anew
     runs: list[RunSource] = field(default_factory=list)
     asked_at: float = 0.0
+
+    def begin(self, token: str) -> None:
+        """What is shown from now on is of this placement, from its beginning."""
+        self.token, self.runs = token, []
+        self.placement += 1
+
+    def comes_to(self, phase: str) -> bool:
+        """Whether what has come is of the last run, which this may begin, and not of one before: that was sent once more."""
+        if not self.runs or self.runs[-1].phase != phase:
+            if any(run.phase == phase for run in self.runs):
+                return False
+            self.runs.append(RunSource(phase=phase, container=f"{self.placement}/{len(self.runs)}"))
+        return True
+
+    @property
+    def source(self) -> OutputSource:
+        """What is to be shown by now."""
+        return OutputSource(placement=self.placement, runs=tuple(self.runs), ended=False)
 
 
 class FollowedJobs:
@@ -92,6 +110,16 @@ class FollowedJobs:
             followed = self._followed.get(job.r)
         if followed is not None:
             self._send("follow", followed)
+
+    def cases_ended(self, job: OpenJob, phase: str, first: int, cases: Sequence[CaseResult]) -> None:
+        """News of a job: these cases have ended, the first of which has this number. They have nothing of what was printed."""
+        with self._lock:
+            followed = self._followed.get(job.r)
+        if followed is None:
+            return
+        with self._changing:
+            if not followed.buffer.ended:
+                self._hooks.fire_all(followed.buffer, self._add_cases(followed, phase, first, cases))
 
     def ended(self, job: OpenJob, result: JobResult) -> None:
         """A job has its result: what was not shown of its output is in it."""
@@ -187,23 +215,27 @@ class FollowedJobs:
         if piece.ended:
             return
         if piece.token != followed.token or piece.starts_again:
-            followed.token, followed.runs = piece.token, []
-            followed.placement += 1
-        if piece.starts_again:
+            followed.begin(piece.token)
+        if piece.starts_again or not followed.comes_to(piece.phase):
             return
-        if not followed.runs or followed.runs[-1].phase != piece.phase:
-            if any(run.phase == piece.phase for run in followed.runs):
-                return  # it was sent once more, from the beginning
-            name = f"{followed.placement}/{len(followed.runs)}"
-            followed.runs.append(RunSource(phase=piece.phase, container=name))
-        runs = tuple(followed.runs)
-        yield from followed.buffer.catch_up(OutputSource(placement=followed.placement, runs=runs, ended=False))
-        container, stderr, shown = runs[-1].container, bool(piece.stderr), followed.buffer.shown(bool(piece.stderr))
+        yield from followed.buffer.catch_up(followed.source)
+        container, stderr, shown = followed.runs[-1].container, bool(piece.stderr), followed.buffer.shown(bool(piece.stderr))
         if shown < piece.at - piece.missed_bytes:  # pieces before it were lost
             self._ask_again(followed)
             return
         yield from followed.buffer.miss(container, stderr, piece.at)
         yield from followed.buffer.add(container, stderr, piece.at, piece.content)
+
+    def _add_cases(self, followed: _FollowedJob, phase: str, first: int, cases: Sequence[CaseResult]) -> Iterator[Output]:
+        """Those after some that were never heard of are shown at the job's end."""
+        if followed.job.seen.token != followed.token:
+            followed.begin(followed.job.seen.token)
+        if not followed.comes_to(phase):
+            return
+        run = followed.runs[-1]
+        if first == len(run.progress.cases) + 1:
+            followed.runs[-1] = replace(run, progress=CasesProgress(cases=(*run.progress.cases, *cases)))
+            yield from followed.buffer.catch_up(followed.source)
 
     def _ask_again(self, followed: _FollowedJob) -> None:
         if time.monotonic() - followed.asked_at > _ASK_AGAIN_S:
@@ -245,7 +277,7 @@ def _source_of(result: JobResult, placement: int, shown: Iterable[RunSource]) ->
 
 
 def _ended(cases: Sequence[CaseResult]) -> tuple[CaseResult, ...]:
-    return tuple(case for case in cases if case.run is not None)
+    return tuple(case for case in cases if case.run is not None or case.outcome is Outcome.ERROR)
 
 
 def _facts(printed: PrintedOutput | None) -> RunFacts:

@@ -131,6 +131,7 @@ class JobNews:
             cases = [CaseResult.from_json(case) for case in event.cases]
         except InvalidValue as error:
             raise BadMessage(f"no case: {error}") from None
+        self._followed.cases_ended(job, event.phase, event.number, cases)
         for number, case in enumerate(cases, event.number):
             self._hooks.fire(
                 CaseEnded(at_s=time.time(), job_id=job.job_id, number=number, of=event.of, result=case, phase=event.phase)

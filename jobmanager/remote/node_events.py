@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 from redis.exceptions import RedisError
@@ -31,7 +32,8 @@ class NodeEvents:
         self._signer = signer
         self._node = node
         self._jobs = jobs
-        self._cases: dict[str, list[CaseEnded]] = {}  # by R: those that have ended and were not told. Only the hooks' thread has it
+        self._telling = threading.Lock()  # held while cases are told, so that they are told in their order; guards what follows
+        self._cases: dict[str, list[CaseEnded]] = {}  # by R: those that have ended and were not told
         self._told_at: dict[str, float] = {}
 
     def listen(self, hooks: HookManager) -> None:
@@ -75,13 +77,26 @@ class NodeEvents:
         job = self._jobs.find_local(event.job_id)
         if job is None:
             return
-        waiting = self._cases.get(job.r)
-        if waiting is not None and (waiting[-1].number + 1 != event.number or len(waiting) >= _MOST_CASES):
+        with self._telling:
+            waiting = self._cases.get(job.r)
+            if waiting is not None and (waiting[-1].number + 1 != event.number or len(waiting) >= _MOST_CASES):
+                self._tell_cases(job)
+            self._cases.setdefault(job.r, []).append(event)
+            if event.number == event.of or event.at_s - self._told_at.get(job.r, 0.0) >= _CASES_S:
+                self._tell_cases(job)
+                self._told_at[job.r] = event.at_s
+            elif len(self._cases[job.r]) == 1:
+                self._tell_cases_soon(job)
+
+    def _tell_cases_soon(self, job: HeldJob) -> None:
+        """The case after these may take long."""
+        timer = threading.Timer(_CASES_S, self._tell_late, (job,))
+        timer.daemon = True
+        timer.start()
+
+    def _tell_late(self, job: HeldJob) -> None:
+        with self._telling:
             self._tell_cases(job)
-        self._cases.setdefault(job.r, []).append(event)
-        if event.number == event.of or event.at_s - self._told_at.get(job.r, 0.0) >= _CASES_S:
-            self._tell_cases(job)
-            self._told_at[job.r] = event.at_s
 
     def _tell_cases(self, job: HeldJob) -> None:
         ended = self._cases.pop(job.r, None)
@@ -93,8 +108,9 @@ class NodeEvents:
     def _job_ended(self, event: JobEnded) -> None:
         """The last news of a job, and what its result waits for."""
         if (job := self._jobs.find_local(event.job_id)) is not None:
-            self._tell_cases(job)
-            self._told_at.pop(job.r, None)
+            with self._telling:
+                self._tell_cases(job)
+                self._told_at.pop(job.r, None)
             job.is_told.set()
 
     def _event(self, job: HeldJob, event: str, **fields: str | int | tuple[str, ...]) -> ClientEvent:

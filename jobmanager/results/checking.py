@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 
 from jobmanager.model._escapes import one_line
 from jobmanager.model.result import CaseResult, Evidence, Outcome
-from jobmanager.results.case_results import NOT_CHECKED, silent
-from jobmanager.results.facts import CasesProgress
+from jobmanager.results.case_results import silent
 
 INPUT, OUTPUT, ANSWER = "input", "output", "answer"  # the files that a checker is given
 _RIGHT, _PARTLY = 0, 7
@@ -20,16 +18,11 @@ _POINTS = re.compile(rb"points[ \t]+([0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:\s|$)")
 _MESSAGE_BYTES = 500
 
 
-def to_check(numbers: Sequence[int], progress: CasesProgress) -> list[int]:
-    """Of these cases (from 1 on) those whose run ended well, so that their output is to be judged."""
-    ended = progress.cases
-    return [number for number in numbers if number <= len(ended) and ended[number - 1].text == NOT_CHECKED]
-
-
 def checked_case(points: float, ran: CaseResult, check: CaseResult, *, by: str = "checker") -> CaseResult:
     """The result of a case that is worth so many points. ``ran``: its own run; ``check``: the run of its checker, or who judges."""
     code, message = _exit_code(check), _message(check, by)
     run = None if ran.run is None else replace(ran.run, evidence=(*ran.run.evidence, *message))
+    ran = replace(ran, points=0.0)
     share = _share(check) if code == _PARTLY else None
     if code == _RIGHT or share == 1.0:
         kept = None if run is None else silent(run)
@@ -45,19 +38,20 @@ def checked_case(points: float, ran: CaseResult, check: CaseResult, *, by: str =
 
 def talked_case(points: float, ran: CaseResult, interactor: CaseResult, *, interactor_was_first: bool) -> CaseResult:
     """The result of a case whose program talked with an interactor. Who ended first is believed."""
-    ran = replace(ran, points=0.0)
     ended_well = ran.outcome is Outcome.SUCCESS
     if ended_well and interactor.run is not None and interactor.run.signal == _BROKEN_PIPE:
-        return replace(ran, outcome=Outcome.FAILED, text="it ended before its interactor had said everything", correct=False)
+        left_early = "it ended before its interactor had said everything"
+        return replace(ran, outcome=Outcome.FAILED, text=left_early, correct=False, points=0.0)
     if ended_well or interactor_was_first:
         return checked_case(points, ran, interactor, by="interactor")
     said = _message(interactor, "interactor")
-    return replace(ran, run=None if ran.run is None else replace(ran.run, evidence=(*ran.run.evidence, *said)))
+    run = None if ran.run is None else replace(ran.run, evidence=(*ran.run.evidence, *said))
+    return replace(ran, points=0.0, run=run)
 
 
 def unchecked_case(ran: CaseResult, why: str) -> CaseResult:
-    """A case whose checker could not be run."""
-    return replace(ran, outcome=Outcome.ERROR, text=f"its checker was not run: {why}")
+    """A case whose checker cannot be run: says why."""
+    return replace(ran, outcome=Outcome.ERROR, text=why, points=0.0)
 
 
 def _exit_code(check: CaseResult) -> int | None:

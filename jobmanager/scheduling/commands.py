@@ -87,7 +87,6 @@ class MonitorRun:
     progress: CasesProgress = NO_PROGRESS  # of a task with cases: what needs not be run any more
     is_built: bool = False  # of a task with cases: this container has run the build
     slot: str = ""  # the names of the job's volumes begin with its name
-    judged: CasesProgress = NO_PROGRESS  # of a checker: what the submission's cases did
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from jobmanager.model.container_states import ContainerEvent, ContainerState
 from jobmanager.model.limits import Limits
-from jobmanager.results.facts import NO_PROGRESS
 from jobmanager.scheduling import phases
 from jobmanager.scheduling.commands import Command, MonitorRun, SubmitContainer
 from jobmanager.scheduling.containers import ContainerRecord, ContainerTable
@@ -116,7 +115,6 @@ class JobContainers:
                 progress=run.progress,
                 is_built=run.is_built,
                 slot=record.slot.name,
-                judged=job.runs[0].progress if run.request.checks else NO_PROGRESS,
             )
         )
 
@@ -178,11 +176,11 @@ class JobContainers:
         again = f".{run.containers}" if run.containers > 1 else ""
         if job.pipeline is not None:
             return f"{job.slot.name}-p{run.number + 1}{again}"
-        return f"{job.slot.name}-c{run.number}{again}" if run.request.checks else f"{job.slot.name}{again}"
+        return f"{job.slot.name}{again}"
 
     def _images_for(self, run: RunRecord, record: ContainerRecord) -> dict[str, str]:
-        """The images for the other containers that a waiter starts, by environment: a grading run's students, an interactor."""
-        if run.request.task.grader is None and run.request.interactor is None:
+        """The images for the other containers that a waiter starts, by environment: a grading run's students, what judges cases."""
+        if run.request.task.grader is None and run.request.interactor is None and not run.request.checkers:
             return {}
         return {**self._hosts[record.slot.host].images(), "": record.image}
 

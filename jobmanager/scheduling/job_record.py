@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from jobmanager.model.checks import ProgramCheck
 from jobmanager.model.container_states import ContainerState
 from jobmanager.model.job import Request, RunRequest
 from jobmanager.model.limits import Limits
 from jobmanager.model.listings import RunningJob, WaitingJob
 from jobmanager.model.pipeline import Pipeline
-from jobmanager.model.result import Callback, CaseResult, Outcome, SSHCallback, Step
-from jobmanager.results.checking import checked_case, unchecked_case
+from jobmanager.model.result import Callback, SSHCallback, Step
 from jobmanager.results.facts import NO_PROGRESS, CasesProgress, LimitHit, RunFacts
 from jobmanager.results.verdict import KillReason, Verdict, crash_verdict, killed_verdict
 from jobmanager.scheduling.containers import ContainerRecord, Slot
@@ -42,7 +40,6 @@ class RunRecord:
     is_built: bool = False  # of a task with cases: its present container has run the build
     replaced: ContainerRecord | None = None  # a container that can have no more of its cases: another one is being started
     replacements: int = 0  # how often that was so
-    judges: tuple[int, ...] = ()  # of a checker whose turn it is: the cases whose output it judges, in its order
     why_not_run: str = ""
     host_away_since: float | None = None  # since when the phase waits for its host
 
@@ -66,8 +63,6 @@ class RunRecord:
     def output_source(self) -> RunSource:
         """Where its output can be read."""
         phase = self.request.phase.name if self.request.phase is not None else ""
-        if self.request.checks:  # what a checker prints is for the author
-            return RunSource()
         return RunSource(phase=phase, container=self.container_name, facts=self.facts, progress=self.progress)
 
     def busy_for_s(self, now: float) -> float:
@@ -159,29 +154,6 @@ class JobRecord:
         """Set its verdict to a crash; to killed when its kill was requested before."""
         self.verdict = killed_verdict(self.killed) if self.killed else crash_verdict(kind, text, source)
 
-    def is_checked_by_program(self, number: int) -> bool:
-        """Whether a case, by its number from 1 on, is judged by a checker."""
-        return self.pipeline is None and isinstance(self.runs[0].request.task.cases[number - 1].check, ProgramCheck)
-
-    def checked(self, run: RunRecord, place: int) -> tuple[int, CaseResult]:
-        """The number of the case that a checker has judged, and its result. ``place``: which of the checker's runs, from 1."""
-        task, ran, number = self.runs[0].request.task, self.runs[0].progress, run.judges[place - 1]
-        return number, checked_case(task.cases[number - 1].points, ran.cases[number - 1], run.progress.cases[place - 1])
-
-    def all_progress(self) -> CasesProgress:
-        """What became of a task's cases, with what checkers said of them."""
-        if self.pipeline is not None:
-            return self.run.progress
-        ran = self.runs[0].progress
-        cases = list(ran.cases)
-        for run in self.runs[1 : self.current + 1]:
-            for place, number in enumerate(run.judges, 1):
-                if place <= len(run.progress.cases):
-                    cases[number - 1] = self.checked(run, place)[1]
-                else:
-                    cases[number - 1] = unchecked_case(ran.cases[number - 1], _why_unchecked(run))
-        return replace(ran, cases=tuple(cases))
-
     def reasons(self, missing: str = "") -> str:
         """Why hosts failed to start it, and what it waits for, in brackets."""
         reasons = [*self.failure_reasons[-3:], *([missing] if missing else [])]
@@ -203,13 +175,6 @@ class JobRecord:
         started_at = self.accepted_wall_s + self.timings.get("waiting", 0.0)
         info = f"{self.request.title} on {self.host}"
         return RunningJob(request.job_id, True, info, request.launcher_name, started_at, wall_s, self.host or "")
-
-
-def _why_unchecked(run: RunRecord) -> str:
-    build = run.progress.build
-    if build is not None and build.outcome is not Outcome.SUCCESS:
-        return f"its build ended as {build.outcome}: {build.text}"
-    return (run.facts.not_clean if run.facts is not None else "") or "the job ended before"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from jobmanager.model.container_states import ContainerEvent, ContainerState
 from jobmanager.model.limits import SLOWEST_LINK_BYTES_PER_S
 from jobmanager.model.result import CaseResult, RunResult
 from jobmanager.model.task import clearing_s
-from jobmanager.results.case_results import NOT_CHECKED, cases_verdict
+from jobmanager.results.case_results import cases_verdict
 from jobmanager.results.facts import HostGivenUp, JobNotSent, RunCutOff, RunFacts
 from jobmanager.results.pipeline_result import PhaseReport
 from jobmanager.results.verdict import (
@@ -246,11 +246,7 @@ class JobTable:
             return
         run.progress, run.limit_hit = replace(run.progress, cases=(*run.progress.cases, result)), None
         phase = run.request.phase.name if run.request.phase is not None else ""
-        if run.request.checks:
-            number, result = job.checked(run, number)
-        elif result.text == NOT_CHECKED and job.is_checked_by_program(number):
-            return  # it is told when its checker has judged it
-        of = len(job.runs[0].request.task.cases if job.pipeline is None else run.request.task.cases)
+        of = len(run.request.task.cases)
         self._send(NotifyCaseEnded(job_id=job.request.job_id, phase=phase, number=number, of=of, result=result))
 
     def secret_missing(self, job: JobRecord, record: ContainerRecord, reason: str) -> None:
@@ -397,7 +393,7 @@ class JobTable:
                 ssh_callback=job.ssh_callback,
                 verdict=with_reruns(job.verdict, job.cut_off),
                 facts=job.runs[0].facts if job.pipeline is None else None,
-                progress=job.all_progress(),
+                progress=job.run.progress,
                 phases=_reports(job),
                 decided_by=job.decided_by,
                 host=job.host,
@@ -459,10 +455,9 @@ def _longest_s(run: RunRecord) -> float:
     task = run.request.task
     limits = task.limits
     standstill_s = 0.0 if task.grader is None else limits.standstill_s
-    cases = len(run.request.checks) or len(task.cases)
+    cases = len(task.cases)
     moved_bytes = run.request.files_bytes + limits.output_kib * 1024 * max(1, cases)
-    wall_s = task.checking_s(cases) if run.request.checks else task.wall_s
-    return wall_s + standstill_s + clearing_s(cases) + moved_bytes / SLOWEST_LINK_BYTES_PER_S
+    return task.wall_s + standstill_s + clearing_s(cases) + moved_bytes / SLOWEST_LINK_BYTES_PER_S
 
 
 def _reports(job: JobRecord) -> tuple[PhaseReport, ...]:

@@ -12,8 +12,6 @@ from dataclasses import replace
 from jobmanager.model.container_states import ContainerEvent, ContainerState
 from jobmanager.model.pipeline import Pipeline
 from jobmanager.model.result import Outcome
-from jobmanager.results.case_results import cases_verdict
-from jobmanager.results.checking import to_check
 from jobmanager.results.phase_verdict import deadline_verdict, deciding_verdict, phase_verdict
 from jobmanager.results.verdict import KillReason, Verdict, crash_verdict, killed_verdict
 from jobmanager.scheduling import phases
@@ -54,10 +52,11 @@ class RunSequence:
 
     def end_run(self, job: JobRecord, verdict: Verdict, event: JobEvent) -> None:
         """A job's run has ended so. ``event`` is what happens to the job, unless another run follows."""
-        if job.pipeline is None:
-            self._end_task(job, verdict, event)
-        else:
+        if job.pipeline is not None:
             self._end_phase(job, job.pipeline, verdict, event)
+            return
+        job.verdict = killed_verdict(job.killed) if job.killed and verdict.outcome is not Outcome.KILLED else verdict
+        self._apply(job, event)
 
     def begin(self, job: JobRecord) -> None:
         """It is the turn of a later phase: its container gets it, or is wanted."""
@@ -147,26 +146,6 @@ class RunSequence:
             job.course = replace(job.course, is_over=True)
             text = f"the host could not be reached for {now - run.host_away_since:.0f} s and was given up"
             self.end_run(job, crash_verdict("host_lost", text, "our clock"), JobEvent.RUN_ENDED)
-
-    def _end_task(self, job: JobRecord, verdict: Verdict, event: JobEvent) -> None:
-        """A task's checkers run after its cases, one after the other, as far as there is something for them to judge."""
-        if job.run.request.checks and verdict.outcome is Outcome.CRASH:
-            verdict = replace(verdict, text=f"its checker: {verdict.text}")
-        if not job.killed and verdict.outcome not in (Outcome.CRASH, Outcome.KILLED) and event is JobEvent.RUN_ENDED:
-            task, ran = job.runs[0].request.task, job.runs[0].progress
-            for run in job.runs[job.current + 1 :]:
-                run.judges = tuple(to_check(run.request.checks, ran))
-                if run.judges:
-                    if job.run.container is not None:
-                        self._containers.apply(job.run.container, ContainerEvent.RELEASED)
-                    job.current = run.number
-                    self._apply(job, JobEvent.PHASE_ENDED)
-                    return
-            if job.current:
-                not_clean = job.runs[0].facts.not_clean if job.runs[0].facts is not None else ""
-                verdict = cases_verdict(task, job.all_progress(), Verdict(outcome=Outcome.SUCCESS), not_clean=not_clean)
-        job.verdict = killed_verdict(job.killed) if job.killed and verdict.outcome is not Outcome.KILLED else verdict
-        self._apply(job, event)
 
     def _end_phase(self, job: JobRecord, pipeline: Pipeline, verdict: Verdict, event: JobEvent) -> None:
         if job.state is JobState.ASSIGNED:  # nothing has run

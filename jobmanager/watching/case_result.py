@@ -13,16 +13,15 @@ from jobmanager.results.run_result import run_result
 from jobmanager.results.verdict import Verdict
 
 _KEPT_STREAMS_BYTES = 2**20  # of the cases that failed together
-_JUDGES_STREAMS_BYTES = 2**12  # of each stream of a checker or an interactor: what it says comes first
 _CHECKED_STREAMS_BYTES = 2**26  # of those that are to be compared later, together
 
 
-def case_result(case: CaseRun, verdict: Verdict, facts: RunFacts, *, streams_kept: int) -> CaseResult:
-    """The result of a case whose run has ended. ``streams_kept``: bytes that earlier results have."""
+def case_result(case: CaseRun, verdict: Verdict, facts: RunFacts) -> CaseResult:
+    """The result of a case whose run has ended, with all that it printed."""
     run = run_result(verdict, facts)
+    run = replace(run, evidence=(*run.evidence, *_source_of_the_peak(facts)))
     outcome, text, correct = verdict.outcome, verdict.text, None
-    is_checked_later = case.is_checked_later and outcome is Outcome.SUCCESS
-    if is_checked_later:
+    if outcome is Outcome.SUCCESS and case.is_checked_later:
         outcome, text = Outcome.ERROR, NOT_CHECKED
     elif outcome is Outcome.SUCCESS and case.check is not None and case.expected is not None:
         comparison = compare(case.check, case.expected, run.stdout)
@@ -30,16 +29,22 @@ def case_result(case: CaseRun, verdict: Verdict, facts: RunFacts, *, streams_kep
         if not correct:
             outcome, text = Outcome.FAILED, comparison.difference
     points = case.points if outcome is Outcome.SUCCESS else 0.0
-    if case.judges:
-        run = replace(run, stdout=run.stdout[:_JUDGES_STREAMS_BYTES])
-        kept = _with_streams_cut(run, 2 * _JUDGES_STREAMS_BYTES)
-    else:
-        most = _CHECKED_STREAMS_BYTES if is_checked_later else _KEPT_STREAMS_BYTES if outcome is not Outcome.SUCCESS else 0
-        kept = _with_streams_cut(run, max(0, most - streams_kept))
+    return CaseResult(name=case.name, outcome=outcome, text=text, correct=correct, points=points, run=run)
+
+
+def with_streams_cut(result: CaseResult, *, streams_kept: int) -> CaseResult:
+    """The same with as much of its output as is kept. ``streams_kept``: bytes that earlier results have."""
+    run = result.run
+    if run is None:
+        return result
+    is_checked_later = result.text == NOT_CHECKED
+    most = _CHECKED_STREAMS_BYTES if is_checked_later else _KEPT_STREAMS_BYTES if result.outcome is not Outcome.SUCCESS else 0
+    most = max(0, most - streams_kept)
+    kept = _cut(run, run.stdout[:most], run.stderr[: max(0, most - len(run.stdout))])
     if is_checked_later and len(kept.stdout) < len(run.stdout):
         text = f"it printed too much to be checked: all cases together may print {_CHECKED_STREAMS_BYTES // 2**20} MiB"
-    run = replace(kept, evidence=(*kept.evidence, *_source_of_the_peak(facts)))
-    return CaseResult(name=case.name, outcome=outcome, text=text, correct=correct, points=points, run=run)
+        return replace(result, text=text, run=kept)
+    return replace(result, run=kept)
 
 
 def _source_of_the_peak(facts: RunFacts) -> tuple[Evidence, ...]:
@@ -49,9 +54,7 @@ def _source_of_the_peak(facts: RunFacts) -> tuple[Evidence, ...]:
     return (Evidence(kind="peak_memory", value="a lower bound", source="samples, and the largest process"),)
 
 
-def _with_streams_cut(run: RunResult, most: int) -> RunResult:
-    """At most so many bytes of both streams together; what is cut is seen, as ever, by their lengths."""
-    stdout = run.stdout[:most]
-    stderr = run.stderr[: most - len(stdout)]
+def _cut(run: RunResult, stdout: bytes, stderr: bytes) -> RunResult:
+    """What is cut is seen, as ever, by the lengths."""
     is_cut = run.output_cut or len(stdout) + len(stderr) < len(run.stdout) + len(run.stderr)
     return replace(run, stdout=stdout, stderr=stderr, output_cut=is_cut)

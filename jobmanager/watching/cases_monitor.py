@@ -51,7 +51,7 @@ from jobmanager.results.run_result import run_result
 from jobmanager.results.verdict import Verdict, judge
 from jobmanager.runner.frames import Clear, Cleared, DownMessage, Keep, Kept, UpMessage
 from jobmanager.runner.place import SHM
-from jobmanager.watching.case_result import case_result
+from jobmanager.watching.case_result import case_result, with_streams_cut
 from jobmanager.watching.connection import ContainerOver, RunnerConnection
 from jobmanager.watching.inspector import ContainerInspector, HostLost
 from jobmanager.watching.monitor import ContainerMonitor
@@ -244,8 +244,6 @@ class CasesMonitor:
 
     def _go_through(self, run: _Run) -> bool:
         """Returns whether there may be another run."""
-        if run.case is not None and self._partner is not None:
-            self._wait_for(self._partner, run.case)
         facts = self._follow(run if run.case is None else self._prepared(run, run.case))
         verdict = judge(facts, run.job.limits)
         if self._kill_requested.is_set() or (verdict.outcome is Outcome.CRASH and not self._is_partners(run, facts)):
@@ -265,7 +263,9 @@ class CasesMonitor:
             job = replace(self._job, command=self._plan.build, limits=limits, stdin=b"", stdin_fifo="", stdout_fifo="")
             yield _Run(number=RUN, job=job)
         for case in self._plan.cases:
-            yield _Run(number=RUN + case.number, job=self._job_of(case), case=case)
+            to_run = case if self._partner is None else self._waited_for(self._partner, case)
+            if to_run is not None:
+                yield _Run(number=RUN + case.number, job=self._job_of(to_run), case=to_run)
 
     def _job_of(self, case: CaseRun) -> MonitorContainer:
         """The files of the task are there: they were kept."""
@@ -318,7 +318,8 @@ class CasesMonitor:
     def _send_ahead(self, number: int) -> None:
         """Send the next case while this one runs, so that its runner goes on without a pause. What is large is not sent ahead."""
         at = number - self._plan.cases[0].number
-        if self._partner is not None or self._plan.stop_at_first_failure or not self._has_its_limits or at >= len(self._plan.cases):
+        has_to_wait = self._partner is not None and (self._partner.runs_beside or not self._partner.tells)
+        if has_to_wait or self._plan.stop_at_first_failure or not self._has_its_limits or at >= len(self._plan.cases):
             return
         case = self._plan.cases[at]
         if self._bytes_of_a_run + _bytes_of(case) > _MOST_AHEAD_BYTES:
@@ -346,9 +347,10 @@ class CasesMonitor:
         return verdict.outcome
 
     def _tell_case(self, case: CaseRun, verdict: Verdict, facts: RunFacts) -> Outcome:
-        result = case_result(case, verdict, facts, streams_kept=self._streams_kept)
+        result = case_result(case, verdict, facts)
         if self._partner is not None:
             result = self._judged(self._partner, case, result, facts)
+        result = with_streams_cut(result, streams_kept=self._streams_kept)
         assert result.run is not None and result.outcome is not None, "it was run"
         self._streams_kept += len(result.run.stdout) + len(result.run.stderr)
         self._tell(CaseDone(container_name=self._job.container_name, number=case.number, result=result))
@@ -365,12 +367,14 @@ class CasesMonitor:
 
     # ---- beside another container
 
-    def _wait_for(self, partner: Partner, case: CaseRun) -> None:
+    def _waited_for(self, partner: Partner, case: CaseRun) -> CaseRun | None:
+        """The case as it is to be run, once the other side is ready for it; None: it is not to be run here."""
         while not partner.is_ready(case.number, _TURN_S):
             self._give_up_if_killed()
             self._stay_connected()
         if not partner.tells and partner.is_told(case.number - 1):
             self._link.forget()  # the other side has told what became of the case before
+        return partner.case(case)
 
     def _judged(self, partner: Partner, case: CaseRun, result: CaseResult, facts: RunFacts) -> CaseResult:
         while (judged := partner.judged(case, result, facts, _TURN_S)) is None:

@@ -16,34 +16,16 @@ both. Where one of the two containers can have no more runs, neither has, and tw
 
 from __future__ import annotations
 
-import logging
 import threading
-import time
 from collections.abc import Callable
-from contextlib import closing
-from dataclasses import replace
-from typing import Any
 
-from jobmanager._deleter import delete
-from jobmanager._submitter import submit
-from jobmanager.engine.labels import MANAGER_LABEL, STUDENT_LABEL
-from jobmanager.engine.pipes import make_fifos, pipes_volume
-from jobmanager.engine.protocol import Engine, EngineError, NoSuchContainer
-from jobmanager.engine.runner_volume import RunnerVolumes
-from jobmanager.ipc.messages import BuildDone, CaseRun, ContainerRemoved, ContainerStarted, InteractorPlan, MonitorContainer
-from jobmanager.model.container import ContainerStatus
+from jobmanager.ipc.messages import CaseRun, JudgePlan, MonitorContainer
 from jobmanager.model.result import CaseResult, Outcome
 from jobmanager.results.checking import talked_case
-from jobmanager.results.facts import CannotRun, ProgramExited, RunFacts
-from jobmanager.results.verdict import judge
-from jobmanager.watching.cases_monitor import CasesMonitor
-from jobmanager.watching.partner import NotClean, PartnerLost, PartnerUnusable
-from jobmanager.watching.spool import Spool
-from jobmanager.watching.student_container import MonitorRegistry
+from jobmanager.results.facts import CannotRun, RunFacts
+from jobmanager.watching.judge_container import JudgeContainer, JudgesHost
+from jobmanager.watching.partner import PartnerUnusable
 
-_log = logging.getLogger(__name__)
-
-_REMOVAL_TRIES, _REMOVAL_PAUSE_S = 3, 0.5
 _LAST_WORDS_S = 1.0  # for an interactor whose submission has ended badly: it decides nothing, but may have something to say
 _NAME = "its interactor"
 
@@ -134,6 +116,7 @@ class _InteractorsSide:
     """How the interactor's monitor sees the submission's."""
 
     tells = False
+    runs_beside = True
 
     def __init__(self, meeting: Meeting) -> None:
         self._meeting = meeting
@@ -146,6 +129,9 @@ class _InteractorsSide:
 
     def is_ready(self, number: int, timeout_s: float) -> bool:
         return self._meeting.is_ready(number, timeout_s, tells=False)
+
+    def case(self, case: CaseRun) -> CaseRun:
+        return case
 
     def judged(self, case: CaseRun, result: CaseResult, facts: RunFacts, timeout_s: float) -> CaseResult:  # noqa: ARG002
         if isinstance(facts.ending, CannotRun) and not self._meeting.is_dismissed(case.number):
@@ -168,46 +154,24 @@ class _InteractorsSide:
 
 
 class Interaction:
-    """The interactor's container, in a thread of its own, and how the submission's monitor sees it (a ``Partner``)."""
+    """The interactor's container, and how the submission's monitor sees it (a ``Partner``)."""
 
     tells = True
+    runs_beside = True
 
-    def __init__(
-        self,
-        job: MonitorContainer,
-        plan: InteractorPlan,
-        *,
-        host: str,
-        runners: RunnerVolumes,
-        connect: Callable[[], Engine],
-        host_lost_timeout_s: float,
-        monitors: MonitorRegistry,
-        spool: Spool,
-    ) -> None:
+    def __init__(self, job: MonitorContainer, plan: JudgePlan, host: JudgesHost) -> None:
         """``job``: the submission's."""
-        self._job = job
-        self._plan = plan
-        self._host = host
-        self._runners = runners
-        self._connect = connect
-        self._host_lost_timeout_s = host_lost_timeout_s
-        self._monitors = monitors
-        self._spool = spool
         self._meeting = Meeting()
-        self._lock = threading.Lock()
-        self._monitor: CasesMonitor | None = None
-        self._is_over = self._is_leaving = False
-        self._manager_id = ""  # once it is known
+        side = _InteractorsSide(self._meeting)
+        self._container = JudgeContainer(job, plan, host, name=_NAME, side=side, on_end=self._meeting.end)
 
     def start(self) -> None:
-        """Start the thread, and the container."""
-        threading.Thread(target=self._run, name=f"interactor-{self._job.job_id}", daemon=True).start()
+        """Start its thread, and the container."""
+        self._container.start()
 
     def close(self) -> None:
         """The submission has no more cases: the container is removed soon."""
         self.kill()
-
-    # ---- the submission's side
 
     def attach_to(self, end_run: Callable[[], None]) -> None:
         self._meeting.attach(end_run, tells=True)
@@ -217,6 +181,9 @@ class Interaction:
 
     def is_ready(self, number: int, timeout_s: float) -> bool:
         return self._meeting.is_ready(number, timeout_s, tells=True)
+
+    def case(self, case: CaseRun) -> CaseRun:
+        return case
 
     def judged(self, case: CaseRun, result: CaseResult, facts: RunFacts, timeout_s: float) -> CaseResult | None:
         if isinstance(facts.ending, CannotRun) and not self._meeting.is_over:
@@ -243,95 +210,4 @@ class Interaction:
 
     def kill(self) -> None:
         """End the container soon. Never blocks."""
-        self._meeting.end(PartnerLost(f"{_NAME} was ended"))
-        with self._lock:
-            self._is_over = True
-            if self._monitor is not None:
-                self._monitor.kill()
-
-    # ---- its thread
-
-    def _run(self) -> None:
-        try:
-            with closing(self._connect()) as engine:
-                try:
-                    self._follow(engine)
-                finally:
-                    self._remove(engine)
-        except EngineError as error:
-            self._meeting.end(PartnerLost(f"{_NAME} could not be started: {error}"))
-        except Exception as error:  # noqa: BLE001 - the thread's edge: a bug here must not leave the submission waiting
-            _log.exception("the interactor of job %s failed", self._job.job_id)
-            self._meeting.end(PartnerLost(f"{_NAME} failed: {type(error).__name__}: {error}"))
-
-    def _follow(self, engine: Engine) -> None:
-        monitor = self._started(engine)
-        if monitor is None:
-            return
-        self._monitors.register(self._plan.spec.name, monitor)
-        try:
-            facts = monitor.run()
-        finally:
-            self._monitors.unregister(self._plan.spec.name)
-        self._tell_end(facts)
-        self._spool.remove()
-        self._is_leaving = facts.is_leaving
-        monitor.close(leave=facts.is_leaving)
-
-    def _started(self, engine: Engine) -> CasesMonitor | None:
-        """Its monitor, once it has a container: that of an earlier waiter, where there is one."""
-        if not self._plan.spec.image:
-            self._meeting.end(PartnerLost(f"{_NAME} could not be started: its image is gone"))
-            return None
-        labels = engine.inspect(self._job.container_id).labels
-        self._manager_id = labels.get(MANAGER_LABEL, "")
-        spec = replace(self._plan.spec, labels={**labels, STUDENT_LABEL: self._job.container_name})
-        is_there = self._job.taken_over and _runs(engine, spec.name)
-        if not is_there:
-            fifos = (self._plan.job.stdin_fifo, self._plan.job.stdout_fifo)
-            make_fifos(engine, pipes_volume(spec.pipes, labels, read_only=False), f"{spec.name}-pipes", spec.image, fifos)
-        reply = submit(engine, spec, self._runners, host=self._host)
-        if not isinstance(reply, ContainerStarted):
-            self._meeting.end(PartnerLost(f"{_NAME} could not be started: {reply.reason}"))
-            return None
-        monitor = CasesMonitor(
-            replace(self._plan.job, container_id=reply.container_id, taken_over=is_there),
-            engine,
-            host_lost_timeout_s=self._host_lost_timeout_s,
-            send=self._take,
-            spool=self._spool,
-            partner=_InteractorsSide(self._meeting),
-        )
-        with self._lock:
-            self._monitor = monitor
-            if self._is_over:  # meanwhile
-                monitor.kill()
-        return monitor
-
-    def _take(self, message: Any) -> bool:
-        """What its monitor tells. Nothing of it is for the manager, so nothing is told for good."""
-        if isinstance(message, BuildDone) and message.run.outcome is not Outcome.SUCCESS:
-            why = f"{_NAME} was not run: its build ended as {message.run.outcome}: {message.run.text}"
-            self._meeting.end(PartnerUnusable(why))
-        return False
-
-    def _tell_end(self, facts: RunFacts) -> None:
-        if facts.not_clean:
-            self._meeting.end(NotClean(f"{_NAME}: {facts.not_clean}"))
-        elif not isinstance(facts.ending, ProgramExited):
-            self._meeting.end(PartnerLost(f"{_NAME}: {judge(facts, self._plan.spec.limits).text}"))
-
-    def _remove(self, engine: Engine) -> None:
-        """Who removes the submission's container, or sweeps, looks again. A stranger's container of that name is left alone."""
-        for _ in range(_REMOVAL_TRIES if self._manager_id else 0):
-            reply = delete(engine, self._plan.spec.name, self._manager_id, is_ours=False, is_leaving=self._is_leaving)
-            if isinstance(reply, ContainerRemoved):
-                return
-            time.sleep(_REMOVAL_PAUSE_S)
-
-
-def _runs(engine: Engine, name: str) -> bool:
-    try:
-        return engine.inspect(name).status is ContainerStatus.RUNNING
-    except NoSuchContainer:
-        return False
+        self._container.kill()

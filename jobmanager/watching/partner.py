@@ -1,4 +1,8 @@
-"""Two containers that go from case to case together: how the monitor of one sees the other one (``watching/interaction.py``)."""
+"""Two containers that go from case to case together: how the monitor of one sees the other one.
+
+One has the submission, the other one a program that judges it: an interactor (``watching/interaction.py``) or a checker
+(``watching/checking.py``).
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,7 @@ class PartnerUnusable(Exception):
 
 
 class Partner(Protocol):
-    """The container that runs beside this one and talks with it: its runs begin and end with this one's.
+    """The container beside this one, which judges its cases, or whose cases it judges.
 
     Each of these is asked again and again, as the link to the own runner must not be silent meanwhile.
 
@@ -32,6 +36,7 @@ class Partner(Protocol):
     """
 
     tells: bool  # whether it is this side that tells what became of the cases
+    runs_beside: bool  # whether a run there begins and ends with the one here, and the two talk
 
     def attach_to(self, end_run: Callable[[], None]) -> None:
         """``end_run`` ends the run that is going on, where there will be none beside it. Any thread may call it."""
@@ -43,6 +48,10 @@ class Partner(Protocol):
 
     def is_ready(self, number: int, timeout_s: float) -> bool:
         """Whether the other side has come to this case, too: all before are over and told."""
+        ...
+
+    def case(self, case: CaseRun) -> CaseRun | None:
+        """The case as it is to be run here, once both are ready for it; None: there is nothing to be run of it."""
         ...
 
     def judged(self, case: CaseRun, result: CaseResult, facts: RunFacts, timeout_s: float) -> CaseResult | None:

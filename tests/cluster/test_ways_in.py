@@ -15,6 +15,7 @@ import pytest
 
 from jobmanager import (
     Case,
+    Checker,
     Client,
     ClientBuffer,
     ClientFuture,
@@ -242,6 +243,33 @@ def test_cases_have_their_results_and_functions_of_the_caller_check_in_its_proce
     ]
     assert (result.outcome, result.text, result.grade) == (Outcome.FAILED, "case 2: line 1: '2' is not what is expected", 40.0)
     assert result.tests == {"1": True, "2": False, "by a function": True, "by another": False}
+
+
+def test_who_follows_a_job_sees_each_case_as_it_ends(client: JobManager) -> None:
+    """The second case would end in five minutes: the first one is shown long before."""
+    cases = [Case(args=["0"]), Case(name="one", args=["0"]), Case(name="long", args=["300"])]
+    job = client.submit(Task("busybox", command=["sleep"], cases=cases))
+    with client.follow(job.job_id, timeout_s=PATIENCE_S) as reader:
+        ended = [output.case for output in (next(reader), next(reader))]
+        assert [(case.name, case.outcome) for case in ended if case] == [("1", Outcome.SUCCESS), ("one", Outcome.SUCCESS)]
+        assert not job.done()
+        client.kill_job(job.job_id)
+        assert [output for output in reader if output.case and output.case.name != "long"] == []
+    assert job.result(PATIENCE_S).outcome is Outcome.KILLED
+
+
+def test_a_checker_judges_over_both_clients_also_in_a_phase_and_before_the_next_case(client: JobManager) -> None:
+    reads, refuses = Checker(Task("busybox", command=["cat"])), Checker(Task("busybox", command=["false"]))
+    cases = [Case("1", check=reads), Case("2", name="wrong", check=refuses), Case("3", name="not run", check=reads)]
+    task = Task("busybox", command="cat", cases=cases, stop_at_first_failure=True)
+    for result in (client.submit(task), client.submit(Pipeline([Phase("test", task)]))):
+        ended = result.result(PATIENCE_S)
+        told = ended.cases or ended.phases[0].cases
+        assert [(case.name, case.outcome, case.correct) for case in told] == [
+            ("1", Outcome.SUCCESS, True),
+            ("wrong", Outcome.FAILED, False),
+            ("not run", None, None),
+        ], ended
 
 
 def test_when_all_cases_are_right_functions_have_their_say_still(client: JobManager) -> None:

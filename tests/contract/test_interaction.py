@@ -10,15 +10,15 @@ from jobmanager.engine.connect import connect
 from jobmanager.engine.labels import MANAGER_LABEL
 from jobmanager.engine.pipes import make_fifos, pipes_volume
 from jobmanager.engine.protocol import EngineError
-from jobmanager.ipc.messages import CaseDone, CasePlan, CaseRun, InteractorPlan, MonitorContainer
+from jobmanager.ipc.messages import CaseDone, CasePlan, CaseRun, JudgePlan, MonitorContainer
 from jobmanager.model.container import PIPES, ContainerSpec
 from jobmanager.model.limits import Limits
 from jobmanager.model.result import CaseResult, Outcome
 from jobmanager.results.facts import RunFacts
 from jobmanager.watching.cases_monitor import CasesMonitor
 from jobmanager.watching.interaction import Interaction
+from jobmanager.watching.judge_container import JudgesHost
 from jobmanager.watching.monitor import ContainerMonitor
-from jobmanager.watching.spool import Spool
 from tests.conftest import eventually
 from tests.contract.place import PATIENCE_S, Place
 
@@ -29,6 +29,17 @@ SAYS, FAILS = "echo one; head -n 1", "echo one; exit 3"
 class Registry:
     def register(self, name: str, monitor: ContainerMonitor | CasesMonitor) -> None: ...
     def unregister(self, name: str) -> None: ...
+
+
+def judges_host(place: Place) -> JudgesHost:
+    return JudgesHost(
+        name=place.address.host,
+        runners=place.runners,
+        connect=lambda: connect(place.address, PATIENCE_S),
+        lost_timeout_s=PATIENCE_S,
+        monitors=Registry(),
+        spool_folder="",
+    )
 
 
 def talked(
@@ -57,7 +68,7 @@ def talked(
         stdout_fifo=fifos[1],
     )
     longer = replace(limits, wall_time_s=limits.wall_s + 10)
-    theirs = replace(plan, cases=tuple(replace(run, args=("input",), limits=longer, judges=True) for run in runs))
+    theirs = replace(plan, cases=tuple(replace(run, args=("input",), limits=longer) for run in runs))
     other = replace(
         job, container_id="", container_name=place.named(f"{name}-i"), command=interactor, cases=theirs, stdin_fifo=fifos[1],
         stdout_fifo=fifos[0],
@@ -72,24 +83,19 @@ def talked(
 
     interaction = Interaction(
         job,
-        InteractorPlan(spec=spec, job=other),
-        host=place.address.host,
-        runners=place.runners,
-        connect=lambda: connect(place.address, PATIENCE_S),
-        host_lost_timeout_s=PATIENCE_S,
-        monitors=Registry(),
-        spool=Spool(None),
+        JudgePlan(spec=spec, job=other),
+        judges_host(place),
     )
     monitor = CasesMonitor(job, place.engine, host_lost_timeout_s=PATIENCE_S, send=take, partner=interaction)
     interaction.start()
     facts = monitor.run()
     interaction.close()
     monitor.close(leave=facts.is_leaving)
-    eventually(lambda: _is_gone(place, spec.name), what="the interactor's container is removed")
+    eventually(lambda: is_gone(place, spec.name), what="the interactor's container is removed")
     return facts, told
 
 
-def _is_gone(place: Place, name: str) -> bool:
+def is_gone(place: Place, name: str) -> bool:
     try:
         place.engine.inspect(name)
     except EngineError:
@@ -132,4 +138,4 @@ def test_fifos_are_made_through_a_carrier_and_again_after_one_that_was_left(plac
     place.engine.create_carrier(name, place.image, {}, ())
     make_fifos(place.engine, volume, name, place.image, [f"{PIPES}/a", f"{PIPES}/b"])
     assert [found.name for found in place.engine.volumes({"a": "b"})] == [volume.name]
-    assert _is_gone(place, name)
+    assert is_gone(place, name)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import docker
 import pytest
 
-from jobmanager import Case, Checker, DockerHost, HookManager, JobManager, JobResult, Limits, Outcome, Task
-from jobmanager.events import CaseEnded
-from tests.integration.test_cases import BUSYBOX, ECHO, PYTHON, outcomes
+from jobmanager import Case, Checker, DockerHost, JobManager, JobResult, Limits, Outcome, Phase, Pipeline, Task
+from jobmanager.engine.labels import JOB_LABEL, STUDENT_LABEL
+from tests.conftest import eventually, our_containers
+from tests.integration.test_cases import BUSYBOX, ECHO, PYTHON, Told, outcomes, waiters
+from tests.support.daemons import PrivateDaemon
 
 pytestmark = pytest.mark.engine
 
@@ -75,14 +80,13 @@ def test_only_cases_whose_run_ended_well_are_checked_and_each_has_its_own_check(
         Case("print(3)", check=lambda case, output: output == b"3\n"),
         Case("print(4)", check=good),
     ]
-    hooks, told = HookManager(), list[int]()
-    hooks.add(CaseEnded, lambda event: told.append(event.number))
-    with JobManager(DockerHost(engine_url), hook_manager=hooks) as manager:
+    told = Told()
+    with JobManager(DockerHost(engine_url), hook_manager=told.hooks) as manager:
         result = manager.submit(Task(PYTHON, command=["python3", "-c", ECHO], cases=cases, limits=LIMITS)).result(120)
     right = (Outcome.SUCCESS, True)
     assert outcomes(result) == [(Outcome.FAILED, None), right, right, right, right]
     assert (result.outcome, result.grade) == (Outcome.FAILED, 80.0)
-    assert sorted(told) == [1, 2, 3, 4, 5] and told[:2] == [1, 2]
+    assert [number for _, number in told.cases] == [1, 2, 3, 4, 5]
 
 
 def test_a_checker_is_built_once_and_one_that_cannot_be_built_makes_errors(shared_manager: JobManager) -> None:
@@ -108,3 +112,110 @@ def test_a_checker_whose_image_is_missing_is_a_crash_and_no_verdict(shared_manag
     missing = Checker(Task("no-such-image:1", command="true"))
     with pytest.raises(Exception, match="no-such-image"):
         judged(shared_manager, "1", check=missing)
+
+
+def test_a_check_is_made_before_the_job_goes_on_so_it_can_stop_at_the_first_failure(shared_manager: JobManager) -> None:
+    result = judged(shared_manager, "2 3", "1 1", "4 1", stop_at_first_failure=True)
+    assert outcomes(result) == [(Outcome.SUCCESS, True), (Outcome.FAILED, False), (None, None)]
+
+
+def test_in_a_phase_a_checker_judges_what_an_earlier_phase_made_and_decides_what_follows(shared_manager: JobManager) -> None:
+    cases = [Case(f"5\n{text}\n", expected="answer", check=CHECKER) for text in ("2 3", "1 1")]
+    pipeline = Pipeline(
+        [
+            Phase("make", Task(BUSYBOX, command="echo 'read five; cat' > /volumes/bin/program", limits=LIMITS), writes=["bin"]),
+            Phase("test", Task(BUSYBOX, command="sh /volumes/bin/program", cases=cases, limits=LIMITS), reads=["bin"]),
+            Phase("after", Task(BUSYBOX, command="true", limits=LIMITS)),
+        ]
+    )
+    result = shared_manager.submit(pipeline).result(120)
+    assert (result.outcome, result.grade) == (Outcome.FAILED, 50.0), result
+    assert [(case.outcome, case.correct) for case in result.phases[1].cases] == [(Outcome.SUCCESS, True), (Outcome.FAILED, False)]
+    assert result.phases[2].run is None
+
+
+def test_what_checkers_say_and_outputs_may_be_much_larger_than_what_is_kept_of_them(shared_manager: JobManager) -> None:
+    """60 cases: 60 MiB of output and as much of what the checker says, where 1 MiB is kept of all that failed."""
+    says = "[ $(wc -c < output) = 1000000 ] || exit 3; echo points 0.5 >&2; head -c 900000 /dev/zero >&2; exit 7"
+    check = Checker(Task(BUSYBOX, command=says, limits=LIMITS))
+    cases = [Case(str(number), check=check) for number in range(60)]
+    task = Task(BUSYBOX, command="head -c 1000000 /dev/zero", cases=cases, limits=LIMITS)
+    result = shared_manager.submit(task).result(300)
+    assert [case.points for case in result.cases] == [0.5] * 60, result.text
+    assert result.grade == 50.0 and sum(len(case.run.stdout) for case in result.cases if case.run) <= 2**20
+
+
+def test_a_checker_that_reaches_a_limit_costs_one_case(shared_manager: JobManager) -> None:
+    greedy = "read n < input; [ $n = 2 ] && exec tail /dev/zero; exit 0"
+    limits = Limits(memory_mib=16, cpu_time_s=5, wall_time_s=10, workspace_mib=4)
+    check = Checker(Task(BUSYBOX, command=greedy, build="echo made", limits=limits))
+    cases = [Case(f"{number}\n", check=check) for number in (1, 2, 3)]
+    result = shared_manager.submit(Task(BUSYBOX, command="true", cases=cases, limits=LIMITS)).result(120)
+    assert [case.outcome for case in result.cases] == [Outcome.SUCCESS, Outcome.ERROR, Outcome.SUCCESS], result
+    assert result.cases[1].text == "its checker failed: memory limit of 16 MiB reached"
+
+
+# ---- who dies meanwhile
+
+
+@pytest.fixture
+def outsider(private_engine: PrivateDaemon) -> Iterator[docker.DockerClient]:
+    client = docker.DockerClient(base_url=private_engine.url, version="1.41", timeout=20)
+    yield client
+    client.close()
+
+
+def checked(count: int) -> Task:
+    """Each check takes a moment, and counts how often it has begun: a second time is another result."""
+    check = Checker(Task(BUSYBOX, build="echo made > made", command="sleep 0.1; [ -e made ] && cmp input output", limits=LIMITS))
+    cases = [Case(f"{number}\n", name=f"n{number}", check=check) for number in range(1, count + 1)]
+    return Task(BUSYBOX, build="echo made > made", command="[ -e made ] && cat", cases=cases, limits=LIMITS)
+
+
+@pytest.mark.case(57)
+@pytest.mark.daemon
+def test_a_waiter_that_dies_in_the_middle_costs_no_check_and_none_is_told_twice(private_engine: PrivateDaemon) -> None:
+    told, others = Told(), waiters()
+    with JobManager(DockerHost(private_engine.url), hook_manager=told.hooks) as manager:
+        job = manager.submit(checked(40))
+        for many in (0, 5, 15, 30):
+            eventually(lambda: len(told.cases) >= many, what=f"{many} cases have ended", within_s=60)  # noqa: B023
+            for waiter in waiters() - others:
+                waiter.kill()
+        result = job.result(120)
+    assert (result.outcome, result.grade) == (Outcome.SUCCESS, 100.0), result
+    assert told.cases == [(f"n{number}", number) for number in range(1, 41)]
+    assert not our_containers(private_engine.url)
+
+
+@pytest.mark.case(57)
+@pytest.mark.daemon
+def test_a_job_that_is_killed_takes_its_checkers_along(private_engine: PrivateDaemon, outsider: docker.DockerClient) -> None:
+    told = Told()
+    with JobManager(DockerHost(private_engine.url), hook_manager=told.hooks) as manager:
+        job = manager.submit(checked(500))
+        eventually(lambda: len(told.cases) >= 3, what="some cases have ended", within_s=60)
+        assert len(outsider.containers.list(filters={"label": f"{JOB_LABEL}={job.job_id}"})) == 2
+        assert manager.kill_job(job.job_id)
+        result = job.result(30)
+        eventually(lambda: not our_containers(private_engine.url), what="both containers are removed")
+    assert result.outcome is Outcome.KILLED
+    ended = [case.outcome for case in result.cases if case.outcome is not None]
+    assert 3 <= len(ended) < 500 and set(ended) == {Outcome.SUCCESS}
+
+
+@pytest.mark.case(57)
+@pytest.mark.daemon
+def test_a_checker_that_a_stranger_removes_is_a_crash_and_no_verdict(
+    private_engine: PrivateDaemon, outsider: docker.DockerClient
+) -> None:
+    told = Told()
+    with JobManager(DockerHost(private_engine.url), hook_manager=told.hooks) as manager:
+        job = manager.submit(checked(500))
+        eventually(lambda: len(told.cases) >= 3, what="some cases have ended", within_s=60)
+        (container,) = outsider.containers.list(filters={"label": [f"{JOB_LABEL}={job.job_id}", STUDENT_LABEL]})
+        container.remove(force=True, v=True)
+        result = job.result(60)
+        eventually(lambda: not our_containers(private_engine.url), what="nothing is left")
+    assert result.outcome is Outcome.CRASH and "its checker" in result.text, result
+    assert {case.outcome for case in result.cases if case.outcome is not None} == {Outcome.SUCCESS}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from dev.queue_simulation import PYTHON, SUCCESS, Clock
 from jobmanager import DockerHost, JobInput, Limits, Match, Pipeline, Task
@@ -169,9 +170,13 @@ class Driver:
 
 def _runs(task: Task | Pipeline) -> tuple[RunRequest, ...]:
     if isinstance(task, Pipeline):
-        return tuple(RunRequest(task=phase.task, phase=phase, interactor=_interactor(phase.task)) for phase in task.phases)
-    checks = (RunRequest(task=checker.task, checks=task.checked_by(checker)) for checker in task.checkers)
-    return (RunRequest(task=task, interactor=_interactor(task)), *checks)
+        return tuple(replace(_run(phase.task), phase=phase) for phase in task.phases)
+    return (_run(task),)
+
+
+def _run(task: Task) -> RunRequest:
+    checkers = tuple(RunRequest(task=checker.task) for checker in task.checkers)
+    return RunRequest(task=task, interactor=_interactor(task), checkers=checkers)
 
 
 def _interactor(task: Task) -> RunRequest | None:

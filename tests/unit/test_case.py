@@ -23,8 +23,8 @@ def test_texts_and_files_become_bytes_when_it_is_made(tmp_path: Path) -> None:
 def test_an_empty_case_has_the_tasks_limits_and_nothing_to_compare() -> None:
     case = Case()
     assert (case.stdin, case.expected, case.cpu_time_s, case.wall_time_s, case.output_kib) == (b"", None, None, None, None)
-    assert (case.points, case.check, case.runs_check_at_the_caller) == (1.0, Lines(), False)
-    assert Case(check=lambda case, output: True).runs_check_at_the_caller
+    assert (case.points, case.check, case.is_checked_later) == (1.0, Lines(), False)
+    assert Case(check=lambda case, output: True).is_checked_later
 
 
 REFUSED = {
@@ -102,6 +102,6 @@ def test_a_case_is_data_and_of_a_function_only_that_there_is_one(tmp_path: Path)
     case = Case(b"\xff", name="n", args=["a"], files={"f": b"x"}, expected=b"y", check=Tokens(), points=2)
     assert Case.from_dict(case.to_dict()) == case
     again = Case.from_dict(Case(check=lambda case, output: True).to_dict())
-    assert again.check == CallersFunction() and again.runs_check_at_the_caller
+    assert again.check == CallersFunction() and again.is_checked_later
     checker = Case(check=Checker(Task("a", command="true", build="make")))
     assert Case.from_dict(checker.to_dict()) == checker

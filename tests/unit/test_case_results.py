@@ -104,7 +104,7 @@ REFUSED: dict[str, dict[str, Any]] = {
     "a task with cases needs a command": {"command": None},
     "a task with cases collects no files": {"collect": ["*"]},
     "build_limits has another workspace_mib than limits": {"build_limits": Limits(workspace_mib=512)},
-    "runs after the last case": {"cases": [Case(check=lambda case, output: True)], "stop_at_first_failure": True},
+    "is called after the last case": {"cases": [Case(check=lambda case, output: True)], "stop_at_first_failure": True},
     "stop_at_first_failure is for a task with cases": {"cases": (), "stop_at_first_failure": True},
     "cases must be a list of cases": {"cases": Case()},
     "build must": {"build": 3},

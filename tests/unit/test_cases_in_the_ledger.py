@@ -12,7 +12,6 @@ from jobmanager.control.launch import container_spec
 from jobmanager.engine.labels import Owner
 from jobmanager.model.container import ContainerSpec
 from jobmanager.model.result import CaseResult, RunResult
-from jobmanager.results.case_results import NOT_CHECKED
 from jobmanager.results.facts import HostGivenUp, JobNotSent, RunCutOff, RunFacts
 from jobmanager.results.verdict import KillReason
 from jobmanager.scheduling.commands import DeleteVolumes, MonitorRun, NotifyCaseEnded, SubmitContainer
@@ -181,118 +180,20 @@ def test_a_phase_whose_container_is_replaced_keeps_the_volume_until_the_next_one
     assert [case.name for case in driver.result("j").phases[1].progress.cases] == ["a", "b", "c"]
 
 
-# ---- checkers
-
-CHECKER = Checker(Task("python3", build="make", command="./check"))
-OTHER = Checker(Task("python3", command="./other"))
-JUDGED = Task(
-    "python3",
-    command="./main",
-    cases=[Case(name="a", check=CHECKER), Case(name="b", check=OTHER), Case(name="c", check=CHECKER), Case(name="d")],
-)
-PENDING = CaseResult(name="", outcome=Outcome.ERROR, text=NOT_CHECKED, run=replace(RAN, stdout=b"42", stdout_bytes=2))
-FAILED = CaseResult(name="", outcome=Outcome.FAILED, text="exit code 1", run=replace(RAN, outcome=Outcome.FAILED, exit_code=1))
+# ---- what judges them
 
 
-def ran_all(driver: Driver, container: str, *results: CaseResult) -> None:
-    for number, result in enumerate(results, 1):
-        driver.ledger.case_done(container, number, replace(result, name="abcd"[number - 1]))
-    driver.end(container)
+def test_the_waiter_has_the_images_of_what_judges_cases() -> None:
+    driver, _ = began(Task("python3", command="./main", cases=[Case(check=Checker(Task("python3", command="./check")))]))
+    assert driver.of(MonitorRun)[-1].images[""]
 
 
-def check_done(driver: Driver, container: str, place: int, code: int) -> None:
-    outcome = Outcome.FAILED if code else Outcome.SUCCESS
-    said = CaseResult(name="", outcome=outcome, run=replace(RAN, outcome=outcome, exit_code=code))
-    driver.ledger.case_done(container, place, said)
-
-
-def test_each_checker_has_a_container_for_the_cases_that_it_judges_and_decides_on_them() -> None:
-    driver, container = began(JUDGED)
-    ran_all(driver, container, PENDING, PENDING, PENDING, right("d"))
-    assert [told.number for told in driver.of(NotifyCaseEnded)] == [4]
-
-    first = next_container(driver)
-    assert first.endswith("-c1") and container in driver.deletes()
-    order = driver.watches()[-1]
-    assert (order.run, [case.name for case in order.judged.cases]) == (1, ["a", "b", "c", "d"])
-    build_done(driver, first)
-    check_done(driver, first, 1, 0)
-    check_done(driver, first, 2, 1)
-    driver.end(first)
-    second = next_container(driver)
-    check_done(driver, second, 1, 0)
-    driver.end(second)
-
-    result = driver.result("j")
-    assert [(case.outcome, case.correct, case.points) for case in result.progress.cases] == [
-        (Outcome.SUCCESS, True, 1.0),
-        (Outcome.SUCCESS, True, 1.0),
-        (Outcome.FAILED, False, 0.0),
-        (Outcome.SUCCESS, True, 1.0),
-    ]
-    assert (result.verdict.outcome, result.verdict.text) == (Outcome.FAILED, "case c: its checker says that this is wrong")
-    assert [told.number for told in driver.of(NotifyCaseEnded)] == [4, 1, 3, 2]
-
-
-def test_a_checker_that_has_nothing_to_judge_is_not_started() -> None:
-    driver, container = began(JUDGED)
-    ran_all(driver, container, FAILED, FAILED, FAILED, FAILED)
-    assert len(driver.of(SubmitContainer)) == 1
-    assert driver.result("j").verdict.outcome is Outcome.FAILED
-
-
-def test_a_job_that_was_killed_or_cut_off_is_not_checked() -> None:
-    driver, container = began(JUDGED)
-    driver.ledger.case_done(container, 1, replace(PENDING, name="a"))
-    driver.ledger.kill("j", KillReason.KILL_JOB)
-    driver.end(container)
-    assert driver.result("j").verdict.outcome is Outcome.KILLED and len(driver.of(SubmitContainer)) == 1
-
-
-def test_a_checker_whose_host_is_lost_makes_a_crash_and_says_so() -> None:
-    driver, container = began(JUDGED)
-    ran_all(driver, container, PENDING, PENDING, PENDING, right("d"))
-    driver.end(next_container(driver), LOST)
-    verdict = driver.result("j").verdict
-    assert verdict.outcome is Outcome.CRASH and verdict.text.startswith("its checker: ")
-
-
-def test_a_checker_that_cannot_be_built_judges_nothing_and_the_next_one_does_still() -> None:
-    driver, container = began(JUDGED)
-    ran_all(driver, container, PENDING, PENDING, PENDING, right("d"))
-    first = next_container(driver)
-    driver.ledger.build_done(first, replace(RAN, outcome=Outcome.FAILED, text="exit code 2", exit_code=2))
-    driver.end(first)
-    second = next_container(driver)
-    check_done(driver, second, 1, 0)
-    driver.end(second)
-    result = driver.result("j")
-    assert [case.text for case in result.progress.cases] == [
-        "its checker was not run: its build ended as failed: exit code 2",
-        "",
-        "its checker was not run: its build ended as failed: exit code 2",
-        "",
-    ]
-    assert result.verdict.outcome is Outcome.ERROR
-
-
-@pytest.mark.parametrize("is_started", [False, True], ids=["no container", "its container runs"])
-def test_a_kill_before_or_while_a_checker_runs_ends_the_job(is_started: bool) -> None:
-    driver, container = began(JUDGED)
-    ran_all(driver, container, PENDING, PENDING, PENDING, right("d"))
-    if is_started:
-        container = next_container(driver)
-    driver.ledger.kill("j", KillReason.KILL_JOB)
-    if is_started:
-        assert driver.kills() == [container]
-        driver.end(container)
-    assert driver.result("j").verdict.outcome is Outcome.KILLED
-
-
-def test_what_a_checker_may_use_counts_for_the_job() -> None:
+def test_what_checkers_may_use_counts_beside_the_submissions() -> None:
     big = Checker(Task("gcc", build="make", command="x", limits=Limits(memory_mib=600, wall_time_s=7)))
-    task = Task("python3", command="y", cases=[Case(check=big), Case(check=big)], limits=Limits(memory_mib=64, wall_time_s=10))
-    assert (task.memory_mib, task.environments, task.wall_s) == (600, frozenset({"python3", "gcc"}), 10 * 2 + 7 + 7 * 2)
+    small = Checker(Task("python3", command="x", limits=Limits(memory_mib=32, wall_time_s=1)))
+    cases = [Case(check=big), Case(check=big), Case(check=small)]
+    task = Task("python3", command="y", cases=cases, limits=Limits(memory_mib=64, wall_time_s=10))
+    assert (task.memory_mib, task.environments, task.wall_s) == (696, frozenset({"python3", "gcc"}), 10 * 3 + 7 + 7 * 2 + 1)
 
 
 def test_what_an_interactor_may_use_counts_beside_the_submissions() -> None:

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from jobmanager.ipc.messages import CaseRun
 from jobmanager.model.limits import Limits
 from jobmanager.model.result import CaseResult, Outcome, RunResult
 from jobmanager.results.checking import checked_case, talked_case
-from jobmanager.results.facts import CapturedOutput, ProgramEnd, ProgramExited, RunFacts
-from jobmanager.results.verdict import judge
-from jobmanager.watching.case_result import case_result
 
 LIMITS = Limits()
 ENDED_WELL = CaseResult(name="c", outcome=Outcome.SUCCESS, points=2.0, run=RunResult(outcome=Outcome.SUCCESS, exit_code=0))
@@ -67,16 +63,3 @@ def test_an_interactor_that_still_spoke_when_the_submission_had_ended_well_says_
     result = talked_case(2.0, ENDED_WELL, judged(None, signal="SIGPIPE"), interactor_was_first=False)
     assert (result.outcome, result.correct, result.points) == (Outcome.FAILED, False, 0.0)
     assert result.text == "it ended before its interactor had said everything"
-
-
-def test_what_a_judge_says_of_a_thousand_cases_is_kept_of_the_last_one_too() -> None:
-    """What the submission's cases printed has one bound for all of them; a judge's points must not be lost by it."""
-    output = CapturedOutput(stdout=bytes(2**16), stderr=b"points 0.5\n" + bytes(2**16), stdout_bytes=2**16, stderr_bytes=2**16 + 11)
-    facts = RunFacts(ending=ProgramExited(end=ProgramEnd(exit_code=7)), output=output)
-    case = CaseRun(number=1, name="c", limits=LIMITS, judges=True)
-    kept = 0
-    for _ in range(1000):
-        result = case_result(case, judge(facts, LIMITS), facts, streams_kept=kept)
-        assert result.run is not None and result.run.stderr.startswith(b"points 0.5\n")
-        kept += len(result.run.stdout) + len(result.run.stderr)
-    assert kept <= 1000 * 2**13

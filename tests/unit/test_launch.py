@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from jobmanager import Case, CaseResult, Interactor, JobInput, Limits, Outcome, RunResult, Task
+from jobmanager import Case, CaseResult, Checker, Interactor, JobInput, Limits, Outcome, RunResult, Task
 from jobmanager.control.launch import container_spec, monitor_message
 from jobmanager.control.secret_store import SecretStore
 from jobmanager.engine.labels import Owner
@@ -40,7 +40,8 @@ WRONG = CaseResult(name="", outcome=Outcome.FAILED, correct=False)
 
 def plan_of(task: Task, progress: CasesProgress) -> CasePlan | None:
     talks = None if task.interactor is None else RunRequest(task=task.interactor.task, files={"talk.py": b"x"})
-    runs = (RunRequest(task=task, interactor=talks),)
+    checkers = tuple(RunRequest(task=checker.task, files={"check.py": b"x"}) for checker in task.checkers)
+    runs = (RunRequest(task=task, interactor=talks, checkers=checkers),)
     request = Request(job_id="j", task=task, inputs=JobInput(), runs=runs, priority=0, launcher_name="x", debug=False)
     command = MonitorRun(
         host="h",
@@ -96,4 +97,16 @@ def test_an_interactor_is_given_what_the_submission_is_not() -> None:
     assert job.cases is not None and job.cases.last == 2
     (talk,) = job.cases.cases
     assert (talk.number, talk.args, talk.files) == (2, ("input", "output", "answer"), {"input": b"in2", "answer": b"out2"})
-    assert (talk.limits.wall_s, talk.judges) == (5 + 7, True)
+    assert talk.limits.wall_s == 5 + 7
+
+
+def test_a_checker_is_given_only_the_cases_that_it_judges_and_that_are_left() -> None:
+    one, other, over = (Checker(Task("python3", command=[word], build="make")) for word in ("one", "other", "over"))
+    cases = [Case("in1", check=over), Case("in2", expected="out2", check=one), Case("in3", check=other), Case("in4", check=one)]
+    plan = plan_of(Task("e", command="c", cases=[*cases, Case(expected="x")]), CasesProgress(cases=(RIGHT,)))
+    assert plan is not None and [case.expected for case in plan.cases] == [None, None, None, b"x"]
+    assert [judge.spec.name for judge in plan.checkers] == ["c-c2", "c-c3"]
+    first = plan.checkers[0].job
+    assert first.cases is not None and (first.command, first.stdin, first.files) == (("one",), b"", {"check.py": b"x"})
+    assert (first.cases.build, first.cases.last, [case.number for case in first.cases.cases]) == ("make", 5, [2, 4])
+    assert first.cases.cases[0].files == {"input": b"in2", "answer": b"out2"}

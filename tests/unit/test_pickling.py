@@ -125,7 +125,7 @@ MESSAGES = [
     messages.CaseRun(number=1, name="a", args=("-v",), stdin=b"1", files={"f": b"x"}, limits=TASK.limits, expected=b"2",
                      check=Floats(absolute=0.5)),
     messages.CasePlan(build=("make",), cases=(messages.CaseRun(number=1, name="a", limits=TASK.limits),), last=1, clearing_s=1.0),
-    messages.InteractorPlan(
+    messages.JudgePlan(
         spec=SPEC,
         job=messages.MonitorContainer(job_id="j", container_id="", container_name="n-i", command="x", env={}, files={}, stdin=None,
                                       limits=TASK.limits, collect=(), stdin_fifo="/pipes/a", stdout_fifo="/pipes/b"),

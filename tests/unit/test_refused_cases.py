@@ -33,9 +33,9 @@ def test_a_phase_with_cases_only_reads_and_its_verdict_is_known_at_its_end() -> 
         Phase("p", TASK, writes=["out"])
     with pytest.raises(InvalidTask, match="no test reports"):
         Phase("p", TASK, reads=["out"], tests=["/volumes/out/x.xml"])
-    for check in (lambda case, output: True, Checker(TRUE)):
-        with pytest.raises(InvalidTask, match="runs after the last case"):
-            Phase("p", Task("e", command="c", cases=[Case(check=check)]))
+    with pytest.raises(InvalidTask, match="a phase ends before: give a Checker"):
+        Phase("p", Task("e", command="c", cases=[Case(check=lambda case, output: True)]))
+    Phase("p", Task("e", command="c", cases=[Case(check=Checker(TRUE))]))
 
 
 @pytest.mark.parametrize(
@@ -64,9 +64,9 @@ def test_an_interactor_is_for_all_cases_and_the_same_for_each() -> None:
 
 
 def test_a_check_that_decides_later_cannot_stop_at_the_first_failure() -> None:
-    for check in (lambda case, output: True, Checker(TRUE)):
-        with pytest.raises(InvalidTask, match="runs after the last case"):
-            Task("e", command="c", cases=[Case(check=check)], stop_at_first_failure=True)
+    with pytest.raises(InvalidTask, match="is called after the last case"):
+        Task("e", command="c", cases=[Case(check=lambda case, output: True)], stop_at_first_failure=True)
+    Task("e", command="c", cases=[Case(check=Checker(TRUE))], stop_at_first_failure=True)
 
 
 def test_a_task_has_a_bounded_number_of_checkers() -> None:

@@ -1,0 +1,190 @@
+"""The container of an interactor or a checker: started, followed and removed in a thread of its own."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Any
+
+from jobmanager._deleter import delete
+from jobmanager._submitter import submit
+from jobmanager.engine.labels import MANAGER_LABEL, STUDENT_LABEL
+from jobmanager.engine.pipes import make_fifos, pipes_volume
+from jobmanager.engine.protocol import Engine, EngineError, NoSuchContainer
+from jobmanager.engine.runner_volume import RunnerVolumes
+from jobmanager.ipc.messages import BuildDone, ContainerRemoved, ContainerStarted, JudgePlan, MonitorContainer
+from jobmanager.model.container import ContainerSpec, ContainerStatus
+from jobmanager.model.result import Outcome
+from jobmanager.results.facts import ProgramExited, RunFacts
+from jobmanager.results.verdict import judge
+from jobmanager.watching.cases_monitor import CasesMonitor
+from jobmanager.watching.partner import NotClean, Partner, PartnerLost, PartnerUnusable
+from jobmanager.watching.spool import Spool
+from jobmanager.watching.student_container import MonitorRegistry
+
+_log = logging.getLogger(__name__)
+
+_REMOVAL_TRIES, _REMOVAL_PAUSE_S = 3, 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgesHost:
+    """What containers beside a submission's are started and followed with."""
+
+    name: str
+    runners: RunnerVolumes
+    connect: Callable[[], Engine]
+    lost_timeout_s: float
+    monitors: MonitorRegistry
+    spool_folder: str
+
+
+class JudgeContainer:
+    """One such container. Its labels name the submission's, so who removes that one, or sweeps, finds it, too."""
+
+    def __init__(
+        self,
+        job: MonitorContainer,
+        plan: JudgePlan,
+        host: JudgesHost,
+        *,
+        name: str,
+        side: Partner,
+        on_end: Callable[[Exception], None],
+        replacements: int = 0,
+    ) -> None:
+        """``job``: the submission's.
+
+        Args:
+            name: what texts call the program, such as "its checker".
+            side: how its monitor sees the submission's.
+            on_end: is told why there are no more runs: PartnerLost, PartnerUnusable, NotClean. Only the first one counts.
+            replacements: how often another container takes the place of one that cannot be cleared, or that died of a case.
+        """
+        self._job = job
+        self._plan = plan
+        self._host = host
+        self._name = name
+        self._side = side
+        self._on_end = on_end
+        self._replacements = replacements
+        self._spool = Spool.in_folder(host.spool_folder, plan.spec.name)
+        self._lock = threading.Lock()
+        self._monitor: CasesMonitor | None = None
+        self._is_over = self._is_leaving = False
+        self._manager_id = ""  # once it is known
+
+    def start(self) -> None:
+        """Start the thread, and the container."""
+        threading.Thread(target=self._run, name=f"{self._plan.spec.name}-judge", daemon=True).start()
+
+    def kill(self) -> None:
+        """End the container soon. Never blocks."""
+        self._on_end(PartnerLost(f"{self._name} was ended"))
+        with self._lock:
+            self._is_over = True
+            if self._monitor is not None:
+                self._monitor.kill()
+
+    def _run(self) -> None:
+        try:
+            with closing(self._host.connect()) as engine:
+                self._follow_each(engine)
+        except EngineError as error:
+            self._on_end(PartnerLost(f"{self._name} could not be started: {error}"))
+        except Exception as error:  # noqa: BLE001 - the thread's edge: a bug here must not leave the submission waiting
+            _log.exception("the judge %s of job %s failed", self._plan.spec.name, self._job.job_id)
+            self._on_end(PartnerLost(f"{self._name} failed: {type(error).__name__}: {error}"))
+
+    def _follow_each(self, engine: Engine) -> None:
+        for left in range(self._replacements, -1, -1):
+            try:
+                why_not_clean = self._follow(engine, is_first=left == self._replacements)
+            finally:
+                self._remove(engine)
+            if not why_not_clean or self._is_over:
+                return
+            _log.info("%s of job %s: %s", self._name, self._job.job_id, why_not_clean)
+        if self._replacements:
+            self._on_end(PartnerUnusable(f"{self._name} was not run: {why_not_clean}"))
+        else:
+            self._on_end(NotClean(f"{self._name}: {why_not_clean}"))
+
+    def _follow(self, engine: Engine, *, is_first: bool) -> str:
+        """Returns why the container is used for no other run, where another one could take its place."""
+        monitor = self._started(engine, is_first=is_first)
+        if monitor is None:
+            return ""
+        self._host.monitors.register(self._plan.spec.name, monitor)
+        try:
+            facts = monitor.run()
+        finally:
+            self._host.monitors.unregister(self._plan.spec.name)
+        if not facts.not_clean and not isinstance(facts.ending, ProgramExited):
+            self._on_end(PartnerLost(f"{self._name}: {judge(facts, self._plan.spec.limits).text}"))
+        self._end(monitor, facts)
+        return facts.not_clean
+
+    def _end(self, monitor: CasesMonitor, facts: RunFacts) -> None:
+        self._spool.remove()
+        self._is_leaving = facts.is_leaving
+        monitor.close(leave=facts.is_leaving)
+
+    def _started(self, engine: Engine, *, is_first: bool) -> CasesMonitor | None:
+        """Its monitor, once it has a container: that of an earlier waiter, where there is one."""
+        if not self._plan.spec.image:
+            self._on_end(PartnerLost(f"{self._name} could not be started: its image is gone"))
+            return None
+        labels = engine.inspect(self._job.container_id).labels
+        self._manager_id = labels.get(MANAGER_LABEL, "")
+        spec = replace(self._plan.spec, labels={**labels, STUDENT_LABEL: self._job.container_name})
+        is_there = is_first and self._job.taken_over and _runs(engine, spec.name)
+        if spec.pipes and not is_there:
+            self._make_fifos(engine, spec, labels)
+        reply = submit(engine, spec, self._host.runners, host=self._host.name)
+        if not isinstance(reply, ContainerStarted):
+            self._on_end(PartnerLost(f"{self._name} could not be started: {reply.reason}"))
+            return None
+        monitor = CasesMonitor(
+            replace(self._plan.job, container_id=reply.container_id, taken_over=is_there),
+            engine,
+            host_lost_timeout_s=self._host.lost_timeout_s,
+            send=self._take,
+            spool=self._spool,
+            partner=self._side,
+        )
+        with self._lock:
+            self._monitor = monitor
+            if self._is_over:  # meanwhile
+                monitor.kill()
+        return monitor
+
+    def _make_fifos(self, engine: Engine, spec: ContainerSpec, labels: Mapping[str, str]) -> None:
+        fifos = (self._plan.job.stdin_fifo, self._plan.job.stdout_fifo)
+        make_fifos(engine, pipes_volume(spec.pipes, labels, read_only=False), f"{spec.name}-pipes", spec.image, fifos)
+
+    def _take(self, message: Any) -> bool:
+        """What its monitor tells. Nothing of it is for the manager, so nothing is told for good."""
+        if isinstance(message, BuildDone) and message.run.outcome is not Outcome.SUCCESS:
+            why = f"{self._name} was not run: its build ended as {message.run.outcome}: {message.run.text}"
+            self._on_end(PartnerUnusable(why))
+        return False
+
+    def _remove(self, engine: Engine) -> None:
+        """Who removes the submission's container, or sweeps, looks again. A stranger's container of that name is left alone."""
+        for _ in range(_REMOVAL_TRIES if self._manager_id else 0):
+            reply = delete(engine, self._plan.spec.name, self._manager_id, is_ours=False, is_leaving=self._is_leaving)
+            if isinstance(reply, ContainerRemoved):
+                return
+            time.sleep(_REMOVAL_PAUSE_S)
+
+
+def _runs(engine: Engine, name: str) -> bool:
+    try:
+        return engine.inspect(name).status is ContainerStatus.RUNNING
+    except NoSuchContainer:
+        return False
