@@ -11,6 +11,7 @@ go on in a new one (``scheduling/run_sequence.py``).
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
 import time
@@ -48,7 +49,7 @@ from jobmanager.results.facts import (
     RunFacts,
 )
 from jobmanager.results.run_result import run_result
-from jobmanager.results.verdict import Verdict, judge
+from jobmanager.results.verdict import Verdict, died_of_memory, judge
 from jobmanager.runner.frames import Clear, Cleared, DownMessage, Keep, Kept, UpMessage
 from jobmanager.runner.place import SHM
 from jobmanager.watching.case_result import case_result, with_streams_cut
@@ -67,6 +68,7 @@ _FILE_BYTES = 200  # of a file in a message, beside its name and content
 _TURN_S = 1.0
 _FIRST_ANSWER_S = 60.0  # for a runner's first word to a waiter that takes over
 _DIED = "it died of the case before"
+_BESIDE_KEPT_MIB = 4  # what is kept is in memory twice: as files, and as what they are put back from
 _TOO_LONG = "clearing it takes too long"
 
 
@@ -76,6 +78,14 @@ class _CutOff(Exception):
     def __init__(self, ending: Ending) -> None:
         super().__init__()
         self.ending = ending
+
+
+class _CannotKeep(Exception):
+    """What its cases are to begin with is too much to be put back for each of them: another container would not help."""
+
+    def __init__(self, outcome: Outcome, text: str) -> None:
+        super().__init__(text)
+        self.outcome = outcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,10 +247,11 @@ class CasesMonitor:
             self._give_up_if_killed()
             raise self._cut_off(InfrastructureFailure(reason=str(lost))) from lost
         except PartnerUnusable as why:
-            for case in self._plan.cases:
-                if case.number > self._last_told:
-                    unrun = CaseResult(name=case.name, outcome=Outcome.ERROR, text=str(why))
-                    self._tell(CaseDone(container_name=self._job.container_name, number=case.number, result=unrun))
+            self._tell_unrun(Outcome.ERROR, str(why))
+        except _CannotKeep as why:
+            if self._partner is not None and not self._partner.tells:
+                raise NotClean(str(why)) from why
+            self._tell_unrun(why.outcome, str(why))
 
     def _go_through(self, run: _Run) -> bool:
         """Returns whether there may be another run."""
@@ -356,6 +367,12 @@ class CasesMonitor:
         self._tell(CaseDone(container_name=self._job.container_name, number=case.number, result=result))
         return result.outcome
 
+    def _tell_unrun(self, outcome: Outcome, text: str) -> None:
+        for case in self._plan.cases:
+            if case.number > self._last_told:
+                unrun = CaseResult(name=case.name, outcome=outcome, text=text)
+                self._tell(CaseDone(container_name=self._job.container_name, number=case.number, result=unrun))
+
     def _tell(self, message: BuildDone | CaseDone) -> None:
         is_told = self._send(message)
         if isinstance(message, CaseDone):
@@ -457,9 +474,15 @@ class CasesMonitor:
         if self._plan.build is None:
             self._connect()
             self._link.send(*file_messages(self._job, made_at_s=self._made_at_s()))
-        most = self._job.limits.workspace_mib * 2**20 * 2
+        most = (self._job.limits.memory_mib - _BESIDE_KEPT_MIB) * 2**20 // 2
         kept = self._ask(lambda number: Keep(request=number, path=self._job.workspace.encode(), most=most))
         assert isinstance(kept, Kept)
+        if kept.errno == errno.EFBIG:
+            much = f"more than half of the memory limit of {self._job.limits.memory_mib} MiB, and each case needs it anew"
+            raise _CannotKeep(Outcome.OVERFLOW, f"what its cases begin with takes {much}")
+        if kept.errno == errno.E2BIG:
+            many = "more than 100,000 files, or folders more than 64 deep"
+            raise _CannotKeep(Outcome.OVERFLOW, f"what its cases begin with has {many}, and each case needs it anew")
         if kept.errno:
             raise NotClean(f"what its cases begin with cannot be kept (errno {kept.errno})")
 
@@ -539,6 +562,8 @@ class CasesMonitor:
                 self._give_up_if_killed()
                 connection.connect()
         except ContainerOver as over:
+            if self._has_begun and died_of_memory(over.state):
+                raise NotClean(_DIED) from over
             gone = over.state is not None and over.state.in_removal
             raise self._cut_off(RemovedExternally() if gone else ContainerEnded(container=over.state)) from over
         except NoSuchContainer as error:

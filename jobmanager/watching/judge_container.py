@@ -101,12 +101,14 @@ class JudgeContainer:
             self._on_end(PartnerLost(f"{self._name} failed: {type(error).__name__}: {error}"))
 
     def _follow_each(self, engine: Engine) -> None:
+        """At the end nobody waits for it any more."""
         for left in range(self._replacements, -1, -1):
             try:
                 why_not_clean = self._follow(engine, is_first=left == self._replacements)
             finally:
                 self._remove(engine)
             if not why_not_clean or self._is_over:
+                self._on_end(PartnerLost(f"{self._name} has ended"))
                 return
             _log.info("%s of job %s: %s", self._name, self._job.job_id, why_not_clean)
         if self._replacements:

@@ -11,7 +11,20 @@ import docker
 import psutil
 import pytest
 
-from jobmanager import Case, DockerHost, HookManager, JobInput, JobManager, JobResult, Limits, Outcome, Phase, Pipeline, Task
+from jobmanager import (
+    Case,
+    DockerHost,
+    HookManager,
+    JobInput,
+    JobManager,
+    JobResult,
+    Limits,
+    Outcome,
+    Phase,
+    Pipeline,
+    Task,
+    Volume,
+)
 from jobmanager.engine.labels import JOB_LABEL
 from jobmanager.events import CaseEnded
 from tests.conftest import BUSYBOX, eventually
@@ -108,6 +121,33 @@ def test_the_peak_of_memory_says_where_it_is_a_lower_bound(shared_manager: JobMa
     ]
     assert [is_bound for _, is_bound in told] == [False, False, True], told
     assert told[0][0] >= 1 and told[1][0] >= 4 and 2 <= told[2][0] <= 3, told
+
+
+@pytest.mark.parametrize(
+    ("leaves", "why"),
+    [
+        ("head -c 40000000 /dev/zero > large", "takes more than half of the memory limit of 64 MiB"),
+        ("truncate -s 40000000 holes", "takes more than half of the memory limit of 64 MiB"),
+        ("d=.; for i in $(seq 70); do d=$d/d; done; mkdir -p $d", "has more than 100,000 files, or folders more than 64 deep"),
+    ],
+)
+def test_what_a_build_leaves_too_much_of_is_its_overflow_and_no_crash(shared_manager: JobManager, leaves: str, why: str) -> None:
+    """As a crash it would gain another run."""
+    limits = Limits(memory_mib=64, workspace_mib=48)
+    task = Task(BUSYBOX, build=leaves, command="true", cases=[Case("1"), Case("2")], limits=limits, retries=1)
+    result = run(shared_manager, task)
+    text = f"what its cases begin with {why}, and each case needs it anew"
+    assert [(case.outcome, case.text) for case in result.cases] == [(Outcome.OVERFLOW, text)] * 2, result
+    assert (result.outcome, result.text) == (Outcome.OVERFLOW, f"case 1: {text}") and result.build is not None
+
+
+def test_a_large_tree_is_read_by_all_cases_from_a_volume_and_never_copied(shared_manager: JobManager) -> None:
+    make = Task(BUSYBOX, command="head -c 100000000 /dev/zero > /volumes/tree/large", limits=Limits(memory_mib=128))
+    cases = [Case(expected="100000000\n") for _ in range(3)]
+    test = Task(BUSYBOX, command="wc -c < /volumes/tree/large", cases=cases, limits=Limits(memory_mib=32, workspace_mib=4))
+    phases = [Phase("make", make, writes=["tree"]), Phase("test", test, reads=["tree"])]
+    result = run(shared_manager, Pipeline(phases, volumes={"tree": Volume(size_mib=110)}))
+    assert (result.outcome, result.grade) == (Outcome.SUCCESS, 100.0), result
 
 
 # ---- nothing goes from one case to the next

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <unistd.h>
 
 #include "files.h"
@@ -13,6 +14,7 @@
 #include "walk.h"
 
 #define NONE UINT64_MAX
+#define TMPFS_MAGIC 0x01021994
 #define SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL)
 
 struct packed {                  // before the path and the content of each entry, which ends at a multiple of 8 bytes
@@ -130,12 +132,22 @@ static void pack_entry(void) {
     pack_padding();
 }
 
+// Found out before anything is copied: what is in memory already, and too large, would take that of the whole container.
+static bool is_more_than(uint64_t most) {
+    struct statfs found;
+    if (statfs(kept.base, &found) || found.f_type != TMPFS_MAGIC)
+        return false;
+    return (uint64_t)(found.f_blocks - found.f_bfree) * (uint64_t)found.f_bsize > most;
+}
+
 static void pack_tree(uint64_t most) {
     packing.used = 0;
     packing.most = most;
-    packing.error = 0;
+    packing.error = is_more_than(most) ? EFBIG : 0;
     kept.size = kept.entries = 0;
     kept.last_folder = NONE;
+    if (packing.error)
+        return;
     kept.memory = high_fd(memfd_create("kept", MFD_CLOEXEC | MFD_ALLOW_SEALING));
     if (kept.memory < 0)
         packing.error = errno;
