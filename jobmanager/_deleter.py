@@ -1,6 +1,6 @@
 """The deleter: removes a container and its volumes, and the volumes that a job's containers shared.
 
-Runs in the process pool; in the waiter for student containers.
+Runs in the process pool; in the waiter for what is started beside a job.
 """
 
 from __future__ import annotations
@@ -16,18 +16,20 @@ _LEAVE_S = 2.0  # for a runner that was told to end; some hundredths of a second
 
 
 def delete(
-    engine: Engine, name: str, manager_id: str, *, is_ours: bool, is_leaving: bool = False
+    engine: Engine, name: str, manager_id: str, *, is_ours: bool, is_leaving: bool = False, has_others: bool = False
 ) -> ContainerRemoved | RemovalFailed:
     """Kill and remove a manager's container with its volumes; one that does not exist is fine. Never raises EngineError.
 
     One that is leaving is waited for: to kill it costs an engine more, and Docker 20.10 may list a container for ever that ends
-    while it is removed.
+    while it is removed. ``has_others``: what its waiter has started beside it is removed, too, where it is still there.
     """
     try:
         if is_ours or not _belongs_to_another(engine, name, manager_id):
             if is_leaving:
                 _wait_until_it_has_left(engine, name)
             _remove(engine, name)
+            if has_others:
+                delete_students(engine, name)
     except EngineError as error:
         return RemovalFailed(reason=str(error), only_volume_left=_is_removed(engine, name))
     return ContainerRemoved()
@@ -52,7 +54,7 @@ def delete_volumes(engine: Engine, names: Iterable[str], manager_id: str) -> Vol
 
 
 def delete_students(engine: Engine, name: str) -> None:
-    """Remove the student containers of a grading container that outlived their waiter; raises EngineError."""
+    """Remove the containers that were started beside this one and outlived it, or their waiter; raises EngineError."""
     for student in engine.list({STUDENT_LABEL: name}):
         engine.remove(student.id)
 

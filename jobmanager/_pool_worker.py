@@ -64,4 +64,11 @@ class PoolWorker:
             return submit(engine, request.container, self._runners, host=address.host, may_pull=address.pull == "missing")
         if isinstance(request, RemoveVolumes):
             return delete_volumes(engine, request.names, request.manager_id)
-        return delete(engine, request.name, request.manager_id, is_ours=request.is_ours, is_leaving=request.is_leaving)
+        return delete(
+            engine,
+            request.name,
+            request.manager_id,
+            is_ours=request.is_ours,
+            is_leaving=request.is_leaving,
+            has_others=request.has_others,
+        )

@@ -1,4 +1,4 @@
-"""The submitter: creates and starts a container. Runs in the process pool; in the waiter for student containers.
+"""The submitter: creates and starts a container. Runs in the process pool; in the waiter for what is started beside a job.
 
 The container then waits for the job on standard input, so the program cannot start here: submitting the same container again
 is always safe, and continues what the first try left behind.

@@ -200,6 +200,7 @@ class Dispatch:
             manager_id=self._manager_id,
             is_ours=command.is_ours,
             is_leaving=command.is_leaving,
+            has_others=command.has_others,
             timeout_s=self._engine_timeout_s,
         )
         self._children.pool.put(PendingRequest(host=command.host, container=command.container, request=delete))

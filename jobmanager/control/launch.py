@@ -166,7 +166,7 @@ def _interactor(task: Task, command: MonitorRun, cases: Sequence[CaseRun], runne
     if request is None:
         return None
     talks = [_talk(request.task, task, case) for case in cases]
-    plan = _judge(request, command, f"{command.container}-i", talks, last=len(task.cases), runner_lease_s=runner_lease_s)
+    plan = _judge(request, command, f"{command.container}-i", talks, runner_lease_s=runner_lease_s)
     fifos = {"stdin_fifo": _fifo(command, _FROM_SUBMISSION), "stdout_fifo": _fifo(command, _TO_SUBMISSION)}
     return JudgePlan(
         spec=replace(plan.spec, pipes=pipes_name(command.slot)), job=replace(plan.job, stdin=None, **fifos)  # type: ignore[arg-type]
@@ -181,14 +181,12 @@ def _checkers(task: Task, command: MonitorRun, cases: Sequence[CaseRun], runner_
         checks = [_check(request.task, task, case) for case in cases if case.number in numbers]
         if checks:
             name = f"{command.container}-c{place}"
-            yield _judge(request, command, name, checks, last=len(task.cases), runner_lease_s=runner_lease_s)
+            yield _judge(request, command, name, checks, runner_lease_s=runner_lease_s)
 
 
-def _judge(
-    request: RunRequest, command: MonitorRun, name: str, cases: Sequence[CaseRun], *, last: int, runner_lease_s: float
-) -> JudgePlan:
-    """The container of a program that judges cases. ``last``: the number of the submission's last case."""
-    task = request.task
+def _judge(request: RunRequest, command: MonitorRun, name: str, cases: Sequence[CaseRun], *, runner_lease_s: float) -> JudgePlan:
+    """The container of a program that judges these cases."""
+    task, last = request.task, cases[-1].number
     spec = ContainerSpec(
         name=name,
         image=command.images.get(task.environment) or command.images.get(f"{task.environment}:latest", ""),

@@ -36,6 +36,7 @@ class RemoveContainer:
     manager_id: str
     is_ours: bool = False  # the container is known to be this manager's
     is_leaving: bool = False  # it is about to end by itself
+    has_others: bool = False  # its waiter has started others beside it
     timeout_s: float
 
 

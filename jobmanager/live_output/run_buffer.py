@@ -83,8 +83,8 @@ class RunBuffer:
 
     @property
     def has_shown(self) -> bool:
-        """Whether any byte was shown."""
-        return any(self._shown.values())
+        """Whether anything was shown."""
+        return any(self._shown.values()) or self.cases > 0
 
     def shown(self, stderr: bool) -> int:
         """How many bytes of a stream were shown, or will not come."""

@@ -17,7 +17,7 @@ from jobmanager.model._exact import make_exact, own
 from jobmanager.model._forms import NOT_DATA
 from jobmanager.model.as_data import VersionedAsData
 from jobmanager.model.case import CASE_LIMITS, Case, case_name, checked_cases
-from jobmanager.model.checks import ProgramCheck, ProgramInteractor
+from jobmanager.model.checks import JudgingProgram, ProgramCheck, ProgramInteractor
 from jobmanager.model.container import GRADING_WORKSPACE, WORKSPACE
 from jobmanager.model.grader import SCRIPTS, Grader
 from jobmanager.model.limits import Limits
@@ -412,6 +412,8 @@ def _check_cases(task: Task) -> None:
         sizes = [len(content) for content in (case.files or {}).values()]  # type: ignore[arg-type]
         if sizes and (lack := task.limits.workspace_excess([*brought, *sizes])):
             raise InvalidTask(f"the files of case {case_name(case, number)} with those of the task are {lack}")
+        if isinstance(case.check, JudgingProgram) and (lack := _judges_excess(task, case, case.check.task)):
+            raise InvalidTask(f"what the judge of case {case_name(case, number)} is given, with its own files, is {lack}")
     if task.stop_at_first_failure and any(case.is_checked_later for case in task.cases):
         raise InvalidTask("a check that is a function is called after the last case: it cannot stop at the first failure")
     interactors = [case.check for case in task.cases if isinstance(case.check, ProgramInteractor)]
@@ -420,6 +422,13 @@ def _check_cases(task: Task) -> None:
         raise InvalidTask("an Interactor is for all cases of a task, and the same one: put other cases into another task")
     if len(task.checkers) > _MAX_CHECKERS:
         raise InvalidTask(f"a task may have {_MAX_CHECKERS} different checkers, not {len(task.checkers)}: each has a container")
+
+
+def _judges_excess(task: Task, case: Case, judge: Task) -> str:
+    """Why the workspace of what judges a case cannot hold what it is given; empty when it can, however much the case prints."""
+    own = [len(content) for content in (judge.files or {}).values()]  # type: ignore[arg-type]
+    given = [len(case.stdin), len(case.expected or b""), task.limits_of(case).output_kib * 1024]  # type: ignore[arg-type]
+    return judge.limits.workspace_excess([*own, *given])
 
 
 def _differs(task: Task, name: str) -> bool:

@@ -40,7 +40,7 @@ _BEGINNING = "0-0"
 
 @dataclass(slots=True, kw_only=True)
 class _FollowedJob:
-    """A job that is followed. The thread that reads has all but the buffer for itself."""
+    """A job that is followed. What is shown is changed by two threads, under ``FollowedJobs``'s lock for that."""
 
     job: OpenJob
     buffer: OutputBuffer

@@ -127,6 +127,8 @@ class JobNews:
         )
 
     def _cases_ended(self, job: OpenJob, event: ClientEvent) -> None:
+        if event.token != job.seen.token:  # of a placement that is lost, and may still run
+            return
         try:
             cases = [CaseResult.from_json(case) for case in event.cases]
         except InvalidValue as error:

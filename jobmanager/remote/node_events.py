@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import replace
 
 from redis.exceptions import RedisError
@@ -65,11 +66,13 @@ class NodeEvents:
 
     def _phase_started(self, event: PhaseStarted) -> None:
         if (job := self._jobs.find_local(event.job_id)) is not None:
+            self._tell_late(job)
             self._send(job, self._event(job, "phase_started", phase=event.phase, number=event.number))
 
     def _phase_ended(self, event: PhaseEnded) -> None:
         if (job := self._jobs.find_local(event.job_id)) is not None:
             outcome = event.outcome.value
+            self._tell_late(job)
             self._send(job, self._event(job, "phase_ended", phase=event.phase, number=event.number, outcome=outcome))
 
     def _case_ended(self, event: CaseEnded) -> None:
@@ -95,7 +98,9 @@ class NodeEvents:
         timer.start()
 
     def _tell_late(self, job: HeldJob) -> None:
+        """Those that have waited; they come before what is told next."""
         with self._telling:
+            self._told_at[job.r] = time.time()
             self._tell_cases(job)
 
     def _tell_cases(self, job: HeldJob) -> None:
@@ -103,7 +108,8 @@ class NodeEvents:
         if ended:
             cases = tuple(_as_news(each.result).to_json() for each in ended)
             first = ended[0]
-            self._send(job, self._event(job, "cases_ended", phase=first.phase, number=first.number, of=first.of, cases=cases))
+            numbers = {"number": first.number, "of": first.of}
+            self._send(job, self._event(job, "cases_ended", phase=first.phase, token=job.token, cases=cases, **numbers))
 
     def _job_ended(self, event: JobEnded) -> None:
         """The last news of a job, and what its result waits for."""

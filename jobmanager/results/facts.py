@@ -135,6 +135,7 @@ class CannotRun:
 
     reason: str  # the runner's
     is_its_own: bool = False  # the program's own: a script that names an interpreter which is not there
+    is_of_this_run: bool = False  # its files did not fit, or no process could be made: another run may begin
     container: ContainerInfo | None = None
 
 

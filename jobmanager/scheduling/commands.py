@@ -150,6 +150,7 @@ class DeleteContainer:
     container: str
     is_ours: bool = False  # our submitter reported it; else a container of this name may be another's
     is_leaving: bool = False  # its runner was told to end
+    has_others: bool = False  # its waiter has started others beside it
     delay_s: float = field(default=0.0)
 
 

@@ -64,6 +64,14 @@ class ContainerRecord:
         """The image that it is made from."""
         return self.submit.image if self.submit is not None else ""
 
+    @property
+    def has_others(self) -> bool:
+        """Whether its waiter may have started others beside it: students, or what judges its cases."""
+        if self.submit is None or self.busy_since is None:
+            return False
+        run = self.submit.request.runs[self.submit.run]
+        return run.task.grader is not None or run.interactor is not None or bool(run.checkers)
+
 
 class ContainerTable:
     """All containers, by name. ``apply`` follows the table of their life. Not thread-safe: the ledger's lock guards it."""
@@ -177,6 +185,7 @@ class ContainerTable:
                 container=record.name,
                 is_ours=record.is_ours,
                 is_leaving=record.is_leaving,
+                has_others=record.has_others,
                 delay_s=delay_s,
             )
         )

@@ -31,6 +31,7 @@ from jobmanager.ipc.messages import (
     MonitorContainer,
     ProgramStarted,
 )
+from jobmanager.model.limits import SLOWEST_LINK_BYTES_PER_S
 from jobmanager.model.result import CaseResult, Outcome
 from jobmanager.results.facts import (
     CannotRun,
@@ -249,8 +250,6 @@ class CasesMonitor:
         except PartnerUnusable as why:
             self._tell_unrun(Outcome.ERROR, str(why))
         except _CannotKeep as why:
-            if self._partner is not None and not self._partner.tells:
-                raise NotClean(str(why)) from why
             self._tell_unrun(why.outcome, str(why))
 
     def _go_through(self, run: _Run) -> bool:
@@ -260,7 +259,8 @@ class CasesMonitor:
         if self._kill_requested.is_set() or (verdict.outcome is Outcome.CRASH and not self._is_partners(run, facts)):
             raise _CutOff(self._ending_of(facts))
         outcome = self._tell_build(verdict, facts) if run.case is None else self._tell_case(run.case, verdict, facts)
-        if run.case is None and outcome is not Outcome.SUCCESS and self._plan.cases[0].number > 1:
+        judges = self._partner is not None and not self._partner.tells
+        if run.case is None and outcome is not Outcome.SUCCESS and self._plan.cases[0].number > 1 and not judges:
             raise NotClean(f"the build was run again, and ended as {outcome}")
         if outcome is not Outcome.SUCCESS and (run.case is None or self._plan.stop_at_first_failure):
             return False
@@ -311,7 +311,8 @@ class CasesMonitor:
         facts = monitor.run()
         self._sums.add(facts)
         self._has_begun = self._has_begun or not isinstance(facts.ending, JobNotSent)
-        self._clearing_left_s -= max(0.0, self._clock() - began - (facts.wall_time_s or 0.0)) if run.job.clears else 0.0
+        beside_s = self._clock() - began - (facts.wall_time_s or 0.0) - _sending_s(run)
+        self._clearing_left_s -= max(0.0, beside_s) if run.job.clears else 0.0
         if monitor.not_clean:
             raise NotClean(monitor.not_clean)
         if run.job.clears and not monitor.has_started and isinstance(facts.ending, RunCutOff) and self._clearing_left_s <= 0:
@@ -341,7 +342,8 @@ class CasesMonitor:
 
     def _cleared(self, run: _Run) -> _Run:
         """The same, with what the runner has to do before it."""
-        return replace(run, job=replace(run.job, clears=self._places, clearing_s=max(1.0, self._clearing_left_s)))
+        clearing_s = max(1.0, self._clearing_left_s) + _sending_s(run)
+        return replace(run, job=replace(run.job, clears=self._places, clearing_s=clearing_s))
 
     def _ending_of(self, facts: RunFacts) -> Ending:
         """A job of which something was run is not sent to another container."""
@@ -394,10 +396,21 @@ class CasesMonitor:
         return partner.case(case)
 
     def _judged(self, partner: Partner, case: CaseRun, result: CaseResult, facts: RunFacts) -> CaseResult:
+        """What has happened to its container meanwhile is found out by whoever follows the next run."""
+        is_there = True
         while (judged := partner.judged(case, result, facts, _TURN_S)) is None:
             self._give_up_if_killed()
-            self._stay_connected()
+            is_there = is_there and self._can_stay_connected()
         return judged
+
+    def _can_stay_connected(self) -> bool:
+        try:
+            self._stay_connected()
+        except (_CutOff, NotClean) as over:
+            self._give_up_if_killed()
+            _log.debug("container %s is gone while a case is judged: %r", self._job.container_name, over)
+            return False
+        return True
 
     def _is_partners(self, run: _Run, facts: RunFacts) -> bool:
         """Whether it is for the other side to say what a crash means."""
@@ -454,7 +467,7 @@ class CasesMonitor:
             self._set_limits()
         elif is_used:
             return self._cleared(run)
-        if self._partner is not None:  # whose container may have to be cleared before both begin
+        if self._partner is not None and self._partner.runs_beside:  # its container may have to be cleared before both begin
             return replace(run, job=replace(run.job, clearing_s=max(1.0, self._clearing_left_s)))
         return run
 
@@ -586,6 +599,11 @@ class CasesMonitor:
 
 def _exited() -> ProgramExited:
     return ProgramExited(end=ProgramEnd(exit_code=0))
+
+
+def _sending_s(run: _Run) -> float:
+    """For how long what is sent for it may be on its way."""
+    return 0.0 if run.case is None else _bytes_of(run.case) / SLOWEST_LINK_BYTES_PER_S
 
 
 def _bytes_of(case: CaseRun) -> int:

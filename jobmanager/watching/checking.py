@@ -122,7 +122,8 @@ class _CheckersSide:
         return None if printed is None else replace(case, files={**case.files, OUTPUT: printed})
 
     def judged(self, case: CaseRun, result: CaseResult, facts: RunFacts, timeout_s: float) -> CaseResult:  # noqa: ARG002
-        if isinstance(facts.ending, CannotRun):
+        """Files that do not fit are this case's alone: how much a submission prints must not cost it the checks of other cases."""
+        if isinstance(facts.ending, CannotRun) and not facts.ending.is_of_this_run:
             self._desk.end(PartnerUnusable(f"{_NAME} cannot be run: {result.text}"))
         else:
             self._desk.judge(case.number, result)

@@ -45,6 +45,7 @@ class Observations:
     protocol_error: str = ""  # the invalid or unsupported message of a grading job's supervisor for which we ended the job
     refusal: str = ""  # the runner's reason for not starting the program
     refusal_is_its_own: bool = False  # the program's
+    refusal_is_of_this_run: bool = False
     students_lost: bool = False  # a grading job lost its student containers when it needed them
     end: ProgramEnd | None = None  # how the program ended, or was ended
     report_complete: bool = False  # the program ended by itself, and the runner has told all of it
@@ -65,7 +66,12 @@ def ending_of(seen: Observations) -> Ending:
     if seen.protocol_error:
         return StoppedForProtocolError(reason=seen.protocol_error, end=seen.end, container=container)
     if seen.refusal:
-        return CannotRun(reason=seen.refusal, is_its_own=seen.refusal_is_its_own, container=container)
+        return CannotRun(
+            reason=seen.refusal,
+            is_its_own=seen.refusal_is_its_own,
+            is_of_this_run=seen.refusal_is_of_this_run,
+            container=container,
+        )
     if isinstance(cause, (HostGivenUp, LeaseExpired)):
         return RunCutOff(cause=cause, end=seen.end)
     if seen.students_lost:

@@ -23,6 +23,7 @@ from jobmanager.watching.ending import Observations, ending_of
 from jobmanager.watching.limit_clock import LimitClock
 from jobmanager.watching.transcript import Transcript
 
+_OF_ONE_RUN = (RefusalReason.PUT_FAILED, RefusalReason.NO_PROCESS)
 _LIMITS = {StoppedBy.WALL: Limit.WALL, StoppedBy.CPU: Limit.CPU, StoppedBy.OUTPUT: Limit.OUTPUT}
 
 
@@ -99,6 +100,7 @@ class RunReport:
             protocol_error=notes.protocol_error,
             refusal=notes.refusal,
             refusal_is_its_own=refused is not None and refused.why is RefusalReason.NO_INTERPRETER,
+            refusal_is_of_this_run=refused is not None and refused.why in _OF_ONE_RUN,
             students_lost=notes.supervisor_gave_up or (notes.link_lost and not ended_by_itself),
             end=end,
             report_complete=ended_by_itself,

@@ -101,6 +101,26 @@ def test_a_checker_is_built_once_and_one_that_cannot_be_built_makes_errors(share
     )
 
 
+def test_an_output_that_does_not_fit_beside_what_its_checker_has_built_costs_that_case_alone(shared_manager: JobManager) -> None:
+    limits = Limits(memory_mib=64, cpu_time_s=5, wall_time_s=10, workspace_mib=4)
+    check = Checker(Task(BUSYBOX, build="head -c 3400000 /dev/zero > large", command="cmp input output", limits=limits))
+    cases = [Case("1\n", check=check), Case("1000000\n", check=check), Case("2\n", check=check)]
+    program = "read n; if [ $n -gt 9 ]; then head -c $n /dev/zero; else echo $n; fi"
+    result = shared_manager.submit(Task(BUSYBOX, command=program, cases=cases, limits=LIMITS)).result(120)
+    assert outcomes(result) == [(Outcome.SUCCESS, True), (Outcome.ERROR, None), (Outcome.SUCCESS, True)], result
+    assert "its files do not fit into the workspace" in result.cases[1].text
+
+
+def test_a_second_checker_that_cannot_be_built_is_an_error_of_its_own_cases(shared_manager: JobManager) -> None:
+    good = Checker(Task(BUSYBOX, command="true", limits=LIMITS))
+    broken = Checker(Task(BUSYBOX, build="exit 9", command="true", limits=LIMITS))
+    cases = [Case("1", check=good), Case("2", check=broken), Case("3", check=good), Case("4", check=broken)]
+    result = shared_manager.submit(Task(BUSYBOX, command="true", cases=cases, limits=LIMITS)).result(120)
+    why = "its checker was not run: its build ended as failed: exit code 9"
+    assert [case.text for case in result.cases] == ["", why, "", why], result
+    assert [case.points for case in result.cases] == [1.0, 0.0, 1.0, 0.0]
+
+
 def test_a_checker_never_shares_a_container_with_the_submission_nor_one_check_with_the_next(shared_manager: JobManager) -> None:
     looks = "ls /job /tmp; [ ! -e /tmp/mark ] && [ ! -e /job/secret ] && touch /tmp/mark"
     cases = [Case("x", files={"secret": "s"}, check=Checker(Task(BUSYBOX, command=looks, limits=LIMITS))) for _ in range(3)]

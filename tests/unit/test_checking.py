@@ -43,9 +43,8 @@ def judged(code: int | None, *, signal: str | None = None, stderr: bytes = b"") 
 def test_the_words_of_a_judge_are_those_of_testlib_whoever_was_first(
     said: CaseResult, outcome: Outcome, correct: bool | None, points: float
 ) -> None:
-    ran = CaseResult(name="c", outcome=Outcome.ERROR, text="it has not been checked", run=ENDED_WELL.run)
     for result in (
-        checked_case(2.0, ran, said),
+        checked_case(2.0, ENDED_WELL, said),
         talked_case(2.0, ENDED_WELL, said, interactor_was_first=False),
         talked_case(2.0, ENDED_WELL, said, interactor_was_first=True),
         talked_case(2.0, CRASHED, said, interactor_was_first=True),

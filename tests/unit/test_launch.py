@@ -108,5 +108,5 @@ def test_a_checker_is_given_only_the_cases_that_it_judges_and_that_are_left() ->
     assert [judge.spec.name for judge in plan.checkers] == ["c-c2", "c-c3"]
     first = plan.checkers[0].job
     assert first.cases is not None and (first.command, first.stdin, first.files) == (("one",), b"", {"check.py": b"x"})
-    assert (first.cases.build, first.cases.last, [case.number for case in first.cases.cases]) == ("make", 5, [2, 4])
+    assert (first.cases.build, first.cases.last, [case.number for case in first.cases.cases]) == ("make", 4, [2, 4])
     assert first.cases.cases[0].files == {"input": b"in2", "answer": b"out2"}

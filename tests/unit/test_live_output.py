@@ -17,7 +17,8 @@ from jobmanager.events import Event, JobOutput
 from jobmanager.ipc.messages import FetchOutput, OutputChunk, StreamPiece
 from jobmanager.live_output import run_buffer
 from jobmanager.live_output.fan_out import LiveOutputFanOut
-from jobmanager.results.facts import CapturedOutput, RunFacts
+from jobmanager.model.result import CaseResult, Outcome
+from jobmanager.results.facts import CapturedOutput, CasesProgress, RunFacts
 from jobmanager.scheduling.job_record import OutputSource, RunSource
 from jobmanager.threads import deadlock_guard
 from tests.conftest import eventually
@@ -559,6 +560,18 @@ def test_phases_that_printed_nothing_are_run_again_without_a_word_and_a_reader_m
     manager.ends(b"tested")
 
     assert list(live) == [out(b"built", phase="build"), out(b"tested", phase="test")]
+
+
+def test_cases_of_a_job_that_is_run_again_are_not_shown_twice_without_a_word() -> None:
+    manager = Manager()
+    live = manager.follow()
+    one = CaseResult(name="one", outcome=Outcome.SUCCESS)
+    manager.change(runs=(RunSource(container="c1", progress=CasesProgress(cases=(one,))),))
+    manager.outputs.update("j")
+    assert [output.case for output in so_far(live)] == [one]
+
+    manager.begins(RunSource(container="c2", progress=CasesProgress(cases=(one,))), placement=2)
+    assert [(output.starts_again, output.case) for output in so_far(live)] == [(True, None), (False, one)]
 
 
 def test_while_it_waits_to_be_run_again_the_output_stays() -> None:

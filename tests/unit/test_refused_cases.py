@@ -69,6 +69,14 @@ def test_a_check_that_decides_later_cannot_stop_at_the_first_failure() -> None:
     Task("e", command="c", cases=[Case(check=Checker(TRUE))], stop_at_first_failure=True)
 
 
+def test_a_judge_has_room_for_all_that_it_may_be_given() -> None:
+    for judge in (Checker, Interactor):
+        small = judge(Task("e", command="c", files={"own": bytes(2**20)}, limits=Limits(workspace_mib=2)))
+        with pytest.raises(InvalidTask, match="what the judge of case 1 is given, with its own files, is larger than the"):
+            Task("e", command="c", cases=[Case("1", check=small)], limits=Limits(output_kib=1024))
+        Task("e", command="c", cases=[Case("1", check=small)], limits=Limits(output_kib=512))
+
+
 def test_a_task_has_a_bounded_number_of_checkers() -> None:
     with pytest.raises(InvalidTask, match="a task may have 8 different checkers, not 9"):
         Task("e", command="c", cases=[Case(check=Checker(Task("e", command=f"c{number}"))) for number in range(9)])
