@@ -331,7 +331,7 @@ def test_without_its_libraries_the_command_says_how_to_install_them() -> None:
 DOOMED = """
 import sys
 from jobmanager import JobManager, Limits, Task
-manager = JobManager({url!r})
+manager = JobManager({url!r}, name="doomed")
 manager.start()
 for _ in range(3):
     manager.new_job(Task({image!r}, command="sleep 300", limits=Limits(wall_time_s=300)))
@@ -349,7 +349,7 @@ def kill_with_children(url: str) -> None:
 
 
 def test_a_dead_managers_leftovers_are_listed_then_removed_and_a_living_neighbours_are_not(url: str, ask: Ask) -> None:
-    with JobManager(url) as neighbour:
+    with JobManager(url, name="web-1") as neighbour:
         job = neighbour.submit(Task(BUSYBOX, command="sleep 300", limits=Limits(wall_time_s=300)))
         (living,) = eventually(lambda: our_containers(url), what="the neighbour's job runs")
         kill_with_children(url)
@@ -361,8 +361,13 @@ def test_a_dead_managers_leftovers_are_listed_then_removed_and_a_living_neighbou
         assert all(name in listed.out for name in dead) and living not in listed.out
         assert "has ended" in listed.out
         assert "3 containers and 1 volume to remove: add --yes to remove them" in listed.out
-        assert "left alone: 1 container and 1 volume of manager" in listed.out
+        assert "left alone: 1 container and 1 volume of manager" in listed.out and " (web-1), which may be alive" in listed.out
+        assert listed.out.count(" (doomed) ") == 4
         assert dead < set(our_containers(url))
+
+        host = ask("sweep", url, "--json").host
+        assert {each["manager_name"] for each in host["leftovers"]} == {"doomed"}
+        assert {each["manager_name"] for each in host["left_alone"]} == {"web-1"}
 
         removed = ask("sweep", url, "--yes")
         assert (removed.code, "removed 3 containers and 1 volume" in removed.out) == (0, True)
