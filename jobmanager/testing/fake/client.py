@@ -100,7 +100,7 @@ class FakeEngine:
     def create(self, spec: ContainerSpec, defaults: ImageDefaults) -> str:  # noqa: ARG002
         limits = spec.limits
         sizes = (limits.workspace_mib, limits.workspace_inodes, limits.memory_mib, limits.processes, limits.cpus)
-        network = "" if isinstance(spec.network, Network) else spec.network
+        network = "" if spec.network in list(Network) else str(spec.network)
         bounds = (spec.workspace, spec.shares, spec.shared_volume, *sizes, spec.lease_s, network)
         volumes = [(each.name, each.path, each.short_name, each.size_mib, each.inodes, each.read_only) for each in spec.volumes]
         pipes = [_row(pipes_volume(spec.pipes, spec.labels))] if spec.pipes else []
