@@ -571,15 +571,16 @@ def test_a_network_that_is_made_while_a_manager_runs_is_known_soon_and_one_that_
         except Unsatisfiable:
             return None
 
-    with JobManager(networked.url) as manager:
-        with pytest.raises(Unsatisfiable, match=r"has the network 'made-late'; there are: bridge, host, lecture, none$"):
-            manager.submit(job)
-        made = client.networks.create("made-late", driver="bridge")
-        try:
+    try:
+        with JobManager(networked.url) as manager:
+            with pytest.raises(Unsatisfiable, match=r"has the network 'made-late'; there are: bridge, host, lecture, none$"):
+                manager.submit(job)
+            client.networks.create("made-late", driver="bridge")
             result = eventually(lambda: accepted(manager), what="it is noticed").result(PATIENCE_S)
-        finally:
-            made.remove()
-            client.close()
+    finally:  # the job's container has left it by now
+        for network in client.networks.list(names=["made-late"]):
+            network.remove()
+        client.close()
     assert result.stdout_text.split() == ["eth0", "lo"], result
 
 
