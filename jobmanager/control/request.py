@@ -24,8 +24,8 @@ from jobmanager.model.volume import volume_of
 from jobmanager.ssh import debug_session
 
 _NO_COMMAND = (
-    "a job of the task {!r} has files, and the task neither a command nor a grader: the image's own command is run, which may not"
-    " use them, and end well all the same. Give Task(command=...)"
+    "a job for {!r} has files, and its task neither a command nor a grader: the image's own command is run, which may not use"
+    " them, and end well all the same. Give Task(command=...)"
 )
 _MAX_ID_LENGTH = 200
 _MAX_KEY_LENGTH = 1000
@@ -141,7 +141,7 @@ def _run(task: Task, inputs: JobInput) -> RunRequest:
         raise InvalidInput("a task with cases has the standard input of each case: leave stdin out")
     files, executables = workspace_files(task, inputs), workspace_executables(task, inputs)
     if files and task.command is None and task.grader is None:
-        warnings.warn(_NO_COMMAND.format(task.title), stacklevel=2)  # Python says it once for each title
+        warnings.warn(_NO_COMMAND.format(task.environment), stacklevel=2)  # Python says it once for each of them
     talks = None if task.interactor is None else _run(task.interactor.task, JobInput())
     return RunRequest(task=task, inputs=inputs, files=files, executables=executables, interactor=talks)
 

@@ -121,9 +121,7 @@ def accepted(task: Task, inputs: JobInput | dict[str, Any] | None = None) -> obj
     ],
 )
 def test_files_without_a_command_or_a_grader_are_warned_about(task: Task, inputs: Any) -> None:
-    with pytest.warns(
-        UserWarning, match=f"a job of the task '{task.title}' has files, and the task neither a command nor a grader"
-    ):
+    with pytest.warns(UserWarning, match=f"a job for '{task.environment}' has files, and its task neither a command nor a grader"):
         accepted(task, inputs)
 
 
