@@ -237,8 +237,8 @@ class JobManager:
 
         While it waits: how many of the jobs that wait now are expected to get a host before it, and in how many seconds it is
         expected to get one; None for these seconds while they are not known (docs/queue.md). When it has a host: -1, and in how
-        many seconds its wall-clock limit will end it, which is its ``remaining_s``, too. While more than 1,000 jobs wait, the answer may be old, by a second for
-        100,000.
+        many seconds its wall-clock limit will end it, which is its ``remaining_s``, too. While more than 1,000 jobs wait, the
+        answer may be old, by a second for 100,000.
         """
         job_id = _checks.string("job_id", job_id, InvalidInput)
         return outside_main_thread(partial(self._lifetime.running().ledger.queue_info, job_id))
