@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 
+from jobmanager.model._extras import needs_extra
+
 _NEEDED = ("click", "rich")
 
 
@@ -15,7 +17,7 @@ def main() -> int:
     except ModuleNotFoundError as missing:
         if missing.name is None or missing.name.partition(".")[0] not in _NEEDED:
             raise
-        sys.stderr.write(f"jobmanager: there is no {missing.name} here: pip install 'jobmanager-docker[cli]'\n")
+        sys.stderr.write(f"jobmanager: {needs_extra('the command', 'cli', missing.name)}\n")
         return 2
     logging.getLogger("jobmanager").setLevel(logging.ERROR)  # the command prints the rest itself
     return run()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from jobmanager.engine.protocol import Engine, EngineError, EngineFailed, ImageMissing, NameTaken, NoSuchContainer, Unreachable
 from jobmanager.engine.runner_volume import RunnerVolumes, is_runner_missing
@@ -19,6 +19,19 @@ _log = logging.getLogger(__name__)
 
 _CREATION_CHECKS = 50
 _CREATION_CHECK_INTERVAL_S = 0.2
+_PULL_AGAIN_S = 15.0
+_MAX_FAILED_PULLS = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _FailedPull:
+    """A registry has refused an image, or cannot be reached."""
+
+    at: float  # by the monotonic clock
+    reason: str
+
+
+_failed_pulls: dict[tuple[str, str], _FailedPull] = {}  # of this process, by host and image
 
 
 def submit(
@@ -31,7 +44,7 @@ def submit(
     began = time.monotonic()
     try:
         container = replace(container, runner=runners.named(engine, host).sha256)
-        defaults = _image_defaults(engine, container.image, may_pull)
+        defaults = _image_defaults(engine, container.image, host if may_pull else "")
         container_id = _create(engine, container, defaults)
         if isinstance(container_id, StartRefused):
             return container_id
@@ -75,15 +88,31 @@ def _lost_holder(engine: Engine, container: ContainerSpec, container_id: str) ->
     return ""
 
 
-def _image_defaults(engine: Engine, image: str, may_pull: bool) -> ImageDefaults:
+def _image_defaults(engine: Engine, image: str, pulled_by: str) -> ImageDefaults:
+    """``pulled_by``: the host that may pull the image where it is missing; empty: none."""
     try:
         return engine.image_defaults(image)
     except ImageMissing:
-        if not may_pull:
+        if not pulled_by:
             raise
-    _log.info("pulling image %s", image)
-    engine.pull(image)
+    _pull(engine, image, pulled_by)
     return engine.image_defaults(image)
+
+
+def _pull(engine: Engine, image: str, host: str) -> None:
+    """Pull it, unless that failed a moment ago: a thousand jobs with a wrong name would ask the registry a thousand times."""
+    failed = _failed_pulls.get((host, image))
+    if failed is not None and (ago_s := time.monotonic() - failed.at) < _PULL_AGAIN_S:
+        raise ImageMissing(f"{failed.reason} (so it was {ago_s:.0f} s ago; it is asked for again {_PULL_AGAIN_S:.0f} s after that)")
+    _log.info("pulling image %s", image)
+    try:
+        engine.pull(image)
+    except ImageMissing as error:
+        if len(_failed_pulls) >= _MAX_FAILED_PULLS:
+            _failed_pulls.clear()
+        _failed_pulls[host, image] = _FailedPull(at=time.monotonic(), reason=str(error))
+        raise
+    _failed_pulls.pop((host, image), None)
 
 
 def _create(engine: Engine, container: ContainerSpec, defaults: ImageDefaults) -> str | StartRefused:

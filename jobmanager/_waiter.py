@@ -97,7 +97,9 @@ class Waiter:
         self._lock = threading.Lock()
         self._monitors: dict[str, ContainerMonitor | CasesMonitor] = {}  # by container name; no name is used twice
         owner = Owner.parse(settings.owner) or Owner.this_process()
-        self._runners = RunnerVolumes(manager_id=settings.manager_id, owner=owner, binary_for=binary)
+        self._runners = RunnerVolumes(
+            manager_id=settings.manager_id, manager_name=settings.manager_name, owner=owner, binary_for=binary
+        )
         self._host_monitor = HostMonitor(settings, send, self._runners) if settings.monitors_host else None
         self._stopping = threading.Event()
 
@@ -267,12 +269,17 @@ class Waiter:
         """Compare our monitors with the engine's containers, again and again."""
         engine: Engine | None = None
         unknown: set[str] = set()
+        has_answered = True
         while not self._stopping.wait(self._settings.reconcile_interval_s):
             try:
                 engine = engine or self._connect()
                 unknown = self._compare(engine, unknown)
+                has_answered = True
             except EngineError as error:
                 _log.debug("list on %s: %s", self._settings.address.host, error)
+                if has_answered and self._host_monitor is not None:  # so that the manager knows at once
+                    self._host_monitor.check_now()
+                has_answered = False
             except Exception:  # noqa: BLE001 - the loop's edge: an odd answer must not end the comparison
                 _log.exception("comparing with host %s failed", self._settings.address.host)
 

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from jobmanager.client import Client, InputData, JobOptions, takes_job_options
+from jobmanager.client import Client, InputData, JobOptions, checked_client, takes_job_options
 from jobmanager.errors import UnknownJob
 from jobmanager.model import _checks
 from jobmanager.model.pipeline import Pipeline
@@ -33,7 +33,7 @@ class ClientBuffer:
     ) -> None:
         if keep_results_s is not None:
             keep_results_s = _checks.positive("keep_results_s", keep_results_s)
-        self._client = client
+        self._client = checked_client(client)
         self._keep_results_s = keep_results_s
         self._clock = clock
         self._waiting: set[str] = set()

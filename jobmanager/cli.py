@@ -7,6 +7,7 @@ Exit codes: 0 all is well; 1 a limit does not hold, a leftover could not be remo
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import json
 import sys
@@ -31,6 +32,7 @@ from jobmanager.doctor.probes import examine
 from jobmanager.doctor.report import HostReport
 from jobmanager.engine.leftovers import Leftover, LeftoverKind, Removal, remove_leftovers, survey, survey_runners
 from jobmanager.errors import EngineUnavailable, InvalidHost, JobManagerError, RedisUnavailable
+from jobmanager.model._extras import needs_extra
 from jobmanager.model.container import EngineAbout
 from jobmanager.model.host import DockerHost
 
@@ -78,7 +80,18 @@ class _Commands(click.Group):
         except ModuleNotFoundError as missing:
             if missing.name not in ("redis", "rq"):
                 raise
-            raise click.UsageError(f"{cmd_name}: there is no {missing.name} here: pip install 'jobmanager-docker[rq]'") from None
+            raise click.UsageError(needs_extra(cmd_name, "rq", missing.name)) from None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that is called, or an error that names those that may be meant."""
+        name, known = args[0], self.list_commands(ctx)
+        if name not in known and not name.startswith("-"):
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known[:-1])} and {known[-1]}"
+            raise click.UsageError(f"there is no command {name!r}: {hint}")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
         rows = [(name, command.get_short_help_str(80)) for name, command in self.commands.items()]
@@ -86,10 +99,15 @@ class _Commands(click.Group):
             formatter.write_dl([*rows, *((name, help_text) for name, (_, help_text) in _OF_CLUSTERS.items())])
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=False)
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
 @click.version_option(__version__, prog_name="jobmanager")
-def commands() -> None:
+@click.pass_context
+def commands(ctx: click.Context) -> int:
     """Look after the Docker hosts and the nodes of jobmanager."""
+    if ctx.invoked_subcommand is not None:
+        return FINE
+    click.echo(ctx.get_help())  # a person asks; a script that has lost its arguments sees the exit code
+    return USAGE
 
 
 def _for_hosts(command: Callable[..., int]) -> Callable[..., int]:
@@ -320,12 +338,17 @@ def _show_sweep(
     for each in chosen:
         end = [_removed(errors[each.id])] if removed else []
         why = each.why or "chosen by you"
-        table.add_row(each.kind.value, *map(text, (each.name, each.manager_id, each.job_id, age(each.age_s), why)), *end)
+        table.add_row(each.kind.value, *map(text, (each.name, _manager(each), each.job_id, age(each.age_s), why)), *end)
     if chosen:
         console.print(table)
     console.print(_summary(chosen, errors, removed=removed))
     for line in _left_alone(others):
         console.print(text(line))
+
+
+def _manager(leftover: Leftover) -> str:
+    """The manager's id, by which it is chosen, and its name, which somebody may know."""
+    return f"{leftover.manager_id} ({leftover.manager_name})" if leftover.manager_name else leftover.manager_id
 
 
 def _removed(error: str) -> Text:
@@ -347,8 +370,9 @@ def _left_alone(others: Sequence[Leftover]) -> Iterator[str]:
     """One line for each manager that may be alive, so that the operator can name it."""
     for manager_id in dict.fromkeys(each.manager_id for each in others if each.manager_id):
         theirs = [each for each in others if each.manager_id == manager_id]
+        named = next((_manager(each) for each in theirs if each.manager_name), manager_id)
         oldest = age(max(each.age_s for each in theirs))
-        yield f"left alone: {_counted(theirs)} of manager {manager_id}, which may be alive; the oldest was made {oldest} ago"
+        yield f"left alone: {_counted(theirs)} of manager {named}, which may be alive; the oldest was made {oldest} ago"
 
 
 def _counted(leftovers: Sequence[Leftover]) -> str:

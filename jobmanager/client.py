@@ -7,7 +7,10 @@ from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar, Union, get_type_hints, runtime_checkable
 
+from jobmanager.errors import InvalidValue
 from jobmanager.live_output.reader import LiveOutput
+from jobmanager.model._keywords import unexpected_keyword
+from jobmanager.model._repr import value_repr
 from jobmanager.model.job import JobInput
 from jobmanager.model.listings import HostInfo, QueueInfo, RunningJob, WaitingJob
 from jobmanager.model.pipeline import Pipeline
@@ -67,13 +70,13 @@ def takes_job_options(options: type) -> Callable[[_Method], _Method]:
         places = [number for number, parameter in enumerate(parameters) if parameter.kind is parameter.KEYWORD_ONLY]
         place = min(places, default=len(parameters))
         parameters[place:place] = [_parameter(name, options) for name in names]
-        known = {parameter.name for parameter in parameters}
+        known = dict.fromkeys(parameter.name for parameter in parameters[1:])
 
         @wraps(method)
         def checked(*arguments: Any, **keywords: Any) -> Any:
             for name in keywords:
                 if name not in known:
-                    raise TypeError(f"{method.__qualname__}() got an unexpected keyword argument {name!r}")
+                    raise unexpected_keyword(f"{method.__qualname__}()", name, known)
             return method(*arguments, **keywords)
 
         checked.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
@@ -89,6 +92,13 @@ def _parameter(name: str, options: type) -> inspect.Parameter:
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=JOB_DEFAULTS[name], annotation=annotation  # type: ignore[literal-required]
     )
+
+
+def checked_client(given: Client) -> Client:
+    """What can run jobs, as far as the ways in need it; raises InvalidValue for anything else, such as a host or a class."""
+    if isinstance(given, type) or not all(callable(getattr(given, name, None)) for name in ("new_job", "kill_job")):
+        raise InvalidValue(f"client must be a JobManager, a RemoteClient or another Client, not {value_repr(given)}")
+    return given
 
 
 @runtime_checkable
@@ -122,6 +132,10 @@ class Client(Protocol):
 
     def get_job_queue_snapshot(self) -> tuple[list[RunningJob], list[WaitingJob]]:
         """Running and waiting jobs."""
+        ...
+
+    def queue_length(self) -> int:
+        """How many jobs wait."""
         ...
 
     def get_available_environments(self) -> dict[str, list[str]]:

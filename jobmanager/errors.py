@@ -11,7 +11,7 @@ What happens to a job is never an error: it is a ``JobResult``.
     │   └── InvalidHost
     ├── JobRefused                            a valid job that this manager does not accept now
     │   ├── UnknownEnvironment                no host has, or could have, its image
-    │   ├── Unsatisfiable                     no host is large enough for its limits
+    │   ├── Unsatisfiable                     no host is large enough for its limits, or has its network
     │   ├── QueueFull
     │   └── DuplicateJob
     ├── UnknownJob (also a LookupError)       no such job
@@ -77,7 +77,7 @@ class UnknownEnvironment(JobRefused):
 
 
 class Unsatisfiable(JobRefused):
-    """No known host could ever run a job with these limits."""
+    """No known host could ever run the job: none is large enough for its limits, or none has the network that it names."""
 
 
 class QueueFull(JobRefused):

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from jobmanager.client import Client, InputData, NamedJobOptions, takes_job_options
+from jobmanager.client import Client, InputData, NamedJobOptions, checked_client, takes_job_options
 from jobmanager.model.pipeline import Pipeline
 from jobmanager.model.result import JobResult
 from jobmanager.model.task import Task
@@ -80,7 +80,7 @@ class ClientFuture:
     """Gives a future for each job of any ``Client``."""
 
     def __init__(self, client: Client) -> None:
-        self._client = client
+        self._client = checked_client(client)
 
     @takes_job_options(NamedJobOptions)
     def new_job(

@@ -50,6 +50,7 @@ from jobmanager.future import ClientFuture, JobFuture
 from jobmanager.hooks import HookManager
 from jobmanager.live_output.reader import LiveOutput
 from jobmanager.model import _checks
+from jobmanager.model._keywords import explains_keywords
 from jobmanager.model.listings import CallbackInfo, HostInfo, QueueInfo, RunningJob, WaitingJob
 from jobmanager.model.pipeline import Pipeline
 from jobmanager.model.result import Callback
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
 __all__ = ["JobManager"]
 
 
+@explains_keywords
 class JobManager:
     """Runs jobs on Docker hosts. The constructor starts nothing; ``start`` or ``with`` does.
 
@@ -82,6 +84,8 @@ class JobManager:
         ssh_timeout_s: how long a session of ``debug="ssh"`` may last.
         secrets: values by name, text or bytes, for phases of a Pipeline that name them. The mapping is kept, not copied, and
             asked at ``new_job`` and when such a phase starts, in one of the library's threads: it must answer at once.
+        name: what people call it: a label of its containers and volumes, which ``jobmanager sweep`` shows. At most 64 letters,
+            digits, ``_``, ``-`` or ``.``; None: it has no name.
 
     Raises:
         InvalidValue: an argument makes no sense.
@@ -101,6 +105,7 @@ class JobManager:
         engine_timeout_s: float = 30.0,
         ssh_timeout_s: float = SSH_TIMEOUT_S,
         secrets: Mapping[str, str | bytes] | None = None,
+        name: str | None = None,
     ) -> None:
         if hook_manager is not None and not isinstance(hook_manager, HookManager):
             raise InvalidValue(f"hook_manager must be a HookManager, not {hook_manager!r}")
@@ -116,6 +121,7 @@ class JobManager:
             engine_timeout_s=engine_timeout_s,
             ssh_timeout_s=ssh_timeout_s,
             secrets=secrets,
+            name=name,
         )
         self._lifetime = Lifetime(partial(RunningManager, self._settings, hooks), hooks, what=WHAT)
 
@@ -231,8 +237,8 @@ class JobManager:
 
         While it waits: how many of the jobs that wait now are expected to get a host before it, and in how many seconds it is
         expected to get one; None for these seconds while they are not known (docs/queue.md). When it has a host: -1, and in how
-        many seconds its wall-clock limit will end it. While more than 1,000 jobs wait, the answer may be old, by a second for
-        100,000.
+        many seconds its wall-clock limit will end it, which is its ``remaining_s``, too. While more than 1,000 jobs wait, the
+        answer may be old, by a second for 100,000.
         """
         job_id = _checks.string("job_id", job_id, InvalidInput)
         return outside_main_thread(partial(self._lifetime.running().ledger.queue_info, job_id))
@@ -243,6 +249,10 @@ class JobManager:
         That order is the one that is expected now. With 100,000 waiting jobs this takes up to a fifth of a second of CPU time.
         """
         return outside_main_thread(self._lifetime.running().ledger.snapshot)
+
+    def queue_length(self) -> int:
+        """How many jobs wait for a host. It costs the same however many they are."""
+        return outside_main_thread(self._lifetime.running().ledger.queue_length)
 
     def get_available_environments(self) -> dict[str, list[str]]:
         """What the hosts that are up can run, by environment type.

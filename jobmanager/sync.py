@@ -8,7 +8,7 @@ import uuid
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from jobmanager.client import Client, InputData, JobOptions, takes_job_options
+from jobmanager.client import Client, InputData, JobOptions, checked_client, takes_job_options
 from jobmanager.errors import JobManagerError, JobTimeout
 from jobmanager.model import _checks
 from jobmanager.model.pipeline import Pipeline
@@ -26,7 +26,7 @@ class ClientSync:
     """Runs jobs of any ``Client`` one call at a time; several threads may call at once."""
 
     def __init__(self, client: Client) -> None:
-        self._client = client
+        self._client = checked_client(client)
 
     @takes_job_options(JobOptions)
     def new_job(

@@ -36,6 +36,7 @@ class Children:
             listen,
             settings.hosts,
             manager_id=manager_id,
+            manager_name=settings.name,
             engine_timeout_s=settings.engine_timeout_s,
             host_lost_timeout_s=settings.host_lost_timeout_s,
             cannot_start=cannot_start,

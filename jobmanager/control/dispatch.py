@@ -73,6 +73,7 @@ class Dispatch:
         self._engine_timeout_s = settings.engine_timeout_s
         self._loopback = {host.name for host in settings.hosts if host.is_published_here_only}
         self._manager_id = manager_id
+        self._manager_name = settings.name
         self._secrets = settings.secrets
         self._runner_lease_s = settings.host_lost_timeout_s + LEASE_SLACK_S
         self._owner = Owner.this_process()
@@ -124,6 +125,7 @@ class Dispatch:
             owner=self._owner,
             loopback_only=command.host in self._loopback,
             runner_lease_s=self._runner_lease_s,
+            manager_name=self._manager_name,
         )
         submit = StartContainer(address=self._children.addresses[command.host], container=spec, timeout_s=self._engine_timeout_s)
         self._children.pool.put(PendingRequest(host=command.host, container=command.container, request=submit))

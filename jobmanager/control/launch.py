@@ -27,7 +27,13 @@ _LEASE_SLACK_S = 900.0  # past a job's wall clock, before anybody may call its c
 
 
 def container_spec(
-    command: SubmitContainer, *, manager_id: str, owner: Owner, loopback_only: bool, runner_lease_s: float
+    command: SubmitContainer,
+    *,
+    manager_id: str,
+    owner: Owner,
+    loopback_only: bool,
+    runner_lease_s: float,
+    manager_name: str = "",
 ) -> ContainerSpec:
     """The container that a submitter makes.
 
@@ -40,7 +46,7 @@ def container_spec(
     return ContainerSpec(
         name=command.container,
         image=command.image,
-        labels=labels(manager_id, request.job_id, request.task.wall_s + _LEASE_SLACK_S, owner),
+        labels=labels(manager_id, request.job_id, request.task.wall_s + _LEASE_SLACK_S, owner, manager_name=manager_name),
         limits=task.first_limits,
         network=task.network,
         workspace=task.workspace,

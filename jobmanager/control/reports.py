@@ -73,6 +73,7 @@ class Reports:
         self._live_outputs = live_outputs
         self._timers = timers
         self._environments = environments
+        self._were_up: set[str] = set()  # hosts that have answered before
         self._handlers: Mapping[type[Any], Callable[[str, Any], None]] = {
             Heartbeat: lambda *_: None,
             MonitorAcknowledged: lambda _, message: children.waiters.acknowledged(message.container_name),
@@ -165,11 +166,15 @@ class Reports:
 
     def _host_reachable(self, host: str, message: HostReachable) -> None:
         self._children.set_cores(host, message.info.cores)
-        was_down = self._ledger.host_answered(host, message.info, message.images)
+        was_down = self._ledger.host_answered(host, message.info, message.images, networks=message.networks)
         if was_down:
             self._children.pool.warm_up(_WARM_WORKERS)
             self._timers.retry_deletes_now(host)
-            _log.info("host %s is up", host, extra={"host": host})
+            if host in self._were_up:  # that it was away is in the log as a warning
+                _log.warning("host %s is up again", host, extra={"host": host})
+            else:
+                _log.info("host %s is up", host, extra={"host": host})
+            self._were_up.add(host)
             self._hooks.fire(HostUp(at_s=time.time(), host=host))
         self._environments.host_answered(host, message.images, was_down=was_down)
 

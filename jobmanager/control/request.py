@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import uuid
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -21,6 +22,10 @@ from jobmanager.model.task import Task
 from jobmanager.model.volume import volume_of
 from jobmanager.ssh import debug_session
 
+_NO_COMMAND = (
+    "a job for {!r} has files, and its task neither a command nor a grader: the image's own command is run, which may not use"
+    " them, and end well all the same. Give Task(command=...)"
+)
 _MAX_ID_LENGTH = 200
 _MAX_KEY_LENGTH = 1000
 _RANDOM = random.SystemRandom()  # the caller's own seed is left alone
@@ -130,6 +135,8 @@ def _run(task: Task, inputs: JobInput) -> RunRequest:
     if task.cases and inputs.stdin:
         raise InvalidInput("a task with cases has the standard input of each case: leave stdin out")
     files, executables = workspace_files(task, inputs), workspace_executables(task, inputs)
+    if files and task.command is None and task.grader is None:
+        warnings.warn(_NO_COMMAND.format(task.environment), stacklevel=2)  # Python says it once for each of them
     talks = None if task.interactor is None else _run(task.interactor.task, JobInput())
     checkers = tuple(_run(checker.task, JobInput()) for checker in task.checkers)
     return RunRequest(task=task, inputs=inputs, files=files, executables=executables, interactor=talks, checkers=checkers)

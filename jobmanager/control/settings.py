@@ -37,6 +37,7 @@ class ManagerSettings:
     engine_timeout_s: float
     ssh_timeout_s: float
     secrets: SecretStore = field(repr=False)
+    name: str = ""  # for labels on hosts; empty: none
 
     @classmethod
     def checked(
@@ -52,6 +53,7 @@ class ManagerSettings:
         engine_timeout_s: float,
         ssh_timeout_s: float,
         secrets: Mapping[str, str | bytes] | None,
+        name: str | None = None,
     ) -> ManagerSettings:
         """The settings that these arguments stand for. Raises InvalidValue where one makes no sense."""
         if pool_size is None:
@@ -67,6 +69,7 @@ class ManagerSettings:
             engine_timeout_s=_checks.timeout("engine_timeout_s", engine_timeout_s),
             ssh_timeout_s=_checks.timeout("ssh_timeout_s", ssh_timeout_s),
             secrets=SecretStore(secrets),
+            name="" if name is None else _checks.short_name("name", name, InvalidValue),
         )
 
 
@@ -96,14 +99,15 @@ def _hosts(given: Hosts) -> list[DockerHost]:
     for host in hosts:
         if not isinstance(host, DockerHost):
             raise InvalidHost(f"hosts must be DockerHosts or urls, not {host!r}")
-    names = [host.name for host in hosts]
-    if len(set(names)) != len(names):
-        raise InvalidHost(f"two hosts have one name: {sorted(name for name in names if names.count(name) > 1)[0]!r}")
     first: dict[str, DockerHost] = {}
     for host in hosts:
         other = first.setdefault(host.url.rstrip("/"), host)
         if other is not host:  # each would give away the whole machine
-            raise InvalidHost(f"two hosts have one url, {host.url!r}: {other.name!r} and {host.name!r}")
+            named = "" if other.name == host.name else f", as {other.name!r} and as {host.name!r}"
+            raise InvalidHost(f"the same host twice: {host.url!r}{named}")
+    names = [host.name for host in hosts]
+    if len(set(names)) != len(names):
+        raise InvalidHost(f"two hosts have one name: {sorted(name for name in names if names.count(name) > 1)[0]!r}")
     return hosts
 
 

@@ -72,6 +72,7 @@ class Waiters:
         engine_timeout_s: float,
         host_lost_timeout_s: float,
         cannot_start: Callable[[str, str], None],
+        manager_name: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """``cannot_start`` gets a host and the reason, whenever no process can be started for it."""
@@ -79,6 +80,7 @@ class Waiters:
         self._cannot_start = cannot_start
         self._hosts = hosts
         self._manager_id = manager_id
+        self._manager_name = manager_name
         self._engine_timeout_s = engine_timeout_s
         self._host_lost_timeout_s = host_lost_timeout_s
         self._clock = clock
@@ -94,6 +96,7 @@ class Waiters:
                     WaiterSettings(
                         address=addresses[host.name],
                         manager_id=self._manager_id,
+                        manager_name=self._manager_name,
                         owner=Owner.this_process().label(),
                         monitors_host=number == 0,
                         engine_timeout_s=self._engine_timeout_s,

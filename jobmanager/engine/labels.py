@@ -19,6 +19,7 @@ from functools import cache
 import psutil
 
 MANAGER_LABEL = "jobmanager.manager"
+MANAGER_NAME_LABEL = "jobmanager.manager_name"  # for people; not there when the manager has no name
 JOB_LABEL = "jobmanager.job"
 OWNER_LABEL = "jobmanager.owner"
 LEASE_LABEL = "jobmanager.lease_s"
@@ -76,14 +77,20 @@ class Owner:
         return _started(self.pid) != self.started and not _is_hidden(self.pid)
 
 
-def labels(manager_id: str, job_id: str, lease_s: float, owner: Owner) -> dict[str, str]:
+def labels(manager_id: str, job_id: str, lease_s: float, owner: Owner, *, manager_name: str = "") -> dict[str, str]:
     """The labels of a job's container and volume."""
     return {
         MANAGER_LABEL: manager_id,
         JOB_LABEL: job_id,
         OWNER_LABEL: owner.label(),
         LEASE_LABEL: str(int(lease_s)),
+        **name_label(manager_name),
     }
+
+
+def name_label(manager_name: str) -> dict[str, str]:
+    """The label with a manager's name, if it has one."""
+    return {MANAGER_NAME_LABEL: manager_name} if manager_name else {}
 
 
 def mark_closed(manager_id: str) -> None:

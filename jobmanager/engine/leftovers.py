@@ -8,7 +8,7 @@ from enum import Enum
 from typing import TypeVar
 
 from jobmanager.engine.docker.container_config import VOLUME_LABEL
-from jobmanager.engine.labels import JOB_LABEL, MANAGER_LABEL, STUDENT_LABEL, abandonment_reason
+from jobmanager.engine.labels import JOB_LABEL, MANAGER_LABEL, MANAGER_NAME_LABEL, STUDENT_LABEL, abandonment_reason
 from jobmanager.engine.protocol import BeingRemoved, Engine, EngineFailed, Refused
 from jobmanager.model.container import ContainerInfo, VolumeInfo
 from jobmanager.runner.place import RUNNER_LABEL, USER_LABEL
@@ -41,6 +41,7 @@ class Leftover:
     job_id: str
     why: str  # its manager counts as dead; empty when it may be alive
     age_s: float  # by the engine's own clock; 0 where the engine does not give it
+    manager_name: str = ""  # ``JobManager(name=...)``; empty when it has none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +145,7 @@ def _leftover(kind: LeftoverKind, found: ContainerInfo | VolumeInfo, now_s: floa
         id=found.id if isinstance(found, ContainerInfo) else found.name,
         name=found.name,
         manager_id=found.labels.get(MANAGER_LABEL, ""),
+        manager_name=found.labels.get(MANAGER_NAME_LABEL, ""),
         job_id=found.labels.get(JOB_LABEL, ""),
         why=abandonment_reason(found.labels, found.created_at_s, now_s, closed_managers),
         age_s=round(max(0.0, now_s - found.created_at_s), 1) if found.created_at_s > 0 else 0.0,

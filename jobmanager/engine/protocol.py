@@ -118,6 +118,10 @@ class Engine(Protocol):
         """All images that have a reference."""
         ...
 
+    def networks(self) -> frozenset[str]:
+        """The names of all networks that it lists."""
+        ...
+
     def image_defaults(self, image: str) -> ImageDefaults:
         """An image's command and volumes; raises ImageMissing."""
         ...

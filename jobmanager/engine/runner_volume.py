@@ -25,7 +25,7 @@ from contextlib import contextmanager, suppress
 from secrets import token_hex
 from typing import Protocol
 
-from jobmanager.engine.labels import LEASE_LABEL, MANAGER_LABEL, OWNER_LABEL, Owner
+from jobmanager.engine.labels import LEASE_LABEL, MANAGER_LABEL, MANAGER_NAME_LABEL, OWNER_LABEL, Owner, name_label
 from jobmanager.engine.leftovers import CARRIER_LEASE_S, carrier_end
 from jobmanager.engine.protocol import (
     BeingRemoved,
@@ -86,10 +86,12 @@ class RunnerVolumes:
         manager_id: str,
         owner: Owner,
         binary_for: Callable[[str], RunnerBinary],
+        manager_name: str = "",
         pause: Callable[[float], object] = time.sleep,
     ) -> None:
         """``binary_for``: the program for an architecture in an engine's words; raises ValueError for one that has none."""
         self._manager_id = manager_id
+        self._manager_name = manager_name
         self._owner = owner
         self._binary_for = binary_for
         self._pause = pause
@@ -100,7 +102,8 @@ class RunnerVolumes:
     def of_owner(cls, labels: Mapping[str, str]) -> RunnerVolumes:
         """Those of the manager that has these labels on what is its own."""
         owner = Owner.parse(labels.get(OWNER_LABEL, "")) or Owner.this_process()
-        return cls(manager_id=labels[MANAGER_LABEL], owner=owner, binary_for=binary)
+        name = labels.get(MANAGER_NAME_LABEL, "")
+        return cls(manager_id=labels[MANAGER_LABEL], manager_name=name, owner=owner, binary_for=binary)
 
     def named(self, engine: Engine, host: str) -> RunnerVolume:
         """The volume as a container names it, whether it is there or not: whoever starts the container finds out.
@@ -122,7 +125,7 @@ class RunnerVolumes:
         self._ready.pop(host, None)
         chosen = self._chosen_binary(engine.info(), host)
         volume = RunnerVolume(sha256=chosen.sha256)
-        owner = {USER_LABEL: self._manager_id, OWNER_LABEL: self._owner.label()}
+        owner = {USER_LABEL: self._manager_id, OWNER_LABEL: self._owner.label(), **name_label(self._manager_name)}
         delivery = _Delivery(engine, volume, chosen.content, owner, self._pause)
         try:
             delivery.make_sure()

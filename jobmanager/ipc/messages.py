@@ -136,6 +136,7 @@ class WaiterSettings:
     host_check_interval_s: float  # between two checks of a host that is up
     reconcile_interval_s: float  # between two lists of our containers
     spool_folder: str = ""  # where it keeps what it has read of a run, for a waiter after it; empty: nowhere
+    manager_name: str = ""  # for labels; empty: it has none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -358,6 +359,7 @@ class HostReachable:
 
     info: EngineInfo
     images: tuple[Image, ...]
+    networks: frozenset[str] | None = None  # names; None: unknown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import os
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import PurePosixPath
@@ -12,6 +13,7 @@ from typing import TypeVar
 
 from jobmanager.errors import InvalidValue
 from jobmanager.model._exact import exact
+from jobmanager.model._repr import value_repr
 
 RESERVED_FOLDER = ".jobmanager"
 YEAR_S = 366 * 24 * 3600.0  # no duration may be longer
@@ -23,6 +25,7 @@ _WORD_OVERHEAD = 9  # bytes for each word: a NUL and a pointer
 _MAX_SHOWN_BITS = 128
 _READ_ONLY = {"OPTIND", "UID", "EUID", "PPID", "SHELLOPTS", "BASHOPTS", "BASH_VERSINFO"}
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_LIKE_A_PATH = re.compile(r".*(/.*|\.[A-Za-z0-9_]{1,8})")  # it has a folder, or a suffix
 _SHORT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 
 
@@ -67,15 +70,17 @@ def count(name: str, value: int, error: type[InvalidValue] = InvalidValue, *, at
 def flag(name: str, value: bool, error: type[InvalidValue] = InvalidValue) -> bool:
     """True or False."""
     if not isinstance(value, bool):
-        raise error(f"{name} must be True or False, not {value!r}")
+        raise error(f"{name} must be True or False, not {_shown(value)}")
     return value
 
 
 def text(name: str, value: str, error: type[InvalidValue] = InvalidValue) -> str:
     """A string that a container can receive: not empty, encodable, without NUL."""
     value = exact(value)
-    if not isinstance(value, str) or not value.strip():
-        raise error(f"{name} must be a string that is not empty, not {value!r}")
+    if not isinstance(value, str):
+        raise error(f"{name} must be a string that is not empty, not {_shown(value)}")
+    if not value.strip():
+        raise error(f"{name} is empty")
     return plain(name, value, error)
 
 
@@ -83,7 +88,7 @@ def string(name: str, value: str, error: type[InvalidValue] = InvalidValue) -> s
     """Any string."""
     value = exact(value)
     if not isinstance(value, str):
-        raise error(f"{name} must be a string, not {value!r}")
+        raise error(f"{name} must be a string, not {_shown(value)}")
     return value
 
 
@@ -95,7 +100,7 @@ def plain(name: str, value: str, error: type[InvalidValue] = InvalidValue) -> st
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise error(f"{name} holds a lone surrogate and cannot be written as UTF-8: {value!r}") from None
+        raise error(f"{name} holds a lone surrogate and cannot be written as UTF-8: {_shown(value)}") from None
     return value
 
 
@@ -112,14 +117,14 @@ def choice(name: str, value: str, choices: Sequence[str], error: type[InvalidVal
     """One of a few words."""
     value = exact(value)
     if not isinstance(value, str) or value not in choices:
-        raise error(f"{name} must be {', '.join(map(repr, choices[:-1]))} or {choices[-1]!r}, not {value!r}")
+        raise error(f"{name} must be {', '.join(map(repr, choices[:-1]))} or {choices[-1]!r}, not {_shown(value)}")
     return value
 
 
 def several(name: str, given: Sequence[object], of: str, error: type[InvalidValue], *, at_most: int) -> tuple[object, ...]:
     """The items of a list. A single string is none."""
     if isinstance(given, (str, bytes)) or not isinstance(given, Sequence):
-        raise error(f"{name} must be a list of {of}, not {given!r}")
+        raise error(f"{name} must be a list of {of}, not {_shown(given)}")
     if len(given) > at_most:
         raise error(f"{name} must have at most {at_most} items, not {len(given)}")
     return tuple(given)
@@ -140,7 +145,7 @@ def command(name: str, given: str | Sequence[str] | None, error: type[InvalidVal
     if isinstance(given, str):
         return text(name, given, error)
     if isinstance(given, (bytes, bytearray)) or not isinstance(given, Sequence) or not given:
-        raise error(f"{name} must be a string or a list of words that is not empty, not {given!r}")
+        raise error(f"{name} must be a string or a list of words that is not empty, not {_shown(given)}")
     text(f"{name}'s first word", given[0], error)
     return tuple(plain(f"a word of the {name}", word, error) for word in given)
 
@@ -192,6 +197,25 @@ def workspace_path(name: str, error: type[InvalidValue]) -> str:
     return str(path)
 
 
+def names_a_file(given: object) -> bool:
+    """Whether a text looks like a file's name, and there is that file: then the file is meant, mostly, and not the text."""
+    if not isinstance(given, str) or len(given) > _MAX_PATH_BYTES or "\n" in given or not _LIKE_A_PATH.fullmatch(given):
+        return False
+    try:
+        return os.path.isfile(given)
+    except ValueError:
+        return False
+
+
+def no_file_name(name: str, given: object, error: type[InvalidValue]) -> None:
+    """Refuse a text that names a file."""
+    if names_a_file(given):
+        raise error(
+            f"{name} is the text {given!r}, and there is a file of that name: give Path({given!r}) for what is in the file, or"
+            f" b{given!r} for the text"
+        )
+
+
 def path_length(path: PurePosixPath, error: type[InvalidValue]) -> None:
     """Refuse a path that is longer than every file system takes."""
     if len(str(path).encode()) > _MAX_PATH_BYTES or any(len(part.encode()) > _MAX_NAME_BYTES for part in path.parts):
@@ -204,7 +228,7 @@ _F = TypeVar("_F", bound=Callable[..., object])
 def callback(name: str, given: _F, error: type[InvalidValue], *takes: str) -> _F:
     """A plain function of these arguments. The caller does not await its result, or iterate over it."""
     if not callable(given):
-        raise error(f"{name} must be callable, not {given!r}")
+        raise error(f"{name} must be callable, not {_shown(given)}")
     if kind := _runs_later(given):
         raise error(
             f"{name} must be a plain function, not {kind}, which would never run: have a plain function hand it to your"
@@ -246,7 +270,7 @@ def is_finite(value: object) -> bool:
 
 
 def _shown(value: object) -> str:
-    """A value for a message. Python refuses to convert a number with too many digits."""
+    """A value for a message. A large one is cut, and Python refuses to convert a number with too many digits."""
     if isinstance(value, int) and value.bit_length() > _MAX_SHOWN_BITS:
         return f"a number of {value.bit_length()} bits"
-    return repr(value)
+    return value_repr(value)

@@ -16,6 +16,7 @@ from typing import ClassVar, TypeVar
 from jobmanager.errors import InvalidValue
 from jobmanager.model._forms import Load, Store, Wrong, record_form, shown
 from jobmanager.model._json import parse_json
+from jobmanager.model._repr import record_repr
 
 SCHEMA = 3  # grows with each field that is added, and with each that gets another meaning
 MAX_JSON_BYTES = 256 * 2**20
@@ -24,7 +25,7 @@ _R = TypeVar("_R", bound="AsData")
 
 
 class AsData:
-    """A record that can be written as plain data and read back."""
+    """A record that can be written as plain data and read back. Its ``repr`` cuts long values, and says how long they are."""
 
     __slots__ = ()
     _kind: ClassVar[str] = ""  # the word that tells it from other records; empty: none can stand in its place
@@ -35,6 +36,8 @@ class AsData:
             cls._kind = kind
         if invalid is not None:
             cls._invalid = invalid
+        if "__repr__" not in cls.__dict__:
+            cls.__repr__ = record_repr  # type: ignore[method-assign]  # neither @dataclass nor a named tuple makes another
 
     def to_dict(self) -> dict[str, object]:
         """The record as what JSON has: text, numbers, booleans, None, lists and dicts with text for keys.

@@ -12,6 +12,7 @@ from jobmanager.errors import InvalidTask
 from jobmanager.model import _checks
 from jobmanager.model._exact import make_exact
 from jobmanager.model._forms import Form, Load, Store, form_of
+from jobmanager.model._keywords import explains_keywords
 from jobmanager.model.as_data import AsData
 from jobmanager.model.checks import CallersFunction, Check, Exact, Floats, Lines, ProgramCheck, ProgramInteractor, Tokens
 
@@ -53,6 +54,7 @@ class _CheckForm(Form):
 _DATA = {"form": _CheckForm()}
 
 
+@explains_keywords
 @dataclass(frozen=True, slots=True)
 class Case(AsData, invalid=InvalidTask):
     """One run of a task's command, with an input of its own.
@@ -182,6 +184,7 @@ def _content(name: str, given: object) -> bytes:
         return _read(name, given)
     if not isinstance(given, (bytes, str)):
         raise InvalidTask(f"{name} must be bytes, text or a Path, not {type(given).__name__}")
+    _checks.no_file_name(name, given, InvalidTask)
     content = given.encode("utf-8", "surrogateescape") if isinstance(given, str) else given
     if len(content) > _MAX_BYTES:
         raise _too_large(name, len(content))

@@ -158,6 +158,7 @@ class EngineInfo:
     architecture: str = ""  # of its machine, in the engine's words, such as "x86_64"; empty where unknown
     engine_id: str = ""  # another one means that another engine has taken the host's place; empty where unknown
     available_memory_mib: int | None = None  # what programs could still take without swapping; None: unknown
+    in_swarm: bool = False  # then it has networks that it does not list
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from jobmanager.errors import InvalidTask
 from jobmanager.model import _checks
 from jobmanager.model._exact import make_exact
+from jobmanager.model._keywords import explains_keywords
 from jobmanager.model.as_data import AsData
 from jobmanager.model.limits import Limits
 from jobmanager.model.network import Network, checked_network
@@ -16,6 +17,7 @@ SCRIPTS = ("run", "run.py", "run.sh")  # the first of them that the task has is 
 _MAX_STUDENTS = 100
 
 
+@explains_keywords
 @dataclass(frozen=True, slots=True)
 class Grader(AsData, invalid=InvalidTask):
     """How a grading job is run (``docs/grading.md``).

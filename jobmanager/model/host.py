@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import string
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -12,15 +13,18 @@ from urllib.parse import urlsplit
 from jobmanager.errors import InvalidHost
 from jobmanager.model import _checks
 from jobmanager.model._exact import exact, make_exact, own
+from jobmanager.model._keywords import explains_keywords
 
 _SCHEMES = ("unix", "tcp", "ssh", "fake")
 _MAX_WAITERS = 64
 _PULLS = ("never", "missing")
 _LOOPBACK = "127.0.0.1"
 _LETTERS_OF_ADDRESSES = frozenset(string.ascii_letters + string.digits + ".-_:%")
+_HOST_AND_PORT = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*:[0-9]{1,5}")
 _EXAMPLES = "unix:///var/run/docker.sock, tcp://host:2376 or ssh://user@host"
 
 
+@explains_keywords
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TLS:
     """Certificates for a daemon that listens on TCP. Files are PEM; a folder with Docker's names is ``TLS.folder``."""
@@ -47,6 +51,7 @@ class TLS:
         return cls(ca_cert=folder / "ca.pem", client_cert=folder / "cert.pem", client_key=folder / "key.pem", verify=verify)
 
 
+@explains_keywords
 @dataclass(frozen=True, slots=True)
 class DockerHost:
     """One Docker daemon.
@@ -139,7 +144,8 @@ def _check_url(url: str) -> None:
     except ValueError as problem:
         raise InvalidHost(f"host url {url!r}: {problem}") from None
     if parts.scheme not in _SCHEMES:
-        raise InvalidHost(f"host url {url!r} makes no sense: give {_EXAMPLES}")
+        near = _near_url(url)
+        raise InvalidHost(f"host url {url!r} makes no sense: {f'did you mean {near}?' if near else f'give {_EXAMPLES}'}")
     if parts.scheme in ("unix", "fake") and (parts.netloc or not parts.path.startswith("/") or not parts.path.strip("/")):
         raise InvalidHost(f"host url {url!r} needs the absolute path of a socket: {_EXAMPLES}")
     if parts.scheme in ("tcp", "ssh") and not parts.hostname:
@@ -148,6 +154,16 @@ def _check_url(url: str) -> None:
         raise InvalidHost(f"host url {url!r}: a host's name cannot begin with '-'")
     if parts.scheme == "tcp" and port is None:
         raise InvalidHost(f"host url {url!r} names no port (2376 is usual with TLS)")
+
+
+def _near_url(url: str) -> str:
+    """What may be meant by a url whose kind is missing or another client's; empty: who knows."""
+    if url.startswith("/") and url.strip("/"):
+        return f"unix://{url}"
+    kind, separator, rest = url.partition("://")
+    if separator and kind in ("http", "https") and rest:
+        return f"tcp://{rest.rstrip('/')}"
+    return f"tcp://{url}" if _HOST_AND_PORT.fullmatch(url) else ""
 
 
 def _check_address(address: str) -> None:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Collection, Mapping, Set
 from dataclasses import dataclass, field
 
 from jobmanager.errors import InvalidInput
+from jobmanager.model import _checks
 from jobmanager.model._exact import make_exact, own
 from jobmanager.model._forms import ANSWERS
+from jobmanager.model._keywords import explains_keywords
 from jobmanager.model.as_data import VersionedAsData
 from jobmanager.model.phase import Phase
 from jobmanager.model.pipeline import Pipeline
 from jobmanager.model.problems import Answer
 from jobmanager.model.task import Content, Task, executable_names, executable_on_disk, file_contents
 
+_CALLER = 5  # frames up from a warning: its function, __post_init__, two __init__
 _MAX_COMMAND_CHARS = 300  # characters of a command that tell a job class from others
 
 
+@explains_keywords
 @dataclass(frozen=True, slots=True)
 class JobInput(VersionedAsData, kind="input", invalid=InvalidInput):
     """The input of one job: answers to problems, files of its own, standard input.
@@ -49,6 +54,7 @@ class JobInput(VersionedAsData, kind="input", invalid=InvalidInput):
         object.__setattr__(self, "answers", {key: _answer(answer) for key, answer in answers.items()})
         executables = executable_names(self.executables, InvalidInput)
         contents = file_contents(self.files, InvalidInput)
+        _warn_of_file_names(self.files or {}, self.stdin)
         object.__setattr__(self, "executables", executables | executable_on_disk(self.files))
         object.__setattr__(self, "files", contents)
         object.__setattr__(self, "stdin", _stdin(self.stdin))
@@ -114,6 +120,18 @@ def _answer(given: Answer) -> Answer:
     if isinstance(given, Set):
         return sorted(given, key=str)
     return list(given) if isinstance(given, tuple) else given
+
+
+def _warn_of_file_names(files: Mapping[str, Content], stdin: bytes | str) -> None:
+    """A text that names a file of ours. It is no error: a submitter could find out by that which files there are."""
+    for name, content in (*files.items(), ("stdin", stdin)):
+        if _checks.names_a_file(content):
+            what = "stdin" if content is stdin else f"file {name!r}"
+            warnings.warn(
+                f"JobInput: {what} is the text {content!r}, and there is a file of that name: is what is in it meant? Then give"
+                f" Path({content!r}){'.read_bytes()' if content is stdin else ''}",
+                stacklevel=_CALLER,
+            )
 
 
 def _stdin(given: bytes | str) -> bytes:

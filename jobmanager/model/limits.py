@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from jobmanager.errors import InvalidValue
 from jobmanager.model import _checks
 from jobmanager.model._exact import make_exact
+from jobmanager.model._keywords import explains_keywords
 from jobmanager.model.as_data import AsData
 
 MAX_FILE_MIB = 4096  # of one file, holes included; runtimes such as .NET's map 2 GiB files that they hardly fill
@@ -26,6 +27,7 @@ def inodes_of(size_mib: int) -> int:
     return 1024 + 64 * size_mib
 
 
+@explains_keywords
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits(AsData):
     """What one job may use.

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from jobmanager.model.as_data import AsData
 
+HAS_HOST = -1  # instead of a number of jobs before it
+
 
 class _RunningJob(NamedTuple):
     job_id: str
@@ -44,17 +46,31 @@ class _QueueInfo(NamedTuple):
 
 
 class QueueInfo(_QueueInfo, AsData):
-    """Where a job stands."""
+    """Where a job stands: the old client's pair."""
 
     __slots__ = ()
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it has a host."""
+        return self.jobs_before == HAS_HOST
 
-class CallbackInfo(NamedTuple):
-    """How busy the callback threads are. When as many run as there are threads, results wait for one to return."""
+    @property
+    def remaining_s(self) -> float | None:
+        """In how many seconds its wall-clock limit will end it; None while it waits."""
+        return self.wait_s if self.is_running else None
 
+
+class _CallbackInfo(NamedTuple):
     threads: int
     running: int  # threads inside a callback
     waiting: int  # results whose callback has not been called yet
+
+
+class CallbackInfo(_CallbackInfo, AsData):
+    """How busy the callback threads are. When as many run as there are threads, results wait for one to return."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

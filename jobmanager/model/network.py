@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from enum import Enum
 
 from jobmanager.errors import InvalidTask
 from jobmanager.model import _checks
+
+_ID = re.compile(r"[0-9a-f]{12}|[0-9a-f]{64}")  # Docker takes it for a name, too
 
 
 class Network(str, Enum):
@@ -27,3 +31,8 @@ def checked_network(given: Network | str) -> Network | str:
         return Network(named)
     except ValueError:
         return named
+
+
+def own_networks(given: Iterable[Network | str]) -> frozenset[str]:
+    """The names among these that a host must have: of networks of its own. Ids are not looked up."""
+    return frozenset(str(each) for each in given if not isinstance(each, Network) and not _ID.fullmatch(each))

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 from jobmanager.errors import InvalidTask
 from jobmanager.model import _checks
 from jobmanager.model._exact import make_exact, own
+from jobmanager.model._keywords import explains_keywords
 from jobmanager.model.as_data import AsData
 from jobmanager.model.problems import Code, File
 from jobmanager.model.task import Task
@@ -22,6 +23,7 @@ _MAX_SECRETS = 32
 _MAX_PATTERNS = 64
 
 
+@explains_keywords
 @dataclass(frozen=True, slots=True)
 class Secret(AsData, invalid=InvalidTask):
     """A secret that a phase gets, by the name that ``JobManager(secrets=...)`` has it under.
@@ -44,6 +46,7 @@ class Secret(AsData, invalid=InvalidTask):
             _checks.variable(self.variable, InvalidTask)
 
 
+@explains_keywords
 @dataclass(frozen=True, slots=True)
 class Phase(AsData, invalid=InvalidTask):
     """One step of a ``Pipeline``: a task in a container of its own, with rights of its own.

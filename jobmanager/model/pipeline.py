@@ -9,6 +9,7 @@ from jobmanager.errors import InvalidTask
 from jobmanager.model import _checks
 from jobmanager.model._exact import make_exact, own
 from jobmanager.model._forms import Load
+from jobmanager.model._keywords import explains_keywords
 from jobmanager.model.as_data import VersionedAsData, from_data
 from jobmanager.model.phase import Phase, wants_inputs
 from jobmanager.model.problems import Problem
@@ -19,6 +20,7 @@ _MAX_PHASES = 32
 _MAX_VOLUMES = 32
 
 
+@explains_keywords
 @dataclass(frozen=True, slots=True)
 class Pipeline(VersionedAsData, kind="pipeline", invalid=InvalidTask):
     """What to run in several containers: phases in their order, and the volumes that they share. Reusable and immutable.
@@ -66,6 +68,11 @@ class Pipeline(VersionedAsData, kind="pipeline", invalid=InvalidTask):
     def environments(self) -> frozenset[str]:
         """The environments that a host must have for it, those of graders' student containers included."""
         return frozenset().union(*(phase.task.environments for phase in self.phases))
+
+    @property
+    def networks(self) -> frozenset[str]:
+        """The networks of its own that a host must have for it."""
+        return frozenset().union(*(phase.task.networks for phase in self.phases))
 
     @property
     def memory_mib(self) -> int:

@@ -9,6 +9,7 @@ from typing import Union
 from jobmanager.errors import InvalidInput, InvalidTask
 from jobmanager.model import _checks
 from jobmanager.model._exact import exact, make_exact
+from jobmanager.model._keywords import explains_keywords
 from jobmanager.model.as_data import AsData
 
 Upload = Mapping[str, Union[str, bytes]]  # {"filename": its own name, "value": its content}
@@ -19,6 +20,7 @@ _MAX_BYTES = 2**30
 _SHOWN = 5  # texts that a message repeats
 
 
+@explains_keywords
 @dataclass(frozen=True, slots=True)
 class MultipleChoice(AsData, kind="multiple_choice", invalid=InvalidTask):
     """A choice among given answers, judged without a container.
@@ -80,6 +82,7 @@ class MultipleChoice(AsData, kind="multiple_choice", invalid=InvalidTask):
             raise InvalidInput(f"a MultipleChoice problem with multiple=False takes one choice, not {len(chosen)}")
 
 
+@explains_keywords
 @dataclass(frozen=True, slots=True)
 class Match(AsData, kind="match", invalid=InvalidTask):
     """A text that must equal the expected one but for white space around it, judged without a container."""
@@ -114,6 +117,7 @@ class Match(AsData, kind="match", invalid=InvalidTask):
         return text.strip().casefold() if self.ignore_case else text.strip()
 
 
+@explains_keywords
 @dataclass(frozen=True, slots=True)
 class Code(AsData, kind="code", invalid=InvalidTask):
     """Source text. It becomes a file in the workspace, or the grader reads the answer."""
@@ -137,6 +141,7 @@ class Code(AsData, kind="code", invalid=InvalidTask):
         return _encoded("a Code answer", answer)
 
 
+@explains_keywords
 @dataclass(frozen=True, slots=True)
 class File(AsData, kind="file", invalid=InvalidTask):
     """An uploaded file. It becomes a file in the workspace, or the grader reads the answer.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal, NamedTuple, TypedDict, Union
 
+from jobmanager.model._summary import summary
 from jobmanager.model.as_data import AsData, VersionedAsData
 
 LimitName = Literal["cpu", "wall", "memory", "output", "processes", "workspace", "shm", "budget"]
@@ -186,6 +187,10 @@ class JobResult(PrintedOutput, VersionedAsData, kind="result"):
         yield self.tests
         yield self.custom
         yield self.archive
+
+    def summary(self) -> str:
+        """Two lines for people: how it ended, its grade, and why; then where, and the numbers. What it printed is not in them."""
+        return summary(self)
 
 
 Callback = Callable[[JobResult], object]

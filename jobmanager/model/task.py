@@ -15,13 +15,14 @@ from jobmanager.errors import InvalidTask, InvalidValue
 from jobmanager.model import _checks
 from jobmanager.model._exact import make_exact, own
 from jobmanager.model._forms import NOT_DATA
+from jobmanager.model._keywords import explains_keywords
 from jobmanager.model.as_data import VersionedAsData
 from jobmanager.model.case import CASE_LIMITS, Case, case_name, checked_cases
 from jobmanager.model.checks import JudgingProgram, ProgramCheck, ProgramInteractor
 from jobmanager.model.container import GRADING_WORKSPACE, WORKSPACE
 from jobmanager.model.grader import SCRIPTS, Grader
 from jobmanager.model.limits import Limits
-from jobmanager.model.network import Network, checked_network
+from jobmanager.model.network import Network, checked_network, own_networks
 from jobmanager.model.problems import Code, File, Match, MultipleChoice, Problem, ProblemType
 from jobmanager.model.volume import file_pattern
 
@@ -40,6 +41,7 @@ _USER = re.compile(r"[0-9]{1,10}|[A-Za-z_][A-Za-z0-9_.-]{0,31}")
 _DEVICE = re.compile(r"/dev(/[A-Za-z0-9_+@,=-][A-Za-z0-9_.+@,=-]*)+")
 
 
+@explains_keywords
 @dataclass(frozen=True, slots=True)
 class Task(VersionedAsData, kind="task", invalid=InvalidTask):
     """What to run: an environment, a command, files, problems, limits.
@@ -187,6 +189,13 @@ class Task(VersionedAsData, kind="task", invalid=InvalidTask):
         return frozenset([self.environment, *students, *talks, *(check.task.environment for check in self.checkers)])
 
     @property
+    def networks(self) -> frozenset[str]:
+        """The networks of its own that a host must have for it, with those of its students, checkers and interactor."""
+        students = [self.grader.student_network] if self.grader else []
+        talks = [self.interactor.task.network] if self.interactor is not None else []
+        return own_networks([self.network, *students, *talks, *(check.task.network for check in self.checkers)])
+
+    @property
     def cpus(self) -> float:
         """Cores that it can use."""
         return self.limits.cpus
@@ -317,6 +326,8 @@ def _content(name: str, content: Content, error: type[InvalidValue]) -> bytes:
     if isinstance(content, (bytes, bytearray)):
         return bytes(content)
     if isinstance(content, str):
+        if error is InvalidTask:  # the author's; of a job's files the submitter may be the author, who is told nothing of ours
+            _checks.no_file_name(f"file {name!r}", content, error)
         try:
             return content.encode()
         except UnicodeEncodeError:

@@ -16,6 +16,7 @@ from jobmanager.future import ClientFuture, JobFuture
 from jobmanager.hooks import HookManager
 from jobmanager.live_output.reader import LiveOutput
 from jobmanager.model import _checks
+from jobmanager.model._keywords import explains_keywords
 from jobmanager.model.listings import CallbackInfo, HostInfo, QueueInfo, RunningJob, WaitingJob
 from jobmanager.model.pipeline import Pipeline
 from jobmanager.model.result import Callback
@@ -38,6 +39,7 @@ _DEFAULT_TIMEOUTS = ClusterTimeouts()
 _T = TypeVar("_T")
 
 
+@explains_keywords
 class RemoteClient:
     """Has jobs run by the nodes of a cluster. The constructor starts nothing; ``start`` or ``with`` does.
 
@@ -224,6 +226,14 @@ class RemoteClient:
             RedisUnavailable: Redis does not answer.
         """
         return self._asked(self._lifetime.running().queue.snapshot)
+
+    def queue_length(self) -> int:
+        """How many jobs of the cluster wait for a node.
+
+        Raises:
+            RedisUnavailable: Redis does not answer.
+        """
+        return self._asked(self._lifetime.running().queue.length)
 
     def get_available_environments(self) -> dict[str, list[str]]:
         """What the nodes that take jobs can run, by environment type; a few seconds old."""

@@ -15,7 +15,7 @@ from jobmanager.remote.records import SCHEMA, BadMessage, Needs, NodeReport
 from jobmanager.remote.signed_messages import opened
 from jobmanager.remote.signing import BadSignature, Signer
 from jobmanager.remote.store import NodeFields
-from jobmanager.scheduling.hosts import full_reference
+from jobmanager.scheduling.hosts import full_reference, no_network
 from jobmanager.threads.log_thread import logger
 
 _log = logger(__name__)
@@ -34,13 +34,18 @@ class SeenNode:
 
     def could_run(self, needs: Needs) -> bool:
         """Whether it has what a job needs, when it takes jobs and nothing else runs there."""
-        return self.has_images(needs) and needs.memory_mib <= self.report.memory_mib and needs.cpus <= self.report.cores
+        is_large_enough = needs.memory_mib <= self.report.memory_mib and needs.cpus <= self.report.cores
+        return self.has_images(needs) and self.has_networks(needs) and is_large_enough
 
     def has_images(self, needs: Needs) -> bool:
         """Whether it has the environments of a job."""
         names, references = self.report.environments, set(map(full_reference, self.report.images))
         wanted = (needs.environment, *needs.other_environments)
         return all(each in names or full_reference(each) in references for each in wanted)
+
+    def has_networks(self, needs: Needs) -> bool:
+        """Whether it has the networks of a job; True while that is not known."""
+        return self.report.networks is None or set(needs.networks) <= set(self.report.networks)
 
     def host_info(self) -> HostInfo:
         """As ``hosts()`` shows it."""
@@ -124,6 +129,9 @@ class ClusterView:
         if any(node.could_run(needs) for node in nodes):
             return None
         if able := [node for node in nodes if node.has_images(needs)]:
+            if not any(node.has_networks(needs) for node in able):
+                known = {name for node in able for name in node.report.networks or ()}
+                return Unsatisfiable(no_network("node", needs.networks, known))
             largest = max(node.report.memory_mib for node in able), max(node.report.cores for node in able)
             return Unsatisfiable(
                 f"no node could ever run it: it asks for {needs.memory_mib} MiB and {needs.cpus:g} cpus, the largest node with its"
@@ -133,7 +141,7 @@ class ClusterView:
 
     def _unknown(self, needs: Needs, nodes: list[SeenNode]) -> str:
         wanted = " together with ".join(map(repr, (needs.environment, *needs.other_environments)))
-        where = f"no node of namespace {self._signer.namespace!r} has the environment {wanted}"
+        where = f"no node of namespace {self._signer.namespace!r} has the environment or image {wanted}"
         if nodes:
             known = {name for node in nodes for name in (*node.report.environments, *node.report.images)}
             return f"{where}; known: {', '.join(sorted(known)) or 'none'}"

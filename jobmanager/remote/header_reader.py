@@ -89,4 +89,5 @@ def _requirements(needs: Needs) -> Requirements:
         cpus=needs.cpus,
         ends_within_s=rounded_up(needs.wall_s),
         other_environments=frozenset(needs.other_environments),
+        networks=frozenset(needs.networks),
     )

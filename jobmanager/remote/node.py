@@ -245,6 +245,7 @@ class Node:
             cores=has.cores,
             environments=tuple(sorted(has.environments)),
             images=tuple(sorted(has.references)),
+            networks=None if has.networks is None else tuple(sorted(has.networks)),
             machine=socket.gethostname(),
             pid=os.getpid(),
             address=self._settings.address,

@@ -116,6 +116,7 @@ def _capacity(report: NodeReport, reason: str) -> NodeCapacity:
         cores=report.cores,
         environments=frozenset(report.environments),
         images=frozenset(report.images),
+        networks=None if report.networks is None else frozenset(report.networks),
         takes_jobs=not reason,
         reason=reason,
     )

@@ -43,6 +43,10 @@ class QueueView:
         before = self._store.waiting_before(job.r)
         return QueueInfo(-1 if before is None else before, None)
 
+    def length(self) -> int:
+        """How many jobs of the cluster wait."""
+        return self._store.waiting_count()
+
     def snapshot(self) -> tuple[list[RunningJob], list[WaitingJob]]:
         """The jobs of the cluster, as the leader has written them; without a leader, those of this process."""
         envelope, until = self._store.want_snapshot(_WANTED_S), time.monotonic() + ANSWER_S

@@ -57,6 +57,7 @@ class Needs(Message):
     memory_mib: int
     cpus: float
     wall_s: float
+    networks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +131,7 @@ class NodeReport(Message):
     machine: str
     pid: int
     address: str = ""  # where SSH sessions can be reached
+    networks: tuple[str, ...] | None = None  # that its hosts have, by name; None: unknown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -176,6 +176,7 @@ def needs_of(request: Request) -> Needs:
         memory_mib=request.task.memory_mib,
         cpus=request.task.cpus,
         wall_s=request.task.wall_s,
+        networks=tuple(sorted(request.task.networks)),
     )
 
 

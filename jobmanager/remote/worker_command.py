@@ -73,14 +73,16 @@ def worker(
     """
     log_to_stderr()
     hooks = HookManager()
+    named = checked_name("--name", name) if name is not None else default_name()
     manager = JobManager(
         _hosts(urls, tls, ssh_config, advertise or None),
         environments=dict(_pair("--environment", each) for each in environments),
         hook_manager=hooks,
         secrets=FileSecrets(dict(_pair("--secret", each) for each in secrets)),
+        name=named,
     )
     settings = NodeSettings(
-        name=checked_name("--name", name) if name is not None else default_name(),
+        name=named,
         url=address.url,
         slots=slots,
         address=advertise,

@@ -39,6 +39,7 @@ class NodeCapacity:
     cores: int
     environments: frozenset[str] = frozenset()
     images: frozenset[str] = frozenset()  # references
+    networks: frozenset[str] | None = None  # of its hosts, by name; None: unknown
     takes_jobs: bool = True
     reason: str = ""  # why it takes none, such as "drained"
 
@@ -163,6 +164,7 @@ class _Node(Host):
         self.config = HostConfig(name=self.name, limit=capacity.slots)
         self._names = capacity.environments
         self._references = frozenset(map(full_reference, capacity.images))
+        self.networks = capacity.networks
         self.status = HostStatus.UP if capacity.takes_jobs else HostStatus.DOWN
         self.reason = "" if capacity.takes_jobs else capacity.reason
         self._checked(capacity)

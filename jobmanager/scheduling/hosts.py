@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -92,6 +92,7 @@ class MachineTotals:
     cores: int
     environments: frozenset[str]
     references: frozenset[str]  # of images
+    networks: frozenset[str] | None = None  # names; None: unknown
 
 
 class Host:
@@ -108,6 +109,7 @@ class Host:
         self.status = HostStatus.UNKNOWN
         self.reason = HostStatus.UNKNOWN.value
         self.machine: MachineFigures | None = None  # None: it has not answered
+        self.networks: frozenset[str] | None = None  # names; None: unknown
         self.engine_id = ""  # of the engine that answered last
         self.taken: dict[str, _TakenSlot] = {}  # by the name of the slot
         self.last_placed = 0
@@ -211,13 +213,17 @@ class Host:
             return False
         if self.machine is None:
             return True
-        return self.large_enough(requirements) and self.has_images(requirements)
+        return self.large_enough(requirements) and self.has_images(requirements) and self.has_networks(requirements)
 
     def has_images(self, requirements: Requirements) -> bool:
         """Whether it has every environment that the job needs."""
         return all(
             self.image(environment) is not None for environment in (requirements.environment, *requirements.other_environments)
         )
+
+    def has_networks(self, requirements: Requirements) -> bool:
+        """Whether it has every network that the job names; True while nothing is known of them."""
+        return self.networks is None or requirements.networks <= self.networks
 
     def large_enough(self, requirements: Requirements) -> bool:
         """Whether the machine has the memory and the cores; True while nothing is known of it."""
@@ -409,13 +415,16 @@ class HostTable:
             cores=sum(host.machine.cores for host in up if host.machine is not None),
             environments=frozenset().union(*(host.environments() for host in up)),
             references=frozenset().union(*(host.references() for host in up)),
+            networks=_all_networks(up),
         )
 
     def refusal(self, requirements: Requirements) -> JobRefused | None:
         """Why no host could ever run the job; None when one could, as far as is known."""
         if self.any_could_run(requirements):
             return None
-        if any(host.has_images(requirements) for host in self):
+        if with_images := [host for host in self if host.has_images(requirements)]:
+            if not any(host.has_networks(requirements) for host in with_images):
+                return Unsatisfiable(no_network(self._noun, requirements.networks, _all_networks(with_images) or frozenset()))
             known = [host.machine for host in self if host.machine is not None]
             return Unsatisfiable(
                 f"no {self._noun} could ever run it: it asks for {requirements.memory_mib} MiB and {requirements.cpus:g} cpus, the"
@@ -424,7 +433,8 @@ class HostTable:
             )
         names = ", ".join(self._known_names()) or "none"
         wanted = " together with ".join(map(repr, (requirements.environment, *sorted(requirements.other_environments))))
-        return UnknownEnvironment(f"no {self._noun} has the environment {wanted}; known: {names}")
+        hint = '; DockerHost(pull="missing") lets a host fetch an image' if self._noun == "host" else ""
+        return UnknownEnvironment(f"no {self._noun} has the environment or image {wanted}; known: {names}{hint}")
 
     def able(self, requirements: Requirements) -> list[Host]:
         """The hosts that are up and could run the job once they have room; of these, those with the newest image."""
@@ -457,6 +467,20 @@ class HostTable:
 
     def _known_names(self) -> list[str]:
         return sorted({*self._aliases}.union(*(host.environments() | host.references() for host in self)))
+
+
+def no_network(noun: str, wanted: Collection[str], known: Collection[str]) -> str:
+    """Why a job is refused that names a network."""
+    named = " together with ".join(map(repr, sorted(set(wanted) - set(known) or wanted)))
+    there_are = ", ".join(sorted(known)) or "none"
+    return f"no {noun} that has its environment has the network {named}; there are: {there_are}"
+
+
+def _all_networks(hosts: Iterable[Host]) -> frozenset[str] | None:
+    """The networks of all these hosts; None: not known of one of them."""
+    found = [host.networks for host in hosts]
+    known = [each for each in found if each is not None]
+    return frozenset().union(*known) if len(known) == len(found) else None
 
 
 def full_reference(reference: str) -> str:

@@ -91,6 +91,7 @@ class Ledger:
             cpus=request.task.cpus,
             ends_within_s=rounded_up(request.task.wall_s),
             other_environments=request.task.environments - {first},
+            networks=request.task.networks,
         )
         with self._lock:
             if not self._accepting:
@@ -166,6 +167,11 @@ class Ledger:
             known = self._forecaster.recent(job_id) or self._forecaster.snapshot()
         jobs_before, wait_s = self._forecaster.of(known).wait(job_id)
         return QueueInfo(jobs_before, None if wait_s is None else round(wait_s, 3))
+
+    def queue_length(self) -> int:
+        """How many jobs wait for a host."""
+        with self._lock:
+            return len(self._queue)
 
     def snapshot(self) -> tuple[list[RunningJob], list[WaitingJob]]:
         """The jobs that have a host, and the waiting jobs in their order."""
@@ -431,11 +437,14 @@ class Ledger:
             self._jobs.callback_returned(job_id)
             self._changed.notify_all()
 
-    def host_answered(self, name: str, info: EngineInfo, images: Sequence[Image]) -> bool:
-        """A host is up. Returns True when it was not before."""
+    def host_answered(
+        self, name: str, info: EngineInfo, images: Sequence[Image], *, networks: frozenset[str] | None = None
+    ) -> bool:
+        """A host is up, and has these networks; None: unknown. Returns True when it was not up before."""
         with self._changed:
             host = self._hosts[name]
             was_up = host.status is HostStatus.UP
+            host.networks = networks
             self._hosts.answered(name, info, images, self._clock())
             is_up_again = host.status is HostStatus.UP and not was_up
             if is_up_again:

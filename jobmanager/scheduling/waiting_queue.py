@@ -32,6 +32,7 @@ class Requirements:
     cpus: float
     ends_within_s: float = math.inf  # the wall-clock limit, rounded up to that of its requirement class
     other_environments: frozenset[str] = frozenset()  # of student containers, and of later phases: its host must have these, too
+    networks: frozenset[str] = frozenset()  # of the host's own, by name
     excluded: frozenset[str] = frozenset()  # hosts that failed to start it
     avoided: frozenset[str] = frozenset()  # hosts on which a run was cut off: taken only when no other has room
 

@@ -12,6 +12,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Union
 
 from jobmanager.errors import NotSupported
+from jobmanager.model._extras import needs_extra
 
 if TYPE_CHECKING:
     import yaml
@@ -87,7 +88,7 @@ def _composed(text: str) -> yaml.Node | None:
     try:
         import yaml
     except ModuleNotFoundError:
-        raise NotSupported("task.yaml is read by PyYAML, which is not here: pip install 'jobmanager-docker[yaml]'") from None
+        raise NotSupported(needs_extra("task.yaml", "yaml", "PyYAML")) from None
     try:
         found: yaml.Node | None = yaml.compose(text, Loader=yaml.SafeLoader)
         return found

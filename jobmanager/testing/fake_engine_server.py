@@ -34,7 +34,9 @@ from typing import Any
 from jobmanager.engine import protocol
 from jobmanager.errors import InvalidValue
 from jobmanager.ipc.process import command, environment
+from jobmanager.model import _checks
 from jobmanager.model._exact import exact
+from jobmanager.model._repr import value_repr
 from jobmanager.model.container import ContainerStatus
 from jobmanager.testing.fake.wire import PIECE, Inbox, packed
 from jobmanager.testing.steps import ProgramStep, checked_programs
@@ -43,6 +45,7 @@ __all__ = ["FakeContainerRecord", "FakeEngineServer", "Faults"]
 
 _REPLY_TIMEOUT_S = 30.0
 _EXIT_TIMEOUT_S = 5.0
+_MAX_MIB = 2**40
 _CALLS = frozenset(name for name in vars(protocol.Engine) if not name.startswith("_"))
 
 
@@ -70,6 +73,10 @@ class FakeEngineServer:
         cores: the number of cores that it reports.
         memory_mib: the memory that it reports.
         architecture: of its machine, in Docker's words, such as ``aarch64``.
+        networks: names of networks of its own, beside those that every engine has.
+
+    Raises:
+        InvalidValue: an argument makes no sense.
     """
 
     def __init__(
@@ -81,14 +88,16 @@ class FakeEngineServer:
         cores: int = 2,
         memory_mib: int = 4096,
         architecture: str = "x86_64",
+        networks: Iterable[str] = (),
     ) -> None:
         self._settings = {
-            "images": _with_labels(images),
-            "registry": _with_labels(registry),
-            "programs": checked_programs(programs or {}),
-            "cores": cores,
-            "memory_mib": memory_mib,
-            "architecture": architecture,
+            "images": _with_labels("images", images),
+            "registry": _with_labels("registry", registry),
+            "programs": checked_programs({} if programs is None else programs),
+            "cores": _checks.positive_int("cores", cores),
+            "memory_mib": _checks.positive_int("memory_mib", memory_mib),
+            "architecture": _checks.text("architecture", architecture),
+            "networks": _texts("networks", networks),
         }
         self._folder = ""
         self._process: subprocess.Popen[bytes] | None = None
@@ -169,7 +178,7 @@ class FakeEngineServer:
 
     def times_started(self, container: str) -> int:
         """How often a container of that name was started, removed ones included."""
-        return int(self._ask("times_started", container))
+        return int(self._ask("times_started", _checks.text("container", container)))
 
     def runs(self) -> dict[str, int]:
         """How often each job's program started, by job id: the last 100,000 jobs, removed containers included."""
@@ -181,11 +190,12 @@ class FakeEngineServer:
 
     def add_image(self, reference: str, labels: Mapping[str, str] | None = None, *, command: Iterable[str] = ("sh",)) -> None:
         """Add an image."""
-        self._ask("add_image", reference, dict(labels or {}), tuple(command))
+        checked = _labels("labels", {} if labels is None else labels)
+        self._ask("add_image", _checks.text("reference", reference), checked, _texts("command", command))
 
     def remove_image(self, reference: str) -> None:
         """Remove an image."""
-        self._ask("remove_image", reference)
+        self._ask("remove_image", _checks.text("reference", reference))
 
     def _ask(self, command: str, *arguments: object) -> Any:
         if self._line is None:
@@ -194,14 +204,17 @@ class FakeEngineServer:
 
 
 class Faults:
-    """Faults of the engine, and external actions on its containers. Each fault lasts until it is taken back."""
+    """Faults of the engine, and external actions on its containers. Each fault lasts until it is taken back.
+
+    Each raises InvalidValue where an argument makes no sense.
+    """
 
     def __init__(self, ask: Any) -> None:
         self._ask = ask
 
     def stop(self, *, keep_running: bool = True) -> None:
         """The daemon dies; with ``keep_running=False`` its containers are killed before it comes back."""
-        self._ask("stop", keep_running)
+        self._ask("stop", _checks.flag("keep_running", keep_running))
 
     def start_again(self) -> None:
         """The daemon comes back after ``stop``."""
@@ -217,39 +230,40 @@ class Faults:
 
     def drop_replies(self, call: str, times: int = 1) -> None:
         """The next ``times`` calls of this name are carried out, but the connection breaks before the reply."""
-        self._ask("drop_replies", _checked_call(call), times)
+        self._ask("drop_replies", _checked_call(call), _checks.positive_int("times", times))
 
     def delay_replies(self, seconds: float) -> None:
         """Calls are carried out at once, and answered after this delay; 0 ends it."""
-        self._ask("delay_replies", seconds)
+        self._ask("delay_replies", _checks.timeout("seconds", seconds, zero=True))
 
     def refuse(self, call: str, message: str, times: int = 1) -> None:
         """The next ``times`` calls of this name are not carried out; the answer is EngineFailed with this message."""
-        self._ask("refuse", _checked_call(call), message, times)
+        self._ask("refuse", _checked_call(call), _checks.string("message", message), _checks.positive_int("times", times))
 
     def fill_disk(self, full: bool = True) -> None:
         """The engine's own disk is full: no container can be created, no image pulled."""
-        self._ask("fill_disk", full)
+        self._ask("fill_disk", _checks.flag("full", full))
 
     def leave_memory(self, available_mib: int | None) -> None:
         """The host reports this much available memory; None, as at the start: it reports none."""
-        self._ask("leave_memory", available_mib)
+        checked = None if available_mib is None else _checks.count("available_mib", available_mib, at_most=_MAX_MIB)
+        self._ask("leave_memory", checked)
 
     def kill_container(self, name: str) -> None:
         """An external action kills a container."""
-        self._ask("kill_container", name)
+        self._ask("kill_container", _checks.text("name", name))
 
     def remove_container(self, name: str) -> None:
         """An external action removes a container by force; its volume stays."""
-        self._ask("remove_container", name)
+        self._ask("remove_container", _checks.text("name", name))
 
     def pause_container(self, name: str) -> None:
         """An external action pauses a container."""
-        self._ask("pause_container", name)
+        self._ask("pause_container", _checks.text("name", name))
 
     def unpause_container(self, name: str) -> None:
         """An external action resumes a paused container."""
-        self._ask("unpause_container", name)
+        self._ask("unpause_container", _checks.text("name", name))
 
 
 class _Line:
@@ -290,7 +304,23 @@ def _checked_call(call: str) -> str:
     return call
 
 
-def _with_labels(images: Iterable[str] | Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
+def _with_labels(name: str, images: Iterable[str] | Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
     if isinstance(images, Mapping):
-        return {reference: dict(labels) for reference, labels in images.items()}
-    return {reference: {} for reference in images}
+        return {
+            _checks.text(f"a reference in {name}", reference): _labels(f"the labels of {reference!r}", labels)
+            for reference, labels in images.items()
+        }
+    return {reference: {} for reference in _texts(name, images)}
+
+
+def _texts(name: str, given: Iterable[str]) -> tuple[str, ...]:
+    """Several texts. A single one is none: it would be taken for its letters."""
+    if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
+        raise InvalidValue(f"{name} must be a list of texts, not {value_repr(given)}")
+    return tuple(_checks.text(f"a text in {name}", each) for each in given)
+
+
+def _labels(name: str, given: Mapping[str, str]) -> dict[str, str]:
+    if not isinstance(given, Mapping):
+        raise InvalidValue(f"{name} must map names to texts, not {value_repr(given)}")
+    return {_checks.text(f"a name in {name}", key): _checks.string(f"{name}: {key}", value) for key, value in given.items()}

@@ -16,7 +16,7 @@ import psutil
 
 from jobmanager.engine.connect import connect
 from jobmanager.engine.leftovers import Removal, remove_leftovers, survey, survey_runners
-from jobmanager.engine.protocol import Engine, EngineError, ImageMissing
+from jobmanager.engine.protocol import Engine, EngineError, ImageMissing, Unreachable
 from jobmanager.engine.runner_volume import RunnerVolumes
 from jobmanager.ipc.messages import HostReachable, HostUnreachable, WaiterSettings
 from jobmanager.model.container import EngineInfo
@@ -83,7 +83,7 @@ class HostMonitor:
             engine = connect(self._settings.address, timeout_s=min(_CHECK_TIMEOUT_S, self._settings.engine_timeout_s))
             info = _with_available_memory(engine.info(), self._settings.address)
             self._bring_the_runner(engine)
-            self._send(HostReachable(info=info, images=tuple(engine.images())))
+            self._send(HostReachable(info=info, images=tuple(engine.images()), networks=_networks(engine, info)))
             return True
         except EngineError as error:
             self._send(HostUnreachable(reason=str(error)))
@@ -128,6 +128,19 @@ class HostMonitor:
             _log.log(if_it_stays, "host %s: leftover %s cannot be removed: %s", host, what, removal.error)
         else:
             _log.info("host %s: removed leftover %s", host, what)
+
+
+def _networks(engine: Engine, info: EngineInfo) -> frozenset[str] | None:
+    """The host's networks; None where it need not list them all: in a swarm, or behind a proxy that refuses the call."""
+    if info.in_swarm:
+        return None
+    try:
+        return engine.networks()
+    except Unreachable:
+        raise
+    except EngineError as error:
+        _log.debug("networks are not listed: %s", error)
+        return None
 
 
 def _with_available_memory(info: EngineInfo, address: Address) -> EngineInfo:

@@ -46,8 +46,8 @@ class ContainerInspector:
                 state = self._inspect_once()
             except Unreachable as error:
                 waited_s = self._clock() - began
-                if tries == 0:
-                    _log.warning("host of job %s cannot be reached: %s", self._job.job_id, error)
+                if tries == 0:  # the manager says once that the host is down, for all its jobs
+                    _log.debug("host of job %s cannot be reached: %s", self._job.job_id, error)
                 if waited_s > self._host_lost_timeout_s:
                     self.outage_s += waited_s
                     raise HostLost from error

@@ -186,6 +186,7 @@ def test_a_whole_cluster_works_with_it(everybody: Everybody, start_cluster: Call
         client.kill_job(killed.job_id)
         results = [job.result(30) for job in [*jobs, killed]]
         assert client.get_available_environments() is not None
+        assert client.queue_length() == 0
 
     assert [result.outcome for result in results] == [Outcome.SUCCESS] * 3 + [Outcome.KILLED]
     assert everybody.denied() == []

@@ -263,7 +263,7 @@ def test_leaving_with_by_an_exception_kills(start_peer: StartPeer, redis_server:
 
 
 def test_an_environment_that_no_node_has_is_refused_with_the_known_names(client: RemoteClient, peer: ScriptedPeer) -> None:
-    with pytest.raises(errors.UnknownEnvironment, match=r"no node .*'test' has the environment 'cobol'; known: busybox"):
+    with pytest.raises(errors.UnknownEnvironment, match=r"no node .*'test' has the environment or image 'cobol'; known: busybox"):
         client.new_job(Task("cobol", command="true"))
 
 

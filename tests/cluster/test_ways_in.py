@@ -340,10 +340,18 @@ def test_where_jobs_stand(client: JobManager) -> None:
     assert {job.job_id for job in running} == {future.job_id for future in sleepers}
     assert all(job.is_current_client_job and job.launcher == "eve" and job.host for job in running)
     info = client.get_job_queue_info(waiting[1].job_id)
-    assert info is not None and info.jobs_before == 1
+    assert info is not None and info.jobs_before == 1 and info.remaining_s is None
+    assert client.queue_length() == 3
     held = client.get_job_queue_info(sleepers[0].job_id)
     assert held is not None and held.jobs_before == -1 and held.wait_s is not None
+    assert held.is_running and held.remaining_s == held.wait_s
     eventually(lambda: sum(host.running for host in client.hosts()) == 8, what="the hosts say so, too")
+
+
+def test_a_network_that_is_nowhere_is_refused_at_the_call(client: JobManager) -> None:
+    says = r"no (host|node) that has its environment has the network 'nonet'; there are: bridge, "
+    with pytest.raises(errors.Unsatisfiable, match=says):
+        client.submit(Task("busybox", command="true", network="nonet"))
 
 
 def test_a_callback_that_raises_or_blocks_harms_no_other(start_client: Callable[..., JobManager]) -> None:

@@ -57,6 +57,17 @@ def test_an_image_is_found_by_reference_and_by_id(place: Place) -> None:
     assert place.engine.image_defaults(IMAGE).volumes == ()
 
 
+def test_networks_are_listed_by_their_names(place: Place) -> None:
+    assert {"host", "none"} <= place.engine.networks()
+
+
+def test_a_container_on_a_network_that_there_is_not_cannot_be_started(place: Place) -> None:
+    name = place.create(network="no-such-network")
+    assert "no-such-network" not in place.engine.networks()
+    with pytest.raises(NoSuchContainer, match="network no-such-network not found"):
+        place.start(name)
+
+
 def test_the_defaults_of_a_missing_image_raise_image_missing(place: Place) -> None:
     with pytest.raises(ImageMissing, match="no-such-image"):
         place.engine.image_defaults("jobmanager/no-such-image:1")

@@ -273,8 +273,10 @@ def test_a_terminal_shows_how_far_the_probes_are_and_the_only_image_is_taken(url
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        ([], 2, "Missing command"),
-        (["nothing"], 2, "No such command 'nothing'"),
+        (["nothing"], 2, "there is no command 'nothing': there are doctor, sweep, worker, "),
+        (["swep"], 2, "there is no command 'swep': did you mean sweep?"),
+        (["doctor", "/var/run/docker.sock"], 2, "did you mean unix:///var/run/docker.sock?"),
+        (["doctor", "unix:///etc/passwd"], 3, "/etc/passwd is no socket"),
         (["doctor", "--nothing"], 2, "No such option"),
         (["doctor", "docker.example.org"], 2, "makes no sense"),
         (["doctor", "tcp://example.org"], 2, "names no port"),
@@ -291,6 +293,12 @@ def test_what_cannot_be_done_is_told_in_one_line(ask: Ask, arguments: list[str],
     assert (answer.code, answer.out) == (code, "")
     assert answer.err.startswith("jobmanager: ") and answer.err.count("\n") == 1
     assert said in answer.err
+
+
+def test_the_command_alone_prints_its_help(ask: Ask) -> None:
+    answer = ask()
+    assert (answer.code, answer.err) == (2, "")
+    assert answer.out.startswith("Usage: jobmanager ") and "doctor" in answer.out and "worker" in answer.out
 
 
 def test_a_host_that_is_away_does_not_keep_the_others(url: str, ask: Ask) -> None:
@@ -313,7 +321,9 @@ def test_without_its_libraries_the_command_says_how_to_install_them() -> None:
     done = subprocess.run([sys.executable, "-c", without], capture_output=True, text=True, timeout=30, check=False)
 
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "jobmanager: there is no click here: pip install 'jobmanager-docker[cli]'\n"
+    assert done.stderr == (
+        "jobmanager: the command needs the extra `cli`: there is no click here; in a checkout of jobmanager: pip install '.[cli]'\n"
+    )
 
 
 # ---- sweep
@@ -321,7 +331,7 @@ def test_without_its_libraries_the_command_says_how_to_install_them() -> None:
 DOOMED = """
 import sys
 from jobmanager import JobManager, Limits, Task
-manager = JobManager({url!r})
+manager = JobManager({url!r}, name="doomed")
 manager.start()
 for _ in range(3):
     manager.new_job(Task({image!r}, command="sleep 300", limits=Limits(wall_time_s=300)))
@@ -339,7 +349,7 @@ def kill_with_children(url: str) -> None:
 
 
 def test_a_dead_managers_leftovers_are_listed_then_removed_and_a_living_neighbours_are_not(url: str, ask: Ask) -> None:
-    with JobManager(url) as neighbour:
+    with JobManager(url, name="web-1") as neighbour:
         job = neighbour.submit(Task(BUSYBOX, command="sleep 300", limits=Limits(wall_time_s=300)))
         (living,) = eventually(lambda: our_containers(url), what="the neighbour's job runs")
         kill_with_children(url)
@@ -351,8 +361,13 @@ def test_a_dead_managers_leftovers_are_listed_then_removed_and_a_living_neighbou
         assert all(name in listed.out for name in dead) and living not in listed.out
         assert "has ended" in listed.out
         assert "3 containers and 1 volume to remove: add --yes to remove them" in listed.out
-        assert "left alone: 1 container and 1 volume of manager" in listed.out
+        assert "left alone: 1 container and 1 volume of manager" in listed.out and " (web-1), which may be alive" in listed.out
+        assert listed.out.count(" (doomed) ") == 4
         assert dead < set(our_containers(url))
+
+        host = ask("sweep", url, "--json").host
+        assert {each["manager_name"] for each in host["leftovers"]} == {"doomed"}
+        assert {each["manager_name"] for each in host["left_alone"]} == {"web-1"}
 
         removed = ask("sweep", url, "--yes")
         assert (removed.code, "removed 3 containers and 1 volume" in removed.out) == (0, True)

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import docker
 import psutil
 import pytest
 
 from jobmanager import DockerHost, HookManager, JobManager, Limits, Outcome, Task
+from jobmanager.errors import Unsatisfiable
 from jobmanager.events import HostDown, HostUp
 from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
 from tests.support.daemons import PrivateDaemon
@@ -216,9 +218,28 @@ def test_a_host_whose_runtime_does_not_work_leaves_its_jobs_to_the_other(broken_
 
 
 @pytest.mark.case(19)
-def test_a_network_that_does_not_exist_is_one_crash_with_its_name(daemon: PrivateDaemon) -> None:
+def test_a_network_that_does_not_exist_is_refused_at_the_call_with_those_that_do(daemon: PrivateDaemon) -> None:
     with jobs_on(daemon.url) as jobs:
-        jobs.add(Task(BUSYBOX, command="true", network="no-such-network"))
-        (result,) = jobs.results()
+        said = r"no host that has its environment has the network 'no-such-network'; there are: .*host, none"
+        with pytest.raises(Unsatisfiable, match=said):
+            jobs.add(Task(BUSYBOX, command="true", network="no-such-network"))
+        jobs.add(QUICK)
+        assert ran_once(jobs.results()[0])
+
+
+@pytest.mark.case(19)
+def test_a_network_that_goes_between_two_looks_at_the_host_is_one_crash_with_its_name(daemon: PrivateDaemon) -> None:
+    client = docker.DockerClient(base_url=daemon.url, version="1.41", timeout=20)
+    made = client.networks.create("goes-away", driver="bridge", internal=True)
+    try:
+        with jobs_on(daemon.url) as jobs:
+            made.remove()
+            made = None
+            jobs.add(Task(BUSYBOX, command="true", network="goes-away"))
+            (result,) = jobs.results()
+    finally:
+        if made is not None:
+            made.remove()
+        client.close()
     assert result.outcome is Outcome.CRASH
-    assert "no-such-network" in result.text
+    assert "goes-away" in result.text

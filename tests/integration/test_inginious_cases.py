@@ -108,8 +108,8 @@ class Engine:
     def that_it_refuses(self) -> Task:
         """A task that the engine refuses to start, once."""
         if self.fake is not None:
-            self.fake.faults.refuse("create", "network nowhere not found")
-        return Task("shell", command="echo never", network="nowhere")
+            self.fake.faults.refuse("create", "no such file or directory: /dev/no-such")
+        return Task("shell", command="echo never", devices=["/dev/no-such"])
 
     def of_jobs(self) -> list[str]:
         """Containers and volumes of jobs."""
@@ -331,7 +331,7 @@ def test_a_job_that_the_engine_refuses_is_a_crash_and_the_next_one_is_not(engine
     refused = engine.manager.submit(engine.that_it_refuses()).result(PATIENCE_S)
 
     assert (refused.outcome, refused.stdout) == (Outcome.CRASH, b"")
-    assert "network nowhere not found" in refused.text
+    assert "/dev/no-such" in refused.text
     assert engine.manager.submit(HELLO).result(PATIENCE_S).outcome is Outcome.SUCCESS
 
 

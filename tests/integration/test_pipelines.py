@@ -19,6 +19,7 @@ from jobmanager import (
     ClientFuture,
     ClientSync,
     DockerHost,
+    JobFuture,
     JobInput,
     JobManager,
     JobResult,
@@ -33,7 +34,7 @@ from jobmanager import (
     Volume,
 )
 from jobmanager.engine.labels import JOB_LABEL
-from jobmanager.errors import InvalidTask
+from jobmanager.errors import InvalidTask, Unsatisfiable
 from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
 from tests.integration.conftest import PATIENCE_S, SECRETS, proof
 from tests.support.daemons import PrivateDaemon
@@ -555,6 +556,32 @@ def test_each_phase_has_its_own_network(networked: PrivateDaemon) -> None:
         "fetch": "eth0 lo ",  # the bridge knows no names
         "report": "eth0 lo served\n",
     }, result
+
+
+@pytest.mark.daemon
+def test_a_network_that_is_made_while_a_manager_runs_is_known_soon_and_one_that_nobody_has_made_is_refused(
+    networked: PrivateDaemon,
+) -> None:
+    client = docker.DockerClient(base_url=networked.url, version="1.41", timeout=20)
+    job = Task(BUSYBOX, command="ls /sys/class/net", network="made-late")
+
+    def accepted(manager: JobManager) -> JobFuture | None:
+        try:
+            return manager.submit(job)
+        except Unsatisfiable:
+            return None
+
+    try:
+        with JobManager(networked.url) as manager:
+            with pytest.raises(Unsatisfiable, match=r"has the network 'made-late'; there are: bridge, host, lecture, none$"):
+                manager.submit(job)
+            client.networks.create("made-late", driver="bridge")
+            result = eventually(lambda: accepted(manager), what="it is noticed").result(PATIENCE_S)
+    finally:  # the job's container has left it by now
+        for network in client.networks.list(names=["made-late"]):
+            network.remove()
+        client.close()
+    assert result.stdout_text.split() == ["eth0", "lo"], result
 
 
 # ---- secrets

@@ -20,6 +20,7 @@ import psutil
 import pytest
 
 from jobmanager import DockerHost, JobInput, JobManager, JobResult, Limits, Outcome, Task
+from jobmanager.errors import Unsatisfiable
 from jobmanager.remote import RemoteClient
 from jobmanager.ssh import debug_session
 from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
@@ -282,10 +283,18 @@ def test_without_an_sshd_in_the_image_nobody_logs_in_and_the_result_says_why(deb
     assert result.text == 'the program was not started: debug="ssh" needs sshd, which the image does not have'
 
 
+def accepted(debug: Debug, task: Task) -> Heard | None:
+    """The session of a job that is accepted; None while its network is not known."""
+    try:
+        return debug(task)
+    except Unsatisfiable:
+        return None
+
+
 def test_on_a_network_that_publishes_no_port_nobody_logs_in(daemon: PrivateDaemon, debug: Debug) -> None:
     look(daemon, lambda client: client.create_network("closed-off", driver="bridge", internal=True))
     try:
-        heard = debug(replace(TASK, network="closed-off"))
+        heard = eventually(lambda: accepted(debug, replace(TASK, network="closed-off")), what="the network is noticed")
         result = heard.end()
         eventually(lambda: not our_containers(daemon.url), what="nobody is on that network")
     finally:

@@ -3,7 +3,7 @@
 A call that is wrong must be an error, else the type checker finds its ``type: ignore`` unused.
 """
 
-from jobmanager import Client, ClientBuffer, ClientFuture, ClientSync, JobFuture, JobManager, JobResult, Task
+from jobmanager import Client, ClientBuffer, ClientFuture, ClientSync, DockerHost, JobFuture, JobManager, JobResult, Limits, Task
 from jobmanager.model.pipeline import Pipeline
 
 
@@ -37,3 +37,14 @@ def wrong(manager: JobManager, task: Task) -> None:
     ClientSync(manager).new_job(task, timeout_s="3")  # type: ignore[arg-type]
     ClientBuffer(manager).new_job(task, job_id="a")  # type: ignore[call-arg]
     ClientFuture(manager).new_job(task, launcher_name=5)  # type: ignore[arg-type]
+
+
+def wrong_records() -> None:
+    """What explains unknown keywords at run time hides no argument from the type checker."""
+    Task("python3", image="x")  # type: ignore[call-arg]
+    Task("python3", command=3)  # type: ignore[arg-type]
+    Limits(memory_mib="64")  # type: ignore[arg-type]
+    DockerHost("unix:///x", workers=3)  # type: ignore[call-arg]
+    JobManager(workers=3)  # type: ignore[call-arg]
+    right: Task = Task("python3", limits=Limits(memory_mib=64))
+    right.title.upper()

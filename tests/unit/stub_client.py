@@ -82,6 +82,9 @@ class StubClient:
     def get_job_queue_snapshot(self):
         return [], []
 
+    def queue_length(self):
+        return 0
+
     def get_available_environments(self):
         return {}
 

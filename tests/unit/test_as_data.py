@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from jobmanager import (
+    CallbackInfo,
     Case,
     CaseResult,
     Checker,
@@ -127,7 +128,7 @@ HOST = HostInfo(
 RECORDS: list[AsData] = [
     LIMITS, GRADER, CHOICE, MATCH, CODE, FILE, TASK, SECRET, PHASE, PIPELINE, INPUT, EVIDENCE, RUN, PHASE_RESULT, RESULT, HOST,
     CASE, CHECKER, INTERACTOR, CallersFunction(), Exact(), Lines(), Tokens(), FLOATS, CASE_RESULT,
-    Volume(5), Step(name="queued", at_s=1.5), ProblemResult(Outcome.CRASH, "x"), QueueInfo(3, 2.5),
+    Volume(5), Step(name="queued", at_s=1.5), ProblemResult(Outcome.CRASH, "x"), QueueInfo(3, 2.5), CallbackInfo(4, 2, 9),
     Output(stderr=True, data=b"\0", missed_bytes=3, starts_again=True, phase="build", case=CASE_RESULT),
     RunningJob("a", True, "info", "me", 1.5, 30.0, "h"), WaitingJob("a", True, "info", "me", 30.0),
 ]  # fmt: skip

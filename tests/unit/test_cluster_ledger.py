@@ -189,7 +189,7 @@ def test_what_no_node_could_run_is_refused_with_the_known_names():
     world = World(a=1)
     refusal = world.ledger.refusal(cluster_job("x", environment="ruby").requirements)
     assert isinstance(refusal, UnknownEnvironment)
-    assert str(refusal) == "no node has the environment 'ruby'; known: python3, python:3"
+    assert str(refusal) == "no node has the environment or image 'ruby'; known: python3, python:3"
     refusal = world.ledger.refusal(cluster_job("x", memory_mib=9999).requirements)
     assert isinstance(refusal, Unsatisfiable) and "the largest node has 4096 MiB and 4 cores" in str(refusal)
 
@@ -252,7 +252,7 @@ def test_a_job_whose_environment_no_node_has_any_more_ends_after_a_while():
     world.ledger.drop_node("b")
     assert not world.later(1)
     (ending,) = world.later(NO_NODE_S)
-    assert ending.text == "no node has the environment 'c'; known: python3, python:3"
+    assert ending.text == "no node has the environment or image 'c'; known: python3, python:3"
 
 
 def test_while_there_is_no_node_at_all_jobs_wait():

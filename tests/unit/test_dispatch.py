@@ -20,7 +20,7 @@ def told_when_a_waiter_is_missing(what: Task | Pipeline) -> list[str]:
     hooks.add(Event, told.append)
     children = Mock()
     children.waiters.monitor.side_effect = [False, True]
-    settings = SimpleNamespace(engine_timeout_s=1.0, host_lost_timeout_s=30.0, hosts=[], secrets=SecretStore({}))
+    settings = SimpleNamespace(engine_timeout_s=1.0, host_lost_timeout_s=30.0, hosts=[], secrets=SecretStore({}), name="")
     driver = Driver({"a": 1})
     dispatch = Dispatch(
         driver.ledger,

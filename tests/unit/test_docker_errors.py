@@ -160,6 +160,8 @@ def test_the_reason_that_a_person_can_use_is_dug_out():
     [
         ("unix:///nowhere/docker.sock", "[Errno 2] No such file or directory (no socket there: is Docker running?)"),
         ("tcp://127.0.0.1:1", "[Errno 111] Connection refused (nobody listens there: is Docker running?)"),
+        ("unix:///etc/passwd", "/etc/passwd is no socket"),
+        ("unix:///etc", "/etc is no socket"),
     ],
 )
 def test_an_engine_that_is_not_there_is_asked_for_in_plain_words(url, says):
@@ -190,6 +192,7 @@ CALLS = {
     "info": lambda engine: engine.info(),
     "about": lambda engine: engine.about(),
     "images": lambda engine: engine.images(),
+    "networks": lambda engine: engine.networks(),
     "image_defaults": lambda engine: engine.image_defaults("image never asked for"),
     "pull": lambda engine: engine.pull("i"),
     "create": lambda engine: engine.create(SPEC, ImageDefaults(command=(), volumes=())),

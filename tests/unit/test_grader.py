@@ -13,7 +13,7 @@ from jobmanager.scheduling.hosts import HostConfig, HostTable
 from jobmanager.scheduling.waiting_queue import Requirements
 
 BAD_GRADERS = [
-    ({"run": ""}, "run must be a string that is not empty"),
+    ({"run": ""}, "run is empty"),
     ({"run": []}, "run must be a string or a list of words"),
     ({"run": ["a", 1]}, "a word of the run must be a string"),
     ({"run": "a\0b"}, "NUL"),
@@ -22,7 +22,7 @@ BAD_GRADERS = [
     ({"student_network": "host"}, "network 'host' is not for jobs"),
     ({"student_network": "container:x"}, "is not for jobs"),
     ({"student_environments": "python3"}, "must be a list of environments"),
-    ({"student_environments": [""]}, "a student environment must be a string that is not empty"),
+    ({"student_environments": [""]}, "a student environment is empty"),
     ({"most_students": 0}, "most_students must be a whole number above zero"),
     ({"most_students": 101}, "most_students must be at most 100"),
     ({"merge_local": "no"}, "merge_local must be True or False"),

@@ -197,7 +197,7 @@ def test_a_file_of_the_job_that_is_a_fifo_is_refused_instead_of_waited_for(tmp_p
 def test_a_job_id_must_be_something_that_logs_and_labels_can_hold():
     for good in ("a", "x" * 200, "job 1/ü"):
         assert checked_job_id(good) == good
-    for bad, says in [("", "not empty"), (" ", "not empty"), (5, "must be a string"), ("x" * 201, "at most 200 characters"),
+    for bad, says in [("", "is empty"), (" ", "is empty"), (5, "must be a string"), ("x" * 201, "at most 200 characters"),
                       ("a\nb", "printable"), ("a\0b", "NUL"), ("\ud800", "lone surrogate"), ("a\x1eb", "printable")]:  # fmt: skip
         with pytest.raises(InvalidInput, match=says):
             checked_job_id(bad)

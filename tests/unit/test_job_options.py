@@ -46,7 +46,8 @@ def test_an_unknown_keyword_is_a_type_error_that_names_it_and_the_method(owner):
     with pytest.raises(TypeError) as raised:
         owner(given).new_job(TASK, image="python")
 
-    assert str(raised.value) == f"{owner.__name__}.new_job() got an unexpected keyword argument 'image'"
+    says = "it belongs elsewhere: Task(..., environment=...)"
+    assert str(raised.value) == f"{owner.__name__}.new_job() got an unexpected keyword argument 'image': {says}"
 
 
 @pytest.mark.parametrize(("owner", "option"), [(ClientSync, "job_id"), (ClientBuffer, "job_id"), (ClientFuture, "ssh_callback")])

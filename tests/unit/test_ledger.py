@@ -486,7 +486,7 @@ def test_a_job_that_was_taken_before_its_host_had_answered_is_told_why_nobody_ca
     driver.answers("a")
 
     assert "asks for 100000 MiB" in driver.result("large").verdict.text
-    assert "no host has the environment 'nobody has it'; known: " in driver.result("unknown").verdict.text
+    assert "no host has the environment or image 'nobody has it'; known: " in driver.result("unknown").verdict.text
 
 
 def test_the_time_in_the_queue_begins_anew_when_a_job_comes_back():
@@ -948,7 +948,7 @@ def test_an_image_that_has_vanished_for_good_makes_its_jobs_crashes_in_words():
     driver.clock.now += 1
     driver.ledger.tick()
 
-    assert "no host has the environment 'python3'" in driver.result("waits").verdict.text
+    assert "no host has the environment or image 'python3'" in driver.result("waits").verdict.text
     assert driver.results("runs") == []
 
 

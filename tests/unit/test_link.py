@@ -142,7 +142,7 @@ NONSENSE = [
     (b'{"id": 1, "type": "student", "command": "x", "env": {"a b": "c"}}', "no name for an environment variable"),
     (b'{"id": 1, "type": "student", "command": "x", "env": {"a": 1}}', "must be a string"),
     (b'{"id": 1, "type": "student", "command": "x", "environment": 5}', "environment must be a string"),
-    (b'{"id": 1, "type": "unsupported"}', "reason must be a string that is not empty"),
+    (b'{"id": 1, "type": "unsupported"}', "reason is empty"),
     (b'{"id": 1, "type": "unsupported", "reason": 5}', "reason must be a string"),
     (b'{"id": 1, "x": "' + bytes(MAX_MESSAGE_BYTES) + b'"}', "larger than 1024 KiB"),
 ]

@@ -42,7 +42,7 @@ BAD_PHASES = [
     ({"reads": ["a", "work"], "writes": ["work"]}, "volume 'work' is in reads and in writes: name it in writes alone"),
     ({"wipe": "work/*", "writes": ["work"]}, "wipe must be a list of patterns"),
     ({"wipe": [5], "writes": ["work"]}, "a pattern in wipe must be a string"),
-    ({"wipe": [""], "writes": ["work"]}, "a pattern in wipe must be a string that is not empty"),
+    ({"wipe": [""], "writes": ["work"]}, "a pattern in wipe is empty"),
     ({"wipe": ["work/*"]}, "'work' is no volume that it writes: it writes none"),
     ({"wipe": ["work/*"], "reads": ["work"]}, "'work' is no volume that it writes"),
     ({"wipe": ["other/*"], "writes": ["work"]}, "'other' is no volume that it writes: work"),

@@ -80,7 +80,7 @@ BAD_PROBLEMS = [
     (lambda: File(optional="yes"), "optional must be True or False"),
     (lambda: File(extensions=".py"), "extensions must be a collection"),
     (lambda: File(extensions=[5]), "an extension must be a string"),
-    (lambda: File(extensions=[""]), "an extension must be a string that is not empty"),
+    (lambda: File(extensions=[""]), "an extension is empty"),
     (lambda: File(max_bytes=0), "max_bytes must be a whole number above zero"),
     (lambda: File(max_bytes=1.5), "max_bytes must be a whole number above zero"),
 ]

@@ -650,7 +650,7 @@ def test_what_the_task_itself_refuses_is_told_with_the_file(folder):
 def test_without_pyyaml_it_says_what_to_install(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "yaml", None)
 
-    with pytest.raises(NotSupported, match=r"pip install 'jobmanager-docker\[yaml\]'"):
+    with pytest.raises(NotSupported, match=r"task.yaml needs the extra `yaml`: .* pip install '\.\[yaml\]'"):
         Task.from_directory(written(folder, QUIZ))
 
 

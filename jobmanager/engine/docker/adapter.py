@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import io
 import logging
+import os
 import re
+import stat
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -112,6 +114,7 @@ class DockerEngine:
                 kernel=str(answer.get("KernelVersion") or ""),
                 architecture=str(answer.get("Architecture") or ""),
                 engine_id=f"{answer.get('ID')} {answer.get('DockerRootDir')}",  # until Engine 23 a machine's engines share the ID
+                in_swarm=(answer.get("Swarm") or {}).get("LocalNodeState") not in (None, "", "inactive"),
             )
 
     def about(self) -> EngineAbout:
@@ -150,6 +153,10 @@ class DockerEngine:
                 )
                 for image in _list(self._client.images())
             ]
+
+    def networks(self) -> frozenset[str]:
+        with self._request():
+            return frozenset(_text(network["Name"]) for network in _list(self._client.networks()))
 
     def image_defaults(self, image: str) -> ImageDefaults:
         if image in self._cached_defaults:  # a removed one is noticed by ``create``
@@ -325,6 +332,10 @@ class DockerEngine:
             self._api_versions.pop(self._address, None)
             self.close()
             raise
+        except Unreachable as error:
+            if lack := _no_socket(self._address.url):
+                raise Unreachable(lack) from error
+            raise
 
     def _stream_limits(self) -> CallLimits:
         return CallLimits(timeout_s=self._timeout_s, max_bytes=inf, is_stream=True)
@@ -487,6 +498,16 @@ def _innermost(error: BaseException) -> str:
     if not isinstance(error, OSError):
         return f"{type(error).__name__}: {error}"
     return f"{error} ({_HINTS[error.errno]})" if error.errno in _HINTS else str(error)
+
+
+def _no_socket(url: str) -> str:
+    """That a unix url leads to something else; empty where it does not. The kernel says only that nobody listens there."""
+    path = url.removeprefix("unix://")
+    try:
+        is_other = path != url and not stat.S_ISSOCK(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return ""
+    return f"{path} is no socket" if is_other else ""
 
 
 def _short(text: object) -> str:

@@ -29,6 +29,7 @@ from jobmanager.model.container import (
 )
 from jobmanager.model.host import Address
 from jobmanager.model.limits import Limits
+from jobmanager.model.network import Network
 from jobmanager.runner.place import RunnerVolume
 from jobmanager.testing.fake.wire import PIECE, Inbox, packed
 
@@ -84,6 +85,9 @@ class FakeEngine:
             for id_, references, labels, created_at_s in self._call("images")
         ]
 
+    def networks(self) -> frozenset[str]:
+        return frozenset(self._call("networks"))
+
     def image_defaults(self, image: str) -> ImageDefaults:
         if image not in self._cached_defaults:
             command, volumes = self._call("image_defaults", image)
@@ -96,7 +100,8 @@ class FakeEngine:
     def create(self, spec: ContainerSpec, defaults: ImageDefaults) -> str:  # noqa: ARG002
         limits = spec.limits
         sizes = (limits.workspace_mib, limits.workspace_inodes, limits.memory_mib, limits.processes, limits.cpus)
-        bounds = (spec.workspace, spec.shares, spec.shared_volume, *sizes, spec.lease_s)
+        network = "" if spec.network in list(Network) else str(spec.network)
+        bounds = (spec.workspace, spec.shares, spec.shared_volume, *sizes, spec.lease_s, network)
         volumes = [(each.name, each.path, each.short_name, each.size_mib, each.inodes, each.read_only) for each in spec.volumes]
         pipes = [_row(pipes_volume(spec.pipes, spec.labels))] if spec.pipes else []
         disk = [*_runner(spec.runner), *pipes]

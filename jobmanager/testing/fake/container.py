@@ -81,6 +81,7 @@ class FakeSpec:
     processes: int = 64
     cpus: float = 1.0
     lease_s: float = 60.0
+    network: str = ""  # one of the host's own
     volumes: tuple[FakeMount, ...]
     created_at_s: float  # seconds since 1970
     is_carrier: bool = False

@@ -66,6 +66,7 @@ class FakeDaemon:
         self.history: deque[tuple[str, str]] = deque(maxlen=_HISTORY)
         self.starts: Counter[str] = Counter()
         self.runs: Counter[str] = Counter()  # of programs, by job
+        self.networks = {"bridge", "host", "none"}
         self.disk_full = False
         self.available_memory_mib: int | None = None  # None: the host does not report it
         self._ids: dict[str, FakeContainer] = {}
@@ -98,6 +99,7 @@ class FakeDaemon:
             )
         }
         self._calls = {**self._calls, "images": self.all_images, "list": self.matching, "volumes": self.matching_volumes}
+        self._calls = {**self._calls, "networks": lambda: sorted(self.networks)}
 
     def call(self, name: str, *arguments: Any) -> Any:
         """Carry out a call; raises EngineError."""
@@ -152,12 +154,12 @@ class FakeDaemon:
         name: str,
         image: str,
         labels: Mapping[str, str],
-        bounds: tuple[str, bool, str, int, int, int, int, float, float],
+        bounds: tuple[str, bool, str, int, int, int, int, float, float, str],
         volumes: Sequence[tuple[str, str, str, int, int, bool]],
         disk_volumes: Sequence[tuple[str, str, Mapping[str, str], bool]],
     ) -> str:
         known = self._image_for(name, image)
-        workspace, shares, shared_volume, workspace_mib, workspace_inodes, memory_mib, processes, cpus, lease_s = bounds
+        workspace, shares, shared_volume, workspace_mib, workspace_inodes, memory_mib, processes, cpus, lease_s, network = bounds
         id_ = self._new_id(name)
         spec = FakeSpec(
             id=id_,
@@ -172,6 +174,7 @@ class FakeDaemon:
             processes=processes,
             cpus=cpus,
             lease_s=lease_s,
+            network=network,
             volumes=(
                 *(self._mount(labels, *volume) for volume in volumes),
                 *(self._disk_mount(*volume) for volume in disk_volumes),
@@ -224,6 +227,8 @@ class FakeDaemon:
             raise Refused(_cannot_start(runner))
         if container.status is ContainerStatus.PAUSED:
             raise Refused("cannot start a paused container, try unpause instead")
+        if container.spec.network and container.spec.network not in self.networks:
+            raise NoSuchContainer(f"network {container.spec.network} not found")  # status 404, as for a container
         if container.status is not ContainerStatus.RUNNING:
             _count(self.starts, container.spec.name)
             container.start()

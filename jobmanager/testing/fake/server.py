@@ -74,6 +74,7 @@ class FakeServer:
             later=self._later,
         )
         self._daemon.registry.update((tagged(reference), labels) for reference, labels in settings["registry"].items())
+        self._daemon.networks.update(settings["networks"])
         for reference, labels in settings["images"].items():
             self._daemon.add_image(reference, labels, ("sh",))
 

@@ -2,17 +2,22 @@
 
 import os
 import re
+import sys
 
 from . import inputs, place
 from .errors import BadValue, GradingError
+from .text import cleaned
 
+_LIKE_A_MARK = re.compile(r"@[^@\n]*@([A-Za-z_][\w:.-]*)@[^@\n]*@")
+_MAX_TOLD = 5
 _VALUE = re.compile(r"\{\{\s*(?:_\(\s*(\"[^\"]*\"|'[^']*')\s*\)|(\w+))\s*\}\}")
 
 
 def parse_template(template: "str", output: "str" = "") -> "None":
     """Fill in a template: ``@prefix@ID@suffix@`` becomes the answer, each of its lines between prefix and suffix.
 
-    All marks are replaced at once, so an answer that holds a mark stays as it is.
+    All marks are replaced at once, so an answer that holds a mark stays as it is. A mark of an unknown input stays, too, and
+    standard error says so.
 
     Args:
         template: a file's name, of UTF-8 text.
@@ -21,7 +26,7 @@ def parse_template(template: "str", output: "str" = "") -> "None":
     try:
         with open(template, "rb") as file:
             text = file.read().decode("utf-8")
-        filled = _filled(text)
+        filled = _filled(text, template)
         aim = output or template
         if os.path.dirname(aim):
             os.makedirs(os.path.dirname(aim), exist_ok=True)
@@ -66,16 +71,24 @@ def translation() -> "Callable[[str], str]":
     return gettext.translation("messages", place.TRANSLATIONS, [inputs.language()], fallback=True).gettext
 
 
-def _filled(text: "str") -> "str":
-    fields = _fields(inputs.all_inputs())
-    names = "|".join(re.escape(name) for name in sorted(fields, key=len, reverse=True))
-    if not names:
-        return text
+def _filled(text: "str", template: "str") -> "str":
+    fields = _fields(inputs.all_inputs())  # some notes are always there
+    mark = "@([^@]*)@({})@([^@]*)@".format("|".join(re.escape(name) for name in sorted(fields, key=len, reverse=True)))
 
-    def filling(mark: "re.Match[str]") -> "str":
-        return "\n".join(mark.group(1) + line + mark.group(3) for line in fields[mark.group(2)]().splitlines())
+    def filling(found: "re.Match[str]") -> "str":
+        return "\n".join(found.group(1) + line + found.group(3) for line in fields[found.group(2)]().splitlines())
 
-    return re.sub(f"@([^@]*)@({names})@([^@]*)@", filling, text)
+    _tell_of_unknown(re.sub(mark, "\n", text), template, fields)
+    return re.sub(mark, filling, text)
+
+
+def _tell_of_unknown(left: "str", template: "str", known: "Iterable[str]") -> "None":
+    """A name with a typing error would otherwise be compiled with the submission. An unanswered choice has no input, either."""
+    for name in sorted(set(_LIKE_A_MARK.findall(left)))[:_MAX_TOLD]:
+        told = "the template {!r} has a mark for {!r}, and there is no such input; there are {}\n".format(
+            template, name, ", ".join(sorted(known))
+        )
+        sys.stderr.write(cleaned(told).encode("ascii", "backslashreplace").decode("ascii"))
 
 
 def _fields(brought: "dict[str, object]") -> "dict[str, Callable[[], str]]":
@@ -117,4 +130,4 @@ def _without_jinja(text: "str", values: "dict[str, object]") -> "str":
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable

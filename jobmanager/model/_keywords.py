@@ -1,0 +1,119 @@
+"""What is said of a keyword that a class or a call does not know: its name here, or where what was meant is given.
+
+One table for all: the words that newcomers bring from Docker's SDK and from other judges. A name with a typing error is found
+by its letters, and one that belongs to another class by that class's own fields.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Collection, Iterator, Mapping
+from functools import wraps
+from typing import Any, TypeVar
+
+_C = TypeVar("_C", bound=type)
+_CLOSE = 0.75  # of difflib: a letter or two
+JOB = "new_job"  # the calls that take a job
+
+_WALL, _CPU, _MEMORY, _SLOTS = "wall_time_s", "cpu_time_s", "memory_mib", "max_concurrent_jobs"
+_MEANT: Mapping[str, Mapping[str, str]] = {  # by class, then by word: the name that it has there
+    "Task": {
+        **dict.fromkeys(("image", "docker_image", "container", "env_name", "language"), "environment"),
+        **dict.fromkeys(("cmd", "args", "entrypoint", "run", "script", "program"), "command"),
+        **dict.fromkeys(("environ", "envs", "env_vars", "variables"), "env"),
+        **dict.fromkeys(("mounts", "binds", "volume", "volumes", "code", "source"), "files"),
+        **dict.fromkeys(("folder", "path", "dir"), "directory"),
+        **dict.fromkeys(("network_mode", "networks", "internet"), "network"),
+        **dict.fromkeys(("retry", "max_retries", "attempts"), "retries"),
+        **dict.fromkeys(("outputs", "artifacts", "output_files"), "collect"),
+        **dict.fromkeys(("tests", "test_cases"), "cases"),
+        "title": "name",
+    },
+    "Limits": {
+        **dict.fromkeys(("timeout", "timeout_s", "time", "time_s", "time_limit", "max_time", "hard_time"), _WALL),
+        **dict.fromkeys(("wall", "wall_time", "clock"), _WALL),
+        **dict.fromkeys(("cpu", "cpu_time", "cpu_limit", "cpu_seconds"), _CPU),
+        **dict.fromkeys(("memory", "mem", "mem_limit", "memory_limit", "memory_mb", "ram", "max_memory"), _MEMORY),
+        **dict.fromkeys(("pids", "pids_limit", "nproc", "max_processes", "threads"), "processes"),
+        **dict.fromkeys(("output", "max_output", "output_limit", "output_kb"), "output_kib"),
+        **dict.fromkeys(("disk", "workspace", "disk_mb", "storage"), "workspace_mib"),
+        **dict.fromkeys(("nofile", "files_open"), "open_files"),
+        **dict.fromkeys(("cores", "cpu_count", "nano_cpus"), "cpus"),
+    },
+    "JobInput": {**dict.fromkeys(("input", "inputs", "data"), "stdin"), **dict.fromkeys(("answer", "submission"), "answers")},
+    "DockerHost": {
+        **dict.fromkeys(("workers", "max_workers", "concurrency", "slots", "max_jobs", "parallel", "jobs"), _SLOTS),
+        **dict.fromkeys(("base_url", "host", "docker_host", "socket"), "url"),
+        **dict.fromkeys(("certs", "cert_path", "tls_config"), "tls"),
+    },
+    "JobManager": {
+        **dict.fromkeys(("docker_hosts", "engines", "urls"), "hosts"),
+        **dict.fromkeys(("images", "aliases"), "environments"),
+        **dict.fromkeys(("hooks", "on_event"), "hook_manager"),
+        **dict.fromkeys(("max_queue", "queue_size", "max_queue_size"), "max_waiting_jobs"),
+        **dict.fromkeys(("callback_workers", "callbacks"), "callback_threads"),
+    },
+    "Case": {**dict.fromkeys(("output", "answer", "expected_output"), "expected"), "input": "stdin"},
+    "Phase": dict.fromkeys(("volume", "volumes"), "writes"),
+    JOB: {
+        **dict.fromkeys(("user", "launcher", "owner"), "launcher_name"),
+        **dict.fromkeys(("id", "task_id"), "job_id"),
+        **dict.fromkeys(("on_done", "on_result", "on_end"), "callback"),
+        **dict.fromkeys(("input_data", "input", "inputs"), "inputdata"),
+        "prio": "priority",
+    },
+}
+_GIVEN = {  # how what belongs to another class is given
+    "Task": "Task(..., {}=...)",
+    "Limits": "Task(..., limits=Limits({}=...))",
+    "JobInput": "JobInput({}=...)",
+    "DockerHost": "DockerHost(url, {}=...)",
+    "JobManager": "JobManager({}=...)",
+    "Case": "Case({}=...)",
+    "Phase": "Phase(name, task, {}=...)",
+    "Grader": "Task(..., grader=Grader({}=...))",
+    JOB: "new_job(task, {}=...)",
+}
+_FIRST = {("Task", "environment"): "Task('python3', ...)", ("DockerHost", "url"): "DockerHost('unix:///var/run/docker.sock')"}
+_names: dict[str, tuple[str, ...]] = {  # of each class that explains its keywords, and of the calls that take a job
+    JOB: ("inputdata", "callback", "priority", "launcher_name", "debug", "ssh_callback", "job_id", "supersede_key")
+}
+
+
+def explains_keywords(cls: _C) -> _C:
+    """Class decorator: an unknown keyword is a TypeError that says what was meant. Signature and hints stay as they are."""
+    made = cls.__init__  # type: ignore[misc]  # of this class itself, which a subclass of a user's own replaces or calls
+    known = tuple(inspect.signature(made).parameters)[1:]
+    _names[cls.__name__] = known
+
+    @wraps(made)
+    def __init__(self: object, /, *arguments: Any, **keywords: Any) -> None:
+        for name in keywords:
+            if name not in known:
+                raise unexpected_keyword(f"{cls.__name__}()", name, known, owner=cls.__name__)
+        made(self, *arguments, **keywords)
+
+    cls.__init__ = __init__  # type: ignore[misc]
+    return cls
+
+
+def unexpected_keyword(what: str, name: str, known: Collection[str], *, owner: str = JOB) -> TypeError:
+    """The error for a keyword that is not known; ``owner`` is the class, or ``JOB``, whose words are looked up first."""
+    hint = next(_hints(owner, name, known), f"it takes {', '.join(known)}")
+    return TypeError(f"{what} got an unexpected keyword argument {name!r}: {hint}")
+
+
+def _hints(owner: str, name: str, known: Collection[str]) -> Iterator[str]:
+    word = name.lower()
+    if (meant := _MEANT.get(owner, {}).get(word)) in known and meant is not None:
+        first = _FIRST.get((owner, meant))
+        yield f"it is called {meant}" if first is None else f"it is the first argument, {meant}: {first}"
+    for other, given in _GIVEN.items():
+        if word in _names.get(other, ()) and word not in known:
+            yield f"it belongs elsewhere: {given.format(word)}"
+    for near in difflib.get_close_matches(word, known, n=1, cutoff=_CLOSE):
+        yield f"did you mean {near}?"
+    for other, words in _MEANT.items():
+        if other != owner and word in words:
+            yield f"it belongs elsewhere: {_GIVEN[other].format(words[word])}"

@@ -1,0 +1,126 @@
+"""A keyword that a class does not know: the error says what was meant, and signatures and hints are unharmed."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import inspect
+import pickle
+import typing
+from typing import Any
+
+import pytest
+
+from jobmanager import (
+    TLS,
+    Case,
+    ClientFuture,
+    ClientSync,
+    Code,
+    DockerHost,
+    Grader,
+    JobInput,
+    JobManager,
+    Limits,
+    MultipleChoice,
+    Phase,
+    Pipeline,
+    Task,
+)
+from jobmanager.client import JOB_DEFAULTS
+from jobmanager.model import _keywords
+from jobmanager.remote import RemoteClient
+
+NEAR_MISSES = [
+    (Task, "image", "it is the first argument, environment: Task('python3', ...)"),
+    (Task, "cmd", "it is called command"),
+    (Task, "comand", "did you mean command?"),
+    (Task, "timeout", "it belongs elsewhere: Task(..., limits=Limits(wall_time_s=...))"),
+    (Task, "memory_mib", "it belongs elsewhere: Task(..., limits=Limits(memory_mib=...))"),
+    (Task, "mem_limit", "it belongs elsewhere: Task(..., limits=Limits(memory_mib=...))"),
+    (Task, "stdin", "it belongs elsewhere: JobInput(stdin=...)"),
+    (Task, "expected", "it belongs elsewhere: Case(expected=...)"),
+    (Task, "priority", "it belongs elsewhere: new_job(task, priority=...)"),
+    (Task, "student_memory_mib", "it belongs elsewhere: Task(..., grader=Grader(student_memory_mib=...))"),
+    (Limits, "time", "it is called wall_time_s"),
+    (Limits, "memory", "it is called memory_mib"),
+    (Limits, "Memory_MiB", "did you mean memory_mib?"),
+    (Limits, "network", "it belongs elsewhere: Task(..., network=...)"),
+    (JobInput, "input", "it is called stdin"),
+    (JobInput, "command", "it belongs elsewhere: Task(..., command=...)"),
+    (JobManager, "workers", "it belongs elsewhere: DockerHost(url, max_concurrent_jobs=...)"),
+    (JobManager, "pull", "it belongs elsewhere: DockerHost(url, pull=...)"),
+    (JobManager, "host", "did you mean hosts?"),
+    (DockerHost, "workers", "it is called max_concurrent_jobs"),
+    (DockerHost, "base_url", "it is the first argument, url: DockerHost('unix:///var/run/docker.sock')"),
+    (Case, "output", "it is called expected"),
+    (Case, "memory_mib", "it belongs elsewhere: Task(..., limits=Limits(memory_mib=...))"),
+    (Phase, "volumes", "it is called writes"),
+    (Pipeline, "retries", "it belongs elsewhere: Task(..., retries=...)"),
+    (Code, "nonsense", "it takes filename, "),
+    (TLS, "ca", "it takes ca_cert, client_cert, client_key, verify"),
+    (Grader, "command", "it belongs elsewhere: Task(..., command=...)"),
+    (MultipleChoice, "choises", "did you mean choices?"),
+    (RemoteClient, "name_space", "did you mean namespace?"),
+]
+
+
+@pytest.mark.parametrize(
+    ("cls", "name", "says"), NEAR_MISSES, ids=lambda value: value if isinstance(value, str) else value.__name__
+)
+def test_an_unknown_keyword_says_what_was_meant(cls: Any, name: str, says: str) -> None:
+    with pytest.raises(TypeError) as raised:
+        cls(**{name: 1})
+    assert str(raised.value).startswith(f"{cls.__name__}() got an unexpected keyword argument {name!r}: {says}")
+
+
+@pytest.mark.parametrize(
+    ("call", "name", "says"),
+    [
+        (JobManager.new_job, "timeout", "it belongs elsewhere: Task(..., limits=Limits(wall_time_s=...))"),
+        (JobManager.new_job, "user", "it is called launcher_name"),
+        (JobManager.submit, "callback", "it belongs elsewhere: new_job(task, callback=...)"),
+        (JobManager.submit, "image", "it belongs elsewhere: Task(..., environment=...)"),
+        (ClientSync.new_job, "timeout", "did you mean timeout_s?"),
+        (ClientFuture.new_job, "stdin", "it belongs elsewhere: JobInput(stdin=...)"),
+        (RemoteClient.new_job, "prio", "it is called priority"),
+    ],
+)
+def test_so_does_one_of_a_call_that_takes_a_job(call: Any, name: str, says: str) -> None:
+    with pytest.raises(TypeError) as raised:
+        call(None, **{name: 1})
+    assert str(raised.value).endswith(f"got an unexpected keyword argument {name!r}: {says}")
+
+
+def test_every_name_that_a_hint_gives_is_there() -> None:
+    known = {**_keywords._names, _keywords.JOB: (*JOB_DEFAULTS, "inputdata", "callback")}
+    assert set(_keywords._names[_keywords.JOB]) == set(known[_keywords.JOB])
+    assert {
+        (owner, name) for owner, words in _keywords._MEANT.items() for name in words.values() if name not in known[owner]
+    } == set()
+    assert {(owner, word) for owner, words in _keywords._MEANT.items() for word in words if word in known[owner]} == set()
+    assert _keywords._GIVEN.keys() <= known.keys()
+
+
+def test_signatures_hints_copies_and_pickles_are_as_without_it() -> None:
+    task = Task("x", command="a", limits=Limits(memory_mib=64))
+    assert list(inspect.signature(Task).parameters)[:3] == ["environment", "command", "grader"]
+    assert inspect.signature(Task).parameters["limits"].kind is inspect.Parameter.KEYWORD_ONLY
+    assert typing.get_type_hints(Limits.__init__)["memory_mib"] is int
+    assert pickle.loads(pickle.dumps(task)) == task == copy.deepcopy(task)
+    assert dataclasses.replace(task, name="n").name == "n"
+    with pytest.raises(TypeError, match="did you mean limits"):
+        dataclasses.replace(task, limit=1)
+
+
+def test_a_missing_argument_is_told_in_pythons_words() -> None:
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'environment'"):
+        Task()  # type: ignore[call-arg]
+
+
+def test_a_users_subclass_may_have_arguments_of_its_own() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Mine(Task):
+        course: str = ""
+
+    assert Mine("x", course="c").course == "c"
