@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from jobmanager.ipc.messages import CaseRun
 from jobmanager.model.result import CaseResult, Evidence, Outcome, RunResult
-from jobmanager.results.case_results import NOT_CHECKED
+from jobmanager.results.case_results import NOT_CHECKED, with_cut
 from jobmanager.results.comparing import compare
 from jobmanager.results.facts import RunFacts
 from jobmanager.results.run_result import run_result
@@ -29,10 +29,10 @@ def case_result(case: CaseRun, verdict: Verdict, facts: RunFacts, *, streams_kep
         correct = comparison.is_correct
         if not correct:
             outcome, text = Outcome.FAILED, comparison.difference
+        text = with_cut(text, run)
     points = case.points if outcome is Outcome.SUCCESS else 0.0
     if case.judges:
-        run = replace(run, stdout=run.stdout[:_JUDGES_STREAMS_BYTES])
-        kept = _with_streams_cut(run, 2 * _JUDGES_STREAMS_BYTES)
+        kept = _with_streams_cut(run, 2 * _JUDGES_STREAMS_BYTES, of_stdout=_JUDGES_STREAMS_BYTES)
     else:
         most = _CHECKED_STREAMS_BYTES if is_checked_later else _KEPT_STREAMS_BYTES if outcome is not Outcome.SUCCESS else 0
         kept = _with_streams_cut(run, max(0, most - streams_kept))
@@ -49,9 +49,9 @@ def _source_of_the_peak(facts: RunFacts) -> tuple[Evidence, ...]:
     return (Evidence(kind="peak_memory", value="a lower bound", source="samples, and the largest process"),)
 
 
-def _with_streams_cut(run: RunResult, most: int) -> RunResult:
+def _with_streams_cut(run: RunResult, most: int, *, of_stdout: int | None = None) -> RunResult:
     """At most so many bytes of both streams together; what is cut is seen, as ever, by their lengths."""
-    stdout = run.stdout[:most]
+    stdout = run.stdout[: most if of_stdout is None else of_stdout]
     stderr = run.stderr[: most - len(stdout)]
     is_cut = run.output_cut or len(stdout) + len(stderr) < len(run.stdout) + len(run.stderr)
     return replace(run, stdout=stdout, stderr=stderr, output_cut=is_cut)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jobmanager.ipc.messages import CaseRun
+from jobmanager.model.checks import Lines
 from jobmanager.model.limits import Limits
 from jobmanager.model.result import CaseResult, Outcome, RunResult
 from jobmanager.results.checking import checked_case, talked_case
@@ -80,3 +81,63 @@ def test_what_a_judge_says_of_a_thousand_cases_is_kept_of_the_last_one_too() -> 
         assert result.run is not None and result.run.stderr.startswith(b"points 0.5\n")
         kept += len(result.run.stdout) + len(result.run.stderr)
     assert kept <= 1000 * 2**13
+
+
+CUT = RunResult(outcome=Outcome.SUCCESS, exit_code=0, stdout=b"4\n", stdout_bytes=9, output_cut=True)
+
+
+@pytest.mark.parametrize(
+    ("code", "stderr", "text"),
+    [
+        (0, b"", "its output was cut after 2 bytes"),
+        (1, b"", "its checker says that this is wrong; its output was cut after 2 bytes"),
+        (7, b"points 0.5", "its checker gives 0.5 of the points; its output was cut after 2 bytes"),
+    ],
+)
+def test_what_a_checker_says_of_output_that_was_cut_tells_that_too(code: int, stderr: bytes, text: str) -> None:
+    ran = CaseResult(name="c", outcome=Outcome.ERROR, text="it has not been checked", run=CUT)
+    assert checked_case(2.0, ran, judged(code, stderr=stderr)).text == text
+
+
+def printed(stdout: bytes, *, stdout_bytes: int, stderr: bytes = b"", stderr_bytes: int = 0) -> RunFacts:
+    output = CapturedOutput(stdout=stdout, stderr=stderr, stdout_bytes=stdout_bytes, stderr_bytes=stderr_bytes)
+    return RunFacts(ending=ProgramExited(end=ProgramEnd(exit_code=0)), output=output)
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected", "outcome", "text"),
+    [
+        (printed(b"4\n", stdout_bytes=2), b"4", Outcome.SUCCESS, ""),
+        (printed(b"4\n\n\n", stdout_bytes=9999), b"4", Outcome.SUCCESS, "its output was cut after 4 bytes"),
+        (
+            printed(b"4\n5\n", stdout_bytes=9999),
+            b"4\n6",
+            Outcome.FAILED,
+            "line 2: '5' is not what is expected; its output was cut after 4 bytes",
+        ),
+        (printed(b"4\n", stdout_bytes=2, stderr=b"x", stderr_bytes=9999), b"4", Outcome.SUCCESS, ""),  # stdout is whole
+    ],
+)
+def test_output_that_was_cut_is_compared_as_far_as_it_is_kept(
+    facts: RunFacts, expected: bytes, outcome: Outcome, text: str
+) -> None:
+    limits = Limits(output_kib=1, on_output_limit="truncate")
+    case = CaseRun(number=1, name="c", limits=limits, check=Lines(), expected=expected, points=3.0)
+
+    result = case_result(case, judge(facts, limits), facts, streams_kept=0)
+
+    assert (result.outcome, result.correct, result.text) == (outcome, outcome is Outcome.SUCCESS, text)
+    assert result.run is not None and result.run.output_cut
+    assert result.run.stdout_bytes + result.run.stderr_bytes == facts.output.total_bytes
+
+
+@pytest.mark.parametrize(
+    ("stdout", "stderr", "is_cut"), [(5000, 0, True), (0, 9000, True), (5000, 4000, True), (4096, 4096, False)]
+)
+def test_of_what_a_judge_printed_a_cut_is_told_in_either_stream(stdout: int, stderr: int, is_cut: bool) -> None:
+    facts = printed(bytes(stdout), stdout_bytes=stdout, stderr=bytes(stderr), stderr_bytes=stderr)
+    result = case_result(CaseRun(number=1, name="c", limits=LIMITS, judges=True), judge(facts, LIMITS), facts, streams_kept=0)
+
+    assert result.run is not None
+    assert len(result.run.stdout) == min(stdout, 4096) and len(result.run.stdout) + len(result.run.stderr) <= 8192
+    assert result.run.output_cut is is_cut
