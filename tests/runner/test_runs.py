@@ -124,6 +124,27 @@ def test_output_is_reported_while_the_program_runs(runner: BareRunner) -> None:
     assert runner.finish(run).stdout == b"first\nsecond\n"
 
 
+def test_a_run_that_is_over_at_once_is_told_in_one_packet_its_end_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once is within 2 ms, which a busy machine does not always grant it."""
+    with BareRunner(sanitized=False) as runner:
+        sent = bytearray()
+        receive = runner._receive
+
+        def kept() -> bytes | None:
+            content = receive()
+            sent.extend(content or b"")
+            return content
+
+        def packets_of_a_run() -> int:
+            sent.clear()
+            assert runner.run(["echo", "hello"], stdin=b"").stdout == b"hello\n"
+            return sent.count(b"JMU1")
+
+        monkeypatch.setattr(runner, "_receive", kept)
+        runner.wait_for(Status)
+        eventually(lambda: packets_of_a_run() == 1, what="a run is told in one packet")
+
+
 def test_a_program_begins_with_nothing_of_the_runner(runner: BareRunner) -> None:
     code = (
         "import os\n"

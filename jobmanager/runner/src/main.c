@@ -302,7 +302,7 @@ static void count_lease(uint64_t now) {
 static uint64_t earlier(uint64_t one, uint64_t other) { return one < other ? one : other; }
 
 static uint64_t due_ns(uint64_t now) {
-    uint64_t due = earlier(now + NS_PER_S, run_due_ns());
+    uint64_t due = earlier(now + NS_PER_S, run_due_ns(now));
     if (runner.silent_ns < runner.lease_ns)
         due = earlier(due, now + runner.lease_ns - runner.silent_ns);
     if (now < runner.retry_in_ns)

@@ -23,9 +23,9 @@ static uint8_t *reserve;
 
 bool run_is_on(void) { return run.phase != OFF; }
 
-// A run that is over at once is told in one packet: each packet wakes four processes on its way.
+// A run that is over at once is told in one packet, its end with it: each packet wakes four processes on its way.
 bool run_holds_back(uint64_t now) {
-    bool is_new = run.phase == DUE || run.phase == LAUNCHING || (run.phase == GOING && now < run.begun_ns + HOLD_NS);
+    bool is_new = run.phase == DUE || run.phase == LAUNCHING || (run.phase >= GOING && now < run.begun_ns + HOLD_NS);
     return is_new && run.input_kind == INPUT_MEMORY && !run.channel;
 }
 uint32_t run_last(void) { return run.number; }
@@ -280,8 +280,10 @@ bool run_step(void) {
 
 static void earlier(uint64_t *due, uint64_t ns) { *due = ns < *due ? ns : *due; }
 
-uint64_t run_due_ns(void) {
+uint64_t run_due_ns(uint64_t now) {
     uint64_t due = UINT64_MAX;
+    if (run.phase >= GOING && run_holds_back(now))
+        earlier(&due, run.begun_ns + HOLD_NS);
     if (run.phase != GOING)
         return due;
     if (run.wall_ns && !run.paused_at_ns)
@@ -293,8 +295,6 @@ uint64_t run_due_ns(void) {
     if (run.drop_due_ns)
         earlier(&due, run.drop_due_ns);
     earlier(&due, run.sample_due_ns);
-    if (run_holds_back(now_ns()))
-        earlier(&due, run.begun_ns + HOLD_NS);
     return due;
 }
 

@@ -53,7 +53,7 @@ uint64_t run_taken_input(void);
 uint64_t run_taken_messages(void);
 bool run_reap(void);                   // all children that have ended; whether there is none left
 bool run_step(void);                   // what is due; whether there was something
-uint64_t run_due_ns(void);             // when run_step is due at the latest
+uint64_t run_due_ns(uint64_t now);     // when run_step, or what is held back, is due at the latest
 struct pollfd;
 int run_polls(struct pollfd *polls);   // at most RUN_POLLS
 #define RUN_POLLS 6
