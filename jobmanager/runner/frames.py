@@ -459,6 +459,7 @@ class Status:
     put_to: Path  # of the last Put
     cgroup: U8  # version; 0: none found
     dumpable: Yes
+    cpu_us: Count = None  # of the run that is going on, so far; None: none is, or nothing counts it
 
 
 DOWN: dict[int, type[DownMessage]] = {

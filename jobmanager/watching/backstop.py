@@ -69,6 +69,10 @@ class Backstop:
         self._patience_s = PATIENCE_S
         return Advice.WAIT if unread_bytes > _BLOCKED_BYTES else Advice.STOP
 
+    def was_in_time(self) -> None:
+        """The runner has answered, and no limit has passed after all."""
+        self._overdue_since = None
+
     def _unanswered(self) -> Advice:
         if self._connections >= (_REPORT_CONNECTIONS if self._report_is_due else 1):
             return self._last_resort()

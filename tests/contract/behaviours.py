@@ -25,7 +25,7 @@ from jobmanager.testing import (
 
 LIMITS = Limits(memory_mib=32, workspace_mib=2, processes=12)
 SIGSEGV, SIGKILL, SIGTERM = 11, 9, 15
-_SPINS = "while :; do :; done"
+SPINS = "while :; do :; done"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +95,7 @@ BEHAVIOURS = [
         stdout=b"partial\n",
         **_killed(StoppedBy.WALL),
     ),
-    Behaviour(name="computes past its CPU time", command=_SPINS, steps=[Burn(1e9)], cpu_s=0.3, **_killed(StoppedBy.CPU)),
+    Behaviour(name="computes past its CPU time", command=SPINS, steps=[Burn(1e9)], cpu_s=0.3, **_killed(StoppedBy.CPU)),
     Behaviour(
         name="floods",
         command="yes 0123456789",

@@ -26,8 +26,9 @@ from jobmanager import (
 from jobmanager.engine.labels import JOB_LABEL
 from tests.conftest import BUSYBOX, eventually
 from tests.integration.conftest import PATIENCE_S, PYTHON, Run, proof, source
-from tests.integration.test_cases import Told, waiters
+from tests.integration.test_cases import Told
 from tests.support.daemons import PrivateDaemon
+from tests.support.faults import processes
 from tests.support.printed import wait_until_printed
 
 pytestmark = pytest.mark.engine
@@ -221,7 +222,7 @@ def test_a_waiter_killed_while_output_is_dropped_costs_no_byte_and_no_count(
     engine_url: str, outsider: docker.DockerClient, output_kib: int
 ) -> None:
     """Less than the runner keeps, and more, which the waiter before has kept."""
-    others = waiters()
+    others = processes("_waiter")
     waits = "until [ -f {} ]; do sleep 0.1; done"
     program = f"echo ready; {waits.format('go')}; {FLOOD} | head -n 500000; {waits.format('end')}; exit 7"
     with JobManager(engine_url) as manager:
@@ -229,7 +230,7 @@ def test_a_waiter_killed_while_output_is_dropped_costs_no_byte_and_no_count(
         wait_until_printed(job, b"ready")
         (container,) = outsider.containers.list(filters={"label": f"{JOB_LABEL}={job.job_id}"})
         for mark in ("go", "end"):
-            for waiter in waiters() - others:
+            for waiter in set(processes("_waiter")) - set(others):
                 waiter.kill()
             assert container.exec_run(["touch", f"/job/{mark}"], user="65534:65534").exit_code == 0
         result = job.result(PATIENCE_S)
@@ -240,14 +241,14 @@ def test_a_waiter_killed_while_output_is_dropped_costs_no_byte_and_no_count(
 
 @pytest.mark.daemon
 def test_cases_that_print_too_much_are_told_exactly_by_waiters_that_die(private_engine: PrivateDaemon) -> None:
-    told, others = Told(), waiters()
+    told, others = Told(), processes("_waiter")
     cases = [Case(f"{number}\n", expected=f"{number}") for number in range(1, 31)]
     task = Task(BUSYBOX, command="read n; echo $n; yes '' | head -c 200000; sleep 0.05", cases=cases, limits=SMALL)
     with JobManager(DockerHost(private_engine.url), hook_manager=told.hooks) as manager:
         job = manager.submit(task)
         for many in (3, 10, 20):
             eventually(lambda: len(told.cases) >= many, what=f"{many} cases have ended", within_s=60)  # noqa: B023
-            for waiter in waiters() - others:
+            for waiter in set(processes("_waiter")) - set(others):
                 waiter.kill()
         result = job.result(120)
     assert [(case.outcome, case.correct) for case in result.cases] == [(Outcome.SUCCESS, True)] * 30, result

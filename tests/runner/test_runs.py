@@ -323,6 +323,25 @@ def test_a_run_after_one_whose_output_was_dropped_has_all_of_its_own(runner: Bar
     assert record.stdout == b"".join(b"%d\n" % number for number in range(1, 1001))
 
 
+def test_a_status_says_what_cpu_time_the_run_has_taken_so_far(runner: BareRunner) -> None:
+    assert runner.wait_for(Status).cpu_us is None
+    run = runner.start(["sh", "-c", "echo begun; while :; do :; done"])
+    runner.wait_for(OutputData)
+
+    def cpu_us() -> int | None:
+        runner.resume()
+        return runner.wait_for(Status).cpu_us
+
+    if runner.has_cgroup:
+        eventually(lambda: (cpu_us() or 0) > 100_000, what="it has computed for a while")
+    else:
+        assert cpu_us() is None
+    runner.send(Kill(run=run))
+    assert (runner.finish(run).ended.cpu_us or 100_000) >= 100_000
+    runner.resume()
+    assert runner.wait_for(Status).cpu_us is None
+
+
 def test_memory_past_its_limit_kills_the_program_and_never_the_runner() -> None:
     with BareRunner(memory_bytes=64 * 2**20, sanitized=False) as runner:
         if not runner.has_cgroup:

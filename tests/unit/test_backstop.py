@@ -79,6 +79,14 @@ def test_a_session_that_began_for_another_reason_answers_nothing(overdue: Overdu
     assert overdue.answers(RunnerState.RUNNING) is Advice.WAIT
 
 
+def test_a_run_that_was_in_time_is_asked_about_anew_however_much_later(overdue: Overdue) -> None:
+    overdue.after(0)
+    assert overdue.answers(RunnerState.RUNNING) is Advice.STOP
+    overdue.backstop.was_in_time()
+
+    assert overdue.after(10_000) is Advice.ASK
+
+
 @pytest.mark.parametrize("state", [RunnerState.ENDING, RunnerState.IDLE, RunnerState.LEAVING])
 def test_a_report_that_the_runner_has_given_is_waited_for_longer_and_over_new_connections_and_is_no_timeout(
     overdue: Overdue, state: RunnerState

@@ -117,6 +117,7 @@ static void write_status(void) {
     up_text(runner.put_to, strlen(runner.put_to));
     up_u8(cgroup_version());
     up_u8(prctl(PR_GET_DUMPABLE) != 0);
+    up_u64(run_cpu_us());
 }
 
 // Ahead: what is for the next run, and comes while one is going on, or before the answer to a CLEAR that it is to find done.

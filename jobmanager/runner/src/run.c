@@ -209,6 +209,8 @@ static bool step_going(void) {
 
 // The end
 
+uint64_t run_cpu_us(void) { return run.phase == GOING ? used_cpu_us(cgroup_cpu_us()) : NO_COUNT; }
+
 bool run_reap(void) {
     for (int i = 0; i < MOST_REAPED; i++) {
         int status;
