@@ -58,12 +58,12 @@ class Backstop:
             return Advice.ASK
         return Advice.WAIT if now - self._asked_at <= self._patience_s else self._unanswered()
 
-    def answered(self, status: Status, unread_bytes: int) -> Advice:
-        """A session has begun. Only where the runner was asked for that, it is an answer."""
+    def answered(self, status: Status, unread_bytes: int, *, run: int) -> Advice:
+        """A session has begun. Only where the runner was asked for that, it is an answer. ``run``: the number of ours."""
         if self._asked_at is None:
             return Advice.WAIT
         self._asked_at = None
-        if status.state is not RunnerState.RUNNING:
+        if status.state is not RunnerState.RUNNING or status.run > run:  # the next one may go on already
             self._report_is_due, self._patience_s = True, _REPORT_S
             return Advice.WAIT
         self._patience_s = PATIENCE_S

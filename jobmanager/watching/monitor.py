@@ -385,7 +385,7 @@ class ContainerMonitor:
         self._apply(MonitorEvent.CONNECTED)
         if status.run == self._number and status.cpu_us is not None:
             self._limit_clock.runner_counts(status.cpu_us / 1e6)
-        advice = self._backstop.answered(status, status.stream_bytes - self._link.read_to)
+        advice = self._backstop.answered(status, status.stream_bytes - self._link.read_to, run=self._number)
         if advice is Advice.STOP:
             self._stop_if_overdue()
 
