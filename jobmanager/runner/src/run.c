@@ -309,7 +309,7 @@ static struct pollfd *poll_for(struct pollfd *at, int fd, short events) {
 
 int run_polls(struct pollfd *polls) {
     struct pollfd *at = polls;
-    if (run.phase == MEETING)
+    if (run.phase == MEETING && up_room(UP_MAX))
         at = poll_for(at, run.held[0], POLLIN);
     if (run.phase == LAUNCHING)
         at = poll_for(at, run.launched, POLLIN);
