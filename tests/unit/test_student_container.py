@@ -6,6 +6,7 @@ import base64
 import json
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -44,7 +45,12 @@ START_UNTIL = {  # what is called on the engine until the container waits for it
 
 @pytest.fixture(scope="module")
 def fake() -> Iterator[FakeEngineServer]:
+    """With the runner's volume: each test counts what is called, and must not be the one that brings it."""
     with FakeEngineServer(images=[IMAGE]) as server:
+        with closing(connect(Address(host="fake", url=server.url), timeout_s=10)) as engine:
+            runners = RunnerVolumes.of_owner(LABELS)
+            runners.ensure(engine, "fake")
+            runners.release(engine, "fake")
         yield server
 
 
