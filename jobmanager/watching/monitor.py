@@ -383,7 +383,7 @@ class ContainerMonitor:
             raise ContainerOver(self._inspector.inspect())
         self._resume_pumps(status)
         self._apply(MonitorEvent.CONNECTED)
-        if status.run == self._number and status.cpu_us is not None:
+        if status.run == self._number and status.cpu_us:  # none that runs has taken nothing: that is a counter which stands still
             self._limit_clock.runner_counts(status.cpu_us / 1e6)
         advice = self._backstop.answered(status, status.stream_bytes - self._link.read_to, run=self._number)
         if advice is Advice.STOP:

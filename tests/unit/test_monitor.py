@@ -327,6 +327,15 @@ def test_cpu_time_of_earlier_runs_and_of_the_runner_itself_is_not_the_runs() -> 
     assert container.usages <= 100 / 1.3 + 2, "it is looked at when it could have reached the limit, and not before"
 
 
+@pytest.mark.parametrize("fields", [{"cpu_us": 0}, {}, {"cpu_us": 2_500_000}])
+def test_where_the_runner_counts_nothing_or_too_much_the_engines_counter_counts(fields: dict[str, int]) -> None:
+    container = ScriptedContainer(runs(STARTED))
+    container.cpu_s = 2.5
+    container.status_fields.update(fields)
+
+    assert stopped_for(container.facts(limits=Limits(cpu_time_s=2, wall_time_s=100))) is Limit.CPU
+
+
 def test_a_run_that_had_not_reached_its_cpu_limit_when_it_was_looked_at_is_stopped_once_it_has() -> None:
     container = ScriptedContainer(runs(STARTED))
     container.cpu_s, container.status_fields["cpu_us"] = 300.0, 1_000_000
