@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from jobmanager.errors import InvalidValue
 from jobmanager.model import _checks
 from jobmanager.model._exact import make_exact
 from jobmanager.model._keywords import explains_keywords
 from jobmanager.model.as_data import AsData
+
+OnOutputLimit = Literal["stop", "truncate"]
 
 MAX_FILE_MIB = 4096  # of one file, holes included; runtimes such as .NET's map 2 GiB files that they hardly fill
 _BLOCK = 4096
@@ -33,7 +36,7 @@ class Limits(AsData):
     """What one job may use.
 
     Raises:
-        InvalidValue: a limit that is not a positive number, or smaller than an engine needs.
+        InvalidValue: a limit that is not a positive number, or smaller than an engine needs; another word for ``on_output_limit``.
     """
 
     cpu_time_s: float = 30  # CPU seconds of all processes of the container together
@@ -42,9 +45,10 @@ class Limits(AsData):
     processes: int = 64  # processes and threads at any one time
     open_files: int = 256  # per process
     workspace_mib: int = 64  # all files in /job; as much again in /tmp
-    output_kib: int = 1024  # stdout plus stderr; past it the job is stopped
+    output_kib: int = 1024  # stdout plus stderr
     archive_mib: int = 16  # collected files, before compression
     cpus: float = 1.0  # cores that it can use
+    on_output_limit: OnOutputLimit = "stop"  # past output_kib; "truncate": the rest is dropped and counted, and the program goes on
 
     def __post_init__(self) -> None:
         make_exact(self, InvalidValue)
@@ -63,6 +67,7 @@ class Limits(AsData):
             raise InvalidValue(f"open_files must be at least {_MIN_OPEN_FILES}, not {self.open_files}")
         if self.cpus < 0.01:
             raise InvalidValue(f"cpus must be at least 0.01, not {self.cpus}")
+        _checks.choice("on_output_limit", self.on_output_limit, get_args(OnOutputLimit), InvalidValue)
 
     @property
     def wall_s(self) -> float:
@@ -73,6 +78,11 @@ class Limits(AsData):
     def shm_mib(self) -> int:
         """The size of ``/dev/shm``. It counts as memory, so a little memory is left beside it."""
         return self.memory_mib - _BESIDE_SHM_MIB
+
+    @property
+    def drops_output(self) -> bool:
+        """Whether a program that prints past ``output_kib`` goes on."""
+        return self.on_output_limit == "truncate"
 
     @property
     def standstill_s(self) -> float:

@@ -68,6 +68,15 @@ def silent(run: RunResult) -> RunResult:
     return replace(run, stdout=b"", stderr=b"", output_cut=run.stdout_bytes + run.stderr_bytes > 0)
 
 
+def with_cut(text: str, run: RunResult | None) -> str:
+    """What is said of a case's output, and that only a part of that was looked at."""
+    cut_at = None if run is None else run.stdout_cut_at
+    if cut_at is None:
+        return text
+    cut = f"its output was cut after {cut_at} bytes"
+    return f"{text}; {cut}" if text else cut
+
+
 def not_clean(facts: RunFacts | None) -> str:
     """Why no container could have the rest of the cases; empty where that is not so."""
     return "" if facts is None else facts.not_clean

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from jobmanager.model._escapes import one_line
 from jobmanager.model.result import CaseResult, Evidence, Outcome
-from jobmanager.results.case_results import silent
+from jobmanager.results.case_results import silent, with_cut
 
 INPUT, OUTPUT, ANSWER = "input", "output", "answer"  # the files that a checker is given
 _RIGHT, _PARTLY = 0, 7
@@ -26,13 +26,14 @@ def checked_case(points: float, ran: CaseResult, check: CaseResult, *, by: str =
     share = _share(check) if code == _PARTLY else None
     if code == _RIGHT or share == 1.0:
         kept = None if run is None else silent(run)
-        return replace(ran, outcome=Outcome.SUCCESS, text="", correct=True, points=points, run=kept)
+        return replace(ran, outcome=Outcome.SUCCESS, text=with_cut("", run), correct=True, points=points, run=kept)
     if code in _WRONG:
-        return replace(ran, outcome=Outcome.FAILED, text=f"its {by} says that this is wrong", correct=False, run=run)
+        text = with_cut(f"its {by} says that this is wrong", run)
+        return replace(ran, outcome=Outcome.FAILED, text=text, correct=False, run=run)
     if share is None:
         why = check.text or "it tells no points" if code == _PARTLY else check.text or f"exit code {code}"
         return replace(ran, outcome=Outcome.ERROR, text=f"its {by} failed: {why}", run=run)
-    text = f"its {by} gives {share:g} of the points"
+    text = with_cut(f"its {by} gives {share:g} of the points", run)
     return replace(ran, outcome=Outcome.FAILED, text=text, correct=False, points=points * share, run=run)
 
 

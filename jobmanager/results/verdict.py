@@ -64,7 +64,7 @@ class Verdict:
 def judge(facts: RunFacts, limits: Limits, killed: KillReason | None = None) -> Verdict:
     """Decide by the first line of the table that fits. All that was found becomes evidence."""
     found = killed_verdict(killed) if killed else _passed_limit(facts, limits) or _by_ending(facts, limits)
-    return replace(found, evidence=_without_repeats(found.evidence, _other_evidence(facts)))
+    return replace(found, evidence=_without_repeats(found.evidence, _other_evidence(facts, limits)))
 
 
 def killed_verdict(reason: KillReason) -> Verdict:
@@ -124,7 +124,7 @@ def _passed_limit(facts: RunFacts, limits: Limits) -> Verdict | None:
         return _timeout_verdict(Limit.CPU, facts.cpu_time_s, limits)
     if by_itself and facts.wall_time_s is not None and facts.wall_time_s > limits.wall_s:
         return _timeout_verdict(Limit.WALL, facts.wall_time_s, limits)
-    if stopped_for is None and facts.output.total_bytes > limits.output_kib * 1024:
+    if stopped_for is None and not limits.drops_output and facts.output.total_bytes > limits.output_kib * 1024:
         return _output_verdict(facts.output.total_bytes, limits)
     return None
 
@@ -251,7 +251,7 @@ def _how_it_ended(end: ProgramEnd) -> tuple[Evidence, ...]:
     return () if end.exit_code is None else (Evidence(kind="exit_code", value=end.exit_code, source=_RUNNER),)
 
 
-def _other_evidence(facts: RunFacts) -> tuple[Evidence, ...]:
+def _other_evidence(facts: RunFacts, limits: Limits) -> tuple[Evidence, ...]:
     """What was found beside the deciding evidence; it does not change the outcome."""
     found = [*_how_it_ended(facts.end)] if facts.end is not None and ended_by_itself(facts) else []
     found += [*_counter_evidence(facts.end), *_container_evidence(facts.container)]
@@ -259,7 +259,7 @@ def _other_evidence(facts: RunFacts) -> tuple[Evidence, ...]:
         found.append(Evidence(kind="outage_s", value=round(facts.outage_s, 1), source="our record of the outage"))
     if facts.paused_externally:
         found.append(Evidence(kind="paused_externally", value="the container had been paused by somebody else", source=_INSPECT))
-    found += _output_evidence(facts.output)
+    found += _output_evidence(facts.output, limits)
     if facts.collected.error:
         found.append(Evidence(kind="archive", value=facts.collected.error, source="collecting"))
     if facts.collected.not_collected:
@@ -267,8 +267,12 @@ def _other_evidence(facts: RunFacts) -> tuple[Evidence, ...]:
     return tuple(found)
 
 
-def _output_evidence(output: CapturedOutput) -> list[Evidence]:
+def _output_evidence(output: CapturedOutput, limits: Limits) -> list[Evidence]:
     found = []
+    dropped = output.total_bytes - limits.output_kib * 1024
+    if limits.drops_output and dropped > 0:
+        value = f"{dropped} bytes past {limits.output_kib} KiB were dropped"
+        found.append(Evidence(kind="output_cut", value=value, source=_RUNNER))
     if output.beginning_lost:
         found.append(Evidence(kind="output_cut", value="the first part was lost with a waiter process", source=_RUNNER))
     if output.is_incomplete:

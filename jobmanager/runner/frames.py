@@ -242,6 +242,7 @@ class StartRun(DownMessage):
     cpu_us: U64 = 0
     cpus_milli: U32 = 0
     output_bytes: U64 = 0
+    drops_output: Yes = False  # what it prints past that is counted and not reported, and it goes on
     rlimits: Annotated[tuple[ResourceLimit, ...], ListOf(RecordOf(ResourceLimit), most=RESOURCE_LIMITS)] = ()
     places: Paths = ()  # whose free space is looked at, at the end
     volumes: Annotated[tuple[VolumeDevice, ...], ListOf(RecordOf(VolumeDevice))] = ()
@@ -458,6 +459,7 @@ class Status:
     put_to: Path  # of the last Put
     cgroup: U8  # version; 0: none found
     dumpable: Yes
+    cpu_us: Count = None  # of the run that is going on, so far; None: none is, or nothing counts it
 
 
 DOWN: dict[int, type[DownMessage]] = {

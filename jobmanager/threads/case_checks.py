@@ -10,7 +10,7 @@ from jobmanager.model._escapes import one_line
 from jobmanager.model.case import Case
 from jobmanager.model.result import CaseResult, JobResult, Outcome
 from jobmanager.model.task import Task
-from jobmanager.results.case_results import NOT_CHECKED, cases_verdict, silent, with_cases
+from jobmanager.results.case_results import NOT_CHECKED, cases_verdict, silent, with_cases, with_cut
 from jobmanager.results.facts import CasesProgress
 from jobmanager.results.verdict import Verdict
 from jobmanager.threads.user_code import call_user_code
@@ -53,8 +53,9 @@ def _checked(case: Case, result: CaseResult) -> CaseResult:
     if problem:
         return replace(result, outcome=Outcome.ERROR, text=problem, points=0.0, run=run)
     if said:
-        return replace(result, outcome=Outcome.SUCCESS, text="", correct=True, points=case.points, run=silent(run))
-    return replace(result, outcome=Outcome.FAILED, text="its check says that this is wrong", correct=False, points=0.0, run=run)
+        return replace(result, outcome=Outcome.SUCCESS, text=with_cut("", run), correct=True, points=case.points, run=silent(run))
+    text = with_cut("its check says that this is wrong", run)
+    return replace(result, outcome=Outcome.FAILED, text=text, correct=False, points=0.0, run=run)
 
 
 def _ask(case: Case, output: bytes) -> tuple[bool, str]:

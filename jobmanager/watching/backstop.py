@@ -58,16 +58,20 @@ class Backstop:
             return Advice.ASK
         return Advice.WAIT if now - self._asked_at <= self._patience_s else self._unanswered()
 
-    def answered(self, status: Status, unread_bytes: int) -> Advice:
-        """A session has begun. Only where the runner was asked for that, it is an answer."""
+    def answered(self, status: Status, unread_bytes: int, *, run: int) -> Advice:
+        """A session has begun. Only where the runner was asked for that, it is an answer. ``run``: the number of ours."""
         if self._asked_at is None:
             return Advice.WAIT
         self._asked_at = None
-        if status.state is not RunnerState.RUNNING:
+        if status.state is not RunnerState.RUNNING or status.run > run:  # the next one may go on already
             self._report_is_due, self._patience_s = True, _REPORT_S
             return Advice.WAIT
         self._patience_s = PATIENCE_S
         return Advice.WAIT if unread_bytes > _BLOCKED_BYTES else Advice.STOP
+
+    def was_in_time(self) -> None:
+        """The runner has answered, and no limit has passed after all."""
+        self._overdue_since = None
 
     def _unanswered(self) -> Advice:
         if self._connections >= (_REPORT_CONNECTIONS if self._report_is_due else 1):

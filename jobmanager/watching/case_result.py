@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from jobmanager.ipc.messages import CaseRun
 from jobmanager.model.result import CaseResult, Evidence, Outcome, RunResult
-from jobmanager.results.case_results import NOT_CHECKED
+from jobmanager.results.case_results import NOT_CHECKED, with_cut
 from jobmanager.results.comparing import compare
 from jobmanager.results.facts import RunFacts
 from jobmanager.results.run_result import run_result
@@ -28,6 +28,7 @@ def case_result(case: CaseRun, verdict: Verdict, facts: RunFacts) -> CaseResult:
         correct = comparison.is_correct
         if not correct:
             outcome, text = Outcome.FAILED, comparison.difference
+        text = with_cut(text, run)
     points = case.points if outcome is Outcome.SUCCESS else 0.0
     return CaseResult(name=case.name, outcome=outcome, text=text, correct=correct, points=points, run=run)
 

@@ -46,7 +46,8 @@ class LimitClock:
         self._max_pause_s = job.limits.standstill_s if job.grading is not None else 0.0
         self._wall_s = job.limits.wall_s + (0.0 if job.grading is not None else PATIENCE_S)
         self._shares_cpu = cpu_left_s is not None
-        self._cpu_before_s = cpu_before_s  # what earlier runs of the container took
+        self._beside_cpu_s = cpu_before_s  # what the container took beside this run: earlier ones, and its runner
+        self._container_cpu_s = 0.0  # since it was started, as it was read last
         self.start(clock() - job.elapsed_s)
 
     def start(self, at: float) -> None:
@@ -108,9 +109,14 @@ class LimitClock:
             return False
         if used is None:
             return False
-        self.cpu_time_s = max(0.0, used.cpu_time_ns / 1e9 - self._cpu_before_s)
+        self._container_cpu_s = used.cpu_time_ns / 1e9
+        self.cpu_time_s = max(0.0, self._container_cpu_s - self._beside_cpu_s)
         self.peak_memory_bytes = used.peak_memory_bytes
         return True
+
+    def runner_counts(self, cpu_time_s: float) -> None:
+        """The runner says now what this run has taken: what was read of its container beside that is not the run's."""
+        self._beside_cpu_s = max(self._beside_cpu_s, self._container_cpu_s - cpu_time_s)
 
     def _cpu_limit_reached(self) -> LimitHit | None:
         if not self.measure():

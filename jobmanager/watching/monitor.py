@@ -383,11 +383,20 @@ class ContainerMonitor:
             raise ContainerOver(self._inspector.inspect())
         self._resume_pumps(status)
         self._apply(MonitorEvent.CONNECTED)
-        advice = self._backstop.answered(status, status.stream_bytes - self._link.read_to)
-        hit = self._limit_clock.limit_reached() if advice is Advice.STOP else None
-        if hit is not None:  # it lives, and has not stopped its run
-            self._hit(hit)
-            self._apply(MonitorEvent.STOP)
+        if status.run == self._number and status.cpu_us:  # none that runs has taken nothing: that is a counter which stands still
+            self._limit_clock.runner_counts(status.cpu_us / 1e6)
+        advice = self._backstop.answered(status, status.stream_bytes - self._link.read_to, run=self._number)
+        if advice is Advice.STOP:
+            self._stop_if_overdue()
+
+    def _stop_if_overdue(self) -> None:
+        """The runner lives, and has not stopped its run."""
+        hit = self._limit_clock.limit_reached()
+        if hit is None:
+            self._backstop.was_in_time()
+            return
+        self._hit(hit)
+        self._apply(MonitorEvent.STOP)
 
     def _is_restarted(self) -> bool:
         """Whether a runner that knows of no run is not the one to which an earlier waiter spoke."""

@@ -112,6 +112,7 @@ def _start(job: MonitorContainer, number: int) -> StartRun:
         cpu_us=math.ceil(limits.cpu_time_s * 1e6),
         cpus_milli=math.ceil(limits.cpus * 1000),
         output_bytes=limits.output_kib * 1024,
+        drops_output=limits.drops_output,
         rlimits=_resource_limits(limits),
         places=(to_utf8(job.workspace), to_utf8(SHM)),
         volumes=_volumes(job),

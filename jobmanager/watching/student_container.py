@@ -34,6 +34,7 @@ from jobmanager.watching.runner_link import RunnerLink
 from jobmanager.watching.spool import Spool
 from jobmanager.watching.student_budget import Allocation, BudgetExceeded, StudentBudget
 from jobmanager.watching.student_program import StudentProgram
+from jobmanager.watching.student_states import TRANSITIONS, WAITS, StudentEvent, StudentState
 
 _log = logging.getLogger(__name__)
 
@@ -96,9 +97,9 @@ class StudentContainer:
         self.program = program
         self.refused: StudentProgram | None = None  # a program that it was given and has not run, as it could not be cleared for it
         self.state = ContainerState.WANTED
+        self.student_state = StudentState.BUSY
         self._is_kept = is_kept
-        self._is_idle = self._is_closed = False  # whether it waits for another program; whether it will have none
-        self._given: StudentProgram | None = None
+        self._given: StudentProgram | None = None  # while the state is GIVEN, and until it is handed back
         self._runs = 0
         self._cpu_before_s = 0.0  # of its earlier programs
         self._link: RunnerLink | None = None  # of one that is kept: over all its runs
@@ -131,14 +132,14 @@ class StudentContainer:
     def kill(self) -> None:
         """Have its run killed; as long as it has none, release it. Never blocks."""
         with self._lock:  # in between it could be given its run
-            was_idle = self._is_idle
-            self._is_closed, self._is_idle = True, False
+            was_waiting = self.student_state in WAITS
+            self._turn(StudentEvent.CLOSED)
             if self._link is not None:
                 self._link.wake()
             if not self._apply(ContainerEvent.KILL_REQUESTED):
                 self._apply(ContainerEvent.RELEASED)
         allocation = self._allocation
-        if allocation is not None and was_idle:
+        if allocation is not None and was_waiting:
             self._owner.budget.mark_removing(allocation)
         elif allocation is not None:
             self._owner.budget.mark_stopping(allocation)
@@ -148,10 +149,13 @@ class StudentContainer:
         with self._lock:
             is_unbegun = program in (self._given, self.refused)
             if is_unbegun:
+                self._turn(StudentEvent.WITHDRAWN)
                 self._given = self.refused = None
-            elif program is self.program and self._is_kept and self._runs and not self._is_idle:
+            elif program is not self.program or self.student_state in WAITS:
+                return  # it has ended
+            elif self._is_kept and self._runs:
                 self._kill_run()
-            elif program is self.program and not self._is_idle:
+            else:
                 self.kill()
         if is_unbegun:
             program.report_end(*_KILLED)
@@ -165,7 +169,7 @@ class StudentContainer:
     def give(self, program: StudentProgram) -> bool:
         """Have it run another program. Returns whether it will: it may be busy, or needed no more."""
         with self._lock:
-            if not self._is_idle or self._given is not None or self.state is not ContainerState.BUSY:
+            if self.state is not ContainerState.BUSY or not self._turn(StudentEvent.PROGRAM_GIVEN):
                 return False
             self._given = program
             assert self._link is not None, "it had a run"
@@ -175,7 +179,13 @@ class StudentContainer:
     @property
     def is_over(self) -> bool:
         """Whether it will have no other program."""
-        return self._is_closed or self.state in _OVER
+        return self.student_state is StudentState.CLOSED or self.state in _OVER
+
+    def _turn(self, event: StudentEvent) -> bool:
+        """Whether the event changes what it is there for. With the lock held."""
+        follows = TRANSITIONS.get((self.student_state, event))
+        self.student_state = follows or self.student_state
+        return follows is not None
 
     def _apply(self, event: ContainerEvent) -> bool:
         with self._lock:
@@ -239,7 +249,8 @@ class StudentContainer:
                 if not stays or not self._take_another():
                     return _RUN_OVER
         finally:
-            self._is_idle, self._is_closed = False, True
+            with self._lock:
+                self._turn(StudentEvent.CLOSED)
             self._monitor.close(leave=self._is_leaving)
 
     def _follow_program(self) -> RunFacts:
@@ -255,9 +266,8 @@ class StudentContainer:
     def _stays(self, *, is_usable: bool) -> bool:
         """Whether it waits for another program. To be known before the end is told: the next one may come at once."""
         with self._lock:
-            self._is_closed |= not is_usable or not self._is_kept
-            self._is_idle = not self._is_closed
-            return self._is_idle
+            self._turn(StudentEvent.RUN_OVER if is_usable and self._is_kept else StudentEvent.CLOSED)
+            return self.student_state is StudentState.IDLE
 
     def _refuse(self, program: StudentProgram) -> None:
         """It has not been started: another container is to have it."""
@@ -273,19 +283,20 @@ class StudentContainer:
         self._run_killed = False
         while True:
             with self._lock:
-                if not self._is_idle:
+                if self.student_state not in WAITS:
                     break
                 program, self._given = self._given, None
                 why_not = None if program is None else self._begin(program)
-                if program is not None and why_not is None:
-                    self._is_idle = False
+                if program is not None:
+                    self._turn(StudentEvent.BEGUN if why_not is None else StudentEvent.WITHDRAWN)
+                if self.student_state is StudentState.BUSY:
                     return True
             if program is not None and why_not is not None:
                 program.report_end(*why_not)  # without the lock: it asks for that of all students
             elif not self._stay_connected():
                 break
         with self._lock:
-            self._is_idle, self._is_closed = False, True
+            self._turn(StudentEvent.CLOSED)
             self.refused, self._given = self._given, None
         assert self._allocation is not None, "it had a run"
         self._owner.budget.mark_removing(self._allocation)

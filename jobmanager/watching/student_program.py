@@ -112,4 +112,5 @@ def end_message(student: int, outcome: Outcome, text: str, facts: RunFacts | Non
         cpu_time_s=None if facts is None else facts.cpu_time_s,
         wall_time_s=None if facts is None else facts.wall_time_s,
         peak_memory_mib=None if peak is None else round(peak / 2**20, 2),
+        output_cut=facts is not None and facts.output.is_cut,
     )

@@ -25,7 +25,7 @@ from jobmanager.testing import (
 
 LIMITS = Limits(memory_mib=32, workspace_mib=2, processes=12)
 SIGSEGV, SIGKILL, SIGTERM = 11, 9, 15
-_SPINS = "while :; do :; done"
+SPINS = "while :; do :; done"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +44,8 @@ class Behaviour:
     wall_s: float = 60
     cpu_s: float = 60
     output_bytes: int = 2**20
+    drops: bool = False  # what it prints past that
+    counts: tuple[int, int] | None = None  # bytes of both streams; None: not looked at
     kills: bool = False  # for memory
     refuses: bool = False  # processes
     fills: tuple[bool, bool] = (False, False)  # the workspace's bytes, and its inodes
@@ -93,7 +95,7 @@ BEHAVIOURS = [
         stdout=b"partial\n",
         **_killed(StoppedBy.WALL),
     ),
-    Behaviour(name="computes past its CPU time", command=_SPINS, steps=[Burn(1e9)], cpu_s=0.3, **_killed(StoppedBy.CPU)),
+    Behaviour(name="computes past its CPU time", command=SPINS, steps=[Burn(1e9)], cpu_s=0.3, **_killed(StoppedBy.CPU)),
     Behaviour(
         name="floods",
         command="yes 0123456789",
@@ -109,6 +111,36 @@ BEHAVIOURS = [
         output_bytes=100_000,
         stderr=(b"0123456789\n" * 10_000)[:100_000],
         **_killed(StoppedBy.OUTPUT),
+    ),
+    Behaviour(
+        name="floods, goes on, and ends by itself",
+        command="yes 0123456789 | head -n 300000; echo end >&2; exit 3",
+        steps=[Print("0123456789\n" * 300_000), Print("end\n", stderr=True), Exit(3)],
+        output_bytes=100_000,
+        drops=True,
+        stdout=(b"0123456789\n" * 10_000)[:100_000],
+        code=3,
+        counts=(3_300_000, 4),
+    ),
+    Behaviour(
+        name="floods, goes on, and past its wall clock",
+        command="yes 9876543210",
+        steps=[Repeat([Print("9876543210\n" * 1000)])],
+        output_bytes=100_000,
+        drops=True,
+        wall_s=0.5,
+        stdout=(b"9876543210\n" * 10_000)[:100_000],
+        **_killed(StoppedBy.WALL),
+    ),
+    Behaviour(
+        name="prints as much as it may, where more would be dropped",
+        command="printf 123456; printf 789 >&2",
+        steps=[Print("123456"), Print("789", stderr=True)],
+        output_bytes=9,
+        drops=True,
+        stdout=b"123456",
+        stderr=b"789",
+        counts=(6, 3),
     ),
     Behaviour(
         name="takes too much memory",

@@ -55,6 +55,7 @@ def test_the_runner_says_of_a_program_what_became_of_it(runner: ChannelRunner, b
         cpu_us=int(behaviour.cpu_s * 1e6),
         cpus_milli=1000,
         output_bytes=behaviour.output_bytes,
+        drops_output=behaviour.drops,
         places=(b"/job",),
         bring=(BringPath(path=f"/job/{RESULT_FILE}".encode(), most=2**20),),
     )
@@ -64,6 +65,7 @@ def test_the_runner_says_of_a_program_what_became_of_it(runner: ChannelRunner, b
     assert behaviour.stdout in (record.stdout, None)
     assert behaviour.stderr in (record.stderr, None)
     assert ended.stdout_bytes >= len(record.stdout)
+    assert behaviour.counts in ((ended.stdout_bytes, ended.stderr_bytes), None)
     assert bool(ended.oom_kills) is behaviour.kills
     assert bool(ended.fork_refusals) is behaviour.refuses
     assert ended.full == ((FullPlace(path=b"/job", blocks=behaviour.fills[0], inodes=behaviour.fills[1]),) * any(behaviour.fills))

@@ -11,7 +11,8 @@ import pytest
 
 from jobmanager.engine.protocol import Channel, EngineError, NoSuchContainer, Refused
 from jobmanager.runner.frames import Started, Status
-from tests.contract.behaviours import FLOOD, FLOODED
+from tests.conftest import eventually
+from tests.contract.behaviours import FLOOD, FLOODED, SPINS
 from tests.contract.place import PATIENCE_S, Place
 from tests.support.channel_runner import ChannelRunner
 
@@ -78,6 +79,18 @@ def test_what_nobody_reads_stays_in_the_container(runner: ChannelRunner) -> None
     runner.resume(0)
 
     assert runner.finish(run).stdout == FLOODED
+
+
+def test_a_status_says_what_cpu_time_a_run_has_taken_so_far(runner: ChannelRunner) -> None:
+    assert runner.wait_for(Status).cpu_us is None
+    runner.start(("sh", "-c", SPINS))
+    runner.wait_for(Started)
+
+    def cpu_us() -> int:
+        runner.resume()
+        return runner.wait_for(Status).cpu_us or 0
+
+    eventually(lambda: cpu_us() > 50_000, what="it has computed for a while")
 
 
 @pytest.mark.parametrize("before", [True, False])

@@ -188,11 +188,12 @@ def test_the_layout_is_the_contracts() -> None:
     text = struct.Struct("<I2s")
     run = StartRun(
         run=7, argv=(b"ab",), env=(b"A=",), cwd=b"/c", umask=0o77, stdin=InputFrom.PIPE, stdin_fifo=b"in", stdout_fifo=b"ou",
-        channel=True, wall_ms=1, cpu_us=2, cpus_milli=3, output_bytes=4,
+        channel=True, wall_ms=1, cpu_us=2, cpus_milli=3, output_bytes=4, drops_output=True,
     )  # fmt: skip
     assert encode(run) == (
         struct.pack("<I", 7) + b"\1\0\0\0" + text.pack(2, b"ab") + b"\1\0\0\0" + text.pack(2, b"A=") + text.pack(2, b"/c")
-        + struct.pack("<IB", 0o77, 2) + text.pack(2, b"in") + text.pack(2, b"ou") + struct.pack("<BQQIQ", 1, 1, 2, 3, 4) + bytes(16)
+        + struct.pack("<IB", 0o77, 2) + text.pack(2, b"in") + text.pack(2, b"ou")
+        + struct.pack("<BQQIQB", 1, 1, 2, 3, 4, 1) + bytes(16)
     )  # fmt: skip
     ended = Ended(
         how=HowEnded.SIGNALLED, code=9, stopped_by=StoppedBy.CPU, cpu_us=None, wall_us=5, peak_bytes=6, peak_is_exact=True,

@@ -124,6 +124,27 @@ def test_output_is_reported_while_the_program_runs(runner: BareRunner) -> None:
     assert runner.finish(run).stdout == b"first\nsecond\n"
 
 
+def test_a_run_that_is_over_at_once_is_told_in_one_packet_its_end_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once is within 2 ms, which a busy machine does not always grant it."""
+    with BareRunner(sanitized=False) as runner:
+        sent = bytearray()
+        receive = runner._receive
+
+        def kept() -> bytes | None:
+            content = receive()
+            sent.extend(content or b"")
+            return content
+
+        def packets_of_a_run() -> int:
+            sent.clear()
+            assert runner.run(["echo", "hello"], stdin=b"").stdout == b"hello\n"
+            return sent.count(b"JMU1")
+
+        monkeypatch.setattr(runner, "_receive", kept)
+        runner.wait_for(Status)
+        eventually(lambda: packets_of_a_run() == 1, what="a run is told in one packet")
+
+
 def test_a_program_begins_with_nothing_of_the_runner(runner: BareRunner) -> None:
     code = (
         "import os\n"
@@ -224,6 +245,101 @@ def test_output_past_its_limit_counts_when_the_program_has_ended_by_itself(runne
 def test_output_up_to_its_limit_is_no_reason_to_stop(runner: BareRunner) -> None:
     record = _sh(runner, "printf 123456", output_bytes=6)
     assert (record.stdout, record.ended.stopped_by) == (b"123456", StoppedBy.NOBODY)
+
+
+# Output that is dropped past its limit
+
+
+def test_output_past_its_limit_is_counted_and_the_program_goes_on(runner: BareRunner) -> None:
+    record = _sh(runner, "yes 0123456789 | head -c 3000000; echo end >&2; exit 7", output_bytes=10_000, drops_output=True)
+    assert record.stdout == (b"0123456789\n" * 1000)[:10_000]
+    assert record.stderr == b""
+    assert (record.ended.stdout_bytes, record.ended.stderr_bytes) == (3_000_000, 4)
+    assert (record.ended.code, record.ended.stopped_by) == (7, StoppedBy.NOBODY)
+
+
+def test_both_streams_have_one_limit_and_each_is_reported_from_its_beginning(runner: BareRunner) -> None:
+    flood = "yes out | head -c 400000 & yes err | head -c 300000 >&2; wait"
+    record = _sh(runner, flood, output_bytes=200_000, drops_output=True)
+    assert len(record.stdout) + len(record.stderr) == 200_000
+    assert (b"out\n" * 100_000).startswith(record.stdout) and (b"err\n" * 100_000).startswith(record.stderr)
+    assert (record.ended.stdout_bytes, record.ended.stderr_bytes) == (400_000, 300_000)
+    assert record.ended.stopped_by == StoppedBy.NOBODY
+
+
+def test_output_that_is_within_its_limit_is_whole_where_more_would_be_dropped(runner: BareRunner) -> None:
+    record = _sh(runner, "printf 1234; printf 56 >&2", output_bytes=6, drops_output=True)
+    assert (record.stdout, record.stderr) == (b"1234", b"56")
+    assert _sh(runner, "seq 100000", drops_output=True).ended.stdout_bytes == 588_895  # without a limit nothing is dropped
+
+
+def test_a_last_piece_is_cut_where_the_program_has_ended_meanwhile(runner: BareRunner) -> None:
+    record = _sh(runner, "printf 123456; printf 7 >&2", output_bytes=6, drops_output=True)
+    assert len(record.stdout + record.stderr) == 6
+    assert (record.ended.stdout_bytes, record.ended.stderr_bytes) == (6, 1)
+    assert (record.ended.code, record.ended.stopped_by) == (0, StoppedBy.NOBODY)
+
+
+def test_the_other_limits_stop_a_program_whose_output_is_dropped(runner: BareRunner) -> None:
+    ended = _sh(runner, "yes", output_bytes=10_000, drops_output=True, wall_ms=300).ended
+    assert ended.stopped_by == StoppedBy.WALL
+    assert ended.stdout_bytes > 100_000  # what it printed after that, too
+    if runner.has_cgroup:
+        spins = "yes & while :; do :; done"
+        assert _sh(runner, spins, output_bytes=10_000, drops_output=True, cpu_us=300_000).ended.stopped_by == StoppedBy.CPU
+
+
+def test_a_program_whose_output_is_dropped_is_fed_and_heard(runner: BareRunner) -> None:
+    code = (
+        _CHANNEL + "import os\nos.write(1, bytes(500_000))\ns.send(os.read(0, 9))\nos.write(1, bytes(500_000))\ns.send(s.recv(9))\n"
+    )
+    run = _start_from(runner, InputFrom.PIPE, _python(code), channel=True, output_bytes=1000, drops_output=True)
+    runner.send_input(run, b"fed")
+    assert runner.wait_for(FromProgram).data == b"fed"
+    runner.send(ToProgram(run=run, number=0, data=b"heard"))
+    record = runner.finish(run)
+    assert record.from_program == [b"fed", b"heard"]
+    assert (len(record.stdout), record.ended.stdout_bytes, record.ended.code) == (1000, 1_000_000, 0)
+
+
+def test_what_is_dropped_waits_for_no_waiter_and_the_next_one_is_told_all_of_it(runner: BareRunner) -> None:
+    run = _start_from(
+        runner, InputFrom.PIPE, ["sh", "-c", "read go; yes | head -c 5000000"], output_bytes=100_000, drops_output=True
+    )
+    runner.wait_for(Started)
+    runner.send_input(run, b"go\n")
+    runner.flush()
+    runner.detach()
+    eventually(lambda: not _others(runner), what="it has ended while nobody reads")
+    runner.resume()
+    record = runner.finish(run)
+    assert record.stdout == b"y\n" * 50_000
+    assert (record.ended.stdout_bytes, record.ended.code) == (5_000_000, 0)
+
+
+def test_a_run_after_one_whose_output_was_dropped_has_all_of_its_own(runner: BareRunner) -> None:
+    _sh(runner, "seq 100000", output_bytes=10, drops_output=True)
+    record = _sh(runner, "seq 1000", output_bytes=100_000)
+    assert record.stdout == b"".join(b"%d\n" % number for number in range(1, 1001))
+
+
+def test_a_status_says_what_cpu_time_the_run_has_taken_so_far(runner: BareRunner) -> None:
+    assert runner.wait_for(Status).cpu_us is None
+    run = runner.start(["sh", "-c", "echo begun; while :; do :; done"])
+    runner.wait_for(OutputData)
+
+    def cpu_us() -> int | None:
+        runner.resume()
+        return runner.wait_for(Status).cpu_us
+
+    if runner.has_cgroup:
+        eventually(lambda: (cpu_us() or 0) > 100_000, what="it has computed for a while")
+    else:
+        assert cpu_us() is None
+    runner.send(Kill(run=run))
+    assert (runner.finish(run).ended.cpu_us or 100_000) >= 100_000
+    runner.resume()
+    assert runner.wait_for(Status).cpu_us is None
 
 
 def test_memory_past_its_limit_kills_the_program_and_never_the_runner() -> None:

@@ -61,7 +61,7 @@ from jobmanager.model.pipeline import task_or_pipeline
 
 LIMITS = Limits(
     cpu_time_s=1.5, wall_time_s=20, memory_mib=300, processes=7, open_files=99, workspace_mib=8,
-    output_kib=5, archive_mib=3, cpus=0.5,
+    output_kib=5, archive_mib=3, cpus=0.5, on_output_limit="truncate",
 )  # fmt: skip
 GRADER = Grader(
     ["python3", "g.py"], student_cpu_time_s=2.5, student_memory_mib=64, student_network="class", student_environments=["c", "b"],
@@ -533,6 +533,13 @@ def test_a_result_of_the_form_before_is_read_and_does_not_say_who_killed_its_pro
     older = {name: value for name, value in data.items() if name not in ("limit", "signal", "killed_by")}
 
     assert JobResult.from_dict({**older, "schema": 1}).to_dict() == data
+
+
+def test_limits_that_were_written_before_stop_a_program_for_its_output() -> None:
+    data = Task("a", limits=LIMITS).to_dict()
+    del data["limits"]["on_output_limit"]  # type: ignore[attr-defined]
+
+    assert Task.from_dict(data).limits == replace(LIMITS, on_output_limit="stop")
 
 
 def test_fields_that_are_missing_have_their_defaults() -> None:

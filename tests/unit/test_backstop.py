@@ -22,12 +22,12 @@ class Overdue:
         self.now += seconds
         return self.backstop.overdue(silent_s)
 
-    def answers(self, state: RunnerState, unread_bytes: int = 0) -> Advice:
+    def answers(self, state: RunnerState, unread_bytes: int = 0, *, run: int = 1) -> Advice:
         status = Status(
             stream_bytes=0,
             build=bytes(32),
             state=state,
-            run=1,
+            run=run,
             kept_from=0,
             input=0,
             messages=0,
@@ -36,7 +36,7 @@ class Overdue:
             cgroup=2,
             dumpable=False,
         )
-        return self.backstop.answered(status, unread_bytes)
+        return self.backstop.answered(status, unread_bytes, run=1)
 
 
 @pytest.fixture
@@ -79,12 +79,23 @@ def test_a_session_that_began_for_another_reason_answers_nothing(overdue: Overdu
     assert overdue.answers(RunnerState.RUNNING) is Advice.WAIT
 
 
-@pytest.mark.parametrize("state", [RunnerState.ENDING, RunnerState.IDLE, RunnerState.LEAVING])
-def test_a_report_that_the_runner_has_given_is_waited_for_longer_and_over_new_connections_and_is_no_timeout(
-    overdue: Overdue, state: RunnerState
-) -> None:
+def test_a_run_that_was_in_time_is_asked_about_anew_however_much_later(overdue: Overdue) -> None:
     overdue.after(0)
-    assert overdue.answers(state) is Advice.WAIT
+    assert overdue.answers(RunnerState.RUNNING) is Advice.STOP
+    overdue.backstop.was_in_time()
+
+    assert overdue.after(10_000) is Advice.ASK
+
+
+@pytest.mark.parametrize(
+    ("state", "run"), [(RunnerState.ENDING, 1), (RunnerState.IDLE, 1), (RunnerState.LEAVING, 1), (RunnerState.RUNNING, 2)]
+)
+def test_a_report_that_the_runner_has_given_is_waited_for_longer_and_over_new_connections_and_is_no_timeout(
+    overdue: Overdue, state: RunnerState, run: int
+) -> None:
+    """Where a later run goes on, that was sent ahead, ours is over, too."""
+    overdue.after(0)
+    assert overdue.answers(state, run=run) is Advice.WAIT
     advice = [overdue.after(0.5) for _ in range(200)]
 
     assert Advice.KILL not in advice

@@ -166,7 +166,7 @@ def not_exact(value, where="it"):
 
 FILE = pathlib.Path(__file__)
 LIMITS = {"cpu_time_s": 5, "wall_time_s": 7.5, "memory_mib": 64, "processes": 32, "open_files": 64, "workspace_mib": 8,
-          "output_kib": 64, "archive_mib": 1, "cpus": 0.5}  # fmt: skip
+          "output_kib": 64, "archive_mib": 1, "cpus": 0.5, "on_output_limit": "truncate"}  # fmt: skip
 GRADER = {"run": ["sh", "grade"], "student_cpu_time_s": 1.5, "student_memory_mib": 16, "student_network": "mine",
           "student_environments": ["busybox"], "most_students": 2, "merge_local": True}  # fmt: skip
 SAMPLES = {

@@ -20,6 +20,7 @@ def test_the_defaults_are_these():
 
     assert (limits.cpu_time_s, limits.wall_time_s, limits.memory_mib, limits.processes) == (30, None, 256, 64)
     assert (limits.open_files, limits.workspace_mib, limits.output_kib, limits.archive_mib, limits.cpus) == (256, 64, 1024, 16, 1.0)
+    assert (limits.on_output_limit, limits.drops_output) == ("stop", False)
 
 
 def test_the_wall_clock_is_three_times_the_cpu_time_unless_it_is_given():
@@ -53,6 +54,14 @@ def test_less_than_an_engine_needs_to_start_a_container_is_refused_and_the_messa
     with pytest.raises(InvalidValue, match="open_files must be at least 32, not 31"):
         Limits(open_files=31)
     assert Limits(memory_mib=16, cpus=0.01, open_files=32).memory_mib == 16
+
+
+def test_what_becomes_of_too_much_output_is_one_of_two_words():
+    assert Limits(on_output_limit="truncate").drops_output
+
+    for bad in ("", "TRUNCATE", "drop", None, True, 0, ["stop"]):
+        with pytest.raises(InvalidValue, match="on_output_limit must be 'stop' or 'truncate', not "):
+            Limits(on_output_limit=bad)
 
 
 def test_limits_are_given_by_name_and_cannot_be_changed():

@@ -317,6 +317,42 @@ def test_a_cpu_limit_that_the_runner_cannot_see_is_seen_by_the_waiter() -> None:
     assert container.now < 1010
 
 
+def test_cpu_time_of_earlier_runs_and_of_the_runner_itself_is_not_the_runs() -> None:
+    """The engine counts all of the container's, and the runner, which is asked then, what is the run's."""
+    container = ScriptedContainer(runs(STARTED))
+    container.cpu_s, container.status_fields["cpu_us"] = 300.0, 1_000_000
+    facts = container.facts(limits=Limits(cpu_time_s=2, wall_time_s=100))
+
+    assert stopped_for(facts) is Limit.WALL
+    assert container.usages <= 100 / 1.3 + 2, "it is looked at when it could have reached the limit, and not before"
+
+
+@pytest.mark.parametrize("fields", [{"cpu_us": 0}, {}, {"cpu_us": 2_500_000}])
+def test_where_the_runner_counts_nothing_or_too_much_the_engines_counter_counts(fields: dict[str, int]) -> None:
+    container = ScriptedContainer(runs(STARTED))
+    container.cpu_s = 2.5
+    container.status_fields.update(fields)
+
+    assert stopped_for(container.facts(limits=Limits(cpu_time_s=2, wall_time_s=100))) is Limit.CPU
+
+
+def test_a_run_that_had_not_reached_its_cpu_limit_when_it_was_looked_at_is_stopped_once_it_has() -> None:
+    container = ScriptedContainer(runs(STARTED))
+    container.cpu_s, container.status_fields["cpu_us"] = 300.0, 1_000_000
+    original = container.give
+
+    def give() -> bytes:
+        if container.now > 1050:
+            container.cpu_s, container.status_fields["cpu_us"] = 301.7, 2_700_000
+        return original()
+
+    container.give = give  # type: ignore[method-assign]
+    facts = container.facts(limits=Limits(cpu_time_s=2, wall_time_s=1000))
+
+    assert stopped_for(facts) is Limit.CPU and container.now < 1060
+    assert isinstance(facts.ending, StoppedForLimit) and facts.ending.limit_hit.measured == pytest.approx(2.7)
+
+
 def test_a_cpu_counter_that_the_engine_did_not_tell_is_looked_at_again_soon() -> None:
     container = ScriptedContainer(runs(STARTED))
     container.facts(limits=Limits(cpu_time_s=2, wall_time_s=10))

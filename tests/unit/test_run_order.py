@@ -100,6 +100,7 @@ def test_limits_become_those_of_the_run() -> None:
     run = run_of(limits=Limits(cpu_time_s=1.5, wall_time_s=2.25, cpus=0.5, output_kib=3, open_files=40, workspace_mib=8000))
 
     assert (run.cpu_us, run.wall_ms, run.cpus_milli, run.output_bytes) == (1_500_000, 2250, 500, 3072)
+    assert not run.drops_output and run_of(limits=Limits(on_output_limit="truncate")).drops_output
     assert run.rlimits == (
         ResourceLimit(resource=0, soft=11, hard=11),
         ResourceLimit(resource=1, soft=8000 * 2**20, hard=8000 * 2**20),

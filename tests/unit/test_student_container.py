@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +22,7 @@ from jobmanager.ipc.messages import ContainerRemoved, GradingSettings, MonitorCo
 from jobmanager.model.container import ContainerSpec, ImageDefaults
 from jobmanager.model.container_states import ContainerAction, ContainerEvent, ContainerState
 from jobmanager.model.host import Address
+from jobmanager.model.limits import OnOutputLimit
 from jobmanager.testing import FakeEngineServer
 from jobmanager.watching import student_container
 from jobmanager.watching.monitor import ContainerMonitor
@@ -42,7 +45,12 @@ START_UNTIL = {  # what is called on the engine until the container waits for it
 
 @pytest.fixture(scope="module")
 def fake() -> Iterator[FakeEngineServer]:
+    """With the runner's volume: each test counts what is called, and must not be the one that brings it."""
     with FakeEngineServer(images=[IMAGE]) as server:
+        with closing(connect(Address(host="fake", url=server.url), timeout_s=10)) as engine:
+            runners = RunnerVolumes.of_owner(LABELS)
+            runners.ensure(engine, "fake")
+            runners.release(engine, "fake")
         yield server
 
 
@@ -138,7 +146,7 @@ class WatchedStudent(StudentContainer):
         return any(message["type"] == "started" for message in self.heard)
 
 
-def owner_of(budget: StudentBudget | None = None) -> GradingContainer:
+def owner_of(budget: StudentBudget | None = None, limits: Limits = LIMITS) -> GradingContainer:
     """With room for one student at a time."""
     settings = GradingSettings(images={"": IMAGE}, cpu_time_s=20, memory_mib=64, network="off", most_students=1)
     job = MonitorContainer(
@@ -149,12 +157,12 @@ def owner_of(budget: StudentBudget | None = None) -> GradingContainer:
         env={},
         files={},
         stdin=None,
-        limits=LIMITS,
+        limits=limits,
         collect=(),
         grading=settings,
     )
     budget = budget or StudentBudget(
-        LIMITS, cpu_time_s=20, memory_mib=64, most_students=1, wall_time_left_s=lambda: 20.0, wait_s=0.0
+        limits, cpu_time_s=20, memory_mib=64, most_students=1, wall_time_left_s=lambda: 20.0, wait_s=0.0
     )
     runners = RunnerVolumes.of_owner(LABELS)
     return GradingContainer(
@@ -179,6 +187,27 @@ def test_its_way_is_that_of_any_container(engine: TurningEngine) -> None:
     student.run(engine)  # type: ignore[arg-type]
     assert student.way_names == FULL_WAY
     assert student.ends() == ["success"]
+    assert nothing_is_left_of(student, engine, owner)
+
+
+@pytest.mark.parametrize(
+    ("command", "word", "outcome", "printed", "is_cut"),
+    [
+        (f"echo {'x' * 3000}; exit 4", "stop", "overflow", 1024, True),
+        (f"echo {'x' * 3000}; exit 4", "truncate", "failed", 1024, True),
+        ("echo hello; exit 4", "truncate", "failed", 6, False),
+    ],
+)
+def test_output_past_the_limit_stops_it_or_is_dropped_and_its_grader_hears_of_that(
+    engine: TurningEngine, command: str, word: OnOutputLimit, outcome: str, printed: int, is_cut: bool
+) -> None:
+    owner = owner_of(limits=replace(LIMITS, output_kib=1, on_output_limit=word))
+    student = WatchedStudent(owner, replace(REQUEST, command=command))
+    student.run(engine)  # type: ignore[arg-type]
+    (end,) = [message for message in student.heard if message["type"] == "end"]
+    assert (end["outcome"], end["output_cut"]) == (outcome, is_cut)
+    data = [base64.b64decode(message["data"]) for message in student.heard if message["type"] == "output"]
+    assert sum(map(len, data)) == printed
     assert nothing_is_left_of(student, engine, owner)
 
 

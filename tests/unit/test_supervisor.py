@@ -320,6 +320,19 @@ sys.exit(end.exit_code)
     assert f"outcome='{outcome}', exit_code={code}, text='the reason'".encode() in waiter.output
 
 
+@pytest.mark.parametrize("told", [{"output_cut": True}, {"output_cut": False}, {}])
+def test_an_end_says_whether_more_was_written(box: Box, told: dict[str, object]) -> None:
+    def answer(waiter: Waiter, message: Message) -> None:
+        if message["type"] == "student":
+            waiter.tell("started", message["id"])
+            waiter.tell("end", message["id"], outcome="success", exit_code=0, **told)
+
+    box.write("run.py", "import jobmanager_grading as grading\nprint(grading.run_student('x').output_cut)\n")
+    waiter = Waiter(box, answering=answer)
+    assert waiter.until_the_end() == 0, waiter.stderr
+    assert waiter.output == b"%s\n" % str(told.get("output_cut", False)).encode()
+
+
 def test_an_end_shows_itself_with_the_beginning_of_what_was_written(box: Box) -> None:
     script = """
 import jobmanager_grading as grading

@@ -332,6 +332,35 @@ def test_output_exactly_at_its_limit_is_within_it():
     assert judge(exited(output=CapturedOutput(stdout_bytes=512, stderr_bytes=513)), LIMITS).outcome is Outcome.OVERFLOW
 
 
+TRUNCATING = replace(LIMITS, on_output_limit="truncate")
+FLOODED = CapturedOutput(stdout=bytes(1000), stderr=bytes(24), stdout_bytes=5000, stderr_bytes=24)
+
+
+@pytest.mark.parametrize(
+    ("facts", "outcome", "text", "limit"),
+    [
+        (exited(output=FLOODED), Outcome.SUCCESS, "", None),
+        (exited(3, output=FLOODED), Outcome.FAILED, "exit code 3", None),
+        (exited(1, counters={"oom_kills": 1}, output=FLOODED), Outcome.OVERFLOW, "memory limit of 64 MiB reached", "memory"),
+        (stopped_for(Limit.CPU, 10.1, output=FLOODED), Outcome.TIMEOUT, "CPU time limit of 10 s reached", "cpu"),
+        (stopped_for(Limit.WALL, 20.1, output=FLOODED), Outcome.TIMEOUT, "wall clock limit of 20 s reached", "wall"),
+        (cut_off(HostGivenUp(), output=FLOODED), Outcome.CRASH, "the host could not be reached for 0 s and was given up", None),
+    ],
+)
+def test_where_output_is_dropped_its_programs_end_decides_and_the_evidence_says_how_much(facts, outcome, text, limit):
+    verdict = judge(facts, TRUNCATING)
+
+    assert (verdict.outcome, verdict.text, verdict.limit) == (outcome, text, limit)
+    (cut,) = [evidence for evidence in verdict.evidence if evidence.kind == "output_cut"]
+    assert (cut.value, cut.source) == ("4000 bytes past 1 KiB were dropped", "the runner")
+
+
+def test_of_output_within_its_limit_nothing_was_dropped():
+    verdict = judge(exited(output=CapturedOutput(stdout=bytes(1024), stdout_bytes=1024)), TRUNCATING)
+
+    assert [evidence.kind for evidence in verdict.evidence] == ["exit_code"]
+
+
 def test_cpu_time_exactly_at_its_limit_is_within_it_when_the_program_ended_by_itself():
     assert judge(replace(FINE, cpu_time_s=10.0), LIMITS).outcome is Outcome.SUCCESS
 

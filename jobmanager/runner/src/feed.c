@@ -149,6 +149,8 @@ void run_message(struct in *in) {
 
 // Up, and what was taken
 
+bool output_is_dropped(void) { return run.drops && run.output_bytes && run.reported >= run.output_bytes; }
+
 bool read_output(int which, bool at_end) {
     struct pipe_out *out = &run.out[which];
     if (out->fd < 0)
@@ -170,7 +172,7 @@ bool read_output(int which, bool at_end) {
         out->offset += told;
         run.reported += told;
     }
-    if (told < (size_t)got)
+    if (told < (size_t)got && !run.drops)
         run_stop(BY_OUTPUT);
     return true;
 }

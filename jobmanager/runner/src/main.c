@@ -117,6 +117,7 @@ static void write_status(void) {
     up_text(runner.put_to, strlen(runner.put_to));
     up_u8(cgroup_version());
     up_u8(prctl(PR_GET_DUMPABLE) != 0);
+    up_u64(run_cpu_us());
 }
 
 // Ahead: what is for the next run, and comes while one is going on, or before the answer to a CLEAR that it is to find done.
@@ -302,7 +303,7 @@ static void count_lease(uint64_t now) {
 static uint64_t earlier(uint64_t one, uint64_t other) { return one < other ? one : other; }
 
 static uint64_t due_ns(uint64_t now) {
-    uint64_t due = earlier(now + NS_PER_S, run_due_ns());
+    uint64_t due = earlier(now + NS_PER_S, run_due_ns(now));
     if (runner.silent_ns < runner.lease_ns)
         due = earlier(due, now + runner.lease_ns - runner.silent_ns);
     if (now < runner.retry_in_ns)

@@ -15,6 +15,7 @@
 #define SAMPLE_NS (100 * NS_PER_MS)
 #define POPULATE_WRITE 23            // MADV_POPULATE_WRITE, since Linux 5.14
 #define HOLD_NS (2 * NS_PER_MS)
+#define DROP_NS (NS_PER_MS / 2)
 #define MOST_REAPED 1000             // before the others have their turn: a program can go on making orphans
 
 struct run run = {.out = {{.fd = -1}, {.fd = -1}}, .stdin_pipe = -1, .socket = -1, .launched = -1, .held = {-1, -1}};
@@ -22,9 +23,9 @@ static uint8_t *reserve;
 
 bool run_is_on(void) { return run.phase != OFF; }
 
-// A run that is over at once is told in one packet: each packet wakes four processes on its way.
+// A run that is over at once is told in one packet, its end with it: each packet wakes four processes on its way.
 bool run_holds_back(uint64_t now) {
-    bool is_new = run.phase == DUE || run.phase == LAUNCHING || (run.phase == GOING && now < run.begun_ns + HOLD_NS);
+    bool is_new = run.phase == DUE || run.phase == LAUNCHING || (run.phase >= GOING && now < run.begun_ns + HOLD_NS);
     return is_new && run.input_kind == INPUT_MEMORY && !run.channel;
 }
 uint32_t run_last(void) { return run.number; }
@@ -177,6 +178,18 @@ static void look_at_clocks(uint64_t now) {
     }
 }
 
+// What is dropped is read in large pieces: a program that goes on printing costs the runner a small part of a processor.
+static bool read_outputs(uint64_t now) {
+    bool some = false;
+    if (now >= run.drop_due_ns)
+        run.drop_due_ns = 0;
+    for (int which = 0; which < 2 && run.phase == GOING && !run.drop_due_ns; which++)
+        some |= pause_or_go_on(now) && read_output(which, false);
+    if (some && output_is_dropped())
+        run.drop_due_ns = now + DROP_NS;
+    return some;
+}
+
 static bool step_going(void) {
     bool some = false;
     uint64_t now = now_ns();
@@ -187,8 +200,7 @@ static bool step_going(void) {
     write_input();
     write_messages();
     some |= report_taken(false);
-    for (int which = 0; which < 2 && run.phase == GOING; which++)
-        some |= pause_or_go_on(now) && read_output(which, false);
+    some |= read_outputs(now);
     some |= pause_or_go_on(now) && read_socket();
     if (run.phase == GOING)
         look_at_clocks(now);
@@ -196,6 +208,8 @@ static bool step_going(void) {
 }
 
 // The end
+
+uint64_t run_cpu_us(void) { return run.phase == GOING ? used_cpu_us(cgroup_cpu_us()) : NO_COUNT; }
 
 bool run_reap(void) {
     for (int i = 0; i < MOST_REAPED; i++) {
@@ -236,7 +250,7 @@ static bool step_draining(void) {
     if (report_taken(true) || read_output(0, true) || read_output(1, true) || read_socket())
         return true;
     for (int which = 0; which < 2; which++)
-        if (run.by == BY_NOBODY && run.out[which].read > run.out[which].offset)
+        if (run.by == BY_NOBODY && !run.drops && run.out[which].read > run.out[which].offset)
             run.by = BY_OUTPUT;
     files_bring_begin(run.number, run.bring);
     run.phase = BRINGING;
@@ -268,8 +282,10 @@ bool run_step(void) {
 
 static void earlier(uint64_t *due, uint64_t ns) { *due = ns < *due ? ns : *due; }
 
-uint64_t run_due_ns(void) {
+uint64_t run_due_ns(uint64_t now) {
     uint64_t due = UINT64_MAX;
+    if (run.phase >= GOING && run_holds_back(now))
+        earlier(&due, run.begun_ns + HOLD_NS);
     if (run.phase != GOING)
         return due;
     if (run.wall_ns && !run.paused_at_ns)
@@ -278,9 +294,9 @@ uint64_t run_due_ns(void) {
         earlier(&due, run.cpu_due_ns);
     if (run.untold_bytes && up_room(UP_MAX))
         earlier(&due, run.untold_ns + TAKEN_NS);
+    if (run.drop_due_ns)
+        earlier(&due, run.drop_due_ns);
     earlier(&due, run.sample_due_ns);
-    if (run_holds_back(now_ns()))
-        earlier(&due, run.begun_ns + HOLD_NS);
     return due;
 }
 
@@ -293,15 +309,15 @@ static struct pollfd *poll_for(struct pollfd *at, int fd, short events) {
 
 int run_polls(struct pollfd *polls) {
     struct pollfd *at = polls;
-    if (run.phase == MEETING)
+    if (run.phase == MEETING && up_room(UP_MAX))
         at = poll_for(at, run.held[0], POLLIN);
     if (run.phase == LAUNCHING)
         at = poll_for(at, run.launched, POLLIN);
     if (run.phase != GOING)
         return (int)(at - polls);
-    short in = up_room(UP_MAX) ? POLLIN : 0;
-    at = poll_for(at, run.out[0].fd, in);
-    at = poll_for(at, run.out[1].fd, in);
+    short in = up_room(UP_MAX) ? POLLIN : 0, output = run.drop_due_ns ? 0 : in;
+    at = poll_for(at, run.out[0].fd, output);
+    at = poll_for(at, run.out[1].fd, output);
     at = poll_for(at, run.stdin_pipe, input_waits() ? POLLOUT : 0);
     at = poll_for(at, run.socket, (short)(in | (messages_wait() ? POLLOUT : 0)));
     return (int)(at - polls);

@@ -34,6 +34,7 @@ struct run {
     enum input_kind input_kind;
     bool channel;
     uint64_t wall_ns, cpu_us, output_bytes;
+    bool drops;                  // output past output_bytes does not stop it
     uint32_t cpus_milli, limit_count;
     char limits[MOST_LIMITS][48];
     struct in places, volumes, bring;   // their lists, in `payload`
@@ -53,6 +54,7 @@ struct run {
 
     struct pipe_out out[2];
     uint64_t reported;           // bytes of both
+    uint64_t drop_due_ns;        // when what is dropped is read again; 0: as soon as there is some
     int stdin_pipe, socket;
     bool input_last;
     uint64_t input_received, input_taken, messages_received, messages_taken, messages_up;
@@ -94,6 +96,7 @@ bool messages_wait(void);
 void write_input(void);
 void write_messages(void);
 bool read_output(int which, bool at_end);
+bool output_is_dropped(void);    // all that comes from now on
 bool read_socket(void);
 void shut_socket(void);
 bool report_taken(bool now);

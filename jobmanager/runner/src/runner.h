@@ -51,9 +51,10 @@ bool run_holds_back(uint64_t now);     // whether what it has to tell can wait f
 uint32_t run_last(void);
 uint64_t run_taken_input(void);
 uint64_t run_taken_messages(void);
+uint64_t run_cpu_us(void);             // so far, without the runner's own; NO_COUNT: none is going on, or nothing counts it
 bool run_reap(void);                   // all children that have ended; whether there is none left
 bool run_step(void);                   // what is due; whether there was something
-uint64_t run_due_ns(void);             // when run_step is due at the latest
+uint64_t run_due_ns(uint64_t now);     // when run_step, or what is held back, is due at the latest
 struct pollfd;
 int run_polls(struct pollfd *polls);   // at most RUN_POLLS
 #define RUN_POLLS 6

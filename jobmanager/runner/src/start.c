@@ -199,8 +199,10 @@ bool step_due(void) {
 }
 
 bool step_meeting(void) {
+    if (!up_room(UP_MAX))  // the other runner's greeting is read once
+        return false;
     enum met met = run.killed ? LEFT_ALONE : meet();
-    if (met == NOT_YET || !up_room(UP_MAX))
+    if (met == NOT_YET)
         return false;
     if (met == LEFT_ALONE)
         refuse_text(run.killed ? WHY_KILLED : WHY_OTHER, run.killed ? 0 : EPIPE, run.killed ? "" : run.stdin_fifo);

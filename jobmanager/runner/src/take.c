@@ -99,6 +99,7 @@ static bool read_run(struct in *in) {
     run.cpu_us = in_u64(in);
     run.cpus_milli = in_u32(in);
     run.output_bytes = in_u64(in);
+    run.drops = in_flag(in);
     read_limits(in);
     read_lists(in);
     in->bad |= run.input_kind == INPUT_FIFO ? !*run.stdin_fifo || !*run.stdout_fifo : *run.stdin_fifo || *run.stdout_fifo;
@@ -119,7 +120,7 @@ static void reset_run(void) {
     run.begun_ns = run.paused_ns = run.paused_at_ns = 0;
     run.peak_child = run.sampled_bytes = run.reported = run.used_cpu_us = 0;
     run.input_received = run.input_taken = run.messages_received = run.messages_taken = run.messages_up = 0;
-    run.untold_bytes = run.untold_ns = 0;
+    run.untold_bytes = run.untold_ns = run.drop_due_ns = 0;
     for (int i = 0; i < 2; i++)
         run.out[i] = (struct pipe_out){.fd = -1};
 }

@@ -231,7 +231,7 @@ class FakeRun:
             self._waiting.append(OutputData(run=self.order.run, stream=stream, offset=self.written[stream] + at, data=piece))
         self._reported += min(len(data), room)
         self.written[stream] += len(data)
-        if len(data) > room:
+        if len(data) > room and not self.order.drops_output:
             self.stop(StoppedBy.OUTPUT, now)
 
     def _flush(self) -> bool:

@@ -232,6 +232,7 @@ class FakeRunner:
                 put_to=self._put_to,
                 cgroup=1,
                 dumpable=False,
+                cpu_us=None if self._run is None else self._run.clock.cpu_us(time.monotonic()),
             )
         )
 

@@ -26,6 +26,7 @@ class StudentEnd:
         signal: the name of the signal that ended it, such as ``SIGSEGV``; None for any other end.
         text: the reason, where there is one.
         stdout, stderr: what it wrote (bytes), unless that went elsewhere.
+        output_cut: whether it wrote more than that: past the task's ``output_kib``.
         cpu_time_s, wall_time_s, peak_memory_mib: what it used; None where unknown.
     """
 
@@ -37,6 +38,7 @@ class StudentEnd:
         self.peak_memory_mib = end.get("peak_memory_mib")
         self.stdout = b""
         self.stderr = b""
+        self.output_cut = end.get("output_cut") is True
         self.signal = end.get("signal")  # type: str | None # type: ignore[assignment]
         own = end.get("exit_code") if self.signal is None else _shell_code(self.signal)
         ended_by_itself = self.outcome in ("success", "failed") and isinstance(own, int)
