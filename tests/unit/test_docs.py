@@ -16,7 +16,7 @@ import pytest
 
 from dev import case_tests
 from jobmanager import DockerHost, Grader, JobInput, JobManager, JobResult, Limits, Outcome, Task, cli, events
-from jobmanager.command_line import printing
+from jobmanager.command_line.printing import BAD, FINE, INTERRUPTED, UNREACHABLE, USAGE
 from jobmanager.doctor import probes, runner_check
 from jobmanager.doctor.advice import TRIED
 from jobmanager.engine.docker import container_config
@@ -398,7 +398,7 @@ def test_every_option_and_exit_code_of_the_command_line_is_told() -> None:
     assert [name for name in names if not re.search(rf"(?m)^## .*\b{name}\b", text)] == []
     assert [name for name in options if name.startswith("--") and f"`{name}" not in text] == []
     codes = [row[0] for row in table(text, "exit code")]
-    assert codes == [str(code) for code in (printing.FINE, printing.BAD, printing.USAGE, printing.UNREACHABLE, printing.INTERRUPTED)]
+    assert codes == [str(code) for code in (FINE, BAD, USAGE, UNREACHABLE, INTERRUPTED)]
 
 
 # ---- many machines
