@@ -16,7 +16,9 @@ import click
 
 from jobmanager._version import __version__
 from jobmanager.command_line.doctor import doctor
+from jobmanager.command_line.grade import grade
 from jobmanager.command_line.printing import FINE, INTERRUPTED, complain, error_code
+from jobmanager.command_line.run import run_program
 from jobmanager.command_line.sweep import sweep
 from jobmanager.errors import JobManagerError
 
@@ -75,5 +77,5 @@ def commands() -> None:
     """Look after the Docker hosts and the nodes of jobmanager."""
 
 
-for _command in (doctor, sweep):
+for _command in (run_program, grade, doctor, sweep):
     commands.add_command(_command)

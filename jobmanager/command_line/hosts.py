@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial, wraps
+from typing import Any
 from urllib.parse import urlsplit
 
 import click
@@ -72,3 +74,32 @@ class HostAnswers:
         if self.as_json:
             click.echo(json.dumps({"exit_code": self.code, "hosts": self.records}, indent=2))
         return self.code
+
+
+# ---- for commands that run jobs
+
+
+def on_hosts(command: Callable[..., int]) -> Callable[..., int]:
+    """The options of every command that runs jobs. Its first argument is a function that makes the DockerHosts of them."""
+
+    @wraps(command)
+    def with_hosts(urls: tuple[str, ...], tls: str | None, ssh_config: str | None, pull: bool, **others: Any) -> int:
+        return command(partial(_chosen, urls, tls, ssh_config, pull=pull), **others)
+
+    options = (
+        click.option("--host", "urls", metavar="URL", multiple=True, help="A Docker host; can be repeated. Default: DOCKER_HOST."),
+        click.option("--tls", metavar="DIR", help="Folder with ca.pem, cert.pem and key.pem, for tcp hosts."),
+        click.option("--ssh-config", metavar="FILE", help="For ssh -F, for ssh hosts. Default: your own settings."),
+        click.option("--pull", is_flag=True, help="Let a host fetch an image that it lacks."),
+    )
+    decorated: Callable[..., int] = with_hosts
+    for option in reversed(options):
+        decorated = option(decorated)
+    return decorated
+
+
+FindHosts = Callable[[], list[DockerHost]]  # raises InvalidHost
+
+
+def _chosen(urls: Sequence[str], tls: str | None, ssh_config: str | None, *, pull: bool) -> list[DockerHost]:
+    return [replace(host, pull="missing" if pull else "never") for host in named_hosts(urls, tls, ssh_config)]

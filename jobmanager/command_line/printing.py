@@ -12,9 +12,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.text import Text
 
 from jobmanager.errors import EngineUnavailable, JobManagerError, RedisUnavailable
+from jobmanager.model.result import Outcome
 
 FINE, BAD, USAGE, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
 _WIDTH = 160  # where the output is no terminal
+_STYLES = {Outcome.SUCCESS: "green", Outcome.KILLED: "yellow", Outcome.CRASH: "bold red", Outcome.ERROR: "bold red"}
 
 
 def console(*, quiet: bool) -> Console:
@@ -58,6 +60,11 @@ def heading(name: str) -> Text:
 def text(value: str) -> Text:
     """A cell of a table."""
     return Text(plain(value))
+
+
+def outcome_text(outcome: Outcome) -> Text:
+    """An outcome in its colour."""
+    return Text(outcome.value, _STYLES.get(outcome, "red"))
 
 
 def plain(text: str) -> str:
