@@ -131,7 +131,8 @@ def _answer_of_text(key: str, problem: Problem | None, text: str) -> Answer:
     if key == _RANDOM:
         return _numbers(text)
     if isinstance(problem, MultipleChoice):
-        return text.replace(",", " ").split()
+        chosen = text.replace(",", " ").split()
+        return chosen[0] if len(chosen) == 1 and not problem.multiple else chosen  # as a frontend sends them
     if isinstance(problem, Code) and problem.single_line:
         return text.rstrip("\r\n")
     return text

@@ -34,6 +34,7 @@ PROBLEMS = {
     "report": File(),
     "word": Match("x"),
     "choice": MultipleChoice("0"),
+    "one": MultipleChoice("0", multiple=False),
 }
 EVIL = "=cmd()\x1b[31m\0\ufffe\ud800 <&]]> é\n2"
 
@@ -77,7 +78,15 @@ def test_an_answer_is_a_text_or_a_file_and_has_the_form_that_its_problem_takes(t
     path = made(tmp_path, {"r.csv": b"\0\xff", "p.py": "print()\n", "one": "x = 1\r\n", "c": "0, 2\n"})
 
     answers = given_answers(
-        [f"program=@{path}/p.py", f"line=@{path}/one", f"report=@{path}/r.csv", "word=a=b", f"choice=@{path}/c", "@random=0.5,1"],
+        [
+            f"program=@{path}/p.py",
+            f"line=@{path}/one",
+            f"report=@{path}/r.csv",
+            "word=a=b",
+            f"choice=@{path}/c",
+            "one=0",
+            "@random=0.5,1",
+        ],
         PROBLEMS,
     )
 
@@ -87,6 +96,7 @@ def test_an_answer_is_a_text_or_a_file_and_has_the_form_that_its_problem_takes(t
         "report": {"filename": "r.csv", "value": b"\0\xff"},
         "word": "a=b",
         "choice": ["0", "2"],
+        "one": "0",
         "@random": [0.5, 1.0],
     }
 
