@@ -20,6 +20,8 @@ from jobmanager.command_line.printing import heading, outcome_text, plain, text
 from jobmanager.model._escapes import escape_lines
 from jobmanager.model.result import JobResult, Outcome
 
+_WORDS = {True: "passed", False: "failed"}
+_STYLES = {"passed": "green", "failed": "red", "skipped": "yellow"}
 REFUSED = "refused"  # stands where graded submissions have an outcome
 _FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would compute what begins so
 _MAX_SHOWN = 300  # characters of a text in the table
@@ -55,7 +57,7 @@ class _Test(NamedTuple):
     """A test of a submission: a grader's, one of a test report, or a case."""
 
     name: str
-    passed: bool | None  # None: the grader did not say it
+    word: str  # "passed", "failed", "skipped"; empty: the grader did not say it
     said: str
 
 
@@ -63,12 +65,17 @@ def _tests(result: JobResult | None) -> Iterator[_Test]:
     if result is None:
         return
     for name, value in result.tests.items():
-        if isinstance(value, Mapping) and isinstance(value.get("passed"), bool):
-            yield _Test(name, value["passed"], str(value.get("output") or ""))
+        if isinstance(value, Mapping) and value.get("status") == "skipped":
+            yield _Test(name, "skipped", "")
+        elif isinstance(value, Mapping) and isinstance(value.get("passed"), bool):
+            yield _Test(name, _WORDS[value["passed"]], str(value.get("output") or ""))
+        elif isinstance(value, bool):
+            yield _Test(name, _WORDS[value], "")
         else:
-            yield _Test(name, value if isinstance(value, bool) else None, "" if isinstance(value, bool) else _json(value))
+            yield _Test(name, "", _json(value))
     for case in result.cases:
-        yield _Test(case.name, case.outcome is Outcome.SUCCESS, case.text or ("" if case.outcome else "not run"))
+        word = "skipped" if case.outcome is None else _WORDS[case.outcome is Outcome.SUCCESS]
+        yield _Test(case.name, word, case.text)
 
 
 def _json(value: object) -> str:
@@ -87,7 +94,8 @@ def grades_table(title: str, grades: Sequence[Grade]) -> RenderableType:
     counts = Counter(each.word for each in grades)
     summary = ", ".join(f"{count} {word}" for word, count in counts.items())
     is_fine = all(each.is_success for each in grades)
-    return Group(heading(title), table, Text(f"{len(grades)} graded: {summary}", "green" if is_fine else "yellow"))
+    several = "s" if len(grades) > 1 else ""
+    return Group(heading(title), table, Text(f"{len(grades)} submission{several}: {summary}", "green" if is_fine else "yellow"))
 
 
 def _word(grade: Grade) -> Text:
@@ -116,9 +124,8 @@ def _test_lines(grade: Grade) -> Text:
 
 
 def _test_line(test: _Test) -> Text:
-    word = {True: Text("passed", "green"), False: Text("failed", "red"), None: Text("")}[test.passed]
-    said = f" {_shown(test.said)}" if test.said and test.passed is not True else ""
-    return Text.assemble(f"{_shown(test.name)}: ", word, said)
+    said = f" {_shown(test.said)}" if test.said and test.word != "passed" else ""
+    return Text.assemble(f"{_shown(test.name)}: ", (test.word, _STYLES.get(test.word, "")), said)
 
 
 def _short(said: str) -> Text:
@@ -170,8 +177,8 @@ def _problem_cells(grade: Grade, problems: Sequence[str]) -> Iterator[str]:
 
 def _test_cells(grade: Grade) -> list[str]:
     tests = list(_tests(grade.result))
-    failed = "\n".join(each.name for each in tests if each.passed is False)
-    return [str(len(tests)), str(sum(each.passed is True for each in tests)), _cell(failed)]
+    failed = "\n".join(each.name for each in tests if each.word == "failed")
+    return [str(len(tests)), str(sum(each.word == "passed" for each in tests)), _cell(failed)]
 
 
 def _figures(grade: Grade, names: Sequence[str]) -> list[str]:
@@ -196,7 +203,7 @@ def grades_junit(task: str, grades: Sequence[Grade]) -> bytes:
         for key, problem in ({} if each.result is None else each.result.problems).items():
             _add_test(suite, each.name, f"problem {key}", problem.outcome.value, problem.text)
         for test in _tests(each.result):
-            _add_test(suite, each.name, f"test {test.name}", "failed" if test.passed is False else "success", test.said)
+            _add_test(suite, each.name, f"test {test.name}", test.word or "passed", test.said)
         for count, elements in (("tests", "testcase"), ("failures", "testcase/failure"), ("errors", "testcase/error")):
             suite.set(count, str(len(suite.findall(elements))))
     ElementTree.indent(root)
@@ -210,7 +217,10 @@ def _add_test(
     if time_s is not None:
         test.set("time", f"{time_s:.3f}")
     said = escape_lines(said)
-    if word == Outcome.SUCCESS.value:
+    if word == "skipped":
+        ElementTree.SubElement(test, word)
+        return
+    if word in (Outcome.SUCCESS.value, "passed"):
         if said:
             ElementTree.SubElement(test, "system-out").text = said
         return

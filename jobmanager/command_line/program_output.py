@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import codecs
 import sys
+import threading
 from collections.abc import Iterable
+from queue import SimpleQueue
 from typing import TextIO
 
 from jobmanager.command_line.printing import complain
+from jobmanager.live_output.reader import LiveOutput
 from jobmanager.live_output.run_buffer import Output
 from jobmanager.model._escapes import escape_lines
 
@@ -41,14 +44,35 @@ class PassedOn:
             self._stream.flush()
 
 
-def pass_on(live: Iterable[Output], *, raw: bool) -> None:
+def pass_on(live: LiveOutput, *, raw: bool) -> None:
     """Show a job's output until it ends. Where it ends within a line of a terminal, that line is ended.
+
+    A thread reads it: a pipe may be read slowly, and what a manager keeps for a slow reader is less than a job may print.
 
     Raises:
         BrokenPipeError: nobody reads it any more.
     """
+    pieces: SimpleQueue[Output | None] = SimpleQueue()
+    reader = threading.Thread(target=_read_all, args=(live, pieces), name="jobmanager-run-output", daemon=True)
+    reader.start()
+    try:
+        _write_all(iter(pieces.get, None), raw=raw)
+    finally:
+        live.close()
+        reader.join()
+
+
+def _read_all(live: LiveOutput, pieces: SimpleQueue[Output | None]) -> None:
+    try:
+        for output in live:
+            pieces.put(output)
+    finally:
+        pieces.put(None)
+
+
+def _write_all(pieces: Iterable[Output], *, raw: bool) -> None:
     streams = {False: PassedOn(sys.stdout, raw=raw), True: PassedOn(sys.stderr, raw=raw)}
-    for output in live:
+    for output in pieces:
         if output.missed_bytes:
             name = "standard error" if output.stderr else "standard output"
             complain(f"{output.missed_bytes} bytes of {name} are missing here: they came faster than they were read", 0)

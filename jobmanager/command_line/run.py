@@ -220,8 +220,7 @@ def _followed(manager: JobManager, task: Task, inputs: JobInput, *, raw: bool) -
         live = manager.follow(manager.new_job(task, inputs, on_end))
     finally:
         followed.set()
-    with live:
-        pass_on(live, raw=raw)
+    pass_on(live, raw=raw)
     return ended.get()
 
 

@@ -97,6 +97,17 @@ def made(folder: Path, files: dict[str, str]) -> Path:
     return folder
 
 
+def seen_on(terminal: int) -> str:
+    """All that comes to a terminal, until nobody has its other end."""
+    shown = b""
+    with open(terminal, "rb", buffering=0) as ours:
+        while True:
+            try:
+                shown += ours.read(4096)
+            except OSError:  # EIO: the other end is closed
+                return shown.decode()
+
+
 # ---- run
 
 
@@ -146,7 +157,7 @@ def test_bytes_go_through_as_they_are(start: Start, programs: Path) -> None:
         ("greedy.py", ["--memory", "64"], CODES[Outcome.OVERFLOW], "overflow: memory limit of 64 MiB reached"),
         ("loud.py", ["--output", "10"], CODES[Outcome.OVERFLOW], "overflow: output limit of 10 KiB reached"),
         ("slow.py", ["--wall-time", "1"], CODES[Outcome.TIMEOUT], "timeout: wall clock limit of 1 s reached"),
-        ("busy.py", ["--cpu-time", "0.5", "--cpus", "1"], CODES[Outcome.TIMEOUT], "timeout: CPU time limit of 0.5 s reached"),
+        ("busy.py", ["--cpu-time", "0.5", "--wall-time", "60"], CODES[Outcome.TIMEOUT], "timeout: CPU time limit of 0.5 s reached"),
         ("taken.py", [], OWN_CODE_IS_TAKEN, "failed: exit code 124"),
         ("nothing.py", [], 2, "failed: exit code 2"),
     ],
@@ -185,6 +196,22 @@ def test_the_result_as_json_is_what_the_library_gives(ask: Ask, programs: Path) 
     assert result.peak_memory_mib is not None
 
 
+def test_a_slow_reader_of_a_long_output_gets_all_of_it(start: Start, engine_url: str, programs: Path) -> None:
+    """Far more than a manager keeps for a slow reader, and than a pipe holds."""
+    made(programs, {"long.py": "import os\nfor n in range(200):\n    os.write(1, b'%099d\\n' % n * 1000)\nprint(flush=True)\n"})
+    process = start("run", PYTHON, "--output", "30000", "--file", "long.py", "--", "python3", "long.py")
+    assert process.stderr is not None
+    assert process.stdout is not None
+    assert os.read(process.stdout.fileno(), 1) == b"0"
+    eventually(lambda: not our_containers(engine_url), within_s=60, what="the program has ended, and nobody has read on")
+
+    rest, err = process.communicate(timeout=TIMEOUT_S)
+
+    assert len(rest) + 1 == 200 * 1000 * 100 + 1
+    assert b"missing" not in err
+    assert process.returncode == 0
+
+
 def test_who_reads_no_more_ends_the_program_and_nothing_is_left(start: Start, engine_url: str, programs: Path) -> None:
     made(programs, {"drip.py": "import time\nwhile True: print('x' * 5000, flush=True); time.sleep(0.1)\n"})
     reading, writing = os.pipe()
@@ -204,16 +231,9 @@ def test_a_terminal_is_not_obeyed_and_the_verdict_has_a_line_of_its_own(start: S
     ours, theirs = pty.openpty()
     process = start("run", PYTHON, "--file", "evil.py", "--", "python3", "evil.py", stdout=theirs, stderr=theirs)
     os.close(theirs)
-    shown = b""
-    with open(ours, "rb", buffering=0) as terminal:
-        while True:
-            try:
-                shown += terminal.read(4096)
-            except OSError:  # EIO: the other end is closed
-                break
+    printed, verdict = seen_on(ours).splitlines()
 
     assert process.wait(TIMEOUT_S) == 0
-    printed, verdict = shown.decode().splitlines()
     assert printed == "\\x1b]0;owned\\x07 and no end of the line"
     assert "success" in verdict
     assert "\x1b[32m" in verdict, "in colour"
@@ -268,7 +288,7 @@ def test_a_folder_of_submissions_is_graded_the_hostile_and_the_broken_one_includ
 
     assert (code, err) == (1, "")
     assert "\x1b" not in out
-    assert "5 graded: 1 success, 2 failed, 2 refused" in out
+    assert "5 submissions: 1 success, 2 failed, 2 refused" in out
     rows = {row["submission"]: row for row in csv.DictReader(io.StringIO((tmp_path / "out.csv").read_text()))}
     assert {name: row["outcome"] for name, row in rows.items()} == {
         "ann": "success",
@@ -353,7 +373,7 @@ def test_a_change_is_graded_again_a_mistake_is_told_and_ctrl_c_leaves_nothing(
     os.killpg(watching.pid, signal.SIGINT)
     out, err = watching.communicate(timeout=TIMEOUT_S)
     assert (watching.returncode, err) == (130, b"\njobmanager: interrupted\n")
-    assert out.count(b"1 graded: ") == 3
+    assert out.count(b"1 submission: ") == 3
     assert our_containers(engine_url) == []
 
 
@@ -367,3 +387,18 @@ def test_ctrl_c_while_submissions_are_graded_leaves_nothing(start: Start, engine
 
     assert (grading.returncode, out, err) == (130, b"", b"\njobmanager: interrupted\n")
     assert our_containers(engine_url) == []
+
+
+def test_a_terminal_shows_how_many_are_graded(start: Start, twice: Path, tmp_path: Path) -> None:
+    made(tmp_path / "subs", {"ann.py": "print(42)\n", "bob/program": "print(42)\n"})
+    made(twice, {"task.yaml": TASK.replace("    hint: {type: code_single_line, optional: true}\n", "")})
+    ours, theirs = pty.openpty()
+    grading = start("grade", "twice", "--submissions", "subs", "--json", "-", stderr=theirs)
+    os.close(theirs)
+
+    shown = seen_on(ours)
+
+    assert grading.stdout is not None
+    assert [each["result"]["outcome"] for each in json.loads(grading.stdout.read())["submissions"]] == ["success", "success"]
+    assert "Twice" in shown
+    assert "2/2" in shown

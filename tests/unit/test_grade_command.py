@@ -193,8 +193,8 @@ def test_right_answers_are_0_and_a_wrong_one_is_1(ask: Ask, quiz: Path) -> None:
     right = ask(quiz, "--answer", "capital=Paris", "--answer", "even=1,2")
     wrong = ask(quiz, "--answer", "capital=Rome", "--answer", "even=1,2")
 
-    assert (right[0], "1 graded: 1 success" in right[1], right[2]) == (0, True, "")
-    assert (wrong[0], "1 graded: 1 failed" in wrong[1]) == (1, True)
+    assert (right[0], "1 submission: 1 success" in right[1], right[2]) == (0, True, "")
+    assert (wrong[0], "1 submission: 1 failed" in wrong[1]) == (1, True)
     assert "capital: failed Wrong answer." in wrong[1]
 
 
@@ -229,7 +229,7 @@ def test_all_formats_are_written_beside_the_table(ask: Ask, quiz: Path, tmp_path
 
     code, out, _ = ask(quiz, "--answer", "capital=Paris", "--answer", "even=0", *options)
 
-    assert (code, "1 graded: 1 failed" in out) == (1, True)
+    assert (code, "1 submission: 1 failed" in out) == (1, True)
     (row,) = csv.DictReader(io.StringIO(files["csv"].read_text()))
     assert (row["submission"], row["outcome"], row["capital: outcome"], row["even: outcome"]) == (
         "answers",
@@ -307,7 +307,7 @@ def grades() -> list[Grade]:
         text=EVIL,
         grade=12.5,
         problems={"program": ProblemResult(Outcome.FAILED, EVIL)},
-        tests={EVIL: True, "=report": report, "points": 3},
+        tests={EVIL: True, "=report": report, "points": 3, "later": {"name": "l", "passed": False, "status": "skipped"}},
         cases=(CaseResult(name="1", outcome=Outcome.TIMEOUT, text="too slow"), CaseResult(name="2", outcome=None)),
         wall_time_s=1.5,
     )
@@ -324,14 +324,15 @@ def test_the_table_holds_all_problems_texts_and_tests_and_no_control_character()
     for each in (
         "program: failed =cmd()",
         "points:  3",
+        "later: skipped",
         "=report: failed",
         "1: failed too slow",
-        "2: failed not run",
+        "2: skipped",
         "refused",
         "12.5",
     ):
         assert each in said
-    assert "3 graded: 1 failed, 1 crash, 1 refused" in said
+    assert "3 submissions: 1 failed, 1 crash, 1 refused" in said
 
 
 def test_the_csv_is_read_back_and_no_cell_is_a_formula() -> None:
@@ -339,8 +340,8 @@ def test_the_csv_is_read_back_and_no_cell_is_a_formula() -> None:
 
     assert [row["outcome"] for row in rows] == ["failed", "crash", "refused"]
     assert rows[0]["text"] == "'=cmd()\\x1b[31m\\x00\\ufffe\\ud800 <&]]> é\n2"
-    assert (rows[0]["tests"], rows[0]["tests passed"]) == ("5", "1")
-    assert rows[0]["tests failed"] == "'=report\n1\n2"
+    assert (rows[0]["tests"], rows[0]["tests passed"]) == ("6", "1")
+    assert rows[0]["tests failed"] == "'=report\n1"
     assert (rows[0]["grade"], rows[0]["wall_time_s"], rows[1]["wall_time_s"]) == ("12.5", "1.5", "")
     assert [value for row in rows for value in row.values() if value.startswith(("=", "+", "-", "@"))] == []
 
@@ -350,7 +351,7 @@ def test_the_junit_file_is_read_back_whatever_the_texts_hold() -> None:
 
     suites = ElementTree.fromstring(document).findall("testsuite")
     assert [(suite.get("tests"), suite.get("failures"), suite.get("errors")) for suite in suites] == [
-        ("7", "5", "0"),
+        ("8", "4", "0"),
         ("1", "0", "1"),
         ("1", "0", "1"),
     ]
@@ -360,8 +361,8 @@ def test_the_junit_file_is_read_back_whatever_the_texts_hold() -> None:
     assert outcome.findtext("failure") == "=cmd()\\x1b[31m\\x00\\ufffe\\ud800 <&]]> é\n2"
     tests, count = parse_junit_xml(document, 100)
     assert (count, [test["status"] for test in tests]) == (
-        9,
-        ["failed", "failed", "passed", *["failed"] * 1, "passed", *["failed"] * 2, "error", "error"],
+        10,
+        ["failed", "failed", "passed", "failed", "passed", "skipped", "failed", "skipped", "error", "error"],
     )
 
 
@@ -405,4 +406,4 @@ def test_at_most_so_many_submissions_are_in_memory(ask: Ask, quiz: Path, tmp_pat
 
     code, out, _ = ask(quiz, "--submissions", subs, "--answer", "even=1,2")
 
-    assert (code, "9 graded: 9 success" in out) == (0, True)
+    assert (code, "9 submissions: 9 success" in out) == (0, True)
