@@ -80,7 +80,18 @@ def check_target(folder: Path) -> None:
 
 
 def unpack(archive: bytes, folder: Path) -> None:
-    """Write the collected files below a folder that holds nothing else. Other members, and names that lead out, are left out."""
+    """Write the collected files below a folder that holds nothing else. Other members, and names that lead out, are left out.
+
+    Raises:
+        click.UsageError: they could not be written.
+    """
+    try:
+        _unpack(archive, folder)
+    except OSError as problem:
+        raise click.UsageError(f"--archive-to: {str(folder)!r} cannot be written: {problem.strerror}") from None
+
+
+def _unpack(archive: bytes, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         for member in tar:

@@ -159,6 +159,14 @@ def test_the_files_that_come_back_are_in_the_named_folder(ask: Ask, tmp_path: Pa
     assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()] == ["new/out/made.txt"]
 
 
+def test_a_folder_that_cannot_be_made_is_told(ask: Ask, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+
+    code, _, err = ask("python3", "--collect", "*", "--archive-to", str(tmp_path / "file" / "new"), "--", "fine")
+
+    assert (code, "cannot be written: Not a directory" in err) == (NOT_RUN, True)
+
+
 def test_an_archive_can_write_nowhere_else(tmp_path: Path) -> None:
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as tar:
