@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jobmanager.cli import BAD, FINE, age, complain, console, plain, text
+from jobmanager.command_line.printing import BAD, FINE, age, complain, console, plain, text
 from jobmanager.errors import InvalidValue
 from jobmanager.remote.options import ClusterAddress, for_cluster
 from jobmanager.remote.overview import EnvironmentNow, NodeNow, QueueNow, nodes_now, queue_now

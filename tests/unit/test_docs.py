@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 import itertools
 import re
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -16,6 +17,8 @@ import pytest
 
 from dev import case_tests
 from jobmanager import DockerHost, Grader, JobInput, JobManager, JobResult, Limits, Outcome, Task, cli, events
+from jobmanager.command_line import run
+from jobmanager.command_line.printing import BAD, FINE, INTERRUPTED, UNREACHABLE, USAGE
 from jobmanager.doctor import probes, runner_check
 from jobmanager.doctor.advice import TRIED
 from jobmanager.engine.docker import container_config
@@ -397,7 +400,16 @@ def test_every_option_and_exit_code_of_the_command_line_is_told() -> None:
     assert [name for name in names if not re.search(rf"(?m)^## .*\b{name}\b", text)] == []
     assert [name for name in options if name.startswith("--") and f"`{name}" not in text] == []
     codes = [row[0] for row in table(text, "exit code")]
-    assert codes == [str(code) for code in (cli.FINE, cli.BAD, cli.USAGE, cli.UNREACHABLE, cli.INTERRUPTED)]
+    assert codes == [str(code) for code in (FINE, BAD, USAGE, UNREACHABLE, INTERRUPTED)]
+
+
+def test_every_exit_code_of_a_program_that_is_run_from_the_shell_is_told() -> None:
+    rows = {row[0]: row[1] for row in table(text_of("docs/command-line.md"), "`run` exits with", "when")}
+    assert {outcome: code for outcome, code in run.CODES.items() if f"`{outcome}`" in rows[str(code)]} == {
+        outcome: code for outcome, code in run.CODES.items() if outcome is not Outcome.KILLED
+    }
+    ours = {FINE, BAD, run.OWN_CODE_IS_TAKEN, *run.CODES.values(), run.NOT_RUN, run.BY_SIGNAL + signal.SIGPIPE}
+    assert {int(code) for code in rows if code.isdigit()} == ours
 
 
 # ---- many machines

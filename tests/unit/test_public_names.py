@@ -37,7 +37,7 @@ SECTION_4 = [
     "unpacked",
 ]
 INNER_PACKAGES = [
-    "control", "engine", "grading", "ipc",
+    "command_line", "control", "engine", "grading", "ipc",
     "model", "results", "runner", "scheduling", "ssh", "task_folder", "threads", "watching",
 ]
 FRONT_MODULES = [

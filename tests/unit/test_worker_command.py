@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from jobmanager import cli
+from jobmanager.command_line.printing import USAGE
 from jobmanager.errors import InvalidValue
 from jobmanager.remote import worker_command
 from jobmanager.remote.node_events import NodeEvents
@@ -48,7 +49,7 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_makes_no_sense_is_refused_with_one_line(
     arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.run([*PLACE, *arguments]) == cli.USAGE
+    assert cli.run([*PLACE, *arguments]) == USAGE
 
     error = capsys.readouterr().err
     assert said in error and "secret@" not in error
@@ -60,7 +61,7 @@ def test_a_worker_without_a_key_is_told_how_to_make_one(
 ) -> None:
     monkeypatch.delenv("JOBMANAGER_KEY")
 
-    assert cli.run(PLACE) == cli.USAGE
+    assert cli.run(PLACE) == USAGE
 
     assert "secrets.token_hex(32)" in capsys.readouterr().err
 
