@@ -62,8 +62,8 @@ class RunningManager:
         self._closing.abandon()
         self.loop.abandon()
 
-    def start(self) -> None:
-        """Start threads and children, and wait for the hosts.
+    def start(self, *, wait: bool) -> None:
+        """Start threads and children, and wait for the hosts if told to.
 
         Raises:
             Closed: somebody has closed it meanwhile.
@@ -72,6 +72,11 @@ class RunningManager:
         with self._closing.starting():
             self.callbacks.start()
             self.loop.start()
+        if wait:
+            self._wait_for_hosts()
+        self._hooks.fire(ManagerStarted(at_s=time.time(), hosts=tuple(host.name for host in self.ledger.hosts())))
+
+    def _wait_for_hosts(self) -> None:
         self.ledger.wait_for_hosts(_all_have_answered, _READY_S)
         self.ledger.wait_for_hosts(_enough_have_answered, _ANY_ANSWER_S)
         if not self.ledger.is_accepting():
@@ -82,7 +87,6 @@ class RunningManager:
         for host in hosts:
             if not host.up:  # one that answered with an error is in the log already
                 _log.info("starting without host %s: %s", host.name, host.reason, extra={"host": host.name})
-        self._hooks.fire(ManagerStarted(at_s=time.time(), hosts=tuple(host.name for host in hosts)))
 
     def change(self, change: Callable[[], _T]) -> _T:
         """Change the ledger; the loop does what follows from that."""

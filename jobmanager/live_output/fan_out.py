@@ -36,10 +36,13 @@ class LiveOutputFanOut:
         self._on_followed = on_followed
         self._lock = threading.Lock()
         self._buffers: dict[str, OutputBuffer] = {}
+        self._is_stopped = False
 
     def follow(self, job_id: str, timeout_s: float | None) -> LiveOutput:
         """One more reader; raises UnknownJob. It exists before the job's state is read, so that no end can be missed."""
         live = self._new_reader(job_id, timeout_s)
+        if self._is_stopped:
+            live.close()
         source = self._source_of(job_id)
         if source is not None and not source.ended:
             self._on_followed(job_id)
@@ -85,6 +88,14 @@ class LiveOutputFanOut:
     def job_ended(self, job_id: str) -> None:
         """The job is over, and the ledger knows it still."""
         self._end(job_id, self._source_of(job_id))
+
+    def stop(self) -> None:
+        """End all readers, and those that come later. Hooks go on."""
+        with self._lock:
+            self._is_stopped = True
+            buffers = list(self._buffers.values())
+        for buffer in buffers:
+            buffer.end_readers()
 
     def close(self) -> None:
         """End all of them: no job prints any more."""

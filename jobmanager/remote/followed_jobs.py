@@ -64,6 +64,7 @@ class FollowedJobs:
         self._lock = threading.Lock()  # guards what follows
         self._followed: dict[str, _FollowedJob] = {}  # by R
         self._thread: threading.Thread | None = None
+        self._is_stopped = False
         self._closing = threading.Event()
 
     def follow(self, job_id: str, timeout_s: float | None) -> LiveOutput:
@@ -78,6 +79,10 @@ class FollowedJobs:
                 followed = self._followed[job.r] = _FollowedJob(job=job, buffer=OutputBuffer(job_id))
             reader = LiveOutput(followed.buffer, timeout_s)
             self._start_thread()
+            is_stopped = self._is_stopped
+        if is_stopped:
+            reader.close()
+            return reader
         if (result := job.result) is not None:  # its end may have come before there was a buffer
             reader.close()
             self.ended(job, result)
@@ -106,6 +111,14 @@ class FollowedJobs:
             self._hooks.fire_missed(followed.buffer)
         with suppress(RedisError, OSError):
             self._stream(followed).remove()
+
+    def stop(self) -> None:
+        """End all readers, and those that come later."""
+        with self._lock:
+            self._is_stopped = True
+            buffers = [followed.buffer for followed in self._followed.values()]
+        for buffer in buffers:
+            buffer.end_readers()
 
     def close(self) -> None:
         """No job prints any more."""
@@ -198,6 +211,11 @@ class FollowedJobs:
             followed.runs.append(RunSource(phase=piece.phase, container=name))
         runs = tuple(followed.runs)
         yield from followed.buffer.catch_up(OutputSource(placement=followed.placement, runs=runs, ended=False))
+        if piece.to_submitter:
+            if followed.buffer.told() < piece.at:  # texts before it were lost
+                self._ask_again(followed)
+            yield from followed.buffer.tell(runs[-1].container, piece.at, piece.to_submitter)
+            return
         container, stderr, shown = runs[-1].container, bool(piece.stderr), followed.buffer.shown(bool(piece.stderr))
         if shown < piece.at - piece.missed_bytes:  # pieces before it were lost
             self._ask_again(followed)

@@ -45,6 +45,8 @@ class RunRecord:
     judges: tuple[int, ...] = ()  # of a checker whose turn it is: the cases whose output it judges, in its order
     why_not_run: str = ""
     host_away_since: float | None = None  # since when the phase waits for its host
+    told: tuple[str, ...] = ()  # what its grader has told the submitter
+    last_told: int = 0  # the number of the last of these
 
     @property
     def container_name(self) -> str:
@@ -68,7 +70,14 @@ class RunRecord:
         phase = self.request.phase.name if self.request.phase is not None else ""
         if self.request.checks:  # what a checker prints is for the author
             return RunSource()
-        return RunSource(phase=phase, container=self.container_name, facts=self.facts, progress=self.progress)
+        return RunSource(phase=phase, container=self.container_name, facts=self.facts, progress=self.progress, told=self.told)
+
+    def tell(self, number: int, text: str) -> bool:
+        """The grader tells the submitter this. False: it was told before, and another waiter has read it again."""
+        if number <= self.last_told:
+            return False
+        self.told, self.last_told = (*self.told, text), number
+        return True
 
     def busy_for_s(self, now: float) -> float:
         """For how long its container has had it; 0 while none has."""
@@ -220,6 +229,7 @@ class RunSource:
     container: str = ""  # empty while it has none
     facts: RunFacts | None = None  # once it has ended, if it was seen
     progress: CasesProgress = NO_PROGRESS  # of its cases
+    told: tuple[str, ...] = ()  # what its grader has told the submitter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
