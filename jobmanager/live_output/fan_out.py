@@ -7,7 +7,7 @@ what is on its way is one piece, however fast a job prints, and a job that is no
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from jobmanager.errors import UnknownJob
 from jobmanager.hooks import HookManager
@@ -136,10 +136,12 @@ class LiveOutputFanOut:
         return buffer
 
 
-def reader_of_the_past(job_id: str, source: OutputSource, timeout_s: float | None) -> LiveOutput:
-    """A reader of what an ended job has printed."""
+def reader_of_the_past(
+    job_id: str, source: OutputSource, timeout_s: float | None, *, told: Sequence[str] = ()
+) -> LiveOutput:
+    """A reader of what an ended job has printed. ``told``: what its submitter was told, where ``source`` does not have that."""
     buffer = OutputBuffer(job_id)
-    for _ in buffer.catch_up(source):
+    for _ in (*buffer.catch_up(source), *buffer.tell_rest(told)):
         pass
     buffer.finish()
     return LiveOutput(buffer, timeout_s)

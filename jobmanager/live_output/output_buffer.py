@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -96,6 +96,17 @@ class OutputBuffer:
             return []
         with self._changing():
             return [self._runs[-1].tell(text)]
+
+    def tell_rest(self, told: Sequence[str]) -> Iterator[Output]:
+        """What the submitter was told in all runs: what is missing of it comes last."""
+        missing = told[sum(run.told for run in self._runs) :]
+        if missing and not self._runs:
+            with self._changing():
+                self._runs.append(RunBuffer(""))
+        for text in missing:
+            with self._changing():
+                output = self._runs[-1].tell(text)
+            yield output
 
     def told(self) -> int:
         """How many texts the submitter was told in the last run."""

@@ -86,7 +86,7 @@ class FollowedJobs:
         if (result := job.result) is not None:  # its end may have come before there was a buffer
             reader.close()
             self.ended(job, result)
-            return reader_of_the_past(job_id, _source_of(result, 1, ()), timeout_s)
+            return reader_of_the_past(job_id, _source_of(result, 1, ()), timeout_s, told=result.to_submitter)
         if is_first:
             self.started(job)
         return reader
@@ -107,6 +107,7 @@ class FollowedJobs:
         with self._changing:
             source = _source_of(result, max(1, followed.placement), followed.runs)
             self._hooks.fire_all(followed.buffer, followed.buffer.catch_up(source))
+            self._hooks.fire_all(followed.buffer, followed.buffer.tell_rest(result.to_submitter))
             followed.buffer.finish()
             self._hooks.fire_missed(followed.buffer)
         with suppress(RedisError, OSError):
