@@ -99,7 +99,7 @@ def take_lock() -> int:
             return lock
         except BlockingIOError:
             if time.monotonic() > until:
-                sys.exit(f"another process serves {DATABASE}: start this app with one worker (gunicorn --workers 1)")
+                raise RuntimeError(f"another process serves {DATABASE}: use one worker (gunicorn --workers 1)") from None
             time.sleep(0.1)
 
 
@@ -148,7 +148,7 @@ def index() -> str:
     return render_template("index.html", program="a, b = map(int, input().split())\nprint(a + b)\n")
 
 
-@app.get("/students/<student>")
+@app.get("/students/<path:student>")  # a name may have a slash
 def of_student(student: str) -> str:
     submissions = rows("WHERE student = ? ORDER BY number DESC LIMIT 100", student)
     return render_template("index.html", student=student, submissions=submissions, state=state)

@@ -73,11 +73,9 @@ class LiveOutput:
             if is_over:
                 raise StopAsyncIteration
             try:
-                await asyncio.wait_for(news.wait(), self._left_s(until))
-            except JobTimeout:
-                raise
-            except asyncio.TimeoutError:  # something may have come at the last moment
-                pass
+                left_s = self._left_s(until)
+                with suppress(asyncio.TimeoutError):  # something may have come at the last moment
+                    await asyncio.wait_for(news.wait(), left_s)
             finally:
                 self._on_news = None
 

@@ -35,7 +35,20 @@ RIGHT = "a, b = map(int, input().split())\nprint(a + b)\n"
 WRONG = "print(3)\n"
 LASTING = "import time\nimport jobmanager_grading as grading\ngrading.tell_submitter('begun')\ntime.sleep(600)\n"  # a grader
 
-FLASK = ["gunicorn", "--workers", "1", "--threads", "16", "--bind", "127.0.0.1:0", "--chdir", str(EXAMPLES / "webapp"), "app:app"]
+FLASK = [
+    "gunicorn",
+    "--workers",
+    "1",
+    "--threads",
+    "16",
+    "--graceful-timeout",
+    "600",
+    "--bind",
+    "127.0.0.1:0",
+    "--chdir",
+    str(EXAMPLES / "webapp"),
+    "app:app",
+]
 FASTAPI = ["uvicorn", "--port", "0", "--app-dir", str(EXAMPLES / "webapp_fastapi"), "app:app"]
 
 
@@ -278,7 +291,8 @@ def test_after_a_power_cut_each_submission_without_a_result_is_graded_under_its_
 
 
 def test_an_app_whose_engine_is_down_starts_says_so_and_grades_when_it_is_up(
-    serve: Serve, later_engine: tuple[str, Callable[[], None]]
+    later_engine: tuple[str, Callable[[], None]],
+    serve: Serve,  # in this order: servers end before it is away
 ) -> None:
     url, bring_up = later_engine
     app = serve(WEBAPP_HOSTS=url)
@@ -303,7 +317,8 @@ def test_an_app_whose_engine_is_down_starts_says_so_and_grades_when_it_is_up(
 
 
 def test_a_server_that_is_told_to_end_does_not_wait_for_a_submission_that_waits_for_its_engine(
-    serve: Serve, later_engine: tuple[str, Callable[[], None]]
+    later_engine: tuple[str, Callable[[], None]],
+    serve: Serve,  # in this order: servers end before it is away
 ) -> None:
     url, bring_up = later_engine
     app = serve(WEBAPP_HOSTS=url)
@@ -410,4 +425,4 @@ def test_a_second_worker_refuses_to_start(environment: dict[str, str], tmp_path:
 
         assert app.process.wait(PATIENCE_S) == 3, "gunicorn's code for a worker that does not boot"
 
-    assert "start this app with one worker (gunicorn --workers 1)" in app.log.read_text()
+    assert "use one worker (gunicorn --workers 1)" in app.log.read_text()

@@ -33,7 +33,7 @@ async def from_another_thread(do: Callable[[], object]) -> None:
 def test_a_reader_is_given_what_is_there_and_what_comes_and_the_end() -> None:
     async def main() -> None:
         manager = Manager()
-        manager.follow()
+        _first = manager.follow()  # it has all of it kept
         manager.prints((False, 0, b"one"))
         async with manager.follow(timeout_s=None) as live:
             assert await anext(live) == out(b"one")
