@@ -135,9 +135,9 @@ def on_sigterm(number: int, frame: FrameType | None) -> None:
 
 
 database_lock = take_lock()
+begin()
 servers_own = signal.getsignal(signal.SIGTERM)  # gunicorn's worker has set it before it imports the app
 signal.signal(signal.SIGTERM, on_sigterm)
-begin()
 
 
 # --- for students ---------------------------------------------------------------------------------------------------

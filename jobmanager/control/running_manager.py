@@ -73,20 +73,14 @@ class RunningManager:
             self.callbacks.start()
             self.loop.start()
         if wait:
-            self._wait_for_hosts()
-        self._hooks.fire(ManagerStarted(at_s=time.time(), hosts=tuple(host.name for host in self.ledger.hosts())))
-
-    def _wait_for_hosts(self) -> None:
-        self.ledger.wait_for_hosts(_all_have_answered, _READY_S)
-        self.ledger.wait_for_hosts(_enough_have_answered, _ANY_ANSWER_S)
+            self.ledger.wait_for_hosts(_all_have_answered, _READY_S)
+            self.ledger.wait_for_hosts(_enough_have_answered, _ANY_ANSWER_S)
         if not self.ledger.is_accepting():
             raise closed(WHAT)
         hosts = self.ledger.hosts()
-        if not any(host.up for host in hosts):
-            raise EngineUnavailable(_no_host_answers(hosts))
-        for host in hosts:
-            if not host.up:  # one that answered with an error is in the log already
-                _log.info("starting without host %s: %s", host.name, host.reason, extra={"host": host.name})
+        if wait:
+            _check_any_is_up(hosts)
+        self._hooks.fire(ManagerStarted(at_s=time.time(), hosts=tuple(host.name for host in hosts)))
 
     def change(self, change: Callable[[], _T]) -> _T:
         """Change the ledger; the loop does what follows from that."""
@@ -121,6 +115,14 @@ def _all_have_answered(statuses: Sequence[HostStatus]) -> bool:
 
 def _enough_have_answered(statuses: Sequence[HostStatus]) -> bool:
     return HostStatus.UP in statuses or _all_have_answered(statuses)
+
+
+def _check_any_is_up(hosts: Sequence[HostInfo]) -> None:
+    if not any(host.up for host in hosts):
+        raise EngineUnavailable(_no_host_answers(hosts))
+    for host in hosts:
+        if not host.up:  # one that answered with an error is in the log already
+            _log.info("starting without host %s: %s", host.name, host.reason, extra={"host": host.name})
 
 
 def _no_host_answers(hosts: Sequence[HostInfo]) -> str:
