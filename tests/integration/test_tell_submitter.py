@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import docker
 import pytest
 
 from jobmanager import DockerHost, Grader, JobManager, LiveOutput, Outcome, Output, Phase, Pipeline, Task
 from jobmanager.engine.labels import JOB_LABEL
+from jobmanager.remote import RemoteClient
 from tests.conftest import SLOWNESS, eventually
 from tests.integration.conftest import PATIENCE_S, PYTHON
 from tests.support.faults import processes
+from tests.support.hand_made_cluster import KEY, NAMESPACE, TIMEOUTS, WorkerProcess
+from tests.support.redis_server import RedisServer
 
 pytestmark = pytest.mark.engine
 
@@ -115,3 +120,27 @@ def test_graders_of_several_phases_tell_in_their_order_and_a_reader_in_asyncio_h
         ("second", "in second"),
     ]
     assert result.to_submitter == ("in first", "in second")
+
+
+@pytest.mark.cluster
+def test_over_a_cluster_a_reader_hears_each_text_once_and_can_be_stopped(engine_url: str, tmp_path: Path) -> None:
+    with RedisServer() as redis, ExitStack() as stack:
+        worker = WorkerProcess(tmp_path, redis.socket_url, "--host", engine_url, "--name", "n1")
+        stack.callback(worker.close)
+        worker.wait_until_ready()
+        client = RemoteClient(redis.socket_url, key=KEY, namespace=NAMESPACE, timeouts=TIMEOUTS)
+        client.start(wait=False)
+        stack.callback(client.close, kill=True)
+        job = client.submit(Task(PYTHON, grader=Grader(), files={"run.py": GRADES, "student/hostile.py": HOSTILE}))
+        outputs = list(client.follow(job.job_id, timeout_s=PATIENCE_S))
+        result = job.result(PATIENCE_S)
+
+        waits = client.submit(Task(PYTHON, grader=Grader(), files={"run.py": WAITS}))
+        live = client.follow(waits.job_id, timeout_s=PATIENCE_S)
+        assert next(live).to_submitter == "one"
+        client.stop_following()
+        assert list(live) == list(client.follow(waits.job_id)) == []
+        assert not waits.done()
+
+    assert result.outcome is Outcome.SUCCESS, result
+    assert told(outputs) == list(result.to_submitter) == ["test 1 of 2", "test 2 of 2"]
