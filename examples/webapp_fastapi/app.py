@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import json
+import logging
 import os
 import signal
 import sqlite3
@@ -32,6 +33,7 @@ HOSTS = os.environ.get("WEBAPP_HOSTS", "").split()  # urls; none: DOCKER_HOST, o
 FOLDER = os.environ.get("WEBAPP_TASK", str(Path(__file__).parents[1] / "webapp" / "task"))
 STILL_HERE_S = 10.0  # between two signs of life to a browser, for proxies that close silent connections
 
+log = logging.getLogger("uvicorn.error")
 task = Task(
     os.environ.get("WEBAPP_ENVIRONMENT", "python3"),
     grader=Grader(),
@@ -93,7 +95,10 @@ def begin() -> None:
     with database() as connection:
         unfinished = connection.execute("SELECT * FROM submissions WHERE outcome IS NULL ORDER BY number").fetchall()
     for submission in unfinished:
-        hand_over(submission)
+        try:
+            hand_over(submission)
+        except JobManagerError as refusal:
+            log.error("submission %d is not queued: %s", submission["number"], refusal)
 
 
 def end_live_output_at(number: int) -> None:
