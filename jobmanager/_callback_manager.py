@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Union
 
 from jobmanager.model.listings import CallbackInfo
@@ -127,7 +128,7 @@ def _job_id(done: Done) -> str:
 def _build_result(done: PublishResult) -> JobResult:
     try:
         if done.phases:
-            return merged_pipeline_result(
+            result = merged_pipeline_result(
                 done.request,
                 done.verdict,
                 done.phases,
@@ -136,6 +137,7 @@ def _build_result(done: PublishResult) -> JobResult:
                 timings=done.timings,
                 steps=done.steps,
             )
+            return replace(result, to_submitter=done.to_submitter)
         result = merged_result(
             done.request,
             done.verdict,
@@ -145,7 +147,7 @@ def _build_result(done: PublishResult) -> JobResult:
             timings=done.timings,
             steps=done.steps,
         )
-        return with_callers_checks(result, done.request.task)
+        return replace(with_callers_checks(result, done.request.task), to_submitter=done.to_submitter)
     except Exception as error:  # noqa: BLE001 - the loop's edge: a bug in merging must not cost the job its result
         _log.exception("merging the result of job %s failed", done.request.job_id)
         text = f"the result could not be built: {type(error).__name__}: {error}"

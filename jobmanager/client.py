@@ -105,8 +105,8 @@ def checked_client(given: Client) -> Client:
 class Client(Protocol):
     """What ``ClientSync``, ``ClientBuffer`` and ``ClientFuture`` work with."""
 
-    def start(self) -> None:
-        """Begin to take jobs."""
+    def start(self, *, wait: bool = True) -> None:
+        """Begin to take jobs. ``wait=False``: without waiting for a Docker host to answer."""
 
     def close(self) -> None:
         """Take no more jobs, let the accepted ones end, stop everything."""
@@ -149,3 +149,6 @@ class Client(Protocol):
     def follow(self, job_id: str, *, timeout_s: float | None = None) -> LiveOutput:
         """What a job prints, from its beginning, as it comes."""
         ...
+
+    def stop_following(self) -> None:
+        """End all readers of live output, and those that come later."""

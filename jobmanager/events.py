@@ -109,6 +109,7 @@ class JobOutput(Event):
     missed_bytes: int = 0  # of this stream, before this data: hooks were too slow for them, or they were not kept
     starts_again: bool = False  # what came before does not count: the job is run again
     phase: str = ""  # the phase of a pipeline that printed it; empty for a task, and with ``starts_again``
+    to_submitter: str = ""  # what the grader tells the submitter; there is no data then
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

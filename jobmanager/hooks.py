@@ -127,7 +127,7 @@ def _wants(wanted: type[Event], event_type: type[Event]) -> bool:
 
 
 def _output_size(event: Event | None) -> int:
-    return len(event.data) if isinstance(event, JobOutput) else 0
+    return len(event.data) + len(event.to_submitter) if isinstance(event, JobOutput) else 0
 
 
 def _call(hook: Callable[..., object], event: Event) -> None:

@@ -125,18 +125,23 @@ class JobManager:
         )
         self._lifetime = Lifetime(partial(RunningManager, self._settings, hooks), hooks, what=WHAT)
 
-    def start(self) -> None:
+    def start(self, *, wait: bool = True) -> None:
         """Start the processes and threads, and wait until every host has answered or a second has passed.
 
         A second call does nothing. A ``close`` meanwhile, from another thread or a signal handler, ends it at once.
 
+        Args:
+            wait: False: return at once, whether a host answers or not. Jobs are accepted, and wait until a host is up;
+                ``hosts`` tells which are down, and why.
+
         Raises:
-            EngineUnavailable: no host answers; nothing is left running.
+            EngineUnavailable: no host answers; nothing is left running. With ``wait=False`` only if a host is reached by
+                SSH, and this machine has no ``ssh``.
             Closed: the manager was closed.
             NotSupported: this process can have no children of the library's: a frozen application, one that gevent or eventlet
                 has patched, one that is such a child itself.
         """
-        self._lifetime.start()
+        self._lifetime.start(wait=wait)
 
     def close(self, *, drain_timeout_s: float | None = None, kill: bool = False) -> None:
         """Take no more jobs, let those accepted end, stop everything and leave nothing behind.
@@ -209,10 +214,11 @@ class JobManager:
         return ClientFuture(self).new_job(task, inputdata, **options)
 
     def follow(self, job_id: str, *, timeout_s: float | None = None) -> LiveOutput:
-        """What a job prints, from its beginning, as it comes: an iterator, also for ``with``, of ``Output`` records.
+        """What a job prints, from its beginning, as it comes: an iterator of ``Output`` records, also for ``with``.
 
-        It ends when the job's output has ended. Any number of readers can follow one job, waiting ones and ones that have
-        ended and not been called back included; one that does not read on holds up nothing.
+        In asyncio it is for ``async for`` and ``async with``. It ends when the job's output has ended. Any number of readers can
+        follow one job, waiting ones and ones that have ended and not been called back included; one that does not read on holds
+        up nothing.
 
         Args:
             timeout_s: how long each step may wait, in seconds, before it raises JobTimeout; None: without bound.
@@ -225,6 +231,14 @@ class JobManager:
         if timeout_s is not None:
             timeout_s = _checks.timeout("timeout_s", timeout_s, zero=True)
         return outside_main_thread(partial(self._lifetime.running().loop.live_outputs.follow, job_id, timeout_s))
+
+    def stop_following(self) -> None:
+        """End all readers of live output now; those that ``follow`` returns later end at once. Jobs go on.
+
+        For a web app that shuts down: a server waits for open responses, and one that shows live output ends with its job.
+        Call it when the server is told to end, also in a signal handler.
+        """
+        outside_main_thread(self._lifetime.running().loop.live_outputs.stop)
 
     def kill_job(self, job_id: str) -> bool:
         """Ask for a job's end; its result is ``killed``. False when it has ended already or is unknown."""

@@ -1,148 +1,268 @@
-"""A web page that runs Python programs in containers.
+"""A small grader on the web: submissions, live output, a page for staff, regrading, recovery after a restart.
 
-    gunicorn --workers 2 --bind 127.0.0.1:8000 --chdir examples/webapp app:app        # with or without --preload
-    flask --app examples/webapp/app.py run
+    gunicorn --workers 1 --threads 16 --bind 127.0.0.1:8000 --chdir examples/webapp app:app
 
-Each worker has its own manager. The workers share the database. The callback, a method of the database object,
-stores each result. Only the worker that made a job knows its progress. Every worker knows when it is done.
+One process has the queue, so there is one worker; its threads serve many browsers. A second one waits for the first one's
+end, and then refuses to start. Results are in SQLite. A submission without a result is queued again at the next start.
+There is no log-in here: students type their name, and everything below /staff must go behind yours.
 """
 
 from __future__ import annotations
 
+import codecs
 import fcntl
+import json
 import os
+import signal
 import sqlite3
+import sys
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
 
-from flask import Flask, abort, redirect, render_template, request, url_for
-from werkzeug.exceptions import RequestEntityTooLarge
-from werkzeug.wrappers import Response
+from flask import Flask, Response, abort, redirect, render_template, request, url_for
+from werkzeug.wrappers import Response as AnyResponse
 
-from jobmanager import Code, DockerHost, JobManager, JobManagerError, JobResult, Limits, Task
-from jobmanager.errors import InvalidValue
+from jobmanager import Code, DockerHost, Grader, JobManager, JobManagerError, JobResult, Limits, Task
+from jobmanager.errors import JobTimeout, UnknownJob
 
 DATABASE = os.environ.get("WEBAPP_DATABASE", "submissions.sqlite")
 HOSTS = os.environ.get("WEBAPP_HOSTS", "").split()  # urls; none: DOCKER_HOST, or the default socket
+FOLDER = os.environ.get("WEBAPP_TASK", str(Path(__file__).parent / "task"))
 ENVIRONMENT = os.environ.get("WEBAPP_ENVIRONMENT", "python3")
-LIMITS = Limits(cpu_time_s=5, wall_time_s=10, memory_mib=128, processes=32, workspace_mib=16, output_kib=64)
 LONGEST_PROGRAM = 64 * 1024  # bytes
-QUEUE_TIMEOUT_S = 300.0
-LOST_AFTER_S = QUEUE_TIMEOUT_S + LIMITS.wall_s + 60  # no job takes longer: its worker must have died
-
-
-class Database:
-    """The submissions. Called by request and callback threads of several processes: each call has its own connection."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        with open(f"{path}.lock", "w") as lock, self._connected() as connection:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # workers that change the mode at the same moment get "database is locked"
-            connection.execute("PRAGMA journal_mode=WAL")  # readers and a writer do not block each other
-            connection.execute(
-                "CREATE TABLE IF NOT EXISTS jobs (job_id TEXT PRIMARY KEY, program TEXT NOT NULL, worker INTEGER NOT NULL,"
-                " submitted_at REAL NOT NULL, outcome TEXT, result TEXT)"
-            )
-
-    def add(self, job_id: str, program: str) -> None:
-        with self._connected() as connection:
-            columns = "(job_id, program, worker, submitted_at)"
-            connection.execute(f"INSERT INTO jobs {columns} VALUES (?, ?, ?, ?)", (job_id, program, os.getpid(), time.time()))
-
-    def remove(self, job_id: str) -> None:
-        with self._connected() as connection:
-            connection.execute("DELETE FROM jobs WHERE job_id = ?", (job_id,))
-
-    def store_result(self, result: JobResult) -> None:
-        """The callback of every job."""
-        values = (str(result.outcome), result.to_json(), result.job_id)
-        with self._connected() as connection:
-            connection.execute("UPDATE jobs SET outcome = ?, result = ? WHERE job_id = ?", values)
-
-    def get(self, job_id: str) -> sqlite3.Row | None:
-        with self._connected() as connection:
-            row: sqlite3.Row | None = connection.execute("SELECT * FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
-            return row
-
-    def latest(self) -> list[sqlite3.Row]:
-        with self._connected() as connection:
-            return connection.execute("SELECT * FROM jobs ORDER BY submitted_at DESC LIMIT 50").fetchall()
-
-    @contextmanager
-    def _connected(self) -> Iterator[sqlite3.Connection]:
-        connection = sqlite3.connect(self._path, timeout=10)
-        connection.row_factory = sqlite3.Row
-        try:
-            with connection:
-                yield connection
-        finally:
-            connection.close()
-
+WEEK_S = 7 * 86400.0  # for which a submission waits while no engine answers
+OTHER_PROCESS_S = 15.0  # for the process before this one to end
+STILL_HERE_S = 10.0  # between two signs of life to a browser: writing to one that has gone ends its response
+LATER = 10  # the priority of regrading: new submissions come first
 
 app = Flask(__name__)
 app.config["MAX_CONTENT_LENGTH"] = 4 * LONGEST_PROGRAM  # a form's encoding may turn one byte into three
-database = Database(DATABASE)
-task = Task(ENVIRONMENT, command=["python3", "main.py"], problems={"program": Code("main.py")}, limits=LIMITS, name="webapp")
-manager = JobManager([DockerHost(url) for url in HOSTS] or None, queue_timeout_s=QUEUE_TIMEOUT_S)
-manager.start()  # right at import time, also before gunicorn --preload forks its workers
+task = Task(
+    ENVIRONMENT,
+    grader=Grader(),
+    directory=FOLDER,
+    problems={"program": Code("student/main.py")},
+    limits=Limits(cpu_time_s=10, memory_mib=128, processes=32, output_kib=256),
+    name="sum of two numbers",
+)
+manager = JobManager([DockerHost(url) for url in HOSTS] or None, queue_timeout_s=WEEK_S, max_waiting_jobs=100_000)
+
+
+# --- the database ---------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def database() -> Iterator[sqlite3.Connection]:
+    """A connection for one request or callback: they come in several threads."""
+    connection = sqlite3.connect(DATABASE, timeout=10)
+    connection.row_factory = sqlite3.Row
+    try:
+        with connection:
+            yield connection
+    finally:
+        connection.close()
+
+
+def rows(query: str, *values: object) -> list[sqlite3.Row]:
+    with database() as connection:
+        return connection.execute(f"SELECT * FROM submissions {query}", values).fetchall()
+
+
+def found(number: int) -> sqlite3.Row:
+    of_number = rows("WHERE number = ?", number)
+    return of_number[0] if of_number else abort(404)
+
+
+def store(result: JobResult) -> None:
+    """The callback of every job. A job that the end of this process has killed stays open: the next start queues it again."""
+    if any(evidence.kind == "requested_by" and evidence.value == "close" for evidence in result.evidence):
+        return
+    with database() as connection:
+        done = (result.outcome.value, result.text, result.grade, result.to_json(), result.job_id)
+        connection.execute("UPDATE submissions SET outcome = ?, text = ?, grade = ?, result = ? WHERE job_id = ?", done)
+
+
+# --- the life of the app --------------------------------------------------------------------------------------------
+
+
+def take_lock() -> int:
+    """Two processes would be two queues, and both would recover the same submissions. A restart may overlap for a moment."""
+    lock = os.open(f"{DATABASE}.lock", os.O_RDWR | os.O_CREAT)
+    until = time.monotonic() + OTHER_PROCESS_S
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return lock
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise RuntimeError(f"another process serves {DATABASE}: use one worker (gunicorn --workers 1)") from None
+            time.sleep(0.1)
+
+
+def hand_over(submission: sqlite3.Row, *, priority: int = 0) -> str:
+    """Give a submission to the manager. Returns why it could not be, or nothing."""
+    answers, student = {"program": submission["program"]}, submission["student"]
+    try:
+        manager.new_job(task, answers, store, job_id=submission["job_id"], launcher_name=student, priority=priority)
+    except JobManagerError as refusal:
+        app.logger.error("submission %d is not queued: %s", submission["number"], refusal)
+        return str(refusal)
+    return ""
+
+
+def begin() -> None:
+    with database() as connection:
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS submissions (number INTEGER PRIMARY KEY, student TEXT NOT NULL, program TEXT NOT NULL,"
+            " submitted_at REAL NOT NULL, job_id TEXT NOT NULL UNIQUE, outcome TEXT, text TEXT, grade REAL, result TEXT)"
+        )
+    manager.start(wait=False)  # also while the engine is down: the page for staff says so, and submissions wait
+    for submission in rows("WHERE outcome IS NULL ORDER BY number"):
+        hand_over(submission)
+
+
+def on_sigterm(number: int, frame: FrameType | None) -> None:
+    """The server waits for open responses, so those with live output must end first. Then it does what it does itself."""
+    manager.stop_following()
+    if callable(servers_own):
+        servers_own(number, frame)
+    else:
+        sys.exit(128 + number)
+
+
+database_lock = take_lock()
+begin()
+servers_own = signal.getsignal(signal.SIGTERM)  # gunicorn's worker has set it before it imports the app
+signal.signal(signal.SIGTERM, on_sigterm)
+
+
+# --- for students ---------------------------------------------------------------------------------------------------
 
 
 @app.get("/")
 def index() -> str:
-    return page()
+    return render_template("index.html", program="a, b = map(int, input().split())\nprint(a + b)\n")
 
 
-@app.post("/jobs")
-def submit() -> Response | tuple[str, int]:
-    program = request.form.get("program", "").replace("\r\n", "\n")
-    if not program.strip():
-        return page("The program is empty."), 400
-    if len(program.encode()) > LONGEST_PROGRAM:
-        return page(f"The program is longer than {LONGEST_PROGRAM} bytes."), 400
-    job_id = uuid.uuid4().hex  # chosen here, so that the row exists before the result
-    database.add(job_id, program)
+@app.get("/students/<path:student>")  # a name may have a slash
+def of_student(student: str) -> str:
+    submissions = rows("WHERE student = ? ORDER BY number DESC LIMIT 100", student)
+    return render_template("index.html", student=student, submissions=submissions, state=state)
+
+
+@app.post("/submissions")
+def submit() -> AnyResponse | tuple[str, int]:
+    student, program = request.form.get("student", "").strip(), request.form.get("program", "").replace("\r\n", "\n")
+    if not student or not program.strip() or len(program.encode()) > LONGEST_PROGRAM:
+        message = f"Give your name and a program of at most {LONGEST_PROGRAM} bytes."
+        return render_template("index.html", message=message, student=student, program=program), 400
+    with database() as connection:  # the row is there before the job, and so before any result
+        values = (student, program, time.time(), uuid.uuid4().hex)
+        columns = "(student, program, submitted_at, job_id)"
+        number = connection.execute(f"INSERT INTO submissions {columns} VALUES (?, ?, ?, ?)", values).lastrowid
+    refusal = hand_over(found(number or 0))
+    if refusal:
+        with database() as connection:
+            connection.execute("DELETE FROM submissions WHERE number = ?", (number,))
+        return render_template("index.html", message=refusal, student=student, program=program), 503
+    return redirect(url_for("show", number=number), code=303)
+
+
+@app.get("/submissions/<int:number>")
+def show(number: int) -> str:
+    submission = found(number)
+    return render_template("submission.html", submission=submission, state=state(submission), staff=False)
+
+
+@app.get("/submissions/<int:number>/state")
+def show_state(number: int) -> dict[str, object]:
+    submission = found(number)
+    return {"state": state(submission), **{name: submission[name] for name in ("job_id", "outcome", "text", "grade")}}
+
+
+@app.get("/submissions/<int:number>/events")
+def show_events(number: int) -> Response:
+    return Response(events(found(number)["job_id"], staff=False), mimetype="text/event-stream")
+
+
+def state(submission: sqlite3.Row) -> str:
+    if submission["outcome"]:
+        return str(submission["outcome"])
+    place = manager.get_job_queue_info(submission["job_id"])
+    if place is None:
+        return "about to be shown"  # its result is on its way; or it was not queued, and the log says why
+    if place.jobs_before < 0:
+        return "running"
+    soon = "" if place.wait_s is None else f", about {place.wait_s:.0f} s"
+    return f"waiting, {place.jobs_before} before it{soon}"
+
+
+def events(job_id: str, *, staff: bool) -> Iterator[str]:
+    """Server-sent events: what the grader tells the student; for staff, all that it prints. Then the event ``end``."""
+    decoders = [codecs.getincrementaldecoder("utf-8")("replace") for _ in ("stdout", "stderr")]
     try:
-        launcher = request.remote_addr or "Unknown"
-        manager.new_job(task, {"program": program}, database.store_result, job_id=job_id, launcher_name=launcher)
-    except JobManagerError as problem:
-        database.remove(job_id)
-        return page(str(problem), program), 400 if isinstance(problem, InvalidValue) else 503
-    return redirect(url_for("show", job_id=job_id), code=303)
+        with manager.follow(job_id, timeout_s=STILL_HERE_S) as live:
+            while True:
+                try:
+                    output = next(live, None)
+                except JobTimeout:
+                    yield ": still here\n\n"
+                    continue
+                if output is None:
+                    break
+                if output.starts_again:
+                    yield "event: again\ndata:\n\n"
+                text = decoders[output.stderr].decode(output.data) if staff else output.to_submitter
+                if text:
+                    yield f"data: {json.dumps(text)}\n\n"
+    except UnknownJob:
+        pass  # it has ended
+    yield "event: end\ndata:\n\n"
 
 
-@app.get("/jobs/<job_id>")
-def show(job_id: str) -> str:
-    job = found(job_id)
-    result = JobResult.from_json(job["result"]) if job["result"] else None
-    return render_template("job.html", job=job, result=result, status=status_of(job))
+# --- for staff: put all of it behind your log-in --------------------------------------------------------------------
 
 
-@app.get("/jobs/<job_id>/status")
-def status(job_id: str) -> dict[str, str | int | None]:
-    job = found(job_id)
-    return {"job_id": job_id, "status": status_of(job), "outcome": job["outcome"], "worker": job["worker"]}
+@app.get("/staff")
+def staff() -> str:
+    running, waiting = manager.get_job_queue_snapshot()
+    latest = rows("ORDER BY number DESC LIMIT 100")
+    numbers = {submission["job_id"]: submission["number"] for submission in rows("WHERE outcome IS NULL")}
+    return render_template(
+        "staff.html", hosts=manager.hosts(), running=running, waiting=waiting, numbers=numbers, latest=latest, state=state
+    )
 
 
-@app.errorhandler(RequestEntityTooLarge)
-def too_large(_: RequestEntityTooLarge) -> tuple[str, int]:
-    return page(f"The program is longer than {LONGEST_PROGRAM} bytes."), 413
+@app.get("/staff/submissions/<int:number>")
+def show_staff(number: int) -> str:
+    submission = found(number)
+    result = JobResult.from_json(submission["result"]) if submission["result"] else None
+    return render_template("submission.html", submission=submission, state=state(submission), staff=True, result=result)
 
 
-def page(message: str = "", program: str = 'print("Hello!")') -> str:
-    return render_template("index.html", message=message, program=program, jobs=database.latest(), status_of=status_of)
+@app.get("/staff/submissions/<int:number>/events")
+def show_staff_events(number: int) -> Response:
+    return Response(events(found(number)["job_id"], staff=True), mimetype="text/event-stream")
 
 
-def found(job_id: str) -> sqlite3.Row:
-    return database.get(job_id) or abort(404)
+@app.post("/staff/submissions/<int:number>/kill")
+def kill(number: int) -> AnyResponse:
+    manager.kill_job(found(number)["job_id"])
+    return redirect(url_for("show_staff", number=number), code=303)
 
 
-def status_of(job: sqlite3.Row) -> str:
-    """The row decides for every worker; the manager adds the progress if this worker made the job."""
-    if job["outcome"]:
-        return "done"
-    queued = manager.get_job_queue_info(job["job_id"])
-    if queued is not None:
-        return "running" if queued.jobs_before < 0 else f"waiting for {queued.jobs_before} other jobs"
-    return "lost" if time.time() - job["submitted_at"] > LOST_AFTER_S else "under way"
+@app.post("/staff/regrade")
+@app.post("/staff/submissions/<int:number>/regrade")
+def regrade(number: int | None = None) -> AnyResponse:
+    """A new job for one submission, or for all. An older job that has not ended is killed, and its result finds no row."""
+    for submission in rows("ORDER BY number") if number is None else [found(number)]:
+        with database() as connection:
+            again = "job_id = ?, outcome = NULL, text = NULL, grade = NULL, result = NULL"
+            connection.execute(f"UPDATE submissions SET {again} WHERE number = ?", (uuid.uuid4().hex, submission["number"]))
+        manager.kill_job(submission["job_id"])
+        hand_over(found(submission["number"]), priority=LATER)
+    return redirect(url_for("staff"), code=303)

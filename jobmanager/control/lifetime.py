@@ -9,7 +9,7 @@ from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 from jobmanager.control.fork import let_go_after_fork, notice_fork
-from jobmanager.errors import Closed, NotStarted
+from jobmanager.errors import Closed, InvalidValue, NotStarted
 from jobmanager.hooks import HookManager
 from jobmanager.threads.main_thread import outside_main_thread
 
@@ -19,8 +19,8 @@ class Startable(Protocol):
 
     pid: int  # of the process that made it
 
-    def start(self) -> None:
-        """Start it, once. Raises Closed when somebody has closed it meanwhile."""
+    def start(self, *, wait: bool) -> None:
+        """Start it, once; ``wait``: until hosts have answered. Raises Closed when somebody has closed it meanwhile."""
 
     def close(self, drain_timeout_s: float | None, kill: bool) -> None:
         """Let jobs end, or end them, then stop. A second call returns when it has stopped."""
@@ -47,31 +47,34 @@ class Lifetime(Generic[_R]):
         self._running: _R | None = None
         self._closed = False
         self._started_before_fork = False
+        self._waits = True  # as it was started last: a forked child does the same
         let_go_after_fork(self)
 
-    def start(self) -> None:
+    def start(self, *, wait: bool) -> None:
         """Start what is not running; raises what making it and its start raise."""
+        if not isinstance(wait, bool):
+            raise InvalidValue(f"wait must be True or False, not {wait!r}")
         self._notice_fork()
         if self._running is not None and not self._closed:
             return
         running = self._make()
         try:
-            outside_main_thread(partial(self._start, running), takes_long=True)
+            outside_main_thread(partial(self._start, running, wait), takes_long=True)
         except Closed:  # whoever closes it sees to the rest
             raise
         except BaseException:  # a signal handler's too, and then it is still starting
             outside_main_thread(running.abort, takes_long=True)
             raise
 
-    def _start(self, running: _R) -> None:
+    def _start(self, running: _R, wait: bool) -> None:
         with self._lock:
             if self._closed:
                 raise closed(self._what)
             if self._running is not None:
                 return
-            self._running = running
+            self._running, self._waits = running, wait
         try:
-            running.start()
+            running.start(wait=wait)
         except BaseException:
             with self._lock:
                 if not self._closed:
@@ -108,7 +111,7 @@ class Lifetime(Generic[_R]):
             raise closed(self._what)
         if not self._started_before_fork:
             raise NotStarted(f"this {self._what} has not been started: call start(), or use it in a with statement")
-        self.start()
+        self.start(wait=self._waits)
         return self.running()
 
     def after_fork(self) -> None:

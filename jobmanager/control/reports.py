@@ -35,6 +35,7 @@ from jobmanager.ipc.messages import (
     StartContainer,
     StartFailed,
     StartRefused,
+    SubmitterTold,
     TunnelBroken,
     TunnelOpen,
     UnknownContainers,
@@ -83,6 +84,7 @@ class Reports:
             OutputChunk: lambda _, message: live_outputs.chunk_received(message),
             BuildDone: lambda _, message: ledger.build_done(message.container_name, message.run),
             CaseDone: lambda _, message: ledger.case_done(message.container_name, message.number, message.result),
+            SubmitterTold: self._submitter_told,
             RunEnded: self._run_ended,
             HostReachable: self._host_reachable,
             HostUnreachable: self._host_unreachable,
@@ -159,6 +161,11 @@ class Reports:
         job_id = self._ledger.container_deleted(pending.container)
         if job_id:
             self._hooks.fire(JobDeleted(at_s=time.time(), job_id=job_id, host=pending.host))
+
+    def _submitter_told(self, _: str, message: SubmitterTold) -> None:
+        job_id = self._ledger.submitter_told(message.container_name, message.number, message.text)
+        if job_id:
+            self._live_outputs.update(job_id)
 
     def _run_ended(self, _: str, message: RunEnded) -> None:
         self._children.waiters.run_ended(message.container_name)

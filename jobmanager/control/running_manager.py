@@ -62,8 +62,8 @@ class RunningManager:
         self._closing.abandon()
         self.loop.abandon()
 
-    def start(self) -> None:
-        """Start threads and children, and wait for the hosts.
+    def start(self, *, wait: bool) -> None:
+        """Start threads and children, and wait for the hosts if told to.
 
         Raises:
             Closed: somebody has closed it meanwhile.
@@ -72,16 +72,14 @@ class RunningManager:
         with self._closing.starting():
             self.callbacks.start()
             self.loop.start()
-        self.ledger.wait_for_hosts(_all_have_answered, _READY_S)
-        self.ledger.wait_for_hosts(_enough_have_answered, _ANY_ANSWER_S)
+        if wait:
+            self.ledger.wait_for_hosts(_all_have_answered, _READY_S)
+            self.ledger.wait_for_hosts(_enough_have_answered, _ANY_ANSWER_S)
         if not self.ledger.is_accepting():
             raise closed(WHAT)
         hosts = self.ledger.hosts()
-        if not any(host.up for host in hosts):
-            raise EngineUnavailable(_no_host_answers(hosts))
-        for host in hosts:
-            if not host.up:  # one that answered with an error is in the log already
-                _log.info("starting without host %s: %s", host.name, host.reason, extra={"host": host.name})
+        if wait:
+            _check_any_is_up(hosts)
         self._hooks.fire(ManagerStarted(at_s=time.time(), hosts=tuple(host.name for host in hosts)))
 
     def change(self, change: Callable[[], _T]) -> _T:
@@ -117,6 +115,14 @@ def _all_have_answered(statuses: Sequence[HostStatus]) -> bool:
 
 def _enough_have_answered(statuses: Sequence[HostStatus]) -> bool:
     return HostStatus.UP in statuses or _all_have_answered(statuses)
+
+
+def _check_any_is_up(hosts: Sequence[HostInfo]) -> None:
+    if not any(host.up for host in hosts):
+        raise EngineUnavailable(_no_host_answers(hosts))
+    for host in hosts:
+        if not host.up:  # one that answered with an error is in the log already
+            _log.info("starting without host %s: %s", host.name, host.reason, extra={"host": host.name})
 
 
 def _no_host_answers(hosts: Sequence[HostInfo]) -> str:

@@ -20,6 +20,7 @@ from jobmanager.errors import InvalidValue
 from jobmanager.model import _checks
 
 MAX_MESSAGE_BYTES = 2**20
+MAX_TOLD_BYTES, EACH_TOLD_BYTES = 64 * 1024, 64  # what a submitter may be told in all, and what each text counts beside its own
 _PIECE_BYTES = 60_000  # of a message; a run's channel carries a little more at once
 _LAST, _MORE, _CUT_OFF = b"\0", b"\1", b"\2"  # what a piece begins with
 _MAX_ID = 2**53
@@ -87,6 +88,14 @@ class UnsupportedRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TellSubmitter:
+    """The grader shows the submitter a text."""
+
+    number: int  # among the texts of this run, from 1
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProtocolViolation:
     """A message that is invalid."""
 
@@ -122,6 +131,7 @@ SupervisorMessage = Union[
     OpenContainer,
     CloseContainer,
     UnsupportedRequest,
+    TellSubmitter,
     ProtocolViolation,
     LinkLost,
     SSHReport,
@@ -220,6 +230,8 @@ def _message(number: int, fields: Mapping[str, Any]) -> SupervisorMessage:
         return CloseContainer(id=number, name=_name(fields))
     if kind == "open":
         return OpenStudents(question=number, ids=_ids(fields.get("students")), containers=_containers(fields.get("containers", [])))
+    if kind == "tell":
+        return TellSubmitter(number=number, text=_text(fields.get("text")))
     if kind == "unsupported":
         return UnsupportedRequest(id=number, reason=_checks.text("reason", fields.get("reason", ""))[:_MAX_REASON_LENGTH])
     raise _InvalidField(f"no message of the link is of the type {str(kind)[:40]!r}")
@@ -259,6 +271,12 @@ def _of_the_container(fields: Mapping[str, Any]) -> dict[str, Any]:
         "memory_mib": math.ceil(_number("memory_mib", fields.get("memory_mib", 0))),
         "share_network": share_network,
     }
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_TOLD_BYTES:
+        raise _InvalidField(f"text must be a text of 1 to {MAX_TOLD_BYTES} characters")
+    return value.encode("utf-8", "replace").decode()
 
 
 def _name(fields: Mapping[str, Any]) -> str:

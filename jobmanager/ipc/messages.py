@@ -338,6 +338,15 @@ class CaseDone:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SubmitterTold:
+    """A grader shows its submitter a text."""
+
+    container_name: str
+    number: int  # among the texts of this run, from 1
+    text: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunEnded:
     """A run has ended."""
 

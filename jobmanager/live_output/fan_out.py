@@ -7,7 +7,7 @@ what is on its way is one piece, however fast a job prints, and a job that is no
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from jobmanager.errors import UnknownJob
 from jobmanager.hooks import HookManager
@@ -36,10 +36,13 @@ class LiveOutputFanOut:
         self._on_followed = on_followed
         self._lock = threading.Lock()
         self._buffers: dict[str, OutputBuffer] = {}
+        self._is_stopped = False
 
     def follow(self, job_id: str, timeout_s: float | None) -> LiveOutput:
         """One more reader; raises UnknownJob. It exists before the job's state is read, so that no end can be missed."""
         live = self._new_reader(job_id, timeout_s)
+        if self._is_stopped:
+            live.close()
         source = self._source_of(job_id)
         if source is not None and not source.ended:
             self._on_followed(job_id)
@@ -86,6 +89,14 @@ class LiveOutputFanOut:
         """The job is over, and the ledger knows it still."""
         self._end(job_id, self._source_of(job_id))
 
+    def stop(self) -> None:
+        """End all readers, and those that come later. Hooks go on."""
+        with self._lock:
+            self._is_stopped = True
+            buffers = list(self._buffers.values())
+        for buffer in buffers:
+            buffer.end_readers()
+
     def close(self) -> None:
         """End all of them: no job prints any more."""
         with self._lock:
@@ -125,10 +136,12 @@ class LiveOutputFanOut:
         return buffer
 
 
-def reader_of_the_past(job_id: str, source: OutputSource, timeout_s: float | None) -> LiveOutput:
-    """A reader of what an ended job has printed."""
+def reader_of_the_past(
+    job_id: str, source: OutputSource, timeout_s: float | None, *, told: Sequence[str] = ()
+) -> LiveOutput:
+    """A reader of what an ended job has printed. ``told``: what its submitter was told, where ``source`` does not have that."""
     buffer = OutputBuffer(job_id)
-    for _ in buffer.catch_up(source):
+    for _ in (*buffer.catch_up(source), *buffer.tell_rest(told)):
         pass
     buffer.finish()
     return LiveOutput(buffer, timeout_s)

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from jobmanager.ipc.messages import FetchOutput
 from jobmanager.live_output.run_buffer import Output, RunBuffer, RunPosition
 from jobmanager.results.facts import CapturedOutput
 from jobmanager.scheduling.job_record import OutputSource, RunSource
+
+
+class BufferReader(Protocol):
+    """One reader of a buffer. Both calls are made while ``changed`` is held."""
+
+    def wake(self) -> None:
+        """There is something new, or the end."""
+
+    def end(self) -> None:
+        """It is to read no more."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -34,7 +45,7 @@ class OutputBuffer:
         self.job_id = job_id
         self.changed = threading.Condition()
         self.ended = False
-        self.readers: weakref.WeakSet[object] = weakref.WeakSet()  # one that was dropped without ``close`` leaves it by itself
+        self.readers: weakref.WeakSet[BufferReader] = weakref.WeakSet()  # one that was dropped without ``close`` leaves it
         self.missed_by_hooks: dict[tuple[str, bool], int] = {}  # bytes that hooks were too slow for, by phase and stream
         self._placement = 0
         self._restart = 0  # how often it had to start again
@@ -79,6 +90,28 @@ class OutputBuffer:
             missed = self._runs[-1].miss(stderr, until)
         return [] if missed is None else [missed]
 
+    def tell(self, container: str, at: int, text: str) -> list[Output]:
+        """What this container's grader tells the submitter, after ``at`` other texts; one that is known counts once."""
+        if not self._runs or self._runs[-1].container != container or self._runs[-1].told != at:
+            return []
+        with self._changing():
+            return [self._runs[-1].tell(text)]
+
+    def tell_rest(self, told: Sequence[str]) -> Iterator[Output]:
+        """What the submitter was told in all runs: what is missing of it comes last."""
+        missing = told[sum(run.told for run in self._runs) :]
+        if missing and not self._runs:
+            with self._changing():
+                self._runs.append(RunBuffer(""))
+        for text in missing:
+            with self._changing():
+                output = self._runs[-1].tell(text)
+            yield output
+
+    def told(self) -> int:
+        """How many texts the submitter was told in the last run."""
+        return self._runs[-1].told if self._runs else 0
+
     def finish(self) -> None:
         """Nothing more will come."""
         with self._changing():
@@ -89,7 +122,12 @@ class OutputBuffer:
         with self.changed:
             yield
             self._changes += 1
-            self.changed.notify_all()
+            self._wake_readers()
+
+    def _wake_readers(self) -> None:
+        self.changed.notify_all()
+        for reader in list(self.readers):
+            reader.wake()
 
     def _begin(self, placement: int, *, restart: int) -> None:
         with self._changing():
@@ -107,6 +145,10 @@ class OutputBuffer:
                 output = run.next_rest(printed)
             if output is not None:
                 yield output
+        for text in source.told[run.told :]:
+            with self._changing():
+                output = run.tell(text)
+            yield output
         for case in source.progress.cases[run.cases :]:
             with self._changing():
                 output = run.add_case(case)
@@ -123,6 +165,14 @@ class OutputBuffer:
         """Whether it still has readers."""
         with self.changed:
             return bool(self.readers)
+
+    def end_readers(self) -> None:
+        """None of them reads on."""
+        with self.changed:
+            for reader in list(self.readers):
+                reader.end()
+            self._wake_readers()
+            self.readers.clear()
 
     def beginning(self) -> ReadPosition:
         """The position of a new reader."""

@@ -48,6 +48,7 @@ class OutputHooks:
                 missed_bytes=missed,
                 starts_again=output.starts_again,
                 phase=output.phase,
+                to_submitter=output.to_submitter,
             )
         )
         if not is_fired and missed + len(output.data):

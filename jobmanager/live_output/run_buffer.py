@@ -27,6 +27,7 @@ class Output(AsData):
     starts_again: bool = False  # what came before does not count: the job is run again
     phase: str = ""  # the phase of a pipeline that printed it; empty for a task, and with ``starts_again``
     case: CaseResult | None = None  # a case of a task has ended so; there is no data then
+    to_submitter: str = ""  # what the grader tells the submitter; there is no data then
 
 
 def _none_of_both() -> dict[bool, int]:
@@ -42,15 +43,21 @@ class _Block:
     data: bytearray = field(default_factory=bytearray)
     missed_bytes: int = 0
     case: CaseResult | None = None
+    to_submitter: str = ""
 
     @property
     def weight(self) -> int:
         """What counts for the bound on kept bytes."""
-        return max(len(self.data), _MIN_WEIGHT)
+        return max(len(self.data), len(self.to_submitter), _MIN_WEIGHT)
+
+    @property
+    def is_output(self) -> bool:
+        """Whether it has what was printed, and nothing else."""
+        return not self.missed_bytes and self.case is None and not self.to_submitter
 
     def can_take_more(self, stderr: bool) -> bool:
         """Whether the next bytes of this stream belong to it."""
-        return self.stderr is stderr and not self.missed_bytes and self.case is None and len(self.data) < _MAX_RECORD_BYTES
+        return self.stderr is stderr and self.is_output and len(self.data) < _MAX_RECORD_BYTES
 
 
 @dataclass(slots=True, kw_only=True)
@@ -73,6 +80,7 @@ class RunBuffer:
         self.container = ""  # empty while it has none
         self.is_whole = False  # it has all that the run printed, as far as that is known
         self.cases = 0  # how many have ended
+        self.told = 0  # how many texts the submitter was told
         self._blocks: deque[_Block] = deque()
         self._first = 0  # the number of the oldest block that is kept
         self._weight = 0
@@ -84,7 +92,7 @@ class RunBuffer:
     @property
     def has_shown(self) -> bool:
         """Whether anything was shown."""
-        return any(self._shown.values()) or self.cases > 0
+        return any(self._shown.values()) or self.told > 0 or self.cases > 0
 
     def shown(self, stderr: bool) -> int:
         """How many bytes of a stream were shown, or will not come."""
@@ -122,6 +130,14 @@ class RunBuffer:
         self._weight += _MIN_WEIGHT
         self._drop_oldest_ones()
         return Output(stderr=False, data=b"", case=case, phase=self.phase)
+
+    def tell(self, text: str) -> Output:
+        """The grader tells the submitter this."""
+        self.told += 1
+        self._blocks.append(_Block(stderr=False, to_submitter=text))
+        self._weight += self._blocks[-1].weight
+        self._drop_oldest_ones()
+        return Output(stderr=False, data=b"", to_submitter=text, phase=self.phase)
 
     def next_rest(self, output: CapturedOutput) -> Output | None:
         """The next piece of what the run's facts have, and was not shown yet. None: there is no more, and the run is whole."""
@@ -194,6 +210,9 @@ class RunBuffer:
             if position.offset == 0 and block.case is not None:
                 position.offset = 1
                 return Output(stderr=False, data=b"", case=block.case, phase=self.phase)
+            if position.offset == 0 and block.to_submitter:
+                position.offset = 1
+                return Output(stderr=False, data=b"", to_submitter=block.to_submitter, phase=self.phase)
             if position.offset == 0 and block.missed_bytes:
                 position.offset = 1
                 position.passed[block.stderr] += block.missed_bytes

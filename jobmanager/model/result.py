@@ -179,6 +179,7 @@ class JobResult(PrintedOutput, VersionedAsData, kind="result"):
     phases: tuple[PhaseResult, ...] = ()  # of a pipeline: each phase, in their order; those that were not run, too
     build: RunResult | None = None  # of a task with a build
     cases: tuple[CaseResult, ...] = ()  # of a task with cases: each, in their order; those that were not run, too
+    to_submitter: tuple[str, ...] = ()  # what graders told the submitter while they ran, in its order
 
     def __iter__(self) -> Iterator[Any]:
         yield (self.outcome, self.text)

@@ -99,8 +99,11 @@ class RemoteClient:
         settings = self._settings
         return f"RemoteClient({shown_url(settings.url)!r}, namespace={settings.namespace!r}, client_id={settings.client_id!r})"
 
-    def start(self) -> None:
+    def start(self, *, wait: bool = True) -> None:
         """Reach Redis, take the client's id and start the threads. A second call does nothing.
+
+        Args:
+            wait: changes nothing here: no node is waited for in any case, and Redis must answer.
 
         Raises:
             RedisUnavailable: Redis does not answer, or refuses what is asked; nothing is left running.
@@ -108,7 +111,7 @@ class RemoteClient:
             Closed: the client was closed.
             NotSupported: gevent or eventlet has patched the standard library.
         """
-        self._lifetime.start()
+        self._lifetime.start(wait=wait)
 
     def close(self, *, drain_timeout_s: float | None = None, kill: bool = False) -> None:
         """Take no more jobs, let those of this process end, stop everything. The cluster goes on.
@@ -196,6 +199,10 @@ class RemoteClient:
         if timeout_s is not None:
             timeout_s = _checks.timeout("timeout_s", timeout_s, zero=True)
         return outside_main_thread(partial(self._lifetime.running().follow, job_id, timeout_s), takes_long=True)
+
+    def stop_following(self) -> None:
+        """End all readers of live output now; those that ``follow`` returns later end at once. Jobs go on."""
+        outside_main_thread(self._lifetime.running().stop_following)
 
     def kill_job(self, job_id: str) -> bool:
         """Ask for a job's end; its result is ``killed``. False when it has ended already or is unknown in this process.

@@ -82,6 +82,7 @@ class FollowedJobs:
         self._lock = threading.Lock()  # guards what follows
         self._followed: dict[str, _FollowedJob] = {}  # by R
         self._thread: threading.Thread | None = None
+        self._is_stopped = False
         self._closing = threading.Event()
 
     def follow(self, job_id: str, timeout_s: float | None) -> LiveOutput:
@@ -96,10 +97,14 @@ class FollowedJobs:
                 followed = self._followed[job.r] = _FollowedJob(job=job, buffer=OutputBuffer(job_id))
             reader = LiveOutput(followed.buffer, timeout_s)
             self._start_thread()
+            is_stopped = self._is_stopped
+        if is_stopped:
+            reader.close()
+            return reader
         if (result := job.result) is not None:  # its end may have come before there was a buffer
             reader.close()
             self.ended(job, result)
-            return reader_of_the_past(job_id, _source_of(result, 1, ()), timeout_s)
+            return reader_of_the_past(job_id, _source_of(result, 1, ()), timeout_s, told=result.to_submitter)
         if is_first:
             self.started(job)
         return reader
@@ -130,10 +135,19 @@ class FollowedJobs:
         with self._changing:
             source = _source_of(result, max(1, followed.placement), followed.runs)
             self._hooks.fire_all(followed.buffer, followed.buffer.catch_up(source))
+            self._hooks.fire_all(followed.buffer, followed.buffer.tell_rest(result.to_submitter))
             followed.buffer.finish()
             self._hooks.fire_missed(followed.buffer)
         with suppress(RedisError, OSError):
             self._stream(followed).remove()
+
+    def stop(self) -> None:
+        """End all readers, and those that come later."""
+        with self._lock:
+            self._is_stopped = True
+            buffers = [followed.buffer for followed in self._followed.values()]
+        for buffer in buffers:
+            buffer.end_readers()
 
     def close(self) -> None:
         """No job prints any more."""
@@ -219,7 +233,13 @@ class FollowedJobs:
         if piece.starts_again or not followed.comes_to(piece.phase):
             return
         yield from followed.buffer.catch_up(followed.source)
-        container, stderr, shown = followed.runs[-1].container, bool(piece.stderr), followed.buffer.shown(bool(piece.stderr))
+        container = followed.runs[-1].container
+        if piece.to_submitter:
+            if followed.buffer.told() < piece.at:  # texts before it were lost
+                self._ask_again(followed)
+            yield from followed.buffer.tell(container, piece.at, piece.to_submitter)
+            return
+        stderr, shown = bool(piece.stderr), followed.buffer.shown(bool(piece.stderr))
         if shown < piece.at - piece.missed_bytes:  # pieces before it were lost
             self._ask_again(followed)
             return

@@ -40,6 +40,7 @@ class OutputPiece(Message):
     at: int = 0  # how many bytes of this stream of this phase came before ``data``, those that were missed included
     missed_bytes: int = 0  # of these, just before ``data``, how many the node did not get
     data: str = ""  # base64
+    to_submitter: str = ""  # what the grader tells the submitter, after ``at`` other texts; there is no data then
     starts_again: int = 0  # 1: what came before does not count
     ended: int = 0  # 1: nothing more will come
 
@@ -62,10 +63,17 @@ class OutputPiece(Message):
 def output_pieces(r: str, token: str, outputs: Iterable[Output]) -> Iterator[OutputPiece]:
     """The pieces that a node sends for what its manager's ``follow`` gives; the last one says that it has ended."""
     seen: dict[tuple[str, bool], int] = {}
+    told: dict[str, int] = {}
     for output in outputs:
         if output.starts_again:
             seen.clear()
+            told.clear()
             yield OutputPiece(r=r, token=token, starts_again=1)
+            continue
+        if output.to_submitter:
+            at = told.get(output.phase, 0)
+            told[output.phase] = at + 1
+            yield OutputPiece(r=r, token=token, phase=output.phase, at=at, to_submitter=output.to_submitter)
             continue
         stream = (output.phase, output.stderr)
         at = seen.get(stream, 0) + output.missed_bytes

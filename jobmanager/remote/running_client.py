@@ -126,7 +126,7 @@ class RunningClient:
 
     # ---- life
 
-    def start(self) -> None:
+    def start(self, *, wait: bool) -> None:  # noqa: ARG002 - no node is waited for
         """Take the client's id, see the nodes, start the threads.
 
         Raises:
@@ -238,6 +238,10 @@ class RunningClient:
     def follow(self, job_id: str, timeout_s: float | None) -> LiveOutput:
         """One more reader of what a job prints; raises UnknownJob."""
         return self._followed.follow(job_id, timeout_s)
+
+    def stop_following(self) -> None:
+        """End all readers, and those that come later."""
+        self._followed.stop()
 
     def _check_fits(self, request: Request) -> None:
         """Raises JobRefused: no node could ever run it. Nodes may have come since they were looked at."""

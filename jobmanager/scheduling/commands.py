@@ -130,6 +130,7 @@ class PublishResult:
     timings: dict[str, float]
     steps: tuple[Step, ...]
     ssh_callback: SSHCallback | None = None  # of debug="ssh", when it was not called yet
+    to_submitter: tuple[str, ...] = ()  # what graders told the submitter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

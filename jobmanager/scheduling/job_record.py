@@ -42,6 +42,8 @@ class RunRecord:
     replacements: int = 0  # how often that was so
     why_not_run: str = ""
     host_away_since: float | None = None  # since when the phase waits for its host
+    told: tuple[str, ...] = ()  # what its grader has told the submitter
+    last_told: int = 0  # the number of the last of these
 
     @property
     def container_name(self) -> str:
@@ -63,7 +65,14 @@ class RunRecord:
     def output_source(self) -> RunSource:
         """Where its output can be read."""
         phase = self.request.phase.name if self.request.phase is not None else ""
-        return RunSource(phase=phase, container=self.container_name, facts=self.facts, progress=self.progress)
+        return RunSource(phase=phase, container=self.container_name, facts=self.facts, progress=self.progress, told=self.told)
+
+    def tell(self, number: int, text: str) -> bool:
+        """The grader tells the submitter this. False: it was told before, and another waiter has read it again."""
+        if number <= self.last_told:
+            return False
+        self.told, self.last_told = (*self.told, text), number
+        return True
 
     def busy_for_s(self, now: float) -> float:
         """For how long its container has had it; 0 while none has."""
@@ -185,6 +194,7 @@ class RunSource:
     container: str = ""  # empty while it has none
     facts: RunFacts | None = None  # once it has ended, if it was seen
     progress: CasesProgress = NO_PROGRESS  # of its cases
+    told: tuple[str, ...] = ()  # what its grader has told the submitter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

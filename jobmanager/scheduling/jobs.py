@@ -399,6 +399,7 @@ class JobTable:
                 host=job.host,
                 timings=job.timings,
                 steps=tuple(job.steps),
+                to_submitter=tuple(text for run in job.runs for text in run.told),
             )
         )
 

@@ -372,6 +372,14 @@ class Ledger:
             if record is not None and job is not None:
                 self._jobs.case_done(job, record, number, result)
 
+    def submitter_told(self, container: str, number: int, text: str) -> str:
+        """A waiter's report: a grader shows its submitter a text. Returns the job's id; empty if it was known, or too late."""
+        with self._lock:
+            job = self._job_of(container)
+            if job is None or not job.run.tell(number, text):
+                return ""
+            return job.request.job_id
+
     def run_ended(self, container: str, facts: RunFacts) -> None:
         """A waiter's report: the run has ended, and what was seen of it."""
         with self._lock:

@@ -18,7 +18,15 @@ from jobmanager.engine.protocol import (
     EngineError,
     NoSuchContainer,
 )
-from jobmanager.ipc.messages import FetchOutput, LimitReached, MonitorContainer, OutputChunk, ProgramStarted, SSHReady
+from jobmanager.ipc.messages import (
+    FetchOutput,
+    LimitReached,
+    MonitorContainer,
+    OutputChunk,
+    ProgramStarted,
+    SSHReady,
+    SubmitterTold,
+)
 from jobmanager.model._escapes import one_line
 from jobmanager.model.container import ContainerInfo, ContainerStatus
 from jobmanager.results.facts import (
@@ -86,7 +94,7 @@ class ContainerMonitor:
         engine: Engine,
         *,
         host_lost_timeout_s: float,
-        send: Callable[[ProgramStarted | SSHReady | LimitReached | OutputChunk], object],
+        send: Callable[[ProgramStarted | SSHReady | LimitReached | OutputChunk | SubmitterTold], object],
         spool: Spool | None = None,
         session: ProgramSession | None = None,
         cpu_left_s: Callable[[float], float] | None = None,
@@ -207,6 +215,10 @@ class ContainerMonitor:
         """A debug session's server says that it is ready, or why it cannot be started. In the thread of ``run``."""
         reason = self._ssh.take(text)
         self._notes.refusal = self._notes.refusal or reason
+
+    def report_told(self, number: int, text: str) -> None:
+        """The grader shows the submitter a text. In the thread of ``run``."""
+        self._send(SubmitterTold(container_name=self._job.container_name, number=number, text=text))
 
     def pause_wall_clock(self) -> None:
         """Pause the wall clock, as the container waits for us. The sum of all pauses is bounded."""

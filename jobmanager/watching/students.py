@@ -24,6 +24,8 @@ from jobmanager._deleter import delete_students
 from jobmanager.engine.protocol import Engine, EngineError
 from jobmanager.engine.runner_volume import RunnerVolumes
 from jobmanager.grading.link import (
+    EACH_TOLD_BYTES,
+    MAX_TOLD_BYTES,
     CloseContainer,
     KillStudent,
     LinkLost,
@@ -35,6 +37,7 @@ from jobmanager.grading.link import (
     SSHReport,
     StudentInput,
     SupervisorMessage,
+    TellSubmitter,
     UnsupportedRequest,
     open_students_question,
     pieces,
@@ -83,6 +86,7 @@ class StudentContainers:
         self._opened: dict[str, OpenContainer] = {}  # by name
         self._kept: dict[str, StudentContainer] = {}  # the same, once they have had a program
         self._highest_id = 0
+        self._told_bytes = 0
         self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
         self.messages = MessagePump(max_bytes=MAX_UNREAD_OUTPUT_BYTES + _RESERVED_BYTES, on_resumed=self._ask_what_is_open)
@@ -95,6 +99,7 @@ class StudentContainers:
     def attach_to(self, monitor: ContainerMonitor) -> None:
         """Called before the grading container's monitor runs."""
         self._wake, self._gave_up, self._report_ssh = monitor.wake, monitor.supervisor_gave_up, monitor.report_ssh
+        self._report_told = monitor.report_told
         self._end_for_protocol_error, self._end_for_lost_link = monitor.end_for_protocol_error, monitor.end_for_lost_link
         self._pause_wall_clock, self._resume_wall_clock = monitor.pause_wall_clock, monitor.resume_wall_clock
         budget = StudentBudget(
@@ -134,6 +139,8 @@ class StudentContainers:
             self._report_ssh(message.text)
         elif self._ended.is_set():
             return
+        elif isinstance(message, TellSubmitter):
+            self._tell_submitter(message)
         elif isinstance(message, OpenStudents):
             self._learn_what_is_open(message)
         elif self._question:  # asked of the waiter before, or of us: whatever is open will be told
@@ -186,6 +193,12 @@ class StudentContainers:
             self._end_for_lost_link()
 
     # ---- requests of the supervisor
+
+    def _tell_submitter(self, message: TellSubmitter) -> None:
+        """The supervisor refuses what is too much; a grader may have made it say anything."""
+        self._told_bytes += len(message.text.encode()) + EACH_TOLD_BYTES
+        if self._told_bytes <= MAX_TOLD_BYTES:
+            self._report_told(message.number, message.text)
 
     def _is_new(self, number: int) -> bool:
         if number <= self._highest_id:

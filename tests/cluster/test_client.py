@@ -710,6 +710,34 @@ def test_what_a_job_prints_is_read_while_it_runs_and_the_rest_from_its_result(
         assert list(reader) == [Output(stderr=False, data=b"two")]
 
 
+def test_what_a_grader_tells_is_read_once_and_the_rest_of_it_from_the_result(
+    client: RemoteClient, idle_peer: ScriptedPeer
+) -> None:
+    job_id = client.new_job(ECHO)
+    taken = eventually(lambda: idle_peer.taken.get(job_id))
+    with follow_soon(client, idle_peer, job_id) as reader:
+        for _ in range(2):
+            idle_peer.print(taken, Output(stderr=False, data=b"", to_submitter="one"), Output(stderr=False, data=b"hidden"))
+        assert [next(reader).to_submitter, next(reader).data] == ["one", b"hidden"]
+        told = JobResult(
+            job_id=job_id, outcome=Outcome.SUCCESS, stdout=b"hidden", stdout_bytes=6, to_submitter=("one", "two")
+        )
+        idle_peer.finish(taken, told)
+
+        assert list(reader) == [Output(stderr=False, data=b"", to_submitter="two")]
+
+
+def test_readers_that_are_stopped_end_and_so_do_later_ones(client: RemoteClient, idle_peer: ScriptedPeer) -> None:
+    job_id = client.new_job(ECHO)
+    taken = eventually(lambda: idle_peer.taken.get(job_id))
+    reader = follow_soon(client, idle_peer, job_id)
+
+    client.stop_following()
+
+    assert list(reader) == list(client.follow(job_id)) == []
+    idle_peer.finish(taken, succeeds(taken))
+
+
 def test_a_job_is_followed_before_it_has_a_node(client: RemoteClient, idle_peer: ScriptedPeer) -> None:
     idle_peer.places = False
     job_id = client.new_job(ECHO)

@@ -1,25 +1,18 @@
-"""Every example, run as a user runs it: in a process of its own, the web app over HTTP."""
+"""Every example, run as a user runs it: in a process of its own. The web apps are in ``test_web_apps.py``."""
 
 from __future__ import annotations
 
-import json
 import os
 import pty
 import re
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import tempfile
-import urllib.error
-import urllib.parse
-import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -401,164 +394,3 @@ def test_what_starts_a_node_as_a_service_gives_it_options_that_it_has() -> None:
     services = yaml.safe_load((EXAMPLES / "cluster" / "compose.yaml").read_text())["services"]
     assert {name for service in services.values() for name in service["secrets"]} == {"key", "redis-url", "users.acl"}
     assert services["redis"]["volumes"][0].startswith("./redis.conf:") and (EXAMPLES / "cluster" / "redis.conf").exists()
-
-
-# --- the web app ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class WebApp:
-    url: str
-    database: Path
-
-    def get(self, path: str) -> tuple[int, str]:
-        return self._answer(urllib.request.Request(self.url + path))
-
-    def submit(self, program: str) -> tuple[int, str]:
-        form = urllib.parse.urlencode({"program": program}).encode()
-        return self._answer(urllib.request.Request(f"{self.url}/jobs", data=form))
-
-    def new_job(self, program: str) -> str:
-        """Submit a program; the id of its job."""
-        status, page = self.submit(program)
-        assert status == 200, page
-        found = re.search(r"<h1>Job ([0-9a-f]{32})</h1>", page)
-        assert found, page
-        return found[1]
-
-    def job(self, job_id: str) -> dict[str, object]:
-        status, answer = self.get(f"/jobs/{job_id}/status")
-        assert status == 200, answer
-        return dict(json.loads(answer))
-
-    def wait_for(self, job_id: str) -> str:
-        """The page of a job that is done."""
-        eventually(lambda: self.job(job_id)["status"] == "done", what=f"job {job_id} is done", within_s=PATIENCE_S)
-        return self.get(f"/jobs/{job_id}")[1]
-
-    @staticmethod
-    def _answer(request: urllib.request.Request) -> tuple[int, str]:
-        try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as refusal:
-            with refusal:
-                return refusal.code, refusal.read().decode()
-
-
-@contextmanager
-def served(environment: dict[str, str], engines: Sequence[str], folder: Path, *options: str) -> Iterator[WebApp]:
-    """The app under gunicorn with two workers; it must end in good order."""
-    database, log = folder / "submissions.sqlite", folder / "gunicorn.log"
-    settings = {"WEBAPP_DATABASE": str(database), "WEBAPP_HOSTS": " ".join(engines)}
-    command = [sys.executable, "-m", "gunicorn", "--workers", "2", "--bind", "127.0.0.1:0", "--chdir", str(EXAMPLES / "webapp")]
-    with log.open("w") as written:
-        gunicorn = subprocess.Popen([*command, *options, "app:app"], env=settings | environment, stderr=written)
-    try:
-        eventually(
-            lambda: gunicorn.poll() is not None or "Listening at" in log.read_text(), what="gunicorn listens", within_s=PATIENCE_S
-        )
-        address = re.search(r"Listening at: (http://[0-9.]+:[0-9]+)", log.read_text())
-        assert address, log.read_text()
-        yield WebApp(address[1], database)
-    finally:
-        gunicorn.terminate()
-        try:
-            status = gunicorn.wait(45)
-        except subprocess.TimeoutExpired:
-            gunicorn.kill()
-            raise
-    assert status == 0
-    assert "Traceback" not in log.read_text() and "ERROR" not in log.read_text(), log.read_text()
-
-
-@pytest.fixture
-def webapp(engines: list[str], environment: dict[str, str], tmp_path: Path) -> Iterator[WebApp]:
-    with served(environment, engines, tmp_path) as app:
-        yield app
-
-
-@pytest.mark.parametrize("options", [[], ["--preload"]], ids=["two workers", "two workers, preloaded"])
-def test_the_web_app_runs_programs_in_both_workers_and_shows_their_results(
-    engines: list[str], environment: dict[str, str], tmp_path: Path, options: list[str]
-) -> None:
-    with served(environment, engines, tmp_path, *options) as webapp:
-        job_ids: list[str] = []
-
-        def both_workers_made_jobs() -> bool:
-            with ThreadPoolExecutor(4) as browsers:
-                job_ids.extend(browsers.map(webapp.new_job, [f"print({number} * 7)" for number in range(4)]))
-            return len({webapp.job(job_id)["worker"] for job_id in job_ids}) == 2
-
-        eventually(both_workers_made_jobs, what="each worker has made a job", within_s=PATIENCE_S)
-
-        for place, job_id in enumerate(job_ids):
-            page = webapp.wait_for(job_id)
-            assert "<strong>success</strong>" in page
-            assert f"<pre>{place % 4 * 7}\n</pre>" in page
-        _, index = webapp.get("/")
-        assert f"{job_ids[-1]}</a>: success" in index
-
-
-def test_the_web_app_shows_what_it_is_given_as_text(webapp: WebApp) -> None:
-    job_id = webapp.new_job("import sys\r\nprint('<script>1</script>')\r\nsys.exit('<b>bold</b>')")
-
-    page = webapp.wait_for(job_id)
-
-    assert "<strong>failed</strong> exit code 1" in page
-    assert "<pre>&lt;script&gt;1&lt;/script&gt;\n</pre>" in page
-    assert "<pre>&lt;b&gt;bold&lt;/b&gt;\n</pre>" in page
-    assert "<script>1" not in page and "<b>" not in page
-
-
-def test_the_web_app_tells_that_a_job_is_under_way_and_then_done(webapp: WebApp) -> None:
-    job_id = webapp.new_job("import time\ntime.sleep(2)")
-
-    seen = set()
-
-    def done() -> bool:
-        seen.add(webapp.job(job_id)["status"])
-        return "done" in seen
-
-    eventually(done, what="the job is done", within_s=PATIENCE_S)
-    assert seen - {"done"}, "it was seen under way"
-    assert all(re.fullmatch(r"running|under way|waiting for \d+ other jobs|done", str(status)) for status in seen)
-
-
-def test_the_web_app_refuses_what_it_cannot_run(engines: list[str], environment: dict[str, str], tmp_path: Path) -> None:
-    refused = {
-        "  ": (400, "The program is empty."),
-        "#" * 65537: (400, "The program is longer than 65536 bytes."),
-        "#" * 300_000: (413, "The program is longer than 65536 bytes."),
-    }
-    with served(environment, engines, tmp_path) as webapp:
-        for program, (status, message) in refused.items():
-            answer, page = webapp.submit(program)
-
-            assert answer == status
-            assert f'<p role="alert">{message}</p>' in page
-        assert "None yet." in webapp.get("/")[1]
-        assert webapp.get("/jobs/unknown")[0] == 404
-
-
-def test_the_web_app_passes_a_refusal_of_the_manager_on(engines: list[str], environment: dict[str, str], tmp_path: Path) -> None:
-    with served(environment | {"WEBAPP_ENVIRONMENT": "no-such-environment"}, engines[:1], tmp_path) as webapp:
-        status, page = webapp.submit("print('kept in the form')")
-
-        assert status == 503
-        assert re.search(r'<p role="alert">.*no-such-environment.*</p>', page)
-        assert "kept in the form" in page
-        assert "None yet." in page
-
-
-def test_the_web_app_tells_that_a_job_went_down_with_its_worker(
-    engines: list[str], environment: dict[str, str], tmp_path: Path
-) -> None:
-    with served(environment, engines, tmp_path) as webapp:
-        eventually(lambda: webapp.get("/")[0] == 200, what="the page is there", within_s=PATIENCE_S)
-        with sqlite3.connect(webapp.database) as connection:
-            connection.execute("INSERT INTO jobs (job_id, program, worker, submitted_at) VALUES ('old', 'print()', 1, 0)")
-        connection.close()
-
-        assert webapp.job("old")["status"] == "lost"
-        assert "Please submit the program again." in webapp.get("/jobs/old")[1]

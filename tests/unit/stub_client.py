@@ -34,7 +34,7 @@ class StubClient:
         self._ids = itertools.count(1)
         self.accepted = threading.Event()
 
-    def start(self):
+    def start(self, *, wait=True):
         """Nothing to start."""
 
     def close(self):
@@ -93,3 +93,6 @@ class StubClient:
 
     def follow(self, job_id, *, timeout_s=None):
         raise UnknownJob(job_id)
+
+    def stop_following(self):
+        """Nobody follows."""

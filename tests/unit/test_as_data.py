@@ -119,7 +119,7 @@ RESULT = JobResult(
     stdout_bytes=5, stderr_bytes=1, output_cut=True, exit_code=1, limit="shm", signal="SIGKILL",
     killed_by="kernel", evidence=(EVIDENCE,), host="h", timings={"run": 1.5},
     cpu_time_s=0.5, wall_time_s=1.5, peak_memory_mib=7.25, steps=(Step(name="queued", at_s=0.0),), phases=(PHASE_RESULT,),
-    build=RUN, cases=(CASE_RESULT,),
+    build=RUN, cases=(CASE_RESULT,), to_submitter=("test 1: passed",),
 )  # fmt: skip
 HOST = HostInfo(
     name="h", url="unix:///x", up=False, reason="down", running=1, limit=2, environments=("a",), older_versions=("b",),
@@ -129,7 +129,7 @@ RECORDS: list[AsData] = [
     LIMITS, GRADER, CHOICE, MATCH, CODE, FILE, TASK, SECRET, PHASE, PIPELINE, INPUT, EVIDENCE, RUN, PHASE_RESULT, RESULT, HOST,
     CASE, CHECKER, INTERACTOR, CallersFunction(), Exact(), Lines(), Tokens(), FLOATS, CASE_RESULT,
     Volume(5), Step(name="queued", at_s=1.5), ProblemResult(Outcome.CRASH, "x"), QueueInfo(3, 2.5), CallbackInfo(4, 2, 9),
-    Output(stderr=True, data=b"\0", missed_bytes=3, starts_again=True, phase="build", case=CASE_RESULT),
+    Output(stderr=True, data=b"\0", missed_bytes=3, starts_again=True, phase="build", case=CASE_RESULT, to_submitter="x"),
     RunningJob("a", True, "info", "me", 1.5, 30.0, "h"), WaitingJob("a", True, "info", "me", 30.0),
 ]  # fmt: skip
 MORE = [

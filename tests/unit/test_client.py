@@ -21,8 +21,7 @@ def test_the_manager_and_the_stub_are_clients():
 def test_the_protocol_has_these_methods():
     assert set(METHODS) == {
         "start", "close", "new_job", "kill_job", "get_job_queue_info", "get_job_queue_snapshot", "queue_length",
-        "get_available_environments",
-        "hosts", "follow",
+        "get_available_environments", "hosts", "follow", "stop_following",
     }  # fmt: skip
 
 

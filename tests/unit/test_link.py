@@ -21,6 +21,7 @@ from jobmanager.grading.link import (
     SSHReport,
     StudentInput,
     SupervisorMessage,
+    TellSubmitter,
     UnsupportedRequest,
     output_message,
     parse_message,
@@ -75,6 +76,14 @@ def test_a_wish_for_what_there_is_not_is_read_and_not_at_any_length() -> None:
     assert parse_message(b'{"type": "unsupported", "id": 4, "reason": "a session"}') == UnsupportedRequest(id=4, reason="a session")
     too_long = b'{"type": "unsupported", "id": 4, "reason": "' + b"x" * 9999 + b'"}'
     assert parse_message(too_long) == UnsupportedRequest(id=4, reason="x" * 2000)
+
+
+def test_what_the_submitter_is_told_is_read_and_not_at_any_length() -> None:
+    told = {"type": "tell", "id": 3, "text": "test 1: passed \ud800"}
+    assert heard(container.pieces(told)) == [TellSubmitter(number=3, text="test 1: passed ?")]
+    for text in ("", "x" * (64 * 1024 + 1), 7, None):
+        (refused,) = heard(container.pieces({**told, "text": text}))
+        assert isinstance(refused, ProtocolViolation) and "text must be" in refused.reason
 
 
 def test_a_long_message_comes_in_pieces_that_the_channel_takes() -> None:

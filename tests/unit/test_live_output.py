@@ -220,6 +220,40 @@ def test_closing_the_manager_ends_every_reader() -> None:
     assert not reader.is_alive()
 
 
+def test_readers_that_are_stopped_end_and_later_ones_at_once_and_the_job_goes_on() -> None:
+    told: list[JobOutput] = []
+    hook_manager = HookManager()
+    hook_manager.add(JobOutput, told.append)
+    manager = Manager(hook_manager)
+    live = manager.follow(timeout_s=None)
+    reader = threading.Thread(target=lambda: list(live))
+    reader.start()
+
+    manager.outputs.stop()
+    reader.join(20)
+
+    assert not reader.is_alive()
+    assert list(manager.follow(timeout_s=None)) == []
+    manager.prints((False, 0, b"on"))
+    eventually(lambda: [event.data for event in told] == [b"on"], what="hooks go on")
+    hook_manager.drain(2.0)
+
+
+def test_what_the_grader_tells_comes_in_its_place_to_every_reader_and_again_when_the_job_is_run_again() -> None:
+    manager = Manager()
+    live = manager.follow()
+    manager.prints((False, 0, b"secret"))
+    manager.change(runs=(RunSource(container="c1", told=("test 1: passed",)),))
+    manager.outputs.update("j")
+    manager.outputs.update("j")
+    manager.prints((False, 6, b" more"))
+    expected = [out(b"secret"), out(b"", to_submitter="test 1: passed"), out(b" more")]
+    assert so_far(live) == so_far(manager.follow()) == expected
+
+    manager.begins(RunSource(container="c2", told=("again",)), placement=2)
+    assert so_far(live) == [out(b"", starts_again=True), out(b"", to_submitter="again")]
+
+
 def test_in_a_forked_child_readers_end_although_the_lock_may_be_held() -> None:
     manager = Manager()
     live = manager.follow(timeout_s=None)

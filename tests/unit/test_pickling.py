@@ -142,6 +142,7 @@ MESSAGES = [
     messages.MonitorAcknowledged(container_name="n"),
     messages.ProgramStarted(container_name="n"),
     messages.SSHReady(container_name="n", port=49153),
+    messages.SubmitterTold(container_name="n", number=1, text="x"),
     messages.LimitReached(container_name="n", limit_hit=LimitHit(limit=Limit.WALL, measured=2.0)),
     messages.StreamPiece(False, 1, b"\0"),
     messages.OutputChunk(job_id="j", container_name="n", pieces=(messages.StreamPiece(True, 0, b"e"),)),

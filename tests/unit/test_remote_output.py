@@ -38,6 +38,21 @@ def test_a_job_that_is_run_again_is_counted_from_the_beginning() -> None:
     assert [(piece.starts_again, piece.at) for piece in output_pieces(R, TOKEN, outputs)] == [(0, 0), (1, 0), (0, 0), (0, 0)]
 
 
+def test_what_a_grader_tells_is_counted_by_itself() -> None:
+    outputs = [
+        Output(stderr=False, data=b"", to_submitter="one"),
+        Output(stderr=False, data=b"abc"),
+        Output(stderr=False, data=b"", to_submitter="two"),
+        Output(stderr=False, data=b"", to_submitter="other", phase="test"),
+        Output(stderr=False, data=b"", starts_again=True),
+        Output(stderr=False, data=b"", to_submitter="one"),
+    ]
+    pieces = [OutputPiece.from_json(piece.to_json()) for piece in output_pieces(R, TOKEN, outputs)]
+
+    told = [(piece.phase, piece.at, piece.to_submitter, piece.content) for piece in pieces if piece.to_submitter]
+    assert told == [("", 0, "one", b""), ("", 1, "two", b""), ("test", 0, "other", b""), ("", 0, "one", b"")]
+
+
 @pytest.mark.parametrize("data", ["%%%", "A", "AA=", "ü" * 4, "A" * 4 * (64 * 1024 // 3 + 2)], ids=lambda data: data[:8])
 def test_content_that_is_none_is_refused(data: str) -> None:
     with pytest.raises(BadMessage):

@@ -49,6 +49,7 @@ __all__ = [
     "set_state",
     "set_tag",
     "set_test",
+    "tell_submitter",
     "unarchive",
 ]
 
@@ -88,6 +89,13 @@ def run_student(command: "str | list[str]", stdin: "bytes | str" = b"", **limits
     from .student import run_student as run
 
     return run(command, stdin, **limits)
+
+
+def tell_submitter(text: "str") -> "None":
+    """Show the submitter a text while the grader runs: `student.tell_submitter`."""
+    from .student import tell_submitter as tell
+
+    tell(text)
 
 
 def open_submission(

@@ -338,6 +338,17 @@ def _student_container(args: "argparse.Namespace") -> "None":
         student.open_container(args.name, args.environment, args.memory, args.share_network)
 
 
+def _declare_tell_submitter(parser: "argparse.ArgumentParser") -> "None":
+    _declare_escape(parser)
+    parser.add_argument("-m", "--message", default="", help="the text; standard input by default")
+
+
+def _tell_submitter(args: "argparse.Namespace") -> "None":
+    from . import student
+
+    student.tell_submitter(_text_of(args.message, args.escape))
+
+
 def _declare_ssh_student(parser: "argparse.ArgumentParser") -> "None":
     for option in ("--container", "--time", "--hard-time", "--memory", "--setup-script", "--teardown-script"):
         parser.add_argument(option)
@@ -372,6 +383,7 @@ COMMANDS = {
     "student_container": (_declare_student_container, _student_container),
     "tag": (_declare_value, _tag),
     "tag-set": (_declare_tag_value, _tag_set),
+    "tell_submitter": (_declare_tell_submitter, _tell_submitter),
 }
 
 TYPE_CHECKING = False

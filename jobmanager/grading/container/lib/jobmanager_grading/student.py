@@ -5,7 +5,7 @@ import select
 import socket
 
 from . import messages, place
-from .errors import BadRequest, CutOff, Unavailable
+from .errors import BadRequest, BadValue, CutOff, Unavailable
 from .text import cleaned
 
 NOT_STARTED, OVERFLOW, TIMEOUT, CUT_OFF = 251, 252, 253, 254  # exit codes for other endings than the program's own
@@ -182,6 +182,20 @@ def open_container(name: "str", environment: "str" = "", memory_mib: "int" = 0, 
 def close_container(name: "str") -> "None":
     """The container of this name is needed no more: what runs in it is ended. Raises BadRequest where there is none."""
     _ask({"type": "close", "name": name})
+
+
+def tell_submitter(text: "str") -> "None":
+    """Show the submitter a text while the grader runs. What a grader prints is for staff; this is not.
+
+    Raises:
+        BadValue: it is empty, or the job's texts are longer than 64 KiB together, each counted with 64 bytes more.
+        Unavailable: there is no supervisor to ask.
+    """
+    if not text:
+        raise BadValue("the text for the submitter is empty")
+    end = converse({"type": "tell", "text": cleaned(str(text))}, _InputData(b""), _dropped)
+    if end.outcome != "success":
+        raise BadValue(end.text)
 
 
 def _ask(asked: "dict[str, object]") -> "None":
