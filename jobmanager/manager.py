@@ -74,7 +74,8 @@ class JobManager:
         environments: names for images. Images labelled ``jobmanager.environment`` have a name without it.
         hook_manager: its hooks are called for everything that happens.
         max_waiting_jobs: how many jobs may wait; past it ``new_job`` raises QueueFull.
-        queue_timeout_s: a job that waits longer ends as ``crash``.
+        queue_timeout_s: how long a job may wait while no host is up that could run it; then it ends as ``crash``. The time behind
+            other jobs does not count.
         callback_threads: how many callbacks can run at once.
         pool_size: processes that create and remove containers; None: twice the cores, at most 8.
         host_lost_timeout_s: how long a host may be away before its running jobs end as ``crash``.

@@ -53,7 +53,8 @@ class RemoteClient:
             may have it. None: a new one, whose jobs end when their process does.
         hook_manager: its hooks are called for everything that happens to this client's jobs, and for nodes.
         max_waiting_jobs: how many jobs of all clients may wait; past it ``new_job`` raises QueueFull.
-        queue_timeout_s: a job that waits longer ends as ``crash``.
+        queue_timeout_s: how long a job may wait while no node is up that could run it; then it ends as ``crash``. The time behind
+            other jobs does not count.
         callback_threads: how many callbacks can run at once.
         blobs: where large files go, in place of Redis: a FolderStore, or what has ``put`` and ``get`` as it has. Nodes need the
             same one.

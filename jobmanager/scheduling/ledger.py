@@ -57,7 +57,7 @@ class Ledger:
         self._hosts = HostTable(map(HostConfig.of, hosts), aliases)
         self._published_at = {host.name: host.published_at for host in hosts}
         self._durations = Durations()
-        self._queue = WaitingQueue(clock, self._durations.cost_s)
+        self._queue = WaitingQueue(clock, self._durations.cost_s, self._hosts.any_up_could_run)
         self._commands: deque[Command] = deque()
         self._jobs = JobTable(
             self._hosts,
@@ -117,13 +117,14 @@ class Ledger:
                 accepted_at=self._clock(),
                 accepted_wall_s=self._wall_clock(),
                 requirements=requirements,
+                queue_timeout_s=self._queue_timeout_s,
             )
             self._jobs.add(job)
             self._commands.append(NotifyJobQueued(request=request))
             if older is not None:
                 self._jobs.supersede(self._jobs[older], by=request.job_id)
             if request.task.needs_container:
-                self._queue.add(job.queue_entry(self._clock()))
+                self._queue.add(job.queue_entry())
             else:
                 job.verdict = Verdict(outcome=Outcome.SUCCESS)
                 self._jobs.answered_locally(job)
@@ -274,6 +275,7 @@ class Ledger:
             host, job = record.slot.host, self._jobs.owner(record)
             if unreachable:
                 self._jobs.start_unanswered(host, reason)
+                self._queue.hosts_changed()
             self._containers.apply(record, ContainerEvent.START_FAILED)
             if job is not None:
                 self._jobs.start_failed(
@@ -439,6 +441,7 @@ class Ledger:
             self._hosts.answered(name, info, images, self._clock())
             is_up_again = host.status is HostStatus.UP and not was_up
             if is_up_again:
+                self._queue.hosts_changed()
                 self._crash_unrunnable(patience_s=0.0)
             self._changed.notify_all()
             return is_up_again
@@ -450,6 +453,7 @@ class Ledger:
             if host.status is not HostStatus.DOWN:
                 self._commands.append(NotifyHostDown(host=name, reason=reason))
             host.went_down(reason)
+            self._queue.hosts_changed()
             self._changed.notify_all()
 
     def wait_for_hosts(self, done: Callable[[list[HostStatus]], bool], timeout_s: float) -> None:
@@ -461,8 +465,9 @@ class Ledger:
         """Check the clock: jobs that waited too long, runs that are overdue, memory that may be free by now."""
         with self._changed:
             now = self._clock()
-            for entry in self._queue.waited_longer_than(self._queue_timeout_s):
-                self._jobs.queue_timed_out(self._jobs[entry.job_id], f"waited longer than {self._queue_timeout_s:g} s for a host")
+            for entry in self._queue.timed_out():
+                text = f"waited longer than {self._queue_timeout_s:g} s while no host was up that could run it"
+                self._jobs.queue_timed_out(self._jobs[entry.job_id], text)
             self._jobs.end_overdue(self._overdue_s)
             self._jobs.retry_phases()
             self._reservations.review(self._queue.req_classes(), self._hosts, now)
