@@ -32,6 +32,7 @@ class JobOptions(TypedDict, total=False):
     launcher_name: str
     debug: Debug
     supersede_key: str | None
+    wait_s: float | None
 
 
 class NamedJobOptions(JobOptions, total=False):
@@ -53,6 +54,7 @@ JOB_DEFAULTS: ManagerJobOptions = {
     "ssh_callback": None,
     "job_id": None,
     "supersede_key": None,
+    "wait_s": 0.0,
 }
 
 

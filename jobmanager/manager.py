@@ -43,6 +43,7 @@ from typing import TYPE_CHECKING
 from jobmanager.client import InputData, ManagerJobOptions, NamedJobOptions, takes_job_options
 from jobmanager.control.lifetime import Lifetime
 from jobmanager.control.request import job_request
+from jobmanager.control.room import when_there_is_room
 from jobmanager.control.running_manager import WHAT, RunningManager
 from jobmanager.control.settings import SSH_TIMEOUT_S, Hosts, ManagerSettings
 from jobmanager.errors import InvalidInput, InvalidValue
@@ -73,7 +74,7 @@ class JobManager:
         hosts: DockerHosts, or their urls; None: the engine that DOCKER_HOST or the default socket names.
         environments: names for images. Images labelled ``jobmanager.environment`` have a name without it.
         hook_manager: its hooks are called for everything that happens.
-        max_waiting_jobs: how many jobs may wait; past it ``new_job`` raises QueueFull.
+        max_waiting_jobs: how many jobs may wait; past it ``new_job`` raises QueueFull, or waits (``wait_s``).
         queue_timeout_s: how long a job may wait while no host is up that could run it; then it ends as ``crash``. The time behind
             other jobs does not count.
         callback_threads: how many callbacks can run at once.
@@ -184,18 +185,21 @@ class JobManager:
             job_id: chosen by the caller; None: made here.
             supersede_key: the job takes the place of the one of the same key that waits, if there is one. That one ends as
                 ``killed``, superseded; one that has a host already goes on.
+            wait_s: how long to wait here while the queue is full, in seconds; None: without bound. 0: not at all.
 
         Raises:
             InvalidTask, InvalidInput: it makes no sense; nothing was started.
             JobRefused: unknown environment, limits that no host has, a full queue, an id in use.
             NotStarted, Closed: not now.
+            WouldDeadlock: called inside a callback with a ``wait_s``.
         """
         running = self._lifetime.running()
         settings = self._settings
         request = job_request(
             task, inputdata, callback, options, ssh_timeout_s=settings.ssh_timeout_s, secrets=settings.secrets
         )
-        running.change(partial(running.ledger.accept, request, callback, options.get("ssh_callback")))
+        accept = partial(running.ledger.accept, request, callback, options.get("ssh_callback"))
+        when_there_is_room(partial(running.change, accept), running.ledger.wait_for_room, options)
         return request.job_id
 
     @takes_job_options(NamedJobOptions)

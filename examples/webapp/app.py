@@ -30,7 +30,7 @@ ENVIRONMENT = os.environ.get("WEBAPP_ENVIRONMENT", "python3")
 LIMITS = Limits(cpu_time_s=5, wall_time_s=10, memory_mib=128, processes=32, workspace_mib=16, output_kib=64)
 LONGEST_PROGRAM = 64 * 1024  # bytes
 QUEUE_TIMEOUT_S = 300.0
-LOST_AFTER_S = QUEUE_TIMEOUT_S + LIMITS.wall_s + 60  # no job takes longer: its worker must have died
+LOST_AFTER_S = QUEUE_TIMEOUT_S + LIMITS.wall_s + 60  # with the queues here, a job that takes longer has lost its worker
 
 
 class Database:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from jobmanager.client import InputData, ManagerJobOptions, NamedJobOptions, takes_job_options
 from jobmanager.control.lifetime import Lifetime
 from jobmanager.control.request import job_request
+from jobmanager.control.room import when_there_is_room
 from jobmanager.control.settings import SSH_TIMEOUT_S
 from jobmanager.errors import InvalidInput, InvalidValue
 from jobmanager.future import ClientFuture, JobFuture
@@ -154,12 +155,13 @@ class RemoteClient:
             RedisUnavailable: Redis did not answer for ``outage_s``, or refused. Should the job have been accepted all the same, it
                 is cancelled when Redis answers again.
             NotStarted, Closed: not now.
+            WouldDeadlock: called inside a callback with a ``wait_s``.
         """
         running = self._lifetime.running()
         request = job_request(task, inputdata, callback, options, ssh_timeout_s=SSH_TIMEOUT_S, secrets=None)
-        return outside_main_thread(
-            partial(running.accept, task, request, callback, options.get("ssh_callback")), takes_long=request.task.needs_container
-        )
+        accept = partial(running.accept, task, request, callback, options.get("ssh_callback"))
+        accepted = partial(outside_main_thread, accept, takes_long=request.task.needs_container)
+        return when_there_is_room(accepted, running.wait_for_room, options)
 
     @takes_job_options(NamedJobOptions)
     def submit(self, task: Task | Pipeline, inputdata: InputData = None, **options: Unpack[NamedJobOptions]) -> JobFuture:

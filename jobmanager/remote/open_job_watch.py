@@ -26,7 +26,7 @@ class OpenJobWatch:
         read_again: has all results read from the beginning.
         has_read_all: whether that is done.
         end_waiting: ends a job by its client's word, if it still waits.
-        queue_timeout_s: for which a job may wait without a dispatcher, or without a place in the list of waiting jobs. With both, the
+        queue_timeout_s: for which a job may wait without a dispatcher, or without a place in the list of waiting jobs. Else the
             dispatcher sees to it.
         patience_s: for which nodes can still say what they have.
     """

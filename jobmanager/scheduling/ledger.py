@@ -54,6 +54,7 @@ class Ledger:
     ) -> None:
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
+        self._room = threading.Condition(self._lock)  # some jobs wait no longer, or some results
         self._hosts = HostTable(map(HostConfig.of, hosts), aliases)
         self._published_at = {host.name: host.published_at for host in hosts}
         self._durations = Durations()
@@ -134,7 +135,13 @@ class Ledger:
         with self._changed:
             was_accepting, self._accepting = self._accepting, False
             self._changed.notify_all()
+            self._room.notify_all()
             return was_accepting
+
+    def wait_for_room(self, timeout_s: float) -> None:
+        """Block until a job may find room in the queue, or no more jobs are taken, or the time is over."""
+        with self._room:
+            self._room.wait_for(lambda: not self._accepting or self._has_room(), timeout_s)
 
     def is_accepting(self) -> bool:
         """Whether it takes jobs."""
@@ -254,6 +261,7 @@ class Ledger:
                     self._jobs.place(entry, host, cost)
             commands = list(self._commands)
             self._commands.clear()
+            self._room.notify_all()
             return commands
 
     def container_started(self, container: str, *, container_id: str, image_command: tuple[str, ...], duration_s: float) -> None:
@@ -432,6 +440,7 @@ class Ledger:
         with self._changed:
             self._jobs.callback_returned(job_id)
             self._changed.notify_all()
+            self._room.notify_all()
 
     def host_answered(self, name: str, info: EngineInfo, images: Sequence[Image]) -> bool:
         """A host is up. Returns True when it was not before."""
@@ -488,6 +497,10 @@ class Ledger:
         given_up = {requirements for requirements, since in self._unrunnable_since.items() if now - since >= patience_s}
         if given_up:
             self._jobs.end_unrunnable(given_up)
+
+    def _has_room(self) -> bool:
+        """For any job: one that needs no container finds none already while fewer results wait for their callbacks."""
+        return max(len(self._queue), self._jobs.decided) < self._max_waiting_jobs
 
     def _job_of(self, container: str) -> JobRecord | None:
         """The job whose present run a container has; None when there is none."""

@@ -200,7 +200,10 @@ class _DispatchOrder:
 
 
 class WaitingQueue:
-    """The jobs that have no host yet. Not thread-safe: the ledger's lock guards it. ``has_host``: whether one that could run it is up."""
+    """The jobs that have no host yet. Not thread-safe: the ledger's lock guards it.
+
+    ``has_host``: whether a host is up that could run such a job.
+    """
 
     def __init__(
         self, clock: Callable[[], float], cost_s: Callable[[DurationKey], float], has_host: Callable[[Requirements], bool]

@@ -8,7 +8,7 @@ from dataclasses import replace
 import psutil
 import pytest
 
-from jobmanager import DockerHost, Outcome
+from jobmanager import DockerHost
 from jobmanager.model.container import EngineInfo
 from jobmanager.model.host import Address
 from jobmanager.results.verdict import KillReason
