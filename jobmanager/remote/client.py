@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
-from jobmanager.client import InputData, ManagerJobOptions, NamedJobOptions, takes_job_options
+from jobmanager.batch.iteration import BatchInput, async_pairs, pairs
+from jobmanager.batch.settings import BatchSettings, Key, ResultsPath, ShowProgress
+from jobmanager.client import BatchOptions, InputData, ManagerJobOptions, NamedJobOptions, takes_job_options
 from jobmanager.control.lifetime import Lifetime
 from jobmanager.control.request import job_request
 from jobmanager.control.room import when_there_is_room
@@ -19,7 +21,7 @@ from jobmanager.live_output.reader import LiveOutput
 from jobmanager.model import _checks
 from jobmanager.model.listings import CallbackInfo, HostInfo, QueueInfo, RunningJob, WaitingJob
 from jobmanager.model.pipeline import Pipeline
-from jobmanager.model.result import Callback
+from jobmanager.model.result import Callback, JobResult
 from jobmanager.model.task import Task
 from jobmanager.remote.blobs import BlobStore
 from jobmanager.remote.client_settings import ClientSettings
@@ -167,6 +169,44 @@ class RemoteClient:
     def submit(self, task: Task | Pipeline, inputdata: InputData = None, **options: Unpack[NamedJobOptions]) -> JobFuture:
         """``ClientFuture(self).new_job(...)``: hand a job over and return a future of its result."""
         return ClientFuture(self).new_job(task, inputdata, **options)
+
+    @takes_job_options(BatchOptions)
+    def map(
+        self,
+        task: Task | Pipeline,
+        inputs: Iterable[BatchInput],
+        *,
+        key: Key = None,
+        results: ResultsPath = None,
+        ordered: bool = True,
+        at_once: int | None = None,
+        progress: ShowProgress = False,
+        **options: Unpack[BatchOptions],
+    ) -> Generator[tuple[BatchInput, JobResult], None, None]:
+        """Run one task on many inputs, anywhere in the cluster: ``JobManager.map`` says how."""
+        settings = BatchSettings.checked(
+            self, task, key=key, results=results, ordered=ordered, at_once=at_once, progress=progress, options=options
+        )
+        return pairs(settings, inputs)
+
+    @takes_job_options(BatchOptions)
+    def amap(
+        self,
+        task: Task | Pipeline,
+        inputs: Iterable[BatchInput] | AsyncIterable[BatchInput],
+        *,
+        key: Key = None,
+        results: ResultsPath = None,
+        ordered: bool = True,
+        at_once: int | None = None,
+        progress: ShowProgress = False,
+        **options: Unpack[BatchOptions],
+    ) -> AsyncGenerator[tuple[BatchInput, JobResult], None]:
+        """``map`` for asyncio: ``JobManager.amap`` says how."""
+        settings = BatchSettings.checked(
+            self, task, key=key, results=results, ordered=ordered, at_once=at_once, progress=progress, options=options
+        )
+        return async_pairs(settings, inputs)
 
     def resume(self, callback: Callback) -> set[str]:
         """Take up what a process before this one, with the same ``client_id``, has left open.

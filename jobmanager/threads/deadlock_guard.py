@@ -15,9 +15,14 @@ def mark_callback_thread() -> None:
     _thread.runs_callbacks_of = os.getpid()
 
 
+def is_inside_callback() -> bool:
+    """Whether the current thread runs callbacks."""
+    return getattr(_thread, "runs_callbacks_of", None) == os.getpid()
+
+
 def refuse_inside_callback(what: str = "a job", instead: str = "submit with a callback instead") -> None:
     """Raise WouldDeadlock when the current thread runs callbacks. ``what`` is to be waited for, and what to do ``instead``."""
-    if getattr(_thread, "runs_callbacks_of", None) == os.getpid():
+    if is_inside_callback():
         raise WouldDeadlock(
             f"a callback cannot wait for {what}: all callback threads could be waiting for one another; {instead}"
         )
