@@ -3,6 +3,7 @@
 
 from jobmanager import errors, events
 from jobmanager._version import __version__
+from jobmanager.batch import BatchProgress, ComparedResult, Comparison, compare
 from jobmanager.buffer import ClientBuffer
 from jobmanager.client import Client
 from jobmanager.errors import JobManagerError
@@ -30,6 +31,7 @@ from jobmanager.sync import ClientSync
 
 __all__ = [
     "TLS",
+    "BatchProgress",
     "CallbackInfo",
     "Case",
     "CaseResult",
@@ -39,6 +41,8 @@ __all__ = [
     "ClientFuture",
     "ClientSync",
     "Code",
+    "ComparedResult",
+    "Comparison",
     "DockerHost",
     "Evidence",
     "Exact",
@@ -75,6 +79,7 @@ __all__ = [
     "Volume",
     "WaitingJob",
     "__version__",
+    "compare",
     "errors",
     "events",
     "unpacked",

@@ -21,20 +21,26 @@ from jobmanager.model.task import Task
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["Client", "JobOptions", "ManagerJobOptions", "NamedJobOptions"]
+__all__ = ["BatchOptions", "Client", "JobOptions", "ManagerJobOptions", "NamedJobOptions"]
 
 InputData = Union[JobInput, Mapping[str, Answer], None]
 Debug = Union[bool, str]  # False, True, or "ssh"
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
-class JobOptions(TypedDict, total=False):
-    """What every ``new_job`` takes by keyword; ``JobManager.new_job`` says what each means."""
+class BatchOptions(TypedDict, total=False):
+    """What every way to submit takes by keyword, for one job or for many; ``JobManager.new_job`` says what each means."""
 
     priority: int
     launcher_name: str
     debug: Debug
+
+
+class JobOptions(BatchOptions, total=False):
+    """What every ``new_job`` takes by keyword."""
+
     supersede_key: str | None
+    wait_s: float | None
 
 
 class NamedJobOptions(JobOptions, total=False):
@@ -56,6 +62,7 @@ JOB_DEFAULTS: ManagerJobOptions = {
     "ssh_callback": None,
     "job_id": None,
     "supersede_key": None,
+    "wait_s": 0.0,
 }
 
 

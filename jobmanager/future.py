@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable
 from concurrent.futures import Future
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from jobmanager.client import Client, InputData, NamedJobOptions, checked_client, takes_job_options
+from jobmanager.batch.iteration import BatchInput, async_pairs, pairs
+from jobmanager.batch.settings import BatchSettings, Key, ResultsPath, ShowProgress
+from jobmanager.client import BatchOptions, Client, InputData, NamedJobOptions, checked_client, takes_job_options
 from jobmanager.model.pipeline import Pipeline
 from jobmanager.model.result import JobResult
 from jobmanager.model.task import Task
@@ -21,13 +24,31 @@ if TYPE_CHECKING:
 __all__ = ["ClientFuture", "JobFuture"]
 
 
+_DoneCallback = Callable[[Future[JobResult]], object]
+
+
+@dataclass(frozen=True, slots=True)
+class _CalledInLoop:
+    """Calls what was added in a thread of an event loop in that loop, as ``asyncio.wait`` needs it."""
+
+    function: _DoneCallback
+    loop: asyncio.AbstractEventLoop
+
+    def __call__(self, future: Future[JobResult]) -> None:
+        try:
+            self.loop.call_soon_threadsafe(self.function, future)
+        except RuntimeError:  # the loop is closed: nothing there can be disturbed any more
+            self.function(future)
+
+
 class JobFuture(Future[JobResult]):
-    """A future of a job's result; ``await`` works too. It never holds an exception: what happens to a job is a result.
+    """A future of a job's result; ``await`` and ``asyncio.wait`` work too. It never holds an exception: a job's end is a result.
 
     Cancelling it kills the job. The main thread never takes its lock, which signal handlers and whoever ends the job need.
     """
 
     job_id: str
+    _done_callbacks: list[_DoneCallback]  # the base class's
 
     def __init__(self, client: Client) -> None:
         super().__init__()
@@ -52,9 +73,25 @@ class JobFuture(Future[JobResult]):
         """Whether it can no longer be cancelled, and is not done: for a moment, at the job's end."""
         return self._state == "RUNNING"
 
-    def add_done_callback(self, fn: Callable[[Future[JobResult]], object]) -> None:
-        """Have it called when this is done, at once if it is; never in the main thread."""
-        outside_main_thread(partial(super().add_done_callback, fn), takes_long=True)
+    def add_done_callback(self, fn: _DoneCallback) -> None:
+        """Have it called when this is done, at once if it is; never in the main thread.
+
+        What is added in an asyncio event loop is called in that loop, soon after: as asyncio's own futures do it.
+        """
+        loop = asyncio._get_running_loop()
+        called = fn if loop is None else _CalledInLoop(fn, loop)
+        outside_main_thread(partial(super().add_done_callback, called), takes_long=True)
+
+    def remove_done_callback(self, fn: _DoneCallback) -> int:
+        """Have it not called any more; how often it had been added. asyncio's own futures have it, and ``asyncio.wait`` uses it."""
+        return outside_main_thread(partial(self._remove_done_callback, fn))
+
+    def _remove_done_callback(self, fn: _DoneCallback) -> int:
+        with self._condition:
+            left = [each for each in self._done_callbacks if fn != (each.function if isinstance(each, _CalledInLoop) else each)]
+            removed = len(self._done_callbacks) - len(left)
+            self._done_callbacks[:] = left
+            return removed
 
     def result(self, timeout: float | None = None) -> JobResult:
         """The result, waited for up to ``timeout`` seconds. Raises WouldDeadlock inside a callback, while it is not there."""
@@ -98,3 +135,41 @@ class ClientFuture:
             **options,
         )
         return future
+
+    @takes_job_options(BatchOptions)
+    def map(
+        self,
+        task: Task | Pipeline,
+        inputs: Iterable[BatchInput],
+        *,
+        key: Key = None,
+        results: ResultsPath = None,
+        ordered: bool = True,
+        at_once: int | None = None,
+        progress: ShowProgress = False,
+        **options: Unpack[BatchOptions],
+    ) -> Generator[tuple[BatchInput, JobResult], None, None]:
+        """Run one task on many inputs with any client: ``JobManager.map`` says how."""
+        settings = BatchSettings.checked(
+            self._client, task, key=key, results=results, ordered=ordered, at_once=at_once, progress=progress, options=options
+        )
+        return pairs(settings, inputs)
+
+    @takes_job_options(BatchOptions)
+    def amap(
+        self,
+        task: Task | Pipeline,
+        inputs: Iterable[BatchInput] | AsyncIterable[BatchInput],
+        *,
+        key: Key = None,
+        results: ResultsPath = None,
+        ordered: bool = True,
+        at_once: int | None = None,
+        progress: ShowProgress = False,
+        **options: Unpack[BatchOptions],
+    ) -> AsyncGenerator[tuple[BatchInput, JobResult], None]:
+        """``map`` for asyncio: ``JobManager.amap`` says how."""
+        settings = BatchSettings.checked(
+            self._client, task, key=key, results=results, ordered=ordered, at_once=at_once, progress=progress, options=options
+        )
+        return async_pairs(settings, inputs)

@@ -35,14 +35,17 @@ called, and never by the main thread, where signal handlers run (``threads/main_
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Mapping
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from jobmanager.client import InputData, ManagerJobOptions, NamedJobOptions, takes_job_options
+from jobmanager.batch.iteration import BatchInput, async_pairs, pairs
+from jobmanager.batch.settings import BatchSettings, Key, ResultsPath, ShowProgress
+from jobmanager.client import BatchOptions, InputData, ManagerJobOptions, NamedJobOptions, takes_job_options
 from jobmanager.control.lifetime import Lifetime
 from jobmanager.control.request import job_request
+from jobmanager.control.room import when_there_is_room
 from jobmanager.control.running_manager import WHAT, RunningManager
 from jobmanager.control.settings import SSH_TIMEOUT_S, Hosts, ManagerSettings
 from jobmanager.errors import InvalidInput, InvalidValue
@@ -53,7 +56,7 @@ from jobmanager.model import _checks
 from jobmanager.model._keywords import explains_keywords
 from jobmanager.model.listings import CallbackInfo, HostInfo, QueueInfo, RunningJob, WaitingJob
 from jobmanager.model.pipeline import Pipeline
-from jobmanager.model.result import Callback
+from jobmanager.model.result import Callback, JobResult
 from jobmanager.model.task import Task
 from jobmanager.results.verdict import KillReason
 from jobmanager.scheduling.hosts import MachineTotals
@@ -75,8 +78,9 @@ class JobManager:
         hosts: DockerHosts, or their urls; None: the engine that DOCKER_HOST or the default socket names.
         environments: names for images. Images labelled ``jobmanager.environment`` have a name without it.
         hook_manager: its hooks are called for everything that happens.
-        max_waiting_jobs: how many jobs may wait; past it ``new_job`` raises QueueFull.
-        queue_timeout_s: a job that waits longer ends as ``crash``.
+        max_waiting_jobs: how many jobs may wait; past it ``new_job`` raises QueueFull, or waits (``wait_s``).
+        queue_timeout_s: how long a job may wait while no host is up that could run it; then it ends as ``crash``. The time behind
+            other jobs does not count.
         callback_threads: how many callbacks can run at once.
         pool_size: processes that create and remove containers; None: twice the cores, at most 8.
         host_lost_timeout_s: how long a host may be away before its running jobs end as ``crash``.
@@ -194,24 +198,92 @@ class JobManager:
             job_id: chosen by the caller; None: made here.
             supersede_key: the job takes the place of the one of the same key that waits, if there is one. That one ends as
                 ``killed``, superseded; one that has a host already goes on.
+            wait_s: how long to wait here while the queue is full, in seconds; None: without bound. 0: not at all.
 
         Raises:
             InvalidTask, InvalidInput: it makes no sense; nothing was started.
             JobRefused: unknown environment, limits that no host has, a full queue, an id in use.
             NotStarted, Closed: not now.
+            WouldDeadlock: called inside a callback with a ``wait_s``.
         """
         running = self._lifetime.running()
         settings = self._settings
         request = job_request(
             task, inputdata, callback, options, ssh_timeout_s=settings.ssh_timeout_s, secrets=settings.secrets
         )
-        running.change(partial(running.ledger.accept, request, callback, options.get("ssh_callback")))
+        accept = partial(running.ledger.accept, request, callback, options.get("ssh_callback"))
+        when_there_is_room(partial(running.change, accept), running.ledger.wait_for_room, options)
         return request.job_id
 
     @takes_job_options(NamedJobOptions)
     def submit(self, task: Task | Pipeline, inputdata: InputData = None, **options: Unpack[NamedJobOptions]) -> JobFuture:
         """``ClientFuture(self).new_job(...)``: accept a job and return a future of its result."""
         return ClientFuture(self).new_job(task, inputdata, **options)
+
+    @takes_job_options(BatchOptions)
+    def map(
+        self,
+        task: Task | Pipeline,
+        inputs: Iterable[BatchInput],
+        *,
+        key: Key = None,
+        results: ResultsPath = None,
+        ordered: bool = True,
+        at_once: int | None = None,
+        progress: ShowProgress = False,
+        **options: Unpack[BatchOptions],
+    ) -> Generator[tuple[BatchInput, JobResult], None, None]:
+        """Run one task on many inputs: an iterator of pairs, (input, JobResult).
+
+        Only some jobs are under way at a time, and an input is taken when there is room for it: the inputs may be endless. When the
+        iterator is closed, its consumer raises, or ctrl-C comes, the jobs under way are killed, and nothing is left.
+
+        Args:
+            task: what to run on each input.
+            inputs: an iterable of what ``new_job`` takes: JobInputs, mappings of answers, None.
+            key: what names an input in the results file, as a function of the input that returns a text; None: a digest of the
+                input as data. Inputs of one key are numbered.
+            results: the path of a file. Each result is written to it, as a line of JSON, before its pair is given out. Started
+                again with the same task, the batch goes on: the results of inputs that are in the file come from there.
+            ordered: whether pairs come in the order of the inputs; else as they end.
+            at_once: how many jobs may be under way; None: twice the slots of the hosts that are up, at least 2.
+            progress: True shows a bar in a terminal or a notebook (extra ``cli``). A function is called with a BatchProgress.
+
+        Raises:
+            InvalidValue: an argument makes no sense; at the first step: the file is damaged, in use, or of another task.
+            WouldDeadlock: at the first step, inside a callback.
+
+        Each step raises what ``new_job`` raises (a full queue is waited for), what the inputs raise, and OSError when a result
+        cannot be written.
+        """
+        settings = BatchSettings.checked(
+            self, task, key=key, results=results, ordered=ordered, at_once=at_once, progress=progress, options=options
+        )
+        return pairs(settings, inputs)
+
+    @takes_job_options(BatchOptions)
+    def amap(
+        self,
+        task: Task | Pipeline,
+        inputs: Iterable[BatchInput] | AsyncIterable[BatchInput],
+        *,
+        key: Key = None,
+        results: ResultsPath = None,
+        ordered: bool = True,
+        at_once: int | None = None,
+        progress: ShowProgress = False,
+        **options: Unpack[BatchOptions],
+    ) -> AsyncGenerator[tuple[BatchInput, JobResult], None]:
+        """``map`` for asyncio: an asynchronous iterator of the same pairs, with the same arguments.
+
+        The inputs may be an asynchronous iterable, too. A plain one is asked for the next input in the event loop. When the task
+        that iterates is cancelled, the jobs under way are killed, and nothing is left. Whoever leaves the loop early closes it:
+        ``async with contextlib.aclosing(manager.amap(...)) as pairs``.
+        """
+        settings = BatchSettings.checked(
+            self, task, key=key, results=results, ordered=ordered, at_once=at_once, progress=progress, options=options
+        )
+        return async_pairs(settings, inputs)
 
     def follow(self, job_id: str, *, timeout_s: float | None = None) -> LiveOutput:
         """What a job prints, from its beginning, as it comes: an iterator of ``Output`` records, also for ``with``.

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
-from jobmanager.client import InputData, ManagerJobOptions, NamedJobOptions, takes_job_options
+from jobmanager.batch.iteration import BatchInput, async_pairs, pairs
+from jobmanager.batch.settings import BatchSettings, Key, ResultsPath, ShowProgress
+from jobmanager.client import BatchOptions, InputData, ManagerJobOptions, NamedJobOptions, takes_job_options
 from jobmanager.control.lifetime import Lifetime
 from jobmanager.control.request import job_request
+from jobmanager.control.room import when_there_is_room
 from jobmanager.control.settings import SSH_TIMEOUT_S
 from jobmanager.errors import InvalidInput, InvalidValue
 from jobmanager.future import ClientFuture, JobFuture
@@ -19,7 +22,7 @@ from jobmanager.model import _checks
 from jobmanager.model._keywords import explains_keywords
 from jobmanager.model.listings import CallbackInfo, HostInfo, QueueInfo, RunningJob, WaitingJob
 from jobmanager.model.pipeline import Pipeline
-from jobmanager.model.result import Callback
+from jobmanager.model.result import Callback, JobResult
 from jobmanager.model.task import Task
 from jobmanager.remote.blobs import BlobStore
 from jobmanager.remote.client_settings import ClientSettings
@@ -55,7 +58,8 @@ class RemoteClient:
             may have it. None: a new one, whose jobs end when their process does.
         hook_manager: its hooks are called for everything that happens to this client's jobs, and for nodes.
         max_waiting_jobs: how many jobs of all clients may wait; past it ``new_job`` raises QueueFull.
-        queue_timeout_s: a job that waits longer ends as ``crash``.
+        queue_timeout_s: how long a job may wait while no node is up that could run it; then it ends as ``crash``. The time behind
+            other jobs does not count.
         callback_threads: how many callbacks can run at once.
         blobs: where large files go, in place of Redis: a FolderStore, or what has ``put`` and ``get`` as it has. Nodes need the
             same one.
@@ -158,17 +162,56 @@ class RemoteClient:
             RedisUnavailable: Redis did not answer for ``outage_s``, or refused. Should the job have been accepted all the same, it
                 is cancelled when Redis answers again.
             NotStarted, Closed: not now.
+            WouldDeadlock: called inside a callback with a ``wait_s``.
         """
         running = self._lifetime.running()
         request = job_request(task, inputdata, callback, options, ssh_timeout_s=SSH_TIMEOUT_S, secrets=None)
-        return outside_main_thread(
-            partial(running.accept, task, request, callback, options.get("ssh_callback")), takes_long=request.task.needs_container
-        )
+        accept = partial(running.accept, task, request, callback, options.get("ssh_callback"))
+        accepted = partial(outside_main_thread, accept, takes_long=request.task.needs_container)
+        return when_there_is_room(accepted, running.wait_for_room, options)
 
     @takes_job_options(NamedJobOptions)
     def submit(self, task: Task | Pipeline, inputdata: InputData = None, **options: Unpack[NamedJobOptions]) -> JobFuture:
         """``ClientFuture(self).new_job(...)``: hand a job over and return a future of its result."""
         return ClientFuture(self).new_job(task, inputdata, **options)
+
+    @takes_job_options(BatchOptions)
+    def map(
+        self,
+        task: Task | Pipeline,
+        inputs: Iterable[BatchInput],
+        *,
+        key: Key = None,
+        results: ResultsPath = None,
+        ordered: bool = True,
+        at_once: int | None = None,
+        progress: ShowProgress = False,
+        **options: Unpack[BatchOptions],
+    ) -> Generator[tuple[BatchInput, JobResult], None, None]:
+        """Run one task on many inputs, anywhere in the cluster: ``JobManager.map`` says how."""
+        settings = BatchSettings.checked(
+            self, task, key=key, results=results, ordered=ordered, at_once=at_once, progress=progress, options=options
+        )
+        return pairs(settings, inputs)
+
+    @takes_job_options(BatchOptions)
+    def amap(
+        self,
+        task: Task | Pipeline,
+        inputs: Iterable[BatchInput] | AsyncIterable[BatchInput],
+        *,
+        key: Key = None,
+        results: ResultsPath = None,
+        ordered: bool = True,
+        at_once: int | None = None,
+        progress: ShowProgress = False,
+        **options: Unpack[BatchOptions],
+    ) -> AsyncGenerator[tuple[BatchInput, JobResult], None]:
+        """``map`` for asyncio: ``JobManager.amap`` says how."""
+        settings = BatchSettings.checked(
+            self, task, key=key, results=results, ordered=ordered, at_once=at_once, progress=progress, options=options
+        )
+        return async_pairs(settings, inputs)
 
     def resume(self, callback: Callback) -> set[str]:
         """Take up what a process before this one, with the same ``client_id``, has left open.

@@ -164,7 +164,7 @@ class Keeper:
 
     def _end_waiting(self, job: OpenJob) -> None:
         """It has waited too long, and no dispatcher says so."""
-        why = f"waited longer than {self._queue_timeout_s:g} s for a node, and no dispatcher ended it"
+        why = f"waited longer than {self._queue_timeout_s:g} s, and no dispatcher placed it"
         verdict = crash_verdict("queue_timeout", why)
         result = JobResult(job_id=job.job_id, outcome=verdict.outcome, text=verdict.text, evidence=verdict.evidence)
         message = ResultMessage(r=job.r, job_id=job.job_id, token="", node="", result=pack_result(result).text)

@@ -15,6 +15,7 @@ from jobmanager.results.verdict import crash_verdict
 
 _AT_ONCE = 500  # records that are looked at in one go
 _UNDISPATCHED_S = 60.0  # after a job has waited too long, for the dispatcher to say so
+_LIST_S = 60.0  # between two looks at the whole list of waiting jobs
 
 
 class OpenJobWatch:
@@ -24,7 +25,9 @@ class OpenJobWatch:
         say_again: gets jobs whose records are gone.
         read_again: has all results read from the beginning.
         has_read_all: whether that is done.
-        end_waiting: ends a job by its client's word, if it still waits. ``queue_timeout_s``: after so long.
+        end_waiting: ends a job by its client's word, if it still waits.
+        queue_timeout_s: for which a job may wait without a dispatcher, or without a place in the list of waiting jobs. Else the
+            dispatcher sees to it.
         patience_s: for which nodes can still say what they have.
     """
 
@@ -53,12 +56,16 @@ class OpenJobWatch:
         self._to_look_at: list[OpenJob] = []
         self._gone_since: dict[str, float] = {}  # by R
         self._asked: set[str] = set()  # R of those for which all results are read again
-        self._next_round = clock()
+        self._next_round = self._led_at = clock()  # when a dispatcher was seen last
+        self._listed: set[str] = set()  # R of all waiting jobs, as they were read last
+        self._next_list = clock()
 
     def look(self) -> None:
         """Look at some jobs; in the end at all. Raises redis' own errors."""
         if not self._to_look_at and self._clock() >= self._next_round:
             self._next_round = self._clock() + self._patience_s / 4
+            if self._store.leader():
+                self._led_at = self._clock()
             self._to_look_at = self._jobs.accepted_and_undecided()
             open_now = {job.r for job in self._to_look_at}
             self._asked &= open_now
@@ -74,16 +81,31 @@ class OpenJobWatch:
                 self._has_ended(job)
             elif not state and job.sent is None:
                 self._is_lost(job)
+            elif state == "waiting" and for_s > self._queue_timeout_s + _UNDISPATCHED_S:
+                self._has_waited_long(job)
             else:
                 self._gone_since.pop(job.r, None)
             if not state and job.sent is not None:
                 gone.append(job)
-            if state == "waiting" and for_s > self._queue_timeout_s + _UNDISPATCHED_S:
-                self._end_waiting(job)
         if len(self._asked) > asks:
             self._read_again()
         if gone:
             self._say_again(gone)
+
+    def _has_waited_long(self, job: OpenJob) -> None:
+        """Behind others, perhaps. It ends when nobody is there to place it, or nobody can know that it waits."""
+        if self._clock() - self._led_at > self._queue_timeout_s + _UNDISPATCHED_S:
+            self._end_waiting(job)
+        elif job.r in self._waiting():
+            self._gone_since.pop(job.r, None)
+        elif self._was_patient(job):
+            self._end_waiting(job)
+
+    def _waiting(self) -> set[str]:
+        if self._clock() >= self._next_list:
+            self._next_list = self._clock() + _LIST_S
+            self._listed = set(self._store.waiting())
+        return self._listed
 
     def _has_ended(self, job: OpenJob) -> None:
         """Its result was there in the same moment, unless somebody has deleted it. It may be on its way: then it comes soon."""

@@ -290,6 +290,11 @@ class OpenJobs:
         """Whether it takes jobs."""
         return self._accepting
 
+    def wait_until_refusing(self, timeout_s: float) -> None:
+        """Block until no more jobs are taken, or the time is over."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._accepting, timeout_s)
+
     def unfinished(self) -> int:
         """The number of jobs of this process whose callback has not returned."""
         with self._changed:

@@ -48,6 +48,7 @@ from jobmanager.threads.log_thread import logger
 
 _log = logger(__name__)
 
+_ROOM_CHECK_S = 0.2  # between two looks at a full queue
 _NO_ENTRY = "0-1"  # of a job that was given up: Redis never has such an entry
 
 
@@ -217,6 +218,17 @@ class RunningClient:
                 raise
         self._accepted(job)
         return request.job_id
+
+    def wait_for_room(self, timeout_s: float) -> None:
+        """Block until a job may find room in the cluster's queue, or no more jobs are taken, or the time is over."""
+        until = time.monotonic() + timeout_s
+        while (left_s := until - time.monotonic()) > 0 and self.jobs.is_accepting():
+            try:
+                if self.store.waiting_count() < self._settings.max_waiting_jobs and not self.jobs.is_full_of_results():
+                    return
+            except (exceptions.RedisError, OSError):  # handing over the job says so, or waits for Redis
+                return
+            self.jobs.wait_until_refusing(min(left_s, _ROOM_CHECK_S))
 
     def kill(self, job_id: str) -> bool:
         """Request that a job ends; said again later if Redis is away. False when it has ended or is unknown."""

@@ -28,7 +28,7 @@ from jobmanager.remote.timeouts import ClusterTimeouts
 _PAUSE_S = 0.1  # between two tries
 _MAX_UPLOADS = 5  # of blobs that are missing each time
 _MAX_TITLE = 200
-_LATEST_S = 86400.0  # beside the time that it may wait: clocks differ, and what is lost is placed again
+_LATEST_S = 86400.0  # beside the time that it may wait for a node: clocks differ, and what is lost is placed again
 _PASSING = (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.BusyLoadingError, OSError)
 _FOR_GOOD = (exceptions.AuthenticationError,)  # ConnectionErrors of redis, too
 
@@ -162,7 +162,7 @@ class Sender:
             retries=_retries(request.task),
             supersede_key=request.supersede_key,
             queue_timeout_s=self._limits.queue_timeout_s,
-            not_after_s=time.time() + self._limits.queue_timeout_s + _LATEST_S,
+            not_after_s=time.time() + max(self._limits.queue_timeout_s + _LATEST_S, self._timeouts.result_ttl_s),
             body=packed.sha256,
         )
 

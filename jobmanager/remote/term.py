@@ -300,8 +300,7 @@ class Term:
             return
         else:
             self._left_alone.discard(r)
-            accepted_at, since = self._ours(fields.accepted), self._ours(fields.since)
-            ending = self.ledger.add_waiting(job, fields.excluded, accepted_at, since)
+            ending = self.ledger.add_waiting(job, fields.excluded, self._ours(fields.accepted))
         if ending is not None:
             self._end_waiting(ending)
         if job is not None and r in self.ledger and fields.cancel and self._is_kill(job, fields.cancel):

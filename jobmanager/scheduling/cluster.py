@@ -18,7 +18,6 @@ from jobmanager.scheduling.durations import DurationKey, Durations
 from jobmanager.scheduling.fair_shares import Account, PriorityStanding
 from jobmanager.scheduling.forecast import Forecaster, dispatch_order
 from jobmanager.scheduling.hosts import Host, HostConfig, HostStatus, HostTable, full_reference
-from jobmanager.scheduling.priority_heap import PriorityHeap
 from jobmanager.scheduling.reservation import PlacementView, ReservationPolicy
 from jobmanager.scheduling.waiting_queue import Cost, QueueEntry, Requirements, WaitingQueue
 
@@ -135,7 +134,7 @@ class _JobRecord:
         """Whether it has a node."""
         return bool(self.node)
 
-    def queue_entry(self, waiting_since: float) -> QueueEntry:
+    def queue_entry(self) -> QueueEntry:
         """Its entry in the queue."""
         job = self.job
         return QueueEntry(
@@ -145,7 +144,7 @@ class _JobRecord:
             launcher=job.launcher,
             arrival=self.arrival,
             duration_key=self.duration_key,
-            waiting_since=waiting_since,
+            timeout_s=job.queue_timeout_s,
             supersede_key=job.supersede_key,
             listed=WaitingJob(job.job_id, False, job.title, job.launcher, job.wall_s),
         )
@@ -198,12 +197,11 @@ class ClusterLedger:
         self._wall_clock = wall_clock
         self._hosts = HostTable((), {}, noun="node")
         self._durations = Durations()
-        self._queue = WaitingQueue(clock, self._durations.cost_s)
+        self._queue = WaitingQueue(clock, self._durations.cost_s, self._hosts.any_up_could_run)
         self._reservations = ReservationPolicy(self._left_s)
         self._forecaster = Forecaster(self._queue, self._hosts, self._slots, self._durations, clock)
         self._jobs: dict[str, _JobRecord] = {}
         self._placed: dict[str, _JobRecord] = {}  # in the order of their placements
-        self._deadlines: PriorityHeap[str] = PriorityHeap()  # when each waiting job has waited too long
         self._unrunnable_since: dict[Requirements, float] = {}
         self._last_arrival = 0
 
@@ -224,11 +222,15 @@ class ClusterLedger:
             for record in self._placed_on(capacity.name):
                 self._hosts.take(node, record.name, record.requirements.memory_mib)
         assert isinstance(node, _Node)
+        was_up = node.is_up
         node.announced(capacity)
+        if node.is_up is not was_up:
+            self._queue.hosts_changed()
 
     def drop_node(self, name: str) -> None:
         """A node has gone. Its jobs stay placed there until they are put back or ended."""
         self._hosts.drop(name)
+        self._queue.hosts_changed()
 
     def placed_on(self, node: str) -> list[str]:
         """The keys of the jobs that are placed on a node."""
@@ -257,7 +259,6 @@ class ClusterLedger:
         job: ClusterJob,
         excluded: Collection[str] = (),
         accepted_at: float | None = None,
-        waiting_since: float | None = None,
     ) -> Ending | None:
         """A job waits. Returns the one that ends for it, or itself when a newer one of its supersede key waits already.
 
@@ -265,7 +266,6 @@ class ClusterLedger:
             job: not in the ledger yet.
             excluded: the nodes that gave it back.
             accepted_at: when it was accepted, by the ledger's clock: this is its place; None: now, and after all others.
-            waiting_since: when it began to wait; None: when it was accepted. Later where a node has had it before.
         """
         record = self._record(job, excluded, accepted_at)
         older = self._jobs.get(self._queue.holder(job.supersede_key) or "")
@@ -275,7 +275,7 @@ class ClusterLedger:
             record.arrival = older.arrival
             self._forget(older)
         self._jobs[job.key] = record
-        self._wait(record, record.accepted_at if waiting_since is None else waiting_since)
+        self._queue.add(record.queue_entry())
         return None if older is None else _superseded(older.job, by=job)
 
     def add_placed(
@@ -291,7 +291,6 @@ class ClusterLedger:
         now, placed = self._clock(), []
         if len(self._queue):
             for entry, host, cost in self._queue.placements(PlacementView(self._hosts, self._reservations, now)):
-                self._deadlines.drop(entry.job_id)
                 self._reservations.placed(host, entry, now)
                 self._place(self._jobs[entry.job_id], host.name, now, cost)
                 placed.append((entry.job_id, host.name))
@@ -330,13 +329,13 @@ class ClusterLedger:
             del self._jobs[key]
             return _superseded(record.job, by=self._jobs[newer].job)
         record.requirements = replace(record.requirements, excluded=record.requirements.excluded.union(excluded))
-        self._wait(record, self._clock())
+        self._queue.add(record.queue_entry())
         return None
 
     def tick(self) -> list[Ending]:
         """Look at the clock. Returns the jobs that have waited for too long, and those that no node could run any more."""
         now = self._clock()
-        endings = [*self._timed_out(now), *self._without_node(now)]
+        endings = [*self._timed_out(), *self._without_node(now)]
         self._reservations.review(self._queue.req_classes(), self._hosts, now)
         self._forecaster.forget_old()
         return endings
@@ -408,10 +407,6 @@ class ClusterLedger:
             job=job, accepted_at=now if accepted_at is None else accepted_at, arrival=arrival, requirements=requirements
         )
 
-    def _wait(self, record: _JobRecord, since: float) -> None:
-        self._queue.add(record.queue_entry(since))
-        self._deadlines.set(record.name, since + record.job.queue_timeout_s)
-
     def _place(self, record: _JobRecord, node: str, since: float, cost: Cost) -> None:
         record.node, record.since, record.cost = node, since, cost
         self._placed[record.name] = record
@@ -436,14 +431,13 @@ class ClusterLedger:
             self._free(record)
         else:
             self._queue.remove(record.name)
-            self._deadlines.drop(record.name)
 
-    def _timed_out(self, now: float) -> list[Ending]:
+    def _timed_out(self) -> list[Ending]:
         found = []
-        while (key := self._deadlines.first()) is not None and self._deadlines.lowest() < now:
-            job, reasons = self._jobs[key].job, self._reasons(self._jobs[key])
-            text = f"waited longer than {job.queue_timeout_s:g} s for a node{reasons}"
-            self._forget(self._jobs[key])
+        for record in [self._jobs[entry.job_id] for entry in self._queue.timed_out()]:
+            job = record.job
+            text = f"waited longer than {job.queue_timeout_s:g} s while no node was up that could run it{self._reasons(record)}"
+            self._forget(record)
             found.append(Ending(job=job, kind=EndingKind.QUEUE_TIMEOUT, text=text))
         return found
 

@@ -385,6 +385,10 @@ class HostTable:
         """Whether some host could run it once it is up and has room."""
         return any(host.could_run(requirements) for host in self._hosts.values())
 
+    def any_up_could_run(self, requirements: Requirements) -> bool:
+        """Whether some host is up and could run it once it has room."""
+        return any(host.is_up and host.could_run(requirements) for host in self._hosts.values())
+
     def environments(self) -> dict[str, list[str]]:
         """The environments of the hosts that are up, by environment type."""
         return {ENVIRONMENT_TYPE: sorted(frozenset().union(*(host.environments() for host in self._up())))}

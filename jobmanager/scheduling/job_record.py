@@ -92,6 +92,7 @@ class JobRecord:
     accepted_at: float
     accepted_wall_s: float
     requirements: Requirements
+    queue_timeout_s: float
     state: JobState = JobState.WAITING
     slot: Slot | None = None  # None while it waits, and when it ends without a host
     runs: list[RunRecord] = field(init=False)
@@ -138,8 +139,8 @@ class JobRecord:
         """The host that it has, or had at last."""
         return self.slot.host if self.slot is not None else None
 
-    def queue_entry(self, now: float) -> QueueEntry:
-        """Its entry in the queue, from now on."""
+    def queue_entry(self) -> QueueEntry:
+        """Its entry in the queue."""
         request = self.request
         wall_s = request.task.wall_s
         return QueueEntry(
@@ -149,7 +150,7 @@ class JobRecord:
             launcher=request.launcher_name,
             arrival=self.arrival,
             duration_key=DurationKey(request.job_class, wall_s),
-            waiting_since=now,
+            timeout_s=self.queue_timeout_s,
             supersede_key=request.supersede_key,
             listed=WaitingJob(request.job_id, True, request.title, request.launcher_name, wall_s),
         )
@@ -163,10 +164,9 @@ class JobRecord:
         """Set its verdict to a crash; to killed when its kill was requested before."""
         self.verdict = killed_verdict(self.killed) if self.killed else crash_verdict(kind, text, source)
 
-    def reasons(self, missing: str = "") -> str:
-        """Why hosts failed to start it, and what it waits for, in brackets."""
-        reasons = [*self.failure_reasons[-3:], *([missing] if missing else [])]
-        return f" ({'; '.join(reasons)})" if reasons else ""
+    def reasons(self) -> str:
+        """Why hosts failed to start it, in brackets."""
+        return f" ({'; '.join(self.failure_reasons[-3:])})" if self.failure_reasons else ""
 
     @property
     def output_source(self) -> OutputSource:

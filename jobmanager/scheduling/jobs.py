@@ -317,7 +317,7 @@ class JobTable:
 
     def queue_timed_out(self, job: JobRecord, text: str) -> None:
         """It has waited for too long."""
-        job.set_crash("queue_timeout", f"{text}{job.reasons(self._hosts.missing_memory(job.requirements))}")
+        job.set_crash("queue_timeout", f"{text}{job.reasons()}")
         self._apply(job, JobEvent.QUEUE_TIMEOUT)
 
     def end_unrunnable(self, given_up: set[Requirements]) -> None:
@@ -373,7 +373,7 @@ class JobTable:
         if newer is not None:
             job.killed, job.verdict = KillReason.SUPERSEDED, superseded_verdict(newer)
         elif may_try and self._hosts.any_could_run(job.requirements):
-            self._queue.add(job.queue_entry(self._clock()))
+            self._queue.add(job.queue_entry())
             return
         else:
             job.set_crash("no_host", f"no host could start it{job.reasons()}")

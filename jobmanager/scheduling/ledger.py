@@ -54,10 +54,11 @@ class Ledger:
     ) -> None:
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
+        self._room = threading.Condition(self._lock)  # some jobs wait no longer, or some results
         self._hosts = HostTable(map(HostConfig.of, hosts), aliases)
         self._published_at = {host.name: host.published_at for host in hosts}
         self._durations = Durations()
-        self._queue = WaitingQueue(clock, self._durations.cost_s)
+        self._queue = WaitingQueue(clock, self._durations.cost_s, self._hosts.any_up_could_run)
         self._commands: deque[Command] = deque()
         self._jobs = JobTable(
             self._hosts,
@@ -118,13 +119,14 @@ class Ledger:
                 accepted_at=self._clock(),
                 accepted_wall_s=self._wall_clock(),
                 requirements=requirements,
+                queue_timeout_s=self._queue_timeout_s,
             )
             self._jobs.add(job)
             self._commands.append(NotifyJobQueued(request=request))
             if older is not None:
                 self._jobs.supersede(self._jobs[older], by=request.job_id)
             if request.task.needs_container:
-                self._queue.add(job.queue_entry(self._clock()))
+                self._queue.add(job.queue_entry())
             else:
                 job.verdict = Verdict(outcome=Outcome.SUCCESS)
                 self._jobs.answered_locally(job)
@@ -134,7 +136,13 @@ class Ledger:
         with self._changed:
             was_accepting, self._accepting = self._accepting, False
             self._changed.notify_all()
+            self._room.notify_all()
             return was_accepting
+
+    def wait_for_room(self, timeout_s: float) -> None:
+        """Block until a job may find room in the queue, or no more jobs are taken, or the time is over."""
+        with self._room:
+            self._room.wait_for(lambda: not self._accepting or self._has_room(), timeout_s)
 
     def is_accepting(self) -> bool:
         """Whether it takes jobs."""
@@ -259,6 +267,7 @@ class Ledger:
                     self._jobs.place(entry, host, cost)
             commands = list(self._commands)
             self._commands.clear()
+            self._room.notify_all()
             return commands
 
     def container_started(self, container: str, *, container_id: str, image_command: tuple[str, ...], duration_s: float) -> None:
@@ -280,6 +289,7 @@ class Ledger:
             host, job = record.slot.host, self._jobs.owner(record)
             if unreachable:
                 self._jobs.start_unanswered(host, reason)
+                self._queue.hosts_changed()
             self._containers.apply(record, ContainerEvent.START_FAILED)
             if job is not None:
                 self._jobs.start_failed(
@@ -444,6 +454,7 @@ class Ledger:
         with self._changed:
             self._jobs.callback_returned(job_id)
             self._changed.notify_all()
+            self._room.notify_all()
 
     def host_answered(
         self, name: str, info: EngineInfo, images: Sequence[Image], *, networks: frozenset[str] | None = None
@@ -456,6 +467,7 @@ class Ledger:
             self._hosts.answered(name, info, images, self._clock())
             is_up_again = host.status is HostStatus.UP and not was_up
             if is_up_again:
+                self._queue.hosts_changed()
                 self._crash_unrunnable(patience_s=0.0)
             self._changed.notify_all()
             return is_up_again
@@ -467,6 +479,7 @@ class Ledger:
             if host.status is not HostStatus.DOWN:
                 self._commands.append(NotifyHostDown(host=name, reason=reason))
             host.went_down(reason)
+            self._queue.hosts_changed()
             self._changed.notify_all()
 
     def wait_for_hosts(self, done: Callable[[list[HostStatus]], bool], timeout_s: float) -> None:
@@ -478,8 +491,9 @@ class Ledger:
         """Check the clock: jobs that waited too long, runs that are overdue, memory that may be free by now."""
         with self._changed:
             now = self._clock()
-            for entry in self._queue.waited_longer_than(self._queue_timeout_s):
-                self._jobs.queue_timed_out(self._jobs[entry.job_id], f"waited longer than {self._queue_timeout_s:g} s for a host")
+            for entry in self._queue.timed_out():
+                text = f"waited longer than {self._queue_timeout_s:g} s while no host was up that could run it"
+                self._jobs.queue_timed_out(self._jobs[entry.job_id], text)
             self._jobs.end_overdue(self._overdue_s)
             self._jobs.retry_phases()
             self._reservations.review(self._queue.req_classes(), self._hosts, now)
@@ -500,6 +514,10 @@ class Ledger:
         given_up = {requirements for requirements, since in self._unrunnable_since.items() if now - since >= patience_s}
         if given_up:
             self._jobs.end_unrunnable(given_up)
+
+    def _has_room(self) -> bool:
+        """For any job: one that needs no container finds none already while fewer results wait for their callbacks."""
+        return max(len(self._queue), self._jobs.decided) < self._max_waiting_jobs
 
     def _job_of(self, container: str) -> JobRecord | None:
         """The job whose present run a container has; None when there is none."""

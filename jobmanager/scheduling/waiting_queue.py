@@ -15,6 +15,7 @@ from typing import Protocol, TypeVar
 from jobmanager.model.listings import WaitingJob
 from jobmanager.scheduling.durations import DurationKey
 from jobmanager.scheduling.fair_shares import Account, FairShares
+from jobmanager.scheduling.outage_clock import OutageClock
 from jobmanager.scheduling.priority_heap import PriorityHeap
 
 PATIENCE_S = 60.0  # without a start, after which a priority class may have one out of turn
@@ -52,7 +53,7 @@ class QueueEntry:
     launcher: str
     arrival: int  # among its launcher's jobs of this priority, lower is sooner
     duration_key: DurationKey
-    waiting_since: float
+    timeout_s: float  # for which it may wait while no host is up that could run it
     listed: WaitingJob  # how a listing shows it
     supersede_key: str | None = None
     account: Account = field(init=False, repr=False)  # its launcher's; set by the queue, as is its class
@@ -126,9 +127,11 @@ class PriorityClass:
 class RequirementClass:
     """The jobs with the same requirements. ``since``: when one of them was last started, or the first began to wait."""
 
-    def __init__(self, requirements: Requirements, since: float) -> None:
+    def __init__(self, requirements: Requirements, since: float, *, has_host: bool) -> None:
         self.requirements = requirements
         self.since = since
+        self.outage = OutageClock(since, has_host=has_host)
+        self.deadlines: PriorityHeap[QueueEntry] = PriorityHeap()  # by that clock
         self.priority_classes: dict[int, PriorityClass] = {}
         self._order: PriorityHeap[PriorityClass] = PriorityHeap()
 
@@ -198,12 +201,18 @@ class _DispatchOrder:
 
 
 class WaitingQueue:
-    """The jobs that have no host yet. Not thread-safe: the ledger's lock guards it."""
+    """The jobs that have no host yet. Not thread-safe: the ledger's lock guards it.
 
-    def __init__(self, clock: Callable[[], float], cost_s: Callable[[DurationKey], float]) -> None:
+    ``has_host``: whether a host is up that could run such a job.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float], cost_s: Callable[[DurationKey], float], has_host: Callable[[Requirements], bool]
+    ) -> None:
         self.shares = FairShares()
         self._clock = clock
         self._cost_s = cost_s
+        self._has_host = has_host
         self._entries: dict[str, QueueEntry] = {}  # by job id; those that have waited longest first
         self._keys: dict[str, QueueEntry] = {}  # by supersede key
         self._req_classes: dict[Requirements, RequirementClass] = {}
@@ -232,14 +241,21 @@ class WaitingQueue:
         """The requirements of the waiting jobs, each once."""
         return set(self._req_classes)
 
-    def waited_longer_than(self, limit_s: float) -> list[QueueEntry]:
-        """The jobs that have waited longer than that."""
-        before = self._clock() - limit_s
-        found = []
-        for entry in self._entries.values():
-            if entry.waiting_since >= before:
-                break
-            found.append(entry)
+    def hosts_changed(self) -> None:
+        """A host has come up or gone down."""
+        now = self._clock()
+        for req_class in self._req_classes.values():
+            req_class.outage.set(now, has_host=self._has_host(req_class.requirements))
+
+    def timed_out(self) -> list[QueueEntry]:
+        """The jobs that have waited for too long while no host was up that could run them. The caller removes them."""
+        self.hosts_changed()
+        now, found = self._clock(), []
+        for req_class in self._req_classes.values():
+            deadlines, outage_s = req_class.deadlines, req_class.outage.read(now)
+            while (entry := deadlines.first()) is not None and deadlines.lowest() < outage_s:
+                deadlines.drop(entry)
+                found.append(entry)
         return found
 
     # ---- add and remove
@@ -252,7 +268,9 @@ class WaitingQueue:
             self._keys[entry.supersede_key] = entry
         req_class = self._req_classes.get(entry.requirements)
         if req_class is None:
-            req_class = self._req_classes[entry.requirements] = RequirementClass(entry.requirements, now)
+            has_host = self._has_host(entry.requirements)
+            req_class = self._req_classes[entry.requirements] = RequirementClass(entry.requirements, now, has_host=has_host)
+        req_class.deadlines.set(entry, req_class.outage.read(now) + entry.timeout_s)
         priority_class = req_class.priority_class(entry.priority, now)
         self._passed_over.set(priority_class, priority_class.since)
         account = entry.account = self.shares.job_queued(entry.priority, entry.launcher)
@@ -347,6 +365,7 @@ class WaitingQueue:
         if entry.supersede_key is not None and self._keys.get(entry.supersede_key) is entry:
             del self._keys[entry.supersede_key]
         priority_class, req_class = entry.priority_class, entry.priority_class.req_class
+        req_class.deadlines.drop(entry)
         priority_class.remove(entry)
         if entry.account not in priority_class.queues:
             self._shares_no_longer(entry.account, priority_class)

@@ -1,4 +1,4 @@
-"""Refuses to wait for a job inside a callback: all callback threads could then wait for one another."""
+"""Refuses to wait inside a callback: all callback threads could then wait for one another."""
 
 from __future__ import annotations
 
@@ -15,10 +15,14 @@ def mark_callback_thread() -> None:
     _thread.runs_callbacks_of = os.getpid()
 
 
-def refuse_inside_callback() -> None:
-    """Raise WouldDeadlock when the current thread runs callbacks."""
-    if getattr(_thread, "runs_callbacks_of", None) == os.getpid():
+def is_inside_callback() -> bool:
+    """Whether the current thread runs callbacks."""
+    return getattr(_thread, "runs_callbacks_of", None) == os.getpid()
+
+
+def refuse_inside_callback(what: str = "a job", instead: str = "submit with a callback instead") -> None:
+    """Raise WouldDeadlock when the current thread runs callbacks. ``what`` is to be waited for, and what to do ``instead``."""
+    if is_inside_callback():
         raise WouldDeadlock(
-            "a callback cannot wait for a job: all callback threads could be waiting for one another;"
-            " submit with a callback instead"
+            f"a callback cannot wait for {what}: all callback threads could be waiting for one another; {instead}"
         )

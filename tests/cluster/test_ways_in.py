@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 
 import psutil
 import pytest
@@ -386,3 +388,50 @@ def test_closing_kills_when_it_is_told_to(client: JobManager) -> None:
 
     assert [result.outcome for result in results] == [Outcome.KILLED] * 12
     assert time.monotonic() - started_at < PATIENCE_S
+
+
+# ---- many jobs
+
+
+def test_a_batch_runs_over_all_slots_and_goes_on_from_its_file(client: JobManager, tmp_path: Path) -> None:
+    inputs = [JobInput(stdin=f"{number}") for number in range(30)]
+    cat = Task("busybox", command="cat")
+    some = list(itertools.islice(client.map(cat, inputs, results=tmp_path / "run.jsonl"), 10))
+    pairs = list(client.map(cat, inputs, results=tmp_path / "run.jsonl"))
+
+    assert [(given.stdin, result.stdout) for given, result in pairs] == [(given.stdin, given.stdin) for given in inputs]
+    assert [result.job_id for _, result in pairs[:10]] == [result.job_id for _, result in some]
+    assert len({result.job_id for _, result in pairs}) == 30
+
+
+def test_a_batch_that_is_closed_or_cancelled_leaves_no_job(client: JobManager) -> None:
+    async def consume() -> None:
+        async for _ in client.amap(SLEEPER, itertools.repeat(None), at_once=12):
+            pytest.fail("they sleep")
+
+    async def main() -> None:
+        task = asyncio.create_task(consume())
+        while sum(map(len, client.get_job_queue_snapshot())) < 12 and not task.done():
+            await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    eventually(lambda: client.get_job_queue_snapshot() == ([], []))
+
+
+def test_a_full_queue_is_waited_for(start_client: Callable[..., JobManager]) -> None:
+    client = start_client(max_waiting_jobs=1)
+    running = [client.submit(SLEEPER, wait_s=PATIENCE_S) for _ in range(8)]
+    eventually(lambda: len(client.get_job_queue_snapshot()[0]) == 8)
+    waits = client.submit(HELLO)
+    with pytest.raises(errors.QueueFull):
+        client.new_job(HELLO, wait_s=0.1)
+    late: list[JobFuture] = []
+    thread = threading.Thread(target=lambda: late.append(client.submit(HELLO, wait_s=None)))
+    thread.start()
+    for job in running:
+        job.cancel()
+    thread.join(PATIENCE_S)
+    assert [job.result(PATIENCE_S).outcome for job in (waits, *late)] == [Outcome.SUCCESS] * 2

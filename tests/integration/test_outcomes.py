@@ -336,12 +336,18 @@ def test_a_host_that_does_not_come_back_in_time_is_a_crash_that_keeps_what_was_p
 
 
 def test_a_job_that_waited_longer_than_it_may_is_a_crash(engine_url: str) -> None:
-    with JobManager(DockerHost(engine_url, max_concurrent_jobs=1), queue_timeout_s=1) as manager:
-        first = manager.submit(Task(BUSYBOX, command="sleep 60"))
-        result = manager.submit(Task(BUSYBOX, command="true")).result(PATIENCE_S)
-        assert manager.kill_job(first.job_id)
+    with JobManager([DockerHost(engine_url), DockerHost("unix:///nowhere.sock", name="away")], queue_timeout_s=1) as manager:
+        result = manager.submit(Task("perhaps-away:1", command="true")).result(PATIENCE_S)
     assert (result.outcome, result.evidence[0].kind) == (Outcome.CRASH, "queue_timeout")
     assert "longer than 1 s" in result.text
+
+
+def test_a_job_that_waits_behind_others_for_longer_than_its_queue_timeout_is_run(engine_url: str) -> None:
+    with JobManager(DockerHost(engine_url, max_concurrent_jobs=1), queue_timeout_s=0.5) as manager:
+        jobs = [manager.submit(Task(BUSYBOX, command="sleep 1")) for _ in range(3)]
+        results = [job.result(PATIENCE_S) for job in jobs]
+    assert [result.outcome for result in results] == [Outcome.SUCCESS] * 3
+    assert max(result.timings["waiting"] for result in results) > 1
 
 
 # ---- the figures

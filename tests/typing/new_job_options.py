@@ -15,7 +15,8 @@ def right(manager: JobManager, task: Task) -> None:
     ClientBuffer(manager).new_job(task, launcher_name=result.job_id)
     ClientFuture(manager).new_job(task, job_id=future.job_id)
     client: Client = manager
-    client.new_job(task, None, None, priority=2)
+    client.new_job(task, None, None, priority=2, wait_s=3.5)
+    manager.submit(task, wait_s=None)
 
 
 def a_pipeline_is_taken_wherever_a_task_is(manager: JobManager, pipeline: Pipeline) -> None:
@@ -31,6 +32,7 @@ def a_pipeline_is_taken_wherever_a_task_is(manager: JobManager, pipeline: Pipeli
 
 def wrong(manager: JobManager, task: Task) -> None:
     manager.new_job(task, priority="high")  # type: ignore[arg-type]
+    manager.new_job(task, wait_s="long")  # type: ignore[arg-type]
     manager.new_job(task, timeout=3)  # type: ignore[call-arg]
     manager.submit(task, ssh_callback=print)  # type: ignore[call-arg]
     ClientSync(manager).new_job(task, job_id="a")  # type: ignore[call-arg]

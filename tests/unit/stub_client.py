@@ -52,6 +52,7 @@ class StubClient:
         ssh_callback=None,
         job_id=None,
         supersede_key=None,
+        wait_s=0.0,
     ):
         if self._error is not None:
             raise self._error

@@ -22,6 +22,8 @@ from jobmanager import (
     CaseResult,
     Checker,
     Code,
+    ComparedResult,
+    Comparison,
     Evidence,
     Exact,
     File,
@@ -125,12 +127,16 @@ HOST = HostInfo(
     name="h", url="unix:///x", up=False, reason="down", running=1, limit=2, environments=("a",), older_versions=("b",),
     memory_mib=3, free_memory_mib=4,
 )  # fmt: skip
+COMPARED = ComparedResult(
+    key="a", repeat=2, difference="verdict", old=Outcome.SUCCESS, new=Outcome.FAILED, old_grade=100.0, new_grade=0.5
+)
 RECORDS: list[AsData] = [
     LIMITS, GRADER, CHOICE, MATCH, CODE, FILE, TASK, SECRET, PHASE, PIPELINE, INPUT, EVIDENCE, RUN, PHASE_RESULT, RESULT, HOST,
     CASE, CHECKER, INTERACTOR, CallersFunction(), Exact(), Lines(), Tokens(), FLOATS, CASE_RESULT,
     Volume(5), Step(name="queued", at_s=1.5), ProblemResult(Outcome.CRASH, "x"), QueueInfo(3, 2.5), CallbackInfo(4, 2, 9),
     Output(stderr=True, data=b"\0", missed_bytes=3, starts_again=True, phase="build", case=CASE_RESULT, to_submitter="x"),
     RunningJob("a", True, "info", "me", 1.5, 30.0, "h"), WaitingJob("a", True, "info", "me", 30.0),
+    COMPARED, Comparison(changes=(COMPARED,), unchanged=3),
 ]  # fmt: skip
 MORE = [
     GRADED, Task("a"), Task("a", command="sleep 1", network="class"), Phase("a", Task("a")), Pipeline([Phase("a", Task("a"))]),

@@ -40,6 +40,7 @@ def test_a_jump_of_the_wall_clock_moves_no_deadline_of_a_job(jump_s, monkeypatch
     driver.accept("waits")
 
     monkeypatch.setattr(driver.ledger, "_wall_clock", lambda: driver.clock.wall() + jump_s)
+    driver.ledger.host_down("a", "no route")
     driver.clock.now += 101
     driver.ledger.tick()
 

@@ -261,20 +261,32 @@ def test_while_there_is_no_node_at_all_jobs_wait():
     assert not world.later(1) and not world.later(NO_NODE_S * 2)
     (ending,) = world.later(60)
     assert ending.kind is EndingKind.QUEUE_TIMEOUT
-    assert ending.text == "waited longer than 100 s for a node (waits for a node: there is none)"
+    assert ending.text == "waited longer than 100 s while no node was up that could run it (waits for a node: there is none)"
 
 
-def test_each_job_has_its_own_time_in_the_queue():
+def test_each_job_has_its_own_time_in_the_queue_and_it_runs_while_no_node_is_up_that_could_run_it():
     world = World(a=1)
     world.wait("0")
     world.placed()
     world.wait("1", queue_timeout_s=50)
     world.wait("2", queue_timeout_s=10)
-    world.ledger.add_waiting(cluster_job("3", queue_timeout_s=100), accepted_at=world.clock.now - 99)
-    assert [ending.key for ending in world.later(5)] == ["3"]
-    assert [ending.key for ending in world.later(6)] == ["2"]
-    assert [ending.key for ending in world.later(50)] == ["1"]
+    assert not world.later(1000)
+    world.ledger.set_node(node("a", takes_jobs=False, reason="paused"))
+    assert not world.later(9)
+    world.ledger.set_node(node("a", 1))
+    assert not world.later(1000)
+    world.ledger.set_node(node("a", takes_jobs=False, reason="paused"))
+    assert [ending.key for ending in world.later(2)] == ["2"]
+    world.ledger.drop_node("a")
+    assert [ending.key for ending in world.later(40)] == ["1"]
     assert list(world.ledger.waiting()) == []
+
+
+def test_another_leader_counts_the_time_in_the_queue_anew():
+    world = World()
+    world.ledger.add_waiting(cluster_job("1", queue_timeout_s=100), accepted_at=world.clock.now - 99)
+    assert not world.later(99)
+    assert [ending.key for ending in world.later(2)] == ["1"]
 
 
 def test_a_placed_job_has_no_time_in_the_queue_until_it_waits_again():

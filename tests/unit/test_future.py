@@ -208,3 +208,71 @@ def test_two_that_await_one_job_both_get_its_result():
 
     first, second = asyncio.run(main())
     assert first is second
+
+
+def wait_for_one_of(client: StubClient, futures, **how):
+    """``asyncio.wait`` for futures of which the first ends meanwhile."""
+
+    async def main():
+        asyncio.get_running_loop().call_later(0, client.finish, futures[0].job_id)
+        return await asyncio.wait_for(asyncio.wait(futures, **how), timeout=30)
+
+    return asyncio.run(main())
+
+
+def test_asyncio_wait_returns_when_the_first_of_several_jobs_has_ended():
+    client = StubClient()
+    futures = [ClientFuture(client).new_job(TASK) for _ in range(3)]
+
+    done, pending = wait_for_one_of(client, futures, return_when=asyncio.FIRST_COMPLETED)
+
+    assert [future.result().job_id for future in done] == [futures[0].job_id]
+    assert len(pending) == 2 and not client.killed
+    client.finish(futures[1].job_id)  # nothing of the loop, which is closed, waits for it any more
+    assert futures[1].result(0).outcome is Outcome.SUCCESS
+
+
+def test_asyncio_wait_returns_when_all_jobs_have_ended_also_those_that_had_before():
+    client = StubClient()
+    ended, running = (ClientFuture(client).new_job(TASK) for _ in range(2))
+    client.finish(ended.job_id)
+
+    done, pending = wait_for_one_of(client, [running, ended])
+
+    assert len(done) == 2 and not pending
+
+
+def test_asyncio_wait_with_a_time_returns_what_has_not_ended():
+    futures = [ClientFuture(StubClient()).new_job(TASK)]
+
+    async def main():
+        return await asyncio.wait(futures, timeout=0.01)
+
+    done, pending = asyncio.run(main())
+    assert not done and len(pending) == 1
+
+
+def test_what_is_added_in_an_event_loop_is_called_there_and_elsewhere_when_the_loop_is_closed():
+    client, calls = StubClient(), []
+    first, second = (ClientFuture(client).new_job(TASK) for _ in range(2))
+
+    async def main():
+        called = asyncio.Event()
+        first.add_done_callback(lambda _: (calls.append(threading.get_ident()), called.set()))
+        second.add_done_callback(lambda _: calls.append(threading.get_ident()))
+        client.finish(first.job_id)
+        await called.wait()
+
+    asyncio.run(main())
+    client.finish(second.job_id)
+    assert calls[0] == threading.get_ident() != calls[1]
+
+
+def test_what_was_added_can_be_removed():
+    client, calls = StubClient(), []
+    future = ClientFuture(client).new_job(TASK)
+    future.add_done_callback(calls.append)
+
+    assert (future.remove_done_callback(calls.append), future.remove_done_callback(print)) == (1, 0)
+    client.finish(future.job_id)
+    assert calls == []

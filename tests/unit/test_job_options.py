@@ -12,7 +12,7 @@ from jobmanager import Client, ClientBuffer, ClientFuture, ClientSync, JobManage
 
 TASK = Task("x", command="true")
 PRIORITY = "priority: 'int' = 0, launcher_name: 'str' = 'Unknown', debug: 'Debug' = False"
-SUPERSEDE = "supersede_key: 'str | None' = None"
+SUPERSEDE = "supersede_key: 'str | None' = None, wait_s: 'float | None' = 0.0"
 JOB, ID = "task: 'Task | Pipeline', inputdata: 'InputData' = None", "job_id: 'str | None' = None"
 CALLBACKS = "callback: 'Callback | None' = None", "ssh_callback: 'SSHCallback | None' = None"
 SIGNATURES = [

@@ -596,17 +596,66 @@ def test_a_job_that_waits_longer_than_it_may_is_a_crash_that_says_why_it_waited(
 
 
 def test_queue_time_is_over_for_those_that_wait_only():
-    driver = Driver({"a": 2}, queue_timeout_s=100.0)
+    driver = Driver({"a": 2}, queue_timeout_s=100.0, host_lost_timeout_s=1000.0)
     driver.accept("placed")
     driver.accept("runs", wall_time_s=1000)
     driver.runs(next(order.container for order in driver.submits() if order.request.job_id == "runs"))
     driver.accept("waits")
 
+    driver.ledger.host_down("a", "no route")
     driver.clock.now += 101
     driver.ledger.tick()
 
     assert len(driver.results("waits")) == 1
     assert driver.results("placed") == driver.results("runs") == []
+
+
+def test_the_time_behind_other_jobs_is_no_time_in_the_queue():
+    driver = Driver({"a": 1}, queue_timeout_s=100.0)
+    driver.accept("runs", wall_time_s=1e6)
+    driver.run("runs")
+    driver.accept("waits")
+
+    driver.clock.now += 1e5
+    driver.ledger.tick()
+
+    assert driver.results("waits") == []
+
+
+def test_outages_of_all_hosts_that_could_run_a_job_add_up():
+    driver = Driver({"a": 1, "b": 1}, queue_timeout_s=100.0)
+    driver.answers("b", C)
+    driver.accept("runs", wall_time_s=1e6)
+    driver.run("runs")
+    driver.accept("waits")
+
+    for _ in range(2):
+        driver.ledger.host_down("a", "no route")  # b is up, and has another image
+        driver.clock.now += 50
+        driver.answers("a")
+        driver.clock.now += 1000
+        driver.ledger.tick()
+        assert driver.results("waits") == []
+    driver.ledger.host_down("a", "no route")
+    driver.clock.now += 1
+    driver.ledger.tick()
+
+    verdict = driver.result("waits").verdict
+    assert verdict.text.startswith("waited longer than 100 s while no host was up that could run it")
+
+
+def test_a_job_that_comes_during_an_outage_has_its_whole_time():
+    driver = Driver({"a": 1}, up=False, queue_timeout_s=100.0)
+    driver.accept("first")
+    driver.clock.now += 60
+    driver.accept("second")
+
+    driver.clock.now += 60
+    driver.ledger.tick()
+    assert (len(driver.results("first")), driver.results("second")) == (1, [])
+    driver.clock.now += 41
+    driver.ledger.tick()
+    assert len(driver.results("second")) == 1
 
 
 def test_closing_kills_every_job_in_every_state_with_one_result_each():

@@ -41,7 +41,7 @@ INNER_PACKAGES = [
     "model", "results", "runner", "scheduling", "ssh", "task_folder", "threads", "watching",
 ]
 FRONT_MODULES = [
-    *("buffer", "cli", "client", "doctor", "errors", "events"),
+    *("batch", "buffer", "cli", "client", "doctor", "errors", "events"),
     *("future", "hooks", "live_output", "manager", "remote", "sync", "testing"),
 ]
 

@@ -423,7 +423,7 @@ def test_the_next_job_is_the_one_that_the_rules_name(seed):
     """In turn, among those whose needs some host has: by priority, then by what its launcher has had, then by arrival."""
     dice = random.Random(seed)
     clock = [0.0]
-    queue = WaitingQueue(lambda: clock[0], lambda key: key.limit_s)
+    queue = WaitingQueue(lambda: clock[0], lambda key: key.limit_s, lambda _: True)
     needs = [Requirements(environment=f"e{number}", memory_mib=64, cpus=1.0) for number in range(6)]
     waiting: dict[str, QueueEntry] = {}
     costs: list[Cost] = []
@@ -461,7 +461,7 @@ def test_the_next_job_is_the_one_that_the_rules_name(seed):
                 launcher=f"l{dice.randrange(5)}",
                 arrival=number,
                 duration_key=DurationKey("k", dice.choice([1.0, 2.0, 30.0])),
-                waiting_since=clock[0],
+                timeout_s=1.0,
                 listed=WaitingJob("", True, "", "", 1.0),
             )
             waiting[entry.job_id] = entry
