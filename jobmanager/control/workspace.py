@@ -10,7 +10,7 @@ from jobmanager.errors import InvalidInput
 from jobmanager.grading.bundle import bundle
 from jobmanager.model import _checks
 from jobmanager.model._checks import RESERVED_FOLDER
-from jobmanager.model.container import GRADING_WORKSPACE, SHARED_FOLDER
+from jobmanager.model.container import GRADING_WORKSPACE
 from jobmanager.model.grader import SCRIPTS, SHARED
 from jobmanager.model.job import JobInput
 from jobmanager.model.problems import Answer, Code, File, Match, MultipleChoice, Problem

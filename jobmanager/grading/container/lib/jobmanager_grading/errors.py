@@ -52,7 +52,7 @@ class SubmissionError(GradingError):
     """The submission raised an exception, in its own process.
 
     Attributes:
-        kinds: the names of its class and of those that it stands on, such as ``["ZeroDivisionError", "ArithmeticError", "Exception"]``.
+        kinds: the names of its class and of those that it stands on, such as ``["KeyError", "LookupError", "Exception"]``.
         message: its text.
         traceback: where, as text.
     """

@@ -65,11 +65,11 @@ class GradingPlugin:
         score = self._scores.by_key[item.nodeid]
         error = call.excinfo.value if call.excinfo is not None else None
         if isinstance(error, GradingError) and not isinstance(error, (BadValue, SubmissionEnded, SubmissionError)):
-            self.broken = self.broken or f"{item.nodeid}: {error}"  # no student container: the test says nothing about the submission
+            self.broken = self.broken or f"{item.nodeid}: {error}"  # no student container: that says nothing about the submission
         if isinstance(error, SubmissionError):
             report.sections.append(("Traceback in the submission", error.traceback))
         if report.failed:
-            score.fail(_reason(call, error))
+            score.fail(error, _reason(call, error))
         elif report.skipped and not score.status:
             score.status = "skipped"
         elif report.when == "call" and not score.status:

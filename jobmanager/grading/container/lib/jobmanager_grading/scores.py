@@ -1,7 +1,7 @@
 """Points: what each test is worth, what it got, and the answer that follows from all of them, set once, at the very end."""
 
 from . import answer
-from .errors import BadValue
+from .errors import BadValue, SubmissionEnded
 from .text import cleaned
 
 _LONGEST_SHOWN = 300  # characters of why a test failed, for the submitter
@@ -21,7 +21,8 @@ class Score:
         group: the tests of a group get their points together, or none of them does.
         credit: what it was given so far, at most its points; None: nothing was said, so all or nothing.
         status: ``passed``, ``failed``, ``skipped``, or empty as long as nothing is known.
-        reason: why it failed, of the test's own.
+        reason: why it failed. It may hold what the test compares.
+        ended: how the submission's process ended, if it failed for that; empty otherwise.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Score:
         self.credit = None  # type: float | None
         self.status = ""
         self.reason = ""
+        self.ended = ""
 
     def set_credit(self, points: "float") -> "None":
         """Partial credit: the points that it has so far. The last call counts, also if the test fails afterwards."""
@@ -42,10 +44,11 @@ class Score:
             raise BadValue(f"the test is worth {self.points:g} points, and cannot have {points:g}")
         self.credit = points
 
-    def fail(self, reason: "str") -> "None":
+    def fail(self, error: "BaseException | None", reason: "str") -> "None":
         """It has failed; the first reason counts."""
         if self.status != "failed":
             self.status, self.reason = "failed", reason
+            self.ended = str(error) if isinstance(error, SubmissionEnded) else ""
 
     @property
     def got(self) -> "float":
@@ -123,7 +126,8 @@ class Scores:
     def _why(self, score: "Score") -> "str":
         if score.status in ("passed", "skipped") or not score.is_visible:
             return ""
-        return score.message or (cleaned(score.reason)[:_LONGEST_SHOWN] if self._shows_reasons else "")
+        reason = score.reason if self._shows_reasons and not score.message else score.ended
+        return "\n".join(filter(None, [score.message, cleaned(reason)[:_LONGEST_SHOWN]]))
 
     def _tests(self, got: "dict[int, float]") -> "dict[str, object]":
         found = {}  # type: dict[str, object]
@@ -151,7 +155,7 @@ def checked_points(points: "object") -> "float":
 def call_limits(
     default_cpu_s: "float", default_wall_s: "float | None", cpu_time_s: "float | None" = None, wall_time_s: "float | None" = None
 ) -> "tuple[float, float]":
-    """The limits of a call: those that are given, or the defaults. Wall clock is three times the CPU seconds if nobody says more."""
+    """The limits of a call: those that are given, or the defaults. Wall clock without a word: three times the CPU."""
     cpu_s = default_cpu_s if cpu_time_s is None else cpu_time_s
     wall_s = wall_time_s if wall_time_s is not None else 3 * cpu_s if cpu_time_s is not None else default_wall_s or 3 * cpu_s
     for name, value in (("cpu_time_s", cpu_s), ("wall_time_s", wall_s)):

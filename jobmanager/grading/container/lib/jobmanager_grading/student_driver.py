@@ -8,13 +8,9 @@ input for each call, and two files, of which each reply has the beginning.
 """
 
 import builtins
-import fcntl
-import importlib.util
 import os
 import signal
 import sys
-import tempfile
-import traceback
 
 from jobmanager_grading import values
 
@@ -78,7 +74,7 @@ class StudentDriver:
         sys.argv = [path]
 
     def _found(self, of: "object", name: "object") -> "object":
-        """An attribute, or the object itself if the name is empty. ``None`` is the submission's module, which is imported by then."""
+        """An attribute, or the object itself if the name is empty. ``None`` is the submission's module, imported by then."""
         if of is None:
             of = builtins if str(name).startswith("builtins.") else self._imported()
             name = str(name)[len("builtins.") :] if of is builtins else name
@@ -89,12 +85,11 @@ class StudentDriver:
     def _imported(self) -> "object":
         if self._module is None:
             name = os.path.splitext(os.path.basename(self._path))[0]
-            spec = importlib.util.spec_from_file_location(name, self._path)
-            if spec is None or spec.loader is None:
-                raise ImportError(f"{self._path} is no module")
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[name] = module
-            spec.loader.exec_module(module)
+            with open(self._path, "rb") as file:
+                code = compile(file.read(), self._path, "exec")
+            module = sys.modules[name] = type(sys)(name)
+            module.__file__ = self._path
+            exec(code, module.__dict__)
             self._module = module
         return self._module
 
@@ -133,36 +128,44 @@ class _Kept:
 class _Output:
     """A file in the place of a standard stream."""
 
-    def __init__(self, file: "IO[bytes]", fd: "int") -> "None":
+    def __init__(self, file: "int") -> "None":
         self._file = file
-        self._fd = fd
 
     def take(self) -> "list[object]":
         """What it begins with, and how much it has. It is empty then."""
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()
-            except BaseException:  # noqa: BLE001, S110 - the submission may have put anything there
+            except BaseException:  # noqa: BLE001 - the submission may have put anything there
                 pass
-        written = os.fstat(self._file.fileno()).st_size
-        begin = os.pread(self._file.fileno(), KEPT, 0)
-        os.ftruncate(self._file.fileno(), 0)
+        written = os.fstat(self._file).st_size
+        begin = os.pread(self._file, KEPT, 0)
+        os.ftruncate(self._file, 0)
         return [values.encoded(begin, str), written]
 
 
 def _output(fd: "int") -> "_Output":
-    file = tempfile.TemporaryFile()
-    fcntl.fcntl(file, fcntl.F_SETFL, fcntl.fcntl(file, fcntl.F_GETFL) | os.O_APPEND)
-    os.dup2(file.fileno(), fd)
-    return _Output(file, fd)
+    file = _nameless_file(os.O_APPEND)
+    os.dup2(file, fd)
+    return _Output(file)
+
+
+def _nameless_file(flags: "int") -> "int":
+    """A new file without a name, in memory. The module tempfile would take longer to import than all of this."""
+    path = f"/tmp/.jobmanager-{os.getpid()}-{os.urandom(8).hex()}"
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | flags, 0o600)
+    os.remove(path)
+    return file
 
 
 def _give_input(text: "str") -> "None":
     """What the call reads from its standard input."""
-    with tempfile.TemporaryFile() as file:
-        file.write(text.encode("utf-8", "surrogateescape"))
-        file.seek(0)
-        os.dup2(file.fileno(), 0)
+    file = _nameless_file(0)
+    with os.fdopen(os.dup(file), "wb") as stream:
+        stream.write(text.encode("utf-8", "surrogateescape"))
+    os.lseek(file, 0, os.SEEK_SET)
+    os.dup2(file, 0)
+    os.close(file)
     sys.stdin = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
 
 
@@ -181,6 +184,8 @@ def _described(error: "BaseException") -> "dict[str, object]":
     except BaseException:  # noqa: BLE001 - it is the submission's
         text = "(its text cannot be had)"
     try:
+        import traceback
+
         shown = "".join(traceback.format_exception(type(error), error, error.__traceback__, limit=-20))[-_LONGEST_TEXT:]
     except BaseException:  # noqa: BLE001 - it is the submission's
         shown = ""
@@ -193,8 +198,3 @@ def main() -> "None":
         StudentDriver().serve()
     finally:
         os._exit(0)
-
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import IO

@@ -296,7 +296,7 @@ class SubmittedCode:
         self.stdout, self.stderr = (_output(each) for each in outputs)
         if "error" in reply:
             raise _error(reply["error"])
-        return values.decoded(reply.get("value"), lambda data: self._handle(process, data))
+        return values.decoded(reply.get("value"), lambda found: self._handle(process, found))
 
     def _handle(self, process: "SubmissionProcess", data: "list[object]") -> "Handle":
         if len(data) != 3 or type(data[1]) is not int or type(data[2]) is not str:
@@ -337,8 +337,8 @@ def _output(data: "object") -> "str":
     return begin.decode("utf-8", "replace")
 
 
-def _no_handle(data: "list[object]") -> "object":
-    raise ValueError("there is no handle here")
+def _no_handle(found: "list[object]") -> "object":
+    raise ValueError(f"there is a {found[0]} where none can be")
 
 
 def _error(data: "object") -> "SubmissionError":

@@ -146,7 +146,7 @@ class _ScoredResult(unittest.TextTestResult):
             self.stream.writeln(error.traceback)  # type: ignore[attr-defined]
         if test.id() in self.scores.by_key:  # else it is a class's or a module's, whose tests do not run
             told = isinstance(error, (AssertionError, GradingError))
-            self.scores.by_key[test.id()].fail(str(error) if told else f"{type(error).__name__}: {error}")
+            self.scores.by_key[test.id()].fail(error, str(error) if told else f"{type(error).__name__}: {error}")
 
 
 def _marked(name: "str", value: "object") -> "Callable[[_T], _T]":
