@@ -3,7 +3,7 @@
 import pytest
 
 from .errors import BadValue, GradingError, SubmissionEnded, SubmissionError
-from .scores import Score, call_limits
+from .scores import LONGEST_REPORT, Score, call_limits
 from .submitted_code import SubmittedCode
 
 _MARKS = (
@@ -68,6 +68,8 @@ class GradingPlugin:
             self.broken = self.broken or f"{item.nodeid}: {error}"  # no student container: that says nothing about the submission
         if isinstance(error, SubmissionError):
             report.sections.append(("Traceback in the submission", error.traceback))
+        if report.failed and len(str(report.longrepr)) > LONGEST_REPORT:  # it holds what the submission has answered
+            report.longrepr = str(report.longrepr)[:LONGEST_REPORT] + "\n[cut]"
         if report.failed:
             score.fail(error, _reason(call, error))
         elif report.skipped and not score.status:
@@ -102,8 +104,10 @@ def _argument(item: "pytest.Item", name: "str", default: "object") -> "object":
 
 
 def _reason(call: "pytest.CallInfo[None]", error: "BaseException | None") -> "str":
+    """For the submitter: of what pytest says about an assertion, the first line without its word for it."""
     if isinstance(error, AssertionError) and call.excinfo is not None:
-        return call.excinfo.exconly(tryshort=True)
+        first = call.excinfo.exconly(tryshort=True).partition("\n")[0]
+        return first[len("AssertionError: ") :] if first.startswith("AssertionError: ") else first
     return str(error) if isinstance(error, GradingError) else f"{type(error).__name__}: {error}"
 
 

@@ -4,6 +4,7 @@ from . import answer
 from .errors import BadValue, SubmissionEnded
 from .text import cleaned
 
+LONGEST_REPORT = 8000  # characters that are kept of what a framework tells about a test
 _LONGEST_SHOWN = 300  # characters of why a test failed, for the submitter
 _MOST_SHOWN = 200  # tests
 _MOST_NAMED = 1000

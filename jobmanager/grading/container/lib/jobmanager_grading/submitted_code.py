@@ -26,6 +26,7 @@ _START_CPU_S = 1.0  # CPU seconds that a process may have beside those of its ca
 _WHOLE_JOB_S = 10.0**6  # cut to the rest of the job's
 _LONGEST_NAME, _LONGEST_TEXT = 200, 8000
 _MOST_KINDS = 20
+_MOST_PRINTED = 1024 * 1024  # bytes of a call, on one stream
 _PIECE = 64 * 1024
 
 
@@ -160,8 +161,9 @@ class SubmissionProcess:
         end = self._program.wait()
         if end.signal == "SIGPROF":
             raise SubmissionEnded("timeout", "it used up the CPU time of a call")
-        how = end.text or (f"it ended by {end.signal}" if end.signal else f"it ended with exit code {end.exit_code}")
-        raise SubmissionEnded("failed" if end.outcome == "success" else end.outcome, how)
+        if end.outcome in ("success", "failed"):
+            raise SubmissionEnded("failed", f"it ended before it answered: {end.text or f'exit code {end.exit_code}'}")
+        raise SubmissionEnded(end.outcome, end.text)
 
 
 class Handle:
@@ -254,6 +256,9 @@ class SubmittedCode:
         """``with submission.raises("ValueError"):``, for a call that is to raise it, or an exception that stands on it."""
         return RaisesInSubmission(kind)
 
+    def __repr__(self) -> "str":
+        return "<the submission>"
+
     def _get(self, of: "Handle | None", name: "str") -> "object":
         return self._ask({"do": "get", "of": self._sent(of), "name": name})
 
@@ -294,6 +299,9 @@ class SubmittedCode:
         if type(outputs) is not list or len(outputs) != 2:
             raise ValueError("there are no outputs")
         self.stdout, self.stderr = (_output(each) for each in outputs)
+        if any(each[1] > _MOST_PRINTED for each in outputs):
+            self._processes.end_process()
+            raise SubmissionEnded("overflow", f"it printed more than {_MOST_PRINTED // 1024} KiB")
         if "error" in reply:
             raise _error(reply["error"])
         return values.decoded(reply.get("value"), lambda found: self._handle(process, found))
@@ -329,7 +337,7 @@ class RaisesInSubmission:
 
 
 def _output(data: "object") -> "str":
-    if type(data) is not list or len(data) != 2:
+    if type(data) is not list or len(data) != 2 or type(data[1]) is not int:
         raise ValueError("there is no output of this form")
     begin = values.decoded(data[0], _no_handle)
     if type(begin) is not bytes:

@@ -14,7 +14,7 @@ import sys
 import unittest
 
 from .errors import BadValue, GradingError, SubmissionEnded, SubmissionError
-from .scores import NoGrade, Score, call_limits, checked_points
+from .scores import LONGEST_REPORT, NoGrade, Score, call_limits, checked_points
 from .submitted_code import SubmittedCode
 
 _MARKS = "_jobmanager_marks"
@@ -140,6 +140,8 @@ class _ScoredResult(unittest.TextTestResult):
             self.scores.by_key[test.id()].status = "skipped"
 
     def _fail(self, test: "unittest.TestCase", error: "BaseException") -> "None":
+        for reports in (self.failures, self.errors):  # they hold what the submission has answered
+            reports[-1:] = [(of, report[:LONGEST_REPORT]) for of, report in reports[-1:]]
         if isinstance(error, GradingError) and not isinstance(error, (BadValue, SubmissionEnded, SubmissionError)):
             self.broken = self.broken or f"{test.id()}: {error}"
         if isinstance(error, SubmissionError):
