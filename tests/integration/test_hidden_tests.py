@@ -231,7 +231,7 @@ def graded(shared_manager: JobManager) -> Graded:
     """Grades one submission."""
 
     def result(tests: str, submission: str = RIGHT, grader: Grader | None = None, **task: Any) -> JobResult:
-        return submitted(shared_manager, tests, submission, grader or Grader.pytest(), **task).result(PATIENCE_S)
+        return submitted(shared_manager, tests, submission, grader or Grader.pytest(), **task).result(PATIENCE_S * 3)
 
     return result
 
@@ -304,10 +304,10 @@ def test_a_list_can_be_changed_in_place(submission):
     assert submission.value(submission.call("Counted", "aab")) == {"a": 2, "b": 1}
 
 def test_variables_and_streams(submission):
-    assert submission.get("LIMIT") == 3
+    assert submission.get("LIMIT") == 3 and submission.stdout == "loaded\\n"
     submission.stdin = "Ann\\n"
     assert submission.call("greet", end="!") is None
-    assert (submission.stdout, submission.stderr) == ("loaded\\nname? hello Ann!", "warned\\n")
+    assert (submission.stdout, submission.stderr) == ("name? hello Ann!", "warned\\n")
     submission.call("same", 1)
     assert submission.stdout == ""
 
@@ -349,7 +349,7 @@ def test_other_limits_are_named(submission):
         submission.call("grab")
     with pytest.raises(SubmissionEnded, match="overflow: it printed more than 1024 KiB"):
         submission.call("print_much")
-    with pytest.raises(SubmissionEnded, match="failed: it ended with exit code 3") as ended:
+    with pytest.raises(SubmissionEnded, match="failed: it ended before it answered: exit code 3") as ended:
         submission.call("leave")
     assert ended.value.outcome == "failed"
 
@@ -505,7 +505,7 @@ class Doubles(SubmissionTest):
 
     assert (right.outcome, right.grade) == (Outcome.SUCCESS, 100), right.stderr_text
     assert (exits.outcome, exits.grade) == (lies.outcome, lies.grade) == (Outcome.FAILED, 0)
-    assert "failed: it ended with exit code 0" in exits.text
+    assert "failed: it ended before it answered: exit code 0" in exits.text
     assert refused.outcome is Outcome.ERROR and "the image has no pytest" in refused.stderr_text
 
 
@@ -537,18 +537,20 @@ def test_the_flood_of_a_submission_does_not_cost_the_grade(graded: Graded, grade
 from jobmanager_grading.unit_tests import SubmissionTest
 class Flooded(SubmissionTest):
     def _test_it(self):
+        print("o" * 300000)
         raise AssertionError(self.submission.call("big"))
     def _test_that(self):
         self.assertEqual(self.submission.call("big"), self.submission.call("fail"))
-for n in range(20):
+for n in range(4):
     setattr(Flooded, f"test_it_{n}", Flooded._test_it)
     setattr(Flooded, f"test_that_{n}", Flooded._test_that)
 """
     if grader == Grader.pytest():
         tests = """
 import pytest
-@pytest.mark.parametrize("n", range(40))
+@pytest.mark.parametrize("n", range(8))
 def test_it(submission, n):
+    print("o" * 300000)
     if n % 2:
         raise AssertionError(submission.call("big"))
     assert submission.call("big") == submission.call("fail")

@@ -3,7 +3,7 @@
 import pytest
 
 from .errors import BadValue, GradingError, SubmissionEnded, SubmissionError
-from .scores import LONGEST_REPORT, Score, call_limits
+from .scores import LONGEST_REPORT, Score, call_limits, shorten
 from .submitted_code import SubmittedCode
 
 _MARKS = (
@@ -60,6 +60,7 @@ class GradingPlugin:
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtest_makereport(self, item: "pytest.Item", call: "pytest.CallInfo[None]") -> "Iterator[None]":
+        shorten(call.excinfo.value if call.excinfo is not None else None)
         outcome = yield
         report = outcome.get_result()
         score = self._scores.by_key[item.nodeid]
@@ -68,8 +69,9 @@ class GradingPlugin:
             self.broken = self.broken or f"{item.nodeid}: {error}"  # no student container: that says nothing about the submission
         if isinstance(error, SubmissionError):
             report.sections.append(("Traceback in the submission", error.traceback))
-        if report.failed and len(str(report.longrepr)) > LONGEST_REPORT:  # it holds what the submission has answered
-            report.longrepr = str(report.longrepr)[:LONGEST_REPORT] + "\n[cut]"
+        shown = str(report.longrepr) if report.failed else ""
+        if len(shown) > LONGEST_REPORT:  # it may hold what the submission has answered
+            report.longrepr = shown[:LONGEST_REPORT] + "\n[cut]"
         if report.failed:
             score.fail(error, _reason(call, error))
         elif report.skipped and not score.status:

@@ -146,6 +146,13 @@ class Scores:
         return found
 
 
+def shorten(error: "BaseException | None") -> "None":
+    """Cut the texts of an exception: they may hold what the submission has answered, and a framework shows all of it."""
+    texts = () if error is None else error.args
+    if any(isinstance(text, str) and len(text) > LONGEST_REPORT for text in texts):
+        error.args = tuple(text[:LONGEST_REPORT] if isinstance(text, str) else text for text in texts)  # type: ignore[union-attr]
+
+
 def checked_points(points: "object") -> "float":
     """A number of points. Raises BadValue."""
     if isinstance(points, bool) or not isinstance(points, (int, float)) or not 0 <= points < float("inf"):

@@ -14,7 +14,7 @@ import sys
 import unittest
 
 from .errors import BadValue, GradingError, SubmissionEnded, SubmissionError
-from .scores import LONGEST_REPORT, NoGrade, Score, call_limits, checked_points
+from .scores import LONGEST_REPORT, NoGrade, Score, call_limits, checked_points, shorten
 from .submitted_code import SubmittedCode
 
 _MARKS = "_jobmanager_marks"
@@ -114,14 +114,17 @@ class _ScoredResult(unittest.TextTestResult):
         self.scores.by_key[test.id()].status = "passed"
 
     def addFailure(self, test: "unittest.TestCase", err: "tuple") -> "None":
+        shorten(err[1])
         super().addFailure(test, err)
         self._fail(test, err[1])
 
     def addError(self, test: "unittest.TestCase", err: "tuple") -> "None":
+        shorten(err[1])
         super().addError(test, err)
         self._fail(test, err[1])
 
     def addSubTest(self, test: "unittest.TestCase", subtest: "unittest.TestCase", err: "tuple | None") -> "None":
+        shorten(err[1] if err is not None else None)
         super().addSubTest(test, subtest, err)
         if err is not None:
             self._fail(test, err[1])
