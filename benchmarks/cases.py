@@ -21,7 +21,7 @@ from benchmarks.overhead import wait_until_free
 from benchmarks.place import IMAGE, by_version
 from jobmanager import Case, ClientSync, DockerHost, Interactor, JobInput, JobManager, JobResult, Outcome, Task
 
-PYTHON = "jobmanager-python:3"
+PYTHON = "jobmanager-python:4"
 CASES = 100
 ROUNDS = 7
 _THREADS = (2, 4, 6)

@@ -20,9 +20,9 @@ from dev.debian_root import bootstrap, need_debootstrap
 from dev.dockerd import SBIN_PATH, remove_tree
 
 BUSYBOX = "jobmanager-busybox:1"
-PYTHON = "jobmanager-python:3"
+PYTHON = "jobmanager-python:4"
 PYTHON_LABEL = "jobmanager.environment=python3"
-PYTHON_PACKAGES = ("python3", "gcc", "g++", "libc6-dev", "make", "git")
+PYTHON_PACKAGES = ("python3", "python3-pytest", "gcc", "g++", "libc6-dev", "make", "git")
 DOCKERFILE = Path(__file__).parent / "images" / "python.Dockerfile"
 REGISTRY = "https://registry-1.docker.io/v2/"
 REGISTRY_TIMEOUT_S = 3.0

@@ -189,7 +189,7 @@ def report_of(name: str, result: JobResult) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Grade the submissions in examples/c_course.")
     parser.add_argument("--host", metavar="HOST_URL", help="the Docker host (default: DOCKER_HOST, or the default socket)")
-    parser.add_argument("--image", default="jobmanager-python:3", help="one with Python, gcc, make and git (default: %(default)s)")
+    parser.add_argument("--image", default="jobmanager-python:4", help="one with Python, gcc, make and git (default: %(default)s)")
     options = parser.parse_args()
     console = Console() if sys.stdout.isatty() else Console(width=160)
     names = sorted(path.name for path in SUBMISSIONS.iterdir())

@@ -2,7 +2,7 @@
 # dev/image_store.py builds it where an image registry answers, and makes the same with debootstrap where none does.
 FROM debian:bookworm-slim
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends python3 gcc g++ libc6-dev make git \
+    && apt-get install -y --no-install-recommends python3 python3-pytest gcc g++ libc6-dev make git \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/archives/*.deb
 LABEL jobmanager.environment=python3
 CMD ["python3"]

@@ -10,15 +10,14 @@ from jobmanager.errors import InvalidInput
 from jobmanager.grading.bundle import bundle
 from jobmanager.model import _checks
 from jobmanager.model._checks import RESERVED_FOLDER
-from jobmanager.model.container import GRADING_WORKSPACE, SHARED_FOLDER
-from jobmanager.model.grader import SCRIPTS
+from jobmanager.model.container import GRADING_WORKSPACE
+from jobmanager.model.grader import SCRIPTS, SHARED
 from jobmanager.model.job import JobInput
 from jobmanager.model.problems import Answer, Code, File, Match, MultipleChoice, Problem
 from jobmanager.model.task import Task
 
 INPUT_FILE = f"{RESERVED_FOLDER}/input.json"  # the answers and notes, for a grader to read
 _LANGUAGE = "en"
-_SHARED = f"{PurePosixPath(SHARED_FOLDER).name}/"  # below the workspace: student containers see it, and may write to it
 _MEMORY_OF_PID_1 = 4 * 2**20  # the runner's reserve, its window and a message that comes, 1 MiB each, and the kernel's own
 _ONE_BLOCK = 1  # of the workspace stays free: if none is at the end, the program has filled it
 
@@ -76,10 +75,13 @@ def workspace_executables(task: Task, inputs: JobInput) -> frozenset[str]:
 def _check_grader_is_kept(task: Task, inputs: JobInput) -> None:
     """A submitter's file must not become the grader, nor what it compares with."""
     the_graders = {*SCRIPTS, *(task.files or {})}
-    replaced = sorted(name for name in the_graders & set(inputs.files or {}) if not name.startswith(_SHARED))
+    brought = {name for name in inputs.files or {} if not name.startswith(SHARED)}
+    if brought and task.grader is not None and task.grader.runs_tests:  # a conftest.py would run with the tests
+        raise InvalidInput(f"a file of the job would become {min(brought)!r}, beside the tests: put it below {SHARED}")
+    replaced = sorted(the_graders & brought)
     if replaced:
         raise InvalidInput(
-            f"a file of the job would become {replaced[0]!r}, the grader's: give it another name, or put it below {_SHARED}"
+            f"a file of the job would become {replaced[0]!r}, the grader's: give it another name, or put it below {SHARED}"
         )
 
 

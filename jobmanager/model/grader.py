@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import PurePosixPath
 
 from jobmanager.errors import InvalidTask
 from jobmanager.model import _checks
 from jobmanager.model._exact import make_exact
 from jobmanager.model._keywords import explains_keywords
 from jobmanager.model.as_data import AsData
+from jobmanager.model.container import SHARED_FOLDER
 from jobmanager.model.limits import Limits
 from jobmanager.model.network import Network, checked_network
 
 SCRIPTS = ("run", "run.py", "run.sh")  # the first of them that the task has is its grader
+SHARED = f"{PurePosixPath(SHARED_FOLDER).name}/"  # below the workspace: student containers see it, and may write to it
+_HIDDEN_TESTS = ("python3", "/task/.jobmanager/lib/jobmanager_grading/hidden_tests.py")
+_OUTPUT_OF_TESTS_KIB = 256  # twice what is passed on of what the tests print
 _MAX_STUDENTS = 100
 
 
@@ -59,6 +65,79 @@ class Grader(AsData, invalid=InvalidTask):
         _checks.positive_int("most_students", self.most_students, InvalidTask, at_most=_MAX_STUDENTS)
         _checks.flag("merge_local", self.merge_local, InvalidTask)
 
+    @classmethod
+    def pytest(
+        cls,
+        submission: str = "solution.py",
+        *,
+        tests: str = "test_*.py",
+        cpu_time_s: float = 2.0,
+        wall_time_s: float | None = None,
+        one_process: bool = False,
+        student_cpu_time_s: float | None = None,
+        student_memory_mib: int | None = None,
+    ) -> Grader:
+        """A grader that runs the task's tests with pytest, which the image must have, and the submission in a student container.
+
+        Nothing of the submission is in the process of the tests (``docs/hidden-tests.md``).
+
+        Args:
+            submission: the submission's file, below ``student/``: an answer or a file of the job becomes that file.
+            tests: which of the task's files are tests (``fnmatch``, of a file's name without its folder).
+            cpu_time_s: CPU seconds of a call of the submission.
+            wall_time_s: seconds of a call; None: three times its CPU seconds.
+            one_process: whether all tests call one process of the submission. False: each test has a fresh one.
+            student_cpu_time_s, student_memory_mib: those of all its processes together, as of any grader.
+
+        Raises:
+            InvalidTask: an argument makes no sense.
+        """
+        run = _tests_command("pytest", submission, tests, cpu_time_s, wall_time_s, one_process)
+        return cls(run, student_cpu_time_s=student_cpu_time_s, student_memory_mib=student_memory_mib)
+
+    @classmethod
+    def unittest(
+        cls,
+        submission: str = "solution.py",
+        *,
+        tests: str = "test_*.py",
+        cpu_time_s: float = 2.0,
+        wall_time_s: float | None = None,
+        one_process: bool = False,
+        student_cpu_time_s: float | None = None,
+        student_memory_mib: int | None = None,
+    ) -> Grader:
+        """The same as ``Grader.pytest``, with Python's own ``unittest``: the image needs nothing but Python."""
+        run = _tests_command("unittest", submission, tests, cpu_time_s, wall_time_s, one_process)
+        return cls(run, student_cpu_time_s=student_cpu_time_s, student_memory_mib=student_memory_mib)
+
+    @property
+    def runs_tests(self) -> bool:
+        """Whether it is one that ``pytest`` or ``unittest`` has made."""
+        run, words = self.run, len(_HIDDEN_TESTS)
+        return isinstance(run, tuple) and run[:words] == _HIDDEN_TESTS and len(run) >= words + 3
+
+    def check_tests(self, files: Collection[str], answers: Collection[str], limits: Limits) -> None:
+        """Refuse a task of which its tests could never judge a submission. ``answers``: the files that answers become.
+
+        Raises:
+            InvalidTask: the reason.
+        """
+        if not self.runs_tests:
+            return
+        assert self.run is not None
+        submission, tests = SHARED + self.run[len(_HIDDEN_TESTS) + 1], self.run[len(_HIDDEN_TESTS) + 2]
+        names = [name for name in files if not name.startswith(SHARED)]
+        if not any(fnmatchcase(name.rpartition("/")[2], tests) for name in names):
+            raise InvalidTask(f"the task's files hold no tests: none is named {tests}, outside {SHARED}")
+        beside = sorted(name for name in answers if not name.startswith(SHARED))
+        if beside:
+            raise InvalidTask(f"an answer would become {beside[0]!r}, beside the tests: name it {SHARED + beside[0]!r}")
+        if answers and submission not in {*answers, *files}:
+            raise InvalidTask(f"no answer becomes {submission!r}, which the tests are to call")
+        if limits.output_kib < _OUTPUT_OF_TESTS_KIB:
+            raise InvalidTask(f"tests print reports: output_kib must be at least {_OUTPUT_OF_TESTS_KIB}, not {limits.output_kib}")
+
     def students_cpu_time_s(self, limits: Limits) -> float:
         """CPU seconds of all student containers of a task with these limits."""
         return limits.cpu_time_s if self.student_cpu_time_s is None else self.student_cpu_time_s
@@ -66,6 +145,23 @@ class Grader(AsData, invalid=InvalidTask):
     def students_memory_mib(self, limits: Limits) -> int:
         """Memory of all student containers of a task with these limits."""
         return limits.memory_mib if self.student_memory_mib is None else self.student_memory_mib
+
+
+def _tests_command(
+    framework: str, submission: str, tests: str, cpu_time_s: float, wall_time_s: float | None, one_process: bool
+) -> list[str]:
+    submission = _checks.workspace_path(submission, InvalidTask).removeprefix(SHARED)
+    if not submission.endswith(".py"):
+        raise InvalidTask(f"submission must be a file of Python, such as 'solution.py', not {submission!r}")
+    if "/" in _checks.text("tests", tests, InvalidTask):
+        raise InvalidTask(f"tests must be a pattern for names of files, without folders, not {tests!r}")
+    _checks.positive("cpu_time_s", cpu_time_s, InvalidTask)
+    words = [*_HIDDEN_TESTS, framework, submission, tests, f"--cpu-time-s={cpu_time_s:g}"]
+    if wall_time_s is not None:
+        _checks.positive("wall_time_s", wall_time_s, InvalidTask)
+        words.append(f"--wall-time-s={wall_time_s:g}")
+    _checks.flag("one_process", one_process, InvalidTask)
+    return [*words, *(["--one-process"] if one_process else [])]
 
 
 def _environments(given: Collection[str]) -> tuple[str, ...]:

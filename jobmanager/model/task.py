@@ -120,6 +120,8 @@ class Task(VersionedAsData, kind="task", invalid=InvalidTask):
         answers = [problem.filename for problem in problems.values() if isinstance(problem, (Code, File)) and problem.filename]
         _checks.no_clashes({*files, *answers}, InvalidTask)
         _check_grader(self.grader, self.command, files, answers)
+        if self.grader is not None:
+            self.grader.check_tests(files, answers, self.limits)
         _check_filenames(self.grader, problems)
         freeze(self, "files", files)
         freeze(self, "directory", None)  # its files are in `files` now

@@ -32,7 +32,7 @@ from tests.support.daemons import PrivateDaemon
 
 pytestmark = pytest.mark.engine
 
-PYTHON = "jobmanager-python:3"
+PYTHON = "jobmanager-python:4"
 SMALL = Limits(memory_mib=64, cpu_time_s=5, wall_time_s=10, workspace_mib=8)
 ECHO = "import sys; exec(sys.stdin.read())"
 

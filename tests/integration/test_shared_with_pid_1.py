@@ -127,7 +127,7 @@ def with_env(engine_url: str, outsider: docker.DockerClient) -> Iterator[Callabl
     made: list[str] = []
 
     def run(image: str, env: Mapping[str, str], command: str) -> JobResult:
-        found = "jobmanager-python:3" if image == PYTHON else image
+        found = "jobmanager-python:4" if image == PYTHON else image
         maker = outsider.containers.create(found, ["true"])
         changes = [*(f"ENV {name}={value}" for name, value in env.items()), "LABEL jobmanager.environment="]
         made.append(maker.commit("jobmanager-test-env", f"v{len(made)}", changes="\n".join(changes)).tags[0])

@@ -24,7 +24,7 @@ from tests.support.daemons import PrivateDaemon
 pytestmark = [pytest.mark.engine, pytest.mark.daemon]
 
 _REMAPPED = "dockremap"  # the user that the engine makes, with a range of ids
-_IMAGES = (BUSYBOX, "jobmanager-python:3")
+_IMAGES = (BUSYBOX, "jobmanager-python:4")
 GRADER = """
 import os
 import jobmanager_grading as grading

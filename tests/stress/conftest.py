@@ -7,7 +7,7 @@ from pathlib import Path
 import docker
 import pytest
 
-PYTHON = "jobmanager-python:3"
+PYTHON = "jobmanager-python:4"
 
 
 @pytest.fixture(scope="session")

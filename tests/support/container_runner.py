@@ -22,7 +22,7 @@ from jobmanager.runner.place import RUNNER_PATH
 from tests.conftest import SLOWNESS, eventually
 from tests.support.driven_runner import DrivenRunner
 
-PYTHON_IMAGE = "jobmanager-python:3"
+PYTHON_IMAGE = "jobmanager-python:4"
 HOST = "h"
 _API = "1.41"
 _CHUNK_BYTES = 65536

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from jobmanager import Code, Grader, Limits, Match, Network, Task
-from jobmanager.errors import InvalidTask, UnknownEnvironment, Unsatisfiable
+from jobmanager import Code, Grader, JobInput, Limits, Match, Network, Task
+from jobmanager.control.workspace import workspace_files
+from jobmanager.errors import InvalidInput, InvalidTask, UnknownEnvironment, Unsatisfiable
 from jobmanager.model.container import EngineInfo, Image
 from jobmanager.scheduling.hosts import HostConfig, HostTable
 from jobmanager.scheduling.waiting_queue import Requirements
@@ -105,3 +106,56 @@ def test_a_students_network_may_be_given_as_text() -> None:
 
 def image(name: str) -> Image:
     return Image(id=f"sha256:{name}", references=(f"{name}:latest",), labels={}, created_at_s=1.0)
+
+
+TESTS = {"test_it.py": "def test_it(submission): pass\n"}
+BAD_TESTS = [
+    ({"submission": "solution.c"}, "submission must be a file of Python"),
+    ({"submission": "../solution.py"}, "must be relative"),
+    ({"tests": ""}, "tests must be a string"),
+    ({"tests": "tests/*.py"}, "without folders"),
+    ({"cpu_time_s": 0}, "cpu_time_s must be a number above zero"),
+    ({"wall_time_s": -1}, "wall_time_s must be a number above zero"),
+    ({"one_process": 1}, "one_process must be True or False"),
+    ({"student_memory_mib": 0}, "student_memory_mib must be"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "reason"), BAD_TESTS, ids=lambda value: str(value)[:40])
+def test_a_grader_of_tests_that_makes_no_sense_is_refused(arguments: dict[str, object], reason: str) -> None:
+    for made in (Grader.pytest, Grader.unittest):
+        with pytest.raises(InvalidTask, match=reason):
+            made(**arguments)  # type: ignore[arg-type]
+
+
+def test_a_grader_of_tests_is_one_like_any_other() -> None:
+    grader = Grader.pytest("main.py", cpu_time_s=1.5, wall_time_s=4, one_process=True, student_cpu_time_s=9)
+    words = grader.run
+    assert isinstance(words, tuple)
+    assert words[2:] == ("pytest", "main.py", "test_*.py", "--cpu-time-s=1.5", "--wall-time-s=4", "--one-process")
+    assert Grader.from_dict(grader.to_dict()) == grader and grader.runs_tests
+    assert Grader.unittest("student/main.py") == Grader.unittest("main.py")
+    assert not Grader("true").runs_tests and not Grader(words[:2]).runs_tests
+
+
+def test_a_task_whose_tests_could_never_judge_a_submission_is_refused() -> None:
+    def task(grader: Grader | None = None, **arguments: object) -> Task:
+        return Task("x", grader=grader or Grader.pytest(), **{"files": TESTS, **arguments})  # type: ignore[arg-type]
+
+    assert task(problems={"q": Code("student/solution.py")}).needs_container
+    assert task(Grader.pytest("main.py"), problems={"q": Code("student/part.py")}, files={**TESTS, "student/main.py": ""})
+    with pytest.raises(InvalidTask, match=r"hold no tests: none is named test_\*\.py"):
+        task(files={"student/test_it.py": "", "run.py": ""})
+    with pytest.raises(InvalidTask, match=r"would become 'solution.py', beside the tests: name it 'student/solution.py'"):
+        task(problems={"q": Code("solution.py")})
+    with pytest.raises(InvalidTask, match=r"no answer becomes 'student/solution.py'"):
+        task(problems={"q": Code("student/main.py")})
+    with pytest.raises(InvalidTask, match="output_kib must be at least 256"):
+        task(limits=Limits(output_kib=255))
+
+
+def test_a_file_of_a_job_never_comes_beside_the_tests() -> None:
+    task = Task("x", grader=Grader.pytest(), files=TESTS)
+    with pytest.raises(InvalidInput, match=r"would become 'conftest.py', beside the tests: put it below student/"):
+        workspace_files(task, JobInput(files={"conftest.py": "", "student/solution.py": ""}))
+    assert "student/solution.py" in workspace_files(task, JobInput(files={"student/solution.py": ""}))

@@ -21,7 +21,7 @@ from .answer import (
     set_tag,
     set_test,
 )
-from .errors import BadValue, CutOff, GradingError, Unavailable, UnknownInput
+from .errors import BadValue, CutOff, GradingError, SubmissionEnded, SubmissionError, Unavailable, UnknownInput
 from .inputs import all_inputs, get_input, language
 
 __all__ = [
@@ -29,6 +29,8 @@ __all__ = [
     "BadValue",
     "CutOff",
     "GradingError",
+    "SubmissionEnded",
+    "SubmissionError",
     "Unavailable",
     "UnknownInput",
     "add_tag",

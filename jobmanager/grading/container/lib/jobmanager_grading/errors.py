@@ -5,7 +5,9 @@ GradingError
 │   └── BadRequest     an invalid request for a student container
 ├── UnknownInput   the job has no such input (also a KeyError)
 ├── Unavailable    there is no supervisor
-└── CutOff         the supervisor, or the reader of a student's output, went away
+├── CutOff         the supervisor, or the reader of a student's output, went away
+├── SubmissionError   the submission raised an exception
+└── SubmissionEnded   the process of the submission is gone before it answered
 """
 
 
@@ -44,3 +46,34 @@ class CutOff(GradingError):
     """The supervisor, or the reader of a student's output, went away before the student's program had ended."""
 
     exit_code = 254
+
+
+class SubmissionError(GradingError):
+    """The submission raised an exception, in its own process.
+
+    Attributes:
+        kinds: the names of its class and of those that it stands on, such as ``["KeyError", "LookupError", "Exception"]``.
+        message: its text.
+        traceback: where, as text.
+    """
+
+    def __init__(self, kinds: "list[str]", message: "str", traceback: "str") -> "None":
+        self.kinds = kinds
+        self.message = message
+        self.traceback = traceback
+        GradingError.__init__(self, f"{kinds[0]}: {message}" if message else kinds[0])
+
+
+class SubmissionEnded(GradingError):
+    """The process of the submission has ended, or was ended, before it answered.
+
+    Attributes:
+        outcome: ``timeout``, ``overflow``, ``failed``, ``crash`` and so on, as of a `StudentEnd`; ``invalid`` for one that sent
+            what is no answer.
+        reason: a text that names the limit, or how it ended.
+    """
+
+    def __init__(self, outcome: "str", reason: "str") -> "None":
+        self.outcome = outcome
+        self.reason = reason
+        GradingError.__init__(self, f"{outcome}: {reason}")
