@@ -28,7 +28,7 @@ _RAN = (0, 1)  # pytest's exit codes for tests that came to their end
 def main(words: "list[str]") -> "int":
     """Grade; the exit code is 0 if there is a grade."""
     options = _options(words)
-    sys.stdout = sys.stderr = _BoundedWriter(sys.stderr)  # type: ignore[assignment]
+    sys.stdout = sys.stderr = _BoundedWriter(sys.stderr)
     sys.dont_write_bytecode = True
     scores = Scores(shows_reasons=not options.one_process)
     answer.set_answer(_NO_GRADE)  # until there is a grade, whatever ends this process

@@ -59,7 +59,7 @@ class GradingPlugin:
         return self._scores.by_key[request.node.nodeid].set_credit
 
     @pytest.hookimpl(hookwrapper=True)
-    def pytest_runtest_makereport(self, item: "pytest.Item", call: "pytest.CallInfo[None]") -> "Iterator[None]":
+    def pytest_runtest_makereport(self, item: "pytest.Item", call: "pytest.CallInfo[None]") -> "Generator[None, Any, None]":
         shorten(call.excinfo.value if call.excinfo is not None else None)
         outcome = yield
         report = outcome.get_result()
@@ -115,7 +115,8 @@ def _reason(call: "pytest.CallInfo[None]", error: "BaseException | None") -> "st
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
+    from typing import Any
 
     from .scores import Scores
     from .submitted_code import SubmissionProcesses

@@ -27,8 +27,8 @@ class SubmissionTest(unittest.TestCase):
         submission: the `SubmittedCode`, in a process of its own.
     """
 
-    submission = None  # type: SubmittedCode
-    _score = None  # type: Score
+    submission = None  # type: SubmittedCode  # type: ignore[assignment]
+    _score = None  # type: Score  # type: ignore[assignment]
 
     def credit(self, points: "float") -> "None":
         """Partial credit: the points that this test has so far. The last call counts, also if the test fails afterwards."""
@@ -80,12 +80,12 @@ def run(files: "list[str]", processes: "SubmissionProcesses", scores: "Scores", 
         if scores.by_key.setdefault(test.id(), score) is not score:
             raise NoGrade(f"two tests have the name {test.id()}")
 
-    def result(*args: "object", **named: "object") -> "_ScoredResult":
+    def result(*args: "Any", **named: "Any") -> "_ScoredResult":
         made = _ScoredResult(*args, **named)
         made.processes, made.scores, made.defaults = processes, scores, (cpu_s, wall_s)
         return made
 
-    made = unittest.TextTestRunner(stream=sys.stderr, verbosity=2, resultclass=result).run(suite)  # type: ignore[arg-type]
+    made = unittest.TextTestRunner(stream=sys.stderr, verbosity=2, resultclass=result).run(suite)
     if made.broken:  # type: ignore[attr-defined]
         raise NoGrade(made.broken)  # type: ignore[attr-defined]
 
@@ -93,8 +93,8 @@ def run(files: "list[str]", processes: "SubmissionProcesses", scores: "Scores", 
 class _ScoredResult(unittest.TextTestResult):
     """What became of each test."""
 
-    processes = None  # type: SubmissionProcesses
-    scores = None  # type: Scores
+    processes = None  # type: SubmissionProcesses  # type: ignore[assignment]
+    scores = None  # type: Scores  # type: ignore[assignment]
     defaults = (0.0, None)  # type: tuple[float, float | None]
     broken = ""
 
@@ -113,17 +113,17 @@ class _ScoredResult(unittest.TextTestResult):
         super().addSuccess(test)
         self.scores.by_key[test.id()].status = "passed"
 
-    def addFailure(self, test: "unittest.TestCase", err: "tuple") -> "None":
+    def addFailure(self, test: "unittest.TestCase", err: "tuple[Any, ...]") -> "None":
         shorten(err[1])
         super().addFailure(test, err)
         self._fail(test, err[1])
 
-    def addError(self, test: "unittest.TestCase", err: "tuple") -> "None":
+    def addError(self, test: "unittest.TestCase", err: "tuple[Any, ...]") -> "None":
         shorten(err[1])
         super().addError(test, err)
         self._fail(test, err[1])
 
-    def addSubTest(self, test: "unittest.TestCase", subtest: "unittest.TestCase", err: "tuple | None") -> "None":
+    def addSubTest(self, test: "unittest.TestCase", subtest: "unittest.TestCase", err: "tuple[Any, ...] | None") -> "None":
         shorten(err[1] if err is not None else None)
         super().addSubTest(test, subtest, err)
         if err is not None:
@@ -133,7 +133,7 @@ class _ScoredResult(unittest.TextTestResult):
         super().addUnexpectedSuccess(test)
         self._fail(test, AssertionError("it was expected to fail"))
 
-    def addExpectedFailure(self, test: "unittest.TestCase", err: "tuple") -> "None":
+    def addExpectedFailure(self, test: "unittest.TestCase", err: "tuple[Any, ...]") -> "None":
         super().addExpectedFailure(test, err)
         self.scores.by_key[test.id()].status = "skipped"
 
@@ -148,7 +148,7 @@ class _ScoredResult(unittest.TextTestResult):
         if isinstance(error, GradingError) and not isinstance(error, (BadValue, SubmissionEnded, SubmissionError)):
             self.broken = self.broken or f"{test.id()}: {error}"
         if isinstance(error, SubmissionError):
-            self.stream.writeln(error.traceback)  # type: ignore[attr-defined]
+            self.stream.writeln(error.traceback)
         if test.id() in self.scores.by_key:  # else it is a class's or a module's, whose tests do not run
             told = isinstance(error, (AssertionError, GradingError))
             self.scores.by_key[test.id()].fail(error, str(error) if told else f"{type(error).__name__}: {error}")
@@ -171,7 +171,7 @@ def _marks_of(test: "unittest.TestCase", names: "Iterable[str]") -> "dict[str, A
     return {name: found[name] for name in names if name in found}
 
 
-def _imported(file: "str") -> "object":
+def _imported(file: "str") -> "ModuleType":
     name = os.path.splitext(os.path.basename(file))[0]
     if os.path.dirname(file) not in sys.path:
         sys.path.append(os.path.dirname(file))  # behind Python's own modules
@@ -193,6 +193,7 @@ def _tests_of(suite: "unittest.TestSuite") -> "Iterator[unittest.TestCase]":
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from types import ModuleType
     from typing import Any, TypeVar
 
     from .scores import Scores

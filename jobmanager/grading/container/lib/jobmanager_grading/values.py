@@ -19,7 +19,7 @@ MOST_KEYS = 10000  # of a dict or a set: keys whose hashes are alike take a time
 MOST_HANDLES = 10000  # objects of the submission that stay in one process
 _SAFE = 2**53  # a whole number up to here is a number in JSON
 _LONGEST_NUMBER = 40  # characters: a longer one takes long to read
-_COLLECTIONS = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}  # type: dict[str, Callable[[object], object]]
+_COLLECTIONS = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}  # type: dict[str, Callable[..., object]]
 _HEX = re.compile(r"-?0x[0-9a-f]+")
 
 
