@@ -426,3 +426,40 @@ def test_a_second_worker_refuses_to_start(environment: dict[str, str], tmp_path:
         assert app.process.wait(PATIENCE_S) == 3, "gunicorn's code for a worker that does not boot"
 
     assert "use one worker (gunicorn --workers 1)" in app.log.read_text()
+
+
+# --- the recipe -----------------------------------------------------------------------------------------------------
+
+
+def test_the_web_app_of_the_recipes_grades_and_goes_on_where_it_was_killed(
+    engine_url: str, environment: dict[str, str], tmp_path: Path
+) -> None:
+    recipes = (Path(__file__).resolve().parents[2] / "docs" / "recipes.md").read_text()
+    (code,) = re.findall(r"(?ms)^<!-- runs: web -->\n```python\n(.*?)^```$", recipes)
+    (tmp_path / "app.py").write_text(code)
+    command = ["gunicorn", "--workers", "1", "--threads", "8", "--bind", "127.0.0.1:0", "--chdir", str(tmp_path), "app:app"]
+    with ExitStack() as stack:
+        serve = Serve(command, environment | {"DOCKER_HOST": engine_url}, tmp_path, stack)
+        app = serve()
+        right, wrong = (_handed_in(app, program) for program in ("print(sum(map(int, input().split())))", "print(3)"))
+        results = [_result(app, job_id) for job_id in (right, wrong)]
+        assert [(result["outcome"], result["grade"]) for result in results] == [("success", 100.0), ("failed", 50.0)]
+        assert app.get("/unknown") == (200, '{"done":false,"jobs_before":null}\n')
+        slow = _handed_in(app, "import time; time.sleep(3); print(sum(map(int, input().split())))")
+        kill(app)
+        assert _result(serve(), slow)["outcome"] == "success"
+
+
+def _handed_in(app: WebApp, program: str) -> str:
+    with urllib.request.urlopen(urllib.request.Request(app.url, program.encode(), method="POST"), timeout=PATIENCE_S) as answer:
+        return str(json.loads(answer.read())["id"])
+
+
+def _result(app: WebApp, job_id: str) -> dict[str, object]:
+    def answered() -> dict[str, object] | None:
+        answer = json.loads(app.get(f"/{job_id}")[1])
+        return answer if "outcome" in answer else None
+
+    found = eventually(answered, what="it is graded", within_s=PATIENCE_S)
+    assert found is not None
+    return found
