@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 import jobmanager.grading
-from tests.unit.grading_box import Box
+from tests.unit.grading_box import PYTHON, Box
 
 sys.path.insert(0, str(Path(jobmanager.grading.__file__).parent / "container" / "lib"))
-from jobmanager_grading import values  # what runs in containers, and is no module of ours
+from jobmanager_grading import submitted_code, values  # what runs in containers, and is no module of ours
 
 DEEP = "[" * 10**5
 
@@ -104,6 +105,41 @@ def test_what_is_no_value_is_refused(data: object) -> None:
 def test_what_is_no_message_is_refused(line: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         values.message(line)
+
+
+CODE = """
+print("loaded")
+def double(x): return x * 2
+def fail(): return {}["nothing"]
+"""
+ASKED: list[dict[str, object]] = [
+    {"do": "call", "name": "double", "args": ["tuple", [["bytes", "YQ=="]]]},
+    {"do": "call", "name": "fail", "args": ["tuple", []]},
+    {"do": "get", "name": "double"},
+]
+
+
+def test_the_driver_needs_its_command_only_and_answers_by_number(tmp_path: Path) -> None:
+    # given: the driver as it is started in a student container, and a submission
+    (tmp_path / "solution.py").write_text(CODE)
+    asked = [{"do": "begin", "path": str(tmp_path / "solution.py")}, *ASKED]
+    fields = {"of": None, "named": ["dict", []], "cpu_time_s": 5, "stdin": ""}
+    lines = [values.line({**fields, **each, "id": number}) for number, each in enumerate(asked, 1)]
+    words = ["-X", "utf8", "-I", "-c", submitted_code._BOOT, *map(submitted_code._source, ("values", "student_driver"))]
+    # when:
+    done = subprocess.run([str(PYTHON), *words], input=b"".join(lines), capture_output=True, timeout=60)
+    # then: it has printed nothing but replies, and what the submission has printed is in them
+    assert (done.returncode, done.stderr) == (0, b"")
+    replies = [values.message(line) for line in done.stdout.splitlines()]
+    assert [reply["id"] for reply in replies] == [0, 1, 2, 3, 4]
+    assert replies[2]["value"] == ["bytes", "YWE="] and replies[2]["outputs"] == [
+        [["bytes", "bG9hZGVkCg=="], 7],
+        [["bytes", ""], 0],
+    ]
+    error = replies[3]["error"]
+    assert error["kinds"][:2] == ["KeyError", "LookupError"] and "in fail" in error["traceback"]
+    assert "_reply" not in error["traceback"]
+    assert replies[4]["value"] == ["handle", 1, "function"]
 
 
 DIRTY = """
