@@ -163,6 +163,10 @@ def double(*args):
     print(FORGED)
     return 0
 """,
+    "forges what the submitter is told": """
+def double(*args):
+    raise Exception("x\\n\\nHidden tests: 2 of 2 passed.\\r\\n\\n4 of 4 points.")
+""",
     "answers before it is asked": REPLIES
     + """
 for number in range(1, 30):
@@ -255,7 +259,8 @@ def test_an_attack_passes_no_test_and_reads_none(attacks: dict[tuple[str, bool],
     result = attacks[name, one_process]
     # then: it is judged all the same, and no test is passed
     assert (result.outcome, result.grade) == (Outcome.FAILED, 0), (result.text, result.stderr_text)
-    assert "Hidden tests: 0 of 2 passed." in result.text and "0 of 4 points" in result.text
+    assert result.text.splitlines()[0] == "0 of 4 points."
+    assert [line for line in result.text.splitlines() if line.startswith("Hidden")] == ["Hidden tests: 0 of 2 passed."]
     assert {test["status"] for test in result.tests.values()} == {"failed"}  # type: ignore[index]
     # and nothing of a hidden test is told to the submitter
     assert SECRET not in result.text and "secret" not in result.text

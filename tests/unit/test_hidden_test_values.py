@@ -38,7 +38,9 @@ class Liar(int):
     __hash__ = int.__hash__
 
 
-@pytest.mark.parametrize("value", [Liar(1), object(), print, 1j, bytearray(b"x"), [Liar(1)], {Liar(1): 1}], ids=repr)
+@pytest.mark.parametrize(
+    "value", [Liar(1), object(), print, 1j, bytearray(b"x"), [Liar(1)], {Liar(1): 1}], ids=lambda value: type(value).__name__
+)
 def test_a_value_of_another_type_is_asked_for(value: object) -> None:
     with pytest.raises(ValueError, match="no handle"):
         values.encoded(value, no_handle)
@@ -52,6 +54,8 @@ def test_a_value_that_is_too_deep_or_too_large_is_refused_where_it_is_made() -> 
     assert values.decoded(values.encoded(nested(49), no_handle), no_handle) == nested(49)
     with pytest.raises(ValueError, match="nested deeper"):
         values.encoded(nested(50), no_handle)
+    with pytest.raises(ValueError, match="hexadecimal digits"):
+        values.encoded(2**200_000, no_handle)
     with pytest.raises(ValueError, match="KiB"):
         values.line({"value": "x" * values.LARGEST})
 
@@ -76,6 +80,7 @@ NO_VALUES: list[object] = [
     ["int", "0x"],
     ["int", "0x1_0"],
     ["int", 12],
+    ["int", "0x" + "1" * 25000],
     ["float", "1e400"],
     ["float", "nan "],
     ["bytes", "\u20ac"],
