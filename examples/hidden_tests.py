@@ -51,7 +51,7 @@ SUBMISSIONS = {
 def main(image: str) -> None:
     task = Task(
         image,
-        grader=Grader.pytest("solution.py"),
+        grader=Grader.pytest("solution.py", cpu_time_s=1),
         files={"test_median.py": TESTS},
         problems={"code": Code("student/solution.py")},
         name="median",

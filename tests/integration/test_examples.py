@@ -256,6 +256,19 @@ def test_the_judge_tells_all_verdicts_apart(engines: list[str], environment: dic
     assert all(done.stdout.count(verdict) >= 2 for verdict in verdicts), "as it came, and as it was expected"
 
 
+def test_hidden_tests_give_points_to_what_is_right_and_to_nothing_else(engines: list[str], environment: dict[str, str]) -> None:
+    done = run(environment | {"DOCKER_HOST": engines[0]}, EXAMPLES / "hidden_tests.py")
+
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert re.findall(r"(?m)^(\S.*): (\w+), grade (\d+)$", done.stdout) == [
+        ("right", "success", "100"),
+        ("does not sort", "failed", "40"),
+        ("exits", "failed", "0"),
+        ("loops", "failed", "0"),
+        ("answers with an object that is equal to everything", "failed", "0"),
+    ]
+
+
 def demo_with(folder: Path, *submissions: Path) -> Path:
     """The demo over these submissions only."""
     (folder / "submissions").mkdir()

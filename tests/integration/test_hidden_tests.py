@@ -163,6 +163,10 @@ def double(*args):
     print(FORGED)
     return 0
 """,
+    "forges what the submitter is told": """
+def double(*args):
+    raise Exception("x\\n\\nHidden tests: 2 of 2 passed.\\r\\n\\n4 of 4 points.")
+""",
     "answers before it is asked": REPLIES
     + """
 for number in range(1, 30):
@@ -255,7 +259,8 @@ def test_an_attack_passes_no_test_and_reads_none(attacks: dict[tuple[str, bool],
     result = attacks[name, one_process]
     # then: it is judged all the same, and no test is passed
     assert (result.outcome, result.grade) == (Outcome.FAILED, 0), (result.text, result.stderr_text)
-    assert "Hidden tests: 0 of 2 passed." in result.text and "0 of 4 points" in result.text
+    assert result.text.splitlines()[0] == "0 of 4 points."
+    assert [line for line in result.text.splitlines() if line.startswith("Hidden")] == ["Hidden tests: 0 of 2 passed."]
     assert {test["status"] for test in result.tests.values()} == {"failed"}  # type: ignore[index]
     # and nothing of a hidden test is told to the submitter
     assert SECRET not in result.text and "secret" not in result.text
@@ -330,7 +335,7 @@ def test_what_cannot_be_sent_is_refused(submission):
     with pytest.raises(BadValue, match="KiB"):
         submission.call("same", "x" * 2**21)
 
-@pytest.mark.limits(cpu_time_s=1)
+@pytest.mark.limits(cpu_time_s=1, wall_time_s=60)
 def test_the_cpu_limit_is_named(submission):
     with pytest.raises(SubmissionEnded, match="timeout: .*CPU"):
         submission.call("loop")
@@ -528,6 +533,20 @@ def test_tests_that_cannot_be_run_are_an_error_of_the_course_and_no_grade(graded
     result = graded(OF_THE_COURSE[name], grader=grader)
     assert (result.outcome, result.grade) == (Outcome.ERROR, 0), (result.text, result.stderr_text)
     assert "That is a fault of the task" in result.text and SECRET not in result.text
+
+
+def test_a_student_container_that_cannot_be_had_is_no_fault_of_the_submission(graded: Graded) -> None:
+    # given: tests that have taken all the memory that student containers may have
+    tests = """
+import jobmanager_grading as grading
+other = grading.open_submission()
+assert other.run(["true"]).outcome == "success"
+def test_it(submission):
+    assert submission.call("double", 1) == 2
+"""
+    result = graded(tests)
+    assert (result.outcome, result.grade) == (Outcome.ERROR, 0), (result.text, result.stderr_text)
+    assert "Python cannot be started in the student container" in result.stderr_text
 
 
 @pytest.mark.parametrize("grader", [Grader.pytest(), Grader.unittest()], ids=["pytest", "unittest"])

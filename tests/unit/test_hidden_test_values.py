@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 import jobmanager.grading
-from tests.unit.grading_box import Box
+from tests.unit.grading_box import PYTHON, Box
 
 sys.path.insert(0, str(Path(jobmanager.grading.__file__).parent / "container" / "lib"))
-from jobmanager_grading import values  # what runs in containers, and is no module of ours
+from jobmanager_grading import submitted_code, values  # what runs in containers, and is no module of ours
 
 DEEP = "[" * 10**5
 
@@ -37,7 +38,9 @@ class Liar(int):
     __hash__ = int.__hash__
 
 
-@pytest.mark.parametrize("value", [Liar(1), object(), print, 1j, bytearray(b"x"), [Liar(1)], {Liar(1): 1}], ids=repr)
+@pytest.mark.parametrize(
+    "value", [Liar(1), object(), print, 1j, bytearray(b"x"), [Liar(1)], {Liar(1): 1}], ids=lambda value: type(value).__name__
+)
 def test_a_value_of_another_type_is_asked_for(value: object) -> None:
     with pytest.raises(ValueError, match="no handle"):
         values.encoded(value, no_handle)
@@ -51,6 +54,8 @@ def test_a_value_that_is_too_deep_or_too_large_is_refused_where_it_is_made() -> 
     assert values.decoded(values.encoded(nested(49), no_handle), no_handle) == nested(49)
     with pytest.raises(ValueError, match="nested deeper"):
         values.encoded(nested(50), no_handle)
+    with pytest.raises(ValueError, match="hexadecimal digits"):
+        values.encoded(2**200_000, no_handle)
     with pytest.raises(ValueError, match="KiB"):
         values.line({"value": "x" * values.LARGEST})
 
@@ -75,6 +80,7 @@ NO_VALUES: list[object] = [
     ["int", "0x"],
     ["int", "0x1_0"],
     ["int", 12],
+    ["int", "0x" + "1" * 25000],
     ["float", "1e400"],
     ["float", "nan "],
     ["bytes", "\u20ac"],
@@ -104,6 +110,41 @@ def test_what_is_no_value_is_refused(data: object) -> None:
 def test_what_is_no_message_is_refused(line: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         values.message(line)
+
+
+CODE = """
+print("loaded")
+def double(x): return x * 2
+def fail(): return {}["nothing"]
+"""
+ASKED: list[dict[str, object]] = [
+    {"do": "call", "name": "double", "args": ["tuple", [["bytes", "YQ=="]]]},
+    {"do": "call", "name": "fail", "args": ["tuple", []]},
+    {"do": "get", "name": "double"},
+]
+
+
+def test_the_driver_needs_its_command_only_and_answers_by_number(tmp_path: Path) -> None:
+    # given: the driver as it is started in a student container, and a submission
+    (tmp_path / "solution.py").write_text(CODE)
+    asked = [{"do": "begin", "path": str(tmp_path / "solution.py")}, *ASKED]
+    fields = {"of": None, "named": ["dict", []], "cpu_time_s": 5, "stdin": ""}
+    lines = [values.line({**fields, **each, "id": number}) for number, each in enumerate(asked, 1)]
+    words = ["-X", "utf8", "-I", "-c", submitted_code._BOOT, *map(submitted_code._source, ("values", "student_driver"))]
+    # when:
+    done = subprocess.run([str(PYTHON), *words], input=b"".join(lines), capture_output=True, timeout=60)
+    # then: it has printed nothing but replies, and what the submission has printed is in them
+    assert (done.returncode, done.stderr) == (0, b"")
+    replies = [values.message(line) for line in done.stdout.splitlines()]
+    assert [reply["id"] for reply in replies] == [0, 1, 2, 3, 4]
+    assert replies[2]["value"] == ["bytes", "YWE="] and replies[2]["outputs"] == [
+        [["bytes", "bG9hZGVkCg=="], 7],
+        [["bytes", ""], 0],
+    ]
+    error = replies[3]["error"]
+    assert error["kinds"][:2] == ["KeyError", "LookupError"] and "in fail" in error["traceback"]
+    assert "_reply" not in error["traceback"]
+    assert replies[4]["value"] == ["handle", 1, "function"]
 
 
 DIRTY = """

@@ -128,7 +128,7 @@ class Scores:
         if score.status in ("passed", "skipped") or not score.is_visible:
             return ""
         reason = score.reason if self._shows_reasons and not score.message else score.ended
-        return "\n".join(filter(None, [score.message, cleaned(reason)[:_LONGEST_SHOWN]]))
+        return "\n".join(filter(None, [score.message, _one_line(reason)[:_LONGEST_SHOWN]]))
 
     def _tests(self, got: "dict[int, float]") -> "dict[str, object]":
         found = {}  # type: dict[str, object]
@@ -170,6 +170,11 @@ def call_limits(
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
             raise BadValue(f"{name} must be a number above zero, not {value!r}")
     return cpu_s, wall_s
+
+
+def _one_line(text: "str") -> "str":
+    """A text of the submission's, which could else look like lines of ours."""
+    return "".join(character if character.isprintable() else " " for character in cleaned(text))
 
 
 def _unused(name: "str", names: "dict[str, object]") -> "str":

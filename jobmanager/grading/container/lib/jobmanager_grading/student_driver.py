@@ -188,7 +188,10 @@ def _described(error: "BaseException") -> "dict[str, object]":
     try:
         import traceback
 
-        shown = "".join(traceback.format_exception(type(error), error, error.__traceback__, limit=-20))[-_LONGEST_TEXT:]
+        place = error.__traceback__
+        while place is not None and place.tb_frame.f_globals is globals():  # the driver's own lines
+            place = place.tb_next
+        shown = "".join(traceback.format_exception(type(error), error, place, limit=-20))[-_LONGEST_TEXT:]
     except BaseException:  # noqa: BLE001 - it is the submission's
         shown = ""
     return {"kinds": kinds[:20], "text": text, "traceback": shown}

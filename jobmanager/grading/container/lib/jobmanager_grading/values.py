@@ -19,6 +19,7 @@ MOST_KEYS = 10000  # of a dict or a set: keys whose hashes are alike take a time
 MOST_HANDLES = 10000  # objects of the submission that stay in one process
 _SAFE = 2**53  # a whole number up to here is a number in JSON
 _LONGEST_NUMBER = 40  # characters: a longer one takes long to read
+_LONGEST_HEX = 25000  # digits of a whole number: Python before 3.11 takes long to show a longer one
 _COLLECTIONS = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}  # type: dict[str, Callable[..., object]]
 _HEX = re.compile(r"-?0x[0-9a-f]+")
 
@@ -27,13 +28,13 @@ def encoded(value: "object", other: "Callable[[object], object]", depth: "int" =
     """A value as data. ``other`` is asked for what is of no known type: subclasses are not known, as they may do anything.
 
     Raises:
-        ValueError: it is nested too deep.
+        ValueError: it is nested too deep, or holds too large a number.
     """
     kind = type(value)
     if value is None or kind is bool or kind is str:
         return value
     if kind is int:
-        return value if -_SAFE <= value <= _SAFE else ["int", hex(value)]  # type: ignore[operator, arg-type]
+        return value if -_SAFE <= value <= _SAFE else ["int", _hex(value)]  # type: ignore[operator, arg-type]
     if kind is float:
         return value if math.isfinite(value) else ["float", repr(value)]  # type: ignore[arg-type]
     if kind is bytes:
@@ -94,12 +95,19 @@ def message(data: "bytes") -> "dict[str, object]":
     return found
 
 
+def _hex(number: "int") -> "str":
+    text = hex(number)
+    if len(text) > _LONGEST_HEX:
+        raise ValueError(f"a whole number has more than {_LONGEST_HEX} hexadecimal digits")
+    return text
+
+
 def _of_text(kind: "str", content: "str") -> "object":
     if kind == "bytes":
         return binascii.a2b_base64(content)
     if kind == "float" and content in ("nan", "inf", "-inf"):
         return float(content)
-    if kind == "int" and _HEX.fullmatch(content):
+    if kind == "int" and len(content) <= _LONGEST_HEX and _HEX.fullmatch(content):
         return int(content, 16)
     raise ValueError("there is no value of this form")
 
