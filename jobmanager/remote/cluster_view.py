@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -176,6 +177,9 @@ class ClusterView:
     def _tell(self, before: dict[str, SeenNode], now: dict[str, SeenNode]) -> None:
         was_up, is_up = ({name for name, node in nodes.items() if not node.reason} for nodes in (before, now))
         for name in sorted(is_up - was_up):
+            if name in before:
+                level = logging.INFO if before[name].is_planned else logging.WARNING  # as when it went
+                _log.log(level, "node %s is up again", name, extra={"host": name})
             self._hooks.fire(HostUp(at_s=time.time(), host=name))
         for name in sorted(was_up - is_up):
             reason = now[name].reason if name in now else "it is gone"

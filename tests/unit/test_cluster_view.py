@@ -76,4 +76,7 @@ def test_only_what_nobody_has_planned_is_a_warning(
         view.update([seen(state, **changes)])
         assert drain(5.0)
 
-    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [(level, says)]
+        assert [(record.levelname, record.getMessage()) for record in caplog.records] == [(level, says)]
+        view.update([seen("up")])
+        assert drain(5.0)
+    assert [(record.levelname, record.getMessage()) for record in caplog.records[1:]] == [(level, "node n is up again")]

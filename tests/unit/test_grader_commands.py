@@ -142,6 +142,19 @@ def test_an_answer_that_holds_a_mark_stays_as_it_is(box: Box) -> None:
     assert (box.folder / "x.txt").read_text() == "@@b@@ @@a@@|secret"
 
 
+def test_a_mark_of_an_unknown_input_stays_and_is_told(box: Box) -> None:
+    box.bring({"code": "x = 1"})
+    text = "@@cdoe@@ @@code@@ @  @co-de@@\n@Override @Test a@b.org c@d.org\nmail('a@b', 'c@d')\n"
+    box.write("x.txt", text)
+    done = box.run("parsetemplate", "x.txt")
+    assert done.returncode == 0
+    assert (box.folder / "x.txt").read_text() == text.replace("@@code@@", "x = 1")
+    assert done.stderr.decode().splitlines() == [
+        f"the template 'x.txt' has a mark for '{name}', and there is no such input; there are @lang, @random, @state, code"
+        for name in ("cdoe", "co-de")
+    ]
+
+
 def test_a_template_that_is_missing_or_no_text_is_told(box: Box) -> None:
     assert refused(box, "parsetemplate", "missing.c") == (
         2,

@@ -148,7 +148,7 @@ MESSAGES = [
     messages.OutputChunk(job_id="j", container_name="n", pieces=(messages.StreamPiece(True, 0, b"e"),)),
     *(messages.RunEnded(job_id="j", container_name="n", facts=seen) for seen in FACTS),
     messages.UnknownContainers(names=("a",)),
-    messages.HostReachable(info=INFO, images=(IMAGE,)),
+    messages.HostReachable(info=INFO, images=(IMAGE,)), messages.HostReachable(info=INFO, images=(), networks=frozenset({"n"})),
     messages.HostUnreachable(reason="r"),
     messages.TunnelOpen(),
     messages.TunnelBroken(reason="r"),
