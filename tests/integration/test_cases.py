@@ -29,6 +29,7 @@ from jobmanager.engine.labels import JOB_LABEL
 from jobmanager.events import CaseEnded
 from tests.conftest import BUSYBOX, eventually
 from tests.support.daemons import PrivateDaemon
+from tests.support.faults import processes
 
 pytestmark = pytest.mark.engine
 
@@ -287,7 +288,7 @@ def numbered(count: int, **fields: float) -> Sequence[Case]:
 
 
 def waiters() -> set[psutil.Process]:
-    return {child for child in psutil.Process().children() if "jobmanager._waiter" in " ".join(child.cmdline())}
+    return set(processes("jobmanager._waiter"))
 
 
 @pytest.mark.case(57)

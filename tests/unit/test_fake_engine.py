@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import selectors
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -44,6 +46,7 @@ from jobmanager.runner.frames import (
     StoppedBy,
 )
 from jobmanager.testing import Echo, Exit, FakeEngineServer, Print, Repeat, Sleep
+from jobmanager.testing.fake.server import FakeServer
 from tests.conftest import eventually
 from tests.support.channel_runner import ChannelRunner
 from tests.support.driven_runner import RunnerGone
@@ -561,3 +564,15 @@ def test_a_host_whose_architecture_has_no_runner_is_refused_in_one_line_that_nam
 
         with pytest.raises(EngineUnavailable, match=said), JobManager(DockerHost(board.url, name="board")):
             pass
+
+
+def test_the_loop_can_wait_for_a_program_that_runs_for_30_years() -> None:
+    """A selector takes no such time: the whole engine would end."""
+    ours, theirs = socket.socketpair()
+    settings = {"cores": 1, "memory_mib": 1024, "architecture": "x86_64", "programs": {}, "registry": {}, "images": {}}
+    server = FakeServer("/nowhere", theirs, os.getpid(), settings)
+    with ours, theirs, selectors.DefaultSelector() as selector:
+        selector.register(theirs, selectors.EVENT_WRITE)  # so that it returns at once
+        server._later(1e9, lambda: None)
+        assert selector.select(server._select_timeout_s())
+    server._selector.close()

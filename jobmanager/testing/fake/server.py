@@ -29,6 +29,7 @@ _BACKLOG = 4096
 _RECEIVE = 4 * PIECE
 _SEND_AHEAD = PIECE  # how much of a stream is buffered before it is sent
 _OWNER_CHECK_INTERVAL_S = 0.5
+_MOST_WAIT_S = 3600.0  # a selector takes no more than some weeks
 _OPEN_CHANNEL = "open_channel"
 
 
@@ -97,7 +98,7 @@ class FakeServer:
             self._close()
 
     def _select_timeout_s(self) -> float | None:
-        return max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None
+        return min(_MOST_WAIT_S, max(0.0, self._timers[0][0] - time.monotonic())) if self._timers else None
 
     def _later(self, pause_s: float, call: Callable[[], None]) -> None:
         heapq.heappush(self._timers, (time.monotonic() + pause_s, next(self._numbers), call))
