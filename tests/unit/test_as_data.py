@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 
 from jobmanager import (
+    BatchComparison,
     Case,
     CaseResult,
     Checker,
     Code,
     ComparedResult,
-    Comparison,
     Evidence,
     Exact,
     File,
@@ -135,7 +135,7 @@ RECORDS: list[AsData] = [
     Volume(5), Step(name="queued", at_s=1.5), ProblemResult(Outcome.CRASH, "x"), QueueInfo(3, 2.5),
     Output(stderr=True, data=b"\0", missed_bytes=3, starts_again=True, phase="build", case=CASE_RESULT),
     RunningJob("a", True, "info", "me", 1.5, 30.0, "h"), WaitingJob("a", True, "info", "me", 30.0),
-    COMPARED, Comparison(changes=(COMPARED,), unchanged=3),
+    COMPARED, BatchComparison(changes=(COMPARED,), unchanged=3),
 ]  # fmt: skip
 MORE = [
     GRADED, Task("a"), Task("a", command="sleep 1", network="class"), Phase("a", Task("a")), Pipeline([Phase("a", Task("a"))]),
