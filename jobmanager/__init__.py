@@ -3,7 +3,7 @@
 
 from jobmanager import errors, events
 from jobmanager._version import __version__
-from jobmanager.batch import BatchProgress, ComparedResult, Comparison, compare
+from jobmanager.batch import BatchComparison, BatchProgress, ComparedResult, compare
 from jobmanager.buffer import ClientBuffer
 from jobmanager.client import Client
 from jobmanager.errors import JobManagerError
@@ -31,6 +31,7 @@ from jobmanager.sync import ClientSync
 
 __all__ = [
     "TLS",
+    "BatchComparison",
     "BatchProgress",
     "CallbackInfo",
     "Case",
@@ -42,7 +43,6 @@ __all__ = [
     "ClientSync",
     "Code",
     "ComparedResult",
-    "Comparison",
     "DockerHost",
     "Evidence",
     "Exact",

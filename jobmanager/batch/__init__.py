@@ -1,6 +1,6 @@
 """One task over many inputs: ``map`` and ``amap`` of every client, the file of their results, and how two such files differ."""
 
-from jobmanager.batch.comparison import ComparedResult, Comparison, compare
+from jobmanager.batch.comparison import BatchComparison, ComparedResult, compare
 from jobmanager.batch.progress import BatchProgress
 
-__all__ = ["BatchProgress", "ComparedResult", "Comparison", "compare"]
+__all__ = ["BatchComparison", "BatchProgress", "ComparedResult", "compare"]

@@ -236,13 +236,17 @@ class Batch:
             return
         until = time.monotonic() + _STOP_S
         unsure_until = time.monotonic() + _UNSURE_S
-        while self._under_way and time.monotonic() < until:
+        while (left := self._without_result()) and time.monotonic() < until:
             self.collect(_STOP_CHECK_S)
-            for taken in [each for each in self._under_way.values() if not each.is_accepted]:
-                if not self._kill(taken) and time.monotonic() > unsure_until:  # it was never taken
-                    del self._under_way[taken.job_id]
-        if self._under_way:
-            _log.warning("%d killed jobs of a batch have not ended after %g s", len(self._under_way), _STOP_S)
+            for taken in [each for each in left if not each.is_accepted]:
+                if not self._kill(taken) and time.monotonic() > unsure_until:  # it was never accepted
+                    self._under_way.pop(taken.job_id, None)
+        if left:
+            _log.warning("%d killed jobs of a batch have not ended after %g s", len(left), _STOP_S)
+
+    def _without_result(self) -> list[_Taken]:
+        """What is under way indeed. One whose result was being collected when ctrl-C came is not."""
+        return [taken for taken in self._under_way.values() if taken.result is None]
 
     def _kill(self, taken: _Taken) -> bool:
         with suppress(JobManagerError):

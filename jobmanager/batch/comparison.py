@@ -31,14 +31,14 @@ class ComparedResult(AsData):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison(VersionedAsData, kind="comparison"):
+class BatchComparison(VersionedAsData, kind="comparison"):
     """How two batches differ."""
 
     changes: tuple[ComparedResult, ...]  # changed verdicts first, then changed grades, then what is only in one
     unchanged: int  # inputs with the same outcome and grade in both
 
 
-def compare(old: Results, new: Results, *, key: Callable[[Any], str] | None = None) -> Comparison:
+def compare(old: Results, new: Results, *, key: Callable[[Any], str] | None = None) -> BatchComparison:
     """How the results of two batches differ, by the keys of their inputs: changed verdicts first.
 
     Args:
@@ -53,7 +53,7 @@ def compare(old: Results, new: Results, *, key: Callable[[Any], str] | None = No
     names = dict.fromkeys((*before, *after))
     found = [change for name in names if (change := _change(name, before.get(name), after.get(name))) is not None]
     found.sort(key=lambda change: _ORDER.index(change.difference))
-    return Comparison(changes=tuple(found), unchanged=len(names) - len(found))
+    return BatchComparison(changes=tuple(found), unchanged=len(names) - len(found))
 
 
 _Judged = tuple[Outcome, float]

@@ -72,6 +72,7 @@ def as_client(store: ClusterStore, blobs: RedisBlobs) -> None:
     assert store.announce(job(2), SeenState()) == "there" and store.announce(job(8), SeenState()) == "made"
     assert store.cancel(job(8).r, command="kill", result="killed") == "ended"
     store.ask(job(1).r, client="web", question="1")
+    assert store.leader() == "" and store.waiting_count() == len(store.waiting()) == 7
     assert store.waiting_before(job(2).r) == 1 and store.nodes() is not None and store.client("web")
     assert store.want_snapshot(5) == "" and store.last_event("web") and store.record(job(1).r)
 

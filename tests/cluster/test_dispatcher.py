@@ -184,8 +184,8 @@ def test_a_job_that_waits_too_long_ends(world: DispatchWorld) -> None:
 def test_a_job_that_waits_behind_another_for_longer_than_its_queue_timeout_is_run(world: DispatchWorld) -> None:
     world.dispatcher()
     world.node("n1", slots=1)
-    first, second = world.job("first"), world.job("second", queue_timeout_s=0.1)
-    assert world.is_on(first) == "n1"
+    assert world.is_on(world.job("first")) == "n1"
+    second = world.job("second", queue_timeout_s=0.1)
     time.sleep(2.5 * SLOWNESS)
     assert world.fields(second).state == "waiting"
 

@@ -3,7 +3,19 @@
 A call that is wrong must be an error, else the type checker finds its ``type: ignore`` unused.
 """
 
-from jobmanager import Client, ClientBuffer, ClientFuture, ClientSync, DockerHost, JobFuture, JobManager, JobResult, Limits, Task
+from jobmanager import (
+    Client,
+    ClientBuffer,
+    ClientFuture,
+    ClientSync,
+    DockerHost,
+    JobFuture,
+    JobInput,
+    JobManager,
+    JobResult,
+    Limits,
+    Task,
+)
 from jobmanager.model.pipeline import Pipeline
 
 
@@ -17,6 +29,15 @@ def right(manager: JobManager, task: Task) -> None:
     client: Client = manager
     client.new_job(task, None, None, priority=2, wait_s=3.5)
     manager.submit(task, wait_s=None)
+
+
+def many(manager: JobManager, task: Task) -> None:
+    for given, result in manager.map(task, [JobInput()], key=lambda each: each.stdin.hex(), priority=1, at_once=3):
+        files, outcome = given.files, result.outcome
+        print(files, outcome)
+    manager.map(task, ({"answer": str(number)} for number in range(3)), results="run.jsonl", progress=print)
+    manager.map(task, [5])  # type: ignore[type-var]
+    manager.map(task, [None], supersede_key="k")  # type: ignore[call-arg]
 
 
 def a_pipeline_is_taken_wherever_a_task_is(manager: JobManager, pipeline: Pipeline) -> None:

@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 
 from jobmanager import (
+    BatchComparison,
     CallbackInfo,
     Case,
     CaseResult,
     Checker,
     Code,
     ComparedResult,
-    Comparison,
     Evidence,
     Exact,
     File,
@@ -136,7 +136,7 @@ RECORDS: list[AsData] = [
     Volume(5), Step(name="queued", at_s=1.5), ProblemResult(Outcome.CRASH, "x"), QueueInfo(3, 2.5), CallbackInfo(4, 2, 9),
     Output(stderr=True, data=b"\0", missed_bytes=3, starts_again=True, phase="build", case=CASE_RESULT, to_submitter="x"),
     RunningJob("a", True, "info", "me", 1.5, 30.0, "h"), WaitingJob("a", True, "info", "me", 30.0),
-    COMPARED, Comparison(changes=(COMPARED,), unchanged=3),
+    COMPARED, BatchComparison(changes=(COMPARED,), unchanged=3),
 ]  # fmt: skip
 MORE = [
     GRADED, Task("a"), Task("a", command="sleep 1", network="class"), Phase("a", Task("a")), Pipeline([Phase("a", Task("a"))]),
