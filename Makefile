@@ -12,7 +12,7 @@ ON_EACH := $(addprefix tests/integration/test_,outcomes.py limits.py attacks.py 
 CGROUP_TESTS := tests/contract $(addprefix tests/integration/test_,outcomes.py limits.py isolation.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-cluster course test lint runner bench stress engines cgroup2 down clean
+.PHONY: help demo demo-cluster course test lint runner bench stress languages engines cgroup2 down clean
 
 help:  ## show the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 14
@@ -52,6 +52,9 @@ bench: $(READY)  ## measure: the figures of docs/
 stress: $(READY)  ## the long tests; JOBMANAGER_STRESS_SEED=1,2,3 draws three random histories
 	@$(MACHINE) redis
 	@$(MACHINE) run $(BIN)/python -m pytest tests/stress $(PYTEST_ARGS)
+
+languages: $(READY)  ## what docs/languages.md says of Java, Node, Go, Rust, numpy and Mono, in an image with all of them (2 GB)
+	@$(MACHINE) run --languages $(BIN)/python -m pytest tests/languages $(PYTEST_ARGS)
 
 engines: RELEASE = sid
 engines: $(READY)  ## contract and integration tests on the engine of another Debian release (slow; RELEASE=trixie: not sid's)

@@ -18,6 +18,7 @@ from benchmarks import (
     queue,
     runner,
     start,
+    students,
     throughput,
 )
 from benchmarks.figures import HEAD, Figure, text_table
@@ -32,6 +33,7 @@ BENCHMARKS: Mapping[str, Callable[[Sequence[str]], Iterator[Figure]]] = {
     "start": start.measure,
     "phases": phases.measure,
     "cases": cases.measure,
+    "students": students.measure,
     "queue": queue.measure,
     "cluster": cluster.measure,
     "cluster_queue": cluster_queue.measure,

@@ -38,9 +38,23 @@ def bootstrap(root: Path, *, release: str, packages: Sequence[str], log: Path) -
     command = (*CONTAINED, "debootstrap", *options, release, str(root), mirror)
     environment = os.environ | apt.proxy()
     run_quietly(command, what=f"debootstrap {release}", log=log, timeout_s=DEBOOTSTRAP_TIMEOUT_S, env=environment)
+    _remove_unneeded(root)
+
+
+def _remove_unneeded(root: Path) -> None:
     for path in (path for name in UNNEEDED for path in (root / name).rglob("*")):
         if path.is_symlink() or not path.is_dir():
             path.unlink()
+
+
+def install_into(root: Path, packages: Sequence[str], *, log: Path) -> None:
+    """Install packages in a root that `bootstrap` has made, by its own apt: debootstrap does not choose between alternatives."""
+    install = "apt-get update && apt-get install --yes --no-install-recommends " + " ".join(packages)
+    script = f'mount -t proc proc "$0/proc" && exec chroot "$0" sh -c "{install}"'  # Java is not installed without /proc
+    environment = os.environ | apt.proxy() | {"DEBIAN_FRONTEND": "noninteractive"}
+    command = (*CONTAINED, "sh", "-c", script, str(root))
+    run_quietly(command, what=f"installing {' '.join(packages)}", log=log, timeout_s=DEBOOTSTRAP_TIMEOUT_S, env=environment)
+    _remove_unneeded(root)
 
 
 def provide_root(root: Path, *, release: str, packages: Sequence[str], purpose: str, log: Path) -> None:

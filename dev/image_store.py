@@ -1,4 +1,5 @@
-"""The two images of the demo and the tests: made once, kept as tar files, loaded into every engine that lacks them."""
+"""The two images of the demo and the tests, and that of `make languages`: made once, kept as tar files, loaded into every engine
+that lacks them."""
 
 from __future__ import annotations
 
@@ -10,19 +11,24 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 from dev import apt
 from dev.console import MachineError, run_quietly, say
-from dev.debian_root import bootstrap, need_debootstrap
+from dev.debian_root import bootstrap, install_into, need_debootstrap
 from dev.dockerd import SBIN_PATH, remove_tree
 
 BUSYBOX = "jobmanager-busybox:1"
 PYTHON = "jobmanager-python:4"
 PYTHON_LABEL = "jobmanager.environment=python3"
 PYTHON_PACKAGES = ("python3", "python3-pytest", "gcc", "g++", "libc6-dev", "make", "git")
+LANGUAGES = "jobmanager-languages:1"
+LANGUAGES_LABEL = "jobmanager.environment=languages"
+# Beside those of the Python image
+LANGUAGES_PACKAGES = ("default-jdk-headless", "nodejs", "golang-go", "rustc", "mono-mcs", "python3-numpy")
 DOCKERFILE = Path(__file__).parent / "images" / "python.Dockerfile"
 REGISTRY = "https://registry-1.docker.io/v2/"
 REGISTRY_TIMEOUT_S = 3.0
@@ -77,6 +83,8 @@ class ImageStore:
         begun = time.monotonic()
         if image == BUSYBOX:
             self._import_busybox(url)
+        elif image == LANGUAGES:
+            self._import_languages(url)
         elif not (registry_answers() and self._build_python(url)):
             self._import_python(url)
         say(f"made {image} in {time.monotonic() - begun:.0f} s")
@@ -108,18 +116,33 @@ class ImageStore:
 
     def _import_python(self, url: str) -> None:
         say(f"no image registry answers: making {PYTHON} with debootstrap, about a minute")
+        with self._debian_root("python-root") as root:
+            self._import_root(root, url, PYTHON, PYTHON_LABEL)
+
+    def _import_languages(self, url: str) -> None:
+        say(f"making {LANGUAGES} with debootstrap, some minutes")
+        with self._debian_root("languages-root") as root:
+            install_into(root, LANGUAGES_PACKAGES, log=self._log)
+            self._import_root(root, url, LANGUAGES, LANGUAGES_LABEL)
+
+    @contextmanager
+    def _debian_root(self, name: str) -> Iterator[Path]:
+        """A Debian with what the python image has."""
         need_debootstrap(purpose="an image without a registry", log=self._log)
-        root = self._folder / "python-root"
+        root = self._folder / name
         _, release = apt.debian_mirror()
         bootstrap(root, release=release, packages=PYTHON_PACKAGES, log=self._log)
-        tar = self._folder / "python-root.tar"
+        yield root
+        remove_tree(root)
+
+    def _import_root(self, root: Path, url: str, image: str, label: str) -> None:
+        tar = root.with_suffix(".tar")
         kernel_files = ("--exclude=./proc/*", "--exclude=./sys/*", "--exclude=./dev/*")
         pack = ("tar", "--create", "--file", str(tar), "--directory", str(root), *kernel_files, ".")
         run_quietly(pack, what="packing", log=self._log, timeout_s=DOCKER_TIMEOUT_S)
-        changes = ("--change", f"LABEL {PYTHON_LABEL}", "--change", 'CMD ["python3"]')
-        docker(url, "import", *changes, str(tar), PYTHON, what=f"importing {PYTHON}", log=self._log)
+        changes = ("--change", f"LABEL {label}", "--change", 'CMD ["python3"]')
+        docker(url, "import", *changes, str(tar), image, what=f"importing {image}", log=self._log)
         tar.unlink()
-        remove_tree(root)
 
 
 def registry_answers() -> bool:

@@ -1,12 +1,13 @@
 """Sets up what the demos and the tests need: Docker engines and images, on a machine that may have nothing.
 
-    python3 -m dev.machine up | down | run [--with RELEASE [--pairs] | --only RELEASE] COMMAND... | env | engine | images | clean
-    python3 -m dev.machine python | redis | compiler
+    python3 -m dev.machine up | down | run [--with RELEASE [--pairs] | --only RELEASE | --languages] COMMAND...
+    python3 -m dev.machine env | engine | images | clean | python | redis | compiler
 
 An engine that answers already (DOCKER_HOST, or the default socket) is used as it is and never stopped. Otherwise one is
 started by hand. A second, independent daemon joins where one may be started: as root, on Linux. With `--with RELEASE` that
 one is the engine of another Debian release, in a root of its own, which is made once; with `--only RELEASE` no other is
-used. With `--pairs` there are two of each: as most tests wait, twice as many run side by side. Everything lives in the
+used. With `--pairs` there are two of each: as most tests wait, twice as many run side by side. With `--languages` the
+first engine alone is used, and has an image with many languages, too. Everything lives in the
 folder `.machine` of the checkout. Run it from the top folder of the checkout; Python's standard library is all it needs.
 """
 
@@ -33,7 +34,7 @@ from dev import apt, dockerd
 from dev.console import MachineError, say
 from dev.debian_root import provide_root
 from dev.dockerd import DaemonError, DaemonFiles
-from dev.image_store import BUSYBOX, PYTHON, ImageStore, docker_environment
+from dev.image_store import BUSYBOX, LANGUAGES, PYTHON, ImageStore, docker_environment
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 DEFAULT_SOCKET = Path("/var/run/docker.sock")
@@ -68,6 +69,12 @@ class Machine:
         """The url of the engine of a Debian release, with both images."""
         self.image_tars()
         return self._with_images(self._engines_of(release, 1))
+
+    def up_with_languages(self) -> list[str]:
+        """The url of one engine, with both images and that of `make languages`, which is large."""
+        engines = self._with_images([self._first_engine()])
+        self.images.provide(LANGUAGES, engines)
+        return engines
 
     def start_engines(self, *, other_release: str = "", of_each: int = 1) -> list[str]:
         """The urls of `2 * of_each` engines: half are of the other release, where there is one for us."""
@@ -428,6 +435,8 @@ def do_run(machine: Machine, options: argparse.Namespace) -> int:
         with machine.locked():
             if options.only:
                 engines = machine.up_only(options.only)
+            elif options.languages:
+                engines = machine.up_with_languages()
             else:
                 engines = machine.up(other_release=options.other_release, of_each=options.of_each)
         tar = machine.images.tar(BUSYBOX)
@@ -488,6 +497,8 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
             pairs = "two engines of each kind"
             action.add_argument("--pairs", dest="of_each", action="store_const", const=2, default=1, help=pairs)
             action.add_argument("--only", default="", metavar="RELEASE", help="no engine but the one of this Debian release")
+            languages = "one engine, and the image of many languages"
+            action.add_argument("--languages", action="store_true", help=languages)
             action.add_argument("command", nargs=argparse.REMAINDER)
         else:
             action.add_argument("--json", action="store_true", help="print JSON instead of lines")

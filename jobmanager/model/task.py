@@ -56,7 +56,7 @@ class Task(VersionedAsData, kind="task", invalid=InvalidTask):
         problems: questions by id; a Code or File answer becomes that file in the workspace, if it has a filename.
         limits: what the job may use.
         network: off by default.
-        env: environment variables of the program.
+        env: environment variables of the program; beside them ``LANG=C.UTF-8`` where neither they nor the image set a locale.
         grader: judges the submission, instead of a command, and may run it in student containers.
         collect: patterns (``fnmatch``, a folder's name for all in it) of workspace files that come back; in a ``Phase``
             also ``/volumes/NAME/PATTERN``.

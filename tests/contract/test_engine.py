@@ -360,6 +360,22 @@ def test_environment_variables_reach_the_program(place: Place) -> None:
     assert {f"{name}={value}" for name, value in env.items()} < set(lines)
 
 
+@pytest.mark.parametrize(
+    ("env", "locale"),
+    [
+        ({}, ["LANG=C.UTF-8"]),
+        ({"LANGUAGE": "de", "LC_MESSAGES": "de_DE"}, ["LANG=C.UTF-8"]),
+        ({"LANG": "C"}, ["LANG=C"]),
+        ({"LANG": ""}, ["LANG="]),
+        ({"LC_ALL": "POSIX"}, ["LC_ALL=POSIX"]),
+        ({"LC_CTYPE": "C"}, ["LC_CTYPE=C"]),
+    ],
+)
+def test_a_program_has_the_locale_of_utf_8_unless_its_run_names_one(place: Place, env: dict[str, str], locale: list[str]) -> None:
+    lines = place.run(("env",), env=env).stdout.decode().splitlines()
+    assert [line for line in lines if line.partition("=")[0] in ("LANG", "LC_ALL", "LC_CTYPE")] == locale
+
+
 def test_the_program_runs_in_the_workspace_which_is_its_home(place: Place) -> None:
     assert place.run(("pwd",)).stdout == b"/job\n"
     assert b"HOME=/job\n" in place.run(("env",)).stdout

@@ -164,6 +164,15 @@ def test_the_runs_environment_lies_over_the_containers(runner: BareRunner) -> No
     assert _sh(runner, 'echo "$A:$PATH"').stdout.startswith(b":/usr/local/sbin:")
 
 
+def test_a_run_without_a_locale_has_that_of_utf_8(runner: BareRunner) -> None:
+    assert _sh(runner, 'echo "$LANG"').stdout == b"C.UTF-8\n"
+    assert _sh(runner, 'echo "$LANG"', env=(b"LANGUAGE=de",)).stdout == b"C.UTF-8\n", "a longer name is another variable"
+    for name in (b"LANG", b"LC_ALL", b"LC_CTYPE"):
+        for value in (b"C", b""):
+            record = _sh(runner, "env | grep -e ^LANG= -e ^LC_", env=(b"=".join((name, value)),))
+            assert record.stdout == b"=".join((name, value)) + b"\n"
+
+
 def test_limits_of_the_kernel_are_set(runner: BareRunner) -> None:
     limits = (
         ResourceLimit(resource=resource.RLIMIT_NOFILE, soft=20, hard=30),

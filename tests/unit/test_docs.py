@@ -16,7 +16,7 @@ import click
 import pytest
 
 from dev import case_tests
-from jobmanager import DockerHost, Grader, JobInput, JobManager, JobResult, Limits, Outcome, Task, cli, events
+from jobmanager import DockerHost, Grader, HostInfo, JobInput, JobManager, JobResult, Limits, Outcome, Task, cli, events
 from jobmanager.command_line import run
 from jobmanager.command_line.printing import BAD, FINE, INTERRUPTED, UNREACHABLE, USAGE
 from jobmanager.doctor import probes, runner_check
@@ -351,6 +351,17 @@ def test_every_argument_of_a_grader_is_explained() -> None:
 def test_every_argument_of_a_task_is_explained() -> None:
     rows = table(text_of("docs/tasks.md"), "argument", "meaning")
     assert [row[0] for row in rows] == [f"`{field.name}`" for field in dataclasses.fields(Task)]
+
+
+def test_every_argument_of_a_jobs_input_is_explained_with_its_default() -> None:
+    rows = table(text_of("docs/tasks.md"), "argument of `JobInput`", "default")
+    told = [(quoted(row[0])[0], ast.literal_eval(quoted(row[1])[0])) for row in rows]
+    assert told == [(field.name, field.default) for field in dataclasses.fields(JobInput)]
+
+
+def test_every_field_of_a_hosts_record_is_explained() -> None:
+    rows = table(text_of("docs/hosts.md"), "field of `HostInfo`", "meaning")
+    assert [row[0] for row in rows] == [f"`{field.name}`" for field in dataclasses.fields(HostInfo)]
 
 
 def test_every_field_of_a_result_is_explained() -> None:

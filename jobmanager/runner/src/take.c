@@ -70,13 +70,26 @@ static bool is_set(const char *entry, char **env, size_t count) {
     return false;
 }
 
-// The container's own environment under the run's.
+// Text is UTF-8 where nobody says what it is. Without a locale many programs take it for ASCII; the C library of an image that
+// lacks this one goes on as without.
+static const char *const names_of_the_locale[] = {"LANG", "LC_ALL", "LC_CTYPE"};
+
+static bool has_locale(char **env, size_t count) {
+    for (size_t i = 0; i < sizeof names_of_the_locale / sizeof *names_of_the_locale; i++)
+        if (is_set(names_of_the_locale[i], env, count))
+            return true;
+    return false;
+}
+
+// The container's own environment under the run's, and a locale under both.
 static void complete_env(char **end) {
     extern char **environ;
     size_t count = (size_t)(end - run.env), added = 0;
     for (char **entry = environ; *entry && added < 900; entry++)
         if (!is_set(*entry, run.env, count))
             run.env[count + added++] = *entry;
+    if (!has_locale(run.env, count + added))
+        run.env[count + added++] = "LANG=C.UTF-8";
     if (run.channel)
         run.env[count + added++] = "JOBMANAGER_CHANNEL=3";
     run.env[count + added] = NULL;

@@ -57,6 +57,7 @@ from jobmanager.testing.fake.process import Feed, Machine, Mail, Pid1Died, Proce
 from jobmanager.testing.fake.run import FakeRun, GivenInput
 
 LEFT, LEASE_OVER, FAULTED = 0, 120, 121  # its exit codes
+_LOCALE = {"LANG", "LC_ALL", "LC_CTYPE"}
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PIECE_BYTES = 60_000
 _MOST_AHEAD = 64 * 1024  # bytes for the next run
@@ -378,6 +379,8 @@ class FakeRunner:
         cwd = from_utf8(order.cwd)
         given = dict(from_utf8(pair).split("=", 1) for pair in order.env if b"=" in pair)
         env = {"PATH": _PATH, "HOSTNAME": self._place.hostname, "HOME": cwd, **given}
+        if not env.keys() & _LOCALE:
+            env["LANG"] = "C.UTF-8"
         if order.channel:
             env["JOBMANAGER_CHANNEL"] = "3"
         return Process(self._machine, env, cwd, self._stdin(order), Mail() if order.channel else None)
