@@ -48,6 +48,7 @@ TOP = Path(__file__).resolve().parents[2]
 CONTAINER = TOP / "jobmanager/grading/container"
 DOCUMENTS = [TOP / "README.md", TOP / "CHANGELOG.md", *sorted((TOP / "docs").glob("*.md"))]
 MARKS = {  # how a block is run: its language
+    "web": "python",
     "readme": "python",
     "engine": "python",
     "alone": "python",
