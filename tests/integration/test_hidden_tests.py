@@ -335,17 +335,18 @@ def test_what_cannot_be_sent_is_refused(submission):
     with pytest.raises(BadValue, match="KiB"):
         submission.call("same", "x" * 2**21)
 
-@pytest.mark.limits(cpu_time_s=1, wall_time_s=60)
+@pytest.mark.limits(cpu_time_s=1)
 def test_the_cpu_limit_is_named(submission):
     with pytest.raises(SubmissionEnded, match="timeout: .*CPU"):
         submission.call("loop")
     assert submission.call("same", 1) == 1
 
-@pytest.mark.limits(wall_time_s=1)
 def test_the_clock_is_named(submission):
     kept = submission.keep([])
+    submission.wall_time_s = 1
     with pytest.raises(SubmissionEnded, match="no answer within 1 s"):
         submission.call("sleep")
+    submission.wall_time_s = 60
     with pytest.raises(BadValue, match="a process that has ended"):
         submission.call("same", kept)
 
@@ -401,7 +402,7 @@ if __name__ == "__main__":
 
 
 def test_values_objects_exceptions_streams_and_limits(graded: Graded) -> None:
-    result = graded(VALUES, VALUED, Grader.pytest(student_cpu_time_s=60))
+    result = graded(VALUES, VALUED, Grader.pytest(wall_time_s=60, student_cpu_time_s=60))
     assert (result.outcome, result.grade) == (Outcome.SUCCESS, 100), (result.text, result.stderr_text)
 
 

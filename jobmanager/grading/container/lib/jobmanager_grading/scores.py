@@ -165,7 +165,7 @@ def call_limits(
 ) -> "tuple[float, float]":
     """The limits of a call: those that are given, or the defaults. Wall clock without a word: three times the CPU."""
     cpu_s = default_cpu_s if cpu_time_s is None else cpu_time_s
-    wall_s = wall_time_s if wall_time_s is not None else 3 * cpu_s if cpu_time_s is not None else default_wall_s or 3 * cpu_s
+    wall_s = next((value for value in (wall_time_s, default_wall_s) if value is not None), 3 * cpu_s)
     for name, value in (("cpu_time_s", cpu_s), ("wall_time_s", wall_s)):
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
             raise BadValue(f"{name} must be a number above zero, not {value!r}")
