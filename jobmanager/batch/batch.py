@@ -90,7 +90,8 @@ class Batch:
         if self._settings.progress is True:
             self._bar = ProgressBar(self._settings.task.title)
         if self._settings.results is not None:
-            self._stored = StoredResults(self._settings.results, self._settings.task)
+            opened = partial(StoredResults, self._settings.results, self._settings.task)
+            self._stored = outside_main_thread(opened, takes_long=True)
 
     @property
     def is_empty(self) -> bool:

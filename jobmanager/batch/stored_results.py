@@ -46,7 +46,7 @@ class StoredLine(NamedTuple):
 
 
 class StoredResults:
-    """A results file that is written. Any thread may append; one opens, reads and closes.
+    """A results file that is written. Any thread may append. The main thread may only read: the rest takes a lock.
 
     Args:
         path: of the file; it is made when there is none.
@@ -62,8 +62,9 @@ class StoredResults:
         self._places: dict[ResultKey, tuple[int, int]] = {}  # offset and size of each line
         self._lock = threading.Lock()  # guards the end of the file
         self._end = 0
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        self._is_open = True
+        # an object: it is closed also when ctrl-C has kept everybody from closing it
+        self._object = open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)  # noqa: SIM115
+        self._file = self._object.fileno()
         try:
             self._take()
             self._read_all(_header(task))
@@ -90,9 +91,7 @@ class StoredResults:
     def close(self) -> None:
         """Let the file go. What is appended later is not written."""
         with self._lock:
-            if self._is_open:
-                self._is_open = False
-                os.close(self._file)
+            self._object.close()
 
     def _take(self) -> None:
         if not stat.S_ISREG(os.fstat(self._file).st_mode):
@@ -128,7 +127,7 @@ class StoredResults:
     def _append(self, data: dict[str, object], key: ResultKey | None) -> None:
         line = _line(data)
         with self._lock:
-            if not self._is_open:
+            if self._object.closed:
                 return
             offset = self._end
             self._write(line)

@@ -7,16 +7,19 @@ call came to its end without one. So every moment has its turn, whatever the mac
 from __future__ import annotations
 
 import faulthandler
+import gc
+import itertools
 import os
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 from typing import Any
 
-from jobmanager import ClientBuffer, ClientSync, DockerHost, JobManager, JobResult, Task
+from jobmanager import ClientBuffer, ClientSync, DockerHost, JobInput, JobManager, JobResult, Task
 from jobmanager.errors import JobManagerError, UnknownJob
 from tests.conftest import children, eventually, our_threads
 
@@ -181,6 +184,27 @@ def raised_in_every_call(url: str) -> None:
         each_moment(act, *LIFETIME, "client", "live_output", "future")
         manager.close(kill=True)
     assert len({result.job_id for result in results}) == len(results)
+    nothing_is_left()
+
+
+def raised_in_a_batch(url: str) -> None:
+    """Whatever line ctrl-C comes at: nothing of the batch goes on, and the next one has the file."""
+    with tempfile.TemporaryDirectory() as folder, JobManager(DockerHost(url, max_concurrent_jobs=8)) as manager:
+        handled_by(interrupt)
+        count = itertools.count()
+
+        def act(moment: Moment) -> None:
+            inputs = [JobInput(stdin=str(next(count))) for _ in range(2)]
+            with suppress(KeyboardInterrupt), moment:
+                for _ in manager.map(TASK, inputs, results=f"{folder}/results", at_once=2):
+                    pass
+            gc.collect()
+            if moment.has_come:
+                eventually(lambda: manager.get_job_queue_snapshot() == ([], []))
+            else:
+                assert len(list(manager.map(TASK, inputs, results=f"{folder}/results"))) == 2
+
+        each_moment(act, "batch", every=5)
     nothing_is_left()
 
 

@@ -59,6 +59,10 @@ def test_a_handler_that_raises_in_the_middle_of_every_call_loses_and_doubles_no_
     assert moments(interrupted("raised_in_every_call", fake)) > 50
 
 
+def test_ctrl_c_at_any_line_of_a_batch_leaves_nothing_and_the_file_to_the_next_one(fake: FakeEngineServer) -> None:
+    assert moments(interrupted("raised_in_a_batch", fake)) > 20
+
+
 def test_a_handler_that_closes_while_the_main_thread_waits_for_hosts_ends_start_with_closed(fake: FakeEngineServer) -> None:
     fake.faults.pause()
     try:
