@@ -72,7 +72,7 @@ class ProgressCounter:
 
 
 class ProgressBar:
-    """Shows a ``BatchProgress`` with rich, in a terminal or a notebook. It has no thread: it moves when it is called.
+    """Shows a ``BatchProgress`` with rich, on standard error or in a notebook. It has no thread: it moves when it is called.
 
     Raises:
         NotSupported: rich is not installed.
@@ -80,12 +80,13 @@ class ProgressBar:
 
     def __init__(self, title: str) -> None:
         try:
+            from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn
         except ImportError:
             raise NotSupported("progress=True needs rich: install the extra `cli`, or give a function as progress") from None
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"))
         self._title = title
-        self._bar: Progress = Progress(*columns, auto_refresh=False)
+        self._bar: Progress = Progress(*columns, console=Console(stderr=True), auto_refresh=False)
         self._row: TaskID | None = None
         self._next_refresh = 0.0
         self._last: BatchProgress | None = None

@@ -439,7 +439,7 @@ def test_the_text_says_done_outcomes_speed_and_the_time_left():
 
 def test_the_bar_ends_with_all_that_was_done(capsys):
     list(ClientFuture(Busy()).map(TASK, list(inputs(3)), progress=True))
-    assert "3/3 (3 success)" in capsys.readouterr().out
+    assert "3/3 (3 success)" in capsys.readouterr().err
 
 
 def test_without_rich_a_bar_is_refused_with_what_to_do(monkeypatch):

@@ -103,7 +103,7 @@ def test_a_job_that_makes_no_sense_is_refused_and_the_message_says_why(given, er
 
 def test_a_callback_that_is_not_callable_is_refused_and_nothing_is_accepted():
     manager, accepted = JobManager("unix:///nowhere"), []
-    ledger = SimpleNamespace(accept=lambda *job: accepted.append(job))
+    ledger = SimpleNamespace(accept=lambda *job: accepted.append(job), wait_for_room=None)
     manager._lifetime._running = SimpleNamespace(pid=os.getpid(), ledger=ledger, change=lambda change: change())
 
     for bad in ("print", 5, ["print"]):
@@ -132,7 +132,7 @@ def test_secrets_that_are_somewhere_else_are_only_named():
 def test_a_pipeline_whose_secret_the_manager_does_not_have_is_refused_and_nothing_is_accepted():
     secrets, accepted = {}, []
     manager = JobManager("unix:///nowhere", secrets=secrets)
-    ledger = SimpleNamespace(accept=lambda *job: accepted.append(job))
+    ledger = SimpleNamespace(accept=lambda *job: accepted.append(job), wait_for_room=None)
     manager._lifetime._running = SimpleNamespace(pid=os.getpid(), ledger=ledger, change=lambda change: change())
     pipeline = Pipeline([Phase("report", Task("x", command="true"), secrets=["token"])])
 
