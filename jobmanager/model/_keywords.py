@@ -77,7 +77,7 @@ _GIVEN = {  # how what belongs to another class is given
 }
 _FIRST = {("Task", "environment"): "Task('python3', ...)", ("DockerHost", "url"): "DockerHost('unix:///var/run/docker.sock')"}
 _names: dict[str, tuple[str, ...]] = {  # of each class that explains its keywords, and of the calls that take a job
-    JOB: ("inputdata", "callback", "priority", "launcher_name", "debug", "ssh_callback", "job_id", "supersede_key")
+    JOB: ("inputdata", "callback", "priority", "launcher_name", "debug", "ssh_callback", "job_id", "supersede_key", "wait_s")
 }
 
 

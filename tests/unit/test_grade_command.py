@@ -293,7 +293,7 @@ def test_no_host_is_3_and_an_image_that_is_not_there_is_2(ask: Ask, quiz: Path, 
 
     made(quiz, {"task.yaml": "environment_id: nothing\nproblems: {p: {type: code}}\n", "run": "#!/bin/sh\n"})
     code, _, err = ask(quiz, "--answer", "p=x")
-    assert (code, "no host has the environment 'nothing'" in err) == (2, True)
+    assert (code, "no host has the environment or image 'nothing'" in err) == (2, True)
 
 
 # ---- formats

@@ -112,7 +112,7 @@ TESTS = {"test_it.py": "def test_it(submission): pass\n"}
 BAD_TESTS = [
     ({"submission": "solution.c"}, "submission must be a file of Python"),
     ({"submission": "../solution.py"}, "must be relative"),
-    ({"tests": ""}, "tests must be a string"),
+    ({"tests": ""}, "tests is empty"),
     ({"tests": "tests/*.py"}, "without folders"),
     ({"cpu_time_s": 0}, "cpu_time_s must be a number above zero"),
     ({"wall_time_s": -1}, "wall_time_s must be a number above zero"),

@@ -209,7 +209,7 @@ def test_an_archive_can_write_nowhere_else(tmp_path: Path) -> None:
         (["python3", "--stdin", "/nothing", "--", "greet"], "'/nothing' cannot be read: No such file"),
         (["python3", "--collect", "*", "--", "greet"], "--collect and --archive-to go together"),
         (["python3", "--network", "host", "--", "greet"], "network 'host' is not for jobs"),
-        (["nothing:1", "--", "greet"], "no host has the environment 'nothing:1'"),
+        (["nothing:1", "--", "greet"], "no host has the environment or image 'nothing:1'"),
         (["python3", "--tls", "/nothing", "--", "greet"], "--tls is for tcp hosts"),
     ],
 )
