@@ -569,7 +569,8 @@ def test_a_host_whose_architecture_has_no_runner_is_refused_in_one_line_that_nam
 def test_the_loop_can_wait_for_a_program_that_runs_for_30_years() -> None:
     """A selector takes no such time: the whole engine would end."""
     ours, theirs = socket.socketpair()
-    settings = {"cores": 1, "memory_mib": 1024, "architecture": "x86_64", "programs": {}, "registry": {}, "images": {}, "networks": []}
+    nothing = {"programs": {}, "registry": {}, "images": {}, "networks": []}
+    settings = {"cores": 1, "memory_mib": 1024, "architecture": "x86_64", **nothing}
     server = FakeServer("/nowhere", theirs, os.getpid(), settings)
     with ours, theirs, selectors.DefaultSelector() as selector:
         selector.register(theirs, selectors.EVENT_WRITE)  # so that it returns at once
