@@ -29,6 +29,7 @@ class Allocation:
     """What one student container may use, until it is released."""
 
     limits: Limits
+    has_less_cpu: bool = False  # than it asked for: no more is left
 
 
 class StudentBudget:
@@ -68,7 +69,7 @@ class StudentBudget:
             memory_mib = request.memory_mib or min(self._limits.memory_mib, self._memory_left_mib)
             if not SMALLEST_MEMORY_MIB <= memory_mib <= self._memory_left_mib:
                 raise BudgetExceeded(self._memory_error(request.memory_mib))
-            allocation = Allocation(limits=self._limits_for(request, memory_mib))
+            allocation = self._allocation_for(request, memory_mib)
             self._students_left -= 1
             self._memory_left_mib -= memory_mib
             self._used_s[allocation] = 0.0
@@ -77,7 +78,7 @@ class StudentBudget:
     def allocate_again(self, allocation: Allocation, request: RunStudent) -> Allocation:
         """Limits for the next program of a container that was kept; raises BudgetExceeded. It has its place and its memory."""
         with self._changed:
-            again = Allocation(limits=self._limits_for(request, allocation.limits.memory_mib))
+            again = self._allocation_for(request, allocation.limits.memory_mib)
             self._used_s[again] = 0.0
             return again
 
@@ -142,14 +143,16 @@ class StudentBudget:
             " or the task a larger Grader(student_memory_mib=...)"
         )
 
-    def _limits_for(self, request: RunStudent, memory_mib: int) -> Limits:
+    def _allocation_for(self, request: RunStudent, memory_mib: int) -> Allocation:
         """Limits within what is left of the job, less a grace period, so that the grader outlives a student that sleeps."""
         grace_s = min(_MAX_GRACE_S, _GRACE_FRACTION * self._limits.wall_s)
         cpu_left_s = self._cpu_left_s - sum(self._used_s.values())
-        cpu_time_s = min(request.cpu_time_s or self._limits.cpu_time_s, cpu_left_s)
+        asked_s = request.cpu_time_s or self._limits.cpu_time_s
+        cpu_time_s = min(asked_s, cpu_left_s)
         if cpu_time_s < _MIN_TIME_S:
             raise BudgetExceeded("no CPU time is left for student containers", timeout=True)
         wall_time_s = min(request.wall_time_s or 3 * cpu_time_s, self._wall_time_left_s() - grace_s)
         if wall_time_s < _MIN_TIME_S:
             raise BudgetExceeded("no time is left for student containers", timeout=True)
-        return replace(self._limits, cpu_time_s=cpu_time_s, wall_time_s=wall_time_s, memory_mib=memory_mib)
+        limits = replace(self._limits, cpu_time_s=cpu_time_s, wall_time_s=wall_time_s, memory_mib=memory_mib)
+        return Allocation(limits=limits, has_less_cpu=cpu_time_s < asked_s)

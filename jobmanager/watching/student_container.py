@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from jobmanager._deleter import delete
@@ -22,9 +22,9 @@ from jobmanager.ipc.messages import ContainerRemoved, ContainerStarted, GradingS
 from jobmanager.model.container import GRADING_WORKSPACE, SHARED_FOLDER, ContainerSpec, ContainerStatus
 from jobmanager.model.container_states import ContainerAction, ContainerEvent, ContainerState, apply_event
 from jobmanager.model.limits import Limits
-from jobmanager.model.result import Outcome
+from jobmanager.model.result import LimitName, Outcome
 from jobmanager.results.facts import CannotRun, Limit, RunFacts, StoppedForLimit
-from jobmanager.results.verdict import judge
+from jobmanager.results.verdict import Verdict, judge
 from jobmanager.runner.fields import FrameError
 from jobmanager.runner.place import SHM
 from jobmanager.watching.cases_monitor import CasesMonitor
@@ -204,7 +204,8 @@ class StudentContainer:
             if self.state is ContainerState.WANTED:  # it may have been released while it waited for its place
                 self._spec = self._new_spec(self._allocation.limits)
         except BudgetExceeded as error:
-            self._end(Outcome.TIMEOUT if error.timeout else Outcome.ERROR, str(error))
+            why = _of_budget(error)
+            self._end(why.outcome, why.text, limit=why.limit)
         except _StudentNotStarted as why:
             self._end(why.outcome, str(why))
         except Exception as error:  # noqa: BLE001 - as in _carry_out
@@ -244,8 +245,8 @@ class StudentContainer:
                     self._refuse(self.program)
                 else:
                     assert self._allocation is not None, "what was started has its place"
-                    outcome, text = _KILLED if self._run_killed else _judged(facts, self._allocation.limits)
-                    self._end(outcome, text, facts, is_kept=stays)
+                    verdict = Verdict(outcome=_KILLED[0], text=_KILLED[1]) if self._run_killed else _judged(facts, self._allocation)
+                    self._end(verdict.outcome, verdict.text, facts, limit=verdict.limit, is_kept=stays)
                 if not stays or not self._take_another():
                     return _RUN_OVER
         finally:
@@ -292,7 +293,8 @@ class StudentContainer:
                 if self.student_state is StudentState.BUSY:
                     return True
             if program is not None and why_not is not None:
-                program.report_end(*why_not)  # without the lock: it asks for that of all students
+                # Without the lock: it asks for that of all students
+                program.report_end(why_not.outcome, why_not.text, limit=why_not.limit)
             elif not self._stay_connected():
                 break
         with self._lock:
@@ -302,14 +304,14 @@ class StudentContainer:
         self._owner.budget.mark_removing(self._allocation)
         return False
 
-    def _begin(self, program: StudentProgram) -> tuple[Outcome, str] | None:
+    def _begin(self, program: StudentProgram) -> Verdict | None:
         """Why it cannot begin; None: it has a monitor."""
         self.program = program
         assert self._allocation is not None, "it had a run"
         try:
             self._allocation = self._owner.budget.allocate_again(self._allocation, program.request)
         except BudgetExceeded as error:
-            return Outcome.TIMEOUT if error.timeout else Outcome.ERROR, str(error)
+            return _of_budget(error)
         self._monitor = self._new_monitor(self._monitor.container_id)
         return None
 
@@ -354,12 +356,20 @@ class StudentContainer:
 
     # ---- its end, and what it is made of
 
-    def _end(self, outcome: Outcome, text: str, facts: RunFacts | None = None, *, is_kept: bool = False) -> None:
+    def _end(
+        self,
+        outcome: Outcome,
+        text: str,
+        facts: RunFacts | None = None,
+        *,
+        limit: LimitName | None = None,
+        is_kept: bool = False,
+    ) -> None:
         """Nothing of it runs any more: tell the budget, then the grader, who may ask for another. Only the first call counts."""
         if self._allocation is not None:
             self._owner.budget.mark_stopped(self._allocation, None if facts is None else facts.cpu_time_s, is_kept=is_kept)
         if self.program is not self.refused:
-            self.program.report_end(outcome, text, facts)
+            self.program.report_end(outcome, text, facts, limit=limit)
 
     def _end_for_bug(self, error: Exception) -> None:
         _log.error("student %d of job %s failed", self.program.request.id, self._owner.job.job_id, exc_info=error)
@@ -429,11 +439,18 @@ class StudentContainer:
         return monitor
 
 
-def _judged(facts: RunFacts, limits: Limits) -> tuple[Outcome, str]:
+def _judged(facts: RunFacts, allocation: Allocation) -> Verdict:
+    """Where it had less CPU time than it asked for, it is the budget that was reached: others have used up the rest."""
+    limits = allocation.limits
     if isinstance(facts.ending, CannotRun):
-        return Outcome.ERROR, facts.ending.reason
+        return Verdict(outcome=Outcome.ERROR, text=facts.ending.reason)
     verdict = judge(facts, limits)
     limit_hit = facts.ending.limit_hit if isinstance(facts.ending, StoppedForLimit) else None
     if limit_hit is not None and limit_hit.limit is Limit.CPU and limit_hit.measured < limits.cpu_time_s:
-        return verdict.outcome, "the CPU time of all student containers together is used up"
-    return verdict.outcome, verdict.text
+        return replace(verdict, text="the CPU time of all student containers together is used up", limit="budget")
+    return replace(verdict, limit="budget") if verdict.limit == "cpu" and allocation.has_less_cpu else verdict
+
+
+def _of_budget(exceeded: BudgetExceeded) -> Verdict:
+    outcome = Outcome.TIMEOUT if exceeded.timeout else Outcome.ERROR
+    return Verdict(outcome=outcome, text=str(exceeded), limit="budget" if exceeded.timeout else None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from jobmanager.grading.link import RunStudent, message_to_supervisor, output_message
-from jobmanager.model.result import Outcome
+from jobmanager.model.result import LimitName, Outcome
 from jobmanager.results.facts import RunFacts
 from jobmanager.watching.pumps import InputPump
 
@@ -65,19 +65,22 @@ class StudentProgram:
             self._output_overflowed = True  # more would only take more memory
             self._kill()
 
-    def report_end(self, outcome: Outcome, text: str = "", facts: RunFacts | None = None) -> None:
-        """Send the last message about it to the grader. Only the first call counts."""
+    def report_end(
+        self, outcome: Outcome, text: str = "", facts: RunFacts | None = None, *, limit: LimitName | None = None
+    ) -> None:
+        """Send the last message about it to the grader. Only the first call counts. ``limit``: the one that decided."""
         if self._end_reported:
             return
         self._end_reported = True
         self._on_end()
         if self._stdin_overflowed:
-            outcome, text = Outcome.ERROR, "more of its standard input was sent than it takes"
+            outcome, text, limit = Outcome.ERROR, "more of its standard input was sent than it takes", None
         if self._output_overflowed:
             unread_mib = MAX_UNREAD_OUTPUT_BYTES // 2**20
-            outcome, text = Outcome.OVERFLOW, f"{unread_mib} MiB of what it printed wait for its grader to read them"
+            text = f"{unread_mib} MiB of what it printed wait for its grader to read them"
+            outcome, limit = Outcome.OVERFLOW, "output"
         self._report_started()
-        self._send(end_message(self.request.id, outcome, text, facts))
+        self._send(end_message(self.request.id, outcome, text, facts, limit=limit))
 
     def on_start(self) -> None:
         self._report_started()
@@ -98,7 +101,9 @@ class StudentProgram:
         self._send(message_to_supervisor("taken", self.request.id, bytes=count))
 
 
-def end_message(student: int, outcome: Outcome, text: str, facts: RunFacts | None = None) -> bytes:
+def end_message(
+    student: int, outcome: Outcome, text: str, facts: RunFacts | None = None, *, limit: LimitName | None = None
+) -> bytes:
     """The last message about a student."""
     peak = None if facts is None else facts.peak_memory_bytes
     end = None if facts is None else facts.end
@@ -107,6 +112,7 @@ def end_message(student: int, outcome: Outcome, text: str, facts: RunFacts | Non
         student,
         outcome=outcome.value,
         text=text,
+        limit=limit,
         exit_code=None if end is None else end.exit_code,
         signal=None if end is None else end.signal,
         cpu_time_s=None if facts is None else facts.cpu_time_s,

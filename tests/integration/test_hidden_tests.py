@@ -351,8 +351,9 @@ def test_the_clock_is_named(submission):
         submission.call("same", kept)
 
 def test_other_limits_are_named(submission):
-    with pytest.raises(SubmissionEnded, match="overflow: .*memory"):
+    with pytest.raises(SubmissionEnded, match="overflow: .*memory") as greedy:
         submission.call("grab")
+    assert greedy.value.limit == "memory"
     with pytest.raises(SubmissionEnded, match="overflow: it printed more than 1024 KiB"):
         submission.call("print_much")
     with pytest.raises(SubmissionEnded, match="failed: it ended before it answered: exit code 3") as ended:

@@ -22,7 +22,7 @@ import jobmanager_grading as grading
 def student(command, stdin=b"", **limits):
     end = grading.run_student(["sh", "-c", command], stdin, **limits)
     return {
-        "code": end.exit_code, "outcome": end.outcome, "text": end.text, "stdout": end.stdout.decode("latin1"),
+        "code": end.exit_code, "outcome": end.outcome, "text": end.text, "limit": end.limit, "stdout": end.stdout.decode("latin1"),
         "stderr": end.stderr.decode("latin1"), "cpu": end.cpu_time_s, "wall": end.wall_time_s,
     }
 
@@ -97,11 +97,11 @@ seen["cpu"], seen["wall"], seen["output"], seen["memory"] = at_once(
         limits=Limits(memory_mib=64, cpu_time_s=20, wall_time_s=60, output_kib=64),
     )
 
-    assert {name: (end["code"], end["outcome"]) for name, end in found.items()} == {
-        "cpu": (253, "timeout"),
-        "wall": (253, "timeout"),
-        "output": (252, "overflow"),
-        "memory": (252, "overflow"),
+    assert {name: (end["code"], end["outcome"], end["limit"]) for name, end in found.items()} == {
+        "cpu": (253, "timeout", "cpu"),
+        "wall": (253, "timeout", "wall"),
+        "output": (252, "overflow", "output"),
+        "memory": (252, "overflow", "memory"),
     }
     assert len(found["output"]["stdout"]) == 64 * 1024
 
@@ -166,6 +166,7 @@ seen["used up"] = student("true")
     assert found["too much"]["code"] == 251 and "64 MiB are left" in found["too much"]["text"]
     assert [end["code"] for end in found["three"]] == [0, 0, 251]
     assert [end["outcome"] for end in found["spin"]] == ["timeout", "timeout"]
+    assert {end["limit"] for end in (*found["spin"], found["used up"])} == {"budget"}
     assert found["used up"]["outcome"] == "timeout" and "no CPU time is left" in found["used up"]["text"]
 
 

@@ -39,6 +39,15 @@ def test_who_asks_has_what_he_asks_for_as_far_as_it_is_left() -> None:
     assert budget(cpu_time_s=1.5).allocate(replace(asked, wall_time_s=0)).limits.wall_time_s == 4.5
 
 
+def test_who_has_less_cpu_time_than_he_asked_for_is_known() -> None:
+    shared = budget(cpu_time_s=11)
+    first = shared.allocate(replace(ASKED, memory_mib=20))
+    assert not first.has_less_cpu
+    shared.mark_stopped(first, 9.0)
+    assert not shared.allocate(replace(ASKED, cpu_time_s=1, memory_mib=20)).has_less_cpu
+    assert shared.allocate(replace(ASKED, cpu_time_s=5, memory_mib=20)).has_less_cpu
+
+
 def test_memory_and_places_are_shared_by_those_that_run() -> None:
     shared = budget(memory_mib=150, most_students=2)
     first = shared.allocate(replace(ASKED, memory_mib=90))

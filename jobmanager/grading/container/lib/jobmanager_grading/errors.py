@@ -71,9 +71,11 @@ class SubmissionEnded(GradingError):
         outcome: ``timeout``, ``overflow``, ``failed``, ``crash`` and so on, as of a `StudentEnd`; ``invalid`` for one that sent
             what is no answer.
         reason: a text that names the limit, or how it ended.
+        limit: the limit that ended it, as of a `StudentEnd`; None for any other end.
     """
 
-    def __init__(self, outcome: "str", reason: "str") -> "None":
+    def __init__(self, outcome: "str", reason: "str", limit: "str | None" = None) -> "None":
         self.outcome = outcome
         self.reason = reason
+        self.limit = limit
         GradingError.__init__(self, f"{outcome}: {reason}")

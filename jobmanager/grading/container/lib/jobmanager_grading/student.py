@@ -23,6 +23,8 @@ class StudentEnd:
         exit_code: its own, or 128 and the number of the signal that ended it, as a shell tells it; else 251 could not be started,
             252 overflow, 253 timeout, 254 anything else, or 141 where it was killed because its output was read no more.
         outcome: ``success``, ``failed``, ``timeout``, ``overflow``, ``error``, ``crash`` or ``killed``.
+        limit: the limit that ended it: ``cpu``, ``wall``, ``memory``, ``output``, ``processes``, ``workspace``, ``shm``, or
+            ``budget`` where programs before it had used up what it asked for; None for any other end.
         signal: the name of the signal that ended it, such as ``SIGSEGV``; None for any other end.
         text: the reason, where there is one.
         stdout, stderr: what it wrote (bytes), unless that went elsewhere.
@@ -39,6 +41,7 @@ class StudentEnd:
         self.stdout = b""
         self.stderr = b""
         self.output_cut = end.get("output_cut") is True
+        self.limit = end.get("limit")  # type: str | None # type: ignore[assignment]
         self.signal = end.get("signal")  # type: str | None # type: ignore[assignment]
         own = end.get("exit_code") if self.signal is None else _shell_code(self.signal)
         ended_by_itself = self.outcome in ("success", "failed") and isinstance(own, int)

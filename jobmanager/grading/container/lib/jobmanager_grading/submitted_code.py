@@ -127,10 +127,10 @@ class SubmissionProcess:
 
     def give_up(self, outcome: "str", reason: "str") -> "NoReturn":
         """End it, as it did not do what it should. How it ended by itself counts for more."""
-        end = self.kill()
+        end, limit = self.kill(), "wall" if outcome == "timeout" else None
         if end.outcome in ("timeout", "overflow"):
-            outcome, reason = end.outcome, end.text
-        raise SubmissionEnded(outcome, reason)
+            outcome, reason, limit = end.outcome, end.text, end.limit
+        raise SubmissionEnded(outcome, reason, limit)
 
     def _reply(self, until: "float", late: "str") -> "dict[str, object]":
         while b"\n" not in self._received:
@@ -160,10 +160,10 @@ class SubmissionProcess:
     def _give_up_as_it_ended(self) -> "NoReturn":
         end = self._program.wait()
         if end.signal == "SIGPROF":
-            raise SubmissionEnded("timeout", "it used up the CPU time of a call")
+            raise SubmissionEnded("timeout", "it used up the CPU time of a call", "cpu")
         if end.outcome in ("success", "failed"):
             raise SubmissionEnded("failed", f"it ended before it answered: {end.text or f'exit code {end.exit_code}'}")
-        raise SubmissionEnded(end.outcome, end.text)
+        raise SubmissionEnded(end.outcome, end.text, end.limit)
 
 
 class Handle:
@@ -301,7 +301,7 @@ class SubmittedCode:
         self.stdout, self.stderr = (_output(each) for each in outputs)
         if any(each[1] > _MOST_PRINTED for each in outputs):
             self._processes.end_process()
-            raise SubmissionEnded("overflow", f"it printed more than {_MOST_PRINTED // 1024} KiB")
+            raise SubmissionEnded("overflow", f"it printed more than {_MOST_PRINTED // 1024} KiB", "output")
         if "error" in reply:
             raise _error(reply["error"])
         return values.decoded(reply.get("value"), lambda found: self._handle(process, found))
