@@ -117,8 +117,10 @@ class Grader(AsData, invalid=InvalidTask):
         run, words = self.run, len(_HIDDEN_TESTS)
         return isinstance(run, tuple) and run[:words] == _HIDDEN_TESTS and len(run) >= words + 3
 
-    def check_tests(self, files: Collection[str], answers: Collection[str], limits: Limits) -> None:
-        """Refuse a task of which its tests could never judge a submission. ``answers``: the files that answers become.
+    def check_tests(self, files: Collection[str], answers: Collection[str], limits: Limits, *, is_answered: bool) -> None:
+        """Refuse a task of which its tests could never judge a submission.
+
+        ``answers``: the files that answers become. ``is_answered``: whether it has problems that could become files.
 
         Raises:
             InvalidTask: the reason.
@@ -133,8 +135,8 @@ class Grader(AsData, invalid=InvalidTask):
         beside = sorted(name for name in answers if not name.startswith(SHARED))
         if beside:
             raise InvalidTask(f"an answer would become {beside[0]!r}, beside the tests: name it {SHARED + beside[0]!r}")
-        if answers and submission not in {*answers, *files}:
-            raise InvalidTask(f"no answer becomes {submission!r}, which the tests are to call")
+        if is_answered and submission not in {*answers, *files}:
+            raise InvalidTask(f"no answer becomes {submission!r}, which the tests are to call: give Code({submission!r})")
         if limits.output_kib < _OUTPUT_OF_TESTS_KIB:
             raise InvalidTask(f"tests print reports: output_kib must be at least {_OUTPUT_OF_TESTS_KIB}, not {limits.output_kib}")
 

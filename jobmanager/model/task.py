@@ -117,11 +117,12 @@ class Task(VersionedAsData, kind="task", invalid=InvalidTask):
         freeze(self, "command", _checks.command("command", self.command, InvalidTask))
         named = executable_names(self.executables, InvalidTask)
         (files, executables), problems = _all_files(self.directory, self.files, self.limits), _problems(self.problems)
-        answers = [problem.filename for problem in problems.values() if isinstance(problem, (Code, File)) and problem.filename]
+        answered = [problem for problem in problems.values() if isinstance(problem, (Code, File))]
+        answers = [problem.filename for problem in answered if problem.filename]
         _checks.no_clashes({*files, *answers}, InvalidTask)
         _check_grader(self.grader, self.command, files, answers)
         if self.grader is not None:
-            self.grader.check_tests(files, answers, self.limits)
+            self.grader.check_tests(files, answers, self.limits, is_answered=bool(answered))
         _check_filenames(self.grader, problems)
         freeze(self, "files", files)
         freeze(self, "directory", None)  # its files are in `files` now

@@ -273,7 +273,7 @@ def test_a_terminal_shows_how_far_the_probes_are_and_the_only_image_is_taken(url
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["nothing"], 2, "there is no command 'nothing': there are doctor, sweep, worker, "),
+        (["nothing"], 2, "there is no command 'nothing': there are doctor, grade, run, sweep, worker, "),
         (["swep"], 2, "there is no command 'swep': did you mean sweep?"),
         (["doctor", "/var/run/docker.sock"], 2, "did you mean unix:///var/run/docker.sock?"),
         (["doctor", "unix:///etc/passwd"], 3, "/etc/passwd is no socket"),

@@ -444,6 +444,8 @@ def test_the_web_app_of_the_recipes_grades_and_goes_on_where_it_was_killed(
         right, wrong = (_handed_in(app, program) for program in ("print(sum(map(int, input().split())))", "print(3)"))
         results = [_result(app, job_id) for job_id in (right, wrong)]
         assert [(result["outcome"], result["grade"]) for result in results] == [("success", 100.0), ("failed", 50.0)]
+        with pytest.raises(urllib.error.HTTPError, match="413"):
+            _handed_in(app, " " * 70_000)
         assert app.get("/unknown") == (200, '{"done":false,"jobs_before":null}\n')
         slow = _handed_in(app, "import time; time.sleep(3); print(sum(map(int, input().split())))")
         kill(app)

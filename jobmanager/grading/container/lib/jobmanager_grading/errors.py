@@ -64,6 +64,10 @@ class SubmissionError(GradingError):
         GradingError.__init__(self, f"{kinds[0]}: {message}" if message else kinds[0])
 
 
+class BadTest(BadValue):
+    """A test asks for what makes no sense. That is its author's fault, whatever was handed in."""
+
+
 class SubmissionEnded(GradingError):
     """The process of the submission has ended, or was ended, before it answered.
 

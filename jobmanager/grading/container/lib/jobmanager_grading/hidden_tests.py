@@ -79,7 +79,8 @@ def _run_pytest(files: "list[str]", processes: "SubmissionProcesses", scores: "S
     from jobmanager_grading.pytest_plugin import GradingPlugin
 
     plugin = GradingPlugin(processes, scores, options.cpu_time_s, options.wall_time_s)
-    own = ["--import-mode=append", "--rootdir", place.TASK, "--confcutdir", place.TASK, "-p", "no:cacheprovider", "--tb=short"]
+    where = ["--import-mode=append", "--rootdir", place.TASK, "--confcutdir", place.TASK]
+    own = [*where, "--strict-markers", "-p", "no:cacheprovider", "--tb=short"]
     code = int(pytest.main([*own, *files], plugins=[plugin]))
     if code not in _RAN:
         raise NoGrade(f"pytest ended with exit code {code}: the tests were not run to their end")

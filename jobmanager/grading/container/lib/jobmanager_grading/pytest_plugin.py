@@ -2,8 +2,8 @@
 
 import pytest
 
-from .errors import BadValue, GradingError, SubmissionEnded, SubmissionError
-from .scores import LONGEST_REPORT, Score, call_limits, shorten
+from .errors import BadValue, GradingError, SubmissionError
+from .scores import LONGEST_REPORT, Score, call_limits, is_of_the_course, shorten
 from .submitted_code import SubmittedCode
 
 _MARKS = (
@@ -65,8 +65,8 @@ class GradingPlugin:
         report = outcome.get_result()
         score = self._scores.by_key[item.nodeid]
         error = call.excinfo.value if call.excinfo is not None else None
-        if isinstance(error, GradingError) and not isinstance(error, (BadValue, SubmissionEnded, SubmissionError)):
-            self.broken = self.broken or f"{item.nodeid}: {error}"  # no student container: that says nothing about the submission
+        if is_of_the_course(error) or isinstance(error, pytest.FixtureLookupError):
+            self.broken = self.broken or f"{item.nodeid}: {type(error).__name__}: {error}"
         if isinstance(error, SubmissionError):
             report.sections.append(("Traceback in the submission", error.traceback))
         shown = str(report.longrepr) if report.failed else ""

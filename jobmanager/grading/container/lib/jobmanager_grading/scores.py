@@ -1,7 +1,7 @@
 """Points: what each test is worth, what it got, and the answer that follows from all of them, set once, at the very end."""
 
 from . import answer
-from .errors import BadValue, SubmissionEnded
+from .errors import BadTest, BadValue, GradingError, SubmissionEnded, SubmissionError
 from .text import cleaned
 
 LONGEST_REPORT = 8000  # characters that are kept of what a framework tells about a test
@@ -24,6 +24,7 @@ class Score:
         status: ``passed``, ``failed``, ``skipped``, or empty as long as nothing is known.
         reason: why it failed. It may hold what the test compares.
         ended: how the submission's process ended, if it failed for that; empty otherwise.
+        raised: what the submission raised, if it failed for that; empty otherwise.
     """
 
     def __init__(
@@ -38,11 +39,16 @@ class Score:
         self.status = ""
         self.reason = ""
         self.ended = ""
+        self.raised = ""
 
     def set_credit(self, points: "float") -> "None":
         """Partial credit: the points that it has so far. The last call counts, also if the test fails afterwards."""
-        if checked_points(points) > self.points:
-            raise BadValue(f"the test is worth {self.points:g} points, and cannot have {points:g}")
+        try:
+            is_too_much = checked_points(points) > self.points
+        except BadValue as error:
+            raise BadTest(f"credit: {error}") from None
+        if is_too_much:
+            raise BadTest(f"credit: the test is worth {self.points:g} points, and cannot have {points:g}")
         self.credit = points
 
     def fail(self, error: "BaseException | None", reason: "str") -> "None":
@@ -50,6 +56,7 @@ class Score:
         if self.status != "failed":
             self.status, self.reason = "failed", reason
             self.ended = str(error) if isinstance(error, SubmissionEnded) else ""
+            self.raised = str(error) if isinstance(error, SubmissionError) else ""
 
     @property
     def got(self) -> "float":
@@ -127,7 +134,9 @@ class Scores:
     def _why(self, score: "Score") -> "str":
         if score.status in ("passed", "skipped") or not score.is_visible:
             return ""
-        reason = score.reason if self._shows_reasons and not score.message else score.ended
+        reason = score.ended
+        if self._shows_reasons:
+            reason = (score.ended or score.raised) if score.message else score.reason
         return "\n".join(filter(None, [score.message, _one_line(reason)[:_LONGEST_SHOWN]]))
 
     def _tests(self, got: "dict[int, float]") -> "dict[str, object]":
@@ -151,6 +160,13 @@ def shorten(error: "BaseException | None") -> "None":
     texts = () if error is None else error.args
     if any(isinstance(text, str) and len(text) > LONGEST_REPORT for text in texts):
         error.args = tuple(text[:LONGEST_REPORT] if isinstance(text, str) else text for text in texts)  # type: ignore[union-attr]
+
+
+def is_of_the_course(error: "BaseException | None") -> "bool":
+    """Whether a test has failed for no fault of the submission's: its own code is wrong, or there was no student container."""
+    if isinstance(error, (BadTest, NameError, ImportError)):
+        return True
+    return isinstance(error, GradingError) and not isinstance(error, (BadValue, SubmissionEnded, SubmissionError))
 
 
 def checked_points(points: "object") -> "float":

@@ -9,7 +9,7 @@ import select
 import time
 
 from . import place, shared_folder, values
-from .errors import BadValue, SubmissionEnded, SubmissionError, Unavailable
+from .errors import BadTest, BadValue, SubmissionEnded, SubmissionError, Unavailable
 from .submission import Submission
 
 _BOOT = (
@@ -252,8 +252,15 @@ class SubmittedCode:
         """The value of a list, a dict and so on in the submission's process, also of a subclass."""
         return self._ask({"do": "value", "of": self._sent(handle)})
 
-    def raises(self, kind: "str") -> "RaisesInSubmission":
-        """``with submission.raises("ValueError"):``, for a call that is to raise it, or an exception that stands on it."""
+    def raises(self, kind: "str | type[BaseException]") -> "RaisesInSubmission":
+        """``with submission.raises("ValueError"):``, for a call that is to raise it, or an exception that stands on it.
+
+        The name is that of a class of Python's, or of the submission's; or a class of Python's itself.
+        """
+        if isinstance(kind, type) and issubclass(kind, BaseException):
+            kind = kind.__name__
+        if not isinstance(kind, str) or not kind.isidentifier():
+            raise BadTest(f"raises takes the name of one exception, such as 'ValueError', not {kind!r}")
         return RaisesInSubmission(kind)
 
     def __repr__(self) -> "str":
@@ -274,7 +281,7 @@ class SubmittedCode:
 
     def _sent_handle(self, value: "object") -> "object":
         if type(value) is not Handle:
-            raise BadValue(f"only values and handles can be sent to the submission, no {type(value).__name__}")
+            raise BadTest(f"only values and handles can be sent to the submission, no {type(value).__name__}")
         process = value._process
         if process.handles.get(value._number) is not value or process is not self._processes.process(self.cpu_time_s):
             raise BadValue(f"{value!r} is of a process that has ended")

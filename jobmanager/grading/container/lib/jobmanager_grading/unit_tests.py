@@ -13,8 +13,8 @@ import os
 import sys
 import unittest
 
-from .errors import BadValue, GradingError, SubmissionEnded, SubmissionError
-from .scores import LONGEST_REPORT, NoGrade, Score, call_limits, checked_points, shorten
+from .errors import GradingError, SubmissionError
+from .scores import LONGEST_REPORT, NoGrade, Score, call_limits, checked_points, is_of_the_course, shorten
 from .submitted_code import SubmittedCode
 
 _MARKS = "_jobmanager_marks"
@@ -145,8 +145,8 @@ class _ScoredResult(unittest.TextTestResult):
     def _fail(self, test: "unittest.TestCase", error: "BaseException") -> "None":
         for reports in (self.failures, self.errors):  # they hold what the submission has answered
             reports[-1:] = [(of, report[:LONGEST_REPORT]) for of, report in reports[-1:]]
-        if isinstance(error, GradingError) and not isinstance(error, (BadValue, SubmissionEnded, SubmissionError)):
-            self.broken = self.broken or f"{test.id()}: {error}"
+        if is_of_the_course(error):
+            self.broken = self.broken or f"{test.id()}: {type(error).__name__}: {error}"
         if isinstance(error, SubmissionError):
             self.stream.writeln(error.traceback)
         if test.id() in self.scores.by_key:  # else it is a class's or a module's, whose tests do not run
