@@ -44,6 +44,7 @@ class _Taken:
     number: int
     job_id: str
     key: ResultKey | None  # None without a results file
+    digest: str  # of the input, where the caller names it; else its key is one
     is_stored: bool = False  # its result is in the file from before
     is_accepted: bool = False  # new_job has returned
     result: JobResult | None = None
@@ -105,9 +106,12 @@ class Batch:
 
     def take(self, given: Any) -> None:
         """Begin the job of an input, unless its result is there already. Raises what the client's ``new_job`` raises."""
-        taken = _Taken(given=given, number=next(self._numbers), job_id=uuid.uuid4().hex, key=self._key(given))
+        digest = input_key(given) if self._stored is not None and self._settings.key is not None else ""
+        taken = _Taken(given=given, number=next(self._numbers), job_id=uuid.uuid4().hex, key=self._key(given), digest=digest)
         self._taken[taken.number] = taken
         if self._stored is not None and taken.key is not None and taken.key in self._stored:
+            if digest:
+                self._stored.check_input(taken.key, digest)
             taken.is_stored = True
             self._counter.add_stored()
             self._is_ready(taken)
@@ -191,12 +195,16 @@ class Batch:
         except QueueFull:
             del self._under_way[taken.job_id]
             self._refused = taken
+        except JobManagerError as error:
+            named = f" ({taken.key.key!r:.100})" if taken.key is not None and taken.digest else ""
+            error.args = (f"input number {taken.number + 1}{named}: {error}", *error.args[1:])
+            raise
 
     def _came(self, taken: _Taken, result: JobResult) -> None:
         """The callback."""
         try:
             if self._stored is not None and taken.key is not None and not self._is_broken_off(result):
-                self._stored.append(taken.key, result)
+                self._stored.append(taken.key, result, taken.digest)
         except Exception as error:  # noqa: BLE001 - it is raised where somebody iterates
             taken.error = error
         taken.result = result

@@ -60,6 +60,7 @@ class StoredResults:
     def __init__(self, path: str, task: Task | Pipeline) -> None:
         self.path = path
         self._places: dict[ResultKey, tuple[int, int]] = {}  # offset and size of each line
+        self._inputs: dict[ResultKey, str] = {}  # a digest of the input of each, where the file has one
         self._lock = threading.Lock()  # guards the end of the file
         self._end = 0
         # an object: it is closed also when ctrl-C has kept everybody from closing it
@@ -84,9 +85,18 @@ class StoredResults:
             raise InvalidValue(f"{self.path}: the result at byte {offset} is damaged")
         return JobResult.from_dict(found)
 
-    def append(self, key: ResultKey, result: JobResult) -> None:
-        """Write a result. Raises OSError: it cannot be written; the file is as before."""
-        self._append({"key": key.key, "repeat": key.repeat, "result": result.to_dict()}, key)
+    def check_input(self, key: ResultKey, digest: str) -> None:
+        """Raises InvalidValue: the result that is there under this key is of another input than this one."""
+        if self._inputs.get(key, digest) != digest:
+            raise InvalidValue(
+                f"{self.path}: the result under the key {key.key!r:.100} is of another input than the one that has this key now:"
+                " give it another key, or the batch another file"
+            )
+
+    def append(self, key: ResultKey, result: JobResult, digest: str = "") -> None:
+        """Write a result, with a digest of its input. Raises OSError: it cannot be written; the file is as before."""
+        of_input = {"input": digest} if digest else {}
+        self._append({"key": key.key, "repeat": key.repeat, **of_input, "result": result.to_dict()}, key)
 
     def close(self) -> None:
         """Let the file go. What is appended later is not written."""
@@ -112,6 +122,8 @@ class StoredResults:
             self._end = len(first)
             for line in stored_lines(self.path, file, len(first)):
                 self._places[line.key] = (line.offset, line.size)
+                if isinstance(digest := line.data.get("input"), str):
+                    self._inputs[line.key] = digest
                 self._end = line.offset + line.size
         self._mend()
 

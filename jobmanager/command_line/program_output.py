@@ -75,7 +75,8 @@ def _write_all(pieces: Iterable[Output], *, raw: bool) -> None:
     for output in pieces:
         if output.missed_bytes:
             name = "standard error" if output.stderr else "standard output"
-            complain(f"{output.missed_bytes} bytes of {name} are missing here: they came faster than they were read", 0)
+            why = "past its output limit, or faster than they were read"
+            complain(f"{output.missed_bytes} bytes of {name} are missing here: {why}", 0)
         streams[output.stderr].write(output.data)
     for stream in streams.values():
         stream.finish()

@@ -54,7 +54,12 @@ _MEANT: Mapping[str, Mapping[str, str]] = {  # by class, then by word: the name 
         **dict.fromkeys(("max_queue", "queue_size", "max_queue_size"), "max_waiting_jobs"),
         **dict.fromkeys(("callback_workers", "callbacks"), "callback_threads"),
     },
-    "Case": {**dict.fromkeys(("output", "answer", "expected_output"), "expected"), "input": "stdin"},
+    "Case": {
+        **dict.fromkeys(("output", "answer", "expected_output"), "expected"),
+        **dict.fromkeys(("timeout", "timeout_s", "time", "time_s", "time_limit", "max_time", "wall", "wall_time"), _WALL),
+        **dict.fromkeys(("cpu", "cpu_time", "cpu_limit", "cpu_seconds"), _CPU),
+        "input": "stdin",
+    },
     "Phase": dict.fromkeys(("volume", "volumes"), "writes"),
     JOB: {
         **dict.fromkeys(("user", "launcher", "owner"), "launcher_name"),

@@ -109,7 +109,8 @@ class Case(AsData, invalid=InvalidTask):
         They come in the order of their names, numbers in them by their value: ``2`` before ``10``.
 
         Raises:
-            InvalidTask: there are none, or a ``NAME.ans`` has no ``NAME.in``, or a file cannot be read.
+            InvalidTask: there are none, or a ``NAME.ans`` has no ``NAME.in``, or a file cannot be read; or there is no
+                ``NAME.ans``, and no checker, interactor or function judges.
         """
         place = Path(folder)
         try:
@@ -121,6 +122,10 @@ class Case(AsData, invalid=InvalidTask):
             raise InvalidTask(f"{place}: {lone[0]}.ans has no {lone[0]}.in beside it")
         if not inputs:
             raise InvalidTask(f"{place}: there is no case: a case is a file NAME.in, and mostly one NAME.ans")
+        unanswered = [name for name in inputs if f"{name}.ans" not in found]
+        if unanswered and (check is None or isinstance(check, _BUILT_IN)):
+            name = unanswered[0]
+            raise InvalidTask(f"{place}: {name}.in has no {name}.ans beside it, which its output is compared with")
         return tuple(
             cls(found[f"{name}.in"], name=name, expected=found.get(f"{name}.ans"), check=Lines() if check is None else check)
             for name in inputs
@@ -154,6 +159,8 @@ class Case(AsData, invalid=InvalidTask):
         if isinstance(self.check, type) or not is_check:
             what = "Exact(), Lines(), Tokens(), Floats(), Checker(task), Interactor(task) or a function"
             raise InvalidTask(f"check must be {what}, not {self.check!r}")
+        if self.expected is None and isinstance(self.check, (Exact, Tokens, Floats)):
+            raise InvalidTask(f"{type(self.check).__name__}() compares with what is expected: give expected=, or leave check out")
 
 
 def case_name(case: Case, number: int) -> str:

@@ -105,6 +105,8 @@ class Task(VersionedAsData, kind="task", invalid=InvalidTask):
     stop_at_first_failure: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
+        if isinstance(self.cases, list) and not self.cases:  # from a pattern that fits no file, mostly
+            raise InvalidTask("cases is an empty list: leave it out for a task with one run")
         make_exact(self, InvalidTask)
         freeze = object.__setattr__
         freeze(self, "limits", own(Limits, self.limits))
@@ -112,6 +114,8 @@ class Task(VersionedAsData, kind="task", invalid=InvalidTask):
         _checks.text("environment", self.environment, InvalidTask)
         if not isinstance(self.limits, Limits):
             raise InvalidTask(f"limits must be a Limits, not {self.limits!r}")
+        if self.build_limits is not None and not isinstance(self.build_limits, Limits):
+            raise InvalidTask(f"build_limits must be a Limits, not {self.build_limits!r}")
         if not isinstance(self.name, str):
             raise InvalidTask(f"name must be a string, not {self.name!r}")
         freeze(self, "command", _checks.command("command", self.command, InvalidTask))
@@ -420,7 +424,11 @@ def _check_cases(task: Task) -> None:
         raise InvalidTask("a task with cases collects no files")
     fixed = [name for name in FIXED_LIMITS if task.build_limits is not None and _differs(task, name)]
     if fixed:
-        raise InvalidTask(f"build_limits has another {fixed[0]} than limits: it is the container's, for the build and all cases")
+        value = getattr(task.limits, fixed[0])
+        same = f"give {fixed[0]}={value!r} there, too"
+        raise InvalidTask(
+            f"build_limits has another {fixed[0]} than limits: it is the container's, for the build and all cases: {same}"
+        )
     brought = [len(content) for content in (task.files or {}).values()]  # type: ignore[arg-type]
     for number, case in enumerate(task.cases, 1):
         sizes = [len(content) for content in (case.files or {}).values()]  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ from jobmanager.results.case_results import silent, with_cut
 INPUT, OUTPUT, ANSWER = "input", "output", "answer"  # the files that a checker is given
 _RIGHT, _PARTLY = 0, 7
 _BROKEN_PIPE = "SIGPIPE"
+_PYTHONS_BROKEN_PIPE = 120  # its exit code where what it has still to write cannot be written at its end
 _WRONG = (1, 2, 4)  # the answer, its presentation, more than was asked for
 _POINTS = re.compile(rb"points[ \t]+([0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:\s|$)")
 _MESSAGE_BYTES = 500
@@ -31,7 +32,8 @@ def checked_case(points: float, ran: CaseResult, check: CaseResult, *, by: str =
         text = with_cut(f"its {by} says that this is wrong", run)
         return replace(ran, outcome=Outcome.FAILED, text=text, correct=False, run=run)
     if share is None:
-        why = check.text or "it tells no points" if code == _PARTLY else check.text or f"exit code {code}"
+        no_points = "exit code 7 is a part of the points, and its standard error has no line 'points P' with P from 0 to 1"
+        why = no_points if code == _PARTLY else check.text or f"exit code {code}"
         return replace(ran, outcome=Outcome.ERROR, text=f"its {by} failed: {why}", run=run)
     text = with_cut(f"its {by} gives {share:g} of the points", run)
     return replace(ran, outcome=Outcome.FAILED, text=text, correct=False, points=points * share, run=run)
@@ -40,7 +42,7 @@ def checked_case(points: float, ran: CaseResult, check: CaseResult, *, by: str =
 def talked_case(points: float, ran: CaseResult, interactor: CaseResult, *, interactor_was_first: bool) -> CaseResult:
     """The result of a case whose program talked with an interactor. Who ended first is believed."""
     ended_well = ran.outcome is Outcome.SUCCESS
-    if ended_well and interactor.run is not None and interactor.run.signal == _BROKEN_PIPE:
+    if ended_well and not interactor_was_first and _died_of_its_pipe(interactor):
         left_early = "it ended before its interactor had said everything"
         return replace(ran, outcome=Outcome.FAILED, text=left_early, correct=False, points=0.0)
     if ended_well or interactor_was_first:
@@ -48,6 +50,12 @@ def talked_case(points: float, ran: CaseResult, interactor: CaseResult, *, inter
     said = _message(interactor, "interactor")
     run = None if ran.run is None else replace(ran.run, evidence=(*ran.run.evidence, *said))
     return replace(ran, points=0.0, run=run)
+
+
+def _died_of_its_pipe(interactor: CaseResult) -> bool:
+    if interactor.run is not None and interactor.run.signal == _BROKEN_PIPE:
+        return True
+    return _exit_code(interactor) == _PYTHONS_BROKEN_PIPE
 
 
 def unchecked_case(ran: CaseResult, why: str) -> CaseResult:

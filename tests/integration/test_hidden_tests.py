@@ -537,6 +537,45 @@ def test_tests_that_cannot_be_run_are_an_error_of_the_course_and_no_grade(graded
     assert "That is a fault of the task" in result.text and SECRET not in result.text
 
 
+MISTAKES = {
+    "an unknown fixture": "def test_it(submision): pass\n",
+    "an unknown mark": "import pytest\n@pytest.mark.visibel\ndef test_it(submission): pass\n",
+    "an unknown name": "def test_it(submission): submission.call('double', nums)\n",
+    "too much credit": "def test_it(submission, credit): credit(2)\n",
+    "credit that is no number": "def test_it(submission, credit): credit('x')\n",
+    "an argument that cannot be sent": "def test_it(submission): submission.call('double', object())\n",
+    "no name of an exception": "def test_it(submission):\n with submission.raises(3): submission.call('double', None)\n",
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_of_a_test_is_no_failure_of_the_submission(graded: Graded, mistake: str) -> None:
+    result = graded(MISTAKES[mistake], RIGHT, Grader.pytest())
+    assert (result.outcome, result.grade) == (Outcome.ERROR, 0), (result.text, result.stderr_text)
+    assert "That is a fault of the task" in result.text
+
+
+def test_a_message_is_followed_by_what_the_submission_raised_and_a_limit_can_be_read(graded: Graded) -> None:
+    tests = """
+import pytest
+
+@pytest.mark.visible
+@pytest.mark.message("double(21) is 42.")
+def test_it(submission):
+    assert submission.call("double", 21) == 42
+
+def test_an_exception_may_be_given_by_its_class(submission):
+    with submission.raises(SyntaxError):
+        submission.call("double", 21)
+"""
+    broken = graded(tests, "def double(x) return 2 * x\n", Grader.pytest())
+    assert "double(21) is 42.\nSyntaxError" in broken.text and broken.grade == 50, broken.text
+
+    greedy = graded(tests, "def double(x): return bytearray(10**9)\n", Grader.pytest())
+    limits = [test["limit"] for test in greedy.tests.values()]  # type: ignore[index]
+    assert limits == ["memory", "memory"], greedy.tests
+
+
 def test_a_student_container_that_cannot_be_had_is_no_fault_of_the_submission(graded: Graded) -> None:
     # given: tests that have taken all the memory that student containers may have
     tests = """

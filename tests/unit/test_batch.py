@@ -303,6 +303,31 @@ def test_a_key_of_the_callers_names_an_input(tmp_path: Path):
         list(ClientFuture(Busy()).map(TASK, inputs(2), results=path, key=lambda _: 5))
 
 
+def test_a_result_under_a_key_is_never_taken_for_another_input(tmp_path: Path):
+    path, by_name = tmp_path / "run.jsonl", {"key": lambda given: "sample 1"}
+    list(ClientFuture(Busy()).map(TASK, [{"n": "1"}], results=path, **by_name))
+    list(ClientFuture(Busy()).map(TASK, [{"n": "1"}], results=path, **by_name))
+    with pytest.raises(InvalidValue, match="the key 'sample 1' is of another input than the one that has this key now"):
+        list(ClientFuture(Busy()).map(TASK, [{"n": "2"}], results=path, **by_name))
+
+
+class Refuses(Busy):
+    """It takes no input but the first."""
+
+    def new_job(self, task, inputdata=None, callback=None, **options):
+        if inputdata != {"n": "1"}:
+            raise InvalidInput("too large")
+        return super().new_job(task, inputdata, callback, **options)
+
+
+def test_an_input_that_is_refused_is_named(tmp_path: Path):
+    with pytest.raises(InvalidInput, match=r"^input number 2: too large$"):
+        list(ClientFuture(Refuses()).map(TASK, [{"n": "1"}, {"n": "2"}]))
+    named = {"results": tmp_path / "run.jsonl", "key": lambda given: f"sample {given['n']}"}
+    with pytest.raises(InvalidInput, match=r"^input number 2 \('sample 2'\): too large$"):
+        list(ClientFuture(Refuses()).map(TASK, [{"n": "1"}, {"n": "2"}], **named))
+
+
 def test_jobs_that_were_killed_as_it_stopped_are_not_results(tmp_path: Path):
     path, client = tmp_path / "run.jsonl", Busy(at_once=4)
     pairs = ClientFuture(client).map(TASK, inputs(6), results=path, at_once=4)

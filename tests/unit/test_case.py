@@ -9,7 +9,7 @@ import pytest
 from jobmanager.errors import InvalidTask
 from jobmanager.model.case import MAX_CASES, Case, checked_cases
 from jobmanager.model.checker import Checker
-from jobmanager.model.checks import CallersFunction, Exact, Lines, Tokens
+from jobmanager.model.checks import CallersFunction, Exact, Floats, Lines, Tokens
 from jobmanager.model.task import Task
 
 
@@ -64,12 +64,14 @@ def test_a_folder_has_a_case_for_each_input_in_the_order_of_numbers(tmp_path: Pa
     for name in ("10", "9", "sample1", "a2", "a10"):
         (tmp_path / f"{name}.in").write_text(f"in {name}")
         (tmp_path / f"{name}.ans").write_text(f"out {name}")
-    (tmp_path / "a10.ans").unlink()
     (tmp_path / "notes.txt").write_text("no case")
     cases = Case.from_directory(tmp_path, check=Exact())
     assert [case.name for case in cases] == ["9", "10", "a2", "a10", "sample1"]
     assert (cases[0].stdin, cases[0].expected, cases[0].check) == (b"in 9", b"out 9", Exact())
-    assert cases[3].expected is None
+    (tmp_path / "a10.ans").unlink()
+    with pytest.raises(InvalidTask, match=r"a10\.in has no a10\.ans beside it"):
+        Case.from_directory(tmp_path)
+    assert Case.from_directory(tmp_path, check=lambda case, output: True)[3].expected is None  # type: ignore[arg-type]
 
 
 def test_a_folder_that_holds_no_cases_says_what_is_missing(tmp_path: Path) -> None:
@@ -105,3 +107,10 @@ def test_a_case_is_data_and_of_a_function_only_that_there_is_one(tmp_path: Path)
     assert again.check == CallersFunction() and again.is_checked_later
     checker = Case(check=Checker(Task("a", command="true", build="make")))
     assert Case.from_dict(checker.to_dict()) == checker
+
+
+def test_a_check_that_compares_has_something_to_compare_with() -> None:
+    for check in (Exact(), Tokens(), Floats(absolute=1.0)):
+        with pytest.raises(InvalidTask, match="compares with what is expected: give expected="):
+            Case("1", check=check)
+    assert not Case("1").is_compared

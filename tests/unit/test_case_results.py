@@ -107,6 +107,8 @@ REFUSED: dict[str, dict[str, Any]] = {
     "is called after the last case": {"cases": [Case(check=lambda case, output: True)], "stop_at_first_failure": True},
     "stop_at_first_failure is for a task with cases": {"cases": (), "stop_at_first_failure": True},
     "cases must be a list of cases": {"cases": Case()},
+    "cases is an empty list": {"cases": []},
+    "build_limits must be a Limits": {"build": "make", "build_limits": {"memory_mib": 5}},
     "build must": {"build": 3},
 }
 

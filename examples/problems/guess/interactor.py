@@ -1,5 +1,6 @@
 """Knows the number, and answers ten guesses. Exit codes as of testlib: 0 right, 1 wrong, 2 not even the right form."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -10,8 +11,11 @@ for _ in range(10):
     except ValueError:
         print("a guess must be a number", file=sys.stderr)
         sys.exit(2)
-    print("<" if number < guess else ">" if number > guess else "=", flush=True)
     if guess == number:
-        sys.exit(0)
+        try:
+            print("=", flush=True)
+        finally:
+            os._exit(0)  # it is right, also if the submission has left with its last guess
+    print("<" if number < guess else ">", flush=True)
 print("ten guesses were not enough", file=sys.stderr)
 sys.exit(1)

@@ -25,6 +25,7 @@ class Score:
         reason: why it failed. It may hold what the test compares.
         ended: how the submission's process ended, if it failed for that; empty otherwise.
         raised: what the submission raised, if it failed for that; empty otherwise.
+        limit: the limit that ended the submission's process, if it failed for that; None otherwise.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Score:
         self.reason = ""
         self.ended = ""
         self.raised = ""
+        self.limit = None  # type: str | None
 
     def set_credit(self, points: "float") -> "None":
         """Partial credit: the points that it has so far. The last call counts, also if the test fails afterwards."""
@@ -57,6 +59,7 @@ class Score:
             self.status, self.reason = "failed", reason
             self.ended = str(error) if isinstance(error, SubmissionEnded) else ""
             self.raised = str(error) if isinstance(error, SubmissionError) else ""
+            self.limit = error.limit if isinstance(error, SubmissionEnded) else None
 
     @property
     def got(self) -> "float":
@@ -151,6 +154,7 @@ class Scores:
                 "max_points": score.points,
                 "output": self._why(score),
                 "hidden": not score.is_visible,
+                "limit": score.limit,
             }
         return found
 

@@ -276,6 +276,8 @@ class SubmittedCode:
     def _sent(self, value: "object") -> "object":
         try:
             return values.encoded(value, self._sent_handle)
+        except BadTest:
+            raise
         except ValueError as error:
             raise BadValue(str(error)) from None
 
