@@ -176,6 +176,15 @@ def test_every_part_of_the_library_has_its_line_and_every_file_that_is_named_exi
     assert parts - named <= {"__init__.py", "_version.py", "__pycache__/"}
 
 
+def test_the_fields_of_every_event_are_named() -> None:
+    told = {}
+    for names, fields in table(text_of("docs/tasks.md"), "event with fields", "fields"):
+        told.update({name: [field for field in quoted(fields) if field.islower()] for name in quoted(names)})
+    kinds = [getattr(events, name) for name in events.__all__]
+    known = {kind.__name__: [field.name for field in dataclasses.fields(kind)[1:]] for kind in kinds if kind is not events.Event}
+    assert told == known
+
+
 @pytest.mark.parametrize("whose", LIVES)
 def test_every_state_event_and_action_is_explained(whose: str) -> None:
     states, events, actions, _ = LIVES[whose]
