@@ -74,10 +74,11 @@ class RunReport:
         ``is_end_known``: False where more may be missing than the end of its container tells.
         """
         notes, transcript, end = self.notes, self.transcript, self.transcript.end
+        may_have_printed = transcript.started is not None or (notes.may_have_started and not notes.refusal)
         wall_s, cpu_time_s = self._wall_time_s(end), self._cpu_time_s(end)
         return RunFacts(
             ending=ending_of(self._observations(cause, end if is_end_known else None)),
-            output=transcript.output(is_incomplete=transcript.started is not None and not transcript.is_over),
+            output=transcript.output(is_incomplete=may_have_printed and not transcript.is_over),
             collected=notes.collected,
             paused_externally=notes.was_paused_externally,
             outage_s=self.outage_s,

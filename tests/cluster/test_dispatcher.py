@@ -18,6 +18,7 @@ import pytest
 import redis
 
 from jobmanager import Outcome, Task, cli
+from jobmanager.command_line.printing import UNREACHABLE
 from jobmanager.errors import InvalidValue
 from jobmanager.remote import term
 from jobmanager.remote.dispatcher_process import DispatcherChild, run_dispatcher
@@ -711,7 +712,7 @@ def test_a_redis_that_refuses_the_dispatcher_ends_it_with_a_line_that_says_why(
     monkeypatch.setenv("JOBMANAGER_REDIS_URL", server.url_of(password="wrong"))
     monkeypatch.setenv("JOBMANAGER_KEY", "ab" * 32)
 
-    assert cli.run(["dispatcher"]) == cli.UNREACHABLE
+    assert cli.run(["dispatcher"]) == UNREACHABLE
 
     said = capsys.readouterr().err
     assert "refuses the user or the password" in said and "wrong" not in said

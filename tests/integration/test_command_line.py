@@ -307,7 +307,8 @@ def test_a_host_that_is_away_does_not_keep_the_others(url: str, ask: Ask) -> Non
     away, here = json.loads(answer.out)["hosts"]
     assert answer.code == json.loads(answer.out)["exit_code"] == 3
     assert "No such file" in away["problem"]
-    assert (here["url"], here["leftovers"], here["left_alone"]) == (url, [], [])
+    left = [each for each in here["leftovers"] if not each["name"].startswith("jobmanager-runner-")]  # it stays for the next one
+    assert (here["url"], left, here["left_alone"]) == (url, [], [])
 
 
 def test_without_hosts_the_default_engine_is_asked(url: str, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:

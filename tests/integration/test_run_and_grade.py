@@ -174,7 +174,7 @@ def test_a_program_that_is_not_there_is_a_crash_and_an_image_that_is_not_there_w
     not_run = ask("run", "no-such-image:1", "--", "true")
 
     assert (crash[0], "there is no 'no-such-program'" in crash[2]) == (CODES[Outcome.CRASH], True)
-    assert (not_run[0], "no host has the environment 'no-such-image:1'" in not_run[2]) == (125, True)
+    assert (not_run[0], "no host has the environment or image 'no-such-image:1'" in not_run[2]) == (125, True)
 
 
 def test_variables_go_in_and_files_come_back(ask: Ask, programs: Path, tmp_path: Path) -> None:

@@ -256,15 +256,21 @@ def test_the_result_as_json_is_read_back_and_nothing_else_is_printed(ask: Ask) -
 def shown_on_a_terminal(*pieces: bytes, raw: bool) -> bytes:
     ours, theirs = pty.openpty()
     try:
-        with open(theirs, "w", closefd=False) as terminal:
+        with open(theirs, "w") as terminal:
             stream = PassedOn(terminal, raw=raw)
             for piece in pieces:
                 stream.write(piece)
             stream.finish()
-        return os.read(ours, 4096)
+        return b"".join(iter(lambda: _read(ours), b""))  # it may come in pieces
     finally:
         os.close(ours)
-        os.close(theirs)
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 4096)
+    except OSError:  # the other end is closed, and all is read
+        return b""
 
 
 def test_a_terminal_is_given_no_control_characters_unless_somebody_asks_for_them() -> None:
