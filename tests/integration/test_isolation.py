@@ -218,7 +218,7 @@ def test_the_environment_is_the_images_and_the_tasks_and_no_more(seen: dict[str,
     from_image = dict(entry.split("=", 1) for entry in image.attrs["Config"]["Env"] or [])
     found = dict(seen["env"])
     of_the_container = {key: found.pop(key, None) for key in ("HOSTNAME", "PWD", "OLDPWD", "LC_CTYPE")}
-    assert found == {"PATH": DEFAULT_PATH, **from_image, "HOME": "/job", **ENV}
+    assert found == {"PATH": DEFAULT_PATH, "LANG": "C.UTF-8", **from_image, "HOME": "/job", **ENV}
     assert of_the_container["PWD"] in (None, "/job")
     assert of_the_container["OLDPWD"] in (None, "/")
 
