@@ -40,8 +40,8 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from jobmanager.batch.iteration import BatchInput, async_pairs, pairs
-from jobmanager.batch.settings import BatchSettings, Key, ResultsPath, ShowProgress
+from jobmanager.batch.iteration import BatchInput
+from jobmanager.batch.settings import Key, ResultsPath, ShowProgress
 from jobmanager.client import BatchOptions, InputData, ManagerJobOptions, NamedJobOptions, takes_job_options
 from jobmanager.control.lifetime import Lifetime
 from jobmanager.control.request import job_request
@@ -256,10 +256,9 @@ class JobManager:
         Each step raises what ``new_job`` raises (a full queue is waited for), what the inputs raise, and OSError when a result
         cannot be written.
         """
-        settings = BatchSettings.checked(
-            self, task, key=key, results=results, ordered=ordered, at_once=at_once, progress=progress, options=options
+        return ClientFuture(self).map(
+            task, inputs, key=key, results=results, ordered=ordered, at_once=at_once, progress=progress, **options
         )
-        return pairs(settings, inputs)
 
     @takes_job_options(BatchOptions)
     def amap(
@@ -280,10 +279,9 @@ class JobManager:
         that iterates is cancelled, the jobs under way are killed, and nothing is left. Whoever leaves the loop early closes it:
         ``async with contextlib.aclosing(manager.amap(...)) as pairs``.
         """
-        settings = BatchSettings.checked(
-            self, task, key=key, results=results, ordered=ordered, at_once=at_once, progress=progress, options=options
+        return ClientFuture(self).amap(
+            task, inputs, key=key, results=results, ordered=ordered, at_once=at_once, progress=progress, **options
         )
-        return async_pairs(settings, inputs)
 
     def follow(self, job_id: str, *, timeout_s: float | None = None) -> LiveOutput:
         """What a job prints, from its beginning, as it comes: an iterator of ``Output`` records, also for ``with``.

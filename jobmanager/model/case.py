@@ -14,7 +14,7 @@ from jobmanager.model._exact import make_exact
 from jobmanager.model._forms import Form, Load, Store, form_of
 from jobmanager.model._keywords import explains_keywords
 from jobmanager.model.as_data import AsData
-from jobmanager.model.checks import CallersFunction, Check, Exact, Floats, Lines, ProgramCheck, ProgramInteractor, Tokens
+from jobmanager.model.checks import CallersFunction, Check, Exact, Floats, JudgingProgram, Lines, Tokens
 
 CaseContent = Union[bytes, str, Path]
 
@@ -87,7 +87,7 @@ class Case(AsData, invalid=InvalidTask):
     wall_time_s: float | None = field(default=None, kw_only=True)
     output_kib: int | None = field(default=None, kw_only=True)
     expected: CaseContent | None = field(default=None, kw_only=True, repr=False)
-    check: Check | ProgramCheck | ProgramInteractor | CallersFunction | Callable[[Case, bytes], bool] = field(
+    check: Check | JudgingProgram | CallersFunction | Callable[[Case, bytes], bool] = field(
         default_factory=Lines, kw_only=True, metadata=_DATA
     )
     points: float = field(default=1.0, kw_only=True)
@@ -139,7 +139,7 @@ class Case(AsData, invalid=InvalidTask):
     @property
     def is_checked_later(self) -> bool:
         """Whether a function of the caller's compares: after the last case."""
-        return not isinstance(self.check, (*_BUILT_IN, ProgramCheck, ProgramInteractor))
+        return not isinstance(self.check, (*_BUILT_IN, JudgingProgram))
 
     def _check(self) -> None:
         freeze = object.__setattr__
@@ -155,7 +155,7 @@ class Case(AsData, invalid=InvalidTask):
             _checks.positive_int("output_kib", self.output_kib, InvalidTask, at_most=_MAX_OUTPUT_KIB)
         if not _checks.is_finite(self.points) or not 0 <= self.points <= _MAX_POINTS:
             raise InvalidTask(f"points must be a number from 0 to {_MAX_POINTS:g}, not {self.points!r}")
-        is_check = isinstance(self.check, (*_BUILT_IN, ProgramCheck, ProgramInteractor, CallersFunction)) or callable(self.check)
+        is_check = isinstance(self.check, (*_BUILT_IN, JudgingProgram, CallersFunction)) or callable(self.check)
         if isinstance(self.check, type) or not is_check:
             what = "Exact(), Lines(), Tokens(), Floats(), Checker(task), Interactor(task) or a function"
             raise InvalidTask(f"check must be {what}, not {self.check!r}")

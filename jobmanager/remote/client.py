@@ -7,8 +7,8 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
-from jobmanager.batch.iteration import BatchInput, async_pairs, pairs
-from jobmanager.batch.settings import BatchSettings, Key, ResultsPath, ShowProgress
+from jobmanager.batch.iteration import BatchInput
+from jobmanager.batch.settings import Key, ResultsPath, ShowProgress
 from jobmanager.client import BatchOptions, InputData, ManagerJobOptions, NamedJobOptions, takes_job_options
 from jobmanager.control.lifetime import Lifetime
 from jobmanager.control.request import job_request
@@ -189,10 +189,9 @@ class RemoteClient:
         **options: Unpack[BatchOptions],
     ) -> Generator[tuple[BatchInput, JobResult], None, None]:
         """Run one task on many inputs, anywhere in the cluster: ``JobManager.map`` says how."""
-        settings = BatchSettings.checked(
-            self, task, key=key, results=results, ordered=ordered, at_once=at_once, progress=progress, options=options
+        return ClientFuture(self).map(
+            task, inputs, key=key, results=results, ordered=ordered, at_once=at_once, progress=progress, **options
         )
-        return pairs(settings, inputs)
 
     @takes_job_options(BatchOptions)
     def amap(
@@ -208,10 +207,9 @@ class RemoteClient:
         **options: Unpack[BatchOptions],
     ) -> AsyncGenerator[tuple[BatchInput, JobResult], None]:
         """``map`` for asyncio: ``JobManager.amap`` says how."""
-        settings = BatchSettings.checked(
-            self, task, key=key, results=results, ordered=ordered, at_once=at_once, progress=progress, options=options
+        return ClientFuture(self).amap(
+            task, inputs, key=key, results=results, ordered=ordered, at_once=at_once, progress=progress, **options
         )
-        return async_pairs(settings, inputs)
 
     def resume(self, callback: Callback) -> set[str]:
         """Take up what a process before this one, with the same ``client_id``, has left open.
