@@ -85,11 +85,19 @@ class CallbackManagers:
 
     def _process_all(self) -> None:
         mark_callback_thread()
-        while (done := self._done.get()) is not None:
-            try:
-                self._process(done)
-            except Exception:  # noqa: BLE001 - the loop's edge: a bug here, or no memory, costs this job at most
-                _log.exception("a result could not be processed")
+        while self._process_next():
+            pass
+
+    def _process_next(self) -> bool:
+        """False: it was the last. A call of its own, so that a thread that waits keeps no job, nor what its callback holds."""
+        done = self._done.get()
+        if done is None:
+            return False
+        try:
+            self._process(done)
+        except Exception:  # noqa: BLE001 - the loop's edge: a bug here, or no memory, costs this job at most
+            _log.exception("a result could not be processed")
+        return True
 
     def _process(self, done: Done) -> None:
         job_id = _job_id(done)

@@ -108,11 +108,19 @@ class HookManager:
                 self._count_output(-_output_size(self._events.get_nowait()))
 
     def _call_all(self) -> None:
-        while (event := self._events.get()) is not None:
-            try:
-                self._call_hooks(event)
-            except Exception:  # noqa: BLE001 - the loop's edge: a bug here, or no memory, costs this event
-                _log.exception("hooks could not be called for %s", type(event).__name__)
+        while self._call_next():
+            pass
+
+    def _call_next(self) -> bool:
+        """False: it was the last. A call of its own, so that a thread that waits keeps no event."""
+        event = self._events.get()
+        if event is None:
+            return False
+        try:
+            self._call_hooks(event)
+        except Exception:  # noqa: BLE001 - the loop's edge: a bug here, or no memory, costs this event
+            _log.exception("hooks could not be called for %s", type(event).__name__)
+        return True
 
     def _call_hooks(self, event: Event) -> None:
         self._count_output(-_output_size(event))

@@ -12,6 +12,7 @@ import json
 import os
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
@@ -27,6 +28,8 @@ _log = logger(__name__)
 
 _FORM = 1  # of the file
 _KEY_DIGITS = 32
+_RELEASE_S = 2.0  # for a batch that ctrl-C has ended while it opened the file: a thread of ours still has it for a moment
+_LOCK_PAUSE_S = 0.02
 
 
 class ResultKey(NamedTuple):
@@ -106,10 +109,16 @@ class StoredResults:
     def _take(self) -> None:
         if not stat.S_ISREG(os.fstat(self._file).st_mode):
             raise InvalidValue(f"{self.path} is no plain file: results need one")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InvalidValue(f"{self.path}: another batch writes to it: give another file, or wait for its end") from None
+        until = time.monotonic() + _RELEASE_S
+        while True:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    text = "another batch writes to it: give another file, or wait for its end"
+                    raise InvalidValue(f"{self.path}: {text}") from None
+            time.sleep(_LOCK_PAUSE_S)
 
     def _read_all(self, header: dict[str, object]) -> None:
         with open(self._file, "rb", closefd=False) as file:

@@ -105,20 +105,28 @@ class Child:
         self._connection.close()
 
     def _write(self) -> None:
-        while (message := self._outbox.get()) is not None:
-            try:
-                data = pickled(message)
-            except Exception as error:  # noqa: BLE001 - the loop's edge: what cannot be sent costs itself, not all that comes after it
-                _log.exception("%s cannot be sent to child %d", type(message).__name__, self.pid)
-                self._listen(SendFailed(self, message, f"it cannot be sent to a child process: {type(error).__name__}: {error}"))
-                continue
-            try:
-                self._connection.send_bytes(data)
-            except Exception as error:  # noqa: BLE001 - half a message may be out, so the child can read nothing more
-                if not isinstance(error, OSError):  # else it has exited; the reader reports that
-                    _log.exception("writing to child %d failed: ending it", self.pid)
-                self._process.kill()
-                return
+        while self._write_next():
+            pass
+
+    def _write_next(self) -> bool:
+        """False: it was the last. A call of its own, so that a thread that waits keeps no job's input."""
+        message = self._outbox.get()
+        if message is None:
+            return False
+        try:
+            data = pickled(message)
+        except Exception as error:  # noqa: BLE001 - the loop's edge: what cannot be sent costs itself, not all that comes after it
+            _log.exception("%s cannot be sent to child %d", type(message).__name__, self.pid)
+            self._listen(SendFailed(self, message, f"it cannot be sent to a child process: {type(error).__name__}: {error}"))
+            return True
+        try:
+            self._connection.send_bytes(data)
+        except Exception as error:  # noqa: BLE001 - half a message may be out, so the child can read nothing more
+            if not isinstance(error, OSError):  # else it has exited; the reader reports that
+                _log.exception("writing to child %d failed: ending it", self.pid)
+            self._process.kill()
+            return False
+        return True
 
     def _receive(self, data: bytes) -> None:
         try:

@@ -122,10 +122,18 @@ class Loop:
         self._children.abandon()
 
     def _turn_until_closed(self) -> None:
-        while not isinstance(item := self._next(), _Close):
-            _guarded(self._take, item)
-            _guarded(self._do_what_is_due)
-            _guarded(self._take_commands)
+        while self._turn():
+            pass
+
+    def _turn(self) -> bool:
+        """False: it was the last. A call of its own, so that the thread keeps no message while it waits for the next."""
+        item = self._next()
+        if isinstance(item, _Close):
+            return False
+        _guarded(self._take, item)
+        _guarded(self._do_what_is_due)
+        _guarded(self._take_commands)
+        return True
 
     def _next(self) -> _Item:
         due_at = min(self._next_tick, self._timers.next_at() or self._next_tick)
