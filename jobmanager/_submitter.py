@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from jobmanager.engine.protocol import Engine, EngineError, EngineFailed, ImageMissing, NameTaken, NoSuchContainer, Unreachable
 from jobmanager.engine.runner_volume import RunnerVolumes, is_runner_missing
+from jobmanager.engine.starting import start
 from jobmanager.ipc.messages import ContainerStarted, StartFailed, StartRefused, VolumesLost
 from jobmanager.model.container import ACCOUNTS, ContainerInfo, ContainerSpec, ContainerStatus, ImageDefaults
 
@@ -65,12 +66,12 @@ def submit(
 def _start(engine: Engine, container_id: str, runners: RunnerVolumes, host: str) -> None:
     """Start it. Where its runner is not there, as on a new host, that is brought, and the same container is started once more."""
     try:
-        engine.start(container_id)
+        start(engine, container_id)
     except EngineError as error:
         if not is_runner_missing(error):
             raise
         runners.ensure(engine, host, again=True)
-        engine.start(container_id)
+        start(engine, container_id)
 
 
 def _lost_holder(engine: Engine, container: ContainerSpec, container_id: str) -> str:

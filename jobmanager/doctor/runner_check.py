@@ -13,6 +13,7 @@ from jobmanager.doctor.report import ProbeReport
 from jobmanager.engine.labels import Owner, labels
 from jobmanager.engine.protocol import Channel, Engine, EngineError, Unreachable
 from jobmanager.engine.runner_volume import RunnerVolumes, is_runner_missing
+from jobmanager.engine.starting import start
 from jobmanager.model.container import ContainerSpec, ContainerStatus
 from jobmanager.model.limits import Limits
 from jobmanager.runner.binaries import ENGINE_ARCHITECTURES, binary, build_id
@@ -121,7 +122,7 @@ def _create(engine: Engine, manager_id: str, sha256: str) -> str:
 
 def _look_inside(engine: Engine, container: str, architecture: str) -> _Seen:
     try:
-        engine.start(container)
+        start(engine, container)
         channel = engine.open_channel(container)
     except Unreachable:
         raise

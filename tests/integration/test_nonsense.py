@@ -105,6 +105,21 @@ def test_a_host_that_answers_looks_well_and_starts_ill_costs_no_job(proxy: Proxy
     assert {(result.outcome, result.stdout) for result in results} == {(Outcome.SUCCESS, b"ran\n")}
 
 
+@pytest.mark.case(19)
+@pytest.mark.parametrize(("failures", "outcome"), [(1, Outcome.SUCCESS), (2, Outcome.CRASH)], ids=["once", "twice"])
+def test_a_start_that_fails_once_costs_no_job_even_where_there_is_no_other_host(
+    proxy: Proxy, failures: int, outcome: Outcome
+) -> None:
+    """As where the runtime's own first process dies of the container's limits."""
+    answer = whole(b'{"message": "cannot start a stopped process: unknown"}', b"500 Internal Server Error")
+    with managing(proxy) as manager, proxy.instead(answer, START, times=failures):
+        result = manager.submit(Task(BUSYBOX, command="echo ran")).result(PATIENCE_S)
+
+    assert result.outcome is outcome, result
+    if outcome is Outcome.CRASH:
+        assert "cannot start a stopped process" in result.text
+
+
 def test_a_job_that_no_other_host_can_run_waits_for_the_end_of_the_nonsense_and_the_host_does_not_flap(proxy: Proxy) -> None:
     downs: list[HostDown] = []
     hooks = HookManager()

@@ -149,9 +149,11 @@ class Proxy(Listener):
         self._rules.append(rule)
         return rule
 
-    def instead(self, answer: bytes, pattern: str = EVERYTHING, *, pause_s: float = 0.0) -> AbstractContextManager[Rule]:
-        """Answer matching requests with these bytes, all at once or one after the other, until the block is left."""
-        return self._meanwhile(Rule(pattern, answer=answer, pause_s=pause_s, times=math.inf))
+    def instead(
+        self, answer: bytes, pattern: str = EVERYTHING, *, pause_s: float = 0.0, times: float = math.inf
+    ) -> AbstractContextManager[Rule]:
+        """Answer so many matching requests with these bytes, all at once or one after the other, until the block is left."""
+        return self._meanwhile(Rule(pattern, answer=answer, pause_s=pause_s, times=times))
 
     def delay(self, seconds: float, pattern: str = EVERYTHING) -> AbstractContextManager[Rule]:
         """Carry matching requests out at once, and answer so much later, until the block is left."""
