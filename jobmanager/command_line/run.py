@@ -66,6 +66,9 @@ class _RunCommand(click.Command):
     def make_context(self, *arguments: Any, **options: Any) -> click.Context:
         try:
             return super().make_context(*arguments, **options)
+        except click.NoSuchOption as problem:
+            hint = f"if it is the command's, write -- before the command: jobmanager run IMAGE -- COMMAND {problem.option_name}"
+            raise _NotRun(f"{problem.format_message()} ({hint})") from None
         except click.UsageError as problem:
             raise _NotRun(problem.format_message()) from None
 
@@ -90,6 +93,7 @@ class _Showing:
 @click.option("--cpus", metavar="N", type=float, help="Cores that it can use.")
 @click.option("--processes", metavar="N", type=int, help="Limit of processes and threads.")
 @click.option("--output", metavar="KIB", type=int, help="Limit of what it prints.")
+@click.option("--truncate", is_flag=True, help="Let it go on past the limit of --output: the rest is dropped.")
 @click.option("--workspace", metavar="MIB", type=int, help="Limit of all its files.")
 @click.option("--network", metavar="NAME", help="off, loopback, bridge, or a network of the host's.  [default: off]")
 @click.option("--env", "env", metavar="NAME=VALUE", multiple=True, help="A variable of its environment; can be repeated.")
@@ -105,6 +109,7 @@ def run_program(
     command: tuple[str, ...],
     files: tuple[str, ...],
     stdin: str | None,
+    truncate: bool,
     network: str | None,
     env: tuple[str, ...],
     collect: tuple[str, ...],
@@ -112,7 +117,7 @@ def run_program(
     as_json: bool,
     quiet: bool,
     raw: bool,
-    **limits: float | None,
+    **given: float | None,
 ) -> int:
     """Run one program in a container of IMAGE: an image, or an environment's name. Its output comes as it is printed.
 
@@ -125,7 +130,7 @@ def run_program(
             raise click.UsageError("--collect and --archive-to go together")
         if archive_to is not None:
             check_target(archive_to)
-        task = _task(image, command, files, env, collect, network, limits)
+        task = _task(image, command, files, env, collect, network, _limits(given, truncate=truncate))
         inputs = JobInput(stdin=_standard_input(stdin, task.limits))
         result = _shown_run(JobManager(find_hosts()), task, inputs, _Showing(as_json=as_json, quiet=quiet, raw=raw))
         if archive_to is not None and result.archive is not None:
@@ -165,9 +170,8 @@ def _task(
     env: tuple[str, ...],
     collect: tuple[str, ...],
     network: str | None,
-    given: Mapping[str, float | None],
+    limits: Limits,
 ) -> Task:
-    limits = Limits(**{_LIMITS[option]: value for option, value in given.items() if value is not None})  # type: ignore[arg-type]
     return Task(
         image,
         command=list(command) or None,
@@ -177,6 +181,11 @@ def _task(
         env=pairs("--env", env),
         collect=collect,
     )
+
+
+def _limits(given: Mapping[str, float | None], *, truncate: bool) -> Limits:
+    named = {_LIMITS[option]: value for option, value in given.items() if value is not None}
+    return Limits(on_output_limit="truncate" if truncate else "stop", **named)  # type: ignore[arg-type]
 
 
 def _standard_input(given: str | None, limits: Limits) -> bytes:

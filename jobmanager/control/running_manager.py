@@ -127,4 +127,5 @@ def _check_any_is_up(hosts: Sequence[HostInfo]) -> None:
 
 def _no_host_answers(hosts: Sequence[HostInfo]) -> str:
     reasons = "; ".join(f"{host.url}: {host.reason}" for host in hosts)
-    return f"no Docker host answers ({reasons}); start the engine, or set DOCKER_HOST, or give hosts=[...]"
+    name_it = "set DOCKER_HOST, or give hosts=[...] (on the command line: --host)"
+    return f"no Docker host answers ({reasons}); start the engine, or {name_it}"

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import wraps
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 _C = TypeVar("_C", bound=type)
+_F = TypeVar("_F", bound=Callable[..., Any])
 _CLOSE = 0.75  # of difflib: a letter or two
 JOB = "new_job"  # the calls that take a job
+TESTS = "Grader.pytest"  # the calls that make a grader of tests
 
 _WALL, _CPU, _MEMORY, _SLOTS = "wall_time_s", "cpu_time_s", "memory_mib", "max_concurrent_jobs"
 _MEANT: Mapping[str, Mapping[str, str]] = {  # by class, then by word: the name that it has there
@@ -40,6 +42,13 @@ _MEANT: Mapping[str, Mapping[str, str]] = {  # by class, then by word: the name 
         **dict.fromkeys(("disk", "workspace", "disk_mb", "storage"), "workspace_mib"),
         **dict.fromkeys(("nofile", "files_open"), "open_files"),
         **dict.fromkeys(("cores", "cpu_count", "nano_cpus"), "cpus"),
+    },
+    TESTS: {
+        **dict.fromkeys(("timeout", "timeout_s", "time_limit", "max_time", "wall", "wall_time"), _WALL),
+        **dict.fromkeys(("time", "time_s", "cpu", "cpu_time", "cpu_limit"), _CPU),
+        **dict.fromkeys(("memory", "mem_limit", "memory_mib", "memory_limit"), "student_memory_mib"),
+        **dict.fromkeys(("file", "filename", "solution", "module", "student"), "submission"),
+        **dict.fromkeys(("test", "test_files", "pattern", "files"), "tests"),
     },
     "JobInput": {**dict.fromkeys(("input", "inputs", "data"), "stdin"), **dict.fromkeys(("answer", "submission"), "answers")},
     "DockerHost": {
@@ -89,18 +98,28 @@ _names: dict[str, tuple[str, ...]] = {  # of each class that explains its keywor
 def explains_keywords(cls: _C) -> _C:
     """Class decorator: an unknown keyword is a TypeError that says what was meant. Signature and hints stay as they are."""
     made = cls.__init__  # type: ignore[misc]  # of this class itself, which a subclass of a user's own replaces or calls
-    known = tuple(inspect.signature(made).parameters)[1:]
-    _names[cls.__name__] = known
+    _names[cls.__name__] = tuple(inspect.signature(made).parameters)[1:]
+    cls.__init__ = _explained(made, f"{cls.__name__}()", cls.__name__)  # type: ignore[misc]
+    return cls
 
-    @wraps(made)
-    def __init__(self: object, /, *arguments: Any, **keywords: Any) -> None:
+
+def explains_keywords_of_tests(method: _F) -> _F:
+    """The same for a class method, below its ``@classmethod``, that makes a grader of tests."""
+    _names[TESTS] = tuple(inspect.signature(method).parameters)[1:]
+    return _explained(method, f"{method.__qualname__}()", TESTS)
+
+
+def _explained(function: _F, what: str, owner: str) -> _F:
+    known = tuple(inspect.signature(function).parameters)[1:]  # without self or cls
+
+    @wraps(function)
+    def explained(own: object, /, *arguments: Any, **keywords: Any) -> Any:
         for name in keywords:
             if name not in known:
-                raise unexpected_keyword(f"{cls.__name__}()", name, known, owner=cls.__name__)
-        made(self, *arguments, **keywords)
+                raise unexpected_keyword(what, name, known, owner=owner)
+        return function(own, *arguments, **keywords)
 
-    cls.__init__ = __init__  # type: ignore[misc]
-    return cls
+    return cast(_F, explained)
 
 
 def unexpected_keyword(what: str, name: str, known: Collection[str], *, owner: str = JOB) -> TypeError:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from enum import Enum
 from typing import NamedTuple, Union
 
@@ -19,6 +19,8 @@ _MAX_RECORDS = 2  # a record in a record is shown, and what that one holds by it
 _MAX_DEPTH = 4
 _MAX_BITS = 1024
 _BRACKETS = {list: ("[", "]"), tuple: ("(", ")"), frozenset: ("frozenset({", "})")}  # of all others: "{" and "}"
+_BY_SIZE = "shown by size"  # in the metadata of a field
+SHOWN_BY_SIZE: Mapping[str, bool] = {_BY_SIZE: True}  # metadata of a field with repr=False
 _Collection = Union[Mapping[object, object], list[object], tuple[object, ...], Set[object]]
 
 
@@ -42,18 +44,41 @@ def value_repr(value: object) -> str:
 def _of_record(record: object, records: int, depth: int) -> str:
     if records > _MAX_RECORDS:
         return f"{type(record).__qualname__}(...)"
-    shown = (f"{name}={_of_value(getattr(record, name), records, depth)}" for name in _names(record))
+    shown = (f"{name}={_of_value(value, records, depth)}" for name, value in _fields(record))
     return f"{type(record).__qualname__}({', '.join(shown)})"
 
 
-def _names(record: object) -> Iterable[str]:
+def _fields(record: object) -> Iterator[tuple[str, object]]:
     if isinstance(record, tuple):
-        names: tuple[str, ...] = getattr(record, "_fields", ())
-        return names
-    return [field.name for field in dataclasses.fields(record) if field.repr]  # type: ignore[arg-type]
+        for name in getattr(record, "_fields", ()):
+            yield name, getattr(record, name)
+        return
+    for field in dataclasses.fields(record):  # type: ignore[arg-type]
+        value = getattr(record, field.name)
+        if field.repr:
+            yield field.name, value
+        elif value and field.metadata.get(_BY_SIZE):
+            yield field.name, _size_of(value)
+
+
+def _size_of(value: object) -> object:
+    """What is shown of contents that may be private, or many: how large they are."""
+    if isinstance(value, Mapping):
+        return {key: _size_of(content) for key, content in value.items()}
+    if isinstance(value, (bytes, str)):
+        return _Size(f"<{len(value)} {'bytes' if isinstance(value, bytes) else 'characters'}>")
+    return _Size(f"<{len(value)}>") if isinstance(value, (list, tuple)) else _Size(f"<{value!r:.200}>")
+
+
+class _Size(str):
+    """A size in words, which is shown without quotes."""
+
+    __slots__ = ()
 
 
 def _of_value(value: object, records: int, depth: int) -> str:
+    if isinstance(value, _Size):
+        return str(value)
     if isinstance(value, Enum):
         return repr(value)
     if isinstance(value, (bytes, str)):

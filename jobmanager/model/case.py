@@ -13,6 +13,7 @@ from jobmanager.model import _checks
 from jobmanager.model._exact import make_exact
 from jobmanager.model._forms import Form, Load, Store, form_of
 from jobmanager.model._keywords import explains_keywords
+from jobmanager.model._repr import SHOWN_BY_SIZE
 from jobmanager.model.as_data import AsData
 from jobmanager.model.checks import CallersFunction, Check, Exact, Floats, JudgingProgram, Lines, Tokens
 
@@ -79,14 +80,14 @@ class Case(AsData, invalid=InvalidTask):
         InvalidTask: an argument makes no sense.
     """
 
-    stdin: CaseContent = field(default=b"", repr=False)
+    stdin: CaseContent = field(default=b"", repr=False, metadata=SHOWN_BY_SIZE)
     name: str = field(default="", kw_only=True)
     args: Sequence[str] = field(default=(), kw_only=True)
-    files: Mapping[str, CaseContent] | None = field(default=None, kw_only=True, repr=False)
+    files: Mapping[str, CaseContent] | None = field(default=None, kw_only=True, repr=False, metadata=SHOWN_BY_SIZE)
     cpu_time_s: float | None = field(default=None, kw_only=True)
     wall_time_s: float | None = field(default=None, kw_only=True)
     output_kib: int | None = field(default=None, kw_only=True)
-    expected: CaseContent | None = field(default=None, kw_only=True, repr=False)
+    expected: CaseContent | None = field(default=None, kw_only=True, repr=False, metadata=SHOWN_BY_SIZE)
     check: Check | JudgingProgram | CallersFunction | Callable[[Case, bytes], bool] = field(
         default_factory=Lines, kw_only=True, metadata=_DATA
     )

@@ -12,6 +12,7 @@ from jobmanager.model import _checks
 from jobmanager.model._exact import make_exact, own
 from jobmanager.model._forms import ANSWERS
 from jobmanager.model._keywords import explains_keywords
+from jobmanager.model._repr import SHOWN_BY_SIZE
 from jobmanager.model.as_data import VersionedAsData
 from jobmanager.model.phase import Phase
 from jobmanager.model.pipeline import Pipeline
@@ -39,9 +40,9 @@ class JobInput(VersionedAsData, kind="input", invalid=InvalidInput):
     """
 
     answers: Mapping[str, Answer] | None = field(default=None, metadata=ANSWERS)
-    files: Mapping[str, Content] | None = field(default=None, kw_only=True, repr=False)
+    files: Mapping[str, Content] | None = field(default=None, kw_only=True, repr=False, metadata=SHOWN_BY_SIZE)
     executables: Collection[str] = field(default=(), kw_only=True)
-    stdin: bytes | str = field(default=b"", kw_only=True, repr=False)
+    stdin: bytes | str = field(default=b"", kw_only=True, repr=False, metadata=SHOWN_BY_SIZE)
 
     def __post_init__(self) -> None:
         make_exact(self, InvalidInput)

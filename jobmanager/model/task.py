@@ -16,6 +16,7 @@ from jobmanager.model import _checks
 from jobmanager.model._exact import make_exact, own
 from jobmanager.model._forms import NOT_DATA
 from jobmanager.model._keywords import explains_keywords
+from jobmanager.model._repr import SHOWN_BY_SIZE
 from jobmanager.model.as_data import VersionedAsData
 from jobmanager.model.case import CASE_LIMITS, Case, case_name, checked_cases
 from jobmanager.model.checks import JudgingProgram, ProgramCheck, ProgramInteractor
@@ -85,7 +86,7 @@ class Task(VersionedAsData, kind="task", invalid=InvalidTask):
     environment: str
     command: str | Sequence[str] | None = field(default=None, kw_only=True)
     grader: Grader | None = field(default=None, kw_only=True)
-    files: Mapping[str, Content] | None = field(default=None, kw_only=True, repr=False)
+    files: Mapping[str, Content] | None = field(default=None, kw_only=True, repr=False, metadata=SHOWN_BY_SIZE)
     directory: str | Path | None = field(default=None, kw_only=True, metadata=NOT_DATA)
     executables: Collection[str] = field(default=(), kw_only=True)
     problems: Mapping[str, Problem] | None = field(default=None, kw_only=True)
@@ -101,7 +102,7 @@ class Task(VersionedAsData, kind="task", invalid=InvalidTask):
     privileged: bool = field(default=False, kw_only=True)
     build: str | Sequence[str] | None = field(default=None, kw_only=True)
     build_limits: Limits | None = field(default=None, kw_only=True)
-    cases: Sequence[Case] = field(default=(), kw_only=True, repr=False)
+    cases: Sequence[Case] = field(default=(), kw_only=True, repr=False, metadata=SHOWN_BY_SIZE)
     stop_at_first_failure: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:

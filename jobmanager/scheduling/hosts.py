@@ -437,7 +437,8 @@ class HostTable:
             )
         names = ", ".join(self._known_names()) or "none"
         wanted = " together with ".join(map(repr, (requirements.environment, *sorted(requirements.other_environments))))
-        hint = '; DockerHost(pull="missing") lets a host fetch an image' if self._noun == "host" else ""
+        pull = 'DockerHost(pull="missing"), or --pull on the command line, lets a host fetch an image'
+        hint = f"; {pull}" if self._noun == "host" else ""
         return UnknownEnvironment(f"no {self._noun} has the environment or image {wanted}; known: {names}{hint}")
 
     def able(self, requirements: Requirements) -> list[Host]:

@@ -84,6 +84,9 @@ def test_an_unknown_keyword_says_what_was_meant(cls: Any, name: str, says: str) 
         (ClientSync.new_job, "timeout", "did you mean timeout_s?"),
         (ClientFuture.new_job, "stdin", "it belongs elsewhere: JobInput(stdin=...)"),
         (RemoteClient.new_job, "prio", "it is called priority"),
+        (Grader.pytest.__func__, "timeout", "it is called wall_time_s"),  # type: ignore[attr-defined]
+        (Grader.unittest.__func__, "filename", "it is called submission"),  # type: ignore[attr-defined]
+        (Grader.pytest.__func__, "most_students", "it belongs elsewhere: Task(..., grader=Grader(most_students=...))"),  # type: ignore[attr-defined]
     ],
 )
 def test_so_does_one_of_a_call_that_takes_a_job(call: Any, name: str, says: str) -> None:

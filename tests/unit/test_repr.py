@@ -11,6 +11,7 @@ import pytest
 import jobmanager
 from jobmanager import (
     CallbackInfo,
+    Case,
     CaseResult,
     Evidence,
     JobInput,
@@ -85,9 +86,13 @@ def test_a_number_that_python_refuses_to_convert_is_shown() -> None:
     assert repr(JobInput({"a": 10**5000})) == "JobInput(answers={'a': <a number of 16610 bits>}, executables=frozenset())"
 
 
-def test_what_is_secret_or_large_in_an_input_is_left_out_as_before() -> None:
-    assert "files" not in repr(JobInput(files={"f": b"secret"}, stdin=b"secret"))
-    assert "secret" not in repr(Task("x", command="a", files={"f": b"secret"}, env={"A": "secret"}))
+def test_of_contents_that_may_be_private_or_large_the_size_is_shown() -> None:
+    shown = repr(JobInput(files={"f": b"secret"}, stdin=b"secret"))
+    assert shown == "JobInput(answers={}, files={'f': <6 bytes>}, executables=frozenset(), stdin=<6 bytes>)"
+    task = Task("x", command="a", files={"f": b"secret"}, env={"A": "secret"}, cases=[Case("secret")] * 3)
+    assert "secret" not in repr(task) and "files={'f': <6 bytes>}" in repr(task) and "cases=<3>" in repr(task)
+    assert repr(Case("secret", files={"f": b"secret"}, expected="secret")).count("<6 bytes>") == 3
+    assert len(repr(JobInput(files={f"{number}": MANY for number in range(999)}))) < 500
 
 
 def test_a_users_own_subclass_keeps_its_own_repr() -> None:

@@ -27,6 +27,7 @@ PROGRAMS = {
     "greedy": [UseMemory(1000)],
     "endless": [Sleep(1000)],
     "taken": [Exit(124)],
+    "chatty": [Print("x" * 3000), Exit(4)],
     "unhappy": [WriteFile(".jobmanager/result.json", '{"result": "failed", "text": "no \\u001b[31mluck"}')],
     "hidden": [WriteFile(".jobmanager/result.json", "{")],
     "fine": [WriteFile("out/made.txt", "made"), WriteFile("other.txt", "x")],
@@ -194,11 +195,20 @@ def test_an_archive_can_write_nowhere_else(tmp_path: Path) -> None:
     assert (tmp_path / "new/kept").stat().st_mode & 0o7777 == 0o755
 
 
+def test_a_program_that_prints_too_much_is_stopped_or_goes_on_and_the_rest_is_dropped(ask: Ask) -> None:
+    code, _, err = ask("python3", "--output", "1", "--", "chatty")
+    assert code == CODES[Outcome.OVERFLOW] and "overflow" in err
+
+    code, out, err = ask("python3", "--output", "1", "--truncate", "--", "chatty")
+    assert (code, out) == (4, "x" * 1024)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         ([], "Missing argument 'IMAGE'"),
         (["python3", "--nothing"], "No such option"),
+        (["python3", "greet", "-c", "1"], "write -- before the command: jobmanager run IMAGE -- COMMAND -c"),
         (["python3", "--memory", "much"], "'much' is not a valid integer"),
         (["python3", "--memory", "3", "--", "greet"], "memory_mib must be at least 16"),
         (["python3", "--env", "A", "--", "greet"], "--env: give NAME=VALUE, not 'A'"),
@@ -210,6 +220,7 @@ def test_an_archive_can_write_nowhere_else(tmp_path: Path) -> None:
         (["python3", "--collect", "*", "--", "greet"], "--collect and --archive-to go together"),
         (["python3", "--network", "host", "--", "greet"], "network 'host' is not for jobs"),
         (["nothing:1", "--", "greet"], "no host has the environment or image 'nothing:1'"),
+        (["nothing:1", "--", "greet"], "or --pull on the command line, lets a host fetch an image"),
         (["python3", "--tls", "/nothing", "--", "greet"], "--tls is for tcp hosts"),
     ],
 )
