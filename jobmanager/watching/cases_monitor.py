@@ -11,7 +11,6 @@ go on in a new one (``scheduling/run_sequence.py``).
 
 from __future__ import annotations
 
-import errno
 import logging
 import threading
 import time
@@ -20,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from jobmanager.engine.protocol import Engine, EngineError, NoSuchContainer, Unreachable
+from jobmanager.engine.protocol import Engine
 from jobmanager.ipc.messages import (
     BuildDone,
     CaseDone,
@@ -36,29 +35,23 @@ from jobmanager.model.result import CaseResult, Outcome
 from jobmanager.results.facts import (
     CannotRun,
     CapturedOutput,
-    Cause,
-    ContainerEnded,
     Ending,
     EngineUnreachable,
-    HostGivenUp,
     InfrastructureFailure,
     JobNotSent,
     ProgramEnd,
     ProgramExited,
-    RemovedExternally,
     RunCutOff,
     RunFacts,
 )
 from jobmanager.results.run_result import run_result
-from jobmanager.results.verdict import Verdict, died_of_memory, judge
-from jobmanager.runner.frames import Clear, Cleared, DownMessage, Keep, Kept, UpMessage
-from jobmanager.runner.place import SHM
+from jobmanager.results.verdict import Verdict, judge
 from jobmanager.watching.case_result import case_result, with_streams_cut
-from jobmanager.watching.connection import ContainerOver, RunnerConnection
-from jobmanager.watching.inspector import ContainerInspector, HostLost
+from jobmanager.watching.cases_container import DIED_OF_CASE, CannotKeep, CasesContainer, CutOff
+from jobmanager.watching.inspector import ContainerInspector
 from jobmanager.watching.monitor import ContainerMonitor
 from jobmanager.watching.partner import NotClean, Partner, PartnerLost, PartnerUnusable
-from jobmanager.watching.run_order import RUN, file_messages, run_messages, words
+from jobmanager.watching.run_order import RUN, run_messages, words
 from jobmanager.watching.runner_link import RunnerLink
 from jobmanager.watching.spool import Spool
 
@@ -67,26 +60,6 @@ _log = logging.getLogger(__name__)
 _MOST_AHEAD_BYTES = 2**14  # of what is sent before the case before has ended: a runner takes 64 KiB, perhaps of two cases
 _FILE_BYTES = 200  # of a file in a message, beside its name and content
 _TURN_S = 1.0
-_FIRST_ANSWER_S = 60.0  # for a runner's first word to a waiter that takes over
-_DIED = "it died of the case before"
-_BESIDE_KEPT_MIB = 4  # what is kept is in memory twice: as files, and as what they are put back from
-_TOO_LONG = "clearing it takes too long"
-
-
-class _CutOff(Exception):
-    """Neither the program nor its traces are why nothing more is run."""
-
-    def __init__(self, ending: Ending) -> None:
-        super().__init__()
-        self.ending = ending
-
-
-class _CannotKeep(Exception):
-    """What its cases are to begin with is too much to be put back for each of them: another container would not help."""
-
-    def __init__(self, outcome: Outcome, text: str) -> None:
-        super().__init__(text)
-        self.outcome = outcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +109,7 @@ class CasesMonitor:
         assert job.cases is not None, "only a task with cases has such a monitor"
         self._job = replace(job, cases=None, elapsed_s=0.0, hold_s=0.0)  # each run has a clock of its own
         self._hold_s = job.hold_s
-        self._was_taken_over = self._has_begun = job.taken_over  # whether any run may have been started in this container
+        self._was_taken_over = job.taken_over
         self._plan: CasePlan = job.cases
         self._engine = engine
         self._host_lost_timeout_s = host_lost_timeout_s
@@ -155,12 +128,17 @@ class CasesMonitor:
             last_run=RUN + self._plan.last,
             clock=clock,
         )
-        self._inspector = ContainerInspector(
-            job, engine, host_lost_timeout_s=host_lost_timeout_s, give_up=self._kill_requested, clock=clock
+        self._container = CasesContainer(
+            self._job,
+            self._plan,
+            engine,
+            link=self._link,
+            inspector=ContainerInspector(
+                job, engine, host_lost_timeout_s=host_lost_timeout_s, give_up=self._kill_requested, clock=clock
+            ),
+            give_up=self._kill_requested,
+            clock=clock,
         )
-        self._places = (job.workspace, "/tmp", SHM)
-        self._requests = 0
-        self._has_connected = False
         self._sums = _Sums()
         self._output = CapturedOutput()  # of the build
         self._streams_kept = self._plan.streams_kept
@@ -168,9 +146,6 @@ class CasesMonitor:
         env = (f"{name}={value}" for name, value in self._job.env.items())
         self._bytes_of_a_run = _most_bytes(words(self._job.command)) + _most_bytes(env)
         self._ahead: tuple[_Run | None, int] = None, 0  # the run that was sent ahead, and in which session of the link
-        self._is_kept = False
-        self._has_its_limits = not self._plan.changes_limits(job.limits)
-        self._clearing_left_s = self._plan.clearing_s
         if partner is not None:
             partner.attach_to(self._end_run)
 
@@ -198,7 +173,7 @@ class CasesMonitor:
     def fetch_output(self, request: FetchOutput) -> None:
         """Report the build's output past these offsets once. What cases print is in their results."""
         current = self._current
-        if current is not None and not self._is_kept:
+        if current is not None and not self._container.is_kept:
             current.fetch_output(request)
 
     def run(self) -> RunFacts:
@@ -209,7 +184,7 @@ class CasesMonitor:
         except NotClean as why:
             _log.info("container %s is used for no other case: %s", self._job.container_name, why)
             return self._facts(_exited(), not_clean=str(why))
-        except _CutOff as cut_off:
+        except CutOff as cut_off:
             return self._facts(cut_off.ending)
         except Exception as error:  # noqa: BLE001 - the thread's edge: a bug must not cost the job its result
             _log.exception("monitoring job %s failed", self._job.job_id)
@@ -245,11 +220,11 @@ class CasesMonitor:
                 if not self._go_through(run):
                     return
         except PartnerLost as lost:
-            self._give_up_if_killed()
-            raise self._cut_off(InfrastructureFailure(reason=str(lost))) from lost
+            self._container.give_up_if_killed()
+            raise self._container.cut_off(InfrastructureFailure(reason=str(lost))) from lost
         except PartnerUnusable as why:
             self._tell_unrun(Outcome.ERROR, str(why))
-        except _CannotKeep as why:
+        except CannotKeep as why:
             self._tell_unrun(why.outcome, str(why))
 
     def _go_through(self, run: _Run) -> bool:
@@ -257,7 +232,7 @@ class CasesMonitor:
         facts = self._follow(run if run.case is None else self._prepared(run, run.case))
         verdict = judge(facts, run.job.limits)
         if self._kill_requested.is_set() or (verdict.outcome is Outcome.CRASH and not self._is_partners(run, facts)):
-            raise _CutOff(self._ending_of(facts))
+            raise CutOff(self._ending_of(facts))
         outcome = self._tell_build(verdict, facts) if run.case is None else self._tell_case(run.case, verdict, facts)
         judges = self._partner is not None and not self._partner.tells
         if run.case is None and outcome is not Outcome.SUCCESS and self._plan.cases[0].number > 1 and not judges:
@@ -265,7 +240,7 @@ class CasesMonitor:
         if outcome is not Outcome.SUCCESS and (run.case is None or self._plan.stop_at_first_failure):
             return False
         if facts.end is None and not isinstance(facts.ending, CannotRun) and run.number < RUN + self._plan.last:
-            raise NotClean(_DIED)
+            raise NotClean(DIED_OF_CASE)
         return True
 
     def _runs(self) -> Iterator[_Run]:
@@ -277,6 +252,12 @@ class CasesMonitor:
             to_run = case if self._partner is None else self._waited_for(self._partner, case)
             if to_run is not None:
                 yield _Run(number=RUN + case.number, job=self._job_of(to_run), case=to_run)
+
+    def _has_built(self) -> bool:
+        """Whether an earlier waiter had come to the cases: only who tells of them knows that before it asks the runner."""
+        if not self._was_taken_over or self._partner is None or self._partner.tells:
+            return False
+        return self._container.has_built()
 
     def _job_of(self, case: CaseRun) -> MonitorContainer:
         """The files of the task are there: they were kept."""
@@ -310,13 +291,11 @@ class CasesMonitor:
         began = self._clock()
         facts = monitor.run()
         self._sums.add(facts)
-        self._has_begun = self._has_begun or not isinstance(facts.ending, JobNotSent)
         beside_s = self._clock() - began - (facts.wall_time_s or 0.0) - _sending_s(run)
-        self._clearing_left_s -= max(0.0, beside_s) if run.job.clears else 0.0
         if monitor.not_clean:
             raise NotClean(monitor.not_clean)
-        if run.job.clears and not monitor.has_started and isinstance(facts.ending, RunCutOff) and self._clearing_left_s <= 0:
-            raise NotClean(_TOO_LONG)
+        was_cleared = bool(run.job.clears)
+        self._container.count_run(facts, was_cleared=was_cleared, has_started=monitor.has_started, beside_s=beside_s)
         self._job = replace(self._job, taken_over=False, limit_hit=None)  # what a waiter before had begun has ended
         return facts
 
@@ -331,7 +310,7 @@ class CasesMonitor:
         """Send the next case while this one runs, so that its runner goes on without a pause. What is large is not sent ahead."""
         at = number - self._plan.cases[0].number
         has_to_wait = self._partner is not None and (self._partner.runs_beside or not self._partner.tells)
-        if has_to_wait or self._plan.stop_at_first_failure or not self._has_its_limits or at >= len(self._plan.cases):
+        if has_to_wait or self._plan.stop_at_first_failure or not self._container.has_its_limits or at >= len(self._plan.cases):
             return
         case = self._plan.cases[at]
         if self._bytes_of_a_run + _bytes_of(case) > _MOST_AHEAD_BYTES:
@@ -342,12 +321,12 @@ class CasesMonitor:
 
     def _cleared(self, run: _Run) -> _Run:
         """The same, with what the runner has to do before it."""
-        clearing_s = max(1.0, self._clearing_left_s) + _sending_s(run)
-        return replace(run, job=replace(run.job, clears=self._places, clearing_s=clearing_s))
+        clearing_s = self._container.clearing_s + _sending_s(run)
+        return replace(run, job=replace(run.job, clears=self._container.places, clearing_s=clearing_s))
 
     def _ending_of(self, facts: RunFacts) -> Ending:
         """A job of which something was run is not sent to another container."""
-        if not isinstance(facts.ending, JobNotSent) or not self._has_begun:
+        if not isinstance(facts.ending, JobNotSent) or not self._container.has_begun:
             return facts.ending
         cause = facts.ending.cause
         return RunCutOff(cause=InfrastructureFailure(reason=cause.reason) if isinstance(cause, EngineUnreachable) else cause)
@@ -389,8 +368,8 @@ class CasesMonitor:
     def _waited_for(self, partner: Partner, case: CaseRun) -> CaseRun | None:
         """The case as it is to be run, once the other side is ready for it; None: it is not to be run here."""
         while not partner.is_ready(case.number, _TURN_S):
-            self._give_up_if_killed()
-            self._stay_connected()
+            self._container.give_up_if_killed()
+            self._container.stay_connected()
         if not partner.tells and partner.is_told(case.number - 1):
             self._link.forget()  # the other side has told what became of the case before
         return partner.case(case)
@@ -399,15 +378,15 @@ class CasesMonitor:
         """What has happened to its container meanwhile is found out by whoever follows the next run."""
         is_there = True
         while (judged := partner.judged(case, result, facts, _TURN_S)) is None:
-            self._give_up_if_killed()
+            self._container.give_up_if_killed()
             is_there = is_there and self._can_stay_connected()
         return judged
 
     def _can_stay_connected(self) -> bool:
         try:
-            self._stay_connected()
-        except (_CutOff, NotClean) as over:
-            self._give_up_if_killed()
+            self._container.stay_connected()
+        except (CutOff, NotClean) as over:
+            self._container.give_up_if_killed()
             _log.debug("container %s is gone while a case is judged: %r", self._job.container_name, over)
             return False
         return True
@@ -421,30 +400,7 @@ class CasesMonitor:
         if current is not None and self._runs_a_case:
             current.kill()
 
-    def _stay_connected(self) -> None:
-        """Its runner leaves when it hears nothing for long."""
-        self._connect()
-        arrived = self._link.receive(0.0) or []  # where there was something, nothing was read
-        self._link.give_back([*arrived, *((self._link.receive(0.0) or []) if arrived else [])])
-
-    def _has_built(self) -> bool:
-        """Whether an earlier waiter had come to the cases: only who tells of them knows that before it asks the runner."""
-        if not self._was_taken_over or self._partner is None or self._partner.tells:
-            return False
-        arrived, until = list[UpMessage](), self._clock() + _FIRST_ANSWER_S
-        while self._link.status is None:
-            self._wait_for_first_answer(until)
-            arrived += self._link.receive(_TURN_S) or []
-        self._link.give_back(arrived)
-        return self._link.status.run > RUN
-
-    def _wait_for_first_answer(self, until: float) -> None:
-        self._give_up_if_killed()
-        if self._clock() > until:
-            raise self._cut_off(InfrastructureFailure(reason="its runner does not answer"))
-        self._connect()
-
-    # ---- between them
+    # ---- between runs
 
     def _prepared(self, run: _Run, case: CaseRun) -> _Run:
         """The run, so that nothing of the one before is there when it begins, unless the runner has taken it already.
@@ -454,148 +410,20 @@ class CasesMonitor:
         ahead, session = self._ahead
         if ahead is not None and ahead.number == run.number and session == self._link.session and self._link.is_open:
             return ahead
-        if self._was_taken_over and self._is_taken(run.number):
-            self._is_kept = True
+        if self._was_taken_over and self._container.is_taken(run.number):
+            self._container.is_kept = True
             return run
-        if not self._is_kept:
-            self._keep()
-            self._is_kept = True
+        self._container.keep()
         is_used = case.number > 1 or self._plan.build is not None
-        if not self._has_its_limits:
+        if not self._container.has_its_limits:
             if is_used:
-                self._clear()
-            self._set_limits()
+                self._container.clear()
+            self._container.set_limits()
         elif is_used:
             return self._cleared(run)
         if self._partner is not None and self._partner.runs_beside:  # its container may have to be cleared before both begin
-            return replace(run, job=replace(run.job, clearing_s=max(1.0, self._clearing_left_s)))
+            return replace(run, job=replace(run.job, clearing_s=self._container.clearing_s))
         return run
-
-    def _is_taken(self, number: int) -> bool:
-        """Whether the runner has taken this run, or a later one, of an earlier waiter."""
-        self._link.drop_before(number)
-        until = self._clock() + _FIRST_ANSWER_S
-        while self._link.status is None and not self._link.has_more:
-            self._wait_for_first_answer(until)
-            self._link.give_back(self._link.receive(_TURN_S) or [])
-            self._link.drop_before(number)
-        taken = 0 if self._link.status is None else self._link.status.run
-        self._is_kept = self._is_kept or taken > RUN
-        return self._link.has_more or taken >= number
-
-    def _keep(self) -> None:
-        if self._plan.build is None:
-            self._connect()
-            self._link.send(*file_messages(self._job, made_at_s=self._made_at_s()))
-        most = (self._job.limits.memory_mib - _BESIDE_KEPT_MIB) * 2**20 // 2
-        kept = self._ask(lambda number: Keep(request=number, path=self._job.workspace.encode(), most=most))
-        assert isinstance(kept, Kept)
-        if kept.errno == errno.EFBIG:
-            much = f"more than half of the memory limit of {self._job.limits.memory_mib} MiB, and each case needs it anew"
-            raise _CannotKeep(Outcome.OVERFLOW, f"what its cases begin with takes {much}")
-        if kept.errno == errno.E2BIG:
-            many = "more than 100,000 files, or folders more than 64 deep"
-            raise _CannotKeep(Outcome.OVERFLOW, f"what its cases begin with has {many}, and each case needs it anew")
-        if kept.errno:
-            raise NotClean(f"what its cases begin with cannot be kept (errno {kept.errno})")
-
-    def _set_limits(self) -> None:
-        """From those of the build to those of the cases. A container that is taken over may have them already: again then."""
-        try:
-            self._engine.set_limits(self._job.container_id, self._job.limits)
-        except NoSuchContainer as error:
-            raise self._cut_off(RemovedExternally()) from error
-        except Unreachable as error:
-            raise self._cut_off(InfrastructureFailure(reason=f"its limits could not be set: {error}")) from error
-        except EngineError as error:
-            raise NotClean(f"what the build has left does not fit into the limits of a case: {error}") from error
-        self._has_its_limits = True
-
-    def _made_at_s(self) -> float:
-        try:
-            return self._engine.inspect(self._job.container_id).started_at_s
-        except EngineError:
-            return time.time()
-
-    def _clear(self) -> None:
-        places = tuple(place.encode() for place in self._places)
-        cleared = self._ask(lambda number: Clear(request=number, put_back=True, places=places))
-        assert isinstance(cleared, Cleared)
-        if not cleared.clean:
-            raise NotClean(cleared.why.decode("utf-8", "replace"))
-
-    def _ask(self, request: Callable[[int], DownMessage]) -> Kept | Cleared:
-        """The answer; asked again over a new connection where one is lost."""
-        began = self._clock()
-        until = began + self._clearing_left_s
-        try:
-            while self._clock() < until:
-                self._give_up_if_killed()
-                self._connect()
-                self._requests += 1
-                self._link.send(request(self._requests))
-                answer = self._answer(until)
-                if answer is not None:
-                    return answer
-        finally:
-            self._clearing_left_s -= self._clock() - began
-        raise NotClean(_TOO_LONG)
-
-    def _answer(self, until: float) -> Kept | Cleared | None:
-        while self._link.is_open and self._clock() < until and not self._kill_requested.is_set():
-            for message in self._link.receive(min(_TURN_S, max(0.0, until - self._clock()))) or ():
-                if isinstance(message, (Kept, Cleared)) and message.request == self._requests:
-                    return message
-        return None
-
-    def _give_up_if_killed(self) -> None:
-        if self._kill_requested.is_set():
-            raise self._cut_off(ContainerEnded())
-
-    def _cut_off(self, cause: Cause) -> _CutOff:
-        return _CutOff(RunCutOff(cause=cause) if self._has_begun else JobNotSent(cause=cause))
-
-    def _connect(self) -> None:
-        if self._link.is_open:
-            return
-        if not self._has_begun and not self._has_connected:
-            self._connect_at_first()
-        connection = RunnerConnection(
-            self._job,
-            self._engine,
-            self._link,
-            self._inspector,
-            number=RUN,
-            is_first=False,
-            give_up=self._kill_requested,
-            clock=self._clock,
-        )
-        try:
-            while not self._link.is_open:
-                self._give_up_if_killed()
-                connection.connect()
-        except ContainerOver as over:
-            if self._has_begun and died_of_memory(over.state):
-                raise NotClean(_DIED) from over
-            gone = over.state is not None and over.state.in_removal
-            raise self._cut_off(RemovedExternally() if gone else ContainerEnded(container=over.state)) from over
-        except NoSuchContainer as error:
-            raise self._cut_off(RemovedExternally()) from error
-        except HostLost as error:
-            raise self._cut_off(HostGivenUp()) from error
-        except EngineError as error:
-            raise self._cut_off(InfrastructureFailure(reason=f"the engine refused to go on with it: {error}")) from error
-
-    def _connect_at_first(self) -> None:
-        """Nobody has spoken to this runner. Where that does not succeed now, it is tried as after any lost connection."""
-        self._has_connected = True
-        try:
-            self._link.connect()
-        except Unreachable as error:
-            raise _CutOff(JobNotSent(cause=EngineUnreachable(reason=str(error)))) from error
-        except EngineError as error:
-            _log.debug("container %s cannot be attached to: %s", self._job.container_name, error)
-
 
 def _exited() -> ProgramExited:
     return ProgramExited(end=ProgramEnd(exit_code=0))

@@ -15,7 +15,7 @@ from jobmanager.model.result import CaseResult, Outcome, RunResult
 from jobmanager.results.facts import RunFacts
 from jobmanager.runner.frames import Clear, Cleared, Entries, ListFolder, Put
 from jobmanager.runner.place import SHM
-from jobmanager.watching import cases_monitor
+from jobmanager.watching import cases_container
 from jobmanager.watching.cases_monitor import CasesMonitor
 from jobmanager.watching.runner_link import RunnerLink
 from tests.contract.place import PATIENCE_S, Place
@@ -138,7 +138,7 @@ def test_a_case_that_ends_badly_leaves_the_next_one_as_it_is(place: Place, comma
 
 
 def test_a_container_that_cannot_be_cleared_runs_no_other_case(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cases_monitor, "SHM", "/.jobmanager")  # nobody can empty it
+    monkeypatch.setattr(cases_container, "SHM", "/.jobmanager")  # nobody can empty it
     told = followed(place, case("a", stdin=b"1", expected=b"1"), case("b"), case("c"))
     assert [result.name for result in told.cases] == ["a"]
     assert told.facts is not None and told.facts.not_clean.startswith("/.jobmanager") and not told.facts.is_leaving
