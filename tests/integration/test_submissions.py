@@ -81,8 +81,8 @@ with grading.open_submission() as submission:
     seen["busy"] = submission.run(["true"]).text
     end = program.wait()
     seen["talk"] = [answers == [f"got {number}\\n" for number in range(50)], end.exit_code, end.stderr.decode()]
-    program = submission.start(["sh", "-c", "yes"])
-    program.stdout.read(10)
+    program = submission.start(["sh", "-c", "echo begun; while :; do :; done"])
+    program.stdout.readline()
     program.kill()
     seen["killed"] = program.wait().outcome
     seen["after"] = submission.run(["echo", "fine"]).stdout.decode()

@@ -15,6 +15,7 @@ from jobmanager.testing import FakeEngineServer
 from tests.conftest import eventually
 
 TASK = Task(environment="busybox", command="true")
+STDIN = b"the input of this test" * 100
 
 
 class Callback:
@@ -26,12 +27,14 @@ class Callback:
 
 
 def kept() -> list[str]:
-    """What knows of a job, and what the library has to say or do about one."""
+    """What knows of the input, and all else that the library has to say or do about its job. Other tests leave other ones."""
     gc.collect()
-    found = [each for each in gc.get_objects() if isinstance(each, (Request, JobInput, Event))]
-    return [type(each).__name__ for each in found] + [
-        type(each).__name__ for each in gc.get_objects() if is_dataclass(type(each)) and hasattr(each, "request")
-    ]
+    records = [each for each in gc.get_objects() if is_dataclass(type(each))]
+    jobs = [each for each in records if isinstance(each, Request) and each.inputs.stdin == STDIN]
+    ids = {job.job_id for job in jobs}
+    about = [each for each in records if getattr(each, "request", None) in jobs or getattr(each, "job_id", None) in ids]
+    inputs = [each for each in records if isinstance(each, JobInput) and each.stdin == STDIN]
+    return [type(each).__name__ for each in [*jobs, *about, *inputs]]
 
 
 def test_input_and_callback_of_a_job_that_has_ended_are_let_go() -> None:
@@ -40,7 +43,7 @@ def test_input_and_callback_of_a_job_that_has_ended_are_let_go() -> None:
     with FakeEngineServer() as server, JobManager(server.url, hook_manager=hooks) as manager:
         for _ in range(3):
             callback = Callback()
-            manager.new_job(TASK, JobInput(stdin="x" * 1000), callback)
+            manager.new_job(TASK, JobInput(stdin=STDIN), callback)
             assert callback.results.get(timeout=30).outcome is Outcome.SUCCESS
         seen = weakref.ref(callback)
         del callback, _

@@ -57,14 +57,15 @@ enum met meet(void) {
     return MET;
 }
 
+// The output first: who dies of SIGPIPE then has an input that is over, so that its runner knows who has left first.
 void let_fifos_go(void) {
-    shut(&run.held[0]);
     shut(&run.held[1]);
+    shut(&run.held[0]);
 }
 
 // A program may close its input or its output and go on: then the other one is to see that.
 void look_at_fifos(void) {
-    for (int which = 0; which < 2; which++) {
+    for (int which = 1; which >= 0; which--) {  // in the order of let_fifos_go: it may be about to end
         struct stat held, found;
         char path[48];
         if (run.held[which] < 0 || fstat(run.held[which], &held))
