@@ -50,7 +50,7 @@ from jobmanager.threads.log_thread import logger
 
 _log = logger(__name__)
 
-_WARM_WORKERS = 2
+_WARM_WORKERS = 1  # others are started as they are needed
 
 Report = Union[MessageReceived, ChildExited, SendFailed]
 

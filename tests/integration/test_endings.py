@@ -27,7 +27,7 @@ from jobmanager import (
     Outcome,
     Task,
 )
-from jobmanager.control import drain
+from jobmanager.control import closing as closing_steps
 from jobmanager.errors import Closed, DuplicateJob, JobTimeout, NotStarted, QueueFull, WouldDeadlock
 from tests.conftest import BUSYBOX, children, end_with_all_children, eventually, our_containers, our_threads, our_volumes
 from tests.support.daemons import PrivateDaemon
@@ -254,7 +254,7 @@ def test_slots_and_containers_are_free_although_all_callbacks_block(url: str) ->
 
 
 def test_close_leaves_a_callback_that_never_returns_and_nothing_else(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drain, "AT_CLOSE", dataclasses.replace(drain.AT_CLOSE, callback_s=0.5))
+    monkeypatch.setattr(closing_steps, "AT_CLOSE", dataclasses.replace(closing_steps.AT_CLOSE, callback_s=0.5))
     never = threading.Event()
     manager = JobManager(url)
     manager.start()

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.case(50)]
 LAST_WORDS = b".jobmanager/result.json"  # the first of what a runner says when its program has ended
 STANDS_STILL_S = 7.0  # longer than anything of ours waits for a byte
 SAYS_FAILED = """echo '{"result": "failed", "grade": 40, "text": "wrong"}' > .jobmanager/result.json; """
-LONG = Limits(wall_time_s=60, memory_mib=64, output_kib=8 * 1024)
+LONG = Limits(wall_time_s=15, memory_mib=64, output_kib=8 * 1024)
 GRADER = """#!/bin/sh
 run_student sh -c "'echo out; exit 3'"
 feedback-msg -m $?
@@ -30,7 +30,7 @@ feedback-result failed
 
 
 def grading(script: str = GRADER, **limits: float) -> Task:
-    return Task(PYTHON, grader=Grader(), files={"run": script}, limits=Limits(memory_mib=64, **{"wall_time_s": 60, **limits}))  # type: ignore[arg-type]
+    return Task(PYTHON, grader=Grader(), files={"run": script}, limits=Limits(memory_mib=64, **{"wall_time_s": 15, **limits}))  # type: ignore[arg-type]
 
 
 class Places:

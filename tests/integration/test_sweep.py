@@ -10,7 +10,7 @@ import docker
 import pytest
 
 from jobmanager import JobManager, Limits, Task
-from jobmanager.control import drain
+from jobmanager.control import closing as closing_steps
 from jobmanager.engine.connect import connect
 from jobmanager.engine.labels import Owner, labels
 from jobmanager.engine.leftovers import LeftoverKind, remove_leftovers, survey
@@ -128,7 +128,7 @@ def test_a_starting_manager_removes_a_dead_ones_lone_volume_and_leaves_a_living_
 
 def close_with_a_job_that_cannot_be_removed(url: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     """A manager of this process whose host takes no removal any more when it closes."""
-    monkeypatch.setattr(drain, "AT_CLOSE", replace(drain.AT_CLOSE, kill_s=1.0, delete_s=0.5))
+    monkeypatch.setattr(closing_steps, "AT_CLOSE", replace(closing_steps.AT_CLOSE, kill_s=1.0, delete_s=0.5))
     there_before = len(our_containers(url))
     closing = JobManager(proxy.url)
     closing.start()

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from jobmanager import JobManager, Outcome, Task
-from jobmanager.control import drain
+from jobmanager.control import closing as closing_steps
 from jobmanager.control.child_process import Child, ChildExited, MessageReceived, how_it_ended
 from jobmanager.errors import EngineUnavailable, NotSupported
 from jobmanager.ipc import boot, process
@@ -303,7 +303,7 @@ def test_a_job_over_which_every_pool_worker_dies_says_why_they_did(monkeypatch: 
 
     monkeypatch.setattr(process, "command", without_workers)
     monkeypatch.setattr(hosts, "_BACKOFF_S", (0.1,))
-    monkeypatch.setattr(drain, "AT_CLOSE", replace(drain.AT_CLOSE, delete_s=0.5))
+    monkeypatch.setattr(closing_steps, "AT_CLOSE", replace(closing_steps.AT_CLOSE, delete_s=0.5))
     with FakeEngineServer() as fake, JobManager(fake.url) as manager:
         result = manager.submit(Task("busybox", command="true")).result(60)
 
