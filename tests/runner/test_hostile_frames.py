@@ -134,7 +134,7 @@ def case(chooser: Random) -> bytes:
     return begun + b"".join(chooser.choice(kinds)(chooser) for _ in range(chooser.randrange(1, 12))) + LEAVES
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_nonsense_is_skipped_or_a_fault(seed: int, tmp_path: Path) -> None:
     chooser = Random(seed)
     cases = [case(chooser) for _ in range(500)]
