@@ -678,7 +678,7 @@ def test_its_memory_stays_small_when_much_goes_through() -> None:
     with BareRunner(sanitized=False) as runner:
         assert len(_sh(runner, "head -c 20000000 /dev/zero").stdout) == 20_000_000
         runner.run(["cat"], stdin=bytes(5 * 2**20))
-        assert _resident_kib(runner) <= 2.5 * 1024  # at most 1 MiB of its own, the window, and the program itself
+        assert _resident_kib(runner) <= 3.5 * 1024  # at most 1 MiB of its own, the window, the reserve, and the program itself
 
 
 def _resident_kib(runner: BareRunner) -> int:

@@ -14,7 +14,7 @@ struct source {
     uint64_t divisor;
 };
 
-enum { CPU, PEAK, OOM, FORKS, ANON, SHMEM, SOURCES };
+enum { CPU, PEAK, LIMIT, OOM, FORKS, ANON, SHMEM, SOURCES };
 static struct source sources[SOURCES];
 static uint8_t version;
 
@@ -38,6 +38,7 @@ void cgroup_init(void) {
         version = 2;
         open_source(CPU, "/sys/fs/cgroup/cpu.stat", "usage_usec", 1);
         open_source(PEAK, "/sys/fs/cgroup/memory.peak", NULL, 1);
+        open_source(LIMIT, "/sys/fs/cgroup/memory.max", NULL, 1);
         open_source(OOM, "/sys/fs/cgroup/memory.events", "oom_kill", 1);
         open_source(FORKS, "/sys/fs/cgroup/pids.events", "max", 1);
         open_source(ANON, "/sys/fs/cgroup/memory.stat", "anon", 1);
@@ -47,6 +48,7 @@ void cgroup_init(void) {
     open_source(CPU, "/sys/fs/cgroup/cpuacct/cpuacct.usage", NULL, 1000);
     open_source(CPU, "/sys/fs/cgroup/cpu,cpuacct/cpuacct.usage", NULL, 1000);
     open_source(PEAK, "/sys/fs/cgroup/memory/memory.max_usage_in_bytes", NULL, 1);
+    open_source(LIMIT, "/sys/fs/cgroup/memory/memory.limit_in_bytes", NULL, 1);
     open_source(OOM, "/sys/fs/cgroup/memory/memory.oom_control", "oom_kill", 1);
     open_source(FORKS, "/sys/fs/cgroup/pids/pids.events", "max", 1);
     open_source(ANON, "/sys/fs/cgroup/memory/memory.stat", "rss", 1);
@@ -87,4 +89,10 @@ uint64_t cgroup_memory_bytes(void) {
 
 void cgroup_read(struct counters *counters) {
     *counters = (struct counters){count(CPU), count(PEAK), count(OOM), count(FORKS)};
+}
+
+// Whether so many bytes have always been free. Where the kernel does not count that, nobody knows.
+bool cgroup_had_room(const struct counters *counters, uint64_t bytes) {
+    uint64_t limit = count(LIMIT);
+    return limit != NO_COUNT && counters->peak_bytes != NO_COUNT && limit >= bytes && counters->peak_bytes <= limit - bytes;
 }

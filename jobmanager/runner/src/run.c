@@ -12,6 +12,7 @@
 #include "run.h"
 
 #define RESERVE_SIZE (1u << 20)
+#define PLENTY (4u << 20)            // several times what the end of a run takes
 #define SAMPLE_NS (100 * NS_PER_MS)
 #define POPULATE_WRITE 23            // MADV_POPULATE_WRITE, since Linux 5.14
 #define HOLD_NS (2 * NS_PER_MS)
@@ -20,6 +21,7 @@
 
 struct run run = {.out = {{.fd = -1}, {.fd = -1}}, .stdin_pipe = -1, .socket = -1, .launched = -1, .held = {-1, -1}};
 static uint8_t *reserve;
+static bool reserve_is_held;
 
 bool run_is_on(void) { return run.phase != OFF; }
 
@@ -44,9 +46,13 @@ uint64_t own_cpu_us(void) {
     return (uint64_t)(used.ru_utime.tv_sec + used.ru_stime.tv_sec) * 1000000u + (uint64_t)(used.ru_utime.tv_usec + used.ru_stime.tv_usec);
 }
 
-// The reserve
+// The reserve: memory that the runner has while a program runs, and gives back for what it has to do afterwards. To take it again is
+// a fifth of what a short run costs beside its program, so it is kept where memory has never been short.
 
 void take_reserve(void) {
+    if (reserve_is_held)
+        return;
+    reserve_is_held = true;
     if (!reserve) {
         reserve = mmap(NULL, RESERVE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         need(reserve != MAP_FAILED);
@@ -57,7 +63,12 @@ void take_reserve(void) {
         ((volatile uint8_t *)reserve)[at] = 1;
 }
 
-static void release_reserve(void) { madvise(reserve, RESERVE_SIZE, MADV_DONTNEED); }
+static void release_reserve(void) {
+    if (cgroup_had_room(&run.after, PLENTY))
+        return;
+    madvise(reserve, RESERVE_SIZE, MADV_DONTNEED);
+    reserve_is_held = false;
+}
 
 void run_init(void) { take_reserve(); }
 
@@ -234,9 +245,9 @@ static bool step_stopped(void) {
     run.input_over = input_is_over();
     run.left = !kill_all();
     let_fifos_go();
-    release_reserve();
     run.ended_ns = walked_ns(ended);  // from here on: how long it ran
     cgroup_read(&run.after);
+    release_reserve();
     run.after.cpu_us = used_cpu_us(run.after.cpu_us);
     shut(&run.stdin_pipe);
     runner.state = STATE_ENDING;

@@ -79,5 +79,6 @@ uint8_t cgroup_version(void);          // 0: none found
 uint64_t cgroup_cpu_us(void);
 uint64_t cgroup_memory_bytes(void);    // what processes and memory files have now
 void cgroup_read(struct counters *counters);
+bool cgroup_had_room(const struct counters *counters, uint64_t bytes);
 
 #endif
