@@ -32,7 +32,7 @@ from jobmanager.watching.partner import NotClean
 from jobmanager.watching.run_order import RUN, file_messages
 from jobmanager.watching.runner_link import RunnerLink
 
-__all__ = ["DIED_OF_CASE", "CannotKeep", "CasesContainer", "CutOff"]
+__all__ = ["DIED_OF_CASE", "CannotKeep", "CasesContainer", "NoMoreRuns"]
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ _BESIDE_KEPT_MIB = 4  # what is kept is in memory twice: as files, and as what t
 _TOO_LONG = "clearing it takes too long"
 
 
-class CutOff(Exception):
+class NoMoreRuns(Exception):
     """Neither the program nor its traces are why nothing more is run."""
 
     def __init__(self, ending: Ending) -> None:
@@ -63,7 +63,7 @@ class CannotKeep(Exception):
 class CasesContainer:
     """For the thread of a ``CasesMonitor``.
 
-    Every method that speaks with the container raises ``CutOff``, or ``NotClean`` where another container may go on.
+    Every method that speaks with the container raises ``NoMoreRuns``, or ``NotClean`` where another container may go on.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class CasesContainer:
         try:
             self._link.connect()
         except Unreachable as error:
-            raise CutOff(JobNotSent(cause=EngineUnreachable(reason=str(error)))) from error
+            raise NoMoreRuns(JobNotSent(cause=EngineUnreachable(reason=str(error)))) from error
         except EngineError as error:
             _log.debug("container %s cannot be attached to: %s", self._job.container_name, error)
 
@@ -149,13 +149,13 @@ class CasesContainer:
         self._link.give_back([*arrived, *((self._link.receive(0.0) or []) if arrived else [])])
 
     def give_up_if_killed(self) -> None:
-        """Raises CutOff: somebody has killed it."""
+        """Raises NoMoreRuns: somebody has killed it."""
         if self._give_up.is_set():
             raise self.cut_off(ContainerEnded())
 
-    def cut_off(self, cause: Cause) -> CutOff:
+    def cut_off(self, cause: Cause) -> NoMoreRuns:
         """Why nothing more is run in it."""
-        return CutOff(RunCutOff(cause=cause) if self.has_begun else JobNotSent(cause=cause))
+        return NoMoreRuns(RunCutOff(cause=cause) if self.has_begun else JobNotSent(cause=cause))
 
     # ---- taken over
 

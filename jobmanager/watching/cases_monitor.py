@@ -47,7 +47,7 @@ from jobmanager.results.facts import (
 from jobmanager.results.run_result import run_result
 from jobmanager.results.verdict import Verdict, judge
 from jobmanager.watching.case_result import case_result, with_streams_cut
-from jobmanager.watching.cases_container import DIED_OF_CASE, CannotKeep, CasesContainer, CutOff
+from jobmanager.watching.cases_container import DIED_OF_CASE, CannotKeep, CasesContainer, NoMoreRuns
 from jobmanager.watching.inspector import ContainerInspector
 from jobmanager.watching.monitor import ContainerMonitor
 from jobmanager.watching.partner import NotClean, Partner, PartnerLost, PartnerUnusable
@@ -184,7 +184,7 @@ class CasesMonitor:
         except NotClean as why:
             _log.info("container %s is used for no other case: %s", self._job.container_name, why)
             return self._facts(_exited(), not_clean=str(why))
-        except CutOff as cut_off:
+        except NoMoreRuns as cut_off:
             return self._facts(cut_off.ending)
         except Exception as error:  # noqa: BLE001 - the thread's edge: a bug must not cost the job its result
             _log.exception("monitoring job %s failed", self._job.job_id)
@@ -232,7 +232,7 @@ class CasesMonitor:
         facts = self._follow(run if run.case is None else self._prepared(run, run.case))
         verdict = judge(facts, run.job.limits)
         if self._kill_requested.is_set() or (verdict.outcome is Outcome.CRASH and not self._is_partners(run, facts)):
-            raise CutOff(self._ending_of(facts))
+            raise NoMoreRuns(self._ending_of(facts))
         outcome = self._tell_build(verdict, facts) if run.case is None else self._tell_case(run.case, verdict, facts)
         judges = self._partner is not None and not self._partner.tells
         if run.case is None and outcome is not Outcome.SUCCESS and self._plan.cases[0].number > 1 and not judges:
@@ -385,7 +385,7 @@ class CasesMonitor:
     def _can_stay_connected(self) -> bool:
         try:
             self._container.stay_connected()
-        except (CutOff, NotClean) as over:
+        except (NoMoreRuns, NotClean) as over:
             self._container.give_up_if_killed()
             _log.debug("container %s is gone while a case is judged: %r", self._job.container_name, over)
             return False
