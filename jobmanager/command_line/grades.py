@@ -64,7 +64,10 @@ class _Test(NamedTuple):
 def _tests(result: JobResult | None) -> Iterator[_Test]:
     if result is None:
         return
+    cases = {case.name for case in result.cases}  # they are among the tests, too, as true or false
     for name, value in result.tests.items():
+        if name in cases:
+            continue
         if isinstance(value, Mapping) and value.get("status") == "skipped":
             yield _Test(name, "skipped", "")
         elif isinstance(value, Mapping) and isinstance(value.get("passed"), bool):

@@ -90,6 +90,18 @@ class Fields:
         self.add_mistake(name, f"must be true or false, not {_shown(self._found[name])}")
         return False
 
+    def is_mapping(self, name: str) -> bool:
+        """Whether the field is there, and has fields of its own."""
+        return name in self and isinstance(self._found[name].value, dict)
+
+    def is_list(self, name: str) -> bool:
+        """Whether the field is there, and is a list."""
+        return name in self and isinstance(self._found[name].value, list)
+
+    def command(self, name: str) -> str | list[str] | None:
+        """A text for the shell, or a list of words that are run as they are."""
+        return self.texts(name) if self.is_list(name) else self.text(name)
+
     def fields(self, name: str) -> Fields:
         """The fields of a field that is a mapping; none when it is missing."""
         marked = self._found[name] if name in self else Marked({}, self.line_of(name))

@@ -5,20 +5,22 @@ from __future__ import annotations
 import logging
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Union
 
-from jobmanager.errors import InvalidTask, InvalidValue
+from jobmanager.errors import InvalidTask
 from jobmanager.model.grader import SCRIPTS, Grader
 from jobmanager.model.limits import Limits
 from jobmanager.model.network import Network
 from jobmanager.model.problems import Code, File, Problem, ProblemType
 from jobmanager.model.task import Task, names_below
 from jobmanager.task_folder.fields import Fields
+from jobmanager.task_folder.limits_fields import read_limits
 from jobmanager.task_folder.marked_yaml import MAX_BYTES, Mistakes, UnreadableYAML, parse_yaml
 from jobmanager.task_folder.problem_types import checked_types, read_problem
+from jobmanager.task_folder.program_fields import PROGRAM_FIELDS, FolderProgram, add_file_mistakes, read_hidden_tests, read_program
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +28,7 @@ NAMES = ("task.yaml", "task.yml")
 SHARED = "$common"  # beside the task's folder: the files that a course's tasks share
 COMMON = "course/common"  # the folder below the workspace that gets them
 Common = Union[str, Path, Literal[False], None]
+STUDENT = "student"  # below a task's folder: what its submissions may read
 _DOCKER = ("docker", "docker-ssh")
 _MCQ = "mcq"  # the environment of tasks that need no container, and its type
 _SETTINGS = {"limits", "run_cmd", "network_grading"}
@@ -44,6 +47,7 @@ def read_task(
     limits: Limits | None,
     problem_types: Mapping[str, ProblemType] | None,
     name: str | None,
+    is_judge: bool = False,
 ) -> Task:
     """``Task.from_directory``."""
     folder, own_types = _folder(path), checked_types(problem_types)
@@ -54,26 +58,64 @@ def read_task(
     except UnreadableYAML as error:
         raise InvalidTask(f"{file}:{error.line}: {error}") from None
     task_file = _read_fields(fields, file, environment, limits, own_types, mistakes)
+    title = name if name is not None else task_file.name or folder.resolve().name
+    program = read_program(fields, folder, mistakes, _read_judge)
+    if program is not None:
+        _check_program(fields, folder, task_file, mistakes, is_judge=is_judge)
+        return _made(file, mistakes, lambda: _task_of_program(folder, task_file, program, title, is_judge=is_judge))
     shared = _shared_folder(folder, common)
     grader = _grader(folder, task_file, shared, mistakes)
+    if grader is not None and not mistakes.found:
+        _warn_of_unused_folders(folder, shared)
+    return _made(file, mistakes, lambda: _graded_task(folder, task_file, grader, shared, title))
+
+
+def _made(file: Path, mistakes: Mistakes, make: Callable[[], Task]) -> Task:
+    """The task, unless something in the file is wrong."""
     if mistakes.found:
         raise InvalidTask(mistakes.lines(str(file)))
-    if grader is not None:
-        _warn_of_unused_folders(folder, shared)
     try:
-        return Task(
-            task_file.environment,
-            grader=grader,
-            files=None if shared is None or grader is None else _shared_files(shared, task_file.limits),
-            directory=None if grader is None else folder,
-            problems=task_file.problems,
-            limits=task_file.limits,
-            network=task_file.network,
-            random_inputs=task_file.random_inputs,
-            name=name if name is not None else task_file.name or folder.resolve().name,
-        )
+        return make()
     except InvalidTask as error:
         raise InvalidTask(f"{file}: {error}") from None
+
+
+def _graded_task(folder: Path, task_file: _TaskFile, grader: Grader | None, shared: Path | None, title: str) -> Task:
+    """A task with a grader, or one of local problems only, which needs no file."""
+    return Task(
+        task_file.environment,
+        grader=grader,
+        files=None if shared is None or grader is None else _shared_files(shared, task_file.limits),
+        directory=None if grader is None else folder,
+        problems=task_file.problems,
+        limits=task_file.limits,
+        network=task_file.network,
+        random_inputs=task_file.random_inputs,
+        name=title,
+    )
+
+
+def _task_of_program(folder: Path, task_file: _TaskFile, program: FolderProgram, title: str, *, is_judge: bool) -> Task:
+    """A task with a command, and perhaps with cases."""
+    return Task(
+        task_file.environment,
+        command=program.command,
+        build=program.build,
+        build_limits=program.build_limits,
+        cases=program.cases,
+        stop_at_first_failure=program.stop_at_first_failure,
+        files=_program_files(folder, task_file.limits, is_judge=is_judge),
+        problems=task_file.problems,
+        limits=task_file.limits,
+        network=task_file.network,
+        random_inputs=task_file.random_inputs,
+        name=title,
+    )
+
+
+def _read_judge(folder: Path) -> Task:
+    """The task of a folder in a task folder: a checker or an interactor, which has no submission, and so all its files."""
+    return read_task(folder, common=False, environment=None, limits=None, problem_types=None, name=None, is_judge=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,8 +128,9 @@ class _TaskFile:
     limits: Limits
     run_cmd: str
     network: Network
-    problems: dict[str, Problem]
+    problems: Mapping[str, Problem]
     problems_line: int
+    hidden_tests: Grader | None
     random_inputs: int
 
 
@@ -99,13 +142,15 @@ def _read_fields(
     own_types: Mapping[str, ProblemType],
     mistakes: Mistakes,
 ) -> _TaskFile:
-    fields.warn_of_unknown(str(file), _READ | _SETTINGS | _FRONT_END_FIELDS)
+    fields.warn_of_unknown(str(file), _READ | _SETTINGS | PROGRAM_FIELDS | _FRONT_END_FIELDS)
     settings = _settings(fields)
     named = fields.text("environment") or fields.text("environment_id") or "default"
     in_container = environment is not None or _in_container(fields, named)
-    if "problems" not in fields:
+    if "problems" not in fields and "command" not in fields:
         fields.add_mistake("problems", "are missing ({} for none)")
-    found = _limits(settings.fields("limits"), mistakes)
+    found = read_limits(settings.fields("limits"), mistakes)
+    problems = _problems(fields.fields("problems"), file, own_types, mistakes)
+    hidden_tests, problems = read_hidden_tests(fields, problems)
     return _TaskFile(
         name=fields.text("name") or "",
         environment=environment or named,
@@ -113,8 +158,9 @@ def _read_fields(
         limits=found if limits is None else limits,
         run_cmd=(settings.text("run_cmd") or "").strip(),
         network=Network.BRIDGE if settings.flag("network_grading") else Network.OFF,
-        problems=_problems(fields.fields("problems"), file, own_types, mistakes),
+        problems=problems,
         problems_line=fields.line_of("problems"),
+        hidden_tests=hidden_tests,
         random_inputs=fields.whole("input_random", least=0) or 0,
     )
 
@@ -132,31 +178,16 @@ def _in_container(fields: Fields, environment: str) -> bool:
     return kind != _MCQ
 
 
-def _limits(fields: Fields, mistakes: Mistakes) -> Limits:
-    """Convert INGInious's limits. Nothing ever enforced ``output``, and its unit differs from course to course."""
-    for unknown in sorted(set(fields).difference(("time", "hard_time", "memory", "disk", "output", "hard"))):
-        fields.add_mistake(unknown, "is no limit: there are time, hard_time, memory and disk")
-    before = len(mistakes.found)
-    times: dict[str, float | None] = {
-        "cpu_time_s": fields.number("time", unit=" of seconds"),
-        "wall_time_s": fields.number("hard_time", unit=" of seconds"),
-    }
-    sizes = {"memory_mib": fields.whole("memory", unit=" of MB"), "workspace_mib": fields.whole("disk", unit=" of MB")}
-    try:
-        return Limits(**{name: value for name, value in {**times, **sizes}.items() if value is not None})  # type: ignore[arg-type]
-    except InvalidValue as error:
-        if len(mistakes.found) == before:
-            mistakes.add(fields.line, f"limits: {error}")
-        return Limits()
-
-
-def _problems(fields: Fields, file: Path, own_types: Mapping[str, ProblemType], mistakes: Mistakes) -> dict[str, Problem]:
+def _problems(fields: Fields, file: Path, own_types: Mapping[str, ProblemType], mistakes: Mistakes) -> Mapping[str, Problem]:
     made = {key: read_problem(key, fields.fields(key), str(file), own_types, mistakes) for key in fields}
     return {key: each for key, each in made.items() if each is not None}
 
 
 def _grader(folder: Path, task_file: _TaskFile, common: Path | None, mistakes: Mistakes) -> Grader | None:
-    """``run_cmd``, the folder's own script, or the course's; None for a task of local problems only."""
+    """Hidden tests, ``run_cmd``, the folder's own script, or the course's; None for a task of local problems only."""
+    if task_file.hidden_tests is not None:
+        _refuse_a_script(folder, task_file, task_file.problems_line, "hidden tests", mistakes)
+        return task_file.hidden_tests
     if task_file.in_container and task_file.run_cmd:
         return Grader(task_file.run_cmd, merge_local=False)
     if task_file.in_container and any(_is_file(folder / script) for script in SCRIPTS):
@@ -173,6 +204,33 @@ def _grader(folder: Path, task_file: _TaskFile, common: Path | None, mistakes: M
     if shared is None and not task_file.problems and not mistakes.found:
         mistakes.add(task_file.problems_line, "there is neither a problem nor a grader")
     return shared
+
+
+def _refuse_a_script(folder: Path, task_file: _TaskFile, line: int, what: str, mistakes: Mistakes) -> None:
+    """Of two things that could judge, nobody would know which one does."""
+    script = task_file.run_cmd or next((script for script in SCRIPTS if _is_file(folder / script)), "")
+    if script:
+        mistakes.add(line, f"there are {what}, and a grader, too: {script[:60]}")
+
+
+def _check_program(fields: Fields, folder: Path, task_file: _TaskFile, mistakes: Mistakes, *, is_judge: bool) -> None:
+    """What a task with a command cannot have."""
+    if not is_judge:  # all files of a judge's folder are its own
+        _refuse_a_script(folder, task_file, fields.line_of("command"), "a command", mistakes)
+    if task_file.hidden_tests is not None:
+        fields.add_mistake("command", "and hidden_tests do not go together: hidden tests call the submission")
+    add_file_mistakes(fields, task_file.problems)
+
+
+def _program_files(folder: Path, limits: Limits, *, is_judge: bool) -> dict[str, Path]:
+    """What a command finds in its workspace: the files for submissions, never the cases; all files of a judge's folder."""
+    place = folder if is_judge else folder / STUDENT
+    if place.is_symlink() or not place.is_dir():
+        return {}
+    found = sorted(path for path in place.rglob("*") if _is_file(path) and not (is_judge and path.name in NAMES))
+    if lack := limits.workspace_excess([path.stat().st_size for path in found]):
+        raise InvalidTask(f"the files of {str(place)!r} are {lack}")
+    return names_below(place, found)
 
 
 def _shared_grader(common: Path | None) -> Grader | None:
@@ -202,9 +260,9 @@ def _warn_of_unused_folders(folder: Path, shared: Path | None) -> None:
     """Log folders that have no effect here, although a grader may need them."""
     if (folder / "systemfiles").is_dir():
         logger.warning("%s: nothing puts its files into /etc: the root file system is read-only", folder / "systemfiles")
-    if shared is not None and (shared / "student").is_dir():
+    if shared is not None and (shared / STUDENT).is_dir():
         logger.warning(
-            "%s: student containers have no /course; a grader has to copy what they need to /task/student", shared / "student"
+            "%s: student containers have no /course; a grader has to copy what they need to /task/student", shared / STUDENT
         )
 
 

@@ -78,16 +78,16 @@ def _code(fields: Fields) -> Problem:
 
 
 def _text_of_any_kind(fields: Fields) -> Problem:
-    return Code(optional=fields.flag("optional"))
+    return Code(fields.text("filename"), optional=fields.flag("optional"))
 
 
 def _line_of_code(fields: Fields) -> Problem:
-    return Code(single_line=True, optional=fields.flag("optional"))
+    return Code(fields.text("filename"), single_line=True, optional=fields.flag("optional"))
 
 
 def _file(fields: Fields) -> Problem:
     extensions, most = fields.texts("allowed_exts"), fields.whole("max_size", unit=" of bytes")
-    return File(extensions=extensions, max_bytes=most, optional=fields.flag("optional"))
+    return File(fields.text("filename"), extensions=extensions, max_bytes=most, optional=fields.flag("optional"))
 
 
 def _match(fields: Fields) -> Problem:
@@ -126,10 +126,10 @@ def _check_limit(fields: Fields, correct_choices: int) -> None:
 
 
 _CHOICES = {"choices", "multiple", "limit", "success_message", "error_message", "centralize", "optional"}
-_UPLOAD = {"allowed_exts", "max_size", "optional"}
+_UPLOAD = {"allowed_exts", "max_size", "optional", "filename"}
 _TYPES: dict[str, tuple[Callable[[Fields], Problem], set[str]]] = {
-    "code": (_code, {"optional", "boxes"}),
-    "code_single_line": (_line_of_code, {"optional"}),
+    "code": (_code, {"optional", "boxes", "filename"}),
+    "code_single_line": (_line_of_code, {"optional", "filename"}),
     "file": (_file, _UPLOAD),
     "code_file": (_file, _UPLOAD),  # its name until 2016, when all had hyphens
     "match": (_match, {"answer", "centralize"}),

@@ -402,3 +402,47 @@ def test_a_terminal_shows_how_many_are_graded(start: Start, twice: Path, tmp_pat
     assert [each["result"]["outcome"] for each in json.loads(grading.stdout.read())["submissions"]] == ["success", "success"]
     assert "Twice" in shown
     assert "2/2" in shown
+
+
+# ---- folders with cases, an interactor, hidden tests
+
+CONTEST = COURSE.parent / "contest"
+SUBMISSIONS = {
+    "sum": {
+        "right.c": "#include <stdio.h>\nint main(void) { long a, b; scanf(\"%ld %ld\", &a, &b); printf(\"%ld\\n\", a + b); }",
+        "small.c": "#include <stdio.h>\nint main(void) { int a, b; scanf(\"%d %d\", &a, &b); printf(\"%d\\n\", a + b); }",
+        "broken.c": "int main(void) { return x; }",
+        "thief.c": "#include <stdlib.h>\nint main(void) { return system(\"cat cases/*.ans /task/cases/*.ans\"); }",
+    },
+    "guess": {
+        "right.py": "low, high = 1, 100\nwhile True:\n    middle = (low + high) // 2\n    print(middle)\n    said = input()\n"
+        "    if said == 'right': break\n    low, high = (middle + 1, high) if said == 'low' else (low, middle - 1)\n",
+        "slow.py": "for number in range(1, 101):\n    print(number)\n    if input() == 'right': break\n",
+        "mute.py": "import time\ntime.sleep(100)\n",
+    },
+    "median": {
+        "right.py": "def median(n):\n    n = sorted(n); h = len(n) // 2\n"
+        "    return n[h] if len(n) % 2 else (n[h - 1] + n[h]) / 2\n",
+        "half.py": "def median(n):\n    return sorted(n)[len(n) // 2]\n",
+        "leaves.py": "import os\nos._exit(0)\n",
+    },
+}
+VERDICTS = {
+    "sum": {"right.c": ("success", 100), "small.c": ("failed", 66.6667), "broken.c": ("failed", 0), "thief.c": ("failed", 0)},
+    "guess": {"right.py": ("success", 100), "slow.py": ("failed", 25), "mute.py": ("timeout", 0)},
+    "median": {"right.py": ("success", 100), "half.py": ("failed", 25), "leaves.py": ("failed", 0)},
+}
+
+
+@pytest.mark.parametrize("task", SUBMISSIONS)
+def test_a_folder_with_cases_or_hidden_tests_grades_without_a_line_of_python(ask: Ask, tmp_path: Path, task: str) -> None:
+    made(tmp_path / "handed-in", SUBMISSIONS[task])
+
+    code, out, err = ask("grade", CONTEST / task, "--submissions", tmp_path / "handed-in", "--json", "-", "--junit", "out.xml")
+
+    assert code == 1, err
+    graded = {each["submission"]: each["result"] for each in json.loads(out)["submissions"]}
+    assert {name: (each["outcome"], each["grade"]) for name, each in graded.items()} == VERDICTS[task], graded
+    suites = {suite.get("name"): suite for suite in ElementTree.parse(tmp_path / "out.xml").getroot()}
+    tests = {test.get("name"): [each.tag for each in test] for test in next(s for n, s in suites.items() if n and "right" in n)}
+    assert len(tests) >= 3 and not {"failure", "error"}.intersection(*tests.values())
