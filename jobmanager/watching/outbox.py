@@ -85,8 +85,10 @@ class Outbox:
 
     def _write_at_once(self, message: Any) -> bool:
         """False: the pipe may not take it at once, so it is the first that waits for the thread."""
-        data = _pickled(message)
-        is_fit = data is None or (len(data) <= _AT_ONCE_BYTES and self._takes_more())
+        is_fit = False
+        with suppress(Exception):  # no memory, or the pipe is closed
+            data = _pickled(message)
+            is_fit = data is None or (len(data) <= _AT_ONCE_BYTES and self._takes_more())
         if is_fit:
             self._write(data)
         with self._changed:
@@ -97,12 +99,9 @@ class Outbox:
         return is_fit
 
     def _takes_more(self) -> bool:
-        try:
-            poller = select.poll()
-            poller.register(self._connection.fileno(), select.POLLOUT)
-            return any(event & select.POLLOUT for _, event in poller.poll(0))
-        except OSError:  # it is closed
-            return False
+        poller = select.poll()
+        poller.register(self._connection.fileno(), select.POLLOUT)
+        return any(event & select.POLLOUT for _, event in poller.poll(0))
 
     def _queue(self, message: Any) -> None:
         if isinstance(message, LogMessage) and sum(isinstance(other, LogMessage) for other in self._waiting) >= _MAX_LOG_MESSAGES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from multiprocessing.connection import Pipe
 
 import pytest
@@ -119,3 +120,34 @@ def test_when_the_manager_has_gone_what_is_said_is_lost_and_nothing_waits(pair):
     pair.outbox.drain(10)
 
     assert not pair.outbox._waiting
+
+
+def test_who_must_know_that_it_is_written_writes_itself_and_nothing_is_overtaken(pair):
+    """A small report is written by its sender where nothing waits; behind another one it waits its turn."""
+    assert pair.outbox.send(STOPS)
+    assert pair.outbox._waiting == deque() and pair.received(1) == [STOPS]
+
+    pair.outbox.send(LARGE)
+    pair.outbox.send(STOPS)
+    assert pair.received(2) == [LARGE, STOPS]
+
+
+def test_a_full_pipe_holds_up_no_sender_for_long(pair):
+    small = RunEnded(job_id="j", container_name="c", facts=cut_off(collected=Collected(archive=bytes(2**14))))
+    written = 0
+    while pair.outbox.send(small):
+        written += 1
+    assert 5 < written < 500
+
+    assert pair.received(written + 1) == [small] * (written + 1)
+    assert pair.outbox.send(STOPS)
+    assert pair.received(1) == [STOPS]
+
+
+def test_a_sender_without_memory_leaves_it_to_the_thread(pair, monkeypatch):
+    def no_memory():
+        raise MemoryError
+
+    monkeypatch.setattr(pair.outbox, "_takes_more", no_memory)
+    assert pair.outbox.send(STOPS)
+    assert pair.received(1) == [STOPS]
