@@ -206,7 +206,7 @@ def grades_junit(task: str, grades: Sequence[Grade]) -> bytes:
         for key, problem in ({} if each.result is None else each.result.problems).items():
             _add_test(suite, each.name, f"problem {key}", problem.outcome.value, problem.text)
         for test in _tests(each.result):
-            _add_test(suite, each.name, f"test {test.name}", test.word or "passed", test.said)
+            _add_test(suite, each.name, f"test {test.name}", test.word or "skipped", test.said)  # a score is no verdict
         for count, elements in (("tests", "testcase"), ("failures", "testcase/failure"), ("errors", "testcase/error")):
             suite.set(count, str(len(suite.findall(elements))))
     ElementTree.indent(root)
@@ -221,7 +221,7 @@ def _add_test(
         test.set("time", f"{time_s:.3f}")
     said = escape_lines(said)
     if word == "skipped":
-        ElementTree.SubElement(test, word)
+        ElementTree.SubElement(test, word, {"message": said[:_MAX_SHOWN]} if said else {})
         return
     if word in (Outcome.SUCCESS.value, "passed"):
         if said:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from jobmanager.engine.protocol import Engine, EngineFailed
+import logging
+
+from jobmanager.engine.protocol import BeingRemoved, Engine, EngineFailed
 from jobmanager.engine.runner_volume import is_runner_missing
 
 __all__ = ["start"]
+
+_log = logging.getLogger(__name__)
 
 
 def start(engine: Engine, container: str) -> None:
@@ -18,7 +22,10 @@ def start(engine: Engine, container: str) -> None:
     """
     try:
         engine.start(container)
+    except BeingRemoved:
+        raise
     except EngineFailed as error:
         if is_runner_missing(error):  # what helps then is to bring it
             raise
+        _log.info("container %s is started once more: %s", container, error)
         engine.start(container)

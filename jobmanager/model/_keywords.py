@@ -105,7 +105,6 @@ def explains_keywords(cls: _C) -> _C:
 
 def explains_keywords_of_tests(method: _F) -> _F:
     """The same for a class method, below its ``@classmethod``, that makes a grader of tests."""
-    _names[TESTS] = tuple(inspect.signature(method).parameters)[1:]
     return _explained(method, f"{method.__qualname__}()", TESTS)
 
 
@@ -139,5 +138,5 @@ def _hints(owner: str, name: str, known: Collection[str]) -> Iterator[str]:
     for near in difflib.get_close_matches(word, known, n=1, cutoff=_CLOSE):
         yield f"did you mean {near}?"
     for other, words in _MEANT.items():
-        if other != owner and word in words:
+        if other != owner and other in _GIVEN and word in words:
             yield f"it belongs elsewhere: {_GIVEN[other].format(words[word])}"

@@ -16,7 +16,7 @@ _NOT_RUN = "not run"
 NOT_CHECKED = "it has not been checked"
 
 
-def cases_verdict(task: Task, progress: CasesProgress, verdict: Verdict, *, not_clean: str = "") -> Verdict:
+def cases_verdict(task: Task, progress: CasesProgress, verdict: Verdict, facts: RunFacts | None = None) -> Verdict:
     """The verdict of a task's run by its build and its cases. One that was killed, or cut off, keeps that of its last container."""
     if verdict.outcome in _OVERRIDING:
         return verdict
@@ -25,7 +25,7 @@ def cases_verdict(task: Task, progress: CasesProgress, verdict: Verdict, *, not_
         return crash_verdict("report_lost", "what became of its build was not reported")
     if build is not None and build.outcome is not Outcome.SUCCESS:
         return _as_of(build, build.outcome, f"build: {build.text or build.outcome.value}")
-    cases = all_cases(task, progress, not_clean=not_clean)
+    cases = all_cases(task, progress, facts)
     decides = next((case for case in cases if case.outcome is not Outcome.SUCCESS), None)
     if decides is None:
         return Verdict(outcome=Outcome.SUCCESS, evidence=(_count("cases", len(cases)),))
@@ -37,18 +37,20 @@ def cases_verdict(task: Task, progress: CasesProgress, verdict: Verdict, *, not_
     return _as_of(decides.run, decides.outcome, text)
 
 
-def all_cases(task: Task, progress: CasesProgress, *, not_clean: str = "") -> tuple[CaseResult, ...]:
-    """The results of all cases, in their order. ``not_clean``: why no container could have the rest."""
+def all_cases(task: Task, progress: CasesProgress, facts: RunFacts | None = None) -> tuple[CaseResult, ...]:
+    """The results of all cases, in their order. ``facts`` may say why no container could have the rest."""
     ran = progress.cases
-    outcome, text = (Outcome.FAILED, f"{_NOT_RUN}: {not_clean}") if not_clean else (None, _NOT_RUN)
+    outcome, text = None, _NOT_RUN
+    if facts is not None and facts.not_clean:
+        outcome, text = Outcome.ERROR if facts.is_judge_unclean else Outcome.FAILED, f"{_NOT_RUN}: {facts.not_clean}"
     names = [case_name(case, number) for number, case in enumerate(task.cases, 1)]
     return (*ran, *(CaseResult(name=name, outcome=outcome, text=text) for name in names[len(ran) :]))
 
 
-def with_cases(result: JobResult, task: Task, progress: CasesProgress, *, not_clean: str = "") -> JobResult:
+def with_cases(result: JobResult, task: Task, progress: CasesProgress, facts: RunFacts | None = None) -> JobResult:
     """The result of a task with cases, whose outcome is decided, with what became of each."""
     is_overridden = result.outcome in _OVERRIDING  # then dirt is not why the rest were not run
-    cases = all_cases(task, progress, not_clean="" if is_overridden else not_clean)
+    cases = all_cases(task, progress, None if is_overridden else facts)
     build = progress.build
     decides: RunResult | None = None
     if result.outcome not in _OVERRIDING:
@@ -75,11 +77,6 @@ def with_cut(text: str, run: RunResult | None) -> str:
         return text
     cut = f"its output was cut after {cut_at} bytes"
     return f"{text}; {cut}" if text else cut
-
-
-def not_clean(facts: RunFacts | None) -> str:
-    """Why no container could have the rest of the cases; empty where that is not so."""
-    return "" if facts is None else facts.not_clean
 
 
 def _as_of(run: RunResult, outcome: Outcome, text: str) -> Verdict:

@@ -246,6 +246,7 @@ class RunFacts:
     timings: Mapping[str, float] = field(default_factory=dict)  # seconds by step
     volume_devices: Mapping[str, str] = field(default_factory=dict)  # by volume, as far as they were seen
     not_clean: str = ""  # why the rest of the cases cannot be run in this container; empty: they were run, or are not to be
+    is_judge_unclean: bool = False  # it is the container of its interactor that is not clean: no fault of the submission
     is_leaving: bool = False  # its runner is told to end once this is reported: nobody need kill the container
 
     @property

@@ -10,7 +10,7 @@ from jobmanager.model.job import Request
 from jobmanager.model.problems import Match, MultipleChoice
 from jobmanager.model.result import Evidence, JobResult, Outcome, ProblemResult, Step
 from jobmanager.model.task import Task
-from jobmanager.results.case_results import not_clean, with_cases
+from jobmanager.results.case_results import with_cases
 from jobmanager.results.facts import NO_PROGRESS, CasesProgress, ProgramExited, RunFacts
 from jobmanager.results.result_file import ResultFile, ResultFileError, parse_result_file
 from jobmanager.results.run_result import killed_by, run_result
@@ -57,7 +57,7 @@ def merged_result(
         timings=dict(timings),
         steps=steps if request.debug else (),
     )
-    return with_cases(result, task, progress, not_clean=not_clean(facts)) if task.cases else result
+    return with_cases(result, task, progress, facts) if task.cases else result
 
 
 def local_results(request: Request) -> dict[str, ProblemResult]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from jobmanager.model.job import Request
 from jobmanager.model.phase import Phase
 from jobmanager.model.result import Evidence, JobResult, Outcome, PhaseResult, Step
-from jobmanager.results.case_results import all_cases, not_clean
+from jobmanager.results.case_results import all_cases
 from jobmanager.results.facts import NO_PROGRESS, CasesProgress, RunFacts
 from jobmanager.results.merge import apply_result_file, merged_result
 from jobmanager.results.run_result import run_result
@@ -107,7 +107,7 @@ def _phase_result(phase: Phase, report: PhaseReport, tests: Mapping[str, object]
     if verdict is None:
         return PhaseResult(name=phase.name, outcome=None, text=report.why_not_run)
     file = apply_result_file(phase.task, verdict, report.facts)[1]
-    cases = all_cases(phase.task, report.progress, not_clean=not_clean(report.facts)) if phase.task.cases else ()
+    cases = all_cases(phase.task, report.progress, report.facts) if phase.task.cases else ()
     return PhaseResult(
         name=phase.name,
         outcome=verdict.outcome,

@@ -224,7 +224,7 @@ class JobTable:
             job.add_step("not_clean", self._clock())
             return
         if run.request.task.cases:
-            verdict = cases_verdict(run.request.task, run.progress, verdict, not_clean=facts.not_clean)
+            verdict = cases_verdict(run.request.task, run.progress, verdict, facts)
         run.facts = facts
         if job.pipeline is None:
             job.timings.update(facts.timings)

@@ -40,6 +40,10 @@ class Fields:
         """Whether the field is there with an empty text, where that differs from a missing one."""
         return name in self._found and self._found[name].value == ""
 
+    def has_no_value(self, name: str) -> bool:
+        """Whether the field is there with nothing in it: no text, an empty one, or an empty list."""
+        return name in self._found and self._found[name].value in (None, "", [])
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._found)
 
@@ -65,9 +69,9 @@ class Fields:
         text = self._number(name, _WHOLE, what, least)
         return None if text is None else int(text)
 
-    def number(self, name: str, *, unit: str = "") -> float | None:
-        """A number above zero."""
-        text = self._number(name, _NUMBER, f"a number{unit} above 0", 1e-9)
+    def number(self, name: str, *, unit: str = "", from_zero: bool = False) -> float | None:
+        """A number above zero, or from zero on."""
+        text = self._number(name, _NUMBER, f"a number{unit} " + ("from 0 on" if from_zero else "above 0"), 0 if from_zero else 1e-9)
         return None if text is None else float(text)
 
     def _number(self, name: str, form: re.Pattern[str], what: str, least: float) -> str | None:

@@ -20,7 +20,14 @@ from jobmanager.task_folder.fields import Fields
 from jobmanager.task_folder.limits_fields import read_limits
 from jobmanager.task_folder.marked_yaml import MAX_BYTES, Mistakes, UnreadableYAML, parse_yaml
 from jobmanager.task_folder.problem_types import checked_types, read_problem
-from jobmanager.task_folder.program_fields import PROGRAM_FIELDS, FolderProgram, add_file_mistakes, read_hidden_tests, read_program
+from jobmanager.task_folder.program_fields import (
+    PROGRAM_FIELDS,
+    STUDENT,
+    FolderProgram,
+    add_file_mistakes,
+    read_hidden_tests,
+    read_program,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +35,6 @@ NAMES = ("task.yaml", "task.yml")
 SHARED = "$common"  # beside the task's folder: the files that a course's tasks share
 COMMON = "course/common"  # the folder below the workspace that gets them
 Common = Union[str, Path, Literal[False], None]
-STUDENT = "student"  # below a task's folder: what its submissions may read
 _DOCKER = ("docker", "docker-ssh")
 _MCQ = "mcq"  # the environment of tasks that need no container, and its type
 _SETTINGS = {"limits", "run_cmd", "network_grading"}
@@ -59,7 +65,7 @@ def read_task(
         raise InvalidTask(f"{file}:{error.line}: {error}") from None
     task_file = _read_fields(fields, file, environment, limits, own_types, mistakes)
     title = name if name is not None else task_file.name or folder.resolve().name
-    program = read_program(fields, folder, mistakes, _read_judge)
+    program = read_program(fields, folder, task_file.limits, mistakes, _read_judge)
     if program is not None:
         _check_program(fields, folder, task_file, mistakes, is_judge=is_judge)
         return _made(file, mistakes, lambda: _task_of_program(folder, task_file, program, title, is_judge=is_judge))
@@ -131,6 +137,7 @@ class _TaskFile:
     problems: Mapping[str, Problem]
     problems_line: int
     hidden_tests: Grader | None
+    hidden_tests_line: int
     random_inputs: int
 
 
@@ -161,6 +168,7 @@ def _read_fields(
         problems=problems,
         problems_line=fields.line_of("problems"),
         hidden_tests=hidden_tests,
+        hidden_tests_line=fields.line_of("hidden_tests"),
         random_inputs=fields.whole("input_random", least=0) or 0,
     )
 
@@ -186,7 +194,7 @@ def _problems(fields: Fields, file: Path, own_types: Mapping[str, ProblemType], 
 def _grader(folder: Path, task_file: _TaskFile, common: Path | None, mistakes: Mistakes) -> Grader | None:
     """Hidden tests, ``run_cmd``, the folder's own script, or the course's; None for a task of local problems only."""
     if task_file.hidden_tests is not None:
-        _refuse_a_script(folder, task_file, task_file.problems_line, "hidden tests", mistakes)
+        _refuse_a_script(folder, task_file, task_file.hidden_tests_line, "hidden tests", mistakes)
         return task_file.hidden_tests
     if task_file.in_container and task_file.run_cmd:
         return Grader(task_file.run_cmd, merge_local=False)
@@ -215,6 +223,10 @@ def _refuse_a_script(folder: Path, task_file: _TaskFile, line: int, what: str, m
 
 def _check_program(fields: Fields, folder: Path, task_file: _TaskFile, mistakes: Mistakes, *, is_judge: bool) -> None:
     """What a task with a command cannot have."""
+    if not task_file.in_container:
+        fields.add_mistake("command", f"needs a container, and the environment {_MCQ} is for tasks without one")
+    if not is_judge and task_file.network is not Network.OFF:
+        fields.add_mistake("command", "and network_grading do not go together: a command runs the submission, no grader")
     if not is_judge:  # all files of a judge's folder are its own
         _refuse_a_script(folder, task_file, fields.line_of("command"), "a command", mistakes)
     if task_file.hidden_tests is not None:

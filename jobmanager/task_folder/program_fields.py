@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import cast
 
 from jobmanager.errors import InvalidTask
-from jobmanager.model.case import Case
+from jobmanager.model.case import Case, checked_cases
 from jobmanager.model.checker import Checker, Interactor
 from jobmanager.model.checks import Check, Exact, Floats, JudgingProgram, Lines, Tokens
 from jobmanager.model.grader import SHARED, Grader
@@ -16,14 +16,16 @@ from jobmanager.model.limits import Limits
 from jobmanager.model.problems import Code, File, Problem
 from jobmanager.model.task import Task
 from jobmanager.task_folder.fields import Fields
-from jobmanager.task_folder.limits_fields import read_limits
+from jobmanager.task_folder.limits_fields import read_build_limits
 from jobmanager.task_folder.marked_yaml import Mistakes
 
 _TESTS, _RUN_BY = "hidden_tests", ("pytest", "unittest")
 _CHECKS: Mapping[str, Callable[[], Check]] = {"lines": Lines, "exact": Exact, "tokens": Tokens, "floats": Floats}
 _JUDGES: Mapping[str, Callable[[Task], JudgingProgram]] = {"checker": Checker, "interactor": Interactor}
 _OF_CASES = ("build", "build_limits", "check", "stop_at_first_failure")  # what only a task with cases has
-_CASE = ("name", "stdin", "expected", "points", "args")
+_CASE = ("name", "stdin", "expected", "points", "args", "cpu_time", "wall_time")
+_OF_TESTS = ("run_by", "submission", "files", "cpu_time", "wall_time", "one_process", "student_cpu_time", "student_memory")
+STUDENT = "student"  # below a task's folder: what its submissions may read
 PROGRAM_FIELDS = {"command", "cases", _TESTS, *_OF_CASES}
 
 _Command = str | list[str]
@@ -41,8 +43,14 @@ class FolderProgram:
     stop_at_first_failure: bool = False
 
 
-def read_program(fields: Fields, folder: Path, mistakes: Mistakes, read_judge: ReadJudge) -> FolderProgram | None:
-    """The program of a task; None where the file has no ``command``."""
+def read_program(
+    fields: Fields, folder: Path, limits: Limits, mistakes: Mistakes, read_judge: ReadJudge
+) -> FolderProgram | None:
+    """The program of a task with these limits; None where the file has no ``command``."""
+    if fields.has_no_value("command"):
+        fields.add_mistake("command", "is empty")
+    if fields.has_no_value("cases"):  # or a submission would be right that was never tried
+        fields.add_mistake("cases", "is empty: give a folder, or a list of cases")
     needs = next((name for name in ("cases", *_OF_CASES) if name in fields and "command" not in fields), None)
     if needs is not None:
         fields.add_mistake(needs, "needs a command, which is run for each case")
@@ -51,12 +59,12 @@ def read_program(fields: Fields, folder: Path, mistakes: Mistakes, read_judge: R
     lone = next((name for name in _OF_CASES if name in fields and "cases" not in fields), None)
     if lone is not None and not (lone.startswith("build") and "problems" not in fields):  # a judge may have a build of its own
         fields.add_mistake(lone, "is for a task with cases")
-    build_limits = read_limits(fields.fields("build_limits"), mistakes, "build_limits") if "build_limits" in fields else None
+    of_build = read_build_limits(fields.fields("build_limits"), mistakes, limits) if "build_limits" in fields else None
     check = _check(fields, folder, read_judge)
     return FolderProgram(
         command=fields.command("command") or "",
         build=fields.command("build"),
-        build_limits=build_limits,
+        build_limits=of_build,
         cases=_cases(fields, folder, check, mistakes) if check is not None else (),
         stop_at_first_failure=fields.flag("stop_at_first_failure"),
     )
@@ -67,8 +75,8 @@ def read_hidden_tests(fields: Fields, problems: Mapping[str, Problem]) -> tuple[
     if _TESTS not in fields:
         return None, problems
     of_tests = fields.fields(_TESTS)
-    for unknown in sorted(set(of_tests).difference(("run_by", "submission", "files", "cpu_time", "wall_time", "one_process"))):
-        of_tests.add_mistake(unknown, "is none of run_by, submission, files, cpu_time, wall_time, one_process")
+    for unknown in sorted(set(of_tests).difference(_OF_TESTS)):
+        of_tests.add_mistake(unknown, f"is none of {', '.join(_OF_TESTS)}")
     run_by = of_tests.text("run_by") or _RUN_BY[0]
     if run_by not in _RUN_BY:
         of_tests.add_mistake("run_by", f"must be {' or '.join(_RUN_BY)}, not {run_by[:60]!r}")
@@ -82,14 +90,20 @@ def read_hidden_tests(fields: Fields, problems: Mapping[str, Problem]) -> tuple[
             cpu_time_s=of_tests.number("cpu_time", unit=" of seconds") or 2.0,
             wall_time_s=of_tests.number("wall_time", unit=" of seconds"),
             one_process=of_tests.flag("one_process"),
+            student_cpu_time_s=of_tests.number("student_cpu_time", unit=" of seconds"),
+            student_memory_mib=of_tests.whole("student_memory", unit=" of MB"),
         )
     except InvalidTask as error:
         fields.add_mistake(_TESTS, f"make no grader: {error}")
         return None, problems
-    nameless = {key: each for key, each in problems.items() if isinstance(each, (Code, File)) and each.filename is None}
-    if len(nameless) != 1:
-        return grader, problems
-    return grader, {**problems, **{key: replace(each, filename=f"{SHARED}{submission}") for key, each in nameless.items()}}
+    written = {key: each for key, each in problems.items() if isinstance(each, (Code, File))}
+    named = [each.filename.removeprefix(SHARED) for each in written.values() if each.filename is not None]
+    nameless = [key for key, each in written.items() if each.filename is None]
+    if len(nameless) > 1 or (nameless and submission in named):
+        others = "others are read by nothing: give them a filename, which is a file beside the submission"
+        fields.fields("problems").add_mistake(nameless[-1], f"needs a filename: one answer is the submission, and {others}")
+    beside = {key: f"{SHARED}{(each.filename or submission).removeprefix(SHARED)}" for key, each in written.items()}
+    return grader, {**problems, **{key: replace(written[key], filename=name) for key, name in beside.items()}}
 
 
 def add_file_mistakes(fields: Fields, problems: Mapping[str, Problem]) -> None:
@@ -105,12 +119,16 @@ def add_file_mistakes(fields: Fields, problems: Mapping[str, Problem]) -> None:
 def _cases(fields: Fields, folder: Path, check: Check | JudgingProgram, mistakes: Mistakes) -> tuple[Case, ...]:
     if "cases" not in fields:
         return ()
-    if fields.is_list("cases"):
-        return tuple(case for each in fields.list_of_fields("cases") if (case := _case(each, check, mistakes)) is not None)
-    place = _folder_in(fields, "cases", fields.text("cases"), folder)
-    if place is None:
-        return ()
+    place = None if fields.is_list("cases") else _folder_in(fields, "cases", fields.text("cases"), folder)
     try:
+        if fields.is_list("cases"):
+            found = (_case(each, check, mistakes) for each in fields.list_of_fields("cases"))
+            return checked_cases([case for case in found if case is not None])
+        if place is None:
+            return ()
+        linked = min((path.name for path in place.iterdir() if path.is_symlink()), default="")
+        if linked:
+            raise InvalidTask(f"{linked[:60]!r} is a link, and links are not followed")
         return Case.from_directory(place, check=cast(Check, check))
     except InvalidTask as error:
         fields.add_mistake("cases", f"cannot be read: {error}")
@@ -124,7 +142,9 @@ def _case(fields: Fields, check: Check | JudgingProgram, mistakes: Mistakes) -> 
     if expected is None and not isinstance(check, JudgingProgram):
         fields.add_mistake("expected", "is missing: what the command is to print")
     before = len(mistakes.found)
-    points = fields.number("points")
+    points = fields.number("points", from_zero=True)
+    if "args" in fields and not fields.is_list("args"):
+        fields.add_mistake("args", "must be a list of words, such as [-n, '3']")
     try:
         return Case(
             fields.text("stdin") or "",
@@ -132,7 +152,9 @@ def _case(fields: Fields, check: Check | JudgingProgram, mistakes: Mistakes) -> 
             expected=expected,
             check=check,
             points=1.0 if points is None else points,
-            args=fields.texts("args"),
+            args=fields.texts("args") if fields.is_list("args") else (),
+            cpu_time_s=fields.number("cpu_time", unit=" of seconds"),
+            wall_time_s=fields.number("wall_time", unit=" of seconds"),
         )
     except InvalidTask as error:
         if len(mistakes.found) == before:
@@ -187,6 +209,9 @@ def _folder_in(fields: Fields, name: str, given: str | None, folder: Path) -> Pa
     parts = PurePosixPath(given or "").parts
     if not parts or given is None or given.startswith("/") or ".." in parts:
         fields.add_mistake(name, "must be a folder in the task's folder" + (f", not {given[:60]!r}" if given else ""))
+        return None
+    if parts[0] == STUDENT:
+        fields.add_mistake(name, f"is below {STUDENT}/, which submissions read: put it beside that folder")
         return None
     place = folder
     for part in parts:

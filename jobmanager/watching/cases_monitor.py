@@ -50,7 +50,7 @@ from jobmanager.watching.case_result import case_result, with_streams_cut
 from jobmanager.watching.cases_container import DIED_OF_CASE, CannotKeep, CasesContainer, NoMoreRuns
 from jobmanager.watching.inspector import ContainerInspector
 from jobmanager.watching.monitor import ContainerMonitor
-from jobmanager.watching.partner import NotClean, Partner, PartnerLost, PartnerUnusable
+from jobmanager.watching.partner import JudgeNotClean, NotClean, Partner, PartnerLost, PartnerUnusable
 from jobmanager.watching.run_order import RUN, run_messages, words
 from jobmanager.watching.runner_link import RunnerLink
 from jobmanager.watching.spool import Spool
@@ -183,7 +183,7 @@ class CasesMonitor:
             self._run_all()
         except NotClean as why:
             _log.info("container %s is used for no other case: %s", self._job.container_name, why)
-            return self._facts(_exited(), not_clean=str(why))
+            return self._facts(_exited(), not_clean=str(why), is_judge_unclean=isinstance(why, JudgeNotClean))
         except NoMoreRuns as cut_off:
             return self._facts(cut_off.ending)
         except Exception as error:  # noqa: BLE001 - the thread's edge: a bug must not cost the job its result
@@ -195,7 +195,7 @@ class CasesMonitor:
         """As that of a ``ContainerMonitor``."""
         self._link.finish(leave=leave)
 
-    def _facts(self, ending: Ending, *, not_clean: str = "") -> RunFacts:
+    def _facts(self, ending: Ending, *, not_clean: str = "", is_judge_unclean: bool = False) -> RunFacts:
         """``ending`` says no more than whether all was run that is to be: how each run ended is told already."""
         sums = self._sums
         if self._hold_s:
@@ -209,6 +209,7 @@ class CasesMonitor:
             peak_memory_bytes=sums.peak_memory_bytes or None,
             timings=sums.timings,
             not_clean=not_clean,
+            is_judge_unclean=is_judge_unclean,
             is_leaving=self._link.is_open and not not_clean and not self._hold_s,
         )
 

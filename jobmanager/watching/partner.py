@@ -18,6 +18,10 @@ class NotClean(Exception):
     """The container, or that of its interactor, is not to be used for another case; says why."""
 
 
+class JudgeNotClean(NotClean):
+    """It is that of its interactor: no fault of the submission."""
+
+
 class PartnerLost(Exception):
     """The container that runs beside this one is gone, for no reason of the programs'; says why."""
 

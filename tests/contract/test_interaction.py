@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -15,10 +16,12 @@ from jobmanager.model.container import PIPES, ContainerSpec
 from jobmanager.model.limits import Limits
 from jobmanager.model.result import CaseResult, Outcome
 from jobmanager.results.facts import RunFacts
+from jobmanager.watching import judge_container
 from jobmanager.watching.cases_monitor import CasesMonitor
 from jobmanager.watching.interaction import Interaction
 from jobmanager.watching.judge_container import JudgesHost
 from jobmanager.watching.monitor import ContainerMonitor
+from jobmanager.watching.partner import NotClean
 from tests.conftest import eventually
 from tests.contract.place import PATIENCE_S, Place
 
@@ -130,6 +133,22 @@ def test_where_both_wait_it_is_the_submissions_timeout(place: Place) -> None:
 def test_what_cannot_be_run_beside_the_submission_makes_errors_of_its_cases(place: Place) -> None:
     _, told = talked(place, SAYS, "./nowhere")
     assert len(told) == 2 and all(result.outcome is Outcome.ERROR for result in told), told
+
+
+class _CannotBeCleared(CasesMonitor):
+    """What an interactor has left cannot be cleared away."""
+
+    def _follow(self, run: Any) -> RunFacts:
+        if run.case is not None and run.case.number > 1:
+            raise NotClean("a process is left")
+        return super()._follow(run)
+
+
+def test_who_has_left_dirt_is_told(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judge_container, "CasesMonitor", _CannotBeCleared)
+    facts, told = talked(place, SAYS, "head -n 1; exit 0", cases=3)
+    assert [result.outcome for result in told] == [Outcome.SUCCESS]
+    assert (facts.not_clean, facts.is_judge_unclean) == ("its interactor: a process is left", True)
 
 
 def test_fifos_are_made_through_a_carrier_and_again_after_one_that_was_left(place: Place) -> None:

@@ -155,7 +155,8 @@ def test_a_job_outlives_its_connection_and_its_result_is_right(
 
         assert sshd.kill_sessions() > 0
         eventually(lambda: not manager.hosts()[0].up, what="the break is noticed")
-        assert "ssh tunnel ended" in manager.hosts()[0].reason
+        reason = manager.hosts()[0].reason  # a connection that was just opened is refused before the tunnel's end is seen
+        assert "ssh tunnel ended" in reason or "Connection refused" in reason
         eventually(lambda: manager.hosts()[0].up, what="the tunnel is back")
         result = future.result(30)
 

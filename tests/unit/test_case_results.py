@@ -13,8 +13,9 @@ from jobmanager.model.limits import Limits
 from jobmanager.model.result import CaseResult, JobResult, Outcome, RunResult
 from jobmanager.model.task import Task
 from jobmanager.results.case_results import cases_verdict, with_cases
-from jobmanager.results.facts import CasesProgress
+from jobmanager.results.facts import CasesProgress, RunFacts
 from jobmanager.results.verdict import Verdict
+from tests.support.run_facts import exited
 
 TASK = Task("e", command="c", cases=[Case(name="a", points=1), Case(name="b", points=2), Case(points=1)])
 RIGHT = RunResult(outcome=Outcome.SUCCESS, exit_code=0)
@@ -33,12 +34,12 @@ def told(
     task: Task = TASK,
     build: RunResult | None = None,
     outcome: Outcome = Outcome.SUCCESS,
-    not_clean: str = "",
+    facts: RunFacts | None = None,
 ) -> JobResult:
     progress = CasesProgress(build=build, cases=cases)
-    verdict = cases_verdict(task, progress, Verdict(outcome=outcome, text="of the last run"), not_clean=not_clean)
+    verdict = cases_verdict(task, progress, Verdict(outcome=outcome, text="of the last run"), facts)
     result = JobResult(job_id="j", outcome=verdict.outcome, text=verdict.text, limit=verdict.limit)
-    return with_cases(result, task, progress, not_clean=not_clean)
+    return with_cases(result, task, progress, facts)
 
 
 def test_when_all_are_right_so_is_the_job() -> None:
@@ -68,10 +69,17 @@ def test_a_build_that_fails_is_the_jobs_result_and_no_case_was_run() -> None:
 
 
 def test_cases_that_were_not_run_are_no_success() -> None:
-    result = told(ran("a"), not_clean="a process is left")
+    result = told(ran("a"), facts=exited(not_clean="a process is left"))
     assert (result.outcome, result.text, result.grade) == (Outcome.FAILED, "case b: not run: a process is left", 25.0)
     assert [case.outcome for case in result.cases] == [Outcome.SUCCESS, Outcome.FAILED, Outcome.FAILED]
     assert result.tests == {"a": True, "b": False, "3": False}
+
+
+def test_cases_that_were_not_run_because_of_their_interactor_are_its_authors_error() -> None:
+    result = told(ran("a"), facts=exited(not_clean="its interactor: a process is left", is_judge_unclean=True))
+    assert result.text == "case b: not run: its interactor: a process is left"
+    assert (result.outcome, result.grade) == (Outcome.ERROR, 25.0)
+    assert [case.outcome for case in result.cases] == [Outcome.SUCCESS, Outcome.ERROR, Outcome.ERROR]
 
 
 def test_a_case_of_which_nobody_has_reported_is_a_crash() -> None:

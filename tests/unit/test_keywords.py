@@ -95,8 +95,17 @@ def test_so_does_one_of_a_call_that_takes_a_job(call: Any, name: str, says: str)
     assert str(raised.value).endswith(f"got an unexpected keyword argument {name!r}: {says}")
 
 
+@pytest.mark.parametrize("owner", sorted({*_keywords._names, *_keywords._MEANT}))
+def test_each_word_that_is_known_anywhere_is_answered_everywhere(owner: str) -> None:
+    known = tuple(inspect.signature(Grader.pytest).parameters) if owner == _keywords.TESTS else _keywords._names[owner]
+    words = {word for each in [*_keywords._MEANT.values(), *_keywords._names.values()] for word in each}
+    for word in words - set(known):
+        assert word in str(_keywords.unexpected_keyword("it", word, known, owner=owner))
+
+
 def test_every_name_that_a_hint_gives_is_there() -> None:
-    known = {**_keywords._names, _keywords.JOB: (*JOB_DEFAULTS, "inputdata", "callback")}
+    of_tests = tuple(inspect.signature(Grader.pytest).parameters)
+    known = {**_keywords._names, _keywords.JOB: (*JOB_DEFAULTS, "inputdata", "callback"), _keywords.TESTS: of_tests}
     assert set(_keywords._names[_keywords.JOB]) == set(known[_keywords.JOB])
     assert {
         (owner, name) for owner, words in _keywords._MEANT.items() for name in words.values() if name not in known[owner]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jobmanager import Case, Checker, Code, Exact, Floats, Grader, Interactor, Limits, Lines, Task, Tokens
+from jobmanager import Case, Checker, Code, Exact, File, Floats, Grader, Interactor, Limits, Lines, Task, Tokens
 from jobmanager.errors import InvalidTask
 
 SUM = """\
@@ -59,10 +59,13 @@ def test_a_command_is_built_and_run_for_each_case_and_submissions_see_no_other_f
 
 
 def test_cases_are_a_folder_or_a_list(folder: Path) -> None:
-    text = "command: x\ncases:\n- {name: n, stdin: '1', expected: '', points: 2, args: [-a, b]}\n- {stdin: |2, expected: c}\n"
-    task = task_of(folder, text.replace("|2", "'2'"))
+    first = "{name: n, stdin: '1', expected: '', points: 0, args: [-a, b], cpu_time: 3, wall_time: 9}"
+    task = task_of(folder, f"command: x\ncases:\n- {first}\n- {{stdin: '2', expected: c}}\n")
 
-    assert task.cases == (Case("1", name="n", expected="", points=2.0, args=["-a", "b"]), Case("2", expected="c"))
+    assert task.cases == (
+        Case("1", name="n", expected="", points=0, args=["-a", "b"], cpu_time_s=3.0, wall_time_s=9.0),
+        Case("2", expected="c"),
+    )
 
 
 @pytest.mark.parametrize(
@@ -96,13 +99,28 @@ def test_a_command_alone_is_a_program_with_one_run(folder: Path) -> None:
 @pytest.mark.parametrize(("run_by", "made_by"), [("pytest", Grader.pytest), ("unittest", Grader.unittest)])
 def test_hidden_tests_call_the_only_answer(folder: Path, run_by: str, made_by: type) -> None:
     (folder / "test_it.py").write_text("tests")
-    said = f"hidden_tests: {{run_by: {run_by}, submission: it.py, cpu_time: 3, one_process: true}}\n"
+    of_all = "student_cpu_time: 9, student_memory: 99"
+    said = f"hidden_tests: {{run_by: {run_by}, submission: it.py, cpu_time: 3, one_process: true, {of_all}}}\n"
 
     task = task_of(folder, f"{said}problems: {{q: {{type: code}}}}\n")
 
-    assert task.grader == made_by("it.py", cpu_time_s=3.0, one_process=True)
+    assert task.grader == made_by("it.py", cpu_time_s=3.0, one_process=True, student_cpu_time_s=9.0, student_memory_mib=99)
     assert task.problems == {"q": Code("student/it.py")}
     assert task.files is not None and "test_it.py" in task.files
+
+
+@pytest.mark.parametrize("names", [("it.py", "student/more.py"), (None, "more.py"), ("student/it.py", "more.py")])
+def test_answers_to_hidden_tests_are_files_beside_the_submission(folder: Path, names: tuple[str | None, str]) -> None:
+    (folder / "test_it.py").write_text("tests")
+    own = "" if names[0] is None else f", filename: {names[0]}"
+    problems = f"problems:\n  q: {{type: code{own}}}\n  more: {{type: file, filename: {names[1]}}}\n"
+    task = task_of(folder, f"hidden_tests: {{submission: it.py}}\n{problems}")
+    assert task.problems == {"q": Code("student/it.py"), "more": File("student/more.py")}
+
+
+def test_the_disk_of_a_build_is_that_of_its_cases(folder: Path) -> None:
+    task = task_of(folder, SUM.replace("{time: 1, memory: 64}", "{time: 1, memory: 64, disk: 128}"))
+    assert (task.limits.workspace_mib, task.build_limits) == (128, Limits(cpu_time_s=20.0, memory_mib=512, workspace_mib=128))
 
 
 MISTAKES = [
@@ -114,16 +132,37 @@ MISTAKES = [
     ("command: x\ncases: ../sum/cases\n", "2: cases must be a folder in the task's folder, not '../sum/cases'"),
     ("command: x\ncases: /etc\n", "2: cases must be a folder in the task's folder"),
     ("command: x\ncases: link\n", "2: cases names 'link', which is a link, and links are not followed"),
-    ("command: x\ncases: student\n", "2: cases cannot be read: "),
+    ("command: x\ncases: secret.txt\n", "2: cases names 'secret.txt', which is not there, or is no folder"),
+    ("command: x\ncases: judge\n", "2: cases cannot be read: "),
+    ("command: x\ncases: student\n", "2: cases is below student/, which submissions read"),
+    ("command: x\ncases: student/words\n", "2: cases is below student/, which submissions read"),
+    ("command: x\ncases: linked\n", "2: cases cannot be read: '2.ans' is a link, and links are not followed"),
+    ("command: x\ncases: []\n", "2: cases is empty"),
+    ("command: x\ncases: ''\n", "2: cases is empty"),
+    ("command: x\ncases:\n", "2: cases is empty"),
+    ("command: []\n", "1: command is empty"),
+    ("cases: cases\ncommand:\n", "2: command is empty"),
+    (
+        "command: x\ncases:\n- {name: a, expected: b}\n- {name: a, expected: b}\n",
+        "2: cases cannot be read: two cases have the name 'a'",
+    ),
+    ("command: x\ncases:\n- {expected: a, args: '-n 3'}\n", "3: cases[0].args must be a list of words"),
+    ("command: x\ncases:\n- {expected: a, cpu_time: soon}\n", "3: cases[0].cpu_time must be a number of seconds above 0"),
+    (f"{ONE_CASE}network_grading: true\nenvironment: e\n", "1: command and network_grading do not go together"),
+    (f"{ONE_CASE}environment_type: mcq\n", "1: command needs a container"),
+    (f"{ONE_CASE}build: make\nbuild_limits: {{disk: 5}}\n", "4: build_limits.disk is that of limits"),
+    (f"{ONE_CASE}build: make\nbuild_limits: {{cpu: 5}}\n", "4: build_limits.cpu is none of time, hard_time and memory"),
+    ("hidden_tests: {run_by: pytest}\nproblems:\n  p: {type: code}\n  q: {type: code}\n", "4: problems.q needs a filename"),
     ("command: x\ncases:\n- {stdin: a}\n", "3: cases[0].expected is missing"),
     ("command: x\ncases:\n- {expected: a, output: b}\n", "3: cases[0].output is no part of a case"),
-    ("command: x\ncases:\n- {expected: a, points: -1}\n", "3: cases[0].points must be a number above 0"),
+    ("command: x\ncases:\n- {expected: a, points: -1}\n", "3: cases[0].points must be a number from 0 on"),
     ("command: x\ncases: [a]\n", "2: cases[0] must be a mapping"),
     (f"{ONE_CASE}check: same\n", "3: check must be lines, exact, tokens, floats, {floats: 1e-6}"),
     (f"{ONE_CASE}check: {{floats: much}}\n", "3: check.floats must be a tolerance"),
     (f"{ONE_CASE}check: {{checker: judge, interactor: judge}}\n", "3: check must have one of"),
     (f"{ONE_CASE}check: {{checker: nowhere}}\n", "3: check.checker names 'nowhere', which is not there"),
-    (f"{ONE_CASE}check: {{checker: student}}\n", "3: check.checker is no task: the folder"),
+    (f"{ONE_CASE}check: {{checker: cases}}\n", "3: check.checker is no task: the folder"),
+    (f"{ONE_CASE}check: {{checker: student/words}}\n", "3: check.checker is below student/"),
     (f"{ONE_CASE}problems: {{q: {{type: code}}}}\n", "3: problems.q needs a filename"),
     (f"{ONE_CASE}run_cmd: x\nenvironment: e\n", "1: there are a command, and a grader, too: x"),
     (f"{ONE_CASE}hidden_tests: {{run_by: pytest}}\n", "1: command and hidden_tests do not go together"),
@@ -137,6 +176,9 @@ MISTAKES = [
 @pytest.mark.parametrize(("text", "says"), MISTAKES, ids=[says for _, says in MISTAKES])
 def test_a_mistake_is_told_with_its_line(folder: Path, text: str, says: str) -> None:
     (folder / "link").symlink_to(folder / "cases")
+    (folder / "linked").mkdir()
+    (folder / "linked" / "2.in").write_text("1")
+    (folder / "linked" / "2.ans").symlink_to("/etc/hostname")
     with pytest.raises(InvalidTask) as refused:
         task_of(folder, text)
     lines = [line.removeprefix(f"{folder}/task.yaml:") for line in str(refused.value).splitlines()]
