@@ -4,7 +4,7 @@
 
     main thread         reads the wait queue (the pipe): containers to monitor, kills
     thread per monitor  follows one container (``watching/monitor.py``)
-    outbox              writes to the manager, which may stand still
+    outbox              writes to the manager, which may stand still; monitors write small reports themselves
     heartbeat           tells the manager every second that this process is not stuck
     reconciler          lists our containers every few seconds: finds ends that a broken stream hid, and unknown containers
     host monitor        in one waiter of each host: checks the host, sweeps leftovers of dead managers

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from jobmanager.batch.iteration import BatchInput, async_pairs, pairs
-from jobmanager.batch.settings import BatchSettings, Key, ResultsPath, ShowProgress
+from jobmanager.batch.settings import BatchSettings, Key, OnRefused, ResultsPath, ShowProgress
 from jobmanager.client import BatchOptions, Client, InputData, NamedJobOptions, checked_client, takes_job_options
 from jobmanager.model.pipeline import Pipeline
 from jobmanager.model.result import JobResult
@@ -147,11 +147,20 @@ class ClientFuture:
         ordered: bool = True,
         at_once: int | None = None,
         progress: ShowProgress = False,
+        on_refused: OnRefused = None,
         **options: Unpack[BatchOptions],
     ) -> Generator[tuple[BatchInput, JobResult], None, None]:
         """Run one task on many inputs with any client: ``JobManager.map`` says how."""
         settings = BatchSettings.checked(
-            self._client, task, key=key, results=results, ordered=ordered, at_once=at_once, progress=progress, options=options
+            self._client,
+            task,
+            key=key,
+            results=results,
+            ordered=ordered,
+            at_once=at_once,
+            progress=progress,
+            on_refused=on_refused,
+            options=options,
         )
         return pairs(settings, inputs)
 
@@ -166,10 +175,19 @@ class ClientFuture:
         ordered: bool = True,
         at_once: int | None = None,
         progress: ShowProgress = False,
+        on_refused: OnRefused = None,
         **options: Unpack[BatchOptions],
     ) -> AsyncGenerator[tuple[BatchInput, JobResult], None]:
         """``map`` for asyncio: ``JobManager.amap`` says how."""
         settings = BatchSettings.checked(
-            self._client, task, key=key, results=results, ordered=ordered, at_once=at_once, progress=progress, options=options
+            self._client,
+            task,
+            key=key,
+            results=results,
+            ordered=ordered,
+            at_once=at_once,
+            progress=progress,
+            on_refused=on_refused,
+            options=options,
         )
         return async_pairs(settings, inputs)

@@ -41,7 +41,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from jobmanager.batch.iteration import BatchInput
-from jobmanager.batch.settings import Key, ResultsPath, ShowProgress
+from jobmanager.batch.settings import Key, OnRefused, ResultsPath, ShowProgress
 from jobmanager.client import BatchOptions, InputData, ManagerJobOptions, NamedJobOptions, takes_job_options
 from jobmanager.control.lifetime import Lifetime
 from jobmanager.control.request import job_request
@@ -231,6 +231,7 @@ class JobManager:
         ordered: bool = True,
         at_once: int | None = None,
         progress: ShowProgress = False,
+        on_refused: OnRefused = None,
         **options: Unpack[BatchOptions],
     ) -> Generator[tuple[BatchInput, JobResult], None, None]:
         """Run one task on many inputs: an iterator of pairs, (input, JobResult).
@@ -248,6 +249,8 @@ class JobManager:
             ordered: whether pairs come in the order of the inputs; else as they end.
             at_once: how many jobs may be under way; None: twice the slots of the hosts that are up, at least 2.
             progress: True shows a bar in a terminal or a notebook (extra ``cli``). A function is called with a BatchProgress.
+            on_refused: is called with an input that ``new_job`` refuses, and the InvalidInput; then the batch goes on without it.
+                None: the error ends the batch.
 
         Raises:
             InvalidValue: an argument makes no sense; at the first step: the file is damaged, in use, or of another task.
@@ -257,7 +260,15 @@ class JobManager:
         cannot be written.
         """
         return ClientFuture(self).map(
-            task, inputs, key=key, results=results, ordered=ordered, at_once=at_once, progress=progress, **options
+            task,
+            inputs,
+            key=key,
+            results=results,
+            ordered=ordered,
+            at_once=at_once,
+            progress=progress,
+            on_refused=on_refused,
+            **options,
         )
 
     @takes_job_options(BatchOptions)
@@ -271,6 +282,7 @@ class JobManager:
         ordered: bool = True,
         at_once: int | None = None,
         progress: ShowProgress = False,
+        on_refused: OnRefused = None,
         **options: Unpack[BatchOptions],
     ) -> AsyncGenerator[tuple[BatchInput, JobResult], None]:
         """``map`` for asyncio: an asynchronous iterator of the same pairs, with the same arguments.
@@ -280,7 +292,15 @@ class JobManager:
         ``async with contextlib.aclosing(manager.amap(...)) as pairs``.
         """
         return ClientFuture(self).amap(
-            task, inputs, key=key, results=results, ordered=ordered, at_once=at_once, progress=progress, **options
+            task,
+            inputs,
+            key=key,
+            results=results,
+            ordered=ordered,
+            at_once=at_once,
+            progress=progress,
+            on_refused=on_refused,
+            **options,
         )
 
     def follow(self, job_id: str, *, timeout_s: float | None = None) -> LiveOutput:

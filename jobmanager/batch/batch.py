@@ -17,7 +17,7 @@ from typing import Any
 from jobmanager.batch.progress import ProgressBar, ProgressCounter
 from jobmanager.batch.settings import BatchSettings
 from jobmanager.batch.stored_results import ResultKey, StoredResults, input_key
-from jobmanager.errors import InvalidValue, JobManagerError, QueueFull
+from jobmanager.errors import InvalidInput, InvalidValue, JobManagerError, QueueFull
 from jobmanager.model.result import JobResult, Outcome
 from jobmanager.results.verdict import KillReason
 from jobmanager.threads.deadlock_guard import is_inside_callback, refuse_inside_callback
@@ -74,7 +74,6 @@ class Batch:
         self._refused: _Taken | None = None  # the queue was full; it is begun next
         self._ready: deque[_Taken] = deque()  # with a result, in the order of their ends
         self._ended: queue.SimpleQueue[_Taken] = queue.SimpleQueue()  # an Event's lock may be held while a signal handler runs
-        self._next_number = 0
         self._limit, self._next_look = _FEWEST_AT_ONCE, 0.0
         self._is_stopping = False
         self._counter = ProgressCounter(total)
@@ -106,8 +105,15 @@ class Batch:
 
     def take(self, given: Any) -> None:
         """Begin the job of an input, unless its result is there already. Raises what the client's ``new_job`` raises."""
+        number = next(self._numbers)
+        try:
+            self._take(given, number)
+        except InvalidInput as error:
+            self._pass_over(given, error)
+
+    def _take(self, given: Any, number: int) -> None:
         digest = input_key(given) if self._stored is not None and self._settings.key is not None else ""
-        taken = _Taken(given=given, number=next(self._numbers), job_id=uuid.uuid4().hex, key=self._key(given), digest=digest)
+        taken = _Taken(given=given, number=number, job_id=uuid.uuid4().hex, key=self._key(given), digest=digest)
         self._taken[taken.number] = taken
         if self._stored is not None and taken.key is not None and taken.key in self._stored:
             if digest:
@@ -121,8 +127,12 @@ class Batch:
     def begin_refused(self) -> None:
         """Try again to begin the job that found the queue full."""
         taken, self._refused = self._refused, None
-        if taken is not None:
+        if taken is None:
+            return
+        try:
             self._begin(taken)
+        except InvalidInput as error:
+            self._pass_over(taken.given, error)
 
     def collect(self, wait_s: float = 0.0) -> None:
         """Take in the results that have come; wait for one if there is none. Raises what kept one from being written."""
@@ -135,10 +145,9 @@ class Batch:
     def next_pair(self) -> tuple[Any, JobResult] | None:
         """The next input and result to be given out; None when it is not there yet."""
         if self._settings.ordered:
-            taken = self._taken.get(self._next_number)
+            taken = next(iter(self._taken.values()), None)
             if taken is None or not (taken.is_stored or taken.result):
                 return None
-            self._next_number += 1
         elif self._ready:
             taken = self._ready.popleft()
         else:
@@ -198,7 +207,15 @@ class Batch:
         except JobManagerError as error:
             named = f" ({taken.key.key!r:.100})" if taken.key is not None and taken.digest else ""
             error.args = (f"input number {taken.number + 1}{named}: {error}", *error.args[1:])
+            if isinstance(error, InvalidInput):  # it was never accepted
+                del self._under_way[taken.job_id], self._taken[taken.number]
             raise
+
+    def _pass_over(self, given: Any, error: InvalidInput) -> None:
+        if self._settings.on_refused is None:
+            raise error
+        self._counter.add_refused()
+        self._settings.on_refused(given, error)
 
     def _came(self, taken: _Taken, result: JobResult) -> None:
         """The callback."""

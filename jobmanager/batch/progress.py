@@ -25,6 +25,7 @@ class BatchProgress:
     stored: int  # of these: read from the results file, and not run
     running: int  # jobs that were begun and have no result
     total: int | None  # inputs in all; None when the inputs do not say how many they are
+    refused: int  # inputs that were refused, and passed over
     outcomes: Mapping[str, int]  # how many results by their outcome's word, without those that were stored
     elapsed_s: float
 
@@ -38,7 +39,7 @@ class BatchProgress:
         """Seconds until the end at this speed; None: unknown."""
         if self.total is None or self.per_s <= 0:
             return None
-        return max(0, self.total - self.done) / self.per_s
+        return max(0, self.total - self.done - self.refused) / self.per_s
 
 
 class ProgressCounter:
@@ -48,12 +49,16 @@ class ProgressCounter:
         self._total = total
         self._clock = clock
         self._began = clock()
-        self._stored = 0
+        self._stored = self._refused = 0
         self._outcomes: Counter[str] = Counter()
 
     def add_stored(self) -> None:
         """A result was there already."""
         self._stored += 1
+
+    def add_refused(self) -> None:
+        """An input was refused."""
+        self._refused += 1
 
     def add(self, result: JobResult) -> None:
         """A job has its result."""
@@ -66,6 +71,7 @@ class ProgressCounter:
             stored=self._stored,
             running=running,
             total=self._total,
+            refused=self._refused,
             outcomes=dict(self._outcomes),
             elapsed_s=self._clock() - self._began,
         )
@@ -107,7 +113,7 @@ class ProgressBar:
         if self._row is None:
             self._bar.start()
             self._row = self._bar.add_task(self._title, total=None, text="")
-        self._bar.update(self._row, total=progress.total, completed=progress.done, text=progress_text(progress))
+        self._bar.update(self._row, total=progress.total, completed=progress.done + progress.refused, text=progress_text(progress))
         self._bar.refresh()
         self._next_refresh = time.monotonic() + _REFRESH_S
 
@@ -118,6 +124,8 @@ def progress_text(progress: BatchProgress) -> str:
     counts = [f"{count} {word}" for word, count in sorted(progress.outcomes.items(), key=lambda item: -item[1])]
     if progress.stored:
         counts.append(f"{progress.stored} stored")
+    if progress.refused:
+        counts.append(f"{progress.refused} refused")
     left = progress.left_s
     time_left = "" if left is None else f", {_clock_time(left)} left"
     return f"{progress.done}{of} ({', '.join(counts) or 'none yet'}), {progress.per_s:.3g}/s{time_left}"

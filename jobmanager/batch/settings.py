@@ -17,6 +17,7 @@ from jobmanager.model.task import Task
 Key = Union[Callable[[Any], str], None]
 ResultsPath = Union[str, "os.PathLike[str]", None]
 ShowProgress = Union[bool, Callable[[BatchProgress], object]]
+OnRefused = Union[Callable[[Any, InvalidInput], object], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +31,7 @@ class BatchSettings:
     ordered: bool
     at_once: int | None
     progress: ShowProgress
+    on_refused: OnRefused
     options: BatchOptions
 
     @classmethod
@@ -43,6 +45,7 @@ class BatchSettings:
         ordered: bool,
         at_once: int | None,
         progress: ShowProgress,
+        on_refused: OnRefused,
         options: BatchOptions,
     ) -> BatchSettings:
         """The settings that these arguments stand for. Raises InvalidValue where one makes no sense."""
@@ -54,6 +57,8 @@ class BatchSettings:
             raise InvalidValue(f"results must be the path of a file, not {results!r}")
         if not isinstance(progress, bool):
             _checks.callback("progress", progress, InvalidValue, "progress")
+        if on_refused is not None:
+            _checks.callback("on_refused", on_refused, InvalidValue, "input", "error")
         if options.get("debug") == "ssh":
             raise InvalidInput('debug="ssh" is for a single job: new_job of the manager takes it')
         return cls(
@@ -64,6 +69,7 @@ class BatchSettings:
             ordered=_checks.flag("ordered", ordered),
             at_once=None if at_once is None else _checks.positive_int("at_once", at_once),
             progress=progress,
+            on_refused=on_refused,
             options=options,
         )
 

@@ -56,7 +56,8 @@ class StoredResults:
         task: whose results these are.
 
     Raises:
-        InvalidValue: it is no results file, is damaged, has the results of another task, or another process writes to it.
+        InvalidValue: it is no results file, is damaged, has the results of another task, or somebody else writes to it, also
+            after 2 s.
         OSError: it cannot be opened.
     """
 

@@ -20,7 +20,7 @@ _log = logger(__name__)
 _MODULE = "jobmanager._pool_worker"
 _STUCK_S = 2.0  # a request that takes longer waits for its engine; another worker may stand in
 _MAX_STUCK = 4  # of each host; with the pool's size that bounds the number of workers
-_CALLS = 6  # of the engine, at most, in one request
+_CALLS = 8  # of the engine, at most, in one request
 _PULL_S = 3600.0
 
 

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
 from jobmanager.batch.iteration import BatchInput
-from jobmanager.batch.settings import Key, ResultsPath, ShowProgress
+from jobmanager.batch.settings import Key, OnRefused, ResultsPath, ShowProgress
 from jobmanager.client import BatchOptions, InputData, ManagerJobOptions, NamedJobOptions, takes_job_options
 from jobmanager.control.lifetime import Lifetime
 from jobmanager.control.request import job_request
@@ -186,11 +186,20 @@ class RemoteClient:
         ordered: bool = True,
         at_once: int | None = None,
         progress: ShowProgress = False,
+        on_refused: OnRefused = None,
         **options: Unpack[BatchOptions],
     ) -> Generator[tuple[BatchInput, JobResult], None, None]:
         """Run one task on many inputs, anywhere in the cluster: ``JobManager.map`` says how."""
         return ClientFuture(self).map(
-            task, inputs, key=key, results=results, ordered=ordered, at_once=at_once, progress=progress, **options
+            task,
+            inputs,
+            key=key,
+            results=results,
+            ordered=ordered,
+            at_once=at_once,
+            progress=progress,
+            on_refused=on_refused,
+            **options,
         )
 
     @takes_job_options(BatchOptions)
@@ -204,11 +213,20 @@ class RemoteClient:
         ordered: bool = True,
         at_once: int | None = None,
         progress: ShowProgress = False,
+        on_refused: OnRefused = None,
         **options: Unpack[BatchOptions],
     ) -> AsyncGenerator[tuple[BatchInput, JobResult], None]:
         """``map`` for asyncio: ``JobManager.amap`` says how."""
         return ClientFuture(self).amap(
-            task, inputs, key=key, results=results, ordered=ordered, at_once=at_once, progress=progress, **options
+            task,
+            inputs,
+            key=key,
+            results=results,
+            ordered=ordered,
+            at_once=at_once,
+            progress=progress,
+            on_refused=on_refused,
+            **options,
         )
 
     def resume(self, callback: Callback) -> set[str]:

@@ -426,6 +426,7 @@ class CasesMonitor:
             return replace(run, job=replace(run.job, clearing_s=self._container.clearing_s))
         return run
 
+
 def _exited() -> ProgramExited:
     return ProgramExited(end=ProgramEnd(exit_code=0))
 

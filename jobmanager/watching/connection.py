@@ -94,6 +94,7 @@ class RunnerConnection:
         except Unreachable as error:
             if is_first:
                 raise UnreachableBeforeStart(str(error)) from error
+            self._connected_at = self._clock()  # so that there is a pause, should the engine answer all but this
         except (NotRunning, Refused) as error:  # it has just ended, or somebody has paused it
             _log.debug("container %s cannot be attached to: %s", self._job.container_name, error)
             self._connected_at = self._clock() if self._connected_at is None else self._connected_at

@@ -86,16 +86,18 @@ class Outbox:
     def _write_at_once(self, message: Any) -> bool:
         """False: the pipe may not take it at once, so it is the first that waits for the thread."""
         is_fit = False
-        with suppress(Exception):  # no memory, or the pipe is closed
-            data = _pickled(message)
-            is_fit = data is None or (len(data) <= _AT_ONCE_BYTES and self._takes_more())
-        if is_fit:
-            self._write(data)
-        with self._changed:
-            if not is_fit:
-                self._waiting.appendleft(message)
-            self._writing = None
-            self._changed.notify_all()
+        try:
+            with suppress(Exception):  # no memory, or the pipe is closed
+                data = _pickled(message)
+                is_fit = data is None or (len(data) <= _AT_ONCE_BYTES and self._takes_more())
+            if is_fit:
+                self._write(data)
+        finally:
+            with self._changed:
+                self._writing = None
+                if not is_fit:
+                    self._waiting.appendleft(message)
+                self._changed.notify_all()
         return is_fit
 
     def _takes_more(self) -> bool:

@@ -681,6 +681,20 @@ def test_its_memory_stays_small_when_much_goes_through() -> None:
         assert _resident_kib(runner) <= 3.5 * 1024  # at most 1 MiB of its own, the window, the reserve, and the program itself
 
 
+def test_it_keeps_its_reserve_until_memory_is_short() -> None:
+    with BareRunner(memory_bytes=64 * 2**20, sanitized=False) as runner:
+        if not runner.has_cgroup:
+            pytest.skip("memory is limited by the control group, and this machine lets us make none")
+        _sh(runner, "true")
+        with_reserve = _resident_kib(runner)
+        _sh(runner, "true")
+        assert _resident_kib(runner) >= with_reserve
+        runner.run(_python("x = b'a' * 2**28"))
+        assert _resident_kib(runner) <= with_reserve - 900
+        _sh(runner, "true")
+        assert _resident_kib(runner) <= with_reserve - 900
+
+
 def _resident_kib(runner: BareRunner) -> int:
     status = Path(f"/proc/{runner.pid}/status").read_text()
     return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:")))

@@ -312,10 +312,10 @@ def test_a_result_under_a_key_is_never_taken_for_another_input(tmp_path: Path):
 
 
 class Refuses(Busy):
-    """It takes no input but the first."""
+    """It takes odd numbers only."""
 
     def new_job(self, task, inputdata=None, callback=None, **options):
-        if inputdata != {"n": "1"}:
+        if not isinstance(inputdata, dict) or int(inputdata["n"]) % 2 == 0:
             raise InvalidInput("too large")
         return super().new_job(task, inputdata, callback, **options)
 
@@ -326,6 +326,41 @@ def test_an_input_that_is_refused_is_named(tmp_path: Path):
     named = {"results": tmp_path / "run.jsonl", "key": lambda given: f"sample {given['n']}"}
     with pytest.raises(InvalidInput, match=r"^input number 2 \('sample 2'\): too large$"):
         list(ClientFuture(Refuses()).map(TASK, [{"n": "1"}, {"n": "2"}], **named))
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize("stored", [True, False])
+def test_inputs_that_are_refused_are_passed_over_where_a_function_takes_them(tmp_path: Path, ordered: bool, stored: bool):
+    refused, counts = [], []
+    pairs = ClientFuture(Refuses()).map(
+        TASK,
+        [{"n": "1"}, {"n": "2"}, 5, {"n": "3"}, {"n": "2"}],
+        ordered=ordered,
+        results=tmp_path / "run.jsonl" if stored else None,
+        on_refused=lambda given, error: refused.append((given, str(error))),
+        progress=lambda progress: counts.append((progress.done, progress.refused)),
+    )
+    assert numbers(pairs) == [1, 3]
+    assert [given for given, _ in refused] == [{"n": "2"}, 5, {"n": "2"}]
+    assert refused[0][1] == "input number 2: too large" and refused[2][1] == "input number 5: too large"
+    assert counts[-1] == (2, 3)
+
+
+def test_what_a_manager_refuses_is_passed_over_and_the_rest_is_run(manager: JobManager):
+    refused: list[object] = []
+    given = [JobInput(stdin="a"), 5, {"no": "problem"}, JobInput(stdin="b")]
+    pairs = list(manager.map(TASK, given, on_refused=lambda each, error: refused.append(each)))
+    assert [result.stdout for _, result in pairs] == [b"a", b"b"]
+    assert refused == [5, {"no": "problem"}]
+
+
+def test_an_error_of_the_function_that_takes_refused_inputs_ends_the_batch():
+    def refuse(given, error):
+        raise KeyError("the function's own")
+
+    client = Refuses()
+    with pytest.raises(KeyError, match="the function's own"):
+        list(ClientFuture(client).map(TASK, [{"n": "2"}], on_refused=refuse))
 
 
 def test_jobs_that_were_killed_as_it_stopped_are_not_results(tmp_path: Path):
@@ -454,12 +489,13 @@ def test_a_function_is_told_how_far_it_is(tmp_path: Path):
 
 
 def test_the_text_says_done_outcomes_speed_and_the_time_left():
-    some = BatchProgress(done=60, stored=20, running=4, total=100, outcomes={"failed": 10, "success": 30}, elapsed_s=20.0)
+    outcomes = {"failed": 10, "success": 30}
+    some = BatchProgress(done=60, stored=20, running=4, total=100, refused=0, outcomes=outcomes, elapsed_s=20.0)
     assert progress_text(some) == "60/100 (30 success, 10 failed, 20 stored), 2/s, 0:20 left"
-    unknown = BatchProgress(done=0, stored=0, running=4, total=None, outcomes={}, elapsed_s=0.0)
+    unknown = BatchProgress(done=0, stored=0, running=4, total=None, refused=0, outcomes={}, elapsed_s=0.0)
     assert progress_text(unknown) == "0 (none yet), 0/s"
-    long = BatchProgress(done=1, stored=0, running=4, total=5000, outcomes={"timeout": 1}, elapsed_s=1.0)
-    assert progress_text(long).endswith("1:23:19 left")
+    long = BatchProgress(done=1, stored=0, running=4, total=5000, refused=2, outcomes={"timeout": 1}, elapsed_s=1.0)
+    assert progress_text(long).endswith("(1 timeout, 2 refused), 1/s, 1:23:17 left")
 
 
 def test_the_bar_ends_with_all_that_was_done(capsys):
@@ -488,6 +524,8 @@ def test_without_rich_a_bar_is_refused_with_what_to_do(monkeypatch):
         (TASK, [], {"ordered": "yes"}, InvalidValue, "ordered must be True or False"),
         (TASK, [], {"key": "id"}, InvalidValue, "key must be callable"),
         (TASK, [], {"progress": 3}, InvalidValue, "progress must be callable"),
+        (TASK, [], {"on_refused": []}, InvalidValue, "on_refused must be callable"),
+        (TASK, [], {"on_refused": lambda given: None}, InvalidValue, "on_refused"),
         (TASK, [], {"results": 3}, InvalidValue, "results must be the path of a file"),
         (TASK, [], {"debug": "ssh"}, InvalidInput, 'debug="ssh" is for a single job'),
     ],

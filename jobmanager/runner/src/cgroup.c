@@ -91,8 +91,11 @@ void cgroup_read(struct counters *counters) {
     *counters = (struct counters){count(CPU), count(PEAK), count(OOM), count(FORKS)};
 }
 
-// Whether so many bytes have always been free. Where the kernel does not count that, nobody knows.
+// Whether so many bytes have always been free, and nobody has died for lack of memory: a group above this one may have less. Where
+// the kernel does not count that, nobody knows.
 bool cgroup_had_room(const struct counters *counters, uint64_t bytes) {
     uint64_t limit = count(LIMIT);
+    if (counters->oom_kills)
+        return false;
     return limit != NO_COUNT && counters->peak_bytes != NO_COUNT && limit >= bytes && counters->peak_bytes <= limit - bytes;
 }
