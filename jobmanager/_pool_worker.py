@@ -7,7 +7,7 @@ from multiprocessing.connection import Connection
 
 from jobmanager._deleter import delete, delete_volumes
 from jobmanager._submitter import submit
-from jobmanager.engine.connect import connect
+from jobmanager.engine.connect import connect, engine_class
 from jobmanager.engine.protocol import Engine
 from jobmanager.engine.runner_volume import RunnerVolumes
 from jobmanager.ipc.messages import (
@@ -19,6 +19,8 @@ from jobmanager.ipc.messages import (
     StartContainer,
     StartFailed,
     VolumeRemovalFailed,
+    WarmUp,
+    WorkerReady,
 )
 from jobmanager.ipc.process import forward_logs
 from jobmanager.model.host import Address
@@ -31,7 +33,11 @@ def main(connection: Connection) -> None:
     forward_logs(connection.send)
     worker = PoolWorker()
     while not isinstance(request := connection.recv(), Shutdown):
-        connection.send(worker.reply(request))
+        if isinstance(request, WarmUp):
+            engine_class(request.address)
+            connection.send(WorkerReady())
+        else:
+            connection.send(worker.reply(request))
 
 
 class PoolWorker:

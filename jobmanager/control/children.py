@@ -46,6 +46,7 @@ class Children:
         """Start those that are needed at once. The waiters find out whether the hosts answer."""
         self.addresses = start_addresses(self._hosts, self.tunnels)
         self.waiters.start(self.addresses, spool_folder=self._spools.path)
+        self.pool.warm_up(next(iter(self.addresses.values())))
         remove_abandoned()  # meanwhile the waiters come up
 
     def set_cores(self, host: str, cores: int) -> None:
@@ -58,7 +59,6 @@ class Children:
             self.waiters.run_due,
             self.tunnels.run_due,
             self.pool.end_hung_workers,
-            self.pool.dispatch,
         )
 
     def close(self) -> None:

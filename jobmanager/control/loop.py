@@ -133,10 +133,11 @@ class Loop:
         _guarded(self._take, item)
         _guarded(self._do_what_is_due)
         _guarded(self._take_commands)
+        _guarded(self._children.pool.dispatch)
         return True
 
     def _next(self) -> _Item:
-        due_at = min(self._next_tick, self._timers.next_at() or self._next_tick)
+        due_at = min(self._next_tick, self._timers.next_at() or self._next_tick, self._children.pool.due_at())
         try:
             return self._inbox.get(timeout=max(0.0, due_at - time.monotonic()))
         except queue.Empty:

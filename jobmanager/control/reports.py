@@ -42,6 +42,7 @@ from jobmanager.ipc.messages import (
     VolumeRemovalFailed,
     VolumesLost,
     VolumesRemoved,
+    WorkerReady,
 )
 from jobmanager.live_output.fan_out import LiveOutputFanOut
 from jobmanager.results.facts import InfrastructureFailure, RunCutOff, RunFacts
@@ -49,8 +50,6 @@ from jobmanager.scheduling.ledger import Ledger
 from jobmanager.threads.log_thread import logger
 
 _log = logger(__name__)
-
-_WARM_WORKERS = 1  # others are started as they are needed
 
 Report = Union[MessageReceived, ChildExited, SendFailed]
 
@@ -104,9 +103,10 @@ class Reports:
 
     def _message_received(self, child: Child, message: Any) -> None:
         pool, waiters, tunnels = self._children.pool, self._children.waiters, self._children.tunnels
-        if child in pool:
+        if child in pool and isinstance(message, WorkerReady):
+            pool.ready(child)
+        elif child in pool:
             self._pool_replied(pool.replied(child), message)
-            pool.dispatch()
         elif (host := waiters.message_received(child) or tunnels.message_received(child, message)) is not None:
             self._handlers[type(message)](host, message)
 
@@ -117,7 +117,6 @@ class Reports:
             if unanswered is not None:
                 _log.warning("a pool worker died over container %s: %s", unanswered.pending.container, why)
                 self._pool_replied(unanswered.pending, _why_hung(unanswered), why)
-            pool.dispatch()
         elif (lost := self._children.waiters.child_exited(child, why)) is not None:
             self._ledger.waiter_died(lost.containers, over=lost.over)
             if not lost.has_reported:
@@ -175,7 +174,6 @@ class Reports:
         self._children.set_cores(host, message.info.cores)
         was_down = self._ledger.host_answered(host, message.info, message.images, networks=message.networks)
         if was_down:
-            self._children.pool.warm_up(_WARM_WORKERS)
             self._timers.retry_deletes_now(host)
             if host in self._were_up:  # that it was away is in the log as a warning
                 _log.warning("host %s is up again", host, extra={"host": host})

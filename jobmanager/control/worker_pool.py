@@ -1,24 +1,32 @@
 """The process pool for submitters and deleters: a killed worker costs nothing but its own request's answer.
 
+A new worker needs a third of a second and as much of a processor before it takes a request. Mostly another one is free sooner:
+so requests wait in their line, and a worker is started only for those that have waited for a moment.
+
 Every worker has a pipe of its own (a queue that several processes share holds a lock that a killed one never gives
 back). Not thread-safe: the manager's loop alone uses it.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from jobmanager.control.child_process import Child, Listener
-from jobmanager.ipc.messages import PoolRequest, Shutdown, StartContainer
+from jobmanager.ipc.messages import PoolRequest, Shutdown, StartContainer, WarmUp
+from jobmanager.model.host import Address
 from jobmanager.threads.log_thread import logger
 
 _log = logger(__name__)
 
 _MODULE = "jobmanager._pool_worker"
 _STUCK_S = 2.0  # a request that takes longer waits for its engine; another worker may stand in
+_PATIENCE_S = 0.1  # for which a request waits for a worker that is there, before another one is started
+_RETRY_S = 1.0  # after a worker that could not be started
+_START_S = 60.0  # after which a worker that has not said that it is ready is ended
 _MAX_STUCK = 4  # of each host; with the pool's size that bounds the number of workers
 _CALLS = 8  # of the engine, at most, in one request
 _PULL_S = 3600.0
@@ -69,35 +77,57 @@ class ProcessPool:
         self._size = size
         self._max_in_flight = max_in_flight
         self._clock = clock
+        self._starting: dict[Child, float] = {}  # since when
         self._idle: list[Child] = []
         self._busy: dict[Child, _Work] = {}
-        self._waiting: dict[str, deque[PendingRequest]] = {}
+        self._waiting: dict[str, deque[tuple[PendingRequest, float]]] = {}  # and since when
         self._leaving: set[Child] = set()
+        self._none_before = 0.0  # after a start that has failed
 
-    def warm_up(self, workers: int) -> None:
-        """Start some workers before they are needed."""
-        while len(self._idle) + len(self._busy) < min(workers, self._size) and (worker := self._new_worker()) is not None:
-            self._idle.append(worker)
+    def warm_up(self, address: Address) -> None:
+        """Start the first worker before it is needed; ``address``: of a host that it may be for."""
+        self._start_worker(address)
 
     def put(self, pending: PendingRequest) -> None:
-        """Have a request served."""
-        self._waiting.setdefault(pending.host, deque()).append(pending)
-        self.dispatch()
+        """Have a request served, by the next ``dispatch``."""
+        self._waiting.setdefault(pending.host, deque()).append((pending, self._clock()))
 
     def dispatch(self) -> None:
-        """Give waiting requests to workers as far as there are any."""
+        """Give waiting requests to workers as far as there are any, and start more for those that have waited for a moment."""
         for host in sorted(self._waiting, key=self._under_way):
             line = self._waiting[host]
-            while line and self._under_way(host) < self._max_in_flight(host) and (worker := self._worker(host)) is not None:
-                pending = line.popleft()
+            while line and self._idle and self._may_have_more(host):
+                pending, _ = line.popleft()
+                worker = self._idle.pop()
                 self._busy[worker] = _Work(pending, self._clock())
                 worker.send(pending.request)
             if not line:
                 del self._waiting[host]
+        longest = self._longest_waiting()
+        if longest is None or not self._may_start_more():
+            return
+        pending, since = longest
+        if self._clock() - since >= _PATIENCE_S or not self.workers():
+            self._start_worker(pending.request.address)
+
+    def due_at(self) -> float:
+        """When ``dispatch`` is to be called at the latest, by the monotonic clock; infinity: whenever something happens."""
+        longest = self._longest_waiting()
+        return math.inf if longest is None or not self._may_start_more() else longest[1] + _PATIENCE_S
+
+    def ready(self, worker: Child) -> None:
+        """A worker takes requests."""
+        if self._starting.pop(worker, None) is not None:
+            self._idle.append(worker)
 
     def end_hung_workers(self) -> None:
         """Kill workers that are long past every timeout of their request; their death is then reported as any other."""
         now = self._clock()
+        for worker, since in self._starting.items():
+            if now - since > _START_S:
+                _log.warning("a pool worker does not get ready: ending it")
+                worker.kill()
+                self._starting[worker] = now  # its end is on its way
         for worker, work in self._busy.items():
             if now - work.since > work.timeout_s:
                 _log.warning("a pool worker hangs over container %s: ending it", work.pending.container)
@@ -107,7 +137,7 @@ class ProcessPool:
     def replied(self, worker: Child) -> PendingRequest:
         """A worker has answered; it takes the next request."""
         pending = self._busy.pop(worker).pending
-        if len(self._idle) + self._busy_not_stuck() < self._size:
+        if self._not_stuck() < self._size:
             self._idle.append(worker)
         else:  # a stand-in that is no longer needed
             self._leaving.add(worker)
@@ -115,41 +145,67 @@ class ProcessPool:
         return pending
 
     def died(self, worker: Child) -> LostRequest | None:
-        """A worker has ended; the request that it had, if any, got no answer."""
+        """A worker has ended; the request that it had, if any, got no answer.
+
+        One that ends before it was ready takes along the first request that waits: else it would be started for it again and again.
+        """
         self._leaving.discard(worker)
+        if self._starting.pop(worker, None) is not None:
+            return self._lost_first()
         if worker in self._idle:
             self._idle.remove(worker)
         work = self._busy.pop(worker, None)
         return LostRequest(pending=work.pending, hung=work.hangs) if work is not None else None
 
     def __contains__(self, child: Child) -> bool:
-        return child in self._busy or child in self._idle or child in self._leaving
+        return child in self._busy or child in self._idle or child in self._starting or child in self._leaving
 
     def workers(self) -> list[Child]:
         """All of them."""
-        return [*self._idle, *self._busy, *self._leaving]
+        return [*self._starting, *self._idle, *self._busy, *self._leaving]
 
-    def _worker(self, host: str) -> Child | None:
-        """A worker for a request of this host. A host whose requests are stuck gets a few, and leaves the rest to others."""
-        stuck = [work.pending.host for work in self._busy.values() if self._is_stuck(work)]
-        if stuck.count(host) >= _MAX_STUCK:
-            return None
-        if self._idle:
-            return self._idle.pop()
-        return self._new_worker() if len(self._busy) - len(stuck) < self._size else None
+    def _longest_waiting(self) -> tuple[PendingRequest, float] | None:
+        """The request that has waited longest, of those hosts that may have another worker; and since when."""
+        first = (line[0] for host, line in self._waiting.items() if self._may_have_more(host))
+        return min(first, key=lambda waiting: waiting[1], default=None)
 
-    def _new_worker(self) -> Child | None:
+    def _may_have_more(self, host: str) -> bool:
+        """Whether this host may have another worker. One whose requests are stuck gets a few, and leaves the rest to others."""
+        stuck = sum(work.pending.host == host and self._is_stuck(work) for work in self._busy.values())
+        return stuck < _MAX_STUCK and self._under_way(host) < self._max_in_flight(host)
+
+    def _may_start_more(self) -> bool:
+        """Whether another worker may be started now: there are soon twice as many, and not all at once."""
+        if self._clock() < self._none_before:
+            return False
+        at_work = self._not_stuck() - len(self._starting)
+        return self._not_stuck() < self._size and len(self._starting) < max(1, at_work)
+
+    def _start_worker(self, address: Address) -> None:
         try:
-            return Child(_MODULE, self._listen)
+            worker = Child(_MODULE, self._listen)
         except Exception as error:  # noqa: BLE001 - no memory, no descriptor, no process to be had: perhaps later
             _log.error("a pool worker cannot be started: %s", error)
+            self._none_before = self._clock() + _RETRY_S
+            return
+        self._starting[worker] = self._clock()
+        worker.send(WarmUp(address=address))
+
+    def _lost_first(self) -> LostRequest | None:
+        """The request that has waited longest, if any."""
+        if not self._waiting:
             return None
+        host = min(self._waiting, key=lambda host: self._waiting[host][0][1])
+        pending, _ = self._waiting[host].popleft()
+        if not self._waiting[host]:
+            del self._waiting[host]
+        return LostRequest(pending=pending, hung=False)
 
     def _under_way(self, host: str) -> int:
         return sum(work.pending.host == host for work in self._busy.values())
 
-    def _busy_not_stuck(self) -> int:
-        return sum(not self._is_stuck(work) for work in self._busy.values())
+    def _not_stuck(self) -> int:
+        return len(self._starting) + len(self._idle) + sum(not self._is_stuck(work) for work in self._busy.values())
 
     def _is_stuck(self, work: _Work) -> bool:
         return self._clock() - work.since >= _STUCK_S

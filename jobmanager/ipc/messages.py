@@ -108,6 +108,18 @@ class VolumeRemovalFailed:
 
 
 PoolRequest = Union[StartContainer, RemoveContainer, RemoveVolumes]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WarmUp:
+    """The first message to a pool worker: load what requests for such a host need. It answers ``WorkerReady``."""
+
+    address: Address
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerReady:
+    """A pool worker takes requests."""
+
+
 PoolReply = Union[
     ContainerStarted,
     StartFailed,

@@ -137,6 +137,8 @@ MESSAGES = [
     messages.FetchOutput(container_name="c", stdout_from=1, stderr_from=0),
     messages.CheckHostNow(),
     messages.ClosedManagers(manager_ids=frozenset({"m"})),
+    messages.WarmUp(address=ADDRESS),
+    messages.WorkerReady(),
     messages.Shutdown(),
     messages.Heartbeat(),
     messages.MonitorAcknowledged(container_name="n"),
