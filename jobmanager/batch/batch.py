@@ -33,6 +33,7 @@ _TAKEN_FOR_ONE_AT_ONCE = 4  # inputs that were taken and not given out, for each
 _STOP_S = 15.0  # for killed jobs to end
 _UNSURE_S = 1.0  # for a job to become known whose submission was interrupted
 _STOP_CHECK_S = 0.1
+_NUMBERED = "input number "
 _OF_A_CLOSE = {KillReason.CLOSE.value, KillReason.DRAIN_OVER.value}
 
 
@@ -72,6 +73,7 @@ class Batch:
         self._taken: dict[int, _Taken] = {}  # by number: those that were not given out
         self._under_way: dict[str, _Taken] = {}  # by job id: those whose result has not been collected
         self._refused: _Taken | None = None  # the queue was full; it is begun next
+        self._passed_over: deque[tuple[Any, InvalidInput]] = deque()  # inputs that were refused, and not told
         self._ready: deque[_Taken] = deque()  # with a result, in the order of their ends
         self._ended: queue.SimpleQueue[_Taken] = queue.SimpleQueue()  # an Event's lock may be held while a signal handler runs
         self._limit, self._next_look = _FEWEST_AT_ONCE, 0.0
@@ -109,7 +111,7 @@ class Batch:
         try:
             self._take(given, number)
         except InvalidInput as error:
-            self._pass_over(given, error)
+            self._pass_over(given, number, error)
 
     def _take(self, given: Any, number: int) -> None:
         digest = input_key(given) if self._stored is not None and self._settings.key is not None else ""
@@ -132,7 +134,7 @@ class Batch:
         try:
             self._begin(taken)
         except InvalidInput as error:
-            self._pass_over(taken.given, error)
+            self._pass_over(taken.given, taken.number, error)
 
     def collect(self, wait_s: float = 0.0) -> None:
         """Take in the results that have come; wait for one if there is none. Raises what kept one from being written."""
@@ -155,8 +157,10 @@ class Batch:
         del self._taken[taken.number]
         return taken.given, self._result_of(taken)
 
-    def show_progress(self) -> None:
-        """Tell how far it is."""
+    def tell(self) -> None:
+        """Tell which inputs were refused, and how far it is."""
+        while self._passed_over and self._settings.on_refused is not None:
+            self._settings.on_refused(*self._passed_over.popleft())
         show = self._bar or self._settings.progress
         if callable(show):
             show(self._counter.progress(len(self._under_way)))
@@ -206,16 +210,18 @@ class Batch:
             self._refused = taken
         except JobManagerError as error:
             named = f" ({taken.key.key!r:.100})" if taken.key is not None and taken.digest else ""
-            error.args = (f"input number {taken.number + 1}{named}: {error}", *error.args[1:])
+            error.args = (f"{_NUMBERED}{taken.number + 1}{named}: {error}", *error.args[1:])
             if isinstance(error, InvalidInput):  # it was never accepted
                 del self._under_way[taken.job_id], self._taken[taken.number]
             raise
 
-    def _pass_over(self, given: Any, error: InvalidInput) -> None:
+    def _pass_over(self, given: Any, number: int, error: InvalidInput) -> None:
+        if not str(error).startswith(_NUMBERED):
+            error.args = (f"{_NUMBERED}{number + 1}: {error}", *error.args[1:])
         if self._settings.on_refused is None:
             raise error
         self._counter.add_refused()
-        self._settings.on_refused(given, error)
+        self._passed_over.append((given, error))
 
     def _came(self, taken: _Taken, result: JobResult) -> None:
         """The callback."""

@@ -47,7 +47,7 @@ def _pairs(settings: BatchSettings, inputs: Iterable[BatchInput]) -> Generator[t
                 is_over, has_taken = given is _END, True
                 if not is_over:
                     batch.take(given)
-            batch.show_progress()
+            batch.tell()
             pair = batch.next_pair()
             if pair is not None:
                 yield cast(tuple[BatchInput, JobResult], pair)
@@ -84,7 +84,7 @@ async def _async_pairs(
                 is_over, has_taken = given is _END, True
                 if not is_over:
                     await _in_thread(partial(batch.take, given))
-            batch.show_progress()
+            batch.tell()
             pair = batch.next_pair()
             if pair is not None:
                 yield cast(tuple[BatchInput, JobResult], pair)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Union
 
 from jobmanager.batch.progress import BatchProgress
-from jobmanager.client import BatchOptions, Client
+from jobmanager.client import JOB_DEFAULTS, BatchOptions, Client
 from jobmanager.errors import InvalidInput, InvalidTask, InvalidValue
 from jobmanager.model import _checks
+from jobmanager.model.job import checked_options
 from jobmanager.model.pipeline import Pipeline
 from jobmanager.model.task import Task
 
@@ -59,6 +60,7 @@ class BatchSettings:
             _checks.callback("progress", progress, InvalidValue, "progress")
         if on_refused is not None:
             _checks.callback("on_refused", on_refused, InvalidValue, "input", "error")
+        checked_options({**JOB_DEFAULTS, **options})
         if options.get("debug") == "ssh":
             raise InvalidInput('debug="ssh" is for a single job: new_job of the manager takes it')
         return cls(

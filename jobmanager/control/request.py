@@ -14,8 +14,7 @@ from jobmanager.control.secret_store import SecretStore
 from jobmanager.control.workspace import check_answers, workspace_executables, workspace_files
 from jobmanager.errors import InvalidInput, InvalidTask
 from jobmanager.model import _checks
-from jobmanager.model._exact import exact
-from jobmanager.model.job import JobInput, Request, RunRequest
+from jobmanager.model.job import JobInput, Request, RunRequest, checked_options
 from jobmanager.model.pipeline import Pipeline
 from jobmanager.model.result import Callback
 from jobmanager.model.task import Task
@@ -65,13 +64,7 @@ def job_request(
 def _request(task: Task | Pipeline, inputdata: InputData, given: Mapping[str, Any], ssh_timeout_s: float) -> Request:
     if not isinstance(task, (Task, Pipeline)):
         raise InvalidTask(f"task must be a Task or a Pipeline, not {task!r}")
-    priority, launcher_name, debug = (exact(given[name]) for name in ("priority", "launcher_name", "debug"))
-    if isinstance(priority, bool) or not isinstance(priority, int):
-        raise InvalidInput(f"priority must be a whole number, not {priority!r}")
-    if not isinstance(launcher_name, str):
-        raise InvalidInput(f"launcher_name must be a string, not {launcher_name!r}")
-    if not isinstance(debug, bool) and debug != "ssh":
-        raise InvalidInput(f'debug must be True, False or "ssh", not {debug!r}')
+    priority, launcher_name, debug = checked_options(given)
     if debug == "ssh":
         task = _debugged(task, ssh_timeout_s)
     job_id, supersede_key = given["job_id"], given["supersede_key"]

@@ -107,7 +107,7 @@ class ProcessPool:
         if longest is None or not self._may_start_more():
             return
         pending, since = longest
-        if self._clock() - since >= _PATIENCE_S or not self.workers():
+        if self._clock() >= since + _PATIENCE_S or not self.workers():
             self._start_worker(pending.request.address)
 
     def due_at(self) -> float:
@@ -118,7 +118,7 @@ class ProcessPool:
     def ready(self, worker: Child) -> None:
         """A worker takes requests."""
         if self._starting.pop(worker, None) is not None:
-            self._idle.append(worker)
+            self._keep_or_dismiss(worker)
 
     def end_hung_workers(self) -> None:
         """Kill workers that are long past every timeout of their request; their death is then reported as any other."""
@@ -137,21 +137,19 @@ class ProcessPool:
     def replied(self, worker: Child) -> PendingRequest:
         """A worker has answered; it takes the next request."""
         pending = self._busy.pop(worker).pending
-        if self._not_stuck() < self._size:
-            self._idle.append(worker)
-        else:  # a stand-in that is no longer needed
-            self._leaving.add(worker)
-            worker.send(Shutdown())
+        self._keep_or_dismiss(worker)
         return pending
 
     def died(self, worker: Child) -> LostRequest | None:
         """A worker has ended; the request that it had, if any, got no answer.
 
-        One that ends before it was ready takes along the first request that waits: else it would be started for it again and again.
+        One that ends before it was ready takes along the request that it was started for, where no other worker could serve that:
+        else workers would be started for it for ever.
         """
         self._leaving.discard(worker)
         if self._starting.pop(worker, None) is not None:
-            return self._lost_first()
+            self._none_before = self._clock() + _RETRY_S
+            return None if self._at_work() else self._lost_longest_waiting()
         if worker in self._idle:
             self._idle.remove(worker)
         work = self._busy.pop(worker, None)
@@ -178,8 +176,16 @@ class ProcessPool:
         """Whether another worker may be started now: there are soon twice as many, and not all at once."""
         if self._clock() < self._none_before:
             return False
-        at_work = self._not_stuck() - len(self._starting)
-        return self._not_stuck() < self._size and len(self._starting) < max(1, at_work)
+        at_work, starting = self._at_work(), len(self._starting)
+        return at_work + starting < self._size and starting < max(1, at_work)
+
+    def _keep_or_dismiss(self, worker: Child) -> None:
+        """It waits for a request, or leaves: then it has stood in for one that was stuck."""
+        if self._at_work() < self._size:
+            self._idle.append(worker)
+        else:
+            self._leaving.add(worker)
+            worker.send(Shutdown())
 
     def _start_worker(self, address: Address) -> None:
         try:
@@ -191,21 +197,22 @@ class ProcessPool:
         self._starting[worker] = self._clock()
         worker.send(WarmUp(address=address))
 
-    def _lost_first(self) -> LostRequest | None:
-        """The request that has waited longest, if any."""
-        if not self._waiting:
+    def _lost_longest_waiting(self) -> LostRequest | None:
+        longest = self._longest_waiting()
+        if longest is None:
             return None
-        host = min(self._waiting, key=lambda host: self._waiting[host][0][1])
-        pending, _ = self._waiting[host].popleft()
+        host = longest[0].host
+        self._waiting[host].popleft()
         if not self._waiting[host]:
             del self._waiting[host]
-        return LostRequest(pending=pending, hung=False)
+        return LostRequest(pending=longest[0], hung=False)
 
     def _under_way(self, host: str) -> int:
         return sum(work.pending.host == host for work in self._busy.values())
 
-    def _not_stuck(self) -> int:
-        return len(self._starting) + len(self._idle) + sum(not self._is_stuck(work) for work in self._busy.values())
+    def _at_work(self) -> int:
+        """Workers that are ready, and not stuck."""
+        return len(self._idle) + sum(not self._is_stuck(work) for work in self._busy.values())
 
     def _is_stuck(self, work: _Work) -> bool:
         return self._clock() - work.since >= _STUCK_S

@@ -107,7 +107,6 @@ class VolumeRemovalFailed:
     reason: str
 
 
-PoolRequest = Union[StartContainer, RemoveContainer, RemoveVolumes]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WarmUp:
     """The first message to a pool worker: load what requests for such a host need. It answers ``WorkerReady``."""
@@ -120,6 +119,7 @@ class WorkerReady:
     """A pool worker takes requests."""
 
 
+PoolRequest = Union[StartContainer, RemoveContainer, RemoveVolumes]
 PoolReply = Union[
     ContainerStarted,
     StartFailed,

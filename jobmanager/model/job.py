@@ -6,10 +6,11 @@ import sys
 import warnings
 from collections.abc import Collection, Mapping, Set
 from dataclasses import dataclass, field
+from typing import Any
 
 from jobmanager.errors import InvalidInput
 from jobmanager.model import _checks
-from jobmanager.model._exact import make_exact, own
+from jobmanager.model._exact import exact, make_exact, own
 from jobmanager.model._forms import ANSWERS
 from jobmanager.model._keywords import explains_keywords
 from jobmanager.model._repr import SHOWN_BY_SIZE
@@ -114,6 +115,18 @@ class Request:
             return sys.intern(f"pipeline {self.task.title}")
         name = self.task.name or f"{self.task.environment} {self.task.command!r:.{_MAX_COMMAND_CHARS}}"
         return sys.intern(f"{name} (ssh)" if self.debug == "ssh" else name)  # a person needs longer than a program
+
+
+def checked_options(given: Mapping[str, Any]) -> tuple[int, str, Any]:
+    """The priority, the launcher's name and the debug mode of a job, or of all jobs of a batch. Raises InvalidInput."""
+    priority, launcher_name, debug = (exact(given[name]) for name in ("priority", "launcher_name", "debug"))
+    if isinstance(priority, bool) or not isinstance(priority, int):
+        raise InvalidInput(f"priority must be a whole number, not {priority!r}")
+    if not isinstance(launcher_name, str):
+        raise InvalidInput(f"launcher_name must be a string, not {launcher_name!r}")
+    if not isinstance(debug, bool) and debug != "ssh":
+        raise InvalidInput(f'debug must be True, False or "ssh", not {debug!r}')
+    return priority, launcher_name, debug
 
 
 def _answer(given: Answer) -> Answer:

@@ -41,8 +41,8 @@ class Fields:
         return name in self._found and self._found[name].value == ""
 
     def has_no_value(self, name: str) -> bool:
-        """Whether the field is there with nothing in it: no text, an empty one, or an empty list."""
-        return name in self._found and self._found[name].value in (None, "", [])
+        """Whether the field is there with nothing in it: no text, an empty one, an empty list or mapping."""
+        return name in self._found and self._found[name].value in (None, "", [], {})
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._found)

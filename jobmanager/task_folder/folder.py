@@ -194,6 +194,8 @@ def _problems(fields: Fields, file: Path, own_types: Mapping[str, ProblemType], 
 def _grader(folder: Path, task_file: _TaskFile, common: Path | None, mistakes: Mistakes) -> Grader | None:
     """Hidden tests, ``run_cmd``, the folder's own script, or the course's; None for a task of local problems only."""
     if task_file.hidden_tests is not None:
+        if not task_file.in_container:
+            mistakes.add(task_file.hidden_tests_line, f"hidden_tests need a container, and {_MCQ} is for tasks without one")
         _refuse_a_script(folder, task_file, task_file.hidden_tests_line, "hidden tests", mistakes)
         return task_file.hidden_tests
     if task_file.in_container and task_file.run_cmd:

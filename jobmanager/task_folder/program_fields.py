@@ -59,6 +59,8 @@ def read_program(
     lone = next((name for name in _OF_CASES if name in fields and "cases" not in fields), None)
     if lone is not None and not (lone.startswith("build") and "problems" not in fields):  # a judge may have a build of its own
         fields.add_mistake(lone, "is for a task with cases")
+    if "build_limits" in fields and "build" not in fields:
+        fields.add_mistake("build_limits", "is for a task with a build")
     of_build = read_build_limits(fields.fields("build_limits"), mistakes, limits) if "build_limits" in fields else None
     check = _check(fields, folder, read_judge)
     return FolderProgram(
@@ -99,6 +101,9 @@ def read_hidden_tests(fields: Fields, problems: Mapping[str, Problem]) -> tuple[
     written = {key: each for key, each in problems.items() if isinstance(each, (Code, File))}
     named = [each.filename.removeprefix(SHARED) for each in written.values() if each.filename is not None]
     nameless = [key for key, each in written.items() if each.filename is None]
+    twice = sorted({name for name in named if named.count(name) > 1})
+    if twice:
+        fields.fields("problems").add_mistake(list(written)[-1], f"becomes {twice[0][:60]!r}, as another answer does")
     if len(nameless) > 1 or (nameless and submission in named):
         others = "others are read by nothing: give them a filename, which is a file beside the submission"
         fields.fields("problems").add_mistake(nameless[-1], f"needs a filename: one answer is the submission, and {others}")
@@ -122,15 +127,16 @@ def _cases(fields: Fields, folder: Path, check: Check | JudgingProgram, mistakes
     place = None if fields.is_list("cases") else _folder_in(fields, "cases", fields.text("cases"), folder)
     try:
         if fields.is_list("cases"):
-            found = (_case(each, check, mistakes) for each in fields.list_of_fields("cases"))
-            return checked_cases([case for case in found if case is not None])
+            found = [_case(each, check, mistakes) for each in fields.list_of_fields("cases")]
+            made = [case for case in found if case is not None]
+            return checked_cases(made) if len(made) == len(found) else ()
         if place is None:
             return ()
         linked = min((path.name for path in place.iterdir() if path.is_symlink()), default="")
         if linked:
             raise InvalidTask(f"{linked[:60]!r} is a link, and links are not followed")
         return Case.from_directory(place, check=cast(Check, check))
-    except InvalidTask as error:
+    except (InvalidTask, OSError) as error:
         fields.add_mistake("cases", f"cannot be read: {error}")
         return ()
 

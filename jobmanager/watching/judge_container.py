@@ -31,8 +31,9 @@ from jobmanager.model.container import ContainerSpec, ContainerStatus
 from jobmanager.model.result import Outcome
 from jobmanager.results.facts import ProgramExited
 from jobmanager.results.verdict import judge
+from jobmanager.watching.cases_container import DIED_OF_CASE
 from jobmanager.watching.cases_monitor import CasesMonitor
-from jobmanager.watching.partner import JudgeNotClean, Partner, PartnerLost, PartnerUnusable
+from jobmanager.watching.partner import JudgeNotClean, NotClean, Partner, PartnerLost, PartnerUnusable
 from jobmanager.watching.spool import Spool
 from jobmanager.watching.student_container import MonitorRegistry
 
@@ -79,7 +80,7 @@ class JudgeContainer:
         Args:
             name: what texts call the program, such as "its checker".
             side: how its monitor sees the submission's.
-            on_end: is told why there are no more runs: PartnerLost, PartnerUnusable, JudgeNotClean. Only the first one counts.
+            on_end: is told why there are no more runs: PartnerLost, PartnerUnusable, NotClean. Only the first one counts.
             replacements: how often in a row another container takes the place of one that cannot be cleared, or that died of a
                 case, and had ended no run.
         """
@@ -144,7 +145,8 @@ class JudgeContainer:
     def _unclean(self, why: str) -> Exception:
         if self._replacements:
             return PartnerUnusable(f"{self._name} was not run: {why}")
-        return JudgeNotClean(f"{self._name}: {why}")
+        kind = NotClean if why == DIED_OF_CASE else JudgeNotClean  # the submission may be why it died
+        return kind(f"{self._name}: {why}")
 
     def _follow(self, engine: Engine, *, is_first: bool) -> str:
         """Returns why the container is used for no other run, where another one could take its place."""

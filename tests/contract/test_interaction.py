@@ -17,6 +17,7 @@ from jobmanager.model.limits import Limits
 from jobmanager.model.result import CaseResult, Outcome
 from jobmanager.results.facts import RunFacts
 from jobmanager.watching import judge_container
+from jobmanager.watching.cases_container import DIED_OF_CASE
 from jobmanager.watching.cases_monitor import CasesMonitor
 from jobmanager.watching.interaction import Interaction
 from jobmanager.watching.judge_container import JudgesHost
@@ -135,20 +136,18 @@ def test_what_cannot_be_run_beside_the_submission_makes_errors_of_its_cases(plac
     assert len(told) == 2 and all(result.outcome is Outcome.ERROR for result in told), told
 
 
-class _CannotBeCleared(CasesMonitor):
-    """What an interactor has left cannot be cleared away."""
+@pytest.mark.parametrize(("why", "is_judges"), [("a process is left", True), (DIED_OF_CASE, False)])
+def test_whose_dirt_it_is_is_told(place: Place, monkeypatch: pytest.MonkeyPatch, why: str, is_judges: bool) -> None:
+    class CannotGoOn(CasesMonitor):
+        def _follow(self, run: Any) -> RunFacts:
+            if run.case is not None and run.case.number > 1:
+                raise NotClean(why)
+            return super()._follow(run)
 
-    def _follow(self, run: Any) -> RunFacts:
-        if run.case is not None and run.case.number > 1:
-            raise NotClean("a process is left")
-        return super()._follow(run)
-
-
-def test_who_has_left_dirt_is_told(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judge_container, "CasesMonitor", _CannotBeCleared)
+    monkeypatch.setattr(judge_container, "CasesMonitor", CannotGoOn)
     facts, told = talked(place, SAYS, "head -n 1; exit 0", cases=3)
     assert [result.outcome for result in told] == [Outcome.SUCCESS]
-    assert (facts.not_clean, facts.is_judge_unclean) == ("its interactor: a process is left", True)
+    assert (facts.not_clean, facts.is_judge_unclean) == (f"its interactor: {why}", is_judges)
 
 
 def test_fifos_are_made_through_a_carrier_and_again_after_one_that_was_left(place: Place) -> None:

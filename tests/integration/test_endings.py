@@ -441,7 +441,7 @@ def test_children_that_somebody_has_stopped_end_with_the_caller_too(url: str) ->
     """They were started from a thread that has ended since: a signal for its end alone would have come too soon."""
     process = run_script(url, "time.sleep(60)")
     family = psutil.Process(process.pid).children(recursive=True)
-    assert len(family) >= 3
+    assert len(family) >= 2  # a waiter and a pool worker
     eventually(lambda: all(ignores_ctrl_c(child) for child in family), what="all have read their first lines")
     for child in family:
         child.suspend()
@@ -456,7 +456,7 @@ def test_children_that_somebody_has_stopped_end_with_the_caller_too(url: str) ->
 def test_after_kill_9_of_the_caller_alone_its_children_are_gone_within_5_s(url: str) -> None:
     process = run_script(url, "time.sleep(60)")
     family = psutil.Process(process.pid).children(recursive=True)
-    assert len(family) >= 3
+    assert len(family) >= 2  # a waiter and a pool worker
     process.kill()
     _, err = process.communicate(timeout=10)
     eventually(lambda: not any(child.is_running() for child in family), within_s=5, what="children are gone")

@@ -23,6 +23,7 @@ from jobmanager.scheduling.hosts import ENVIRONMENT_LABEL
 from jobmanager.threads.log_thread import drain
 from tests.conftest import BUSYBOX, children, eventually, our_containers, our_threads, our_volumes
 from tests.support.daemons import PrivateDaemon
+from tests.support.faults import command_line
 from tests.support.printed import program_runs
 from tests.support.registry import Registry
 
@@ -202,7 +203,7 @@ def test_several_waiters_of_one_host_share_its_jobs(urls: tuple[str, str]) -> No
 
 
 def full_command_lines() -> list[str]:
-    return [" ".join(child.cmdline()) for child in psutil.Process().children()]
+    return [command_line(child) for child in psutil.Process().children()]
 
 
 def test_two_hosts_of_one_name_are_refused(urls: tuple[str, str]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from jobmanager import DockerHost, HookManager, JobManager, Outcome, Task
@@ -13,6 +12,7 @@ from jobmanager.control import waiters
 from jobmanager.events import HostDown
 from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
 from tests.support.daemons import PrivateDaemon
+from tests.support.faults import processes
 from tests.support.proxy import CREATE, INSPECT, START, Proxy
 
 pytestmark = [pytest.mark.engine, pytest.mark.daemon, pytest.mark.case(51)]
@@ -152,8 +152,7 @@ def test_while_another_engine_answers_in_its_place_running_jobs_wait_as_for_one_
 
 def test_an_endless_answer_takes_no_more_memory_than_one_that_makes_sense(proxy: Proxy) -> None:
     with managing(proxy) as manager:
-        children = psutil.Process().children(recursive=True)
-        waiters = [child for child in children if "jobmanager._waiter" in " ".join(child.cmdline())]
+        waiters = processes("jobmanager._waiter")
         before = [child.memory_info().rss for child in waiters]
         with proxy.instead(ILL["endless"][0]):
             eventually(lambda: not is_up(manager, "ill"), what="it is shown as down")

@@ -26,6 +26,7 @@ from tests.conftest import BUSYBOX, SLOWNESS, eventually
 from tests.integration.conftest import PATIENCE_S, PYTHON, Run, Submit, proof, source
 from tests.support.causes import CASES, CAUSES, Cause, apply_external_actions, case_id, ending, promised, submitted
 from tests.support.daemons import PrivateDaemon
+from tests.support.faults import command_line
 from tests.support.printed import wait_until_printed
 from tests.support.proxy import INSPECT, Proxy
 
@@ -312,7 +313,7 @@ def test_output_that_a_killed_waiter_has_read_is_whole(engine_url: str, outsider
         wait_until_printed(job, b"ready")
         (container,) = outsider.containers.list(filters={"label": f"{JOB_LABEL}={job.job_id}"})
         for child in psutil.Process().children():
-            if child.pid not in others and "jobmanager._waiter" in " ".join(child.cmdline()):
+            if child.pid not in others and "jobmanager._waiter" in command_line(child):
                 child.kill()
         assert container.exec_run(["touch", "/job/go"], user="65534:65534").exit_code == 0
         result = job.result(PATIENCE_S)

@@ -16,6 +16,7 @@ from jobmanager.engine.labels import JOB_LABEL
 from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
 from tests.integration.conftest import proof
 from tests.support.daemons import PrivateDaemon
+from tests.support.faults import processes
 from tests.support.printed import program_runs, wait_until_printed
 from tests.support.proxy import ATTACH, START, Proxy
 
@@ -149,4 +150,4 @@ def test_a_host_that_falls_silent_before_the_delivery_loses_the_job_to_another(
 
 
 def _waiters() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if "_waiter" in " ".join(child.cmdline())]
+    return processes("jobmanager._waiter")

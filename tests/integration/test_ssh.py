@@ -27,6 +27,7 @@ from jobmanager.control.standalone_engine import open_engine
 from jobmanager.errors import EngineUnavailable, InvalidHost
 from tests.conftest import BUSYBOX, children, eventually, our_containers, our_threads, our_volumes
 from tests.support.daemons import PrivateDaemon
+from tests.support.faults import processes
 from tests.support.printed import program_runs, wait_until_printed
 from tests.support.runner_volumes import make_find_and_remove
 from tests.support.sshd import Sshd
@@ -210,7 +211,7 @@ def test_a_connection_that_stands_still_holds_up_no_other_host(
 
 def test_a_tunnel_process_that_dies_is_replaced(host: DockerHost) -> None:
     with JobManager(host) as manager:
-        tunnel = next(child for child in psutil.Process().children() if "jobmanager.ssh.tunnel_worker" in " ".join(child.cmdline()))
+        tunnel = next(iter(processes("jobmanager.ssh.tunnel_worker")))
         before = tunnels()
         tunnel.kill()
 

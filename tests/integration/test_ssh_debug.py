@@ -25,6 +25,7 @@ from jobmanager.remote import RemoteClient
 from jobmanager.ssh import debug_session
 from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
 from tests.support.daemons import PrivateDaemon
+from tests.support.faults import processes
 from tests.support.hand_made_cluster import KEY, NAMESPACE, TIMEOUTS, WorkerProcess
 from tests.support.redis_server import RedisServer
 from tests.support.ssh_client import IMAGE, Login, Person, make_image
@@ -64,8 +65,8 @@ def the_end_comes_soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def left_of_sessions(daemon: PrivateDaemon) -> list[psutil.Process]:
-    processes = psutil.Process(daemon.pid).children(recursive=True)
-    return [process for process in processes if process.name() in ("sshd", "docker-proxy")]
+    family = psutil.Process(daemon.pid).children(recursive=True)
+    return [process for process in family if process.name() in ("sshd", "docker-proxy")]
 
 
 class Heard:
@@ -235,14 +236,7 @@ def test_a_session_outlives_its_waiter_and_ends_by_kill_job(shared_manager: JobM
 
 
 def waiters() -> set[int]:
-    return {child.pid for child in psutil.Process().children() if is_waiter(child)}
-
-
-def is_waiter(child: psutil.Process) -> bool:
-    try:
-        return "jobmanager._waiter" in " ".join(child.cmdline())
-    except psutil.Error:  # it has just ended
-        return False
+    return {child.pid for child in processes("jobmanager._waiter")}
 
 
 def test_a_session_ends_when_its_time_is_over_or_its_manager_closes(daemon: PrivateDaemon, person: Person) -> None:

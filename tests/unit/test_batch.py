@@ -342,7 +342,7 @@ def test_inputs_that_are_refused_are_passed_over_where_a_function_takes_them(tmp
     )
     assert numbers(pairs) == [1, 3]
     assert [given for given, _ in refused] == [{"n": "2"}, 5, {"n": "2"}]
-    assert refused[0][1] == "input number 2: too large" and refused[2][1] == "input number 5: too large"
+    assert [text.partition(":")[0] for _, text in refused] == ["input number 2", "input number 3", "input number 5"]
     assert counts[-1] == (2, 3)
 
 
@@ -352,6 +352,17 @@ def test_what_a_manager_refuses_is_passed_over_and_the_rest_is_run(manager: JobM
     pairs = list(manager.map(TASK, given, on_refused=lambda each, error: refused.append(each)))
     assert [result.stdout for _, result in pairs] == [b"a", b"b"]
     assert refused == [5, {"no": "problem"}]
+
+
+def test_with_amap_the_function_that_takes_them_is_called_in_the_event_loop():
+    async def main() -> list[object]:
+        loop, seen = asyncio.get_running_loop(), []
+        given = [{"n": "2"}, {"n": "1"}]
+        pairs = ClientFuture(Refuses()).amap(TASK, given, on_refused=lambda *_: seen.append(asyncio.get_running_loop() is loop))
+        assert [each async for each, _ in pairs] == [{"n": "1"}]
+        return seen
+
+    assert asyncio.run(main()) == [True]
 
 
 def test_an_error_of_the_function_that_takes_refused_inputs_ends_the_batch():
@@ -524,6 +535,9 @@ def test_without_rich_a_bar_is_refused_with_what_to_do(monkeypatch):
         (TASK, [], {"ordered": "yes"}, InvalidValue, "ordered must be True or False"),
         (TASK, [], {"key": "id"}, InvalidValue, "key must be callable"),
         (TASK, [], {"progress": 3}, InvalidValue, "progress must be callable"),
+        (TASK, [], {"priority": "high", "on_refused": print}, InvalidInput, "^priority must be a whole number"),
+        (TASK, [], {"launcher_name": 5}, InvalidInput, "launcher_name must be a string"),
+        (TASK, [], {"debug": "yes"}, InvalidInput, "debug must be"),
         (TASK, [], {"on_refused": []}, InvalidValue, "on_refused must be callable"),
         (TASK, [], {"on_refused": lambda given: None}, InvalidValue, "on_refused"),
         (TASK, [], {"results": 3}, InvalidValue, "results must be the path of a file"),

@@ -112,6 +112,7 @@ class NoChild:
 def waiters(monkeypatch: pytest.MonkeyPatch) -> list[NoChild]:
     monkeypatch.setattr(NoChild, "made", [], raising=False)
     monkeypatch.setattr("jobmanager.control.waiters.Child", NoChild)
+    monkeypatch.setattr("jobmanager.control.worker_pool.ProcessPool.warm_up", lambda *_: None)
     monkeypatch.setattr(children_module, "stop_children", lambda _: None)
     return NoChild.made
 

@@ -8,7 +8,7 @@ import pytest
 
 from jobmanager.control import worker_pool
 from jobmanager.control.worker_pool import LostRequest, PendingRequest, ProcessPool
-from jobmanager.ipc.messages import RemoveContainer, WarmUp
+from jobmanager.ipc.messages import RemoveContainer, Shutdown, WarmUp
 from jobmanager.model.host import Address
 
 ADDRESS = Address(host="a", url="unix:///x")
@@ -175,6 +175,53 @@ def test_a_worker_that_died_gives_its_request_back_and_a_free_one_nothing(pool: 
     assert pool.workers() == []
 
 
+def test_a_stand_in_that_gets_ready_when_it_is_no_longer_needed_leaves_and_not_the_one_that_works(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    StubChild.made = []
+    monkeypatch.setattr(worker_pool, "Child", StubChild)
+    pool = ProcessPool(lambda heard: None, size=1, max_in_flight=lambda host: 32, clock=clock)
+    pool.put(pending("a", 1))
+    pool.dispatch()
+    all_ready(pool)
+    pool.put(pending("a", 2))
+    clock.now = 5.0
+    pool.dispatch()
+    working, stand_in = StubChild.made
+    pool.replied(working)  # type: ignore[arg-type]
+    pool.dispatch()
+    assert len(requests(working)) == 2
+    pool.ready(stand_in)  # type: ignore[arg-type]
+    pool.dispatch()
+    assert isinstance(stand_in.sent[-1], Shutdown) and len(requests(working)) == 2
+
+
+def test_one_that_dies_while_it_starts_costs_nothing_where_another_one_works(pool: ProcessPool, clock: Clock) -> None:
+    pool.put(pending("a", 1))
+    pool.put(pending("a", 2))
+    pool.dispatch()
+    all_ready(pool)
+    clock.now = 1.0
+    pool.dispatch()
+    assert pool.died(StubChild.made[1]) is None  # type: ignore[arg-type]
+    pool.dispatch()
+    assert len(StubChild.made) == 2  # another one is started after a while
+    let_it_work(pool, clock, 3)
+    assert busy() == 2
+
+
+def test_one_that_dies_while_it_starts_for_one_host_costs_no_request_of_another_that_hangs(pool: ProcessPool, clock: Clock) -> None:
+    for number in range(30):
+        pool.put(pending("hangs", number))
+    let_it_work(pool, clock, 30)
+    pool.put(pending("good", 100))
+    let_it_work(pool, clock, 0.1)
+    pool.dispatch()
+    for child in StubChild.made:
+        lost = pool.died(child) if child in pool._starting else None  # type: ignore[arg-type, comparison-overlap]
+        assert lost is None or lost.pending == pending("good", 100)
+
+
 def test_one_that_dies_before_it_is_ready_takes_the_first_request_along_so_that_it_is_not_started_for_ever(
     pool: ProcessPool, clock: Clock
 ) -> None:
@@ -182,6 +229,7 @@ def test_one_that_dies_before_it_is_ready_takes_the_first_request_along_so_that_
     pool.put(pending("a", 2))
     pool.dispatch()
     assert pool.died(StubChild.made[0]) == LostRequest(pending=pending("b", 1), hung=False)  # type: ignore[arg-type]
+    clock.now = 2.0
     pool.dispatch()
     assert pool.died(StubChild.made[1]) == LostRequest(pending=pending("a", 2), hung=False)  # type: ignore[arg-type]
     pool.dispatch()
