@@ -196,10 +196,13 @@ def test_neither_program_can_change_what_is_in_their_volume(shared_manager: JobM
 
 
 def test_nothing_of_one_case_is_there_in_the_next_on_either_side(shared_manager: JobManager) -> None:
-    """A word too many, a process that stays and holds the fifos open, and files."""
+    """A word too many, a process that stays and holds the fifos open, and files.
+
+    The interactor says its words in one write: the submission may be gone before a second one, and then was the first to leave.
+    """
     marks = "[ -e /tmp/mark ] && exit 3; touch /tmp/mark /job/mark /dev/shm/mark; (setsid sleep 60 &)"
     submission = f"{marks}; echo one; echo too many; read x; [ $x = first ]"
-    judge = f"{marks}; read x; [ $x = one ] || exit 1; echo first; echo too many; exit 0"
+    judge = f"{marks}; read x; [ $x = one ] || exit 1; printf 'first\\ntoo many\\n'; exit 0"
     result = talk(shared_manager, submission, interactor(judge), inputs=[str(number) for number in range(5)])
     assert outcomes(result) == [(Outcome.SUCCESS, True)] * 5, result
 
