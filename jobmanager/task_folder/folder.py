@@ -149,8 +149,9 @@ def _read_fields(
     own_types: Mapping[str, ProblemType],
     mistakes: Mistakes,
 ) -> _TaskFile:
-    fields.warn_of_unknown(str(file), _READ | _SETTINGS | PROGRAM_FIELDS | _FRONT_END_FIELDS)
     settings = _settings(fields)
+    read_at_the_top = _READ | PROGRAM_FIELDS | (_SETTINGS if settings is fields else set())
+    fields.warn_of_unknown(str(file), read_at_the_top | _FRONT_END_FIELDS)
     named = fields.text("environment") or fields.text("environment_id") or "default"
     in_container = environment is not None or _in_container(fields, named)
     if "problems" not in fields and "command" not in fields:

@@ -467,6 +467,15 @@ def test_a_field_that_nothing_reads_is_logged_with_its_line(folder, caplog):
     assert caplog.messages == [f"{file}:2: nothing reads enviroment", f"{file}:4: nothing reads problems.q.hint"]
 
 
+def test_limits_beside_the_environments_parameters_are_not_read_and_that_is_logged(folder, caplog):
+    parameters = "environment_id: e\nenvironment_parameters: {limits: {time: 3}}\n"
+    text = f"{parameters}limits: {{time: 5}}\nproblems: {{q: {{type: match, answer: 5}}}}\n"
+    with caplog.at_level(logging.WARNING, "jobmanager"):
+        assert Task.from_directory(written(folder, text)).limits.cpu_time_s == 3
+
+    assert caplog.messages == [f"{folder / 'task.yaml'}:3: nothing reads limits"]
+
+
 # ---- what is wrong with one
 
 
