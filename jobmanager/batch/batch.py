@@ -157,10 +157,13 @@ class Batch:
         del self._taken[taken.number]
         return taken.given, self._result_of(taken)
 
-    def tell(self) -> None:
-        """Tell which inputs were refused, and how far it is."""
+    def tell_refused(self) -> None:
+        """Tell which inputs were refused, in the thread of whoever iterates."""
         while self._passed_over and self._settings.on_refused is not None:
             self._settings.on_refused(*self._passed_over.popleft())
+
+    def show_progress(self) -> None:
+        """Tell how far it is."""
         show = self._bar or self._settings.progress
         if callable(show):
             show(self._counter.progress(len(self._under_way)))

@@ -41,13 +41,15 @@ def _pairs(settings: BatchSettings, inputs: Iterable[BatchInput]) -> Generator[t
         while not (is_over and batch.is_empty):
             batch.collect()
             batch.begin_refused()
+            batch.tell_refused()
             has_taken = False
             if not is_over and batch.has_room():
                 given = next(source, _END)
                 is_over, has_taken = given is _END, True
                 if not is_over:
                     batch.take(given)
-            batch.tell()
+            batch.tell_refused()
+            batch.show_progress()
             pair = batch.next_pair()
             if pair is not None:
                 yield cast(tuple[BatchInput, JobResult], pair)
@@ -75,6 +77,7 @@ async def _async_pairs(
             woken.clear()
             batch.collect()
             await _in_thread(batch.begin_refused)
+            batch.tell_refused()
             has_taken = False
             if taking is None and not is_over and batch.has_room():
                 taking = loop.create_task(_next(source))
@@ -84,7 +87,8 @@ async def _async_pairs(
                 is_over, has_taken = given is _END, True
                 if not is_over:
                     await _in_thread(partial(batch.take, given))
-            batch.tell()
+            batch.tell_refused()
+            batch.show_progress()
             pair = batch.next_pair()
             if pair is not None:
                 yield cast(tuple[BatchInput, JobResult], pair)

@@ -104,7 +104,7 @@ class ProcessPool:
             if not line:
                 del self._waiting[host]
         longest = self._longest_waiting()
-        if longest is None or not self._may_start_more():
+        if longest is None or not self._has_room() or self._clock() < self._none_before:
             return
         pending, since = longest
         if self._clock() >= since + _PATIENCE_S or not self.workers():
@@ -113,7 +113,9 @@ class ProcessPool:
     def due_at(self) -> float:
         """When ``dispatch`` is to be called at the latest, by the monotonic clock; infinity: whenever something happens."""
         longest = self._longest_waiting()
-        return math.inf if longest is None or not self._may_start_more() else longest[1] + _PATIENCE_S
+        if longest is None or not self._has_room():
+            return math.inf
+        return max(longest[1] + _PATIENCE_S, self._none_before)
 
     def ready(self, worker: Child) -> None:
         """A worker takes requests."""
@@ -172,10 +174,8 @@ class ProcessPool:
         stuck = sum(work.pending.host == host and self._is_stuck(work) for work in self._busy.values())
         return stuck < _MAX_STUCK and self._under_way(host) < self._max_in_flight(host)
 
-    def _may_start_more(self) -> bool:
-        """Whether another worker may be started now: there are soon twice as many, and not all at once."""
-        if self._clock() < self._none_before:
-            return False
+    def _has_room(self) -> bool:
+        """Whether another worker may be started: there are soon twice as many, and not all at once."""
         at_work, starting = self._at_work(), len(self._starting)
         return at_work + starting < self._size and starting < max(1, at_work)
 

@@ -462,6 +462,11 @@ def _check_filenames(grader: Grader | None, problems: Mapping[str, Problem]) -> 
     unread = [key for key, each in problems.items() if isinstance(each, (Code, File)) and each.filename is None]
     if unread and grader is None:
         raise InvalidTask(f"problem {unread[0]!r} needs a filename: only a grader reads answers that become no file")
+    becomes: dict[str, str] = {}
+    for key, each in problems.items():
+        name = each.filename if isinstance(each, (Code, File)) else None
+        if name is not None and becomes.setdefault(name, key) != key:
+            raise InvalidTask(f"problems {becomes[name]!r} and {key!r} would both become the file {name!r}")
 
 
 def _one_of(names: Sequence[str]) -> str:

@@ -38,7 +38,7 @@ Common = Union[str, Path, Literal[False], None]
 _DOCKER = ("docker", "docker-ssh")
 _MCQ = "mcq"  # the environment of tasks that need no container, and its type
 _SETTINGS = {"limits", "run_cmd", "network_grading"}
-_READ = {"name", "environment", "environment_id", "environment_type", "environment_parameters", "problems", "input_random"}
+_READ = {"name", "environment", "environment_id", "environment_type", "problems", "input_random"}
 _FRONT_END_FIELDS = {
     "author", "contact_url", "context", "order", "accessible", "groups", "weight", "evaluate", "submission_limit",
     "stored_submissions", "categories", "tags", "file", "regenerate_input_random", "responseIsHTML", "ssh_allowed",
@@ -150,7 +150,7 @@ def _read_fields(
     mistakes: Mistakes,
 ) -> _TaskFile:
     settings = _settings(fields)
-    read_at_the_top = _READ | PROGRAM_FIELDS | (_SETTINGS if settings is fields else set())
+    read_at_the_top = _READ | PROGRAM_FIELDS | (_SETTINGS if settings is fields else {"environment_parameters"})
     fields.warn_of_unknown(str(file), read_at_the_top | _FRONT_END_FIELDS)
     named = fields.text("environment") or fields.text("environment_id") or "default"
     in_container = environment is not None or _in_container(fields, named)

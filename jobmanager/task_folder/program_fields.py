@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -101,9 +102,6 @@ def read_hidden_tests(fields: Fields, problems: Mapping[str, Problem]) -> tuple[
     written = {key: each for key, each in problems.items() if isinstance(each, (Code, File))}
     named = [each.filename.removeprefix(SHARED) for each in written.values() if each.filename is not None]
     nameless = [key for key, each in written.items() if each.filename is None]
-    twice = sorted({name for name in named if named.count(name) > 1})
-    if twice:
-        fields.fields("problems").add_mistake(list(written)[-1], f"becomes {twice[0][:60]!r}, as another answer does")
     if len(nameless) > 1 or (nameless and submission in named):
         others = "others are read by nothing: give them a filename, which is a file beside the submission"
         fields.fields("problems").add_mistake(nameless[-1], f"needs a filename: one answer is the submission, and {others}")
@@ -222,8 +220,8 @@ def _folder_in(fields: Fields, name: str, given: str | None, folder: Path) -> Pa
     place = folder
     for part in parts:
         place = place / part
-        if place.is_symlink() or not place.is_dir():
-            why = "is a link, and links are not followed" if place.is_symlink() else "is not there, or is no folder"
+        if os.path.islink(place) or not os.path.isdir(place):
+            why = "is a link, and links are not followed" if os.path.islink(place) else "is not there, or is no folder"
             fields.add_mistake(name, f"names {'/'.join(parts)[:60]!r}, which {why}")
             return None
     return place

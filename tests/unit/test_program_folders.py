@@ -142,11 +142,7 @@ MISTAKES = [
     ("command: x\ncases:\n", "2: cases is empty"),
     ("command: x\ncases: {}\n", "2: cases is empty"),
     (f"{ONE_CASE}build_limits: {{memory: 99}}\n", "3: build_limits is for a task with a build"),
-    (
-        "hidden_tests: {submission: it.py}\nproblems:\n  q: {type: code, filename: it.py}\n"
-        "  r: {type: code, filename: student/it.py}\n",
-        "4: problems.r becomes 'it.py', as another answer does",
-    ),
+    (f"command: x\ncases: {'a' * 300}\n", "2: cases names 'aaaa"),
     ("environment: mcq\nhidden_tests: {run_by: pytest}\nproblems: {q: {type: code}}\n", "2: hidden_tests need a container"),
     ("command: []\n", "1: command is empty"),
     ("cases: cases\ncommand:\n", "2: command is empty"),

@@ -410,3 +410,10 @@ def test_what_a_host_must_have_for_a_task_is_told_by_one_name_each():
 
 def test_a_tasks_repr_holds_no_file_and_no_variable():
     assert "secret" not in repr(Task("x", files={"a": b"secret"}, env={"TOKEN": "secret"}))
+
+
+@pytest.mark.parametrize("other", ["a.py", "./a.py"])
+def test_two_answers_cannot_become_one_file(other: str) -> None:
+    problems = {"q": Code("a.py", optional=True), "r": File(other)}
+    with pytest.raises(InvalidTask, match=r"problems 'q' and 'r' would both become the file 'a\.py'"):
+        Task("e", command="x", problems=problems)
