@@ -33,7 +33,6 @@ _TAKEN_FOR_ONE_AT_ONCE = 4  # inputs that were taken and not given out, for each
 _STOP_S = 15.0  # for killed jobs to end
 _UNSURE_S = 1.0  # for a job to become known whose submission was interrupted
 _STOP_CHECK_S = 0.1
-_NUMBERED = "input number "
 _OF_A_CLOSE = {KillReason.CLOSE.value, KillReason.DRAIN_OVER.value}
 
 
@@ -111,11 +110,16 @@ class Batch:
         try:
             self._take(given, number)
         except InvalidInput as error:
-            self._pass_over(given, number, error)
+            self._pass_over(given, error)
 
     def _take(self, given: Any, number: int) -> None:
-        digest = input_key(given) if self._stored is not None and self._settings.key is not None else ""
-        taken = _Taken(given=given, number=number, job_id=uuid.uuid4().hex, key=self._key(given), digest=digest)
+        try:
+            digest = input_key(given) if self._stored is not None and self._settings.key is not None else ""
+            key = self._key(given)
+        except InvalidInput as error:
+            _say_which(error, number)
+            raise
+        taken = _Taken(given=given, number=number, job_id=uuid.uuid4().hex, key=key, digest=digest)
         self._taken[taken.number] = taken
         if self._stored is not None and taken.key is not None and taken.key in self._stored:
             if digest:
@@ -134,7 +138,7 @@ class Batch:
         try:
             self._begin(taken)
         except InvalidInput as error:
-            self._pass_over(taken.given, taken.number, error)
+            self._pass_over(taken.given, error)
 
     def collect(self, wait_s: float = 0.0) -> None:
         """Take in the results that have come; wait for one if there is none. Raises what kept one from being written."""
@@ -213,14 +217,12 @@ class Batch:
             self._refused = taken
         except JobManagerError as error:
             named = f" ({taken.key.key!r:.100})" if taken.key is not None and taken.digest else ""
-            error.args = (f"{_NUMBERED}{taken.number + 1}{named}: {error}", *error.args[1:])
             if isinstance(error, InvalidInput):  # it was never accepted
                 del self._under_way[taken.job_id], self._taken[taken.number]
+            _say_which(error, taken.number, named)
             raise
 
-    def _pass_over(self, given: Any, number: int, error: InvalidInput) -> None:
-        if not str(error).startswith(_NUMBERED):
-            error.args = (f"{_NUMBERED}{number + 1}: {error}", *error.args[1:])
+    def _pass_over(self, given: Any, error: InvalidInput) -> None:
         if self._settings.on_refused is None:
             raise error
         self._counter.add_refused()
@@ -287,3 +289,8 @@ class Batch:
         with suppress(JobManagerError):
             return self._settings.client.kill_job(taken.job_id)
         return False
+
+
+def _say_which(error: JobManagerError, number: int, named: str = "") -> None:
+    """Have an error say of which input it is."""
+    error.args = (f"input number {number + 1}{named}: {error}", *error.args[1:])

@@ -122,21 +122,28 @@ def add_file_mistakes(fields: Fields, problems: Mapping[str, Problem]) -> None:
 def _cases(fields: Fields, folder: Path, check: Check | JudgingProgram, mistakes: Mistakes) -> tuple[Case, ...]:
     if "cases" not in fields:
         return ()
-    place = None if fields.is_list("cases") else _folder_in(fields, "cases", fields.text("cases"), folder)
     try:
-        if fields.is_list("cases"):
-            found = [_case(each, check, mistakes) for each in fields.list_of_fields("cases")]
-            made = [case for case in found if case is not None]
-            return checked_cases(made) if len(made) == len(found) else ()
-        if place is None:
-            return ()
-        linked = min((path.name for path in place.iterdir() if path.is_symlink()), default="")
-        if linked:
-            raise InvalidTask(f"{linked[:60]!r} is a link, and links are not followed")
-        return Case.from_directory(place, check=cast(Check, check))
+        return _listed_cases(fields, check, mistakes) if fields.is_list("cases") else _cases_in_folder(fields, folder, check)
     except (InvalidTask, OSError) as error:
         fields.add_mistake("cases", f"cannot be read: {error}")
         return ()
+
+
+def _listed_cases(fields: Fields, check: Check | JudgingProgram, mistakes: Mistakes) -> tuple[Case, ...]:
+    """Those of a list. With a mistake in one there are none: the numbers of those without a name would be others."""
+    found = [_case(each, check, mistakes) for each in fields.list_of_fields("cases")]
+    made = [case for case in found if case is not None]
+    return checked_cases(made) if len(made) == len(found) else ()
+
+
+def _cases_in_folder(fields: Fields, folder: Path, check: Check | JudgingProgram) -> tuple[Case, ...]:
+    place = _folder_in(fields, "cases", fields.text("cases"), folder)
+    if place is None:
+        return ()
+    linked = min((path.name for path in place.iterdir() if path.is_symlink()), default="")
+    if linked:
+        raise InvalidTask(f"{linked[:60]!r} is a link, and links are not followed")
+    return Case.from_directory(place, check=cast(Check, check))
 
 
 def _case(fields: Fields, check: Check | JudgingProgram, mistakes: Mistakes) -> Case | None:
@@ -220,8 +227,9 @@ def _folder_in(fields: Fields, name: str, given: str | None, folder: Path) -> Pa
     place = folder
     for part in parts:
         place = place / part
-        if os.path.islink(place) or not os.path.isdir(place):
-            why = "is a link, and links are not followed" if os.path.islink(place) else "is not there, or is no folder"
+        is_link = os.path.islink(place)
+        if is_link or not os.path.isdir(place):
+            why = "is a link, and links are not followed" if is_link else "is not there, or is no folder"
             fields.add_mistake(name, f"names {'/'.join(parts)[:60]!r}, which {why}")
             return None
     return place
