@@ -15,7 +15,7 @@ from jobmanager.errors import Unsatisfiable
 from jobmanager.events import HostDown, HostUp
 from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
 from tests.support.daemons import PrivateDaemon
-from tests.support.faults import ENDLESS, LASTS, QUICK, RUNS_ONCE, jobs_on, proof, ran_once
+from tests.support.faults import ENDLESS, LASTS, QUICK, RUNS_ONCE, SLEEPS, SLEEPS_TOO, jobs_on, proof, ran_once, wake
 from tests.support.proxy import ATTACH, CREATE, INSPECT, REMOVE, START, Proxy
 
 pytestmark = [pytest.mark.engine, pytest.mark.daemon]
@@ -50,9 +50,9 @@ def test_exit_codes_are_true_when_a_killed_daemon_with_live_restore_comes_back(r
     Of such a container an engine of version 20.10 cannot remove the volume, empty by then, before its own next start.
     """
     url = restoring_daemon.url
-    within = Task(BUSYBOX, command="echo begun; sleep 2; echo ended; exit 7", collect=["*"])
-    after = Task(BUSYBOX, command="echo begun; sleep 6; echo ended; exit 7", collect=["*"])
-    half_a_line = Task(BUSYBOX, command="printf 'begun\\nAnswer: '; sleep 2; echo 42")
+    within = replace(LASTS, collect=["*"])
+    after = Task(BUSYBOX, command=f"echo begun; {SLEEPS_TOO}; echo ended; exit 7", collect=["*"], limits=LASTS.limits)
+    half_a_line = Task(BUSYBOX, command=f"printf 'begun\\nAnswer: '; {SLEEPS}; echo 42", limits=LASTS.limits)
     with jobs_on(DockerHost(url, max_concurrent_jobs=5), swept_later=True) as jobs:
         jobs.add(within, 2)
         jobs.add(after, 2)
@@ -61,7 +61,10 @@ def test_exit_codes_are_true_when_a_killed_daemon_with_live_restore_comes_back(r
         jobs.wait_until_running(5)
 
         restoring_daemon.kill()
+        assert wake() == 3
         restoring_daemon.restart()
+        eventually(lambda: jobs.ended() == 3, within_s=60, what="those that ended meanwhile are called back")
+        assert wake(SLEEPS_TOO) == 2
 
         *results, half = jobs.results()
         eventually(lambda: jobs.manager.hosts()[0].running == 0, what="the volumes hold no slots")
@@ -145,12 +148,13 @@ def test_a_daemon_that_hangs_past_a_jobs_deadline_does_not_make_its_own_end_a_ti
     daemon: PrivateDaemon, engine_timeout_s: float
 ) -> None:
     """It had ended in time, and only its last words came late."""
-    in_time = replace(RUNS_ONCE, limits=Limits(wall_time_s=3))
+    in_time = replace(LASTS, limits=Limits(wall_time_s=5))
     with Proxy(daemon.url) as proxy, jobs_on(proxy.url, engine_timeout_s=engine_timeout_s) as jobs:
         jobs.add(in_time)
         jobs.wait_until_running(1)
         inspected = proxy.count(INSPECT)
         daemon.pause()
+        wake()
         try:
             eventually(lambda: proxy.count(INSPECT) > inspected, within_s=30, what="its waiter misses its end, and looks after it")
         finally:
@@ -171,6 +175,8 @@ def test_a_killed_shim_is_one_crash_and_no_process_is_left(daemon: PrivateDaemon
         jobs.wait_until_running(2)
 
         shims[0].kill()
+        eventually(lambda: jobs.ended() == 1, what="its job has ended")
+        wake()
 
         lost, kept = jobs.results()
     assert (lost.outcome, lost.stdout) == (Outcome.CRASH, b"begun\n"), lost

@@ -13,12 +13,11 @@ from jobmanager import DockerHost, Limits, Outcome, Task
 from jobmanager.engine.labels import JOB_LABEL
 from tests.conftest import BUSYBOX, eventually
 from tests.support.daemons import PrivateDaemon
-from tests.support.faults import ENDLESS, QUICK, RUNS_ONCE, Jobs, jobs_on, proof, ran_once, restart
+from tests.support.faults import ENDLESS, LASTS, QUICK, RUNS_ONCE, Jobs, jobs_on, proof, ran_once, restart, wake
 from tests.support.printed import wait_until_job_printed
-from tests.support.proxy import CREATE, Proxy
+from tests.support.proxy import CREATE, LIST, Proxy
 
 pytestmark = [pytest.mark.engine, pytest.mark.daemon]
-
 
 
 @pytest.fixture
@@ -51,10 +50,11 @@ def test_whatever_a_stranger_does_to_a_container_is_one_crash_that_says_so(
 ) -> None:
     with jobs_on(DockerHost(private_engine.url, max_concurrent_jobs=6)) as jobs:
         ids = jobs.add(ENDLESS, len(ACTIONS))
-        (untouched,) = jobs.add(Task(BUSYBOX, command="echo begun; sleep 4; echo ended; exit 7"))
+        (untouched,) = jobs.add(LASTS)
         jobs.wait_until_running(len(ACTIONS) + 1)
         for job_id, apply in zip(ids, ACTIONS.values(), strict=True):
             apply(container_of(jobs, outsider, job_id))
+        wake()
         results = jobs.results()
     for result, action in zip(results, ACTIONS, strict=False):
         assert (result.outcome, result.stdout) == (Outcome.CRASH, b"begun\n"), (action, result)
@@ -111,10 +111,13 @@ def test_a_container_that_a_stranger_renames_goes_on_and_is_removed_at_its_end(
     private_engine: PrivateDaemon, outsider: docker.DockerClient
 ) -> None:
     """Its list is compared by id: by name it would be taken for one that is nobody's, and removed."""
-    with jobs_on(DockerHost(private_engine.url)) as jobs:
-        (job_id,) = jobs.add(Task(BUSYBOX, command="echo begun; sleep 8; echo ended; exit 7"))
+    with Proxy(private_engine.url) as proxy, jobs_on(proxy.url) as jobs:
+        (job_id,) = jobs.add(LASTS)
         container = container_of(jobs, outsider, job_id)
         container.rename("renamed-by-a-stranger")
+        seen = proxy.count(LIST)
+        eventually(lambda: proxy.count(LIST) > seen + 2, within_s=60, what="it was listed under its new name")
+        wake()
         (result,) = jobs.results()
         assert (result.outcome, result.stdout, result.exit_code) == (Outcome.FAILED, b"begun\nended\n", 7)
         eventually(lambda: not outsider.api.containers(all=True, filters={"name": "renamed-by-a-stranger"}), what="it is removed")

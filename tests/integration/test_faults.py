@@ -19,10 +19,18 @@ from jobmanager.engine.labels import MANAGER_LABEL
 from jobmanager.errors import DuplicateJob
 from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
 from tests.support.daemons import PrivateDaemon
-from tests.support.faults import RUNS_ONCE, command_line, jobs_on, kill_pool_workers, processes, ran_once
+from tests.support.faults import (
+    LASTS,
+    RUNS_ONCE,
+    command_line,
+    jobs_on,
+    kill_pool_workers,
+    processes,
+    programs_begun,
+    ran_once,
+    wake,
+)
 from tests.support.proxy import CREATE, START, Proxy
-
-SLEEPER = Task(BUSYBOX, command="echo begun; sleep 4; echo ended; exit 7")
 
 
 @pytest.fixture
@@ -88,10 +96,12 @@ def test_a_pool_worker_killed_after_start_costs_nothing(proxy: Proxy) -> None:
 def test_a_killed_waiter_is_replaced_and_every_exit_code_is_true(engine: str) -> None:
     results: list[JobResult] = []
     with JobManager(DockerHost(engine, max_concurrent_jobs=20)) as manager:
-        ids = [manager.new_job(SLEEPER, callback=results.append) for _ in range(20)]
-        eventually(lambda: len(our_containers(engine)) == 20 and _all_running(manager, ids), within_s=60)
+        for _ in range(20):
+            manager.new_job(LASTS, callback=results.append)
+        eventually(lambda: programs_begun(engine) == 20, within_s=60)
         for waiter in processes("_waiter"):
             waiter.kill()
+        wake()
         eventually(lambda: len(results) == 20, within_s=60)
     assert all(ran_once(result) for result in results), [r for r in results if not ran_once(r)]
 
@@ -138,10 +148,12 @@ def test_who_follows_a_pipeline_sees_each_byte_once_although_its_waiter_is_kille
 def test_a_killed_waiter_of_two_hands_its_jobs_to_the_other(engine: str) -> None:
     results: list[JobResult] = []
     with JobManager(DockerHost(engine, waiters=2, max_concurrent_jobs=4)) as manager:
-        ids = [manager.new_job(SLEEPER, callback=results.append) for _ in range(4)]
-        eventually(lambda: _all_running(manager, ids), within_s=60)
+        for _ in range(4):
+            manager.new_job(LASTS, callback=results.append)
+        eventually(lambda: programs_begun(engine) == 4, within_s=60)
         assert len(processes("_waiter")) == 2
         processes("_waiter")[0].kill()
+        wake()
         eventually(lambda: len(results) == 4, within_s=60)
     assert all(ran_once(result) for result in results)
 
@@ -158,7 +170,7 @@ def test_a_stopped_waiter_is_ended_and_the_deadline_holds(engine: str) -> None:
             results[result.job_id] = result
 
         flooding = manager.new_job(flood, callback=keep)
-        eventually(lambda: _all_running(manager, [flooding]))
+        eventually(lambda: (info := manager.get_job_queue_info(flooding)) and info.is_running, what="it runs")
         for waiter in processes("_waiter"):
             os.kill(waiter.pid, signal.SIGSTOP)
         neighbour = manager.new_job(honest, callback=keep)
@@ -228,9 +240,3 @@ def test_an_id_that_twenty_threads_submit_at_once_is_taken_once(engine: str) -> 
             thread.join()
         (first,) = jobs.results()
     assert ran_once(first) and len(refused) == 19
-
-
-def _all_running(manager: JobManager, ids: list[str]) -> bool:
-    running, _ = manager.get_job_queue_snapshot()
-    infos = [manager.get_job_queue_info(job_id) for job_id in ids]
-    return len(running) == len(ids) and all(info is not None and info.jobs_before == -1 for info in infos)

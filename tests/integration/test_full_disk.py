@@ -16,20 +16,20 @@ import pytest
 from jobmanager import DockerHost, Limits, Outcome, Task
 from tests.conftest import BUSYBOX, eventually, our_containers
 from tests.support.daemons import PrivateDaemon
-from tests.support.faults import QUICK, jobs_on, processes, proof, ran_once
+from tests.support.faults import QUICK, SLEEPS, SLEEPS_TOO, jobs_on, processes, proof, ran_once, wake
 
 pytestmark = [pytest.mark.engine, pytest.mark.daemon]
 
 PRINTED = 3_000_000
 PRINTS = Task(
     BUSYBOX,
-    command=f"echo begun; sleep 2; head -c {PRINTED} /dev/zero; echo saved > kept; exit 7",
+    command=f"echo begun; {SLEEPS}; head -c {PRINTED} /dev/zero; echo saved > kept; exit 7",
     limits=Limits(output_kib=4096),
     collect=["kept"],
 )
 
 
-PRINTS_LITTLE = Task(BUSYBOX, command="echo begun; sleep 2; head -c 100000 /dev/zero; exit 7", limits=Limits(wall_time_s=5))
+PRINTS_LITTLE = Task(BUSYBOX, command=f"echo begun; {SLEEPS}; head -c 100000 /dev/zero; exit 7", limits=Limits(wall_time_s=60))
 
 
 class SmallDisk:
@@ -72,6 +72,7 @@ def test_a_job_that_runs_on_a_full_disk_loses_no_output_and_a_new_one_is_a_crash
         jobs.add(PRINTS)
         jobs.wait_until_running(1)
         with small.full():
+            wake()
             jobs.add(QUICK, 2)
             running, *refused = jobs.results()
             eventually(lambda: not our_containers(small.url), what="containers can be removed from a full disk")
@@ -88,7 +89,7 @@ def test_a_job_that_runs_on_a_full_disk_loses_no_output_and_a_new_one_is_a_crash
 
 @pytest.mark.case(20)
 def test_a_waiter_that_dies_while_the_disk_is_full_costs_neither_output_nor_an_end(small: SmallDisk) -> None:
-    outlives = Task(BUSYBOX, command="echo begun; sleep 6; echo ended; exit 7", limits=Limits(wall_time_s=30))
+    outlives = Task(BUSYBOX, command=f"echo begun; {SLEEPS_TOO}; echo ended; exit 7", limits=Limits(wall_time_s=60))
     with jobs_on(DockerHost(small.url, max_concurrent_jobs=3)) as jobs:
         jobs.add(PRINTS_LITTLE)
         jobs.add(outlives)
@@ -96,7 +97,9 @@ def test_a_waiter_that_dies_while_the_disk_is_full_costs_neither_output_nor_an_e
         with small.full():
             for waiter in processes("_waiter"):
                 waiter.kill()
+            wake()
             eventually(lambda: jobs.ended() == 1, what="the first one has ended")
+        wake(SLEEPS_TOO)
         first, second = jobs.results()
     assert (first.exit_code, first.stdout_bytes, first.output_cut) == (7, 100_000 + len("begun\n"), False), first
     assert ran_once(second)

@@ -12,7 +12,7 @@ from jobmanager.control import waiters
 from jobmanager.events import HostDown
 from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
 from tests.support.daemons import PrivateDaemon
-from tests.support.faults import processes
+from tests.support.faults import LASTS, SLEEPS, processes, wake
 from tests.support.proxy import CREATE, INSPECT, START, Proxy
 
 pytestmark = [pytest.mark.engine, pytest.mark.daemon, pytest.mark.case(51)]
@@ -78,13 +78,15 @@ def test_all_jobs_run_on_the_well_host_and_running_ones_go_on(proxy: Proxy, othe
     answer, pause_s = ILL[ill]
     with managing(proxy, other) as manager:
         eventually(lambda: is_up(manager, "ill") and is_up(manager, "well"), what="both are up")
-        before = [manager.submit(Task(BUSYBOX, command="sleep 3; echo ran")) for _ in range(4)]
+        before = [manager.submit(Task(BUSYBOX, command=f"{SLEEPS}; echo ran", limits=LASTS.limits)) for _ in range(4)]
         eventually(lambda: len(manager.get_job_queue_snapshot()[0]) == 4, what="they have hosts")
         assert any(job.host == "ill" for job in manager.get_job_queue_snapshot()[0])
         with proxy.instead(answer, pause_s=pause_s):
             after = [manager.submit(Task(BUSYBOX, command="echo ran")) for _ in range(6)]
-            results = [job.result(PATIENCE_S) for job in after]
             eventually(lambda: not is_up(manager, "ill"), what="it is shown as down")
+            eventually(lambda: not wake() and all(job.done() for job in after), within_s=PATIENCE_S, what="the well one runs all")
+            results = [job.result(PATIENCE_S) for job in after]
+        eventually(lambda: not wake() and all(job.done() for job in before), within_s=PATIENCE_S, what="those have ended, too")
         went_on = [job.result(PATIENCE_S) for job in before]
         eventually(lambda: is_up(manager, "ill"), what="it is up again")
 
@@ -138,13 +140,14 @@ def test_while_another_engine_answers_in_its_place_running_jobs_wait_as_for_one_
     engine_url: str, proxy: Proxy, other: str
 ) -> None:
     with managing(proxy) as manager:
-        job = manager.submit(Task(BUSYBOX, command="echo begun; sleep 8; echo ran"))
+        job = manager.submit(Task(BUSYBOX, command=f"echo begun; {SLEEPS}; echo ran", limits=LASTS.limits))
         assert next(iter(manager.follow(job.job_id, timeout_s=PATIENCE_S))).data == b"begun\n"
         proxy.lead_to(other)
         seen = proxy.count(INSPECT)
         eventually(lambda: proxy.count(INSPECT) > seen + 2, what="it was looked for on the other one")
         assert not job.done()
         proxy.lead_to(engine_url)
+        wake()
         result = job.result(PATIENCE_S)
 
     assert (result.outcome, result.stdout) == (Outcome.SUCCESS, b"begun\nran\n")

@@ -16,7 +16,7 @@ from jobmanager import DockerHost, JobManager, JobResult, Limits, Outcome
 from tests.conftest import BUSYBOX, eventually
 from tests.integration.test_lost_replies import CALLS, MEASURED
 from tests.support.daemons import PrivateDaemon
-from tests.support.faults import LASTS, QUICK, RUNS_ONCE, jobs_on, kill_pool_workers, ran_once
+from tests.support.faults import LASTS, QUICK, RUNS_ONCE, jobs_on, kill_pool_workers, ran_once, wake
 from tests.support.proxy import ATTACH, CREATE, INSPECT, REMOVE, START, STATS, Proxy
 
 pytestmark = [pytest.mark.engine, pytest.mark.daemon, pytest.mark.timeout(600)]
@@ -73,9 +73,10 @@ def test_twenty_lost_answers_to_questions_about_running_jobs_change_nothing(prox
             jobs.wait_until_running(5)
             dropped = proxy.drop(call, on_reply=True, times=5)
             proxy.break_streams()
+            eventually(lambda dropped=dropped: dropped.times == 0, what="all five were dropped")
+            wake()
             eventually(lambda ids=ids: jobs.ended() % 5 == 0 and jobs.ended() >= len(ids), within_s=60)
             jobs.results()
-            assert dropped.times == 0
         results = jobs.results()
     assert all(ran_once(result) for result in results), results
     assert len(proxy.delivered) == len(set(proxy.delivered)) == LOST
@@ -90,7 +91,9 @@ def test_an_engine_whose_answers_come_five_seconds_late_loses_nothing(proxy: Pro
             jobs.wait_until_running(3)
             with proxy.delay(5.0):
                 jobs.add(RUNS_ONCE, 6)
-                time.sleep(40)  # as long as the fault lasts
+                time.sleep(5)
+                wake()
+                time.sleep(35)  # as long as the fault lasts
             results = jobs.results(within_s=120)
         assert all(ran_once(result) for result in results), results
     assert len(proxy.delivered) == len(set(proxy.delivered)) == 18
@@ -128,6 +131,7 @@ def test_a_killed_containerd_loses_nothing_of_what_runs_and_what_cannot_start_sa
 
         for child in psutil.Process(private_engine.pid).children():
             child.kill()
+        wake()
 
         results = jobs.results()
     assert all(ran_once(result) for result in results[:2]), results

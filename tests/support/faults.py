@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +21,9 @@ from tests.support.printed import program_runs
 PATIENCE_S = 60.0
 RUNS_ONCE = Task(BUSYBOX, command="echo begun; sleep 1; echo ended; exit 7")
 QUICK = Task(BUSYBOX, command="echo begun; echo ended; exit 7")
-LASTS = Task(BUSYBOX, command="echo begun; sleep 4; echo ended; exit 7")
+SLEEPS = f"sleep 3000.{os.getpid()}"  # in a program: until ``wake()``. No fixed time is long enough on every machine
+SLEEPS_TOO = f"sleep 4000.{os.getpid()}"
+LASTS = Task(BUSYBOX, command=f"echo begun; {SLEEPS}; echo ended; exit 7", limits=Limits(wall_time_s=120))
 ENDLESS = Task(BUSYBOX, command="echo begun; sleep 3000", limits=Limits(wall_time_s=3600))
 
 
@@ -53,6 +57,14 @@ def command_line(process: psutil.Process) -> str:
         return " ".join(process.cmdline())
     except psutil.Error:
         return ""
+
+
+def wake(sleep: str = SLEEPS) -> int:
+    """Programs go on that sleep so, on whichever engine of this machine; how many."""
+    sleepers = [process for process in psutil.process_iter() if command_line(process) == sleep]
+    for sleeper in sleepers:
+        sleeper.send_signal(signal.SIGPIPE)  # the one signal of which a shell says nothing
+    return len(sleepers)
 
 
 class Jobs:
