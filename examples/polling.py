@@ -18,7 +18,7 @@ options = parser.parse_args()
 task = Task(
     options.environment,
     command='read seconds; sleep "$seconds"; echo "slept $seconds s"',
-    limits=Limits(cpu_time_s=1, wall_time_s=2, memory_mib=32),
+    limits=Limits(cpu_time_s=1, wall_time_s=5, memory_mib=32),
 )
 
 with JobManager([DockerHost(url) for url in options.hosts] or None) as manager:

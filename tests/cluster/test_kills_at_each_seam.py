@@ -21,7 +21,7 @@ from tests.support.cluster_client import ClientPlan, ClientProcess
 from tests.support.cluster_history import Happening
 from tests.support.cluster_trial import ClusterTrial
 
-LONG = "sleep 2; echo hello"
+LONG = "sleep 6; echo hello"
 ENDLESS = "sleep 300"
 
 
@@ -194,7 +194,7 @@ def test_what_was_accepted_while_nobody_leads_runs_later(cluster: Cluster, trial
 
 def test_a_client_that_is_killed_is_called_back_under_its_id(cluster: Cluster, trial: ClusterTrial, tmp_path: Path) -> None:
     """One dies when results are there that it has not read, one inside a callback, one as it submits."""
-    plan = ClientPlan(name="plan", folder=str(tmp_path), jobs=4, command="sleep 0.5; echo hello")
+    plan = ClientPlan(name="plan", folder=str(tmp_path), jobs=4, command="sleep 3; echo hello")
     unread = ClientProcess(cluster, replace(plan, name="unread"))
     inside = ClientProcess(cluster, replace(plan, name="inside", dies_in_callback=True))
     submitting = ClientProcess(cluster, replace(plan, name="submitting", jobs=200, command="echo hello", pause_s=0.0))

@@ -28,7 +28,7 @@ from tests.support.redis_server import RedisServer
 
 HELLO = Task("python3", command="echo hello")
 LONG = Task("python3", command="echo begun; sleep 60")
-SOON = Task("python3", command="sleep 1; echo over")
+SOON = Task("python3", command="sleep 3; echo over")
 STRANGER = Keyring.parse("77" * 32).signer(NAMESPACE)
 
 StartWorker = Callable[..., WorkerProcess]
@@ -356,7 +356,7 @@ def test_a_job_that_was_killed_before_its_node_took_it_is_not_run(
 
 def test_a_job_that_is_followed_sends_what_it_prints(cluster: HandMadeCluster, start_worker: StartWorker) -> None:
     start_worker()
-    r = cluster.run(Task("python3", command="echo one; sleep 1; echo two"))
+    r = cluster.run(Task("python3", command="echo one; sleep 3; echo two"))
     cluster.wait_for_state(r, "running")
 
     cluster.store.send_command("n1", signed(cluster.signer, cluster.command(r, "follow")))

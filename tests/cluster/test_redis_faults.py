@@ -109,15 +109,15 @@ def loses_what_waited_was_placed_ran_and_had_ended(cluster: Cluster, trial: Clus
 
     The suspended node is one that does not lead: the leader itself would place nothing meanwhile.
     """
-    plan = ClientPlan(name="suspended", folder=str(folder), jobs=3, command="sleep 0.5; echo hello")
+    plan = ClientPlan(name="suspended", folder=str(folder), jobs=3, command="sleep 3; echo hello")
     other = ClientProcess(cluster, plan)
     other.start()
     eventually(lambda: sum(each.client == "suspended" and each.what == "accepted" for each in trial.happenings()) == 3)
     process = psutil.Process(other.pid)
     process.suspend()
+    eventually(lambda: trial.redis.xlen(trial.store.keys.client("suspended", "results")) == 3, what="they end unread")
     running = trial.submit_many(4, "sleep 2; echo hello")
     trial.wait_until_run(*running)
-    eventually(lambda: trial.redis.xlen(trial.store.keys.client("suspended", "results")) == 3, what="they end unread")
     with cluster.paused(cluster.following_node()):
         placed = trial.submit_many(6)
         eventually(lambda: any(trial.state(job_id) == "placed" for job_id in placed), what="one is placed")

@@ -29,7 +29,7 @@ from jobmanager.engine.labels import JOB_LABEL
 from jobmanager.events import CaseEnded
 from tests.conftest import BUSYBOX, eventually
 from tests.support.daemons import PrivateDaemon
-from tests.support.faults import processes
+from tests.support.faults import pause, processes
 
 pytestmark = pytest.mark.engine
 
@@ -60,7 +60,10 @@ def test_each_way_to_fail_is_told_apart_without_reading_words(shared_manager: Jo
         "memory": "x = bytearray(10**9); print(42)",
         "floods": "while True: print('x' * 1000)",
     }
-    cases = [Case(code, name=name, expected="42\n", cpu_time_s=0.3, wall_time_s=2, output_kib=8) for name, code in programs.items()]
+    cases = [
+        Case(code, name=name, expected="42\n", cpu_time_s=1, wall_time_s=2 if name == "silent" else 60, output_kib=8)
+        for name, code in programs.items()
+    ]
     result = run(shared_manager, Task(PYTHON, command=["python3", "-c", ECHO], cases=cases, limits=SMALL))
 
     told = {case.name: (case.outcome, case.correct, case.run.limit, case.run.signal) for case in result.cases if case.run}
@@ -348,14 +351,14 @@ def test_a_container_that_died_of_a_case_is_replaced_and_that_case_keeps_its_out
 ) -> None:
     """It stands still when its limit is over, so that only the engine can end it."""
     told = Told()
-    cases = [*numbered(2), Case("", name="stands still", wall_time_s=2), *numbered(4)[2:]]
+    cases = [*numbered(2), Case("", name="stands still", wall_time_s=10), *numbered(4)[2:]]
     program = "read word || sleep 60; cat made; echo $word"
     expected = [replace(case, expected=b"made\n" + case.expected) if case.expected else case for case in cases]  # type: ignore[operator]
     with JobManager(DockerHost(private_engine.url), hook_manager=told.hooks) as manager:
         job = manager.submit(Task(BUSYBOX, build="echo made > made", command=program, cases=expected, limits=SMALL))
         eventually(lambda: len(told.cases) == 2, what="two cases have ended", within_s=60)
         (container,) = outsider.containers.list(filters={"label": f"{JOB_LABEL}={job.job_id}"})
-        container.pause()
+        pause(container)
         result = job.result(60)
 
     assert outcomes(result) == [

@@ -13,7 +13,7 @@ from jobmanager import DockerHost, Limits, Outcome, Task
 from jobmanager.engine.labels import JOB_LABEL
 from tests.conftest import BUSYBOX, eventually
 from tests.support.daemons import PrivateDaemon
-from tests.support.faults import ENDLESS, LASTS, QUICK, RUNS_ONCE, Jobs, jobs_on, proof, ran_once, restart, wake
+from tests.support.faults import ENDLESS, LASTS, PATIENCE_S, QUICK, Jobs, jobs_on, pause, proof, ran_once, restart, wake
 from tests.support.printed import wait_until_job_printed
 from tests.support.proxy import CREATE, LIST, Proxy
 
@@ -40,7 +40,7 @@ ACTIONS: dict[str, Callable[[Container], object]] = {
     "stop": lambda container: container.stop(timeout=0),
     "kill": lambda container: container.kill(),
     "restart": restart,
-    "pause and kill": lambda container: (container.pause(), container.kill()),
+    "pause and kill": lambda container: (pause(container), container.kill()),
 }
 
 
@@ -68,12 +68,13 @@ def test_a_container_that_a_stranger_froze_goes_on_when_let_go_and_ends_at_its_d
     private_engine: PrivateDaemon, outsider: docker.DockerClient
 ) -> None:
     with jobs_on(DockerHost(private_engine.url, max_concurrent_jobs=2)) as jobs:
-        (kept,) = jobs.add(Task(BUSYBOX, command="echo begun; sleep 3000", limits=Limits(wall_time_s=3)))
-        (let_go,) = jobs.add(RUNS_ONCE)
+        (kept,) = jobs.add(Task(BUSYBOX, command="echo begun; sleep 3000", limits=Limits(wall_time_s=10)))
+        (let_go,) = jobs.add(LASTS)
         for job_id in (kept, let_go):
-            container_of(jobs, outsider, job_id).pause()
-        eventually(lambda: jobs.ended() == 1, what="one has reached its deadline")
+            pause(container_of(jobs, outsider, job_id))
+        eventually(lambda: jobs.ended() == 1, within_s=PATIENCE_S, what="one has reached its deadline")
         container_of(jobs, outsider, let_go).unpause()
+        eventually(wake, what="its program goes on")
         results = jobs.results()
     assert (results[0].outcome, results[0].stdout) == (Outcome.TIMEOUT, b"begun\n")
     assert proof(results[0])["paused_externally"] == "the container had been paused by somebody else"

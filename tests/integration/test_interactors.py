@@ -13,6 +13,7 @@ from jobmanager.engine.labels import JOB_LABEL, STUDENT_LABEL
 from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
 from tests.integration.test_cases import PYTHON, Told, outcomes, waiters
 from tests.support.daemons import PrivateDaemon
+from tests.support.faults import pause
 
 pytestmark = pytest.mark.engine
 
@@ -337,14 +338,15 @@ def test_where_the_interactors_container_dies_of_a_case_two_others_take_the_plac
 ) -> None:
     """It stands still, so that only the engine can end it."""
     told = Told()
-    check = interactor("read case <input; [ $case = 2 ] && sleep 5; read x; [ $x = made ]")
+    limits = replace(LIMITS, wall_time_s=12)
+    check = interactor("read case <input; [ $case = 2 ] && sleep 20; read x; [ $x = made ]", limits)
     cases = [Case(f"{number}\n", name=f"n{number}", check=check) for number in (1, 2, 3, 4)]
     with JobManager(DockerHost(private_engine.url), hook_manager=told.hooks) as manager:
         program = "sleep 1; sh made; read x"
-        job = manager.submit(Task(BUSYBOX, build="echo echo made > made", command=program, cases=cases, limits=LIMITS))
+        job = manager.submit(Task(BUSYBOX, build="echo echo made > made", command=program, cases=cases, limits=limits))
         eventually(lambda: told.cases, what="a case has ended", within_s=60)
         (container,) = outsider.containers.list(filters={"label": [f"{JOB_LABEL}={job.job_id}", STUDENT_LABEL]})
-        container.pause()
+        pause(container)
         result = job.result(60)
     right = (Outcome.SUCCESS, True)
     assert outcomes(result) == [right, (Outcome.TIMEOUT, None), right, right], result

@@ -12,6 +12,7 @@ from jobmanager import DockerHost, Grader, JobFuture, JobManager, JobResult, Lim
 from jobmanager.engine.labels import JOB_LABEL
 from tests.conftest import BUSYBOX, eventually
 from tests.integration.conftest import PATIENCE_S, PYTHON
+from tests.support.faults import LASTS, SLEEPS, wake
 from tests.support.printed import program_runs
 from tests.support.proxy import ATTACH, Link, Proxy
 
@@ -156,12 +157,13 @@ def test_a_stream_that_has_died_unnoticed_makes_no_timeout_of_a_program_that_has
     "stray", [b"HTTP/1.1 504 x\r\n\r\n", b"\1\0\0\0\xff\xff\xff\xff"], ids=["an error page", "a length of 4 GiB"]
 )
 def test_a_stream_with_something_else_in_it_costs_neither_output_nor_the_programs_own_end(engine_url: str, stray: bytes) -> None:
-    task = Task(BUSYBOX, command="echo ready; sleep 1; echo over; exit 3", limits=Limits(wall_time_s=60))
+    task = Task(BUSYBOX, command=f"echo ready; {SLEEPS}; echo over; exit 3", limits=LASTS.limits)
     with Proxy(engine_url) as proxy, JobManager(proxy.url) as manager:
         job = manager.submit(task)
         output = iter(manager.follow(job.job_id))
         assert next(output).data == b"ready\n"
         proxy.link.inject(stray)
+        eventually(wake, what="its program goes on")
         result = job.result(PATIENCE_S)
     assert (result.outcome, result.exit_code, result.stdout) == (Outcome.FAILED, 3, b"ready\nover\n"), result
     assert proxy.count(ATTACH) > 1

@@ -28,6 +28,7 @@ from jobmanager.engine.labels import JOB_LABEL
 from jobmanager.errors import JobTimeout, UnknownJob
 from tests.conftest import BUSYBOX, SLOWNESS, eventually
 from tests.integration.conftest import PATIENCE_S, PYTHON, Submit
+from tests.support.faults import LASTS, SLEEPS, wake
 from tests.support.printed import program_runs
 
 SHOWS_ITSELF = "echo ready; echo busy >&2; sleep 1000"  # ends only when it is killed
@@ -121,11 +122,13 @@ def test_a_job_past_its_output_limit_tells_how_much_of_it_is_not_there(shared_ma
 def test_a_job_that_is_run_again_starts_its_stream_again(
     shared_manager: JobManager, submit: Submit, running: Callable[[JobFuture], Container]
 ) -> None:
-    job = submit("echo ready; echo $HOSTNAME; sleep 2", retries=1)
+    job = submit(f"echo ready; echo $HOSTNAME; {SLEEPS}", retries=1, limits=LASTS.limits)
     live = shared_manager.follow(job.job_id, timeout_s=PATIENCE_S)
     seen = read(live, b"ready")
 
     running(job).kill()
+    seen += read(live, b"ready")
+    eventually(lambda: not wake() and job.done(), within_s=PATIENCE_S, what="it has ended")
     seen += live
 
     result = job.result(PATIENCE_S)
@@ -285,12 +288,14 @@ def test_a_pipeline_that_is_run_again_from_its_first_phase_starts_its_stream_aga
     shared_manager: JobManager, outsider: docker.DockerClient
 ) -> None:
     build = Phase("build", Task(BUSYBOX, command="echo built", retries=1))
-    test = Phase("test", Task(BUSYBOX, command="echo ready; sleep 3; echo $HOSTNAME", retries=1))
+    test = Phase("test", Task(BUSYBOX, command=f"echo ready; {SLEEPS}; echo $HOSTNAME", retries=1, limits=LASTS.limits))
     job = shared_manager.submit(Pipeline([build, test]))
     live = shared_manager.follow(job.job_id, timeout_s=PATIENCE_S)
     seen = read(live, b"ready")
 
     _phase_container(outsider, job, "p2").kill()
+    seen += read(live, b"ready")
+    eventually(lambda: not wake() and job.done(), within_s=PATIENCE_S, what="it has ended")
     seen += live
 
     result = job.result(PATIENCE_S)

@@ -20,28 +20,34 @@ from docker.models.containers import Container
 
 from jobmanager import DockerHost, JobManager, JobResult, Limits, Outcome, Phase, Pipeline, Task
 from jobmanager.engine.labels import JOB_LABEL
+from jobmanager.model.container_states import ContainerState
 from tests.conftest import BUSYBOX, end_with_all_children, eventually, our_containers, our_volumes
 from tests.support.daemons import PrivateDaemon
-from tests.support.faults import Jobs, jobs_on, kill_pool_workers, processes
+from tests.support.faults import SLEEPS, Jobs, jobs_on, kill_pool_workers, processes, wake
+from tests.support.printed import program_runs
 from tests.support.proxy import CREATE, START, Proxy
 
 pytestmark = [pytest.mark.engine, pytest.mark.daemon]
 
-LIMITS = Limits(memory_mib=32, wall_time_s=60, workspace_mib=2)
+LIMITS = Limits(memory_mib=32, wall_time_s=120, workspace_mib=2)
 
 
 def phase(name: str, command: str, **rights) -> Phase:  # type: ignore[no-untyped-def]
     return Phase(name, Task(BUSYBOX, command=command, limits=LIMITS), **rights)
 
 
-def course(*, pause_s: float = 0.3) -> Pipeline:
-    """Four phases, each of which tells in the volume that it ran."""
-    runs = f"echo begun; sleep {pause_s}; echo $0 >> /volumes/work/ran; "
+def course(*, pause_s: float = 0.3, held: str = "") -> Pipeline:
+    """Four phases, each of which tells in the volume that it ran. ``held``: one that sleeps until ``wake()``."""
+
+    def runs(name: str) -> str:
+        sleeps = SLEEPS if name == held else f"sleep {pause_s}"
+        return f"echo begun; {sleeps}; echo {name} >> /volumes/work/ran; "
+
     return Pipeline(
         [
-            phase("one", f"set -- one; {runs.replace('$0', 'one')}", writes=["work"]),
-            phase("two", runs.replace("$0", "two"), writes=["work"]),
-            phase("three", f"{runs.replace('$0', 'three')} cat /volumes/work/ran", writes=["work"]),
+            phase("one", runs("one"), writes=["work"]),
+            phase("two", runs("two"), writes=["work"]),
+            phase("three", f"{runs('three')} cat /volumes/work/ran", writes=["work"]),
             phase("report", "cat /volumes/work/ran", reads=["work"], when="always"),
         ]
     )
@@ -100,6 +106,17 @@ def wait_until_in(jobs: Jobs, job_id: str, number: int, *, begun: bool = True) -
         return job.current >= number - 1 and (not begun or "job_sent" in since_the_last)
 
     eventually(is_in, what=f"phase {number} runs")
+
+
+def wait_until_ready(jobs: Jobs, job_id: str, *numbers: int) -> None:
+    """Until the manager knows that the containers of these phases have started: they rely on no other one any more."""
+    runs = jobs.manager._lifetime.running().ledger._jobs[job_id].runs
+    for number in numbers:
+        run = runs[number - 1]
+        eventually(
+            lambda run=run: run.container is not None and run.container.state is ContainerState.READY,
+            what=f"the container of phase {number} is ready",
+        )
 
 
 def container(outsider: docker.DockerClient, job_id: str, number: int) -> Container:
@@ -162,9 +179,11 @@ def test_the_container_of_the_next_phase_that_a_stranger_removes_is_a_crash_of_t
     engine: str, outsider: docker.DockerClient
 ) -> None:
     with jobs_on(engine) as jobs:
-        (job_id,) = jobs.add(course(pause_s=1.5))
+        (job_id,) = jobs.add(course(held="one"))
         wait_until_in(jobs, job_id, 1)
+        wait_until_ready(jobs, job_id, 2, 3)
         container(outsider, job_id, 2).remove(force=True)
+        eventually(wake, what="the first phase goes on")
         (result,) = jobs.results()
     check(result)
     assert (result.outcome, outcomes(result)[:3]) == (Outcome.CRASH, ["success", "crash", None]), result
@@ -176,11 +195,12 @@ def test_a_running_phase_that_a_stranger_removes_is_a_crash_and_its_report_is_ma
     engine: str, outsider: docker.DockerClient
 ) -> None:
     with jobs_on(engine) as jobs:
-        (job_id,) = jobs.add(course(pause_s=1.5))
+        (job_id,) = jobs.add(course(held="two"))
         wait_until_in(jobs, job_id, 2)
-        eventually(lambda: outsider.containers.get(container(outsider, job_id, 3).id).status == "running")
-        time.sleep(0.3)
-        container(outsider, job_id, 2).remove(force=True)
+        wait_until_ready(jobs, job_id, 3, 4)
+        running = container(outsider, job_id, 2)
+        eventually(lambda: program_runs(running, "sleep"), what="its program sleeps")
+        running.remove(force=True)
         (result,) = jobs.results()
     check(result)
     assert result.outcome is Outcome.CRASH and "somebody else" in result.text, result
@@ -210,7 +230,7 @@ def test_after_kill_9_of_the_caller_containers_and_volumes_are_swept_and_a_neigh
     engine: str, outsider: docker.DockerClient
 ) -> None:
     with jobs_on(engine) as jobs:
-        (job_id,) = jobs.add(course(pause_s=4))
+        (job_id,) = jobs.add(course(held="one"))
         wait_until_in(jobs, job_id, 1)
         (neighbours,) = shared_volumes(engine)
         doomed = subprocess.Popen([sys.executable, "-c", CALLER, engine], stdout=subprocess.PIPE, text=True)
@@ -221,6 +241,7 @@ def test_after_kill_9_of_the_caller_containers_and_volumes_are_swept_and_a_neigh
         assert len(shared_volumes(engine)) == 2
         with JobManager(engine):
             eventually(lambda: shared_volumes(engine) == [neighbours], what="its volumes are swept")
+        eventually(wake, what="the neighbour goes on")
         (result,) = jobs.results()
     check(result)
     assert ran_well(result), result
@@ -295,13 +316,14 @@ def test_a_host_that_is_lost_in_a_phase_is_a_crash_without_report_and_its_volume
     mortal: PrivateDaemon, engine: str
 ) -> None:
     hosts = (DockerHost(mortal.url, name="lost", max_concurrent_jobs=1), DockerHost(engine, name="kept", max_concurrent_jobs=1))
-    with jobs_on(*hosts, host_lost_timeout_s=3, engine_timeout_s=2) as jobs:
-        ids = jobs.add(course(pause_s=3), 2)
+    with jobs_on(*hosts, host_lost_timeout_s=8, engine_timeout_s=5) as jobs:
+        ids = jobs.add(course(held="two"), 2)
         for job_id in ids:
             wait_until_in(jobs, job_id, 2)
         mortal.kill()
         try:
-            eventually(lambda: jobs.ended() == 2, within_s=40, what="one has a report, the other none")
+            eventually(lambda: jobs.ended() == 1, within_s=60, what="the one on the lost host has ended")
+            eventually(lambda: not wake() and jobs.ended() == 2, within_s=40, what="the other one has a report")
         finally:
             mortal.restart()
         lost, kept = sorted(jobs.results(), key=lambda result: result.host != "lost")

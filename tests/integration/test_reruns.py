@@ -16,7 +16,7 @@ from jobmanager.engine.labels import JOB_LABEL
 from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
 from tests.integration.conftest import proof
 from tests.support.daemons import PrivateDaemon
-from tests.support.faults import processes
+from tests.support.faults import LASTS, PATIENCE_S, SLEEPS, processes, wake
 from tests.support.printed import program_runs, wait_until_printed
 from tests.support.proxy import ATTACH, START, Proxy
 
@@ -66,10 +66,12 @@ def test_a_task_with_retries_runs_again_and_the_result_is_that_of_the_last_run(
     proxy: Proxy, outsider: docker.DockerClient
 ) -> None:
     with JobManager(proxy.url) as manager:
-        task = Task(BUSYBOX, command="echo ready; read word; echo $word; sleep 2; exit 7", retries=1)
+        command = f"echo ready; read word; echo $word; {SLEEPS}; exit 7"
+        task = Task(BUSYBOX, command=command, retries=1, limits=LASTS.limits)
         job = manager.submit(task, JobInput(stdin="x"))
         first = when_ready(outsider, job)
         first.remove(force=True, v=True)
+        eventually(lambda: not wake() and job.done(), within_s=PATIENCE_S, what="it has ended")
         result = job.result(40)
 
     assert (result.outcome, result.exit_code, result.stdout) == (Outcome.FAILED, 7, b"ready\nx\n")

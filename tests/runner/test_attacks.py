@@ -361,7 +361,7 @@ channel.send(json.dumps(time.monotonic() - before).encode())
 for _ in range(5): os.fork() or attack()
 time.sleep(60)
 """
-    record = _python(runner, program, channel=True, wall_ms=3000)
+    record = _python(runner, program, channel=True, wall_ms=10_000)
     assert record.ended.stopped_by is StoppedBy.WALL
     assert json.loads(record.from_program[0]) > 0.9
     assert record.from_program.count(b"rights") == 5 and b"let go" in record.from_program
@@ -555,7 +555,7 @@ if os.fork() == 0:
 while open("/proc/self/status").read().split("TracerPid:")[1].split()[0] == "0": time.sleep(0.01)
 os._exit(0)
 """
-    record = _python(runner, program, wall_ms=1500)
+    record = _python(runner, program, wall_ms=5000)
     assert (record.stdout, record.ended.stopped_by, record.ended.left) == (b"held", StoppedBy.WALL, False)
 
 
@@ -575,7 +575,7 @@ while True:
     try: os.fork()
     except OSError: pass
 """
-    ended = _python(runner, program, wall_ms=1500).ended
+    ended = _python(runner, program, wall_ms=5000).ended
     assert (ended.stopped_by, ended.left) == (StoppedBy.WALL, False) and ended.fork_refusals > 0
 
 

@@ -6,7 +6,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import docker
@@ -44,6 +44,18 @@ def restart(container: Container) -> None:
     except docker.errors.APIError as refused:
         if not any(told in str(refused) for told in ("marked for removal", "No such container")):
             raise
+
+
+def pause(container: Container) -> None:
+    """As a stranger does it. runc gives up freezing a container whose processes hardly get to run, as on a busy machine."""
+
+    def is_frozen() -> bool:
+        with suppress(docker.errors.APIError):
+            container.pause()
+            return True
+        return False
+
+    eventually(is_frozen, what="it is paused")
 
 
 def processes(module: str) -> list[psutil.Process]:

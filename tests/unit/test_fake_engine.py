@@ -341,8 +341,9 @@ def test_a_program_is_killed_by_a_message_and_its_container_stays(runner: Channe
 
 @pytest.mark.parametrize("has_waiter", [False, True])
 def test_a_container_without_a_sign_of_life_leaves_with_120(engine: Engine, has_waiter: bool) -> None:
-    started(engine, lease_s=0.3)
-    channels = [ChannelRunner(engine, NAME, lease_s=0.3)] if has_waiter else []
+    lease_s = 2.0 if has_waiter else 0.3  # with a waiter: long enough for its first words
+    started(engine, lease_s=lease_s)
+    channels = [ChannelRunner(engine, NAME, lease_s=lease_s)] if has_waiter else []
     for runner in channels:
         runner.start(["sleep", "1000"])
         runner.wait_for(Started)
@@ -353,8 +354,8 @@ def test_a_container_without_a_sign_of_life_leaves_with_120(engine: Engine, has_
 
 
 def test_a_waiter_that_lives_keeps_its_container(engine: Engine) -> None:
-    runner = ChannelRunner(engine, started(engine, lease_s=0.3), lease_s=0.6)
-    assert runner.do("sleep", "1.5").ended.code == 0
+    runner = ChannelRunner(engine, started(engine, lease_s=2.0), lease_s=2.0)
+    assert runner.do("sleep", "5").ended.code == 0
     runner.close()
 
 
