@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar, Union, get_
 
 from jobmanager.errors import InvalidValue
 from jobmanager.live_output.reader import LiveOutput
-from jobmanager.model._keywords import unexpected_keyword
+from jobmanager.model._keywords import BATCH, JOB, unexpected_keyword
 from jobmanager.model._repr import value_repr
 from jobmanager.model.job import JobInput
 from jobmanager.model.listings import HostInfo, QueueInfo, RunningJob, WaitingJob
@@ -78,12 +78,14 @@ def takes_job_options(options: type) -> Callable[[_Method], _Method]:
         place = min(places, default=len(parameters))
         parameters[place:place] = [_parameter(name, options) for name in names]
         known = dict.fromkeys(parameter.name for parameter in parameters[1:])
+        call = JOB if options is not BatchOptions else BATCH
 
         @wraps(method)
         def checked(*arguments: Any, **keywords: Any) -> Any:
             for name in keywords:
                 if name not in known:
-                    raise unexpected_keyword(f"{method.__qualname__}()", name, known)
+                    owner = type(arguments[0]).__name__ if arguments else method.__qualname__.split(".")[0]
+                    raise unexpected_keyword(f"{owner}.{method.__name__}()", name, known, owner=call)
             return method(*arguments, **keywords)
 
         checked.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]

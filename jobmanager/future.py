@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable
+from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from jobmanager.batch.iteration import BatchInput, async_pairs, pairs
-from jobmanager.batch.settings import BatchSettings, Key, OnRefused, ResultsPath, ShowProgress
-from jobmanager.client import BatchOptions, Client, InputData, NamedJobOptions, checked_client, takes_job_options
+from jobmanager.batch.methods import BatchMethods
+from jobmanager.client import Client, InputData, NamedJobOptions, checked_client, takes_job_options
 from jobmanager.model.pipeline import Pipeline
 from jobmanager.model.result import JobResult
 from jobmanager.model.task import Task
@@ -113,7 +112,7 @@ class JobFuture(Future[JobResult]):
             self.set_result(result)
 
 
-class ClientFuture:
+class ClientFuture(BatchMethods):
     """Gives a future for each job of any ``Client``."""
 
     def __init__(self, client: Client) -> None:
@@ -136,58 +135,5 @@ class ClientFuture:
         )
         return future
 
-    @takes_job_options(BatchOptions)
-    def map(
-        self,
-        task: Task | Pipeline,
-        inputs: Iterable[BatchInput],
-        *,
-        key: Key = None,
-        results: ResultsPath = None,
-        ordered: bool = True,
-        at_once: int | None = None,
-        progress: ShowProgress = False,
-        on_refused: OnRefused = None,
-        **options: Unpack[BatchOptions],
-    ) -> Generator[tuple[BatchInput, JobResult], None, None]:
-        """Run one task on many inputs with any client: ``JobManager.map`` says how."""
-        settings = BatchSettings.checked(
-            self._client,
-            task,
-            key=key,
-            results=results,
-            ordered=ordered,
-            at_once=at_once,
-            progress=progress,
-            on_refused=on_refused,
-            options=options,
-        )
-        return pairs(settings, inputs)
-
-    @takes_job_options(BatchOptions)
-    def amap(
-        self,
-        task: Task | Pipeline,
-        inputs: Iterable[BatchInput] | AsyncIterable[BatchInput],
-        *,
-        key: Key = None,
-        results: ResultsPath = None,
-        ordered: bool = True,
-        at_once: int | None = None,
-        progress: ShowProgress = False,
-        on_refused: OnRefused = None,
-        **options: Unpack[BatchOptions],
-    ) -> AsyncGenerator[tuple[BatchInput, JobResult], None]:
-        """``map`` for asyncio: ``JobManager.amap`` says how."""
-        settings = BatchSettings.checked(
-            self._client,
-            task,
-            key=key,
-            results=results,
-            ordered=ordered,
-            at_once=at_once,
-            progress=progress,
-            on_refused=on_refused,
-            options=options,
-        )
-        return async_pairs(settings, inputs)
+    def _batch_client(self) -> Client:
+        return self._client

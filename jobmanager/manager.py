@@ -35,14 +35,13 @@ called, and never by the main thread, where signal handlers run (``threads/main_
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from jobmanager.batch.iteration import BatchInput
-from jobmanager.batch.settings import Key, OnRefused, ResultsPath, ShowProgress
-from jobmanager.client import BatchOptions, InputData, ManagerJobOptions, NamedJobOptions, takes_job_options
+from jobmanager.batch.methods import BatchMethods
+from jobmanager.client import InputData, ManagerJobOptions, NamedJobOptions, takes_job_options
 from jobmanager.control.lifetime import Lifetime
 from jobmanager.control.request import job_request
 from jobmanager.control.room import when_there_is_room
@@ -53,10 +52,10 @@ from jobmanager.future import ClientFuture, JobFuture
 from jobmanager.hooks import HookManager
 from jobmanager.live_output.reader import LiveOutput
 from jobmanager.model import _checks
-from jobmanager.model._keywords import explains_keywords
+from jobmanager.model._keywords import CLOSE, FOLLOW, START, call_explains_keywords, explains_keywords
 from jobmanager.model.listings import CallbackInfo, HostInfo, QueueInfo, RunningJob, WaitingJob
 from jobmanager.model.pipeline import Pipeline
-from jobmanager.model.result import Callback, JobResult
+from jobmanager.model.result import Callback
 from jobmanager.model.task import Task
 from jobmanager.results.verdict import KillReason
 from jobmanager.scheduling.hosts import MachineTotals
@@ -69,7 +68,7 @@ __all__ = ["JobManager"]
 
 
 @explains_keywords
-class JobManager:
+class JobManager(BatchMethods):
     """Runs jobs on Docker hosts. The constructor starts nothing; ``start`` or ``with`` does.
 
     ``with`` waits for all jobs at its end, and kills them when it is left by an exception.
@@ -129,6 +128,7 @@ class JobManager:
         )
         self._lifetime = Lifetime(partial(RunningManager, self._settings, hooks), hooks, what=WHAT)
 
+    @call_explains_keywords(START)
     def start(self, *, wait: bool = True) -> None:
         """Start the processes and threads, and wait until every host has answered or a second has passed.
 
@@ -147,6 +147,7 @@ class JobManager:
         """
         self._lifetime.start(wait=wait)
 
+    @call_explains_keywords(CLOSE)
     def close(self, *, drain_timeout_s: float | None = None, kill: bool = False) -> None:
         """Take no more jobs, let those accepted end, stop everything and leave nothing behind.
 
@@ -220,89 +221,10 @@ class JobManager:
         """``ClientFuture(self).new_job(...)``: accept a job and return a future of its result."""
         return ClientFuture(self).new_job(task, inputdata, **options)
 
-    @takes_job_options(BatchOptions)
-    def map(
-        self,
-        task: Task | Pipeline,
-        inputs: Iterable[BatchInput],
-        *,
-        key: Key = None,
-        results: ResultsPath = None,
-        ordered: bool = True,
-        at_once: int | None = None,
-        progress: ShowProgress = False,
-        on_refused: OnRefused = None,
-        **options: Unpack[BatchOptions],
-    ) -> Generator[tuple[BatchInput, JobResult], None, None]:
-        """Run one task on many inputs: an iterator of pairs, (input, JobResult).
+    def _batch_client(self) -> JobManager:
+        return self
 
-        Only some jobs are under way at a time, and an input is taken when there is room for it: the inputs may be endless. When the
-        iterator is closed, its consumer raises, or ctrl-C comes, the jobs under way are killed, and nothing is left.
-
-        Args:
-            task: what to run on each input.
-            inputs: an iterable of what ``new_job`` takes: JobInputs, mappings of answers, None.
-            key: what names an input in the results file, as a function of the input that returns a text; None: a digest of the
-                input as data. Inputs of one key are numbered.
-            results: the path of a file. Each result is written to it, as a line of JSON, before its pair is given out. Started
-                again with the same task, the batch goes on: the results of inputs that are in the file come from there.
-            ordered: whether pairs come in the order of the inputs; else as they end.
-            at_once: how many jobs may be under way; None: twice the slots of the hosts that are up, at least 2.
-            progress: True shows a bar in a terminal or a notebook (extra ``cli``). A function is called with a BatchProgress.
-            on_refused: is called with an input that ``new_job`` refuses, and the InvalidInput; then the batch goes on without it.
-                None: the error ends the batch.
-
-        Raises:
-            InvalidValue: an argument makes no sense; at the first step: the file is damaged, in use, or of another task.
-            WouldDeadlock: at the first step, inside a callback.
-
-        Each step raises what ``new_job`` raises (a full queue is waited for), what the inputs raise, and OSError when a result
-        cannot be written.
-        """
-        return ClientFuture(self).map(
-            task,
-            inputs,
-            key=key,
-            results=results,
-            ordered=ordered,
-            at_once=at_once,
-            progress=progress,
-            on_refused=on_refused,
-            **options,
-        )
-
-    @takes_job_options(BatchOptions)
-    def amap(
-        self,
-        task: Task | Pipeline,
-        inputs: Iterable[BatchInput] | AsyncIterable[BatchInput],
-        *,
-        key: Key = None,
-        results: ResultsPath = None,
-        ordered: bool = True,
-        at_once: int | None = None,
-        progress: ShowProgress = False,
-        on_refused: OnRefused = None,
-        **options: Unpack[BatchOptions],
-    ) -> AsyncGenerator[tuple[BatchInput, JobResult], None]:
-        """``map`` for asyncio: an asynchronous iterator of the same pairs, with the same arguments.
-
-        The inputs may be an asynchronous iterable, too. A plain one is asked for the next input in the event loop. When the task
-        that iterates is cancelled, the jobs under way are killed, and nothing is left. Whoever leaves the loop early closes it:
-        ``async with contextlib.aclosing(manager.amap(...)) as pairs``.
-        """
-        return ClientFuture(self).amap(
-            task,
-            inputs,
-            key=key,
-            results=results,
-            ordered=ordered,
-            at_once=at_once,
-            progress=progress,
-            on_refused=on_refused,
-            **options,
-        )
-
+    @call_explains_keywords(FOLLOW)
     def follow(self, job_id: str, *, timeout_s: float | None = None) -> LiveOutput:
         """What a job prints, from its beginning, as it comes: an iterator of ``Output`` records, also for ``with``.
 

@@ -16,7 +16,7 @@ from jobmanager.model.pipeline import Pipeline
 from jobmanager.model.task import Task
 
 Key = Union[Callable[[Any], str], None]
-ResultsPath = Union[str, "os.PathLike[str]", None]
+ResultsPath = Union[str, os.PathLike[str], None]
 ShowProgress = Union[bool, Callable[[BatchProgress], object]]
 OnRefused = Union[Callable[[Any, InvalidInput], object], None]
 

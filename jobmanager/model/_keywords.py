@@ -16,9 +16,19 @@ _C = TypeVar("_C", bound=type)
 _F = TypeVar("_F", bound=Callable[..., Any])
 _CLOSE = 0.75  # of difflib: a letter or two
 JOB = "new_job"  # the calls that take a job
-TESTS = "Grader.pytest"  # the calls that make a grader of tests
+BATCH = "map"  # those that take many
+TESTS = "Grader.pytest"  # those that make a grader of tests
+START, CLOSE, FOLLOW = "start", "close", "follow"
 
 _WALL, _CPU, _MEMORY, _SLOTS = "wall_time_s", "cpu_time_s", "memory_mib", "max_concurrent_jobs"
+_OR = " or "  # between two names: the word says not which
+_OF_A_JOB = {
+    **dict.fromkeys(("user", "launcher", "owner"), "launcher_name"),
+    **dict.fromkeys(("id", "task_id"), "job_id"),
+    **dict.fromkeys(("on_done", "on_result", "on_end"), "callback"),
+    **dict.fromkeys(("input_data", "input", "inputs"), "inputdata"),
+    "prio": "priority",
+}
 _MEANT: Mapping[str, Mapping[str, str]] = {  # by class, then by word: the name that it has there
     "Task": {
         **dict.fromkeys(("image", "docker_image", "container", "env_name", "language"), "environment"),
@@ -33,8 +43,8 @@ _MEANT: Mapping[str, Mapping[str, str]] = {  # by class, then by word: the name 
         "title": "name",
     },
     "Limits": {
-        **dict.fromkeys(("timeout", "timeout_s", "time", "time_s", "time_limit", "max_time", "hard_time"), _WALL),
-        **dict.fromkeys(("wall", "wall_time", "clock"), _WALL),
+        **dict.fromkeys(("time", "time_s", "time_limit", "max_time"), _WALL + _OR + _CPU),
+        **dict.fromkeys(("timeout", "timeout_s", "hard_time", "wall", "wall_time", "clock"), _WALL),
         **dict.fromkeys(("cpu", "cpu_time", "cpu_limit", "cpu_seconds"), _CPU),
         **dict.fromkeys(("memory", "mem", "mem_limit", "memory_limit", "memory_mb", "ram", "max_memory"), _MEMORY),
         **dict.fromkeys(("pids", "pids_limit", "nproc", "max_processes", "threads"), "processes"),
@@ -57,7 +67,7 @@ _MEANT: Mapping[str, Mapping[str, str]] = {  # by class, then by word: the name 
         **dict.fromkeys(("certs", "cert_path", "tls_config"), "tls"),
     },
     "JobManager": {
-        **dict.fromkeys(("docker_hosts", "engines", "urls"), "hosts"),
+        **dict.fromkeys(("docker_hosts", "engines", "urls", "base_url", "url", "docker_host", "socket"), "hosts"),
         **dict.fromkeys(("images", "aliases"), "environments"),
         **dict.fromkeys(("hooks", "on_event"), "hook_manager"),
         **dict.fromkeys(("max_queue", "queue_size", "max_queue_size"), "max_waiting_jobs"),
@@ -70,13 +80,38 @@ _MEANT: Mapping[str, Mapping[str, str]] = {  # by class, then by word: the name 
         "input": "stdin",
     },
     "Phase": dict.fromkeys(("volume", "volumes"), "writes"),
-    JOB: {
-        **dict.fromkeys(("user", "launcher", "owner"), "launcher_name"),
-        **dict.fromkeys(("id", "task_id"), "job_id"),
-        **dict.fromkeys(("on_done", "on_result", "on_end"), "callback"),
-        **dict.fromkeys(("input_data", "input", "inputs"), "inputdata"),
-        "prio": "priority",
+    "Grader": dict.fromkeys(("command", "cmd", "script", "program", "entrypoint", "run_cmd"), "run"),
+    "MultipleChoice": {
+        **dict.fromkeys(("answer", "answers", "right", "solution", "valid"), "correct"),
+        "options": "choices",
     },
+    "Match": dict.fromkeys(("expected", "correct", "solution", "right", "text"), "answer"),
+    "Code": dict.fromkeys(("name", "file", "path"), "filename"),
+    "File": {
+        **dict.fromkeys(("name", "file", "path"), "filename"),
+        **dict.fromkeys(("allowed_exts", "exts", "endings"), "extensions"),
+        **dict.fromkeys(("max_size", "size"), "max_bytes"),
+    },
+    "Floats": {
+        **dict.fromkeys(("tolerance", "tol", "precision"), "absolute or relative"),
+        **dict.fromkeys(("atol", "abs_tol", "eps", "epsilon"), "absolute"),
+        **dict.fromkeys(("rtol", "rel_tol"), "relative"),
+    },
+    JOB: _OF_A_JOB,
+    BATCH: {
+        **{word: name for word, name in _OF_A_JOB.items() if name in ("launcher_name", "priority")},
+        **dict.fromkeys(("workers", "max_workers", "concurrency", "parallel", "jobs", "n_jobs", "max_concurrent_jobs"), "at_once"),
+        **dict.fromkeys(("path", "file", "output", "checkpoint", "log"), "results"),
+        **dict.fromkeys(("tqdm", "verbose", "bar"), "progress"),
+        **dict.fromkeys(("on_error", "errors", "return_exceptions"), "on_refused"),
+        **dict.fromkeys(("input", "inputdata", "input_data", "iterable"), "inputs"),
+    },
+    START: dict.fromkeys(("block", "blocking", "wait_s"), "wait"),
+    CLOSE: {
+        **dict.fromkeys(("timeout", "timeout_s", "wait_s", "grace_s"), "drain_timeout_s"),
+        **dict.fromkeys(("force", "now", "cancel"), "kill"),
+    },
+    FOLLOW: dict.fromkeys(("timeout", "wait_s"), "timeout_s"),
 }
 _GIVEN = {  # how what belongs to another class is given
     "Task": "Task(..., {}=...)",
@@ -87,9 +122,13 @@ _GIVEN = {  # how what belongs to another class is given
     "Case": "Case({}=...)",
     "Phase": "Phase(name, task, {}=...)",
     "Grader": "Task(..., grader=Grader({}=...))",
-    JOB: "new_job(task, {}=...)",
+    JOB: "JobManager.new_job(task, {}=...)",
 }
-_FIRST = {("Task", "environment"): "Task('python3', ...)", ("DockerHost", "url"): "DockerHost('unix:///var/run/docker.sock')"}
+_FIRST = {
+    ("Task", "environment"): "Task('python3', ...)",
+    ("DockerHost", "url"): "DockerHost('unix:///var/run/docker.sock')",
+    ("JobManager", "hosts"): "JobManager('unix:///var/run/docker.sock')",
+}
 _names: dict[str, tuple[str, ...]] = {  # of each class that explains its keywords, and of the calls that take a job
     JOB: ("inputdata", "callback", "priority", "launcher_name", "debug", "ssh_callback", "job_id", "supersede_key", "wait_s")
 }
@@ -103,9 +142,14 @@ def explains_keywords(cls: _C) -> _C:
     return cls
 
 
-def explains_keywords_of_tests(method: _F) -> _F:
-    """The same for a class method, below its ``@classmethod``, that makes a grader of tests."""
-    return _explained(method, f"{method.__qualname__}()", TESTS)
+def call_explains_keywords(owner: str) -> Callable[[_F], _F]:
+    """The same for a method (below its ``@classmethod``, if it is one); ``owner`` is the call in the table of words."""
+
+    def decorate(method: _F) -> _F:
+        _names[owner] = tuple(inspect.signature(method).parameters)[1:]
+        return _explained(method, f"{method.__qualname__}()", owner)
+
+    return decorate
 
 
 def _explained(function: _F, what: str, owner: str) -> _F:
@@ -129,7 +173,8 @@ def unexpected_keyword(what: str, name: str, known: Collection[str], *, owner: s
 
 def _hints(owner: str, name: str, known: Collection[str]) -> Iterator[str]:
     word = name.lower()
-    if (meant := _MEANT.get(owner, {}).get(word)) in known and meant is not None:
+    meant = _MEANT.get(owner, {}).get(word)
+    if meant is not None and set(meant.split(_OR)) <= set(known):
         first = _FIRST.get((owner, meant))
         yield f"it is called {meant}" if first is None else f"it is the first argument, {meant}: {first}"
     for other, given in _GIVEN.items():
@@ -139,4 +184,4 @@ def _hints(owner: str, name: str, known: Collection[str]) -> Iterator[str]:
         yield f"did you mean {near}?"
     for other, words in _MEANT.items():
         if other != owner and other in _GIVEN and word in words:
-            yield f"it belongs elsewhere: {_GIVEN[other].format(words[word])}"
+            yield f"it belongs elsewhere: {_GIVEN[other].format(words[word].split(_OR)[0])}"

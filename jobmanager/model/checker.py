@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 from jobmanager.errors import InvalidTask
 from jobmanager.model._exact import make_exact
+from jobmanager.model._keywords import explains_keywords
 from jobmanager.model.as_data import AsData
 from jobmanager.model.checks import ProgramCheck, ProgramInteractor
 from jobmanager.model.task import Task
 
 
+@explains_keywords
 @dataclass(frozen=True, slots=True)
 class Checker(ProgramCheck, AsData, kind="checker", invalid=InvalidTask):
     """Judges a case whose run ended well, by the conventions of testlib.
@@ -34,6 +36,7 @@ class Checker(ProgramCheck, AsData, kind="checker", invalid=InvalidTask):
         _check_task("a checker", self.task)
 
 
+@explains_keywords
 @dataclass(frozen=True, slots=True)
 class Interactor(ProgramInteractor, AsData, kind="interactor", invalid=InvalidTask):
     """Talks with the submission while that runs, and judges what it hears, by the conventions of testlib.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Union
 from jobmanager.errors import InvalidTask
 from jobmanager.model import _checks
 from jobmanager.model._exact import make_exact
+from jobmanager.model._keywords import explains_keywords
 from jobmanager.model.as_data import AsData
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class Tokens(AsData, kind="tokens", invalid=InvalidTask):
     """The words are those that are expected. How much white space is between them, and of which kind, does not count."""
 
 
+@explains_keywords
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Floats(AsData, kind="floats", invalid=InvalidTask):
     """As ``Tokens``, but two words that are both decimal numbers may differ a little.

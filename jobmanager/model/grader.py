@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from jobmanager.errors import InvalidTask
 from jobmanager.model import _checks
 from jobmanager.model._exact import make_exact
-from jobmanager.model._keywords import explains_keywords, explains_keywords_of_tests
+from jobmanager.model._keywords import TESTS, call_explains_keywords, explains_keywords
 from jobmanager.model.as_data import AsData
 from jobmanager.model.container import SHARED_FOLDER
 from jobmanager.model.limits import Limits
@@ -66,7 +66,7 @@ class Grader(AsData, invalid=InvalidTask):
         _checks.flag("merge_local", self.merge_local, InvalidTask)
 
     @classmethod
-    @explains_keywords_of_tests
+    @call_explains_keywords(TESTS)
     def pytest(
         cls,
         submission: str = "solution.py",
@@ -97,7 +97,7 @@ class Grader(AsData, invalid=InvalidTask):
         return cls(run, student_cpu_time_s=student_cpu_time_s, student_memory_mib=student_memory_mib)
 
     @classmethod
-    @explains_keywords_of_tests
+    @call_explains_keywords(TESTS)
     def unittest(
         cls,
         submission: str = "solution.py",

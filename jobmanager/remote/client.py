@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable
+from collections.abc import Callable
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
-from jobmanager.batch.iteration import BatchInput
-from jobmanager.batch.settings import Key, OnRefused, ResultsPath, ShowProgress
-from jobmanager.client import BatchOptions, InputData, ManagerJobOptions, NamedJobOptions, takes_job_options
+from jobmanager.batch.methods import BatchMethods
+from jobmanager.client import InputData, ManagerJobOptions, NamedJobOptions, takes_job_options
 from jobmanager.control.lifetime import Lifetime
 from jobmanager.control.request import job_request
 from jobmanager.control.room import when_there_is_room
@@ -19,10 +18,10 @@ from jobmanager.future import ClientFuture, JobFuture
 from jobmanager.hooks import HookManager
 from jobmanager.live_output.reader import LiveOutput
 from jobmanager.model import _checks
-from jobmanager.model._keywords import explains_keywords
+from jobmanager.model._keywords import CLOSE, FOLLOW, START, call_explains_keywords, explains_keywords
 from jobmanager.model.listings import CallbackInfo, HostInfo, QueueInfo, RunningJob, WaitingJob
 from jobmanager.model.pipeline import Pipeline
-from jobmanager.model.result import Callback, JobResult
+from jobmanager.model.result import Callback
 from jobmanager.model.task import Task
 from jobmanager.remote.blobs import BlobStore
 from jobmanager.remote.client_settings import ClientSettings
@@ -43,7 +42,7 @@ _T = TypeVar("_T")
 
 
 @explains_keywords
-class RemoteClient:
+class RemoteClient(BatchMethods):
     """Has jobs run by the nodes of a cluster. The constructor starts nothing; ``start`` or ``with`` does.
 
     ``with`` waits for all jobs at its end, and kills them when it is left by an exception. It lives in a process as a
@@ -103,6 +102,7 @@ class RemoteClient:
         settings = self._settings
         return f"RemoteClient({shown_url(settings.url)!r}, namespace={settings.namespace!r}, client_id={settings.client_id!r})"
 
+    @call_explains_keywords(START)
     def start(self, *, wait: bool = True) -> None:
         """Reach Redis, take the client's id and start the threads. A second call does nothing.
 
@@ -117,6 +117,7 @@ class RemoteClient:
         """
         self._lifetime.start(wait=wait)
 
+    @call_explains_keywords(CLOSE)
     def close(self, *, drain_timeout_s: float | None = None, kill: bool = False) -> None:
         """Take no more jobs, let those of this process end, stop everything. The cluster goes on.
 
@@ -175,59 +176,8 @@ class RemoteClient:
         """``ClientFuture(self).new_job(...)``: hand a job over and return a future of its result."""
         return ClientFuture(self).new_job(task, inputdata, **options)
 
-    @takes_job_options(BatchOptions)
-    def map(
-        self,
-        task: Task | Pipeline,
-        inputs: Iterable[BatchInput],
-        *,
-        key: Key = None,
-        results: ResultsPath = None,
-        ordered: bool = True,
-        at_once: int | None = None,
-        progress: ShowProgress = False,
-        on_refused: OnRefused = None,
-        **options: Unpack[BatchOptions],
-    ) -> Generator[tuple[BatchInput, JobResult], None, None]:
-        """Run one task on many inputs, anywhere in the cluster: ``JobManager.map`` says how."""
-        return ClientFuture(self).map(
-            task,
-            inputs,
-            key=key,
-            results=results,
-            ordered=ordered,
-            at_once=at_once,
-            progress=progress,
-            on_refused=on_refused,
-            **options,
-        )
-
-    @takes_job_options(BatchOptions)
-    def amap(
-        self,
-        task: Task | Pipeline,
-        inputs: Iterable[BatchInput] | AsyncIterable[BatchInput],
-        *,
-        key: Key = None,
-        results: ResultsPath = None,
-        ordered: bool = True,
-        at_once: int | None = None,
-        progress: ShowProgress = False,
-        on_refused: OnRefused = None,
-        **options: Unpack[BatchOptions],
-    ) -> AsyncGenerator[tuple[BatchInput, JobResult], None]:
-        """``map`` for asyncio: ``JobManager.amap`` says how."""
-        return ClientFuture(self).amap(
-            task,
-            inputs,
-            key=key,
-            results=results,
-            ordered=ordered,
-            at_once=at_once,
-            progress=progress,
-            on_refused=on_refused,
-            **options,
-        )
+    def _batch_client(self) -> RemoteClient:
+        return self
 
     def resume(self, callback: Callback) -> set[str]:
         """Take up what a process before this one, with the same ``client_id``, has left open.
@@ -247,6 +197,7 @@ class RemoteClient:
             raise InvalidValue("resume is for a client with a client_id: without one, no process comes before this one")
         return outside_main_thread(partial(self._lifetime.running().adopt, callback), takes_long=True)
 
+    @call_explains_keywords(FOLLOW)
     def follow(self, job_id: str, *, timeout_s: float | None = None) -> LiveOutput:
         """What a job prints, from its beginning, as it comes: ``JobManager.follow`` says how.
 

@@ -9,6 +9,7 @@ from typing import Optional, get_type_hints
 import pytest
 
 from jobmanager import Client, ClientBuffer, ClientFuture, ClientSync, JobManager, Task
+from jobmanager.remote import RemoteClient
 
 TASK = Task("x", command="true")
 PRIORITY = "priority: 'int' = 0, launcher_name: 'str' = 'Unknown', debug: 'Debug' = False"
@@ -48,6 +49,23 @@ def test_an_unknown_keyword_is_a_type_error_that_names_it_and_the_method(owner):
 
     says = "it belongs elsewhere: Task(..., environment=...)"
     assert str(raised.value) == f"{owner.__name__}.new_job() got an unexpected keyword argument 'image': {says}"
+
+
+@pytest.mark.parametrize("name", ["map", "amap"])
+@pytest.mark.parametrize("owner", [JobManager, RemoteClient, ClientFuture])
+def test_the_ways_to_run_a_batch_are_the_same_on_each_client_and_an_error_names_the_one_that_was_called(owner, name):
+    method = getattr(owner, name)
+    hints = get_type_hints(method)
+    given = JobManager("unix:///nowhere")
+    client = {JobManager: given, ClientFuture: ClientFuture(given)}.get(owner) or RemoteClient("redis://nowhere", key=b"k" * 32)
+
+    with pytest.raises(TypeError) as raised:
+        getattr(client, name)(TASK, [], timeout=3)
+
+    assert hints.keys() == {*inspect.signature(method).parameters, "return"} - {"self"}
+    says = f"{owner.__name__}.{name}() got an unexpected keyword argument 'timeout': it belongs elsewhere"
+    assert str(raised.value).startswith(says)
+    assert client._batch_client() is (given if owner is ClientFuture else client)
 
 
 @pytest.mark.parametrize(("owner", "option"), [(ClientSync, "job_id"), (ClientBuffer, "job_id"), (ClientFuture, "ssh_callback")])

@@ -14,14 +14,19 @@ import pytest
 from jobmanager import (
     TLS,
     Case,
+    Checker,
     ClientFuture,
     ClientSync,
     Code,
     DockerHost,
+    File,
+    Floats,
     Grader,
+    Interactor,
     JobInput,
     JobManager,
     Limits,
+    Match,
     MultipleChoice,
     Phase,
     Pipeline,
@@ -40,9 +45,11 @@ NEAR_MISSES = [
     (Task, "mem_limit", "it belongs elsewhere: Task(..., limits=Limits(memory_mib=...))"),
     (Task, "stdin", "it belongs elsewhere: JobInput(stdin=...)"),
     (Task, "expected", "it belongs elsewhere: Case(expected=...)"),
-    (Task, "priority", "it belongs elsewhere: new_job(task, priority=...)"),
+    (Task, "priority", "it belongs elsewhere: JobManager.new_job(task, priority=...)"),
     (Task, "student_memory_mib", "it belongs elsewhere: Task(..., grader=Grader(student_memory_mib=...))"),
-    (Limits, "time", "it is called wall_time_s"),
+    (Limits, "time", "it is called wall_time_s or cpu_time_s"),
+    (Limits, "timeout", "it is called wall_time_s"),
+    (Task, "time_limit", "it belongs elsewhere: Task(..., limits=Limits(wall_time_s=...))"),
     (Limits, "memory", "it is called memory_mib"),
     (Limits, "Memory_MiB", "did you mean memory_mib?"),
     (Limits, "network", "it belongs elsewhere: Task(..., network=...)"),
@@ -51,6 +58,7 @@ NEAR_MISSES = [
     (JobManager, "workers", "it belongs elsewhere: DockerHost(url, max_concurrent_jobs=...)"),
     (JobManager, "pull", "it belongs elsewhere: DockerHost(url, pull=...)"),
     (JobManager, "host", "did you mean hosts?"),
+    (JobManager, "base_url", "it is the first argument, hosts: JobManager('unix:///var/run/docker.sock')"),
     (DockerHost, "workers", "it is called max_concurrent_jobs"),
     (DockerHost, "base_url", "it is the first argument, url: DockerHost('unix:///var/run/docker.sock')"),
     (Case, "output", "it is called expected"),
@@ -59,10 +67,23 @@ NEAR_MISSES = [
     (Pipeline, "retries", "it belongs elsewhere: Task(..., retries=...)"),
     (Code, "nonsense", "it takes filename, "),
     (TLS, "ca", "it takes ca_cert, client_cert, client_key, verify"),
-    (Grader, "command", "it belongs elsewhere: Task(..., command=...)"),
+    (Grader, "command", "it is called run"),
     (MultipleChoice, "choises", "did you mean choices?"),
+    (MultipleChoice, "answer", "it is called correct"),
+    (Match, "expected", "it is called answer"),
+    (Code, "name", "it is called filename"),
+    (File, "max_size", "it is called max_bytes"),
+    (Floats, "tolerance", "it is called absolute or relative"),
+    (Checker, "command", "it belongs elsewhere: Task(..., command=...)"),
+    (Interactor, "stdin", "it belongs elsewhere: JobInput(stdin=...)"),
     (RemoteClient, "name_space", "did you mean namespace?"),
 ]
+
+OF_CALLS = {
+    _keywords.JOB: (*JOB_DEFAULTS, "inputdata", "callback"),
+    _keywords.BATCH: tuple(inspect.signature(JobManager.map).parameters)[1:],
+    _keywords.TESTS: tuple(inspect.signature(Grader.pytest).parameters),
+}
 
 
 @pytest.mark.parametrize(
@@ -79,8 +100,19 @@ def test_an_unknown_keyword_says_what_was_meant(cls: Any, name: str, says: str) 
     [
         (JobManager.new_job, "timeout", "it belongs elsewhere: Task(..., limits=Limits(wall_time_s=...))"),
         (JobManager.new_job, "user", "it is called launcher_name"),
-        (JobManager.submit, "callback", "it belongs elsewhere: new_job(task, callback=...)"),
+        (JobManager.submit, "callback", "it belongs elsewhere: JobManager.new_job(task, callback=...)"),
         (JobManager.submit, "image", "it belongs elsewhere: Task(..., environment=...)"),
+        (JobManager.map, "workers", "it is called at_once"),
+        (JobManager.amap, "path", "it is called results"),
+        (RemoteClient.map, "user", "it is called launcher_name"),
+        (ClientFuture.map, "timeout", "it belongs elsewhere: Task(..., limits=Limits(wall_time_s=...))"),
+        (ClientFuture.map, "wait_s", "it belongs elsewhere: JobManager.new_job(task, wait_s=...)"),
+        (JobManager.start, "block", "it is called wait"),
+        (JobManager.close, "timeout", "it is called drain_timeout_s"),
+        (RemoteClient.close, "force", "it is called kill"),
+        (RemoteClient.follow, "timeout", "it is called timeout_s"),
+        (JobManager.follow, "stream", "it takes job_id, timeout_s"),
+        (ClientSync.new_job, "job_id", "it belongs elsewhere: JobManager.new_job(task, job_id=...)"),
         (ClientSync.new_job, "timeout", "did you mean timeout_s?"),
         (ClientFuture.new_job, "stdin", "it belongs elsewhere: JobInput(stdin=...)"),
         (RemoteClient.new_job, "prio", "it is called priority"),
@@ -97,18 +129,21 @@ def test_so_does_one_of_a_call_that_takes_a_job(call: Any, name: str, says: str)
 
 @pytest.mark.parametrize("owner", sorted({*_keywords._names, *_keywords._MEANT}))
 def test_each_word_that_is_known_anywhere_is_answered_everywhere(owner: str) -> None:
-    known = tuple(inspect.signature(Grader.pytest).parameters) if owner == _keywords.TESTS else _keywords._names[owner]
+    known = OF_CALLS.get(owner, _keywords._names.get(owner, ()))
     words = {word for each in [*_keywords._MEANT.values(), *_keywords._names.values()] for word in each}
     for word in words - set(known):
         assert word in str(_keywords.unexpected_keyword("it", word, known, owner=owner))
 
 
 def test_every_name_that_a_hint_gives_is_there() -> None:
-    of_tests = tuple(inspect.signature(Grader.pytest).parameters)
-    known = {**_keywords._names, _keywords.JOB: (*JOB_DEFAULTS, "inputdata", "callback"), _keywords.TESTS: of_tests}
+    known = {**_keywords._names, **OF_CALLS}
     assert set(_keywords._names[_keywords.JOB]) == set(known[_keywords.JOB])
     assert {
-        (owner, name) for owner, words in _keywords._MEANT.items() for name in words.values() if name not in known[owner]
+        (owner, name)
+        for owner, words in _keywords._MEANT.items()
+        for names in words.values()
+        for name in names.split(_keywords._OR)
+        if name not in known[owner]
     } == set()
     assert {(owner, word) for owner, words in _keywords._MEANT.items() for word in words if word in known[owner]} == set()
     assert _keywords._GIVEN.keys() <= known.keys()
