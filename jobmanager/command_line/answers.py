@@ -9,7 +9,7 @@ import os
 import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import click
 
@@ -61,9 +61,10 @@ def answer_files(given: Iterable[str]) -> list[Path]:
 
 
 def submissions_in(folder: Path, problems: Problems) -> list[FoundSubmission]:
-    """Each folder in it, with files that are named by their problems. Where one problem takes a file, each file, too.
+    """Each folder in it, with files that are named by their problems, or as the task names the files of answers.
 
-    What is no submission is one with a mistake. Names that begin with a dot are left out.
+    Where one problem takes a file, each file, too. What is no submission is one with a mistake. Names that begin with a dot are
+    left out.
     """
     uploads = [key for key, problem in problems.items() if isinstance(problem, (Code, File))]
     return [_found(path, uploads, problems) for path in _shown_files(folder)]
@@ -104,13 +105,28 @@ def _found(path: Path, uploads: list[str], problems: Problems) -> FoundSubmissio
 def _files_by_problem(folder: Path, problems: Problems) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for path in _shown_files(folder):
-        key = path.name if path.name in problems else path.name.partition(".")[0]
-        if key not in problems:
-            raise InvalidInput(f"the file {_name(path)} is for no problem: the task has {', '.join(problems) or 'none'}")
+        key = _problem_of(path.name, problems)
+        if key is None:
+            named = [f"{each} ({file})" if (file := _filename(problem)) else each for each, problem in problems.items()]
+            raise InvalidInput(f"the file {_name(path)} is for no problem: the task has {', '.join(named) or 'none'}")
         if key in files:
             raise InvalidInput(f"two files are for problem {key!r}: {_name(files[key])} and {_name(path)}")
         files[key] = _regular(path)
     return files
+
+
+def _problem_of(name: str, problems: Problems) -> str | None:
+    """The problem that a file of this name answers: by its id, or as the one for which the task names such a file."""
+    for key in (name, name.partition(".")[0]):
+        if key in problems:
+            return key
+    named = [key for key, problem in problems.items() if _filename(problem) == name]
+    return named[0] if len(named) == 1 else None
+
+
+def _filename(problem: Problem) -> str:
+    """The name that the task gives the file of an answer, without its folder; empty: none."""
+    return PurePosixPath((problem.filename if isinstance(problem, (Code, File)) else None) or "").name
 
 
 def _regular(path: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -123,6 +124,16 @@ def test_the_disk_of_a_build_is_that_of_its_cases(folder: Path) -> None:
     assert (task.limits.workspace_mib, task.build_limits) == (128, Limits(cpu_time_s=20.0, memory_mib=512, workspace_mib=128))
 
 
+def test_limits_that_inginious_has_not_are_named_as_ours(folder: Path) -> None:
+    ours = "processes: 99, open_files: 512, output_kib: 64, cpus: 1.5, on_output_limit: truncate"
+    text = SUM.replace("{time: 1, memory: 64}", f"{{time: 1, {ours}}}")
+    task = task_of(folder, text.replace("{time: 20,", "{time: 20, processes: 400, output_kib: 9,"))
+
+    shared: dict[str, Any] = {"open_files": 512, "cpus": 1.5}
+    assert task.limits == Limits(cpu_time_s=1.0, processes=99, output_kib=64, on_output_limit="truncate", **shared)
+    assert task.build_limits == Limits(cpu_time_s=20.0, memory_mib=512, processes=400, output_kib=9, **shared)
+
+
 MISTAKES = [
     ("cases: cases\nproblems: {}\n", "1: cases needs a command, which is run for each case"),
     ("check: lines\nproblems: {}\n", "1: check needs a command"),
@@ -155,7 +166,7 @@ MISTAKES = [
     (f"{ONE_CASE}network_grading: true\nenvironment: e\n", "1: command and network_grading do not go together"),
     (f"{ONE_CASE}environment_type: mcq\n", "1: command needs a container"),
     (f"{ONE_CASE}build: make\nbuild_limits: {{disk: 5}}\n", "4: build_limits.disk is that of limits"),
-    (f"{ONE_CASE}build: make\nbuild_limits: {{cpu: 5}}\n", "4: build_limits.cpu is none of time, hard_time and memory"),
+    (f"{ONE_CASE}build: make\nbuild_limits: {{cpu: 5}}\n", "4: build_limits.cpu is no limit: there are time, hard_time, memory, "),
     ("hidden_tests: {run_by: pytest}\nproblems:\n  p: {type: code}\n  q: {type: code}\n", "4: problems.q needs a filename"),
     ("command: x\ncases:\n- {stdin: a}\n", "3: cases[0].expected is missing"),
     ("command: x\ncases:\n- {expected: a, output: b}\n", "3: cases[0].output is no part of a case"),
@@ -173,6 +184,9 @@ MISTAKES = [
     ("hidden_tests: {run_by: nose}\nproblems: {q: {type: code}}\n", "1: hidden_tests.run_by must be pytest or unittest"),
     ("hidden_tests: {timeout: 3}\nproblems: {q: {type: code}}\n", "1: hidden_tests.timeout is none of"),
     ("hidden_tests: {submission: ../x.py}\nproblems: {q: {type: code}}\n", "1: hidden_tests make no grader: "),
+    (f"{ONE_CASE}build: make\nbuild_limits: {{cpus: 2}}\n", "4: build_limits.cpus is that of limits"),
+    (f"{ONE_CASE}limits: {{processes: many}}\nenvironment: e\n", "3: limits.processes must be a whole number above 0"),
+    (f"{ONE_CASE}limits: {{on_output_limit: drop}}\nenvironment: e\n", "3: limits: on_output_limit must be"),
     (f"{ONE_CASE}build: make\nbuild_limits: {{memory: 1}}\n", "4: build_limits: memory_mib must be at least"),
 ]
 

@@ -526,7 +526,8 @@ problems:
         "task.yaml:8: environment_parameters.limits.hard_time must be a number of seconds above 0, not a mapping",
         "task.yaml:9: environment_parameters.limits.memory must be a whole number of MB above 0, not 'lots'",
         "task.yaml:10: environment_parameters.limits.disk must be a whole number of MB above 0, not '1.5'",
-        "task.yaml:11: environment_parameters.limits.stack is no limit: there are time, hard_time, memory and disk",
+        "task.yaml:11: environment_parameters.limits.stack is no limit: there are time, hard_time, memory, disk,"
+        " processes, open_files, output_kib, cpus, on_output_limit",
         "task.yaml:12: no grader for upload, boxes: the folder has no run, run.py, run.sh, the file no run_cmd",
         "task.yaml:13: a problem's id has letters, digits and _ . - only, not 'a b'",
         "task.yaml:14: problems.sum.answer is missing",
