@@ -1,4 +1,4 @@
-"""How far a batch is, and the bar that shows it in a terminal or a notebook (extra ``cli``)."""
+"""How far a batch is, and the bar that shows it in a terminal (extra ``cli``) or a notebook (extra ``notebook``)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from jobmanager.errors import NotSupported
+from jobmanager.model._extras import needs_extra
+from jobmanager.model.as_data import AsData
 from jobmanager.model.result import JobResult
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ _REFRESH_S = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BatchProgress:
+class BatchProgress(AsData):
     """How far a batch is."""
 
     done: int  # inputs with a result
@@ -89,7 +91,7 @@ class ProgressBar:
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn
         except ImportError:
-            raise NotSupported("progress=True needs rich: install the extra `cli`, or give a function as progress") from None
+            raise NotSupported(f"{needs_extra('progress=True', 'cli', 'rich')}; or give a function as progress") from None
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"))
         self._title = title
         self._bar: Progress = Progress(*columns, console=Console(stderr=True), auto_refresh=False)

@@ -18,6 +18,7 @@ import pytest
 
 from jobmanager import (
     BatchComparison,
+    BatchProgress,
     CallbackInfo,
     Case,
     CaseResult,
@@ -137,6 +138,7 @@ RECORDS: list[AsData] = [
     Output(stderr=True, data=b"\0", missed_bytes=3, starts_again=True, phase="build", case=CASE_RESULT, to_submitter="x"),
     RunningJob("a", True, "info", "me", 1.5, 30.0, "h"), WaitingJob("a", True, "info", "me", 30.0),
     COMPARED, BatchComparison(changes=(COMPARED,), unchanged=3),
+    BatchProgress(done=5, stored=1, running=2, total=None, refused=1, outcomes={"success": 4}, elapsed_s=2.5),
 ]  # fmt: skip
 MORE = [
     GRADED, Task("a"), Task("a", command="sleep 1", network="class"), Phase("a", Task("a")), Pipeline([Phase("a", Task("a"))]),
