@@ -1,8 +1,8 @@
 """The command line: the group of all commands. Each has a file in ``command_line/``.
 
 The commands for many machines are in ``remote/``, and are imported when one of them is called: the others need no ``redis``.
-Exit codes: 0 all is well; 1 a limit does not hold, a leftover could not be removed, or a node is down or not empty in time;
-2 bad input; 3 a host or Redis cannot be reached; 130 interrupted. Of several hosts the highest counts.
+Exit codes: 0 all is well; 1 a submission is no success, a limit does not hold, a leftover could not be removed, or a node is down
+or not empty in time; 2 bad input; 3 a host or Redis cannot be reached; 130 interrupted. Of several hosts the highest counts.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class _Commands(click.Group):
 @click.version_option(__version__, prog_name="jobmanager")
 @click.pass_context
 def commands(ctx: click.Context) -> int:
-    """Look after the Docker hosts and the nodes of jobmanager."""
+    """Run a program, grade submissions, look after the Docker hosts and the nodes of jobmanager."""
     if ctx.invoked_subcommand is not None:
         return FINE
     click.echo(ctx.get_help())  # a person asks; a script that has lost its arguments sees the exit code

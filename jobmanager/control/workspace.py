@@ -55,7 +55,7 @@ def workspace_files(task: Task, inputs: JobInput) -> dict[str, bytes]:
     if task.grader is not None:
         _check_grader_is_kept(task, inputs)
         files.update(_grader_files(task, inputs))
-    total_bytes = sum(map(len, files.values())) + len(inputs.stdin)
+    total_bytes = sum(map(len, files.values())) + len(inputs.stdin)  # type: ignore[arg-type]  # bytes by now
     if total_bytes > task.limits.memory_mib * 2**20 - _MEMORY_OF_PID_1:
         raise InvalidInput(
             f"the job's files and stdin of {total_bytes / 2**20:.0f} MiB do not fit its memory of {task.limits.memory_mib} MiB,"

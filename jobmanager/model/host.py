@@ -21,6 +21,7 @@ _PULLS = ("never", "missing")
 _LOOPBACK = "127.0.0.1"
 _LETTERS_OF_ADDRESSES = frozenset(string.ascii_letters + string.digits + ".-_:%")
 _HOST_AND_PORT = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*:[0-9]{1,5}")
+_USER_AND_HOST = re.compile(r"(?:ssh:/?)?([A-Za-z0-9_][A-Za-z0-9_.-]*@[A-Za-z0-9][A-Za-z0-9.-]*(?::[0-9]{1,5})?)")
 _EXAMPLES = "unix:///var/run/docker.sock, tcp://host:2376 or ssh://user@host"
 
 
@@ -143,13 +144,14 @@ def _check_url(url: str) -> None:
         port = parts.port
     except ValueError as problem:
         raise InvalidHost(f"host url {url!r}: {problem}") from None
+    near = _near_url(url)
+    instead = f"did you mean {near}?" if near else f"give {_EXAMPLES}"
     if parts.scheme not in _SCHEMES:
-        near = _near_url(url)
-        raise InvalidHost(f"host url {url!r} makes no sense: {f'did you mean {near}?' if near else f'give {_EXAMPLES}'}")
+        raise InvalidHost(f"host url {url!r} makes no sense: {instead}")
     if parts.scheme in ("unix", "fake") and (parts.netloc or not parts.path.startswith("/") or not parts.path.strip("/")):
         raise InvalidHost(f"host url {url!r} needs the absolute path of a socket: {_EXAMPLES}")
     if parts.scheme in ("tcp", "ssh") and not parts.hostname:
-        raise InvalidHost(f"host url {url!r} names no host: {_EXAMPLES}")
+        raise InvalidHost(f"host url {url!r} names no host: {instead}")
     if parts.scheme == "ssh" and (parts.hostname or "").startswith("-"):
         raise InvalidHost(f"host url {url!r}: a host's name cannot begin with '-'")
     if parts.scheme == "tcp" and port is None:
@@ -163,6 +165,10 @@ def _near_url(url: str) -> str:
     kind, separator, rest = url.partition("://")
     if separator and kind in ("http", "https") and rest:
         return f"tcp://{rest.rstrip('/')}"
+    if login := _USER_AND_HOST.fullmatch(url):
+        return f"ssh://{login[1]}"
+    if url in ("localhost", "127.0.0.1", "local"):
+        return "unix:///var/run/docker.sock"
     return f"tcp://{url}" if _HOST_AND_PORT.fullmatch(url) else ""
 
 

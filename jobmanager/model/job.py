@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Collection, Mapping, Set
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from jobmanager.errors import InvalidInput
@@ -34,16 +35,17 @@ class JobInput(VersionedAsData, kind="input", invalid=InvalidInput):
         files: workspace files by relative name; they replace the task's files of the same name;
             in a grading job only those below ``student/`` may.
         executables: names of files that may be run, beside those that can be on disk, begin with ``#!`` or are ELF programs.
-        stdin: what the program reads from standard input.
+        stdin: what the program reads from standard input: bytes, text, or a Path that is read now.
 
     Raises:
-        InvalidInput: keys that are not strings, names that leave the workspace, contents of a wrong type.
+        InvalidInput: keys that are not strings, names that leave the workspace, contents of a wrong type, a file that cannot be
+            read.
     """
 
     answers: Mapping[str, Answer] | None = field(default=None, metadata=ANSWERS)
     files: Mapping[str, Content] | None = field(default=None, kw_only=True, repr=False, metadata=SHOWN_BY_SIZE)
     executables: Collection[str] = field(default=(), kw_only=True)
-    stdin: bytes | str = field(default=b"", kw_only=True, repr=False, metadata=SHOWN_BY_SIZE)
+    stdin: Content = field(default=b"", kw_only=True, repr=False, metadata=SHOWN_BY_SIZE)
 
     def __post_init__(self) -> None:
         make_exact(self, InvalidInput)
@@ -136,23 +138,25 @@ def _answer(given: Answer) -> Answer:
     return list(given) if isinstance(given, tuple) else given
 
 
-def _warn_of_file_names(files: Mapping[str, Content], stdin: bytes | str) -> None:
+def _warn_of_file_names(files: Mapping[str, Content], stdin: Content) -> None:
     """A text that names a file of ours. It is no error: a submitter could find out by that which files there are."""
     for name, content in (*files.items(), ("stdin", stdin)):
         if _checks.names_a_file(content):
             what = "stdin" if content is stdin else f"file {name!r}"
             warnings.warn(
                 f"JobInput: {what} is the text {content!r}, and there is a file of that name: is what is in it meant? Then give"
-                f" Path({content!r}){'.read_bytes()' if content is stdin else ''}",
+                f" Path({content!r})",
                 stacklevel=_CALLER,
             )
 
 
-def _stdin(given: bytes | str) -> bytes:
+def _stdin(given: Content) -> bytes:
+    if isinstance(given, Path):
+        return file_contents({"stdin": given}, InvalidInput)["stdin"]
     if isinstance(given, (bytes, bytearray)):
         return bytes(given)
     if not isinstance(given, str):
-        raise InvalidInput(f"stdin must be bytes or text, not {type(given).__name__}")
+        raise InvalidInput(f"stdin must be bytes, text or a Path, not {type(given).__name__}")
     try:
         return given.encode()
     except UnicodeEncodeError:

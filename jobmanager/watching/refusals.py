@@ -26,7 +26,7 @@ def refusal_text(refused: RunRefused, job: MonitorContainer) -> str:
     known = {
         RefusalReason.NO_SUCH_PROGRAM: f"there is no {name} that can be run",
         RefusalReason.IS_A_FOLDER: f"{name} is a folder, not a program",
-        RefusalReason.NOT_EXECUTABLE: f"{name} is there, but may not be executed",
+        RefusalReason.NOT_EXECUTABLE: f"{name} is there, but may not be executed{_way_out(job)}",
         RefusalReason.NO_SUCH_FOLDER: f"there is no folder {what} to run in",
         RefusalReason.PUT_FAILED: f"its files do not fit into the workspace: {what}: {_error(refused)}",
         RefusalReason.REMOVE_FAILED: f"{what} cannot be wiped: something is left that cannot be removed",
@@ -37,6 +37,11 @@ def refusal_text(refused: RunRefused, job: MonitorContainer) -> str:
         RefusalReason.KILLED_BEFORE: "",
     }
     return known.get(refused.why, one_line(f"the program could not be started: {what}: {_error(refused)}"))
+
+
+def _way_out(job: MonitorContainer) -> str:
+    is_of_the_job = posixpath.normpath(words(job.command)[0]) in job.files  # and not of the image
+    return ": name it in executables, begin it with #!, or run its interpreter" if is_of_the_job else ""
 
 
 def _interpreter(job: MonitorContainer) -> str:

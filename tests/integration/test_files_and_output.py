@@ -413,7 +413,8 @@ def test_a_program_that_was_collected_can_be_run_by_another_job(run: Run, tmp_pa
 def test_a_script_without_an_interpreter_can_be_run_where_it_can_on_disk_or_is_named(run: Run, shell: str, tmp_path: Path) -> None:
     script = tmp_path / "script"
     script.write_text("exit 7\n")
-    assert "'./script' is there, but may not be executed" in run(["./script"], image=shell, directory=tmp_path).text
+    refused = run(["./script"], image=shell, directory=tmp_path).text
+    assert "'./script' is there, but may not be executed: name it in executables" in refused
     assert run(["./script"], image=shell, directory=tmp_path, executables=["script"]).exit_code == 7
     script.chmod(0o755)
     assert run(["./script"], image=shell, directory=tmp_path).exit_code == 7

@@ -28,8 +28,10 @@ BAD_INPUTS = [
     ({"files": {"a": "\ud800"}}, "lone surrogate"),
     ({"files": {".jobmanager/command": b""}}, "the library's own"),
     ({"executables": "run"}, "executables must be a list of file names, not 'run'"),
-    ({"stdin": 5}, "stdin must be bytes or text, not int"),
-    ({"stdin": None}, "stdin must be bytes or text, not NoneType"),
+    ({"stdin": 5}, "stdin must be bytes, text or a Path, not int"),
+    ({"stdin": None}, "stdin must be bytes, text or a Path, not NoneType"),
+    ({"stdin": Path("/nowhere/at/all")}, "file 'stdin' cannot be read"),
+    ({"stdin": Path("/dev/zero")}, "file 'stdin' cannot be read: no regular file"),
     ({"stdin": "\ud800"}, "stdin holds a lone surrogate"),
 ]
 
@@ -68,6 +70,15 @@ def test_a_plain_mapping_is_taken_for_the_answers():
             JobInput.of(bad)
     with pytest.raises(InvalidInput, match="strings for keys"):
         JobInput.of({1: "a"})
+
+
+def test_standard_input_may_be_a_file_which_is_read_at_once(tmp_path):
+    (tmp_path / "in").write_bytes(b"1 2\n\0")
+    given = JobInput(stdin=tmp_path / "in")
+    (tmp_path / "in").unlink()
+
+    assert given.stdin == b"1 2\n\0"
+    assert JobInput.from_dict(given.to_dict()) == given
 
 
 def test_standard_input_may_be_text():
