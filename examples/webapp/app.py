@@ -195,7 +195,7 @@ def state(submission: sqlite3.Row) -> str:
     place = manager.get_job_queue_info(submission["job_id"])
     if place is None:
         return "about to be shown"  # its result is on its way; or it was not queued, and the log says why
-    if place.jobs_before < 0:
+    if place.is_running:
         return "running"
     soon = "" if place.wait_s is None else f", about {place.wait_s:.0f} s"
     return f"waiting, {place.jobs_before} before it{soon}"

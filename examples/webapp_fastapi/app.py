@@ -144,8 +144,8 @@ def show(number: int) -> dict[str, object]:
     place = None if submission["outcome"] else manager.get_job_queue_info(submission["job_id"])
     return {
         **{name: submission[name] for name in ("number", "student", "job_id", "outcome", "text", "grade")},
-        "running": place is not None and place.jobs_before < 0,
-        "jobs_before": None if place is None or place.jobs_before < 0 else place.jobs_before,
+        "running": place is not None and place.is_running,
+        "jobs_before": None if place is None or place.is_running else place.jobs_before,
     }
 
 

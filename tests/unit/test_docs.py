@@ -16,7 +16,26 @@ import click
 import pytest
 
 from dev import case_tests
-from jobmanager import DockerHost, Grader, HostInfo, JobInput, JobManager, JobResult, Limits, Outcome, Task, cli, events
+from jobmanager import (
+    CallbackInfo,
+    ClientBuffer,
+    ClientFuture,
+    ClientSync,
+    DockerHost,
+    Grader,
+    HostInfo,
+    JobInput,
+    JobManager,
+    JobResult,
+    Limits,
+    Outcome,
+    Step,
+    Task,
+    cli,
+    errors,
+    events,
+)
+from jobmanager.batch import BatchComparison, ComparedResult
 from jobmanager.command_line import run
 from jobmanager.command_line.printing import BAD, FINE, INTERRUPTED, UNREACHABLE, USAGE
 from jobmanager.doctor import probes, runner_check
@@ -33,6 +52,7 @@ from jobmanager.model.container_states import (
 )
 from jobmanager.model.job import Request, RunRequest
 from jobmanager.model.result import KilledBy, LimitName
+from jobmanager.remote import RemoteClient
 from jobmanager.remote.keys import Keys
 from jobmanager.remote.timeouts import ClusterTimeouts
 from jobmanager.results.facts import CapturedOutput, HostGivenUp, Limit, LimitHit, ProgramEnd, RunFacts
@@ -372,6 +392,50 @@ def test_every_argument_of_a_jobs_input_is_explained_with_its_default() -> None:
 def test_every_field_of_a_hosts_record_is_explained() -> None:
     rows = table(text_of("docs/hosts.md"), "field of `HostInfo`", "meaning")
     assert [row[0] for row in rows] == [f"`{field.name}`" for field in dataclasses.fields(HostInfo)]
+
+
+FIELDS_OF = {"docs/batches.md": [BatchComparison, ComparedResult], "docs/queue.md": [CallbackInfo], "docs/debugging.md": [Step]}
+
+
+@pytest.mark.parametrize(("document", "record"), [(name, record) for name, records in FIELDS_OF.items() for record in records])
+def test_every_field_of_the_smaller_records_is_explained(document: str, record: Any) -> None:
+    rows = table(text_of(document), f"field of `{record.__name__}`", "meaning")
+    names = getattr(record, "_fields", None) or [field.name for field in dataclasses.fields(record)]
+    assert [name for row in rows for name in quoted(row[0])] == [*names]
+
+
+def test_every_exception_is_in_the_tree_and_in_the_table() -> None:
+    text = text_of("docs/tasks.md")
+    rows = table(text, "exception", "raised by, and when")
+    assert "\n".join(["```text", "JobManagerError", *tree_below(errors.JobManagerError), "```"]) in text
+    assert [quoted(row[0])[0] for row in rows] == re.findall(r"(?m)^class (\w+)", text_of("jobmanager/errors.py"))
+
+
+def tree_below(error: type[Exception], indent: str = "") -> Iterator[str]:
+    below = [each for each in error.__subclasses__() if each.__module__ == errors.__name__]  # others reach no caller
+    for each in below:
+        corner, line = ("└── ", "    ") if each is below[-1] else ("├── ", "│   ")
+        too = each.__bases__[1:] and each.__bases__[1].__name__
+        yield f"{indent}{corner}{each.__name__}" + (f" (also a {too})" if too else "")
+        yield from tree_below(each, indent + line)
+
+
+def test_the_table_of_keywords_is_that_of_the_signatures() -> None:
+    calls: list[list[Any]] = [
+        [JobManager.new_job, RemoteClient.new_job],
+        [JobManager.submit, RemoteClient.submit, ClientFuture.new_job],
+        [ClientBuffer.new_job],
+        [ClientSync.new_job],
+        [JobManager.map, JobManager.amap, RemoteClient.map, ClientFuture.amap],
+    ]
+    rows = table(text_of("docs/tasks.md"), "keyword", "`new_job` of `JobManager`, `RemoteClient`")
+    told = {name: [cell == "yes" for cell in row[1:]] for row in rows for name in quoted(row[0])}
+    for place, methods in enumerate(calls):
+        has = {name for name, where in told.items() if where[place]}
+        for method in methods:
+            takes = set(inspect.signature(method).parameters) - {"self", "task", "inputdata", "inputs"}
+            assert takes & {*told} == has, method
+            assert takes <= {*told} or place == len(calls) - 1
 
 
 def test_every_field_of_a_result_is_explained() -> None:
