@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -94,7 +95,9 @@ class ProgressBar:
             raise NotSupported(f"{needs_extra('progress=True', 'cli', 'rich')}; or give a function as progress") from None
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"))
         self._title = title
-        self._bar: Progress = Progress(*columns, console=Console(stderr=True), auto_refresh=False)
+        is_shared = getattr(sys.stdout, "isatty", bool)()  # then what is printed stands above the bar; else it is left alone
+        console = Console(stderr=True)
+        self._bar: Progress = Progress(*columns, console=console, auto_refresh=False, redirect_stdout=is_shared)
         self._row: TaskID | None = None
         self._next_refresh = 0.0
         self._last: BatchProgress | None = None

@@ -122,7 +122,7 @@ def test_a_job_past_its_output_limit_tells_how_much_of_it_is_not_there(shared_ma
 def test_a_job_that_is_run_again_starts_its_stream_again(
     shared_manager: JobManager, submit: Submit, running: Callable[[JobFuture], Container]
 ) -> None:
-    job = submit(f"echo ready; echo $HOSTNAME; {SLEEPS}", retries=1, limits=LASTS.limits)
+    job = submit(f"echo ready; echo $HOSTNAME; {SLEEPS}; true", retries=1, limits=LASTS.limits)
     live = shared_manager.follow(job.job_id, timeout_s=PATIENCE_S)
     seen = read(live, b"ready")
 

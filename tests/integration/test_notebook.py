@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import queue
-from collections.abc import Iterator
-from contextlib import suppress
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
-from jupyter_client.manager import start_new_kernel
+import zmq
+from jupyter_client.manager import start_new_async_kernel
 
 from tests.conftest import BUSYBOX, SLOWNESS, eventually, our_containers
 from tests.support.faults import programs_begun
 
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 PATIENCE_S = 60.0 * SLOWNESS
+TOP = Path(__file__).resolve().parents[2]
 
 BEGIN = """
 import sys
@@ -38,68 +41,71 @@ END = "manager.close()"
 class Notebook:
     """Cells for a kernel."""
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, manager: Any, client: Any) -> None:
+        self.interrupt = manager.interrupt_kernel
         self._client = client
 
     def begin(self, cell: str) -> str:
         """Have a cell run, without waiting for its end."""
         return str(self._client.execute(cell))
 
-    def shown(self, cell: str) -> list[dict[str, Any]]:
+    async def shown(self, cell: str) -> list[dict[str, Any]]:
         """What a begun cell has shown, when it has ended."""
         messages = []
         while True:
-            message = self._client.get_iopub_msg(timeout=PATIENCE_S)
+            message = await self._client.get_iopub_msg(timeout=PATIENCE_S)
             if message["parent_header"].get("msg_id") != cell:
                 continue
             if message["msg_type"] == "status" and message["content"]["execution_state"] == "idle":
                 return messages
             messages.append(message)
 
-    def run(self, cell: str) -> list[dict[str, Any]]:
+    async def run(self, cell: str) -> list[dict[str, Any]]:
         """The same for one that is begun now, and raises nothing."""
-        shown = self.shown(self.begin(cell))
+        shown = await self.shown(self.begin(cell))
         assert not [message["content"] for message in shown if message["msg_type"] == "error"]
         return shown
 
 
-@pytest.fixture
-def kernel() -> Iterator[tuple[Any, Notebook]]:
-    manager, client = start_new_kernel(startup_timeout=PATIENCE_S)
+@asynccontextmanager
+async def notebook_with_manager(url: str) -> AsyncIterator[Notebook]:
+    manager, client = await start_new_async_kernel(startup_timeout=PATIENCE_S)
     try:
-        yield manager, Notebook(client)
+        notebook = Notebook(manager, client)
+        await notebook.run(BEGIN.format(folder=str(TOP), url=url))
+        yield notebook
+        await notebook.run(END)
     finally:
         client.stop_channels()
-        with suppress(queue.Empty, RuntimeError):
-            manager.shutdown_kernel(now=True)
+        await manager.shutdown_kernel(now=True)
+        zmq.Context.instance().term()
 
 
-def test_the_bar_is_shown_beside_what_the_cell_prints(kernel: tuple[Any, Notebook], engine_url: str, request: Any) -> None:
-    _, notebook = kernel
-    notebook.run(BEGIN.format(folder=str(request.config.rootpath), url=engine_url))
+def test_the_bar_is_shown_beside_what_the_cell_prints(engine_url: str) -> None:
+    async def shown() -> list[dict[str, Any]]:
+        async with notebook_with_manager(engine_url) as notebook:
+            return await notebook.run(BATCH.format(image=BUSYBOX))
 
-    shown = notebook.run(BATCH.format(image=BUSYBOX))
+    messages = asyncio.run(shown())
 
-    printed = "".join(message["content"]["text"] for message in shown if message["msg_type"] == "stream")
+    printed = "".join(message["content"]["text"] for message in messages if message["msg_type"] == "stream")
     assert printed == "".join(f"success {number}\n" for number in range(5))
-    bars = [message["content"]["data"] for message in shown if message["msg_type"] == "display_data"]
+    bars = [message["content"]["data"] for message in messages if message["msg_type"] == "display_data"]
     assert any("application/vnd.jupyter.widget-view+json" in bar for bar in bars), "it has a place of its own"
     assert any("5/5 (5 success)" in bar.get("text/html", "") for bar in bars), bars
-    notebook.run(END)
 
 
-def test_a_cell_that_is_interrupted_leaves_no_job_and_the_manager_goes_on(
-    kernel: tuple[Any, Notebook], engine_url: str, request: Any
-) -> None:
-    manager, notebook = kernel
-    notebook.run(BEGIN.format(folder=str(request.config.rootpath), url=engine_url))
-    endless = notebook.begin(ENDLESS.format(image=BUSYBOX))
-    eventually(lambda: programs_begun(engine_url) >= 2, within_s=60, what="jobs run")
+def test_a_cell_that_is_interrupted_leaves_no_job_and_the_manager_goes_on(engine_url: str) -> None:
+    async def interrupted() -> list[dict[str, Any]]:
+        async with notebook_with_manager(engine_url) as notebook:
+            endless = notebook.begin(ENDLESS.format(image=BUSYBOX))
+            eventually(lambda: programs_begun(engine_url) >= 2, within_s=60, what="jobs run")
+            await notebook.interrupt()
+            messages = await notebook.shown(endless)
+            eventually(lambda: not our_containers(engine_url), what="nothing is left")
+            await notebook.run(BATCH.format(image=BUSYBOX))
+            return messages
 
-    manager.interrupt_kernel()
+    messages = asyncio.run(interrupted())
 
-    errors = [message["content"]["ename"] for message in notebook.shown(endless) if message["msg_type"] == "error"]
-    assert errors == ["KeyboardInterrupt"]
-    eventually(lambda: not our_containers(engine_url), what="nothing is left")
-    notebook.run(BATCH.format(image=BUSYBOX))
-    notebook.run(END)
+    assert [message["content"]["ename"] for message in messages if message["msg_type"] == "error"] == ["KeyboardInterrupt"]

@@ -89,7 +89,7 @@ def test_students_that_pass_a_limit_end_with_the_codes_that_graders_expect_and_l
         run,
         """
 seen["cpu"], seen["wall"], seen["output"], seen["memory"] = at_once(
-    lambda: student("while :; do :; done", cpu_time_s=1, memory_mib=16),
+    lambda: student("while :; do :; done", cpu_time_s=1, wall_time_s=40, memory_mib=16),
     lambda: student("sleep 100", wall_time_s=1, memory_mib=16),
     lambda: student("yes", memory_mib=16),
     lambda: student("head -c 60M /dev/zero > /tmp/x; exit 1", memory_mib=16),

@@ -7,6 +7,9 @@ import gc
 import itertools
 import json
 import os
+import pty
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import aclosing
@@ -512,6 +515,26 @@ def test_the_text_says_done_outcomes_speed_and_the_time_left():
 def test_the_bar_ends_with_all_that_was_done(capsys):
     list(ClientFuture(Busy()).map(TASK, list(inputs(3)), progress=True))
     assert "3/3 (3 success)" in capsys.readouterr().err
+
+
+def test_what_is_printed_beside_a_bar_goes_where_it_did():
+    """As in ``script.py > out.txt``: rich would print it on the bar's terminal."""
+    with_bar = """if True:
+        from jobmanager.batch.progress import BatchProgress, ProgressBar
+        bar = ProgressBar("t")
+        bar(BatchProgress(done=1, stored=0, running=0, total=1, refused=0, outcomes={"success": 1}, elapsed_s=1.0))
+        print("mine")
+        bar.close()
+    """
+    screen, terminal = pty.openpty()
+    try:
+        ended = subprocess.run([sys.executable, "-c", with_bar], stdout=subprocess.PIPE, stderr=terminal, timeout=60, check=True)
+        shown = os.read(screen, 100_000)
+    finally:
+        os.close(screen)
+        os.close(terminal)
+    assert ended.stdout == b"mine\n"
+    assert b"1/1 (1 success)" in shown
 
 
 def test_without_rich_a_bar_is_refused_with_what_to_do(monkeypatch):
