@@ -93,7 +93,7 @@ class ProgressBar:
             from rich.progress import BarColumn, Progress, TextColumn
         except ImportError:
             raise NotSupported(f"{needs_extra('progress=True', 'cli', 'rich')}; or give a function as progress") from None
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"))
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[text]}", markup=False))
         self._title = title
         is_shared = getattr(sys.stdout, "isatty", bool)()  # then what is printed stands above the bar; else it is left alone
         console = Console(stderr=True)

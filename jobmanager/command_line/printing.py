@@ -39,7 +39,11 @@ def complain(about: str, code: int) -> int:
 def progress(what: str, total: int | None = None) -> Iterator[Callable[[int, int, str], None]]:
     """A bar on standard error; nothing where that is no terminal. What it yields is told how far it is, and at what."""
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+    is_shared = sys.stdout.isatty()  # else what is printed is left alone
+    shown = Progress(
+        *columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty(), redirect_stdout=is_shared
+    )
+    with shown as bar:
         task = bar.add_task(what, total=total)
         yield lambda done, total, name: bar.update(task, completed=done, total=total, description=name)
 

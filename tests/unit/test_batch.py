@@ -513,8 +513,10 @@ def test_the_text_says_done_outcomes_speed_and_the_time_left():
 
 
 def test_the_bar_ends_with_all_that_was_done(capsys):
-    list(ClientFuture(Busy()).map(TASK, list(inputs(3)), progress=True))
-    assert "3/3 (3 success)" in capsys.readouterr().err
+    task = Task("x", command="cat", name="[/b] of [red]")
+    list(ClientFuture(Busy()).map(task, list(inputs(3)), progress=True))
+    shown = capsys.readouterr().err
+    assert "3/3 (3 success)" in shown and "[/b] of [red]" in shown
 
 
 def test_what_is_printed_beside_a_bar_goes_where_it_did():
