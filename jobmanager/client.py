@@ -78,14 +78,15 @@ def takes_job_options(options: type) -> Callable[[_Method], _Method]:
         place = min(places, default=len(parameters))
         parameters[place:place] = [_parameter(name, options) for name in names]
         known = dict.fromkeys(parameter.name for parameter in parameters[1:])
-        call = JOB if options is not BatchOptions else BATCH
+        call = BATCH if options is BatchOptions else JOB
 
         @wraps(method)
         def checked(*arguments: Any, **keywords: Any) -> Any:
             for name in keywords:
                 if name not in known:
-                    owner = type(arguments[0]).__name__ if arguments else method.__qualname__.split(".")[0]
-                    raise unexpected_keyword(f"{owner}.{method.__name__}()", name, known, owner=call)
+                    owner = type(arguments[0]) if arguments else object
+                    named = f"{owner.__name__}.{method.__name__}" if hasattr(owner, method.__name__) else method.__qualname__
+                    raise unexpected_keyword(f"{named}()", name, known, owner=call)
             return method(*arguments, **keywords)
 
         checked.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]

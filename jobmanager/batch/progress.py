@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from jobmanager.errors import NotSupported
 from jobmanager.model._extras import needs_extra
@@ -80,6 +80,11 @@ class ProgressCounter:
         )
 
 
+def shares_the_terminal(output: TextIO | None) -> bool:
+    """Whether what is printed there has to stand above a bar. Where it is no terminal, it is left alone."""
+    return output is not None and output.isatty()
+
+
 class ProgressBar:
     """Shows a ``BatchProgress`` with rich, on standard error or in a notebook. It has no thread: it moves when it is called.
 
@@ -95,9 +100,9 @@ class ProgressBar:
             raise NotSupported(f"{needs_extra('progress=True', 'cli', 'rich')}; or give a function as progress") from None
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[text]}", markup=False))
         self._title = title
-        is_shared = getattr(sys.stdout, "isatty", bool)()  # then what is printed stands above the bar; else it is left alone
-        console = Console(stderr=True)
-        self._bar: Progress = Progress(*columns, console=console, auto_refresh=False, redirect_stdout=is_shared)
+        self._bar: Progress = Progress(
+            *columns, console=Console(stderr=True), auto_refresh=False, redirect_stdout=shares_the_terminal(sys.stdout)
+        )
         self._row: TaskID | None = None
         self._next_refresh = 0.0
         self._last: BatchProgress | None = None

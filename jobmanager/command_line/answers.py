@@ -116,12 +116,11 @@ def _files_by_problem(folder: Path, problems: Problems) -> dict[str, Path]:
 
 
 def _problem_of(name: str, problems: Problems) -> str | None:
-    """The problem that a file of this name answers: by its id, or as the one for which the task names such a file."""
-    for key in (name, name.partition(".")[0]):
-        if key in problems:
-            return key
+    """The problem that a file of this name answers: the one for which the task names such a file, or by its id."""
     named = [key for key, problem in problems.items() if _filename(problem) == name]
-    return named[0] if len(named) == 1 else None
+    if len(named) == 1:
+        return named[0]
+    return next((key for key in (name, name.partition(".")[0]) if key in problems), None)
 
 
 def _filename(problem: Problem) -> str:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 from rich.text import Text
 
+from jobmanager.batch.progress import shares_the_terminal
 from jobmanager.errors import EngineUnavailable, JobManagerError, RedisUnavailable
 from jobmanager.model.result import Outcome
 
@@ -39,11 +40,10 @@ def complain(about: str, code: int) -> int:
 def progress(what: str, total: int | None = None) -> Iterator[Callable[[int, int, str], None]]:
     """A bar on standard error; nothing where that is no terminal. What it yields is told how far it is, and at what."""
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-    is_shared = sys.stdout.isatty()  # else what is printed is left alone
-    shown = Progress(
-        *columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty(), redirect_stdout=is_shared
-    )
-    with shown as bar:
+    bar_console, is_hidden = Console(stderr=True), not sys.stderr.isatty()
+    with Progress(
+        *columns, console=bar_console, transient=True, disable=is_hidden, redirect_stdout=shares_the_terminal(sys.stdout)
+    ) as bar:
         task = bar.add_task(what, total=total)
         yield lambda done, total, name: bar.update(task, completed=done, total=total, description=name)
 

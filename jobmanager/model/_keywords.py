@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import wraps
 from typing import Any, TypeVar, cast
 
 _C = TypeVar("_C", bound=type)
 _F = TypeVar("_F", bound=Callable[..., Any])
-_CLOSE = 0.75  # of difflib: a letter or two
+_CUTOFF = 0.75  # of difflib: a letter or two
 JOB = "new_job"  # the calls that take a job
 BATCH = "map"  # those that take many
 TESTS = "Grader.pytest"  # those that make a grader of tests
 START, CLOSE, FOLLOW = "start", "close", "follow"
+_TAKE_NO_JOB = (START, CLOSE, FOLLOW)
 
 _WALL, _CPU, _MEMORY, _SLOTS = "wall_time_s", "cpu_time_s", "memory_mib", "max_concurrent_jobs"
 _OR = " or "  # between two names: the word says not which
@@ -29,7 +31,7 @@ _OF_A_JOB = {
     **dict.fromkeys(("input_data", "input", "inputs"), "inputdata"),
     "prio": "priority",
 }
-_MEANT: Mapping[str, Mapping[str, str]] = {  # by class, then by word: the name that it has there
+_MEANT: Mapping[str, Mapping[str, str]] = {  # by class or call, then by word: the name that it has there, or two names
     "Task": {
         **dict.fromkeys(("image", "docker_image", "container", "env_name", "language"), "environment"),
         **dict.fromkeys(("cmd", "args", "entrypoint", "run", "script", "program"), "command"),
@@ -54,8 +56,9 @@ _MEANT: Mapping[str, Mapping[str, str]] = {  # by class, then by word: the name 
         **dict.fromkeys(("cores", "cpu_count", "nano_cpus"), "cpus"),
     },
     TESTS: {
-        **dict.fromkeys(("timeout", "timeout_s", "time_limit", "max_time", "wall", "wall_time"), _WALL),
-        **dict.fromkeys(("time", "time_s", "cpu", "cpu_time", "cpu_limit"), _CPU),
+        **dict.fromkeys(("timeout", "timeout_s", "wall", "wall_time"), _WALL),
+        **dict.fromkeys(("time", "time_s", "time_limit", "max_time"), _WALL + _OR + _CPU),
+        **dict.fromkeys(("cpu", "cpu_time", "cpu_limit"), _CPU),
         **dict.fromkeys(("memory", "mem_limit", "memory_mib", "memory_limit"), "student_memory_mib"),
         **dict.fromkeys(("file", "filename", "solution", "module", "student"), "submission"),
         **dict.fromkeys(("test", "test_files", "pattern", "files"), "tests"),
@@ -75,7 +78,8 @@ _MEANT: Mapping[str, Mapping[str, str]] = {  # by class, then by word: the name 
     },
     "Case": {
         **dict.fromkeys(("output", "answer", "expected_output"), "expected"),
-        **dict.fromkeys(("timeout", "timeout_s", "time", "time_s", "time_limit", "max_time", "wall", "wall_time"), _WALL),
+        **dict.fromkeys(("timeout", "timeout_s", "wall", "wall_time"), _WALL),
+        **dict.fromkeys(("time", "time_s", "time_limit", "max_time"), _WALL + _OR + _CPU),
         **dict.fromkeys(("cpu", "cpu_time", "cpu_limit", "cpu_seconds"), _CPU),
         "input": "stdin",
     },
@@ -86,14 +90,14 @@ _MEANT: Mapping[str, Mapping[str, str]] = {  # by class, then by word: the name 
         "options": "choices",
     },
     "Match": dict.fromkeys(("expected", "correct", "solution", "right", "text"), "answer"),
-    "Code": dict.fromkeys(("name", "file", "path"), "filename"),
+    "Code": dict.fromkeys(("file", "path"), "filename"),
     "File": {
-        **dict.fromkeys(("name", "file", "path"), "filename"),
+        **dict.fromkeys(("file", "path"), "filename"),
         **dict.fromkeys(("allowed_exts", "exts", "endings"), "extensions"),
         **dict.fromkeys(("max_size", "size"), "max_bytes"),
     },
     "Floats": {
-        **dict.fromkeys(("tolerance", "tol", "precision"), "absolute or relative"),
+        **dict.fromkeys(("tolerance", "tol", "precision"), f"absolute{_OR}relative"),
         **dict.fromkeys(("atol", "abs_tol", "eps", "epsilon"), "absolute"),
         **dict.fromkeys(("rtol", "rel_tol"), "relative"),
     },
@@ -106,12 +110,12 @@ _MEANT: Mapping[str, Mapping[str, str]] = {  # by class, then by word: the name 
         **dict.fromkeys(("on_error", "errors", "return_exceptions"), "on_refused"),
         **dict.fromkeys(("input", "inputdata", "input_data", "iterable"), "inputs"),
     },
-    START: dict.fromkeys(("block", "blocking", "wait_s"), "wait"),
+    START: dict.fromkeys(("block", "blocking"), "wait"),
     CLOSE: {
         **dict.fromkeys(("timeout", "timeout_s", "wait_s", "grace_s"), "drain_timeout_s"),
         **dict.fromkeys(("force", "now", "cancel"), "kill"),
     },
-    FOLLOW: dict.fromkeys(("timeout", "wait_s"), "timeout_s"),
+    FOLLOW: {**dict.fromkeys(("timeout", "wait_s"), "timeout_s"), **dict.fromkeys(("id", "task_id", "job"), "job_id")},
 }
 _GIVEN = {  # how what belongs to another class is given
     "Task": "Task(..., {}=...)",
@@ -122,14 +126,15 @@ _GIVEN = {  # how what belongs to another class is given
     "Case": "Case({}=...)",
     "Phase": "Phase(name, task, {}=...)",
     "Grader": "Task(..., grader=Grader({}=...))",
-    JOB: "JobManager.new_job(task, {}=...)",
+    JOB: "new_job(task, {}=...) of a JobManager or RemoteClient",
 }
 _FIRST = {
     ("Task", "environment"): "Task('python3', ...)",
     ("DockerHost", "url"): "DockerHost('unix:///var/run/docker.sock')",
     ("JobManager", "hosts"): "JobManager('unix:///var/run/docker.sock')",
 }
-_names: dict[str, tuple[str, ...]] = {  # of each class that explains its keywords, and of the calls that take a job
+_NEEDLESS = {(BATCH, "wait_s"): "a batch waits for room in the queue by itself"}
+_names: dict[str, tuple[str, ...]] = {  # of each class that explains its keywords, and of the calls that take a job: its own names
     JOB: ("inputdata", "callback", "priority", "launcher_name", "debug", "ssh_callback", "job_id", "supersede_key", "wait_s")
 }
 
@@ -146,7 +151,6 @@ def call_explains_keywords(owner: str) -> Callable[[_F], _F]:
     """The same for a method (below its ``@classmethod``, if it is one); ``owner`` is the call in the table of words."""
 
     def decorate(method: _F) -> _F:
-        _names[owner] = tuple(inspect.signature(method).parameters)[1:]
         return _explained(method, f"{method.__qualname__}()", owner)
 
     return decorate
@@ -166,7 +170,7 @@ def _explained(function: _F, what: str, owner: str) -> _F:
 
 
 def unexpected_keyword(what: str, name: str, known: Collection[str], *, owner: str = JOB) -> TypeError:
-    """The error for a keyword that is not known; ``owner`` is the class, or ``JOB``, whose words are looked up first."""
+    """The error for a keyword that is not known; ``owner`` is the class or the call whose words are looked up first."""
     hint = next(_hints(owner, name, known), f"it takes {', '.join(known)}")
     return TypeError(f"{what} got an unexpected keyword argument {name!r}: {hint}")
 
@@ -177,11 +181,24 @@ def _hints(owner: str, name: str, known: Collection[str]) -> Iterator[str]:
     if meant is not None and set(meant.split(_OR)) <= set(known):
         first = _FIRST.get((owner, meant))
         yield f"it is called {meant}" if first is None else f"it is the first argument, {meant}: {first}"
-    for other, given in _GIVEN.items():
+    if (owner, word) in _NEEDLESS:
+        yield f"it is not needed: {_NEEDLESS[owner, word]}"
+    elsewhere = [] if owner in _TAKE_NO_JOB else list(_GIVEN)
+    for other in elsewhere:
         if word in _names.get(other, ()) and word not in known:
-            yield f"it belongs elsewhere: {given.format(word)}"
-    for near in difflib.get_close_matches(word, known, n=1, cutoff=_CLOSE):
+            yield from _given(other, word)
+    for near in difflib.get_close_matches(word, known, n=1, cutoff=_CUTOFF):
         yield f"did you mean {near}?"
-    for other, words in _MEANT.items():
-        if other != owner and other in _GIVEN and word in words:
-            yield f"it belongs elsewhere: {_GIVEN[other].format(words[word].split(_OR)[0])}"
+    for other in elsewhere:
+        if other != owner and word in _MEANT.get(other, {}):
+            yield from _given(other, _MEANT[other][word])
+
+
+def _given(other: str, meant: str) -> Iterator[str]:
+    """How an argument of another class is given; nothing where its place says it, as that of a phase's task."""
+    first, *more = meant.split(_OR)
+    template = _GIVEN[other]
+    if re.search(rf"\b{first}[,)]", template):
+        template = _FIRST.get((other, first), "")
+    if template:
+        yield f"it belongs elsewhere: {template.format(first)}" + "".join(f", or {each}" for each in more)

@@ -169,7 +169,7 @@ def _near_url(url: str) -> str:
         return f"ssh://{login[1]}"
     if url in ("localhost", "127.0.0.1", "local"):
         return "unix:///var/run/docker.sock"
-    return f"tcp://{url}" if _HOST_AND_PORT.fullmatch(url) else ""
+    return f"tcp://{url}" if _HOST_AND_PORT.fullmatch(url) and url.partition(":")[0] not in _SCHEMES else ""
 
 
 def _check_address(address: str) -> None:

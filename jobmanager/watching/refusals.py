@@ -40,8 +40,9 @@ def refusal_text(refused: RunRefused, job: MonitorContainer) -> str:
 
 
 def _way_out(job: MonitorContainer) -> str:
-    is_of_the_job = posixpath.normpath(words(job.command)[0]) in job.files  # and not of the image
-    return ": name it in executables, begin it with #!, or run its interpreter" if is_of_the_job else ""
+    name = words(job.command)[0]
+    is_of_the_job = "/" in name and (not name.startswith("/") or name.startswith(f"{job.workspace}/"))  # and not of the image
+    return ": run it by its interpreter, begin it with #!, or name it in executables" if is_of_the_job else ""
 
 
 def _interpreter(job: MonitorContainer) -> str:

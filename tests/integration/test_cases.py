@@ -29,7 +29,7 @@ from jobmanager.engine.labels import JOB_LABEL
 from jobmanager.events import CaseEnded
 from tests.conftest import BUSYBOX, eventually
 from tests.support.daemons import PrivateDaemon
-from tests.support.faults import pause, processes
+from tests.support.faults import SLEEPS, pause, processes, wake
 
 pytestmark = pytest.mark.engine
 
@@ -352,13 +352,17 @@ def test_a_container_that_died_of_a_case_is_replaced_and_that_case_keeps_its_out
     """It stands still when its limit is over, so that only the engine can end it."""
     told = Told()
     cases = [*numbered(2), Case("", name="stands still", wall_time_s=10), *numbered(4)[2:]]
-    program = "read word || sleep 60; cat made; echo $word"
-    expected = [replace(case, expected=b"made\n" + case.expected) if case.expected else case for case in cases]  # type: ignore[operator]
+    program = f"read word || sleep 60; cat made; echo $word; [ $word != 4 ] || {SLEEPS}; true"
+    expected = [replace(case, wall_time_s=case.wall_time_s or 60) for case in cases]
+    expected = [replace(case, expected=b"made\n" + case.expected) if case.expected else case for case in expected]  # type: ignore[operator]
     with JobManager(DockerHost(private_engine.url), hook_manager=told.hooks) as manager:
         job = manager.submit(Task(BUSYBOX, build="echo made > made", command=program, cases=expected, limits=SMALL))
         eventually(lambda: len(told.cases) == 2, what="two cases have ended", within_s=60)
         (container,) = outsider.containers.list(filters={"label": f"{JOB_LABEL}={job.job_id}"})
         pause(container)
+        eventually(lambda: len(told.cases) == 4, what="the engine has ended the case, and the next has ended", within_s=60)
+        (other,) = outsider.containers.list(filters={"label": f"{JOB_LABEL}={job.job_id}"})
+        eventually(wake, what="the last case goes on")
         result = job.result(60)
 
     assert outcomes(result) == [
@@ -368,6 +372,7 @@ def test_a_container_that_died_of_a_case_is_replaced_and_that_case_keeps_its_out
         (Outcome.SUCCESS, True),
         (Outcome.SUCCESS, True),
     ], result
+    assert other.id != container.id
     assert (result.outcome, result.limit, result.grade) == (Outcome.TIMEOUT, "wall", 80.0)
     assert [number for _, number in told.cases] == [1, 2, 3, 4, 5]
 

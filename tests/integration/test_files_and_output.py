@@ -414,7 +414,7 @@ def test_a_script_without_an_interpreter_can_be_run_where_it_can_on_disk_or_is_n
     script = tmp_path / "script"
     script.write_text("exit 7\n")
     refused = run(["./script"], image=shell, directory=tmp_path).text
-    assert "'./script' is there, but may not be executed: name it in executables" in refused
+    assert "'./script' is there, but may not be executed: run it by its interpreter" in refused
     assert run(["./script"], image=shell, directory=tmp_path, executables=["script"]).exit_code == 7
     script.chmod(0o755)
     assert run(["./script"], image=shell, directory=tmp_path).exit_code == 7

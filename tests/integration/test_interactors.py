@@ -13,7 +13,7 @@ from jobmanager.engine.labels import JOB_LABEL, STUDENT_LABEL
 from tests.conftest import BUSYBOX, eventually, our_containers, our_volumes
 from tests.integration.test_cases import PYTHON, Told, outcomes, waiters
 from tests.support.daemons import PrivateDaemon
-from tests.support.faults import pause
+from tests.support.faults import SLEEPS, pause, wake
 
 pytestmark = pytest.mark.engine
 
@@ -339,7 +339,7 @@ def test_where_the_interactors_container_dies_of_a_case_two_others_take_the_plac
     """It stands still, so that only the engine can end it."""
     told = Told()
     limits = replace(LIMITS, wall_time_s=12)
-    check = interactor("read case <input; [ $case = 2 ] && sleep 20; read x; [ $x = made ]", limits)
+    check = interactor(f"read case <input; [ $case = 2 ] && sleep 20; read x; [ $case != 4 ] || {SLEEPS}; [ $x = made ]", limits)
     cases = [Case(f"{number}\n", name=f"n{number}", check=check) for number in (1, 2, 3, 4)]
     with JobManager(DockerHost(private_engine.url), hook_manager=told.hooks) as manager:
         program = "sleep 1; sh made; read x"
@@ -347,7 +347,11 @@ def test_where_the_interactors_container_dies_of_a_case_two_others_take_the_plac
         eventually(lambda: told.cases, what="a case has ended", within_s=60)
         (container,) = outsider.containers.list(filters={"label": [f"{JOB_LABEL}={job.job_id}", STUDENT_LABEL]})
         pause(container)
+        eventually(lambda: len(told.cases) == 3, what="the engine has ended the case, and the next has ended", within_s=60)
+        (other,) = outsider.containers.list(filters={"label": [f"{JOB_LABEL}={job.job_id}", STUDENT_LABEL]})
+        eventually(wake, what="the last case goes on")
         result = job.result(60)
+    assert other.id != container.id
     right = (Outcome.SUCCESS, True)
     assert outcomes(result) == [right, (Outcome.TIMEOUT, None), right, right], result
     assert [number for _, number in told.cases] == [1, 2, 3, 4]

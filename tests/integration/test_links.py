@@ -163,6 +163,7 @@ def test_a_stream_with_something_else_in_it_costs_neither_output_nor_the_program
         output = iter(manager.follow(job.job_id))
         assert next(output).data == b"ready\n"
         proxy.link.inject(stray)
+        eventually(lambda: proxy.count(ATTACH) > 1, what="it is followed by another link")
         eventually(wake, what="its program goes on")
         result = job.result(PATIENCE_S)
     assert (result.outcome, result.exit_code, result.stdout) == (Outcome.FAILED, 3, b"ready\nover\n"), result

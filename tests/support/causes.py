@@ -493,7 +493,7 @@ def _crashes() -> Iterator[Cause]:
         ("its command does not exist", "nosuch", {}, "there is no 'nosuch' that can be run"),
         ("its command does not exist in a folder", "/bin/nosuch", {}, "there is no '/bin/nosuch' that can be run"),
         ("its command's name is odd", "a'b c", {}, 'there is no "a\'b c" that can be run'),
-        ("its command is not executable", "./data", {"data": "echo hello\n"}, "'./data' is there, but may not be executed: name"),
+        ("its command is not executable", "./data", {"data": "echo hello\n"}, "'./data' is there, but may not be executed: run"),
         ("its command is a folder", "./folder", {"folder/file": ""}, "'./folder' is a folder, not a program"),
     ]:
         yield Cause(

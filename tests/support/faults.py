@@ -52,8 +52,8 @@ def pause(container: Container) -> None:
     def is_frozen() -> bool:
         with suppress(docker.errors.APIError):
             container.pause()
-            return True
-        return False
+        container.reload()
+        return bool(container.status == "paused")
 
     eventually(is_frozen, what="it is paused")
 

@@ -136,19 +136,21 @@ def test_where_one_problem_takes_a_file_each_file_is_a_submission(tmp_path: Path
 
 
 def test_a_file_may_have_the_name_that_the_task_gives_it(tmp_path: Path) -> None:
-    made(tmp_path, {"ann/main.c": "m", "ann/notes.txt": "n", "bob/main.c": "m", "bob/program.c": "p", "zoe/same.py": "s"})
+    made(tmp_path, {"ann/main.c": "m", "ann/notes.txt": "n", "ann/one.c": "o"})
+    made(tmp_path, {"bob/main.c": "m", "bob/program.c": "p", "zoe/same.py": "s"})
     problems = {
         "program": Code(filename="src/main.c"),
         "text": Code(filename="student/notes.txt"),
+        "notes": Code(),
         "one": Code(filename="a/same.py"),
         "two": Code(filename="b/same.py"),
     }
 
     ann, bob, zoe = submissions_in(tmp_path, problems)
 
-    assert answers_of(ann, problems) == {"program": "m", "text": "n"}
+    assert answers_of(ann, problems) == {"program": "m", "text": "n", "one": "o"}
     assert bob.mistake == "two files are for problem 'program': 'main.c' and 'program.c'"
-    named = "program (main.c), text (notes.txt), one (same.py), two (same.py)"
+    named = "program (main.c), text (notes.txt), notes, one (same.py), two (same.py)"
     assert zoe.mistake == f"the file 'same.py' is for no problem: the task has {named}"
 
 

@@ -68,6 +68,11 @@ def test_the_ways_to_run_a_batch_are_the_same_on_each_client_and_an_error_names_
     assert client._batch_client() is (given if owner is ClientFuture else client)
 
 
+def test_a_method_that_is_called_without_its_object_is_named_all_the_same():
+    with pytest.raises(TypeError, match=r"^JobManager\.new_job\(\) got an unexpected keyword argument 'image'"):
+        JobManager.new_job(TASK, image="python")
+
+
 @pytest.mark.parametrize(("owner", "option"), [(ClientSync, "job_id"), (ClientBuffer, "job_id"), (ClientFuture, "ssh_callback")])
 def test_an_option_of_another_way_in_is_unknown(owner, option):
     with pytest.raises(TypeError, match=f"unexpected keyword argument '{option}'"):

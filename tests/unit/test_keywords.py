@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import inspect
 import pickle
+import re
 import typing
 from typing import Any
 
@@ -45,11 +46,13 @@ NEAR_MISSES = [
     (Task, "mem_limit", "it belongs elsewhere: Task(..., limits=Limits(memory_mib=...))"),
     (Task, "stdin", "it belongs elsewhere: JobInput(stdin=...)"),
     (Task, "expected", "it belongs elsewhere: Case(expected=...)"),
-    (Task, "priority", "it belongs elsewhere: JobManager.new_job(task, priority=...)"),
+    (Task, "priority", "it belongs elsewhere: new_job(task, priority=...) of a JobManager or RemoteClient"),
     (Task, "student_memory_mib", "it belongs elsewhere: Task(..., grader=Grader(student_memory_mib=...))"),
     (Limits, "time", "it is called wall_time_s or cpu_time_s"),
     (Limits, "timeout", "it is called wall_time_s"),
-    (Task, "time_limit", "it belongs elsewhere: Task(..., limits=Limits(wall_time_s=...))"),
+    (Task, "time_limit", "it belongs elsewhere: Task(..., limits=Limits(wall_time_s=...)), or cpu_time_s"),
+    (Task, "url", "it belongs elsewhere: DockerHost('unix:///var/run/docker.sock')"),
+    (Case, "time", "it is called wall_time_s or cpu_time_s"),
     (Limits, "memory", "it is called memory_mib"),
     (Limits, "Memory_MiB", "did you mean memory_mib?"),
     (Limits, "network", "it belongs elsewhere: Task(..., network=...)"),
@@ -71,7 +74,7 @@ NEAR_MISSES = [
     (MultipleChoice, "choises", "did you mean choices?"),
     (MultipleChoice, "answer", "it is called correct"),
     (Match, "expected", "it is called answer"),
-    (Code, "name", "it is called filename"),
+    (Code, "file", "it is called filename"),
     (File, "max_size", "it is called max_bytes"),
     (Floats, "tolerance", "it is called absolute or relative"),
     (Checker, "command", "it belongs elsewhere: Task(..., command=...)"),
@@ -83,7 +86,14 @@ OF_CALLS = {
     _keywords.JOB: (*JOB_DEFAULTS, "inputdata", "callback"),
     _keywords.BATCH: tuple(inspect.signature(JobManager.map).parameters)[1:],
     _keywords.TESTS: tuple(inspect.signature(Grader.pytest).parameters),
+    _keywords.START: ("wait",),
+    _keywords.CLOSE: ("drain_timeout_s", "kill"),
+    _keywords.FOLLOW: ("job_id", "timeout_s"),
 }
+
+
+OF_ALL = {**_keywords._names, **OF_CALLS}
+OF_WHOM = "of a JobManager or RemoteClient"
 
 
 @pytest.mark.parametrize(
@@ -100,19 +110,22 @@ def test_an_unknown_keyword_says_what_was_meant(cls: Any, name: str, says: str) 
     [
         (JobManager.new_job, "timeout", "it belongs elsewhere: Task(..., limits=Limits(wall_time_s=...))"),
         (JobManager.new_job, "user", "it is called launcher_name"),
-        (JobManager.submit, "callback", "it belongs elsewhere: JobManager.new_job(task, callback=...)"),
+        (JobManager.submit, "callback", f"it belongs elsewhere: new_job(task, callback=...) {OF_WHOM}"),
         (JobManager.submit, "image", "it belongs elsewhere: Task(..., environment=...)"),
         (JobManager.map, "workers", "it is called at_once"),
         (JobManager.amap, "path", "it is called results"),
         (RemoteClient.map, "user", "it is called launcher_name"),
         (ClientFuture.map, "timeout", "it belongs elsewhere: Task(..., limits=Limits(wall_time_s=...))"),
-        (ClientFuture.map, "wait_s", "it belongs elsewhere: JobManager.new_job(task, wait_s=...)"),
+        (ClientFuture.map, "wait_s", "it is not needed: a batch waits for room in the queue by itself"),
         (JobManager.start, "block", "it is called wait"),
+        (JobManager.start, "timeout", "it takes wait"),
+        (RemoteClient.follow, "id", "it is called job_id"),
+        (Grader.pytest.__func__, "time", "it is called wall_time_s or cpu_time_s"),  # type: ignore[attr-defined]
         (JobManager.close, "timeout", "it is called drain_timeout_s"),
         (RemoteClient.close, "force", "it is called kill"),
         (RemoteClient.follow, "timeout", "it is called timeout_s"),
         (JobManager.follow, "stream", "it takes job_id, timeout_s"),
-        (ClientSync.new_job, "job_id", "it belongs elsewhere: JobManager.new_job(task, job_id=...)"),
+        (ClientSync.new_job, "job_id", f"it belongs elsewhere: new_job(task, job_id=...) {OF_WHOM}"),
         (ClientSync.new_job, "timeout", "did you mean timeout_s?"),
         (ClientFuture.new_job, "stdin", "it belongs elsewhere: JobInput(stdin=...)"),
         (RemoteClient.new_job, "prio", "it is called priority"),
@@ -132,11 +145,13 @@ def test_each_word_that_is_known_anywhere_is_answered_everywhere(owner: str) -> 
     known = OF_CALLS.get(owner, _keywords._names.get(owner, ()))
     words = {word for each in [*_keywords._MEANT.values(), *_keywords._names.values()] for word in each}
     for word in words - set(known):
-        assert word in str(_keywords.unexpected_keyword("it", word, known, owner=owner))
+        start, _, says = str(_keywords.unexpected_keyword("it", word, known, owner=owner)).partition(f"argument {word!r}: ")
+        assert start and says
+        assert {*re.findall(r"\b(\w+)=\.\.\.", says)} <= {name for names in OF_ALL.values() for name in names}
 
 
 def test_every_name_that_a_hint_gives_is_there() -> None:
-    known = {**_keywords._names, **OF_CALLS}
+    known = OF_ALL
     assert set(_keywords._names[_keywords.JOB]) == set(known[_keywords.JOB])
     assert {
         (owner, name)

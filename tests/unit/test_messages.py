@@ -32,12 +32,19 @@ from tests.unit.stub_client import StubClient
         ("ssh:me@grader.example.org", "ssh://me@grader.example.org"),
         ("me@grader:2222", "ssh://me@grader:2222"),
         ("localhost", "unix:///var/run/docker.sock"),
+        ("docker:2375", "tcp://docker:2375"),
     ],
 )
 def test_a_url_without_its_kind_or_with_another_clients_is_asked_about(url: str, meant: str) -> None:
     with pytest.raises(InvalidHost, match=f": did you mean {meant}\\?$"):
         DockerHost(url)
     assert DockerHost(meant).url == meant
+
+
+@pytest.mark.parametrize("url", ["tcp:2375", "ssh:22"])
+def test_a_url_that_names_no_host_gets_no_wrong_guess(url: str) -> None:
+    with pytest.raises(InvalidHost, match=r"names no host: give unix:///var/run/docker\.sock, tcp"):
+        DockerHost(url)
 
 
 @pytest.mark.parametrize("url", ["", "docker", "/", "npipe:////./pipe/docker_engine", "host:port", "http://"])

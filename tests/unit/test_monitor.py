@@ -95,11 +95,17 @@ def test_a_container_that_has_volumes_for_a_later_phase_is_kept_by_a_lease_and_n
     assert "Leave" not in container.received_kinds()
 
 
-def test_a_program_that_is_not_started_has_the_reason_in_words() -> None:
+@pytest.mark.parametrize(
+    ("command", "has_hint"), [("prog", False), ("/bin/prog", False), ("./prog", True), ("a/prog", True), ("/job/prog", True)]
+)
+def test_a_program_that_is_not_started_has_the_reason_in_words_and_a_hint_if_it_is_one_of_the_job(
+    command: str, has_hint: bool
+) -> None:
     refused = RunRefused(run=1, why=RefusalReason.NOT_EXECUTABLE, errno=13, what=b"")
-    facts = ScriptedContainer(runs(refused)).facts()
+    facts = ScriptedContainer(runs(refused)).facts(command=(command,))
 
-    assert facts.ending == CannotRun(reason="'prog' is there, but may not be executed")
+    hint = ": run it by its interpreter, begin it with #!, or name it in executables" if has_hint else ""
+    assert facts.ending == CannotRun(reason=f"{command!r} is there, but may not be executed{hint}")
 
 
 def test_a_script_whose_interpreter_is_not_there_is_the_programs_own_failure() -> None:
