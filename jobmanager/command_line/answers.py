@@ -13,14 +13,16 @@ from pathlib import Path, PurePosixPath
 
 import click
 
+from jobmanager.command_line.printing import complain
 from jobmanager.errors import InvalidInput
+from jobmanager.model import _checks
 from jobmanager.model._escapes import one_line
 from jobmanager.model.problems import Answer, Code, File, MultipleChoice, Problem
 
 MAX_FILE_MIB = 64  # of one answer
 _RANDOM = "@random"
 _SHOWN = 80  # characters of a name that a message repeats
-_IGNORED = "__pycache__"
+_IGNORED = ("__pycache__", "__MACOSX")
 
 Problems = Mapping[str, Problem]
 
@@ -50,6 +52,8 @@ def given_answers(given: Iterable[str], problems: Problems) -> dict[str, Answer]
         if value.startswith("@"):
             answers[key] = _answer_of_file(key, problems.get(key), Path(value[1:]), is_trusted=True)
         else:
+            if _checks.names_a_file(value):
+                complain(f"look: --answer {key}: {value!r} is a file's name: give {key}=@{value} for what is in it", 0)
             answers[key] = _answer_of_text(key, problems.get(key), value)
     return answers
 
@@ -85,7 +89,7 @@ def _shown_files(folder: Path) -> list[Path]:
         found = sorted(folder.iterdir())
     except OSError as problem:
         raise InvalidInput(f"{str(folder)!r} cannot be read: {problem.strerror}") from None
-    return [path for path in found if not path.name.startswith(".") and path.name != _IGNORED]
+    return [path for path in found if not path.name.startswith(".") and path.name not in _IGNORED]
 
 
 def _found(path: Path, uploads: list[str], problems: Problems) -> FoundSubmission:
@@ -108,7 +112,8 @@ def _files_by_problem(folder: Path, problems: Problems) -> dict[str, Path]:
         key = _problem_of(path.name, problems)
         if key is None:
             named = [f"{each} ({file})" if (file := _filename(problem)) else each for each, problem in problems.items()]
-            raise InvalidInput(f"the file {_name(path)} is for no problem: the task has {', '.join(named) or 'none'}")
+            what = "folder" if path.is_dir() else "file"
+            raise InvalidInput(f"the {what} {_name(path)} is for no problem: the task has {', '.join(named) or 'none'}")
         if key in files:
             raise InvalidInput(f"two files are for problem {key!r}: {_name(files[key])} and {_name(path)}")
         files[key] = _regular(path)

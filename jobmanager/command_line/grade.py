@@ -15,7 +15,7 @@ import click
 from jobmanager.command_line.answers import FoundSubmission, answer_files, answers_of, given_answers, submissions_in
 from jobmanager.command_line.grades import Grade, grades_csv, grades_json, grades_junit, grades_table
 from jobmanager.command_line.hosts import FindHosts, on_hosts
-from jobmanager.command_line.printing import BAD, FINE, complain, console, error_code, progress
+from jobmanager.command_line.printing import BAD, FINE, INTERRUPTED, complain, console, error_code, progress
 from jobmanager.command_line.watch import changes
 from jobmanager.command_line.workspace import pairs
 from jobmanager.errors import InvalidInput, JobManagerError
@@ -52,12 +52,17 @@ class _Order:
 
     def check(self) -> None:
         """Refuse files that could not be written, before anything runs; and those that would be graded, or be watched."""
+        places: list[tuple[str, Path]] = []
         for option, file in (("--csv", self.csv_file), ("--json", self.json_file), ("--junit", self.junit_file)):
             if file is None or str(file) == _STDOUT:
                 continue
             place = Path(os.path.abspath(file))
             if place.is_dir() or not os.access(place if place.exists() else place.parent, os.W_OK):
                 raise click.UsageError(f"{option}: {str(file)!r} cannot be written")
+            same = next((other for other, path in places if path == place), None)
+            if same is not None:
+                raise click.UsageError(f"{option} and {same} name one file: {str(file)!r}")
+            places.append((option, place))
             inside = [path for path in self.inputs if place.is_relative_to(os.path.abspath(path))]
             if inside:
                 raise click.UsageError(f"{option}: {str(file)!r} is in {str(inside[0])!r}, which is read: take another folder")
@@ -173,20 +178,28 @@ def _graded(order: _Order, task: Task, manager: JobManager) -> int:
     found = [FoundSubmission(name=_ONE)] if order.submissions is None else submissions_in(order.submissions, problems)
     if not found:
         raise InvalidInput(f"there is no submission in {str(order.submissions)!r}")
-    grades = _grades(task, found, for_all, manager)
+    grades: dict[int, Grade] = {}
+    try:
+        _grade_all(task, found, for_all, manager, grades)
+    except KeyboardInterrupt:
+        _write(order, task, INTERRUPTED, [grades.get(number, _not_graded(each)) for number, each in enumerate(found)])
+        raise
     if order.submissions is None and grades[0].refusal:
         raise InvalidInput(grades[0].refusal)
-    code = FINE if all(each.is_success for each in grades) else BAD
-    _write(order, task, code, grades)
+    code = FINE if all(each.is_success for each in grades.values()) else BAD
+    _write(order, task, code, [grades[number] for number in range(len(found))])
     return code
 
 
-def _grades(
-    task: Task, found: Sequence[FoundSubmission], for_all: dict[str, Answer], manager: JobManager
-) -> list[Grade]:
-    """A grade for each, in their order."""
+def _not_graded(submission: FoundSubmission) -> Grade:
+    return Grade(name=submission.name, refusal="not graded: interrupted")
+
+
+def _grade_all(
+    task: Task, found: Sequence[FoundSubmission], for_all: dict[str, Answer], manager: JobManager, grades: dict[int, Grade]
+) -> None:
+    """Add a grade for each, by its number, as they end."""
     ended: SimpleQueue[JobResult] = SimpleQueue()
-    grades: dict[int, Grade] = {}
     running: dict[str, int] = {}
     waiting = iter(range(len(found)))
     with progress(task.title, total=len(found)) as show:
@@ -202,7 +215,6 @@ def _grades(
                 number = running.pop(result.job_id)
                 grades[number] = Grade(name=found[number].name, result=replace(result, archive=None))
             show(len(grades), len(found), task.title)
-    return [grades[number] for number in range(len(found))]
 
 
 def _write(order: _Order, task: Task, code: int, grades: Sequence[Grade]) -> None:

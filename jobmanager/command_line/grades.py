@@ -25,6 +25,7 @@ _STYLES = {"passed": "green", "failed": "red", "skipped": "yellow"}
 REFUSED = "refused"  # stands where graded submissions have an outcome
 _FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would compute what begins so
 _MAX_SHOWN = 300  # characters of a text in the table
+_MAX_ERROR = 2000  # characters of a program's standard error
 _MAX_LINES = 40  # tests of a submission in the table
 _OF_THE_SUBMISSION = (Outcome.FAILED, Outcome.TIMEOUT, Outcome.OVERFLOW)  # in JUnit XML failures; all else are errors
 
@@ -51,6 +52,16 @@ class Grade:
     def said(self) -> str:
         """The feedback, or why it ended so."""
         return self.refusal if self.result is None else self.result.text
+
+    @property
+    def standard_error(self) -> str:
+        """The end of what the program that decided printed there: the build, the first case that failed, the grader; for staff."""
+        if self.result is None or self.is_success:
+            return ""
+        runs = (self.result.build, *(case.run for case in self.result.cases), self.result)
+        said = next((run.stderr_text for run in runs if run is not None and run.stderr and run.outcome is not Outcome.SUCCESS), "")
+        said = said.strip()
+        return said if len(said) <= _MAX_ERROR else f"... {said[-_MAX_ERROR:]}"
 
 
 class _Test(NamedTuple):
@@ -93,7 +104,7 @@ def grades_table(title: str, grades: Sequence[Grade]) -> RenderableType:
     folded = [Column(name, overflow="fold") for name in ("problems", "tests", "text")]
     table = Table(Column("submission", overflow="fold"), "outcome", Column("grade", justify="right"), *folded, box=SIMPLE_HEAD)
     for each in grades:
-        table.add_row(text(each.name), _word(each), _points(each), _problem_lines(each), _test_lines(each), _short(each.said))
+        table.add_row(text(each.name), _word(each), _points(each), _problem_lines(each), _test_lines(each), _said(each))
     counts = Counter(each.word for each in grades)
     summary = ", ".join(f"{count} {word}" for word, count in counts.items())
     is_fine = all(each.is_success for each in grades)
@@ -131,8 +142,11 @@ def _test_line(test: _Test) -> Text:
     return Text.assemble(f"{_shown(test.name)}: ", (test.word, _STYLES.get(test.word, "")), said)
 
 
-def _short(said: str) -> Text:
-    return text(_shown(said))
+def _said(grade: Grade) -> Text:
+    error = grade.standard_error
+    start = "... " if len(error) > _MAX_SHOWN else ""
+    lines = [text(_shown(grade.said)), Text(f"stderr: {start}{plain(error[-_MAX_SHOWN:])}", "dim")]
+    return Text("\n").join(line for line in lines if line.plain not in ("", "stderr: "))
 
 
 def _shown(said: str) -> str:
@@ -161,9 +175,10 @@ def grades_csv(problems: Sequence[str], grades: Sequence[Grade]) -> str:
     of_problems = [column for key in problems for column in (f"{key}: outcome", f"{key}: text")]
     figures = ["cpu_time_s", "wall_time_s", "peak_memory_mib"]
     of_tests = ["tests", "tests passed", "tests failed"]
-    rows.writerow(map(_cell, ["submission", "outcome", "grade", "text", *of_problems, *of_tests, *figures]))
+    rows.writerow(map(_cell, ["submission", "outcome", "grade", "text", *of_problems, *of_tests, *figures, "standard error"]))
     for each in grades:
-        rows.writerow([*_verdict_cells(each), *_problem_cells(each, problems), *_test_cells(each), *_figures(each, figures)])
+        of_tests_and_time = [*_test_cells(each), *_figures(each, figures)]
+        rows.writerow([*_verdict_cells(each), *_problem_cells(each, problems), *of_tests_and_time, _cell(each.standard_error)])
     return out.getvalue()
 
 
@@ -207,6 +222,8 @@ def grades_junit(task: str, grades: Sequence[Grade]) -> bytes:
             _add_test(suite, each.name, f"problem {key}", problem.outcome.value, problem.text)
         for test in _tests(each.result):
             _add_test(suite, each.name, f"test {test.name}", test.word or "skipped", test.said)  # a score is no verdict
+        if each.standard_error:
+            ElementTree.SubElement(suite, "system-err").text = escape_lines(each.standard_error)
         for count, elements in (("tests", "testcase"), ("failures", "testcase/failure"), ("errors", "testcase/error")):
             suite.set(count, str(len(suite.findall(elements))))
     ElementTree.indent(root)

@@ -197,12 +197,12 @@ def workspace_path(name: str, error: type[InvalidValue]) -> str:
     return str(path)
 
 
-def names_a_file(given: object) -> bool:
+def names_a_file(given: object, *, below: str | os.PathLike[str] = "") -> bool:
     """Whether a text looks like a file's name, and there is that file: then the file is meant, mostly, and not the text."""
     if not isinstance(given, str) or len(given) > _MAX_PATH_BYTES or "\n" in given or not _LIKE_A_PATH.fullmatch(given):
         return False
     try:
-        return os.path.isfile(given)
+        return os.path.isfile(os.path.join(below, given))
     except ValueError:
         return False
 

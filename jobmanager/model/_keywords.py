@@ -159,8 +159,15 @@ def call_explains_keywords(owner: str) -> Callable[[_F], _F]:
 def _explained(function: _F, what: str, owner: str) -> _F:
     known = tuple(inspect.signature(function).parameters)[1:]  # without self or cls
 
+    parameters = list(inspect.signature(function).parameters.values())[1:]
+    by_place = [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
+    by_name = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]
+
     @wraps(function)
     def explained(own: object, /, *arguments: Any, **keywords: Any) -> Any:
+        if by_name and len(arguments) > len(by_place):
+            takes = f"takes {', '.join(by_place)} without a name" if by_place else "takes no argument without a name"
+            raise TypeError(f"{what} {takes}, and {len(arguments)} were given so: name the others, as in {by_name[0]}=...")
         for name in keywords:
             if name not in known:
                 raise unexpected_keyword(what, name, known, owner=owner)

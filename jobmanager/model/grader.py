@@ -19,7 +19,11 @@ from jobmanager.model.network import Network, checked_network
 SCRIPTS = ("run", "run.py", "run.sh")  # the first of them that the task has is its grader
 SHARED = f"{PurePosixPath(SHARED_FOLDER).name}/"  # below the workspace: student containers see it, and may write to it
 _HIDDEN_TESTS = ("python3", "/task/.jobmanager/lib/jobmanager_grading/hidden_tests.py")
-_OUTPUT_OF_TESTS_KIB = 256  # twice what is passed on of what the tests print
+_LEAST_OF_TESTS = {  # what the tests need of their own, whatever the submission does
+    "output_kib": 256,  # twice what is passed on of what they print
+    "processes": 8,  # the tests, a thread for the submission, a helper: five, and some of the tests' own
+    "memory_mib": 48,  # pytest
+}
 _MAX_STUDENTS = 100
 
 
@@ -139,8 +143,9 @@ class Grader(AsData, invalid=InvalidTask):
             raise InvalidTask(f"an answer would become {beside[0]!r}, beside the tests: name it {SHARED + beside[0]!r}")
         if is_answered and submission not in {*answers, *files}:
             raise InvalidTask(f"no answer becomes {submission!r}, which the tests are to call: give Code({submission!r})")
-        if limits.output_kib < _OUTPUT_OF_TESTS_KIB:
-            raise InvalidTask(f"tests print reports: output_kib must be at least {_OUTPUT_OF_TESTS_KIB}, not {limits.output_kib}")
+        for name, least in _LEAST_OF_TESTS.items():
+            if getattr(limits, name) < least:
+                raise InvalidTask(f"hidden tests need more: {name} must be at least {least}, not {getattr(limits, name)}")
 
     def students_cpu_time_s(self, limits: Limits) -> float:
         """CPU seconds of all student containers of a task with these limits."""

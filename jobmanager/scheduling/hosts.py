@@ -477,7 +477,7 @@ class HostTable:
 def no_network(noun: str, wanted: Collection[str], known: Collection[str]) -> str:
     """Why a job is refused that names a network."""
     named = " together with ".join(map(repr, sorted(set(wanted) - set(known) or wanted)))
-    there_are = ", ".join(sorted(known)) or "none"
+    there_are = ", ".join(sorted(set(known) - {"host", "none"})) or "none that a job may have"
     return f"no {noun} that has its environment has the network {named}; there are: {there_are}"
 
 

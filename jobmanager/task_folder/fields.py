@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 
 from jobmanager.task_folder.marked_yaml import Marked, Mistakes
 
@@ -14,6 +15,7 @@ _WHOLE = re.compile(r"\d{1,12}")
 _NUMBER = re.compile(r"\d{1,12}(\.\d{1,12})?")
 _FLAGS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False, "": False}
 _SHOWN_CHARS = 60
+_CUTOFF = 0.8  # of difflib: a letter or two
 
 
 class Fields:
@@ -134,10 +136,12 @@ class Fields:
         """All fields without their lines: texts, None, lists and mappings."""
         return {name: _plain(marked) for name, marked in self._found.items()}
 
-    def warn_of_unknown(self, file: str, known: Iterable[str]) -> None:
+    def warn_of_unknown(self, file: str, known: Collection[str]) -> None:
         """Log fields that nothing reads: a plugin's field, or a mistyped name."""
         for name in sorted(set(self).difference(known)):
-            logger.warning("%s:%d: nothing reads %s%s", file, self.line_of(name), self._where, name[:_SHOWN_CHARS])
+            near = difflib.get_close_matches(name[:_SHOWN_CHARS], known, n=1, cutoff=_CUTOFF)
+            meant = f": did you mean {near[0]}?" if near else ""
+            logger.warning("%s:%d: nothing reads %s%s%s", file, self.line_of(name), self._where, name[:_SHOWN_CHARS], meant)
 
 
 def _plain(marked: Marked) -> object:

@@ -138,6 +138,7 @@ class _TaskFile:
     problems_line: int
     hidden_tests: Grader | None
     hidden_tests_line: int
+    has_hidden_tests: bool  # be they wrong
     random_inputs: int
 
 
@@ -170,6 +171,7 @@ def _read_fields(
         problems_line=fields.line_of("problems"),
         hidden_tests=hidden_tests,
         hidden_tests_line=fields.line_of("hidden_tests"),
+        has_hidden_tests="hidden_tests" in fields,
         random_inputs=fields.whole("input_random", least=0) or 0,
     )
 
@@ -205,7 +207,7 @@ def _grader(folder: Path, task_file: _TaskFile, common: Path | None, mistakes: M
         return Grader(merge_local=False)
     shared = _shared_grader(common) if task_file.in_container else None
     unread = [key for key, each in task_file.problems.items() if isinstance(each, (Code, File))]
-    if unread and shared is None:
+    if unread and shared is None and not task_file.has_hidden_tests:
         why = f"the folder has no {', '.join(SCRIPTS)}, the file no run_cmd"
         if any((folder / script).is_symlink() for script in SCRIPTS):
             why = f"{why}; links are not followed"

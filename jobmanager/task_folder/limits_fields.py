@@ -43,16 +43,26 @@ def _refuse_others(fields: Fields, known: Collection[str]) -> None:
 
 def _made(fields: Fields, mistakes: Mistakes, what: str, otherwise: Limits) -> Limits:
     before = len(mistakes.found)
-    given: dict[str, object] = {
+    read: dict[str, object] = {
         **{limit: fields.number(name, unit=" of seconds") for name, limit in _TIMES.items()},
         **{limit: fields.whole(name, unit=" of MB") for name, limit in _SIZES.items()},
         **{limit: fields.whole(limit) for limit in _OUR_COUNTS},
         "cpus": fields.number("cpus"),
         "on_output_limit": fields.text("on_output_limit"),
     }
+    given = {limit: value for limit, value in read.items() if value is not None}
+    for limit, value in given.items():
+        try:
+            Limits(**{limit: value})  # type: ignore[arg-type]
+        except InvalidValue as error:
+            name = next((name for name, its_limit in {**_TIMES, **_SIZES}.items() if its_limit == limit), limit)
+            said = str(error)
+            why = said.removeprefix(limit) if said.startswith(f"{limit} must") else f": {said}"
+            mistakes.add(fields.line_of(name), f"{what}.{name}{why}")
+    if len(mistakes.found) > before:
+        return otherwise
     try:
-        return replace(otherwise, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+        return replace(otherwise, **given)  # type: ignore[arg-type]
     except InvalidValue as error:
-        if len(mistakes.found) == before:
-            mistakes.add(fields.line, f"{what}: {error}")
+        mistakes.add(fields.line, f"{what}: {error}")
         return otherwise

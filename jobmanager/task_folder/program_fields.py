@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import cast
 
 from jobmanager.errors import InvalidTask
+from jobmanager.model import _checks
 from jobmanager.model.case import Case, checked_cases
 from jobmanager.model.checker import Checker, Interactor
 from jobmanager.model.checks import Check, Exact, Floats, JudgingProgram, Lines, Tokens
@@ -123,15 +124,17 @@ def _cases(fields: Fields, folder: Path, check: Check | JudgingProgram, mistakes
     if "cases" not in fields:
         return ()
     try:
-        return _listed_cases(fields, check, mistakes) if fields.is_list("cases") else _cases_in_folder(fields, folder, check)
+        if fields.is_list("cases"):
+            return _listed_cases(fields, folder, check, mistakes)
+        return _cases_in_folder(fields, folder, check)
     except (InvalidTask, OSError) as error:
         fields.add_mistake("cases", f"cannot be read: {error}")
         return ()
 
 
-def _listed_cases(fields: Fields, check: Check | JudgingProgram, mistakes: Mistakes) -> tuple[Case, ...]:
+def _listed_cases(fields: Fields, folder: Path, check: Check | JudgingProgram, mistakes: Mistakes) -> tuple[Case, ...]:
     """Those of a list. With a mistake in one there are none: the numbers of those without a name would be others."""
-    found = [_case(each, check, mistakes) for each in fields.list_of_fields("cases")]
+    found = [_case(each, folder, check, mistakes) for each in fields.list_of_fields("cases")]
     made = [case for case in found if case is not None]
     return checked_cases(made) if len(made) == len(found) else ()
 
@@ -146,12 +149,15 @@ def _cases_in_folder(fields: Fields, folder: Path, check: Check | JudgingProgram
     return Case.from_directory(place, check=cast(Check, check))
 
 
-def _case(fields: Fields, check: Check | JudgingProgram, mistakes: Mistakes) -> Case | None:
+def _case(fields: Fields, folder: Path, check: Check | JudgingProgram, mistakes: Mistakes) -> Case | None:
     for unknown in sorted(set(fields).difference(_CASE)):
         fields.add_mistake(unknown, f"is no part of a case: there are {', '.join(_CASE)}")
     expected = "" if fields.is_empty("expected") else fields.text("expected")
     if expected is None and not isinstance(check, JudgingProgram):
         fields.add_mistake("expected", "is missing: what the command is to print")
+    for name in ("stdin", "expected"):
+        if _checks.names_a_file(fields.text(name), below=folder):
+            fields.add_mistake(name, "names a file, and a case in a list holds the text itself: name a folder of cases")
     before = len(mistakes.found)
     points = fields.number("points", from_zero=True)
     if "args" in fields and not fields.is_list("args"):

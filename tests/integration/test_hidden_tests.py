@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 import pytest
@@ -271,6 +272,34 @@ def test_a_submission_that_passes_all_of_them_has_all_points(graded: Graded) -> 
     result = graded(ATTACKED)
     assert (result.outcome, result.grade) == (Outcome.SUCCESS, 100), (result.text, result.stderr_text)
     assert "Hidden tests: 2 of 2 passed." in result.text and SECRET not in result.text
+
+
+@pytest.mark.parametrize("one_process", [False, True])
+def test_the_smallest_limits_that_are_accepted_are_enough_for_the_tests_themselves(graded: Graded, one_process: bool) -> None:
+    smallest = replace(LIMITS, processes=8, memory_mib=48, output_kib=256)
+    result = graded(ATTACKED, grader=Grader.pytest(one_process=one_process), limits=smallest)
+    assert (result.outcome, result.grade) == (Outcome.SUCCESS, 100), (result.text, result.stderr_text, result.evidence)
+
+
+def test_a_grading_container_that_is_short_of_processes_is_no_fault_of_the_submission(graded: Graded) -> None:
+    # given: tests that have taken all the processes that their own container may have
+    tests = """
+import os, threading
+def test_it(submission):
+    stop = threading.Event()
+    try:
+        while True:
+            threading.Thread(target=stop.wait, daemon=True).start()
+    except RuntimeError:
+        pass
+    try:
+        assert submission.call("double", 1) == 2
+    finally:
+        stop.set()
+"""
+    result = graded(tests)
+    assert (result.outcome, result.grade) == (Outcome.ERROR, 0), (result.text, result.stderr_text)
+    assert "the tests' own container is short of processes" in result.stderr_text
 
 
 VALUES = """

@@ -8,12 +8,13 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 from rich.console import Console
 
-from jobmanager import CaseResult, Code, File, JobResult, Match, MultipleChoice, Outcome, ProblemResult, cli
+from jobmanager import CaseResult, Code, File, JobResult, Match, MultipleChoice, Outcome, ProblemResult, RunResult, cli
 from jobmanager.command_line import grade, watch
 from jobmanager.command_line.answers import FoundSubmission, answers_of, given_answers, submissions_in
 from jobmanager.command_line.grades import Grade, grades_csv, grades_json, grades_junit, grades_table
@@ -177,6 +178,23 @@ def test_a_submission_with_a_mistake_is_told_and_the_others_are_read(
         answers_of(bad, problems)
 
 
+def test_a_folder_in_a_submission_is_called_one_and_what_macs_add_is_left_out(tmp_path: Path) -> None:
+    made(tmp_path, {"ann/src/main.c": "m", "__MACOSX/ann/x": ""})
+    (ann,) = submissions_in(tmp_path, {"program": Code()})
+    assert ann.mistake == "the folder 'src' is for no problem: the task has program"
+
+
+def test_a_file_name_that_is_given_as_an_answer_is_asked_about(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made(tmp_path, {"main.py": "print(1)"})
+    named = str(tmp_path / "main.py")
+    assert given_answers([f"program={named}", "word=main.py"], {"program": Code(), "word": Match("x")}) == {
+        "program": named,
+        "word": "main.py",
+    }
+    says = f"{named!r} is a file's name: give program=@{named} for what is in it"
+    assert capsys.readouterr().err == f"jobmanager: look: --answer program: {says}\n"
+
+
 def test_a_link_or_a_pipe_in_a_submission_is_never_read(tmp_path: Path) -> None:
     made(tmp_path, {"secret": "s3cret", "subs/link/x": "", "subs/pipe/x": "", "subs/late/program": "x"})
     for each in ("link", "pipe"):
@@ -242,6 +260,26 @@ def test_a_folder_of_submissions_is_graded_and_a_bad_one_does_not_stop_the_rest(
     assert JobResult.from_dict(said["submissions"][0]["result"]).problems["capital"].outcome is Outcome.SUCCESS
 
 
+def test_ctrl_c_leaves_the_files_with_what_was_graded_until_then(
+    ask: Ask, quiz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subs = made(tmp_path / "subs", {"ann/capital": "Paris", "bob/capital": "Rome", "eve/capital": "Paris"})
+    answers_of_all = grade.answers_of
+
+    def interrupted(submission: FoundSubmission, problems: Any) -> Any:
+        if submission.name == "eve":
+            raise KeyboardInterrupt
+        return answers_of_all(submission, problems)
+
+    monkeypatch.setattr(grade, "_AT_ONCE", 1)
+    monkeypatch.setattr(grade, "answers_of", interrupted)
+    code, _, _ = ask(quiz, "--submissions", subs, "--answer", "even=1,2", "--csv", tmp_path / "out.csv")
+
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "out.csv").read_text())))
+    assert (code, [row["outcome"] for row in rows]) == (130, ["success", "failed", "refused"])
+    assert rows[2]["text"] == "not graded: interrupted"
+
+
 def test_all_formats_are_written_beside_the_table(ask: Ask, quiz: Path, tmp_path: Path) -> None:
     files = {option: tmp_path / f"grades.{option}" for option in ("csv", "json", "junit")}
     options = [word for option, file in files.items() for word in (f"--{option}", file)]
@@ -272,6 +310,7 @@ def test_all_formats_are_written_beside_the_table(ask: Ask, quiz: Path, tmp_path
         (["--submissions", "{empty}"], "there is no submission in"),
         (["--csv", "/nothing/here.csv"], "--csv: '/nothing/here.csv' cannot be written"),
         (["--junit", "{quiz}/out.xml"], "which is read: take another folder"),
+        (["--csv", "/tmp/grades.x", "--json", "/tmp/../tmp/grades.x"], "--json and --csv name one file"),
         (["--environment", "python3"], "--environment: give NAME=VALUE"),
     ],
 )
@@ -318,6 +357,10 @@ def test_no_host_is_3_and_an_image_that_is_not_there_is_2(ask: Ask, quiz: Path, 
 # ---- formats
 
 
+def printed(outcome: Outcome, stderr: bytes) -> RunResult:
+    return RunResult(outcome=outcome, stderr=stderr)
+
+
 def grades() -> list[Grade]:
     report = {"name": "t", "passed": False, "output": EVIL}
     result = JobResult(
@@ -327,7 +370,11 @@ def grades() -> list[Grade]:
         grade=12.5,
         problems={"program": ProblemResult(Outcome.FAILED, EVIL)},
         tests={EVIL: True, "=report": report, "points": 3, "later": {"name": "l", "passed": False, "status": "skipped"}},
-        cases=(CaseResult(name="1", outcome=Outcome.TIMEOUT, text="too slow"), CaseResult(name="2", outcome=None)),
+        cases=(
+            CaseResult(name="0", outcome=Outcome.SUCCESS, run=printed(Outcome.SUCCESS, b"of a right one")),
+            CaseResult(name="1", outcome=Outcome.TIMEOUT, text="too slow", run=printed(Outcome.TIMEOUT, b"=why\x1b")),
+            CaseResult(name="2", outcome=None),
+        ),
         wall_time_s=1.5,
     )
     crash = JobResult(job_id="k", outcome=Outcome.CRASH, text="the host is lost")
@@ -349,6 +396,7 @@ def test_the_table_holds_all_problems_texts_and_tests_and_no_control_character()
         "2: skipped",
         "refused",
         "12.5",
+        "stderr: =why",
     ):
         assert each in said
     assert "3 submissions: 1 failed, 1 crash, 1 refused" in said
@@ -359,7 +407,8 @@ def test_the_csv_is_read_back_and_no_cell_is_a_formula() -> None:
 
     assert [row["outcome"] for row in rows] == ["failed", "crash", "refused"]
     assert rows[0]["text"] == "'=cmd()\\x1b[31m\\x00\\ufffe\\ud800 <&]]> é\n2"
-    assert (rows[0]["tests"], rows[0]["tests passed"]) == ("6", "1")
+    assert (rows[0]["tests"], rows[0]["tests passed"]) == ("7", "2")
+    assert [row["standard error"] for row in rows] == ["'=why\\x1b", "", ""]
     assert rows[0]["tests failed"] == "'=report\n1"
     assert (rows[0]["grade"], rows[0]["wall_time_s"], rows[1]["wall_time_s"]) == ("12.5", "1.5", "")
     assert [value for row in rows for value in row.values() if value.startswith(("=", "+", "-", "@"))] == []
@@ -370,7 +419,7 @@ def test_the_junit_file_is_read_back_whatever_the_texts_hold() -> None:
 
     suites = ElementTree.fromstring(document).findall("testsuite")
     assert [(suite.get("tests"), suite.get("failures"), suite.get("errors")) for suite in suites] == [
-        ("8", "4", "0"),
+        ("9", "4", "0"),
         ("1", "0", "1"),
         ("1", "0", "1"),
     ]
@@ -378,11 +427,22 @@ def test_the_junit_file_is_read_back_whatever_the_texts_hold() -> None:
     assert outcome is not None
     assert outcome.get("time") == "1.500"
     assert outcome.findtext("failure") == "=cmd()\\x1b[31m\\x00\\ufffe\\ud800 <&]]> é\n2"
+    assert suites[0].findtext("system-err") == "=why\\x1b"
     tests, count = parse_junit_xml(document, 100)
     assert (count, [test["status"] for test in tests]) == (
-        10,
-        ["failed", "failed", "passed", "failed", "skipped", "skipped", "failed", "skipped", "error", "error"],
+        11,
+        ["failed", "failed", "passed", "failed", "skipped", "skipped", "passed", "failed", "skipped", "error", "error"],
     )
+
+
+def test_of_a_long_standard_error_the_end_is_shown() -> None:
+    long = JobResult(job_id="j", outcome=Outcome.ERROR, stderr=b"x" * 5000 + b"the end\n")
+    out = io.StringIO()
+    Console(file=out, width=600, force_terminal=False).print(grades_table("t", [Grade(name="a", result=long)]))
+
+    (row,) = csv.DictReader(io.StringIO(grades_csv([], [Grade(name="a", result=long)])))
+    assert (row["standard error"][:6], row["standard error"][-9:], len(row["standard error"])) == ("... xx", "xxthe end", 2004)
+    assert "xthe end" in out.getvalue() and "x" * 301 not in out.getvalue()
 
 
 def test_the_json_is_read_back() -> None:

@@ -150,8 +150,10 @@ def test_a_task_whose_tests_could_never_judge_a_submission_is_refused() -> None:
         task(problems={"q": Code("solution.py")})
     with pytest.raises(InvalidTask, match=r"no answer becomes 'student/solution.py'"):
         task(problems={"q": Code("student/main.py")})
-    with pytest.raises(InvalidTask, match="output_kib must be at least 256"):
-        task(limits=Limits(output_kib=255))
+    for name, least in (("output_kib", 256), ("processes", 8), ("memory_mib", 48)):
+        assert task(limits=Limits(**{name: least}))
+        with pytest.raises(InvalidTask, match=f"{name} must be at least {least}, not {least - 1}"):
+            task(limits=Limits(**{name: least - 1}))
 
 
 def test_a_file_of_a_job_never_comes_beside_the_tests() -> None:

@@ -175,6 +175,21 @@ def test_signatures_hints_copies_and_pickles_are_as_without_it() -> None:
         dataclasses.replace(task, limit=1)
 
 
+@pytest.mark.parametrize(
+    ("cls", "given", "takes", "named"),
+    [
+        (Task, ("a", "b", "c"), "environment", "command"),
+        (Case, ("1", "2"), "stdin", "name"),
+        (Limits, (5,), "no argument", "cpu_time_s"),
+    ],
+)
+def test_an_argument_too_many_without_a_name_says_how_it_is_given(cls: Any, given: Any, takes: str, named: str) -> None:
+    with pytest.raises(TypeError) as raised:
+        cls(*given)
+    says = f"takes {takes} without a name, and {len(given)} were given so: name the others, as in {named}=..."
+    assert str(raised.value) == f"{cls.__name__}() {says}"
+
+
 def test_a_missing_argument_is_told_in_pythons_words() -> None:
     with pytest.raises(TypeError, match="missing 1 required positional argument: 'environment'"):
         Task()  # type: ignore[call-arg]

@@ -144,7 +144,7 @@ def test_a_manager_knows_the_networks_of_its_hosts() -> None:
     with FakeEngineServer(networks=["course"]) as fake, JobManager(DockerHost(fake.url)) as manager:
         course = Task("busybox", command="true", network="course", limits=Limits(cpu_time_s=5))
         assert manager.submit(course).result(20).outcome is Outcome.SUCCESS
-        with pytest.raises(Unsatisfiable, match=r"has the network 'nonet'; there are: bridge, course, host, none$"):
+        with pytest.raises(Unsatisfiable, match=r"has the network 'nonet'; there are: bridge, course$"):
             manager.submit(replace(course, network="nonet"))
         with pytest.raises(Unsatisfiable, match="network 'nonet'"):
             manager.submit(Pipeline([Phase("a", course), Phase("b", replace(course, network="nonet"))]))

@@ -464,7 +464,10 @@ def test_a_field_that_nothing_reads_is_logged_with_its_line(folder, caplog):
         Task.from_directory(written(folder, text))
 
     file = folder / "task.yaml"
-    assert caplog.messages == [f"{file}:2: nothing reads enviroment", f"{file}:4: nothing reads problems.q.hint"]
+    assert caplog.messages == [
+        f"{file}:2: nothing reads enviroment: did you mean environment?",
+        f"{file}:4: nothing reads problems.q.hint",
+    ]
 
 
 def test_limits_beside_the_environments_parameters_are_not_read_and_that_is_logged(folder, caplog):
@@ -577,8 +580,8 @@ def test_of_very_many_mistakes_the_first_hundred_are_told(folder):
         ("? [a]\n: b\n" + QUIZ, "1: a name must be a text, not a list or a mapping"),
         ("name: [x]\n" + QUIZ, "1: name must be a text, not a list"),
         ("<<: x\n" + QUIZ, "1: only mappings can be merged in by <<"),
-        ("limits: {memory: 5}\n" + QUIZ, "1: limits: memory_mib must be at least 16, not 5"),
-        ("limits: {time: 99999999}\n" + QUIZ, "1: limits: cpu_time_s and wall_time_s must be at most a year"),
+        ("limits: {memory: 5}\n" + QUIZ, "1: limits.memory must be at least 16, not 5"),
+        ("limits: {time: 99999999}\n" + QUIZ, "1: limits.time: cpu_time_s and wall_time_s must be at most a year"),
         ("limits: {memory: 9999999999999}\n" + QUIZ, "1: limits.memory must be a whole number of MB above 0"),
         ("limits: {time: .nan}\n" + QUIZ, "1: limits.time must be a number of seconds above 0, not '.nan'"),
         ("limits: {time: 0}\n" + QUIZ, "1: limits.time must be a number of seconds above 0, not '0'"),

@@ -77,7 +77,10 @@ class SubmissionProcess:
     def __init__(self, container: "Submission", cpu_time_s: "float") -> "None":
         command = ["python3", "-X", "utf8", "-I", "-c", _BOOT, _source("values"), _source("student_driver")]
         limits = {"cpu_time_s": cpu_time_s, "wall_time_s": _WHOLE_JOB_S, "folder": place.TASK}
-        self._program = container.start(command, **limits)
+        try:
+            self._program = container.start(command, **limits)
+        except RuntimeError as error:  # it starts a thread
+            raise Unavailable(f"the tests' own container is short of processes, and not the submission's: {error}") from None
         self._input, self._output = self._program.stdin.fileno(), self._program.stdout.fileno()
         os.set_blocking(self._input, False)
         self._number = 0
