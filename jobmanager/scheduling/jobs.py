@@ -170,10 +170,18 @@ class JobTable:
             job.times_unreachable += 1
         else:
             job.failed_placements += 1
-            if not (image_missing and self._hosts[host].forget_image(image)):
+            if not (image_missing and self._has_another_image(host, image, job)):
                 job.requirements = replace(job.requirements, excluded=job.requirements.excluded | {host})
             self._send(CheckHost(host=host))
         self._apply(job, JobEvent.START_FAILED)
+
+    def _has_another_image(self, host: str, gone: str, job: JobRecord) -> bool:
+        """Whether the host may be tried again, after an image was gone there: it knew of the image, or has another one by now.
+
+        A look at the host may have seen that it is gone before the submitter's answer came.
+        """
+        was_known = self._hosts[host].forget_image(gone)
+        return was_known or self._hosts[host].image(job.requirements.environment) not in (None, gone)
 
     def start_refused(self, job: JobRecord, record: ContainerRecord, reason: str) -> None:
         """No host can start it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import time
 from collections import Counter, defaultdict
@@ -490,8 +491,8 @@ def test_a_start_without_any_host_says_what_to_do_and_leaves_nothing() -> None:
     manager.close()
 
 
-def test_a_manager_that_could_not_start_starts_once_its_host_is_there(urls: tuple[str, str], tmp_path: Path) -> None:
-    late = Path("/tmp") / f"jm-late-{tmp_path.name}.sock"
+def test_a_manager_that_could_not_start_starts_once_its_host_is_there(urls: tuple[str, str]) -> None:
+    late = Path("/tmp") / f"jm-late-{os.getpid()}.sock"
     manager = JobManager(DockerHost(f"unix://{late}"))
     with pytest.raises(EngineUnavailable):
         manager.start()

@@ -973,6 +973,20 @@ def test_an_older_image_of_the_same_name_takes_the_place_of_one_that_is_gone():
     assert driver.of(CheckHost)
 
 
+def test_so_it_does_where_a_look_at_the_host_has_seen_it_first():
+    newer = replace(PYTHON, id="sha256:newer", references=("newer:1",), created_at_s=2.0)
+    driver = Driver({"a": 1})
+    driver.answers("a", PYTHON, newer)
+    driver.accept("j")
+    container = driver.place("j")
+    driver.answers("a", PYTHON)
+
+    driver.start_reported(container, StartFailed(reason="No such image", unreachable=False, image_missing=True))
+    driver.ledger.container_deleted(container)
+
+    assert [order.image for order in driver.of(SubmitContainer)] == ["sha256:newer", "sha256:py"]
+
+
 def test_an_image_that_is_gone_without_another_ends_its_jobs_at_once():
     driver = Driver({"a": 1})
     driver.accept("j")
