@@ -182,7 +182,8 @@ def _graded(order: _Order, task: Task, manager: JobManager) -> int:
     try:
         _grade_all(task, found, for_all, manager, grades)
     except KeyboardInterrupt:
-        _write(order, task, INTERRUPTED, [grades.get(number, _not_graded(each)) for number, each in enumerate(found)])
+        if grades:
+            _write(order, task, INTERRUPTED, [grades.get(number, _not_graded(each)) for number, each in enumerate(found)])
         raise
     if order.submissions is None and grades[0].refusal:
         raise InvalidInput(grades[0].refusal)

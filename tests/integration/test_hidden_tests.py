@@ -281,7 +281,7 @@ def test_the_smallest_limits_that_are_accepted_are_enough_for_the_tests_themselv
     assert (result.outcome, result.grade) == (Outcome.SUCCESS, 100), (result.text, result.stderr_text, result.evidence)
 
 
-def test_a_grading_container_that_is_short_of_processes_is_no_fault_of_the_submission(graded: Graded) -> None:
+def test_a_grading_container_that_is_short_of_processes_fails_no_test(graded: Graded) -> None:
     # given: tests that have taken all the processes that their own container may have
     tests = """
 import os, threading
@@ -298,7 +298,8 @@ def test_it(submission):
         stop.set()
 """
     result = graded(tests)
-    assert (result.outcome, result.grade) == (Outcome.ERROR, 0), (result.text, result.stderr_text)
+    # then: nothing is said of the submission, and the author finds the reason
+    assert (result.outcome, result.text, result.tests) == (Outcome.OVERFLOW, "limit of 32 processes reached", {}), result
     assert "the tests' own container is short of processes" in result.stderr_text
 
 
