@@ -112,7 +112,7 @@ def _files_by_problem(folder: Path, problems: Problems) -> dict[str, Path]:
         key = _problem_of(path.name, problems)
         if key is None:
             named = [f"{each} ({file})" if (file := _filename(problem)) else each for each, problem in problems.items()]
-            what = "folder" if path.is_dir() else "file"
+            what = "folder" if stat.S_ISDIR(path.lstat().st_mode) else "file"
             raise InvalidInput(f"the {what} {_name(path)} is for no problem: the task has {', '.join(named) or 'none'}")
         if key in files:
             raise InvalidInput(f"two files are for problem {key!r}: {_name(files[key])} and {_name(path)}")

@@ -43,6 +43,7 @@ class _Order:
     csv_file: Path | None
     json_file: Path | None
     junit_file: Path | None
+    watch: bool
 
     @property
     def inputs(self) -> list[Path]:
@@ -117,6 +118,7 @@ def grade(
         csv_file=csv_file,
         json_file=json_file,
         junit_file=junit_file,
+        watch=watch,
     )
     order.check()
     manager = JobManager(
@@ -182,8 +184,8 @@ def _graded(order: _Order, task: Task, manager: JobManager) -> int:
     try:
         _grade_all(task, found, for_all, manager, grades)
     except KeyboardInterrupt:
-        if grades:
-            _write(order, task, INTERRUPTED, [grades.get(number, _not_graded(each)) for number, each in enumerate(found)])
+        if not order.watch and any(each.result is not None for each in grades.values()):
+            _write_what_there_is(order, task, [grades.get(number, _not_graded(each)) for number, each in enumerate(found)])
         raise
     if order.submissions is None and grades[0].refusal:
         raise InvalidInput(grades[0].refusal)
@@ -194,6 +196,14 @@ def _graded(order: _Order, task: Task, manager: JobManager) -> int:
 
 def _not_graded(submission: FoundSubmission) -> Grade:
     return Grade(name=submission.name, refusal="not graded: interrupted")
+
+
+def _write_what_there_is(order: _Order, task: Task, grades: Sequence[Grade]) -> None:
+    """After ctrl-C, which counts for more than a file that cannot be written."""
+    try:
+        _write(order, task, INTERRUPTED, grades)
+    except JobManagerError as problem:
+        _told(problem)
 
 
 def _grade_all(
@@ -219,14 +229,15 @@ def _grade_all(
 
 
 def _write(order: _Order, task: Task, code: int, grades: Sequence[Grade]) -> None:
-    as_json = grades_json(task.title, code, grades)
-    if str(order.json_file) == _STDOUT:
-        click.echo(as_json, nl=False)
-    else:
-        console(quiet=False).print(grades_table(task.title, grades))
-        _replace(order.json_file, as_json.encode())
+    """The files first: nobody may read standard output any more."""
+    as_json, is_shown_as_json = grades_json(task.title, code, grades), str(order.json_file) == _STDOUT
     _replace(order.csv_file, grades_csv(list(task.problems or {}), grades).encode())
     _replace(order.junit_file, grades_junit(task.title, grades))
+    if is_shown_as_json:
+        click.echo(as_json, nl=False)
+    else:
+        _replace(order.json_file, as_json.encode())
+        console(quiet=False).print(grades_table(task.title, grades))
 
 
 def _replace(file: Path | None, content: bytes) -> None:

@@ -58,9 +58,7 @@ class Grade:
         """The end of what the program that decided printed there: the build, the first case that failed, the grader; for staff."""
         if self.result is None or self.is_success:
             return ""
-        runs = (self.result.build, *(case.run for case in self.result.cases), self.result)
-        said = next((run.stderr_text for run in runs if run is not None and run.stderr and run.outcome is not Outcome.SUCCESS), "")
-        said = said.strip()
+        said = self.result.stderr_text.strip()
         return said if len(said) <= _MAX_ERROR else f"... {said[-_MAX_ERROR:]}"
 
 

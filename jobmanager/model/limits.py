@@ -16,7 +16,7 @@ OnOutputLimit = Literal["stop", "truncate"]
 MAX_FILE_MIB = 4096  # of one file, holes included; runtimes such as .NET's map 2 GiB files that they hardly fill
 _BLOCK = 4096
 _MAX = 2**30
-_MAX_PROCESSES = 2**22  # that Linux can have
+MAX_PROCESSES = 2**20  # Linux can have four times as many in all
 SLOWEST_LINK_BYTES_PER_S = 16 * 1024  # output that is on its way is taken to arrive at least so fast
 _MAX_STANDSTILL_S = 300.0
 # runc itself needs up to 13.4 MiB to start a container (1.1.15; with less it sometimes fails) and 24 files (1.3.6 with nine
@@ -60,7 +60,7 @@ class Limits(AsData):
         if max(self.cpu_time_s, self.wall_s) > _checks.YEAR_S:
             raise InvalidValue("cpu_time_s and wall_time_s must be at most a year")
         for name in ("memory_mib", "processes", "open_files", "workspace_mib", "output_kib", "archive_mib"):
-            at_most = None if name == "memory_mib" else _MAX_PROCESSES if name == "processes" else _MAX  # hosts check memory
+            at_most = None if name == "memory_mib" else MAX_PROCESSES if name == "processes" else _MAX  # hosts check memory
             _checks.positive_int(name, getattr(self, name), at_most=at_most)
         if self.memory_mib < SMALLEST_MEMORY_MIB:
             raise InvalidValue(f"memory_mib must be at least {SMALLEST_MEMORY_MIB}, not {self.memory_mib}")

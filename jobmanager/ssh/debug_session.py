@@ -23,7 +23,7 @@ from dataclasses import replace
 from jobmanager.ipc.messages import MonitorContainer
 from jobmanager.model.container import SSH_USER, SSHEndpoint
 from jobmanager.model.grader import Grader
-from jobmanager.model.limits import Limits
+from jobmanager.model.limits import MAX_PROCESSES, Limits
 from jobmanager.model.network import Network
 from jobmanager.model.task import Task
 from jobmanager.ssh.sha512_crypt import sha512_crypt
@@ -134,7 +134,7 @@ def debug_task(task: Task, *, session_s: float) -> Task:
             cpu_time_s=session_s,
             wall_time_s=session_s,
             memory_mib=limits.memory_mib + _MEMORY_MIB,
-            processes=limits.processes + _PROCESSES,
+            processes=min(limits.processes + _PROCESSES, MAX_PROCESSES),
             open_files=max(limits.open_files, _OPEN_FILES),
             workspace_mib=limits.workspace_mib + _WORKSPACE_MIB,
         ),

@@ -53,7 +53,7 @@ def _made(fields: Fields, mistakes: Mistakes, what: str, otherwise: Limits) -> L
     given = {limit: value for limit, value in read.items() if value is not None}
     for limit, value in given.items():
         try:
-            Limits(**{limit: value})  # type: ignore[arg-type]
+            Limits(**{"wall_time_s": 1.0, limit: value})  # type: ignore[arg-type]
         except InvalidValue as error:
             name = next((name for name, its_limit in {**_TIMES, **_SIZES}.items() if its_limit == limit), limit)
             said = str(error)

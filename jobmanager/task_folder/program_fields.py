@@ -152,11 +152,11 @@ def _cases_in_folder(fields: Fields, folder: Path, check: Check | JudgingProgram
 def _case(fields: Fields, folder: Path, check: Check | JudgingProgram, mistakes: Mistakes) -> Case | None:
     for unknown in sorted(set(fields).difference(_CASE)):
         fields.add_mistake(unknown, f"is no part of a case: there are {', '.join(_CASE)}")
-    expected = "" if fields.is_empty("expected") else fields.text("expected")
+    given, expected = fields.text("stdin") or "", "" if fields.is_empty("expected") else fields.text("expected")
     if expected is None and not isinstance(check, JudgingProgram):
         fields.add_mistake("expected", "is missing: what the command is to print")
-    for name in ("stdin", "expected"):
-        if _checks.names_a_file(fields.text(name), below=folder):
+    for name, said in (("stdin", given), ("expected", expected or "")):
+        if not {"", ".."} & {*said.split("/")} and _checks.names_a_file(said, below=folder):
             fields.add_mistake(name, "names a file, and a case in a list holds the text itself: name a folder of cases")
     before = len(mistakes.found)
     points = fields.number("points", from_zero=True)
@@ -164,9 +164,9 @@ def _case(fields: Fields, folder: Path, check: Check | JudgingProgram, mistakes:
         fields.add_mistake("args", "must be a list of words, such as [-n, '3']")
     try:
         return Case(
-            fields.text("stdin") or "",
+            given.encode(),
             name=fields.text("name") or "",
-            expected=expected,
+            expected=None if expected is None else expected.encode(),
             check=check,
             points=1.0 if points is None else points,
             args=fields.texts("args") if fields.is_list("args") else (),

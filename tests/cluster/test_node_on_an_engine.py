@@ -43,6 +43,7 @@ def test_a_job_runs_and_a_worker_that_is_told_twice_to_end_leaves_nothing(
     worker = start_worker()
     assert by_hand.result(by_hand.run(Task(BUSYBOX, command="cat"), JobInput(stdin=b"hello"))).stdout == b"hello"
     r = by_hand.run(LONG)
+    by_hand.wait_for_state(r, "running")  # the container that is there may be that of the first job
     eventually(lambda: our_containers(engine_url))
 
     worker.send(signal.SIGTERM)

@@ -226,7 +226,7 @@ def test_a_host_whose_runtime_does_not_work_leaves_its_jobs_to_the_other(broken_
 @pytest.mark.case(19)
 def test_a_network_that_does_not_exist_is_refused_at_the_call_with_those_that_do(daemon: PrivateDaemon) -> None:
     with jobs_on(daemon.url) as jobs:
-        said = r"no host that has its environment has the network 'no-such-network'; there are: .+"
+        said = r"no host that has its environment has the network 'no-such-network'; there are: (?!.*host)"
         with pytest.raises(Unsatisfiable, match=said):
             jobs.add(Task(BUSYBOX, command="true", network="no-such-network"))
         jobs.add(QUICK)

@@ -279,6 +279,28 @@ def test_ctrl_c_leaves_the_files_with_what_was_graded_until_then(
     assert (code, [row["outcome"] for row in rows]) == (130, ["success", "failed", "refused"])
     assert rows[2]["text"] == "not graded: interrupted"
 
+    monkeypatch.setattr(grade, "grades_csv", lambda *_: (_ for _ in ()).throw(InvalidInput("the disk is full")))
+    code, _, err = ask(quiz, "--submissions", subs, "--answer", "even=1,2", "--csv", tmp_path / "out.csv")
+    assert (code, "the disk is full" in err) == (130, True)
+
+
+def test_ctrl_c_before_anything_is_graded_leaves_the_files_as_they_were(
+    ask: Ask, quiz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subs = made(tmp_path / "subs", {"ann/nothing": "?", "bob/capital": "Rome"})
+    made(tmp_path, {"out.csv": "of yesterday"})
+    answers_of_all = grade.answers_of
+
+    def interrupted(submission: FoundSubmission, problems: Any) -> Any:
+        if submission.name == "bob":
+            raise KeyboardInterrupt
+        return answers_of_all(submission, problems)
+
+    monkeypatch.setattr(grade, "answers_of", interrupted)
+    code, out, _ = ask(quiz, "--submissions", subs, "--answer", "even=1,2", "--csv", tmp_path / "out.csv")
+
+    assert (code, out, (tmp_path / "out.csv").read_text()) == (130, "", "of yesterday")
+
 
 def test_all_formats_are_written_beside_the_table(ask: Ask, quiz: Path, tmp_path: Path) -> None:
     files = {option: tmp_path / f"grades.{option}" for option in ("csv", "json", "junit")}
@@ -376,6 +398,7 @@ def grades() -> list[Grade]:
             CaseResult(name="2", outcome=None),
         ),
         wall_time_s=1.5,
+        stderr=b"=why\x1b",  # that of the first case that failed
     )
     crash = JobResult(job_id="k", outcome=Outcome.CRASH, text="the host is lost")
     return [Grade(name=EVIL, result=result), Grade(name="crash", result=crash), Grade(name="bad", refusal=EVIL)]

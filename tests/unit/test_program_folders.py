@@ -188,6 +188,7 @@ MISTAKES = [
     (f"{ONE_CASE}limits: {{processes: many}}\nenvironment: e\n", "3: limits.processes must be a whole number above 0"),
     (f"{ONE_CASE}limits: {{on_output_limit: drop}}\nenvironment: e\n", "3: limits.on_output_limit must be 'stop' or"),
     (f"{ONE_CASE}limits:\n  memory: 4\n  processes: 2000000000\nenvironment: e\n", "5: limits.processes must be at most"),
+    (f"{ONE_CASE}limits:\n  memory: 4\n  processes: 2000000000\nenvironment: e\n", "4: limits.memory must be at least"),
     ("command: x\ncases:\n- {stdin: secret.txt, expected: a}\n", "3: cases[0].stdin names a file, and a case in a list holds"),
     ("command: x\ncases:\n- {stdin: a, expected: cases/1.ans}\n", "3: cases[0].expected names a file, and a case in a list"),
     (f"{ONE_CASE}build: make\nbuild_limits: {{memory: 1}}\n", "4: build_limits.memory must be at least 16, not 1"),

@@ -7,6 +7,7 @@ import math
 import os
 import select
 import time
+from contextlib import contextmanager
 
 from . import place, shared_folder, values
 from .errors import BadTest, BadValue, SubmissionEnded, SubmissionError, Unavailable
@@ -71,16 +72,23 @@ class SubmissionProcesses:
             self.end_process()
 
 
+@contextmanager
+def _threads_can_be_started() -> "Iterator[None]":
+    """Where they cannot, that is no fault of the submission."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise Unavailable(f"the tests' own container is short of processes, and not the submission's: {error}") from None
+
+
 class SubmissionProcess:
     """One process. It answers requests, one at a time, or it is ended."""
 
     def __init__(self, container: "Submission", cpu_time_s: "float") -> "None":
         command = ["python3", "-X", "utf8", "-I", "-c", _BOOT, _source("values"), _source("student_driver")]
         limits = {"cpu_time_s": cpu_time_s, "wall_time_s": _WHOLE_JOB_S, "folder": place.TASK}
-        try:
+        with _threads_can_be_started():
             self._program = container.start(command, **limits)
-        except RuntimeError as error:  # it starts a thread
-            raise Unavailable(f"the tests' own container is short of processes, and not the submission's: {error}") from None
         self._input, self._output = self._program.stdin.fileno(), self._program.stdout.fileno()
         os.set_blocking(self._input, False)
         self._number = 0
@@ -126,7 +134,8 @@ class SubmissionProcess:
     def kill(self) -> "StudentEnd":
         """End it; how it ended."""
         self._program.kill()
-        return self._program.wait()
+        with _threads_can_be_started():
+            return self._program.wait()
 
     def give_up(self, outcome: "str", reason: "str") -> "NoReturn":
         """End it, as it did not do what it should. How it ended by itself counts for more."""
@@ -379,6 +388,7 @@ def _source(module: "str") -> "str":
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import NoReturn
 
     from .student import StudentEnd
