@@ -488,12 +488,15 @@ def _bomb(name: str, command: str | tuple[str, ...], code: int, **more: object) 
 # ---- crash, killed: not the program's doing
 
 
+NOT_EXECUTABLE = "is there, but may not be executed: run it by its interpreter, begin it with #!, or name it in executables"
+
+
 def _crashes() -> Iterator[Cause]:
     for name, word, files, text in [
         ("its command does not exist", "nosuch", {}, "there is no 'nosuch' that can be run"),
         ("its command does not exist in a folder", "/bin/nosuch", {}, "there is no '/bin/nosuch' that can be run"),
         ("its command's name is odd", "a'b c", {}, 'there is no "a\'b c" that can be run'),
-        ("its command is not executable", "./data", {"data": "echo hello\n"}, "'./data' is there, but may not be executed: run"),
+        ("its command is not executable", "./data", {"data": "echo hello\n"}, f"'./data' {NOT_EXECUTABLE}"),
         ("its command is a folder", "./folder", {"folder/file": ""}, "'./folder' is a folder, not a program"),
     ]:
         yield Cause(
