@@ -230,10 +230,10 @@ def _grade_all(
 
 def _write(order: _Order, task: Task, code: int, grades: Sequence[Grade]) -> None:
     """The files first: nobody may read standard output any more."""
-    as_json, is_shown_as_json = grades_json(task.title, code, grades), str(order.json_file) == _STDOUT
+    as_json = grades_json(task.title, code, grades)
     _replace(order.csv_file, grades_csv(list(task.problems or {}), grades).encode())
     _replace(order.junit_file, grades_junit(task.title, grades))
-    if is_shown_as_json:
+    if str(order.json_file) == _STDOUT:
         click.echo(as_json, nl=False)
     else:
         _replace(order.json_file, as_json.encode())

@@ -58,8 +58,11 @@ class Grade:
         """The end of what the program that decided printed there: the build, the first case that failed, the grader; for staff."""
         if self.result is None or self.is_success:
             return ""
-        said = self.result.stderr_text.strip()
-        return said if len(said) <= _MAX_ERROR else f"... {said[-_MAX_ERROR:]}"
+        return _end_of(self.result.stderr_text.strip(), _MAX_ERROR)
+
+
+def _end_of(said: str, most: int) -> str:
+    return said if len(said) <= most else f"... {said[-most:]}"
 
 
 class _Test(NamedTuple):
@@ -141,10 +144,10 @@ def _test_line(test: _Test) -> Text:
 
 
 def _said(grade: Grade) -> Text:
-    error = grade.standard_error
-    start = "... " if len(error) > _MAX_SHOWN else ""
-    lines = [text(_shown(grade.said)), Text(f"stderr: {start}{plain(error[-_MAX_SHOWN:])}", "dim")]
-    return Text("\n").join(line for line in lines if line.plain not in ("", "stderr: "))
+    lines = [text(_shown(grade.said))] if grade.said else []
+    if grade.standard_error:
+        lines.append(Text(f"stderr: {plain(_end_of(grade.standard_error, _MAX_SHOWN))}", "dim"))
+    return Text("\n").join(lines)
 
 
 def _shown(said: str) -> str:
@@ -175,8 +178,8 @@ def grades_csv(problems: Sequence[str], grades: Sequence[Grade]) -> str:
     of_tests = ["tests", "tests passed", "tests failed"]
     rows.writerow(map(_cell, ["submission", "outcome", "grade", "text", *of_problems, *of_tests, *figures, "standard error"]))
     for each in grades:
-        of_tests_and_time = [*_test_cells(each), *_figures(each, figures)]
-        rows.writerow([*_verdict_cells(each), *_problem_cells(each, problems), *of_tests_and_time, _cell(each.standard_error)])
+        row = [*_verdict_cells(each), *_problem_cells(each, problems), *_test_cells(each), *_figures(each, figures)]
+        rows.writerow([*row, _cell(each.standard_error)])
     return out.getvalue()
 
 

@@ -157,9 +157,8 @@ def call_explains_keywords(owner: str) -> Callable[[_F], _F]:
 
 
 def _explained(function: _F, what: str, owner: str) -> _F:
-    known = tuple(inspect.signature(function).parameters)[1:]  # without self or cls
-
-    parameters = list(inspect.signature(function).parameters.values())[1:]
+    parameters = list(inspect.signature(function).parameters.values())[1:]  # without self or cls
+    known = [each.name for each in parameters]
     by_place = [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
     by_name = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]
 

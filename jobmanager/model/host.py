@@ -144,18 +144,21 @@ def _check_url(url: str) -> None:
         port = parts.port
     except ValueError as problem:
         raise InvalidHost(f"host url {url!r}: {problem}") from None
-    near = _near_url(url)
-    instead = f"did you mean {near}?" if near else f"give {_EXAMPLES}"
     if parts.scheme not in _SCHEMES:
-        raise InvalidHost(f"host url {url!r} makes no sense: {instead}")
+        raise InvalidHost(f"host url {url!r} makes no sense: {_instead_of(url)}")
     if parts.scheme in ("unix", "fake") and (parts.netloc or not parts.path.startswith("/") or not parts.path.strip("/")):
         raise InvalidHost(f"host url {url!r} needs the absolute path of a socket: {_EXAMPLES}")
     if parts.scheme in ("tcp", "ssh") and not parts.hostname:
-        raise InvalidHost(f"host url {url!r} names no host: {instead}")
+        raise InvalidHost(f"host url {url!r} names no host: {_instead_of(url)}")
     if parts.scheme == "ssh" and (parts.hostname or "").startswith("-"):
         raise InvalidHost(f"host url {url!r}: a host's name cannot begin with '-'")
     if parts.scheme == "tcp" and port is None:
         raise InvalidHost(f"host url {url!r} names no port (2376 is usual with TLS)")
+
+
+def _instead_of(url: str) -> str:
+    near = _near_url(url)
+    return f"did you mean {near}?" if near else f"give {_EXAMPLES}"
 
 
 def _near_url(url: str) -> str:

@@ -137,8 +137,7 @@ class _TaskFile:
     problems: Mapping[str, Problem]
     problems_line: int
     hidden_tests: Grader | None
-    hidden_tests_line: int
-    has_hidden_tests: bool  # be they wrong
+    hidden_tests_line: int  # 0: the file has none, not even wrong ones
     random_inputs: int
 
 
@@ -170,8 +169,7 @@ def _read_fields(
         problems=problems,
         problems_line=fields.line_of("problems"),
         hidden_tests=hidden_tests,
-        hidden_tests_line=fields.line_of("hidden_tests"),
-        has_hidden_tests="hidden_tests" in fields,
+        hidden_tests_line=fields.line_of("hidden_tests") if "hidden_tests" in fields else 0,
         random_inputs=fields.whole("input_random", least=0) or 0,
     )
 
@@ -207,7 +205,7 @@ def _grader(folder: Path, task_file: _TaskFile, common: Path | None, mistakes: M
         return Grader(merge_local=False)
     shared = _shared_grader(common) if task_file.in_container else None
     unread = [key for key, each in task_file.problems.items() if isinstance(each, (Code, File))]
-    if unread and shared is None and not task_file.has_hidden_tests:
+    if unread and shared is None and not task_file.hidden_tests_line:
         why = f"the folder has no {', '.join(SCRIPTS)}, the file no run_cmd"
         if any((folder / script).is_symlink() for script in SCRIPTS):
             why = f"{why}; links are not followed"

@@ -959,32 +959,21 @@ def test_an_image_that_vanishes_makes_its_jobs_wait_and_one_that_appears_lets_th
     assert driver.placed() == {"second": "a"}
 
 
-def test_an_older_image_of_the_same_name_takes_the_place_of_one_that_is_gone():
+@pytest.mark.parametrize("is_seen_first", [False, True], ids=["by the submitter", "by a look at the host"])
+def test_an_older_image_of_the_same_name_takes_the_place_of_one_that_is_gone(is_seen_first: bool):
     newer = replace(PYTHON, id="sha256:newer", references=("newer:1",), created_at_s=2.0)
     driver = Driver({"a": 1})
     driver.answers("a", PYTHON, newer)
     driver.accept("j")
     container = driver.place("j")
+    if is_seen_first:
+        driver.answers("a", PYTHON)
 
     driver.start_reported(container, StartFailed(reason="No such image", unreachable=False, image_missing=True))
     driver.ledger.container_deleted(container)
 
     assert [order.image for order in driver.of(SubmitContainer)] == ["sha256:newer", "sha256:py"]
     assert driver.of(CheckHost)
-
-
-def test_so_it_does_where_a_look_at_the_host_has_seen_it_first():
-    newer = replace(PYTHON, id="sha256:newer", references=("newer:1",), created_at_s=2.0)
-    driver = Driver({"a": 1})
-    driver.answers("a", PYTHON, newer)
-    driver.accept("j")
-    container = driver.place("j")
-    driver.answers("a", PYTHON)
-
-    driver.start_reported(container, StartFailed(reason="No such image", unreachable=False, image_missing=True))
-    driver.ledger.container_deleted(container)
-
-    assert [order.image for order in driver.of(SubmitContainer)] == ["sha256:newer", "sha256:py"]
 
 
 def test_an_image_that_is_gone_without_another_ends_its_jobs_at_once():
